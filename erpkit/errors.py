@@ -1,0 +1,40 @@
+"""The errors that erpkit raises on purpose: one clear line each, fit to be shown to a person."""
+
+from __future__ import annotations
+
+__all__ = ["DatabaseError", "ErpkitError", "MigrationError", "ModuleError", "PlanChangedError", "RunError", "UsageError"]
+
+
+class ErpkitError(Exception):
+    """Anything that a person can understand and mend; the command line prints it as one line.
+
+    `exit_code` is what the process ends with: 1 for something that failed.
+    """
+
+    exit_code = 1
+
+
+class UsageError(ErpkitError):
+    """A name, parameter or option is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class PlanChangedError(UsageError):
+    """The plan id that was confirmed is not the id of what would be done now; nothing was done."""
+
+
+class DatabaseError(ErpkitError):
+    """The database cannot be reached, refused us, or is not as expected."""
+
+
+class ModuleError(ErpkitError):
+    """The modules of the ERP do not fit together: start-up must not go on."""
+
+
+class MigrationError(ErpkitError):
+    """A migration file is broken, or a migration failed."""
+
+
+class RunError(ErpkitError):
+    """A notebook did not run to its end."""

@@ -1,0 +1,30 @@
+"""Commands, events, each tenant's log of them, dispatch to handlers, dead letters and replay."""
+
+from erpkit.events.buses import CommandBus, Context
+from erpkit.events.dead_letters import DeadLetter, list_dead_letters
+from erpkit.events.dispatch import DispatchResult, dispatch
+from erpkit.events.log import append, list_events, read_events
+from erpkit.events.message import Message, PayloadError, decode, encode
+from erpkit.events.replay import ReplayPlan, ReplayRun, ReplayStep, Selection, plan_replay, run_replay
+
+__all__ = [
+    "CommandBus",
+    "Context",
+    "DeadLetter",
+    "DispatchResult",
+    "Message",
+    "PayloadError",
+    "ReplayPlan",
+    "ReplayRun",
+    "ReplayStep",
+    "Selection",
+    "append",
+    "decode",
+    "dispatch",
+    "encode",
+    "list_dead_letters",
+    "list_events",
+    "plan_replay",
+    "read_events",
+    "run_replay",
+]

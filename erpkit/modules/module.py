@@ -1,0 +1,92 @@
+"""What a module of the ERP is: a record that it declares once, under an entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+__all__ = ["CommandHandler", "EventHandler", "Module", "ModuleLike"]
+
+
+@dataclass(frozen=True)
+class CommandHandler:
+    """The one function that carries out a command: `function(command, context)`.
+
+    `command` is a frozen dataclass with an imperative name (`PlaceOrder`); its topic is `{module}.{Name}`.
+    """
+
+    command: type
+    function: Callable[..., None]
+
+
+@dataclass(frozen=True)
+class EventHandler:
+    """A function that reacts to an event: `function(event, context)`.
+
+    `name` is unique in the ERP, `{module}.on_{event}` by convention, and is its consumer group. `replayable` says that
+    handling an event again changes nothing but the module's own tables, and leaves them as they were: an upsert, say.
+    A handler that publishes, pays or mails is not replayable unless an operator asks for it by name.
+    """
+
+    name: str
+    event: type
+    function: Callable[..., None]
+    replayable: bool = False
+
+
+@runtime_checkable
+class ModuleLike(Protocol):
+    """What erpkit asks of a module; any object with these attributes will do."""
+
+    @property
+    def name(self) -> str:
+        """Lower-case name: the namespace of its topics and of its version table."""
+
+    @property
+    def dependencies(self) -> Sequence[str]:
+        """Names of the modules whose tables or events it uses."""
+
+    @property
+    def migrations(self) -> Path | None:
+        """Folder of goose migration files, or None."""
+
+    @property
+    def commands(self) -> Sequence[CommandHandler]:
+        """The commands that it carries out."""
+
+    @property
+    def publishes(self) -> Sequence[type]:
+        """The events that it emits."""
+
+    @property
+    def subscribes(self) -> Sequence[EventHandler]:
+        """The events that it reacts to, its own or other modules'."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module of the ERP; only the name must be given."""
+
+    name: str
+    dependencies: tuple[str, ...] = ()
+    migrations: Path | None = None
+    commands: tuple[CommandHandler, ...] = ()
+    publishes: tuple[type, ...] = ()
+    subscribes: tuple[EventHandler, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.dependencies, str):
+            raise TypeError(f"module {self.name}: dependencies is a tuple of names, not the string {self.dependencies!r}")
+
+
+def topic_of(module: str, message: type) -> str:
+    """Return the topic of a message: `{module}.{Name}`."""
+    return f"{module}.{message.__name__}"
+
+
+def attributes_missing(candidate: Any) -> list[str]:
+    """Return the attributes of a module that `candidate` lacks; a class or any other object may be handed in."""
+    wanted = ["name", "dependencies", "migrations", "commands", "publishes", "subscribes"]
+    return [name for name in wanted if not hasattr(candidate, name)]

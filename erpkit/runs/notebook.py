@@ -1,0 +1,76 @@
+"""Finding and reading notebooks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from erpkit.errors import UsageError
+from erpkit.runs.parameters import Parameter, read_parameters
+
+__all__ = ["Notebook", "list_notebooks", "notebooks_folder", "open_notebook"]
+
+_PACKAGE = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """A notebook that can be run: where it is, its first heading, and its parameters."""
+
+    path: Path
+    title: str
+    parameters: tuple[Parameter, ...]
+
+
+def notebooks_folder() -> Path:
+    """Return the folder of erpkit's notebooks: inside an installed kit, beside the package in a checkout."""
+    installed = _PACKAGE / "notebooks"
+    return installed if installed.is_dir() else _PACKAGE.parent / "notebooks"
+
+
+def list_notebooks() -> list[str]:
+    """Return the names under which erpkit's own notebooks can be run."""
+    folder = notebooks_folder()
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.ipynb") if ".ipynb_" not in str(path))
+
+
+def open_notebook(name: str) -> Notebook:
+    """Open a notebook by its path, or by the name of one of erpkit's; raises UsageError when it is none."""
+    path = _find(name)
+    node = _read(path)
+    cells = [cell for cell in node.cells if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) > 1:
+        raise UsageError(f"{path}: {len(cells)} cells are tagged parameters: keep one")
+    return Notebook(path, _title(node, path), tuple(read_parameters(cells[0].source)) if cells else ())
+
+
+def _find(name: str) -> Path:
+    given = Path(name)
+    candidates = [given, given.with_name(given.name + ".ipynb"), notebooks_folder() / name, notebooks_folder() / f"{name}.ipynb"]
+    for path in candidates:
+        if path.is_file():
+            return path.absolute()
+    raise UsageError(f"there is no notebook {name!r}; erpkit has {', '.join(list_notebooks())}")
+
+
+def _read(path: Path) -> Any:
+    import nbformat  # noqa: PLC0415 - slow to import
+
+    try:
+        node = nbformat.read(path, as_version=4)
+        nbformat.validate(node)
+    except nbformat.reader.NotJSONError:
+        raise UsageError(f"{path} is not a notebook: it is not JSON") from None
+    except (nbformat.ValidationError, AttributeError, KeyError, ValueError, TypeError) as error:
+        raise UsageError(f"{path} is not a notebook: {str(error).splitlines()[0]}") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    return node
+
+
+def _title(node: Any, path: Path) -> str:
+    for cell in node.cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("# "):
+            return str(cell.source.splitlines()[0].removeprefix("# ").strip())
+    return path.stem

@@ -1,0 +1,60 @@
+"""How a notebook ends: figures for people, findings for the exit code, and both recorded in the output."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["SCRAP", "Summary", "read_summary"]
+
+# The MIME type by which a value is recorded in a notebook; scrapbook reads it as well.
+SCRAP = "application/scrapbook.scrap.json+json"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The result of a notebook: `facts` by name, and `findings`, the problems that a person should look at.
+
+    As the last line of a notebook it shows itself. A run with findings ends with exit code 3.
+    """
+
+    title: str
+    facts: Mapping[str, Any]
+    findings: Sequence[str] = ()
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        data = {"title": self.title, "facts": dict(self.facts), "findings": list(self.findings)}
+        scrap = {"name": "summary", "data": data, "encoder": "json", "version": 1}
+        return {"text/plain": str(self), "text/html": self._html(), SCRAP: scrap}
+
+    def __str__(self) -> str:
+        lines = [self.title, *(f"  {name}: {value}" for name, value in self.facts.items())]
+        return "\n".join([*lines, *(f"  ! {finding}" for finding in self.findings)])
+
+    def _html(self) -> str:
+        color = "#b45309" if self.findings else "#15803d"
+        facts = "".join(
+            f'<div style="min-width:6em"><div style="font-size:1.5em;font-weight:600">{html.escape(str(value))}</div>'
+            f'<div style="opacity:.7">{html.escape(name)}</div></div>'
+            for name, value in self.facts.items()
+        )
+        findings = "".join(f"<li>{html.escape(finding)}</li>" for finding in self.findings)
+        return (
+            f'<div style="border-left:4px solid {color};padding:.3em 1em;margin:.5em 0">'
+            f'<div style="font-weight:600">{html.escape(self.title)}</div>'
+            f'<div style="display:flex;flex-wrap:wrap;gap:.5em 2em;margin:.6em 0">{facts}</div>'
+            + (f'<ul style="margin:.3em 0;padding-left:1.2em">{findings}</ul>' if findings else "")
+            + "</div>"
+        )
+
+
+def read_summary(node: Any) -> Summary | None:
+    """Return the summary that a run recorded in its notebook, if it came to that."""
+    for cell in reversed(node.cells):
+        for output in cell.get("outputs", []):
+            scrap = output.get("data", {}).get(SCRAP)
+            if scrap and scrap.get("name") == "summary":
+                return Summary(**scrap["data"])
+    return None

@@ -1,0 +1,21 @@
+"""Billing: invoices and what was paid on them, in euros."""
+
+from pathlib import Path
+
+from erpkit.modules import CommandHandler, EventHandler, Module
+from erpkit.sample.billing import commands, events
+from erpkit.sample.billing.messages import InvoiceCreated, PaymentReceived, ReceivePayment
+from erpkit.sample.inventory.messages import StockReserved
+
+module = Module(
+    name="billing",
+    dependencies=("sales", "inventory"),
+    migrations=Path(__file__).parent / "migrations",
+    commands=(CommandHandler(ReceivePayment, commands.receive_payment),),
+    publishes=(InvoiceCreated, PaymentReceived),
+    subscribes=(
+        EventHandler("billing.on_stock_reserved", StockReserved, events.create_invoice),
+        EventHandler("billing.on_invoice_created", InvoiceCreated, events.book_invoice, replayable=True),
+        EventHandler("billing.on_payment_received", PaymentReceived, events.book_payment, replayable=True),
+    ),
+)

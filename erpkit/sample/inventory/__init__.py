@@ -1,0 +1,21 @@
+"""Inventory: what is on the shelves, and for whom it is kept."""
+
+from pathlib import Path
+
+from erpkit.modules import CommandHandler, EventHandler, Module
+from erpkit.sample.inventory import commands, events
+from erpkit.sample.inventory.messages import ReceiveStock, StockReceived, StockReserved, StockShort
+from erpkit.sample.sales.messages import OrderPlaced
+
+module = Module(
+    name="inventory",
+    dependencies=("catalog", "sales"),
+    migrations=Path(__file__).parent / "migrations",
+    commands=(CommandHandler(ReceiveStock, commands.receive_stock),),
+    publishes=(StockReceived, StockReserved, StockShort),
+    subscribes=(
+        EventHandler("inventory.on_order_placed", OrderPlaced, events.reserve_stock),
+        EventHandler("inventory.on_stock_short", StockShort, events.note_shortage, replayable=True),
+        EventHandler("inventory.on_stock_received", StockReceived, events.close_shortages, replayable=True),
+    ),
+)

@@ -1,0 +1,22 @@
+"""Sales: customers and their orders."""
+
+from pathlib import Path
+
+from erpkit.modules import CommandHandler, EventHandler, Module
+from erpkit.sample.sales import commands, events
+from erpkit.sample.sales.messages import CustomerRegistered, OrderPlaced, PlaceOrder, RegisterCustomer
+
+module = Module(
+    name="sales",
+    dependencies=("catalog",),
+    migrations=Path(__file__).parent / "migrations",
+    commands=(
+        CommandHandler(RegisterCustomer, commands.register_customer),
+        CommandHandler(PlaceOrder, commands.place_order),
+    ),
+    publishes=(CustomerRegistered, OrderPlaced),
+    subscribes=(
+        EventHandler("sales.on_customer_registered", CustomerRegistered, events.open_account, replayable=True),
+        EventHandler("sales.on_order_placed", OrderPlaced, events.count_order, replayable=True),
+    ),
+)

@@ -1,0 +1,80 @@
+"""public.tenants: which tenants there are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import psycopg
+
+from erpkit.database import Connection, Tenant
+from erpkit.errors import UsageError
+
+__all__ = ["STATUSES", "check_slug", "ensure_registry", "find_tenants", "get_tenant", "list_tenants", "set_status"]
+
+STATUSES = ("active", "suspended", "archived")
+
+_SLUG = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)
+_COLUMNS = "slug, schema_name, role_name, name, status"
+
+
+def check_slug(slug: str) -> str:
+    """Return `slug` if it may name a tenant; raise UsageError if not."""
+    if not _SLUG.fullmatch(slug):
+        raise UsageError(f"{slug!r} is no tenant name: use a-z, 0-9 and _, a letter first, at most 48 characters")
+    return slug
+
+
+def ensure_registry(connection: Connection) -> None:
+    """Make public.tenants if it is missing; two processes may do so at once."""
+    with connection.transaction():
+        connection.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0)); SET LOCAL client_min_messages TO warning; "
+            "CREATE TABLE IF NOT EXISTS public.tenants ("
+            "slug text PRIMARY KEY, schema_name text NOT NULL UNIQUE, role_name text, name text NOT NULL DEFAULT '', "
+            "status text NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'suspended', 'archived')), "
+            "created_at timestamptz NOT NULL DEFAULT now())"
+        )
+
+
+def list_tenants(connection: Connection) -> list[Tenant]:
+    """Return all tenants by slug; none where there is no public.tenants."""
+    try:
+        rows = connection.execute(f"SELECT {_COLUMNS} FROM public.tenants ORDER BY slug").fetchall()  # noqa: S608
+    except psycopg.errors.UndefinedTable:
+        return []
+    return [Tenant(*row) for row in rows]
+
+
+def get_tenant(connection: Connection, slug: str) -> Tenant:
+    """Return one tenant; raises UsageError, with the nearest names, when there is none of that name."""
+    return find_tenants(connection, [slug])[0]
+
+
+def find_tenants(connection: Connection, slugs: Sequence[str] = ()) -> list[Tenant]:
+    """Return the tenants named, or all without a name; raises UsageError for each name that is none."""
+    for slug in slugs:
+        check_slug(slug)
+    tenants = {tenant.slug: tenant for tenant in list_tenants(connection)}
+    for slug in slugs:
+        if slug not in tenants:
+            raise UsageError(f"there is no tenant {slug!r}{_suggest(slug, list(tenants))}")
+    return [tenants[slug] for slug in slugs] if slugs else list(tenants.values())
+
+
+def set_status(connection: Connection, slug: str, status: str) -> Tenant:
+    """Suspend, activate or archive a tenant; fleet operations pass over all but active ones."""
+    if status not in STATUSES:
+        raise UsageError(f"{status!r} is no status: use {', '.join(STATUSES)}")
+    get_tenant(connection, slug)
+    connection.execute("UPDATE public.tenants SET status = %s WHERE slug = %s", [status, slug])
+    return get_tenant(connection, slug)
+
+
+def _suggest(slug: str, known: Sequence[str]) -> str:
+    import difflib  # noqa: PLC0415 - only on an error
+
+    near = difflib.get_close_matches(slug, known, n=3)
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; there are {', '.join(known[:8])}{', …' if len(known) > 8 else ''}" if known else "; there are none yet"
