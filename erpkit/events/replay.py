@@ -80,9 +80,9 @@ class ReplayPlan:
 
     @property
     def id(self) -> str:
-        """Twelve hexadecimal digits that stand for exactly this plan."""
+        """`replay-` and ten hexadecimal digits that stand for exactly this plan."""
         facts = [asdict(self.selection), [asdict(step) for step in self.steps]]
-        return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:12]
+        return f"replay-{hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:10]}"
 
     @property
     def event_count(self) -> int:

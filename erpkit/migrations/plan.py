@@ -39,13 +39,13 @@ class MigrationPlan:
 
     @property
     def id(self) -> str:
-        """Twelve hexadecimal digits that stand for exactly this plan."""
+        """`migrate-` and ten hexadecimal digits that stand for exactly this plan."""
         steps = [
             (plan.tenant.schema, migration.name, migration.content.statements(self.direction))
             for plan in self.tenants
             for migration in plan.migrations
         ]
-        return hashlib.sha256(json.dumps([self.direction, steps]).encode()).hexdigest()[:12]
+        return f"migrate-{hashlib.sha256(json.dumps([self.direction, steps]).encode()).hexdigest()[:10]}"
 
     @property
     def is_empty(self) -> bool:

@@ -36,6 +36,11 @@ class MigrationRun:
     results: tuple[TenantResult, ...]
 
     @property
+    def done_count(self) -> int:
+        """How many migrations ran, over all tenants."""
+        return sum(len(result.done) for result in self.results)
+
+    @property
     def failed(self) -> tuple[TenantResult, ...]:
         """The tenants that did not get all of their migrations."""
         return tuple(result for result in self.results if result.error is not None)

@@ -31,8 +31,9 @@ class ModuleFinding:
 
 @dataclass(frozen=True)
 class ModuleCheck:
-    """The result of `check_modules`: the load order (empty if there is none), the graph, and the findings."""
+    """The result of `check_modules`: the modules in load order (as found, where there is none), the graph, the findings."""
 
+    modules: tuple[ModuleLike, ...]
     order: tuple[str, ...]
     graph: networkx.DiGraph[str]
     findings: tuple[ModuleFinding, ...]
@@ -56,7 +57,8 @@ def check_modules(candidates: Iterable[object]) -> ModuleCheck:
         *_event_findings(modules),
     ]
     order = () if cycle else tuple(name for name in networkx.lexicographical_topological_sort(graph.reverse()) if name in known)
-    return ModuleCheck(order, graph, tuple(findings), tuple(cycle))
+    in_order = sorted(modules, key=lambda module: order.index(module.name) if order else 0)
+    return ModuleCheck(tuple(in_order), order, graph, tuple(findings), tuple(cycle))
 
 
 def _not_modules(candidates: Sequence[object]) -> list[ModuleFinding]:

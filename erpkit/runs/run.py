@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from erpkit.errors import RunError, UsageError
 from erpkit.runs.notebook import Notebook
 from erpkit.runs.parameters import validate_parameters
 from erpkit.runs.report import write_report
 from erpkit.runs.summary import Summary, read_summary
+
+if TYPE_CHECKING:
+    from traitlets.config import Config
 
 __all__ = ["Outcome", "RunResult", "run_notebook"]
 
@@ -78,7 +83,10 @@ def _execute(source: Path, output: Path, values: dict[str, Any]) -> str | None:
     from nbclient.exceptions import DeadKernelError  # noqa: PLC0415
 
     try:
-        papermill.execute_notebook(source, output, parameters=values, progress_bar=False, kernel_name="python3")
+        with _private_transport() as config:
+            papermill.execute_notebook(
+                source, output, parameters=values, progress_bar=False, kernel_name="python3", config=config
+            )
     except papermill.PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}".splitlines()[0]
     except DeadKernelError:
@@ -86,6 +94,15 @@ def _execute(source: Path, output: Path, values: dict[str, Any]) -> str | None:
     except NoSuchKernel as error:
         raise RunError(f"there is no Jupyter kernel {error.name}: pip install ipykernel") from None
     return None
+
+
+@contextmanager
+def _private_transport() -> Iterator[Config]:
+    """Let kernel and client talk over sockets in a folder of their own: over TCP anybody on the machine could listen."""
+    from traitlets.config import Config  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory(prefix="erpkit-", dir="/tmp") as folder:  # a socket's path must be short
+        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
 
 
 def _output_path(folder: Path, stem: str) -> Path:

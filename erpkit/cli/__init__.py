@@ -1,0 +1,68 @@
+"""The command line: argument parsing and printing only. One file a group of commands, loaded when it is used."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from erpkit import __version__
+from erpkit.errors import ErpkitError
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "demo": ("demo", "The whole kit on sample data, from nothing."),
+    "lab": ("lab", "JupyterLab on the notebooks."),
+    "db": ("db", "The embedded server: start, stop, status, url."),
+    "run": ("run", "Run a notebook headlessly."),
+    "tenants": ("tenants", "List, create, inspect, suspend and activate tenants."),
+    "migrate": ("migrate", "Migrations: status, plan, up, down, show."),
+    "modules": ("modules", "The modules of the ERP: list, check."),
+    "events": ("events", "The event log: list, dispatch, replay, dead letters."),
+}
+
+
+class _Lazy(click.Group):
+    """Imports a command's file only when that command is called, so that --help is quick."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(f"erpkit.cli.{_COMMANDS[name][0]}").command
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="erpkit")
+def erpkit() -> None:
+    """Operate an ERP that keeps each tenant in a PostgreSQL schema of its own.
+
+    The database is ERPKIT_DATABASE, else libpq's PG* variables, else an embedded server under ERPKIT_HOME.
+    Exit codes: 0 fine, 1 failed, 2 bad usage (nothing was started), 3 it ran and found a problem.
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line; what erpkit knows to be wrong is told in one line, without a traceback."""
+    try:
+        code = erpkit.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except ErpkitError as error:
+        click.echo(f"erpkit: {error}", err=True)
+        sys.exit(error.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,55 @@
+"""erpkit lab: JupyterLab on the notebooks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from erpkit.cli.output import print_target
+from erpkit.config import Settings
+from erpkit.database import Database
+from erpkit.runs import notebooks_folder
+
+
+@click.command("lab", context_settings={"ignore_unknown_options": True})
+@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where to work on the notebooks.")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def command(folder: Path | None, options: tuple[str, ...]) -> int:
+    """Open JupyterLab on the notebooks; OPTIONS go to `jupyter lab`, such as --no-browser or --port 8899.
+
+    In a checkout it opens the checkout's notebooks. An installed kit copies its notebooks to a folder of yours (by default
+    `notebooks` under ERPKIT_HOME) and leaves those alone that are there already.
+    """
+    settings = Settings.from_env()
+    with Database.open(settings) as database:
+        print_target(database.target)
+    root = _working_copy(folder or settings.home / "notebooks") if folder or _is_installed() else notebooks_folder()
+    click.echo(f"notebooks: {root}")
+    arguments = [
+        f"--ServerApp.root_dir={root}",
+        "--LabApp.default_url=/lab/tree/inspect_tenants.ipynb",
+        "--LabApp.news_url=",
+        "--KernelSpecManager.ensure_native_kernel=True",
+    ]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        arguments.append("--allow-root")
+    return subprocess.call([sys.executable, "-m", "jupyterlab", *arguments, *options])
+
+
+def _is_installed() -> bool:
+    return not (notebooks_folder().parent / "pyproject.toml").exists()
+
+
+def _working_copy(folder: Path) -> Path:
+    source = notebooks_folder()
+    for path in sorted(source.rglob("*.ipynb")):
+        target = folder / path.relative_to(source)
+        if ".ipynb_checkpoints" not in path.parts and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    return folder.absolute()

@@ -1,0 +1,39 @@
+"""What people look at: tables, plots and widgets."""
+
+from erpkit.ui.plots import Picture, plot_events, plot_migrations, plot_modules, plot_replay
+from erpkit.ui.show import show
+from erpkit.ui.tables import (
+    dead_letters_table,
+    findings_table,
+    migration_plan_table,
+    migration_results_table,
+    migration_status_table,
+    modules_table,
+    replay_failures_table,
+    replay_plan_table,
+    rows_table,
+    tenants_table,
+    topics_table,
+)
+from erpkit.ui.widgets import explore_tenants
+
+__all__ = [
+    "Picture",
+    "dead_letters_table",
+    "explore_tenants",
+    "findings_table",
+    "migration_plan_table",
+    "migration_results_table",
+    "migration_status_table",
+    "modules_table",
+    "plot_events",
+    "plot_migrations",
+    "plot_modules",
+    "plot_replay",
+    "replay_failures_table",
+    "replay_plan_table",
+    "rows_table",
+    "show",
+    "tenants_table",
+    "topics_table",
+]

@@ -1,0 +1,169 @@
+"""Pictures of the fleet, as SVG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from erpkit.events import ReplayPlan
+from erpkit.migrations import MigrationStatus
+from erpkit.modules import ModuleCheck
+from erpkit.tenants import TenantInspection
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+__all__ = ["Picture", "plot_events", "plot_migrations", "plot_modules", "plot_replay"]
+
+BLUE, AMBER, RED, GREY, GREEN = "#2563eb", "#d97706", "#dc2626", "#94a3b8", "#16a34a"
+_STATES = {"current": GREEN, "pending": AMBER, "out of order": RED, "unknown": GREY}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG picture that shows itself in a notebook; `text` says the same in words."""
+
+    svg: str
+    text: str
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def plot_events(inspections: Sequence[TenantInspection]) -> Picture:
+    """Draw size and number of events a tenant, those with a problem in amber, the suspended ones in grey."""
+    figure, (sizes, events) = _figure(1, 2, height=0.27 * len(inspections) + 1.1)
+    names = [i.tenant.slug for i in inspections]
+    colors = [_tenant_color(i) for i in inspections]
+    _bars(sizes, names, [i.size / 2**20 for i in inspections], colors, "size, MiB")
+    _bars(events, names, [i.event_count for i in inspections], colors, "events in the log")
+    events.set_yticklabels([])
+    _legend(figure, {"in order": BLUE, "to look at": AMBER, "not active": GREY})
+    return _picture(figure, "size and events of each tenant")
+
+
+def plot_migrations(statuses: Sequence[MigrationStatus]) -> Picture:
+    """Draw the matrix tenant by module: current, pending, out of order or unknown."""
+    tenants = list(dict.fromkeys(s.tenant for s in statuses))
+    modules = list(dict.fromkeys(s.module for s in statuses))
+    figure, axes = _figure(1, 1, width=2.2 + 0.9 * len(modules), height=1.2 + 0.26 * len(tenants))
+    axes.set_xlim(-0.5, len(modules) - 0.5)
+    axes.set_ylim(len(tenants) - 0.5, -0.5)
+    for status in statuses:
+        x, y = modules.index(status.module), tenants.index(status.tenant)
+        axes.add_patch(_rectangle(x, y, _STATES[status.state]))
+        label = f"{status.version}" + (f" +{len(status.pending)}" if status.pending else "")
+        axes.text(x, y, label, ha="center", va="center", color="white", fontsize=9)
+    axes.set_xticks(range(len(modules)), modules)
+    axes.set_yticks(range(len(tenants)), tenants)
+    axes.tick_params(length=0)
+    axes.xaxis.tick_top()
+    axes.spines[:].set_visible(False)
+    _legend(figure, {state: color for state, color in _STATES.items() if any(s.state == state for s in statuses)})
+    return _picture(figure, "migration status of each tenant and module")
+
+
+def plot_modules(check: ModuleCheck) -> Picture:
+    """Draw the modules in layers, left to right, an arrow to each one that needs it; a cycle is red."""
+    import networkx  # noqa: PLC0415 - slow to import
+
+    graph = check.graph.reverse()
+    if graph.number_of_nodes() == 0:
+        return _picture(_figure(1, 1, height=1)[0], "no modules")
+    for layer, names in enumerate(_layers(check)):
+        for name in names:
+            graph.nodes[name]["layer"] = layer
+    layers = max(nx_layer for _, nx_layer in graph.nodes(data="layer")) + 1
+    tallest = max(sum(1 for _, at in graph.nodes(data="layer") if at == layer) for layer in range(layers))
+    position = networkx.multipartite_layout(graph, subset_key="layer")
+    figure, axes = _figure(1, 1, width=max(5.0, 2.1 * layers), height=max(2.2, 0.9 * tallest + 1))
+    in_cycle = set(zip(check.cycle[1:], check.cycle, strict=False))
+    colors = [RED if edge in in_cycle else GREY for edge in graph.edges]
+    networkx.draw_networkx_edges(
+        graph, position, ax=axes, edge_color=colors, arrowsize=14, width=1.4, node_size=3200, connectionstyle="arc3,rad=0.12"
+    )
+    for name, (x, y) in position.items():
+        color = RED if name in check.cycle else BLUE
+        axes.text(
+            x, y, name, ha="center", va="center", color="white", fontsize=11,
+            bbox={"boxstyle": "round,pad=0.55", "facecolor": color, "edgecolor": "none"},
+        )  # fmt: skip
+    axes.margins(0.18)
+    axes.set_axis_off()
+    return _picture(figure, f"load order: {', '.join(check.order)}" if check.order else f"cycle: {' -> '.join(check.cycle)}")
+
+
+def plot_replay(plan: ReplayPlan) -> Picture:
+    """Draw how many events each handler would see again, over all tenants."""
+    totals: dict[str, int] = {}
+    for step in plan.steps:
+        totals[step.handler] = totals.get(step.handler, 0) + step.events
+    figure, axes = _figure(1, 1, height=0.32 * len(totals) + 1)
+    _bars(axes, list(totals), list(totals.values()), [BLUE] * len(totals), "events to hand over again")
+    return _picture(figure, ", ".join(f"{handler}: {events}" for handler, events in totals.items()) or "nothing to replay")
+
+
+def _layers(check: ModuleCheck) -> list[list[str]]:
+    """A module's layer is the length of the longest way down its dependencies; a cycle counts as one step."""
+    import networkx  # noqa: PLC0415
+
+    condensed = networkx.condensation(check.graph)
+    depth: dict[int, int] = {}
+    for node in reversed(list(networkx.topological_sort(condensed))):
+        depth[node] = 1 + max((depth[below] for below in condensed.successors(node)), default=-1)
+    layers: list[list[str]] = [[] for _ in range(max(depth.values()) + 1)]
+    for node, level in depth.items():
+        layers[level] += sorted(condensed.nodes[node]["members"])
+    return layers
+
+
+def _tenant_color(inspection: TenantInspection) -> str:
+    if not inspection.tenant.is_active:
+        return GREY
+    return AMBER if inspection.problems else BLUE
+
+
+def _bars(axes: Axes, names: Sequence[str], values: Sequence[float], colors: Sequence[str], title: str) -> None:
+    bars = axes.barh(range(len(names)), values, color=colors, height=0.7)
+    axes.bar_label(bars, labels=[f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" for value in values], padding=3, fontsize=8)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.margins(x=0.15)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.tick_params(bottom=False, labelbottom=False, left=False)
+
+
+def _rectangle(x: int, y: int, color: str) -> Rectangle:
+    from matplotlib.patches import Rectangle  # noqa: PLC0415 - slow to import
+
+    return Rectangle((x - 0.47, y - 0.44), 0.94, 0.88, facecolor=color, edgecolor="none")
+
+
+def _legend(figure: Figure, colors: dict[str, str]) -> None:
+    from matplotlib.patches import Patch  # noqa: PLC0415
+
+    handles = [Patch(color=color, label=label) for label, color in colors.items()]
+    figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False, fontsize=9)
+
+
+def _figure(rows: int, columns: int, *, width: float = 9, height: float = 3) -> tuple[Figure, Any]:
+    """Make a figure without pyplot, which would keep it and choose a backend."""
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=(width, max(height, 1)), layout="constrained")
+    return figure, figure.subplots(rows, columns)
+
+
+def _picture(figure: Figure, text: str) -> Picture:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": text})
+    svg = buffer.getvalue()
+    return Picture(svg[svg.index("<svg") :], text)

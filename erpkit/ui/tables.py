@@ -1,0 +1,176 @@
+"""Records as tables: DataFrames that notebooks show and analysts go on with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from erpkit.events import DeadLetter, ReplayPlan, ReplayRun
+from erpkit.migrations import MigrationPlan, MigrationRun, MigrationStatus
+from erpkit.modules import ModuleCheck, ModuleLike, topic_of
+from erpkit.tenants import TenantInspection
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = [
+    "dead_letters_table",
+    "findings_table",
+    "migration_plan_table",
+    "migration_results_table",
+    "migration_status_table",
+    "modules_table",
+    "replay_failures_table",
+    "replay_plan_table",
+    "rows_table",
+    "tenants_table",
+    "topics_table",
+]
+
+
+def tenants_table(inspections: Sequence[TenantInspection]) -> pandas.DataFrame:
+    """One line a tenant: status, size in MiB, rows, events and what is not as it should be."""
+    return _frame(
+        [
+            {
+                "tenant": i.tenant.slug,
+                "schema": i.tenant.schema,
+                "status": i.tenant.status,
+                "size MiB": round(i.size / 2**20, 2),
+                "tables": len(i.rows),
+                "rows": sum(i.rows.values()),
+                "events": i.event_count,
+                "last event": f"{i.last_event:%Y-%m-%d %H:%M}" if i.last_event else "",
+                "pending": i.pending,
+                "dead letters": len(i.dead_letters),
+                "drift": len(i.drift),
+            }
+            for i in inspections
+        ]
+    )
+
+
+def rows_table(inspections: Sequence[TenantInspection]) -> pandas.DataFrame:
+    """One line a table: how many tenants have it, its rows over all of them, and who has the most."""
+    tables = sorted({table for i in inspections for table in i.rows})
+    lines = []
+    for table in tables:
+        counts = {i.tenant.slug: i.rows[table] for i in inspections if table in i.rows}
+        largest = max(counts, key=lambda slug: counts[slug])
+        total = sum(counts.values())
+        lines.append({"table": table, "tenants": len(counts), "rows": total, "most": counts[largest], "largest": largest if total else "–"})
+    return _frame(lines)
+
+
+def migration_status_table(statuses: Sequence[MigrationStatus]) -> pandas.DataFrame:
+    """The version of each module a tenant: one line a tenant, `4` if current, `3 (+1)` with one migration pending."""
+    lines: dict[str, dict[str, object]] = {}
+    for s in statuses:
+        line = lines.setdefault(s.tenant, {"tenant": s.tenant})
+        line[s.module] = f"{s.version}" + (f" (+{len(s.pending)})" if s.pending else "")
+    return _frame(list(lines.values()))
+
+
+def migration_plan_table(plan: MigrationPlan) -> pandas.DataFrame:
+    """One line a tenant and migration, in the order in which they would run, and the tenants that are left alone."""
+    lines = [
+        {"tenant": p.tenant.slug, "migration": m.name, "statements": len(m.content.statements(plan.direction)), "note": ""}
+        for p in plan.tenants
+        for m in p.migrations
+    ]
+    others = {**{slug: f"skipped: {why}" for slug, why in plan.skipped.items()}, **plan.refused}
+    return _frame([*lines, *({"tenant": slug, "migration": "", "statements": 0, "note": note} for slug, note in others.items())])
+
+
+def migration_results_table(run: MigrationRun) -> pandas.DataFrame:
+    """One line a tenant: what was done, how long it took, and what failed."""
+    return _frame(
+        [
+            {"tenant": r.tenant, "done": ", ".join(r.done), "ms": round(r.seconds * 1000, 1), "error": r.error or ""}
+            for r in run.results
+        ]
+    )
+
+
+def modules_table(modules: Sequence[ModuleLike]) -> pandas.DataFrame:
+    """One line a module: what it depends on and what it declares."""
+    return _frame(
+        [
+            {
+                "module": m.name,
+                "depends on": ", ".join(m.dependencies) or "–",
+                "migrations": len(list(m.migrations.glob("*.sql"))) if m.migrations else 0,
+                "commands": len(m.commands),
+                "publishes": ", ".join(event.__name__ for event in m.publishes),
+                "handlers": len(m.subscribes),
+            }
+            for m in modules
+        ]
+    )
+
+
+def topics_table(modules: Sequence[ModuleLike]) -> pandas.DataFrame:
+    """One line an event: its topic and who handles it."""
+    handlers = [handler for module in modules for handler in module.subscribes]
+    return _frame(
+        [
+            {
+                "topic": topic_of(module.name, event),
+                "handled by": ", ".join(h.name for h in handlers if h.event is event) or "nobody",
+                "replayable": ", ".join(h.name for h in handlers if h.event is event and h.replayable) or "–",
+            }
+            for module in modules
+            for event in module.publishes
+        ]
+    )
+
+
+def findings_table(check: ModuleCheck) -> pandas.DataFrame:
+    """One line a finding: its kind, the problem and the remedy."""
+    return _frame([{"kind": f.kind, "problem": f.problem, "remedy": f.remedy} for f in check.findings])
+
+
+def dead_letters_table(letters: Sequence[DeadLetter]) -> pandas.DataFrame:
+    """One line a dead letter; payloads are not shown."""
+    return _frame(
+        [
+            {
+                "tenant": letter.tenant,
+                "offset": letter.offset,
+                "topic": letter.topic,
+                "handler": letter.handler,
+                "error": letter.error,
+                "attempts": letter.attempts,
+                "failed": f"{letter.failed_at:%Y-%m-%d %H:%M}",
+            }
+            for letter in letters
+        ]
+    )
+
+
+def replay_plan_table(plan: ReplayPlan) -> pandas.DataFrame:
+    """One line a tenant, topic and handler: how many events it would see again, and which."""
+    return _frame(
+        [
+            {
+                "tenant": s.tenant,
+                "topic": s.topic,
+                "handler": s.handler,
+                "events": s.events,
+                "offsets": f"{s.first_offset}–{s.last_offset}",
+                "recorded": f"{s.first_time:%Y-%m-%d %H:%M} – {s.last_time:%Y-%m-%d %H:%M}",
+            }
+            for s in plan.steps
+        ]
+    )
+
+
+def replay_failures_table(run: ReplayRun) -> pandas.DataFrame:
+    """One line an event that failed again."""
+    return _frame([{"tenant": f.tenant, "offset": f.offset, "handler": f.handler, "error": f.error} for f in run.failures])
+
+
+def _frame(lines: Sequence[dict[str, object]]) -> pandas.DataFrame:
+    import pandas  # noqa: PLC0415 - slow to import
+
+    return pandas.DataFrame(lines)

@@ -1,0 +1,40 @@
+"""Widgets for JupyterLab. Headlessly they leave nothing in a report."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from erpkit.tenants import TenantInspection
+
+if TYPE_CHECKING:
+    from ipywidgets import VBox
+
+__all__ = ["explore_tenants"]
+
+
+def explore_tenants(inspections: Sequence[TenantInspection]) -> VBox:
+    """Return a picker of tenants that shows what was found of the one chosen."""
+    import ipywidgets  # noqa: PLC0415 - slow to import
+
+    by_slug = {i.tenant.slug: i for i in inspections}
+    picker = ipywidgets.Dropdown(options=list(by_slug), description="Tenant")
+    pane = ipywidgets.HTML(_details(inspections[0]) if inspections else "There are no tenants.")
+    picker.observe(lambda change: setattr(pane, "value", _details(by_slug[change["new"]])), names="value")
+    return ipywidgets.VBox([picker, pane])
+
+
+def _details(inspection: TenantInspection) -> str:
+    tenant = inspection.tenant
+    facts = [
+        ("name", tenant.name),
+        ("schema", tenant.schema),
+        ("status", tenant.status),
+        ("size", f"{inspection.size / 2**20:.2f} MiB"),
+        ("versions", ", ".join(f"{module} {version}" for module, version in inspection.versions.items())),
+        ("rows", ", ".join(f"{table} {count:,}" for table, count in sorted(inspection.rows.items()) if count)),
+        ("problems", "; ".join(inspection.problems) or "none"),
+    ]
+    lines = "".join(f"<tr><th style='text-align:left;vertical-align:top'>{n}</th><td>{html.escape(v)}</td></tr>" for n, v in facts)
+    return f"<table>{lines}</table>"
