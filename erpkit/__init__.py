@@ -12,10 +12,19 @@ if TYPE_CHECKING:
     from erpkit.config import Settings
     from erpkit.database import TEMPLATE, Database, Tenant
     from erpkit.errors import ErpkitError
-    from erpkit.events import CommandBus, Context, Message, Selection, dispatch, list_dead_letters, plan_replay, run_replay
+    from erpkit.events import (
+        CommandBus,
+        Context,
+        Message,
+        Selection,
+        dispatch,
+        list_dead_letters,
+        plan_replay,
+        run_replay,
+    )
     from erpkit.migrations import describe_status, plan_up, read_applied, read_migrations, run_plan
     from erpkit.modules import CommandHandler, EventHandler, Module, check_modules, find_modules, load_modules
-    from erpkit.runs import Summary, check_parameters
+    from erpkit.runs import Rehearsal, Summary, check_parameters
     from erpkit.tenants import create_tenant, ensure_template, find_tenants, inspect_tenants, list_tenants
 
 __version__ = "0.1.0"
@@ -30,6 +39,7 @@ __all__ = [
     "EventHandler",
     "Message",
     "Module",
+    "Rehearsal",
     "Selection",
     "Settings",
     "Summary",
@@ -58,10 +68,19 @@ _WHERE = {
     "config": {"Settings"},
     "database": {"TEMPLATE", "Database", "Tenant"},
     "errors": {"ErpkitError"},
-    "events": {"CommandBus", "Context", "Message", "Selection", "dispatch", "list_dead_letters", "plan_replay", "run_replay"},
+    "events": {
+        "CommandBus",
+        "Context",
+        "Message",
+        "Selection",
+        "dispatch",
+        "list_dead_letters",
+        "plan_replay",
+        "run_replay",
+    },
     "migrations": {"describe_status", "plan_up", "read_applied", "read_migrations", "run_plan"},
     "modules": {"CommandHandler", "EventHandler", "Module", "check_modules", "find_modules", "load_modules"},
-    "runs": {"Summary", "check_parameters"},
+    "runs": {"Rehearsal", "Summary", "check_parameters"},
     "tenants": {"create_tenant", "ensure_template", "find_tenants", "inspect_tenants", "list_tenants"},
 }
 

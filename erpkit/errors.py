@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["DatabaseError", "ErpkitError", "MigrationError", "ModuleError", "PlanChangedError", "RunError", "UsageError"]
+__all__ = [
+    "DatabaseError",
+    "ErpkitError",
+    "MigrationError",
+    "ModuleError",
+    "PlanChangedError",
+    "RunError",
+    "UsageError",
+]
 
 
 class ErpkitError(Exception):

@@ -16,12 +16,17 @@ from erpkit.embedded import EmbeddedServer
 from erpkit.modules import Registry, load_modules
 from erpkit.modules.registry import SAMPLE_GROUP
 from erpkit.runs import RunResult
-from erpkit.runs.demo import NOTEBOOKS, plant_sample, renew_database, run_demo_notebook
+from erpkit.runs.demo import NOTEBOOKS, renew_database, run_demo_notebook
+from erpkit.runs.sample import plant_sample
 
 
 @click.command("demo")
-@click.option("--tenants", type=click.IntRange(1, 1000), default=12, show_default=True, help="How many tenants to make.")
-@click.option("--output", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder for the reports.")
+@click.option(
+    "--tenants", type=click.IntRange(1, 1000), default=12, show_default=True, help="How many tenants to make."
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder for the reports."
+)
 def command(tenants: int, output: Path) -> int:
     """Start the embedded server, make an ERP with a dozen tenants in it, and run the four notebooks on it.
 
@@ -55,7 +60,9 @@ def _work(database: Database, registry: Registry, tenants: int, output: Path) ->
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as bar:
         task = bar.add_task("making tenants", total=tenants)
-        plant_sample(database, registry, tenants, lambda slug: bar.update(task, advance=1, description=f"making tenants: {slug}"))
+        plant_sample(
+            database, registry, tenants, lambda slug: bar.update(task, advance=1, description=f"making tenants: {slug}")
+        )
         bar.update(task, description="tenants made")
         task = bar.add_task("running notebooks", total=len(NOTEBOOKS))
         for name in NOTEBOOKS:

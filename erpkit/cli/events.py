@@ -31,9 +31,14 @@ def list_(tenant: str, limit: int, as_json: bool) -> None:
         with database.tenant_transaction(found) as connection:
             events = list_events(connection, limit)
     if as_json:
-        print_json([{"offset": e.offset, "uuid": e.uuid, "topic": e.topic, "recorded_at": e.recorded_at} for e in events])
+        print_json(
+            [{"offset": e.offset, "uuid": e.uuid, "topic": e.topic, "recorded_at": e.recorded_at} for e in events]
+        )
     else:
-        print_table(["offset", "topic", "recorded", "uuid"], [(e.offset, e.topic, f"{e.recorded_at:%Y-%m-%d %H:%M:%S}", e.uuid) for e in events])
+        print_table(
+            ["offset", "topic", "recorded", "uuid"],
+            [(e.offset, e.topic, f"{e.recorded_at:%Y-%m-%d %H:%M:%S}", e.uuid) for e in events],
+        )
 
 
 @command.command("dispatch")
@@ -74,13 +79,17 @@ def replay(
             tenants = [tenant for tenant in find_tenants(connection, slugs) if tenant.is_active]
             plan = plan_replay(connection, tenants, registry, selection, handlers, side_effects)
         if not confirm:
-            print_table(["tenant", "topic", "handler", "events"], [(s.tenant, s.topic, s.handler, s.events) for s in plan.steps])
+            print_table(
+                ["tenant", "topic", "handler", "events"], [(s.tenant, s.topic, s.handler, s.events) for s in plan.steps]
+            )
             for name, reason in plan.left_out.items():
                 click.echo(f"left out {name}: {reason}")
             click.echo(f"plan {plan.id}: {plan.event_count} events; dry run: to apply it, add --confirm {plan.id}")
             return 0
         run = run_replay(database, registry, plan, confirm)
-    click.echo(f"replay {run.replay_id}: {run.handled} handled, {len(run.failures)} failed, {run.resolved} dead letters resolved")
+    click.echo(
+        f"replay {run.replay_id}: {run.handled} handled, {len(run.failures)} failed, {run.resolved} dead letters resolved"
+    )
     for failure in run.failures:
         click.echo(f"! {failure.tenant}: {failure.handler} failed on offset {failure.offset}: {failure.error}")
     return 3 if run.failures else 0
@@ -99,9 +108,17 @@ def list_dead(slugs: tuple[str, ...], as_json: bool) -> int:
     with open_database(quiet=as_json) as database, database.connection() as connection:
         letters = list_dead_letters(connection, find_tenants(connection, slugs))
     if as_json:
-        print_json([{"tenant": d.tenant, "offset": d.offset, "topic": d.topic, "handler": d.handler, "error": d.error} for d in letters])
+        print_json(
+            [
+                {"tenant": d.tenant, "offset": d.offset, "topic": d.topic, "handler": d.handler, "error": d.error}
+                for d in letters
+            ]
+        )
     else:
-        print_table(["tenant", "offset", "topic", "handler", "error"], [(d.tenant, d.offset, d.topic, d.handler, d.error) for d in letters])
+        print_table(
+            ["tenant", "offset", "topic", "handler", "error"],
+            [(d.tenant, d.offset, d.topic, d.handler, d.error) for d in letters],
+        )
     return 3 if letters else 0
 
 

@@ -10,13 +10,26 @@ from erpkit.cli.output import as_json, open_database, print_json, print_table
 from erpkit.config import Settings
 from erpkit.database import TEMPLATE, Connection, Database, Tenant
 from erpkit.errors import MigrationError, UsageError
-from erpkit.migrations import Migration, MigrationPlan, describe_status, parse_migration, plan_down, plan_up, read_applied
-from erpkit.migrations import read_migrations, run_plan
+from erpkit.migrations import (
+    Migration,
+    MigrationPlan,
+    describe_status,
+    parse_migration,
+    plan_down,
+    plan_up,
+    read_applied,
+    read_migrations,
+    run_plan,
+)
 from erpkit.modules import load_modules
 from erpkit.tenants import ensure_template, find_tenants
 
-tenant_option = click.option("--tenant", "slugs", multiple=True, metavar="SLUG", help="Only this tenant; may be repeated.")
-confirm_option = click.option("--confirm", default="", metavar="PLAN_ID", help="Apply the plan with this id; without it, show it.")
+tenant_option = click.option(
+    "--tenant", "slugs", multiple=True, metavar="SLUG", help="Only this tenant; may be repeated."
+)
+confirm_option = click.option(
+    "--confirm", default="", metavar="PLAN_ID", help="Apply the plan with this id; without it, show it."
+)
 
 
 @click.group("migrate")
@@ -42,10 +55,17 @@ def status(slugs: tuple[str, ...], as_json: bool) -> int:
         fleet = _fleet(connection, slugs)
         statuses = describe_status(fleet, migrations, read_applied(connection, fleet))
     if as_json:
-        print_json([{"tenant": s.tenant, "module": s.module, "version": s.version, "state": s.state, "pending": s.pending} for s in statuses])
+        print_json(
+            [
+                {"tenant": s.tenant, "module": s.module, "version": s.version, "state": s.state, "pending": s.pending}
+                for s in statuses
+            ]
+        )
     else:
         modules = list(dict.fromkeys(s.module for s in statuses))
-        cells = {(s.tenant, s.module): f"{s.version}" + (f" (+{len(s.pending)})" if s.pending else "") for s in statuses}
+        cells = {
+            (s.tenant, s.module): f"{s.version}" + (f" (+{len(s.pending)})" if s.pending else "") for s in statuses
+        }
         print_table(["tenant", *modules], [(t.slug, *(cells[t.slug, module] for module in modules)) for t in fleet])
     return 3 if any(s.state != "current" for s in statuses) else 0
 
@@ -119,7 +139,10 @@ def _apply(database: Database, planned: MigrationPlan, confirm: str) -> int:
         click.echo(f"dry run: nothing was changed; to apply it, add --confirm {planned.id}")
         return 0
     run = run_plan(database, planned, confirm)
-    print_table(["tenant", "done", "ms", "error"], [(r.tenant, ", ".join(r.done), f"{r.seconds * 1000:.1f}", r.error or "") for r in run.results])
+    print_table(
+        ["tenant", "done", "ms", "error"],
+        [(r.tenant, ", ".join(r.done), f"{r.seconds * 1000:.1f}", r.error or "") for r in run.results],
+    )
     click.echo(f"{run.done_count} migrations applied, {len(run.failed)} tenants failed")
     return 1 if run.failed or planned.refused else 0
 
@@ -127,11 +150,15 @@ def _apply(database: Database, planned: MigrationPlan, confirm: str) -> int:
 def _show(planned: MigrationPlan, as_json: bool) -> None:
     steps = [(p.tenant.slug, m.name) for p in planned.tenants for m in p.migrations]
     if as_json:
-        print_json({"id": planned.id, "steps": steps, "skipped": dict(planned.skipped), "refused": dict(planned.refused)})
+        print_json(
+            {"id": planned.id, "steps": steps, "skipped": dict(planned.skipped), "refused": dict(planned.refused)}
+        )
         return
     print_table(["tenant", "migration"], steps)
     for slug, reason in planned.skipped.items():
         click.echo(f"skipped {slug}: {reason}")
     for slug, reason in planned.refused.items():
         click.echo(f"! {slug}: {reason}")
-    click.echo(f"plan {planned.id}: {planned.step_count} {planned.direction} migrations on {len(planned.tenants)} schemas")
+    click.echo(
+        f"plan {planned.id}: {planned.step_count} {planned.direction} migrations on {len(planned.tenants)} schemas"
+    )

@@ -20,7 +20,9 @@ def list_(as_json: bool) -> None:
     """List the modules in load order."""
     modules = load_modules(Settings.from_env()).modules
     if as_json:
-        print_json([{"name": m.name, "dependencies": list(m.dependencies), "migrations": m.migrations} for m in modules])
+        print_json(
+            [{"name": m.name, "dependencies": list(m.dependencies), "migrations": m.migrations} for m in modules]
+        )
         return
     rows = [(m.name, ", ".join(m.dependencies), len(m.commands), len(m.publishes), len(m.subscribes)) for m in modules]
     print_table(["module", "depends on", "commands", "events", "handlers"], rows)
@@ -32,7 +34,9 @@ def check(as_json: bool) -> int:
     """Look for cycles, missing dependencies and events nobody handles; exit code 3 if there are findings."""
     result = check_modules(find_modules(Settings.from_env()))
     if as_json:
-        findings = [{"kind": f.kind, "modules": f.modules, "problem": f.problem, "remedy": f.remedy} for f in result.findings]
+        findings = [
+            {"kind": f.kind, "modules": f.modules, "problem": f.problem, "remedy": f.remedy} for f in result.findings
+        ]
         print_json({"order": result.order, "cycle": result.cycle, "findings": findings})
     else:
         click.echo(f"load order: {', '.join(result.order) or 'none, there is a cycle'}")

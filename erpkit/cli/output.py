@@ -15,7 +15,9 @@ from erpkit.database import Database
 
 __all__ = ["as_json", "open_database", "print_json", "print_table", "print_target"]
 
-as_json: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+as_json: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON."
+)
 
 
 @contextmanager

@@ -13,9 +13,17 @@ from erpkit.runs import Notebook, open_notebook, run_notebook
 
 @click.command("run", context_settings={"help_option_names": []})
 @click.argument("notebook", required=False)
-@click.option("-p", "--parameter", "given", nargs=2, multiple=True, metavar="NAME VALUE", help="Set a parameter; may be repeated.")
+@click.option(
+    "-p", "--parameter", "given", nargs=2, multiple=True, metavar="NAME VALUE", help="Set a parameter; may be repeated."
+)
 @click.option("--tenant", "tenants", multiple=True, metavar="SLUG", help="Short for -p tenants SLUG; may be repeated.")
-@click.option("--output", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder for output and report.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder for output and report.",
+)
 @click.option("-h", "--help", "wants_help", is_flag=True, help="Show this message, or a notebook's parameters.")
 @as_json
 @click.pass_context
@@ -64,4 +72,6 @@ def _target() -> str:
 def _print_parameters(notebook: Notebook) -> None:
     click.echo(f"{notebook.title} ({notebook.path})\n")
     for parameter in notebook.parameters:
-        click.echo(f"  {parameter.name}: {parameter.annotation or 'str'} = {parameter.default!r}\n      {parameter.help}")
+        click.echo(
+            f"  {parameter.name}: {parameter.annotation or 'str'} = {parameter.default!r}\n      {parameter.help}"
+        )

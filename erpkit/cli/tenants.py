@@ -70,7 +70,16 @@ def inspect(slugs: tuple[str, ...], as_json: bool) -> int:
         )  # fmt: skip
         return 3 if problems else 0
     rows = [
-        (i.tenant.slug, i.tenant.status, f"{i.size / 2**20:.2f}", sum(i.rows.values()), i.event_count, i.pending, len(i.dead_letters), len(i.drift))
+        (
+            i.tenant.slug,
+            i.tenant.status,
+            f"{i.size / 2**20:.2f}",
+            sum(i.rows.values()),
+            i.event_count,
+            i.pending,
+            len(i.dead_letters),
+            len(i.drift),
+        )
         for i in inspections
     ]
     print_table(["tenant", "status", "MiB", "rows", "events", "pending", "dead letters", "drift"], rows)

@@ -61,7 +61,9 @@ class CommandBus:
                     published += self._handle(connection, tenant, command, uuid)
                 append(connection, published)
         except psycopg.Error as error:
-            raise ErpkitError(f"tenant {tenant.slug}: {type(commands[0]).__name__} failed: {error.diag.message_primary or error}") from error
+            raise ErpkitError(
+                f"tenant {tenant.slug}: {type(commands[0]).__name__} failed: {error.diag.message_primary or error}"
+            ) from error
         return published
 
     def _handle(self, connection: Connection, tenant: Tenant, command: object, uuid: UUID) -> list[Message]:

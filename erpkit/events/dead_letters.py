@@ -32,9 +32,9 @@ def list_dead_letters(connection: Connection, tenants: Sequence[Tenant]) -> list
     """Return the open dead letters of all `tenants`, in one query for the fleet, by tenant and offset."""
     found = schemas_with_table(connection, "erpkit_dead_letters", [tenant.schema for tenant in tenants])
     queries = [
-        sql.SQL("SELECT {}, handler, topic, \"offset\", uuid, error, attempts, failed_at FROM {} WHERE status = 'open'").format(
-            sql.Literal(tenant.slug), sql.Identifier(tenant.schema, "erpkit_dead_letters")
-        )
+        sql.SQL(
+            "SELECT {}, handler, topic, \"offset\", uuid, error, attempts, failed_at FROM {} WHERE status = 'open'"
+        ).format(sql.Literal(tenant.slug), sql.Identifier(tenant.schema, "erpkit_dead_letters"))
         for tenant in tenants
         if tenant.schema in found
     ]

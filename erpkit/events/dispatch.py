@@ -45,7 +45,9 @@ def dispatch(database: Database, tenant: Tenant, registry: Registry, *, batch: i
             return DispatchResult(tenant.slug, handled, dead)
 
 
-def handle(connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, message: Message) -> list[Message]:
+def handle(
+    connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, message: Message
+) -> list[Message]:
     """Run one handler on one message inside the present transaction; return what it published."""
     context = Context(connection, tenant, message, registry, handler.name)
     handler.function(decode(handler.event, message.payload), context)
@@ -82,7 +84,12 @@ def _handle_new(
         [handler.name, [message.uuid for message in messages]],
     )
     new = {uuid for (uuid,) in rows}
-    return [event for message in messages if message.uuid in new for event in handle(connection, tenant, registry, handler, message)]
+    return [
+        event
+        for message in messages
+        if message.uuid in new
+        for event in handle(connection, tenant, registry, handler, message)
+    ]
 
 
 def _handle_one_by_one(
@@ -103,9 +110,11 @@ def _handle_one_by_one(
 def _handle_with_retries(
     connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, message: Message
 ) -> list[Message]:
-    from tenacity import Retrying, stop_after_attempt, wait_random_exponential
+    from tenacity import Retrying, stop_after_attempt, wait_random_exponential  # noqa: PLC0415 - only after a fault
 
-    for attempt in Retrying(stop=stop_after_attempt(ATTEMPTS), wait=wait_random_exponential(0.02, max=0.2), reraise=True):
+    for attempt in Retrying(
+        stop=stop_after_attempt(ATTEMPTS), wait=wait_random_exponential(0.02, max=0.2), reraise=True
+    ):
         with attempt, connection.transaction():
             return _handle_new(connection, tenant, registry, handler, [message])
     raise AssertionError("unreachable: the last attempt raises")
@@ -127,7 +136,8 @@ def _reraise_if_lost(connection: Connection, tenant: Tenant, error: Exception) -
 
 def _lock(connection: Connection, group: str) -> bool:
     row = connection.execute(
-        "SELECT pg_try_advisory_xact_lock(hashtextextended('erpkit.dispatch.' || current_schema() || '.' || %s, 0))", [group]
+        "SELECT pg_try_advisory_xact_lock(hashtextextended('erpkit.dispatch.' || current_schema() || '.' || %s, 0))",
+        [group],
     ).fetchone()
     return row == (True,)
 

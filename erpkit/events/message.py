@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID, uuid4, uuid5
 
@@ -18,6 +17,8 @@ __all__ = ["Message", "PayloadError", "decode", "encode"]
 
 
 _T = TypeVar("_T")
+
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # building one takes far longer than using it
 
 
 class PayloadError(ErpkitError):
@@ -55,7 +56,11 @@ class Message:
 
         Its uuid is derived from this one's and `key`, so that handling a message twice cannot publish two events.
         """
-        metadata = {"name": topic.rsplit(".", 1)[-1], "correlation_id": self.correlation_id, "causation_id": str(self.uuid)}
+        metadata = {
+            "name": topic.rsplit(".", 1)[-1],
+            "correlation_id": self.correlation_id,
+            "causation_id": str(self.uuid),
+        }
         if self.replay_id is not None:
             metadata["replay_id"] = str(self.replay_id)
         return Message(topic, payload, uuid5(self.uuid, key), metadata)
@@ -80,8 +85,9 @@ def decode(kind: type[_T], payload: Mapping[str, Any]) -> _T:
     return event
 
 
-@lru_cache(maxsize=None)
 def _adapter(kind: type) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter  # noqa: PLC0415 - slow to import
 
-    return TypeAdapter(kind)
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]

@@ -51,7 +51,9 @@ class Selection:
         """Return the selection as the condition of a WHERE clause, without the topic."""
         limits = [('"offset" >=', self.first_offset), ('"offset" <=', self.last_offset)]
         times = [("recorded_at >=", self.since), ("recorded_at <", self.until)]
-        parts = [sql.SQL(left + " {}").format(sql.Literal(value)) for left, value in limits + times if value is not None]  # type: ignore[operator,arg-type]
+        parts = [
+            sql.SQL(left + " {}").format(sql.Literal(value)) for left, value in limits + times if value is not None
+        ]
         return sql.SQL(" AND ").join([sql.SQL("true"), *parts])
 
 
@@ -156,7 +158,11 @@ def choose_handlers(
 
 
 def run_replay(
-    database: Database, registry: Registry, plan: ReplayPlan, confirm: str, progress: Callable[[int], None] | None = None
+    database: Database,
+    registry: Registry,
+    plan: ReplayPlan,
+    confirm: str,
+    progress: Callable[[int], None] | None = None,
 ) -> ReplayRun:
     """Carry out `plan` if `confirm` is its id; live checkpoints stay where they are.
 
@@ -205,7 +211,9 @@ def _replay_step(
         after = messages[-1][0].offset or 0
         handled += sum(error is None for _, error, _ in messages)
         resolved += sum(closed for _, _, closed in messages)
-        failures += [ReplayFailure(tenant.slug, handler.name, m.offset or 0, error) for m, error, _ in messages if error]
+        failures += [
+            ReplayFailure(tenant.slug, handler.name, m.offset or 0, error) for m, error, _ in messages if error
+        ]
         if progress is not None:
             progress(len(messages))
     return handled, resolved, failures
@@ -264,7 +272,9 @@ def _close_dead_letter(connection: Connection, handler: str, message: Message) -
     return cursor.rowcount
 
 
-def _open_audit(database: Database, tenant: Tenant, plan: ReplayPlan, replay_id: UUID, steps: Sequence[ReplayStep]) -> None:
+def _open_audit(
+    database: Database, tenant: Tenant, plan: ReplayPlan, replay_id: UUID, steps: Sequence[ReplayStep]
+) -> None:
     selection = json.loads(json.dumps(asdict(plan.selection), default=str))
     with database.tenant_transaction(tenant, write=True) as connection:
         connection.execute(

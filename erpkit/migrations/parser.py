@@ -82,7 +82,9 @@ class _Parser:
                 self.direction = "down"
             case "statementbegin":
                 if self.direction is None or self.in_block:
-                    raise _error(number, "'-- +goose StatementBegin' must follow '-- +goose Up' or Down, and not another one")
+                    raise _error(
+                        number, "'-- +goose StatementBegin' must follow '-- +goose Up' or Down, and not another one"
+                    )
                 self.in_block = True
             case "statementend":
                 if not self.in_block:

@@ -90,7 +90,7 @@ def apply_migration(connection: Connection, tenant: Tenant, migration: Migration
 
 def migration_script(migration: Migration, direction: Direction = "up") -> sql.Composed:
     """Return a migration's statements and its version row as one script, to be sent in one round trip."""
-    statements = [sql.SQL(statement) for statement in migration.content.statements(direction)]  # type: ignore[arg-type]
+    statements = [sql.SQL(statement) for statement in migration.content.statements(direction)]
     return sql.SQL("\n").join([*statements, sql.SQL("\n;"), _record(migration, direction)])
 
 
@@ -150,7 +150,9 @@ def _is_due(connection: Connection, migration: Migration, direction: Direction) 
     return is_applied == (direction == "down")
 
 
-def _apply_without_transaction(connection: Connection, tenant: Tenant, migration: Migration, direction: Direction) -> bool:
+def _apply_without_transaction(
+    connection: Connection, tenant: Tenant, migration: Migration, direction: Direction
+) -> bool:
     """Run a NO TRANSACTION file statement by statement on a connection of its own, which is thrown away."""
     with psycopg.connect(connection.info.dsn, password=connection.info.password or None, autocommit=True) as own:
         try:

@@ -53,7 +53,9 @@ def read_applied(connection: Connection, tenants: Sequence[Tenant]) -> Applied:
     return {(schema, module): tuple(versions or ()) for schema, module, versions in rows}
 
 
-def describe_status(tenants: Sequence[Tenant], migrations: Sequence[Migration], applied: Applied) -> list[MigrationStatus]:
+def describe_status(
+    tenants: Sequence[Tenant], migrations: Sequence[Migration], applied: Applied
+) -> list[MigrationStatus]:
     """Compare what is applied with the files: one record per tenant and module."""
     files: dict[str, list[int]] = {}
     for migration in migrations:
@@ -88,4 +90,3 @@ def _versions_query(schema: str, table: str) -> sql.Composed:
     ).format(
         schema=sql.Literal(schema), module=sql.Literal(table.removeprefix(_PREFIX)), table=sql.Identifier(schema, table)
     )  # fmt: skip
-

@@ -56,7 +56,11 @@ def check_modules(candidates: Iterable[object]) -> ModuleCheck:
         *_cycle_finding(cycle),
         *_event_findings(modules),
     ]
-    order = () if cycle else tuple(name for name in networkx.lexicographical_topological_sort(graph.reverse()) if name in known)
+    order = (
+        ()
+        if cycle
+        else tuple(name for name in networkx.lexicographical_topological_sort(graph.reverse()) if name in known)
+    )
     in_order = sorted(modules, key=lambda module: order.index(module.name) if order else 0)
     return ModuleCheck(tuple(in_order), order, graph, tuple(findings), tuple(cycle))
 
@@ -81,7 +85,10 @@ def _duplicates(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:
 def _missing(modules: Sequence[ModuleLike], known: set[str]) -> list[ModuleFinding]:
     return [
         ModuleFinding(
-            "missing dependency", (m.name, name), f"{m.name} depends on {name}, which is not registered", "register or remove it"
+            "missing dependency",
+            (m.name, name),
+            f"{m.name} depends on {name}, which is not registered",
+            "register or remove it",
         )
         for m in modules
         for name in m.dependencies
@@ -101,7 +108,12 @@ def _event_findings(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:
     publisher = {event: module.name for module in modules for event in module.publishes}
     handled = {handler.event for module in modules for handler in module.subscribes}
     findings = [
-        ModuleFinding("unhandled event", (name,), f"nobody handles {topic_of(name, event)}", "subscribe to it or stop publishing it")
+        ModuleFinding(
+            "unhandled event",
+            (name,),
+            f"nobody handles {topic_of(name, event)}",
+            "subscribe to it or stop publishing it",
+        )
         for event, name in publisher.items()
         if event not in handled
     ]
@@ -110,8 +122,12 @@ def _event_findings(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:
             source = publisher.get(handler.event)
             if source is None:
                 problem = f"{handler.name} waits for {handler.event.__name__}, which nobody publishes"
-                findings.append(ModuleFinding("orphan handler", (module.name,), problem, "publish the event or remove the handler"))
+                findings.append(
+                    ModuleFinding("orphan handler", (module.name,), problem, "publish the event or remove the handler")
+                )
             elif source != module.name and source not in module.dependencies:
                 problem = f"{handler.name} handles an event of {source}, which {module.name} does not depend on"
-                findings.append(ModuleFinding("undeclared dependency", (module.name, source), problem, f"declare {source}"))
+                findings.append(
+                    ModuleFinding("undeclared dependency", (module.name, source), problem, f"declare {source}")
+                )
     return findings

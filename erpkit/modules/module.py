@@ -78,7 +78,9 @@ class Module:
 
     def __post_init__(self) -> None:
         if isinstance(self.dependencies, str):
-            raise TypeError(f"module {self.name}: dependencies is a tuple of names, not the string {self.dependencies!r}")
+            raise TypeError(
+                f"module {self.name}: dependencies is a tuple of names, not the string {self.dependencies!r}"
+            )
 
 
 def topic_of(module: str, message: type) -> str:

@@ -29,7 +29,9 @@ def load_order(candidates: Iterable[object]) -> tuple[ModuleLike, ...]:
     _refuse_missing(modules)
     graph = dependency_graph(modules)
     if cycle := find_cycle(graph):
-        raise ModuleError(f"modules depend on each other in a cycle: {' -> '.join(cycle)}; remove one of these dependencies")
+        raise ModuleError(
+            f"modules depend on each other in a cycle: {' -> '.join(cycle)}; remove one of these dependencies"
+        )
     import networkx  # noqa: PLC0415 - slow to import, and only needed here
 
     return tuple(by_name[name] for name in networkx.lexicographical_topological_sort(graph.reverse()))
@@ -63,7 +65,9 @@ def _checked(candidate: object) -> ModuleLike:
         lacks = f" (it lacks {', '.join(missing)})" if missing else ""
         raise ModuleError(f"{candidate!r} is no module{lacks}: register an erpkit.Module")
     if not isinstance(candidate.name, str) or not _NAME.fullmatch(candidate.name):
-        raise ModuleError(f"{candidate.name!r} is no module name: use a-z, 0-9 and _, a letter first, at most 40 characters")
+        raise ModuleError(
+            f"{candidate.name!r} is no module name: use a-z, 0-9 and _, a letter first, at most 40 characters"
+        )
     return candidate
 
 

@@ -59,7 +59,9 @@ def find_modules(settings: Settings) -> list[object]:
     if not entries and settings.modules is None and settings.is_embedded:
         entries = entry_points(group=SAMPLE_GROUP)
     if not entries:
-        raise ModuleError(f"no module is registered under the entry-point group {group}: see ERPKIT_MODULES in the README")
+        raise ModuleError(
+            f"no module is registered under the entry-point group {group}: see ERPKIT_MODULES in the README"
+        )
     return [_load(entry) for entry in entries]
 
 
@@ -72,4 +74,6 @@ def _load(entry: EntryPoint) -> object:
     try:
         return entry.load()
     except Exception as error:
-        raise ModuleError(f"entry point {entry.name} ({entry.value}) cannot be loaded: {type(error).__name__}: {error}") from error
+        raise ModuleError(
+            f"entry point {entry.name} ({entry.value}) cannot be loaded: {type(error).__name__}: {error}"
+        ) from error

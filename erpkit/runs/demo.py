@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,11 @@ from erpkit.events import Selection, plan_replay
 from erpkit.migrations import plan_up, read_applied, read_migrations
 from erpkit.modules import Registry
 from erpkit.runs.notebook import open_notebook
+from erpkit.runs.rehearsal import drop_database
 from erpkit.runs.run import RunResult, run_notebook
 from erpkit.tenants import list_tenants
 
-__all__ = ["NOTEBOOKS", "plant_sample", "renew_database", "run_demo_notebook"]
+__all__ = ["NOTEBOOKS", "renew_database", "run_demo_notebook"]
 
 NOTEBOOKS = ("inspect_tenants", "check_modules", "run_migrations", "replay_events")
 
@@ -40,22 +39,10 @@ def renew_database(server: EmbeddedServer) -> None:
             f"the embedded database holds tenants of yours ({', '.join(slugs[:5])}): run the demo with another ERPKIT_HOME"
         )
     with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+        drop_database(connection, DATABASE)
         name = sql.Identifier(DATABASE)
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
-        roles = connection.execute("SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)", [f"{DATABASE}.tenant_"])
-        for (role,) in roles.fetchall():
-            connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
         connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
         connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, sql.Literal(_MARK)))
-
-
-def plant_sample(database: Database, registry: Registry, tenants: int, progress: Callable[[str], None]) -> Any:
-    """Make the sample ERP's tenants, with troubles among them; returns which tenant is in which trouble.
-
-    The sample ERP offers this under the entry-point group `erpkit.demo`: erpkit itself does not know it.
-    """
-    (entry,) = entry_points(group="erpkit.demo")
-    return entry.load()(database, registry, tenants=tenants, progress=progress)
 
 
 def run_demo_notebook(database: Database, registry: Registry, name: str, output: Path) -> RunResult:

@@ -32,7 +32,11 @@ def notebooks_folder() -> Path:
 def list_notebooks() -> list[str]:
     """Return the names under which erpkit's own notebooks can be run."""
     folder = notebooks_folder()
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.ipynb") if ".ipynb_" not in str(path))
+    return sorted(
+        path.relative_to(folder).with_suffix("").as_posix()
+        for path in folder.rglob("*.ipynb")
+        if ".ipynb_" not in str(path)
+    )
 
 
 def open_notebook(name: str) -> Notebook:
@@ -47,7 +51,12 @@ def open_notebook(name: str) -> Notebook:
 
 def _find(name: str) -> Path:
     given = Path(name)
-    candidates = [given, given.with_name(given.name + ".ipynb"), notebooks_folder() / name, notebooks_folder() / f"{name}.ipynb"]
+    candidates = [
+        given,
+        given.with_name(given.name + ".ipynb"),
+        notebooks_folder() / name,
+        notebooks_folder() / f"{name}.ipynb",
+    ]
     for path in candidates:
         if path.is_file():
             return path.absolute()

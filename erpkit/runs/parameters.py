@@ -22,7 +22,18 @@ _TYPES: dict[str, object] = {
     "bool": bool, "date": date, "datetime": datetime, "Decimal": Decimal, "dict": dict, "float": float, "int": int,
     "list": list, "Literal": Literal, "str": str,
 }  # fmt: skip
-_TYPE_NODES = (ast.Expression, ast.Name, ast.Load, ast.Subscript, ast.Constant, ast.Tuple, ast.BinOp, ast.BitOr, ast.UnaryOp, ast.USub)
+_TYPE_NODES = (
+    ast.Expression,
+    ast.Name,
+    ast.Load,
+    ast.Subscript,
+    ast.Constant,
+    ast.Tuple,
+    ast.BinOp,
+    ast.BitOr,
+    ast.UnaryOp,
+    ast.USub,
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,9 @@ def read_parameters(source: str) -> list[Parameter]:
         else:
             continue
         default = _literal(name, value)
-        help_ = next((comments[n] for n in range(node.lineno, (node.end_lineno or node.lineno) + 1) if n in comments), "")
+        help_ = next(
+            (comments[n] for n in range(node.lineno, (node.end_lineno or node.lineno) + 1) if n in comments), ""
+        )
         parameters.append(Parameter(name, annotation or type(default).__name__, default, help_))
     return parameters
 
@@ -139,7 +152,7 @@ def _type(name: str, annotation: str) -> Any:
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     if not all(isinstance(node, _TYPE_NODES) for node in ast.walk(tree)) or names - set(_TYPES):
         raise UsageError(f"parameter {name}: {annotation} is not a type that a parameter can have")
-    return eval(compile(tree, "<parameters>", "eval"), {"__builtins__": {}}, dict(_TYPES))  # noqa: S307 - checked above
+    return eval(compile(tree, "<parameters>", "eval"), {"__builtins__": {}}, dict(_TYPES))
 
 
 def _type_name(annotation: Any) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from erpkit.runs.summary import read_summary
+
 __all__ = ["write_report"]
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -14,21 +16,33 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>
 {style}
-</style></head><body><dl class="run">{facts}</dl><main>
+</style></head><body><h1>{title}</h1><dl class="run">{facts}</dl>
+{summary}
+<main>
 {body}
 </main></body></html>
 """
 
 
 def write_report(node: Any, path: Path, title: str, facts: Mapping[str, Any]) -> None:
-    """Write the outputs and the text of an executed notebook to `path`, with `facts` of the run in its head."""
+    """Write the text and the outputs of an executed notebook to `path`, with `facts` of the run and its summary on top."""
     from nbconvert import HTMLExporter  # noqa: PLC0415 - slow to import
 
-    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True)
+    exporter = HTMLExporter(
+        template_name="basic", exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True
+    )
     body, _ = exporter.from_notebook_node(_without_widgets(node))
-    rows = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd></div>" for name, value in facts.items())
+    summary = read_summary(node)
+    rows = "".join(
+        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd></div>" for name, value in facts.items()
+    )
     style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
-    path.write_text(_PAGE.format(title=html.escape(title), style=style, facts=rows, body=body), encoding="utf-8")
+    path.write_text(
+        _PAGE.format(
+            title=html.escape(title), style=style, facts=rows, summary=summary.html() if summary else "", body=body
+        ),
+        encoding="utf-8",
+    )
 
 
 def _without_widgets(node: Any) -> Any:

@@ -65,14 +65,18 @@ def run_notebook(notebook: Notebook, given: Mapping[str, Any], folder: Path, ste
     return _finish(notebook, output, seconds, error, values)
 
 
-def _finish(notebook: Notebook, output: Path, seconds: float, error: str | None, values: Mapping[str, Any]) -> RunResult:
+def _finish(
+    notebook: Notebook, output: Path, seconds: float, error: str | None, values: Mapping[str, Any]
+) -> RunResult:
     import nbformat  # noqa: PLC0415
 
     node = nbformat.read(output, as_version=4)
     summary = read_summary(node)
     outcome: Outcome = "failed" if error else "findings" if summary and summary.findings else "ok"
     result = RunResult(notebook.path.stem, outcome, seconds, output, output.with_suffix(".html"), error, summary)
-    write_report(node, result.report, notebook.title, {"outcome": result.verdict, "seconds": f"{seconds:.1f}", **values})
+    write_report(
+        node, result.report, notebook.title, {"outcome": result.verdict, "seconds": f"{seconds:.1f}", **values}
+    )
     return result
 
 

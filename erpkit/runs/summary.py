@@ -25,15 +25,16 @@ class Summary:
     findings: Sequence[str] = ()
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
-        data = {"title": self.title, "facts": dict(self.facts), "findings": list(self.findings)}
+        data = {"title": self.title, "facts": list(self.facts.items()), "findings": list(self.findings)}
         scrap = {"name": "summary", "data": data, "encoder": "json", "version": 1}
-        return {"text/plain": str(self), "text/html": self._html(), SCRAP: scrap}
+        return {"text/plain": str(self), "text/html": self.html(), SCRAP: scrap}
 
     def __str__(self) -> str:
         lines = [self.title, *(f"  {name}: {value}" for name, value in self.facts.items())]
         return "\n".join([*lines, *(f"  ! {finding}" for finding in self.findings)])
 
-    def _html(self) -> str:
+    def html(self) -> str:
+        """Return the summary as a piece of HTML with its styles in it."""
         color = "#b45309" if self.findings else "#15803d"
         facts = "".join(
             f'<div style="min-width:6em"><div style="font-size:1.5em;font-weight:600">{html.escape(str(value))}</div>'
@@ -56,5 +57,6 @@ def read_summary(node: Any) -> Summary | None:
         for output in cell.get("outputs", []):
             scrap = output.get("data", {}).get(SCRAP)
             if scrap and scrap.get("name") == "summary":
-                return Summary(**scrap["data"])
+                data = scrap["data"]
+                return Summary(data["title"], dict(data["facts"]), data["findings"])
     return None

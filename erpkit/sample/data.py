@@ -19,9 +19,35 @@ from erpkit.sample.sales.messages import Line, PlaceOrder, RegisterCustomer
 
 __all__ = ["Size", "do_business"]
 
-_THINGS = ("Bolt", "Bracket", "Cable", "Clamp", "Filter", "Gasket", "Hinge", "Motor", "Pump", "Relay", "Sensor", "Valve")
+_THINGS = (
+    "Bolt",
+    "Bracket",
+    "Cable",
+    "Clamp",
+    "Filter",
+    "Gasket",
+    "Hinge",
+    "Motor",
+    "Pump",
+    "Relay",
+    "Sensor",
+    "Valve",
+)
 _KINDS = {"A": "Fittings", "B": "Drives", "C": "Electrics"}
-_FIRMS = ("Arno", "Berg", "Celik", "Duval", "Egger", "Fonseca", "Grant", "Huber", "Ivanov", "Janssen", "Keller", "Larsen")
+_FIRMS = (
+    "Arno",
+    "Berg",
+    "Celik",
+    "Duval",
+    "Egger",
+    "Fonseca",
+    "Grant",
+    "Huber",
+    "Ivanov",
+    "Janssen",
+    "Keller",
+    "Larsen",
+)
 _COUNTRIES = ("AT", "DE", "FR", "GB", "NL", "US")
 _COMMANDS_A_TRANSACTION = 50
 
@@ -40,7 +66,7 @@ def do_business(database: Database, registry: Registry, tenant: Tenant, seed: in
 
     About one order in eight finds too little stock; three in four invoices are paid.
     """
-    random = Random(seed)  # noqa: S311 - reproducible, not secret
+    random = Random(seed)
     bus = CommandBus(database, registry)
     for commands in (_opening(random, size), _orders(random, size, until)):
         _send(bus, tenant, random, list(commands))
@@ -63,7 +89,9 @@ def _opening(random: Random, size: Size) -> Iterator[object]:
             yield ChangePrice(sku, (price * Decimal("1.05")).quantize(Decimal("0.01")))
         yield ReceiveStock(sku, random.randrange(size.orders, 2 * size.orders + 2))
     for number in range(size.customers):
-        yield RegisterCustomer(_customer(number), f"{_FIRMS[number % len(_FIRMS)]} {number + 1}", random.choice(_COUNTRIES))
+        yield RegisterCustomer(
+            _customer(number), f"{_FIRMS[number % len(_FIRMS)]} {number + 1}", random.choice(_COUNTRIES)
+        )
 
 
 def _orders(random: Random, size: Size, until: date) -> Iterator[object]:

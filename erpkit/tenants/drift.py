@@ -56,5 +56,9 @@ def compare_schemas(canonical: Objects, actual: Objects) -> list[str]:
     """Put the difference of two schemas in words: what is missing, what is extra, what is another. Pure."""
     missing = [f"{name} is missing" for name in canonical if name not in actual]
     extra = [f"{name} is extra" for name in actual if name not in canonical]
-    other = [f"{name} is {actual[name]!r}, not {canonical[name]!r}" for name in canonical if actual.get(name, canonical[name]) != canonical[name]]
+    other = [
+        f"{name} is {actual[name]!r}, not {canonical[name]!r}"
+        for name in canonical
+        if actual.get(name, canonical[name]) != canonical[name]
+    ]
     return sorted([*missing, *extra, *other])

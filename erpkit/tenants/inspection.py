@@ -55,7 +55,9 @@ class TenantInspection:
         if self.drift:
             problems.append(f"{self.tenant.slug}: schema drift ({'; '.join(self.drift)})")
         if self.dead_letters:
-            problems.append(f"{self.tenant.slug}: {len(self.dead_letters)} dead letter(s), first {self.dead_letters[0].error}")
+            problems.append(
+                f"{self.tenant.slug}: {len(self.dead_letters)} dead letter(s), first {self.dead_letters[0].error}"
+            )
         return problems
 
 

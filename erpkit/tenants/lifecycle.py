@@ -38,7 +38,9 @@ def create_tenant(database: Database, migrations: Sequence[Migration], slug: str
 
 def ensure_template(connection: Connection) -> Tenant:
     """Make the schema `_template`, empty, if it is missing: migrations go there first, and no tenant lives in it."""
-    connection.execute("SET client_min_messages TO warning; CREATE SCHEMA IF NOT EXISTS _template; RESET client_min_messages")
+    connection.execute(
+        "SET client_min_messages TO warning; CREATE SCHEMA IF NOT EXISTS _template; RESET client_min_messages"
+    )
     return TEMPLATE
 
 
@@ -107,5 +109,7 @@ def _creation_error(tenant: Tenant, error: psycopg.Error, migration: Migration |
     if isinstance(error, taken):
         return UsageError(f"tenant {tenant.slug} cannot be created: {reason}")
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        return DatabaseError(f"tenant {tenant.slug} cannot be created: {reason}; the login needs CREATEROLE and CREATE here")
+        return DatabaseError(
+            f"tenant {tenant.slug} cannot be created: {reason}; the login needs CREATEROLE and CREATE here"
+        )
     return DatabaseError(f"tenant {tenant.slug} cannot be created: {reason}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
+    from matplotlib.text import Text
 
 __all__ = ["Picture", "plot_events", "plot_migrations", "plot_modules", "plot_replay"]
 
@@ -72,32 +73,26 @@ def plot_migrations(statuses: Sequence[MigrationStatus]) -> Picture:
 
 def plot_modules(check: ModuleCheck) -> Picture:
     """Draw the modules in layers, left to right, an arrow to each one that needs it; a cycle is red."""
-    import networkx  # noqa: PLC0415 - slow to import
-
-    graph = check.graph.reverse()
-    if graph.number_of_nodes() == 0:
+    if check.graph.number_of_nodes() == 0:
         return _picture(_figure(1, 1, height=1)[0], "no modules")
-    for layer, names in enumerate(_layers(check)):
-        for name in names:
-            graph.nodes[name]["layer"] = layer
-    layers = max(nx_layer for _, nx_layer in graph.nodes(data="layer")) + 1
-    tallest = max(sum(1 for _, at in graph.nodes(data="layer") if at == layer) for layer in range(layers))
-    position = networkx.multipartite_layout(graph, subset_key="layer")
-    figure, axes = _figure(1, 1, width=max(5.0, 2.1 * layers), height=max(2.2, 0.9 * tallest + 1))
-    in_cycle = set(zip(check.cycle[1:], check.cycle, strict=False))
-    colors = [RED if edge in in_cycle else GREY for edge in graph.edges]
-    networkx.draw_networkx_edges(
-        graph, position, ax=axes, edge_color=colors, arrowsize=14, width=1.4, node_size=3200, connectionstyle="arc3,rad=0.12"
-    )
-    for name, (x, y) in position.items():
-        color = RED if name in check.cycle else BLUE
-        axes.text(
-            x, y, name, ha="center", va="center", color="white", fontsize=11,
-            bbox={"boxstyle": "round,pad=0.55", "facecolor": color, "edgecolor": "none"},
-        )  # fmt: skip
-    axes.margins(0.18)
+    layers = _layers(check)
+    position = {
+        name: (column, (len(names) - 1) / 2 - row)
+        for column, names in enumerate(layers)
+        for row, name in enumerate(names)
+    }
+    tallest = max(len(names) for names in layers)
+    figure, axes = _figure(1, 1, width=max(5.0, 2.2 * len(layers)), height=0.75 * tallest + 1)
+    boxes = {name: _box(axes, name, at, RED if name in check.cycle else BLUE) for name, at in position.items()}
+    in_cycle = set(zip(check.cycle, check.cycle[1:], strict=False))
+    for needs, needed in check.graph.edges:
+        _arrow(axes, position, boxes, needed, needs, RED if (needs, needed) in in_cycle else GREY)
+    axes.set_xlim(-0.5, len(layers) - 0.5)
+    axes.set_ylim(-tallest / 2 - 0.3, tallest / 2 + 0.3)
     axes.set_axis_off()
-    return _picture(figure, f"load order: {', '.join(check.order)}" if check.order else f"cycle: {' -> '.join(check.cycle)}")
+    return _picture(
+        figure, f"load order: {', '.join(check.order)}" if check.order else f"cycle: {' -> '.join(check.cycle)}"
+    )
 
 
 def plot_replay(plan: ReplayPlan) -> Picture:
@@ -107,7 +102,9 @@ def plot_replay(plan: ReplayPlan) -> Picture:
         totals[step.handler] = totals.get(step.handler, 0) + step.events
     figure, axes = _figure(1, 1, height=0.32 * len(totals) + 1)
     _bars(axes, list(totals), list(totals.values()), [BLUE] * len(totals), "events to hand over again")
-    return _picture(figure, ", ".join(f"{handler}: {events}" for handler, events in totals.items()) or "nothing to replay")
+    return _picture(
+        figure, ", ".join(f"{handler}: {events}" for handler, events in totals.items()) or "nothing to replay"
+    )
 
 
 def _layers(check: ModuleCheck) -> list[list[str]]:
@@ -124,6 +121,23 @@ def _layers(check: ModuleCheck) -> list[list[str]]:
     return layers
 
 
+def _box(axes: Axes, name: str, at: tuple[float, float], color: str) -> Text:
+    style = {"boxstyle": "round,pad=0.6", "facecolor": color, "edgecolor": "none"}
+    return axes.text(*at, name, ha="center", va="center", color="white", fontsize=11, bbox=style, zorder=3)
+
+
+def _arrow(
+    axes: Axes, position: Mapping[str, tuple[float, float]], boxes: Mapping[str, Text], start: str, end: str, color: str
+) -> None:  # fmt: skip
+    """Bend an arrow that leads past the next layer, or it would run through the boxes there."""
+    bend = -0.28 if abs(position[end][0] - position[start][0]) > 1 or color == RED else 0.0
+    look = {
+        "arrowstyle": "-|>", "color": color, "lw": 1.5, "connectionstyle": f"arc3,rad={bend}", "shrinkA": 1, "shrinkB": 2,
+        "patchA": boxes[start].get_bbox_patch(), "patchB": boxes[end].get_bbox_patch(),
+    }  # fmt: skip
+    axes.annotate("", xy=position[end], xytext=position[start], arrowprops=look)
+
+
 def _tenant_color(inspection: TenantInspection) -> str:
     if not inspection.tenant.is_active:
         return GREY
@@ -132,7 +146,12 @@ def _tenant_color(inspection: TenantInspection) -> str:
 
 def _bars(axes: Axes, names: Sequence[str], values: Sequence[float], colors: Sequence[str], title: str) -> None:
     bars = axes.barh(range(len(names)), values, color=colors, height=0.7)
-    axes.bar_label(bars, labels=[f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" for value in values], padding=3, fontsize=8)
+    axes.bar_label(
+        bars,
+        labels=[f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" for value in values],
+        padding=3,
+        fontsize=8,
+    )
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_title(title, loc="left", fontsize=10)

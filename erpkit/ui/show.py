@@ -13,7 +13,7 @@ __all__ = ["Table", "show"]
 
 MOST_ROWS = 200
 _LONG = 48  # characters; longer text may wrap
-_CELL = "padding:.25em .8em;border:0;border-bottom:1px solid #8884;vertical-align:top;"
+_CELL = "padding:.25em .6em;border:0;border-bottom:1px solid #8884;vertical-align:top;"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ class Table:
             return f"<p><em>{html.escape(self.empty)}</em></p>"
         numeric = [kind.kind in "iuf" for kind in self.frame.dtypes]
         head = _row([str(name) for name in self.frame.columns], numeric, "th", "font-weight:600;")
-        rows = [_row(values, numeric, "td", "") for values in self.frame.head(MOST_ROWS).itertuples(index=False, name=None)]
+        rows = [
+            _row(values, numeric, "td", "") for values in self.frame.head(MOST_ROWS).itertuples(index=False, name=None)
+        ]
         more = len(self.frame) - MOST_ROWS
         note = f"<p>… and {more:,} more</p>" if more > 0 else ""
         return (
@@ -46,7 +48,11 @@ def show(frame: pandas.DataFrame, empty: str = "nothing") -> Table:
 
 
 def _row(values: list[str] | tuple[object, ...], numeric: list[bool], tag: str, style: str) -> str:
-    return "<tr>" + "".join(_cell(value, number, tag, style) for value, number in zip(values, numeric, strict=True)) + "</tr>"
+    return (
+        "<tr>"
+        + "".join(_cell(value, number, tag, style) for value, number in zip(values, numeric, strict=True))
+        + "</tr>"
+    )
 
 
 def _cell(value: object, number: bool, tag: str, style: str) -> str:

@@ -37,7 +37,6 @@ def tenants_table(inspections: Sequence[TenantInspection]) -> pandas.DataFrame:
                 "schema": i.tenant.schema,
                 "status": i.tenant.status,
                 "size MiB": round(i.size / 2**20, 2),
-                "tables": len(i.rows),
                 "rows": sum(i.rows.values()),
                 "events": i.event_count,
                 "last event": f"{i.last_event:%Y-%m-%d %H:%M}" if i.last_event else "",
@@ -58,7 +57,15 @@ def rows_table(inspections: Sequence[TenantInspection]) -> pandas.DataFrame:
         counts = {i.tenant.slug: i.rows[table] for i in inspections if table in i.rows}
         largest = max(counts, key=lambda slug: counts[slug])
         total = sum(counts.values())
-        lines.append({"table": table, "tenants": len(counts), "rows": total, "most": counts[largest], "largest": largest if total else "–"})
+        lines.append(
+            {
+                "table": table,
+                "tenants": len(counts),
+                "rows": total,
+                "most": counts[largest],
+                "largest": largest if total else "–",
+            }
+        )
     return _frame(lines)
 
 
@@ -74,12 +81,19 @@ def migration_status_table(statuses: Sequence[MigrationStatus]) -> pandas.DataFr
 def migration_plan_table(plan: MigrationPlan) -> pandas.DataFrame:
     """One line a tenant and migration, in the order in which they would run, and the tenants that are left alone."""
     lines = [
-        {"tenant": p.tenant.slug, "migration": m.name, "statements": len(m.content.statements(plan.direction)), "note": ""}
+        {
+            "tenant": p.tenant.slug,
+            "migration": m.name,
+            "statements": len(m.content.statements(plan.direction)),
+            "note": "",
+        }
         for p in plan.tenants
         for m in p.migrations
     ]
     others = {**{slug: f"skipped: {why}" for slug, why in plan.skipped.items()}, **plan.refused}
-    return _frame([*lines, *({"tenant": slug, "migration": "", "statements": 0, "note": note} for slug, note in others.items())])
+    return _frame(
+        [*lines, *({"tenant": slug, "migration": "", "statements": 0, "note": note} for slug, note in others.items())]
+    )
 
 
 def migration_results_table(run: MigrationRun) -> pandas.DataFrame:
@@ -140,7 +154,6 @@ def dead_letters_table(letters: Sequence[DeadLetter]) -> pandas.DataFrame:
                 "topic": letter.topic,
                 "handler": letter.handler,
                 "error": letter.error,
-                "attempts": letter.attempts,
                 "failed": f"{letter.failed_at:%Y-%m-%d %H:%M}",
             }
             for letter in letters
@@ -167,7 +180,9 @@ def replay_plan_table(plan: ReplayPlan) -> pandas.DataFrame:
 
 def replay_failures_table(run: ReplayRun) -> pandas.DataFrame:
     """One line an event that failed again."""
-    return _frame([{"tenant": f.tenant, "offset": f.offset, "handler": f.handler, "error": f.error} for f in run.failures])
+    return _frame(
+        [{"tenant": f.tenant, "offset": f.offset, "handler": f.handler, "error": f.error} for f in run.failures]
+    )
 
 
 def _frame(lines: Sequence[dict[str, object]]) -> pandas.DataFrame:

@@ -36,5 +36,7 @@ def _details(inspection: TenantInspection) -> str:
         ("rows", ", ".join(f"{table} {count:,}" for table, count in sorted(inspection.rows.items()) if count)),
         ("problems", "; ".join(inspection.problems) or "none"),
     ]
-    lines = "".join(f"<tr><th style='text-align:left;vertical-align:top'>{n}</th><td>{html.escape(v)}</td></tr>" for n, v in facts)
+    lines = "".join(
+        f"<tr><th style='text-align:left;vertical-align:top'>{n}</th><td>{html.escape(v)}</td></tr>" for n, v in facts
+    )
     return f"<table>{lines}</table>"

@@ -7,7 +7,9 @@ from erpkit.sample.billing.messages import PaymentReceived, ReceivePayment
 
 def receive_payment(command: ReceivePayment, context: Context) -> None:
     """Write down the payment; an invoice that does not exist refuses it."""
-    found = context.connection.execute("SELECT FROM billing_invoices WHERE invoice_id = %s", [command.invoice_id]).fetchone()
+    found = context.connection.execute(
+        "SELECT FROM billing_invoices WHERE invoice_id = %s", [command.invoice_id]
+    ).fetchone()
     if found is None:
         raise ErpkitError(f"there is no invoice {command.invoice_id}")
     context.connection.execute(

@@ -6,7 +6,9 @@ from erpkit.sample.catalog.messages import AddProduct, ChangePrice, PriceChanged
 
 def add_product(command: AddProduct, context: Context) -> None:
     """Add the product, and its category if that is new."""
-    context.connection.execute("INSERT INTO catalog_categories (name) VALUES (%s) ON CONFLICT DO NOTHING", [command.category])
+    context.connection.execute(
+        "INSERT INTO catalog_categories (name) VALUES (%s) ON CONFLICT DO NOTHING", [command.category]
+    )
     context.connection.execute(
         "INSERT INTO catalog_products (sku, name, category, price) VALUES (%s, %s, %s, %s)",
         [command.sku, command.name, command.category, command.price],

@@ -9,15 +9,18 @@ def reserve_stock(event: OrderPlaced, context: Context) -> None:
     """Keep the whole order on the shelf for its customer, or nothing of it, and tell which."""
     wanted = {line.sku: line.quantity for line in event.lines}
     rows = context.connection.execute(
-        "SELECT sku, on_hand - reserved FROM inventory_stock WHERE sku = ANY(%s) ORDER BY sku FOR UPDATE", [list(wanted)]
+        "SELECT sku, on_hand - reserved FROM inventory_stock WHERE sku = ANY(%s) ORDER BY sku FOR UPDATE",
+        [list(wanted)],
     )
-    available = dict(rows.fetchall())
+    available: dict[str, int] = dict(rows.fetchall())
     lacking = {sku: n - available.get(sku, 0) for sku, n in wanted.items() if n > available.get(sku, 0)}
     if lacking:
         context.publish(StockShort(event.order_id, lacking))
         return
     with context.connection.cursor() as cursor:
-        cursor.executemany("SELECT inventory_reserve(%s, %s, %s)", [(event.order_id, sku, n) for sku, n in wanted.items()])
+        cursor.executemany(
+            "SELECT inventory_reserve(%s, %s, %s)", [(event.order_id, sku, n) for sku, n in wanted.items()]
+        )
     context.publish(StockReserved(event.order_id, event.customer_id, event.placed_on, event.total, event.currency))
 
 

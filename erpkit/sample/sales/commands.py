@@ -36,7 +36,9 @@ def place_order(command: PlaceOrder, context: Context) -> None:
 
 def _prices(command: PlaceOrder, context: Context) -> dict[str, Decimal]:
     skus = [line.sku for line in command.lines]
-    prices = dict(context.connection.execute("SELECT sku, price FROM catalog_products WHERE sku = ANY(%s)", [skus]).fetchall())
+    prices: dict[str, Decimal] = dict(
+        context.connection.execute("SELECT sku, price FROM catalog_products WHERE sku = ANY(%s)", [skus]).fetchall()
+    )
     if unknown := sorted(set(skus) - set(prices)):
         raise ErpkitError(f"order {command.order_id}: no product {', '.join(unknown)}")
     return prices

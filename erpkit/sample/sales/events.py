@@ -7,7 +7,8 @@ from erpkit.sample.sales.messages import CustomerRegistered, OrderPlaced
 def open_account(event: CustomerRegistered, context: Context) -> None:
     """Give the customer a line in the accounts, a projection of what each one ordered."""
     context.connection.execute(
-        "INSERT INTO sales_accounts (customer_id, name) VALUES (%s, %s) ON CONFLICT DO NOTHING", [event.customer_id, event.name]
+        "INSERT INTO sales_accounts (customer_id, name) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+        [event.customer_id, event.name],
     )
 
 
