@@ -2,6 +2,7 @@
 
 from erpkit.ui.plots import Picture, plot_events, plot_migrations, plot_modules, plot_replay
 from erpkit.ui.show import show
+from erpkit.ui.summaries import summarize_inspection, summarize_migrations, summarize_modules, summarize_replay
 from erpkit.ui.tables import (
     dead_letters_table,
     findings_table,
@@ -34,6 +35,10 @@ __all__ = [
     "replay_plan_table",
     "rows_table",
     "show",
+    "summarize_inspection",
+    "summarize_migrations",
+    "summarize_modules",
+    "summarize_replay",
     "tenants_table",
     "topics_table",
 ]

@@ -1,0 +1,93 @@
+"""How each notebook ends: its figures, and what a person should look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from erpkit.database import Tenant
+from erpkit.events import DeadLetter, ReplayPlan, ReplayRun
+from erpkit.migrations import MigrationPlan, MigrationRun, MigrationStatus
+from erpkit.modules import ModuleCheck
+from erpkit.runs import Summary
+from erpkit.tenants import TenantInspection
+
+__all__ = ["summarize_inspection", "summarize_migrations", "summarize_modules", "summarize_replay"]
+
+
+def summarize_inspection(target: str, inspections: Sequence[TenantInspection]) -> Summary:
+    """Sum up an inspection; every problem of every tenant is a finding."""
+    facts = {
+        "tenants": len(inspections),
+        "active": sum(i.tenant.is_active for i in inspections),
+        "MiB": round(sum(i.size for i in inspections) / 2**20, 1),
+        "events": sum(i.event_count for i in inspections),
+        "dead letters": sum(len(i.dead_letters) for i in inspections),
+    }
+    return Summary(
+        f"{len(inspections)} tenants inspected on {target}", facts, [p for i in inspections for p in i.problems]
+    )
+
+
+def summarize_modules(check: ModuleCheck) -> Summary:
+    """Sum up a check of the modules."""
+    facts = {
+        "modules": check.graph.number_of_nodes(),
+        "dependencies": check.graph.number_of_edges(),
+        "events": sum(len(module.publishes) for module in check.modules),
+        "findings": len(check.findings),
+    }
+    title = "The module graph needs work" if check.findings else "The module graph is sound"
+    return Summary(title, facts, [str(finding) for finding in check.findings])
+
+
+def summarize_migrations(
+    target: str,
+    plan: MigrationPlan,
+    before: Sequence[MigrationStatus],
+    after: Sequence[MigrationStatus],
+    run: MigrationRun | None,
+) -> Summary:
+    """Sum up a migration run, or a dry run where `run` is None: who failed and who is still behind are findings."""
+    failed = run.failed if run else ()
+    facts = {
+        "plan": plan.id,
+        "found behind": len({s.tenant for s in before if s.pending}),
+        "planned": plan.step_count,
+        "applied": run.done_count if run else 0,
+        "failed": len(failed),
+        "skipped": ", ".join(plan.skipped) or "none",
+    }
+    findings = [
+        *(f"{result.tenant}: {result.error}" for result in failed),
+        *(f"{slug}: {reason}" for slug, reason in plan.refused.items()),
+        *(
+            f"{s.tenant}: {s.module} is at {s.version} and lacks {', '.join(map(str, s.pending))}"
+            for s in after
+            if s.pending and s.tenant not in plan.skipped
+        ),
+    ]
+    return Summary(f"{_verb(run)}: plan {plan.id} on {target}", facts, findings)
+
+
+def summarize_replay(
+    target: str, plan: ReplayPlan, fleet: Sequence[Tenant], remaining: Sequence[DeadLetter], run: ReplayRun | None
+) -> Summary:
+    """Sum up a replay, or a dry run where `run` is None: what failed and the dead letters that remain are findings."""
+    failures = run.failures if run else ()
+    facts = {
+        "plan": plan.id,
+        "planned": plan.event_count,
+        "handled": run.handled if run else 0,
+        "failed": len(failures),
+        "dead letters": len(remaining),
+        "skipped": ", ".join(tenant.slug for tenant in fleet if not tenant.is_active) or "none",
+    }
+    findings = [
+        *(f"{f.tenant}: {f.handler} failed on offset {f.offset}: {f.error}" for f in failures),
+        *(f"{d.tenant}: dead letter at offset {d.offset}, {d.handler}: {d.error}" for d in remaining),
+    ]
+    return Summary(f"{_verb(run)}: plan {plan.id} on {target}", facts, findings)
+
+
+def _verb(run: object | None) -> str:
+    return "Dry run" if run is None else "Applied"

@@ -1,0 +1,88 @@
+"""The tests run against an embedded PostgreSQL of their own, in a folder that is removed afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from erpkit.config import Settings
+from erpkit.database import Database
+from erpkit.embedded import EmbeddedServer
+from erpkit.migrations import Migration, read_migrations
+from erpkit.modules import Registry, load_modules
+from erpkit.runs.rehearsal import drop_database
+from erpkit.sample.data import Size
+from erpkit.sample.demo import Planted, plant
+
+SMALL = Size(products=6, customers=3, orders=10)
+
+_home = Path(tempfile.mkdtemp(prefix="erpkit-tests-", dir="/tmp"))
+
+
+def pytest_configure() -> None:
+    """Point this process, and the kernels of notebooks, at a home of the tests' own."""
+    for name in [name for name in os.environ if name.startswith(("PG", "ERPKIT_"))]:
+        del os.environ[name]
+    os.environ["ERPKIT_HOME"] = str(_home)
+    _home.chmod(0o755)  # as root, the server's user must be able to walk to its data
+
+
+def pytest_unconfigure() -> None:
+    """Stop the server and remove its data."""
+    EmbeddedServer(_home).stop()
+    shutil.rmtree(_home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def server() -> EmbeddedServer:
+    """The running embedded server of the tests."""
+    embedded = EmbeddedServer(_home)
+    embedded.start()
+    return embedded
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    """The sample ERP's modules."""
+    return load_modules(Settings(modules="erpkit.sample"))
+
+
+@pytest.fixture(scope="session")
+def migrations(registry: Registry) -> tuple[Migration, ...]:
+    """The sample ERP's migrations."""
+    return read_migrations(registry.modules)
+
+
+@pytest.fixture
+def database(server: EmbeddedServer) -> Iterator[Database]:
+    """An empty database."""
+    yield from _new_database(server)
+
+
+@pytest.fixture(scope="module")
+def shared_database(server: EmbeddedServer) -> Iterator[Database]:
+    """An empty database for all the tests of a file."""
+    yield from _new_database(server)
+
+
+@pytest.fixture
+def erp(database: Database, registry: Registry) -> Planted:
+    """Four tenants of sample data in `database`, one in each trouble."""
+    return plant(database, registry, tenants=4, size=SMALL)
+
+
+def _new_database(server: EmbeddedServer) -> Iterator[Database]:
+    name = f"test_{uuid4().hex[:10]}"
+    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        database = Database(server.url(name), f"embedded/{name}")
+        yield database
+        database.close()
+        drop_database(connection, name)
