@@ -213,10 +213,12 @@ def _describe(conninfo: str) -> str:
 
 
 def _reason(error: psycopg.Error) -> str:
-    """Cut libpq's message, which may name each address that was tried, down to its reason."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = next((line for line in reversed(lines) if "FATAL:" in line), lines[-1] if lines else type(error).__name__)
-    return reason.split("FATAL:")[-1].strip()
+    """Cut libpq's message, which may name each address that was tried and give hints, down to its reason."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    line = next((line for line in lines if "FATAL:" in line), None) or next(
+        (line for line in lines if "failed: " in line), lines[0]
+    )
+    return line.split("FATAL:")[-1].split("failed: ")[-1].strip()
 
 
 def _first_line(error: BaseException) -> str:

@@ -17,8 +17,9 @@ import socket
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -88,7 +89,12 @@ class EmbeddedServer:
         return f"postgresql://postgres@/{quote(database, safe='')}?host={quote(str(self.socket_folder), safe='')}"
 
     def is_running(self) -> bool:
-        """Tell whether the server answers on its socket."""
+        """Tell whether the server lives and answers on its socket."""
+        try:
+            if _is_dead(int((self.data / "postmaster.pid").read_text().split()[0])):
+                return False  # its children may hold the socket for a moment yet
+        except (OSError, ValueError, IndexError):
+            return False
         with socket.socket(socket.AF_UNIX) as client:
             try:
                 client.connect(str(self.socket_folder / _SOCKET))
@@ -110,6 +116,7 @@ class EmbeddedServer:
             if not (self.data / "PG_VERSION").exists():
                 self._initialise(binaries)
             self._make_socket_folder()
+            self._bury_killed_server()
             self._launch(binaries)
             self._create_database()
         return True
@@ -140,6 +147,18 @@ class EmbeddedServer:
         if not stat.S_ISDIR(info.st_mode) or info.st_uid != _server_uid() or info.st_mode & 0o077:
             raise DatabaseError(f"{folder} belongs to somebody else: remove it, or set ERPKIT_HOME to a shorter path")
 
+    def _bury_killed_server(self) -> None:
+        """Wait until the processes of a server that was killed are gone, and remove its lock file.
+
+        PostgreSQL takes a dead process that its parent never waited for, as in a container without an init, for a live one.
+        """
+        lock = self.data / "postmaster.pid"
+        deadline = time.monotonic() + 10
+        while lock.exists() and time.monotonic() < deadline:
+            if _is_dead(int(lock.read_text().split()[0])) and not _processes_in(self.data):
+                lock.unlink(missing_ok=True)
+            time.sleep(0.05)
+
     def _launch(self, binaries: Path) -> None:
         try:
             options = f"-k '{self.socket_folder}'"
@@ -159,6 +178,7 @@ class EmbeddedServer:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
+        _make_folders(self.home)
         _make_folders(self.data.parent)
         with (self.data.parent / "postgresql.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -173,6 +193,27 @@ def _errors_as_one_line(home: Path) -> Iterator[None]:
         raise DatabaseError(
             f"the embedded server cannot use {home}: {error}; set ERPKIT_HOME to a folder of yours"
         ) from None
+
+
+def _is_dead(pid: int) -> bool:
+    """Tell whether a process is gone, or only its entry is left."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except ProcessLookupError:
+        return True
+    except OSError:  # somebody else's process, or a system without /proc: PostgreSQL decides
+        return False
+
+
+def _processes_in(folder: Path) -> list[int]:
+    """Return the processes that work in `folder`, as each one of a server does in its data."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (entry / "cwd").readlink() == folder:
+                found.append(int(entry.name))
+    return found
 
 
 def _is_root() -> bool:
