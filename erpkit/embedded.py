@@ -127,6 +127,8 @@ class EmbeddedServer:
             return False
         with _errors_as_one_line(self.home), self._locked():
             _run([_binaries() / "pg_ctl", "stop", "-D", self.data, "-m", "fast", "-w"])
+            if self.socket_folder != self.data:
+                shutil.rmtree(self.socket_folder, ignore_errors=True)
         return True
 
     def _initialise(self, binaries: Path) -> None:
@@ -148,7 +150,7 @@ class EmbeddedServer:
             raise DatabaseError(f"{folder} belongs to somebody else: remove it, or set ERPKIT_HOME to a shorter path")
 
     def _bury_killed_server(self) -> None:
-        """Wait until the processes of a server that was killed are gone, and remove its lock file.
+        """Wait until the processes of a server that was killed are gone, and remove its lock files.
 
         PostgreSQL takes a dead process that its parent never waited for, as in a container without an init, for a live one.
         """
@@ -156,6 +158,7 @@ class EmbeddedServer:
         deadline = time.monotonic() + 10
         while lock.exists() and time.monotonic() < deadline:
             if _is_dead(int(lock.read_text().split()[0])) and not _processes_in(self.data):
+                (self.socket_folder / f"{_SOCKET}.lock").unlink(missing_ok=True)
                 lock.unlink(missing_ok=True)
             time.sleep(0.05)
 
@@ -164,9 +167,10 @@ class EmbeddedServer:
             options = f"-k '{self.socket_folder}'"
             _run([binaries / "pg_ctl", "start", "-D", self.data, "-l", self.log, "-o", options, "-w", "-t", "60"])
         except DatabaseError as error:
-            lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
+            lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+            reasons = [line.split("FATAL:")[-1].strip() for line in lines if "FATAL:" in line]
             raise DatabaseError(
-                f"the embedded server did not start: {lines[-1] if lines else error} (see {self.log})"
+                f"the embedded server did not start: {reasons[-1] if reasons else error} (see {self.log})"
             ) from None
 
     def _create_database(self) -> None:

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,9 @@ def test_it_starts_again_after_it_was_killed(home: Path) -> None:
     server.start()
     pid = int((server.data / "postmaster.pid").read_text().split()[0])
     os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while not erpkit.embedded._is_dead(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
     with Database.open(Settings(home=home)) as database, database.connection() as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
