@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Self
 from uuid import uuid4
 
 import psycopg
 import pytest
 
 from erpkit.config import Settings
-from erpkit.database import Database
+from erpkit.database import Connection, Database
 from erpkit.embedded import EmbeddedServer
 from erpkit.migrations import Migration, read_migrations
 from erpkit.modules import Registry, load_modules
@@ -76,6 +77,27 @@ def shared_database(server: EmbeddedServer) -> Iterator[Database]:
 def erp(database: Database, registry: Registry) -> Planted:
     """Four tenants of sample data in `database`, one in each trouble."""
     return plant(database, registry, tenants=4, size=SMALL)
+
+
+class CountingCursor(psycopg.Cursor[tuple[Any, ...]]):
+    """A cursor that counts what it and its like sent."""
+
+    sent = 0
+
+    def execute(self, *args: Any, **kwargs: Any) -> Self:
+        CountingCursor.sent += 1
+        return super().execute(*args, **kwargs)
+
+
+def count_queries(connection: Connection, work: Callable[[], object]) -> int:
+    """Return how many queries `work` sends over `connection`."""
+    usual, connection.cursor_factory = connection.cursor_factory, CountingCursor
+    before = CountingCursor.sent
+    try:
+        work()
+    finally:
+        connection.cursor_factory = usual
+    return CountingCursor.sent - before
 
 
 def _new_database(server: EmbeddedServer) -> Iterator[Database]:

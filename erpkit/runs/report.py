@@ -50,6 +50,7 @@ def _without_widgets(node: Any) -> Any:
     from copy import deepcopy  # noqa: PLC0415
 
     node = deepcopy(node)
+    node.metadata.pop("widgets", None)
     for cell in node.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if _WIDGET not in output.get("data", {})]

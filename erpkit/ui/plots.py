@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,8 +32,9 @@ class Picture:
     svg: str
     text: str
 
-    def _repr_svg_(self) -> str:
-        return self.svg
+    def _repr_html_(self) -> str:
+        style = "background:#fff;border-radius:.4em;padding:.4em;width:fit-content;max-width:100%"
+        return f'<div role="img" aria-label="{html.escape(self.text)}" style="{style}">{self.svg}</div>'
 
     def __repr__(self) -> str:
         return self.text

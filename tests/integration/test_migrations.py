@@ -4,15 +4,23 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from erpkit.database import TEMPLATE, Database, Tenant
 from erpkit.errors import MigrationError, PlanChangedError
 from erpkit.migrations import (
-    Migration, MigrationPlan, MigrationRun, apply_migration, parse_migration, plan_down, plan_up, read_applied, run_plan,
+    Migration,
+    MigrationPlan,
+    MigrationRun,
+    apply_migration,
+    parse_migration,
+    plan_down,
+    plan_up,
+    read_applied,
+    run_plan,
 )  # fmt: skip
 from erpkit.tenants import create_tenant, ensure_template, list_tenants
+from tests.conftest import count_queries
 
 
 def migration(version: int, up: str, down: str = "", head: str = "") -> Migration:
@@ -159,9 +167,5 @@ def test_a_schema_that_is_gone_fails_its_tenant_only(database: Database, fleet: 
 
 def test_status_of_many_tenants_is_two_queries(database: Database, fleet: list[Tenant]) -> None:
     _up(database, fleet, [FIRST, SECOND])
-    with psycopg.connect(database.conninfo, autocommit=True) as connection:
-        seen: list[object] = []
-        execute = connection.execute
-        connection.execute = lambda *args: (seen.append(args), execute(*args))[1]  # type: ignore[method-assign,assignment,misc]
-        read_applied(connection, fleet)
-    assert len(seen) == 2  # which version tables there are, and all of their rows
+    with database.connection() as connection:  # which version tables there are, and all of their rows
+        assert count_queries(connection, lambda: read_applied(connection, fleet)) == 2

@@ -24,7 +24,7 @@ def _project() -> dict[str, object]:
 
 def test_conda_and_pip_install_the_same() -> None:
     project = _project()
-    wanted = {*project["dependencies"], *project["optional-dependencies"]["dev"]}  # type: ignore[misc,index,call-overload]
+    wanted = {*project["dependencies"], *project["optional-dependencies"]["dev"]}  # type: ignore[misc,index]
     # conda-forge names the driver's parts and the plot library's core otherwise than PyPI does
     wanted = {
         name.replace("psycopg[binary,pool]", "psycopg").replace("matplotlib", "matplotlib-base") for name in wanted
@@ -87,7 +87,7 @@ def test_notebooks_are_thin() -> None:
     import nbformat
 
     for path in (ROOT / "notebooks").rglob("*.ipynb"):
-        cells = nbformat.read(path, as_version=4).cells  # type: ignore[no-untyped-call]
+        cells = nbformat.read(path, as_version=4).cells
         for cell in cells:
             if cell.cell_type == "code":
                 tree = ast.parse(cell.source)

@@ -1,0 +1,203 @@
+"""The command line as a user meets it: first lines, exit codes, and one clear line for every mistake."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from erpkit.database import Database
+from erpkit.runs.demo import NOTEBOOKS
+from erpkit.sample.demo import Planted
+
+
+@pytest.fixture(autouse=True)
+def environment(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ERPKIT_DATABASE", database.conninfo)
+    monkeypatch.setenv("ERPKIT_MODULES", "erpkit.sample")
+
+
+def erpkit(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    code = "from erpkit.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environ,
+        timeout=120,
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    """Assert that a command failed with one clear line."""
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line and not line.startswith(("Usage:", "Try "))]
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0]
+    assert done.returncode == code
+
+
+def test_the_first_line_names_the_target(erp: Planted, database: Database) -> None:
+    for arguments in (("tenants", "list"), ("migrate", "status"), ("events", "dead-letters", "list")):
+        first = erpkit(*arguments).stdout.splitlines()[0]
+        assert first.startswith("target: /"), first
+        assert first.endswith(f"/{database.conninfo.split('/')[3].split('?')[0]}/postgres")
+
+
+def test_json_is_all_there_is_on_standard_output(erp: Planted) -> None:
+    for arguments in (("tenants", "list"), ("tenants", "inspect"), ("migrate", "status"), ("migrate", "plan"),
+                      ("modules", "list"), ("modules", "check"), ("events", "list", "acme"),
+                      ("events", "dead-letters", "list")):  # fmt: skip
+        done = erpkit(*arguments, "--json")
+        assert json.loads(done.stdout), done.stderr
+
+
+def test_inspect_ends_with_3_and_names_each_trouble(erp: Planted) -> None:
+    done = erpkit("tenants", "inspect")
+    assert done.returncode == 3
+    for tenant in (erp.behind, erp.drifted, erp.suspended, erp.dead_letters):
+        assert f"! {tenant}: " in done.stdout
+    assert erpkit("tenants", "inspect", erp.suspended, "--json").returncode == 3
+
+
+def test_a_tenant_is_created_suspended_and_activated(database: Database) -> None:
+    assert "created acme: schema tenant_acme" in erpkit("tenants", "create", "acme").stdout
+    assert "acme is suspended" in erpkit("tenants", "suspend", "acme").stdout
+    assert json.loads(erpkit("tenants", "list", "--json").stdout)[0]["status"] == "suspended"
+    assert "acme is active" in erpkit("tenants", "activate", "acme").stdout
+
+
+def test_migrations_are_planned_confirmed_and_taken_back(erp: Planted) -> None:
+    assert erpkit("migrate", "status").returncode == 3
+    plan = json.loads(erpkit("migrate", "plan", "--json").stdout)
+    assert plan["steps"] == [[erp.behind, "billing/00004_due_dates"]]
+    assert f"--confirm {plan['id']}" in erpkit("migrate", "up").stdout
+    refused(erpkit("migrate", "up", "--confirm", "migrate-1"), 2, "migrate-1", "nothing was done")
+    assert erpkit("migrate", "up", "--confirm", plan["id"]).returncode == 0
+    assert erpkit("migrate", "status").returncode == 0
+    down = ("migrate", "down", "--tenant", erp.behind, "--module", "billing", "--to", "3")
+    shown = erpkit(*down).stdout
+    assert erpkit(*down, "--confirm", shown.split("--confirm ")[1].strip()).returncode == 0
+    assert erpkit("migrate", "status").returncode == 3
+
+
+def test_events_are_replayed_after_a_dry_run(erp: Planted) -> None:
+    shown = erpkit("events", "replay", "--topic", "billing.*")
+    assert "left out" in shown.stdout
+    done = erpkit("events", "replay", "--topic", "billing.*", "--confirm", shown.stdout.split("--confirm ")[1].strip())
+    assert done.returncode == 0
+    assert "0 failed" in done.stdout
+
+
+def test_a_migration_file_is_shown_as_statements(tmp_path: Path) -> None:
+    file = tmp_path / "1_a.sql"
+    file.write_text("-- +goose Up\nSELECT 1;\nSELECT 2;\n-- +goose Down\nSELECT 3;\n")
+    assert json.loads(erpkit("migrate", "show", str(file), "--json").stdout)["statements"] == ["SELECT 1;", "SELECT 2;"]
+    assert erpkit("migrate", "show", str(file), "--direction", "down").stdout == "SELECT 3;\n"
+    file.write_text("-- +goose Up\nSELECT 1")
+    refused(erpkit("migrate", "show", str(file)), 2, "1_a.sql", "semicolon")
+
+
+def test_no_database_is_one_line_with_the_target() -> None:
+    refused(
+        erpkit("tenants", "list", ERPKIT_DATABASE="host=127.0.0.1 port=1 dbname=erp user=me"),
+        1,
+        "127.0.0.1/erp/me",
+        "refused",
+    )
+
+
+@pytest.mark.parametrize("slug", ['x"; drop schema acme; --', "a,b", "_template", ""])
+def test_a_hostile_tenant_name_is_one_line(erp: Planted, slug: str) -> None:
+    for arguments in (("create", slug), ("inspect", slug), ("suspend", slug)):
+        refused(erpkit("tenants", *arguments), 2, repr(slug))
+
+
+def test_an_unknown_tenant_is_one_line(erp: Planted) -> None:
+    refused(erpkit("tenants", "inspect", "acne"), 2, "no tenant 'acne'; did you mean acme?")
+    refused(erpkit("events", "list", "acne"), 2, "acne")
+
+
+def test_an_unknown_notebook_is_one_line() -> None:
+    refused(erpkit("run", "inspect_tenant"), 2, "no notebook 'inspect_tenant'", "inspect_tenants")
+
+
+def test_a_wrong_parameter_is_one_line_and_nothing_is_started(tmp_path: Path) -> None:
+    out = ("--output", str(tmp_path / "runs"))
+    refused(erpkit("run", "run_migrations", "-p", "dry_run", "flase", *out), 2, "dry_run = 'flase' is not of type bool")
+    refused(erpkit("run", "run_migrations", "-p", "dryrun", "false", *out), 2, "did you mean dry_run")
+    refused(erpkit("run", "run_migrations", "-p", "confirm", "postgresql://u:pw@h/d", *out), 2, "password")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_notebook_tells_its_parameters() -> None:
+    done = erpkit("run", "run_migrations", "--help")
+    assert done.returncode == 0
+    assert "dry_run: bool = True\n      show the plan only" in done.stdout
+
+
+def test_a_broken_migration_file_stops_everything_before_it_starts(database: Database, tmp_path: Path) -> None:
+    package = tmp_path / "shop"
+    (package / "migrations").mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        "from pathlib import Path\nfrom erpkit import Module\n"
+        "module = Module('shop', migrations=Path(__file__).parent / 'migrations')\n"
+    )
+    (package / "migrations" / "00001_broken.sql").write_text("CREATE TABLE a (id int);\n")
+    info = tmp_path / "shop-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: shop\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[shop.modules]\nshop = shop:module\n")
+    environ = {"PYTHONPATH": str(tmp_path), "ERPKIT_MODULES": "shop.modules"}
+    for arguments in (("tenants", "create", "acme"), ("migrate", "up"), ("migrate", "status")):
+        refused(erpkit(*arguments, **environ), 1, "00001_broken.sql", "line 1")
+    with database.connection() as connection:
+        assert connection.execute("SELECT to_regclass('public.tenants')").fetchone() == (None,)
+
+
+def test_modules_that_depend_on_each_other_stop_start_up_and_are_a_finding(tmp_path: Path) -> None:
+    (tmp_path / "loop.py").write_text("from erpkit import Module\na = Module('a', ('b',))\nb = Module('b', ('a',))\n")
+    info = tmp_path / "loop-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: loop\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[loop.modules]\na = loop:a\nb = loop:b\n[gone.modules]\nx = no_such:x\n")
+    environ = {"PYTHONPATH": str(tmp_path), "ERPKIT_MODULES": "loop.modules"}
+    refused(erpkit("modules", "list", **environ), 1, "a -> b -> a")
+    done = erpkit("modules", "check", **environ)
+    assert (done.returncode, "cycle: a -> b -> a; cut one dependency" in done.stdout) == (3, True)
+    refused(
+        erpkit("modules", "list", **(environ | {"ERPKIT_MODULES": "gone.modules"})),
+        1,
+        "entry point x (no_such:x) cannot be loaded",
+    )
+
+
+def test_db_tells_its_state_and_url_without_a_password() -> None:
+    assert erpkit("db", "status").returncode == 0
+    assert erpkit("db", "url").stdout.startswith("postgresql://postgres@/erpkit?host=")
+    assert "was running" in erpkit("db", "start").stdout
+
+
+def test_the_demo_works_twice_and_finds_what_was_planted(tmp_path: Path) -> None:
+    for _ in range(2):
+        done = erpkit("demo", "--tenants", "4", "--output", str(tmp_path), ERPKIT_DATABASE="host=127.0.0.1 port=1")
+        assert done.returncode == 0, done.stderr
+        for trouble in ("dead letter", "schema drift", "behind on migrations", "suspended"):
+            assert trouble in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{name}.{kind}" for name in NOTEBOOKS for kind in ("ipynb", "html")
+    }  # fmt: skip
+
+
+def test_the_demo_leaves_tenants_of_ones_own_alone(tmp_path: Path) -> None:
+    home = {"ERPKIT_HOME": os.environ["ERPKIT_HOME"] + "/mine", "ERPKIT_DATABASE": ""}
+    try:
+        assert erpkit("tenants", "create", "acme", **home).returncode == 0
+        refused(erpkit("demo", "--output", str(tmp_path), **home), 2, "holds tenants of yours (acme)")
+        assert json.loads(erpkit("tenants", "list", "--json", **home).stdout)[0]["slug"] == "acme"
+    finally:
+        assert "stopped" in erpkit("db", "stop", **home).stdout

@@ -1,0 +1,202 @@
+"""The notebooks, run for real: what they record, and that they refuse what they should."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from erpkit.config import Settings
+from erpkit.database import TEMPLATE, Database
+from erpkit.errors import UsageError
+from erpkit.events import Selection, plan_replay
+from erpkit.migrations import Migration, plan_up, read_applied
+from erpkit.modules import Registry
+from erpkit.runs import RunResult, list_notebooks, open_notebook, read_summary, run_notebook
+from erpkit.sample.demo import Planted, plant
+from erpkit.tenants import list_tenants
+from tests.conftest import SMALL
+
+
+@pytest.fixture(scope="module")
+def planted(shared_database: Database, registry: Registry) -> Planted:
+    return plant(shared_database, registry, tenants=5, size=SMALL)
+
+
+@pytest.fixture(autouse=True)
+def environment(shared_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels find their database as a user's would."""
+    monkeypatch.setenv("ERPKIT_DATABASE", shared_database.conninfo)
+    monkeypatch.setenv("ERPKIT_MODULES", "erpkit.sample")
+
+
+def _run(name: str, folder: Path, **parameters: Any) -> RunResult:
+    return run_notebook(open_notebook(name), parameters, folder)
+
+
+def _facts(result: RunResult) -> dict[str, Any]:
+    assert result.summary is not None
+    return dict(result.summary.facts)
+
+
+def _errors(output: Path) -> list[Any]:
+    node = nbformat.read(output, as_version=4)
+    return [
+        o
+        for cell in node.cells
+        for o in cell.get("outputs", [])
+        if o.output_type == "error" or o.get("name") == "stderr"
+    ]
+
+
+def test_the_kit_has_its_four_notebooks() -> None:
+    assert {"inspect_tenants", "check_modules", "run_migrations", "replay_events"} <= set(list_notebooks())
+
+
+def test_inspect_tenants_finds_every_planted_trouble(planted: Planted, tmp_path: Path) -> None:
+    result = _run("inspect_tenants", tmp_path)
+    assert (result.outcome, result.exit_code) == ("findings", 3)
+    assert _facts(result)["tenants"] == 5
+    assert result.summary is not None
+    assert {finding.split(":")[0] for finding in result.summary.findings} == {
+        planted.behind, planted.drifted, planted.suspended, planted.dead_letters,
+    }  # fmt: skip
+    assert _errors(result.output) == []
+
+
+def test_inspect_tenants_takes_names(planted: Planted, tmp_path: Path) -> None:
+    assert _facts(_run("inspect_tenants", tmp_path, tenants=[planted.drifted]))["tenants"] == 1
+
+
+def test_a_report_is_one_file_without_code_that_needs_no_network(planted: Planted, tmp_path: Path) -> None:
+    page = _run("inspect_tenants", tmp_path).report.read_text()
+    assert "read_migrations" not in page
+    assert "<svg" in page
+    assert planted.drifted in page
+    for outside in ("<script", "<link", ' src="http', "url(http", "vnd.jupyter.widget"):
+        assert outside not in page
+
+
+def test_check_modules_records_the_graph(tmp_path: Path) -> None:
+    result = _run("check_modules", tmp_path)
+    assert (result.outcome, _facts(result)) == ("ok", {"modules": 4, "dependencies": 5, "events": 9, "findings": 0})
+
+
+def test_replay_events_is_a_dry_run_first_and_then_does_what_was_confirmed(
+    planted: Planted, shared_database: Database, registry: Registry, tmp_path: Path
+) -> None:
+    dry = _facts(_run("replay_events", tmp_path, topic="billing.*"))
+    assert (dry["handled"], dry["dead letters"], dry["skipped"]) == (0, 3, planted.suspended)
+    with shared_database.connection() as connection:
+        active = [tenant for tenant in list_tenants(connection) if tenant.is_active]
+        plan = plan_replay(connection, active, registry, Selection("billing.*"))
+    assert (dry["plan"], dry["planned"]) == (plan.id, plan.event_count)
+    done = _facts(_run("replay_events", tmp_path, topic="billing.*", dry_run=False, confirm=plan.id))
+    assert (done["handled"], done["failed"]) == (plan.event_count, 0)
+
+
+def test_replay_events_takes_a_window_of_time(planted: Planted, tmp_path: Path) -> None:
+    facts = _facts(_run("replay_events", tmp_path, since="2100-01-01T00:00:00+00:00"))
+    assert facts["planned"] == 0
+
+
+def test_a_stale_plan_id_fails_the_run_and_changes_nothing(
+    planted: Planted, shared_database: Database, migrations: tuple[Migration, ...], tmp_path: Path
+) -> None:
+    result = _run("run_migrations", tmp_path, dry_run=False, confirm="migrate-0000000000")
+    assert (result.outcome, result.exit_code) == ("failed", 1)
+    assert "is not the id of the present plan" in str(result.error)
+    with shared_database.connection() as connection:
+        fleet = [TEMPLATE, *list_tenants(connection)]
+        assert plan_up(fleet, migrations, read_applied(connection, fleet)).step_count == 1
+
+
+def test_run_migrations_is_a_dry_run_first_and_then_does_what_was_confirmed(planted: Planted, tmp_path: Path) -> None:
+    dry = _run("run_migrations", tmp_path)
+    assert (_facts(dry)["planned"], _facts(dry)["applied"], dry.outcome) == (1, 0, "findings")
+    done = _run("run_migrations", tmp_path, dry_run="false", confirm=_facts(dry)["plan"])
+    assert (_facts(done)["applied"], _facts(done)["failed"], done.outcome) == (1, 0, "ok")
+    again = _run("run_migrations", tmp_path)
+    assert (_facts(again)["found behind"], again.outcome) == (0, "ok")
+
+
+def _papermill(notebook: str, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    path = open_notebook(notebook).path
+    command = [sys.executable, "-m", "papermill", str(path), str(output), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_papermills_own_command_line_runs_a_notebook(planted: Planted, tmp_path: Path) -> None:
+    done = _papermill("inspect_tenants", tmp_path / "out.ipynb", "-p", "tenants", planted.drifted)
+    assert done.returncode == 0, done.stderr
+    summary = read_summary(nbformat.read(tmp_path / "out.ipynb", as_version=4))
+    assert summary is not None
+    assert summary.facts["tenants"] == 1
+
+
+def test_a_mistyped_parameter_from_papermill_is_refused_inside_the_notebook(planted: Planted, tmp_path: Path) -> None:
+    done = _papermill("run_migrations", tmp_path / "out.ipynb", "-p", "dry_run", "flase")
+    assert done.returncode == 1
+    assert "parameter dry_run = 'flase' is not of type bool" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("not json", "is not JSON"),
+        ("[]", "is not a notebook"),
+        ('{"cells": 3}', "is not a notebook"),
+        ("{}", "is not a notebook"),
+        ("", "is not"),
+    ],
+)
+def test_what_is_no_notebook_is_refused_by_name(content: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.ipynb").write_text(content)
+    with pytest.raises(UsageError, match=f"odd.ipynb .*{problem}|odd.ipynb {problem}"):
+        open_notebook(str(tmp_path / "odd.ipynb"))
+
+
+def test_two_parameters_cells_are_refused(tmp_path: Path) -> None:
+    node = json.loads(open_notebook("inspect_tenants").path.read_text())
+    (cell,) = [cell for cell in node["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    node["cells"].append({**cell, "id": "another"})
+    (tmp_path / "two.ipynb").write_text(json.dumps(node))
+    with pytest.raises(UsageError, match="2 cells are tagged parameters"):
+        open_notebook(str(tmp_path / "two.ipynb"))
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_a_kernel_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="the output folder .*file/runs cannot be written"):
+        _run("check_modules", tmp_path / "file" / "runs")
+
+
+def test_a_cell_that_fails_is_the_outcome_and_its_error_is_kept(tmp_path: Path) -> None:
+    node = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")])
+    nbformat.write(node, tmp_path / "fails.ipynb")
+    result = _run(str(tmp_path / "fails.ipynb"), tmp_path / "runs")
+    assert (result.outcome, result.error) == ("failed", "ZeroDivisionError: division by zero")
+    assert "ZeroDivisionError" in result.report.read_text()
+
+
+def test_a_kernel_that_dies_is_the_outcome(tmp_path: Path) -> None:
+    node = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import os; os.kill(os.getpid(), 9)")])
+    nbformat.write(node, tmp_path / "dies.ipynb")
+    result = _run(str(tmp_path / "dies.ipynb"), tmp_path / "runs")
+    assert (result.outcome, result.error) == ("failed", "the kernel died")
+
+
+def test_the_settings_of_a_run_are_the_environments(shared_database: Database) -> None:
+    assert Settings.from_env().database == shared_database.conninfo
+
+
+@pytest.fixture(autouse=True)
+def no_private_sockets_left() -> Iterator[None]:
+    """Each run removes the folder of its kernel's sockets."""
+    before = set(Path("/tmp").glob("erpkit-*"))
+    yield
+    assert {path for path in Path("/tmp").glob("erpkit-*") if path not in before} == set()
