@@ -33,7 +33,8 @@ def command(folder: Path | None, options: tuple[str, ...]) -> int:
     arguments = [
         f"--ServerApp.root_dir={root}",
         "--LabApp.default_url=/lab/tree/inspect_tenants.ipynb",
-        "--LabApp.news_url=",
+        "--LabApp.news_url=None",  # a kit for operators asks nothing of the network
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--KernelSpecManager.ensure_native_kernel=True",
     ]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
