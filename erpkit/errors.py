@@ -21,6 +21,10 @@ class ErpkitError(Exception):
 
     exit_code = 1
 
+    def _render_traceback_(self) -> list[str]:
+        """Show one line in a notebook, too (IPython asks an exception for this)."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class UsageError(ErpkitError):
     """A name, parameter or option is wrong; nothing was started."""

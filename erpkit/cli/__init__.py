@@ -65,4 +65,14 @@ def main() -> NoReturn:
     except ErpkitError as error:
         click.echo(f"erpkit: {error}", err=True)
         sys.exit(error.exit_code)
+    except Exception as error:
+        if not _is_database_error(error):
+            raise
+        click.echo(f"erpkit: the database said: {(str(error).splitlines() or [type(error).__name__])[0]}", err=True)
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _is_database_error(error: Exception) -> bool:
+    psycopg = sys.modules.get("psycopg")  # where it was not imported it raised nothing
+    return psycopg is not None and isinstance(error, psycopg.Error)

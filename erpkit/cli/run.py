@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from erpkit.cli.output import as_json, print_json, print_target
 from erpkit.config import Settings
-from erpkit.runs import Notebook, open_notebook, run_notebook
+from erpkit.runs import Notebook, open_notebook, run_notebook, validate_parameters
 
 
 @click.command("run", context_settings={"help_option_names": []})
@@ -45,8 +47,8 @@ def command(
     if wants_help:
         _print_parameters(opened)
         return 0
-    values: dict[str, object] = dict(given) | ({"tenants": list(tenants)} if tenants else {})
-    print_target(_target(), quiet=as_json)
+    values = validate_parameters(opened.parameters, {**dict(given), **({"tenants": list(tenants)} if tenants else {})})
+    print_target(_check_target(values), quiet=as_json)
     result = run_notebook(opened, values, output)
     if as_json:
         findings = list(result.summary.findings) if result.summary else []
@@ -62,10 +64,15 @@ def command(
     return result.exit_code
 
 
-def _target() -> str:
+def _check_target(values: Mapping[str, Any]) -> str:
+    """Open the database once, so that one that cannot be reached, or a tenant that it has not, is told at once."""
     from erpkit.database import Database  # noqa: PLC0415 - not needed for --help
+    from erpkit.tenants import find_tenants  # noqa: PLC0415
 
-    with Database.open(Settings.from_env()) as database:
+    named: list[str] | str = values.get("tenants") or values.get("tenant") or []
+    slugs = [named] if isinstance(named, str) else named
+    with Database.open(Settings.from_env()) as database, database.connection() as connection:
+        find_tenants(connection, slugs)
         return database.target
 
 

@@ -83,6 +83,11 @@ def inspect(slugs: tuple[str, ...], as_json: bool) -> int:
         for i in inspections
     ]
     print_table(["tenant", "status", "MiB", "rows", "events", "pending", "dead letters", "drift"], rows)
+    if len(inspections) == 1:
+        (only,) = inspections
+        print_table(["table", "rows"], [(table, f"{count:,}") for table, count in sorted(only.rows.items())])
+        click.echo(f"schema {only.tenant.schema}; versions {', '.join(f'{m} {v}' for m, v in only.versions.items())}")
+        click.echo(f"last event {only.last_event:%Y-%m-%d %H:%M:%S %Z}" if only.last_event else "no events")
     for problem in problems:
         click.echo(f"! {problem}")
     return 3 if problems else 0

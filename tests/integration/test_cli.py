@@ -64,6 +64,19 @@ def test_inspect_ends_with_3_and_names_each_trouble(erp: Planted) -> None:
     assert erpkit("tenants", "inspect", erp.suspended, "--json").returncode == 3
 
 
+def test_inspecting_one_tenant_shows_its_tables_versions_and_last_event(erp: Planted) -> None:
+    shown = erpkit("tenants", "inspect", erp.suspended).stdout
+    assert "billing_invoices" in shown
+    assert "versions erpkit 3, catalog 3, sales 3, inventory 3, billing 4" in shown
+    assert "last event 20" in shown
+
+
+def test_a_database_that_goes_away_is_one_line(erp: Planted, database: Database) -> None:
+    with database.connection() as connection:
+        connection.execute("ALTER TABLE public.tenants RENAME COLUMN status TO state")
+    refused(erpkit("tenants", "list"), 1, "the database said: column", "status")
+
+
 def test_a_tenant_is_created_suspended_and_activated(database: Database) -> None:
     assert "created acme: schema tenant_acme" in erpkit("tenants", "create", "acme").stdout
     assert "acme is suspended" in erpkit("tenants", "suspend", "acme").stdout
@@ -117,7 +130,16 @@ def test_a_hostile_tenant_name_is_one_line(erp: Planted, slug: str) -> None:
         refused(erpkit("tenants", *arguments), 2, repr(slug))
 
 
-def test_an_unknown_tenant_is_one_line(erp: Planted) -> None:
+def test_an_unknown_tenant_is_one_line(erp: Planted, tmp_path: Path) -> None:
+    refused(
+        erpkit("run", "inspect_tenants", "--tenant", "acne", "--output", str(tmp_path / "runs")), 2, "no tenant 'acne'"
+    )
+    refused(
+        erpkit("run", "inspect_tenants", "-p", "tenants", "a b", "--output", str(tmp_path / "runs")),
+        2,
+        "'a b' is no tenant name",
+    )
+    assert not (tmp_path / "runs").exists()
     refused(erpkit("tenants", "inspect", "acne"), 2, "no tenant 'acne'; did you mean acme?")
     refused(erpkit("events", "list", "acne"), 2, "acne")
 

@@ -110,6 +110,7 @@ def test_a_stale_plan_id_fails_the_run_and_changes_nothing(
     result = _run("run_migrations", tmp_path, dry_run=False, confirm="migrate-0000000000")
     assert (result.outcome, result.exit_code) == ("failed", 1)
     assert "is not the id of the present plan" in str(result.error)
+    assert "Traceback" not in result.report.read_text()
     with shared_database.connection() as connection:
         fleet = [TEMPLATE, *list_tenants(connection)]
         assert plan_up(fleet, migrations, read_applied(connection, fleet)).step_count == 1
