@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import atexit
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -48,14 +47,6 @@ class Rehearsal:
         with self._parent.connection() as connection:
             drop_database(connection, self._name)
         self._parent.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _create(self) -> None:
         try:
