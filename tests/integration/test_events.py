@@ -109,6 +109,7 @@ def test_an_event_is_handled_once_however_often_it_is_dispatched(database: Datab
         connection.execute("DELETE FROM tenant_acme.erpkit_checkpoints")
     dispatch(database, acme, COUNTER)
     assert _column(database, acme, "SELECT name FROM catalog_categories WHERE name LIKE 'seen%'") == ["seen 1"]
+    assert list_dead(database, acme) == []  # a second attempt would have failed on the row of the first
 
 
 def test_an_event_that_keeps_failing_becomes_a_dead_letter_and_holds_up_nobody(
@@ -181,6 +182,7 @@ def test_a_dispatcher_that_is_killed_leaves_each_effect_exactly_once(database: D
     seen = _column(database, acme, "SELECT name FROM catalog_categories WHERE name LIKE 'seen%'")
     assert sorted(seen, key=str) == sorted(f"seen {number}" for number in numbers)
     assert _column(database, acme, "SELECT count(*) FROM erpkit_inbox") == [399]
+    assert list_dead(database, acme) == []
 
 
 def _seen(connection: psycopg.Connection[tuple[object, ...]]) -> object:
