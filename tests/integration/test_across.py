@@ -1,0 +1,190 @@
+"""One query over all tenants: the rows, the dtypes, and everything that may not happen."""
+
+import math
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from uuid import UUID
+
+import pandas
+import pytest
+
+from erpkit.database import Database, Tenant
+from erpkit.embedded import EmbeddedServer
+from erpkit.errors import UsageError
+from erpkit.migrations import Migration
+from erpkit.tenants import across, create_tenant, set_status
+from tests.conftest import _new_database
+
+
+@pytest.fixture(scope="module")
+def shared(server: EmbeddedServer) -> Iterator[Database]:
+    yield from _new_database(server)
+
+
+@pytest.fixture(scope="module")
+def tenants(shared: Database, migrations: tuple[Migration, ...]) -> list[Tenant]:
+    """Five tenants; each has its own name as the only category."""
+    made = [create_tenant(shared, migrations, slug) for slug in ("acme", "bluebird", "cobalt", "delta", "elm")]
+    for tenant in made:
+        with shared.tenant_transaction(tenant, write=True) as connection:
+            connection.execute("INSERT INTO catalog_categories VALUES (%s)", [tenant.slug])
+    return made
+
+
+def test_every_tenants_rows_come_with_its_name_in_order(shared: Database, tenants: list[Tenant]) -> None:
+    result = across(shared, "SELECT name FROM catalog_categories", tenants=tenants)
+    assert list(result.frame.itertuples(index=False, name=None)) == [(t.slug, t.slug) for t in tenants]
+    assert (result.errors, result.truncated, result.skipped) == ({}, (), {})
+
+
+def test_dtypes_hold_values_without_loss(shared: Database, tenants: list[Tenant]) -> None:
+    query = (
+        "SELECT 9007199254740993::bigint AS big, NULL::int AS none, 1.10::numeric AS money, now() AS at, "
+        "'{\"a\": [1]}'::jsonb AS data, "
+        "true AS yes, 'x'::text AS word, gen_random_uuid() AS id, date '2026-02-03' AS day, ARRAY[1, 2] AS list, 0.5::float8 AS half"
+    )
+    frame = across(shared, query, tenants=tenants).frame
+    assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == {
+        "tenant": "str", "big": "Int64", "none": "Int64", "money": "object", "at": "datetime64[us, UTC]", "data": "object",
+        "yes": "boolean", "word": "str", "id": "object", "day": "object", "list": "object", "half": "Float64",
+    }  # fmt: skip
+    first = frame.iloc[0]
+    assert first["big"] == 9007199254740993
+    assert first["none"] is pandas.NA
+    assert isinstance(first["money"], Decimal)
+    assert str(first["money"]) == "1.10"
+    assert first["data"] == {"a": [1]}
+    assert isinstance(first["id"], UUID)
+    assert math.isclose(float(first["half"]), 0.5)
+
+
+def test_no_rows_still_have_columns_and_dtypes(shared: Database, tenants: list[Tenant]) -> None:
+    frame = across(shared, "SELECT 1 AS n WHERE false", tenants=tenants).frame
+    assert (list(frame.columns), len(frame), str(frame["n"].dtype)) == (["tenant", "n"], 0, "Int64")
+
+
+def test_parameters_are_values_and_never_sql(shared: Database, tenants: list[Tenant]) -> None:
+    name = "x' OR true --"
+    assert len(across(shared, "SELECT 1 FROM catalog_categories WHERE name = %s", [name], tenants=tenants).frame) == 0
+    frame = across(
+        shared, "SELECT name FROM catalog_categories WHERE name LIKE %(p)s", {"p": "a%"}, tenants=tenants
+    ).frame
+    assert list(frame["name"]) == ["acme"]
+    with pytest.raises(UsageError, match="parameters do not fit"):
+        across(shared, "SELECT %s, %s", [1], tenants=tenants)
+
+
+def test_a_tenant_that_fails_is_named_beside_the_rows_of_the_others(shared: Database, tenants: list[Tenant]) -> None:
+    ghost = Tenant("ghost", "tenant_ghost")
+    query = "SELECT 1 / (name <> 'cobalt')::int AS n FROM catalog_categories"
+    result = across(shared, query, tenants=[*tenants, ghost])
+    assert sorted(result.frame["tenant"]) == ["acme", "bluebird", "delta", "elm"]
+    assert result.errors["cobalt"] == "division by zero"
+    assert "no schema tenant_ghost" in result.errors["ghost"]
+
+
+def test_a_suspended_tenant_is_skipped_and_says_so(shared: Database, tenants: list[Tenant]) -> None:
+    with shared.connection() as connection:
+        asleep = set_status(connection, "elm", "suspended")
+        result = across(shared, "SELECT 1 AS n", tenants=[*tenants[:4], asleep])
+        set_status(connection, "elm", "active")
+    assert (len(result.frame), result.skipped) == (4, {"elm": "suspended"})
+
+
+def test_a_limit_holds_for_each_tenant_and_says_who_had_more(shared: Database, tenants: list[Tenant]) -> None:
+    query = "SELECT n FROM generate_series(1, CASE current_schema() WHEN 'tenant_acme' THEN 9 ELSE 2 END) n;  "
+    result = across(shared, query, tenants=tenants, limit=3)
+    assert dict(result.frame["tenant"].value_counts()) == {"acme": 3, "bluebird": 2, "cobalt": 2, "delta": 2, "elm": 2}
+    assert result.truncated == ("acme",)
+
+
+def test_time_is_limited_for_all_tenants_together(shared: Database, tenants: list[Tenant]) -> None:
+    started = time.monotonic()
+    result = across(shared, "SELECT 1 AS n FROM pg_sleep(5)", tenants=tenants, timeout=0.3)
+    assert time.monotonic() - started < 3
+    assert set(result.errors) == {tenant.slug for tenant in tenants}
+
+
+def test_tenants_whose_schemas_differ_get_the_columns_of_all(shared: Database, tenants: list[Tenant]) -> None:
+    with shared.connection() as connection:
+        connection.execute("ALTER TABLE tenant_delta.catalog_categories ADD extra int DEFAULT 7")
+    frame = across(shared, "SELECT * FROM catalog_categories", tenants=tenants).frame
+    with shared.connection() as connection:
+        connection.execute("ALTER TABLE tenant_delta.catalog_categories DROP extra")
+    assert list(frame.columns) == ["tenant", "name", "extra"]
+    assert list(frame.dropna()["tenant"]) == ["delta"]
+
+
+def test_columns_of_one_name_are_numbered_and_tenant_is_taken(shared: Database, tenants: list[Tenant]) -> None:
+    frame = across(shared, "SELECT 1 AS n, 2 AS n", tenants=tenants, limit=None).frame
+    assert list(frame.columns) == ["tenant", "n", "n_2"]
+    with pytest.raises(UsageError, match="column named tenant"):
+        across(shared, "SELECT 1 AS tenant", tenants=tenants)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "INSERT INTO catalog_categories VALUES ('x')",
+        "DELETE FROM catalog_categories",
+        "COMMIT",
+        "RESET ROLE",
+        "SET search_path TO tenant_bluebird",
+        "DO $$ BEGIN RESET ROLE; END $$",
+        "SELECT set_config('role', 'postgres', false)",
+        "SELECT \"set_config\"('search_path', 'tenant_bluebird', false)",
+        "SELECT query_to_xml('SELECT set_' || 'config(''role'', ''none'', true)', true, false, '')",
+        "SELECT U&\"set\\005fconfig\"('role', 'none', true)",
+        "-- a comment\nDROP TABLE catalog_categories",
+        "",
+    ],
+)
+def test_what_does_not_read_is_refused_before_it_is_sent(shared: Database, tenants: list[Tenant], query: str) -> None:
+    with pytest.raises(UsageError):
+        across(shared, query, tenants=tenants)
+
+
+@pytest.mark.parametrize("limit", [None, 100])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "WITH gone AS (DELETE FROM catalog_categories RETURNING 1) SELECT * FROM gone",
+        "SELECT 1; DELETE FROM catalog_categories",
+        "SELECT 1; COMMIT; RESET ROLE; DELETE FROM tenant_bluebird.catalog_categories",
+        "SELECT 1) x; COMMIT; DROP SCHEMA tenant_acme CASCADE; SELECT * FROM (SELECT 1",
+        "SELECT nextval('erpkit_events_offset_seq')",
+        "SELECT * FROM tenant_bluebird.catalog_categories",
+        "SELECT * FROM public.tenants",
+        "SELECT pg_read_file('/etc/passwd')",
+        "SELECT 1 INTO taken",
+    ],
+)
+def test_what_gets_past_that_is_refused_by_postgresql(
+    shared: Database, tenants: list[Tenant], query: str, limit: int | None
+) -> None:
+    result = across(shared, query, tenants=tenants[:1], limit=limit)
+    assert list(result.errors) == ["acme"]
+    after = across(shared, "SELECT name FROM catalog_categories", tenants=tenants).frame
+    assert list(after["name"]) == [tenant.slug for tenant in tenants]
+
+
+def test_nothing_of_a_sweep_stays_on_a_connection(shared: Database, tenants: list[Tenant]) -> None:
+    across(shared, "SELECT 1 / 0", tenants=tenants)
+    across(shared, "SELECT pg_sleep(1)", tenants=tenants, timeout=0.1)
+    for _ in range(4):
+        with shared.connection() as connection:
+            seen = connection.execute(
+                "SELECT current_user::text, current_setting('transaction_read_only'), current_setting('search_path')"
+            )
+            assert seen.fetchone() == ("postgres", "off", '"$user", public')
+
+
+def test_progress_counts_tenants(shared: Database, tenants: list[Tenant]) -> None:
+    done: list[int] = []
+    across(shared, "SELECT 1 AS n", tenants=tenants, progress=done.append)
+    assert sum(done) == 5
+
+
+def test_no_tenants_give_an_empty_frame(shared: Database) -> None:
+    assert list(across(shared, "SELECT 1 AS n", tenants=[]).frame.columns) == ["tenant"]

@@ -1,0 +1,200 @@
+"""What a pooled connection may keep: nothing. And the same behind PgBouncer."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import erpkit.embedded
+from erpkit.database import TENANTS_A_CONNECTION, Connection, Database, Tenant
+from erpkit.embedded import EmbeddedServer
+from erpkit.errors import DatabaseError
+from erpkit.events import dispatch
+from erpkit.migrations import Migration
+from erpkit.modules import Registry
+from erpkit.sample.data import do_business
+from erpkit.sample.demo import Planted
+from erpkit.tenants import across, create_tenant, list_tenants
+from tests.conftest import SMALL
+
+SESSION_SETTINGS = [
+    "SET work_mem TO '1MB'",
+    "SET search_path TO pg_catalog",
+    "SET ROLE pg_read_all_data",
+    "SET SESSION AUTHORIZATION pg_monitor",
+    "SET application_name TO 'mine'",
+    "SET statement_timeout TO 1",
+    "SET default_transaction_read_only TO on",
+    "SELECT set_config('work_mem', '2MB', false)",
+    "CREATE TEMP TABLE leftover (id int)",
+    "PREPARE leftover AS SELECT 1",
+    "SELECT pg_advisory_lock(42)",
+    "LISTEN leftover",
+    "DECLARE leftover CURSOR WITH HOLD FOR SELECT 1",
+]
+_STATE = """
+SELECT current_user::text, session_user::text, current_setting('work_mem'), current_setting('search_path'),
+       current_setting('application_name'), current_setting('statement_timeout'), current_setting('default_transaction_read_only'),
+       to_regclass('pg_temp.leftover')::text, (SELECT count(*) FROM pg_prepared_statements), (SELECT count(*) FROM pg_cursors),
+       (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()),
+       (SELECT count(*) FROM pg_listening_channels())
+"""
+
+
+@pytest.fixture
+def one(
+    server: EmbeddedServer, database: Database, migrations: tuple[Migration, ...]
+) -> Iterator[tuple[Database, Tenant]]:
+    """A pool of a single connection, so that the next borrower gets the one that came back; and a tenant."""
+    tenant = create_tenant(database, migrations, "acme")
+    with Database(database.conninfo, "one connection", max_connections=1) as single:
+        yield single, tenant
+
+
+def _state(database: Database) -> object:
+    with database.connection() as connection:
+        return connection.execute(_STATE).fetchone()
+
+
+@pytest.mark.parametrize("setting", SESSION_SETTINGS)
+def test_no_setting_survives_the_return_of_a_connection(one: tuple[Database, Tenant], setting: str) -> None:
+    database, _ = one
+    before = _state(database)
+    with database.connection() as connection:
+        connection.execute(setting.encode())
+    assert _state(database) == before
+
+
+@pytest.mark.parametrize("setting", SESSION_SETTINGS)
+def test_no_setting_survives_a_tenant_transaction(one: tuple[Database, Tenant], setting: str) -> None:
+    database, tenant = one
+    before = _state(database)
+    plain = Tenant(tenant.slug, tenant.schema)  # without the role, as it may not do all of this
+    with database.tenant_transaction(plain, write=True) as connection:
+        connection.execute(setting.encode())
+    assert _state(database) == before
+
+
+def _fails(connection: Connection) -> None:
+    connection.execute("SELECT 1 / 0")
+
+
+def _takes_too_long(connection: Connection) -> None:
+    connection.execute("SET LOCAL statement_timeout TO 30; SELECT pg_sleep(5)")
+
+
+def _is_cancelled(connection: Connection) -> None:
+    connection.execute("SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(5)")
+
+
+@pytest.mark.parametrize("setting", SESSION_SETTINGS[:8])
+def test_no_setting_survives_a_tenant_transaction_that_only_reads(one: tuple[Database, Tenant], setting: str) -> None:
+    database, tenant = one
+    before = _state(database)
+    with database.tenant_transaction(Tenant(tenant.slug, tenant.schema)) as connection:
+        connection.execute(setting.encode())
+    assert _state(database) == before
+
+
+@pytest.mark.parametrize("trouble", [_fails, _takes_too_long, _is_cancelled])
+@pytest.mark.parametrize("write", [True, False])
+def test_no_setting_survives_an_error_or_a_cancelled_query(
+    one: tuple[Database, Tenant], trouble: Callable[[Connection], None], write: bool
+) -> None:
+    database, tenant = one
+    before = _state(database)
+    with (
+        pytest.raises(psycopg.Error),
+        database.tenant_transaction(Tenant(tenant.slug, tenant.schema), write=write) as connection,
+    ):
+        connection.execute("SET work_mem TO '1MB'; SET ROLE pg_read_all_data")
+        trouble(connection)
+    assert _state(database) == before
+
+
+def _swallow(connection: Connection) -> None:
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        connection.execute("SELECT 1 / 0")
+
+
+def test_an_error_that_is_swallowed_is_told_at_the_end(one: tuple[Database, Tenant]) -> None:
+    database, tenant = one
+    with (
+        pytest.raises(DatabaseError, match="a statement failed"),
+        database.tenant_transaction(tenant, write=True) as connection,
+    ):
+        _swallow(connection)
+
+
+def test_a_transaction_that_is_ended_inside_is_told_at_the_end(one: tuple[Database, Tenant]) -> None:
+    database, tenant = one
+    with (
+        pytest.raises(DatabaseError, match="was ended inside"),
+        database.tenant_transaction(tenant, write=True) as connection,
+    ):
+        connection.execute("COMMIT")
+
+
+def test_a_connection_is_replaced_after_a_few_hundred_tenants(one: tuple[Database, Tenant]) -> None:
+    database, _ = one
+    with database.connection() as connection:
+        for number in range(TENANTS_A_CONNECTION + 1):
+            connection.execute(f"CREATE SCHEMA tenant_n{number}".encode())
+    pids = []
+    for number in range(TENANTS_A_CONNECTION + 1):
+        with database.tenant_transaction(Tenant(f"n{number}", f"tenant_n{number}")) as connection:
+            pids.append(connection.info.backend_pid)
+    assert pids.count(pids[0]) == TENANTS_A_CONNECTION
+    assert pids[-1] != pids[0]
+
+
+@pytest.fixture
+def bouncer(server: EmbeddedServer, database: Database) -> Iterator[Database]:
+    """PgBouncer in transaction mode with one server connection, so that each transaction meets what the last one left."""
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("PgBouncer is not installed (Debian: apt-get install pgbouncer)")
+    folder = Path(tempfile.mkdtemp(prefix="erpkit-bouncer-", dir="/tmp"))
+    folder.chmod(0o777)
+    name = psycopg.conninfo.conninfo_to_dict(database.conninfo)["dbname"]
+    (folder / "bouncer.ini").write_text(
+        f"[databases]\nerp = host={server.socket_folder} dbname={name} user=postgres\n"
+        "[pgbouncer]\nlisten_addr =\nlisten_port = 6432\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 1\n"
+        f"unix_socket_dir = {folder}\nlogfile = {folder}/log\npidfile = {folder}/pid\n"
+    )
+    user = erpkit.embedded._server_user() if os.geteuid() == 0 else None
+    process = subprocess.Popen([program, "-q", str(folder / "bouncer.ini")], user=user, stdin=subprocess.DEVNULL)
+    deadline = time.monotonic() + 10
+    while not (folder / ".s.PGSQL.6432").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    with Database(f"host={folder} port=6432 dbname=erp user=postgres", "behind PgBouncer") as behind:
+        yield behind
+    process.terminate()
+    process.wait(10)
+    shutil.rmtree(folder)
+
+
+def test_everything_works_behind_pgbouncer_in_transaction_mode(
+    bouncer: Database, erp: Planted, registry: Registry, migrations: tuple[Migration, ...]
+) -> None:
+    tenant = create_tenant(bouncer, migrations, "zebra")
+    do_business(bouncer, registry, tenant, 3, SMALL, date(2026, 10, 31))
+    assert dispatch(bouncer, tenant, registry).handled == 0
+    with bouncer.connection() as connection:
+        tenants = list_tenants(connection)
+    frame = across(bouncer, "SELECT count(*) AS orders FROM sales_orders", tenants=tenants).frame
+    assert set(frame["orders"]) >= {10}
+    with bouncer.tenant_transaction(tenant) as connection:
+        assert connection.execute("SELECT current_schema(), current_user::text").fetchone() == (
+            tenant.schema,
+            tenant.role,
+        )
+    with bouncer.connection() as connection:
+        assert connection.execute("SELECT current_schema(), current_user::text").fetchone() == ("public", "postgres")
