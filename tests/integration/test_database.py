@@ -41,7 +41,7 @@ def test_a_tenant_transaction_sees_its_own_schema_and_not_public(database: Datab
             "tenant_acme",
             tenants[0].role,
         )
-        assert connection.execute("SHOW search_path").fetchone() == ('"tenant_acme", pg_temp',)
+        assert connection.execute("SHOW search_path").fetchone() == ("tenant_acme, pg_temp",)
 
 
 def test_reading_another_tenants_table_is_refused_by_postgresql(database: Database, tenants: list[Tenant]) -> None:
