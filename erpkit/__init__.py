@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from erpkit.migrations import describe_status, plan_up, read_applied, read_migrations, run_plan
     from erpkit.modules import CommandHandler, EventHandler, Module, check_modules, find_modules, load_modules
     from erpkit.runs import Rehearsal, Summary, check_parameters
-    from erpkit.tenants import create_tenant, ensure_template, find_tenants, inspect_tenants, list_tenants
+    from erpkit.tenants import across, create_tenant, ensure_template, find_tenants, inspect_tenants, list_tenants
 
 __version__ = "0.1.0"
 
@@ -44,6 +44,7 @@ __all__ = [
     "Settings",
     "Summary",
     "Tenant",
+    "across",
     "check_modules",
     "check_parameters",
     "create_tenant",
@@ -81,8 +82,15 @@ _WHERE = {
     "migrations": {"describe_status", "plan_up", "read_applied", "read_migrations", "run_plan"},
     "modules": {"CommandHandler", "EventHandler", "Module", "check_modules", "find_modules", "load_modules"},
     "runs": {"Rehearsal", "Summary", "check_parameters"},
-    "tenants": {"create_tenant", "ensure_template", "find_tenants", "inspect_tenants", "list_tenants"},
+    "tenants": {"across", "create_tenant", "ensure_template", "find_tenants", "inspect_tenants", "list_tenants"},
 }
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Bring `%%tenant` and `%%tenants` to a notebook: `%load_ext erpkit`."""
+    from erpkit.ui.magics import register  # noqa: PLC0415 - needs IPython
+
+    register(shell)
 
 
 def __getattr__(name: str) -> Any:

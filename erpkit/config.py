@@ -18,20 +18,23 @@ class Settings:
 
     `database` is a libpq connection string or URL; "" leaves everything to libpq's own `PG*` variables; None means the
     embedded server. It may hold a password, so it is never shown. `modules` is an entry-point group, or None for the default.
+    `tenants_query` lists the tenants of an ERP that erpkit did not make; None means `public.tenants`.
     """
 
     database: str | None = field(default=None, repr=False)
     home: Path = Path()
     modules: str | None = None
+    tenants_query: str | None = None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read `ERPKIT_DATABASE` (else libpq's variables, else embedded), `ERPKIT_HOME` and `ERPKIT_MODULES`."""
+        """Read `ERPKIT_DATABASE` (else libpq's variables, else embedded), `ERPKIT_HOME`, `ERPKIT_MODULES`, `ERPKIT_TENANTS_QUERY`."""
         env = os.environ if environ is None else environ
         return cls(
             database=env.get("ERPKIT_DATABASE") or _libpq_database(env),
             home=Path(env["ERPKIT_HOME"]).expanduser().absolute() if env.get("ERPKIT_HOME") else _default_home(),
             modules=env.get("ERPKIT_MODULES") or None,
+            tenants_query=env.get("ERPKIT_TENANTS_QUERY") or None,
         )
 
     @property

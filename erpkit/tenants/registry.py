@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 
 import psycopg
+from psycopg.rows import dict_row
 
-from erpkit.database import Connection, Tenant
+from erpkit.database import Connection, Tenant, check_schema_name
 from erpkit.errors import UsageError
 
 __all__ = ["STATUSES", "check_slug", "ensure_registry", "find_tenants", "get_tenant", "list_tenants", "set_status"]
@@ -37,8 +38,14 @@ def ensure_registry(connection: Connection) -> None:
         )
 
 
-def list_tenants(connection: Connection) -> list[Tenant]:
-    """Return all tenants by slug; none where there is no public.tenants."""
+def list_tenants(connection: Connection, query: str | None = None) -> list[Tenant]:
+    """Return all tenants by slug; none where there is no public.tenants.
+
+    `query` (ERPKIT_TENANTS_QUERY) lists those of an ERP that erpkit did not make: columns slug and schema_name, and optionally
+    name and status, where anything but active and true counts as not active. Such tenants have no role of erpkit's.
+    """
+    if query is not None:
+        return _foreign_tenants(connection, query)
     try:
         rows = connection.execute(f"SELECT {_COLUMNS} FROM public.tenants ORDER BY slug").fetchall()  # noqa: S608
     except psycopg.errors.UndefinedTable:
@@ -46,16 +53,42 @@ def list_tenants(connection: Connection) -> list[Tenant]:
     return [Tenant(*row) for row in rows]
 
 
+def _foreign_tenants(connection: Connection, query: str) -> list[Tenant]:
+    try:
+        with connection.transaction():
+            connection.execute("SET TRANSACTION READ ONLY")
+            rows = connection.cursor(row_factory=dict_row).execute(query.encode()).fetchall()
+        tenants = [
+            Tenant(
+                slug=str(row["slug"]),
+                schema=check_schema_name(str(row["schema_name"])),
+                name=str(row.get("name") or row["slug"]),
+                status="active"
+                if str(row.get("status", "active")).lower() in ("active", "true")
+                else str(row["status"]),
+            )
+            for row in rows
+        ]
+    except psycopg.Error as error:
+        raise UsageError(f"ERPKIT_TENANTS_QUERY failed: {str(error).splitlines()[0]}") from None
+    except KeyError as error:
+        raise UsageError(f"ERPKIT_TENANTS_QUERY gives no column {error}: it needs slug and schema_name") from None
+    return sorted(tenants, key=lambda tenant: tenant.slug)
+
+
 def get_tenant(connection: Connection, slug: str) -> Tenant:
     """Return one tenant; raises UsageError, with the nearest names, when there is none of that name."""
     return find_tenants(connection, [slug])[0]
 
 
-def find_tenants(connection: Connection, slugs: Sequence[str] = ()) -> list[Tenant]:
-    """Return the tenants named, or all without a name; raises UsageError for each name that is none."""
-    for slug in slugs:
+def find_tenants(connection: Connection, slugs: Sequence[str] = (), query: str | None = None) -> list[Tenant]:
+    """Return the tenants named, or all without a name; raises UsageError for each name that is none.
+
+    `query` is as in `list_tenants`.
+    """
+    for slug in slugs if query is None else ():
         check_slug(slug)
-    tenants = {tenant.slug: tenant for tenant in list_tenants(connection)}
+    tenants = {tenant.slug: tenant for tenant in list_tenants(connection, query)}
     for slug in slugs:
         if slug not in tenants:
             raise UsageError(f"there is no tenant {slug!r}{_suggest(slug, list(tenants))}")

@@ -1,6 +1,7 @@
 """What people look at: tables, plots and widgets."""
 
-from erpkit.ui.plots import Picture, plot_events, plot_migrations, plot_modules, plot_replay
+from erpkit.ui.explorer import Explorer, explore
+from erpkit.ui.plots import Picture, plot_counts, plot_events, plot_migrations, plot_modules, plot_replay
 from erpkit.ui.show import show
 from erpkit.ui.summaries import summarize_inspection, summarize_migrations, summarize_modules, summarize_replay
 from erpkit.ui.tables import (
@@ -19,14 +20,17 @@ from erpkit.ui.tables import (
 from erpkit.ui.widgets import explore_tenants
 
 __all__ = [
+    "Explorer",
     "Picture",
     "dead_letters_table",
+    "explore",
     "explore_tenants",
     "findings_table",
     "migration_plan_table",
     "migration_results_table",
     "migration_status_table",
     "modules_table",
+    "plot_counts",
     "plot_events",
     "plot_migrations",
     "plot_modules",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.patches import Rectangle
     from matplotlib.text import Text
 
-__all__ = ["Picture", "plot_events", "plot_migrations", "plot_modules", "plot_replay"]
+__all__ = ["Picture", "plot_counts", "plot_events", "plot_migrations", "plot_modules", "plot_replay"]
 
 BLUE, AMBER, RED, GREY, GREEN = "#2563eb", "#d97706", "#dc2626", "#94a3b8", "#16a34a"
 _STATES = {"current": GREEN, "pending": AMBER, "out of order": RED, "unknown": GREY}
@@ -107,6 +107,13 @@ def plot_replay(plan: ReplayPlan) -> Picture:
     return _picture(
         figure, ", ".join(f"{handler}: {events}" for handler, events in totals.items()) or "nothing to replay"
     )
+
+
+def plot_counts(names: Sequence[str], counts: Sequence[int], title: str) -> Picture:
+    """Draw how often each value occurs."""
+    figure, axes = _figure(1, 1, width=6, height=0.28 * len(names) + 0.9)
+    _bars(axes, list(names), list(counts), [BLUE] * len(names), title)
+    return _picture(figure, f"{title}: {len(names)} values")
 
 
 def _layers(check: ModuleCheck) -> list[list[str]]:
