@@ -1,0 +1,101 @@
+"""A database that erpkit did not make, with its tenants in a table of its own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from erpkit.config import Settings
+from erpkit.database import Database
+from erpkit.errors import UsageError
+from erpkit.tenants import across, find_drift, find_tenants, inspect_tenants
+
+QUERY = "SELECT domain AS slug, schema_name, title AS name, on_trial IS NOT NULL AS status FROM public.customers"
+
+
+@pytest.fixture
+def foreign(database: Database) -> Database:
+    """Two customers as django-tenants would keep them; the second lacks an index."""
+    with database.connection() as connection:
+        connection.execute("CREATE TABLE customers (domain text, schema_name text, title text, on_trial bool)")
+        for schema in ("nord", "sued"):
+            connection.execute(
+                f"INSERT INTO customers VALUES ('{schema}.example.com', '{schema}', '{schema.title()} AG', false); "
+                f"CREATE SCHEMA {schema}; CREATE TABLE {schema}.invoices (id int PRIMARY KEY, total numeric); "
+                f"CREATE INDEX by_total ON {schema}.invoices (total); INSERT INTO {schema}.invoices VALUES (1, 9.5)".encode()
+            )
+        connection.execute("DROP INDEX sued.by_total")
+    return database
+
+
+def test_its_tenants_are_listed_by_its_own_query(foreign: Database) -> None:
+    with foreign.connection() as connection:
+        tenants = find_tenants(connection, (), QUERY)
+    assert [(t.slug, t.schema, t.name, t.role, t.is_active) for t in tenants] == [
+        ("nord.example.com", "nord", "Nord AG", None, True), ("sued.example.com", "sued", "Sued AG", None, True),
+    ]  # fmt: skip
+
+
+def test_across_and_inspection_work_and_leave_no_table_behind(foreign: Database) -> None:
+    tables = "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname !~ '^pg_|information' ORDER BY 1"
+    with foreign.connection() as connection:
+        before = connection.execute(tables).fetchall()
+        tenants = find_tenants(connection, (), QUERY)
+        frame = across(foreign, "SELECT sum(total) AS total FROM invoices", tenants=tenants).frame
+        (nord, sued) = inspect_tenants(connection, tenants, [])
+        assert connection.execute(tables).fetchall() == before
+    assert list(frame["tenant"]) == ["nord.example.com", "sued.example.com"]
+    assert (nord.rows, nord.problems) == ({"invoices": 1}, [])
+    assert sued.size > 0
+
+
+def test_drift_is_measured_against_the_first_tenant_where_there_is_no_template(foreign: Database) -> None:
+    with foreign.connection() as connection:
+        drift = find_drift(connection, find_tenants(connection, (), QUERY))
+    assert [str(line) for line in drift["sued.example.com"]] == ["index by_total is missing"]
+    assert list(drift["nord.example.com"]) == []
+
+
+def test_writing_through_it_is_refused(foreign: Database) -> None:
+    with (
+        foreign.connection() as connection,
+        pytest.raises(UsageError, match="ERPKIT_TENANTS_QUERY failed: .*read-only"),
+    ):
+        find_tenants(connection, (), "DELETE FROM customers RETURNING domain AS slug, schema_name")
+
+
+@pytest.mark.parametrize(
+    ("query", "problem"),
+    [
+        ("SELECT domain FROM customers", "no column 'slug'"),
+        ("SELEC", "syntax error"),
+        ("SELECT 'x' AS slug, 'a,b' AS schema_name", "no schema name"),
+    ],
+)
+def test_a_query_that_will_not_do_is_told_in_one_line(foreign: Database, query: str, problem: str) -> None:
+    with foreign.connection() as connection, pytest.raises(UsageError, match=problem):
+        find_tenants(connection, (), query)
+
+
+def test_the_command_line_uses_it(foreign: Database) -> None:
+    environ = os.environ | {"ERPKIT_DATABASE": foreign.conninfo, "ERPKIT_TENANTS_QUERY": QUERY}
+    code = "from erpkit.cli import main; main()"
+    listed = subprocess.run(
+        [sys.executable, "-c", code, "tenants", "list"], env=environ, capture_output=True, text=True, check=True
+    )
+    assert "nord.example.com" in listed.stdout
+    inspected = subprocess.run(
+        [sys.executable, "-c", code, "tenants", "inspect"], env=environ, capture_output=True, text=True, check=False
+    )
+    assert "sued.example.com" in inspected.stdout, inspected.stderr
+    refused = subprocess.run(
+        [sys.executable, "-c", code, "tenants", "create", "acme"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "ERPKIT_TENANTS_QUERY" in refused.stderr
+    assert Settings.from_env(environ).tenants_query == QUERY
