@@ -1,0 +1,292 @@
+"""The Python source of a module's queries: a frozen dataclass a row shape, one function a query. Pure."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from erpkit.errors import QueryError
+from erpkit.queries.sqlc import Query, Request
+from erpkit.queries.text import to_psycopg, wrap
+from erpkit.queries.types import Column, camel, python_type
+
+__all__ = ["render"]
+
+_WIDTH = 120
+_LOCALS = {"connection", "cursor", "row", "found"}
+_IMPORTS = (
+    ("dataclasses", ("dataclass",)),
+    ("datetime", ("date", "datetime", "time", "timedelta")),
+    ("decimal", ("Decimal",)),
+    ("typing", ("Any", "Final", "Literal")),
+    ("uuid", ("UUID",)),
+    ("", ()),
+    ("psycopg", ("Connection", "Cursor")),
+    ("psycopg.rows", ("tuple_row",)),
+    ("psycopg.types.json", ("Json", "Jsonb")),
+    ("", ()),
+    ("erpkit.queries.arrays", ("enum_list",)),
+)
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A query with its Python names: parameters in the order of their numbers, and the class of its rows, if there is one."""
+
+    query: Query
+    name: str
+    parameters: tuple[tuple[str, Column], ...]
+    row_class: str | None
+    sql: str
+    embedded: Mapping[str, tuple[Column, ...]]
+
+
+def render(module: str, request: Request) -> str:
+    """Write the source for one module's queries, in their order; raises QueryError for an annotation that is not known.
+
+    The same request gives the same text, laid out as ruff lays it out.
+    """
+    functions = [_function(module, query, request) for query in request.queries]
+    _refuse_duplicates(module, [function.name for function in functions])
+    body = "\n\n\n".join([*_classes(request, functions), *(_source(function) for function in functions)])
+    enums = "\n".join(_enum(name, request.enums[name]) for name in _used_enums(request, functions))
+    header = (
+        f'"""The queries of {module}, typed; generated from queries/*.sql by `erpkit queries generate`: do not edit."""'
+    )
+    constants = "\n\n".join(_constant(function) for function in functions)
+    parts = [part for part in (enums, constants) if part]
+    top = "\n\n".join([header, _imports("\n".join([*parts, body])), *parts])
+    return f"{top}\n\n\n{body}\n" if body else f"{header}\n"
+
+
+def _function(module: str, query: Query, request: Request) -> _Function:
+    if query.command not in _RETURNS:
+        known = ", ".join(_RETURNS)
+        raise QueryError(f"module {module}: query {query.name} is {query.command}, which is not known: use {known}")
+    names: dict[int, str] = {}
+    for number, column in sorted(query.parameters, key=lambda item: item[0]):
+        names[number] = _unique(_identifier(column.name or f"argument_{number}"), set(names.values()) | _LOCALS)
+    parameters = tuple((names[number], column) for number, column in query.parameters)
+    text = to_psycopg(query.text, names, query.slices)
+    embedded = {column.embeds: request.tables[column.embeds] for column in query.columns if column.embeds}
+    return _Function(query, _snake(query.name), parameters, _row_class(query, request), text, embedded)
+
+
+def _row_class(query: Query, request: Request) -> str | None:
+    """Name the class of the rows: the table's where they are its rows, none for a single plain value."""
+    if query.command not in (":one", ":many") or not query.columns:
+        return None
+    for table, columns in request.tables.items():
+        if _shape(columns) == _shape(query.columns) and re.search(rf"\b{re.escape(table)}\b", query.text):
+            return f"{camel(table)}Row"
+    if len(query.columns) == 1 and query.columns[0].embeds:
+        return None
+    return None if len(query.columns) == 1 else f"{camel(query.name)}Row"
+
+
+def _shape(columns: Sequence[Column]) -> list[tuple[str, str]]:
+    return [(column.name, python_type(column)) for column in columns]
+
+
+def _classes(request: Request, functions: Sequence[_Function]) -> Iterator[str]:
+    """Write the tables' classes first: others may hold their rows."""
+    shown = [function for function in functions if function.query.command in (":one", ":many")]
+    named = {function.row_class for function in shown}
+    named |= {f"{camel(c.embeds)}Row" for function in shown for c in function.query.columns if c.embeds}
+    tables = {f"{camel(table)}Row": (table, columns) for table, columns in request.tables.items()}
+    for name in sorted(named & set(tables), key=str):
+        table, columns = tables[str(name)]
+        yield _class(str(name), f"A row of {table}.", columns)
+    for function in functions:
+        if function.row_class is not None and function.row_class not in tables:
+            yield _class(function.row_class, f"A row of `{function.name}`.", function.query.columns)
+
+
+def _class(name: str, docstring: str, columns: Sequence[Column]) -> str:
+    fields: list[str] = []
+    for number, column in enumerate(columns, 1):
+        fields.append(_unique(_identifier(column.name or f"column_{number}"), set(fields)))
+    lines = [f"    {field}: {python_type(column)}" for field, column in zip(fields, columns, strict=True)]
+    return "\n".join(["@dataclass(frozen=True)", f"class {name}:", f'    """{docstring}"""', "", *lines])
+
+
+def _enum(name: str, values: Sequence[str]) -> str:
+    return _call(f"{camel(name)} = Literal[", [_quoted(value) for value in values], "]")
+
+
+def _used_enums(request: Request, functions: Sequence[_Function]) -> list[str]:
+    used = {c.type for f in functions for c in (*f.query.columns, *(column for _, column in f.parameters)) if c.is_enum}
+    embedded = {c.embeds for f in functions for c in f.query.columns if c.embeds}
+    used |= {c.type for table in embedded for c in request.tables[str(table)] if c.is_enum}
+    return sorted(used)
+
+
+def _constant(function: _Function) -> str:
+    escaped = wrap(function.sql.strip()).replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    if escaped.endswith('"'):
+        escaped = f'{escaped[:-1]}\\"'
+    return f'{function.name.upper()}: Final = """\n{escaped}\n"""'
+
+
+def _source(function: _Function) -> str:
+    returns, body = _RETURNS[function.query.command](function)
+    parameters = ["connection: Connection[Any]", *(f"{name}: {python_type(c)}" for name, c in function.parameters)]
+    signature = _call(f"def {function.name}(", parameters, f") -> {returns}:")
+    return "\n".join([signature, _docstring(function), *(f"    {line}" for line in body)])
+
+
+def _docstring(function: _Function) -> str:
+    text = [line.replace("\\", "\\\\").replace('"""', '\\"\\"\\"') for line in function.query.comments]
+    text = text or [f"Run {function.query.name} ({function.query.command})."]
+    if text[-1].endswith('"'):
+        text[-1] = f'{text[-1][:-1]}\\"'
+    if len(text) == 1:
+        return f'    """{text[0]}"""'
+    return "\n".join([f'    """{text[0]}', *(f"    {line}".rstrip() for line in text[1:]), '    """'])
+
+
+def _one(function: _Function) -> tuple[str, list[str]]:
+    returns = _row_type(function)
+    if not returns.endswith("| None") and returns not in ("Any", "None"):
+        returns += " | None"
+    read = [*_execute(function, "cursor = connection.cursor(row_factory=tuple_row)"), "row = cursor.fetchone()"]
+    if function.row_class is not None or function.query.columns[0].embeds:
+        return returns, [*read, f"return None if row is None else {_row(function)}"]
+    return returns, [*read, f"found: {returns} = None if row is None else {_row(function)}", "return found"]
+
+
+def _many(function: _Function) -> tuple[str, list[str]]:
+    read = _execute(function, "cursor = connection.cursor(row_factory=tuple_row)")
+    return f"list[{_row_type(function)}]", [*read, f"return [{_row(function)} for row in cursor]"]
+
+
+def _exec(function: _Function) -> tuple[str, list[str]]:
+    return "None", _run(function, "")
+
+
+def _execrows(function: _Function) -> tuple[str, list[str]]:
+    return "int", [*_run(function, "cursor = "), "return cursor.rowcount"]
+
+
+def _execresult(function: _Function) -> tuple[str, list[str]]:
+    return "Cursor[Any]", _run(function, "return ")
+
+
+_RETURNS: dict[str, Callable[[_Function], tuple[str, list[str]]]] = {
+    ":one": _one,
+    ":many": _many,
+    ":exec": _exec,
+    ":execrows": _execrows,
+    ":execresult": _execresult,
+}
+
+
+def _execute(function: _Function, opening: str) -> list[str]:
+    return [opening, *_run(function, "", "cursor")]
+
+
+def _run(function: _Function, prefix: str, target: str = "connection") -> list[str]:
+    """Hand parameters over always, an empty dict too: the driver takes a doubled % for one only then."""
+    items = [f'"{name}": {_argument(name, column)}' for name, column in function.parameters]
+    start = f"{prefix}{target}.execute({function.name.upper()}, {{"
+    line = f"{start}{', '.join(items)}}})"
+    if len(line) + 4 <= _WIDTH:
+        return [line]
+    inner = f"    {function.name.upper()}, {{{', '.join(items)}}}"
+    if len(inner) + 4 <= _WIDTH:
+        return [f"{prefix}{target}.execute(", inner, ")"]
+    opening = f"{prefix}{target}.execute("
+    return [opening, f"    {function.name.upper()},", "    {", *(f"        {item}," for item in items), "    },", ")"]
+
+
+def _argument(name: str, column: Column) -> str:
+    if not column.is_json:
+        return name
+    wrapper = "Jsonb" if column.type == "jsonb" else "Json"
+    wrapped = f"[{wrapper}(item) for item in {name}]" if column.dimensions else f"{wrapper}({name})"
+    return wrapped if column.not_null else f"None if {name} is None else {wrapped}"
+
+
+def _row_type(function: _Function) -> str:
+    return function.row_class or (python_type(function.query.columns[0]) if function.query.columns else "None")
+
+
+def _row(function: _Function) -> str:
+    """Build the expression that makes one result of `row`; an embedded table takes as many of its values as it has columns."""
+    if not function.query.columns:
+        return "None"
+    parts, position = [], 0
+    for column in function.query.columns:
+        inner = function.embedded[column.embeds] if column.embeds else (column,)
+        made = _values(inner, position)
+        parts.append(f"{python_type(column)}({made})" if column.embeds else made)
+        position += len(inner)
+    if function.row_class is None:
+        return parts[0]
+    plain = not function.embedded and all("enum_list" not in part for part in parts)
+    return f"{function.row_class}(*row)" if plain else f"{function.row_class}({', '.join(parts)})"
+
+
+def _values(columns: Sequence[Column], position: int) -> str:
+    if len(columns) > 1 and not any(_is_enum_array(column) for column in columns):
+        return f"*row[{position}:{position + len(columns)}]"
+    values = [f"row[{position + n}]" for n in range(len(columns))]
+    return ", ".join(
+        f"enum_list({value})" if _is_enum_array(column) else value
+        for value, column in zip(values, columns, strict=True)
+    )
+
+
+def _is_enum_array(column: Column) -> bool:
+    return column.is_enum and column.dimensions > 0
+
+
+def _imports(source: str) -> str:
+    groups: list[list[str]] = [[]]
+    for package, names in _IMPORTS:
+        used = [name for name in names if re.search(rf"(?<![\w\"]){name}\b", source)]
+        if not package:
+            groups.append([])
+        elif used:
+            groups[-1].append(f"from {package} import {', '.join(used)}")
+    return "\n\n".join("\n".join(group) for group in groups if group)
+
+
+def _call(opening: str, items: Sequence[str], closing: str) -> str:
+    """Lay out a bracket as ruff does: on one line, else its content on one, else an item a line."""
+    line = f"{opening}{', '.join(items)}{closing}"
+    if len(line) <= _WIDTH:
+        return line
+    if len(inner := f"    {', '.join(items)}") <= _WIDTH and not opening.endswith("["):
+        return "\n".join([opening, inner, closing])
+    return "\n".join([opening, *(f"    {item}," for item in items), closing])
+
+
+def _quoted(text: str) -> str:
+    quote = "'" if '"' in text and "'" not in text else '"'
+    return quote + text.replace("\\", "\\\\").replace(quote, f"\\{quote}") + quote
+
+
+def _snake(name: str) -> str:
+    return _identifier(re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower())
+
+
+def _identifier(name: str) -> str:
+    plain = re.sub(r"\W", "_", name, flags=re.ASCII)
+    plain = f"_{plain}" if plain[:1].isdigit() else plain
+    return f"{plain}_" if keyword.iskeyword(plain) else plain
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    if name not in taken:
+        return name
+    if name in _LOCALS:
+        return _unique(f"{name}_", taken)
+    return next(candidate for n in range(2, 1000) if (candidate := f"{name}_{n}") not in taken)
+
+
+def _refuse_duplicates(module: str, names: Sequence[str]) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise QueryError(f"module {module}: more than one query becomes {', '.join(twice)}(): rename all but one")
