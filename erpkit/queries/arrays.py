@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = ["enum_list"]
+__all__ = ["enum_list", "enum_lists"]
 
 _ELEMENT = re.compile(r'"((?:[^"\\]|\\.)*)"|([^,{}"]+)')
 
@@ -15,3 +15,8 @@ def enum_list(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return [re.sub(r"\\(.)", r"\1", quoted) if quoted else plain for quoted, plain in _ELEMENT.findall(value)]
+
+
+def enum_lists(values: tuple[Any, ...], *places: int) -> tuple[Any, ...]:
+    """Read the array literals at some places of a row."""
+    return tuple(enum_list(value) if place in places else value for place, value in enumerate(values))

@@ -27,7 +27,7 @@ _IMPORTS = (
     ("psycopg.rows", ("tuple_row",)),
     ("psycopg.types.json", ("Json", "Jsonb")),
     ("", ()),
-    ("erpkit.queries.arrays", ("enum_list",)),
+    ("erpkit.queries.arrays", ("enum_list", "enum_lists")),
 )
 
 
@@ -152,14 +152,27 @@ def _one(function: _Function) -> tuple[str, list[str]]:
     if not returns.endswith("| None") and returns not in ("Any", "None"):
         returns += " | None"
     read = [*_execute(function, "cursor = connection.cursor(row_factory=tuple_row)"), "row = cursor.fetchone()"]
-    if function.row_class is not None or function.query.columns[0].embeds:
-        return returns, [*read, f"return None if row is None else {_row(function)}"]
-    return returns, [*read, f"found: {returns} = None if row is None else {_row(function)}", "return found"]
+    name, parts = _row(function)
+    if not name:
+        return returns, [*read, f"found: {returns} = None if row is None else {parts[0]}", "return found"]
+    line = f"return None if row is None else {name}({', '.join(parts)})"
+    if len(line) + 4 <= _WIDTH:
+        return returns, [*read, line]
+    made = _call(f"return {name}(", parts, ")", 4).split("\n")
+    return returns, [*read, "if row is None:", "    return None", *made]
 
 
 def _many(function: _Function) -> tuple[str, list[str]]:
     read = _execute(function, "cursor = connection.cursor(row_factory=tuple_row)")
-    return f"list[{_row_type(function)}]", [*read, f"return [{_row(function)} for row in cursor]"]
+    name, parts = _row(function)
+    value = f"{name}({', '.join(parts)})" if name else parts[0]
+    returns = f"list[{_row_type(function)}]"
+    if len(line := f"return [{value} for row in cursor]") + 4 <= _WIDTH:
+        return returns, [*read, line]
+    if len(line := f"    {value} for row in cursor") + 4 <= _WIDTH:
+        return returns, [*read, "return [", line, "]"]
+    made = [f"    {line}" for line in _call(f"{name}(", parts, ")", 8).split("\n")]
+    return returns, [*read, "return [", *made, "    for row in cursor", "]"]
 
 
 def _exec(function: _Function) -> tuple[str, list[str]]:
@@ -213,30 +226,38 @@ def _row_type(function: _Function) -> str:
     return function.row_class or (python_type(function.query.columns[0]) if function.query.columns else "None")
 
 
-def _row(function: _Function) -> str:
-    """Build the expression that makes one result of `row`; an embedded table takes as many of its values as it has columns."""
-    if not function.query.columns:
-        return "None"
-    parts, position = [], 0
-    for column in function.query.columns:
-        inner = function.embedded[column.embeds] if column.embeds else (column,)
-        made = _values(inner, position)
-        parts.append(f"{python_type(column)}({made})" if column.embeds else made)
-        position += len(inner)
+def _row(function: _Function) -> tuple[str, list[str]]:
+    """Return the class that a result is made with, none for a plain value, and its arguments, taken out of `row`.
+
+    An embedded table takes as many values as it has columns.
+    """
+    columns = function.query.columns
+    if function.row_class is None and len(columns) == 1 and columns[0].embeds:
+        return python_type(columns[0]), [_all(function.embedded[columns[0].embeds], "row")]
     if function.row_class is None:
-        return parts[0]
-    plain = not function.embedded and all("enum_list" not in part for part in parts)
-    return f"{function.row_class}(*row)" if plain else f"{function.row_class}({', '.join(parts)})"
+        return "", [_value(columns[0], 0) if columns else "None"]
+    if not function.embedded:
+        return function.row_class, [_all(columns, "row")]
+    parts, position = [], 0
+    for column in columns:
+        if column.embeds is None:
+            parts.append(_value(column, position))
+            position += 1
+        else:
+            inner = function.embedded[column.embeds]
+            end = position + len(inner)
+            parts.append(f"{python_type(column)}({_all(inner, f'row[{position}:{end}]')})")
+            position = end
+    return function.row_class, parts
 
 
-def _values(columns: Sequence[Column], position: int) -> str:
-    if len(columns) > 1 and not any(_is_enum_array(column) for column in columns):
-        return f"*row[{position}:{position + len(columns)}]"
-    values = [f"row[{position + n}]" for n in range(len(columns))]
-    return ", ".join(
-        f"enum_list({value})" if _is_enum_array(column) else value
-        for value, column in zip(values, columns, strict=True)
-    )
+def _all(columns: Sequence[Column], values: str) -> str:
+    arrays = [str(place) for place, column in enumerate(columns) if _is_enum_array(column)]
+    return f"*enum_lists({values}, {', '.join(arrays)})" if arrays else f"*{values}"
+
+
+def _value(column: Column, position: int) -> str:
+    return f"enum_list(row[{position}])" if _is_enum_array(column) else f"row[{position}]"
 
 
 def _is_enum_array(column: Column) -> bool:
@@ -246,7 +267,7 @@ def _is_enum_array(column: Column) -> bool:
 def _imports(source: str) -> str:
     groups: list[list[str]] = [[]]
     for package, names in _IMPORTS:
-        used = [name for name in names if re.search(rf"(?<![\w\"]){name}\b", source)]
+        used = [name for name in names if re.search(rf"(?<![\w\"]){name}\b(?!\")", source)]
         if not package:
             groups.append([])
         elif used:
@@ -254,12 +275,12 @@ def _imports(source: str) -> str:
     return "\n\n".join("\n".join(group) for group in groups if group)
 
 
-def _call(opening: str, items: Sequence[str], closing: str) -> str:
+def _call(opening: str, items: Sequence[str], closing: str, indent: int = 0) -> str:
     """Lay out a bracket as ruff does: on one line, else its content on one, else an item a line."""
     line = f"{opening}{', '.join(items)}{closing}"
-    if len(line) <= _WIDTH:
+    if len(line) + indent <= _WIDTH:
         return line
-    if len(inner := f"    {', '.join(items)}") <= _WIDTH and not opening.endswith("["):
+    if len(inner := f"    {', '.join(items)}") + indent <= _WIDTH and not opening.endswith("["):
         return "\n".join([opening, inner, closing])
     return "\n".join([opening, *(f"    {item}," for item in items), closing])
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def run_sqlc(module: ModuleLike, modules: Sequence[ModuleLike]) -> Request:
         (here / "sqlc.json").write_text(json.dumps({"version": "2", "sql": [config]}), encoding="utf-8")
         done = subprocess.run([_binary(), "generate"], cwd=here, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise QueryError(f"module {module.name}: {_complaint(done.stderr)}")
+            raise QueryError(f"module {module.name}: {_complaint(done.stderr, here)}")
         return parse_request(json.loads((here / "out" / "request.json").read_text(encoding="utf-8")))
 
 
@@ -140,8 +141,10 @@ def _relative(path: Path, start: Path) -> str:
     return "/".join([*[".."] * (len(start.parts) - 1), *path.resolve().parts[1:]])
 
 
-def _complaint(text: str) -> str:
-    """Return the line of sqlc's output that names a file, a line and the reason."""
-    lines: Iterator[str] = (line.strip().lstrip("./") for line in text.splitlines() if line.strip())
-    found = [line for line in lines if not line.startswith(("#", "package"))]
-    return f"sqlc: {found[0] if found else 'failed without a word'}"
+def _complaint(text: str, here: Path) -> str:
+    """Return the line of sqlc's output that names a file, a line and the reason; the file's path is made absolute."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(("#", "package"))]
+    line = lines[0] if lines else "failed without a word"
+    if found := re.match(r"([^:]+\.sql)(:.*)", line):
+        line = f"{(here / found[1]).resolve()}{found[2]}"
+    return f"sqlc: {line}"

@@ -41,6 +41,6 @@ def set_price(connection: Connection[Any], price: Decimal, sku: str) -> None:
     connection.execute(SET_PRICE, {"price": price, "sku": sku})
 
 
-def list_price(connection: Connection[Any], sku: str, price: Decimal, as_of_offset: int) -> None:
+def list_price(connection: Connection[Any], sku: str, price: Decimal, as_of_offset: int | None) -> None:
     """Keep the newest price of a product in the price list."""
     connection.execute(LIST_PRICE, {"sku": sku, "price": price, "as_of_offset": as_of_offset})

@@ -14,6 +14,6 @@ UPDATE catalog_products SET price = sqlc.arg(price) WHERE sku = sqlc.arg(sku);
 -- name: ListPrice :exec
 -- Keep the newest price of a product in the price list.
 INSERT INTO catalog_price_list (sku, price, as_of_offset)
-VALUES (sqlc.arg(sku), sqlc.arg(price), sqlc.arg(as_of_offset))
+VALUES (sqlc.arg(sku), sqlc.arg(price), sqlc.narg(as_of_offset))
 ON CONFLICT (sku) DO UPDATE SET price = EXCLUDED.price, as_of_offset = EXCLUDED.as_of_offset
 WHERE catalog_price_list.as_of_offset <= EXCLUDED.as_of_offset;
