@@ -8,27 +8,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from erpkit.errors import QueryError
+from erpkit.queries.layout import WIDTH, bracket, imports
 from erpkit.queries.sqlc import Query, Request
 from erpkit.queries.text import to_psycopg, wrap
-from erpkit.queries.types import Column, camel, python_type
+from erpkit.queries.types import PYTHON_TYPES, Column, camel, python_type
 
 __all__ = ["render"]
 
-_WIDTH = 120
+_TYPE_NAMES = {*PYTHON_TYPES.values(), "Any", "list"}  # a field of such a name would hide the type from its neighbours
 _LOCALS = {"connection", "cursor", "row", "found"}
-_IMPORTS = (
-    ("dataclasses", ("dataclass",)),
-    ("datetime", ("date", "datetime", "time", "timedelta")),
-    ("decimal", ("Decimal",)),
-    ("typing", ("Any", "Final", "Literal")),
-    ("uuid", ("UUID",)),
-    ("", ()),
-    ("psycopg", ("Connection", "Cursor")),
-    ("psycopg.rows", ("tuple_row",)),
-    ("psycopg.types.json", ("Json", "Jsonb")),
-    ("", ()),
-    ("erpkit.queries.arrays", ("enum_list", "enum_lists")),
-)
 
 
 @dataclass(frozen=True)
@@ -57,7 +45,7 @@ def render(module: str, request: Request) -> str:
     )
     constants = "\n\n".join(_constant(function) for function in functions)
     parts = [part for part in (enums, constants) if part]
-    top = "\n\n".join([header, _imports("\n".join([*parts, body])), *parts])
+    top = "\n\n".join([header, imports("\n".join([*parts, body])), *parts])
     return f"{top}\n\n\n{body}\n" if body else f"{header}\n"
 
 
@@ -107,13 +95,14 @@ def _classes(request: Request, functions: Sequence[_Function]) -> Iterator[str]:
 def _class(name: str, docstring: str, columns: Sequence[Column]) -> str:
     fields: list[str] = []
     for number, column in enumerate(columns, 1):
-        fields.append(_unique(_identifier(column.name or f"column_{number}"), set(fields)))
+        field = _identifier(column.name or f"column_{number}")
+        fields.append(_unique(f"{field}_" if field in _TYPE_NAMES else field, set(fields)))
     lines = [f"    {field}: {python_type(column)}" for field, column in zip(fields, columns, strict=True)]
     return "\n".join(["@dataclass(frozen=True)", f"class {name}:", f'    """{docstring}"""', "", *lines])
 
 
 def _enum(name: str, values: Sequence[str]) -> str:
-    return _call(f"{camel(name)} = Literal[", [_quoted(value) for value in values], "]")
+    return bracket(f"{camel(name)} = Literal[", [_quoted(value) for value in values], "]")
 
 
 def _used_enums(request: Request, functions: Sequence[_Function]) -> list[str]:
@@ -133,7 +122,7 @@ def _constant(function: _Function) -> str:
 def _source(function: _Function) -> str:
     returns, body = _RETURNS[function.query.command](function)
     parameters = ["connection: Connection[Any]", *(f"{name}: {python_type(c)}" for name, c in function.parameters)]
-    signature = _call(f"def {function.name}(", parameters, f") -> {returns}:")
+    signature = bracket(f"def {function.name}(", parameters, f") -> {returns}:")
     return "\n".join([signature, _docstring(function), *(f"    {line}" for line in body)])
 
 
@@ -156,9 +145,9 @@ def _one(function: _Function) -> tuple[str, list[str]]:
     if not name:
         return returns, [*read, f"found: {returns} = None if row is None else {parts[0]}", "return found"]
     line = f"return None if row is None else {name}({', '.join(parts)})"
-    if len(line) + 4 <= _WIDTH:
+    if len(line) + 4 <= WIDTH:
         return returns, [*read, line]
-    made = _call(f"return {name}(", parts, ")", 4).split("\n")
+    made = bracket(f"return {name}(", parts, ")", 4).split("\n")
     return returns, [*read, "if row is None:", "    return None", *made]
 
 
@@ -167,11 +156,11 @@ def _many(function: _Function) -> tuple[str, list[str]]:
     name, parts = _row(function)
     value = f"{name}({', '.join(parts)})" if name else parts[0]
     returns = f"list[{_row_type(function)}]"
-    if len(line := f"return [{value} for row in cursor]") + 4 <= _WIDTH:
+    if len(line := f"return [{value} for row in cursor]") + 4 <= WIDTH:
         return returns, [*read, line]
-    if len(line := f"    {value} for row in cursor") + 4 <= _WIDTH:
+    if len(line := f"    {value} for row in cursor") + 4 <= WIDTH:
         return returns, [*read, "return [", line, "]"]
-    made = [f"    {line}" for line in _call(f"{name}(", parts, ")", 8).split("\n")]
+    made = [f"    {line}" for line in bracket(f"{name}(", parts, ")", 8).split("\n")]
     return returns, [*read, "return [", *made, "    for row in cursor", "]"]
 
 
@@ -205,10 +194,10 @@ def _run(function: _Function, prefix: str, target: str = "connection") -> list[s
     items = [f'"{name}": {_argument(name, column)}' for name, column in function.parameters]
     start = f"{prefix}{target}.execute({function.name.upper()}, {{"
     line = f"{start}{', '.join(items)}}})"
-    if len(line) + 4 <= _WIDTH:
+    if len(line) + 4 <= WIDTH:
         return [line]
     inner = f"    {function.name.upper()}, {{{', '.join(items)}}}"
-    if len(inner) + 4 <= _WIDTH:
+    if len(inner) + 4 <= WIDTH:
         return [f"{prefix}{target}.execute(", inner, ")"]
     opening = f"{prefix}{target}.execute("
     return [opening, f"    {function.name.upper()},", "    {", *(f"        {item}," for item in items), "    },", ")"]
@@ -262,27 +251,6 @@ def _value(column: Column, position: int) -> str:
 
 def _is_enum_array(column: Column) -> bool:
     return column.is_enum and column.dimensions > 0
-
-
-def _imports(source: str) -> str:
-    groups: list[list[str]] = [[]]
-    for package, names in _IMPORTS:
-        used = [name for name in names if re.search(rf"(?<![\w\"]){name}\b(?!\")", source)]
-        if not package:
-            groups.append([])
-        elif used:
-            groups[-1].append(f"from {package} import {', '.join(used)}")
-    return "\n\n".join("\n".join(group) for group in groups if group)
-
-
-def _call(opening: str, items: Sequence[str], closing: str, indent: int = 0) -> str:
-    """Lay out a bracket as ruff does: on one line, else its content on one, else an item a line."""
-    line = f"{opening}{', '.join(items)}{closing}"
-    if len(line) + indent <= _WIDTH:
-        return line
-    if len(inner := f"    {', '.join(items)}") + indent <= _WIDTH and not opening.endswith("["):
-        return "\n".join([opening, inner, closing])
-    return "\n".join([opening, *(f"    {item}," for item in items), closing])
 
 
 def _quoted(text: str) -> str:

@@ -27,7 +27,8 @@ CREATE TYPE shop_mood AS ENUM ('happy', 'very sad', 'a,"b"');
 CREATE TABLE shop_author (
     id bigserial PRIMARY KEY, name text NOT NULL, bio text, mood shop_mood NOT NULL,
     moods shop_mood[] NOT NULL DEFAULT '{}', tags text[] NOT NULL DEFAULT '{}', meta jsonb, paid numeric(10, 2),
-    born date, at timestamptz NOT NULL DEFAULT now(), uid uuid, "class" text
+    born date, at timestamptz NOT NULL DEFAULT now(), uid uuid, "class" text,
+    date date, time time
 );
 CREATE TABLE shop_book (id integer PRIMARY KEY, author_id bigint NOT NULL REFERENCES shop_author, title varchar(20) NOT NULL);
 -- +goose Down
@@ -80,6 +81,12 @@ SELECT '50%' || E'\'%' || $$ $1 % $$;
 
 -- name: Page :many
 SELECT id, title FROM shop_book ORDER BY id LIMIT sqlc.arg(size) OFFSET sqlc.arg(skip);
+
+-- name: FindByDate :many
+SELECT date, time, at FROM shop_author WHERE date = sqlc.arg(date) OR time = sqlc.arg(time);
+
+-- name: ListDated :many
+SELECT id::text FROM shop_author WHERE born <> date '2026-01-01' AND bio = sqlc.arg(decimal);
 
 -- name: SumPaid :one
 SELECT sum(paid)::numeric FROM shop_author;
@@ -158,6 +165,7 @@ def test_generated_code_says_what_comes_out_and_passes_mypy_and_ruff(shop: Modul
         "def get_author(connection: Connection[Any], id: int) -> ShopAuthorRow | None:",
         '    """Return an author, 100% "sure" \\\\d.',
         "    class_: str | None",
+        "    date_: date | None",
         "def list_names(connection: Connection[Any], ids: list[int]) -> list[str]:",
         "    title: str | None",
         "def rename(connection: Connection[Any], name: str, id: int) -> int:",
