@@ -8,6 +8,7 @@ __all__ = [
     "MigrationError",
     "ModuleError",
     "PlanChangedError",
+    "QueryError",
     "RunError",
     "UsageError",
 ]
@@ -46,6 +47,10 @@ class ModuleError(ErpkitError):
 
 class MigrationError(ErpkitError):
     """A migration file is broken, or a migration failed."""
+
+
+class QueryError(ErpkitError):
+    """A query file is broken, or its generated code is missing."""
 
 
 class RunError(ErpkitError):

@@ -21,6 +21,7 @@ _COMMANDS = {
     "tenants": ("tenants", "List, create, inspect, suspend and activate tenants."),
     "migrate": ("migrate", "Migrations: status, plan, up, down, show."),
     "modules": ("modules", "The modules of the ERP: list, check."),
+    "queries": ("queries", "Typed queries: generate, check."),
     "events": ("events", "The event log: list, dispatch, replay, dead letters."),
 }
 

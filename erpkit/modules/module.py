@@ -67,7 +67,10 @@ class ModuleLike(Protocol):
 
 @dataclass(frozen=True)
 class Module:
-    """A module of the ERP; only the name must be given."""
+    """A module of the ERP; only the name must be given.
+
+    `queries` is a folder of sqlc's query files; `erpkit queries generate` writes typed functions for them beside it.
+    """
 
     name: str
     dependencies: tuple[str, ...] = ()
@@ -75,6 +78,7 @@ class Module:
     commands: tuple[CommandHandler, ...] = ()
     publishes: tuple[type, ...] = ()
     subscribes: tuple[EventHandler, ...] = ()
+    queries: Path | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.dependencies, str):

@@ -12,6 +12,7 @@ from uuid import UUID
 from erpkit.database import Database, Tenant
 from erpkit.events import CommandBus, dispatch
 from erpkit.modules import Registry
+from erpkit.sample.billing import sql
 from erpkit.sample.billing.messages import ReceivePayment
 from erpkit.sample.catalog.messages import AddProduct, ChangePrice
 from erpkit.sample.inventory.messages import ReceiveStock
@@ -105,12 +106,10 @@ def _orders(random: Random, size: Size, until: date) -> Iterator[object]:
 
 def _payments(database: Database, tenant: Tenant, random: Random) -> list[object]:
     with database.tenant_transaction(tenant) as connection:
-        invoices = connection.execute(
-            "SELECT invoice_id, amount, issued_on FROM billing_invoices ORDER BY issued_on, invoice_id"
-        ).fetchall()
+        invoices = sql.list_invoices(connection)
     return [
-        ReceivePayment(invoice_id, amount, issued_on + timedelta(days=random.randrange(1, 20)))
-        for invoice_id, amount, issued_on in invoices
+        ReceivePayment(row.invoice_id, row.amount, row.issued_on + timedelta(days=random.randrange(1, 20)))
+        for row in invoices
         if random.random() < 0.75
     ]
 

@@ -11,6 +11,7 @@ module = Module(
     name="billing",
     dependencies=("sales", "inventory"),
     migrations=Path(__file__).parent / "migrations",
+    queries=Path(__file__).parent / "queries",
     commands=(CommandHandler(ReceivePayment, commands.receive_payment),),
     publishes=(InvoiceCreated, PaymentReceived),
     subscribes=(

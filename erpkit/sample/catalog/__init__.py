@@ -9,6 +9,7 @@ from erpkit.sample.catalog.messages import AddProduct, ChangePrice, PriceChanged
 module = Module(
     name="catalog",
     migrations=Path(__file__).parent / "migrations",
+    queries=Path(__file__).parent / "queries",
     commands=(CommandHandler(AddProduct, commands.add_product), CommandHandler(ChangePrice, commands.change_price)),
     publishes=(ProductAdded, PriceChanged),
     subscribes=(

@@ -11,6 +11,7 @@ module = Module(
     name="inventory",
     dependencies=("catalog", "sales"),
     migrations=Path(__file__).parent / "migrations",
+    queries=Path(__file__).parent / "queries",
     commands=(CommandHandler(ReceiveStock, commands.receive_stock),),
     publishes=(StockReceived, StockReserved, StockShort),
     subscribes=(

@@ -10,6 +10,7 @@ module = Module(
     name="sales",
     dependencies=("catalog",),
     migrations=Path(__file__).parent / "migrations",
+    queries=Path(__file__).parent / "queries",
     commands=(
         CommandHandler(RegisterCustomer, commands.register_customer),
         CommandHandler(PlaceOrder, commands.place_order),

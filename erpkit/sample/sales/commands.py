@@ -4,15 +4,13 @@ from decimal import Decimal
 
 from erpkit.errors import ErpkitError
 from erpkit.events import Context
+from erpkit.sample.sales import sql
 from erpkit.sample.sales.messages import CustomerRegistered, OrderPlaced, PlaceOrder, RegisterCustomer
 
 
 def register_customer(command: RegisterCustomer, context: Context) -> None:
     """Add the customer."""
-    context.connection.execute(
-        "INSERT INTO sales_customers (customer_id, name, country) VALUES (%s, %s, %s)",
-        [command.customer_id, command.name, command.country],
-    )
+    sql.add_customer(context.connection, command.customer_id, command.name, command.country)
     context.publish(CustomerRegistered(command.customer_id, command.name))
 
 
@@ -20,15 +18,14 @@ def place_order(command: PlaceOrder, context: Context) -> None:
     """Write the order with the catalog's present prices; a product that is not offered refuses it."""
     prices = _prices(command, context)
     total = sum((prices[line.sku] * line.quantity for line in command.lines), Decimal())
-    context.connection.execute(
-        "INSERT INTO sales_orders (order_id, customer_id, placed_on, currency) VALUES (%s, %s, %s, %s)",
-        [command.order_id, command.customer_id, command.placed_on, command.currency],
+    sql.add_order(context.connection, command.order_id, command.customer_id, command.placed_on, command.currency)
+    sql.add_order_lines(
+        context.connection,
+        command.order_id,
+        skus=[line.sku for line in command.lines],
+        quantities=[line.quantity for line in command.lines],
+        prices=[prices[line.sku] for line in command.lines],
     )
-    with context.connection.cursor() as cursor:
-        cursor.executemany(
-            "INSERT INTO sales_order_lines (order_id, sku, quantity, price) VALUES (%s, %s, %s, %s)",
-            [(command.order_id, line.sku, line.quantity, prices[line.sku]) for line in command.lines],
-        )
     context.publish(
         OrderPlaced(command.order_id, command.customer_id, command.placed_on, command.lines, total, command.currency)
     )
@@ -36,9 +33,7 @@ def place_order(command: PlaceOrder, context: Context) -> None:
 
 def _prices(command: PlaceOrder, context: Context) -> dict[str, Decimal]:
     skus = [line.sku for line in command.lines]
-    prices: dict[str, Decimal] = dict(
-        context.connection.execute("SELECT sku, price FROM catalog_products WHERE sku = ANY(%s)", [skus]).fetchall()
-    )
+    prices = {row.sku: row.price for row in sql.find_prices(context.connection, skus)}
     if unknown := sorted(set(skus) - set(prices)):
         raise ErpkitError(f"order {command.order_id}: no product {', '.join(unknown)}")
     return prices

@@ -1,0 +1,22 @@
+"""Arrays of an enum: each tenant's schema has a type of its own for it, so the driver hands them over as text."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+__all__ = ["enum_list", "enum_lists"]
+
+_ELEMENT = re.compile(r'"((?:[^"\\]|\\.)*)"|([^,{}"]+)')
+
+
+def enum_list(value: Any) -> Any:
+    """Read a one-dimensional array literal, `{happy,"very sad"}`, into a list; a list and None stay what they are."""
+    if not isinstance(value, str):
+        return value
+    return [re.sub(r"\\(.)", r"\1", quoted) if quoted else plain for quoted, plain in _ELEMENT.findall(value)]
+
+
+def enum_lists(values: tuple[Any, ...], *places: int) -> tuple[Any, ...]:
+    """Read the array literals at some places of a row."""
+    return tuple(enum_list(value) if place in places else value for place, value in enumerate(values))

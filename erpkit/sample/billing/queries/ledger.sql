@@ -1,0 +1,11 @@
+-- name: BookInvoice :exec
+-- Enter an invoice in the ledger, or write its line anew.
+INSERT INTO billing_ledger (invoice_id, invoiced, issued_on)
+VALUES (sqlc.arg(invoice_id), sqlc.arg(amount), sqlc.arg(issued_on))
+ON CONFLICT (invoice_id) DO UPDATE SET invoiced = EXCLUDED.invoiced, issued_on = EXCLUDED.issued_on;
+
+-- name: BookPayments :exec
+-- Add up what was paid on an invoice.
+UPDATE billing_ledger
+SET paid = (SELECT sum(p.amount) FROM billing_payments p WHERE p.invoice_id = sqlc.arg(invoice_id))
+WHERE billing_ledger.invoice_id = sqlc.arg(invoice_id);

@@ -1,0 +1,10 @@
+-- name: OpenAccount :exec
+-- Give a customer a line in the accounts, if there is none.
+INSERT INTO sales_accounts (customer_id, name) VALUES (sqlc.arg(customer_id), sqlc.arg(name)) ON CONFLICT DO NOTHING;
+
+-- name: CountOrders :exec
+-- Count a customer's orders, and keep the day of the last one.
+UPDATE sales_accounts
+SET orders = (SELECT count(*) FROM sales_orders o WHERE o.customer_id = sqlc.arg(customer_id)),
+    last_order_on = greatest(last_order_on, sqlc.arg(placed_on)::date)
+WHERE sales_accounts.customer_id = sqlc.arg(customer_id);

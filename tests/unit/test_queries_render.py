@@ -1,0 +1,117 @@
+"""From sqlc's description to Python source, and from its placeholders to psycopg's: pure."""
+
+import ast
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from erpkit.errors import QueryError
+from erpkit.queries.arrays import enum_list
+from erpkit.queries.render import render
+from erpkit.queries.sqlc import Query, Request, parse_request
+from erpkit.queries.text import to_numbered, to_psycopg, wrap
+from erpkit.queries.types import Column, python_type
+
+_QUERY = Query("GetIt", ":one", "SELECT 1", (), (), ())
+
+
+def _request(command: str = ":one", **changes: Any) -> Request:
+    return Request((replace(_QUERY, command=command, **changes),), {}, {})
+
+
+def _parameters(*columns: tuple[str, str, bool]) -> tuple[tuple[int, Column], ...]:
+    return tuple((number, Column(*column)) for number, column in enumerate(columns, 1))
+
+
+@pytest.mark.parametrize(
+    ("column", "annotation"),
+    [
+        (Column("a", "bigserial", True), "int"),
+        (Column("a", "int4", False), "int | None"),
+        (Column("a", "numeric", True), "Decimal"),
+        (Column("a", "uuid", True, 1), "list[UUID]"),
+        (Column("a", "text", False, 2), "list[list[str]] | None"),
+        (Column("a", "timestamptz", True), "datetime"),
+        (Column("a", "jsonb", False), "Any"),
+        (Column("a", "int4range", True), "Any"),
+        (Column("a", "order_state", False, 0, True), "OrderState | None"),
+        (Column("a", "", False, embeds="sales_orders"), "SalesOrdersRow"),
+    ],
+)
+def test_a_column_has_the_type_that_the_driver_reads(column: Column, annotation: str) -> None:
+    assert python_type(column) == annotation
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("a = $1 AND b LIKE '%$1' -- 5% $1", "a = %(x)s AND b LIKE '%%$1' -- 5%% $1"),
+        ("a % $2 = E'\\'$1' OR $$ $1 $$ = $1", "a %% %(y)s = E'\\'$1' OR $$ $1 $$ = %(x)s"),
+        ("a IN ($1) AND b not in ( $2 )", "a = ANY (%(x)s) AND b <> ALL (%(y)s)"),
+        ('"a$1" = $1 /* $1 */', '"a$1" = %(x)s /* $1 */'),
+        ("$tag$ $1 ' $tag$ || $1", "$tag$ $1 ' $tag$ || %(x)s"),
+    ],
+)
+def test_placeholders_get_names_and_a_literal_percent_survives(text: str, wanted: str) -> None:
+    assert to_psycopg(text, {1: "x", 2: "y"}, {1, 2} if "IN" in text else ()) == wanted
+
+
+def test_named_placeholders_go_back_to_numbers() -> None:
+    assert to_numbered("a = %(x)s AND b LIKE '5%%' AND c = %(y)s OR %(x)s") == "a = $1 AND b LIKE '5%' AND c = $2 OR $1"
+
+
+def test_long_lines_are_broken_outside_of_strings_and_comments() -> None:
+    long = f"SELECT '{'word ' * 40}', {', '.join(f'column_{n}' for n in range(20))} FROM a -- {'note ' * 40}"
+    wrapped = wrap(long)
+    assert " ".join(wrapped.split()) == " ".join(long.split())
+    assert f"'{'word ' * 40}'" in wrapped
+    assert max(len(line) for line in wrapped.splitlines() if "word" not in line and "note" not in line) <= 100
+
+
+def test_rendering_is_deterministic_and_is_python() -> None:
+    columns = (Column("id", "int8", True), Column("class", "text", False), Column("id", "uuid", True))
+    request = _request(":many", columns=columns, comments=('Says "yes" \\ no.', 'The """end"',))  # fmt: skip
+    source = render("shop", request)
+    assert source == render("shop", request)
+    tree = ast.parse(source)
+    function = tree.body[-1]
+    assert isinstance(function, ast.FunctionDef)
+    assert ast.get_docstring(function) == 'Says "yes" \\ no.\nThe """end"'
+    assert "    id: int\n    class_: str | None\n    id_2: UUID\n" in source
+
+
+@pytest.mark.parametrize(
+    ("command", "returns"), [(":exec", "None"), (":execrows", "int"), (":execresult", "Cursor[Any]")]
+)
+def test_an_annotation_says_what_a_function_returns(command: str, returns: str) -> None:
+    assert f"def get_it(connection: Connection[Any]) -> {returns}:" in render("shop", _request(command))
+
+
+def test_names_that_clash_with_python_or_with_each_other_get_out_of_the_way() -> None:
+    parameters = _parameters(("from", "int4", True), ("row", "int4", True), ("a", "text", True), ("a", "text", True))
+    source = render("shop", _request(":exec", text="SELECT $1, $2, $3, $4", parameters=parameters))
+    assert "from_: int, row_: int, a: str, a_2: str" in source
+    assert "SELECT %(from_)s, %(row_)s, %(a)s, %(a_2)s" in source
+
+
+def test_json_is_wrapped_on_its_way_in() -> None:
+    parameters = _parameters(("a", "jsonb", False), ("b", "json", True))
+    source = render("shop", _request(":exec", text="SELECT $1, $2", parameters=parameters))
+    assert '{"a": None if a is None else Jsonb(a), "b": Json(b)}' in source
+
+
+def test_an_annotation_that_is_not_known_is_named() -> None:
+    with pytest.raises(QueryError, match="module shop: query GetIt is :batchexec, which is not known: use :one, :many"):
+        render("shop", _request(":batchexec"))
+
+
+def test_an_array_of_an_enum_is_read_from_text() -> None:
+    assert enum_list('{happy,"very sad","a,\\"b\\""}') == ["happy", "very sad", 'a,"b"']
+    assert enum_list("{}") == []
+    assert enum_list(None) is None
+
+
+def test_a_description_without_queries_is_empty() -> None:
+    assert parse_request({"catalog": {"schemas": []}, "queries": None}) == Request((), {}, {})
+    ast.parse(render("shop", Request((), {}, {})))
