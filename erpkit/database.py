@@ -58,6 +58,11 @@ class Tenant:
     status: str = "active"
 
     @property
+    def reader(self) -> str | None:
+        """The role that may read its schema and nothing else; analysts take it, as they are no members of `role`."""
+        return f"{self.role}.read" if self.role is not None else None
+
+    @property
     def is_active(self) -> bool:
         """Whether operations on the whole fleet include it."""
         return self.status == "active"
@@ -138,6 +143,7 @@ class Database:
     ) -> Iterator[Connection]:
         """Lend a connection inside a transaction that sees one tenant's schema, under that tenant's role.
 
+        A login that may not take that role, as an analyst's, reads under the tenant's `reader` and is refused `write`.
         It is read-only unless `write` is set; `statement_timeout` is in seconds. It commits at the end and rolls back on an
         error. Raises DatabaseError when the tenant's schema does not exist: PostgreSQL itself would fall through silently.
         """
@@ -170,7 +176,7 @@ def enter_tenant(
         sql.SQL("SET LOCAL statement_timeout TO {}").format(int((statement_timeout or 0) * 1000)),
     ]
     if as_role and tenant.role is not None:
-        begin.append(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(tenant.role)))
+        begin.append(_set_role(tenant.role, tenant.reader, write))
     begin.append(sql.SQL("SELECT current_schema()"))
     try:
         cursor = connection.execute(sql.SQL("; ").join(begin))
@@ -183,6 +189,14 @@ def enter_tenant(
     if found != (tenant.schema,):
         connection.rollback()
         raise DatabaseError(f"tenant {tenant.slug}: there is no schema {tenant.schema}, or its role may not use it")
+
+
+def _set_role(role: str, reader: str | None, write: bool) -> sql.Composed:
+    if write:
+        return sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role))
+    return sql.SQL(
+        "SELECT set_config('role', CASE WHEN pg_has_role({role}, 'MEMBER') THEN {role} ELSE {reader} END, true)"
+    ).format(role=sql.Literal(role), reader=sql.Literal(reader))
 
 
 def _probe(conninfo: str) -> str:
