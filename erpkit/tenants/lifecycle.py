@@ -11,7 +11,7 @@ from erpkit.database import TEMPLATE, Connection, Database, Tenant, check_schema
 from erpkit.errors import DatabaseError, ErpkitError, MigrationError, UsageError
 from erpkit.migrations import Migration, apply_migration
 from erpkit.migrations.provider import create_version_table, migration_script
-from erpkit.tenants.registry import check_slug, ensure_registry, get_tenant, has_schema
+from erpkit.tenants.registry import check_slug, ensure_registry, get_tenant, has_schema, list_tenants
 from erpkit.tenants.roles import create_roles, drop_roles, ensure_analysts, grant_schema, role_name
 
 __all__ = [
@@ -92,9 +92,11 @@ def prepare_database(connection: Connection) -> None:
 
 def ensure_template(connection: Connection) -> Tenant:
     """Make the schema `_template`, empty, if it is missing: migrations go there first, and no tenant lives in it."""
-    connection.execute(
-        "SET client_min_messages TO warning; CREATE SCHEMA IF NOT EXISTS _template; RESET client_min_messages"
-    )
+    with connection.transaction():  # IF NOT EXISTS alone fails in one of two processes that come at once
+        connection.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0)); "
+            "SET LOCAL client_min_messages TO warning; CREATE SCHEMA IF NOT EXISTS _template"
+        )
     return TEMPLATE
 
 
@@ -146,8 +148,7 @@ def _rename(connection: Connection, old: Tenant, new: Tenant) -> None:
 
 def refuse_taken(connection: Connection, tenant: Tenant) -> None:
     """Raise UsageError when the name of a tenant that is still to be made is taken."""
-    row = connection.execute("SELECT FROM public.tenants WHERE slug = %s", [tenant.slug]).fetchone()
-    if row is not None or has_schema(connection, tenant.schema):
+    if tenant.slug in {known.slug for known in list_tenants(connection)} or has_schema(connection, tenant.schema):
         raise UsageError(f"there is a tenant {tenant.slug} or a schema {tenant.schema} already: choose another name")
 
 
