@@ -2,14 +2,23 @@
 
 from erpkit.ui.plots import Picture, plot_events, plot_migrations, plot_modules, plot_replay
 from erpkit.ui.show import show
-from erpkit.ui.summaries import summarize_inspection, summarize_migrations, summarize_modules, summarize_replay
+from erpkit.ui.summaries import (
+    summarize_inspection,
+    summarize_migrations,
+    summarize_modules,
+    summarize_offboarding,
+    summarize_provision,
+    summarize_replay,
+)
 from erpkit.ui.tables import (
     dead_letters_table,
+    drop_plan_table,
     findings_table,
     migration_plan_table,
     migration_results_table,
     migration_status_table,
     modules_table,
+    provision_plan_table,
     replay_failures_table,
     replay_plan_table,
     rows_table,
@@ -21,6 +30,7 @@ from erpkit.ui.widgets import explore_tenants
 __all__ = [
     "Picture",
     "dead_letters_table",
+    "drop_plan_table",
     "explore_tenants",
     "findings_table",
     "migration_plan_table",
@@ -31,6 +41,7 @@ __all__ = [
     "plot_migrations",
     "plot_modules",
     "plot_replay",
+    "provision_plan_table",
     "replay_failures_table",
     "replay_plan_table",
     "rows_table",
@@ -38,6 +49,8 @@ __all__ = [
     "summarize_inspection",
     "summarize_migrations",
     "summarize_modules",
+    "summarize_offboarding",
+    "summarize_provision",
     "summarize_replay",
     "tenants_table",
     "topics_table",
