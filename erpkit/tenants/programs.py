@@ -11,11 +11,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from psycopg.conninfo import make_conninfo
+
 from erpkit.database import Connection
 from erpkit.embedded import find_binaries
 from erpkit.errors import DatabaseError
 
 __all__ = ["find_program", "open_program", "run_program", "without_password"]
+
+_SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret"})
 
 
 def find_program(name: str, server_version: int) -> Path:
@@ -57,8 +61,15 @@ def open_program(command: Sequence[str | Path]) -> Iterator[IO[bytes]]:
 
 
 def without_password(connection: Connection) -> str:
-    """Return the connection string of `connection` that may stand on a command line: libpq leaves the secrets out."""
-    return connection.info.dsn
+    """Return the connection string of `connection`, without secrets, and with the one host that it reached.
+
+    A command line can be read by everybody on the machine; and a snapshot is known to the server that exported it alone.
+    """
+    known = {key: value for key, value in connection.info.get_parameters().items() if key not in _SECRETS}
+    if "," in known.get("host", ""):
+        known |= {"host": connection.info.host, "port": str(connection.info.port)}
+        known.pop("hostaddr", None)
+    return make_conninfo(**known)
 
 
 def _candidates(name: str) -> list[Path]:

@@ -31,6 +31,7 @@ from erpkit.tenants import (
 )
 from erpkit.tenants.imports import rename_in_script
 from erpkit.tenants.manifest import DUMP, MANIFEST
+from erpkit.tenants.programs import find_program, without_password
 from erpkit.tenants.rows import count_rows
 from tests.conftest import _new_database
 
@@ -251,6 +252,38 @@ def test_a_tenant_without_a_schema_is_not_exported(database: Database, tmp_path:
     with pytest.raises(DatabaseError, match="tenant acme: there is no schema tenant_acme"):
         export_tenant(database, tenant, tmp_path / "acme.erpkit")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_password_never_stands_on_a_command_line(
+    database: Database, erp: Planted, server: EmbeddedServer, tmp_path: Path
+) -> None:
+    login = f"keeper_{database.conninfo.split('/')[3].split('?')[0]}"
+    rules = server.data / "pg_hba.conf"
+    original = rules.read_text()
+    with database.connection() as connection:
+        connection.execute(f"CREATE ROLE {login} LOGIN SUPERUSER PASSWORD 'very-secret'")
+        tenant = get_tenant(connection, "acme")
+        try:
+            rules.write_text(f"local all {login} scram-sha-256\n{original}")
+            connection.execute("SELECT pg_reload_conf()")
+            given = psycopg.conninfo.make_conninfo(database.conninfo, user=login, password="very-secret")
+            with Database(given, "with a password") as guarded:
+                with guarded.connection() as own:
+                    assert "very-secret" not in without_password(own)
+                    assert f"user={login}" in without_password(own)
+                export_tenant(guarded, tenant, tmp_path / "acme.erpkit")
+                assert import_tenant(guarded, tmp_path / "acme.erpkit", "apex").slug == "apex"
+        finally:
+            rules.write_text(original)
+            connection.execute("SELECT pg_reload_conf()")
+            connection.execute(f"REASSIGN OWNED BY {login} TO postgres; DROP OWNED BY {login}; DROP ROLE {login}")
+
+
+def test_a_program_older_than_the_server_is_refused(database: Database) -> None:
+    with pytest.raises(
+        DatabaseError, match=r"pg_dump must be at least as new as the server, 99; found .*pg_dump \(18\)"
+    ):
+        find_program("pg_dump", 990000)
 
 
 def test_only_the_names_of_a_script_are_rewritten() -> None:
