@@ -19,8 +19,10 @@ from erpkit.tenants import (
     ANALYSTS,
     create_tenant,
     drop_tenant,
+    export_tenant,
     find_drift,
     get_tenant,
+    import_tenant,
     inspect_tenants,
     list_tenants,
     plan_drop,
@@ -268,3 +270,25 @@ def test_of_two_processes_that_create_one_tenant_one_succeeds_and_the_other_says
     assert len(refusal.splitlines()) == 1
     with database.connection() as connection:
         assert [tenant.slug for tenant in list_tenants(connection)] == ["acme"]
+
+
+def test_a_login_that_is_no_superuser_can_do_all_of_it(
+    database: Database, migrations: tuple[Migration, ...], tmp_path: Path
+) -> None:
+    login = f"operator_{uuid4().hex[:8]}"
+    with database.connection() as connection:
+        connection.execute(f"CREATE ROLE {login} LOGIN CREATEROLE; GRANT CREATE ON SCHEMA public TO {login}")
+        connection.execute(f"GRANT CREATE ON DATABASE {connection.info.dbname} TO {login}")
+        with Database(psycopg.conninfo.make_conninfo(database.conninfo, user=login), "an operator") as own:
+            tenant = create_tenant(own, migrations, "acme")
+            with own.tenant_transaction(tenant, write=True) as inside:
+                inside.execute(INSERT)
+            export_tenant(own, tenant, tmp_path / "acme.erpkit")
+            rename_tenant(own, "acme", "apex")
+            assert import_tenant(own, tmp_path / "acme.erpkit").slug == "acme"
+            with own.connection() as seen:
+                for slug in ("acme", "apex"):
+                    plan = plan_drop(seen, set_status(seen, slug, "archived"))
+                    drop_tenant(own, slug, plan.id)
+                assert (list_tenants(seen), _roles(seen)) == ([], [])
+        connection.execute(f"DROP OWNED BY {login}; DROP ROLE {login}")
