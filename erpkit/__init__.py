@@ -25,7 +25,23 @@ if TYPE_CHECKING:
     from erpkit.migrations import describe_status, plan_up, read_applied, read_migrations, run_plan
     from erpkit.modules import CommandHandler, EventHandler, Module, check_modules, find_modules, load_modules
     from erpkit.runs import Rehearsal, Summary, check_parameters
-    from erpkit.tenants import across, create_tenant, ensure_template, find_tenants, inspect_tenants, list_tenants
+    from erpkit.tenants import (
+        across,
+        create_tenant,
+        drop_tenant,
+        ensure_template,
+        export_tenant,
+        find_tenants,
+        import_tenant,
+        inspect_tenants,
+        list_tenants,
+        plan_drop,
+        plan_provision,
+        provision_tenant,
+        rename_tenant,
+        set_status,
+        verify_export,
+    )  # fmt: skip
 
 __version__ = "0.1.0"
 
@@ -50,19 +66,28 @@ __all__ = [
     "create_tenant",
     "describe_status",
     "dispatch",
+    "drop_tenant",
     "ensure_template",
+    "export_tenant",
     "find_modules",
     "find_tenants",
+    "import_tenant",
     "inspect_tenants",
     "list_dead_letters",
     "list_tenants",
     "load_modules",
+    "plan_drop",
+    "plan_provision",
     "plan_replay",
     "plan_up",
+    "provision_tenant",
     "read_applied",
     "read_migrations",
+    "rename_tenant",
     "run_plan",
     "run_replay",
+    "set_status",
+    "verify_export",
 ]
 
 _WHERE = {
@@ -82,7 +107,23 @@ _WHERE = {
     "migrations": {"describe_status", "plan_up", "read_applied", "read_migrations", "run_plan"},
     "modules": {"CommandHandler", "EventHandler", "Module", "check_modules", "find_modules", "load_modules"},
     "runs": {"Rehearsal", "Summary", "check_parameters"},
-    "tenants": {"across", "create_tenant", "ensure_template", "find_tenants", "inspect_tenants", "list_tenants"},
+    "tenants": {
+        "across",
+        "create_tenant",
+        "drop_tenant",
+        "ensure_template",
+        "export_tenant",
+        "find_tenants",
+        "import_tenant",
+        "inspect_tenants",
+        "list_tenants",
+        "plan_drop",
+        "plan_provision",
+        "provision_tenant",
+        "rename_tenant",
+        "set_status",
+        "verify_export",
+    },
 }
 
 

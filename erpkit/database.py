@@ -71,6 +71,11 @@ class Tenant:
     status: str = "active"
 
     @property
+    def reader(self) -> str | None:
+        """The role that may read its schema and nothing else; whatever only reads runs under it."""
+        return f"{self.role}.read" if self.role is not None else None
+
+    @property
     def is_active(self) -> bool:
         """Whether operations on the whole fleet include it."""
         return self.status == "active"
@@ -152,7 +157,8 @@ class Database:
     ) -> Iterator[Connection]:
         """Lend a connection inside a transaction that sees one tenant's schema, under that tenant's role.
 
-        It is read-only unless `write` is set; `statement_timeout` is in seconds. It commits at the end and rolls back on an
+        Without `write` it is read-only, and under the tenant's `reader`: an analyst's login may take only that one.
+        `statement_timeout` is in seconds. It commits at the end and rolls back on an
         error. Raises DatabaseError when the tenant's schema does not exist (PostgreSQL itself would fall through silently),
         and when the transaction was ended, or had failed, before it came to the commit.
         """
@@ -216,7 +222,8 @@ def enter_tenant(
     tenant's schema does not exist.
     """
     begin = "BEGIN READ WRITE" if write else "BEGIN READ ONLY"
-    scope = scope_statements(tenant.schema, tenant.role if as_role else None, statement_timeout)
+    role = (tenant.role if write else tenant.reader) if as_role else None
+    scope = scope_statements(tenant.schema, role, statement_timeout)
     try:
         cursor = connection.execute("; ".join((begin, *scope)).encode())
         found = cursor.set_result(-1).fetchone()

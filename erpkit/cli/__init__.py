@@ -18,7 +18,7 @@ _COMMANDS = {
     "lab": ("lab", "JupyterLab on the notebooks."),
     "db": ("db", "The embedded server: start, stop, status, url."),
     "run": ("run", "Run a notebook headlessly."),
-    "tenants": ("tenants", "List, create, inspect, suspend and activate tenants."),
+    "tenants": ("tenants", "Tenants: list, create, inspect, suspend, archive, rename, drop, export, import."),
     "migrate": ("migrate", "Migrations: status, plan, up, down, show."),
     "modules": ("modules", "The modules of the ERP: list, check."),
     "queries": ("queries", "Typed queries: generate, check."),

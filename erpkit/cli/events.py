@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import click
 
 from erpkit.cli.output import as_json, open_database, print_json, print_table
 from erpkit.config import Settings
+from erpkit.database import Tenant
 from erpkit.errors import UsageError
 from erpkit.events import Selection, dispatch, list_dead_letters, list_events, plan_replay, run_replay
 from erpkit.modules import load_modules
@@ -51,9 +53,7 @@ def dispatch_(slugs: tuple[str, ...]) -> int:
             tenants = find_tenants(connection, slugs)
         results = [dispatch(database, tenant, registry) for tenant in tenants if tenant.is_active]
     print_table(["tenant", "handled", "dead"], [(r.tenant, r.handled, r.dead) for r in results])
-    for tenant in tenants:
-        if not tenant.is_active:
-            click.echo(f"skipped {tenant.slug}: {tenant.status}")
+    _tell_skipped(tenants)
     return 3 if any(r.dead for r in results) else 0
 
 
@@ -76,8 +76,10 @@ def replay(
     selection = Selection(topic, from_offset, to_offset, _moment("--since", since), _moment("--until", until))
     with open_database() as database:
         with database.connection() as connection:
-            tenants = [tenant for tenant in find_tenants(connection, slugs) if tenant.is_active]
+            found = find_tenants(connection, slugs)
+            tenants = [tenant for tenant in found if tenant.is_active]
             plan = plan_replay(connection, tenants, registry, selection, handlers, side_effects)
+        _tell_skipped(found)
         if not confirm:
             print_table(
                 ["tenant", "topic", "handler", "events"], [(s.tenant, s.topic, s.handler, s.events) for s in plan.steps]
@@ -120,6 +122,12 @@ def list_dead(slugs: tuple[str, ...], as_json: bool) -> int:
             [(d.tenant, d.offset, d.topic, d.handler, d.error) for d in letters],
         )
     return 3 if letters else 0
+
+
+def _tell_skipped(tenants: Sequence[Tenant]) -> None:
+    for tenant in tenants:
+        if not tenant.is_active:
+            click.echo(f"skipped {tenant.slug}: {tenant.status}")
 
 
 def _moment(option: str, text: str | None) -> datetime | None:

@@ -143,6 +143,8 @@ def _apply(database: Database, planned: MigrationPlan, confirm: str) -> int:
         ["tenant", "done", "ms", "error"],
         [(r.tenant, ", ".join(r.done), f"{r.seconds * 1000:.1f}", r.error or "") for r in run.results],
     )
+    for slug, reason in planned.skipped.items():
+        click.echo(f"skipped {slug}: {reason}")
     click.echo(f"{run.done_count} migrations applied, {len(run.failed)} tenants failed")
     return 1 if run.failed or planned.refused else 0
 

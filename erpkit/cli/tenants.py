@@ -1,14 +1,29 @@
-"""erpkit tenants: the registry, creating and inspecting."""
+"""erpkit tenants: the registry, a tenant's life from creation to removal, and inspecting."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import click
 
 from erpkit.cli.output import as_json, open_database, print_json, print_table
 from erpkit.config import Settings
-from erpkit.migrations import plan_up, read_applied, read_migrations, run_plan
+from erpkit.migrations import read_migrations
 from erpkit.modules import load_modules
-from erpkit.tenants import create_tenant, ensure_template, find_tenants, inspect_tenants, list_tenants, set_status
+from erpkit.tenants import (
+    drop_tenant,
+    export_tenant,
+    find_tenants,
+    get_tenant,
+    import_tenant,
+    inspect_tenants,
+    list_tenants,
+    plan_drop,
+    plan_provision,
+    provision_tenant,
+    rename_tenant,
+    set_status,
+)
 from erpkit.tenants.registry import check_slug
 
 
@@ -39,11 +54,8 @@ def create(slug: str, name: str) -> None:
     migrations = read_migrations(load_modules(settings).modules)
     with open_database() as database:
         with database.connection() as connection:
-            template = ensure_template(connection)
-            plan = plan_up([template], migrations, read_applied(connection, [template]))
-        if failed := run_plan(database, plan, plan.id).failed:
-            raise click.ClickException(str(failed[0].error))
-        tenant = create_tenant(database, migrations, slug, name)
+            plan = plan_provision(connection, migrations, slug, name)
+        tenant = provision_tenant(database, plan, plan.id)
     click.echo(f"created {tenant.slug}: schema {tenant.schema}, role {tenant.role}, {len(migrations)} migrations")
 
 
@@ -111,3 +123,64 @@ def suspend(slug: str) -> None:
 def activate(slug: str) -> None:
     """Take a tenant back into what is done to the fleet."""
     _set_status(slug, "active")
+
+
+@command.command()
+@click.argument("slug")
+def archive(slug: str) -> None:
+    """Keep a tenant for reading only, and out of what is done to the fleet, until it is activated."""
+    _set_status(slug, "archived")
+
+
+@command.command()
+@click.argument("slug")
+@click.argument("new_slug")
+@click.option("--name", help="New name for people; without it the name stays.")
+def rename(slug: str, new_slug: str, name: str | None) -> None:
+    """Give a tenant another slug, and with it another schema and role."""
+    check_slug(new_slug)
+    with open_database() as database:
+        tenant = rename_tenant(database, slug, new_slug, name)
+    click.echo(f"renamed {slug} to {tenant.slug}: schema {tenant.schema}, role {tenant.role}")
+
+
+@command.command()
+@click.argument("slug")
+@click.option("--confirm", default="", metavar="PLAN_ID", help="Drop what the plan with this id shows.")
+def drop(slug: str, confirm: str) -> None:
+    """Drop a tenant that is suspended or archived; without --confirm, show what would be lost."""
+    with open_database() as database:
+        if confirm:
+            result = drop_tenant(database, slug, confirm)
+            click.echo(f"dropped {slug}: {result.dropped_count} objects in {len(result.batches)} transactions")
+            return
+        with database.connection() as connection:
+            plan = plan_drop(connection, get_tenant(connection, slug))
+    print_table(["table", "rows"], [(table, f"{rows:,}") for table, rows in plan.rows.items()])
+    click.echo(f"plan {plan.id}: {len(plan.tables)} tables, {plan.row_count:,} rows, {plan.size / 2**20:.1f} MiB")
+    plan.check(plan.id)
+    click.echo(f"dry run: nothing was dropped; to drop all of it for good, add --confirm {plan.id}")
+
+
+@command.command("export")
+@click.argument("slug")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def export(slug: str, file: Path) -> None:
+    """Write a tenant to one file: a dump of its schema, and a manifest."""
+    with open_database() as database:
+        with database.connection() as connection:
+            tenant = get_tenant(connection, slug)
+        manifest = export_tenant(database, tenant, file)
+    click.echo(f"exported {slug} to {file}: {len(manifest.rows)} tables, {manifest.row_count:,} rows")
+
+
+@command.command("import")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--as", "slug", metavar="SLUG", help="Import it under another name.")
+def import_(file: Path, slug: str | None) -> None:
+    """Make a tenant from an exported file, or nothing; import only files whose origin you trust."""
+    if slug is not None:
+        check_slug(slug)
+    with open_database() as database:
+        tenant = import_tenant(database, file, slug)
+    click.echo(f"imported {tenant.slug}: schema {tenant.schema}, role {tenant.role}; the row counts are the manifest's")

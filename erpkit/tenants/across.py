@@ -152,7 +152,7 @@ def _read_batch(connection: Connection, statement: bytes, tenants: Sequence[Tena
     pgconn = connection.pgconn
     commands: deque[Callable[[], None]] = deque()
     for tenant in tenants:
-        for text in (scope_query(tenant.schema, tenant.role, timeout), statement):
+        for text in (scope_query(tenant.schema, tenant.reader, timeout), statement):
             commands.append(partial(pgconn.send_query_params, text, None))
         commands.append(pgconn.pipeline_sync)
     pgconn.enter_pipeline_mode()

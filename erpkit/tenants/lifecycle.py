@@ -1,4 +1,4 @@
-"""Making a tenant: schema, role, grants and migrations, all or nothing."""
+"""Making and renaming a tenant: schema, roles, grants and migrations, all or nothing."""
 
 from __future__ import annotations
 
@@ -11,9 +11,21 @@ from erpkit.database import TEMPLATE, Connection, Database, Tenant, check_schema
 from erpkit.errors import DatabaseError, ErpkitError, MigrationError, UsageError
 from erpkit.migrations import Migration, apply_migration
 from erpkit.migrations.provider import create_version_table, migration_script
-from erpkit.tenants.registry import check_slug, ensure_registry, get_tenant
+from erpkit.tenants.registry import check_slug, ensure_registry, get_tenant, has_schema, list_tenants
+from erpkit.tenants.roles import create_roles, drop_roles, ensure_analysts, grant_schema, role_name
 
-__all__ = ["create_tenant", "ensure_template"]
+__all__ = [
+    "create_tenant",
+    "ensure_template",
+    "lock_migrations",
+    "new_tenant",
+    "prepare_database",
+    "refuse_taken",
+    "register",
+    "rename_tenant",
+]
+
+_NEEDS = "the login needs CREATEROLE and CREATE here"
 
 
 def create_tenant(database: Database, migrations: Sequence[Migration], slug: str, name: str = "") -> Tenant:
@@ -24,11 +36,8 @@ def create_tenant(database: Database, migrations: Sequence[Migration], slug: str
     """
     check_slug(slug)
     with database.connection() as connection:
-        ensure_registry(connection)
-        row = connection.execute("SELECT current_database()").fetchone()
-        # Roles belong to the whole server: with the database's name in it, two databases may have a tenant of one name.
-        role = f"{row[0] if row else ''}.tenant_{slug}"
-        tenant = Tenant(slug, check_schema_name(f"tenant_{slug}"), role, name or slug.replace("_", " ").title())
+        prepare_database(connection)
+        tenant = new_tenant(connection, slug, name)
         if all(migration.content.use_transaction for migration in migrations):
             _create(connection, tenant, migrations)
         else:
@@ -36,11 +45,58 @@ def create_tenant(database: Database, migrations: Sequence[Migration], slug: str
         return get_tenant(connection, slug)
 
 
+def rename_tenant(database: Database, slug: str, new_slug: str, name: str | None = None) -> Tenant:
+    """Give a tenant another slug, and with it another schema and role; `name` None keeps its name for people.
+
+    All of it is one transaction. Waits up to three seconds for a migration of the tenant to end. Function bodies that name
+    the old schema are not rewritten, as PostgreSQL's own ALTER SCHEMA does not. Raises UsageError for a taken name.
+    """
+    check_slug(new_slug)
+    with database.connection() as connection:
+        old = get_tenant(connection, slug)
+        new = new_tenant(connection, new_slug, old.name if name is None else name)
+        if new_slug != slug:
+            refuse_taken(connection, new)
+        try:
+            with connection.transaction():
+                lock_migrations(connection, old)
+                _rename(connection, old, new)
+        except psycopg.errors.LockNotAvailable:
+            raise DatabaseError(f"tenant {slug} is in use by a migration: it was not renamed; try again") from None
+        except psycopg.Error as error:
+            raise DatabaseError(f"tenant {slug} cannot be renamed to {new_slug}: {_reason(error)}") from error
+        return get_tenant(connection, new_slug)
+
+
+def lock_migrations(connection: Connection, tenant: Tenant) -> None:
+    """Keep migrations from the tenant's schema until the transaction ends; wait up to three seconds for one that runs."""
+    connection.execute("SET LOCAL lock_timeout TO '3s'")
+    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.migrate.' || %s, 0))", [tenant.schema])
+
+
+def new_tenant(connection: Connection, slug: str, name: str = "") -> Tenant:
+    """Return the record of a tenant that is still to be made: what its schema, its role and its name will be."""
+    row = connection.execute("SELECT current_database()").fetchone()
+    role = role_name(row[0] if row else "", check_slug(slug))
+    return Tenant(slug, check_schema_name(f"tenant_{slug}"), role, name or slug.replace("_", " ").title())
+
+
+def prepare_database(connection: Connection) -> None:
+    """Make what tenants need before the first of them: public.tenants and the group of analysts."""
+    try:
+        ensure_registry(connection)
+        ensure_analysts(connection)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise DatabaseError(f"tenants cannot be created: {_reason(error)}; {_NEEDS}") from error
+
+
 def ensure_template(connection: Connection) -> Tenant:
     """Make the schema `_template`, empty, if it is missing: migrations go there first, and no tenant lives in it."""
-    connection.execute(
-        "SET client_min_messages TO warning; CREATE SCHEMA IF NOT EXISTS _template; RESET client_min_messages"
-    )
+    with connection.transaction():  # IF NOT EXISTS alone fails in one of two processes that come at once
+        connection.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0)); "
+            "SET LOCAL client_min_messages TO warning; CREATE SCHEMA IF NOT EXISTS _template"
+        )
     return TEMPLATE
 
 
@@ -49,11 +105,12 @@ def _create(connection: Connection, tenant: Tenant, migrations: Sequence[Migrati
     current: Migration | None = None
     try:
         with connection.transaction():
-            connection.execute(_setup(tenant))
+            _setup(connection, tenant)
+            connection.execute(sql.SQL("SET LOCAL search_path TO {}, pg_temp").format(sql.Identifier(tenant.schema)))
             for current in migrations:
                 connection.execute(sql.SQL(";\n").join([create_version_table(current), migration_script(current)]))
             current = None
-            connection.execute(_register(tenant))
+            register(connection, tenant)
     except psycopg.Error as error:
         raise _creation_error(tenant, error, current) from error
 
@@ -62,54 +119,71 @@ def _create_in_stages(connection: Connection, tenant: Tenant, migrations: Sequen
     """A NO TRANSACTION migration cannot be rolled back: take down what stands when something fails."""
     try:
         with connection.transaction():
-            connection.execute(_setup(tenant, keep_search_path=False))
+            _setup(connection, tenant)
     except psycopg.Error as error:
         raise _creation_error(tenant, error) from error
     try:
         for migration in migrations:
             apply_migration(connection, tenant, migration)
-        connection.execute(_register(tenant))
+        register(connection, tenant)
     except (psycopg.Error, ErpkitError) as error:
-        connection.execute(_teardown(tenant))
+        _teardown(connection, tenant)
         raise error if isinstance(error, ErpkitError) else _creation_error(tenant, error) from error
 
 
-def _setup(tenant: Tenant, *, keep_search_path: bool = True) -> sql.Composed:
-    schema, role = sql.Identifier(tenant.schema), sql.Identifier(tenant.role or "")
-    statements = [
-        "SET LOCAL client_min_messages TO warning",
-        "CREATE ROLE {role} NOLOGIN",
-        "GRANT {role} TO CURRENT_USER",
-        "CREATE SCHEMA {schema}",
-        "GRANT USAGE ON SCHEMA {schema} TO {role}",
-        "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {role}",
-        "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT USAGE, SELECT ON SEQUENCES TO {role}",
-        "SET LOCAL search_path TO {schema}, pg_temp" if keep_search_path else "SELECT 1",
+def _rename(connection: Connection, old: Tenant, new: Tenant) -> None:
+    names = [
+        ("ALTER SCHEMA {} RENAME TO {}", old.schema, new.schema),
+        ("ALTER ROLE {} RENAME TO {}", old.role, new.role),
+        ("ALTER ROLE {} RENAME TO {}", old.reader, new.reader),
     ]
-    return sql.SQL("; ").join(sql.SQL(statement).format(schema=schema, role=role) for statement in statements)
-
-
-def _register(tenant: Tenant) -> sql.Composed:
-    return sql.SQL("INSERT INTO public.tenants (slug, schema_name, role_name, name) VALUES ({}, {}, {}, {})").format(
-        *(sql.Literal(value) for value in (tenant.slug, tenant.schema, tenant.role, tenant.name))
+    for statement, before, after in names:
+        if before and after and before != after:
+            connection.execute(sql.SQL(statement).format(sql.Identifier(before), sql.Identifier(after)))
+    connection.execute(
+        "UPDATE public.tenants SET slug = %s, schema_name = %s, role_name = %s, name = %s WHERE slug = %s",
+        [new.slug, new.schema, new.role if old.role is not None else None, new.name, old.slug],
     )
 
 
-def _teardown(tenant: Tenant) -> sql.Composed:
-    return sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE; DROP ROLE IF EXISTS {}").format(
-        sql.Identifier(tenant.schema), sql.Identifier(tenant.role or "")
+def refuse_taken(connection: Connection, tenant: Tenant) -> None:
+    """Raise UsageError when the name of a tenant that is still to be made is taken."""
+    if tenant.slug in {known.slug for known in list_tenants(connection)} or has_schema(connection, tenant.schema):
+        raise UsageError(f"there is a tenant {tenant.slug} or a schema {tenant.schema} already: choose another name")
+
+
+def _setup(connection: Connection, tenant: Tenant) -> None:
+    connection.execute("SET LOCAL client_min_messages TO warning")
+    create_roles(connection, tenant)
+    connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(tenant.schema)))
+    grant_schema(connection, tenant)
+
+
+def register(connection: Connection, tenant: Tenant) -> None:
+    """Enter a tenant in public.tenants."""
+    connection.execute(
+        "INSERT INTO public.tenants (slug, schema_name, role_name, name) VALUES (%s, %s, %s, %s)",
+        [tenant.slug, tenant.schema, tenant.role, tenant.name],
     )
+
+
+def _teardown(connection: Connection, tenant: Tenant) -> None:
+    connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(tenant.schema)))
+    drop_roles(connection, tenant)
 
 
 def _creation_error(tenant: Tenant, error: psycopg.Error, migration: Migration | None = None) -> ErpkitError:
-    reason = error.diag.message_primary or str(error).strip()
+    reason = _reason(error)
     if migration is not None:
         return MigrationError(f"tenant {tenant.slug}: {migration.path} failed: {reason}; the tenant was not created")
-    taken = (psycopg.errors.DuplicateObject, psycopg.errors.DuplicateSchema, psycopg.errors.UniqueViolation)
-    if isinstance(error, taken):
+    if isinstance(error, psycopg.errors.UniqueViolation):
+        return UsageError(f"tenant {tenant.slug} cannot be created: somebody else has just created it")
+    if isinstance(error, psycopg.errors.DuplicateObject | psycopg.errors.DuplicateSchema):
         return UsageError(f"tenant {tenant.slug} cannot be created: {reason}")
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        return DatabaseError(
-            f"tenant {tenant.slug} cannot be created: {reason}; the login needs CREATEROLE and CREATE here"
-        )
+        return DatabaseError(f"tenant {tenant.slug} cannot be created: {reason}; {_NEEDS}")
     return DatabaseError(f"tenant {tenant.slug} cannot be created: {reason}")
+
+
+def _reason(error: psycopg.Error) -> str:
+    return error.diag.message_primary or str(error).strip()

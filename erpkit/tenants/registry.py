@@ -10,8 +10,18 @@ from psycopg.rows import dict_row
 
 from erpkit.database import Connection, Tenant, check_schema_name
 from erpkit.errors import UsageError
+from erpkit.tenants.roles import forbid_writing, grant_schema
 
-__all__ = ["STATUSES", "check_slug", "ensure_registry", "find_tenants", "get_tenant", "list_tenants", "set_status"]
+__all__ = [
+    "STATUSES",
+    "check_slug",
+    "ensure_registry",
+    "find_tenants",
+    "get_tenant",
+    "has_schema",
+    "list_tenants",
+    "set_status",
+]
 
 STATUSES = ("active", "suspended", "archived")
 
@@ -96,12 +106,27 @@ def find_tenants(connection: Connection, slugs: Sequence[str] = (), query: str |
 
 
 def set_status(connection: Connection, slug: str, status: str) -> Tenant:
-    """Suspend, activate or archive a tenant; fleet operations pass over all but active ones."""
+    """Suspend, activate or archive a tenant; fleet operations pass over all but active ones.
+
+    An archived tenant can only be read: its role loses the right to write until it is activated or suspended again.
+    """
     if status not in STATUSES:
         raise UsageError(f"{status!r} is no status: use {', '.join(STATUSES)}")
-    get_tenant(connection, slug)
-    connection.execute("UPDATE public.tenants SET status = %s WHERE slug = %s", [status, slug])
+    tenant = get_tenant(connection, slug)
+    with connection.transaction():
+        connection.execute("UPDATE public.tenants SET status = %s WHERE slug = %s", [status, slug])
+        if tenant.role is None or not has_schema(connection, tenant.schema):
+            pass
+        elif status == "archived":
+            forbid_writing(connection, tenant)
+        elif tenant.status == "archived":
+            grant_schema(connection, tenant)
     return get_tenant(connection, slug)
+
+
+def has_schema(connection: Connection, schema: str) -> bool:
+    """Tell whether there is a schema of this name."""
+    return connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", [schema]).fetchone() is not None
 
 
 def _suggest(slug: str, known: Sequence[str]) -> str:

@@ -3,14 +3,23 @@
 from erpkit.ui.explorer import Explorer, explore
 from erpkit.ui.plots import Picture, plot_counts, plot_events, plot_migrations, plot_modules, plot_replay
 from erpkit.ui.show import show
-from erpkit.ui.summaries import summarize_inspection, summarize_migrations, summarize_modules, summarize_replay
+from erpkit.ui.summaries import (
+    summarize_inspection,
+    summarize_migrations,
+    summarize_modules,
+    summarize_offboarding,
+    summarize_provision,
+    summarize_replay,
+)
 from erpkit.ui.tables import (
     dead_letters_table,
+    drop_plan_table,
     findings_table,
     migration_plan_table,
     migration_results_table,
     migration_status_table,
     modules_table,
+    provision_plan_table,
     replay_failures_table,
     replay_plan_table,
     rows_table,
@@ -23,6 +32,7 @@ __all__ = [
     "Explorer",
     "Picture",
     "dead_letters_table",
+    "drop_plan_table",
     "explore",
     "explore_tenants",
     "findings_table",
@@ -35,6 +45,7 @@ __all__ = [
     "plot_migrations",
     "plot_modules",
     "plot_replay",
+    "provision_plan_table",
     "replay_failures_table",
     "replay_plan_table",
     "rows_table",
@@ -42,6 +53,8 @@ __all__ = [
     "summarize_inspection",
     "summarize_migrations",
     "summarize_modules",
+    "summarize_offboarding",
+    "summarize_provision",
     "summarize_replay",
     "tenants_table",
     "topics_table",

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING
 from erpkit.events import DeadLetter, ReplayPlan, ReplayRun
 from erpkit.migrations import MigrationPlan, MigrationRun, MigrationStatus
 from erpkit.modules import ModuleCheck, ModuleLike, topic_of
-from erpkit.tenants import TenantInspection
+from erpkit.tenants import DropPlan, ProvisionPlan, TenantInspection
 
 if TYPE_CHECKING:
     import pandas
 
 __all__ = [
     "dead_letters_table",
+    "drop_plan_table",
     "findings_table",
     "migration_plan_table",
     "migration_results_table",
     "migration_status_table",
     "modules_table",
+    "provision_plan_table",
     "replay_failures_table",
     "replay_plan_table",
     "rows_table",
@@ -183,6 +185,16 @@ def replay_failures_table(run: ReplayRun) -> pandas.DataFrame:
     return _frame(
         [{"tenant": f.tenant, "offset": f.offset, "handler": f.handler, "error": f.error} for f in run.failures]
     )
+
+
+def provision_plan_table(plan: ProvisionPlan) -> pandas.DataFrame:
+    """One line a migration that the new tenant would get, in order."""
+    return _frame([{"migration": m.name, "statements": len(m.content.up)} for m in plan.migrations])
+
+
+def drop_plan_table(plan: DropPlan) -> pandas.DataFrame:
+    """One line a table that would be dropped, with its rows."""
+    return _frame([{"table": table, "rows": rows} for table, rows in plan.rows.items()])
 
 
 def _frame(lines: Sequence[dict[str, object]]) -> pandas.DataFrame:

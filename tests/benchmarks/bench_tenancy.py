@@ -30,10 +30,10 @@ QUERY = "SELECT id, amount, note FROM items ORDER BY id"
 ROUNDS = 9
 
 _SCHEMA = """
-CREATE ROLE "{role}"; CREATE SCHEMA {schema}; GRANT USAGE ON SCHEMA {schema} TO "{role}";
+CREATE ROLE "{role}.read"; CREATE SCHEMA {schema}; GRANT USAGE ON SCHEMA {schema} TO "{role}.read";
 CREATE TABLE {schema}.items AS SELECT n AS id, n * 1.5 AS amount, 'note ' || n AS note FROM generate_series(1, 33) n;
 CREATE TABLE {schema}.b (id int); CREATE TABLE {schema}.c (id int);
-GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO "{role}"
+GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO "{role}.read"
 """
 
 

@@ -84,6 +84,29 @@ def test_a_tenant_is_created_suspended_and_activated(database: Database) -> None
     assert "acme is active" in erpkit("tenants", "activate", "acme").stdout
 
 
+def test_a_tenant_is_exported_archived_dropped_and_imported_again(erp: Planted, tmp_path: Path) -> None:
+    file = str(tmp_path / "acme.erpkit")
+    assert f"exported acme to {file}: " in erpkit("tenants", "export", "acme", file).stdout
+    refused(erpkit("tenants", "drop", "acme"), 2, "tenant acme is active: suspend or archive it first")
+    assert "acme is archived" in erpkit("tenants", "archive", "acme").stdout
+    shown = erpkit("tenants", "drop", "acme").stdout
+    assert "dry run: nothing was dropped" in shown
+    refused(erpkit("tenants", "drop", "acme", "--confirm", "drop-1"), 2, "drop-1", "nothing was dropped")
+    assert (
+        "dropped acme: " in erpkit("tenants", "drop", "acme", "--confirm", shown.split("--confirm ")[1].strip()).stdout
+    )
+    refused(erpkit("tenants", "drop", "acme"), 2, "no tenant 'acme'")
+    assert "imported apex: schema tenant_apex" in erpkit("tenants", "import", file, "--as", "apex").stdout
+    assert "renamed apex to acme: schema tenant_acme" in erpkit("tenants", "rename", "apex", "acme").stdout
+    refused(erpkit("tenants", "import", file), 2, "there is a tenant acme or a schema tenant_acme already")
+    refused(erpkit("tenants", "rename", "acme", "a,b"), 2, "'a,b' is no tenant name")
+
+
+def test_what_is_done_to_the_fleet_names_the_tenants_that_it_passes_over(erp: Planted) -> None:
+    for arguments in (("migrate", "plan"), ("migrate", "up"), ("events", "dispatch"), ("events", "replay")):
+        assert f"skipped {erp.suspended}: suspended" in erpkit(*arguments).stdout, arguments
+
+
 def test_migrations_are_planned_confirmed_and_taken_back(erp: Planted) -> None:
     assert erpkit("migrate", "status").returncode == 3
     plan = json.loads(erpkit("migrate", "plan", "--json").stdout)

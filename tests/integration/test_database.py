@@ -39,7 +39,7 @@ def test_a_tenant_transaction_sees_its_own_schema_and_not_public(database: Datab
     with database.tenant_transaction(tenants[0]) as connection:
         assert connection.execute("SELECT current_schema(), current_user::text").fetchone() == (
             "tenant_acme",
-            tenants[0].role,
+            tenants[0].reader,
         )
         assert connection.execute("SHOW search_path").fetchone() == ("tenant_acme, pg_temp",)
 

@@ -43,7 +43,7 @@ def _modes(*paths: Path) -> dict[Path, int]:
 
 
 def test_starting_leaves_the_permissions_of_all_folders_above_as_they_were(home: Path) -> None:
-    installed = Path(str(erpkit.embedded._binaries()))
+    installed = Path(str(erpkit.embedded.find_binaries()))
     package = Path(sys.prefix)
     before = _modes(home, installed, package)
     assert before[home.parent] == 0o700

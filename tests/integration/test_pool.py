@@ -194,7 +194,7 @@ def test_everything_works_behind_pgbouncer_in_transaction_mode(
     with bouncer.tenant_transaction(tenant) as connection:
         assert connection.execute("SELECT current_schema(), current_user::text").fetchone() == (
             tenant.schema,
-            tenant.role,
+            tenant.reader,
         )
     with bouncer.connection() as connection:
         assert connection.execute("SELECT current_schema(), current_user::text").fetchone() == ("public", "postgres")

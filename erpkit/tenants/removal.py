@@ -1,0 +1,192 @@
+"""Dropping a tenant: planned, confirmed, and in batches, so that a big schema does not exhaust the server's lock table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import sql
+
+from erpkit.database import Connection, Database, Tenant
+from erpkit.errors import DatabaseError, PlanChangedError, UsageError
+from erpkit.tenants.registry import get_tenant, set_status
+from erpkit.tenants.roles import drop_roles
+from erpkit.tenants.rows import count_rows
+
+__all__ = ["DropPlan", "DropResult", "drop_tenant", "plan_drop"]
+
+BATCH = 50  # each table takes several locks: its own, its indexes', its sequences', its toast table's
+
+_KINDS = {
+    "v": "VIEW",
+    "m": "MATERIALIZED VIEW",
+    "r": "TABLE",
+    "f": "FOREIGN TABLE",
+    "p": "TABLE",
+    "S": "SEQUENCE",
+}
+
+
+@dataclass(frozen=True)
+class DropPlan:
+    """What would be lost: exact `rows` of each table, and `size` in bytes with indexes.
+
+    `dependents` are views and tables of other schemas that lean on this one; while there are any, nothing is dropped.
+    """
+
+    tenant: Tenant
+    rows: Mapping[str, int] = field(repr=False)
+    size: int
+    dependents: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """`drop-` and ten hexadecimal digits that stand for exactly these tables and row counts."""
+        facts = [self.tenant.slug, self.tenant.schema, sorted(self.rows.items())]
+        return f"drop-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]}"
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The names of its tables."""
+        return tuple(self.rows)
+
+    @property
+    def row_count(self) -> int:
+        """How many rows its tables hold, all in all."""
+        return sum(self.rows.values())
+
+    def check(self, confirm: str) -> None:
+        """Raise UsageError unless the tenant may be dropped, and PlanChangedError unless `confirm` is this plan's id."""
+        slug = self.tenant.slug
+        if self.tenant.is_active:
+            raise UsageError(f"tenant {slug} is active: suspend or archive it first; nothing was dropped")
+        if self.dependents:
+            raise UsageError(f"tenant {slug}: {', '.join(self.dependents)} depend on it; drop them first")
+        if confirm != self.id:
+            raise PlanChangedError(
+                f"confirm={confirm!r} is not the id of the present plan, {self.id}: nothing was dropped; read the plan again"
+            )
+
+
+@dataclass(frozen=True)
+class DropResult:
+    """What was dropped: the tables, views and sequences of each transaction, in their order."""
+
+    tenant: str
+    batches: tuple[tuple[str, ...], ...] = field(repr=False)
+
+    @property
+    def dropped_count(self) -> int:
+        """How many tables, views and sequences were dropped."""
+        return sum(len(batch) for batch in self.batches)
+
+
+def plan_drop(connection: Connection, tenant: Tenant) -> DropPlan:
+    """Read what dropping `tenant` would lose."""
+    size = connection.execute(
+        "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c "
+        "WHERE c.relnamespace = to_regnamespace(%s) AND c.relkind IN ('r', 'm', 'p')",
+        [tenant.schema],
+    ).fetchone()
+    rows = count_rows(connection, tenant.schema)
+    return DropPlan(tenant, rows, size[0] if size else 0, _dependents(connection, tenant.schema))
+
+
+def drop_tenant(
+    database: Database, slug: str, confirm: str, progress: Callable[[tuple[str, ...]], None] | None = None
+) -> DropResult:
+    """Drop a tenant that is suspended or archived, if `confirm` is the id of `plan_drop`: data, schema, roles and entry.
+
+    The tenant is archived first. What follows is one transaction for each fifty tables; `progress` is called after each.
+    When it is interrupted, the tenant stays archived with what is left of it: plan and drop it again to go on.
+    """
+    with database.connection() as connection:
+        tenant = get_tenant(connection, slug)
+        plan_drop(connection, tenant).check(confirm)
+        set_status(connection, slug, "archived")
+        batches = []
+        try:
+            while _drop_foreign_keys(connection, tenant.schema):
+                pass
+            while batch := _drop_relations(connection, tenant.schema):
+                batches.append(batch)
+                if progress is not None:
+                    progress(batch)
+            _drop_rest(connection, tenant)
+        except psycopg.Error as error:
+            reason = error.diag.message_primary or str(error).strip()
+            raise DatabaseError(
+                f"tenant {slug} is archived and dropped in part: {reason}; mend that, then plan and drop it again"
+            ) from error
+        return DropResult(slug, tuple(batches))
+
+
+def _drop_foreign_keys(connection: Connection, schema: str) -> bool:
+    """Drop one batch of the foreign keys: with them, a table would take its neighbours' locks as well."""
+    rows = connection.execute(
+        "SELECT c.relname, k.conname FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid "
+        "WHERE k.connamespace = to_regnamespace(%s) AND k.contype = 'f' AND k.conparentid = 0 ORDER BY 1, 2 LIMIT %s",
+        [schema, BATCH],
+    ).fetchall()
+    _run(
+        connection,
+        [
+            sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}").format(
+                sql.Identifier(schema, table), sql.Identifier(name)
+            )
+            for table, name in rows
+        ],
+    )
+    return bool(rows)
+
+
+def _drop_relations(connection: Connection, schema: str) -> tuple[str, ...]:
+    """Drop one batch: views, then tables, partitions before what they are part of, then sequences that nothing owns."""
+    rows = connection.execute(
+        "SELECT c.relname, c.relkind::text FROM pg_class c WHERE c.relnamespace = to_regnamespace(%s) "
+        "AND c.relkind = ANY(%s) AND NOT EXISTS "
+        "(SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') "
+        "ORDER BY array_position(%s, c.relkind::text), c.relispartition DESC, c.relname LIMIT %s",
+        [schema, list(_KINDS), list(_KINDS), BATCH],
+    ).fetchall()
+    _run(
+        connection,
+        [
+            sql.SQL(f"DROP {_KINDS[kind]} IF EXISTS {{}} CASCADE").format(sql.Identifier(schema, name))
+            for name, kind in rows
+        ],
+    )
+    return tuple(name for name, _ in rows)
+
+
+def _drop_rest(connection: Connection, tenant: Tenant) -> None:
+    with connection.transaction():
+        connection.execute("SET LOCAL client_min_messages TO warning")
+        connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(tenant.schema)))
+        if tenant.role is not None:
+            drop_roles(connection, tenant)
+        connection.execute("DELETE FROM public.tenants WHERE slug = %s", [tenant.slug])
+
+
+def _run(connection: Connection, statements: list[sql.Composed]) -> None:
+    if statements:
+        with connection.transaction():
+            connection.execute("SET LOCAL client_min_messages TO warning; SET LOCAL lock_timeout TO '10s'")
+            connection.execute(sql.SQL("; ").join(statements))
+
+
+def _dependents(connection: Connection, schema: str) -> tuple[str, ...]:
+    """Name the views and tables of other schemas that CASCADE would take along, or take a foreign key from."""
+    rows = connection.execute(
+        "SELECT DISTINCT o.oid::regclass::text FROM pg_class t JOIN pg_depend d "
+        "ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.classid = 'pg_rewrite'::regclass "
+        "JOIN pg_rewrite r ON r.oid = d.objid JOIN pg_class o ON o.oid = r.ev_class "
+        "WHERE t.relnamespace = to_regnamespace(%(schema)s) AND o.relnamespace <> t.relnamespace "
+        "UNION SELECT k.conrelid::regclass::text FROM pg_constraint k JOIN pg_class t ON t.oid = k.confrelid "
+        "WHERE t.relnamespace = to_regnamespace(%(schema)s) AND k.connamespace <> t.relnamespace ORDER BY 1",
+        {"schema": schema},
+    )
+    return tuple(name for (name,) in rows)
