@@ -63,7 +63,7 @@ def inspect(slugs: tuple[str, ...], as_json: bool) -> int:
                 {
                     "slug": i.tenant.slug, "schema": i.tenant.schema, "status": i.tenant.status, "size": i.size, "rows": i.rows,
                     "versions": i.versions, "pending": i.pending, "events": i.event_count, "last_event": i.last_event,
-                    "dead_letters": len(i.dead_letters), "drift": i.drift, "problems": i.problems,
+                    "dead_letters": len(i.dead_letters), "drift": [str(one) for one in i.drift], "problems": i.problems,
                 }
                 for i in inspections
             ]

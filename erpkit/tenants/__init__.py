@@ -1,13 +1,15 @@
 """Tenants: the registry, creating one, inspecting all, and drift."""
 
-from erpkit.tenants.drift import find_drift
+from erpkit.tenants.drift import Difference, drift_script, find_drift
 from erpkit.tenants.inspection import TenantInspection, inspect_tenants
 from erpkit.tenants.lifecycle import create_tenant, ensure_template
 from erpkit.tenants.registry import ensure_registry, find_tenants, get_tenant, list_tenants, set_status
 
 __all__ = [
+    "Difference",
     "TenantInspection",
     "create_tenant",
+    "drift_script",
     "ensure_registry",
     "ensure_template",
     "find_drift",
