@@ -6,9 +6,21 @@ import click
 
 from erpkit.cli.output import as_json, open_database, print_json, print_table
 from erpkit.config import Settings
+from erpkit.events import handler_topics
 from erpkit.migrations import plan_up, read_applied, read_migrations, run_plan
 from erpkit.modules import load_modules
-from erpkit.tenants import create_tenant, ensure_template, find_tenants, inspect_tenants, list_tenants, set_status
+from erpkit.tenants import (
+    create_tenant,
+    drift_script,
+    ensure_template,
+    find_drift,
+    find_tenants,
+    inspect_tenant,
+    inspect_tenants,
+    list_tenants,
+    set_status,
+)
+from erpkit.tenants.detail import TenantDetail
 from erpkit.tenants.registry import check_slug
 
 
@@ -53,9 +65,16 @@ def create(slug: str, name: str) -> None:
 def inspect(slugs: tuple[str, ...], as_json: bool) -> int:
     """Show the state of tenants, all without a name; exit code 3 if there is something to look at."""
     settings = Settings.from_env()
-    migrations = read_migrations(load_modules(settings).modules)
+    registry = load_modules(settings)
+    migrations, topics = read_migrations(registry.modules), handler_topics(registry)
+    detail: TenantDetail | None = None
     with open_database(quiet=as_json) as database, database.connection() as connection:
-        inspections = inspect_tenants(connection, find_tenants(connection, slugs), migrations)
+        tenants = find_tenants(connection, slugs)
+        if len(slugs) == 1:
+            detail = inspect_tenant(connection, tenants[0], migrations, topics=topics)
+            inspections = [detail.inspection]
+        else:
+            inspections = inspect_tenants(connection, tenants, migrations, topics=topics)
     problems = [problem for i in inspections for problem in i.problems]
     if as_json:
         print_json(
@@ -64,6 +83,10 @@ def inspect(slugs: tuple[str, ...], as_json: bool) -> int:
                     "slug": i.tenant.slug, "schema": i.tenant.schema, "status": i.tenant.status, "size": i.size, "rows": i.rows,
                     "versions": i.versions, "pending": i.pending, "events": i.event_count, "last_event": i.last_event,
                     "dead_letters": len(i.dead_letters), "drift": [str(one) for one in i.drift], "problems": i.problems,
+                    "exact": i.is_exact, "week_events": i.week_events, "backlog": i.backlog, "dead_rows": i.dead_rows,
+                    "unused_indexes": [one.name for one in i.unused_indexes],
+                    "missing_indexes": [str(one) for one in i.missing_indexes],
+                    "transactions": [str(one) for one in i.blockers],
                 }
                 for i in inspections
             ]
@@ -79,18 +102,74 @@ def inspect(slugs: tuple[str, ...], as_json: bool) -> int:
             i.pending,
             len(i.dead_letters),
             len(i.drift),
+            sum(i.backlog.values()),
+            i.dead_rows,
         )
         for i in inspections
     ]
-    print_table(["tenant", "status", "MiB", "rows", "events", "pending", "dead letters", "drift"], rows)
-    if len(inspections) == 1:
-        (only,) = inspections
-        print_table(["table", "rows"], [(table, f"{count:,}") for table, count in sorted(only.rows.items())])
-        click.echo(f"schema {only.tenant.schema}; versions {', '.join(f'{m} {v}' for m, v in only.versions.items())}")
-        click.echo(f"last event {only.last_event:%Y-%m-%d %H:%M:%S %Z}" if only.last_event else "no events")
+    print_table(
+        ["tenant", "status", "MiB", "rows", "events", "pending", "dead letters", "drift", "backlog", "dead rows"], rows
+    )
+    if inspections and not inspections[0].is_exact:
+        click.echo("sizes, rows and events are PostgreSQL's estimates; name fewer tenants to have them counted")
+    if detail is not None:
+        _print_detail(detail)
     for problem in problems:
         click.echo(f"! {problem}")
     return 3 if problems else 0
+
+
+def _print_detail(detail: TenantDetail) -> None:
+    i = detail.inspection
+    tables = [
+        (
+            t.name, f"{t.rows:,}", f"{t.size / 1024:,.0f}", f"{t.index_size / 1024:,.0f}", f"{t.dead_rows:,}",
+            f"{t.last_vacuum:%Y-%m-%d %H:%M}" if t.last_vacuum else "never",
+        )
+        for t in detail.tables
+    ]  # fmt: skip
+    print_table(["table", "rows", "KiB", "KiB of indexes", "dead rows", "last vacuum"], tables)
+    click.echo(f"schema {i.tenant.schema}; versions {', '.join(f'{m} {v}' for m, v in i.versions.items())}")
+    click.echo(f"last event {i.last_event:%Y-%m-%d %H:%M:%S %Z}" if i.last_event else "no events")
+    click.echo(f"events in the last seven days: {i.week_events or 0:,}")
+    for handler, events in sorted(i.backlog.items()):
+        click.echo(f"- {events:,} event(s) wait for {handler}")
+    for unused in i.unused_indexes:
+        click.echo(f"- index {unused.name} on {unused.table} was never used ({unused.size / 1024:,.0f} KiB)")
+    for missing in i.missing_indexes:
+        click.echo(f"- an index seems to be missing on {missing}")
+
+
+@command.command()
+@click.argument("slugs", nargs=-1)
+@click.option("--ddl", is_flag=True, help="Print the DDL that would make each schema like _template.")
+@as_json
+def drift(slugs: tuple[str, ...], ddl: bool, as_json: bool) -> int:
+    """Compare schemas with _template, all without a name; exit code 3 if there is a difference. It changes nothing."""
+    with open_database(quiet=as_json or ddl) as database, database.connection() as connection:
+        tenants = find_tenants(connection, slugs)
+        found = find_drift(connection, tenants)
+    if as_json:
+        print_json(
+            [
+                {
+                    "tenant": slug, "kind": one.kind, "object": one.object, "change": one.change,
+                    "canonical": one.canonical, "actual": one.actual, "ddl": one.ddl,
+                }
+                for slug, differences in found.items()
+                for one in differences
+            ]
+        )  # fmt: skip
+    elif ddl:
+        for slug, differences in found.items():
+            if differences:
+                click.echo("\n".join([f"-- tenant {slug}", *drift_script(differences), ""]))
+    else:
+        for slug, differences in found.items():
+            for one in differences:
+                click.echo(f"! {slug}: {one}")
+        click.echo(f"{sum(map(bool, found.values()))} of {len(found)} tenants differ from _template")
+    return 3 if any(found.values()) else 0
 
 
 def _set_status(slug: str, status: str) -> None:

@@ -52,7 +52,8 @@ def find_drift(
     """Return what is different in each tenant's schema, by slug; a fixed number of queries for all.
 
     First a hash of each schema, made by PostgreSQL, is compared; the objects themselves are fetched only where it differs.
-    `fingerprints` are those of all these schemas and the template's, if they were read before. A tenant that lacks migrations differs for that reason: migrate first, then look for drift.
+    `fingerprints` are those of all these schemas and the template's, if they were read before.
+    A tenant that lacks migrations differs for that reason: migrate first, then look for drift.
     """
     schemas = [TEMPLATE.schema, *(tenant.schema for tenant in tenants)]
     prints = fingerprints or read_fingerprints(connection, schemas)

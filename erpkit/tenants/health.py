@@ -28,7 +28,8 @@ SELECT n.nspname, c.relname,
             THEN pg_stat_get_live_tuples(c.oid) ELSE greatest(c.reltuples, 0)::bigint END,
        CASE WHEN %(exact)s OR c.reltuples < 0 AND pg_stat_get_live_tuples(c.oid) > 50 THEN pg_total_relation_size(c.oid)
             ELSE (c.relpages + coalesce(t.relpages, 0)
-                 + coalesce((SELECT sum(i.relpages) FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid WHERE x.indrelid = c.oid), 0)
+                 + coalesce((SELECT sum(i.relpages) FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+                              WHERE x.indrelid = c.oid), 0)
                  ) * current_setting('block_size')::bigint END,
        pg_stat_get_dead_tuples(c.oid)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_class t ON t.oid = c.reltoastrelid
@@ -93,7 +94,7 @@ class TableFacts:
 
 @dataclass(frozen=True)
 class IndexFacts:
-    """An index that was never used since the statistics began, and enforces nothing; `size` in bytes, as of the last vacuum or analyze."""
+    """An index that nothing used since the statistics began and that enforces nothing; `size` as of the last vacuum."""
 
     table: str
     name: str

@@ -36,6 +36,12 @@ _MANY = 200  # tenants from which on a second connection is worth it
 _BATCH = 100  # tenants a UNION ALL: the quickest of 50 to 1,000, measured
 
 
+_EVENTS = 'SELECT {slug}, (SELECT recorded_at FROM {log} ORDER BY "offset" DESC LIMIT 1), NULL::bigint'
+_EXACT_EVENTS = (
+    'SELECT {slug}, (SELECT recorded_at FROM {log} ORDER BY "offset" DESC LIMIT 1), '
+    "(SELECT count(*) FROM {log} WHERE recorded_at > now() - interval '7 days')"
+)
+
 _OfTenant = TypeVar("_OfTenant", MigrationStatus, DeadLetter)
 
 
@@ -213,8 +219,7 @@ def _counts(connection: Connection, tenants: Sequence[Tenant]) -> dict[str, dict
 def _events(connection: Connection, tenants: Sequence[Tenant], *, exact: bool) -> dict[str, tuple[Any, ...]]:
     """Read the time of the last event of each tenant, and how many there were in seven days."""
     found = schemas_with_table(connection, "erpkit_events", [tenant.schema for tenant in tenants])
-    week = "SELECT count(*) FROM {log} WHERE recorded_at > now() - interval '7 days'" if exact else "NULL::bigint"
-    query = sql.SQL(f'SELECT {{slug}}, (SELECT recorded_at FROM {{log}} ORDER BY "offset" DESC LIMIT 1), ({week})')
+    query = sql.SQL(_EXACT_EVENTS if exact else _EVENTS)
     queries = [
         query.format(slug=sql.Literal(tenant.slug), log=sql.Identifier(tenant.schema, "erpkit_events"))
         for tenant in tenants

@@ -4,8 +4,12 @@ from erpkit.ui.plots import Picture, plot_events, plot_migrations, plot_modules,
 from erpkit.ui.show import show
 from erpkit.ui.summaries import summarize_inspection, summarize_migrations, summarize_modules, summarize_replay
 from erpkit.ui.tables import (
+    blockers_table,
     dead_letters_table,
+    drift_table,
     findings_table,
+    health_table,
+    indexes_table,
     migration_plan_table,
     migration_results_table,
     migration_status_table,
@@ -20,9 +24,13 @@ from erpkit.ui.widgets import explore_tenants
 
 __all__ = [
     "Picture",
+    "blockers_table",
     "dead_letters_table",
+    "drift_table",
     "explore_tenants",
     "findings_table",
+    "health_table",
+    "indexes_table",
     "migration_plan_table",
     "migration_results_table",
     "migration_status_table",
