@@ -142,4 +142,6 @@ def _in_schema(ddl: str, schema: str) -> str:
 def _of_grant(change: GrantChange) -> Difference:
     words = f"{', '.join(change.privileges)} on {change.on} to {change.grantee}"
     missing = change.change == "missing"
-    return Difference("grant", words, change.change, words if missing else None, None if missing else words, change.ddl)
+    return Difference(
+        change.kind, words, change.change, words if missing else None, None if missing else words, change.ddl
+    )

@@ -102,9 +102,12 @@ own AS MATERIALIZED (
 
 @contextmanager
 def deparsing(connection: Connection) -> Iterator[None]:
-    """Read with an empty search_path, so that definitions name the schema of everything that is not PostgreSQL's own."""
+    """Read with an empty search_path, so that definitions name the schema of everything that is not PostgreSQL's own.
+
+    Some definitions wait for whoever has locked their table exclusively: ten seconds at most.
+    """
     with connection.transaction():
-        connection.execute("SET LOCAL search_path TO pg_catalog; SET LOCAL jit TO off")
+        connection.execute("SET LOCAL search_path TO pg_catalog; SET LOCAL jit TO off; SET LOCAL lock_timeout TO '10s'")
         yield
 
 

@@ -188,7 +188,8 @@ def test_inspecting_more_tenants_takes_no_more_queries(
 ) -> None:
     with database.connection() as connection:
         tenants = list_tenants(connection)
-        one = count_queries(connection, lambda: inspect_tenants(connection, tenants[:1], migrations))
+        drifted = [tenant for tenant in tenants if tenant.slug == erp.drifted]
+        one = count_queries(connection, lambda: inspect_tenants(connection, drifted, migrations))
         assert one == count_queries(connection, lambda: inspect_tenants(connection, tenants, migrations)) < 20
 
 
