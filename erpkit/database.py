@@ -90,13 +90,14 @@ class Database:
     `target` names it for people: `embedded`, or host/database/user.
     """
 
-    def __init__(self, conninfo: str, target: str, *, max_connections: int = 8) -> None:
+    def __init__(self, conninfo: str, target: str, *, max_connections: int = 8, writable: bool = True) -> None:
         from psycopg_pool import ConnectionPool  # noqa: PLC0415 - half of the package's import time
 
         # The pool warns of connections that it replaces; without a handler Python would print that.
         logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
         self._visited: WeakKeyDictionary[Connection, set[str]] = WeakKeyDictionary()
         self.target = target
+        self._writable = writable
         self.conninfo = conninfo
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             conninfo,
@@ -115,11 +116,16 @@ class Database:
         Raises DatabaseError, naming the target, when it does not answer or refuses us.
         """
         if settings.database is not None:
-            return cls(settings.database, _probe(settings.database))
+            return cls(settings.database, _probe(settings.database), writable=settings.tenants_query is None)
         server = EmbeddedServer(settings.home)
         server.start()
         _probe(server.url())
-        return cls(server.url(), "embedded")
+        return cls(server.url(), "embedded", writable=settings.tenants_query is None)
+
+    def check_writable(self) -> None:
+        """Raise UsageError where the database belongs to an ERP that erpkit only reads."""
+        if not self._writable:
+            raise UsageError(f"ERPKIT_TENANTS_QUERY is set: {self.target} is only read, and nothing was changed")
 
     def close(self) -> None:
         """Give the connections back; the server goes on."""
@@ -162,6 +168,8 @@ class Database:
         error. Raises DatabaseError when the tenant's schema does not exist (PostgreSQL itself would fall through silently),
         and when the transaction was ended, or had failed, before it came to the commit.
         """
+        if write:
+            self.check_writable()
         with self._lend() as connection:
             enter_tenant(connection, tenant, write=write, statement_timeout=statement_timeout)
             self._note_visit(connection, tenant)

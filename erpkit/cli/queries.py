@@ -40,7 +40,7 @@ def check(slugs: tuple[str, ...], as_json: bool) -> int:
     statements = read_statements(load_modules(Settings.from_env()).modules)
     with open_database(quiet=as_json) as database:
         with database.connection() as connection:
-            tenants = find_tenants(connection, slugs)
+            tenants = find_tenants(connection, slugs, Settings.from_env().tenants_query)
         broken = check_queries(database, tenants, statements)
     if as_json:
         found = [{"tenant": b.tenant, "module": b.module, "query": b.query, "error": b.error} for b in broken]

@@ -72,7 +72,7 @@ def _check_target(values: Mapping[str, Any]) -> str:
     named: list[str] | str = values.get("tenants") or values.get("tenant") or []
     slugs = [named] if isinstance(named, str) else named
     with Database.open(Settings.from_env()) as database, database.connection() as connection:
-        find_tenants(connection, slugs)
+        find_tenants(connection, slugs, Settings.from_env().tenants_query)
         return database.target
 
 

@@ -8,14 +8,18 @@ import click
 
 from erpkit.cli.output import as_json, open_database, print_json, print_table
 from erpkit.config import Settings
+from erpkit.events import handler_topics
 from erpkit.migrations import read_migrations
 from erpkit.modules import load_modules
 from erpkit.tenants import (
+    drift_script,
     drop_tenant,
     export_tenant,
+    find_drift,
     find_tenants,
     get_tenant,
     import_tenant,
+    inspect_tenant,
     inspect_tenants,
     list_tenants,
     plan_drop,
@@ -24,6 +28,7 @@ from erpkit.tenants import (
     rename_tenant,
     set_status,
 )
+from erpkit.tenants.detail import TenantDetail
 from erpkit.tenants.registry import check_slug
 
 
@@ -37,7 +42,7 @@ def command() -> None:
 def list_(as_json: bool) -> None:
     """List all tenants."""
     with open_database(quiet=as_json) as database, database.connection() as connection:
-        tenants = list_tenants(connection)
+        tenants = list_tenants(connection, Settings.from_env().tenants_query)
     if as_json:
         print_json([{"slug": t.slug, "name": t.name, "schema": t.schema, "status": t.status} for t in tenants])
     else:
@@ -53,6 +58,7 @@ def create(slug: str, name: str) -> None:
     settings = Settings.from_env()
     migrations = read_migrations(load_modules(settings).modules)
     with open_database() as database:
+        database.check_writable()
         with database.connection() as connection:
             plan = plan_provision(connection, migrations, slug, name)
         tenant = provision_tenant(database, plan, plan.id)
@@ -65,9 +71,17 @@ def create(slug: str, name: str) -> None:
 def inspect(slugs: tuple[str, ...], as_json: bool) -> int:
     """Show the state of tenants, all without a name; exit code 3 if there is something to look at."""
     settings = Settings.from_env()
-    migrations = read_migrations(load_modules(settings).modules)
+    registry = load_modules(settings)
+    migrations = read_migrations(registry.modules, event_log=settings.tenants_query is None)
+    topics = handler_topics(registry)
+    detail: TenantDetail | None = None
     with open_database(quiet=as_json) as database, database.connection() as connection:
-        inspections = inspect_tenants(connection, find_tenants(connection, slugs), migrations)
+        tenants = find_tenants(connection, slugs, Settings.from_env().tenants_query)
+        if len(slugs) == 1:
+            detail = inspect_tenant(connection, tenants[0], migrations, topics=topics)
+            inspections = [detail.inspection]
+        else:
+            inspections = inspect_tenants(connection, tenants, migrations, topics=topics)
     problems = [problem for i in inspections for problem in i.problems]
     if as_json:
         print_json(
@@ -75,7 +89,11 @@ def inspect(slugs: tuple[str, ...], as_json: bool) -> int:
                 {
                     "slug": i.tenant.slug, "schema": i.tenant.schema, "status": i.tenant.status, "size": i.size, "rows": i.rows,
                     "versions": i.versions, "pending": i.pending, "events": i.event_count, "last_event": i.last_event,
-                    "dead_letters": len(i.dead_letters), "drift": i.drift, "problems": i.problems,
+                    "dead_letters": len(i.dead_letters), "drift": [str(one) for one in i.drift], "problems": i.problems,
+                    "exact": i.is_exact, "week_events": i.week_events, "backlog": i.backlog, "dead_rows": i.dead_rows,
+                    "unused_indexes": [one.name for one in i.unused_indexes],
+                    "missing_indexes": [str(one) for one in i.missing_indexes],
+                    "transactions": [str(one) for one in i.blockers],
                 }
                 for i in inspections
             ]
@@ -91,22 +109,79 @@ def inspect(slugs: tuple[str, ...], as_json: bool) -> int:
             i.pending,
             len(i.dead_letters),
             len(i.drift),
+            sum(i.backlog.values()),
+            i.dead_rows,
         )
         for i in inspections
     ]
-    print_table(["tenant", "status", "MiB", "rows", "events", "pending", "dead letters", "drift"], rows)
-    if len(inspections) == 1:
-        (only,) = inspections
-        print_table(["table", "rows"], [(table, f"{count:,}") for table, count in sorted(only.rows.items())])
-        click.echo(f"schema {only.tenant.schema}; versions {', '.join(f'{m} {v}' for m, v in only.versions.items())}")
-        click.echo(f"last event {only.last_event:%Y-%m-%d %H:%M:%S %Z}" if only.last_event else "no events")
+    print_table(
+        ["tenant", "status", "MiB", "rows", "events", "pending", "dead letters", "drift", "backlog", "dead rows"], rows
+    )
+    if inspections and not inspections[0].is_exact:
+        click.echo("sizes, rows and events are PostgreSQL's estimates; name fewer tenants to have them counted")
+    if detail is not None:
+        _print_detail(detail)
     for problem in problems:
         click.echo(f"! {problem}")
     return 3 if problems else 0
 
 
+def _print_detail(detail: TenantDetail) -> None:
+    i = detail.inspection
+    tables = [
+        (
+            t.name, f"{t.rows:,}", f"{t.size / 1024:,.0f}", f"{t.index_size / 1024:,.0f}", f"{t.dead_rows:,}",
+            f"{t.last_vacuum:%Y-%m-%d %H:%M}" if t.last_vacuum else "never",
+        )
+        for t in detail.tables
+    ]  # fmt: skip
+    print_table(["table", "rows", "KiB", "KiB of indexes", "dead rows", "last vacuum"], tables)
+    click.echo(f"schema {i.tenant.schema}; versions {', '.join(f'{m} {v}' for m, v in i.versions.items())}")
+    click.echo(f"last event {i.last_event:%Y-%m-%d %H:%M:%S %Z}" if i.last_event else "no events")
+    click.echo(f"events in the last seven days: {i.week_events or 0:,}")
+    for handler, events in sorted(i.backlog.items()):
+        click.echo(f"- {events:,} event(s) wait for {handler}")
+    for unused in i.unused_indexes:
+        click.echo(f"- index {unused.name} on {unused.table} was never used ({unused.size / 1024:,.0f} KiB)")
+    for missing in i.missing_indexes:
+        click.echo(f"- an index seems to be missing on {missing}")
+
+
+@command.command()
+@click.argument("slugs", nargs=-1)
+@click.option("--ddl", is_flag=True, help="Print the DDL that would make each schema like _template.")
+@as_json
+def drift(slugs: tuple[str, ...], ddl: bool, as_json: bool) -> int:
+    """Compare schemas with _template, all without a name; exit code 3 if there is a difference. It changes nothing."""
+    with open_database(quiet=as_json or ddl) as database, database.connection() as connection:
+        tenants = find_tenants(connection, slugs, Settings.from_env().tenants_query)
+        found = find_drift(connection, tenants)
+    if as_json:
+        print_json(
+            [
+                {
+                    "tenant": slug, "kind": one.kind, "object": one.object, "change": one.change,
+                    "canonical": one.canonical, "actual": one.actual, "ddl": one.ddl,
+                }
+                for slug, differences in found.items()
+                for one in differences
+            ]
+        )  # fmt: skip
+    elif ddl:
+        for slug, differences in found.items():
+            if differences:
+                click.echo("\n".join([f"-- tenant {slug}", *drift_script(differences), ""]))
+    else:
+        for slug, differences in found.items():
+            for one in differences:
+                click.echo(f"! {slug}: {one}")
+        click.echo(f"{sum(map(bool, found.values()))} of {len(found)} tenants differ from _template")
+    return 3 if any(found.values()) else 0
+
+
 def _set_status(slug: str, status: str) -> None:
     with open_database() as database, database.connection() as connection:
+        database.check_writable()
         tenant = set_status(connection, slug, status)
     click.echo(f"{tenant.slug} is {tenant.status}")
 

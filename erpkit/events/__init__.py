@@ -1,5 +1,6 @@
 """Commands, events, each tenant's log of them, dispatch to handlers, dead letters and replay."""
 
+from erpkit.events.backlog import handler_topics, read_backlog
 from erpkit.events.buses import CommandBus, Context
 from erpkit.events.dead_letters import DeadLetter, list_dead_letters
 from erpkit.events.dispatch import DispatchResult, dispatch
@@ -22,9 +23,11 @@ __all__ = [
     "decode",
     "dispatch",
     "encode",
+    "handler_topics",
     "list_dead_letters",
     "list_events",
     "plan_replay",
+    "read_backlog",
     "read_events",
     "run_replay",
 ]

@@ -45,12 +45,17 @@ def version_table(module: str) -> str:
     return f"goose_db_version_{module}"
 
 
-def read_migrations(modules: Iterable[ModuleLike]) -> tuple[Migration, ...]:
+def read_migrations(modules: Iterable[ModuleLike], *, event_log: bool = True) -> tuple[Migration, ...]:
     """Read all migrations in the order to apply them in: erpkit's own first, then module by module in load order.
 
+    `event_log` leaves erpkit's own out where it is False: in a database that erpkit only reads.
     Raises MigrationError, naming the file, for a broken or duplicate one: nothing is run while any file is broken.
     """
-    return tuple(migration for module in (EVENT_LOG, *modules) for migration in collect_migrations(module))
+    return tuple(
+        migration
+        for module in ((EVENT_LOG, *modules) if event_log else modules)
+        for migration in collect_migrations(module)
+    )
 
 
 def collect_migrations(module: ModuleLike) -> list[Migration]:

@@ -54,6 +54,7 @@ def run_plan(
     A tenant that fails does not stop the others; `_template`, which comes first, does: it is the canary. Raises
     PlanChangedError, with nothing done, when the id is another.
     """
+    database.check_writable()
     plan.check(confirm)
     results: list[TenantResult] = []
     for tenant_plan in plan.tenants:

@@ -16,7 +16,7 @@ __all__ = ["Applied", "MigrationStatus", "describe_status", "read_applied"]
 Applied = Mapping[tuple[str, str], tuple[int, ...]]
 
 _PREFIX = "goose_db_version_"
-_TABLES_A_QUERY = 1000  # a UNION ALL of more plans slower than it saves round trips
+_TABLES_A_QUERY = 200  # a UNION ALL of more plans slower than it saves round trips
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,21 @@ class MigrationStatus:
 
 
 def read_applied(connection: Connection, tenants: Sequence[Tenant]) -> Applied:
-    """Read the goose version tables of all `tenants` in one query (one for each thousand tables of them)."""
+    """Read the goose version tables of all `tenants` in one query (one for each 200 tables of them)."""
     schemas = [tenant.schema for tenant in tenants]
     tables = connection.execute(
         "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
         "WHERE c.relkind = 'r' AND starts_with(c.relname::text, %s) AND n.nspname = ANY(%s) ORDER BY 1, 2",
         [_PREFIX, schemas],
     ).fetchall()
+    states: dict[tuple[str, str], dict[int, bool]] = {(s, table.removeprefix(_PREFIX)): {} for s, table in tables}
     rows = fetch_union(connection, (_versions_query(*table) for table in tables), _TABLES_A_QUERY)
-    return {(schema, module): tuple(versions or ()) for schema, module, versions in rows}
+    # The last row of a version says whether it is in force: older goose releases kept a row for each Down.
+    for schema, module, _, version, is_applied in sorted(rows):
+        state = states[schema, module]
+        state.pop(version, None)
+        state[version] = is_applied
+    return {key: tuple(v for v, is_applied in state.items() if is_applied and v > 0) for key, state in states.items()}
 
 
 def describe_status(
@@ -82,11 +88,7 @@ def _status(tenant: str, module: str, files: Sequence[int], applied: tuple[int, 
 
 
 def _versions_query(schema: str, table: str) -> sql.Composed:
-    """The last row of a version says whether it is in force: older goose releases kept a row for each Down."""
-    return sql.SQL(
-        "SELECT {schema}, {module}, array_agg(version_id ORDER BY id) FROM ("
-        "SELECT DISTINCT ON (version_id) version_id, id, is_applied FROM {table} ORDER BY version_id, id DESC"
-        ") latest WHERE is_applied AND version_id > 0"
-    ).format(
-        schema=sql.Literal(schema), module=sql.Literal(table.removeprefix(_PREFIX)), table=sql.Identifier(schema, table)
-    )  # fmt: skip
+    """Plain rows: sorting and grouping in each of thousands of branches takes PostgreSQL three times as long."""
+    return sql.SQL("SELECT {}, {}, id, version_id, is_applied FROM {}").format(
+        sql.Literal(schema), sql.Literal(table.removeprefix(_PREFIX)), sql.Identifier(schema, table)
+    )

@@ -58,6 +58,8 @@ def find_modules(settings: Settings) -> list[object]:
     entries = entry_points(group=group)
     if not entries and settings.modules is None and settings.is_embedded:
         entries = entry_points(group=SAMPLE_GROUP)
+    if not entries and settings.tenants_query is not None:
+        return []  # another ERP's database can be read without its modules
     if not entries:
         raise ModuleError(
             f"no module is registered under the entry-point group {group}: see ERPKIT_MODULES in the README"

@@ -1,7 +1,8 @@
 """Tenants: the registry, their lives from creation to removal, inspecting all, and drift."""
 
 from erpkit.tenants.across import Across, across
-from erpkit.tenants.drift import find_drift
+from erpkit.tenants.detail import TenantDetail, inspect_tenant
+from erpkit.tenants.drift import Difference, drift_script, find_drift
 from erpkit.tenants.exports import export_tenant
 from erpkit.tenants.imports import import_tenant
 from erpkit.tenants.inspection import TenantInspection, inspect_tenants
@@ -15,13 +16,16 @@ from erpkit.tenants.roles import ANALYSTS
 __all__ = [
     "ANALYSTS",
     "Across",
+    "Difference",
     "DropPlan",
     "DropResult",
     "Manifest",
     "ProvisionPlan",
+    "TenantDetail",
     "TenantInspection",
     "across",
     "create_tenant",
+    "drift_script",
     "drop_tenant",
     "ensure_registry",
     "ensure_template",
@@ -30,6 +34,7 @@ __all__ = [
     "find_tenants",
     "get_tenant",
     "import_tenant",
+    "inspect_tenant",
     "inspect_tenants",
     "list_tenants",
     "plan_drop",

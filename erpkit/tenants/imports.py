@@ -46,6 +46,7 @@ def import_tenant(database: Database, path: Path, slug: str | None = None) -> Te
     name that is taken. The file's schema is executed as it is: import only files whose origin you trust. Function bodies
     and other texts that name the old schema are not rewritten, as PostgreSQL's ALTER SCHEMA does not either.
     """
+    database.check_writable()
     with tempfile.TemporaryDirectory(prefix="erpkit-import-") as folder:
         dump = Path(folder, "dump")
         manifest = verify_export(path, dump)

@@ -2,24 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from psycopg import sql
+import psycopg
+from psycopg import pq, sql
 
 from erpkit.database import TEMPLATE, Connection, Tenant, fetch_union, schemas_with_table
-from erpkit.events import DeadLetter, list_dead_letters
+from erpkit.events import DeadLetter, list_dead_letters, read_backlog
 from erpkit.migrations import Migration, MigrationStatus, describe_status, read_applied
-from erpkit.tenants.drift import find_drift
+from erpkit.tenants.drift import Difference, find_drift
+from erpkit.tenants.health import (
+    Blocker,
+    IndexFacts,
+    MissingIndex,
+    TableFacts,
+    read_blockers,
+    read_indexes,
+    read_missing,
+    read_tables,
+)
+from erpkit.tenants.objects import Fingerprint, read_fingerprints
 
 __all__ = ["TenantInspection", "inspect_tenants"]
+
+EXACT = 50  # up to this many tenants, rows are counted and sizes are measured
+
+_MANY = 200  # tenants from which on a second connection is worth it
+_BATCH = 100  # tenants a UNION ALL: the quickest of 50 to 1,000, measured
+
+
+_EVENTS = 'SELECT {slug}, (SELECT recorded_at FROM {log} ORDER BY "offset" DESC LIMIT 1), NULL::bigint'
+_EXACT_EVENTS = (
+    'SELECT {slug}, (SELECT recorded_at FROM {log} ORDER BY "offset" DESC LIMIT 1), '
+    "(SELECT count(*) FROM {log} WHERE recorded_at > now() - interval '7 days')"
+)
+
+_OfTenant = TypeVar("_OfTenant", MigrationStatus, DeadLetter)
 
 
 @dataclass(frozen=True)
 class TenantInspection:
-    """The state of one tenant: `size` in bytes with indexes, exact `rows` a table, and what is not as it should be."""
+    """The state of one tenant: `size` in bytes with indexes, `rows` a table, and what is not as it should be.
+
+    With `is_exact` rows were counted and files measured; otherwise `size`, `rows` and `event_count` are PostgreSQL's own
+    estimates and `week_events`, the events of the last seven days, is None. Unused and missing indexes are advice, no problem.
+    """
 
     tenant: Tenant
     exists: bool
@@ -29,7 +61,14 @@ class TenantInspection:
     event_count: int
     last_event: datetime | None
     dead_letters: Sequence[DeadLetter] = field(repr=False)
-    drift: Sequence[str] = ()
+    drift: Sequence[Difference] = ()
+    is_exact: bool = True
+    week_events: int | None = None
+    backlog: Mapping[str, int] = field(default_factory=dict)
+    tables: Sequence[TableFacts] = field(default=(), repr=False)
+    unused_indexes: Sequence[IndexFacts] = field(default=(), repr=False)
+    missing_indexes: Sequence[MissingIndex] = field(default=(), repr=False)
+    blockers: Sequence[Blocker] = ()
 
     @property
     def versions(self) -> dict[str, int]:
@@ -40,6 +79,11 @@ class TenantInspection:
     def pending(self) -> int:
         """How many migrations it lacks."""
         return sum(len(status.pending) for status in self.migrations)
+
+    @property
+    def dead_rows(self) -> int:
+        """How many dead rows wait for a vacuum."""
+        return sum(table.dead_rows for table in self.tables)
 
     @property
     def problems(self) -> list[str]:
@@ -53,82 +97,132 @@ class TenantInspection:
             missing = [f"{s.module} {', '.join(map(str, s.pending))}" for s in self.migrations if s.pending]
             problems.append(f"{self.tenant.slug}: behind on migrations ({'; '.join(missing)})")
         if self.drift:
-            problems.append(f"{self.tenant.slug}: schema drift ({'; '.join(self.drift)})")
+            problems.append(f"{self.tenant.slug}: schema drift ({'; '.join(map(str, self.drift))})")
         if self.dead_letters:
             problems.append(
                 f"{self.tenant.slug}: {len(self.dead_letters)} dead letter(s), first {self.dead_letters[0].error}"
             )
+        problems += [f"{self.tenant.slug}: {blocker}" for blocker in self.blockers]
         return problems
 
 
 def inspect_tenants(
-    connection: Connection, tenants: Sequence[Tenant], migrations: Sequence[Migration]
+    connection: Connection,
+    tenants: Sequence[Tenant],
+    migrations: Sequence[Migration],
+    *,
+    exact: bool | None = None,
+    topics: Mapping[str, str] | None = None,
 ) -> list[TenantInspection]:
-    """Inspect `tenants`; drift is looked for in those that have every migration, as the others differ for that reason."""
-    sizes = _sizes(connection, tenants)
-    rows = _rows(connection, tenants)
-    events = _events(connection, tenants)
-    statuses = describe_status(tenants, migrations, read_applied(connection, tenants))
-    letters = list_dead_letters(connection, tenants)
-    by_tenant = {tenant.slug: [status for status in statuses if status.tenant == tenant.slug] for tenant in tenants}
-    current = [t for t in tenants if t.schema in sizes and not any(status.pending for status in by_tenant[t.slug])]
-    drift = find_drift(connection, current) if _template_is_current(connection, migrations) else {}
+    """Inspect `tenants`; drift is looked for in those that have every migration, as the others differ for that reason.
+
+    `exact` counts rows and measures files; None does so for up to 50 tenants. `topics` are the handlers' topics (see
+    `handler_topics`): with them the backlog is read, too.
+    """
+    exact = len(tenants) <= EXACT if exact is None else exact
+    schemas = [tenant.schema for tenant in tenants]
+    with _fingerprints(connection, [TEMPLATE.schema, *schemas]) as fingerprints:
+        tables = read_tables(connection, schemas, exact=exact)
+        counts = _counts(connection, tenants) if exact else _estimates(tables)
+        events = _events(connection, tenants, exact=exact)
+        statuses = _by_tenant(
+            describe_status([TEMPLATE, *tenants], migrations, read_applied(connection, [TEMPLATE, *tenants]))
+        )
+        letters = _by_tenant(list_dead_letters(connection, tenants))
+        backlog = read_backlog(connection, tenants, topics or {})
+        unused, missing = read_indexes(connection, schemas), read_missing(connection, schemas)
+        blockers = read_blockers(connection, schemas)
+        current = [t for t in tenants if t.schema in tables and not _lacks(statuses.get(t.slug, ()))]
+        drift = (
+            {}
+            if _lacks(statuses.get(TEMPLATE.slug, ()))
+            else find_drift(connection, current, fingerprints=fingerprints.result())
+        )
     return [
         TenantInspection(
             tenant=tenant,
-            exists=tenant.schema in sizes,
-            size=sizes.get(tenant.schema, 0),
-            rows=rows.get(tenant.slug, {}),
-            migrations=by_tenant[tenant.slug],
-            event_count=events.get(tenant.slug, (0, None))[0],
-            last_event=events.get(tenant.slug, (0, None))[1],
-            dead_letters=[letter for letter in letters if letter.tenant == tenant.slug],
+            exists=tenant.schema in tables,
+            size=sum(table.size for table in tables.get(tenant.schema, ())),
+            rows=counts.get(tenant.schema, {}),
+            migrations=statuses.get(tenant.slug, []),
+            event_count=counts.get(tenant.schema, {}).get("erpkit_events", 0),
+            last_event=events.get(tenant.slug, (None, None))[0],
+            dead_letters=letters.get(tenant.slug, []),
             drift=drift.get(tenant.slug, ()),
+            is_exact=exact,
+            week_events=events.get(tenant.slug, (None, None))[1],
+            backlog=backlog[tenant.slug],
+            tables=tables.get(tenant.schema, ()),
+            unused_indexes=unused.get(tenant.schema, ()),
+            missing_indexes=missing.get(tenant.schema, ()),
+            blockers=blockers.get(tenant.schema, ()),
         )
         for tenant in tenants
     ]
 
 
-def _template_is_current(connection: Connection, migrations: Sequence[Migration]) -> bool:
-    statuses = describe_status([TEMPLATE], migrations, read_applied(connection, [TEMPLATE]))
-    return not any(status.pending for status in statuses)
+@contextmanager
+def _fingerprints(connection: Connection, schemas: Sequence[str]) -> Iterator[Future[dict[str, Fingerprint]]]:
+    """Hash the schemas, half of an inspection's time; for many of them on a second connection at the same time.
+
+    Not where `connection` is in a transaction, which another connection would not see.
+    """
+    if len(schemas) < _MANY or connection.info.transaction_status != pq.TransactionStatus.IDLE:
+        done: Future[dict[str, Fingerprint]] = Future()
+        done.set_result(read_fingerprints(connection, schemas))
+        yield done
+        return
+    info = connection.info
+    with (
+        psycopg.connect(info.dsn, password=info.password or None, autocommit=True, application_name="erpkit") as second,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        yield executor.submit(read_fingerprints, second, schemas)
 
 
-def _sizes(connection: Connection, tenants: Sequence[Tenant]) -> dict[str, int]:
-    rows = connection.execute(
-        "SELECT n.nspname, coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_namespace n "
-        "LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'm', 'p') WHERE n.nspname = ANY(%s) GROUP BY 1",
-        [[tenant.schema for tenant in tenants]],
-    )
-    return dict(rows.fetchall())
+def _lacks(statuses: Sequence[MigrationStatus]) -> bool:
+    return any(status.pending for status in statuses)
 
 
-def _rows(connection: Connection, tenants: Sequence[Tenant]) -> dict[str, dict[str, int]]:
-    slugs = {tenant.schema: tenant.slug for tenant in tenants}
+def _by_tenant(records: Sequence[_OfTenant]) -> dict[str, list[_OfTenant]]:
+    found: dict[str, list[_OfTenant]] = {}
+    for record in records:
+        found.setdefault(record.tenant, []).append(record)
+    return found
+
+
+def _estimates(tables: Mapping[str, Sequence[TableFacts]]) -> dict[str, dict[str, int]]:
+    return {
+        schema: {table.name: table.rows for table in facts if not table.name.startswith("goose_db_version")}
+        for schema, facts in tables.items()
+    }
+
+
+def _counts(connection: Connection, tenants: Sequence[Tenant]) -> dict[str, dict[str, int]]:
     tables = connection.execute(
         "SELECT schemaname, tablename FROM pg_tables WHERE schemaname = ANY(%s) AND NOT starts_with(tablename, 'goose_db_version') "
         "ORDER BY 1, 2",
-        [list(slugs)],
+        [[tenant.schema for tenant in tenants]],
     ).fetchall()
     queries = [
         sql.SQL("SELECT {}, {}, count(*) FROM {}").format(
-            sql.Literal(slugs[schema]), sql.Literal(table), sql.Identifier(schema, table)
+            sql.Literal(schema), sql.Literal(table), sql.Identifier(schema, table)
         )
         for schema, table in tables
     ]
     counts: dict[str, dict[str, int]] = {}
-    for slug, table, count in fetch_union(connection, queries):
-        counts.setdefault(slug, {})[table] = count
+    for schema, table, count in fetch_union(connection, queries):
+        counts.setdefault(schema, {})[table] = count
     return counts
 
 
-def _events(connection: Connection, tenants: Sequence[Tenant]) -> dict[str, tuple[Any, ...]]:
+def _events(connection: Connection, tenants: Sequence[Tenant], *, exact: bool) -> dict[str, tuple[Any, ...]]:
+    """Read the time of the last event of each tenant, and how many there were in seven days."""
     found = schemas_with_table(connection, "erpkit_events", [tenant.schema for tenant in tenants])
+    query = sql.SQL(_EXACT_EVENTS if exact else _EVENTS)
     queries = [
-        sql.SQL("SELECT {}, count(*), max(recorded_at) FROM {}").format(
-            sql.Literal(tenant.slug), sql.Identifier(tenant.schema, "erpkit_events")
-        )
+        query.format(slug=sql.Literal(tenant.slug), log=sql.Identifier(tenant.schema, "erpkit_events"))
         for tenant in tenants
         if tenant.schema in found
     ]
-    return {slug: (count, last) for slug, count, last in fetch_union(connection, queries)}
+    return {slug: (last, count) for slug, last, count in fetch_union(connection, queries, _BATCH)}

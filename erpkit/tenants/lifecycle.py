@@ -34,6 +34,7 @@ def create_tenant(database: Database, migrations: Sequence[Migration], slug: str
     Either all of it is there afterwards or nothing is. Raises UsageError for a bad or taken name, MigrationError for a
     migration that fails.
     """
+    database.check_writable()
     check_slug(slug)
     with database.connection() as connection:
         prepare_database(connection)
@@ -51,6 +52,7 @@ def rename_tenant(database: Database, slug: str, new_slug: str, name: str | None
     All of it is one transaction. Waits up to three seconds for a migration of the tenant to end. Function bodies that name
     the old schema are not rewritten, as PostgreSQL's own ALTER SCHEMA does not. Raises UsageError for a taken name.
     """
+    database.check_writable()
     check_slug(new_slug)
     with database.connection() as connection:
         old = get_tenant(connection, slug)

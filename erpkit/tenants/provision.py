@@ -48,6 +48,7 @@ def provision_tenant(database: Database, plan: ProvisionPlan, confirm: str) -> T
 
     What fails on `_template` would fail on the tenant: it raises MigrationError, and the tenant is not created.
     """
+    database.check_writable()
     plan.check(confirm)
     with database.connection() as connection:
         template = ensure_template(connection)

@@ -103,6 +103,7 @@ def drop_tenant(
     The tenant is archived first. What follows is one transaction for each fifty tables; `progress` is called after each.
     When it is interrupted, the tenant stays archived with what is left of it: plan and drop it again to go on.
     """
+    database.check_writable()
     with database.connection() as connection:
         tenant = get_tenant(connection, slug)
         plan_drop(connection, tenant).check(confirm)

@@ -14,9 +14,13 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = [
+    "blockers_table",
     "dead_letters_table",
+    "drift_table",
     "drop_plan_table",
     "findings_table",
+    "health_table",
+    "indexes_table",
     "migration_plan_table",
     "migration_results_table",
     "migration_status_table",
@@ -48,6 +52,66 @@ def tenants_table(inspections: Sequence[TenantInspection]) -> pandas.DataFrame:
             }
             for i in inspections
         ]
+    )
+
+
+def health_table(inspections: Sequence[TenantInspection]) -> pandas.DataFrame:
+    """One line a tenant: what waits, what grows, what a vacuum would clear away, and who is in the way."""
+    return _frame(
+        [
+            {
+                "tenant": i.tenant.slug,
+                "events in 7 days": "–" if i.week_events is None else f"{i.week_events:,}",
+                "backlog": sum(i.backlog.values()),
+                "dead rows": i.dead_rows,
+                "unused indexes": len(i.unused_indexes),
+                "missing indexes": len(i.missing_indexes),
+                "long or waiting transactions": len(i.blockers),
+            }
+            for i in inspections
+        ]
+    )
+
+
+def blockers_table(inspections: Sequence[TenantInspection]) -> pandas.DataFrame:
+    """One line a tenant and transaction that has been open for long or waits for a lock."""
+    return _frame(
+        [
+            {
+                "tenant": i.tenant.slug,
+                "process": b.pid,
+                "user": b.user,
+                "seconds": round(b.seconds, 1),
+                "state": f"waits for {', '.join(map(str, b.blocked_by))}" if b.is_waiting else b.state,
+                "tables": ", ".join(b.tables),
+            }
+            for i in inspections
+            for b in i.blockers
+        ]
+    )
+
+
+def indexes_table(inspections: Sequence[TenantInspection]) -> pandas.DataFrame:
+    """One line a finding on indexes, with how many tenants have it: they have the same schema, and so the same findings."""
+    findings: dict[tuple[str, str], list[int]] = {}
+    for i in inspections:
+        for unused in i.unused_indexes:
+            findings.setdefault((f"{unused.table}: {unused.name}", "never used"), []).append(unused.size)
+        for missing in i.missing_indexes:
+            where = f"{missing.table} ({missing.columns})" if missing.columns else missing.table
+            findings.setdefault((where, missing.reason), []).append(0)
+    return _frame(
+        [
+            {"index": where, "finding": why, "tenants": len(sizes), "KiB": round(sum(sizes) / 1024)}
+            for (where, why), sizes in sorted(findings.items(), key=lambda finding: (finding[0][1], finding[0][0]))
+        ]
+    )
+
+
+def drift_table(inspections: Sequence[TenantInspection]) -> pandas.DataFrame:
+    """One line a difference from _template, in words and as the DDL that would undo it."""
+    return _frame(
+        [{"tenant": i.tenant.slug, "difference": str(one), "ddl": one.ddl} for i in inspections for one in i.drift]
     )
 
 

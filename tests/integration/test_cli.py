@@ -246,3 +246,16 @@ def test_the_demo_leaves_tenants_of_ones_own_alone(tmp_path: Path) -> None:
         assert json.loads(erpkit("tenants", "list", "--json", **home).stdout)[0]["slug"] == "acme"
     finally:
         assert "stopped" in erpkit("db", "stop", **home).stdout
+
+
+def test_drift_is_told_in_words_as_ddl_and_as_json(erp: Planted) -> None:
+    words = erpkit("tenants", "drift")
+    assert words.returncode == 3
+    assert f"! {erp.drifted}: column sales_orders.hotfix_note is extra" in words.stdout
+    script = erpkit("tenants", "drift", erp.drifted, "--ddl")
+    assert script.stdout.startswith(f"-- tenant {erp.drifted}\n-- destructive: ALTER TABLE ")
+    assert "CREATE INDEX billing_payments_invoice ON " in script.stdout
+    assert {one["change"] for one in json.loads(erpkit("tenants", "drift", erp.drifted, "--json").stdout)} == {
+        "extra", "missing",
+    }  # fmt: skip
+    assert erpkit("tenants", "drift", erp.suspended).returncode == 0

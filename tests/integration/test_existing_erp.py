@@ -78,24 +78,18 @@ def test_a_query_that_will_not_do_is_told_in_one_line(foreign: Database, query: 
         find_tenants(connection, (), query)
 
 
+def _erpkit(environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from erpkit.cli import main; main()", *arguments]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+
+
 def test_the_command_line_uses_it(foreign: Database) -> None:
     environ = os.environ | {"ERPKIT_DATABASE": foreign.conninfo, "ERPKIT_TENANTS_QUERY": QUERY}
-    code = "from erpkit.cli import main; main()"
-    listed = subprocess.run(
-        [sys.executable, "-c", code, "tenants", "list"], env=environ, capture_output=True, text=True, check=True
-    )
-    assert "nord.example.com" in listed.stdout
-    inspected = subprocess.run(
-        [sys.executable, "-c", code, "tenants", "inspect"], env=environ, capture_output=True, text=True, check=False
-    )
+    assert "nord.example.com" in _erpkit(environ, "tenants", "list").stdout
+    inspected = _erpkit(environ, "tenants", "inspect")
     assert "sued.example.com" in inspected.stdout, inspected.stderr
-    refused = subprocess.run(
-        [sys.executable, "-c", code, "tenants", "create", "acme"],
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert refused.returncode == 2
-    assert "ERPKIT_TENANTS_QUERY" in refused.stderr
+    assert "index by_total is missing" in _erpkit(environ, "tenants", "drift").stdout
+    for arguments in (("create", "acme"), ("suspend", "nord"), ("rename", "nord", "north")):
+        refused = _erpkit(environ, "tenants", *arguments)
+        assert (refused.returncode, "ERPKIT_TENANTS_QUERY is set" in refused.stderr) == (2, True), refused.stderr
     assert Settings.from_env(environ).tenants_query == QUERY

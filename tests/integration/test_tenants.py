@@ -151,7 +151,7 @@ def test_inspection_finds_each_planted_trouble_and_no_other(
         inspections = {i.tenant.slug: i for i in inspect_tenants(connection, list_tenants(connection), migrations)}
     assert {slug: len(i.problems) for slug, i in inspections.items()} == dict.fromkeys(erp.tenants, 1)
     assert inspections[erp.behind].pending == 1
-    assert list(inspections[erp.drifted].drift) == [
+    assert [str(one) for one in inspections[erp.drifted].drift] == [
         "column sales_orders.hotfix_note is extra", "index billing_payments_invoice is missing",
     ]  # fmt: skip
     assert inspections[erp.suspended].tenant.status == "suspended"
@@ -188,7 +188,8 @@ def test_inspecting_more_tenants_takes_no_more_queries(
 ) -> None:
     with database.connection() as connection:
         tenants = list_tenants(connection)
-        one = count_queries(connection, lambda: inspect_tenants(connection, tenants[:1], migrations))
+        drifted = [tenant for tenant in tenants if tenant.slug == erp.drifted]
+        one = count_queries(connection, lambda: inspect_tenants(connection, drifted, migrations))
         assert one == count_queries(connection, lambda: inspect_tenants(connection, tenants, migrations)) < 20
 
 
@@ -205,8 +206,8 @@ def test_drift_sees_every_kind_of_change(database: Database, erp: Planted) -> No
         )
         words = find_drift(connection, [tenant, TEMPLATE])
     assert words["_template"] == []
-    assert [line.split(" is ")[0] for line in words["acme"]] == [
+    assert [str(line).split(" is ")[0] for line in words["acme"]] == [
         "column billing_payments.amount", "column sales_orders.currency",
         "constraint billing_payments.billing_payments_invoice_id_fkey",
-        "function sales_order_total(wanted uuid)", "table extra", "trigger catalog_products.catalog_keep_price",
+        "function sales_order_total(wanted uuid)", "trigger catalog_products.catalog_keep_price", "view extra",
     ]  # fmt: skip

@@ -1,0 +1,171 @@
+"""What PostgreSQL itself knows of schemas: sizes, rows, dead rows, indexes, locks and long transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from erpkit.database import Connection
+
+__all__ = [
+    "Blocker",
+    "IndexFacts",
+    "MissingIndex",
+    "TableFacts",
+    "read_blockers",
+    "read_indexes",
+    "read_missing",
+    "read_tables",
+]
+
+LONG = 60.0  # seconds after which an open transaction is worth a look
+_SCANNED = 10_000  # rows from which on a table that is read from end to end is worth a look
+
+# A table that was never analysed has no estimates: where the activity statistics say that it is not small, it is measured.
+_TABLES = """
+SELECT n.nspname, c.relname,
+       CASE WHEN pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_deleted(c.oid) > 0
+            THEN pg_stat_get_live_tuples(c.oid) ELSE greatest(c.reltuples, 0)::bigint END,
+       CASE WHEN %(exact)s OR c.reltuples < 0 AND pg_stat_get_live_tuples(c.oid) > 50 THEN pg_total_relation_size(c.oid)
+            ELSE (c.relpages + coalesce(t.relpages, 0)
+                 + coalesce((SELECT sum(i.relpages) FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+                              WHERE x.indrelid = c.oid), 0)
+                 ) * current_setting('block_size')::bigint END,
+       pg_stat_get_dead_tuples(c.oid)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_class t ON t.oid = c.reltoastrelid
+ WHERE n.nspname = ANY(%(schemas)s) AND c.relkind IN ('r', 'm')
+"""
+
+_INDEXES = """
+SELECT n.nspname, t.relname, i.relname, i.relpages * current_setting('block_size')::bigint
+  FROM pg_namespace n JOIN pg_class i ON i.relnamespace = n.oid AND i.relkind = 'i'
+  JOIN pg_index x ON x.indexrelid = i.oid JOIN pg_class t ON t.oid = x.indrelid
+ WHERE n.nspname = ANY(%s) AND NOT x.indisunique AND NOT x.indisexclusion AND pg_stat_get_numscans(i.oid) = 0
+ ORDER BY 1, 2, 3
+"""
+
+# An index serves a foreign key if the key's columns come first in it, in whichever order.
+_MISSING = """
+WITH own AS MATERIALIZED (
+    SELECT c.oid, c.relname, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE n.nspname = ANY(%(schemas)s) AND c.relkind IN ('r', 'p', 'm')
+), lead AS MATERIALIZED (
+    SELECT x.indrelid, x.indkey::int2[] AS keys FROM pg_index x JOIN own ON own.oid = x.indrelid
+     WHERE x.indisvalid AND x.indpred IS NULL
+)
+SELECT own.nspname, own.relname,
+       (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY u.place) FROM unnest(k.conkey) WITH ORDINALITY u (attnum, place)
+          JOIN pg_attribute a ON a.attrelid = own.oid AND a.attnum = u.attnum), 'foreign key without an index'
+  FROM own JOIN pg_constraint k ON k.conrelid = own.oid AND k.contype = 'f'
+ WHERE NOT EXISTS (SELECT FROM lead WHERE lead.indrelid = own.oid AND lead.keys[0:cardinality(k.conkey) - 1] @> k.conkey)
+UNION ALL
+SELECT own.nspname, own.relname, '', format('%%s rows read from end to end %%s times, by an index %%s times',
+       pg_stat_get_live_tuples(own.oid), pg_stat_get_numscans(own.oid), s.by_index)
+  FROM own CROSS JOIN LATERAL (SELECT coalesce(sum(pg_stat_get_numscans(x.indexrelid)), 0) AS by_index
+                                 FROM pg_index x WHERE x.indrelid = own.oid) s
+ WHERE pg_stat_get_live_tuples(own.oid) >= %(scanned)s AND pg_stat_get_numscans(own.oid) > greatest(100, s.by_index)
+ ORDER BY 1, 2, 3
+"""
+
+# Only locks on the schemas' own tables count; a transaction without one touches no tenant.
+_BLOCKERS = """
+SELECT n.nspname, l.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.state, ''),
+       extract(epoch FROM clock_timestamp() - a.xact_start)::float, bool_or(NOT l.granted),
+       pg_blocking_pids(l.pid), array_agg(DISTINCT c.relname::text), left(coalesce(a.query, ''), 200)
+  FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_stat_activity a ON a.pid = l.pid
+ WHERE l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.pid <> pg_backend_pid()
+   AND n.nspname = ANY(%s) AND c.relkind IN ('r', 'p', 'm')
+ GROUP BY n.nspname, l.pid, a.usename, a.application_name, a.state, a.xact_start, a.query
+HAVING bool_or(NOT l.granted) OR clock_timestamp() - a.xact_start > make_interval(secs => %s)
+ ORDER BY 1, 6 DESC
+"""
+
+
+@dataclass(frozen=True)
+class TableFacts:
+    """One table: its rows as PostgreSQL estimates them, its bytes with indexes, and the dead rows a vacuum would clear away."""
+
+    name: str
+    rows: int
+    size: int
+    dead_rows: int
+
+
+@dataclass(frozen=True)
+class IndexFacts:
+    """An index that nothing used since the statistics began and that enforces nothing; `size` as of the last vacuum."""
+
+    table: str
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class MissingIndex:
+    """A place where an index seems to be missing: the columns of a foreign key, or a large table that is read as a whole."""
+
+    table: str
+    columns: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.table} ({self.columns}): {self.reason}" if self.columns else f"{self.table}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Blocker:
+    """A transaction on a tenant's tables that has been open for long, or that waits for a lock; `blocked_by` are process ids."""
+
+    pid: int
+    user: str
+    application: str
+    state: str
+    seconds: float
+    is_waiting: bool
+    blocked_by: tuple[int, ...]
+    tables: tuple[str, ...]
+    query: str
+
+    def __str__(self) -> str:
+        where = ", ".join(self.tables)
+        if self.is_waiting:
+            by = ", ".join(map(str, self.blocked_by)) or "another"
+            return f"process {self.pid} ({self.user}) waits for a lock on {where}, held by {by}"
+        return f"process {self.pid} ({self.user}) has a transaction open on {where} for {self.seconds:,.0f} s, {self.state}"
+
+
+def read_tables(connection: Connection, schemas: Sequence[str], *, exact: bool) -> dict[str, list[TableFacts]]:
+    """Return the tables of each schema that exists; sizes are measured if `exact`, else from the last vacuum or analyze."""
+    rows = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s)", [list(schemas)])
+    found: dict[str, list[TableFacts]] = {schema: [] for (schema,) in rows}
+    for schema, *facts in connection.execute(_TABLES, {"schemas": list(schemas), "exact": exact}):
+        found[schema].append(TableFacts(*facts))
+    return found
+
+
+def read_indexes(connection: Connection, schemas: Sequence[str]) -> Mapping[str, list[IndexFacts]]:
+    """Return the indexes of each schema that nothing has used."""
+    found: dict[str, list[IndexFacts]] = {}
+    for schema, table, name, size in connection.execute(_INDEXES, [list(schemas)]):
+        found.setdefault(schema, []).append(IndexFacts(table, name, size))
+    return found
+
+
+def read_missing(connection: Connection, schemas: Sequence[str]) -> Mapping[str, list[MissingIndex]]:
+    """Return where an index seems to be missing in each schema."""
+    found: dict[str, list[MissingIndex]] = {}
+    for schema, *facts in connection.execute(_MISSING, {"schemas": list(schemas), "scanned": _SCANNED}):
+        found.setdefault(schema, []).append(MissingIndex(*facts))
+    return found
+
+
+def read_blockers(connection: Connection, schemas: Sequence[str], long: float = LONG) -> Mapping[str, list[Blocker]]:
+    """Return, a schema, the transactions that wait for a lock on its tables or were open for more than `long` seconds."""
+    found: dict[str, list[Blocker]] = {}
+    for schema, pid, user, application, state, seconds, waits, by, tables, query in connection.execute(
+        _BLOCKERS, [list(schemas), long]
+    ):
+        blocker = Blocker(pid, user, application, state, seconds or 0.0, waits, tuple(by), tuple(tables), query)
+        found.setdefault(schema, []).append(blocker)
+    return found

@@ -1,0 +1,158 @@
+"""What inspection sees of health: transactions, locks, indexes, dead rows, backlog, estimates; and one tenant in depth."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from erpkit.database import Connection, Database, Tenant
+from erpkit.events import dispatch, handler_topics
+from erpkit.migrations import Migration
+from erpkit.modules import Registry
+from erpkit.sample.demo import Planted, plant
+from erpkit.tenants import get_tenant, inspect_tenant, inspect_tenants, list_tenants
+from erpkit.tenants.health import read_blockers
+from tests.conftest import SMALL
+
+
+@pytest.fixture(scope="module")
+def planted(shared_database: Database, registry: Registry) -> Planted:
+    return plant(shared_database, registry, tenants=4, size=SMALL)
+
+
+@pytest.fixture
+def connection(shared_database: Database) -> Iterator[Connection]:
+    with shared_database.connection() as connection:
+        yield connection
+
+
+@pytest.fixture
+def tenant(connection: Connection, planted: Planted) -> Tenant:
+    return get_tenant(connection, planted.tenants[0])
+
+
+@contextmanager
+def _holding(database: Database, statement: str) -> Iterator[psycopg.Connection]:
+    """Another session with a transaction open in which `statement` was run."""
+    with psycopg.connect(database.conninfo) as other:
+        other.execute(statement.encode())
+        yield other
+        other.rollback()
+
+
+def test_a_long_transaction_and_one_that_waits_for_its_lock_are_named(
+    shared_database: Database,
+    connection: Connection,
+    tenant: Tenant,
+    planted: Planted,
+    migrations: tuple[Migration, ...],
+) -> None:
+    lock = f"LOCK TABLE {tenant.schema}.sales_accounts IN SHARE ROW EXCLUSIVE MODE"
+    with _holding(shared_database, lock) as holder, psycopg.connect(shared_database.conninfo) as waiter:
+        waiting = threading.Thread(target=lambda: waiter.execute(lock))
+        waiting.start()
+        schemas = [one.schema for one in list_tenants(connection)]
+        for _ in range(500):
+            found = read_blockers(connection, schemas, long=0.0)
+            if any(blocker.is_waiting for blocker in found.get(tenant.schema, ())):
+                break
+        assert set(found) == {tenant.schema}
+        blockers = {blocker.pid: blocker for blocker in found[tenant.schema]}
+        held, waits = blockers[holder.info.backend_pid], blockers[waiter.info.backend_pid]
+        assert (held.is_waiting, held.state, held.tables) == (False, "idle in transaction", ("sales_accounts",))
+        assert (waits.is_waiting, waits.blocked_by) == (True, (holder.info.backend_pid,))
+        (inspection,) = inspect_tenants(connection, [tenant], migrations)
+        holder.rollback()
+        waiting.join()
+    assert any(f"waits for a lock on sales_accounts, held by {held.pid}" in problem for problem in inspection.problems)
+    assert read_blockers(connection, schemas, long=0.0) == {}
+
+
+def test_a_short_transaction_is_no_problem(
+    shared_database: Database, connection: Connection, tenant: Tenant, migrations: tuple[Migration, ...]
+) -> None:
+    with _holding(shared_database, f"SELECT FROM {tenant.schema}.sales_orders"):
+        assert inspect_tenants(connection, [tenant], migrations)[0].blockers == ()
+
+
+def test_unused_and_missing_indexes_are_told(
+    connection: Connection, tenant: Tenant, migrations: tuple[Migration, ...]
+) -> None:
+    with connection.transaction(force_rollback=True):
+        connection.execute(f"CREATE INDEX nobody_reads_it ON {tenant.schema}.sales_customers (country, name)")
+        (before,) = inspect_tenants(connection, [tenant], migrations)
+        connection.execute(f"CREATE INDEX ON {tenant.schema}.catalog_price_history (sku, id)")
+        (after,) = inspect_tenants(connection, [tenant], migrations)
+    assert "nobody_reads_it" in [index.name for index in before.unused_indexes]
+    assert not {"sales_customers_pkey", "billing_invoices_order_id_key"} & {i.name for i in before.unused_indexes}
+    missing = "catalog_price_history (sku): foreign key without an index"
+    assert missing in [str(one) for one in before.missing_indexes]
+    assert missing not in [str(one) for one in after.missing_indexes]
+    assert "sales_order_lines (order_id)" not in str([str(one) for one in before.missing_indexes])
+
+
+def test_estimates_are_said_to_be_such_and_come_near(
+    shared_database: Database, connection: Connection, planted: Planted, migrations: tuple[Migration, ...]
+) -> None:
+    tenant = get_tenant(connection, planted.tenants[1])
+    connection.execute(f"ANALYZE {tenant.schema}.sales_orders, {tenant.schema}.erpkit_events")
+    (exact,) = inspect_tenants(connection, [tenant], migrations)
+    (estimated,) = inspect_tenants(connection, [tenant], migrations, exact=False)
+    assert (exact.is_exact, estimated.is_exact, estimated.week_events) == (True, False, None)
+    assert exact.week_events == exact.event_count > 0
+    assert estimated.rows.keys() == exact.rows.keys()
+    assert estimated.rows["sales_orders"] == exact.rows["sales_orders"]
+    assert estimated.event_count == exact.event_count
+    assert estimated.last_event == exact.last_event
+    assert 0.2 * exact.size < estimated.size < 2 * exact.size
+
+
+def test_the_backlog_counts_events_that_wait_for_each_handler(
+    shared_database: Database,
+    connection: Connection,
+    tenant: Tenant,
+    registry: Registry,
+    migrations: tuple[Migration, ...],
+) -> None:
+    topics = handler_topics(registry)
+    (inspection,) = inspect_tenants(connection, [tenant], migrations, topics=topics)
+    assert inspection.backlog == {}
+    handler, topic = next(iter(topics.items()))
+    with connection.transaction(force_rollback=True):
+        connection.execute(
+            f'UPDATE {tenant.schema}.erpkit_checkpoints SET "offset" = 0 WHERE consumer_group = %s', [handler]
+        )
+        (inspection,) = inspect_tenants(connection, [tenant], migrations, topics=topics)
+        count = connection.execute(
+            f"SELECT count(*) FROM {tenant.schema}.erpkit_events WHERE topic = %s", [topic]
+        ).fetchone()
+    assert (inspection.backlog.get(handler, 0),) == count
+    assert set(inspection.backlog) <= {handler}
+    assert dispatch(shared_database, tenant, registry).handled == 0
+
+
+def test_dead_rows_are_counted(connection: Connection, tenant: Tenant, migrations: tuple[Migration, ...]) -> None:
+    connection.execute(f"UPDATE {tenant.schema}.catalog_products SET name = name")
+    connection.execute("SELECT pg_stat_force_next_flush()")
+    connection.execute("SELECT 1")
+    assert inspect_tenants(connection, [tenant], migrations)[0].dead_rows >= 6
+
+
+def test_one_tenant_is_shown_in_depth(
+    connection: Connection, tenant: Tenant, registry: Registry, migrations: tuple[Migration, ...]
+) -> None:
+    connection.execute(f"VACUUM {tenant.schema}.sales_orders")
+    detail = inspect_tenant(connection, tenant, migrations, topics=handler_topics(registry))
+    tables = {table.name: table for table in detail.tables}
+    assert tables["sales_orders"].rows == 13
+    assert tables["sales_orders"].last_vacuum is not None
+    assert {"sales_orders_customer", "sales_orders_pkey"} <= {i.name for i in detail.indexes if i.is_valid}
+    assert sum(detail.topics.values()) == detail.inspection.event_count
+
+
+def test_a_tenant_without_a_schema_is_shown_as_such(connection: Connection, planted: Planted) -> None:
+    detail = inspect_tenant(connection, Tenant("gone", "tenant_gone"), [])
+    assert detail.tables == ()
+    assert detail.inspection.problems == ["gone: its schema tenant_gone does not exist"]
