@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -105,7 +106,9 @@ def _private_transport() -> Iterator[Config]:
     """Let kernel and client talk over sockets in a folder of their own: over TCP anybody on the machine could listen."""
     from traitlets.config import Config  # noqa: PLC0415
 
-    with tempfile.TemporaryDirectory(prefix="erpkit-", dir="/tmp") as folder:  # a socket's path must be short
+    with tempfile.TemporaryDirectory(
+        prefix=f"erpkit-{os.getpid()}-", dir="/tmp"
+    ) as folder:  # a socket's path must be short
         yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
 
 

@@ -58,7 +58,7 @@ def find_drift(
     """
     schemas = [TEMPLATE.schema, *(tenant.schema for tenant in tenants)]
     prints = fingerprints or read_fingerprints(connection, schemas)
-    model = _model(connection, tenants)
+    model = TEMPLATE.schema if TEMPLATE.schema in prints or not tenants else tenants[0].schema
     differing = [tenant.schema for tenant in tenants if prints.get(tenant.schema) != prints.get(model)]
     objects = read_objects(connection, [model, *differing]) if differing else {}
     grants = read_grants(connection, schemas)
@@ -73,12 +73,6 @@ def find_drift(
         )
         for tenant in tenants
     }
-
-
-def _model(connection: Connection, tenants: Sequence[Tenant]) -> str:
-    """Return the schema to compare with."""
-    found = connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", [TEMPLATE.schema]).fetchone()
-    return TEMPLATE.schema if found is not None or not tenants else tenants[0].schema
 
 
 def compare_schemas(

@@ -1,6 +1,7 @@
 """The notebooks, run for real: what they record, and that they refuse what they should."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -198,6 +199,6 @@ def test_the_settings_of_a_run_are_the_environments(shared_database: Database) -
 @pytest.fixture(autouse=True)
 def no_private_sockets_left() -> Iterator[None]:
     """Each run removes the folder of its kernel's sockets."""
-    before = set(Path("/tmp").glob("erpkit-*"))
+    before = set(Path("/tmp").glob(f"erpkit-{os.getpid()}-*"))
     yield
-    assert {path for path in Path("/tmp").glob("erpkit-*") if path not in before} == set()
+    assert {path for path in Path("/tmp").glob(f"erpkit-{os.getpid()}-*") if path not in before} == set()
