@@ -33,6 +33,7 @@ __all__ = [
     "no_schema",
     "schemas_with_table",
     "scope_statements",
+    "search_path",
 ]
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -245,19 +246,22 @@ def enter_tenant(
 
 @lru_cache(maxsize=10_000)
 def scope_statements(schema: str, role: str | None, statement_timeout: float | None) -> tuple[str, ...]:
-    """Return the statements that scope the present transaction to a tenant; the last one reads the schema that came of it.
-
-    `pg_temp` is named last, or a temporary table could stand in front of the tenant's (PostgreSQL manual, "search_path").
-    The schema's name is checked and quoted, as a comma in it would add another.
-    """
-    path = sql.Identifier(check_schema_name(schema)).as_string()
+    """Return the statements that scope the present transaction to a tenant; the last one reads the schema that came of it."""
     switch = (f"SET LOCAL ROLE {sql.Identifier(role).as_string()}",) if role is not None else ()
     return (
-        f"SET LOCAL search_path TO {path}, pg_temp",
+        f"SET LOCAL search_path TO {search_path(schema)}",
         f"SET LOCAL statement_timeout TO {int((statement_timeout or 0) * 1000)}",
         *switch,
         "SELECT current_schema()",
     )
+
+
+def search_path(schema: str) -> str:
+    """Return the search_path of a tenant: its schema, checked and quoted, as a comma in it would add another one.
+
+    `pg_temp` is named last, or a temporary table could stand in front of the tenant's (PostgreSQL manual, "search_path").
+    """
+    return f"{sql.Identifier(check_schema_name(schema)).as_string()}, pg_temp"
 
 
 def no_schema(tenant: Tenant) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import pq
 
-from erpkit.database import Database, Tenant, check_schema_name
+from erpkit.database import TENANTS_A_CONNECTION, Connection, Database, Tenant, search_path
 from erpkit.errors import QueryError
 from erpkit.modules import ModuleLike
 from erpkit.queries.generate import generated_path
@@ -17,7 +17,6 @@ from erpkit.queries.text import to_numbered
 
 __all__ = ["BrokenQuery", "Statement", "check_queries", "read_statements"]
 
-_TENANTS_A_CONNECTION = 250  # a server process remembers the tables of every schema that it has seen
 _GROUPS_A_BATCH = 50
 _SET_PATH = b"SELECT pg_catalog.set_config('search_path', $1, true)"
 
@@ -62,9 +61,9 @@ def check_queries(database: Database, tenants: Sequence[Tenant], statements: Seq
     queries is tried on its own. Nothing is executed.
     """
     broken: list[BrokenQuery] = []
-    for start in range(0, len(tenants), _TENANTS_A_CONNECTION):
-        part = tenants[start : start + _TENANTS_A_CONNECTION]
-        with psycopg.connect(database.conninfo, autocommit=True, application_name="erpkit") as connection:
+    for start in range(0, len(tenants), TENANTS_A_CONNECTION):
+        part = tenants[start : start + TENANTS_A_CONNECTION]
+        with database.visit(part) as connection:
             there = _schemas(connection, part)
             groups = [(tenant, statements) for tenant in part if tenant.schema in there]
             suspects = [group for group, error in _prepare_all(connection.pgconn, groups) if error]
@@ -90,7 +89,7 @@ def _read(module: ModuleLike) -> Iterator[Statement]:
             yield Statement(module.name, node.target.id.lower(), to_numbered(ast.literal_eval(node.value)))
 
 
-def _schemas(connection: psycopg.Connection[tuple[str]], tenants: Sequence[Tenant]) -> set[str]:
+def _schemas(connection: Connection, tenants: Sequence[Tenant]) -> set[str]:
     wanted = [tenant.schema for tenant in tenants]
     return {
         name for (name,) in connection.execute("SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s)", [wanted])
@@ -120,8 +119,7 @@ def _send(pgconn: pq.abc.PGconn, tenant: Tenant, statements: Sequence[Statement]
 
     The unnamed statement is replaced by the next one, so nothing is left to deallocate.
     """
-    path = f'"{check_schema_name(tenant.schema)}", pg_temp'
-    pgconn.send_query_params(_SET_PATH, [path.encode()])
+    pgconn.send_query_params(_SET_PATH, [search_path(tenant.schema).encode()])
     for statement in statements:
         pgconn.send_prepare(b"", statement.text.encode())
     pgconn.pipeline_sync()

@@ -22,7 +22,7 @@ from psycopg import pq, sql
 from psycopg.generators import fetch_many, pipeline_communicate
 from psycopg.waiting import wait
 
-from erpkit.database import Connection, Database, Tenant, check_schema_name, no_schema
+from erpkit.database import Connection, Database, Tenant, no_schema, search_path
 from erpkit.errors import UsageError
 from erpkit.tenants.frames import Part, combine
 
@@ -190,8 +190,12 @@ def _reason(result: pq.abc.PGresult) -> str:
 @lru_cache(maxsize=10_000)
 def scope_query(schema: str, role: str | None, timeout: int) -> bytes:
     """Return the one statement that scopes an implicit transaction to a tenant; it reads the schema that came of it."""
-    path = sql.Identifier(check_schema_name(schema)).as_string() + ", pg_temp"
-    settings = {"transaction_read_only": "on", "statement_timeout": str(timeout), "search_path": path, "role": role}
+    settings = {
+        "transaction_read_only": "on",
+        "statement_timeout": str(timeout),
+        "search_path": search_path(schema),
+        "role": role,
+    }
     calls = [
         f"set_config('{name}', {sql.Literal(value).as_string()}, true)"
         for name, value in settings.items()
