@@ -202,7 +202,7 @@ def test_stale_code_is_told_and_not_touched(shop: Module) -> None:
     assert generate([shop], check=True)[0].stale
     assert file.path.read_text() == before
     generate([shop])
-    assert "def count_books(connection: Connection[Any]) -> int | None:" in file.path.read_text()
+    assert "def count_books(connection: Connection[Any]) -> int:" in file.path.read_text()
 
 
 @pytest.mark.parametrize(
