@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import keyword
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from erpkit.errors import QueryError
 from erpkit.queries.layout import IMPORTED, WIDTH, bracket, imports
+from erpkit.queries.names import LOCALS, quoted, snake, unique
 from erpkit.queries.sqlc import Query, Request
 from erpkit.queries.text import to_psycopg, wrap
 from erpkit.queries.types import PYTHON_TYPES, Column, camel, enum_name, python_type
@@ -16,7 +16,6 @@ from erpkit.queries.types import PYTHON_TYPES, Column, camel, enum_name, python_
 __all__ = ["render"]
 
 _TYPE_NAMES = {*PYTHON_TYPES.values(), "Any", "list"}  # a field of such a name would hide the type from its neighbours
-_LOCALS = {"connection", "cursor", "row", "found"}
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,11 @@ def _function(module: str, query: Query, request: Request) -> _Function:
     _refuse_unseen(module, query, request)
     names: dict[int, str] = {}
     for number, column in sorted(query.parameters, key=lambda item: item[0]):
-        names[number] = _unique(_snake(column.name or f"argument_{number}"), set(names.values()) | _LOCALS)
+        names[number] = unique(snake(column.name or f"argument_{number}"), set(names.values()) | LOCALS)
     parameters = tuple((names[number], column) for number, column in query.parameters)
     text = to_psycopg(query.text, names, query.slices)
     embedded = {column.embeds: request.tables[column.embeds] for column in query.columns if column.embeds}
-    name = _snake(query.name)
+    name = snake(query.name)
     name = f"{name}_" if name in _TYPE_NAMES or name.upper() in IMPORTED else name
     return _Function(query, name, parameters, _row_class(query, request), text, embedded)
 
@@ -100,14 +99,14 @@ def _classes(request: Request, functions: Sequence[_Function]) -> Iterator[str]:
 def _class(name: str, docstring: str, columns: Sequence[Column]) -> str:
     fields: list[str] = []
     for number, column in enumerate(columns, 1):
-        field = _snake(column.name or f"column_{number}")
-        fields.append(_unique(f"{field}_" if field in _TYPE_NAMES else field, set(fields)))
+        field = snake(column.name or f"column_{number}")
+        fields.append(unique(f"{field}_" if field in _TYPE_NAMES else field, set(fields)))
     lines = [f"    {field}: {python_type(column)}" for field, column in zip(fields, columns, strict=True)]
     return "\n".join(["@dataclass(frozen=True)", f"class {name}:", f'    """{docstring}"""', "", *lines])
 
 
 def _enum(name: str, values: Sequence[str]) -> str:
-    return bracket(f"{enum_name(name)} = Literal[", [_quoted(value) for value in values], "]")
+    return bracket(f"{enum_name(name)} = Literal[", [quoted(value) for value in values], "]")
 
 
 def _used_enums(request: Request, functions: Sequence[_Function]) -> list[str]:
@@ -283,29 +282,6 @@ def _all(columns: Sequence[Column], values: str) -> str:
 
 def _value(column: Column, position: int) -> str:
     return f"enum_list(row[{position}])" if column.is_read_as_text else f"row[{position}]"
-
-
-def _quoted(text: str) -> str:
-    quote = "'" if '"' in text and "'" not in text else '"'
-    return quote + text.replace("\\", "\\\\").replace(quote, f"\\{quote}") + quote
-
-
-def _snake(name: str) -> str:
-    return _identifier(re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower())
-
-
-def _identifier(name: str) -> str:
-    plain = re.sub(r"\W", "_", name, flags=re.ASCII)
-    plain = f"_{plain}" if plain[:1].isdigit() else plain
-    return f"{plain}_" if keyword.iskeyword(plain) else plain
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    if name not in taken:
-        return name
-    if name in _LOCALS:
-        return _unique(f"{name}_", taken)
-    return next(candidate for n in range(2, 1000) if (candidate := f"{name}_{n}") not in taken)
 
 
 def _refuse_duplicates(module: str, names: Sequence[str]) -> None:

@@ -71,6 +71,9 @@ SELECT id, depth FROM t;
 SELECT a.id, m.id AS meal, n.animal_id, h.id AS heavy, h.weight FROM zoo_meal m
 RIGHT JOIN (zoo_animal a LEFT JOIN zoo_note n ON n.animal_id = a.id) ON m.animal_id = a.id FULL JOIN zoo_heavy h ON false;
 
+-- name: Righted :many
+SELECT m.id AS meal, a.id FROM zoo_meal m RIGHT JOIN zoo_animal a ON m.animal_id = a.id;
+
 -- name: RolledUp :many
 SELECT id, count(*) FROM zoo_animal GROUP BY ROLLUP (id);
 
@@ -206,6 +209,7 @@ def test_no_result_is_other_than_its_annotation_says(database: Database, zoo: Mo
         "derived",
         "deep",
         "outer",
+        "righted",
         "rolled_up",
         "list_heavy",
         "parted",
