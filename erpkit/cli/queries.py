@@ -6,8 +6,8 @@ import click
 
 from erpkit.cli.output import as_json, open_database, print_json, print_table
 from erpkit.config import Settings
-from erpkit.modules import load_modules
-from erpkit.queries import check_queries, read_statements
+from erpkit.modules import ModuleLike, load_modules
+from erpkit.queries import check_queries, read_statements, without_generated_code
 from erpkit.queries import generate as generate_queries
 from erpkit.tenants import find_tenants
 
@@ -22,7 +22,7 @@ def command() -> None:
 @as_json
 def generate(check: bool, as_json: bool) -> int:
     """Write typed functions for each module's queries/*.sql; no database is needed."""
-    files = generate_queries(load_modules(Settings.from_env()).modules, check=check)
+    files = generate_queries(_modules(), check=check)
     if as_json:
         print_json([{"module": f.module, "path": f.path, "queries": f.queries, "stale": f.stale} for f in files])
     else:
@@ -36,8 +36,8 @@ def generate(check: bool, as_json: bool) -> int:
 @click.option("--tenant", "slugs", multiple=True, metavar="SLUG", help="Only this tenant; may be repeated.")
 @as_json
 def check(slugs: tuple[str, ...], as_json: bool) -> int:
-    """Prepare every query in every tenant's schema, running none; exit code 3 if one is broken."""
-    statements = read_statements(load_modules(Settings.from_env()).modules)
+    """Plan every query in every tenant's schema and under its role, running none; exit code 3 if one is broken."""
+    statements = read_statements(_modules())
     with open_database(quiet=as_json) as database:
         with database.connection() as connection:
             tenants = find_tenants(connection, slugs, Settings.from_env().tenants_query)
@@ -50,3 +50,8 @@ def check(slugs: tuple[str, ...], as_json: bool) -> int:
     for query in broken:
         click.echo(f"! {query}")
     return 3 if broken else 0
+
+
+def _modules() -> tuple[ModuleLike, ...]:
+    with without_generated_code():
+        return load_modules(Settings.from_env()).modules

@@ -12,6 +12,7 @@ from erpkit.events import handler_topics
 from erpkit.migrations import read_migrations
 from erpkit.modules import load_modules
 from erpkit.tenants import (
+    MovedTenant,
     drift_script,
     drop_tenant,
     export_tenant,
@@ -211,12 +212,14 @@ def archive(slug: str) -> None:
 @click.argument("slug")
 @click.argument("new_slug")
 @click.option("--name", help="New name for people; without it the name stays.")
-def rename(slug: str, new_slug: str, name: str | None) -> None:
-    """Give a tenant another slug, and with it another schema and role."""
+def rename(slug: str, new_slug: str, name: str | None) -> int:
+    """Give a tenant another slug, and with it another schema and role; exit code 3 if a text still names the old one."""
     check_slug(new_slug)
     with open_database() as database:
-        tenant = rename_tenant(database, slug, new_slug, name)
+        moved = rename_tenant(database, slug, new_slug, name)
+    tenant = moved.tenant
     click.echo(f"renamed {slug} to {tenant.slug}: schema {tenant.schema}, role {tenant.role}")
+    return _print_mentions(moved)
 
 
 @command.command()
@@ -252,10 +255,25 @@ def export(slug: str, file: Path) -> None:
 @command.command("import")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--as", "slug", metavar="SLUG", help="Import it under another name.")
-def import_(file: Path, slug: str | None) -> None:
-    """Make a tenant from an exported file, or nothing; import only files whose origin you trust."""
+def import_(file: Path, slug: str | None) -> int:
+    """Make a tenant from an exported file, or nothing; import only files whose origin you trust.
+
+    Exit code 3 if it has another name now and a text in it still names the old schema.
+    """
     if slug is not None:
         check_slug(slug)
     with open_database() as database:
-        tenant = import_tenant(database, file, slug)
+        moved = import_tenant(database, file, slug)
+    tenant = moved.tenant
     click.echo(f"imported {tenant.slug}: schema {tenant.schema}, role {tenant.role}; the row counts are the manifest's")
+    return _print_mentions(moved)
+
+
+def _print_mentions(moved: MovedTenant) -> int:
+    for mention in moved.mentions:
+        click.echo(f"! {mention}")
+    if moved.mentions:
+        click.echo(
+            f"{len(moved.mentions)} object(s) still name the old schema in their text: rewrite by hand those that mean it"
+        )
+    return 3 if moved.mentions else 0

@@ -11,10 +11,13 @@ _ELEMENT = re.compile(r'"((?:[^"\\]|\\.)*)"|([^,{}"]+)')
 
 
 def enum_list(value: Any) -> Any:
-    """Read a one-dimensional array literal, `{happy,"very sad"}`, into a list; a list and None stay what they are."""
+    """Read a one-dimensional array literal, `{happy,"very sad",NULL}`, into a list; a list and None stay what they are."""
     if not isinstance(value, str):
         return value
-    return [re.sub(r"\\(.)", r"\1", quoted) if quoted else plain for quoted, plain in _ELEMENT.findall(value)]
+    return [
+        re.sub(r"\\(.)", r"\1", quoted) if quoted else None if plain == "NULL" else plain
+        for quoted, plain in _ELEMENT.findall(value)
+    ]
 
 
 def enum_lists(values: tuple[Any, ...], *places: int) -> tuple[Any, ...]:

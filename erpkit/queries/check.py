@@ -1,13 +1,15 @@
-"""Whether each module's queries still fit each tenant's schema: PostgreSQL itself parses them there, and runs nothing."""
+"""Whether each module's queries still fit each tenant: PostgreSQL itself plans them there, under its role, and runs nothing."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import psycopg
-from psycopg import pq
+from psycopg import pq, sql
 
 from erpkit.database import TENANTS_A_CONNECTION, Connection, Database, Tenant, search_path
 from erpkit.errors import QueryError
@@ -18,7 +20,11 @@ from erpkit.queries.text import to_numbered
 __all__ = ["BrokenQuery", "Statement", "check_queries", "read_statements"]
 
 _GROUPS_A_BATCH = 50
-_SET_PATH = b"SELECT pg_catalog.set_config('search_path', $1, true)"
+_SCOPE = b"SELECT pg_catalog.set_config('search_path', $1, true), pg_catalog.set_config('role', $2, true)"
+_GENERIC_PLAN = 160000  # the first server that explains a statement with placeholders in it
+_CAN_BE_EXPLAINED = re.compile(
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/|\()*(?:SELECT|INSERT|UPDATE|DELETE|MERGE|VALUES|WITH)\b", re.IGNORECASE | re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class BrokenQuery:
-    """A query that a tenant's schema does not bear, and what PostgreSQL says about it."""
+    """A query that a tenant's schema does not bear, or that its role may not run, and what PostgreSQL says about it."""
 
     tenant: str
     module: str
@@ -55,7 +61,11 @@ def read_statements(modules: Sequence[ModuleLike]) -> list[Statement]:
 
 
 def check_queries(database: Database, tenants: Sequence[Tenant], statements: Sequence[Statement]) -> list[BrokenQuery]:
-    """Let PostgreSQL prepare all `statements` in each tenant's schema, and return those that it refuses.
+    """Let PostgreSQL plan all `statements` in each tenant's schema and under its role, and return those that it refuses.
+
+    A plan, unlike PREPARE, asks for the rights on tables, columns and functions as well. Not seen are rights that are only
+    asked for when a row is at hand (a sequence's, what a function's body does, row-level security); and before PostgreSQL 16
+    no rights at all. An archived tenant, whose role may not write, is checked under the login's own.
 
     Pipelined, with a sync point a tenant, so that a broken tenant does not hide another; where one refuses, each of its
     queries is tried on its own. Nothing is executed.
@@ -64,17 +74,17 @@ def check_queries(database: Database, tenants: Sequence[Tenant], statements: Seq
     for start in range(0, len(tenants), TENANTS_A_CONNECTION):
         part = tenants[start : start + TENANTS_A_CONNECTION]
         with database.visit(part) as connection:
-            there = _schemas(connection, part)
-            groups = [(tenant, statements) for tenant in part if tenant.schema in there]
-            suspects = [group for group, error in _prepare_all(connection.pgconn, groups) if error]
+            closed = _closed_schemas(connection, part)
+            groups = [(tenant, statements) for tenant in part if tenant.slug not in closed]
+            suspects = [group for group, error in _plan_all(connection.pgconn, groups) if error]
             alone = [(tenant, [statement]) for tenant, several in suspects for statement in several]
             refused = [
                 BrokenQuery(tenant.slug, one.module, one.name, error)
-                for (tenant, (one,)), error in _prepare_all(connection.pgconn, alone)
+                for (tenant, (one,)), error in _plan_all(connection.pgconn, alone)
                 if error
             ]
-        absent = [tenant for tenant in part if tenant.schema not in there]
-        broken += [*refused, *(_without_schema(tenant, one) for tenant in absent for one in statements)]
+        shut = [BrokenQuery(slug, one.module, one.name, error) for slug, error in closed.items() for one in statements]
+        broken += [*refused, *shut]
     return broken
 
 
@@ -89,19 +99,33 @@ def _read(module: ModuleLike) -> Iterator[Statement]:
             yield Statement(module.name, node.target.id.lower(), to_numbered(ast.literal_eval(node.value)))
 
 
-def _schemas(connection: Connection, tenants: Sequence[Tenant]) -> set[str]:
-    wanted = [tenant.schema for tenant in tenants]
+def _role(tenant: Tenant) -> str | None:
+    return None if tenant.status == "archived" else tenant.role
+
+
+def _closed_schemas(connection: Connection, tenants: Sequence[Tenant]) -> dict[str, str]:
+    """Return what keeps whole tenants from being checked, by slug; unseen, it would look as if each table were missing."""
+    rows = connection.execute(
+        "SELECT slug, n.oid IS NULL, role IS NOT NULL AND r.oid IS NULL, NOT pg_has_role(r.oid, 'MEMBER'), "
+        "NOT has_schema_privilege(r.oid, n.oid, 'USAGE') "
+        "FROM unnest(%s::text[], %s::text[], %s::text[]) AS t (slug, schema, role) "
+        "LEFT JOIN pg_namespace n ON n.nspname = schema LEFT JOIN pg_roles r ON r.rolname = role",
+        [[t.slug for t in tenants], [t.schema for t in tenants], [_role(t) for t in tenants]],
+    ).fetchall()
+    by_slug = {tenant.slug: tenant for tenant in tenants}
+    said = ("there is no schema {0}", "there is no role {1}", "this login may not take the role {1}",
+            "the role {1} may not use the schema {0}")  # fmt: skip
     return {
-        name for (name,) in connection.execute("SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s)", [wanted])
+        slug: next(text for text, is_so in zip(said, wrong, strict=True) if is_so).format(
+            by_slug[slug].schema, by_slug[slug].role
+        )
+        for slug, *wrong in rows
+        if any(wrong)
     }
 
 
-def _without_schema(tenant: Tenant, statement: Statement) -> BrokenQuery:
-    return BrokenQuery(tenant.slug, statement.module, statement.name, f"there is no schema {tenant.schema}")
-
-
-def _prepare_all(pgconn: pq.abc.PGconn, groups: Sequence[_Group]) -> Iterator[tuple[_Group, str | None]]:
-    """Prepare each group in a transaction of its own, and yield the first error of each."""
+def _plan_all(pgconn: pq.abc.PGconn, groups: Sequence[_Group]) -> Iterator[tuple[_Group, str | None]]:
+    """Plan each group in a transaction of its own, and yield the first error of each."""
     pgconn.nonblocking = 0  # libpq then reads answers while it waits to send
     pgconn.enter_pipeline_mode()
     for start in range(0, len(groups), _GROUPS_A_BATCH):
@@ -115,14 +139,24 @@ def _prepare_all(pgconn: pq.abc.PGconn, groups: Sequence[_Group]) -> Iterator[tu
 
 
 def _send(pgconn: pq.abc.PGconn, tenant: Tenant, statements: Sequence[Statement]) -> None:
-    """Up to the sync point all is one implicit transaction: the local setting ends with it.
+    """Up to the sync point all is one implicit transaction: the local settings end with it.
 
     The unnamed statement is replaced by the next one, so nothing is left to deallocate.
     """
-    pgconn.send_query_params(_SET_PATH, [search_path(tenant.schema).encode()])
+    pgconn.send_query_params(_SCOPE, [search_path(tenant.schema).encode(), (_role(tenant) or "none").encode()])
     for statement in statements:
-        pgconn.send_prepare(b"", statement.text.encode())
+        if pgconn.server_version >= _GENERIC_PLAN and _CAN_BE_EXPLAINED.match(statement.text):
+            pgconn.send_query_params(_explaining(statement.text), None)
+        else:
+            pgconn.send_prepare(b"", statement.text.encode())
     pgconn.pipeline_sync()
+
+
+@lru_cache(maxsize=10_000)
+def _explaining(text: str) -> bytes:
+    """Wrap the EXPLAIN into a block: a pipeline would ask for values of the placeholders otherwise."""
+    block = f"BEGIN EXECUTE {sql.quote(f'EXPLAIN (GENERIC_PLAN) {text}')}; END"
+    return f"DO {sql.quote(block)}".encode()
 
 
 def _first_error(pgconn: pq.abc.PGconn) -> str | None:

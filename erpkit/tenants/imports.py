@@ -15,6 +15,7 @@ from erpkit.errors import DatabaseError, UsageError
 from erpkit.migrations import read_applied
 from erpkit.tenants.lifecycle import new_tenant, prepare_database, refuse_taken, register
 from erpkit.tenants.manifest import Manifest, verify_export
+from erpkit.tenants.mentions import MovedTenant, find_mentions
 from erpkit.tenants.programs import find_program, open_program
 from erpkit.tenants.registry import check_slug, get_tenant
 from erpkit.tenants.roles import create_roles, grant_schema
@@ -38,13 +39,14 @@ _SEARCH_PATH = "SELECT pg_catalog.set_config('search_path', '', false);"
 _CHUNK = 2**16
 
 
-def import_tenant(database: Database, path: Path, slug: str | None = None) -> Tenant:
+def import_tenant(database: Database, path: Path, slug: str | None = None) -> MovedTenant:
     """Make a tenant from an export file, under its own name or under `slug`, and return it.
 
     The file is verified first, the row counts and versions afterwards against its manifest; all happens in one
     transaction, so that a fault leaves nothing. Raises UsageError for a file that is truncated, edited or too new, and for a
     name that is taken. The file's schema is executed as it is: import only files whose origin you trust. Function bodies
-    and other texts that name the old schema are not rewritten, as PostgreSQL's ALTER SCHEMA does not either.
+    and other texts that name the old schema are not rewritten, as PostgreSQL's ALTER SCHEMA does not either: the result's
+    `mentions` are these.
     """
     database.check_writable()
     with tempfile.TemporaryDirectory(prefix="erpkit-import-") as folder:
@@ -57,7 +59,8 @@ def import_tenant(database: Database, path: Path, slug: str | None = None) -> Te
             tenant = new_tenant(connection, slug or manifest.slug, manifest.name)
             refuse_taken(connection, tenant)
             _import(connection, tenant, manifest, dump)
-            return get_tenant(connection, tenant.slug)
+            mentions = find_mentions(connection, manifest.schema, tenant.schema)
+            return MovedTenant(get_tenant(connection, tenant.slug), mentions)
 
 
 def rename_in_script(script: str, old: str, new: str) -> str:

@@ -11,6 +11,7 @@ from erpkit.database import TEMPLATE, Connection, Database, Tenant, check_schema
 from erpkit.errors import DatabaseError, ErpkitError, MigrationError, UsageError
 from erpkit.migrations import Migration, apply_migration
 from erpkit.migrations.provider import create_version_table, migration_script
+from erpkit.tenants.mentions import MovedTenant, find_mentions
 from erpkit.tenants.registry import check_slug, ensure_registry, get_tenant, has_schema, list_tenants
 from erpkit.tenants.roles import create_roles, drop_roles, ensure_analysts, grant_schema, role_name
 
@@ -46,11 +47,12 @@ def create_tenant(database: Database, migrations: Sequence[Migration], slug: str
         return get_tenant(connection, slug)
 
 
-def rename_tenant(database: Database, slug: str, new_slug: str, name: str | None = None) -> Tenant:
+def rename_tenant(database: Database, slug: str, new_slug: str, name: str | None = None) -> MovedTenant:
     """Give a tenant another slug, and with it another schema and role; `name` None keeps its name for people.
 
     All of it is one transaction. Waits up to three seconds for a migration of the tenant to end. Function bodies that name
-    the old schema are not rewritten, as PostgreSQL's own ALTER SCHEMA does not. Raises UsageError for a taken name.
+    the old schema are not rewritten, as PostgreSQL's own ALTER SCHEMA does not: the result's `mentions` are these. Raises
+    UsageError for a taken name.
     """
     database.check_writable()
     check_slug(new_slug)
@@ -67,7 +69,8 @@ def rename_tenant(database: Database, slug: str, new_slug: str, name: str | None
             raise DatabaseError(f"tenant {slug} is in use by a migration: it was not renamed; try again") from None
         except psycopg.Error as error:
             raise DatabaseError(f"tenant {slug} cannot be renamed to {new_slug}: {_reason(error)}") from error
-        return get_tenant(connection, new_slug)
+        mentions = find_mentions(connection, old.schema, new.schema, everywhere=True)
+        return MovedTenant(get_tenant(connection, new_slug), mentions)
 
 
 def lock_migrations(connection: Connection, tenant: Tenant) -> None:

@@ -21,6 +21,8 @@ from erpkit.migrations.provider import create_version_table, migration_script
 from erpkit.modules import load_modules
 from erpkit.queries import Statement, check_queries, read_statements
 from erpkit.runs.rehearsal import drop_database
+from erpkit.tenants.lifecycle import new_tenant, prepare_database
+from erpkit.tenants.roles import create_roles, grant_schema
 
 QUERIES = 20
 
@@ -35,7 +37,9 @@ def main(count: int) -> None:
     with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
         with Database(server.url(name), name) as database:
-            tenants = [Tenant(f"t{number}", f"tenant_t{number}") for number in range(count)]
+            with database.connection() as own:
+                prepare_database(own)
+                tenants = [new_tenant(own, f"t{number}") for number in range(count)]
             _make(database, tenants, read_migrations(modules))
             _check(database, tenants, statements, "sound")
             for tenant in tenants[::10]:
@@ -61,6 +65,8 @@ def _make(database: Database, tenants: list[Tenant], migrations: tuple[Migration
                 f"SET LOCAL search_path TO {tenant.schema}"
             )
             connection.execute(script)
+            create_roles(connection, tenant)
+            grant_schema(connection, tenant)
 
 
 if __name__ == "__main__":

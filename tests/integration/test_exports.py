@@ -82,7 +82,7 @@ def test_a_manifest_tells_whose_data_a_file_holds(exported: Path, database: Data
 def test_it_is_imported_beside_the_original_under_another_name(
     exported: Path, database: Database, migrations: tuple[Migration, ...]
 ) -> None:
-    copy = import_tenant(database, exported, "apex")
+    copy = import_tenant(database, exported, "apex").tenant
     with database.connection() as connection:
         original = get_tenant(connection, "acme")
         assert count_rows(connection, copy.schema) == count_rows(connection, original.schema)
@@ -113,9 +113,27 @@ def test_it_is_imported_beside_the_original_under_another_name(
         connection.execute("SELECT * FROM tenant_acme.notes")
 
 
+def test_importing_under_another_name_says_what_still_names_the_old_schema(exported: Path, database: Database) -> None:
+    from tests.integration.test_cli import erpkit
+
+    file, environ = str(exported), {"ERPKIT_DATABASE": database.conninfo}
+    done = erpkit("tenants", "import", file, "--as", "apex", **environ)
+    assert done.returncode == 3
+    assert [line for line in done.stdout.splitlines() if line.startswith("!")] == [
+        "! default value for column word of table tenant_apex.notes: 'tenant_acme.notes'::text",
+        "! function tenant_apex.body(): -- COPY tenant_acme.x FROM stdin;",
+        """! view tenant_apex."odd'view": SELECT (word ~ '\\d+''tenant_acme.'::text) AS tenant_acme""",
+    ]
+    done = erpkit("tenants", "rename", "acme", "ajax", **environ)
+    assert (done.returncode, done.stdout.count("! function tenant_ajax.body()")) == (3, 1)
+    assert "still name the old schema in their text" in done.stdout
+
+
 def test_it_is_imported_into_another_database_under_its_own_name(exported: Path, server: EmbeddedServer) -> None:
     for other in _new_database(server):
-        tenant = import_tenant(other, exported)
+        moved = import_tenant(other, exported)
+        tenant = moved.tenant
+        assert moved.mentions == ()
         with other.connection() as connection:
             assert (list_tenants(connection), tenant.slug) == ([tenant], "acme")
             assert count_rows(connection, tenant.schema) == read_manifest(exported).rows
@@ -231,7 +249,7 @@ def test_an_import_that_is_killed_leaves_nothing(exported: Path, database: Datab
     while (traces := _traces(database, "apex")) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert traces == []
-    assert import_tenant(database, exported, "apex").slug == "apex"
+    assert import_tenant(database, exported, "apex").tenant.slug == "apex"
 
 
 def test_a_file_that_is_there_is_not_overwritten(exported: Path, database: Database) -> None:
@@ -272,7 +290,7 @@ def test_a_password_never_stands_on_a_command_line(
                     assert "very-secret" not in without_password(own)
                     assert f"user={login}" in without_password(own)
                 export_tenant(guarded, tenant, tmp_path / "acme.erpkit")
-                assert import_tenant(guarded, tmp_path / "acme.erpkit", "apex").slug == "apex"
+                assert import_tenant(guarded, tmp_path / "acme.erpkit", "apex").tenant.slug == "apex"
         finally:
             rules.write_text(original)
             connection.execute("SELECT pg_reload_conf()")
@@ -306,7 +324,7 @@ def test_only_the_names_of_a_script_are_rewritten() -> None:
 
 
 def test_the_copy_has_the_drift_of_its_original(exported: Path, database: Database) -> None:
-    copy = import_tenant(database, exported, "apex")
+    copy = import_tenant(database, exported, "apex").tenant
     with database.connection() as connection:
         drift = find_drift(connection, [get_tenant(connection, "acme"), copy])
     assert [str(one) for one in drift["apex"]] == [str(one) for one in drift["acme"]]

@@ -120,7 +120,7 @@ def test_a_renamed_tenant_has_its_data_under_the_new_name_only(
 ) -> None:
     with database.connection() as connection:
         (before,) = inspect_tenants(connection, [get_tenant(connection, "acme")], migrations)
-    renamed = rename_tenant(database, "acme", "apex")
+    renamed = rename_tenant(database, "acme", "apex").tenant
     assert (renamed.schema, renamed.name) == ("tenant_apex", before.tenant.name)
     with database.connection() as connection:
         (after,) = inspect_tenants(connection, [get_tenant(connection, "apex")], migrations)
@@ -131,6 +131,37 @@ def test_a_renamed_tenant_has_its_data_under_the_new_name_only(
         assert not {("acme",), ("acme.read",)} & set(_roles(connection))
     with database.tenant_transaction(renamed, write=True) as connection:
         connection.execute(INSERT)
+
+
+def test_renaming_names_what_still_has_the_old_schema_in_its_text(database: Database, tenants: list[Tenant]) -> None:
+    """Views and foreign keys follow by object id; function bodies, settings and constants do not."""
+    acme, bluebird = (tenant.schema for tenant in tenants)
+    with database.connection() as connection:
+        connection.execute(
+            f"CREATE FUNCTION {acme}.body() RETURNS bigint LANGUAGE sql AS $$\nSELECT count(*)\nFROM {acme}.catalog_categories $$; "
+            f"CREATE FUNCTION {acme}.path() RETURNS int LANGUAGE sql SET search_path = {acme} AS 'SELECT 1'; "
+            f"CREATE FUNCTION {acme}.follows() RETURNS bigint LANGUAGE sql RETURN (SELECT count(*) FROM {acme}.catalog_categories); "
+            f"CREATE FUNCTION {acme}.another() RETURNS text LANGUAGE sql AS $$ SELECT 'x{acme} {acme}_2' $$; "
+            f"CREATE FUNCTION public.of_all() RETURNS bigint LANGUAGE sql AS $$ SELECT count(*) FROM {acme}.catalog_categories $$; "
+            f"CREATE VIEW {acme}.seen AS SELECT * FROM {acme}.catalog_categories; "
+            f"CREATE VIEW {acme}.told AS SELECT '{acme}' AS name; "
+            f"CREATE VIEW {bluebird}.seen AS SELECT * FROM {acme}.catalog_categories; "
+            f"ALTER TABLE {acme}.catalog_categories ADD origin text DEFAULT '{acme}' CHECK (origin <> '{acme}.x')"
+        )
+    moved = rename_tenant(database, "acme", "apex")
+    assert [mention.object for mention in moved.mentions] == [
+        "constraint catalog_categories_origin_check on table tenant_apex.catalog_categories",
+        "default value for column origin of table tenant_apex.catalog_categories",
+        "function of_all()",
+        "function tenant_apex.body()",
+        "function tenant_apex.path()",
+        "view tenant_apex.told",
+    ]
+    assert [mention.line for mention in moved.mentions[3:5]] == [
+        "FROM tenant_acme.catalog_categories",
+        "search_path=tenant_acme",
+    ]
+    assert rename_tenant(database, "bluebird", "bluebird", "Blue").mentions == ()
 
 
 def test_renaming_to_a_taken_or_bad_name_changes_nothing(database: Database, tenants: list[Tenant]) -> None:
@@ -146,7 +177,7 @@ def test_renaming_to_a_taken_or_bad_name_changes_nothing(database: Database, ten
 
 
 def test_only_the_name_for_people_may_change(database: Database, tenants: list[Tenant]) -> None:
-    assert rename_tenant(database, "acme", "acme", "Acme & Sons").name == "Acme & Sons"
+    assert rename_tenant(database, "acme", "acme", "Acme & Sons").tenant.name == "Acme & Sons"
 
 
 def test_renaming_waits_for_a_migration_and_gives_up_in_one_line(database: Database, tenants: list[Tenant]) -> None:
@@ -288,7 +319,7 @@ def test_a_login_that_is_no_superuser_can_do_all_of_it(
                 inside.execute(INSERT)
             export_tenant(own, tenant, tmp_path / "acme.erpkit")
             rename_tenant(own, "acme", "apex")
-            assert import_tenant(own, tmp_path / "acme.erpkit").slug == "acme"
+            assert import_tenant(own, tmp_path / "acme.erpkit").tenant.slug == "acme"
             with own.connection() as seen:
                 for slug in ("acme", "apex"):
                     plan = plan_drop(seen, set_status(seen, slug, "archived"))

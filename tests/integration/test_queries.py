@@ -1,6 +1,8 @@
 """Typed queries: real sqlc, the generated code run against the real database, and the check of each tenant's schema."""
 
 import importlib.util
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, replace
@@ -10,15 +12,16 @@ from pathlib import Path
 from types import ModuleType
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from erpkit.database import Database
 from erpkit.errors import QueryError
 from erpkit.migrations import Migration, read_migrations
 from erpkit.modules import Module, Registry
-from erpkit.queries import check_queries, generate, read_statements
+from erpkit.queries import Statement, check_queries, generate, read_statements
 from erpkit.sample.demo import Planted
-from erpkit.tenants import create_tenant, find_tenants
+from erpkit.tenants import create_tenant, find_tenants, set_status
 
 ROOT = Path(__file__).parents[2]
 
@@ -199,7 +202,7 @@ def test_stale_code_is_told_and_not_touched(shop: Module) -> None:
     assert generate([shop], check=True)[0].stale
     assert file.path.read_text() == before
     generate([shop])
-    assert "def count_books(connection: Connection[Any]) -> int | None:" in file.path.read_text()
+    assert "def count_books(connection: Connection[Any]) -> int:" in file.path.read_text()
 
 
 @pytest.mark.parametrize(
@@ -219,6 +222,28 @@ def test_a_query_that_cannot_be_generated_is_named_and_nothing_is_written(shop: 
     with pytest.raises(QueryError, match=words):
         generate([shop])
     assert not (shop.queries.parent / "sql.py").exists()
+
+
+@pytest.mark.parametrize("text", [None, "<<<<<<< ours\n", '"""Older than its handlers."""\n'])
+def test_code_is_generated_where_it_is_missing_broken_or_older_than_the_handlers(
+    tmp_path: Path, text: str | None
+) -> None:
+    """The handlers import sql.py, and the module's record names the folder that it is generated from."""
+    shutil.copytree(ROOT / "erpkit", tmp_path / "erpkit", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("catalog", "sales", "inventory", "billing"):
+        path = tmp_path / "erpkit" / "sample" / name / "sql.py"
+        path.unlink()
+        if text is not None:
+            path.write_text(text)
+    environ = {"ERPKIT_MODULES": "erpkit.sample", "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", "from erpkit.cli import main; main()", "queries", "generate"],
+        cwd=tmp_path, env=os.environ | environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written") == 4
+    for path in tmp_path.glob("erpkit/sample/*/sql.py"):
+        assert path.read_text() == (ROOT / path.relative_to(tmp_path)).read_text()
 
 
 def test_a_module_sees_its_dependencies_tables_and_no_others(shop: Module, tmp_path: Path) -> None:
@@ -247,6 +272,49 @@ def test_check_names_the_query_that_drift_broke_and_nothing_else(
         ("bluebird", "inventory", "close_shortages"),
     ]
     assert 'column "country" of relation "sales_customers" does not exist' in broken[0].error
+
+
+def test_check_names_what_the_tenants_role_may_not_do(
+    database: Database, migrations: tuple[Migration, ...], registry: Registry
+) -> None:
+    acme, bluebird, cobalt = (create_tenant(database, migrations, slug) for slug in ("acme", "bluebird", "cobalt"))
+    statements = read_statements(registry.modules)
+    with database.connection() as connection:
+        connection.execute(f'REVOKE INSERT ON tenant_acme.sales_orders FROM "{acme.role}"')
+        connection.execute(f'REVOKE USAGE ON SCHEMA tenant_bluebird FROM "{bluebird.role}"')
+        archived = set_status(connection, cobalt.slug, "archived")
+    broken = check_queries(database, [acme, archived], statements)
+    assert [str(one) for one in broken] == ["acme: sales.add_order: permission denied for table sales_orders"]
+    broken = check_queries(database, [bluebird], statements)
+    assert {one.error for one in broken} == {f"the role {bluebird.role} may not use the schema tenant_bluebird"}
+    login = f"login_{uuid4().hex[:8]}"
+    with database.connection() as connection:
+        connection.execute(f"CREATE ROLE {login} LOGIN")
+        with Database(psycopg.conninfo.make_conninfo(database.conninfo, user=login), "as another login") as seen:
+            broken = check_queries(seen, [acme], statements)
+        connection.execute(f"DROP ROLE {login}")
+    assert {one.error for one in broken} == {f"this login may not take the role {acme.role}"}
+
+
+def test_check_asks_for_the_right_to_call_a_function_and_does_not_call_it(
+    database: Database, migrations: tuple[Migration, ...]
+) -> None:
+    acme = create_tenant(database, migrations, "acme")
+    with database.connection() as connection:
+        connection.execute(
+            "CREATE FUNCTION tenant_acme.secret(n int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE 'called'; END $$; "
+            "REVOKE EXECUTE ON FUNCTION tenant_acme.secret FROM public"
+        )
+    wanted = [
+        Statement("x", "call_it", "SELECT secret($1)"),
+        Statement("x", "percent", "-- it's 5%\nSELECT '\\' || $1::text || $q$'$q$"),
+        Statement("x", "empty_it", "TRUNCATE catalog_categories"),
+    ]
+    broken = check_queries(database, [acme], wanted)
+    assert [(one.query, one.error) for one in broken] == [("call_it", "permission denied for function secret")]
+    with database.connection() as connection:
+        connection.execute("GRANT EXECUTE ON FUNCTION tenant_acme.secret TO public")
+    assert check_queries(database, [acme], wanted) == []
 
 
 def test_check_tells_a_schema_that_is_gone_and_goes_on(database: Database, registry: Registry, erp: Planted) -> None:

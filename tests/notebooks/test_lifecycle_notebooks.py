@@ -79,7 +79,7 @@ def test_offboard_tenant_exports_verifies_and_drops_what_was_confirmed(
     assert planted.suspended not in _slugs(shared_database)
     (file,) = tmp_path.glob("*.erpkit")
     assert verify_export(file).rows == rows
-    assert import_tenant(shared_database, file).slug == planted.suspended
+    assert import_tenant(shared_database, file).tenant.slug == planted.suspended
 
 
 def test_offboard_tenant_drops_nothing_when_the_export_cannot_be_written(

@@ -36,7 +36,8 @@ def _parameters(*columns: tuple[str, str, bool]) -> tuple[tuple[int, Column], ..
         (Column("a", "jsonb", False), "Any"),
         (Column("a", "int4range", True), "Any"),
         (Column("a", "order_state", False, 0, True), "OrderState | None"),
-        (Column("a", "", False, embeds="sales_orders"), "SalesOrdersRow"),
+        (Column("a", "", True, embeds="sales_orders"), "SalesOrdersRow"),
+        (Column("a", "", False, embeds="odd table"), "OddTableRow | None"),
     ],
 )
 def test_a_column_has_the_type_that_the_driver_reads(column: Column, annotation: str) -> None:
@@ -102,12 +103,15 @@ def test_json_is_wrapped_on_its_way_in() -> None:
 
 
 def test_an_annotation_that_is_not_known_is_named() -> None:
-    with pytest.raises(QueryError, match="module shop: query GetIt is :batchexec, which is not known: use :one, :many"):
-        render("shop", _request(":batchexec"))
+    with pytest.raises(
+        QueryError, match="module shop: shop.sql: query GetIt is :batchexec, which is not known: use :one, :many"
+    ):
+        render("shop", _request(":batchexec", file="shop.sql"))
 
 
 def test_an_array_of_an_enum_is_read_from_text() -> None:
     assert enum_list('{happy,"very sad","a,\\"b\\""}') == ["happy", "very sad", 'a,"b"']
+    assert enum_list('{a,NULL,"NULL"}') == ["a", None, "NULL"]
     assert enum_list("{}") == []
     assert enum_list(None) is None
 

@@ -1,0 +1,151 @@
+"""What a query's results surely are: never NULL, and of which type.
+
+sqlc calls a cast, a comparison, an arithmetic expression and most functions' results not null, types them by the first
+function of that name, and knows nothing of a RIGHT JOIN inside a view. What is read here from the SQL itself is less, and
+holds: a column is not null where its table says so and no outer join can leave it out; an expression by the rules below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+from erpkit.queries.expressions import Scope, Source, common, expression, is_one_row, name_of
+from erpkit.queries.types import Column, Result
+
+__all__ = ["read_results"]
+
+_Tables = Mapping[str, tuple[Column, ...]]
+
+
+def read_results(
+    text: str, tables: _Tables, functions: frozenset[str], parameters: Mapping[int, Column]
+) -> tuple[list[Result], bool] | None:
+    """Return what a query returns, expression by expression, and whether it is one row in any case.
+
+    None where its SQL is not understood.
+    """
+    try:
+        tree = sqlglot.parse_one(text, read="postgres")
+        results = _results(tree, Scope(tables, functions, parameters, {}, _results))
+    except SqlglotError:
+        return None
+    return results, is_one_row(tree, results)
+
+
+def _results(tree: exp.Expr, scope: Scope) -> list[Result]:
+    scope = _with_ctes(tree, scope)
+    if isinstance(tree, exp.Subquery):
+        return _results(tree.this, scope)
+    if isinstance(tree, exp.SetOperation):
+        pairs = zip(_results(tree.left, scope), _results(tree.right, scope), strict=False)
+        return [Result(replace(common([a.column, b.column]), name=a.column.name), "", True) for a, b in pairs]
+    if not isinstance(tree, exp.Select | exp.Insert | exp.Update | exp.Delete | exp.Merge):
+        return []
+    scope = replace(scope, sources=tuple(_sources(tree, scope)))
+    returning = tree.args.get("returning")
+    items = tree.expressions if isinstance(tree, exp.Select) else returning.expressions if returning else []
+    return [_result(item, scope) for item in items]
+
+
+def _result(item: exp.Expr, scope: Scope) -> Result:
+    source = name_of(item.args["table"]) if isinstance(item, exp.Column) and item.args.get("table") else ""
+    known = [one for one in scope.sources if one.name == source]
+    is_optional = not known or any(one.is_optional for one in known)
+    return Result(replace(expression(item, scope), name=_output_name(item)), source, is_optional)
+
+
+def _with_ctes(tree: exp.Expr, scope: Scope) -> Scope:
+    for cte in getattr(_argument(tree, "with"), "expressions", ()):
+        name = name_of(cte.args["alias"].this)
+        scope = replace(scope, ctes={**scope.ctes, name: _cte(cte, name, scope)})
+    return scope
+
+
+def _cte(cte: exp.CTE, name: str, scope: Scope) -> dict[str, Column]:
+    """Take the columns of a recursive one to be its first part's, and weaken them until both parts agree."""
+    first = cte.this.left if isinstance(cte.this, exp.SetOperation) else cte.this
+    without = replace(scope, ctes={**scope.ctes, name: {}})
+    columns = _named(_results(first, without), cte.args["alias"])
+    for _ in range(len(columns) + 2):
+        within = replace(scope, ctes={**scope.ctes, name: columns})
+        if (found := _named(_results(cte.this, within), cte.args["alias"])) == columns:
+            return columns
+        columns = found
+    return {}
+
+
+def _named(results: Sequence[Result], alias: exp.Expr | None) -> dict[str, Column]:
+    renamed = [name_of(column) for column in alias.args.get("columns") or ()] if alias is not None else []
+    names = [*renamed, *(result.column.name for result in results[len(renamed) :])]
+    return {name: result.column for name, result in zip(names, results, strict=False)}
+
+
+def _sources(tree: exp.Expr, scope: Scope) -> list[Source]:
+    """Return the tables of a statement, those that it writes to included."""
+    if isinstance(tree, exp.Select):
+        start = _argument(tree, "from")
+        found = _relation(start.this, scope) if start is not None else []
+        found = _joined(found, tree.args.get("joins"), scope)
+        group = tree.args.get("group")
+        has_sets = group is not None and group.find(exp.Rollup, exp.Cube, exp.GroupingSets) is not None
+        return _optional(found) if has_sets else found
+    if isinstance(tree, exp.Merge):
+        return [*_relation(tree.this, scope), *_optional(_relation(tree.args["using"], scope))]
+    target = tree.this.this if isinstance(tree.this, exp.Schema) else tree.this
+    others = tree.args.get("using") or []
+    if (start := _argument(tree, "from")) is not None:
+        others = [start.this]
+    return [*_relation(target, scope), *(source for other in others for source in _relation(other, scope))]
+
+
+def _relation(node: exp.Expr, scope: Scope) -> list[Source]:
+    alias = node.args.get("alias")
+    name = name_of(alias.this) if alias is not None and alias.this is not None else ""
+    found = [Source(name, None)]
+    if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
+        found = [Source(name or name_of(node.this), _table(node, scope))]
+    elif isinstance(node, exp.Subquery) and isinstance(node.this, exp.Select | exp.SetOperation):
+        found = [Source(name, _named(_results(node.this, replace(scope, sources=())), alias))]
+    elif isinstance(node, exp.Subquery) and alias is None:
+        found = _relation(node.this, scope)
+    return _joined(found, node.args.get("joins"), scope)
+
+
+def _table(node: exp.Table, scope: Scope) -> Mapping[str, Column] | None:
+    name, alias = name_of(node.this), node.args.get("alias")
+    if node.args.get("db") is not None or (alias is not None and alias.args.get("columns")):
+        return None
+    if name in scope.ctes:
+        return scope.ctes[name]
+    return {column.name: column for column in scope.tables[name]} if name in scope.tables else None
+
+
+def _joined(found: list[Source], joins: Iterable[exp.Join] | None, scope: Scope) -> list[Source]:
+    for join in joins or ():
+        right, side = _relation(join.this, scope), (join.side or "").upper()
+        found = [
+            *(_optional(found) if side in ("RIGHT", "FULL") else found),
+            *(_optional(right) if side in ("LEFT", "FULL") else right),
+        ]
+    return found
+
+
+def _optional(sources: Iterable[Source]) -> list[Source]:
+    return [replace(source, is_optional=True) for source in sources]
+
+
+def _argument(tree: exp.Expr, key: str) -> exp.Expr | None:
+    """Sqlglot has renamed those of its arguments that are Python's keywords."""
+    found: exp.Expr | None = tree.args.get(key) or tree.args.get(f"{key}_")
+    return found
+
+
+def _output_name(item: exp.Expr) -> str:
+    if isinstance(item, exp.Alias):
+        return name_of(item.args["alias"])
+    return name_of(item.this) if isinstance(item, exp.Column) else item.key
