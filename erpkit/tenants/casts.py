@@ -47,8 +47,7 @@ def _numeric_risk(sizes: tuple[int, ...], new: tuple[int, ...]) -> Risk:
 def _loses(kind: str, new: str) -> bool:
     numbers = (*_WHOLE, "numeric", *_INEXACT)
     return (
-        kind in ("numeric", *_INEXACT)
-        and new in numbers
+        (kind in ("numeric", *_INEXACT) and new in numbers)
         or (kind in ("integer", "bigint") and new in _INEXACT)
         or (kind.startswith("timestamp") and new.startswith(("date", "time ")))
         or (new.startswith("character") and not new.startswith("character varying"))

@@ -4,6 +4,8 @@ Function bodies are compared as they were written; everything else that PostgreS
 front of its own objects, as the search_path is empty, and chr(1) stands there instead.
 """
 
+# ruff: noqa: S608 - the parts are constants of this package
+
 from __future__ import annotations
 
 __all__ = ["COMMON", "FUNCTION", "OBJECTS", "PARTS", "RELATION"]
@@ -14,7 +16,8 @@ own AS MATERIALIZED (
     SELECT oid, nspname, nspowner, quote_ident(nspname) || '.' AS prefix FROM pg_namespace WHERE nspname = ANY(%s)
 ), own_class AS MATERIALIZED (
     SELECT c.oid, c.relname, c.relkind, c.relpersistence, c.relrowsecurity, c.relforcerowsecurity, c.relispartition, c.relpartbound,
-           c.relowner, c.relnamespace, c.relam, c.reloptions, c.reltablespace, n.nspname, n.nspowner, n.prefix, quote_ident(c.relname) AS name,
+           c.relowner, c.relnamespace, c.relam, c.reloptions, c.reltablespace, n.nspname, n.nspowner, n.prefix,
+           quote_ident(c.relname) AS name,
            CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'S' THEN 'sequence' WHEN 'f' THEN 'foreign table'
            ELSE 'table' END AS kind
       FROM pg_class c JOIN own n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'i', 'I', 'c')
@@ -51,7 +54,8 @@ _POLICIES = """
     SELECT c.nspname, 'policy', c.name, quote_ident(p.polname),
            'AS ' || CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END || ' FOR '
            || CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END
-           || ' TO ' || (SELECT string_agg(CASE role WHEN 0 THEN 'PUBLIC' ELSE role::regrole::text END, ', ' ORDER BY role::regrole::text)
+           || ' TO ' || (SELECT string_agg(CASE role WHEN 0 THEN 'PUBLIC' ELSE role::regrole::text END, ', '
+                                      ORDER BY role::regrole::text)
                            FROM unnest(p.polroles) role)
            || coalesce(' USING (' || replace(pg_get_expr(p.polqual, c.oid), c.prefix, chr(1) || '.') || ')', '')
            || coalesce(' WITH CHECK (' || replace(pg_get_expr(p.polwithcheck, c.oid), c.prefix, chr(1) || '.') || ')', '')
@@ -66,7 +70,8 @@ _OWNERS = """
     SELECT n.nspname, CASE p.prokind WHEN 'p' THEN 'owner of procedure' ELSE 'owner of function' END, o.name, o.name,
            CASE p.proowner WHEN n.nspowner THEN 'the owner of the schema' ELSE p.proowner::regrole::text END
       FROM pg_proc p JOIN own n ON n.oid = p.pronamespace CROSS JOIN LATERAL (
-           SELECT quote_ident(p.proname) || '(' || replace(pg_get_function_identity_arguments(p.oid), n.prefix, chr(1) || '.') || ')' AS name) o
+           SELECT quote_ident(p.proname) || '('
+                  || replace(pg_get_function_identity_arguments(p.oid), n.prefix, chr(1) || '.') || ')' AS name) o
      WHERE p.prokind <> 'a'"""
 
 _PARENTS = """
@@ -103,7 +108,8 @@ _INDEXES = """
     SELECT i.nspname, 'index', quote_ident(t.relname), i.name,
            replace(pg_get_indexdef(i.oid), i.prefix, chr(1) || '.') || CASE WHEN x.indisvalid THEN '' ELSE E'\\ninvalid' END
       FROM own_class i JOIN pg_index x ON x.indexrelid = i.oid JOIN pg_class t ON t.oid = x.indrelid
-      LEFT JOIN pg_constraint k ON k.conindid = i.oid AND k.contype IN ('p', 'u', 'x') WHERE i.relkind IN ('i', 'I') AND k.oid IS NULL"""
+      LEFT JOIN pg_constraint k ON k.conindid = i.oid AND k.contype IN ('p', 'u', 'x')
+     WHERE i.relkind IN ('i', 'I') AND k.oid IS NULL"""
 
 _FUNCTIONS = f"""
     SELECT n.nspname, CASE p.prokind WHEN 'p' THEN 'procedure' WHEN 'a' THEN 'aggregate' ELSE 'function' END, '',
@@ -141,13 +147,15 @@ _SEQUENCES = """
 _TYPES = """
     SELECT n.nspname, CASE t.typtype WHEN 'e' THEN 'enum' WHEN 'd' THEN 'domain' ELSE 'range' END, '',
            quote_ident(t.typname), coalesce(replace(CASE t.typtype
-           WHEN 'e' THEN (SELECT string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid)
+           WHEN 'e' THEN (SELECT string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder)
+                           FROM pg_enum e WHERE e.enumtypid = t.oid)
            WHEN 'r' THEN (SELECT 'subtype = ' || format_type(r.rngsubtype, NULL) FROM pg_range r WHERE r.rngtypid = t.oid)
            WHEN 'd' THEN format_type(t.typbasetype, t.typtypmod)
                 || coalesce((SELECT ' COLLATE ' || t.typcollation::regcollation::text FROM pg_type b
                               WHERE b.oid = t.typbasetype AND b.typcollation <> t.typcollation), '')
                 || coalesce(' DEFAULT ' || pg_get_expr(t.typdefaultbin, 0), '') || CASE WHEN t.typnotnull THEN ' NOT NULL' ELSE '' END
-                || coalesce((SELECT string_agg(' CONSTRAINT ' || quote_ident(k.conname) || ' ' || pg_get_constraintdef(k.oid), '' ORDER BY k.conname)
+                || coalesce((SELECT string_agg(' CONSTRAINT ' || quote_ident(k.conname) || ' ' || pg_get_constraintdef(k.oid), ''
+                                              ORDER BY k.conname)
                                FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'), '')
            END, n.prefix, chr(1) || '.'), '')
       FROM pg_type t JOIN own n ON n.oid = t.typnamespace WHERE t.typtype IN ('e', 'd', 'r')

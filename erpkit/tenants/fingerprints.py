@@ -5,6 +5,8 @@ ones may yet be (where a column was dropped, say, the others keep their numbers)
 words is what holds the number of an object of one schema: that differs from tenant to tenant, and may be another tenant's.
 """
 
+# ruff: noqa: S608 - the parts are constants of this package
+
 from __future__ import annotations
 
 from erpkit.tenants.definitions import COMMON, FUNCTION, OBJECTS, PARTS, RELATION
@@ -99,8 +101,10 @@ _INDEXES = f"""
         ON (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL) AND e.tree = concat(x.indexprs, x.indpred)"""
 
 _FUNCTIONS = f"""
-    SELECT n.oid, ROW('function'::text, p.proname, p.prokind, p.prolang, p.procost, p.prorows, p.provariadic, p.prosecdef, p.proleakproof,
-           CASE WHEN p.proowner <> n.nspowner THEN p.proowner END, p.proisstrict, p.proretset, p.provolatile, p.proparallel, p.proargmodes, p.proargnames, p.prosrc, p.probin,
+    SELECT n.oid, ROW('function'::text, p.proname, p.prokind, p.prolang, p.procost, p.prorows, p.provariadic,
+           p.prosecdef, p.proleakproof,
+           CASE WHEN p.proowner <> n.nspowner THEN p.proowner END, p.proisstrict,
+           p.proretset, p.provolatile, p.proparallel, p.proargmodes, p.proargnames, p.prosrc, p.probin,
            CASE WHEN p.proargdefaults IS NULL AND p.prosqlbody IS NULL AND p.proconfig IS NULL AND p.prosupport = 0
                      AND NOT {_OURS} <= ANY(p.prorettype || p.proargtypes::oid[] || p.proallargtypes || p.protrftypes)
                 THEN concat(p.prorettype, '/', p.proargtypes, '/', p.proallargtypes, '/', p.protrftypes)
@@ -117,7 +121,8 @@ _TRIGGERS = """
      WHERE NOT t.tgisinternal"""
 
 _SEQUENCES = """
-    SELECT c.relnamespace, ROW('sequence'::text, c.relname, s.seqtypid, s.seqstart, s.seqincrement, s.seqmax, s.seqmin, s.seqcache, s.seqcycle,
+    SELECT c.relnamespace, ROW('sequence'::text, c.relname, s.seqtypid, s.seqstart, s.seqincrement, s.seqmax, s.seqmin,
+           s.seqcache, s.seqcycle,
            t.relname, d.refobjsubid)
       FROM pg_sequence s JOIN own_class c ON c.oid = s.seqrelid
       LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass
@@ -132,19 +137,19 @@ def fingerprint_query(server_version: int) -> str:
     """Return the query for schema, number of objects, hash; its parameter is an array of schema names."""
     if server_version < RAW_SINCE:
         words = "hashtextextended(concat_ws('/', kind, tab, name, definition), 0)"
-        return f"WITH {OBJECTS} SELECT nspname, count(*), sum({words})::text FROM objects GROUP BY 1"  # noqa: S608
+        return f"WITH {OBJECTS} SELECT nspname, count(*), sum({words})::text FROM objects GROUP BY 1"
     newer = ", k.conenforced, k.conperiod" if server_version >= _ENFORCED_SINCE else ""
     sums = [
         f"SELECT oid, count(*), sum(hash_record_extended(thing, 0)) FROM ({part}) one (oid, thing) GROUP BY 1"
         for part in _RAW
-    ]  # noqa: S608
+    ]
     words = "hashtextextended(concat_ws('/', kind, tab, name, definition), 0)"
     sums += [
-        f"SELECT own.oid, count(*), sum({words}) FROM ({part}) one (nspname, kind, tab, name, definition) "  # noqa: S608
+        f"SELECT own.oid, count(*), sum({words}) FROM ({part}) one (nspname, kind, tab, name, definition) "
         "JOIN own USING (nspname) GROUP BY 1"
         for part in _IN_WORDS
     ]
     return (
-        f"WITH {COMMON}, {_OWN}, sums (oid, things, digest) AS ({' UNION ALL '.join(sums)}) "  # noqa: S608
+        f"WITH {COMMON}, {_OWN}, sums (oid, things, digest) AS ({' UNION ALL '.join(sums)}) "
         "SELECT nspname, sum(things), sum(digest)::text FROM sums JOIN own USING (oid) GROUP BY 1"
     ).replace("{of_newer}", newer)

@@ -64,7 +64,8 @@ CHANGES = {
     "ALTER FUNCTION half RESET ALL": "function half(a integer) is",
     "CREATE OR REPLACE FUNCTION half(a integer DEFAULT 5) RETURNS integer LANGUAGE sql SET search_path FROM CURRENT RETURN a / 2":
         "function half(a integer) is",
-    "CREATE OR REPLACE FUNCTION twice(a integer) RETURNS integer IMMUTABLE LANGUAGE sql AS 'SELECT a + a'": "function twice(a integer) is",
+    "CREATE OR REPLACE FUNCTION twice(a integer) RETURNS integer IMMUTABLE LANGUAGE sql AS 'SELECT a + a'":
+        "function twice(a integer) is",
     "ALTER FUNCTION twice OWNER TO {role}": "owner of function twice(a integer) is",
     "ALTER TABLE orders OWNER TO {role}": "owner of table orders is",
     "ALTER TABLE customers RENAME remark TO remarks": "column customers.remark is missing",
@@ -91,7 +92,8 @@ CHANGES = {
     "FOREIGN KEY (customer_id) REFERENCES _template.customers": "constraint orders.orders_customer_id_fkey is",
     "ALTER TABLE orders DROP CONSTRAINT state_known, ADD CONSTRAINT state_known CHECK (state IN ('open', 'late'))":
         "constraint orders.state_known is",
-    "ALTER TABLE orders DROP CONSTRAINT even, ADD CONSTRAINT even CHECK (_template.twice(customer_id) > 0)": "constraint orders.even is",
+    "ALTER TABLE orders DROP CONSTRAINT even, ADD CONSTRAINT even CHECK (_template.twice(customer_id) > 0)":
+        "constraint orders.even is",
     "ALTER TABLE orders RENAME CONSTRAINT even TO evener": "constraint orders.even is missing",
     "ALTER TABLE orders ADD CONSTRAINT late CHECK (id > 0) NOT VALID": "constraint orders.late is extra",
     "ALTER TABLE orders ADD CONSTRAINT late UNIQUE NULLS NOT DISTINCT (tag)": "constraint orders.late is extra",
