@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
+from erpkit.tenants.casts import cast_risk
 from erpkit.tenants.objects import SCHEMA, SchemaObject
 
-__all__ = ["DESTRUCTIVE", "mend_object", "rank"]
+__all__ = ["DESTRUCTIVE", "MARKS", "mend_object", "rank"]
 
 DESTRUCTIVE = "-- destructive: "
+_NEEDS_EMPTY = "-- fails where rows exist: "
+_NEEDS_FITTING = "-- fails where a value does not fit: "
+MARKS = (DESTRUCTIVE, _NEEDS_EMPTY, _NEEDS_FITTING)  # statements behind these are comments: a person decides on them
+
+_OF_RISK = {"none": "", "fails": _NEEDS_FITTING, "loses": DESTRUCTIVE}
 
 _DROPS = (
-    "view",
-    "materialized view",
-    "trigger",
-    "constraint",
-    "index",
-    "grant",
-    "column",
-    "table",
-    "function",
-    "procedure",
-)
+    "rule", "policy", "row level security", "view", "materialized view", "trigger", "constraint", "index", "statistics", "grant",
+    "partition", "inheritance", "column", "table", "foreign table", "function", "procedure", "domain", "range", "type", "enum",
+)  # fmt: skip
 _MAKES = (
-    "default privilege", "table", "sequence", "column", "sequence owner", "function", "procedure", "index", "constraint", "view",
-    "materialized view", "trigger", "grant",
+    "default privilege", "enum", "domain", "type", "range", "table", "foreign table", "sequence", "column", "sequence owner",
+    "function", "procedure", "index", "constraint", "inheritance", "partition", "statistics", "view", "materialized view", "trigger",
+    "rule", "row level security", "policy", "grant",
 )  # fmt: skip
 
 
@@ -38,8 +38,8 @@ def rank(kind: str, change: str) -> int:
 def mend_object(wanted: SchemaObject | None, found: SchemaObject | None, columns: Sequence[SchemaObject] = ()) -> str:
     """Return the DDL that turns `found` into `wanted`; None stands for nothing. `columns` are those of a wanted table.
 
-    The schema is written as SCHEMA. Several statements stand on a line each; a type is changed without USING, so that
-    PostgreSQL refuses where a value would not fit.
+    The schema is written as SCHEMA. Several statements stand on a line each; those that may fail or lose something begin with one of
+    MARKS. A type is changed without USING, so that PostgreSQL refuses where a value would not fit.
     """
     thing = wanted or found
     assert thing is not None
@@ -47,6 +47,10 @@ def mend_object(wanted: SchemaObject | None, found: SchemaObject | None, columns
         return _table(wanted, found, columns)
     if thing.kind == "column":
         return _column(wanted, found)
+    if thing.kind in _MENDERS:
+        return _MENDERS[thing.kind](wanted, found)
+    if thing.kind.startswith("owner of "):
+        return _owner(wanted, found)
     if thing.kind == "sequence owner":
         owner = f"{SCHEMA}.{wanted.definition}" if wanted else "NONE"
         return f"ALTER SEQUENCE {SCHEMA}.{thing.name} OWNED BY {owner};"
@@ -59,9 +63,7 @@ def mend_object(wanted: SchemaObject | None, found: SchemaObject | None, columns
 
 def _table(wanted: SchemaObject | None, found: SchemaObject | None, columns: Sequence[SchemaObject]) -> str:
     if wanted and found:
-        return (
-            f"-- by hand: table {wanted.name} is {found.definition or 'plain'!r}, not {wanted.definition or 'plain'!r}"
-        )
+        return _by_hand(wanted, found)
     if found:
         return f"{DESTRUCTIVE}DROP TABLE {SCHEMA}.{found.name};"
     assert wanted is not None
@@ -87,13 +89,14 @@ def _column(wanted: SchemaObject | None, found: SchemaObject | None) -> str:
         return f"{DESTRUCTIVE}{table} DROP COLUMN {thing.name};"
     add = f"{table} ADD COLUMN {thing.name} {_column_spec(wanted)};"
     if found is None:
-        return _create_sequence_first(wanted) + add
+        needs_value = _parts(wanted)[1:] == ("not null", "")
+        return _NEEDS_EMPTY + add if needs_value else _create_sequence_first(wanted) + add
     (kind, null, default), (old_kind, old_null, old_default) = _parts(wanted), _parts(found)
     if default != old_default and ") " in (default + old_default) and "generated always as (" in default + old_default:
         return f"{DESTRUCTIVE}{table} DROP COLUMN {thing.name};\n{DESTRUCTIVE}{add}"
     alter = f"{table} ALTER COLUMN {thing.name}"
     changes = [
-        f"{alter} TYPE {kind};" if kind != old_kind else "",
+        f"{_OF_RISK[cast_risk(old_kind, kind)]}{alter} TYPE {kind};" if kind != old_kind else "",
         *(_change_default(alter, default, old_default) if default != old_default else ()),
         f"{alter} {'SET' if null else 'DROP'} NOT NULL;" if null != old_null else "",
     ]
@@ -105,6 +108,90 @@ def _change_default(alter: str, default: str, old: str) -> list[str]:
     if default.startswith("default "):
         return [drop if old.startswith("generated") else "", f"{alter} SET DEFAULT {default.removeprefix('default ')};"]
     return [drop, f"{alter} ADD {default};" if default else ""]
+
+
+def _owner(wanted: SchemaObject | None, found: SchemaObject | None) -> str:
+    thing = wanted or found
+    assert thing is not None
+    kind = thing.kind.removeprefix("owner of ").upper()
+    owner = wanted.definition if wanted else "the owner of the schema"
+    by_hand = "-- by hand: " if owner.startswith("the ") else ""
+    return f"{by_hand}ALTER {kind} {SCHEMA}.{thing.name} OWNER TO {owner};"
+
+
+def _row_security(wanted: SchemaObject | None, found: SchemaObject | None) -> str:
+    thing = wanted or found
+    assert thing is not None
+    state = wanted.definition if wanted else "disabled"
+    enable, force = "ENABLE" if "enabled" in state else "DISABLE", "FORCE" if "forced" in state else "NO FORCE"
+    return f"ALTER TABLE {SCHEMA}.{thing.name} {enable} ROW LEVEL SECURITY, {force} ROW LEVEL SECURITY;"
+
+
+def _partition(wanted: SchemaObject | None, found: SchemaObject | None) -> str:
+    """Take a table from its parent and give it to another; both are written in front of the bounds."""
+    lines = []
+    if found:
+        lines.append(f"ALTER TABLE {_parent(found)[0]} DETACH PARTITION {SCHEMA}.{found.name};")
+    if wanted:
+        parent, bounds = _parent(wanted)
+        lines.append(f"ALTER TABLE {parent} ATTACH PARTITION {SCHEMA}.{wanted.name} {bounds};")
+    return "\n".join(lines)
+
+
+def _parent(partition: SchemaObject) -> tuple[str, str]:
+    definition = partition.definition
+    at = definition.index(" DEFAULT") if definition.endswith(" DEFAULT") else definition.index(" FOR VALUES ")
+    return definition[:at], definition[at + 1 :]
+
+
+def _inheritance(wanted: SchemaObject | None, found: SchemaObject | None) -> str:
+    return "\n".join(
+        f"ALTER TABLE {SCHEMA}.{one.name} {verb} {one.definition};"
+        for one, verb in ((found, "NO INHERIT"), (wanted, "INHERIT"))
+        if one
+    )
+
+
+def _enum(wanted: SchemaObject | None, found: SchemaObject | None) -> str:
+    """Labels can be added in place; a label that is too many can only be taken away by hand."""
+    if wanted is None or found is None:
+        return _create(wanted) if wanted else _drop(found) if found else ""
+    labels, old = _labels(wanted), _labels(found)
+    if [label for label in labels if label in old] != old:
+        return _by_hand(wanted, found)
+    name = f"{SCHEMA}.{wanted.name}"
+    return "\n".join(
+        f"ALTER TYPE {name} ADD VALUE {label}{f' AFTER {labels[place - 1]}' if place else f' BEFORE {old[0]}' if old else ''};"
+        for place, label in enumerate(labels)
+        if label not in old
+    )
+
+
+def _labels(enum: SchemaObject) -> list[str]:
+    return re.findall(r"E?'(?:[^']|'')*'", enum.definition)
+
+
+def _type(wanted: SchemaObject | None, found: SchemaObject | None) -> str:
+    if wanted and found:
+        return _by_hand(wanted, found)
+    return _create(wanted) if wanted else _drop(found) if found else ""
+
+
+def _by_hand(wanted: SchemaObject, found: SchemaObject) -> str:
+    is_, should = (" ".join(one.definition.split()) or "plain" for one in (found, wanted))
+    return f"-- by hand: {wanted.kind} {wanted.name} is [{is_}], not [{should}]"
+
+
+_MENDERS: dict[str, Callable[[SchemaObject | None, SchemaObject | None], str]] = {
+    "row level security": _row_security,
+    "partition": _partition,
+    "inheritance": _inheritance,
+    "enum": _enum,
+    "domain": _type,
+    "range": _type,
+    "type": _type,
+    "foreign table": _type,
+}
 
 
 def _parts(column: SchemaObject) -> tuple[str, str, str]:
@@ -123,12 +210,30 @@ def _create(thing: SchemaObject) -> str:
         "index": lambda: f"{body.removesuffix(chr(10) + 'invalid')};",
         "trigger": lambda: _create_trigger(thing),
         "sequence": lambda: f"CREATE SEQUENCE IF NOT EXISTS {name};\nALTER SEQUENCE {name} {body};",
-        "view": lambda: f"CREATE VIEW {name} AS\n{body.rstrip().rstrip(';')};",
-        "materialized view": lambda: f"CREATE MATERIALIZED VIEW {name} AS\n{body.rstrip().rstrip(';')};",
+        "policy": lambda: f"CREATE POLICY {thing.name} ON {SCHEMA}.{thing.table} {body};",
+        "rule": lambda: _create_rule(thing),
+        "statistics": lambda: f"{body};",
+        "enum": lambda: f"CREATE TYPE {name} AS ENUM ({body});",
+        "domain": lambda: f"CREATE DOMAIN {name} AS {body};",
+        "type": lambda: f"CREATE TYPE {name} AS ({body});",
+        "range": lambda: f"CREATE TYPE {name} AS RANGE ({body});",
+        "view": lambda: _create_view("VIEW", name, body),
+        "materialized view": lambda: _create_view("MATERIALIZED VIEW", name, body),
         "function": lambda: f"{body.strip()};",
         "procedure": lambda: f"{body.strip()};",
     }
     return makers[thing.kind]() if thing.kind in makers else f"-- by hand: create {thing.kind} {thing.name}"
+
+
+def _create_view(kind: str, name: str, body: str) -> str:
+    options, query = body.split("\n", 1) if body.startswith("WITH (") and "=" in body.split("\n")[0] else ("", body)
+    return f"CREATE {kind} {name}{f' {options}' if options else ''} AS\n{query.rstrip().rstrip(';')};"
+
+
+def _create_rule(thing: SchemaObject) -> str:
+    states = [line for line in thing.definition.split("\n") if re.fullmatch("DISABLE|ENABLE (ALWAYS|REPLICA)", line)]
+    create = thing.definition.removesuffix(f"\n{states[-1]}") if states else thing.definition
+    return create + (f"\nALTER TABLE {SCHEMA}.{thing.table} {states[-1]} RULE {thing.name};" if states else "")
 
 
 def _create_trigger(thing: SchemaObject) -> str:
@@ -142,4 +247,9 @@ def _drop(thing: SchemaObject) -> str:
         return f"ALTER TABLE {SCHEMA}.{thing.table} DROP CONSTRAINT {thing.name};"
     if thing.kind == "trigger":
         return f"DROP TRIGGER {thing.name} ON {SCHEMA}.{thing.table};"
-    return f"DROP {thing.kind.upper()} {'IF EXISTS ' if thing.kind == 'sequence' else ''}{SCHEMA}.{thing.name};"
+    if thing.kind in ("policy", "rule"):
+        return f"DROP {thing.kind.upper()} {thing.name} ON {SCHEMA}.{thing.table};"
+    if thing.kind == "foreign table":
+        return f"DROP FOREIGN TABLE {SCHEMA}.{thing.name};"
+    kind = "TYPE" if thing.kind in ("enum", "range") else thing.kind.upper()
+    return f"DROP {kind} {'IF EXISTS ' if thing.kind == 'sequence' else ''}{SCHEMA}.{thing.name};"

@@ -15,7 +15,7 @@ from erpkit.tenants.objects import SCHEMA, Fingerprint, SchemaObject, read_finge
 
 __all__ = ["Change", "Difference", "compare_schemas", "drift_script", "find_drift"]
 
-Change = Literal["missing", "extra", "other"]
+Change = Literal["missing", "extra", "other", "unknown"]
 
 _LONGEST = 100  # characters of a definition that fit into a sentence
 
@@ -24,7 +24,9 @@ _LONGEST = 100  # characters of a definition that fit into a sentence
 class Difference:
     """One difference from `_template`; `ddl` would undo it, and `str()` puts it in words.
 
-    What destroys data stands in `ddl` as a comment that begins with `-- destructive: `, for a person to decide on.
+    What destroys data stands in `ddl` as a comment that begins with `-- destructive: `, and what fails on some data as one that
+    begins with `-- fails where rows exist: ` or `-- fails where a value does not fit: `, for a person to decide on. With the
+    change `unknown` the schema could not be compared, because of the lock that `object` names.
     """
 
     kind: str
@@ -35,6 +37,8 @@ class Difference:
     ddl: str
 
     def __str__(self) -> str:
+        if self.change == "unknown":
+            return f"could not be compared: {self.object}"
         if self.change != "other":
             return f"{self.kind} {self.object} is {self.change}"
         if self._is_long:
@@ -53,26 +57,29 @@ def find_drift(
 
     First a hash of each schema, made by PostgreSQL, is compared; the objects themselves are fetched only where it differs.
     `fingerprints` are those of all these schemas and the template's, if they were read before.
+    A tenant in which somebody has locked a table exclusively has the one difference that says so, after a second.
     A tenant that lacks migrations differs for that reason: migrate first, then look for drift. Where there is no
     `_template`, in a database that erpkit did not make, the first tenant stands for it.
     """
     schemas = [TEMPLATE.schema, *(tenant.schema for tenant in tenants)]
     prints = fingerprints or read_fingerprints(connection, schemas)
     model = TEMPLATE.schema if TEMPLATE.schema in prints or not tenants else tenants[0].schema
-    differing = [tenant.schema for tenant in tenants if prints.get(tenant.schema) != prints.get(model)]
-    objects = read_objects(connection, [model, *differing]) if differing else {}
+    locks = {schema: one.lock for schema, one in prints.items() if one.lock is not None}
+    differing = [schema for schema in schemas[1:] if schema not in locks and prints.get(schema) != prints.get(model)]
+    objects: dict[str, list[SchemaObject]] = {}
+    if differing and model not in locks:
+        objects, later = read_objects(connection, list(dict.fromkeys([model, *differing])))
+        locks |= later
     grants = read_grants(connection, schemas)
-    template = objects.get(model, [])
-    return {
-        tenant.slug: sorted(
-            [
-                *(compare_schemas(template, objects[tenant.schema], tenant.schema) if tenant.schema in objects else ()),
-                *map(_of_grant, compare_grants(tenant, grants[model], grants[tenant.schema])),
-            ],
-            key=str,
-        )
-        for tenant in tenants
-    }
+    found: dict[str, list[Difference]] = {}
+    for tenant in tenants:
+        differences = [_of_grant(one) for one in compare_grants(tenant, grants[model], grants[tenant.schema])]
+        if lock := _lock(locks, model, tenant.schema):
+            differences.append(lock)
+        elif tenant.schema in objects:
+            differences += compare_schemas(objects[model], objects[tenant.schema], tenant.schema)
+        found[tenant.slug] = sorted(differences, key=str)
+    return found
 
 
 def compare_schemas(
@@ -93,10 +100,18 @@ def compare_schemas(
 
 def drift_script(differences: Iterable[Difference]) -> list[str]:
     """Put the DDL of differences into an order in which it can be run: what others need comes before them."""
-    return [difference.ddl for difference in sorted(differences, key=lambda d: rank(d.kind, d.change))]
+    return [difference.ddl for difference in sorted(differences, key=_place)]
+
+
+def _place(difference: Difference) -> tuple[int, bool]:
+    is_foreign_key = (difference.canonical or "").startswith("FOREIGN KEY")  # the key that it needs may be made as well
+    return rank(difference.kind, difference.change), is_foreign_key
 
 
 _Key = tuple[str, str, str]
+
+_OWNERS = ("table", "view", "materialized view", "foreign table", "sequence", "function", "procedure")
+_OF_TABLE = ("column", "constraint", "trigger", "policy", "rule")
 
 
 def _by_key(objects: Iterable[SchemaObject]) -> dict[_Key, SchemaObject]:
@@ -105,10 +120,10 @@ def _by_key(objects: Iterable[SchemaObject]) -> dict[_Key, SchemaObject]:
 
 def _goes_along(key: _Key, wanted: Mapping[_Key, SchemaObject], found: Mapping[_Key, SchemaObject]) -> bool:
     kind, table, _ = key
-    owners = [(owner, "", table) for owner in ("table", "view", "materialized view", "sequence")]
+    owners = [(owner, "", table) for owner in _OWNERS]
     if key not in wanted:
         return any(owner in found and owner not in wanted for owner in owners)
-    return kind == "column" and any(owner in wanted and owner not in found for owner in owners)
+    return kind.startswith(("column", "owner of ")) and any(owner in wanted and owner not in found for owner in owners)
 
 
 def _difference(
@@ -121,7 +136,7 @@ def _difference(
     ddl = mend_object(wanted, found, columns if thing.kind == "table" else [])
     return Difference(
         thing.kind,
-        f"{thing.table}.{thing.name}" if thing.kind in ("column", "constraint", "trigger") else thing.name,
+        f"{thing.table}.{thing.name}" if thing.kind in _OF_TABLE else thing.name,
         change,
         _words(wanted),
         _words(found),
@@ -138,6 +153,14 @@ def _words(thing: SchemaObject | None) -> str | None:
 
 def _in_schema(ddl: str, schema: str) -> str:
     return ddl.replace(f"{SCHEMA}.", f"{sql.Identifier(schema).as_string()}.").replace(SCHEMA, schema)
+
+
+def _lock(locks: Mapping[str, str], model: str, schema: str) -> Difference | None:
+    """Say that a schema could not be compared, because of a lock in it or in the one it is compared with."""
+    if schema not in locks and model not in locks:
+        return None
+    words = " ".join((locks[schema] if schema in locks else f"in {model}, {locks[model]}").split())
+    return Difference("lock", words, "unknown", None, None, f"-- could not be compared: {words}")
 
 
 def _of_grant(change: GrantChange) -> Difference:

@@ -1,0 +1,179 @@
+"""The query that puts everything a schema consists of into words; each part gives schema, kind, table, name, definition.
+
+Function bodies are compared as they were written; everything else that PostgreSQL puts into words has the schema's name in
+front of its own objects, as the search_path is empty, and chr(1) stands there instead.
+"""
+
+# ruff: noqa: S608 - the parts are constants of this package
+
+from __future__ import annotations
+
+__all__ = ["COMMON", "FUNCTION", "OBJECTS", "PARTS", "RELATION"]
+
+# The parameter is an array of schema names.
+COMMON = """
+own AS MATERIALIZED (
+    SELECT oid, nspname, nspowner, quote_ident(nspname) || '.' AS prefix FROM pg_namespace WHERE nspname = ANY(%s)
+), own_class AS MATERIALIZED (
+    SELECT c.oid, c.relname, c.relkind, c.relpersistence, c.relrowsecurity, c.relforcerowsecurity, c.relispartition, c.relpartbound,
+           c.relowner, c.relnamespace, c.relam, c.reloptions, c.reltablespace, n.nspname, n.nspowner, n.prefix,
+           quote_ident(c.relname) AS name,
+           CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'S' THEN 'sequence' WHEN 'f' THEN 'foreign table'
+           ELSE 'table' END AS kind
+      FROM pg_class c JOIN own n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'i', 'I', 'c')
+)
+"""
+
+# A function's header with the schema's name taken out, and the body as it is. For an alias p of pg_proc and n of `own`.
+FUNCTION = """(
+    SELECT replace(replace(left(d.text, d.body), n.prefix, chr(1) || '.'), quote_literal(n.nspname), '''' || chr(1) || '''')
+           || substr(d.text, d.body + 1)
+      FROM (SELECT f.text, CASE WHEN p.prosqlbody IS NULL THEN position('AS $' IN f.text) ELSE length(f.text) END AS body
+              FROM (SELECT pg_get_functiondef(p.oid) AS text) f) d)"""
+
+RELATION = """(
+    CASE WHEN c.relkind IN ('v', 'm') THEN coalesce('WITH (' || array_to_string(c.reloptions, ', ') || E')\\n', '')
+              || replace(pg_get_viewdef(c.oid), c.prefix, chr(1) || '.')
+         WHEN c.relkind = 'p' THEN 'partition by ' || replace(pg_get_partkeydef(c.oid), c.prefix, chr(1) || '.')
+         WHEN c.relkind = 'f' THEN (
+              SELECT 'SERVER ' || quote_ident(s.srvname) || coalesce(' OPTIONS (' || array_to_string(f.ftoptions, ', ') || ')', '')
+                FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver WHERE f.ftrelid = c.oid)
+         WHEN c.relpersistence = 'u' THEN 'unlogged' ELSE '' END)"""
+
+_RELATIONS = f"""
+    SELECT nspname, kind, '', name,
+           {RELATION}
+      FROM own_class c WHERE relkind IN ('r', 'p', 'v', 'm', 'f')"""
+
+_ROW_SECURITY = """
+    SELECT nspname, 'row level security', name, name,
+           CASE WHEN relrowsecurity THEN 'enabled' ELSE 'disabled' END || CASE WHEN relforcerowsecurity THEN ', forced' ELSE '' END
+      FROM own_class WHERE relrowsecurity OR relforcerowsecurity"""
+
+_POLICIES = """
+    SELECT c.nspname, 'policy', c.name, quote_ident(p.polname),
+           'AS ' || CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END || ' FOR '
+           || CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END
+           || ' TO ' || (SELECT string_agg(CASE role WHEN 0 THEN 'PUBLIC' ELSE role::regrole::text END, ', '
+                                      ORDER BY role::regrole::text)
+                           FROM unnest(p.polroles) role)
+           || coalesce(' USING (' || replace(pg_get_expr(p.polqual, c.oid), c.prefix, chr(1) || '.') || ')', '')
+           || coalesce(' WITH CHECK (' || replace(pg_get_expr(p.polwithcheck, c.oid), c.prefix, chr(1) || '.') || ')', '')
+      FROM pg_policy p JOIN own_class c ON c.oid = p.polrelid"""
+
+# Whoever made the schema owns what is in it; who that is may differ from tenant to tenant.
+_OWNERS = """
+    SELECT nspname, 'owner of ' || kind, name, name,
+           CASE relowner WHEN nspowner THEN 'the owner of the schema' ELSE relowner::regrole::text END
+      FROM own_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f')
+    UNION ALL
+    SELECT n.nspname, CASE p.prokind WHEN 'p' THEN 'owner of procedure' ELSE 'owner of function' END, o.name, o.name,
+           CASE p.proowner WHEN n.nspowner THEN 'the owner of the schema' ELSE p.proowner::regrole::text END
+      FROM pg_proc p JOIN own n ON n.oid = p.pronamespace CROSS JOIN LATERAL (
+           SELECT quote_ident(p.proname) || '('
+                  || replace(pg_get_function_identity_arguments(p.oid), n.prefix, chr(1) || '.') || ')' AS name) o
+     WHERE p.prokind <> 'a'"""
+
+_PARENTS = """
+    SELECT c.nspname, CASE WHEN c.relispartition THEN 'partition' ELSE 'inheritance' END, c.name, c.name,
+           replace(i.inhparent::regclass::text, c.prefix, chr(1) || '.')
+           || coalesce(' ' || replace(pg_get_expr(c.relpartbound, c.oid), c.prefix, chr(1) || '.'), '')
+      FROM own_class c JOIN pg_inherits i ON i.inhrelid = c.oid WHERE c.relkind IN ('r', 'p', 'f')"""
+
+_COLUMNS = """
+    SELECT c.nspname, 'column', c.name, quote_ident(a.attname),
+           CASE WHEN a.atttypid < 16384 THEN format_type(a.atttypid, a.atttypmod)
+                ELSE replace(format_type(a.atttypid, a.atttypmod), c.prefix, chr(1) || '.') END
+           || CASE WHEN a.attcollation IN (0, 100) THEN '' ELSE coalesce((
+                SELECT ' COLLATE ' || replace(a.attcollation::regcollation::text, c.prefix, chr(1) || '.')
+                  FROM pg_type t WHERE t.oid = a.atttypid AND t.typcollation <> a.attcollation), '') END
+           || CASE WHEN a.attnotnull THEN E'\\nnot null\\n' ELSE E'\\n\\n' END
+           || CASE a.attidentity WHEN 'a' THEN 'generated always as identity' WHEN 'd' THEN 'generated by default as identity'
+              ELSE '' END
+           || CASE WHEN a.atthasdef THEN (
+                SELECT CASE a.attgenerated WHEN 's' THEN 'generated always as (' || e.expression || ') stored'
+                       WHEN 'v' THEN 'generated always as (' || e.expression || ') virtual'
+                       ELSE 'default ' || e.expression END
+                  FROM pg_attrdef d
+                 CROSS JOIN LATERAL (SELECT replace(pg_get_expr(d.adbin, d.adrelid), c.prefix, chr(1) || '.') AS expression) e
+                 WHERE d.adrelid = c.oid AND d.adnum = a.attnum) ELSE '' END
+      FROM own_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+     WHERE c.relkind IN ('r', 'p', 'f')"""
+
+_CONSTRAINTS = """
+    SELECT c.nspname, 'constraint', c.name, quote_ident(k.conname), replace(pg_get_constraintdef(k.oid), c.prefix, chr(1) || '.')
+      FROM pg_constraint k JOIN own_class c ON c.oid = k.conrelid WHERE k.contype NOT IN ('n', 't')"""
+
+_INDEXES = """
+    SELECT i.nspname, 'index', quote_ident(t.relname), i.name,
+           replace(pg_get_indexdef(i.oid), i.prefix, chr(1) || '.') || CASE WHEN x.indisvalid THEN '' ELSE E'\\ninvalid' END
+      FROM own_class i JOIN pg_index x ON x.indexrelid = i.oid JOIN pg_class t ON t.oid = x.indrelid
+      LEFT JOIN pg_constraint k ON k.conindid = i.oid AND k.contype IN ('p', 'u', 'x')
+     WHERE i.relkind IN ('i', 'I') AND k.oid IS NULL"""
+
+_FUNCTIONS = f"""
+    SELECT n.nspname, CASE p.prokind WHEN 'p' THEN 'procedure' WHEN 'a' THEN 'aggregate' ELSE 'function' END, '',
+           quote_ident(p.proname) || '(' || replace(pg_get_function_identity_arguments(p.oid), n.prefix, chr(1) || '.') || ')',
+           CASE WHEN p.prokind = 'a' THEN '' ELSE {FUNCTION} END
+      FROM pg_proc p JOIN own n ON n.oid = p.pronamespace"""
+
+_TRIGGERS = """
+    SELECT c.nspname, 'trigger', c.name, quote_ident(t.tgname),
+           replace(pg_get_triggerdef(t.oid), c.prefix, chr(1) || '.')
+           || CASE t.tgenabled WHEN 'O' THEN ''
+              WHEN 'D' THEN E'\\nDISABLE' WHEN 'A' THEN E'\\nENABLE ALWAYS' ELSE E'\\nENABLE REPLICA' END
+      FROM pg_trigger t JOIN own_class c ON c.oid = t.tgrelid WHERE NOT t.tgisinternal"""
+
+_RULES = """
+    SELECT c.nspname, 'rule', c.name, quote_ident(r.rulename), replace(pg_get_ruledef(r.oid), c.prefix, chr(1) || '.')
+           || CASE r.ev_enabled WHEN 'O' THEN ''
+              WHEN 'D' THEN E'\\nDISABLE' WHEN 'A' THEN E'\\nENABLE ALWAYS' ELSE E'\\nENABLE REPLICA' END
+      FROM pg_rewrite r JOIN own_class c ON c.oid = r.ev_class WHERE r.rulename <> '_RETURN'"""
+
+_SEQUENCES = """
+    SELECT c.nspname, 'sequence', '', c.name,
+           'as ' || format_type(s.seqtypid, NULL) || ' increment by ' || s.seqincrement || ' minvalue ' || s.seqmin
+           || ' maxvalue ' || s.seqmax || ' start with ' || s.seqstart || ' cache ' || s.seqcache
+           || CASE WHEN s.seqcycle THEN ' cycle' ELSE ' no cycle' END
+      FROM pg_sequence s JOIN own_class c ON c.oid = s.seqrelid
+      LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'i' WHERE d.objid IS NULL
+    UNION ALL
+    SELECT c.nspname, 'sequence owner', c.name, c.name, t.name || '.' || quote_ident(a.attname)
+      FROM own_class c JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'a'
+      JOIN own_class t ON t.oid = d.refobjid
+      JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+     WHERE c.relkind = 'S' AND d.refclassid = 'pg_class'::regclass"""
+
+_TYPES = """
+    SELECT n.nspname, CASE t.typtype WHEN 'e' THEN 'enum' WHEN 'd' THEN 'domain' ELSE 'range' END, '',
+           quote_ident(t.typname), coalesce(replace(CASE t.typtype
+           WHEN 'e' THEN (SELECT string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder)
+                           FROM pg_enum e WHERE e.enumtypid = t.oid)
+           WHEN 'r' THEN (SELECT 'subtype = ' || format_type(r.rngsubtype, NULL) FROM pg_range r WHERE r.rngtypid = t.oid)
+           WHEN 'd' THEN format_type(t.typbasetype, t.typtypmod)
+                || coalesce((SELECT ' COLLATE ' || t.typcollation::regcollation::text FROM pg_type b
+                              WHERE b.oid = t.typbasetype AND b.typcollation <> t.typcollation), '')
+                || coalesce(' DEFAULT ' || pg_get_expr(t.typdefaultbin, 0), '') || CASE WHEN t.typnotnull THEN ' NOT NULL' ELSE '' END
+                || coalesce((SELECT string_agg(' CONSTRAINT ' || quote_ident(k.conname) || ' ' || pg_get_constraintdef(k.oid), ''
+                                              ORDER BY k.conname)
+                               FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'), '')
+           END, n.prefix, chr(1) || '.'), '')
+      FROM pg_type t JOIN own n ON n.oid = t.typnamespace WHERE t.typtype IN ('e', 'd', 'r')
+    UNION ALL
+    SELECT c.nspname, 'type', '', c.name, coalesce((
+           SELECT string_agg(quote_ident(a.attname) || ' ' || replace(format_type(a.atttypid, a.atttypmod), c.prefix, chr(1) || '.'),
+                             ', ' ORDER BY a.attnum)
+             FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '')
+      FROM own_class c WHERE c.relkind = 'c'"""
+
+_STATISTICS = """
+    SELECT n.nspname, 'statistics', '', quote_ident(s.stxname), replace(pg_get_statisticsobjdef(s.oid), n.prefix, chr(1) || '.')
+      FROM pg_statistic_ext s JOIN own n ON n.oid = s.stxnamespace"""
+
+PARTS = {
+    "relations": _RELATIONS, "row security": _ROW_SECURITY, "policies": _POLICIES, "owners": _OWNERS, "parents": _PARENTS,
+    "columns": _COLUMNS, "constraints": _CONSTRAINTS, "indexes": _INDEXES, "functions": _FUNCTIONS, "triggers": _TRIGGERS,
+    "rules": _RULES, "sequences": _SEQUENCES, "types": _TYPES, "statistics": _STATISTICS,
+}  # fmt: skip
+
+OBJECTS = f"{COMMON}, objects (nspname, kind, tab, name, definition) AS ({' UNION ALL '.join(PARTS.values())})"
