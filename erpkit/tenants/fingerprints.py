@@ -143,7 +143,6 @@ def fingerprint_query(server_version: int) -> str:
         f"SELECT oid, count(*), sum(hash_record_extended(thing, 0)) FROM ({part}) one (oid, thing) GROUP BY 1"
         for part in _RAW
     ]
-    words = "hashtextextended(concat_ws('/', kind, tab, name, definition), 0)"
     sums += [
         f"SELECT own.oid, count(*), sum({words}) FROM ({part}) one (nspname, kind, tab, name, definition) "
         "JOIN own USING (nspname) GROUP BY 1"
