@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ __all__ = ["EVENT_LOG", "Migration", "collect_migrations", "read_migrations", "v
 
 # erpkit's own tables in each tenant's schema: the event log, the inbox, checkpoints and dead letters.
 EVENT_LOG = Module("erpkit", migrations=Path(__file__).parent.parent / "events" / "migrations")
+
+VERSION_TABLE = "goose_db_version"
 
 _FILE_NAME = re.compile(r"(\d+)_(.*)\.sql")
 _INT64_MAX = 2**63 - 1
@@ -33,6 +36,11 @@ class Migration:
     def name(self) -> str:
         """Name for people: `billing/00004_due_dates`."""
         return f"{self.module}/{self.path.stem}"
+
+    @property
+    def checksum(self) -> str:
+        """A hash of what it does."""
+        return hashlib.sha256(repr(self.content).encode()).hexdigest()
 
     @property
     def version_table(self) -> str:

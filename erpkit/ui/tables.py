@@ -149,16 +149,25 @@ def migration_plan_table(plan: MigrationPlan) -> pandas.DataFrame:
     lines = [
         {
             "tenant": p.tenant.slug,
+            "wave": wave.name,
             "migration": m.name,
-            "statements": len(m.content.statements(plan.direction)),
+            "direction": direction,
+            "statements": len(m.content.statements(direction)),
             "note": "",
         }
-        for p in plan.tenants
-        for m in p.migrations
+        for wave in plan.waves
+        for p in wave.tenants
+        for m, direction in p.steps
     ]
     others = {**{slug: f"skipped: {why}" for slug, why in plan.skipped.items()}, **plan.refused}
     return _frame(
-        [*lines, *({"tenant": slug, "migration": "", "statements": 0, "note": note} for slug, note in others.items())]
+        [
+            *lines,
+            *(
+                {"tenant": slug, "wave": "", "migration": "", "direction": "", "statements": 0, "note": note}
+                for slug, note in others.items()
+            ),
+        ]
     )
 
 
