@@ -6,6 +6,7 @@ squawk knows the rules (https://squawkhq.com/docs/rules); this gives it what goo
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from typing import Any
 from erpkit.errors import MigrationError, UsageError
 from erpkit.migrations.files import Migration
 
-__all__ = ["DEFAULT_RULES", "LintFinding", "lint_migrations"]
+__all__ = ["DEFAULT_RULES", "LintFinding", "find_squawk", "lint_migrations"]
 
 _LOCKS_OR_REWRITES = (
     "adding-field-with-default",  # a volatile default, or a generated column, rewrites the table
@@ -30,7 +31,7 @@ _LOCKS_OR_REWRITES = (
     "changing-column-type",
     "constraint-missing-not-valid",
     "disallowed-unique-constraint",
-    "prefer-repack",  # VACUUM FULL and CLUSTER
+    "prefer-repack",  # VACUUM FULL and CLUSTER, from PostgreSQL 19
     "require-concurrent-index-creation",
     "require-concurrent-index-deletion",
     "require-concurrent-partition-detach",
@@ -89,12 +90,12 @@ def lint_migrations(
     """Check the Up statements of `migrations` with squawk, one process for all of them; no database is needed.
 
     `pg_version` is the server's ("16", "15.4"), squawk's own idea unless given; `rules` are those that count. A comment
-    `-- squawk-ignore <rule>` on the line above is honoured, `-- squawk-ignore-file` for a file. Raises UsageError where squawk
+    `-- squawk-ignore <rule>` on the line above is honoured, and so is `-- squawk-ignore-file` anywhere. Raises UsageError where squawk
     is not installed, and MigrationError where it fails.
     """
     if pg_version is not None and not _VERSION.fullmatch(pg_version):
         raise UsageError(f"{pg_version!r} is no PostgreSQL version: write 16 or 15.4")
-    squawk = _binary()
+    squawk = find_squawk()
     if not migrations:
         return ()
     scripts = [_script(migration) for migration in migrations]
@@ -169,9 +170,14 @@ def _finding(migration: Migration, origin: Sequence[int], raw: Mapping[str, Any]
     )
 
 
-def _binary() -> str:
-    scripts = Path(sysconfig.get_path("scripts")) / "squawk"  # where pip puts it, which need not be on the path
-    found = str(scripts) if scripts.is_file() else shutil.which("squawk")
+def find_squawk(folders: Sequence[str | Path] | None = None) -> str:
+    """Return the path of the squawk program, from where pip puts it, or PATH, unless `folders` are given.
+
+    Raises UsageError, saying how to install it, where there is none.
+    """
+    if folders is None:
+        folders = [sysconfig.get_path("scripts"), *os.get_exec_path()]  # the first need not be on the path
+    found = shutil.which("squawk", path=os.pathsep.join(map(str, folders)))
     if found is None:
-        raise UsageError("squawk is not installed: pip install 'erpkit[lint]'")
+        raise UsageError("squawk, which checks migrations, is not installed: pip install 'erpkit[lint]'")
     return found
