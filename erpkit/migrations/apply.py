@@ -12,7 +12,7 @@ from erpkit.database import Connection, Tenant, search_path
 from erpkit.errors import MigrationError
 from erpkit.migrations.faults import describe_invalid_indexes, explain, file_of, message_of
 from erpkit.migrations.files import Migration
-from erpkit.migrations.history import Run, ensure_history, record, record_done
+from erpkit.migrations.history import Run, ensure_history, note_start, record, record_done
 from erpkit.migrations.parser import Direction
 from erpkit.migrations.script import NOT_DUE, Limits, create_version_table, lock_schema, migration_message, not_due
 
@@ -89,6 +89,7 @@ def _apply_without_transaction(
         if own.execute(f"SELECT {not_due(migration, direction)}".encode()).fetchone() is not None:
             return False
         record(connection, tenant, migration, direction, run, "running")
+        own.execute(note_start(session=True).encode())
         _run_statements(own, connection, tenant, migration, direction, run)
         own.execute(record_done(tenant, migration, direction, run))
     return True

@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS public.erpkit_migrations (
     version bigint NOT NULL,
     direction text NOT NULL CHECK (direction IN ('up', 'down')),
     state text NOT NULL CHECK (state IN ('done', 'failed', 'running', 'stopped')),
-    at timestamptz NOT NULL DEFAULT now(),
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
     milliseconds double precision NOT NULL,
     error text,
     checksum text NOT NULL,
@@ -92,6 +92,11 @@ def has_history(connection: Connection) -> bool:
     return connection.execute("SELECT to_regclass('public.erpkit_migrations')").fetchone() != (None,)
 
 
+def note_start(*, session: bool = False) -> str:
+    """Return the statement that notes when a migration begins, after it has its lock; `record_done` counts from there."""
+    return f"SELECT set_config('erpkit.began', clock_timestamp()::text, {str(not session).lower()})"
+
+
 def record_done(tenant: Tenant, migration: Migration, direction: Direction, run: Run) -> sql.Composed:
     """Return the statement that writes goose's row and the history's, one knowing the other, inside a migration's transaction."""
     goose = "INSERT INTO {table} (version_id, is_applied) VALUES ({version}, true) RETURNING id"
@@ -99,8 +104,9 @@ def record_done(tenant: Tenant, migration: Migration, direction: Direction, run:
         goose = "DELETE FROM {table} WHERE version_id = {version} RETURNING id"
     values = _values(tenant, migration, direction, run, "done")
     return sql.SQL(
-        f"WITH goose AS ({goose}) INSERT INTO public.erpkit_migrations ({{columns}}, at, milliseconds, goose_id) "  # noqa: S608
-        "SELECT {values}, now(), 1000 * extract(epoch FROM clock_timestamp() - now()), max(id) FROM goose"
+        f"WITH goose AS ({goose}) INSERT INTO public.erpkit_migrations ({{columns}}, milliseconds, goose_id) "  # noqa: S608
+        "SELECT {values}, 1000 * extract(epoch FROM clock_timestamp() - current_setting('erpkit.began')::timestamptz), max(id) "
+        "FROM goose"
     ).format(
         table=sql.Identifier(migration.version_table),
         version=sql.Literal(migration.version),

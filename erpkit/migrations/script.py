@@ -11,7 +11,7 @@ from psycopg import sql
 from erpkit.database import Tenant, search_path
 from erpkit.errors import MigrationError
 from erpkit.migrations.files import Migration
-from erpkit.migrations.history import Run, record_done
+from erpkit.migrations.history import Run, note_start, record_done
 from erpkit.migrations.parser import Direction
 
 __all__ = ["Limits", "check_statements", "create_version_table", "lock_schema", "migration_body", "migration_message"]
@@ -77,6 +77,7 @@ def migration_body(
     return [
         *([create_version_table(migration)] if new_table else []),
         _guard(migration, direction),
+        note_start(),
         *migration.content.statements(direction),
         record_done(tenant, migration, direction, run).as_string(),
     ]
