@@ -8,9 +8,7 @@ from dataclasses import asdict
 import click
 
 from erpkit.cli.output import print_json, print_table
-from erpkit.errors import UsageError
-from erpkit.migrations import MigrationPlan, MigrationRun, estimate_plan
-from erpkit.migrations.lint import LintFinding, lint_migrations
+from erpkit.migrations import MigrationPlan, MigrationRun, estimate_plan, lint_plan
 from erpkit.migrations.parser import Direction
 
 __all__ = ["show_plan", "show_run"]
@@ -27,7 +25,7 @@ def show_plan(
     workers: int = 3,
 ) -> None:
     """Print a plan: its waves, who is left out and why, the findings of the linter, an estimate, and its id."""
-    findings, note = _lint(plan)
+    lint = lint_plan(plan)
     estimate = estimate_plan(plan, milliseconds, workers)
     if as_json:
         steps = [
@@ -37,7 +35,7 @@ def show_plan(
             for m, direction in p.steps
         ]
         left = {"skipped": dict(plan.skipped), "refused": dict(plan.refused)}
-        facts = {"seconds": estimate.seconds, "lint": [asdict(finding) for finding in findings]}
+        facts = {"seconds": estimate.seconds, "lint": [asdict(finding) for finding in lint.findings]}
         print_json({"id": plan.id, "direction": plan.direction, "steps": steps, **left, **facts})
         return
     _show_waves(plan)
@@ -48,10 +46,10 @@ def show_plan(
     if sql:
         for migration, direction, statements in plan.scripts():
             click.echo("\n".join([f"-- {migration.name} ({direction})", *statements, ""]))
-    for finding in findings:
+    for finding in lint.findings:
         click.echo(f"{finding.level}: {finding.migration}:{finding.line}: {finding.rule}: {finding.statement}")
-    if note:
-        click.echo(note)
+    if lint.note:
+        click.echo(lint.note)
     click.echo(
         f"plan {plan.id}: {plan.step_count} {plan.direction} migrations on {len(plan.tenants)} schemas, {estimate}"
     )
@@ -86,11 +84,3 @@ def _show_waves(plan: MigrationPlan) -> None:
         print_table(["wave", "tenant", "migrations"], lines[:_LINES])
     if len(lines) > _LINES:
         click.echo(f"… and {len(lines) - _LINES} tenants more; --json lists them all")
-
-
-def _lint(plan: MigrationPlan) -> tuple[tuple[LintFinding, ...], str]:
-    up = [migration for migration, direction, _ in plan.scripts() if direction == "up"]
-    try:
-        return lint_migrations(up), ""
-    except UsageError as error:  # the linter is optional
-        return (), f"not linted: {error}"

@@ -4,6 +4,7 @@ from erpkit.migrations.apply import apply_migration
 from erpkit.migrations.estimate import Estimate, estimate_plan
 from erpkit.migrations.files import Migration, collect_migrations, read_migrations, version_table
 from erpkit.migrations.history import HistoryEntry, read_history, read_milliseconds
+from erpkit.migrations.lint import LintFinding, LintReport, lint_migrations, lint_plan
 from erpkit.migrations.parser import ParsedMigration, parse_migration
 from erpkit.migrations.plan import MigrationPlan, TenantPlan, Wave, plan_down, plan_redo, plan_up
 from erpkit.migrations.provider import MigrationRun, run_plan
@@ -16,6 +17,8 @@ __all__ = [
     "Estimate",
     "HistoryEntry",
     "Limits",
+    "LintFinding",
+    "LintReport",
     "Migration",
     "MigrationPlan",
     "MigrationRun",
@@ -28,6 +31,8 @@ __all__ = [
     "collect_migrations",
     "describe_status",
     "estimate_plan",
+    "lint_migrations",
+    "lint_plan",
     "parse_migration",
     "plan_down",
     "plan_redo",

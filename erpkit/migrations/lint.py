@@ -19,8 +19,9 @@ from typing import Any
 
 from erpkit.errors import MigrationError, UsageError
 from erpkit.migrations.files import Migration
+from erpkit.migrations.plan import MigrationPlan
 
-__all__ = ["DEFAULT_RULES", "LintFinding", "find_squawk", "lint_migrations"]
+__all__ = ["DEFAULT_RULES", "LintFinding", "LintReport", "find_squawk", "lint_migrations", "lint_plan"]
 
 _LOCKS_OR_REWRITES = (
     "adding-field-with-default",  # a volatile default, or a generated column, rewrites the table
@@ -82,6 +83,23 @@ class LintFinding:
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.level}: {self.rule}: {self.message}{self.help and ' ' + self.help}"
+
+
+@dataclass(frozen=True)
+class LintReport:
+    """The findings for a plan; `note` says why there can be none where squawk is not installed."""
+
+    findings: tuple[LintFinding, ...]
+    note: str = ""
+
+
+def lint_plan(plan: MigrationPlan) -> LintReport:
+    """Check the Up statements of a plan; without squawk the report says so instead of failing, as a plan can do without."""
+    up = [migration for migration, direction, _ in plan.scripts() if direction == "up"]
+    try:
+        return LintReport(lint_migrations(up))
+    except UsageError as error:
+        return LintReport((), f"not linted: {error}")
 
 
 def lint_migrations(
