@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import click
@@ -155,6 +156,14 @@ def test_the_rules_that_count_can_be_chosen(tmp_path: Path) -> None:
     migrations = collect(tmp_path, "CREATE TABLE a (id int);\nDROP TABLE b;")
     assert rules(lint_migrations(migrations, rules=["prefer-bigint-over-int"])) == [(2, "prefer-bigint-over-int")]
     assert "prefer-bigint-over-int" not in DEFAULT_RULES
+
+
+def test_a_configuration_of_squawks_that_lies_about_makes_no_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".squawk.toml").write_text('excluded_rules = ["ban-drop-table"]\n')
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert rules(lint_migrations(collect(tmp_path, "DROP TABLE a;"))) == [(2, "ban-drop-table")]
 
 
 def test_a_missing_squawk_is_one_line_that_says_how_to_install_it(tmp_path: Path) -> None:

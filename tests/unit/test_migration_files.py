@@ -1,7 +1,6 @@
 """Which files are migrations, what table records them, and how a new one is named."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from erpkit import Module
 from erpkit.cli.migrate_files import new, show
 from erpkit.errors import MigrationError, UsageError
 from erpkit.migrations import Migration, collect_migrations, parse_migration, read_migrations, version_table
-from erpkit.migrations.new import Style, new_migration, next_version
+from erpkit.migrations.new import Style, new_migration, next_version, write_template
 
 NOON = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 UP = "-- +goose Up\nSELECT 1;\n"
@@ -172,16 +171,16 @@ def test_a_module_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
             new_migration(Module("stock", migrations=folder), "a")
 
 
-def test_of_two_at_once_one_gets_the_file_and_the_other_an_error(tmp_path: Path) -> None:
-    stock = module(tmp_path)
-    with ThreadPoolExecutor(8) as pool:
-        made = [
-            future.exception() or future.result()
-            for future in [pool.submit(new_migration, stock, "a") for _ in range(40)]
-        ]
-    paths = [path for path in made if isinstance(path, Path)]
-    assert len(paths) == len(set(paths)) == len(list(tmp_path.iterdir()))
-    assert all("at the same moment" in str(error) for error in made if not isinstance(error, Path))
+def test_a_file_that_is_there_is_never_overwritten_nor_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "1_a.sql").write_text(UP)
+    (tmp_path / "2_a.sql").symlink_to(tmp_path / "elsewhere")
+    for name in ("1_a.sql", "2_a.sql"):
+        with pytest.raises(UsageError, match=f"{name} is there already"):
+            write_template(tmp_path / name)
+    assert (tmp_path / "1_a.sql").read_text() == UP
+    assert not (tmp_path / "elsewhere").exists()
+    with pytest.raises(UsageError, match="cannot be written: No such file"):
+        write_template(tmp_path / "gone" / "1_a.sql")
 
 
 def run(command: click.Command, *arguments: str, **environ: str) -> Result:
