@@ -176,11 +176,12 @@ def _run(squawk: str, scripts: Sequence[str], pg_version: str | None) -> list[tu
 def _finding(migration: Migration, origin: Sequence[int], raw: Mapping[str, Any]) -> LintFinding:
     line = origin[min(raw["line"], len(origin) - 1)]  # it counts from 0
     start = max((number for number in migration.content.up_lines if number <= line), default=1)
+    written = migration.text.split("\n")[start - 1 : start] or [""]  # a migration need not come from a file
     return LintFinding(
         migration=migration.name,
         path=migration.path,
         line=line,
-        statement=migration.text.split("\n")[start - 1].strip(),
+        statement=written[0].strip(),
         rule=raw["rule_name"],
         level=raw["level"].lower(),
         message=raw["message"],

@@ -13,7 +13,7 @@ from erpkit.errors import UsageError
 from erpkit.migrations.files import find_versions
 from erpkit.modules import ModuleLike
 
-__all__ = ["Style", "new_migration", "next_version"]
+__all__ = ["Style", "new_migration", "next_version", "write_template"]
 
 Style = Literal["sequential", "timestamp"]
 
@@ -43,14 +43,19 @@ def new_migration(module: ModuleLike, name: str, *, style: Style | None = None, 
     versions = find_versions(folder)
     version = next_version(versions, style=style, now=now or datetime.now(UTC))
     path = folder / f"{version:0{_width(versions)}}_{words}.sql"
+    write_template(path)
+    return path
+
+
+def write_template(path: Path) -> None:
+    """Write a migration without statements, where there is no file yet; raises UsageError otherwise."""
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(_TEMPLATE)
     except FileExistsError:
-        raise UsageError(f"{path} was made by somebody else at the same moment: try again") from None
+        raise UsageError(f"{path} is there already, perhaps since a moment ago: try again") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None
-    return path
 
 
 def next_version(versions: Iterable[int], *, style: Style | None, now: datetime) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import click
@@ -9,9 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from erpkit import Module
-from erpkit.cli.migrate_files import lint, new, show
+from erpkit.cli.migrate_files import lint, new
 from erpkit.errors import ErpkitError, UsageError
-from erpkit.migrations import Migration, collect_migrations
+from erpkit.migrations import Migration, collect_migrations, parse_migration
 from erpkit.migrations.lint import DEFAULT_RULES, LintFinding, find_squawk, lint_migrations
 
 NO_TRANSACTION = "-- +goose NO TRANSACTION\n"
@@ -137,6 +138,12 @@ def test_variables_are_filled_in_and_a_finding_shows_none_of_their_values(tmp_pa
     assert "s3cret" not in repr(findings)
 
 
+def test_a_migration_that_is_in_no_file_is_checked_too(tmp_path: Path) -> None:
+    parsed = parse_migration("-- +goose Up\nSELECT 1;\nDROP TABLE a;")
+    findings = lint_migrations([Migration("shop", 1, tmp_path / "1_a.sql", parsed)])
+    assert [(f.line, f.rule, f.statement) for f in findings] == [(3, "ban-drop-table", "")]
+
+
 def test_the_servers_version_counts(tmp_path: Path) -> None:
     migrations = collect(tmp_path, "ALTER TABLE a ADD COLUMN b int DEFAULT 1;")
     assert lint_migrations(migrations, pg_version="16") == ()
@@ -149,6 +156,14 @@ def test_the_rules_that_count_can_be_chosen(tmp_path: Path) -> None:
     migrations = collect(tmp_path, "CREATE TABLE a (id int);\nDROP TABLE b;")
     assert rules(lint_migrations(migrations, rules=["prefer-bigint-over-int"])) == [(2, "prefer-bigint-over-int")]
     assert "prefer-bigint-over-int" not in DEFAULT_RULES
+
+
+def test_a_configuration_of_squawks_that_lies_about_makes_no_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".squawk.toml").write_text('excluded_rules = ["ban-drop-table"]\n')
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert rules(lint_migrations(collect(tmp_path, "DROP TABLE a;"))) == [(2, "ban-drop-table")]
 
 
 def test_a_missing_squawk_is_one_line_that_says_how_to_install_it(tmp_path: Path) -> None:
@@ -181,21 +196,3 @@ def test_a_module_that_there_is_not_is_named() -> None:
     for done in (run(lint, "--module", "nope"), run(new, "a", "--module", "nope")):
         assert isinstance(done.exception, ErpkitError)
         assert str(done.exception) == "there is no module 'nope': there are catalog, sales, inventory, billing"
-
-
-def test_show_prints_what_would_run_and_tells_what_is_special_on_standard_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TABLE", "orders")
-    file = tmp_path / "1_a.sql"
-    file.write_text(
-        f"{NO_TRANSACTION}-- +goose ENVSUB ON\n-- +goose Up\nTABLE $TABLE;\nSELECT 2;\n-- +goose Down\nSELECT 3;\n"
-    )
-    done = run(show, str(file))
-    assert done.stdout == "TABLE orders;\n\nSELECT 2;\n"
-    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["NO TRANSACTION", "ENVSUB"]
-    assert run(show, str(file), "--direction", "down").stdout == "SELECT 3;\n"
-    told = json.loads(run(show, str(file), "--json").stdout)
-    assert told == {"statements": ["TABLE orders;", "SELECT 2;"], "use_transaction": False, "uses_environment": True}
-    file.write_text("-- +goose Up\nSELECT 1")
-    assert isinstance(run(show, str(file)).exception, UsageError)

@@ -1,15 +1,18 @@
 """Which files are migrations, what table records them, and how a new one is named."""
 
-from concurrent.futures import ThreadPoolExecutor
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner, Result
 
 from erpkit import Module
+from erpkit.cli.migrate_files import new, show
 from erpkit.errors import MigrationError, UsageError
 from erpkit.migrations import Migration, collect_migrations, parse_migration, read_migrations, version_table
-from erpkit.migrations.new import Style, new_migration, next_version
+from erpkit.migrations.new import Style, new_migration, next_version, write_template
 
 NOON = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 UP = "-- +goose Up\nSELECT 1;\n"
@@ -168,13 +171,53 @@ def test_a_module_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
             new_migration(Module("stock", migrations=folder), "a")
 
 
-def test_of_two_at_once_one_gets_the_file_and_the_other_an_error(tmp_path: Path) -> None:
-    stock = module(tmp_path)
-    with ThreadPoolExecutor(8) as pool:
-        made = [
-            future.exception() or future.result()
-            for future in [pool.submit(new_migration, stock, "a") for _ in range(40)]
-        ]
-    paths = [path for path in made if isinstance(path, Path)]
-    assert len(paths) == len(set(paths)) == len(list(tmp_path.iterdir()))
-    assert all("at the same moment" in str(error) for error in made if not isinstance(error, Path))
+def test_a_file_that_is_there_is_never_overwritten_nor_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "1_a.sql").write_text(UP)
+    (tmp_path / "2_a.sql").symlink_to(tmp_path / "elsewhere")
+    for name in ("1_a.sql", "2_a.sql"):
+        with pytest.raises(UsageError, match=f"{name} is there already"):
+            write_template(tmp_path / name)
+    assert (tmp_path / "1_a.sql").read_text() == UP
+    assert not (tmp_path / "elsewhere").exists()
+    with pytest.raises(UsageError, match="cannot be written: No such file"):
+        write_template(tmp_path / "gone" / "1_a.sql")
+
+
+def run(command: click.Command, *arguments: str, **environ: str) -> Result:
+    return CliRunner(env=environ).invoke(command, arguments, standalone_mode=False)
+
+
+def test_new_prints_the_path_of_the_file_that_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "files").mkdir()
+    folder = f"Path({str(tmp_path / 'files')!r})"
+    code = f"from erpkit import Module\nfrom pathlib import Path\nm = Module('m', migrations={folder})\n"
+    (tmp_path / "lone.py").write_text(code)
+    (tmp_path / "lone-1.dist-info").mkdir()
+    (tmp_path / "lone-1.dist-info" / "METADATA").write_text("Name: lone\nVersion: 1\n")
+    (tmp_path / "lone-1.dist-info" / "entry_points.txt").write_text("[lone.modules]\nm = lone:m\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    done = run(new, "add due dates", "--module", "m", ERPKIT_MODULES="lone.modules")
+    assert done.output == f"{tmp_path}/files/00001_add_due_dates.sql\n"
+    done = run(new, "more", "--module", "m", "--timestamp", "--json", ERPKIT_MODULES="lone.modules")
+    assert Path(json.loads(done.output)["path"]).read_text().startswith("-- +goose Up\n")
+    assert isinstance(
+        run(new, "a", "--module", "m", "--sequential", ERPKIT_MODULES="lone.modules").exception, UsageError
+    )
+
+
+def test_show_prints_what_would_run_and_tells_what_is_special_on_standard_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TABLE", "orders")
+    file = tmp_path / "1_a.sql"
+    file.write_text(
+        "-- +goose NO TRANSACTION\n-- +goose ENVSUB ON\n-- +goose Up\nTABLE $TABLE;\nSELECT 2;\n-- +goose Down\nSELECT 3;\n"
+    )
+    done = run(show, str(file))
+    assert done.stdout == "TABLE orders;\n\nSELECT 2;\n"
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["NO TRANSACTION", "ENVSUB"]
+    assert run(show, str(file), "--direction", "down").stdout == "SELECT 3;\n"
+    told = json.loads(run(show, str(file), "--json").stdout)
+    assert told == {"statements": ["TABLE orders;", "SELECT 2;"], "use_transaction": False, "uses_environment": True}
+    file.write_text("-- +goose Up\nSELECT 1")
+    assert isinstance(run(show, str(file)).exception, UsageError)
