@@ -119,11 +119,15 @@ def lint_table(findings: Sequence[LintFinding]) -> pandas.DataFrame:
     """One line a statement that locks, rewrites or breaks running code."""
     return frame_of(
         [
-            {"level": f.level, "migration": f.migration, "line": f.line, "statement": f.statement, "rule": f.rule,
-             "why": f.message, "instead": f.help}
+            {
+                "where": f"{f.migration}:{f.line}",
+                "statement": f.statement,
+                "level": f.level,
+                "why": f"{f.rule}: {f.message} {f.help}".rstrip(),
+            }
             for f in findings
         ]
-    )  # fmt: skip
+    )
 
 
 def migration_results_table(run: MigrationRun) -> pandas.DataFrame:
