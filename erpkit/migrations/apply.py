@@ -105,7 +105,7 @@ def _run_statements(
             own.execute(statement.encode())
             ended += 1
     except psycopg.Error as error:
-        text = f"statement {ended + 1} of {len(statements)} failed: {message_of(error)}"
+        text = f"statement {ended + 1} of {len(statements)} failed: {message_of(error, migration)}"
         text += describe_invalid_indexes(connection, tenant)
         milliseconds = 1000 * (time.perf_counter() - started)
         record(connection, tenant, migration, direction, run, "stopped", milliseconds=milliseconds, error=text)

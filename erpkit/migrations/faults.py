@@ -43,7 +43,7 @@ def explain(tenant: Tenant, migration: Migration, error: BaseException, limits: 
     """Say in one line what went wrong, with the name of the tenant and the file, and what to do where that is known."""
     if NO_SCHEMA in str(error):
         return f"tenant {tenant.slug}: its schema {tenant.schema} does not exist any more: it was dropped or renamed"
-    reason = message_of(error)
+    reason = message_of(error, migration)
     if isinstance(error, psycopg.errors.LockNotAvailable):
         notes = "; ".join(getattr(error, "__notes__", [])[-1:])
         reason = f"a lock was not to be had within {limits.lock_timeout:g} s, tried {limits.attempts} times{notes}"
@@ -52,10 +52,12 @@ def explain(tenant: Tenant, migration: Migration, error: BaseException, limits: 
     return f"tenant {tenant.slug}: {file_of(migration)} failed: {reason}"
 
 
-def message_of(error: BaseException) -> str:
-    """Return PostgreSQL's message and detail in one line."""
+def message_of(error: BaseException, migration: Migration) -> str:
+    """Return PostgreSQL's message and detail in one line; only the kind of error where a secret could be in it."""
     if not isinstance(error, psycopg.Error):
         return str(error)
+    if migration.content.uses_environment:
+        return f"{type(error).__name__} ({error.sqlstate}); the text is left out, as values of the environment may be in it"
     lines = (error.diag.message_primary or str(error)).strip().splitlines() or [type(error).__name__]
     return f"{lines[0]} ({error.diag.message_detail})" if error.diag.message_detail else lines[0]
 

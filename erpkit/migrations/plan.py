@@ -84,9 +84,17 @@ class MigrationPlan:
         return sum(len(plan.steps) for plan in self.tenants)
 
     def scripts(self) -> Iterator[tuple[Migration, Direction, tuple[str, ...]]]:
-        """Yield the SQL that would run, once for each migration and direction."""
+        """Yield the SQL that would run, once for each migration and direction, for people to read.
+
+        Where a file takes values from the environment they may be secret: its statements are left out.
+        """
         for migration, direction in dict.fromkeys(step for plan in self.tenants for step in plan.steps):
-            yield migration, direction, migration.content.statements(direction)
+            hidden = ("-- left out: the file holds values of the environment (ENVSUB)",)
+            yield (
+                migration,
+                direction,
+                hidden if migration.content.uses_environment else migration.content.statements(direction),
+            )
 
     def check(self, confirm: str) -> None:
         """Raise PlanChangedError unless `confirm` is this plan's id."""
