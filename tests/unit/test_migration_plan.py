@@ -17,6 +17,7 @@ from erpkit.migrations import (
     plan_redo,
     plan_up,
 )
+from erpkit.migrations.parser import Direction
 from erpkit.modules import Module
 
 
@@ -138,7 +139,7 @@ def test_redo_takes_the_last_applied_version_of_each_tenant_down_and_up() -> Non
 
 def test_an_estimate_shares_each_waves_work_among_the_workers() -> None:
     plan = plan_up([ACME, ZETA, TEMPLATE], FILES, NOTHING)
-    known = {("sales", version, "up"): 1000.0 for version in (1, 2, 3)}
+    known: dict[tuple[str, int, Direction], float] = {("sales", version, "up"): 1000.0 for version in (1, 2, 3)}
     assert estimate_plan(plan, known, workers=2).seconds == 6  # the template alone, then two side by side
     assert estimate_plan(plan, known, workers=1).seconds == 9
     assert str(estimate_plan(plan, {})) == (
