@@ -1,40 +1,192 @@
-"""erpkit migrate: status, plan, up, down and show."""
+"""erpkit migrate: status, plan, up, down, redo and history; see migrate_files for what needs no database."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
+from erpkit.cli import migrate_files
+from erpkit.cli.migrate_output import show_plan, show_run
 from erpkit.cli.output import as_json, open_database, print_json, print_table
 from erpkit.config import Settings
 from erpkit.database import TEMPLATE, Connection, Database, Tenant
-from erpkit.errors import MigrationError, UsageError
 from erpkit.migrations import (
+    Applied,
+    Limits,
     Migration,
     MigrationPlan,
     describe_status,
-    parse_migration,
     plan_down,
+    plan_redo,
     plan_up,
     read_applied,
+    read_history,
     read_migrations,
+    read_milliseconds,
     run_plan,
 )
 from erpkit.modules import load_modules
 from erpkit.tenants import ensure_template, find_tenants
+from erpkit.ui.progress import progress_bar
+
+Planner = Callable[[Sequence[Tenant], Sequence[Migration], Applied], MigrationPlan]
 
 tenant_option = click.option(
     "--tenant", "slugs", multiple=True, metavar="SLUG", help="Only this tenant; may be repeated."
 )
-confirm_option = click.option(
-    "--confirm", default="", metavar="PLAN_ID", help="Apply the plan with this id; without it, show it."
+canary_option = click.option(
+    "--canary", "canaries", multiple=True, metavar="SLUG", help="A tenant to go before the rest; may be repeated."
 )
+module_option = click.option("--module", help="Only this module.")
+up_options = (
+    tenant_option,
+    canary_option,
+    module_option,
+    click.option("--to", "to_version", type=click.IntRange(min=1), help="No further than this version; with --module."),
+    click.option("--out-of-order", is_flag=True, help="Run migrations that are lower than an applied one as well."),
+    click.option("--retry-dirty", is_flag=True, help="Run what stopped half way again, after it was mended by hand."),
+)
+run_options = (
+    click.option("--confirm", default="", metavar="PLAN_ID", help="Apply the plan with this id; without it, show it."),
+    click.option("--sql", "show_sql", is_flag=True, help="Show the SQL of the plan."),
+    click.option("--workers", type=click.IntRange(1, 32), default=3, show_default=True, help="Tenants side by side."),
+    click.option("--on-error", type=click.Choice(["continue", "stop"]), default="continue", show_default=True),
+    click.option(
+        "--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True,
+        help="The share of a wave that may fail before later waves are left.",
+    ),
+    click.option("--lock-timeout", type=click.FloatRange(min=0), default=3, show_default=True, help="Seconds; 0: for ever."),
+    click.option("--lock-attempts", type=click.IntRange(1, 100), default=5, show_default=True, help="How often."),
+    click.option("--statement-timeout", type=click.FloatRange(min=0), default=0, help="Seconds a statement; 0: for ever."),
+)  # fmt: skip
+
+
+def _with(options: Sequence[Callable[..., Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 @click.group("migrate")
 def command() -> None:
     """Migrations over all tenants, in goose's files and tables."""
+
+
+for _offline in (migrate_files.show, migrate_files.new, migrate_files.lint):
+    command.add_command(_offline)
+
+
+@command.command()
+@tenant_option
+@as_json
+def status(slugs: tuple[str, ...], as_json: bool) -> int:
+    """Show the version of each module of each tenant; exit code 3 if one is not current."""
+    migrations = _migrations()
+    with open_database(quiet=as_json) as database, database.connection() as connection:
+        fleet = _fleet(connection, slugs)
+        statuses = describe_status(fleet, migrations, read_applied(connection, fleet, migrations))
+    if as_json:
+        print_json([vars(s) | {"state": s.state} for s in statuses])
+    else:
+        modules = list(dict.fromkeys(s.module for s in statuses))
+        cells = {(s.tenant, s.module): f"{s.version}" + _mark(s.state, len(s.pending)) for s in statuses}
+        print_table(["tenant", *modules], [(t.slug, *(cells[t.slug, module] for module in modules)) for t in fleet])
+    return 3 if any(s.state != "current" for s in statuses) else 0
+
+
+@command.command()
+@_with(up_options)
+@click.option("--sql", "show_sql", is_flag=True, help="Show the SQL of the plan.")
+@as_json
+def plan(slugs: tuple[str, ...], show_sql: bool, as_json: bool, **choice: Any) -> int:
+    """Show what `up` would do: the plan's id, its waves, an estimate, and the statements that lock or rewrite."""
+    with open_database(quiet=as_json) as database:
+        planned, milliseconds = _plan(database, slugs, _up(**choice))
+    show_plan(planned, milliseconds, as_json=as_json, sql=show_sql)
+    return 3 if planned.refused else 0
+
+
+@command.command()
+@_with(up_options)
+@_with(run_options)
+def up(slugs: tuple[str, ...], **choice: Any) -> int:
+    """Bring tenants to the newest version, `_template` first; a tenant that fails does not stop the others."""
+    names = ("canaries", "module", "to_version", "out_of_order", "retry_dirty")
+    return _plan_and_run(slugs, _up(**{name: choice.pop(name) for name in names}), **choice)
+
+
+@command.command()
+@click.option("--tenant", "slugs", multiple=True, required=True, metavar="SLUG", help="The tenant; may be repeated.")
+@canary_option
+@click.option("--module", required=True, help="The module to take down.")
+@click.option("--to", "to_version", type=click.IntRange(min=0), required=True, help="The version to end at.")
+@_with(run_options)
+def down(slugs: tuple[str, ...], canaries: tuple[str, ...], module: str, to_version: int, **choice: Any) -> int:
+    """Take one module of the tenants named down to a version; `_template` stays as it is unless it is named, too."""
+
+    def planner(tenants: Sequence[Tenant], migrations: Sequence[Migration], applied: Applied) -> MigrationPlan:
+        return plan_down(tenants, migrations, applied, module, to_version, canaries=canaries)
+
+    return _plan_and_run(slugs, planner, only_named=True, **choice)
+
+
+@command.command()
+@click.option("--tenant", "slugs", multiple=True, required=True, metavar="SLUG", help="The tenant; may be repeated.")
+@canary_option
+@click.option("--module", required=True, help="The module whose last version is taken down and up again.")
+@_with(run_options)
+def redo(slugs: tuple[str, ...], canaries: tuple[str, ...], module: str, **choice: Any) -> int:
+    """Take the last applied version of a module down and up again, on the tenants named."""
+
+    def planner(tenants: Sequence[Tenant], migrations: Sequence[Migration], applied: Applied) -> MigrationPlan:
+        return plan_redo(tenants, migrations, applied, module, canaries=canaries)
+
+    return _plan_and_run(slugs, planner, only_named=True, **choice)
+
+
+@command.command()
+@click.option("--tenant", "slugs", multiple=True, metavar="SLUG", help="Only this tenant; may be repeated.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many lines.")
+@as_json
+def history(slugs: tuple[str, ...], limit: int, as_json: bool) -> None:
+    """Show what was done to which tenant, the newest first: who, when, which plan, how long, and what failed."""
+    with open_database(quiet=as_json) as database, database.connection() as connection:
+        entries = read_history(connection, _named(connection, slugs) if slugs else None, limit)
+    if as_json:
+        print_json([vars(entry) for entry in entries])
+        return
+    print_table(
+        ["at", "tenant", "migration", "state", "ms", "who", "plan", "error"],
+        [
+            (f"{e.at:%Y-%m-%d %H:%M:%S}", e.tenant, f"{e.module} {e.version} {e.direction}", e.state,
+             f"{e.milliseconds:.1f}", e.who, e.plan_id, e.error or "")
+            for e in entries
+        ],
+    )  # fmt: skip
+
+
+def _mark(state: str, pending: int) -> str:
+    marks = [f"+{pending}"] if pending else []
+    return (
+        f" ({', '.join([*marks, *([state] if state not in ('current', 'pending') else [])])})"
+        if state != "current"
+        else ""
+    )
+
+
+def _up(**choice: Any) -> Planner:
+    if choice["to_version"] is not None and choice["module"] is None:
+        raise click.UsageError("--to needs --module: versions are numbered by module")
+
+    def planner(tenants: Sequence[Tenant], migrations: Sequence[Migration], applied: Applied) -> MigrationPlan:
+        return plan_up(tenants, migrations, applied, **choice)
+
+    return planner
 
 
 def _migrations() -> tuple[Migration, ...]:
@@ -45,122 +197,46 @@ def _fleet(connection: Connection, slugs: tuple[str, ...]) -> list[Tenant]:
     return [TEMPLATE, *find_tenants(connection, slugs)]
 
 
-@command.command()
-@tenant_option
-@as_json
-def status(slugs: tuple[str, ...], as_json: bool) -> int:
-    """Show the version of each module of each tenant; exit code 3 if a migration is pending."""
+def _named(connection: Connection, slugs: tuple[str, ...]) -> list[Tenant]:
+    template = [TEMPLATE] if TEMPLATE.slug in slugs else []
+    others = [slug for slug in slugs if slug != TEMPLATE.slug]
+    return [*template, *(find_tenants(connection, others) if others else ())]
+
+
+def _plan(
+    database: Database, slugs: tuple[str, ...], planner: Planner, *, only_named: bool = False
+) -> tuple[MigrationPlan, Any]:
     migrations = _migrations()
-    with open_database(quiet=as_json) as database, database.connection() as connection:
-        fleet = _fleet(connection, slugs)
-        statuses = describe_status(fleet, migrations, read_applied(connection, fleet))
-    if as_json:
-        print_json(
-            [
-                {"tenant": s.tenant, "module": s.module, "version": s.version, "state": s.state, "pending": s.pending}
-                for s in statuses
-            ]
-        )
-    else:
-        modules = list(dict.fromkeys(s.module for s in statuses))
-        cells = {
-            (s.tenant, s.module): f"{s.version}" + (f" (+{len(s.pending)})" if s.pending else "") for s in statuses
-        }
-        print_table(["tenant", *modules], [(t.slug, *(cells[t.slug, module] for module in modules)) for t in fleet])
-    return 3 if any(s.state != "current" for s in statuses) else 0
+    with database.connection() as connection:
+        tenants = _named(connection, slugs) if only_named else _fleet(connection, slugs)
+        planned = planner(tenants, migrations, read_applied(connection, tenants, migrations))
+        return planned, read_milliseconds(connection)
 
 
-@command.command()
-@tenant_option
-@as_json
-def plan(slugs: tuple[str, ...], as_json: bool) -> None:
-    """Show what `up` would do, and the plan's id."""
-    migrations = _migrations()
-    with open_database(quiet=as_json) as database, database.connection() as connection:
-        fleet = _fleet(connection, slugs)
-        _show(plan_up(fleet, migrations, read_applied(connection, fleet)), as_json)
-
-
-@command.command()
-@tenant_option
-@confirm_option
-def up(slugs: tuple[str, ...], confirm: str) -> int:
-    """Bring tenants to the newest version, `_template` first; a tenant that fails does not stop the others."""
-    migrations = _migrations()
+def _plan_and_run(
+    slugs: tuple[str, ...],
+    planner: Planner,
+    *,
+    confirm: str,
+    show_sql: bool,
+    lock_timeout: float,
+    lock_attempts: int,
+    statement_timeout: float,
+    only_named: bool = False,
+    **choice: Any,
+) -> int:
     with open_database() as database:
-        with database.connection() as connection:
-            fleet = _fleet(connection, slugs)
-            planned = plan_up(fleet, migrations, read_applied(connection, fleet))
-            if confirm:
-                planned.check(confirm)
+        planned, milliseconds = _plan(database, slugs, planner, only_named=only_named)
+        if not confirm:
+            show_plan(planned, milliseconds, sql=show_sql, workers=choice["workers"])
+            if not planned.is_empty:
+                click.echo(f"dry run: nothing was changed; to apply it, add --confirm {planned.id}")
+            return 3 if planned.is_empty and planned.refused else 0
+        planned.check(confirm)
+        if not only_named:
+            with database.connection() as connection:
                 ensure_template(connection)
-        return _apply(database, planned, confirm)
-
-
-@command.command()
-@click.option("--tenant", "slugs", multiple=True, required=True, metavar="SLUG", help="The tenant; may be repeated.")
-@click.option("--module", required=True, help="The module to take down.")
-@click.option("--to", "to_version", type=click.IntRange(min=0), required=True, help="The version to end at.")
-@confirm_option
-def down(slugs: tuple[str, ...], module: str, to_version: int, confirm: str) -> int:
-    """Take one module of the tenants named down to a version."""
-    migrations = _migrations()
-    if module not in {migration.module for migration in migrations}:
-        raise UsageError(f"there is no module {module!r} with migrations")
-    with open_database() as database:
-        with database.connection() as connection:
-            tenants = find_tenants(connection, slugs)
-            planned = plan_down(tenants, migrations, read_applied(connection, tenants), module, to_version)
-        return _apply(database, planned, confirm)
-
-
-@command.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--direction", type=click.Choice(["up", "down"]), default="up")
-@as_json
-def show(file: Path, direction: str, as_json: bool) -> None:
-    """Print the statements of a migration file, as goose would split it."""
-    try:
-        parsed = parse_migration(file.read_text(encoding="utf-8"))
-    except (MigrationError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: {error}") from None
-    statements = parsed.up if direction == "up" else parsed.down
-    if as_json:
-        print_json({"statements": statements, "use_transaction": parsed.use_transaction})
-    else:
-        click.echo("\n\n".join(statements))
-
-
-def _apply(database: Database, planned: MigrationPlan, confirm: str) -> int:
-    if not confirm:
-        _show(planned, False)
-        if planned.is_empty:
-            return 3 if planned.refused else 0
-        click.echo(f"dry run: nothing was changed; to apply it, add --confirm {planned.id}")
-        return 0
-    run = run_plan(database, planned, confirm)
-    print_table(
-        ["tenant", "done", "ms", "error"],
-        [(r.tenant, ", ".join(r.done), f"{r.seconds * 1000:.1f}", r.error or "") for r in run.results],
-    )
-    for slug, reason in planned.skipped.items():
-        click.echo(f"skipped {slug}: {reason}")
-    click.echo(f"{run.done_count} migrations applied, {len(run.failed)} tenants failed")
-    return 1 if run.failed or planned.refused else 0
-
-
-def _show(planned: MigrationPlan, as_json: bool) -> None:
-    steps = [(p.tenant.slug, m.name) for p in planned.tenants for m in p.migrations]
-    if as_json:
-        print_json(
-            {"id": planned.id, "steps": steps, "skipped": dict(planned.skipped), "refused": dict(planned.refused)}
-        )
-        return
-    print_table(["tenant", "migration"], steps)
-    for slug, reason in planned.skipped.items():
-        click.echo(f"skipped {slug}: {reason}")
-    for slug, reason in planned.refused.items():
-        click.echo(f"! {slug}: {reason}")
-    click.echo(
-        f"plan {planned.id}: {planned.step_count} {planned.direction} migrations on {len(planned.tenants)} schemas"
-    )
+        limits = Limits(lock_timeout, statement_timeout, lock_attempts)
+        with progress_bar(len(planned.tenants), "tenants") as advance:
+            run = run_plan(database, planned, confirm, lambda _: advance(1), limits=limits, **choice)
+    return show_run(planned, run)

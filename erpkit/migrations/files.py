@@ -2,87 +2,157 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from erpkit.errors import MigrationError
 from erpkit.migrations.parser import ParsedMigration, parse_migration
 from erpkit.modules import Module, ModuleLike
 
-__all__ = ["EVENT_LOG", "Migration", "collect_migrations", "read_migrations", "version_table"]
+__all__ = ["EVENT_LOG", "Migration", "collect_migrations", "find_versions", "read_migrations", "version_table"]
 
 # erpkit's own tables in each tenant's schema: the event log, the inbox, checkpoints and dead letters.
 EVENT_LOG = Module("erpkit", migrations=Path(__file__).parent.parent / "events" / "migrations")
 
-_FILE_NAME = re.compile(r"(\d+)_(.*)\.sql")
+VERSION_TABLE = "goose_db_version"
+
+# The number is read as Go's ParseInt reads it; `.*` is whatever else the file's name holds.
+_FILE_NAME = re.compile(r"(\+?[0-9]+)_.*\.(sql|go)", re.DOTALL)
 _INT64_MAX = 2**63 - 1
+# Elsewhere a version table is known by how its name begins; PostgreSQL cuts names off after 63 bytes.
+_VERSION_TABLE = re.compile(r"goose_db_version(_[a-z0-9_]{1,46})?")
 
 
 @dataclass(frozen=True)
 class Migration:
-    """One migration of a module; `content` is its parsed file."""
+    """One migration of a module; `content` is its parsed file, `text` the file as it was read.
+
+    `version_table` is the goose table that records it, in the tenant's schema.
+    """
 
     module: str
     version: int
     path: Path
     content: ParsedMigration = field(repr=False)
+    text: str = field(default="", repr=False, compare=False)
+    version_table: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.version_table:
+            object.__setattr__(self, "version_table", _default_table(self.module))
 
     @property
     def name(self) -> str:
         """Name for people: `billing/00004_due_dates`."""
         return f"{self.module}/{self.path.stem}"
 
-    @property
-    def version_table(self) -> str:
-        """The goose version table that records it."""
-        return version_table(self.module)
+    @cached_property
+    def checksum(self) -> str:
+        r"""SHA-256 of the file's text in hexadecimal digits; whether a line ends in "\n" or "\r\n" makes no difference."""
+        return hashlib.sha256(self.text.replace("\r\n", "\n").encode()).hexdigest()
 
 
-def version_table(module: str) -> str:
-    """Return the name of a module's goose version table, in the tenant's schema."""
-    return f"goose_db_version_{module}"
+def version_table(module: ModuleLike) -> str:
+    """Return the name of a module's goose version table, in the tenant's schema.
+
+    It is `goose_db_version_<name>` unless the module declares one; raises MigrationError for a name that is not
+    `goose_db_version`, alone or followed by `_`, a-z and 0-9. `version_table` is optional in a module, as `queries` is.
+    """
+    declared: str | None = getattr(module, "version_table", None)
+    table = declared if declared is not None else _default_table(module.name)
+    if not _VERSION_TABLE.fullmatch(table):
+        raise MigrationError(
+            f"module {module.name}: {table!r} is no name for a version table: use goose_db_version, or "
+            "goose_db_version_ and a-z, 0-9, _ (63 characters at most)"
+        )
+    return table
 
 
 def read_migrations(modules: Iterable[ModuleLike], *, event_log: bool = True) -> tuple[Migration, ...]:
     """Read all migrations in the order to apply them in: erpkit's own first, then module by module in load order.
 
     `event_log` leaves erpkit's own out where it is False: in a database that erpkit only reads.
-    Raises MigrationError, naming the file, for a broken or duplicate one: nothing is run while any file is broken.
+    Raises MigrationError, naming the file, for a broken or duplicate one, and for two modules that share a version table:
+    nothing is run while anything is broken.
     """
-    return tuple(
-        migration
-        for module in ((EVENT_LOG, *modules) if event_log else modules)
-        for migration in collect_migrations(module)
-    )
+    all_modules = (EVENT_LOG, *modules) if event_log else tuple(modules)
+    _check_tables(all_modules)
+    return tuple(migration for module in all_modules for migration in collect_migrations(module))
 
 
-def collect_migrations(module: ModuleLike) -> list[Migration]:
-    """Read one module's migrations, sorted by version; files without a version in their name are left alone, as by goose."""
+def collect_migrations(module: ModuleLike, environ: Mapping[str, str] | None = None) -> list[Migration]:
+    """Read one module's migrations, sorted by version; `ENVSUB ON` fills in from `environ`, os.environ unless given.
+
+    Raises MigrationError as `find_versions` does, and for a file that goose could not read.
+    """
     if module.migrations is None:
         return []
     if not module.migrations.is_dir():
         raise MigrationError(f"module {module.name}: there is no migrations folder {module.migrations}")
-    found: dict[int, Migration] = {}
-    for path in sorted(module.migrations.glob("*.sql")):
-        migration = _read(module.name, path)
-        if migration is None:
+    table = version_table(module)
+    values = os.environ if environ is None else environ
+    return [
+        _read(module.name, version, path, table, values) for version, path in find_versions(module.migrations).items()
+    ]
+
+
+def find_versions(folder: Path) -> dict[int, Path]:
+    """Return the migration files of a folder (not of those below it) by version, in order, unread.
+
+    Files without a version in their name are left alone, as by goose. Raises MigrationError for a version that is taken
+    twice or is no int64 from 1, and for a migration written in Go: goose would run it, and erpkit cannot.
+    """
+    found: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        match = _FILE_NAME.fullmatch(path.name)
+        if match is None or path.name.endswith("_test.go"):
             continue
-        if twin := found.get(migration.version):
-            raise MigrationError(f"{path}: version {migration.version} is taken by {twin.path.name}")
-        found[migration.version] = migration
-    return [found[version] for version in sorted(found)]
+        version = _version(path, match[1])
+        if twin := found.get(version):
+            raise MigrationError(f"{path}: version {version} is taken by {twin.name}")
+        found[version] = path
+        if match[2] == "go":
+            raise MigrationError(
+                f"{path}: a migration in Go, which goose would run and erpkit cannot: "
+                "rewrite it in SQL, or run this folder with goose"
+            )
+    return dict(sorted(found.items()))
 
 
-def _read(module: str, path: Path) -> Migration | None:
-    match = _FILE_NAME.fullmatch(path.name)
-    if match is None:
-        return None
-    version = int(match[1])
-    if not 1 <= version <= _INT64_MAX:
-        raise MigrationError(f"{path}: version {version} is not between 1 and {_INT64_MAX}")
+def _version(path: Path, digits: str) -> int:
+    significant = digits.lstrip("+0")
+    if len(significant) > 19 or not 1 <= int(significant or "0") <= _INT64_MAX:
+        raise MigrationError(f"{path}: version {digits} is not between 1 and {_INT64_MAX}")
+    return int(significant)
+
+
+def _read(module: str, version: int, path: Path, table: str, environ: Mapping[str, str]) -> Migration:
     try:
-        return Migration(module, version, path, parse_migration(path.read_text(encoding="utf-8")))
+        text = path.read_bytes().decode()
+        return Migration(module, version, path, parse_migration(text, environ), text, table)
+    except OSError as error:
+        raise MigrationError(f"{path}: {error.strerror}") from None
     except (MigrationError, UnicodeDecodeError) as error:
         raise MigrationError(f"{path}: {error}") from None
+
+
+def _check_tables(modules: Iterable[ModuleLike]) -> None:
+    owners: dict[str, str] = {}
+    for module in modules:
+        if module.migrations is None:
+            continue
+        table = version_table(module)
+        if other := owners.get(table):
+            raise MigrationError(
+                f"modules {other} and {module.name} share the version table {table}: give each its own, or join them"
+            )
+        owners[table] = module.name
+
+
+def _default_table(module: str) -> str:
+    return f"goose_db_version_{module}"

@@ -1,39 +1,35 @@
-"""Carrying out migration plans: each migration in a transaction of its own, one round trip each."""
+"""Carrying out migration plans: several tenants at a time, wave after wave, to a whole version each."""
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
 
-import psycopg
-from psycopg import sql
+from erpkit.database import Database
+from erpkit.migrations.history import Run, ensure_history
+from erpkit.migrations.plan import MigrationPlan, Wave
+from erpkit.migrations.script import Limits, check_statements
+from erpkit.migrations.worker import TenantResult, Worker
 
-from erpkit.database import Connection, Database, Tenant, enter_tenant
-from erpkit.errors import ErpkitError, MigrationError
-from erpkit.migrations.files import Migration
-from erpkit.migrations.parser import Direction
-from erpkit.migrations.plan import MigrationPlan, TenantPlan
+__all__ = ["MigrationRun", "OnError", "run_plan"]
 
-__all__ = ["MigrationRun", "TenantResult", "apply_migration", "migration_script", "run_plan"]
-
-
-@dataclass(frozen=True)
-class TenantResult:
-    """What became of one tenant: the migrations that were done before `error`, if there is one."""
-
-    tenant: str
-    done: tuple[str, ...]
-    seconds: float
-    error: str | None = None
+OnError = Literal["continue", "stop"]
 
 
 @dataclass(frozen=True)
 class MigrationRun:
-    """The results of a run, tenant by tenant, in the order in which they were reached."""
+    """The results of a run in the order in which tenants were done; `not_started` maps the others to the reason."""
 
     plan_id: str
     results: tuple[TenantResult, ...]
+    not_started: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
 
     @property
     def done_count(self) -> int:
@@ -45,132 +41,85 @@ class MigrationRun:
         """The tenants that did not get all of their migrations."""
         return tuple(result for result in self.results if result.error is not None)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything that was planned was done."""
+        return not self.failed and not self.not_started
+
 
 def run_plan(
-    database: Database, plan: MigrationPlan, confirm: str, progress: Callable[[TenantResult], None] | None = None
+    database: Database,
+    plan: MigrationPlan,
+    confirm: str,
+    progress: Callable[[TenantResult], object] | None = None,
+    *,
+    workers: int = 3,
+    on_error: OnError = "continue",
+    threshold: float = 0.0,
+    limits: Limits | None = None,
 ) -> MigrationRun:
     """Carry out `plan` if `confirm` is its id.
 
-    A tenant that fails does not stop the others; `_template`, which comes first, does: it is the canary. Raises
-    PlanChangedError, with nothing done, when the id is another.
+    Tenants of a wave are migrated by `workers` side by side; each migration is a transaction of its own. A tenant that fails
+    does not stop the others, unless `on_error` is "stop"; where more than the share `threshold` of a wave fails, later waves
+    are not begun. An interrupt (Ctrl-C) lets each worker finish the migration in hand, a second one cancels those too: every
+    tenant is left at a whole version, and the run is returned with the tenants that were not started. Raises
+    PlanChangedError, with nothing done, when the id is another, and MigrationError for a file that must not be run.
     """
     database.check_writable()
     plan.check(confirm)
+    for migration in plan.migrations:
+        check_statements(migration)
+    with database.connection() as connection:
+        ensure_history(connection)
+    worker = Worker(database, Run(plan.id), limits or Limits())
     results: list[TenantResult] = []
-    for tenant_plan in plan.tenants:
-        result = _run_tenant(database, tenant_plan, plan.direction)
+    started = time.perf_counter()
+
+    def take(result: TenantResult) -> None:
         results.append(result)
+        if result.error is not None and on_error == "stop":
+            worker.end(f"{result.tenant} failed")
         if progress is not None:
             progress(result)
-        if result.error and tenant_plan.tenant.schema == "_template":
-            results += [TenantResult(p.tenant.slug, (), 0.0, "not tried: _template failed") for p in plan.tenants[1:]]
-            break
-    return MigrationRun(plan.id, tuple(results))
+
+    with interruptible(worker), ThreadPoolExecutor(workers, thread_name_prefix="erpkit-migrate") as threads:
+        for wave in plan.waves:
+            failed = _run_wave(worker, threads, wave, take)
+            if failed > threshold * len(wave.tenants):
+                worker.end(f"{failed} of {len(wave.tenants)} failed in the wave {wave.name}")
+    reached = {result.tenant for result in results}
+    left = {p.tenant.slug: worker.why for p in plan.tenants if p.tenant.slug not in reached}
+    return MigrationRun(plan.id, tuple(results), left, time.perf_counter() - started)
 
 
-def apply_migration(connection: Connection, tenant: Tenant, migration: Migration, direction: Direction = "up") -> bool:
-    """Apply one migration to one tenant under the schema's advisory lock, and record it in goose's table.
+def _run_wave(worker: Worker, threads: ThreadPoolExecutor, wave: Wave, take: Callable[[TenantResult], object]) -> int:
+    """Return how many tenants failed; `take` is called in this thread."""
+    failed = 0
+    pending = {threads.submit(worker.migrate, plan) for plan in wave.tenants}
+    while pending:
+        done, pending = wait(pending, return_when=FIRST_COMPLETED)
+        for result in filter(None, (future.result() for future in done)):
+            failed += result.error is not None
+            take(result)
+    return failed
 
-    Returns False when another runner was faster. `connection` is in autocommit mode. Raises MigrationError, naming the
-    tenant, the file and the line, and leaves the tenant at a whole version.
-    """
-    if not migration.content.use_transaction:
-        return _apply_without_transaction(connection, tenant, migration, direction)
+
+@contextmanager
+def interruptible(worker: Worker) -> Iterator[None]:
+    """At a SIGINT or SIGTERM let the migrations in hand end; at a second one cancel them. In a thread it is not for us."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        if worker.stop.is_set():
+            worker.cancel()
+        worker.end("interrupted")
+
+    usual = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        enter_tenant(connection, tenant, write=True, as_role=False)
-        if not _is_due(connection, migration, direction):
-            connection.rollback()
-            return False
-        connection.execute(migration_script(migration, direction))
-        connection.commit()
-    except psycopg.Error as error:
-        connection.rollback()
-        raise MigrationError(_explain(tenant, migration, error)) from error
-    return True
-
-
-def migration_script(migration: Migration, direction: Direction = "up") -> sql.Composed:
-    """Return a migration's statements and its version row as one script, to be sent in one round trip."""
-    statements = [sql.SQL(statement) for statement in migration.content.statements(direction)]
-    return sql.SQL("\n").join([*statements, sql.SQL("\n;"), _record(migration, direction)])
-
-
-def create_version_table(migration: Migration) -> sql.Composed:
-    """Return the statement that makes goose's version table, if it is missing, with the row of version 0 in it."""
-    return sql.SQL(
-        "CREATE TABLE IF NOT EXISTS {table} (id integer PRIMARY KEY GENERATED BY DEFAULT AS IDENTITY, "
-        "version_id bigint NOT NULL, is_applied boolean NOT NULL, tstamp timestamp NOT NULL DEFAULT now()); "
-        "INSERT INTO {table} (version_id, is_applied) SELECT 0, true WHERE NOT EXISTS (SELECT FROM {table})"
-    ).format(table=sql.Identifier(migration.version_table))
-
-
-def _record(migration: Migration, direction: Direction) -> sql.Composed:
-    statement = "INSERT INTO {} (version_id, is_applied) VALUES ({}, true)"
-    if direction == "down":
-        statement = "DELETE FROM {} WHERE version_id = {}"
-    return sql.SQL(statement).format(sql.Identifier(migration.version_table), sql.Literal(migration.version))
-
-
-def _run_tenant(database: Database, plan: TenantPlan, direction: Direction) -> TenantResult:
-    started = time.perf_counter()
-    done: list[str] = []
-    error: str | None = None
-    try:
-        with database.connection() as connection:
-            for name in _apply_all(connection, plan, direction):
-                done.append(name)
-    except ErpkitError as failure:
-        error = str(failure)
-    return TenantResult(plan.tenant.slug, tuple(done), time.perf_counter() - started, error)
-
-
-def _apply_all(connection: Connection, plan: TenantPlan, direction: Direction) -> Iterator[str]:
-    for migration in plan.migrations:
-        if apply_migration(connection, plan.tenant, migration, direction):
-            yield migration.name
-
-
-def _is_due(connection: Connection, migration: Migration, direction: Direction) -> bool:
-    """Take the schema's lock, make the version table, and tell whether the migration is still to be done."""
-    table = sql.Identifier(migration.version_table)
-    cursor = connection.execute(
-        sql.SQL("; ").join(
-            [
-                sql.SQL("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.migrate.' || current_schema(), 0))"),
-                sql.SQL("SET LOCAL client_min_messages TO warning"),
-                create_version_table(migration),
-                sql.SQL("SELECT is_applied FROM {} WHERE version_id = {} ORDER BY id DESC LIMIT 1").format(
-                    table, sql.Literal(migration.version)
-                ),
-            ]
-        )
-    )
-    while cursor.nextset():
-        pass
-    is_applied = cursor.fetchone() == (True,)
-    return is_applied == (direction == "down")
-
-
-def _apply_without_transaction(
-    connection: Connection, tenant: Tenant, migration: Migration, direction: Direction
-) -> bool:
-    """Run a NO TRANSACTION file statement by statement on a connection of its own, which is thrown away."""
-    with psycopg.connect(connection.info.dsn, password=connection.info.password or None, autocommit=True) as own:
-        try:
-            own.execute(sql.SQL("SET search_path TO {}, pg_temp").format(sql.Identifier(tenant.schema)))
-            own.execute("SELECT pg_advisory_lock(hashtextextended('erpkit.migrate.' || current_schema(), 0))")
-            own.execute("SET client_min_messages TO warning")
-            if not _is_due(own, migration, direction):
-                return False
-            for statement in migration.content.statements(direction):
-                own.execute(statement.encode())
-            own.execute(_record(migration, direction))
-        except psycopg.Error as error:
-            raise MigrationError(_explain(tenant, migration, error)) from error
-    return True
-
-
-def _explain(tenant: Tenant, migration: Migration, error: psycopg.Error) -> str:
-    message = error.diag.message_primary or str(error).strip() or type(error).__name__
-    detail = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
-    return f"tenant {tenant.slug}: {migration.path.parent.parent.name}/{migration.path.name} failed: {message}{detail}"
+        yield
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)

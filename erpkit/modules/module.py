@@ -70,6 +70,8 @@ class Module:
     """A module of the ERP; only the name must be given.
 
     `queries` is a folder of sqlc's query files; `erpkit queries generate` writes typed functions for them beside it.
+    `version_table` is the goose table that records the migrations, `goose_db_version_<name>` unless given: an ERP with all
+    migrations in one folder declares one module with `version_table="goose_db_version"`.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Module:
     publishes: tuple[type, ...] = ()
     subscribes: tuple[EventHandler, ...] = ()
     queries: Path | None = None
+    version_table: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.dependencies, str):

@@ -76,7 +76,7 @@ def _dump_snapshot(connection: Connection, tenant: Tenant, path: Path) -> Manife
         schema=tenant.schema,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         server_version=connection.info.server_version,
-        versions={module: list(applied) for (_, module), applied in versions.items()},
+        versions=versions.versions_in(tenant.schema),
         rows=rows,
         sha256=digest_of(path),
     )

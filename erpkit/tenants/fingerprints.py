@@ -135,8 +135,8 @@ _IN_WORDS = [PARTS[name] for name in ("row security", "policies", "parents", "ru
 
 def fingerprint_query(server_version: int) -> str:
     """Return the query for schema, number of objects, hash; its parameter is an array of schema names."""
+    words = "hashtextextended(concat_ws('/', kind, tab, name, definition), 0)"
     if server_version < RAW_SINCE:
-        words = "hashtextextended(concat_ws('/', kind, tab, name, definition), 0)"
         return f"WITH {OBJECTS} SELECT nspname, count(*), sum({words})::text FROM objects GROUP BY 1"
     newer = ", k.conenforced, k.conperiod" if server_version >= _ENFORCED_SINCE else ""
     sums = [

@@ -168,6 +168,6 @@ def _verify(connection: Connection, tenant: Tenant, manifest: Manifest) -> None:
         raise DatabaseError(
             f"tenant {tenant.slug}: the rows of {', '.join(wrong[:5])} are not as many as were exported; nothing was kept"
         )
-    versions = {module: list(applied) for (_, module), applied in read_applied(connection, [tenant]).items()}
+    versions = read_applied(connection, [tenant]).versions_in(tenant.schema)
     if versions != manifest.versions:
         raise DatabaseError(f"tenant {tenant.slug}: its migration versions are not as exported; nothing was kept")

@@ -10,7 +10,8 @@ from psycopg import sql
 from erpkit.database import TEMPLATE, Connection, Database, Tenant, check_schema_name
 from erpkit.errors import DatabaseError, ErpkitError, MigrationError, UsageError
 from erpkit.migrations import Migration, apply_migration
-from erpkit.migrations.provider import create_version_table, migration_script
+from erpkit.migrations.history import Run, ensure_history
+from erpkit.migrations.script import check_statements, migration_body
 from erpkit.tenants.mentions import MovedTenant, find_mentions
 from erpkit.tenants.registry import check_slug, ensure_registry, get_tenant, has_schema, list_tenants
 from erpkit.tenants.roles import create_roles, drop_roles, ensure_analysts, grant_schema, role_name
@@ -37,6 +38,8 @@ def create_tenant(database: Database, migrations: Sequence[Migration], slug: str
     """
     database.check_writable()
     check_slug(slug)
+    for migration in migrations:
+        check_statements(migration)
     with database.connection() as connection:
         prepare_database(connection)
         tenant = new_tenant(connection, slug, name)
@@ -91,6 +94,7 @@ def prepare_database(connection: Connection) -> None:
     try:
         ensure_registry(connection)
         ensure_analysts(connection)
+        ensure_history(connection)
     except psycopg.errors.InsufficientPrivilege as error:
         raise DatabaseError(f"tenants cannot be created: {_reason(error)}; {_NEEDS}") from error
 
@@ -112,8 +116,9 @@ def _create(connection: Connection, tenant: Tenant, migrations: Sequence[Migrati
         with connection.transaction():
             _setup(connection, tenant)
             connection.execute(sql.SQL("SET LOCAL search_path TO {}, pg_temp").format(sql.Identifier(tenant.schema)))
+            run = Run("create")
             for current in migrations:
-                connection.execute(sql.SQL(";\n").join([create_version_table(current), migration_script(current)]))
+                connection.execute("\n;\n".join(migration_body(tenant, current, "up", run)).encode())
             current = None
             register(connection, tenant)
     except psycopg.Error as error:
@@ -148,6 +153,11 @@ def _rename(connection: Connection, old: Tenant, new: Tenant) -> None:
     connection.execute(
         "UPDATE public.tenants SET slug = %s, schema_name = %s, role_name = %s, name = %s WHERE slug = %s",
         [new.slug, new.schema, new.role if old.role is not None else None, new.name, old.slug],
+    )
+    ensure_history(connection)
+    connection.execute(
+        "UPDATE public.erpkit_migrations SET tenant = %s, schema_name = %s WHERE schema_name = %s",
+        [new.slug, new.schema, old.schema],
     )
 
 

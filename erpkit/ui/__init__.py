@@ -1,7 +1,17 @@
 """What people look at: tables, plots and widgets."""
 
 from erpkit.ui.explorer import Explorer, explore
-from erpkit.ui.plots import Picture, plot_counts, plot_events, plot_migrations, plot_modules, plot_replay
+from erpkit.ui.migrations import (
+    lint_table,
+    migration_history_table,
+    migration_plan_table,
+    migration_results_table,
+    migration_scripts_table,
+    migration_status_table,
+    plot_migrations,
+)
+from erpkit.ui.plots import Picture, plot_counts, plot_events, plot_modules, plot_replay
+from erpkit.ui.progress import progress_bar
 from erpkit.ui.show import show
 from erpkit.ui.summaries import (
     summarize_inspection,
@@ -19,9 +29,6 @@ from erpkit.ui.tables import (
     findings_table,
     health_table,
     indexes_table,
-    migration_plan_table,
-    migration_results_table,
-    migration_status_table,
     modules_table,
     provision_plan_table,
     replay_failures_table,
@@ -44,8 +51,11 @@ __all__ = [
     "findings_table",
     "health_table",
     "indexes_table",
+    "lint_table",
+    "migration_history_table",
     "migration_plan_table",
     "migration_results_table",
+    "migration_scripts_table",
     "migration_status_table",
     "modules_table",
     "plot_counts",
@@ -53,6 +63,7 @@ __all__ = [
     "plot_migrations",
     "plot_modules",
     "plot_replay",
+    "progress_bar",
     "provision_plan_table",
     "replay_failures_table",
     "replay_plan_table",

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from erpkit.events import ReplayPlan
-from erpkit.migrations import MigrationStatus
 from erpkit.modules import ModuleCheck
 from erpkit.tenants import TenantInspection
 
@@ -19,10 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.patches import Rectangle
     from matplotlib.text import Text
 
-__all__ = ["Picture", "plot_counts", "plot_events", "plot_migrations", "plot_modules", "plot_replay"]
+__all__ = ["Picture", "plot_counts", "plot_events", "plot_modules", "plot_replay"]
 
 BLUE, AMBER, RED, GREY, GREEN = "#2563eb", "#d97706", "#dc2626", "#94a3b8", "#16a34a"
-_STATES = {"current": GREEN, "pending": AMBER, "out of order": RED, "unknown": GREY}
 
 
 @dataclass(frozen=True)
@@ -42,41 +40,20 @@ class Picture:
 
 def plot_events(inspections: Sequence[TenantInspection]) -> Picture:
     """Draw size and number of events a tenant, those with a problem in amber, the suspended ones in grey."""
-    figure, (sizes, events) = _figure(1, 2, height=0.27 * len(inspections) + 1.1)
+    figure, (sizes, events) = figure_of(1, 2, height=0.27 * len(inspections) + 1.1)
     names = [i.tenant.slug for i in inspections]
     colors = [_tenant_color(i) for i in inspections]
     _bars(sizes, names, [i.size / 2**20 for i in inspections], colors, "size, MiB")
     _bars(events, names, [i.event_count for i in inspections], colors, "events in the log")
     events.set_yticklabels([])
-    _legend(figure, {"in order": BLUE, "to look at": AMBER, "not active": GREY})
-    return _picture(figure, "size and events of each tenant")
-
-
-def plot_migrations(statuses: Sequence[MigrationStatus]) -> Picture:
-    """Draw the matrix tenant by module: current, pending, out of order or unknown."""
-    tenants = list(dict.fromkeys(s.tenant for s in statuses))
-    modules = list(dict.fromkeys(s.module for s in statuses))
-    figure, axes = _figure(1, 1, width=2.2 + 0.9 * len(modules), height=1.2 + 0.26 * len(tenants))
-    axes.set_xlim(-0.5, len(modules) - 0.5)
-    axes.set_ylim(len(tenants) - 0.5, -0.5)
-    for status in statuses:
-        x, y = modules.index(status.module), tenants.index(status.tenant)
-        axes.add_patch(_rectangle(x, y, _STATES[status.state]))
-        label = f"{status.version}" + (f" +{len(status.pending)}" if status.pending else "")
-        axes.text(x, y, label, ha="center", va="center", color="white", fontsize=9)
-    axes.set_xticks(range(len(modules)), modules)
-    axes.set_yticks(range(len(tenants)), tenants)
-    axes.tick_params(length=0)
-    axes.xaxis.tick_top()
-    axes.spines[:].set_visible(False)
-    _legend(figure, {state: color for state, color in _STATES.items() if any(s.state == state for s in statuses)})
-    return _picture(figure, "migration status of each tenant and module")
+    legend(figure, {"in order": BLUE, "to look at": AMBER, "not active": GREY})
+    return picture_of(figure, "size and events of each tenant")
 
 
 def plot_modules(check: ModuleCheck) -> Picture:
     """Draw the modules in layers, left to right, an arrow to each one that needs it; a cycle is red."""
     if check.graph.number_of_nodes() == 0:
-        return _picture(_figure(1, 1, height=1)[0], "no modules")
+        return picture_of(figure_of(1, 1, height=1)[0], "no modules")
     layers = _layers(check)
     position = {
         name: (column, (len(names) - 1) / 2 - row)
@@ -84,7 +61,7 @@ def plot_modules(check: ModuleCheck) -> Picture:
         for row, name in enumerate(names)
     }
     tallest = max(len(names) for names in layers)
-    figure, axes = _figure(1, 1, width=max(5.0, 2.2 * len(layers)), height=0.75 * tallest + 1)
+    figure, axes = figure_of(1, 1, width=max(5.0, 2.2 * len(layers)), height=0.75 * tallest + 1)
     boxes = {name: _box(axes, name, at, RED if name in check.cycle else BLUE) for name, at in position.items()}
     in_cycle = set(zip(check.cycle, check.cycle[1:], strict=False))
     for needs, needed in check.graph.edges:
@@ -92,7 +69,7 @@ def plot_modules(check: ModuleCheck) -> Picture:
     axes.set_xlim(-0.5, len(layers) - 0.5)
     axes.set_ylim(-tallest / 2 - 0.3, tallest / 2 + 0.3)
     axes.set_axis_off()
-    return _picture(
+    return picture_of(
         figure, f"load order: {', '.join(check.order)}" if check.order else f"cycle: {' -> '.join(check.cycle)}"
     )
 
@@ -102,18 +79,18 @@ def plot_replay(plan: ReplayPlan) -> Picture:
     totals: dict[str, int] = {}
     for step in plan.steps:
         totals[step.handler] = totals.get(step.handler, 0) + step.events
-    figure, axes = _figure(1, 1, height=0.32 * len(totals) + 1)
+    figure, axes = figure_of(1, 1, height=0.32 * len(totals) + 1)
     _bars(axes, list(totals), list(totals.values()), [BLUE] * len(totals), "events to hand over again")
-    return _picture(
+    return picture_of(
         figure, ", ".join(f"{handler}: {events}" for handler, events in totals.items()) or "nothing to replay"
     )
 
 
 def plot_counts(names: Sequence[str], counts: Sequence[int], title: str) -> Picture:
     """Draw how often each value occurs."""
-    figure, axes = _figure(1, 1, width=6, height=0.28 * len(names) + 0.9)
+    figure, axes = figure_of(1, 1, width=6, height=0.28 * len(names) + 0.9)
     _bars(axes, list(names), list(counts), [BLUE] * len(names), title)
-    return _picture(figure, f"{title}: {len(names)} values")
+    return picture_of(figure, f"{title}: {len(names)} values")
 
 
 def _layers(check: ModuleCheck) -> list[list[str]]:
@@ -169,20 +146,20 @@ def _bars(axes: Axes, names: Sequence[str], values: Sequence[float], colors: Seq
     axes.tick_params(bottom=False, labelbottom=False, left=False)
 
 
-def _rectangle(x: int, y: int, color: str) -> Rectangle:
+def rectangle(x: int, y: int, color: str) -> Rectangle:
     from matplotlib.patches import Rectangle  # noqa: PLC0415 - slow to import
 
     return Rectangle((x - 0.47, y - 0.44), 0.94, 0.88, facecolor=color, edgecolor="none")
 
 
-def _legend(figure: Figure, colors: dict[str, str]) -> None:
+def legend(figure: Figure, colors: dict[str, str]) -> None:
     from matplotlib.patches import Patch  # noqa: PLC0415
 
     handles = [Patch(color=color, label=label) for label, color in colors.items()]
     figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False, fontsize=9)
 
 
-def _figure(rows: int, columns: int, *, width: float = 9, height: float = 3) -> tuple[Figure, Any]:
+def figure_of(rows: int, columns: int, *, width: float = 9, height: float = 3) -> tuple[Figure, Any]:
     """Make a figure without pyplot, which would keep it and choose a backend."""
     from matplotlib.figure import Figure  # noqa: PLC0415
 
@@ -190,7 +167,7 @@ def _figure(rows: int, columns: int, *, width: float = 9, height: float = 3) -> 
     return figure, figure.subplots(rows, columns)
 
 
-def _picture(figure: Figure, text: str) -> Picture:
+def picture_of(figure: Figure, text: str) -> Picture:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": text})
     svg = buffer.getvalue()

@@ -57,5 +57,5 @@ def _row(values: list[str] | tuple[object, ...], numeric: list[bool], tag: str, 
 
 def _cell(value: object, number: bool, tag: str, style: str) -> str:
     text = f"{value:,}" if number and isinstance(value, int | float) else str(value)
-    wrap = "normal" if len(text) > _LONG else "nowrap"
+    wrap = "normal;min-width:20em" if len(text) > _LONG else "nowrap"
     return f'<{tag} style="{_CELL}{style}text-align:{"right" if number else "left"};white-space:{wrap}">{html.escape(text)}</{tag}>'

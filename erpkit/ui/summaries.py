@@ -62,11 +62,18 @@ def summarize_migrations(
         "planned": plan.step_count,
         "applied": run.done_count if run else 0,
         "failed": len(failed),
+        "not started": len(run.not_started) if run else 0,
         "skipped": ", ".join(plan.skipped) or "none",
     }
     findings = [
         *(f"{result.tenant}: {result.error}" for result in failed),
         *(f"{slug}: {reason}" for slug, reason in plan.refused.items()),
+        *(
+            f"{s.tenant}: {s.module} {', '.join(map(str, s.edited))} was edited after it was applied"
+            for s in after
+            if s.edited
+        ),
+        *(f"{s.tenant}: {s.module} {', '.join(map(str, s.dirty))} stopped half way" for s in after if s.dirty),
         *(
             f"{s.tenant}: {s.module} is at {s.version} and lacks {', '.join(map(str, s.pending))}"
             for s in after

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from erpkit.events import DeadLetter, ReplayPlan, ReplayRun
-from erpkit.migrations import MigrationPlan, MigrationRun, MigrationStatus
 from erpkit.modules import ModuleCheck, ModuleLike, topic_of
 from erpkit.tenants import DropPlan, ProvisionPlan, TenantInspection
 
@@ -21,9 +20,6 @@ __all__ = [
     "findings_table",
     "health_table",
     "indexes_table",
-    "migration_plan_table",
-    "migration_results_table",
-    "migration_status_table",
     "modules_table",
     "provision_plan_table",
     "replay_failures_table",
@@ -36,7 +32,7 @@ __all__ = [
 
 def tenants_table(inspections: Sequence[TenantInspection]) -> pandas.DataFrame:
     """One line a tenant: status, size in MiB, rows, events and what is not as it should be."""
-    return _frame(
+    return frame_of(
         [
             {
                 "tenant": i.tenant.slug,
@@ -57,7 +53,7 @@ def tenants_table(inspections: Sequence[TenantInspection]) -> pandas.DataFrame:
 
 def health_table(inspections: Sequence[TenantInspection]) -> pandas.DataFrame:
     """One line a tenant: what waits, what grows, what a vacuum would clear away, and who is in the way."""
-    return _frame(
+    return frame_of(
         [
             {
                 "tenant": i.tenant.slug,
@@ -75,7 +71,7 @@ def health_table(inspections: Sequence[TenantInspection]) -> pandas.DataFrame:
 
 def blockers_table(inspections: Sequence[TenantInspection]) -> pandas.DataFrame:
     """One line a tenant and transaction that has been open for long or waits for a lock."""
-    return _frame(
+    return frame_of(
         [
             {
                 "tenant": i.tenant.slug,
@@ -100,7 +96,7 @@ def indexes_table(inspections: Sequence[TenantInspection]) -> pandas.DataFrame:
         for missing in i.missing_indexes:
             where = f"{missing.table} ({missing.columns})" if missing.columns else missing.table
             findings.setdefault((where, missing.reason), []).append(0)
-    return _frame(
+    return frame_of(
         [
             {"index": where, "finding": why, "tenants": len(sizes), "KiB": round(sum(sizes) / 1024)}
             for (where, why), sizes in sorted(findings.items(), key=lambda finding: (finding[0][1], finding[0][0]))
@@ -110,7 +106,7 @@ def indexes_table(inspections: Sequence[TenantInspection]) -> pandas.DataFrame:
 
 def drift_table(inspections: Sequence[TenantInspection]) -> pandas.DataFrame:
     """One line a difference from _template, in words and as the DDL that would undo it."""
-    return _frame(
+    return frame_of(
         [{"tenant": i.tenant.slug, "difference": str(one), "ddl": one.ddl} for i in inspections for one in i.drift]
     )
 
@@ -132,49 +128,12 @@ def rows_table(inspections: Sequence[TenantInspection]) -> pandas.DataFrame:
                 "largest": largest if total else "–",
             }
         )
-    return _frame(lines)
-
-
-def migration_status_table(statuses: Sequence[MigrationStatus]) -> pandas.DataFrame:
-    """The version of each module a tenant: one line a tenant, `4` if current, `3 (+1)` with one migration pending."""
-    lines: dict[str, dict[str, object]] = {}
-    for s in statuses:
-        line = lines.setdefault(s.tenant, {"tenant": s.tenant})
-        line[s.module] = f"{s.version}" + (f" (+{len(s.pending)})" if s.pending else "")
-    return _frame(list(lines.values()))
-
-
-def migration_plan_table(plan: MigrationPlan) -> pandas.DataFrame:
-    """One line a tenant and migration, in the order in which they would run, and the tenants that are left alone."""
-    lines = [
-        {
-            "tenant": p.tenant.slug,
-            "migration": m.name,
-            "statements": len(m.content.statements(plan.direction)),
-            "note": "",
-        }
-        for p in plan.tenants
-        for m in p.migrations
-    ]
-    others = {**{slug: f"skipped: {why}" for slug, why in plan.skipped.items()}, **plan.refused}
-    return _frame(
-        [*lines, *({"tenant": slug, "migration": "", "statements": 0, "note": note} for slug, note in others.items())]
-    )
-
-
-def migration_results_table(run: MigrationRun) -> pandas.DataFrame:
-    """One line a tenant: what was done, how long it took, and what failed."""
-    return _frame(
-        [
-            {"tenant": r.tenant, "done": ", ".join(r.done), "ms": round(r.seconds * 1000, 1), "error": r.error or ""}
-            for r in run.results
-        ]
-    )
+    return frame_of(lines)
 
 
 def modules_table(modules: Sequence[ModuleLike]) -> pandas.DataFrame:
     """One line a module: what it depends on and what it declares."""
-    return _frame(
+    return frame_of(
         [
             {
                 "module": m.name,
@@ -192,7 +151,7 @@ def modules_table(modules: Sequence[ModuleLike]) -> pandas.DataFrame:
 def topics_table(modules: Sequence[ModuleLike]) -> pandas.DataFrame:
     """One line an event: its topic and who handles it."""
     handlers = [handler for module in modules for handler in module.subscribes]
-    return _frame(
+    return frame_of(
         [
             {
                 "topic": topic_of(module.name, event),
@@ -207,12 +166,12 @@ def topics_table(modules: Sequence[ModuleLike]) -> pandas.DataFrame:
 
 def findings_table(check: ModuleCheck) -> pandas.DataFrame:
     """One line a finding: its kind, the problem and the remedy."""
-    return _frame([{"kind": f.kind, "problem": f.problem, "remedy": f.remedy} for f in check.findings])
+    return frame_of([{"kind": f.kind, "problem": f.problem, "remedy": f.remedy} for f in check.findings])
 
 
 def dead_letters_table(letters: Sequence[DeadLetter]) -> pandas.DataFrame:
     """One line a dead letter; payloads are not shown."""
-    return _frame(
+    return frame_of(
         [
             {
                 "tenant": letter.tenant,
@@ -229,7 +188,7 @@ def dead_letters_table(letters: Sequence[DeadLetter]) -> pandas.DataFrame:
 
 def replay_plan_table(plan: ReplayPlan) -> pandas.DataFrame:
     """One line a tenant, topic and handler: how many events it would see again, and which."""
-    return _frame(
+    return frame_of(
         [
             {
                 "tenant": s.tenant,
@@ -246,22 +205,22 @@ def replay_plan_table(plan: ReplayPlan) -> pandas.DataFrame:
 
 def replay_failures_table(run: ReplayRun) -> pandas.DataFrame:
     """One line an event that failed again."""
-    return _frame(
+    return frame_of(
         [{"tenant": f.tenant, "offset": f.offset, "handler": f.handler, "error": f.error} for f in run.failures]
     )
 
 
 def provision_plan_table(plan: ProvisionPlan) -> pandas.DataFrame:
     """One line a migration that the new tenant would get, in order."""
-    return _frame([{"migration": m.name, "statements": len(m.content.up)} for m in plan.migrations])
+    return frame_of([{"migration": m.name, "statements": len(m.content.up)} for m in plan.migrations])
 
 
 def drop_plan_table(plan: DropPlan) -> pandas.DataFrame:
     """One line a table that would be dropped, with its rows."""
-    return _frame([{"table": table, "rows": rows} for table, rows in plan.rows.items()])
+    return frame_of([{"table": table, "rows": rows} for table, rows in plan.rows.items()])
 
 
-def _frame(lines: Sequence[dict[str, object]]) -> pandas.DataFrame:
+def frame_of(lines: Sequence[dict[str, object]]) -> pandas.DataFrame:
     import pandas  # noqa: PLC0415 - slow to import
 
     return pandas.DataFrame(lines)

@@ -11,13 +11,12 @@ from itertools import islice
 from uuid import uuid4
 
 import psycopg
-from psycopg import sql
 
 from erpkit.config import Settings
 from erpkit.database import Database, Tenant
 from erpkit.embedded import EmbeddedServer
 from erpkit.migrations import Migration, read_migrations
-from erpkit.migrations.provider import create_version_table, migration_script
+from erpkit.migrations.script import create_version_table
 from erpkit.modules import load_modules
 from erpkit.queries import Statement, check_queries, read_statements
 from erpkit.runs.rehearsal import drop_database
@@ -57,14 +56,14 @@ def _check(database: Database, tenants: list[Tenant], statements: list[Statement
 
 
 def _make(database: Database, tenants: list[Tenant], migrations: tuple[Migration, ...]) -> None:
-    script = sql.SQL(";\n").join(part for m in migrations for part in (create_version_table(m), migration_script(m)))
+    script = "\n;\n".join(part for m in migrations for part in (create_version_table(m), *m.content.up))
     for tenant in tenants:
         with database.transaction() as connection:
             connection.execute(
                 f"SET LOCAL client_min_messages TO warning; CREATE SCHEMA {tenant.schema}; "
                 f"SET LOCAL search_path TO {tenant.schema}"
             )
-            connection.execute(script)
+            connection.execute(script.encode())
             create_roles(connection, tenant)
             grant_schema(connection, tenant)
 

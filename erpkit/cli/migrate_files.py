@@ -1,0 +1,90 @@
+"""erpkit migrate: what needs no database; show, new and lint."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from erpkit.cli.output import as_json, print_json
+from erpkit.config import Settings
+from erpkit.errors import MigrationError, UsageError
+from erpkit.migrations import parse_migration
+from erpkit.migrations.files import collect_migrations
+from erpkit.migrations.lint import LintFinding, lint_migrations
+from erpkit.migrations.new import Style, new_migration
+from erpkit.modules import ModuleLike, load_modules
+
+__all__ = ["lint", "new", "show"]
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--direction", type=click.Choice(["up", "down"]), default="up")
+@as_json
+def show(file: Path, direction: str, as_json: bool) -> None:
+    """Print the statements of a migration file, as goose would split it; ENVSUB is filled in from the environment."""
+    try:
+        parsed = parse_migration(file.read_bytes().decode(), os.environ)
+    except (MigrationError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: {error}") from None
+    statements = parsed.up if direction == "up" else parsed.down
+    if as_json:
+        told = {"use_transaction": parsed.use_transaction, "uses_environment": parsed.uses_environment}
+        print_json({"statements": statements, **told})
+        return
+    # On standard error: what is on standard output can be run.
+    if not parsed.use_transaction:
+        click.echo("NO TRANSACTION: each statement runs on its own; if one fails, those before it stay", err=True)
+    if parsed.uses_environment:
+        click.echo("ENVSUB: the statements hold values from this environment", err=True)
+    click.echo("\n\n".join(statements))
+
+
+@click.command()
+@click.argument("name")
+@click.option("--module", required=True, help="The module to write it for.")
+@click.option("--sequential", "style", flag_value="sequential", help="The next number.")
+@click.option("--timestamp", "style", flag_value="timestamp", help="The time in UTC, as YYYYMMDDHHMMSS.")
+@as_json
+def new(name: str, module: str, style: Style | None, as_json: bool) -> None:
+    """Write an empty migration into a module's folder, and print its path; its version is in the style of the others."""
+    path = new_migration(_module(module), name, style=style)
+    if as_json:
+        print_json({"path": path})
+    else:
+        click.echo(path)
+
+
+@click.command()
+@click.option("--module", "names", multiple=True, help="Only this module; may be repeated.")
+@click.option("--pg-version", metavar="VERSION", help="The server's version, 16 for example.")
+@as_json
+def lint(names: tuple[str, ...], pg_version: str | None, as_json: bool) -> int:
+    """Name the statements that lock or rewrite tables, or break running code; exit code 3 if there is one."""
+    modules = [_module(name) for name in names] or load_modules(Settings.from_env()).modules
+    migrations = [migration for module in modules for migration in collect_migrations(module)]
+    findings = lint_migrations(migrations, pg_version=pg_version)
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        _print_findings(findings)
+        click.echo(f"{len(migrations)} migrations, {len(findings)} findings")
+    return 3 if any(finding.level in ("error", "warning") for finding in findings) else 0
+
+
+def _print_findings(findings: tuple[LintFinding, ...]) -> None:
+    for finding in findings:
+        click.echo(f"{finding.path}:{finding.line}: {finding.level}: {finding.rule}")
+        click.echo(f"    {finding.statement}")
+        click.echo(f"  {finding.message} {finding.help}".rstrip())
+
+
+def _module(name: str) -> ModuleLike:
+    modules = load_modules(Settings.from_env()).modules
+    for module in modules:
+        if module.name == name:
+            return module
+    raise UsageError(f"there is no module {name!r}: there are {', '.join(known.name for known in modules)}")

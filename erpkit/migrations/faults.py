@@ -1,0 +1,88 @@
+"""What went wrong with a migration, in one line: who held a lock, what was left behind, what to do."""
+
+from __future__ import annotations
+
+import psycopg
+
+from erpkit.database import Connection, Tenant
+from erpkit.errors import DatabaseError
+from erpkit.migrations.files import Migration
+from erpkit.migrations.script import NO_SCHEMA, Limits
+
+__all__ = ["BUSY", "describe_holders", "describe_invalid_indexes", "explain", "file_of", "is_lost", "message_of"]
+
+# What another transaction is to blame for: waiting helps.
+BUSY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+
+_HOLDERS = """
+SELECT DISTINCT a.pid, coalesce(a.usename, ''), coalesce(nullif(a.application_name, ''), 'unnamed'), a.state,
+       round(extract(epoch FROM clock_timestamp() - a.xact_start))
+  FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+  LEFT JOIN pg_class c ON c.oid = l.relation LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE l.granted AND l.pid <> pg_backend_pid() AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+   AND (n.nspname = %(schema)s AND c.relkind IN ('r', 'p', 'm')
+        OR l.locktype = 'advisory' AND l.classid::bigint << 32 | l.objid::bigint = hashtextextended('erpkit.migrate.' || %(schema)s, 0))
+ ORDER BY 5 DESC NULLS LAST LIMIT 3
+"""
+
+_INVALID = """
+SELECT format('%%I.%%I', n.nspname, c.relname) FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND NOT x.indisvalid ORDER BY 1
+"""
+
+
+def is_lost(error: BaseException | None) -> bool:
+    """Tell whether the connection was lost, or none could be had, rather than a statement refused."""
+    if isinstance(error, DatabaseError):
+        return True
+    state = error.sqlstate if isinstance(error, psycopg.OperationalError) else ""
+    return state is None or state.startswith(("08", "57P"))
+
+
+def explain(tenant: Tenant, migration: Migration, error: BaseException, limits: Limits) -> str:
+    """Say in one line what went wrong, with the name of the tenant and the file, and what to do where that is known."""
+    if NO_SCHEMA in str(error):
+        return f"tenant {tenant.slug}: its schema {tenant.schema} does not exist any more: it was dropped or renamed"
+    reason = message_of(error, migration)
+    if isinstance(error, psycopg.errors.LockNotAvailable):
+        notes = "; ".join(getattr(error, "__notes__", [])[-1:])
+        reason = f"a lock was not to be had within {limits.lock_timeout:g} s, tried {limits.attempts} times{notes}"
+    elif isinstance(error, psycopg.errors.QueryCanceled) and limits.statement_timeout:
+        reason += f" (limit {limits.statement_timeout:g} s)"
+    return f"tenant {tenant.slug}: {file_of(migration)} failed: {reason}"
+
+
+def message_of(error: BaseException, migration: Migration) -> str:
+    """Return PostgreSQL's message and detail in one line; only the kind of error where a secret could be in it."""
+    if not isinstance(error, psycopg.Error):
+        return str(error)
+    if migration.content.uses_environment:
+        return f"{type(error).__name__} ({error.sqlstate}); the text is left out, as values of the environment may be in it"
+    lines = (error.diag.message_primary or str(error)).strip().splitlines() or [type(error).__name__]
+    return f"{lines[0]} ({error.diag.message_detail})" if error.diag.message_detail else lines[0]
+
+
+def file_of(migration: Migration) -> str:
+    """Name a migration's file for people: module and file."""
+    return f"{migration.module}/{migration.path.name}"
+
+
+def describe_holders(connection: Connection, tenant: Tenant) -> str:
+    """Say which transactions hold locks on a tenant's tables, or its migration lock; empty where none does."""
+    try:
+        rows = connection.execute(_HOLDERS, {"schema": tenant.schema}).fetchall()
+    except psycopg.Error:  # who held it is a help only
+        return ""
+    held = [
+        f"process {pid} ({user}, {app}, {state} for {seconds or 0:.0f} s)" for pid, user, app, state, seconds in rows
+    ]
+    return f"; held by {', '.join(held)}" if held else ""
+
+
+def describe_invalid_indexes(connection: Connection, tenant: Tenant) -> str:
+    """Name the invalid indexes that a failed CREATE INDEX CONCURRENTLY leaves, and how to be rid of them."""
+    try:
+        names = [name for (name,) in connection.execute(_INVALID, [tenant.schema])]
+    except psycopg.Error:
+        return ""
+    return "".join(f"; index {name} is invalid: DROP INDEX CONCURRENTLY {name}, then run it again" for name in names)

@@ -1,0 +1,216 @@
+"""What erpkit did to which tenant: its own table, as goose's keeps neither checksums nor faults."""
+
+from __future__ import annotations
+
+import getpass
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg import sql
+
+from erpkit.database import Connection, Tenant
+from erpkit.errors import DatabaseError
+from erpkit.migrations.files import Migration
+from erpkit.migrations.parser import Direction
+
+__all__ = ["HistoryEntry", "Run", "ensure_history", "read_history", "read_milliseconds"]
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS public.erpkit_migrations (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    run uuid NOT NULL,
+    plan text NOT NULL,
+    who text NOT NULL,
+    tenant text NOT NULL,
+    schema_name text NOT NULL,
+    version_table text NOT NULL,
+    module text NOT NULL,
+    version bigint NOT NULL,
+    direction text NOT NULL CHECK (direction IN ('up', 'down')),
+    state text NOT NULL CHECK (state IN ('done', 'failed', 'running', 'stopped')),
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    milliseconds double precision NOT NULL,
+    error text,
+    checksum text NOT NULL,
+    goose_id bigint
+);
+CREATE INDEX IF NOT EXISTS erpkit_migrations_by_schema ON public.erpkit_migrations (schema_name, version_table, version, id)
+"""
+
+_LATEST = """
+SELECT DISTINCT ON (schema_name, version_table, version)
+       schema_name, version_table, version, direction, state, checksum, goose_id, module, who, at, error
+  FROM public.erpkit_migrations WHERE schema_name = ANY(%s) AND state <> 'failed'
+ ORDER BY schema_name, version_table, version, id DESC
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a plan, as the history knows it: `who` is user and host."""
+
+    plan_id: str
+    id: UUID = field(default_factory=uuid4)
+    who: str = field(default_factory=lambda: f"{_user()}@{platform.node()}")
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """One migration of one tenant: `state` is done, failed (rolled back), running, or stopped (half way, and stays so)."""
+
+    at: datetime
+    tenant: str
+    module: str
+    version: int
+    direction: Direction
+    state: str
+    milliseconds: float
+    error: str | None
+    who: str
+    plan_id: str
+    run: UUID
+
+
+def ensure_history(connection: Connection) -> None:
+    """Make `public.erpkit_migrations` if it is missing; raises DatabaseError where the login may not."""
+    if has_history(connection):
+        return
+    try:
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0))")
+            connection.execute(f"SET LOCAL client_min_messages TO warning; {_TABLE}".encode())
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise DatabaseError(f"the history of migrations cannot be made: {error.diag.message_primary}") from error
+
+
+def has_history(connection: Connection) -> bool:
+    """Tell whether erpkit ever migrated anything in this database."""
+    return connection.execute("SELECT to_regclass('public.erpkit_migrations')").fetchone() != (None,)
+
+
+def note_start(*, session: bool = False) -> str:
+    """Return the statement that notes when a migration begins, after it has its lock; `record_done` counts from there."""
+    return f"SELECT set_config('erpkit.began', clock_timestamp()::text, {str(not session).lower()})"
+
+
+def record_done(tenant: Tenant, migration: Migration, direction: Direction, run: Run) -> sql.Composed:
+    """Return the statement that writes goose's row and the history's, one knowing the other, inside a migration's transaction."""
+    goose = "INSERT INTO {table} (version_id, is_applied) VALUES ({version}, true) RETURNING id"
+    if direction == "down":
+        goose = "DELETE FROM {table} WHERE version_id = {version} RETURNING id"
+    values = _values(tenant, migration, direction, run, "done")
+    return sql.SQL(
+        f"WITH goose AS ({goose}) INSERT INTO public.erpkit_migrations ({{columns}}, milliseconds, goose_id) "  # noqa: S608
+        "SELECT {values}, 1000 * extract(epoch FROM clock_timestamp() - current_setting('erpkit.began')::timestamptz), max(id) "
+        "FROM goose"
+    ).format(
+        table=sql.Identifier(migration.version_table),
+        version=sql.Literal(migration.version),
+        columns=sql.SQL(", ").join(map(sql.Identifier, values)),
+        values=sql.SQL(", ").join(map(sql.Literal, values.values())),
+    )
+
+
+def record(
+    connection: Connection,
+    tenant: Tenant,
+    migration: Migration,
+    direction: Direction,
+    run: Run,
+    state: str,
+    *,
+    milliseconds: float = 0,
+    error: str | None = None,
+) -> None:
+    """Write what became of a migration that did not get done, on a connection in autocommit mode."""
+    values = _values(tenant, migration, direction, run, state) | {"milliseconds": milliseconds, "error": error}
+    connection.execute(
+        sql.SQL("INSERT INTO public.erpkit_migrations ({}) VALUES ({})").format(
+            sql.SQL(", ").join(map(sql.Identifier, values)), sql.SQL(", ").join(map(sql.Literal, values.values()))
+        )
+    )
+
+
+def read_history(
+    connection: Connection, tenants: Sequence[Tenant] | None = None, limit: int = 1000
+) -> list[HistoryEntry]:
+    """Return the newest `limit` entries, the newest first; None stands for all tenants, those that are gone included."""
+    if not has_history(connection):
+        return []
+    schemas = None if tenants is None else [tenant.schema for tenant in tenants]
+    rows = connection.execute(
+        "SELECT at, tenant, module, version, direction, state, milliseconds, error, who, plan, run "
+        "FROM public.erpkit_migrations WHERE %s::text[] IS NULL OR schema_name = ANY(%s) ORDER BY id DESC LIMIT %s",
+        [schemas, schemas, limit],
+    )
+    return [HistoryEntry(*row) for row in rows]
+
+
+def read_milliseconds(connection: Connection) -> dict[tuple[str, int, Direction], float]:
+    """Return how long each migration took, the median over all tenants so far, by module, version and direction."""
+    if not has_history(connection):
+        return {}
+    rows = connection.execute(
+        "SELECT module, version, direction, percentile_cont(0.5) WITHIN GROUP (ORDER BY milliseconds) "
+        "FROM public.erpkit_migrations WHERE state = 'done' GROUP BY 1, 2, 3"
+    )
+    return {(module, version, direction): median for module, version, direction, median in rows}
+
+
+def read_edited(
+    connection: Connection, schemas: Sequence[str], migrations: Sequence[Migration]
+) -> list[tuple[str, str, int, int]]:
+    """Return schema, table, version and the id of goose's row where the file is no longer the one that was applied."""
+    if not migrations or not has_history(connection):
+        return []
+    files = [(m.version_table, m.version, m.checksum) for m in migrations]
+    tables, versions, checksums = (list(column) for column in zip(*files, strict=True))
+    return connection.execute(
+        "SELECT h.schema_name, h.version_table, h.version, h.goose_id FROM public.erpkit_migrations h "
+        "JOIN unnest(%s::text[], %s::bigint[], %s::text[]) f (version_table, version, checksum) USING (version_table, version) "
+        "WHERE h.schema_name = ANY(%s) AND h.direction = 'up' AND h.state = 'done' AND h.checksum <> f.checksum",
+        [tables, versions, checksums, list(schemas)],
+    ).fetchall()
+
+
+def read_dirty(
+    connection: Connection, schemas: Sequence[str], migrations: Sequence[Migration]
+) -> Mapping[tuple[str, str], dict[int, str]]:
+    """Return what stopped half way: the last entry of a NO TRANSACTION migration says that it runs, or that it stopped."""
+    if all(m.content.use_transaction for m in migrations) or not has_history(connection):
+        return {}
+    dirty: dict[tuple[str, str], dict[int, str]] = {}
+    for schema, table, version, direction, state, _, _, module, who, at, error in connection.execute(
+        _LATEST, [list(schemas)]
+    ):
+        if state in ("running", "stopped"):
+            what = f"{module} {version} ({direction}) by {who} at {at:%Y-%m-%d %H:%M}"
+            dirty.setdefault((schema, table), {})[version] = f"{what}: {error or 'was begun and never ended'}"
+    return dirty
+
+
+def _values(tenant: Tenant, migration: Migration, direction: Direction, run: Run, state: str) -> dict[str, object]:
+    return {
+        "run": str(run.id),
+        "plan": run.plan_id,
+        "who": run.who,
+        "tenant": tenant.slug,
+        "schema_name": tenant.schema,
+        "version_table": migration.version_table,
+        "module": migration.module,
+        "version": migration.version,
+        "direction": direction,
+        "state": state,
+        "checksum": migration.checksum,
+    }
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return "unknown"

@@ -1,0 +1,202 @@
+"""Migrations that would stop work: which statements lock or rewrite tables, or break the code that is running.
+
+squawk knows the rules (https://squawkhq.com/docs/rules); this gives it what goose would run, and says where it stands in the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from erpkit.errors import MigrationError, UsageError
+from erpkit.migrations.files import Migration
+from erpkit.migrations.plan import MigrationPlan
+
+__all__ = ["DEFAULT_RULES", "LintFinding", "LintReport", "find_squawk", "lint_migrations", "lint_plan"]
+
+_LOCKS_OR_REWRITES = (
+    "adding-field-with-default",  # a volatile default, or a generated column, rewrites the table
+    "adding-foreign-key-constraint",
+    "adding-not-nullable-field",
+    "adding-serial-primary-key-field",
+    "ban-alter-domain-with-add-constraint",
+    "changing-column-type",
+    "constraint-missing-not-valid",
+    "disallowed-unique-constraint",
+    "prefer-repack",  # VACUUM FULL and CLUSTER, from PostgreSQL 19
+    "require-concurrent-index-creation",
+    "require-concurrent-index-deletion",
+    "require-concurrent-partition-detach",
+    "require-concurrent-reindex",
+)
+_BREAKS_RUNNING_CODE = (
+    "adding-required-field",
+    "ban-drop-column",
+    "ban-drop-database",
+    "ban-drop-not-null",
+    "ban-drop-table",
+    "ban-truncate-cascade",
+    "renaming-column",
+    "renaming-table",
+)
+_CANNOT_RUN_AS_MEANT = (
+    "ban-concurrent-index-creation-in-transaction",
+    "ban-duplicate-column-assignments",
+    "ban-uncommitted-transaction",
+    "identifier-too-long",
+    "syntax-error",
+    "transaction-nesting",
+)
+# Left out is what is taste (types, IDENTITY, IF NOT EXISTS, the order of enum values), what tenant schemas forbid
+# (require-table-schema), and timeouts, which are for the runner to set.
+DEFAULT_RULES = frozenset((*_LOCKS_OR_REWRITES, *_BREAKS_RUNNING_CODE, *_CANNOT_RUN_AS_MEANT))
+
+_VERSION = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){0,2}")
+_IGNORE = re.compile(r"\s*--\s*squawk-ignore")
+
+
+@dataclass(frozen=True)
+class LintFinding:
+    """A statement that a rule of squawk's speaks against.
+
+    `line` is that of the file, `statement` the first line of the statement as it is written there; `level` is `error` or
+    `warning`. https://squawkhq.com/docs/<rule> says more.
+    """
+
+    migration: str
+    path: Path
+    line: int
+    statement: str
+    rule: str
+    level: str
+    message: str
+    help: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.level}: {self.rule}: {self.message}{self.help and ' ' + self.help}"
+
+
+@dataclass(frozen=True)
+class LintReport:
+    """The findings for a plan; `note` says why there can be none where squawk is not installed."""
+
+    findings: tuple[LintFinding, ...]
+    note: str = ""
+
+
+def lint_plan(plan: MigrationPlan) -> LintReport:
+    """Check the Up statements of a plan; without squawk the report says so instead of failing, as a plan can do without."""
+    up = [migration for migration, direction, _ in plan.scripts() if direction == "up"]
+    try:
+        return LintReport(lint_migrations(up))
+    except UsageError as error:
+        return LintReport((), f"not linted: {error}")
+
+
+def lint_migrations(
+    migrations: Sequence[Migration], *, pg_version: str | None = None, rules: Collection[str] = DEFAULT_RULES
+) -> tuple[LintFinding, ...]:
+    """Check the Up statements of `migrations` with squawk, one process for all of them; no database is needed.
+
+    `pg_version` is the server's ("16", "15.4"), squawk's own idea unless given; `rules` are those that count. A comment
+    `-- squawk-ignore <rule>` on the line above is honoured, and so is `-- squawk-ignore-file` anywhere. Raises UsageError where squawk
+    is not installed, and MigrationError where it fails.
+    """
+    if pg_version is not None and not _VERSION.fullmatch(pg_version):
+        raise UsageError(f"{pg_version!r} is no PostgreSQL version: write 16 or 15.4")
+    squawk = find_squawk()
+    if not migrations:
+        return ()
+    scripts = [_script(migration) for migration in migrations]
+    found = _run(squawk, [text for text, _ in scripts], pg_version)
+    findings = [
+        _finding(migrations[number], scripts[number][1], raw)
+        for number, raw in found
+        if raw["rule_name"] in rules  # a newer squawk's rules are its users' to choose
+    ]
+    order = {migration.name: number for number, migration in enumerate(migrations)}
+    return tuple(sorted(findings, key=lambda finding: (order[finding.migration], finding.line, finding.rule)))
+
+
+def _script(migration: Migration) -> tuple[str, list[int]]:
+    """Return what goose would run, and for each of its lines the line of the file that it comes from.
+
+    The transaction is spelt out: squawk's own option holds for all files, and lets a lone CREATE INDEX CONCURRENTLY pass.
+    """
+    lines: list[str] = ["BEGIN;"] if migration.content.use_transaction else []
+    origin = [0] * len(lines)
+    for start, text in sorted(_parts(migration)):
+        while origin and 0 < origin[-1] < start - 1:  # squawk-ignore speaks of the next line: keep them apart
+            origin.append(origin[-1] + 1)
+            lines.append("")
+        for offset, line in enumerate(text.split("\n")):
+            lines.append(line)
+            origin.append(start + offset)
+    return "\n".join([*lines, *(["COMMIT;"] if migration.content.use_transaction else []), ""]), origin
+
+
+def _parts(migration: Migration) -> Iterator[tuple[int, str]]:
+    """Yield the Up statements, and squawk's comments between them, which goose drops, with the lines that they start on."""
+    inside: set[int] = set()
+    for start, statement in zip(migration.content.up_lines, migration.content.up, strict=True):
+        inside.update(range(start, start + statement.count("\n") + 1))
+        yield start, statement
+    for number, line in enumerate(migration.text.split("\n"), start=1):
+        if number not in inside and _IGNORE.match(line):
+            yield number, line.strip()
+
+
+def _run(squawk: str, scripts: Sequence[str], pg_version: str | None) -> list[tuple[int, Mapping[str, Any]]]:
+    """Run squawk; return its findings, each with the number of its script."""
+    with tempfile.TemporaryDirectory(prefix="erpkit-lint-") as work:
+        for number, script in enumerate(scripts):
+            (Path(work) / f"{number}.sql").write_text(script, encoding="utf-8")
+        (Path(work) / "squawk.toml").touch()  # or it looks for one in the folders above
+        options = [f"--pg-version={pg_version}"] if pg_version else []
+        done = subprocess.run(
+            [squawk, "--config=squawk.toml", "--reporter=json", *options, "*.sql"],
+            cwd=work, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    try:
+        return [(int(Path(raw["file"]).stem), raw) for raw in json.loads(done.stdout)]
+    except ValueError:
+        complaint = (done.stderr or done.stdout).strip().splitlines() or [f"it ended with {done.returncode}"]
+        raise MigrationError(f"squawk failed: {complaint[0]}") from None
+
+
+def _finding(migration: Migration, origin: Sequence[int], raw: Mapping[str, Any]) -> LintFinding:
+    line = origin[min(raw["line"], len(origin) - 1)]  # it counts from 0
+    start = max((number for number in migration.content.up_lines if number <= line), default=1)
+    written = migration.text.split("\n")[start - 1 : start] or [""]  # a migration need not come from a file
+    return LintFinding(
+        migration=migration.name,
+        path=migration.path,
+        line=line,
+        statement=written[0].strip(),
+        rule=raw["rule_name"],
+        level=raw["level"].lower(),
+        message=raw["message"],
+        help=raw["help"] or "",
+    )
+
+
+def find_squawk(folders: Sequence[str | Path] | None = None) -> str:
+    """Return the path of the squawk program, from where pip puts it, or PATH, unless `folders` are given.
+
+    Raises UsageError, saying how to install it, where there is none.
+    """
+    if folders is None:
+        folders = [sysconfig.get_path("scripts"), *os.get_exec_path()]  # the first need not be on the path
+    found = shutil.which("squawk", path=os.pathsep.join(map(str, folders)))
+    if found is None:
+        raise UsageError("squawk, which checks migrations, is not installed: pip install 'erpkit[lint]'")
+    return found

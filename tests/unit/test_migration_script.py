@@ -1,0 +1,53 @@
+"""What is sent for a migration, and what is refused before anything is sent."""
+
+from pathlib import Path
+
+import pytest
+
+from erpkit.errors import MigrationError
+from erpkit.migrations import Migration, parse_migration
+from erpkit.migrations.script import check_statements
+
+
+def migration(text: str) -> Migration:
+    return Migration("stock", 1, Path("stock/migrations/00001_step.sql"), parse_migration(f"-- +goose Up\n{text}"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "INSERT INTO notes VALUES ('first;\nsecond');",  # goose sends 'INSERT INTO notes VALUES ('first;' alone
+        'SELECT 1 AS "a;\nb";',
+        "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $$\nBEGIN RETURN 1;\nEND;\n$$;",
+        "SELECT 1; /* a comment;\n*/ SELECT 2;",
+    ],
+)
+def test_a_quote_that_goose_would_cut_in_two_is_refused(text: str) -> None:
+    with pytest.raises(MigrationError, match="00001_step.sql: up statement 1 ends inside a quote or a comment"):
+        check_statements(migration(text))
+
+
+@pytest.mark.parametrize("text", ["COMMIT;", "begin;", "SELECT 1; ROLLBACK;", "start  transaction;", "END;"])
+def test_a_statement_that_would_end_the_transaction_is_refused(text: str) -> None:
+    with pytest.raises(MigrationError, match="a migration is one transaction"):
+        check_statements(migration(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "INSERT INTO notes VALUES ('it''s; fine', E'a\\'b', $$x;'$$, $q$ ' $q$);",
+        "-- +goose StatementBegin\nDO $$\nBEGIN\nRETURN;\nEND;\n$$;\n-- +goose StatementEnd",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE SQL BEGIN ATOMIC SELECT 1; END;",
+        "SELECT 'commit;'; -- don't rollback;",
+        "SAVEPOINT a; ROLLBACK TO a;",
+        'SELECT "it\'s" FROM t WHERE a > $1;',
+    ],
+)
+def test_what_only_looks_like_it_is_let_through(text: str) -> None:
+    check_statements(migration(text))
+
+
+def test_a_file_without_transaction_may_do_as_it_likes() -> None:
+    text = "-- +goose NO TRANSACTION\n-- +goose Up\nBEGIN;\nCOMMIT;\n"
+    check_statements(Migration("stock", 1, Path("00001_step.sql"), parse_migration(text)))
