@@ -28,8 +28,9 @@ _DISCARD = (
     "SET SESSION AUTHORIZATION DEFAULT; RESET ALL; RESET ROLE; CLOSE ALL; UNLISTEN *; DEALLOCATE ALL; "
     "SELECT pg_advisory_unlock_all(); DISCARD TEMP"
 )
-# A rollback takes back every setting, cursor, LISTEN and temporary table; these two are all that it leaves.
-_LEAVE = b"ROLLBACK; DEALLOCATE ALL; SELECT pg_catalog.pg_advisory_unlock_all()"
+# A rollback takes back every setting, cursor, LISTEN and temporary table, and leaves only the session's prepared statements
+# and advisory locks. Before it these two cost half of what they would in a transaction of their own after it.
+_LEAVE = b"DEALLOCATE ALL; SELECT pg_catalog.pg_advisory_unlock_all(); ROLLBACK"
 
 
 def enter_tenant(
@@ -73,6 +74,7 @@ def scope_statements(schema: str, role: str | None, statement_timeout: float | N
     )
 
 
+@lru_cache(maxsize=10_000)
 def search_path(schema: str) -> str:
     """Return the search_path of a tenant: its schema, checked and quoted, as a comma in it would add another one.
 
