@@ -28,8 +28,8 @@ _DISCARD = (
     "SET SESSION AUTHORIZATION DEFAULT; RESET ALL; RESET ROLE; CLOSE ALL; UNLISTEN *; DEALLOCATE ALL; "
     "SELECT pg_advisory_unlock_all(); DISCARD TEMP"
 )
-# A rollback takes back every setting, cursor, LISTEN and temporary table, and leaves only the session's prepared statements
-# and advisory locks. Before it these two cost half of what they would in a transaction of their own after it.
+# A rollback takes back every setting, cursor and LISTEN; it leaves the session's prepared statements and advisory locks. To
+# drop those before it costs half of what it would in a transaction of their own after it.
 _LEAVE = b"DEALLOCATE ALL; SELECT pg_catalog.pg_advisory_unlock_all(); ROLLBACK"
 
 

@@ -117,10 +117,10 @@ def test_time_is_limited_however_many_statements_are_under_way(shared: Database,
 
 
 def test_the_server_itself_holds_the_limits(shared: Database, tenants: list[Tenant]) -> None:
-    query = "SELECT current_setting('statement_timeout') AS held, n FROM generate_series(1, 100000000) n"
+    query = "SELECT current_setting('statement_timeout') AS held, generate_series(1, 1000000000) AS n"
     result = across(shared, query, tenants=tenants[:1], limit=3, timeout=7)
     assert len(result.frame) == 3
-    assert "6" <= result.frame["held"][0][0] <= "7"
+    assert result.frame["held"][0].startswith(("6", "7"))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_the_server_itself_holds_the_limits(shared: Database, tenants: list[Tena
     [
         "SELECT n FROM generate_series(1, 9) n ORDER BY n LIMIT 4",
         "SELECT n FROM generate_series(1, 9) n ORDER BY n OFFSET 2 ROWS FETCH FIRST 4 ROWS ONLY",
-        "WITH some AS (SELECT n FROM generate_series(1, 4) n) SELECT n FROM some ORDER BY n -- to the end",
+        "WITH few AS (SELECT n FROM generate_series(1, 4) n) SELECT n FROM few ORDER BY n -- to the end",
         "VALUES (1), (2), (3), (4);",
         "(SELECT 1 AS n) UNION ALL (SELECT 2 LIMIT 1) UNION ALL SELECT generate_series(3, 4)",
         "SELECT 1 AS n UNION ALL SELECT generate_series(2, 4)",

@@ -96,7 +96,7 @@ def _is_cancelled(connection: Connection) -> None:
     connection.execute("SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(5)")
 
 
-@pytest.mark.parametrize("setting", [setting for setting in SESSION_SETTINGS if "LISTEN" not in setting])
+@pytest.mark.parametrize("setting", [setting for setting in SESSION_SETTINGS if "TEMP" not in setting])
 def test_nothing_survives_a_tenant_transaction_that_only_reads(one: tuple[Database, Tenant], setting: str) -> None:
     database, tenant = one
     before = _state(database)
@@ -176,12 +176,12 @@ def test_a_sweep_in_groups_meets_connections_that_know_its_tenants(
 ) -> None:
     made = [create_tenant(database, migrations, slug) for slug in ("acme", "bluebird", "cobalt")]
     with Database(database.conninfo, "three", max_connections=3) as three:
-        for number in range(4):
+        for _ in range(4):
             across(three, "SELECT 1 AS n", tenants=made)
             with three.visit_at_once([[made[0]], [made[1]], [made[2]]]) as pairs:
                 assert [connection.visited for connection, _ in pairs] == [{tenant.schema} for tenant in made]
             with three.connection():
-                assert number >= 0  # the pool hands out another one first the next time
+                pass  # the pool hands out another one first the next time
 
 
 def test_a_sweep_goes_on_with_the_connections_that_are_left(
