@@ -192,6 +192,18 @@ def test_a_sweep_goes_on_with_the_connections_that_are_left(
         assert list(across(two, "SELECT 1 AS n", tenants=made).frame["tenant"]) == ["acme", "bluebird", "cobalt"]
 
 
+_PREPARED = "SELECT count(*) AS n FROM pg_prepared_statements"
+
+
+def test_only_postgresql_itself_is_sent_a_statement_to_keep_for_the_sweep(
+    one: tuple[Database, Tenant], bouncer: Database
+) -> None:
+    database, tenant = one
+    assert list(across(database, _PREPARED, tenants=[tenant]).frame["n"]) == [1]
+    assert list(across(bouncer, _PREPARED, tenants=[tenant]).frame["n"]) == [0]
+    assert _state(database)[8] == 0
+
+
 @pytest.fixture
 def bouncer(server: EmbeddedServer, database: Database) -> Iterator[Database]:
     """PgBouncer in transaction mode with one server connection, so that each transaction meets what the last one left."""
