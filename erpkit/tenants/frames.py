@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from erpkit.errors import UsageError
@@ -60,10 +61,11 @@ def combine(parts: Sequence[Part]) -> pandas.DataFrame:
 
 
 def _frame(names: Sequence[str], types: Sequence[int], parts: Sequence[Part]) -> pandas.DataFrame:
+    import numpy  # noqa: PLC0415 - slow to import
     import pandas  # noqa: PLC0415
 
-    rows = [row for part in parts for row in part.rows]
-    slugs = [part.tenant for part in parts for _ in part.rows]
+    rows = list(chain.from_iterable(part.rows for part in parts))
+    slugs = numpy.repeat(numpy.array([part.tenant for part in parts], dtype=object), [len(part.rows) for part in parts])
     columns = list(zip(*rows, strict=True)) if rows else [() for _ in names]
     data = {"tenant": pandas.Series(slugs, dtype="str")}
     for name, oid, values in zip(_unique(names), types, columns, strict=True):

@@ -10,6 +10,7 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.tenants import Across, across, find_tenants
+from erpkit.ui.progress import progress_bar
 
 if TYPE_CHECKING:
     import pandas
@@ -61,7 +62,8 @@ class TenantMagics(Magics):
     def _query(self, slugs: list[str], cell: str, limit: int) -> Across:
         with self.database.connection() as connection:
             tenants = find_tenants(connection, slugs, self._settings.tenants_query)
-        return across(self.database, cell, tenants=tenants, limit=limit)
+        with progress_bar(sum(tenant.is_active for tenant in tenants), "tenants") as done:
+            return across(self.database, cell, tenants=tenants, limit=limit, progress=done)
 
     def _give(self, frame: pandas.DataFrame, result: Across, output: str | None) -> pandas.DataFrame | None:
         """Return the rows, or put them into a variable; what a reader must know is told above them."""

@@ -53,7 +53,7 @@ def main(count: int) -> None:
 
 def _plain(database: Database, tenants: list[Tenant]) -> None:
     for tenant in tenants[:300]:
-        with database._lend() as connection, connection.transaction():
+        with database._pool.connection() as connection, connection.transaction():
             connection.execute(f"SELECT id, amount, note FROM {tenant.schema}.items ORDER BY id").fetchall()
 
 

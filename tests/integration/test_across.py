@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from uuid import UUID
 
@@ -106,6 +107,50 @@ def test_time_is_limited_for_all_tenants_together(shared: Database, tenants: lis
     assert set(result.errors) == {tenant.slug for tenant in tenants}
 
 
+def test_time_is_limited_however_many_statements_are_under_way(shared: Database, tenants: list[Tenant]) -> None:
+    many = [replace(tenants[n % 5], slug=f"n{n}") for n in range(300)]
+    started = time.monotonic()
+    result = across(shared, "SELECT 1 AS n FROM pg_sleep(5)", tenants=many, timeout=0.2)
+    assert time.monotonic() - started < 4
+    assert len(result.errors) == 300
+    assert len(across(shared, "SELECT 1 AS n", tenants=tenants).frame) == 5
+
+
+def test_the_server_itself_holds_the_limits(shared: Database, tenants: list[Tenant]) -> None:
+    query = "SELECT current_setting('statement_timeout') AS held, generate_series(1, 1000000000) AS n"
+    result = across(shared, query, tenants=tenants[:1], limit=3, timeout=7)
+    assert len(result.frame) == 3
+    assert result.frame["held"][0].startswith(("6", "7"))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT n FROM generate_series(1, 9) n ORDER BY n LIMIT 4",
+        "SELECT n FROM generate_series(1, 9) n ORDER BY n OFFSET 2 ROWS FETCH FIRST 4 ROWS ONLY",
+        "WITH few AS (SELECT n FROM generate_series(1, 4) n) SELECT n FROM few ORDER BY n -- to the end",
+        "VALUES (1), (2), (3), (4);",
+        "(SELECT 1 AS n) UNION ALL (SELECT 2 LIMIT 1) UNION ALL SELECT generate_series(3, 4)",
+        "SELECT 1 AS n UNION ALL SELECT generate_series(2, 4)",
+        "SELECT n FROM generate_series(1, 4) n FOR UPDATE OF n",
+    ],
+)
+def test_a_query_may_have_any_ending_of_its_own(shared: Database, tenants: list[Tenant], query: str) -> None:
+    result = across(shared, query, tenants=tenants[:1], limit=3)
+    if "FOR UPDATE" in query:
+        assert list(result.errors) == ["acme"]
+    else:
+        assert (len(result.frame), result.truncated) == (3, ("acme",))
+
+
+def test_a_connection_that_dies_is_told_for_the_tenants_it_owed(shared: Database, tenants: list[Tenant]) -> None:
+    query = "SELECT pg_terminate_backend(pg_backend_pid()) FROM catalog_categories WHERE name = 'acme'"
+    plain = [Tenant(tenant.slug, tenant.schema) for tenant in tenants]  # as the superuser, who may
+    result = across(shared, query, tenants=plain, connections=2)
+    assert set(result.errors) == {"acme", "cobalt", "elm"}
+    assert not across(shared, "SELECT 1 AS n", tenants=tenants).errors
+
+
 def test_tenants_whose_schemas_differ_get_the_columns_of_all(shared: Database, tenants: list[Tenant]) -> None:
     with shared.connection() as connection:
         connection.execute("ALTER TABLE tenant_delta.catalog_categories ADD extra int DEFAULT 7")
@@ -132,6 +177,12 @@ def test_columns_of_one_name_are_numbered_and_tenant_is_taken(shared: Database, 
         "RESET ROLE",
         "SET search_path TO tenant_bluebird",
         "DO $$ BEGIN RESET ROLE; END $$",
+        "BEGIN",
+        "commit; DROP SCHEMA tenant_acme CASCADE",
+        "/* SELECT */ UPDATE catalog_categories SET name = 'x'",
+        "EXPLAIN ANALYZE DELETE FROM catalog_categories",
+        "CALL nothing()",
+        "COPY catalog_categories TO PROGRAM 'true'",
         "SELECT set_config('role', 'postgres', false)",
         "SELECT \"set_config\"('search_path', 'tenant_bluebird', false)",
         "SELECT query_to_xml('SELECT set_' || 'config(''role'', ''none'', true)', true, false, '')",
@@ -158,6 +209,10 @@ def test_what_does_not_read_is_refused_before_it_is_sent(shared: Database, tenan
         "SELECT * FROM public.tenants",
         "SELECT pg_read_file('/etc/passwd')",
         "SELECT 1 INTO taken",
+        "SELECT 1; SET search_path TO tenant_bluebird",
+        "SELECT 1; RESET ROLE",
+        "SELECT 1) LIMIT 1; DELETE FROM catalog_categories; (SELECT 1",
+        "SELECT lo_creat(-1)",
     ],
 )
 def test_what_gets_past_that_is_refused_by_postgresql(

@@ -26,6 +26,16 @@ HOSTILE = [
     "a b",
     "a'b",
     "a\n",
+    "pg_toast",
+    '"acme"',
+    "acme,public",
+    "acme;",
+    "acme\0",
+    "ａcme",
+    "acmе",
+    "acm\u0131",
+    "acme\u200b",
+    "\u212acme",
 ]
 
 

@@ -1,0 +1,22 @@
+"""Connections, the pool, and transactions that are scoped to one tenant."""
+
+from erpkit.database.pool import TENANTS_A_CONNECTION, Database, PooledConnection
+from erpkit.database.schemas import fetch_union, schemas_with_table
+from erpkit.database.scope import Connection, enter_tenant, no_schema, scope_statements, search_path
+from erpkit.database.tenant import TEMPLATE, Tenant, check_schema_name
+
+__all__ = [
+    "TEMPLATE",
+    "TENANTS_A_CONNECTION",
+    "Connection",
+    "Database",
+    "PooledConnection",
+    "Tenant",
+    "check_schema_name",
+    "enter_tenant",
+    "fetch_union",
+    "no_schema",
+    "schemas_with_table",
+    "scope_statements",
+    "search_path",
+]

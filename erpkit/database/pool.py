@@ -1,0 +1,237 @@
+"""A database and its pool of connections, lent for one tenant, for many, or for none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import psycopg
+from psycopg import pq
+from psycopg.rows import RowFactory, tuple_row
+
+from erpkit.config import Settings
+from erpkit.database.scope import Connection, check_in_transaction, enter_tenant, leave_unchanged, reset
+from erpkit.database.target import probe
+from erpkit.database.tenant import Tenant
+from erpkit.embedded import EmbeddedServer
+from erpkit.errors import DatabaseError, UsageError
+
+if TYPE_CHECKING:
+    from psycopg_pool import ConnectionPool
+
+__all__ = ["TENANTS_A_CONNECTION", "Database", "PooledConnection"]
+
+# A backend grew from 13 MB to 174 MB over 1,000 tenants of three tables, for all that it keeps of each table.
+TENANTS_A_CONNECTION = 500
+
+_WAIT = 30  # seconds for a connection
+_WAIT_FOR_MORE = 0.25  # seconds for one beside those that are held: to wait longer could be to wait for each other
+
+
+class PooledConnection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection of the pool; `visited` are the schemas that its backend has seen."""
+
+    def __init__(self, pgconn: pq.abc.PGconn, row_factory: RowFactory[tuple[Any, ...]] = tuple_row) -> None:
+        super().__init__(pgconn, row_factory)
+        self.visited: set[str] = set()
+
+
+class Database:
+    """A PostgreSQL database with a pool of connections; open it with `Database.open(settings)`, in a `with` block or not.
+
+    `target` names it for people: `embedded`, or host/database/user.
+    """
+
+    def __init__(self, conninfo: str, target: str, *, max_connections: int = 8, writable: bool = True) -> None:
+        from psycopg_pool import ConnectionPool  # noqa: PLC0415 - half of the package's import time
+
+        # The pool warns of connections that it replaces; without a handler Python would print that.
+        logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
+        self.target = target
+        self._writable = writable
+        self.conninfo = conninfo
+        self._pool: ConnectionPool[PooledConnection] = ConnectionPool(
+            conninfo,
+            connection_class=PooledConnection,
+            min_size=0,
+            max_size=max_connections,
+            kwargs={"autocommit": True, "application_name": "erpkit", "prepare_threshold": None, "connect_timeout": 10},
+            open=True,
+            timeout=_WAIT,
+            name="erpkit",
+        )
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Open the database that `settings` name, starting the embedded server if it is the one.
+
+        Raises DatabaseError, naming the target, when it does not answer or refuses us.
+        """
+        if settings.database is not None:
+            return cls(settings.database, probe(settings.database), writable=settings.tenants_query is None)
+        server = EmbeddedServer(settings.home)
+        server.start()
+        probe(server.url())
+        return cls(server.url(), "embedded", writable=settings.tenants_query is None)
+
+    def check_writable(self) -> None:
+        """Raise UsageError where the database belongs to an ERP that erpkit only reads."""
+        if not self._writable:
+            raise UsageError(f"ERPKIT_TENANTS_QUERY is set: {self.target} is only read, and nothing was changed")
+
+    def close(self) -> None:
+        """Give the connections back; the server goes on."""
+        self._pool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Database {self.target}>"
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """Lend a connection in autocommit mode, outside any tenant; whatever was set on it is reset when it comes back."""
+        with self._lend() as connection:
+            yield connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Lend a connection inside a transaction that belongs to no tenant; commit at the end, roll back on an error."""
+        with self._lend() as connection, connection.transaction():
+            yield connection
+
+    def tenant_transaction(
+        self, tenant: Tenant, *, write: bool = False, statement_timeout: float | None = 30
+    ) -> AbstractContextManager[Connection]:
+        """Lend a connection inside a transaction that sees one tenant's schema, under that tenant's role.
+
+        Without `write` it is read-only, and under the tenant's `reader`: an analyst's login may take only that one.
+        `statement_timeout` is in seconds. It commits at the end and rolls back on an
+        error. Raises DatabaseError when the tenant's schema does not exist (PostgreSQL itself would fall through silently),
+        and when the transaction was ended, or had failed, before it came to the commit.
+        """
+        return _TenantTransaction(self, tenant, write, statement_timeout)
+
+    @contextmanager
+    def visit(self, tenants: Sequence[Tenant]) -> Iterator[Connection]:
+        """Lend a connection in autocommit mode to go through many tenants on; the caller scopes each transaction."""
+        with self._lend() as connection:
+            connection.visited.update(tenant.schema for tenant in tenants)
+            yield connection
+
+    @contextmanager
+    def visit_at_once(
+        self, groups: Sequence[Sequence[Tenant]]
+    ) -> Iterator[list[tuple[PooledConnection, Sequence[Tenant]]]]:
+        """Lend a connection for each of the first groups of tenants: one at least, all of them if the pool has as many.
+
+        A group gets the connection that knows most of it: a backend that meets a table for the first time takes twice as
+        long. An exception inside closes the connections, as their answers may still be under way.
+        """
+        with ExitStack() as stack:
+            lent = [stack.enter_context(self._lend())]
+            while len(lent) < min(len(groups), self._pool.max_size):
+                try:
+                    lent.append(stack.enter_context(self._lend(_WAIT_FOR_MORE)))
+                except DatabaseError:
+                    break
+            pairs = _by_acquaintance(lent, groups)
+            try:
+                yield pairs
+            except BaseException:
+                for connection in lent:
+                    connection.close()
+                raise
+
+    @contextmanager
+    def _lend(self, wait: float = _WAIT) -> Iterator[PooledConnection]:
+        connection = self._take(wait)
+        try:
+            yield connection
+        finally:
+            try:
+                reset(connection)
+            finally:
+                self._give_back(connection)
+
+    def _take(self, wait: float = _WAIT) -> PooledConnection:
+        from psycopg_pool import PoolTimeout  # noqa: PLC0415
+
+        try:
+            return self._pool.getconn(wait)
+        except PoolTimeout:
+            raise DatabaseError(f"no connection to {self.target} within {wait:.0f} s") from None
+
+    def _give_back(self, connection: PooledConnection) -> None:
+        """Return a connection, closed if it has seen many tenants: its backend keeps what it learnt of each table."""
+        if len(connection.visited) >= TENANTS_A_CONNECTION:
+            connection.close()
+        self._pool.putconn(connection)
+
+
+class _TenantTransaction(AbstractContextManager[Connection]):
+    """One tenant's transaction; a class, as each generator in its place would cost as much as a SET."""
+
+    def __init__(self, database: Database, tenant: Tenant, write: bool, statement_timeout: float | None) -> None:
+        self._database = database
+        self._tenant = tenant
+        self._write = write
+        self._timeout = statement_timeout
+
+    def __enter__(self) -> Connection:
+        if self._write:
+            self._database.check_writable()
+        connection = self._connection = self._database._take()
+        try:
+            enter_tenant(connection, self._tenant, write=self._write, statement_timeout=self._timeout)
+        except BaseException:
+            self._database._give_back(connection)
+            raise
+        connection.visited.add(self._tenant.schema)
+        return connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._end(error)
+        finally:
+            self._database._give_back(self._connection)
+
+    def _end(self, error: BaseException | None) -> None:
+        connection = self._connection
+        try:
+            if error is None:
+                check_in_transaction(connection, self._tenant)
+        except DatabaseError:
+            reset(connection)
+            raise
+        if error is not None:
+            reset(connection)
+        elif self._write:
+            reset(connection, "COMMIT")
+        else:
+            leave_unchanged(connection)
+
+
+def _by_acquaintance(
+    connections: Sequence[PooledConnection], groups: Sequence[Sequence[Tenant]]
+) -> list[tuple[PooledConnection, Sequence[Tenant]]]:
+    """Pair each of the first groups with the connection that has seen most of its tenants, and note the visit."""
+    free, pairs = list(connections), []
+    for group in groups[: len(connections)]:
+        schemas = {tenant.schema for tenant in group}
+        best = max(free, key=lambda connection: len(schemas & connection.visited))
+        free.remove(best)
+        best.visited |= schemas
+        pairs.append((best, group))
+    return pairs

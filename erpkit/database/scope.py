@@ -1,0 +1,141 @@
+"""Transactions that are scoped to one tenant: how one is entered, and how it is left with nothing behind."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import psycopg
+from psycopg import generators, pq, sql
+
+from erpkit.database.tenant import Tenant, check_schema_name
+from erpkit.errors import DatabaseError
+
+__all__ = [
+    "Connection",
+    "check_in_transaction",
+    "enter_tenant",
+    "leave_unchanged",
+    "no_schema",
+    "reset",
+    "scope_statements",
+    "search_path",
+]
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+_DISCARD = (
+    "SET SESSION AUTHORIZATION DEFAULT; RESET ALL; RESET ROLE; CLOSE ALL; UNLISTEN *; DEALLOCATE ALL; "
+    "SELECT pg_advisory_unlock_all(); DISCARD TEMP"
+)
+# A rollback takes back every setting, cursor and LISTEN; it leaves the session's prepared statements and advisory locks. To
+# drop those before it costs half of what it would in a transaction of their own after it.
+_LEAVE = b"DEALLOCATE ALL; SELECT pg_catalog.pg_advisory_unlock_all(); ROLLBACK"
+
+
+def enter_tenant(
+    connection: Connection,
+    tenant: Tenant,
+    *,
+    write: bool = False,
+    statement_timeout: float | None = None,
+    as_role: bool = True,
+) -> None:
+    """Begin a transaction on `connection` that is scoped to `tenant`, in one round trip.
+
+    Everything is SET LOCAL, so that nothing outlives the transaction, behind PgBouncer too. Raises DatabaseError when the
+    tenant's schema does not exist.
+    """
+    role = (tenant.role if write else tenant.reader) if as_role else None
+    try:
+        found = _run(connection, _entrance(tenant.schema, role, statement_timeout, write)).get_value(0, 0)
+    except psycopg.Error as error:
+        connection.rollback()
+        raise DatabaseError(f"tenant {tenant.slug}: cannot enter its schema: {_first_line(error)}") from error
+    if found != tenant.schema.encode():
+        connection.rollback()
+        raise DatabaseError(no_schema(tenant))
+
+
+@lru_cache(maxsize=10_000)
+def _entrance(schema: str, role: str | None, statement_timeout: float | None, write: bool) -> bytes:
+    begin = "BEGIN READ WRITE" if write else "BEGIN READ ONLY"
+    return "; ".join((begin, *scope_statements(schema, role, statement_timeout))).encode()
+
+
+def scope_statements(schema: str, role: str | None, statement_timeout: float | None) -> tuple[str, ...]:
+    """Return the statements that scope the present transaction to a tenant; the last one reads the schema that came of it."""
+    switch = (f"SET LOCAL ROLE {sql.Identifier(role).as_string()}",) if role is not None else ()
+    return (
+        f"SET LOCAL search_path TO {search_path(schema)}",
+        f"SET LOCAL statement_timeout TO {int((statement_timeout or 0) * 1000)}",
+        *switch,
+        "SELECT current_schema()",
+    )
+
+
+@lru_cache(maxsize=10_000)
+def search_path(schema: str) -> str:
+    """Return the search_path of a tenant: its schema, checked and quoted, as a comma in it would add another one.
+
+    `pg_temp` is named last, or a temporary table could stand in front of the tenant's (PostgreSQL manual, "search_path").
+    """
+    return f"{sql.Identifier(check_schema_name(schema)).as_string()}, pg_temp"
+
+
+def no_schema(tenant: Tenant) -> str:
+    """Say that a tenant's schema cannot be used."""
+    return f"tenant {tenant.slug}: there is no schema {tenant.schema}, or its role may not use it"
+
+
+def check_in_transaction(connection: Connection, tenant: Tenant) -> None:
+    """Raise DatabaseError unless the tenant's transaction is still open and sound."""
+    status = connection.pgconn.transaction_status
+    if status == pq.TransactionStatus.INERROR:
+        raise DatabaseError(f"tenant {tenant.slug}: a statement failed, and so the transaction was rolled back")
+    if status != pq.TransactionStatus.INTRANS:
+        raise DatabaseError(
+            f"tenant {tenant.slug}: the transaction was ended inside its own block: leave that to erpkit"
+        )
+
+
+def leave_unchanged(connection: Connection) -> None:
+    """Roll back a transaction that is still open, with all that was set in it, in one round trip."""
+    _run_or_close(connection, _LEAVE)
+
+
+def reset(connection: Connection, end: str = "ROLLBACK") -> None:
+    """End the transaction, if there is one, and undo all that a session can set, in one round trip.
+
+    That is what DISCARD ALL does (PostgreSQL manual), which cannot be sent together with the end of a transaction.
+    """
+    if connection.closed:
+        return
+    if connection.info.transaction_status == pq.TransactionStatus.IDLE:
+        end = "SELECT"
+    _run_or_close(connection, f"{end}; {_DISCARD}".encode())
+
+
+def _run_or_close(connection: Connection, statements: bytes) -> None:
+    try:
+        _run(connection, statements)
+    except BaseException:
+        connection.close()  # the pool replaces it
+        raise
+
+
+def _run(connection: Connection, statements: bytes) -> pq.abc.PGresult:
+    """Send statements without parameters in one message, and return the last one's result.
+
+    A cursor would do the same; making one, and the results of each SET, took longer than the server's work.
+    """
+    with connection.lock:
+        connection.pgconn.send_query(statements)
+        result: pq.abc.PGresult = connection.wait(generators.execute(connection.pgconn))[-1]
+    if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
+        raise psycopg.errors.error_from_result(result, connection.info.encoding)
+    return result
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
