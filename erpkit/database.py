@@ -132,6 +132,14 @@ class Database:
         """Give the connections back; the server goes on."""
         self._pool.close()
 
+    def renew(self) -> None:
+        """Replace the connections that died while the pool held them, as when the server restarted.
+
+        Raises DatabaseError, naming the target, when it does not answer.
+        """
+        _probe(self.conninfo)
+        self._pool.check()
+
     def __enter__(self) -> Self:
         return self
 

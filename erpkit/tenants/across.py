@@ -87,9 +87,14 @@ def across(
     active = [tenant for tenant in tenants if tenant.is_active]
     deadline = time.monotonic() + timeout
     lanes = [active[n::connections] for n in range(connections) if active[n::connections]]
-    work = partial(_sweep, database, statement, deadline, progress or str)
+    interrupted = threading.Event()
+    work = partial(_sweep, database, statement, deadline, interrupted, progress or str)
     with ThreadPoolExecutor(max(len(lanes), 1)) as threads:
-        parts = [part for lane in threads.map(work, lanes) for part in lane]
+        try:
+            parts = [part for lane in threads.map(work, lanes) for part in lane]
+        except BaseException:  # Ctrl-C, or a lane that failed: let nothing run on in the server
+            interrupted.set()
+            raise
     order = {tenant.slug: number for number, tenant in enumerate(active)}
     parts.sort(key=lambda part: order[part.tenant])
     return Across(
@@ -128,16 +133,21 @@ def _bind(database: Database, query: str, params: Sequence[Any] | dict[str, Any]
 
 
 def _sweep(
-    database: Database, statement: bytes, deadline: float, progress: Callable[[int], object], tenants: Sequence[Tenant]
+    database: Database,
+    statement: bytes,
+    deadline: float,
+    interrupted: threading.Event,
+    progress: Callable[[int], object],
+    tenants: Sequence[Tenant],
 ) -> list[Part]:
     """Read a lane of tenants, a connection for each few hundred of them; what is not reached in time is said so."""
     parts: list[Part] = []
     for start in range(0, len(tenants), _BATCH):
         batch = tenants[start : start + _BATCH]
         left = deadline - time.monotonic()
-        if left <= 0:
+        if left <= 0 or interrupted.is_set():
             return parts + [Part(tenant.slug, error="not reached in time") for tenant in tenants[start:]]
-        with database.visit(batch) as connection, _cancelled_at(connection, deadline):
+        with database.visit(batch) as connection, _cancelled_at(connection, deadline, interrupted):
             parts += _read_batch(connection, statement, batch, math.ceil(left) * 1000)
         progress(len(batch))
     return parts
@@ -205,15 +215,14 @@ def scope_query(schema: str, role: str | None, timeout: int) -> bytes:
 
 
 @contextmanager
-def _cancelled_at(connection: Connection, deadline: float) -> Iterator[None]:
-    """Cancel what runs on `connection` once `deadline` is past, one statement after the other."""
+def _cancelled_at(connection: Connection, deadline: float, interrupted: threading.Event) -> Iterator[None]:
+    """Cancel what runs on `connection` once `deadline` is past or the caller gave up, one statement after the other."""
     done = threading.Event()
 
     def watch() -> None:
-        if done.wait(max(deadline - time.monotonic(), 0)):
-            return
         while not done.wait(0.02):
-            connection.cancel_safe()
+            if interrupted.is_set() or time.monotonic() >= deadline:
+                connection.cancel_safe()
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import html
+import json
 from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +16,7 @@ __all__ = ["Table", "show"]
 
 MOST_ROWS = 200
 _LONG = 48  # characters; longer text may wrap
+_LONGEST = 300  # characters; of longer text the beginning is shown
 _CELL = "padding:.25em .6em;border:0;border-bottom:1px solid #8884;vertical-align:top;"
 
 
@@ -29,7 +33,7 @@ class Table:
     def _repr_html_(self) -> str:
         if self.frame.empty:
             return f"<p><em>{html.escape(self.empty)}</em></p>"
-        numeric = [kind.kind in "iuf" for kind in self.frame.dtypes]
+        numeric = [_is_numeric(self.frame.iloc[:, n]) for n in range(len(self.frame.columns))]
         head = _row([str(name) for name in self.frame.columns], numeric, "th", "font-weight:600;")
         rows = [
             _row(values, numeric, "td", "") for values in self.frame.head(MOST_ROWS).itertuples(index=False, name=None)
@@ -56,6 +60,36 @@ def _row(values: list[str] | tuple[object, ...], numeric: list[bool], tag: str, 
 
 
 def _cell(value: object, number: bool, tag: str, style: str) -> str:
-    text = f"{value:,}" if number and isinstance(value, int | float) else str(value)
-    wrap = "normal" if len(text) > _LONG else "nowrap"
-    return f'<{tag} style="{_CELL}{style}text-align:{"right" if number else "left"};white-space:{wrap}">{html.escape(text)}</{tag}>'
+    text = _text(value, number)
+    shown = html.escape(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
+    if _is_null(value):
+        shown = f'<span style="opacity:.45">{shown}</span>'
+    wrap = "white-space:normal;min-width:20em;overflow-wrap:anywhere" if len(text) > _LONG else "white-space:nowrap"
+    return f'<{tag} style="{_CELL}{style}text-align:{"right" if number else "left"};{wrap}">{shown}</{tag}>'
+
+
+def _text(value: object, number: bool) -> str:
+    if _is_null(value):
+        return "NULL"
+    if number and isinstance(value, int | float | Decimal):
+        return f"{value:,}"
+    if isinstance(value, dict | list):
+        return json.dumps(value, default=str, ensure_ascii=False)
+    if isinstance(value, datetime):
+        return value.isoformat(" ", "seconds" if not value.microsecond else "milliseconds")
+    return str(value)
+
+
+def _is_null(value: object) -> bool:
+    """Tell whether this is None or one of pandas' kinds of it, which alone are not equal to themselves."""
+    return (
+        value is None or type(value).__name__ in {"NAType", "NaTType"} or (isinstance(value, float) and value != value)
+    )
+
+
+def _is_numeric(column: pandas.Series) -> bool:
+    """Tell whether a column holds numbers; exact decimals are objects to pandas."""
+    if column.dtype.kind != "O":
+        return column.dtype.kind in "iuf"
+    first = next((value for value in column if value is not None), None)
+    return isinstance(first, Decimal)
