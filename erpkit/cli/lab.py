@@ -15,6 +15,9 @@ from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.runs import notebooks_folder
 
+# JupyterLab would ask each new user whether to fetch its makers' news.
+_PAGE = {"page_config_data": {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}}
+
 
 @click.command("lab", context_settings={"ignore_unknown_options": True})
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where to work on the notebooks.")
@@ -33,6 +36,7 @@ def command(folder: Path | None, options: tuple[str, ...]) -> int:
     arguments = [
         f"--ServerApp.root_dir={root}",
         "--LabApp.default_url=/lab/tree/inspect_tenants.ipynb",
+        f"--ServerApp.tornado_settings={_PAGE}",
         "--LabApp.news_url=None",  # a kit for operators asks nothing of the network
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--KernelSpecManager.ensure_native_kernel=True",

@@ -103,8 +103,11 @@ class Explorer:
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         """Show the widget, and where there is no browser to draw it, its table."""
-        bundle = self.widget._repr_mimebundle_(**options)
-        return bundle | {"text/html": self._title() + self.state.value + self.view.value}
+        title = f"<p><strong>{html.escape(self._title())}</strong>: {self.state.value}</p>"
+        return self.widget._repr_mimebundle_(**options) | {
+            "text/plain": self._title(),
+            "text/html": title + self.picture.value + self.view.value,
+        }
 
     def _react(self, work: Callable[[], None], _change: object = None) -> None:
         """Do the work for one change; what the work itself changes is not reacted to, and what fails is told in one line."""
@@ -126,15 +129,16 @@ class Explorer:
         tables = list(self._read(_TABLES).frame["name"])
         kept = self.table.value if self.table.value in tables else None
         self.table.options = tables
+        self.table.value = kept or next(iter(tables), None)
         if kept is None:
-            self._choose_table()
-        else:
-            self.table.value = kept
-            self._list_columns()
-            self._show()
+            self.filter.value = ""
+        self._open_table()
 
     def _choose_table(self) -> None:
         self.filter.value = ""
+        self._open_table()
+
+    def _open_table(self) -> None:
         self._list_columns()
         self._show()
 
