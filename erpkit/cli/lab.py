@@ -15,9 +15,6 @@ from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.runs import notebooks_folder
 
-# JupyterLab would ask each new user whether to fetch its makers' news.
-_PAGE = {"page_config_data": {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}}
-
 
 @click.command("lab", context_settings={"ignore_unknown_options": True})
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where to work on the notebooks.")
@@ -36,14 +33,19 @@ def command(folder: Path | None, options: tuple[str, ...]) -> int:
     arguments = [
         f"--ServerApp.root_dir={root}",
         "--LabApp.default_url=/lab/tree/inspect_tenants.ipynb",
-        f"--ServerApp.tornado_settings={_PAGE}",
         "--LabApp.news_url=None",  # a kit for operators asks nothing of the network
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--KernelSpecManager.ensure_native_kernel=True",
     ]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         arguments.append("--allow-root")
-    return subprocess.call([sys.executable, "-m", "jupyterlab", *arguments, *options])
+    return subprocess.call([sys.executable, "-m", "jupyterlab", *arguments, *options], env=_environment())
+
+
+def _environment() -> dict[str, str]:
+    """Add erpkit's own defaults to JupyterLab's, which would ask each new user whether to fetch its makers' news."""
+    paths = [os.environ.get("JUPYTER_CONFIG_PATH"), str(Path(__file__).parent / "jupyter")]
+    return os.environ | {"JUPYTER_CONFIG_PATH": os.pathsep.join(path for path in paths if path)}
 
 
 def _is_installed() -> bool:

@@ -27,6 +27,7 @@ _LIMIT = 200
 _BARS = 15
 _SECONDS = 15.0  # for one query: somebody sits and waits
 _NO_CHART = "none"
+_EXAMPLE = "a condition in SQL, such as name ILIKE 'a%' AND amount > 100"
 
 # Tables and views that the reading role may read; goose's own come last.
 _TABLES = r"""
@@ -82,15 +83,15 @@ class Explorer:
         self._columns: list[_Column] = []
         self._is_busy = False
         self.frame: pandas.DataFrame | None = None
-        layout, style = {"width": "20em"}, {"description_width": "4em"}
-        self.tenant = ipywidgets.Dropdown(description="Tenant", options=list(self._tenants), layout=layout, style=style)
+        style, narrow = {"description_width": "4.6em"}, {"width": "20em"}
+        self.tenant = ipywidgets.Dropdown(description="Tenant", options=list(self._tenants), layout=narrow, style=style)
         self.table = ipywidgets.Dropdown(description="Table", layout={"width": "24em"}, style=style)
-        self.chart = ipywidgets.Dropdown(description="Chart by", options=[_NO_CHART], layout=layout, style=style)
+        self.chart = ipywidgets.Dropdown(description="Chart by", options=[_NO_CHART], layout=narrow, style=style)
         self.filter = ipywidgets.Text(
-            description="Filter", continuous_update=False, layout={"width": "44.3em"}, style=style
+            description="Filter", placeholder=_EXAMPLE, continuous_update=False, layout={"width": "44.3em"}, style=style
         )
-        self.state, self.picture = ipywidgets.HTML(layout={"margin": "0 0 0 4.6em"}), ipywidgets.HTML()
-        self.view = ipywidgets.HTML(layout={"max_height": "32em", "overflow": "auto", "flex": "0 0 auto"})
+        self.state, self.picture = ipywidgets.HTML(layout={"margin": "0 0 0 5.2em"}), ipywidgets.HTML()
+        self.view = ipywidgets.HTML()
         rows = [ipywidgets.HBox([self.tenant, self.table]), ipywidgets.HBox([self.filter, self.chart])]
         for row in rows:
             row.layout.flex_flow = "row wrap"
@@ -155,7 +156,7 @@ class Explorer:
         names = ", ".join(_select_name(column.name) for column in self._columns)
         result = self._read(f"SELECT {names} FROM {self._source()}")  # noqa: S608 - quoted, and read from the catalog
         self.frame = result.frame.drop(columns="tenant")
-        self.view.value = Table(self.frame, "no rows")._repr_html_()
+        self.view.value = Table(self.frame, "no rows", height="32em", raw=True)._repr_html_()
         self.picture.value = self._picture()
         count = f"{len(self.frame):,} row{'' if len(self.frame) == 1 else 's'}"
         self.state.value = f"the first {count}; there are more" if result.truncated else count

@@ -53,6 +53,7 @@ def test_jupyterlab_opens_on_the_notebooks_and_one_runs_all_its_cells(page: Page
         expect(listing.filter(has_text=f"{name}.ipynb")).to_be_visible()
     page.locator(".jp-Notebook .jp-Cell").first.wait_for()
     run_all(page)
+    expect(page.get_by_text("Jupyter news")).to_have_count(0)
     expect(page.get_by_text("5 tenants inspected on")).to_be_visible()
     expect(page.locator(ERROR)).to_have_count(0)
     details = page.locator(".jp-OutputArea-output .widget-html-content")
