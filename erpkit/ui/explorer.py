@@ -26,7 +26,8 @@ __all__ = ["Explorer", "explore"]
 _LIMIT = 200
 _BARS = 15
 _SECONDS = 15.0  # for one query: somebody sits and waits
-_NO_CHART = "none"
+_NO_CHART = ("none", "")  # what is shown and its value: a column may be named none
+_STOPPED = ("canceling statement", "not reached in time")
 _EXAMPLE = "a condition in SQL, such as name ILIKE 'a%' AND amount > 100"
 
 # Tables and views that the reading role may read; goose's own come last.
@@ -72,13 +73,13 @@ class Explorer:
     """Pickers of a tenant, a table, a filter and a column to count by; `frame` is the rows that they show.
 
     The filter is a condition in SQL. It runs as all the rest does: read-only, under the tenant's reading role, for at most
-    15 seconds and 200 rows.
+    `seconds` and 200 rows.
     """
 
-    def __init__(self, database: Database, tenants: Sequence[Tenant]) -> None:
+    def __init__(self, database: Database, tenants: Sequence[Tenant], seconds: float = _SECONDS) -> None:
         import ipywidgets  # noqa: PLC0415 - slow to import
 
-        self._database = database
+        self._database, self._seconds = database, seconds
         self._tenants = {tenant.slug: tenant for tenant in tenants}
         self._columns: list[_Column] = []
         self._is_busy = False
@@ -149,8 +150,8 @@ class Explorer:
         found = self._read(_COLUMNS, {"table": self.table.value}).frame
         self._columns = [_Column(*row) for row in found[["name", "is_time"]].itertuples(index=False, name=None)]
         kept, names = self.chart.value, [column.name for column in self._columns]
-        self.chart.options = [_NO_CHART, *names]
-        self.chart.value = kept if kept in names else _NO_CHART
+        self.chart.options = [_NO_CHART, *((name, name) for name in names)]
+        self.chart.value = kept if kept in names else ""
 
     def _show(self) -> None:
         names = ", ".join(_select_name(column.name) for column in self._columns)
@@ -168,7 +169,9 @@ class Explorer:
             return ""
         name = _quote(column.name)
         value, order = (
-            (f"to_char({name}, 'YYYY-MM')", "value DESC") if column.is_time else (f"{name}::text", "n DESC, value")
+            (f"to_char({name}, 'YYYY-MM')", "value DESC NULLS LAST")
+            if column.is_time
+            else (f"{name}::text", "n DESC, value")
         )
         query = f"SELECT {value} AS value, count(*) AS n, count(*) OVER () AS distinct_values FROM {self._source()} GROUP BY 1 ORDER BY {order}"  # noqa: S608, E501
         counts = self._read(query, limit=_BARS).frame
@@ -196,18 +199,12 @@ class Explorer:
         tenants = [self._tenants[self.tenant.value]]
         result = read_again(
             self._database,
-            lambda: across(self._database, query, params, tenants=tenants, limit=limit, timeout=_SECONDS),
+            lambda: across(self._database, query, params, tenants=tenants, limit=limit, timeout=self._seconds),
         )
         for reason in result.errors.values():
-            raise DatabaseError(_plain(reason))
+            late = f"this took longer than {self._seconds:g} s and was stopped: filter for fewer rows"
+            raise DatabaseError(late if reason.startswith(_STOPPED) else reason)
         return result
-
-
-def _plain(reason: str) -> str:
-    """Say in an analyst's words that a query took too long."""
-    if "canceling statement" in reason:
-        return f"this took longer than {_SECONDS:.0f} seconds and was stopped: filter for fewer rows"
-    return reason
 
 
 def _select_name(name: str) -> str:

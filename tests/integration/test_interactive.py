@@ -190,9 +190,11 @@ def test_the_explorer_shows_filters_and_counts(explorer: Explorer, erp: Planted)
     ],
 )
 def test_a_filter_that_is_wrong_or_does_harm_is_told_in_one_line(
-    explorer: Explorer, condition: str, problem: str, monkeypatch: pytest.MonkeyPatch
+    database: Database, erp: Planted, condition: str, problem: str
 ) -> None:
-    monkeypatch.setattr("erpkit.ui.explorer._SECONDS", 1.0)
+    with database.connection() as connection:
+        explorer = Explorer(database, find_tenants(connection, ["acme"], None), seconds=1)
+    explorer.table.value = "catalog_products"
     explorer.filter.value = condition
     assert problem in html.unescape(explorer.state.value)
     assert "\n" not in explorer.state.value

@@ -89,7 +89,7 @@ def test_explore_tenants_asks_all_of_them_and_shows_the_table_that_was_chosen(pl
     page = result.report.read_text()
     for text in (
         "<svg",
-        "catalog_price_history",
+        "largest_table",
         "bluebird, catalog_products",
         "Fittings",
         f"{planted.suspended}: suspended",
