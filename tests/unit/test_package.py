@@ -69,7 +69,8 @@ def test_the_wheel_carries_the_notebooks_and_the_sample(tmp_path: Path) -> None:
         if ".ipynb_checkpoints" not in path.parts:
             assert f"erpkit/{path.relative_to(ROOT)}" in names
     for wanted in ("erpkit/py.typed", "erpkit/runs/report.css", "erpkit/sample/billing/migrations/00004_due_dates.sql",
-                   "erpkit/events/migrations/00001_event_log.sql"):  # fmt: skip
+                   "erpkit/events/migrations/00001_event_log.sql",
+                   "erpkit/cli/jupyter/labconfig/default_setting_overrides.json"):  # fmt: skip
         assert wanted in names
 
 
