@@ -39,7 +39,13 @@ def command(folder: Path | None, options: tuple[str, ...]) -> int:
     ]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         arguments.append("--allow-root")
-    return subprocess.call([sys.executable, "-m", "jupyterlab", *arguments, *options])
+    return subprocess.call([sys.executable, "-m", "jupyterlab", *arguments, *options], env=_environment())
+
+
+def _environment() -> dict[str, str]:
+    """Add erpkit's own defaults to JupyterLab's, which would ask each new user whether to fetch its makers' news."""
+    paths = [os.environ.get("JUPYTER_CONFIG_PATH"), str(Path(__file__).parent / "jupyter")]
+    return os.environ | {"JUPYTER_CONFIG_PATH": os.pathsep.join(path for path in paths if path)}
 
 
 def _is_installed() -> bool:

@@ -86,6 +86,14 @@ class Database:
         """Give the connections back; the server goes on."""
         self._pool.close()
 
+    def renew(self) -> None:
+        """Replace the connections that died while the pool held them, as when the server restarted.
+
+        Raises DatabaseError, naming the target, when it does not answer.
+        """
+        probe(self.conninfo)
+        self._pool.check()
+
     def __enter__(self) -> Self:
         return self
 
@@ -149,6 +157,8 @@ class Database:
                 yield pairs
             except BaseException:
                 for connection in lent:
+                    if connection.info.transaction_status == pq.TransactionStatus.ACTIVE:  # Ctrl-C: let nothing run on
+                        connection.cancel_safe(timeout=1)
                     connection.close()
                 raise
 

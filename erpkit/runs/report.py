@@ -46,12 +46,19 @@ def write_report(node: Any, path: Path, title: str, facts: Mapping[str, Any]) ->
 
 
 def _without_widgets(node: Any) -> Any:
-    """Drop outputs that only a running kernel could fill."""
+    """Take out what only a running kernel could fill; a widget that brings a table of its own leaves that."""
     from copy import deepcopy  # noqa: PLC0415
 
     node = deepcopy(node)
     node.metadata.pop("widgets", None)
     for cell in node.cells:
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if _WIDGET not in output.get("data", {})]
+            cell.outputs = [output for output in cell.outputs if not _is_widget_alone(output)]
+            for output in cell.outputs:
+                output.get("data", {}).pop(_WIDGET, None)
     return node
+
+
+def _is_widget_alone(output: Any) -> bool:
+    data = output.get("data", {})
+    return _WIDGET in data and "text/html" not in data

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import psycopg
 
 from erpkit.config import Settings
 from erpkit.database import Database, Tenant
-from erpkit.errors import ErpkitError
-from erpkit.tenants import across, find_tenants
+from erpkit.errors import DatabaseError, ErpkitError, UsageError
+from erpkit.tenants import Across, across, find_tenants
 from erpkit.ui.plots import plot_counts
+from erpkit.ui.reading import read_again
 from erpkit.ui.show import Table
 
 if TYPE_CHECKING:
@@ -17,90 +23,194 @@ if TYPE_CHECKING:
 
 __all__ = ["Explorer", "explore"]
 
-_NO_CHART = "no chart"
 _LIMIT = 200
-_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema() ORDER BY 1"
+_BARS = 15
+_SECONDS = 15.0  # for one query: somebody sits and waits
+_NO_CHART = ("none", "")  # what is shown and its value: a column may be named none
+_STOPPED = ("canceling statement", "not reached in time")
+_EXAMPLE = "a condition in SQL, such as name ILIKE 'a%' AND amount > 100"
+
+# Tables and views that the reading role may read; goose's own come last.
+_TABLES = r"""
+SELECT relname::text AS name FROM pg_class
+WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT relispartition
+  AND has_table_privilege(oid, 'SELECT')
+ORDER BY relname LIKE 'goose\_db\_version%', relname"""
+_COLUMNS = """
+SELECT attname::text AS name, atttypid IN ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype) AS is_time
+FROM pg_attribute
+WHERE attrelid = to_regclass(quote_ident(%(table)s)) AND attnum > 0 AND NOT attisdropped ORDER BY attnum"""
 
 
-def explore(database: Database) -> Explorer:
-    """Return a widget over the tenants of `database`; it can only read, each tenant under its own role."""
+def explore(database: Database, tenant: str = "", table: str = "") -> Explorer:
+    """Return a widget over the tenants of `database`; it can only read, each tenant under its own role.
+
+    It opens on `tenant` and `table`, or on the first ones. Without a browser it shows that table. Raises UsageError when
+    the tenant is not known or not active, or has no such table.
+    """
     with database.connection() as connection:
-        return Explorer(database, find_tenants(connection, (), Settings.from_env().tenants_query))
+        tenants = find_tenants(connection, (), Settings.from_env().tenants_query)
+        chosen = find_tenants(connection, [tenant], Settings.from_env().tenants_query) if tenant else []
+    if chosen and not chosen[0].is_active:
+        raise UsageError(f"{tenant} is {chosen[0].status}: only active tenants are read")
+    explorer = Explorer(database, [one for one in tenants if one.is_active])
+    if tenant:
+        explorer.tenant.value = tenant
+    if table and table not in explorer.table.options:
+        raise UsageError(f"{explorer.tenant.value} has no table {table}: it has {', '.join(explorer.table.options)}")
+    if table:
+        explorer.table.value = table
+    return explorer
+
+
+@dataclass(frozen=True)
+class _Column:
+    name: str
+    is_time: bool
 
 
 class Explorer:
-    """Pickers of a tenant, a table, a column and a text that it holds, and a column to count by; `frame` is what they show."""
+    """Pickers of a tenant, a table, a filter and a column to count by; `frame` is the rows that they show.
 
-    def __init__(self, database: Database, tenants: list[Tenant]) -> None:
+    The filter is a condition in SQL. It runs as all the rest does: read-only, under the tenant's reading role, for at most
+    `seconds` and 200 rows.
+    """
+
+    def __init__(self, database: Database, tenants: Sequence[Tenant], seconds: float = _SECONDS) -> None:
         import ipywidgets  # noqa: PLC0415 - slow to import
 
-        self._database = database
-        self._tenants = {tenant.slug: tenant for tenant in tenants if tenant.is_active}
+        self._database, self._seconds = database, seconds
+        self._tenants = {tenant.slug: tenant for tenant in tenants}
+        self._columns: list[_Column] = []
+        self._is_busy = False
         self.frame: pandas.DataFrame | None = None
-        self.tenant = ipywidgets.Dropdown(options=list(self._tenants), description="Tenant")
-        self.table = ipywidgets.Dropdown(description="Table")
-        self.column = ipywidgets.Dropdown(description="Filter")
-        self.text = ipywidgets.Text(placeholder="holds this text", continuous_update=False)
-        self.chart = ipywidgets.Dropdown(description="Chart", options=[_NO_CHART])
+        style, narrow = {"description_width": "4.6em"}, {"width": "20em"}
+        self.tenant = ipywidgets.Dropdown(description="Tenant", options=list(self._tenants), layout=narrow, style=style)
+        self.table = ipywidgets.Dropdown(description="Table", layout={"width": "24em"}, style=style)
+        self.chart = ipywidgets.Dropdown(description="Chart by", options=[_NO_CHART], layout=narrow, style=style)
+        self.filter = ipywidgets.Text(
+            description="Filter", placeholder=_EXAMPLE, continuous_update=False, layout={"width": "44.3em"}, style=style
+        )
+        self.state, self.picture = ipywidgets.HTML(layout={"margin": "0 0 0 5.2em"}), ipywidgets.HTML()
         self.view = ipywidgets.HTML()
-        rows = [ipywidgets.HBox([self.tenant, self.table]), ipywidgets.HBox([self.column, self.text, self.chart])]
-        self.widget = ipywidgets.VBox([*rows, self.view])
-        self.tenant.observe(lambda _: self._list_tables(), names="value")
-        self.table.observe(lambda _: self._open_table(), names="value")
-        for picker in (self.column, self.text, self.chart):
-            picker.observe(lambda _: self._show(), names="value")
-        self._list_tables()
+        rows = [ipywidgets.HBox([self.tenant, self.table]), ipywidgets.HBox([self.filter, self.chart])]
+        for row in rows:
+            row.layout.flex_flow = "row wrap"
+        self.widget = ipywidgets.VBox([*rows, self.state, self.picture, self.view])
+        for picker, work in (
+            (self.tenant, self._choose_tenant), (self.table, self._choose_table), (self.filter, self._show), (self.chart, self._show),
+        ):  # fmt: skip
+            picker.observe(partial(self._react, work), names="value")
+        self._react(self._choose_tenant)
 
-    def _ipython_display_(self) -> None:
-        from IPython.display import display  # noqa: PLC0415
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        """Show the widget, and where there is no browser to draw it, its table."""
+        title = f"<p><strong>{html.escape(self._title())}</strong>: {self.state.value}</p>"
+        return self.widget._repr_mimebundle_(**options) | {
+            "text/plain": self._title(),
+            "text/html": title + self.picture.value + self.view.value,
+        }
 
-        display(self.widget)
+    def _react(self, work: Callable[[], None], _change: object = None) -> None:
+        """Do the work for one change; what the work itself changes is not reacted to, and what fails is told in one line."""
+        if self._is_busy:
+            return
+        self._is_busy = True
+        self.state.value = "<em>reading …</em>"
+        try:
+            work()
+        except (ErpkitError, psycopg.Error) as error:
+            self.frame, self.picture.value, self.view.value = None, "", ""
+            self.state.value = f'<span role="alert" style="color:#dc2626">{html.escape(str(error))}</span>'
+        finally:
+            self._is_busy = False
 
-    def _list_tables(self) -> None:
-        tables = list(self._read(_TABLES, [])["tablename"]) if self._tenants else []
-        if self.table.options == tuple(tables):
-            self._show()  # the same tables: keep the one chosen
-        else:
-            self.table.options = tables
+    def _choose_tenant(self) -> None:
+        if not self._tenants:
+            raise UsageError("there are no active tenants")
+        tables = list(self._read(_TABLES).frame["name"])
+        kept = self.table.value if self.table.value in tables else None
+        self.table.options = tables
+        self.table.value = kept or next(iter(tables), None)
+        if kept is None:
+            self.filter.value = ""
+        self._open_table()
+
+    def _choose_table(self) -> None:
+        self.filter.value = ""
+        self._open_table()
 
     def _open_table(self) -> None:
-        columns = list(self._read(self._select("LIMIT 0"), []).columns) if self.table.value else []
-        self.column.options = columns
-        self.chart.options = [_NO_CHART, *columns]
+        self._list_columns()
         self._show()
 
-    def _show(self) -> None:
+    def _list_columns(self) -> None:
         if self.table.value is None:
-            return
-        try:
-            self.frame = self._filtered()
-        except ErpkitError as error:
-            self.view.value = html.escape(str(error))
-            return
-        table = Table(self.frame, "no rows")._repr_html_()
-        self.view.value = self._picture() + f"<p>{len(self.frame):,} rows, at most {_LIMIT}</p>" + table
+            raise UsageError(f"{self.tenant.value} has no tables")
+        found = self._read(_COLUMNS, {"table": self.table.value}).frame
+        self._columns = [_Column(*row) for row in found[["name", "is_time"]].itertuples(index=False, name=None)]
+        kept, names = self.chart.value, [column.name for column in self._columns]
+        self.chart.options = [_NO_CHART, *((name, name) for name in names)]
+        self.chart.value = kept if kept in names else ""
 
-    def _filtered(self) -> pandas.DataFrame:
-        if not self.text.value or self.column.value is None:
-            return self._read(self._select(), [])
-        return self._read(self._select(f"WHERE {_quote(self.column.value)}::text ILIKE %s"), [f"%{self.text.value}%"])
+    def _show(self) -> None:
+        names = ", ".join(_select_name(column.name) for column in self._columns)
+        result = self._read(f"SELECT {names} FROM {self._source()}")  # noqa: S608 - quoted, and read from the catalog
+        self.frame = result.frame.drop(columns="tenant")
+        self.view.value = Table(self.frame, "no rows", height="32em", raw=True)._repr_html_()
+        self.picture.value = self._picture()
+        count = f"{len(self.frame):,} row{'' if len(self.frame) == 1 else 's'}"
+        self.state.value = f"the first {count}; there are more" if result.truncated else count
 
     def _picture(self) -> str:
-        if self.chart.value in (None, _NO_CHART) or self.frame is None or self.chart.value not in self.frame:
+        """Count all rows by the column chosen, not only those shown: by month where it is a time, else the commonest values."""
+        column = next((column for column in self._columns if column.name == self.chart.value), None)
+        if column is None:
             return ""
-        counts = self.frame[self.chart.value].astype(str).value_counts().head(12)
-        return plot_counts(list(counts.index), [int(count) for count in counts], self.chart.value)._repr_html_()
+        name = _quote(column.name)
+        value, order = (
+            (f"to_char({name}, 'YYYY-MM')", "value DESC NULLS LAST")
+            if column.is_time
+            else (f"{name}::text", "n DESC, value")
+        )
+        query = f"SELECT {value} AS value, count(*) AS n, count(*) OVER () AS distinct_values FROM {self._source()} GROUP BY 1 ORDER BY {order}"  # noqa: S608, E501
+        counts = self._read(query, limit=_BARS).frame
+        if counts.empty:
+            return ""
+        if column.is_time:
+            counts = counts.iloc[::-1]
+        values = ["NULL" if value is None or value != value else str(value) for value in counts["value"]]
+        return plot_counts(values, [int(n) for n in counts["n"]], self._chart_title(column, counts))._repr_html_()
 
-    def _select(self, rest: str = "") -> str:
-        return f"SELECT * FROM {_quote(self.table.value)} {rest}"  # noqa: S608 - quoted, and read from the catalog
+    def _chart_title(self, column: _Column, counts: pandas.DataFrame) -> str:
+        by = f"month of {column.name}" if column.is_time else column.name
+        most = int(counts["distinct_values"].iloc[0])
+        which = "latest" if column.is_time else "commonest"
+        return f"{self._title()}: rows by {by}" + (f", the {_BARS} {which} of {most:,}" if most > _BARS else "")
 
-    def _read(self, query: str, params: list[Any]) -> pandas.DataFrame:
-        result = across(self._database, query, params, tenants=[self._tenants[self.tenant.value]], limit=_LIMIT)
-        if result.errors:
-            raise ErpkitError("; ".join(result.notes))
-        return result.frame.drop(columns="tenant")
+    def _title(self) -> str:
+        return f"{self.tenant.value}, {self.table.value}"
+
+    def _source(self) -> str:
+        condition = self.filter.value.strip()
+        return _quote(self.table.value) + (f" WHERE (\n{condition}\n)" if condition else "")
+
+    def _read(self, query: str, params: dict[str, Any] | None = None, limit: int = _LIMIT) -> Across:
+        tenants = [self._tenants[self.tenant.value]]
+        result = read_again(
+            self._database,
+            lambda: across(self._database, query, params, tenants=tenants, limit=limit, timeout=self._seconds),
+        )
+        for reason in result.errors.values():
+            late = f"this took longer than {self._seconds:g} s and was stopped: filter for fewer rows"
+            raise DatabaseError(late if reason.startswith(_STOPPED) else reason)
+        return result
+
+
+def _select_name(name: str) -> str:
+    """Quote a column; one named tenant gets another name, as the rows of many tenants have a column of that name."""
+    return f'{_quote(name)} AS "tenant (column)"' if name == "tenant" else _quote(name)
 
 
 def _quote(name: str) -> str:
-    """Quote a name for SQL that also carries placeholders: a percent sign is doubled."""
-    return '"' + name.replace('"', '""').replace("%", "%%") + '"'
+    return '"' + name.replace('"', '""') + '"'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, cell_magic, magics_class
@@ -9,8 +10,10 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 
 from erpkit.config import Settings
 from erpkit.database import Database
+from erpkit.errors import DatabaseError, UsageError
 from erpkit.tenants import Across, across, find_tenants
 from erpkit.ui.progress import progress_bar
+from erpkit.ui.reading import name_some, read_again, reasons
 
 if TYPE_CHECKING:
     import pandas
@@ -19,11 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["TenantMagics", "register"]
 
 _LIMIT = 1_000
+_PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 
 
 @magics_class
 class TenantMagics(Magics):
-    """SQL cells over one tenant or all; they can only read, each tenant under its own role."""
+    """SQL cells over one tenant or all; they can only read, each tenant under its own role.
+
+    `%(name)s` in the SQL stands for the value of the notebook's variable `name`; it is sent as a value, whatever is in it.
+    """
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
@@ -32,48 +39,89 @@ class TenantMagics(Magics):
 
     @property
     def database(self) -> Database:
-        """The configured database, opened when the first cell needs it."""
+        """The configured database, opened when the first cell needs it and kept for the life of the kernel."""
         if self._opened is None:
             self._opened = Database.open(self._settings)
         return self._opened
 
     @magic_arguments()
     @argument("slug", help="the tenant")
-    @argument("--limit", type=int, default=_LIMIT, help="the most rows to read")
-    @argument("-o", "--output", help="name of a variable for the DataFrame")
+    @argument("--limit", type=int, default=_LIMIT, help=f"the most rows to read ({_LIMIT:,})")
+    @argument("-o", "--output", help="name of a variable for the DataFrame, which is then not shown")
     @cell_magic
     def tenant(self, line: str, cell: str) -> pandas.DataFrame | None:
         """Run the cell's SQL in one tenant: `%%tenant acme --limit 100`."""
         arguments = parse_argstring(self.tenant, line)
         result = self._query([arguments.slug], cell, arguments.limit)
-        return self._give(result.frame.drop(columns="tenant"), result, arguments.output)
+        if result.skipped:
+            raise UsageError(f"{arguments.slug} is {result.skipped[arguments.slug]}: only active tenants are read")
+        return self._give(result.frame.drop(columns="tenant"), result, arguments)
 
     @magic_arguments()
     @argument("slugs", nargs="*", help="tenants; none: all of them")
-    @argument("--limit", type=int, default=_LIMIT, help="the most rows to read of each tenant")
-    @argument("-o", "--output", help="name of a variable for the DataFrame")
+    @argument("--limit", type=int, default=_LIMIT, help=f"the most rows to read of each tenant ({_LIMIT:,})")
+    @argument("-o", "--output", help="name of a variable for the DataFrame, which is then not shown")
     @cell_magic
     def tenants(self, line: str, cell: str) -> pandas.DataFrame | None:
         """Run the cell's SQL in all tenants, or in those named: `%%tenants acme bluebird`."""
         arguments = parse_argstring(self.tenants, line)
         result = self._query(arguments.slugs, cell, arguments.limit)
-        return self._give(result.frame, result, arguments.output)
+        return self._give(result.frame, result, arguments)
 
     def _query(self, slugs: list[str], cell: str, limit: int) -> Across:
+        query, params = bind_names(cell, self.shell.user_ns if self.shell is not None else {})
+        if limit < 1:
+            raise UsageError(f"--limit {limit}: read at least one row")
+        try:
+            result = read_again(self.database, lambda: self._ask(slugs, query, params, limit))
+        except KeyboardInterrupt:
+            raise DatabaseError("interrupted: the query was cancelled on the server") from None
+        if result.errors and result.frame.empty:
+            raise DatabaseError("; ".join(reasons(result.errors)))
+        return result
+
+    def _ask(self, slugs: list[str], query: str, params: dict[str, Any] | None, limit: int) -> Across:
         with self.database.connection() as connection:
             tenants = find_tenants(connection, slugs, self._settings.tenants_query)
         with progress_bar(sum(tenant.is_active for tenant in tenants), "tenants") as done:
-            return across(self.database, cell, tenants=tenants, limit=limit, progress=done)
+            return across(self.database, query, params, tenants=tenants, limit=limit, progress=done)
 
-    def _give(self, frame: pandas.DataFrame, result: Across, output: str | None) -> pandas.DataFrame | None:
+    def _give(self, frame: pandas.DataFrame, result: Across, arguments: Any) -> pandas.DataFrame | None:
         """Return the rows, or put them into a variable; what a reader must know is told above them."""
-        for note in result.notes:
+        for note in _notes(result, arguments.limit):
             print(note)
-        if output is None:
+        if arguments.output is None:
             return frame
+        if not arguments.output.isidentifier():
+            raise UsageError(f"--output {arguments.output}: this is no name of a variable")
         if self.shell is not None:
-            self.shell.user_ns[output] = frame
+            self.shell.user_ns[arguments.output] = frame
+        print(f"{arguments.output}: {len(frame):,} rows of {len(frame.columns)} columns")
         return None
+
+
+def bind_names(query: str, names: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
+    """Return the query and the values of its `%(name)s` by name; any other percent sign is left as it is.
+
+    Raises UsageError for a name that is not known.
+    """
+    found = set(_PLACEHOLDER.findall(query))
+    if not found:
+        return query, None
+    if unknown := sorted(found - set(names)):
+        raise UsageError(f"%({unknown[0]})s: there is no variable {unknown[0]}: set it in a cell above")
+    text = "".join(
+        part if _PLACEHOLDER.fullmatch(part) else part.replace("%", "%%") for part in re.split(r"(%\(\w+\)s)", query)
+    )
+    return text, {name: names[name] for name in found}
+
+
+def _notes(result: Across, limit: int) -> list[str]:
+    notes = reasons(result.errors)
+    if result.truncated:
+        rows = "row" if limit == 1 else "rows"
+        notes.append(f"{name_some(list(result.truncated))}: only the first {limit:,} {rows}; --limit reads more")
+    return notes + [f"{line}, and so skipped" for line in reasons(result.skipped)]
 
 
 def register(shell: Any) -> None:

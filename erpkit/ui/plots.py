@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Picture", "plot_counts", "plot_events", "plot_modules", "plot_replay"]
 
 BLUE, AMBER, RED, GREY, GREEN = "#2563eb", "#d97706", "#dc2626", "#94a3b8", "#16a34a"
+_LABEL = 40  # characters beside a bar
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,16 @@ def plot_replay(plan: ReplayPlan) -> Picture:
 
 
 def plot_counts(names: Sequence[str], counts: Sequence[int], title: str) -> Picture:
-    """Draw how often each value occurs."""
-    figure, axes = figure_of(1, 1, width=6, height=0.28 * len(names) + 0.9)
-    _bars(axes, list(names), list(counts), [BLUE] * len(names), title)
+    """Draw how often each value occurs; a long value is cut."""
+    figure, axes = figure_of(1, 1, width=7, height=0.28 * len(names) + 0.9)
+    _bars(axes, [_label(name) for name in names], list(counts), [BLUE] * len(names), title)
     return picture_of(figure, f"{title}: {len(names)} values")
+
+
+def _label(text: str) -> str:
+    """Return one short line of text to stand beside a bar; a dollar sign would begin a formula."""
+    line = " ".join(text.split())
+    return (line if len(line) <= _LABEL else f"{line[:_LABEL]}…").replace("$", r"\$")
 
 
 def _layers(check: ModuleCheck) -> list[list[str]]:

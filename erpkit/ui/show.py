@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import html
+import json
 from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,15 +16,24 @@ __all__ = ["Table", "show"]
 
 MOST_ROWS = 200
 _LONG = 48  # characters; longer text may wrap
+_LONGEST = 300  # characters; of longer text the beginning is shown
+_BOLD = "font-weight:600;"
+_HEAD = f"{_BOLD}position:sticky;top:0;background:var(--jp-layout-color0,Canvas);"
 _CELL = "padding:.25em .6em;border:0;border-bottom:1px solid #8884;vertical-align:top;"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A DataFrame without its index, numbers to the right; `frame` is the data to go on with."""
+    """A DataFrame without its index, numbers to the right; `frame` is the data to go on with.
+
+    A table that is higher than `height` (in CSS's units) scrolls under its head. Numbers are grouped by thousands unless
+    `raw`, which shows values as a filter would name them.
+    """
 
     frame: pandas.DataFrame
     empty: str = "nothing"
+    height: str = ""
+    raw: bool = False
 
     def __repr__(self) -> str:
         return self.empty if self.frame.empty else str(self.frame.to_string(index=False))
@@ -29,15 +41,17 @@ class Table:
     def _repr_html_(self) -> str:
         if self.frame.empty:
             return f"<p><em>{html.escape(self.empty)}</em></p>"
-        numeric = [kind.kind in "iuf" for kind in self.frame.dtypes]
-        head = _row([str(name) for name in self.frame.columns], numeric, "th", "font-weight:600;")
+        numeric = [_is_numeric(self.frame.iloc[:, n]) for n in range(len(self.frame.columns))]
+        head = _row([str(name) for name in self.frame.columns], numeric, "th", _HEAD if self.height else _BOLD)
         rows = [
-            _row(values, numeric, "td", "") for values in self.frame.head(MOST_ROWS).itertuples(index=False, name=None)
+            _row(values, numeric, "td", "", self.raw)
+            for values in self.frame.head(MOST_ROWS).itertuples(index=False, name=None)
         ]
         more = len(self.frame) - MOST_ROWS
         note = f"<p>… and {more:,} more</p>" if more > 0 else ""
         return (
-            '<div style="overflow-x:auto"><table style="border-collapse:collapse;border:0;font-variant-numeric:tabular-nums">'
+            f'<div style="overflow:auto;max-height:{self.height or "none"};width:fit-content;max-width:100%">'
+            '<table style="border-collapse:collapse;border:0;line-height:1.4;font-variant-numeric:tabular-nums">'
             f"<thead>{head}</thead><tbody>{''.join(rows)}</tbody></table></div>{note}"
         )
 
@@ -47,15 +61,42 @@ def show(frame: pandas.DataFrame, empty: str = "nothing") -> Table:
     return Table(frame, empty)
 
 
-def _row(values: list[str] | tuple[object, ...], numeric: list[bool], tag: str, style: str) -> str:
+def _row(values: list[str] | tuple[object, ...], numeric: list[bool], tag: str, style: str, raw: bool = False) -> str:
+    cells = (_cell(value, number, tag, style, raw) for value, number in zip(values, numeric, strict=True))
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _cell(value: object, number: bool, tag: str, style: str, raw: bool) -> str:
+    text = _text(value, number and not raw)
+    shown = html.escape(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
+    if _is_null(value):
+        shown = f'<span style="opacity:.45">{shown}</span>'
+    wrap = "white-space:normal;min-width:20em;overflow-wrap:anywhere" if len(text) > _LONG else "white-space:nowrap"
+    return f'<{tag} style="{_CELL}{style}text-align:{"right" if number else "left"};{wrap}">{shown}</{tag}>'
+
+
+def _text(value: object, grouped: bool) -> str:
+    if _is_null(value):
+        return "NULL"
+    if grouped and isinstance(value, int | float | Decimal):
+        return f"{value:,}"
+    if isinstance(value, dict | list):
+        return json.dumps(value, default=str, ensure_ascii=False)
+    if isinstance(value, datetime):
+        return value.isoformat(" ", "seconds" if not value.microsecond else "milliseconds")
+    return str(value)
+
+
+def _is_null(value: object) -> bool:
+    """Tell whether this is None or one of pandas' kinds of it, which alone are not equal to themselves."""
     return (
-        "<tr>"
-        + "".join(_cell(value, number, tag, style) for value, number in zip(values, numeric, strict=True))
-        + "</tr>"
+        value is None or type(value).__name__ in {"NAType", "NaTType"} or (isinstance(value, float) and value != value)
     )
 
 
-def _cell(value: object, number: bool, tag: str, style: str) -> str:
-    text = f"{value:,}" if number and isinstance(value, int | float) else str(value)
-    wrap = "normal;min-width:20em" if len(text) > _LONG else "nowrap"
-    return f'<{tag} style="{_CELL}{style}text-align:{"right" if number else "left"};white-space:{wrap}">{html.escape(text)}</{tag}>'
+def _is_numeric(column: pandas.Series) -> bool:
+    """Tell whether a column holds numbers; exact decimals are objects to pandas."""
+    if column.dtype.kind != "O":
+        return column.dtype.kind in "iuf"
+    first = next((value for value in column if value is not None), None)
+    return isinstance(first, Decimal)

@@ -13,13 +13,15 @@ if TYPE_CHECKING:
 
 __all__ = ["explore_tenants"]
 
+_CELL = "text-align:left;vertical-align:top;padding:.2em 1em .2em .3em"
+
 
 def explore_tenants(inspections: Sequence[TenantInspection]) -> VBox:
     """Return a picker of tenants that shows what was found of the one chosen."""
     import ipywidgets  # noqa: PLC0415 - slow to import
 
     by_slug = {i.tenant.slug: i for i in inspections}
-    picker = ipywidgets.Dropdown(options=list(by_slug), description="Tenant")
+    picker = ipywidgets.Dropdown(options=list(by_slug), description="Tenant", style={"description_width": "4em"})
     pane = ipywidgets.HTML(_details(inspections[0]) if inspections else "There are no tenants.")
     picker.observe(lambda change: setattr(pane, "value", _details(by_slug[change["new"]])), names="value")
     return ipywidgets.VBox([picker, pane])
@@ -37,6 +39,7 @@ def _details(inspection: TenantInspection) -> str:
         ("problems", "; ".join(inspection.problems) or "none"),
     ]
     lines = "".join(
-        f"<tr><th style='text-align:left;vertical-align:top'>{n}</th><td>{html.escape(v)}</td></tr>" for n, v in facts
+        f'<tr><th style="{_CELL};font-weight:600">{name}</th><td style="{_CELL}">{html.escape(text)}</td></tr>'
+        for name, text in facts
     )
-    return f"<table>{lines}</table>"
+    return f'<table style="line-height:1.4">{lines}</table>'

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +77,13 @@ def test_writing_through_it_is_refused(foreign: Database) -> None:
 def test_a_query_that_will_not_do_is_told_in_one_line(foreign: Database, query: str, problem: str) -> None:
     with foreign.connection() as connection, pytest.raises(UsageError, match=problem):
         find_tenants(connection, (), query)
+
+
+def test_explore_tenants_runs_on_it(foreign: Database, tmp_path: Path) -> None:
+    environ = os.environ | {"ERPKIT_DATABASE": foreign.conninfo, "ERPKIT_TENANTS_QUERY": QUERY}
+    done = _erpkit(environ, "run", "explore_tenants", "-p", "tenant", "sued.example.com", "--output", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "sued.example.com, invoices" in next(tmp_path.glob("*.html")).read_text()
 
 
 def _erpkit(environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

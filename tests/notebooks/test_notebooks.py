@@ -82,6 +82,29 @@ def test_a_report_is_one_file_without_code_that_needs_no_network(planted: Plante
         assert outside not in page
 
 
+def test_explore_tenants_asks_all_of_them_and_shows_the_table_that_was_chosen(planted: Planted, tmp_path: Path) -> None:
+    result = _run("explore_tenants", tmp_path, tenant="bluebird", table="catalog_products")
+    assert (result.outcome, _errors(result.output)) == ("ok", [])
+    assert _facts(result) == {"tenants": 5, "asked": 4, "rows": 4, "failed": 0}
+    page = result.report.read_text()
+    for text in (
+        "<svg",
+        "largest_table",
+        "bluebird, catalog_products",
+        "Fittings",
+        f"{planted.suspended}: suspended",
+    ):
+        assert text in page
+    for debris in ("VBox(", "vnd.jupyter.widget", "<script"):
+        assert debris not in page
+
+
+def test_explore_tenants_takes_names_and_refuses_a_table_that_is_not_there(planted: Planted, tmp_path: Path) -> None:
+    assert _facts(_run("explore_tenants", tmp_path, tenants=["acme", "bluebird"]))["rows"] == 2
+    wrong = _run("explore_tenants", tmp_path, table="orders", tenant="acme")
+    assert (wrong.outcome, "acme has no table orders" in str(wrong.error)) == ("failed", True)
+
+
 def test_check_modules_records_the_graph(tmp_path: Path) -> None:
     result = _run("check_modules", tmp_path)
     assert (result.outcome, _facts(result)) == ("ok", {"modules": 4, "dependencies": 5, "events": 9, "findings": 0})

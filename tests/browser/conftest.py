@@ -1,0 +1,136 @@
+"""A JupyterLab server on the sample ERP, and a page of Debian's Chromium that looks at it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from erpkit.database import Database
+from erpkit.modules import Registry
+from erpkit.sample.demo import Planted, plant
+from tests.conftest import SMALL
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+_CHROMIUM = shutil.which("chromium")
+_START = 60.0  # seconds for JupyterLab to come up
+_PATIENCE = 40_000  # milliseconds for a cell's output to appear on a busy machine
+_SETTINGS = {
+    "notebook-extension/tracker": {"windowingMode": "none"},  # cells that are out of sight stay in the page
+    "docmanager-extension/plugin": {"autosave": False},
+}
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A running JupyterLab: its address, its token and the folder of its notebooks."""
+
+    url: str
+    token: str
+    folder: Path
+
+    def open(self, page: Page, notebook: str) -> None:
+        """Open a notebook in a fresh workspace and wait until its cells are there."""
+        page.goto(f"{self.url}lab/tree/{notebook}.ipynb?token={self.token}&reset")
+        page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+
+    def stop(self) -> None:
+        """Ask the server to end its kernels and itself."""
+        headers = {"Authorization": f"token {self.token}"}
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{self.url}api/shutdown", method="POST", headers=headers)
+        ) as answer:
+            answer.read()
+
+
+@pytest.fixture(scope="module")
+def planted(shared_database: Database, registry: Registry) -> Planted:
+    return plant(shared_database, registry, tenants=5, size=SMALL)
+
+
+@pytest.fixture(scope="module")
+def lab(planted: Planted, shared_database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """JupyterLab as `erpkit lab` starts it, with settings and state of its own."""
+    yield from start_lab(shared_database.conninfo, tmp_path_factory.mktemp("lab"), _SETTINGS)
+
+
+def start_lab(conninfo: str, home: Path, settings: dict[str, Any]) -> Iterator[Lab]:
+    """Start JupyterLab on a database; end it afterwards."""
+    environ = os.environ | {
+        "ERPKIT_DATABASE": conninfo,
+        "ERPKIT_MODULES": "erpkit.sample",
+        "JUPYTER_TOKEN": "only-for-tests",
+        **{name: str(home / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")},
+        **{name: str(home / name) for name in ("JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")},
+    }
+    for plugin, values in settings.items():
+        path = home / "JUPYTERLAB_SETTINGS_DIR" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", "from erpkit.cli import main; main()", "lab", "--folder", str(home / "notebooks")]
+    options = ["--no-browser", f"--port={port}", "--ip=127.0.0.1"]
+    with (home / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, *options], env=environ, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        lab = Lab(_url(process, home), environ["JUPYTER_TOKEN"], home / "notebooks")
+        yield lab
+        lab.stop()
+        process.wait(30)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, 9)
+            process.wait()
+
+
+def _url(process: subprocess.Popen[bytes], home: Path) -> str:
+    """Wait until the server answers; it writes down where it listens."""
+    deadline = time.monotonic() + _START
+    while time.monotonic() < deadline and process.poll() is None:
+        for path in (home / "JUPYTER_RUNTIME_DIR").glob("jpserver-*.json"):
+            try:
+                url = str(json.loads(path.read_text())["url"])
+                with urllib.request.urlopen(f"{url}api") as answer:
+                    answer.read()
+            except (OSError, ValueError):
+                continue
+            return url
+        time.sleep(0.1)
+    raise AssertionError(f"JupyterLab did not start: {(home / 'log').read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium; the tests are skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="there is no playwright: pip install playwright")
+    if _CHROMIUM is None:
+        pytest.skip("there is no chromium: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A window of its own, with nothing remembered."""
+    context = browser.new_context(viewport={"width": 1400, "height": 1000})
+    context.set_default_timeout(_PATIENCE)
+    yield context.new_page()
+    context.close()

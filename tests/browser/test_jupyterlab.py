@@ -1,0 +1,140 @@
+"""What an analyst sees: JupyterLab in a real browser, on the sample ERP."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING
+
+import nbformat
+import pytest
+
+from erpkit.database import Database
+from erpkit.sample.demo import Planted
+from tests.browser.conftest import _PATIENCE, Lab
+
+pytest.importorskip("playwright.sync_api", reason="there is no playwright: pip install playwright")
+
+from playwright.sync_api import expect
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+ERROR = "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _patience() -> None:
+    expect.set_options(timeout=_PATIENCE)
+
+
+def run_all(page: Page) -> None:
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # what is run before there is a kernel is lost
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+
+def write_cells(lab: Lab, name: str, *cells: str) -> None:
+    """Put a notebook with these cells into JupyterLab's folder."""
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
+    node = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells], metadata=kernel)
+    nbformat.write(node, lab.folder / f"{name}.ipynb")
+
+
+def outputs(page: Page, cell: int) -> Locator:
+    return page.locator(".jp-Notebook .jp-CodeCell").nth(cell).locator(".jp-OutputArea-output")
+
+
+def test_jupyterlab_opens_on_the_notebooks_and_one_runs_all_its_cells(page: Page, lab: Lab, planted: Planted) -> None:
+    """The inspection of all tenants; its picker then shows each one."""
+    page.goto(f"{lab.url}?token={lab.token}")
+    listing = page.locator(".jp-DirListing-item")
+    for name in ("inspect_tenants", "explore_tenants", "run_migrations"):
+        expect(listing.filter(has_text=f"{name}.ipynb")).to_be_visible()
+    page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+    run_all(page)
+    expect(page.get_by_text("Jupyter news")).to_have_count(0)
+    expect(page.get_by_text("5 tenants inspected on")).to_be_visible()
+    expect(page.locator(ERROR)).to_have_count(0)
+    details = page.locator(".jp-OutputArea-output .widget-html-content")
+    for slug in (planted.drifted, planted.tenants[-1]):
+        page.get_by_label("Tenant", exact=True).select_option(slug)
+        expect(details.get_by_role("cell", name=f"tenant_{slug}")).to_be_visible()
+
+
+def test_the_explorer_follows_its_pickers_and_tells_a_wrong_filter_in_one_line(page: Page, lab: Lab) -> None:
+    lab.open(page, "explore_tenants")
+    run_all(page)
+    expect(page.get_by_text("5 tenants on")).to_be_visible()
+    expect(page.locator(ERROR)).to_have_count(0)
+    widget = page.locator(".widget-vbox").first
+    page.get_by_label("Tenant", exact=True).select_option("bluebird")
+    page.get_by_label("Table", exact=True).select_option("catalog_products")
+    expect(widget.get_by_role("columnheader", name="sku")).to_be_visible()
+    expect(widget.get_by_text("6 rows", exact=True)).to_be_visible()
+    page.get_by_label("Chart by", exact=True).select_option("category")
+    expect(widget.locator("div[role=img]")).to_have_attribute(
+        "aria-label", re.compile("^bluebird, catalog_products: rows by category")
+    )
+    page.get_by_label("Tenant", exact=True).select_option("acme")
+    expect(widget.locator("div[role=img]")).to_have_attribute(
+        "aria-label", re.compile("^acme, catalog_products: rows by category")
+    )
+    condition = page.get_by_label("Filter", exact=True)
+    condition.fill("categry = 'Fittings'")
+    condition.press("Enter")
+    expect(widget.get_by_role("alert")).to_have_text('column "categry" does not exist')
+    expect(widget.get_by_role("columnheader")).to_have_count(0)
+    condition.fill("category = 'Fittings'")
+    condition.press("Enter")
+    expect(widget.get_by_role("alert")).to_have_count(0)
+    expect(widget.locator("tbody tr").first).to_contain_text("Fittings")
+    assert all("Fittings" in row for row in widget.locator("tbody tr").all_inner_texts())
+
+
+def test_cells_of_sql_show_rows_and_one_that_writes_one_clear_line(page: Page, lab: Lab, planted: Planted) -> None:
+    write_cells(
+        lab,
+        "cells",
+        "%load_ext erpkit",
+        "%%tenants\nSELECT count(*) AS n FROM sales_orders",
+        "%%tenants\nDELETE FROM sales_orders",
+    )
+    lab.open(page, "cells")
+    run_all(page)
+    expect(outputs(page, 1).get_by_role("row").filter(has_text="acme")).to_be_visible()
+    expect(outputs(page, 1).first).to_contain_text(f"{planted.suspended}: suspended")
+    refusal = "UsageError: only a query that reads can be run here: SELECT, WITH, VALUES or TABLE"
+    expect(outputs(page, 2)).to_have_count(1)
+    expect(outputs(page, 2)).to_have_text(refusal)
+
+
+def test_a_long_cell_is_stopped_by_the_button_and_the_next_one_works(
+    page: Page, lab: Lab, shared_database: Database
+) -> None:
+    write_cells(lab, "long", "%load_ext erpkit", "%%tenants\nSELECT pg_sleep(60)", "%%tenant acme\nSELECT 40 + 2 AS n")
+    lab.open(page, "long")
+    run_all(page)
+    assert sleepers(shared_database, at_least=1) > 0
+    page.get_by_title("Interrupt the kernel").first.click()
+    expect(outputs(page, 1)).to_have_text("DatabaseError: interrupted: the query was cancelled on the server")
+    assert sleepers(shared_database, at_least=0) == 0
+    page.locator(".jp-Notebook .jp-CodeCell").nth(2).locator(".cm-content").click()
+    page.keyboard.press("Control+Enter")
+    expect(outputs(page, 2).get_by_role("cell", name="42")).to_be_visible()
+
+
+SLEEPING = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'active' AND query LIKE '%pg_sleep%'"""
+
+
+def sleepers(database: Database, at_least: int) -> int:
+    """Return how many statements sleep in the server, once there are so many."""
+    deadline = time.monotonic() + _PATIENCE / 1000
+    with database.connection() as connection:
+        while True:
+            ((found,),) = connection.execute(SLEEPING).fetchall()
+            if found >= at_least or time.monotonic() > deadline:
+                return int(found)
+            time.sleep(0.05)
