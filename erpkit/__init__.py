@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from erpkit.runs import Rehearsal, Summary, check_parameters
     from erpkit.tenants import (
         across,
+        compare_snapshots,
         create_tenant,
         drop_tenant,
         ensure_template,
@@ -38,9 +39,12 @@ if TYPE_CHECKING:
         plan_drop,
         plan_provision,
         provision_tenant,
+        read_snapshot,
         rename_tenant,
         set_status,
+        take_snapshot,
         verify_export,
+        write_snapshot,
     )  # fmt: skip
 
 __version__ = "0.1.0"
@@ -63,6 +67,7 @@ __all__ = [
     "across",
     "check_modules",
     "check_parameters",
+    "compare_snapshots",
     "create_tenant",
     "describe_status",
     "dispatch",
@@ -83,11 +88,14 @@ __all__ = [
     "provision_tenant",
     "read_applied",
     "read_migrations",
+    "read_snapshot",
     "rename_tenant",
     "run_plan",
     "run_replay",
     "set_status",
+    "take_snapshot",
     "verify_export",
+    "write_snapshot",
 ]
 
 _WHERE = {
@@ -109,6 +117,7 @@ _WHERE = {
     "runs": {"Rehearsal", "Summary", "check_parameters"},
     "tenants": {
         "across",
+        "compare_snapshots",
         "create_tenant",
         "drop_tenant",
         "ensure_template",
@@ -120,9 +129,12 @@ _WHERE = {
         "plan_drop",
         "plan_provision",
         "provision_tenant",
+        "read_snapshot",
         "rename_tenant",
         "set_status",
+        "take_snapshot",
         "verify_export",
+        "write_snapshot",
     },
 }
 

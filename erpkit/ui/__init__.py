@@ -1,7 +1,7 @@
 """What people look at: tables, plots and widgets."""
 
 from erpkit.ui.explorer import Explorer, explore
-from erpkit.ui.plots import Picture, plot_counts, plot_events, plot_migrations, plot_modules, plot_replay
+from erpkit.ui.plots import Picture, plot_counts, plot_events, plot_growth, plot_migrations, plot_modules, plot_replay
 from erpkit.ui.show import show
 from erpkit.ui.summaries import (
     summarize_inspection,
@@ -17,6 +17,7 @@ from erpkit.ui.tables import (
     drift_table,
     drop_plan_table,
     findings_table,
+    growth_table,
     health_table,
     indexes_table,
     migration_plan_table,
@@ -42,6 +43,7 @@ __all__ = [
     "explore",
     "explore_tenants",
     "findings_table",
+    "growth_table",
     "health_table",
     "indexes_table",
     "migration_plan_table",
@@ -50,6 +52,7 @@ __all__ = [
     "modules_table",
     "plot_counts",
     "plot_events",
+    "plot_growth",
     "plot_migrations",
     "plot_modules",
     "plot_replay",

@@ -29,7 +29,8 @@ class Table:
     def _repr_html_(self) -> str:
         if self.frame.empty:
             return f"<p><em>{html.escape(self.empty)}</em></p>"
-        numeric = [kind.kind in "iuf" for kind in self.frame.dtypes]
+        written = self.frame.attrs.get("numbers", ())  # columns that hold numbers as text
+        numeric = [kind.kind in "iuf" or name in written for name, kind in self.frame.dtypes.items()]
         head = _row([str(name) for name in self.frame.columns], numeric, "th", "font-weight:600;")
         rows = [
             _row(values, numeric, "td", "") for values in self.frame.head(MOST_ROWS).itertuples(index=False, name=None)

@@ -1,9 +1,11 @@
 """What inspection sees of health: transactions, locks, indexes, dead rows, backlog, estimates; and one tenant in depth."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -12,11 +14,13 @@ from erpkit.database import TEMPLATE, Connection, Database, Tenant
 from erpkit.events import dispatch, handler_topics
 from erpkit.migrations import Migration
 from erpkit.modules import Registry
+from erpkit.runs import open_notebook, run_notebook
 from erpkit.sample.demo import Planted, plant
 from erpkit.tenants import get_tenant, inspect_tenant, inspect_tenants, list_tenants
 from erpkit.tenants.health import read_blockers
 from erpkit.tenants.locks import Locks
 from tests.conftest import SMALL
+from tests.integration.test_cli import erpkit, refused
 
 
 @pytest.fixture(scope="module")
@@ -270,3 +274,54 @@ def test_a_locked_table_does_not_keep_the_estimates_of_a_fleet_from_being_read(
         inspections = inspect_tenants(connection, tenants, migrations, exact=False)
     assert [bool(i.locked) for i in inspections] == [True, False, False, False]
     assert "not counted" not in str(inspections[0].problems)
+
+
+def test_the_command_line_waits_for_no_lock_and_shows_growth(
+    shared_database: Database, connection: Connection, planted: Planted, tmp_path: Path
+) -> None:
+    environ = {"ERPKIT_DATABASE": shared_database.conninfo, "ERPKIT_MODULES": "erpkit.sample"}
+    monday = tmp_path / "monday.json"
+    monday.write_text(erpkit("tenants", "inspect", "--json", **environ).stdout)
+    (grown, locked, *_) = list_tenants(connection)
+    with connection.transaction():
+        connection.execute(
+            f"CREATE TABLE {grown.schema}.notes AS SELECT repeat('x', 100) FROM generate_series(1, 5000)"
+        )
+    with _locked(shared_database, locked, "sales_orders") as pid:
+        started = time.monotonic()
+        shown = erpkit("tenants", "inspect", "--since", str(monday), **environ).stdout
+        assert time.monotonic() - started < 10
+    assert f"! {locked.slug}: table sales_orders is locked by process {pid}" in shown
+    line = next(line.split() for line in shown.splitlines() if line.strip().startswith(grown.slug))
+    assert (float(line[4]) > 0.4, line[5]) == (True, "+5,000")
+    assert "growth since 20" in shown
+    alone = erpkit("tenants", "inspect", grown.slug, "--since", str(monday), "--json", **environ)
+    (tenant,) = json.loads(alone.stdout)["tenants"]
+    assert tenant["growth"]["tables"]["notes"]["rows"] == tenant["growth"]["rows"] == 5000
+    notes = next(
+        line.split() for line in erpkit("tenants", "inspect", grown.slug, "--since", str(monday), **environ).stdout.splitlines()
+        if line.strip().startswith("notes")
+    )  # fmt: skip
+    assert (notes[1], notes[5]) == ("5,000", "+5,000")
+    connection.execute(f"DROP TABLE {grown.schema}.notes")
+    (tmp_path / "list.json").write_text("[]")
+    refused(erpkit("tenants", "inspect", "--since", str(tmp_path / "list.json"), **environ), 2, "is no inspection")
+
+
+def test_the_notebook_waits_for_no_lock_and_compares_each_run_with_the_one_before(
+    shared_database: Database, connection: Connection, planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ERPKIT_DATABASE", shared_database.conninfo)
+    monkeypatch.setenv("ERPKIT_MODULES", "erpkit.sample")
+    weekly = str(tmp_path / "weekly.json")
+    first, second = (tmp_path / "first", tmp_path / "second")
+    notebook = open_notebook("inspect_tenants")
+    result = run_notebook(notebook, {"since": weekly, "snapshot": weekly}, first)
+    assert "There is no earlier inspection" in result.report.read_text()
+    tenant = get_tenant(connection, planted.tenants[1])
+    with _locked(shared_database, tenant, "sales_orders") as pid:
+        result = run_notebook(notebook, {"since": weekly, "snapshot": weekly}, second)
+    assert (result.outcome, result.seconds < 15) == ("findings", True)
+    assert result.summary is not None
+    assert any(f"table sales_orders is locked by process {pid}" in finding for finding in result.summary.findings)
+    assert "grew most" in result.report.read_text()
