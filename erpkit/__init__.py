@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from erpkit.runs import Rehearsal, Summary, check_parameters
     from erpkit.tenants import (
         across,
+        compare_snapshots,
         create_tenant,
         drop_tenant,
         ensure_template,
@@ -51,9 +52,12 @@ if TYPE_CHECKING:
         plan_drop,
         plan_provision,
         provision_tenant,
+        read_snapshot,
         rename_tenant,
         set_status,
+        take_snapshot,
         verify_export,
+        write_snapshot,
     )  # fmt: skip
 
 __version__ = "0.1.0"
@@ -77,6 +81,7 @@ __all__ = [
     "across",
     "check_modules",
     "check_parameters",
+    "compare_snapshots",
     "create_tenant",
     "describe_status",
     "dispatch",
@@ -103,11 +108,14 @@ __all__ = [
     "read_history",
     "read_migrations",
     "read_milliseconds",
+    "read_snapshot",
     "rename_tenant",
     "run_plan",
     "run_replay",
     "set_status",
+    "take_snapshot",
     "verify_export",
+    "write_snapshot",
 ]
 
 _WHERE = {
@@ -142,6 +150,7 @@ _WHERE = {
     "runs": {"Rehearsal", "Summary", "check_parameters"},
     "tenants": {
         "across",
+        "compare_snapshots",
         "create_tenant",
         "drop_tenant",
         "ensure_template",
@@ -153,9 +162,12 @@ _WHERE = {
         "plan_drop",
         "plan_provision",
         "provision_tenant",
+        "read_snapshot",
         "rename_tenant",
         "set_status",
+        "take_snapshot",
         "verify_export",
+        "write_snapshot",
     },
 }
 

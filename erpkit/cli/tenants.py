@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from erpkit.cli.inspection import inspect
 from erpkit.cli.output import as_json, open_database, print_json, print_table
 from erpkit.config import Settings
-from erpkit.events import handler_topics
 from erpkit.migrations import read_migrations
 from erpkit.modules import load_modules
 from erpkit.tenants import (
@@ -20,8 +20,6 @@ from erpkit.tenants import (
     find_tenants,
     get_tenant,
     import_tenant,
-    inspect_tenant,
-    inspect_tenants,
     list_tenants,
     plan_drop,
     plan_provision,
@@ -29,7 +27,6 @@ from erpkit.tenants import (
     rename_tenant,
     set_status,
 )
-from erpkit.tenants.detail import TenantDetail
 from erpkit.tenants.registry import check_slug
 
 
@@ -66,86 +63,7 @@ def create(slug: str, name: str) -> None:
     click.echo(f"created {tenant.slug}: schema {tenant.schema}, role {tenant.role}, {len(migrations)} migrations")
 
 
-@command.command()
-@click.argument("slugs", nargs=-1)
-@as_json
-def inspect(slugs: tuple[str, ...], as_json: bool) -> int:
-    """Show the state of tenants, all without a name; exit code 3 if there is something to look at."""
-    settings = Settings.from_env()
-    registry = load_modules(settings)
-    migrations = read_migrations(registry.modules, event_log=settings.tenants_query is None)
-    topics = handler_topics(registry)
-    detail: TenantDetail | None = None
-    with open_database(quiet=as_json) as database, database.connection() as connection:
-        tenants = find_tenants(connection, slugs, Settings.from_env().tenants_query)
-        if len(slugs) == 1:
-            detail = inspect_tenant(connection, tenants[0], migrations, topics=topics)
-            inspections = [detail.inspection]
-        else:
-            inspections = inspect_tenants(connection, tenants, migrations, topics=topics)
-    problems = [problem for i in inspections for problem in i.problems]
-    if as_json:
-        print_json(
-            [
-                {
-                    "slug": i.tenant.slug, "schema": i.tenant.schema, "status": i.tenant.status, "size": i.size, "rows": i.rows,
-                    "versions": i.versions, "pending": i.pending, "events": i.event_count, "last_event": i.last_event,
-                    "dead_letters": len(i.dead_letters), "drift": [str(one) for one in i.drift], "problems": i.problems,
-                    "exact": i.is_exact, "week_events": i.week_events, "backlog": i.backlog, "dead_rows": i.dead_rows,
-                    "unused_indexes": [one.name for one in i.unused_indexes],
-                    "missing_indexes": [str(one) for one in i.missing_indexes],
-                    "transactions": [str(one) for one in i.blockers],
-                }
-                for i in inspections
-            ]
-        )  # fmt: skip
-        return 3 if problems else 0
-    rows = [
-        (
-            i.tenant.slug,
-            i.tenant.status,
-            f"{i.size / 2**20:.2f}",
-            sum(i.rows.values()),
-            i.event_count,
-            i.pending,
-            len(i.dead_letters),
-            len(i.drift),
-            sum(i.backlog.values()),
-            i.dead_rows,
-        )
-        for i in inspections
-    ]
-    print_table(
-        ["tenant", "status", "MiB", "rows", "events", "pending", "dead letters", "drift", "backlog", "dead rows"], rows
-    )
-    if inspections and not inspections[0].is_exact:
-        click.echo("sizes, rows and events are PostgreSQL's estimates; name fewer tenants to have them counted")
-    if detail is not None:
-        _print_detail(detail)
-    for problem in problems:
-        click.echo(f"! {problem}")
-    return 3 if problems else 0
-
-
-def _print_detail(detail: TenantDetail) -> None:
-    i = detail.inspection
-    tables = [
-        (
-            t.name, f"{t.rows:,}", f"{t.size / 1024:,.0f}", f"{t.index_size / 1024:,.0f}", f"{t.dead_rows:,}",
-            f"{t.last_vacuum:%Y-%m-%d %H:%M}" if t.last_vacuum else "never",
-        )
-        for t in detail.tables
-    ]  # fmt: skip
-    print_table(["table", "rows", "KiB", "KiB of indexes", "dead rows", "last vacuum"], tables)
-    click.echo(f"schema {i.tenant.schema}; versions {', '.join(f'{m} {v}' for m, v in i.versions.items())}")
-    click.echo(f"last event {i.last_event:%Y-%m-%d %H:%M:%S %Z}" if i.last_event else "no events")
-    click.echo(f"events in the last seven days: {i.week_events or 0:,}")
-    for handler, events in sorted(i.backlog.items()):
-        click.echo(f"- {events:,} event(s) wait for {handler}")
-    for unused in i.unused_indexes:
-        click.echo(f"- index {unused.name} on {unused.table} was never used ({unused.size / 1024:,.0f} KiB)")
-    for missing in i.missing_indexes:
-        click.echo(f"- an index seems to be missing on {missing}")
+command.add_command(inspect)
 
 
 @command.command()

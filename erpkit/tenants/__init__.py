@@ -4,6 +4,7 @@ from erpkit.tenants.across import Across, across
 from erpkit.tenants.detail import TenantDetail, inspect_tenant
 from erpkit.tenants.drift import Difference, drift_script, find_drift
 from erpkit.tenants.exports import export_tenant
+from erpkit.tenants.growth import Growth, compare_snapshots
 from erpkit.tenants.imports import import_tenant
 from erpkit.tenants.inspection import TenantInspection, inspect_tenants
 from erpkit.tenants.lifecycle import create_tenant, ensure_template, rename_tenant
@@ -13,6 +14,7 @@ from erpkit.tenants.provision import ProvisionPlan, plan_provision, provision_te
 from erpkit.tenants.registry import ensure_registry, find_tenants, get_tenant, list_tenants, set_status
 from erpkit.tenants.removal import DropPlan, DropResult, drop_tenant, plan_drop
 from erpkit.tenants.roles import ANALYSTS
+from erpkit.tenants.snapshot import Snapshot, describe_inspections, read_snapshot, take_snapshot, write_snapshot
 
 __all__ = [
     "ANALYSTS",
@@ -20,14 +22,18 @@ __all__ = [
     "Difference",
     "DropPlan",
     "DropResult",
+    "Growth",
     "Manifest",
     "Mention",
     "MovedTenant",
     "ProvisionPlan",
+    "Snapshot",
     "TenantDetail",
     "TenantInspection",
     "across",
+    "compare_snapshots",
     "create_tenant",
+    "describe_inspections",
     "drift_script",
     "drop_tenant",
     "ensure_registry",
@@ -44,7 +50,10 @@ __all__ = [
     "plan_provision",
     "provision_tenant",
     "read_manifest",
+    "read_snapshot",
     "rename_tenant",
     "set_status",
+    "take_snapshot",
     "verify_export",
+    "write_snapshot",
 ]

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any, LiteralString
 
 from psycopg import sql
 
-from erpkit.database import Connection, Tenant
+from erpkit.database import TEMPLATE, Connection, Tenant
 from erpkit.migrations import Migration
 from erpkit.tenants.inspection import TenantInspection, inspect_tenants
+from erpkit.tenants.locks import Locks
 
 __all__ = ["IndexDetail", "TableDetail", "TenantDetail", "inspect_tenant"]
 
+# What is measured waits for whoever has locked the table, so a locked one is as large as the last vacuum found it.
 _TABLES = """
-SELECT relname, pg_table_size(relid), pg_indexes_size(relid), n_dead_tup, seq_scan, coalesce(idx_scan, 0),
+SELECT relname,
+       CASE WHEN relid <> ALL(%(locked)s::oid[]) THEN pg_table_size(relid)
+            ELSE (SELECT relpages FROM pg_class WHERE oid = relid) * current_setting('block_size')::bigint END,
+       CASE WHEN relid <> ALL(%(locked)s::oid[]) THEN pg_indexes_size(relid)
+            ELSE (SELECT coalesce(sum(i.relpages), 0) FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+                   WHERE x.indrelid = relid) * current_setting('block_size')::bigint END,
+       n_dead_tup, seq_scan, coalesce(idx_scan, 0),
        greatest(last_vacuum, last_autovacuum), greatest(last_analyze, last_autoanalyze)
-  FROM pg_stat_all_tables WHERE schemaname = %s AND NOT starts_with(relname, 'goose_db_version')
- ORDER BY pg_total_relation_size(relid) DESC, relname
+  FROM pg_stat_all_tables WHERE schemaname = %(schema)s AND NOT starts_with(relname, 'goose_db_version')
+
 """
 _INDEXES = """
-SELECT s.relname, s.indexrelname, pg_relation_size(s.indexrelid), s.idx_scan, x.indisunique, x.indisvalid
-  FROM pg_stat_all_indexes s JOIN pg_index x ON x.indexrelid = s.indexrelid WHERE s.schemaname = %s ORDER BY 1, 2
+SELECT s.relname, s.indexrelname,
+       CASE WHEN s.relid <> ALL(%(locked)s::oid[]) THEN pg_relation_size(s.indexrelid)
+            ELSE i.relpages * current_setting('block_size')::bigint END,
+       s.idx_scan, x.indisunique, x.indisvalid
+  FROM pg_stat_all_indexes s JOIN pg_index x ON x.indexrelid = s.indexrelid JOIN pg_class i ON i.oid = s.indexrelid
+ WHERE s.schemaname = %(schema)s ORDER BY 1, 2
 """
 
 
@@ -67,19 +80,27 @@ def inspect_tenant(
     connection: Connection, tenant: Tenant, migrations: Sequence[Migration], *, topics: Mapping[str, str] | None = None
 ) -> TenantDetail:
     """Inspect one tenant in depth; `topics` as for `inspect_tenants`. A tenant without a schema has no tables."""
-    (inspection,) = inspect_tenants(connection, [tenant], migrations, exact=True, topics=topics)
-    tables = [
-        TableDetail(name, inspection.rows.get(name, 0), *facts)
-        for name, *facts in connection.execute(_TABLES, [tenant.schema])
-    ]
-    indexes = [IndexDetail(*row) for row in connection.execute(_INDEXES, [tenant.schema])]
-    return TenantDetail(inspection, tuple(tables), tuple(indexes), _topics(connection, inspection))
+    locks = Locks(connection, [TEMPLATE.schema, tenant.schema])
+    (inspection,) = inspect_tenants(connection, [tenant], migrations, exact=True, topics=topics, locks=locks)
+    tables = locks.read(lambda: _rows(connection, _TABLES, tenant, locks))
+    indexes = locks.read(lambda: _rows(connection, _INDEXES, tenant, locks))
+    counted = [TableDetail(name, inspection.rows.get(name, 0), *facts) for name, *facts in tables]
+    return TenantDetail(
+        replace(inspection, locked=locks.of(tenant.schema)),
+        tuple(sorted(counted, key=lambda table: (-table.size - table.index_size, table.name))),
+        tuple(IndexDetail(*row) for row in indexes),
+        locks.read(lambda: _topics(connection, inspection, locks)),
+    )
 
 
-def _topics(connection: Connection, inspection: TenantInspection) -> dict[str, int]:
+def _rows(connection: Connection, query: LiteralString, tenant: Tenant, locks: Locks) -> list[tuple[Any, ...]]:
+    return connection.execute(query, {"schema": tenant.schema, "locked": locks.oids}).fetchall()
+
+
+def _topics(connection: Connection, inspection: TenantInspection, locks: Locks) -> dict[str, int]:
     """Count the events of each topic."""
-    if "erpkit_events" not in inspection.rows:
+    schema = inspection.tenant.schema
+    if "erpkit_events" not in inspection.rows or locks.holds(schema, "erpkit_events"):
         return {}
     query = sql.SQL("SELECT topic, count(*) FROM {} GROUP BY 1 ORDER BY 1")
-    rows = connection.execute(query.format(sql.Identifier(inspection.tenant.schema, "erpkit_events")))
-    return dict(rows.fetchall())
+    return dict(connection.execute(query.format(sql.Identifier(schema, "erpkit_events"))).fetchall())

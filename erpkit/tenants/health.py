@@ -26,7 +26,8 @@ _TABLES = """
 SELECT n.nspname, c.relname,
        CASE WHEN pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_deleted(c.oid) > 0
             THEN pg_stat_get_live_tuples(c.oid) ELSE greatest(c.reltuples, 0)::bigint END,
-       CASE WHEN %(exact)s OR c.reltuples < 0 AND pg_stat_get_live_tuples(c.oid) > 50 THEN pg_total_relation_size(c.oid)
+       CASE WHEN c.oid <> ALL(%(locked)s::oid[]) AND (%(exact)s OR c.reltuples < 0 AND pg_stat_get_live_tuples(c.oid) > 50)
+            THEN coalesce(pg_total_relation_size(c.oid), 0)
             ELSE (c.relpages + coalesce(t.relpages, 0)
                  + coalesce((SELECT sum(i.relpages) FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
                               WHERE x.indrelid = c.oid), 0)
@@ -135,11 +136,18 @@ class Blocker:
         return f"process {self.pid} ({self.user}) has a transaction open on {where} for {self.seconds:,.0f} s, {self.state}"
 
 
-def read_tables(connection: Connection, schemas: Sequence[str], *, exact: bool) -> dict[str, list[TableFacts]]:
-    """Return the tables of each schema that exists; sizes are measured if `exact`, else from the last vacuum or analyze."""
+def read_tables(
+    connection: Connection, schemas: Sequence[str], *, exact: bool, locked: Sequence[int] = ()
+) -> dict[str, list[TableFacts]]:
+    """Return the tables of each schema that exists; sizes are measured if `exact`, else from the last vacuum or analyze.
+
+    Measuring waits for whoever has locked the table exclusively; the tables with the oids `locked` are estimated instead.
+    """
     rows = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s)", [list(schemas)])
     found: dict[str, list[TableFacts]] = {schema: [] for (schema,) in rows}
-    for schema, *facts in connection.execute(_TABLES, {"schemas": list(schemas), "exact": exact}):
+    for schema, *facts in connection.execute(
+        _TABLES, {"schemas": list(schemas), "exact": exact, "locked": list(locked)}
+    ):
         found[schema].append(TableFacts(*facts))
     return found
 

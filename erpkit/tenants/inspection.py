@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import pq, sql
 
-from erpkit.database import TEMPLATE, Connection, Tenant, fetch_union, schemas_with_table
+from erpkit.database import TEMPLATE, Connection, Tenant, fetch_union
 from erpkit.events import DeadLetter, list_dead_letters, read_backlog
 from erpkit.migrations import Migration, MigrationStatus, describe_status, read_applied
 from erpkit.tenants.drift import Difference, find_drift
@@ -26,6 +26,7 @@ from erpkit.tenants.health import (
     read_missing,
     read_tables,
 )
+from erpkit.tenants.locks import Locks, TableLock
 from erpkit.tenants.objects import Fingerprint, read_fingerprints
 
 __all__ = ["TenantInspection", "inspect_tenants"]
@@ -51,6 +52,8 @@ class TenantInspection:
 
     With `is_exact` rows were counted and files measured; otherwise `size`, `rows` and `event_count` are PostgreSQL's own
     estimates and `week_events`, the events of the last seven days, is None. Unused and missing indexes are advice, no problem.
+    `locked` are tables that could not be read, whose size and rows are estimates for that reason; `unread` says what else of
+    the tenant was left out.
     """
 
     tenant: Tenant
@@ -69,6 +72,8 @@ class TenantInspection:
     unused_indexes: Sequence[IndexFacts] = field(default=(), repr=False)
     missing_indexes: Sequence[MissingIndex] = field(default=(), repr=False)
     blockers: Sequence[Blocker] = ()
+    locked: Sequence[TableLock] = ()
+    unread: Sequence[str] = ()
 
     @property
     def versions(self) -> dict[str, int]:
@@ -103,7 +108,25 @@ class TenantInspection:
                 f"{self.tenant.slug}: {len(self.dead_letters)} dead letter(s), first {self.dead_letters[0].error}"
             )
         problems += [f"{self.tenant.slug}: {blocker}" for blocker in self.blockers]
+        problems += [f"{self.tenant.slug}: {line}" for line in self._locked_lines()]
         return problems
+
+    def _locked_lines(self) -> Iterator[str]:
+        """Say who locks what, one line a process, and what was left out for it in the last one."""
+        holders: dict[str, list[str]] = {}
+        for lock in self.locked:
+            who = (
+                f"locked by {lock.holder}"
+                if lock.is_held
+                else f"about to be locked by {lock.holder}, which waits for it"
+            )
+            holders.setdefault(who, []).append(lock.table)
+        lines = [f"{_named(tables)} {'is' if len(tables) == 1 else 'are'} {who}" for who, tables in holders.items()]
+        if self.is_exact and lines:
+            lines[-1] += f"; {'its' if len(self.locked) == 1 else 'their'} rows were not counted"
+        if self.unread:
+            lines[-1:] = [f"{lines[-1] if lines else '_template is locked'}; not read: {', '.join(self.unread)}"]
+        yield from lines
 
 
 def inspect_tenants(
@@ -113,64 +136,64 @@ def inspect_tenants(
     *,
     exact: bool | None = None,
     topics: Mapping[str, str] | None = None,
+    locks: Locks | None = None,
 ) -> list[TenantInspection]:
     """Inspect `tenants`; drift is looked for in those that have every migration, as the others differ for that reason.
 
     `exact` counts rows and measures files; None does so for up to 50 tenants. `topics` are the handlers' topics (see
-    `handler_topics`): with them the backlog is read, too.
+    `handler_topics`): with them the backlog is read, too. `locks` are those of these schemas, if they were read before.
+    A table that another process has locked exclusively is not waited for: its figures are estimates, and a problem says so.
+    Raises DatabaseError where tables are locked faster than they can be read.
     """
     exact = len(tenants) <= EXACT if exact is None else exact
     schemas = [tenant.schema for tenant in tenants]
-    with _fingerprints(connection, [TEMPLATE.schema, *schemas]) as fingerprints:
-        tables = read_tables(connection, schemas, exact=exact)
-        counts = _counts(connection, tenants) if exact else _estimates(tables)
-        events = _events(connection, tenants, exact=exact)
-        statuses = _by_tenant(
-            describe_status([TEMPLATE, *tenants], migrations, read_applied(connection, [TEMPLATE, *tenants]))
-        )
-        letters = _by_tenant(list_dead_letters(connection, tenants))
-        backlog = read_backlog(connection, tenants, topics or {})
+    locks = locks or Locks(connection, [TEMPLATE.schema, *schemas])
+    with _fingerprints(connection, [s for s in (TEMPLATE.schema, *schemas) if not locks.of(s)]) as fingerprints:
+        tables = locks.read(lambda: read_tables(connection, schemas, exact=exact, locked=locks.oids))
+        counts = locks.read(lambda: _counts(connection, schemas, locks)) if exact else {}
+        events = locks.read(lambda: _events(connection, locks.readable(tenants), tables, exact=exact))
+        applied = locks.read(lambda: read_applied(connection, locks.readable([TEMPLATE, *tenants]), migrations))
+        letters = _by_tenant(locks.read(lambda: list_dead_letters(connection, locks.readable(tenants))))
+        backlog = locks.read(lambda: read_backlog(connection, locks.readable(tenants), topics or {}))
+        statuses = _by_tenant(describe_status(locks.readable([TEMPLATE, *tenants]), migrations, applied))
         unused, missing = read_indexes(connection, schemas), read_missing(connection, schemas)
         blockers = read_blockers(connection, schemas)
         current = [t for t in tenants if t.schema in tables and not _lacks(statuses.get(t.slug, ()))]
-        drift = (
-            {}
-            if _lacks(statuses.get(TEMPLATE.slug, ()))
-            else find_drift(connection, current, fingerprints=fingerprints.result())
-        )
+        drift = {} if _lacks(statuses.get(TEMPLATE.slug, ())) else _drift(connection, current, locks, fingerprints)
+    rows = {schema: _estimates(facts) | counts.get(schema, {}) for schema, facts in tables.items()}
     return [
         TenantInspection(
             tenant=tenant,
             exists=tenant.schema in tables,
             size=sum(table.size for table in tables.get(tenant.schema, ())),
-            rows=counts.get(tenant.schema, {}),
+            rows=rows.get(tenant.schema, {}),
             migrations=statuses.get(tenant.slug, []),
-            event_count=counts.get(tenant.schema, {}).get("erpkit_events", 0),
+            event_count=rows.get(tenant.schema, {}).get("erpkit_events", 0),
             last_event=events.get(tenant.slug, (None, None))[0],
             dead_letters=letters.get(tenant.slug, []),
             drift=drift.get(tenant.slug, ()),
             is_exact=exact,
             week_events=events.get(tenant.slug, (None, None))[1],
-            backlog=backlog[tenant.slug],
+            backlog=backlog.get(tenant.slug, {}),
             tables=tables.get(tenant.schema, ()),
             unused_indexes=unused.get(tenant.schema, ()),
             missing_indexes=missing.get(tenant.schema, ()),
             blockers=blockers.get(tenant.schema, ()),
+            locked=locks.of(tenant.schema),
+            unread=_unread(tenant, locks),
         )
         for tenant in tenants
     ]
 
 
 @contextmanager
-def _fingerprints(connection: Connection, schemas: Sequence[str]) -> Iterator[Future[dict[str, Fingerprint]]]:
-    """Hash the schemas, half of an inspection's time; for many of them on a second connection at the same time.
+def _fingerprints(connection: Connection, schemas: Sequence[str]) -> Iterator[Future[dict[str, Fingerprint]] | None]:
+    """Hash many schemas, half of an inspection's time, on a second connection at the same time.
 
     Not where `connection` is in a transaction, which another connection would not see.
     """
     if len(schemas) < _MANY or connection.info.transaction_status != pq.TransactionStatus.IDLE:
-        done: Future[dict[str, Fingerprint]] = Future()
-        done.set_result(read_fingerprints(connection, schemas))
-        yield done
+        yield None
         return
     info = connection.info
     with (
@@ -178,6 +201,36 @@ def _fingerprints(connection: Connection, schemas: Sequence[str]) -> Iterator[Fu
         ThreadPoolExecutor(1) as executor,
     ):
         yield executor.submit(read_fingerprints, second, schemas)
+
+
+def _drift(
+    connection: Connection,
+    tenants: Sequence[Tenant],
+    locks: Locks,
+    fingerprints: Future[dict[str, Fingerprint]] | None,
+) -> dict[str, list[Difference]]:
+    """Look for drift where nothing is locked; what a migration is at work on is about to change anyhow."""
+    hashes: dict[str, Fingerprint] | None = None
+    with suppress(psycopg.errors.LockNotAvailable):
+        hashes = fingerprints.result() if fingerprints else None
+
+    def find() -> dict[str, list[Difference]]:
+        free = [] if locks.of(TEMPLATE.schema) else [tenant for tenant in tenants if not locks.of(tenant.schema)]
+        return find_drift(connection, free, fingerprints=hashes) if free else {}
+
+    return locks.retry(find)
+
+
+def _unread(tenant: Tenant, locks: Locks) -> tuple[str, ...]:
+    own = ("versions", "last event", "dead letters", "backlog") if locks.holds_own(tenant.schema) else ()
+    return (*own, "drift") if locks.of(tenant.schema) or locks.of(TEMPLATE.schema) else own
+
+
+def _named(tables: Sequence[str]) -> str:
+    """Name a few tables, and count more."""
+    if len(tables) == 1:
+        return f"table {tables[0]}"
+    return f"tables {', '.join(tables[:3])}" + (f" and {len(tables) - 3} more" if len(tables) > 3 else "")
 
 
 def _lacks(statuses: Sequence[MigrationStatus]) -> bool:
@@ -191,24 +244,22 @@ def _by_tenant(records: Sequence[_OfTenant]) -> dict[str, list[_OfTenant]]:
     return found
 
 
-def _estimates(tables: Mapping[str, Sequence[TableFacts]]) -> dict[str, dict[str, int]]:
-    return {
-        schema: {table.name: table.rows for table in facts if not table.name.startswith("goose_db_version")}
-        for schema, facts in tables.items()
-    }
+def _estimates(tables: Sequence[TableFacts]) -> dict[str, int]:
+    return {table.name: table.rows for table in tables if not table.name.startswith("goose_db_version")}
 
 
-def _counts(connection: Connection, tenants: Sequence[Tenant]) -> dict[str, dict[str, int]]:
+def _counts(connection: Connection, schemas: Sequence[str], locks: Locks) -> dict[str, dict[str, int]]:
     tables = connection.execute(
         "SELECT schemaname, tablename FROM pg_tables WHERE schemaname = ANY(%s) AND NOT starts_with(tablename, 'goose_db_version') "
         "ORDER BY 1, 2",
-        [[tenant.schema for tenant in tenants]],
+        [list(schemas)],
     ).fetchall()
     queries = [
         sql.SQL("SELECT {}, {}, count(*) FROM {}").format(
             sql.Literal(schema), sql.Literal(table), sql.Identifier(schema, table)
         )
         for schema, table in tables
+        if not locks.holds(schema, table)
     ]
     counts: dict[str, dict[str, int]] = {}
     for schema, table, count in fetch_union(connection, queries):
@@ -216,13 +267,14 @@ def _counts(connection: Connection, tenants: Sequence[Tenant]) -> dict[str, dict
     return counts
 
 
-def _events(connection: Connection, tenants: Sequence[Tenant], *, exact: bool) -> dict[str, tuple[Any, ...]]:
+def _events(
+    connection: Connection, tenants: Sequence[Tenant], tables: Mapping[str, Sequence[TableFacts]], *, exact: bool
+) -> dict[str, tuple[Any, ...]]:
     """Read the time of the last event of each tenant, and how many there were in seven days."""
-    found = schemas_with_table(connection, "erpkit_events", [tenant.schema for tenant in tenants])
     query = sql.SQL(_EXACT_EVENTS if exact else _EVENTS)
     queries = [
         query.format(slug=sql.Literal(tenant.slug), log=sql.Identifier(tenant.schema, "erpkit_events"))
         for tenant in tenants
-        if tenant.schema in found
+        if any(table.name == "erpkit_events" for table in tables.get(tenant.schema, ()))
     ]
     return {slug: (last, count) for slug, last, count in fetch_union(connection, queries, _BATCH)}

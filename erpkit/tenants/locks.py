@@ -1,27 +1,163 @@
-"""Who keeps a schema's tables locked so that nobody else can even read what they consist of."""
+"""Tables that another process keeps everybody else from reading, and how to read the rest without waiting for them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
-from erpkit.database import Connection
+import psycopg
+from psycopg import pq
+from psycopg.abc import Params, Query
 
-__all__ = ["read_locks"]
+from erpkit.database import Connection, Tenant
+from erpkit.errors import DatabaseError
 
-# Whoever waits for such a lock is in the way as well: all that come later queue up behind.
+__all__ = ["Locks", "TableLock", "read_locks"]
+
+PATIENCE = 1.0  # seconds that a statement waits for a lock
+_MOMENT = 0.2  # seconds after which a lock that is still there counts: a migration holds most of its own for less
+_TRIES = 5
+
+_OWN = ("erpkit_", "goose_db_version")  # how the tables begin that tell a tenant's versions, events and dead letters
+
+# Planning a query opens the indexes of its tables, and the partitions below them; so their locks are the table's.
+# Who waits for such a lock keeps later readers out, too.
 _LOCKS = """
-SELECT n.nspname, (array_agg(format('table %%s is locked by %%s', quote_ident(c.relname), h.holder)
-                             ORDER BY l.granted DESC, c.relkind = 'r' DESC, c.relname))[1]
-  FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+SELECT DISTINCT ON (t.oid) n.nspname, t.oid, t.relname, coalesce(l.pid, 0),
+       concat_ws(', ', nullif(a.usename, ''), nullif(a.application_name, ''), a.state), l.granted
+  FROM pg_locks l JOIN pg_class c ON c.oid = l.relation LEFT JOIN pg_index x ON x.indexrelid = c.oid
+ CROSS JOIN LATERAL (SELECT coalesce(x.indrelid, c.oid) UNION
+                     SELECT relid FROM pg_partition_ancestors(coalesce(x.indrelid, c.oid))) o (oid)
+  JOIN pg_class t ON t.oid = o.oid AND t.relkind IN ('r', 'p', 'm') JOIN pg_namespace n ON n.oid = t.relnamespace
   LEFT JOIN pg_stat_activity a ON a.pid = l.pid
- CROSS JOIN LATERAL (SELECT CASE WHEN l.pid IS NULL THEN 'a prepared transaction' ELSE format('process %%s (%%s)', l.pid,
-                     concat_ws(', ', nullif(a.usename, ''), nullif(a.application_name, ''), a.state)) END AS holder) h
- WHERE l.mode = 'AccessExclusiveLock' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-   AND l.pid IS DISTINCT FROM pg_backend_pid() AND n.nspname = ANY(%s)
- GROUP BY 1
+ WHERE l.mode = 'AccessExclusiveLock' AND l.pid IS DISTINCT FROM pg_backend_pid() AND n.nspname = ANY(%s)
+   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+ ORDER BY t.oid, l.granted DESC, l.pid
 """
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class TableLock:
+    """A table that nobody else can read: process `pid` holds it in ACCESS EXCLUSIVE mode, or waits to, which is no better.
+
+    `pid` is 0 for a prepared transaction.
+    """
+
+    oid: int
+    table: str
+    pid: int
+    session: str  # user, application and state
+    is_held: bool
+
+    @property
+    def holder(self) -> str:
+        """Who it is, for people."""
+        return f"process {self.pid} ({self.session})" if self.pid else "a prepared transaction"
 
 
 def read_locks(connection: Connection, schemas: Sequence[str]) -> dict[str, str]:
     """Return, for those of `schemas` in which somebody else locks a table exclusively, which one and who, as a clause."""
-    return dict(connection.execute(_LOCKS, [list(schemas)]).fetchall())
+    found: dict[str, str] = {}
+    for schema, *facts in connection.execute(_LOCKS, [list(schemas)]):
+        lock = TableLock(*facts)
+        found.setdefault(schema, f"table {lock.table} is locked by {lock.holder}")
+    return found
+
+
+class Locks:
+    """What of some schemas is locked; grows whenever a reading had to wait too long."""
+
+    def __init__(self, connection: Connection, schemas: Sequence[str]) -> None:
+        self._connection = connection
+        self._schemas = list(schemas)
+        self._locks: dict[str, dict[str, TableLock]] = {}
+        self._look()
+
+    @property
+    def oids(self) -> list[int]:
+        """The locked tables."""
+        return [lock.oid for tables in self._locks.values() for lock in tables.values()]
+
+    def of(self, schema: str) -> tuple[TableLock, ...]:
+        """Return the locks in one schema, by table."""
+        return tuple(lock for _, lock in sorted(self._locks.get(schema, {}).items()))
+
+    def holds(self, schema: str, table: str) -> bool:
+        """Tell whether a table is locked."""
+        return table in self._locks.get(schema, {})
+
+    def holds_own(self, schema: str) -> bool:
+        """Tell whether one of the tables is locked that tell a tenant's versions, events and dead letters."""
+        return any(table.startswith(_OWN) for table in self._locks.get(schema, {}))
+
+    def readable(self, tenants: Sequence[Tenant]) -> list[Tenant]:
+        """Return the tenants whose versions, events and dead letters can be read."""
+        return [tenant for tenant in tenants if not self.holds_own(tenant.schema)]
+
+    def read(self, reading: Callable[[], _T]) -> _T:
+        """Return what `reading` returns, its statements waiting a second for a lock at most.
+
+        When one has waited in vain `reading` is called again, and finds here which tables to leave out. Raises DatabaseError
+        where that does not help.
+        """
+        with _short_waits(self._connection):
+            return self.retry(reading)
+
+    def retry(self, reading: Callable[[], _T]) -> _T:
+        """Do as `read`, for a `reading` that limits its own waits."""
+        for _ in range(_TRIES):
+            try:
+                return reading()
+            except psycopg.errors.LockNotAvailable:
+                self._look()
+        raise DatabaseError("tables were locked faster than the rest could be read: try again in a while")
+
+    def _look(self) -> None:
+        """Add the locks that are held for more than a moment; reading them waits for none."""
+        seen = self._read()
+        if not seen:
+            return
+        self._connection.execute("SELECT pg_sleep(%s)", [_MOMENT])
+        for schema, lock in seen & self._read():
+            self._locks.setdefault(schema, {})[lock.table] = lock
+
+    def _read(self) -> set[tuple[str, TableLock]]:
+        rows = self._connection.execute(_LOCKS, [self._schemas])
+        return {(schema, TableLock(*facts)) for schema, *facts in rows}
+
+
+class _Impatient(psycopg.Cursor[tuple[Any, ...]]):
+    """Runs each statement in a transaction of its own that waits a second for a lock, all in one round trip.
+
+    Behind PgBouncer a setting of the session would be left to others.
+    """
+
+    def execute(self, query: Query, params: Params | None = None, **options: Any) -> Self:
+        text = psycopg.ClientCursor(self.connection).mogrify(query, params)
+        is_idle = self.connection.info.transaction_status == pq.TransactionStatus.IDLE
+        begin, end = (
+            ("BEGIN READ ONLY", "ROLLBACK") if is_idle else ("SAVEPOINT look", "ROLLBACK TO look; RELEASE look")
+        )
+        try:
+            super().execute(
+                f"{begin}; SET LOCAL lock_timeout TO {int(PATIENCE * 1000)}; {text}; {end}".encode(), **options
+            )
+        except psycopg.Error:
+            super().execute(end.encode())
+            raise
+        self.set_result(2)  # after those of begin and SET
+        return self
+
+
+@contextmanager
+def _short_waits(connection: Connection) -> Iterator[None]:
+    usual = connection.cursor_factory
+    connection.cursor_factory = type("Impatient", (_Impatient, usual), {})
+    try:
+        yield
+    finally:
+        connection.cursor_factory = usual

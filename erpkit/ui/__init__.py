@@ -10,7 +10,7 @@ from erpkit.ui.migrations import (
     migration_status_table,
     plot_migrations,
 )
-from erpkit.ui.plots import Picture, plot_counts, plot_events, plot_modules, plot_replay
+from erpkit.ui.plots import Picture, plot_counts, plot_events, plot_growth, plot_modules, plot_replay
 from erpkit.ui.progress import progress_bar
 from erpkit.ui.show import show
 from erpkit.ui.summaries import (
@@ -27,6 +27,7 @@ from erpkit.ui.tables import (
     drift_table,
     drop_plan_table,
     findings_table,
+    growth_table,
     health_table,
     indexes_table,
     modules_table,
@@ -49,6 +50,7 @@ __all__ = [
     "explore",
     "explore_tenants",
     "findings_table",
+    "growth_table",
     "health_table",
     "indexes_table",
     "lint_table",
@@ -60,6 +62,7 @@ __all__ = [
     "modules_table",
     "plot_counts",
     "plot_events",
+    "plot_growth",
     "plot_migrations",
     "plot_modules",
     "plot_replay",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from erpkit.events import ReplayPlan
 from erpkit.modules import ModuleCheck
-from erpkit.tenants import TenantInspection
+from erpkit.tenants import Growth, TenantInspection
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.patches import Rectangle
     from matplotlib.text import Text
 
-__all__ = ["Picture", "plot_counts", "plot_events", "plot_modules", "plot_replay"]
+__all__ = ["Picture", "plot_counts", "plot_events", "plot_growth", "plot_modules", "plot_replay"]
 
 BLUE, AMBER, RED, GREY, GREEN = "#2563eb", "#d97706", "#dc2626", "#94a3b8", "#16a34a"
 _LABEL = 40  # characters beside a bar
@@ -32,23 +32,44 @@ class Picture:
     text: str
 
     def _repr_html_(self) -> str:
-        style = "background:#fff;border-radius:.4em;padding:.4em;width:fit-content;max-width:100%"
+        style = "background:#fff;border-radius:.4em;padding:.4em;width:fit-content;max-width:100%;overflow-x:auto"
         return f'<div role="img" aria-label="{html.escape(self.text)}" style="{style}">{self.svg}</div>'
 
     def __repr__(self) -> str:
         return self.text
 
 
-def plot_events(inspections: Sequence[TenantInspection]) -> Picture:
-    """Draw size and number of events a tenant, those with a problem in amber, the suspended ones in grey."""
+def plot_events(inspections: Sequence[TenantInspection], most: int = 40) -> Picture:
+    """Draw size and number of events a tenant, those with a problem in amber, the suspended ones in grey.
+
+    Of more tenants than `most` the largest are drawn.
+    """
+    shown = "size, MiB"
+    if len(inspections) > most:
+        inspections = sorted(inspections, key=lambda i: -i.size)[:most]
+        shown = f"size, MiB: the {most} largest"
     figure, (sizes, events) = figure_of(1, 2, height=0.27 * len(inspections) + 1.1)
     names = [i.tenant.slug for i in inspections]
     colors = [_tenant_color(i) for i in inspections]
-    _bars(sizes, names, [i.size / 2**20 for i in inspections], colors, "size, MiB")
+    _bars(sizes, names, [i.size / 2**20 for i in inspections], colors, shown)
     _bars(events, names, [i.event_count for i in inspections], colors, "events in the log")
     events.set_yticklabels([])
     legend(figure, {"in order": BLUE, "to look at": AMBER, "not active": GREY})
     return picture_of(figure, "size and events of each tenant")
+
+
+def plot_growth(growth: Mapping[str, Growth], most: int = 15) -> Picture:
+    """Draw by how much the tenants grew that grew most, in size and in rows; those that shrank are left out."""
+    grown = [one for one in growth.values() if (one.size or 0) > 0 or (one.rows or 0) > 0]
+    grown = sorted(grown, key=lambda one: (-(one.size or 0), -(one.rows or 0)))[:most]
+    if not grown:
+        return Picture("No tenant grew.", "no tenant grew")
+    figure, (sizes, rows) = figure_of(1, 2, height=0.27 * len(grown) + 0.8)
+    names = [one.name for one in grown]
+    _bars(sizes, names, [(one.size or 0) / 2**20 for one in grown], [BLUE] * len(grown), "grew by, MiB")
+    _bars(rows, names, [one.rows or 0 for one in grown], [BLUE] * len(grown), "grew by, rows")
+    rows.set_yticklabels([])
+    return picture_of(figure, f"growth of {len(grown)} tenants")
 
 
 def plot_modules(check: ModuleCheck) -> Picture:
@@ -178,4 +199,6 @@ def picture_of(figure: Figure, text: str) -> Picture:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": text})
     svg = buffer.getvalue()
-    return Picture(svg[svg.index("<svg") :], text)
+    # On a narrow screen it is scrolled, rather than made so small that nobody can read it.
+    least = f'<svg style="min-width:{72 * figure.get_figwidth():.0f}px" '
+    return Picture(svg[svg.index("<svg") :].replace("<svg ", least, 1), text)

@@ -41,7 +41,11 @@ class Table:
     def _repr_html_(self) -> str:
         if self.frame.empty:
             return f"<p><em>{html.escape(self.empty)}</em></p>"
-        numeric = [_is_numeric(self.frame.iloc[:, n]) for n in range(len(self.frame.columns))]
+        numeric = [
+            name in self.frame.attrs.get("numbers", ())
+            or _is_numeric(self.frame.iloc[:, n])  # some hold numbers as text
+            for n, name in enumerate(self.frame.columns)
+        ]
         head = _row([str(name) for name in self.frame.columns], numeric, "th", _HEAD if self.height else _BOLD)
         rows = [
             _row(values, numeric, "td", "", self.raw)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from erpkit.events import DeadLetter, ReplayPlan, ReplayRun
 from erpkit.modules import ModuleCheck, ModuleLike, topic_of
-from erpkit.tenants import DropPlan, ProvisionPlan, TenantInspection
+from erpkit.tenants import DropPlan, Growth, ProvisionPlan, TenantInspection
 
 if TYPE_CHECKING:
     import pandas
@@ -18,6 +18,7 @@ __all__ = [
     "drift_table",
     "drop_plan_table",
     "findings_table",
+    "growth_table",
     "health_table",
     "indexes_table",
     "modules_table",
@@ -63,10 +64,39 @@ def health_table(inspections: Sequence[TenantInspection]) -> pandas.DataFrame:
                 "unused indexes": len(i.unused_indexes),
                 "missing indexes": len(i.missing_indexes),
                 "long or waiting transactions": len(i.blockers),
+                "locked tables": len(i.locked),
             }
             for i in inspections
-        ]
+        ],
+        numbers=["events in 7 days"],
     )
+
+
+def growth_table(growth: Mapping[str, Growth]) -> pandas.DataFrame:
+    """One line a tenant, those that grew most first: how much, from what, and the table that grew most.
+
+    A tenant that is not in the earlier inspection comes last; `~` marks estimates.
+    """
+    return frame_of(
+        [
+            {
+                "tenant": one.name,
+                "MiB before": f"{one.before.size / 2**20:,.2f}" if one.before else "–",
+                "+MiB": "–" if one.size is None else f"{'~' * (not one.is_exact)}{one.size / 2**20:+,.2f}",
+                "+%": f"{100 * (one.size or 0) / one.before.size:+,.1f}" if one.before and one.before.size else "–",
+                "rows before": f"{one.before.rows:,}" if one.before else "–",
+                "+rows": "–" if one.rows is None else f"{'~' * (not one.is_exact)}{one.rows:+,}",
+                "grew most": _grew_most(one),
+            }
+            for one in sorted(growth.values(), key=lambda one: (one.size is None, -(one.size or 0), -(one.rows or 0)))
+        ],
+        numbers=["MiB before", "+MiB", "+%", "rows before", "+rows"],
+    )
+
+
+def _grew_most(growth: Growth) -> str:
+    most = max(growth.tables, key=lambda table: table.size or 0, default=None)
+    return f"{most.name} ({most.size / 2**20:+,.2f} MiB)" if most and most.size and most.size > 0 else "–"
 
 
 def blockers_table(inspections: Sequence[TenantInspection]) -> pandas.DataFrame:
@@ -220,7 +250,10 @@ def drop_plan_table(plan: DropPlan) -> pandas.DataFrame:
     return frame_of([{"table": table, "rows": rows} for table, rows in plan.rows.items()])
 
 
-def frame_of(lines: Sequence[dict[str, object]]) -> pandas.DataFrame:
+def frame_of(lines: Sequence[dict[str, object]], numbers: Sequence[str] = ()) -> pandas.DataFrame:
+    """Make a DataFrame; `numbers` are columns of text to be shown as numbers are."""
     import pandas  # noqa: PLC0415 - slow to import
 
-    return pandas.DataFrame(lines)
+    frame = pandas.DataFrame(lines)
+    frame.attrs["numbers"] = list(numbers)
+    return frame

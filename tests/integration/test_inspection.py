@@ -1,20 +1,26 @@
 """What inspection sees of health: transactions, locks, indexes, dead rows, backlog, estimates; and one tenant in depth."""
 
+import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
 
-from erpkit.database import Connection, Database, Tenant
+from erpkit.database import TEMPLATE, Connection, Database, Tenant
 from erpkit.events import dispatch, handler_topics
 from erpkit.migrations import Migration
 from erpkit.modules import Registry
+from erpkit.runs import open_notebook, run_notebook
 from erpkit.sample.demo import Planted, plant
 from erpkit.tenants import get_tenant, inspect_tenant, inspect_tenants, list_tenants
 from erpkit.tenants.health import read_blockers
+from erpkit.tenants.locks import Locks
 from tests.conftest import SMALL
+from tests.integration.test_cli import erpkit, refused
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +162,166 @@ def test_a_tenant_without_a_schema_is_shown_as_such(connection: Connection, plan
     detail = inspect_tenant(connection, Tenant("gone", "tenant_gone"), [])
     assert detail.tables == ()
     assert detail.inspection.problems == ["gone: its schema tenant_gone does not exist"]
+
+
+@contextmanager
+def _locked(database: Database, tenant: Tenant, table: str) -> Iterator[int]:
+    """Another session that holds a table as a migration would; yields its process id."""
+    with _holding(database, f"LOCK TABLE {tenant.schema}.{table} IN ACCESS EXCLUSIVE MODE") as other:
+        yield other.info.backend_pid
+
+
+def test_a_locked_table_is_a_finding_of_its_tenant_and_the_others_are_inspected_fully(
+    shared_database: Database, connection: Connection, planted: Planted, migrations: tuple[Migration, ...]
+) -> None:
+    tenants = list_tenants(connection)
+    connection.execute(f"ANALYZE {tenants[0].schema}.sales_orders")
+    free = {i.tenant.slug: i for i in inspect_tenants(connection, tenants, migrations)}
+    with _locked(shared_database, tenants[0], "sales_orders") as pid:
+        started = time.monotonic()
+        locked, *others = inspect_tenants(connection, tenants, migrations)
+        assert time.monotonic() - started < 5
+    (line,) = [line for line in locked.problems if "locked" in line]
+    assert line == (
+        f"{tenants[0].slug}: table sales_orders is locked by process {pid} (postgres, idle in transaction); its rows were not counted; not read: drift"
+    )
+    assert locked.rows == free[locked.tenant.slug].rows
+    assert (locked.versions, locked.event_count) == (free[locked.tenant.slug].versions, locked.rows["erpkit_events"])
+    assert 0 < locked.size <= free[locked.tenant.slug].size
+    for other in others:
+        before = free[other.tenant.slug]
+        assert (other.rows, other.size, other.problems) == (before.rows, before.size, before.problems)
+
+
+@pytest.mark.parametrize(
+    "table", ["erpkit_events", "erpkit_checkpoints", "erpkit_dead_letters", "goose_db_version_sales"]
+)
+def test_locked_bookkeeping_is_not_read_and_nothing_is_concluded_from_that(
+    shared_database: Database,
+    connection: Connection,
+    planted: Planted,
+    registry: Registry,
+    migrations: tuple[Migration, ...],
+    table: str,
+) -> None:
+    tenants = list_tenants(connection)
+    with _locked(shared_database, tenants[0], table):
+        locked, *others = inspect_tenants(connection, tenants, migrations, topics=handler_topics(registry))
+    assert locked.unread == ("versions", "last event", "dead letters", "backlog", "drift")
+    assert [line.split(" is ")[0] for line in locked.problems] == [f"{tenants[0].slug}: table {table}"]
+    assert (locked.pending, locked.last_event) == (0, None)
+    assert all(other.unread == () and other.last_event is not None for other in others)
+
+
+def test_a_lock_on_an_index_or_one_that_is_only_waited_for_is_not_waited_for_either(
+    shared_database: Database, connection: Connection, tenant: Tenant, migrations: tuple[Migration, ...]
+) -> None:
+    with _holding(shared_database, f"DROP INDEX {tenant.schema}.sales_orders_customer"):
+        (inspection,) = inspect_tenants(connection, [tenant], migrations)
+    assert [lock.table for lock in inspection.locked] == ["sales_orders"]
+    reading = f"SELECT FROM {tenant.schema}.sales_orders"
+    with _holding(shared_database, reading) as reader, psycopg.connect(shared_database.conninfo) as waiter:
+        lock = f"LOCK TABLE {tenant.schema}.sales_orders IN ACCESS EXCLUSIVE MODE"
+        waiting = threading.Thread(target=lambda: waiter.execute(lock))
+        waiting.start()
+        for _ in range(500):
+            if read_blockers(connection, [tenant.schema]):
+                break
+        (inspection,) = inspect_tenants(connection, [tenant], migrations)
+        assert f"about to be locked by process {waiter.info.backend_pid}" in str(inspection.problems)
+        reader.rollback()
+        waiting.join()
+
+
+def test_a_lock_that_comes_up_while_tables_are_read_is_left_out_then(
+    shared_database: Database, connection: Connection, tenant: Tenant, migrations: tuple[Migration, ...]
+) -> None:
+    locks = Locks(connection, [tenant.schema])
+    with _locked(shared_database, tenant, "sales_orders") as pid:
+        (inspection,) = inspect_tenants(connection, [tenant], migrations, locks=locks)
+    assert [(lock.table, lock.pid) for lock in inspection.locked] == [("sales_orders", pid)]
+    assert connection.execute("SHOW lock_timeout").fetchone() == ("0",)
+
+
+def test_a_locked_template_leaves_drift_out_and_nothing_else(
+    shared_database: Database, connection: Connection, tenant: Tenant, migrations: tuple[Migration, ...]
+) -> None:
+    with _locked(shared_database, TEMPLATE, "sales_orders"):
+        (inspection,) = inspect_tenants(connection, [tenant], migrations)
+    assert inspection.unread == ("drift",)
+    assert any(line.endswith("_template is locked; not read: drift") for line in inspection.problems)
+
+
+def test_a_locked_table_is_estimated_in_depth(
+    shared_database: Database, connection: Connection, tenant: Tenant, migrations: tuple[Migration, ...]
+) -> None:
+    connection.execute(f"VACUUM ANALYZE {tenant.schema}.sales_orders")
+    free = inspect_tenant(connection, tenant, migrations)
+    with _locked(shared_database, tenant, "sales_orders"):
+        locked = inspect_tenant(connection, tenant, migrations)
+    assert locked.inspection.locked
+    assert {t.name: t.rows for t in locked.tables} == {t.name: t.rows for t in free.tables}
+    assert len(locked.indexes) == len(free.indexes)
+    with _locked(shared_database, tenant, "erpkit_events"):
+        assert inspect_tenant(connection, tenant, migrations).topics == {}
+
+
+def test_a_locked_table_does_not_keep_the_estimates_of_a_fleet_from_being_read(
+    shared_database: Database, connection: Connection, planted: Planted, migrations: tuple[Migration, ...]
+) -> None:
+    tenants = list_tenants(connection)
+    with _locked(shared_database, tenants[0], "erpkit_events"):
+        inspections = inspect_tenants(connection, tenants, migrations, exact=False)
+    assert [bool(i.locked) for i in inspections] == [True, False, False, False]
+    assert "not counted" not in str(inspections[0].problems)
+
+
+def test_the_command_line_waits_for_no_lock_and_shows_growth(
+    shared_database: Database, connection: Connection, planted: Planted, tmp_path: Path
+) -> None:
+    environ = {"ERPKIT_DATABASE": shared_database.conninfo, "ERPKIT_MODULES": "erpkit.sample"}
+    monday = tmp_path / "monday.json"
+    monday.write_text(erpkit("tenants", "inspect", "--json", **environ).stdout)
+    (grown, locked, *_) = list_tenants(connection)
+    with connection.transaction():
+        connection.execute(
+            f"CREATE TABLE {grown.schema}.notes AS SELECT repeat('x', 100) FROM generate_series(1, 5000)"
+        )
+    with _locked(shared_database, locked, "sales_orders") as pid:
+        started = time.monotonic()
+        shown = erpkit("tenants", "inspect", "--since", str(monday), **environ).stdout
+        assert time.monotonic() - started < 10
+    assert f"! {locked.slug}: table sales_orders is locked by process {pid}" in shown
+    line = next(line.split() for line in shown.splitlines() if line.strip().startswith(grown.slug))
+    assert (float(line[4]) > 0.4, line[5]) == (True, "+5,000")
+    assert "growth since 20" in shown
+    alone = erpkit("tenants", "inspect", grown.slug, "--since", str(monday), "--json", **environ)
+    (tenant,) = json.loads(alone.stdout)["tenants"]
+    assert tenant["growth"]["tables"]["notes"]["rows"] == tenant["growth"]["rows"] == 5000
+    notes = next(
+        line.split() for line in erpkit("tenants", "inspect", grown.slug, "--since", str(monday), **environ).stdout.splitlines()
+        if line.strip().startswith("notes")
+    )  # fmt: skip
+    assert (notes[1], notes[5]) == ("5,000", "+5,000")
+    connection.execute(f"DROP TABLE {grown.schema}.notes")
+    (tmp_path / "list.json").write_text("[]")
+    refused(erpkit("tenants", "inspect", "--since", str(tmp_path / "list.json"), **environ), 2, "is no inspection")
+
+
+def test_the_notebook_waits_for_no_lock_and_compares_each_run_with_the_one_before(
+    shared_database: Database, connection: Connection, planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ERPKIT_DATABASE", shared_database.conninfo)
+    monkeypatch.setenv("ERPKIT_MODULES", "erpkit.sample")
+    weekly = str(tmp_path / "weekly.json")
+    first, second = (tmp_path / "first", tmp_path / "second")
+    notebook = open_notebook("inspect_tenants")
+    result = run_notebook(notebook, {"since": weekly, "snapshot": weekly}, first)
+    assert "There is no earlier inspection" in result.report.read_text()
+    tenant = get_tenant(connection, planted.tenants[1])
+    with _locked(shared_database, tenant, "sales_orders") as pid:
+        result = run_notebook(notebook, {"since": weekly, "snapshot": weekly}, second)
+    assert (result.outcome, result.seconds < 15) == ("findings", True)
+    assert result.summary is not None
+    assert any(f"table sales_orders is locked by process {pid}" in finding for finding in result.summary.findings)
+    assert "grew most" in result.report.read_text()

@@ -1,0 +1,142 @@
+"""An inspection in a file: written as JSON, and read again for a later one to be compared with."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from erpkit.errors import UsageError
+from erpkit.tenants.inspection import TenantInspection
+
+__all__ = [
+    "Figures",
+    "Snapshot",
+    "TenantFigures",
+    "describe_inspections",
+    "read_snapshot",
+    "take_snapshot",
+    "write_snapshot",
+]
+
+FORM = 1  # of the file; a later erpkit that writes another one raises it
+
+_HOW = "make one with erpkit tenants inspect --json"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Bytes with indexes, and rows; `is_exact` if they were measured and counted."""
+
+    size: int
+    rows: int
+    is_exact: bool
+
+
+@dataclass(frozen=True)
+class TenantFigures:
+    """A tenant's figures: all of it, and a table."""
+
+    total: Figures
+    tables: Mapping[str, Figures]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What an inspection of the database `target` found at one time, as far as it is compared later."""
+
+    taken_at: datetime
+    target: str
+    tenants: Mapping[str, TenantFigures]
+
+    @property
+    def database(self) -> str:
+        """The target without the user, who may be another one each time."""
+        return self.target.rpartition("/")[0] or self.target
+
+
+def take_snapshot(inspections: Sequence[TenantInspection], target: str) -> Snapshot:
+    """Keep what can be compared of inspections that were just made of the database `target`."""
+    return Snapshot(datetime.now(UTC), target, {i.tenant.slug: _figures(describe_inspection(i)) for i in inspections})
+
+
+def describe_inspections(inspections: Sequence[TenantInspection], snapshot: Snapshot) -> dict[str, Any]:
+    """Return all that was found as plain values: when, where, and each tenant's state. JSON of it is what `read_snapshot` reads."""
+    return {
+        "erpkit_inspection": FORM,
+        "taken_at": snapshot.taken_at.isoformat(timespec="seconds"),
+        "target": snapshot.target,
+        "tenants": [describe_inspection(i) for i in inspections],
+    }
+
+
+def describe_inspection(i: TenantInspection) -> dict[str, Any]:
+    """Return one tenant's state as plain values."""
+    return {
+        "slug": i.tenant.slug, "schema": i.tenant.schema, "status": i.tenant.status, "size": i.size, "rows": i.rows,
+        "table_sizes": {table.name: table.size for table in i.tables},
+        "versions": i.versions, "pending": i.pending, "events": i.event_count, "last_event": i.last_event,
+        "dead_letters": len(i.dead_letters), "drift": [str(one) for one in i.drift], "problems": i.problems,
+        "exact": i.is_exact, "week_events": i.week_events, "backlog": i.backlog, "dead_rows": i.dead_rows,
+        "unused_indexes": [one.name for one in i.unused_indexes],
+        "missing_indexes": [str(one) for one in i.missing_indexes],
+        "transactions": [str(one) for one in i.blockers],
+        "locked": [lock.table for lock in i.locked], "unread": list(i.unread),
+    }  # fmt: skip
+
+
+def write_snapshot(path: Path | str, inspections: Sequence[TenantInspection], target: str) -> Snapshot:
+    """Write an inspection to a file, or nothing, in place of one that is there. Raises UsageError where it cannot be written."""
+    snapshot = take_snapshot(inspections, target)
+    text = json.dumps(describe_inspections(inspections, snapshot), default=str, indent=2)
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(text + "\n")
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+    return snapshot
+
+
+def read_snapshot(path: Path | str) -> Snapshot:
+    """Read what `erpkit tenants inspect --json` printed, or `write_snapshot` wrote.
+
+    Raises UsageError for a file that is none, or that a later erpkit wrote in another form.
+    """
+    try:
+        value = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise UsageError(f"{path} is no inspection: it is not JSON; {_HOW}") from None
+    form = value.get("erpkit_inspection") if isinstance(value, dict) else None
+    if not isinstance(form, int):
+        raise UsageError(f"{path} is no inspection; {_HOW}")
+    if form > FORM:
+        raise UsageError(f"{path} was written by a later erpkit, in form {form}; this one reads up to {FORM}")
+    try:
+        return _snapshot(value)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UsageError(f"{path} is a damaged inspection; {_HOW}") from None
+
+
+def _snapshot(value: Mapping[str, Any]) -> Snapshot:
+    taken_at = datetime.fromisoformat(value["taken_at"])
+    tenants = {str(tenant["slug"]): _figures(tenant) for tenant in value["tenants"]}
+    return Snapshot(taken_at.astimezone(UTC), str(value["target"]), tenants)
+
+
+def _figures(tenant: Mapping[str, Any]) -> TenantFigures:
+    rows, sizes, locked = tenant["rows"], tenant["table_sizes"], tenant["locked"]
+    tables = {
+        table: Figures(int(sizes.get(table, 0)), int(rows.get(table, 0)), tenant["exact"] and table not in locked)
+        for table in {**sizes, **rows}
+    }
+    total = Figures(int(tenant["size"]), sum(map(int, rows.values())), tenant["exact"] and not locked)
+    return TenantFigures(total, tables)
