@@ -14,7 +14,7 @@ from psycopg import pq, sql
 
 from erpkit.database import TEMPLATE, Connection, Tenant, fetch_union
 from erpkit.events import DeadLetter, list_dead_letters, read_backlog
-from erpkit.migrations import Migration, MigrationStatus, describe_status, read_applied
+from erpkit.migrations import Applied, Migration, MigrationStatus, describe_status, read_applied
 from erpkit.tenants.drift import Difference, find_drift
 from erpkit.tenants.health import (
     Blocker,
@@ -26,7 +26,7 @@ from erpkit.tenants.health import (
     read_missing,
     read_tables,
 )
-from erpkit.tenants.locks import Locks, TableLock
+from erpkit.tenants.locks import PATIENCE, Locks, TableLock
 from erpkit.tenants.objects import Fingerprint, read_fingerprints
 
 __all__ = ["TenantInspection", "inspect_tenants"]
@@ -43,6 +43,7 @@ _EXACT_EVENTS = (
     "(SELECT count(*) FROM {log} WHERE recorded_at > now() - interval '7 days')"
 )
 
+_T = TypeVar("_T")
 _OfTenant = TypeVar("_OfTenant", MigrationStatus, DeadLetter)
 
 
@@ -148,16 +149,18 @@ def inspect_tenants(
     exact = len(tenants) <= EXACT if exact is None else exact
     schemas = [tenant.schema for tenant in tenants]
     locks = locks or Locks(connection, [TEMPLATE.schema, *schemas])
-    with _fingerprints(connection, [s for s in (TEMPLATE.schema, *schemas) if not locks.of(s)]) as fingerprints:
+    with _beside(connection, [TEMPLATE, *tenants], migrations, locks) as (versions, fingerprints):
         tables = locks.read(lambda: read_tables(connection, schemas, exact=exact, locked=locks.oids))
         counts = locks.read(lambda: _counts(connection, schemas, locks)) if exact else {}
         events = locks.read(lambda: _events(connection, locks.readable(tenants), tables, exact=exact))
-        applied = locks.read(lambda: read_applied(connection, locks.readable([TEMPLATE, *tenants]), migrations))
         letters = _by_tenant(locks.read(lambda: list_dead_letters(connection, locks.readable(tenants))))
         backlog = locks.read(lambda: read_backlog(connection, locks.readable(tenants), topics or {}))
-        statuses = _by_tenant(describe_status(locks.readable([TEMPLATE, *tenants]), migrations, applied))
         unused, missing = read_indexes(connection, schemas), read_missing(connection, schemas)
         blockers = read_blockers(connection, schemas)
+        applied = _unless_locked(versions) or locks.read(
+            lambda: read_applied(connection, locks.readable([TEMPLATE, *tenants]), migrations)
+        )
+        statuses = _by_tenant(describe_status(locks.readable([TEMPLATE, *tenants]), migrations, applied))
         current = [t for t in tenants if t.schema in tables and not _lacks(statuses.get(t.slug, ()))]
         drift = {} if _lacks(statuses.get(TEMPLATE.slug, ())) else _drift(connection, current, locks, fingerprints)
     rows = {schema: _estimates(facts) | counts.get(schema, {}) for schema, facts in tables.items()}
@@ -187,20 +190,37 @@ def inspect_tenants(
 
 
 @contextmanager
-def _fingerprints(connection: Connection, schemas: Sequence[str]) -> Iterator[Future[dict[str, Fingerprint]] | None]:
-    """Hash many schemas, half of an inspection's time, on a second connection at the same time.
+def _beside(
+    connection: Connection, tenants: Sequence[Tenant], migrations: Sequence[Migration], locks: Locks
+) -> Iterator[tuple[Future[Applied] | None, Future[dict[str, Fingerprint]] | None]]:
+    """Read the versions of many tenants and hash their schemas, over half of an inspection's time, on a second connection.
 
     Not where `connection` is in a transaction, which another connection would not see.
     """
-    if len(schemas) < _MANY or connection.info.transaction_status != pq.TransactionStatus.IDLE:
-        yield None
+    if len(tenants) < _MANY or connection.info.transaction_status != pq.TransactionStatus.IDLE:
+        yield None, None
         return
     info = connection.info
+    free = [tenant.schema for tenant in tenants if not locks.of(tenant.schema)]
     with (
         psycopg.connect(info.dsn, password=info.password or None, autocommit=True, application_name="erpkit") as second,
         ThreadPoolExecutor(1) as executor,
     ):
-        yield executor.submit(read_fingerprints, second, schemas)
+        versions = executor.submit(_read_versions, second, locks.readable(tenants), migrations)
+        yield versions, executor.submit(read_fingerprints, second, free)
+
+
+def _read_versions(connection: Connection, tenants: Sequence[Tenant], migrations: Sequence[Migration]) -> Applied:
+    with connection.transaction():
+        connection.execute(f"SET LOCAL lock_timeout TO {int(PATIENCE * 1000)}")
+        return read_applied(connection, tenants, migrations)
+
+
+def _unless_locked(future: Future[_T] | None) -> _T | None:
+    """Return what was read beside; None where it was not, or where a table was locked."""
+    with suppress(psycopg.errors.LockNotAvailable):
+        return future.result() if future else None
+    return None
 
 
 def _drift(
@@ -210,9 +230,7 @@ def _drift(
     fingerprints: Future[dict[str, Fingerprint]] | None,
 ) -> dict[str, list[Difference]]:
     """Look for drift where nothing is locked; what a migration is at work on is about to change anyhow."""
-    hashes: dict[str, Fingerprint] | None = None
-    with suppress(psycopg.errors.LockNotAvailable):
-        hashes = fingerprints.result() if fingerprints else None
+    hashes = _unless_locked(fingerprints)
 
     def find() -> dict[str, list[Difference]]:
         free = [] if locks.of(TEMPLATE.schema) else [tenant for tenant in tenants if not locks.of(tenant.schema)]

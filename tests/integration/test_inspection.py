@@ -183,7 +183,8 @@ def test_a_locked_table_is_a_finding_of_its_tenant_and_the_others_are_inspected_
         assert time.monotonic() - started < 5
     (line,) = [line for line in locked.problems if "locked" in line]
     assert line == (
-        f"{tenants[0].slug}: table sales_orders is locked by process {pid} (postgres, idle in transaction); its rows were not counted; not read: drift"
+        f"{tenants[0].slug}: table sales_orders is locked by process {pid} (postgres, idle in transaction); "
+        "its rows were not counted; not read: drift"
     )
     assert locked.rows == free[locked.tenant.slug].rows
     assert (locked.versions, locked.event_count) == (free[locked.tenant.slug].versions, locked.rows["erpkit_events"])
