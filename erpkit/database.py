@@ -99,6 +99,7 @@ class Database:
         self._visited: WeakKeyDictionary[Connection, set[str]] = WeakKeyDictionary()
         self.target = target
         self._writable = writable
+        self.max_connections = max_connections
         self.conninfo = conninfo
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             conninfo,
