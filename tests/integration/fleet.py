@@ -141,6 +141,12 @@ def start_runner(
     return process, ours
 
 
+def receive(pipe: Pipe) -> Any:
+    """Return what a runner sends; a runner that hangs fails the test."""
+    assert pipe.poll(60), "the runner sends nothing"
+    return pipe.recv()
+
+
 def _run(
     pipe: Pipe,
     conninfo: str,

@@ -38,6 +38,7 @@ from tests.integration.fleet import (
     migrate,
     migration,
     plan_for,
+    receive,
     start_runner,
     step,
     steps,
@@ -307,8 +308,8 @@ def test_an_interrupt_lets_the_migrations_in_hand_end_and_names_who_is_left(
     with pipe, session(database) as watch:
         wait_until(lambda: activity(watch, SLEEPS) == 3)
         interrupt(process, number)
-        assert pipe.recv() == "planned"
-        run = pipe.recv()
+        assert receive(pipe) == "planned"
+        run = receive(pipe)
         process.join()
     assert process.exitcode == 0
     assert set(errors(run).values()) <= {
@@ -325,8 +326,8 @@ def test_a_second_interrupt_cancels_the_migrations_in_hand(database: Database, f
     with pipe, session(database) as watch:
         wait_until(lambda: activity(watch, SLEEPS) == 3)
         interrupt(process, signal.SIGINT, signal.SIGTERM)
-        assert pipe.recv() == "planned"
-        run = pipe.recv()
+        assert receive(pipe) == "planned"
+        run = receive(pipe)
         process.join()
     assert len(errors(run)) == 3
     assert all("canceling statement due to user request" in error for error in errors(run).values())
@@ -342,8 +343,8 @@ def test_a_second_interrupt_cancels_a_migration_without_a_transaction_too(
     with pipe, session(database) as watch:
         wait_until(lambda: activity(watch, SLEEPS) == 3)
         interrupt(process, signal.SIGINT, signal.SIGTERM)
-        assert pipe.recv() == "planned"
-        run = pipe.recv()
+        assert receive(pipe) == "planned"
+        run = receive(pipe)
         process.join()
     assert all("stopped half way: statement 2 of 2 failed: canceling" in error for error in errors(run).values())
     dirty = {slug for slug, state in states(database, fleet, [slow]).items() if state == "dirty"}
@@ -356,11 +357,11 @@ def test_one_interrupt_cancels_nothing_even_after_a_tenant_failed(database: Data
         other.execute("CREATE TABLE tenant_t01.a1 ()")
     process, pipe = start_runner(database.conninfo, fleet, steps(1, pause=0.3), on_error="stop")
     with pipe, session(database) as watch:
-        assert pipe.recv() == "planned"
+        assert receive(pipe) == "planned"
         wait_until(lambda: activity(watch, SLEEPS) == 2)
         wait_until(lambda: [entry for entry in read_history(watch) if entry.state == "failed"])
         interrupt(process, signal.SIGINT)
-        run = pipe.recv()
+        run = receive(pipe)
         process.join()
     assert list(errors(run)) == ["t01"]
     assert run.done_count == 2
@@ -395,8 +396,8 @@ def test_two_runners_at_once_do_each_migration_once(database: Database, fleet: l
         other.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = '{isolation}'".encode())
     wanted = steps(3, pause=0.005)
     runners = [start_runner(database.conninfo, fleet, wanted) for _ in range(2)]
-    assert [pipe.recv() for _, pipe in runners] == ["planned", "planned"]
-    runs = [pipe.recv() for _, pipe in runners]
+    assert [receive(pipe) for _, pipe in runners] == ["planned", "planned"]
+    runs = [receive(pipe) for _, pipe in runners]
     for process, pipe in runners:
         process.join()
         pipe.close()

@@ -16,6 +16,7 @@ from tests.integration.fleet import (
     migrate,
     migration,
     plan_for,
+    receive,
     start_runner,
     steps,
     versions,
@@ -30,7 +31,7 @@ def _kill_after(database: Database, fleet: Sequence[Tenant], migrations: Sequenc
     """Kill a runner some seconds after it had its plan; wait until PostgreSQL has noticed."""
     process, pipe = start_runner(database.conninfo, fleet, migrations)
     with pipe:
-        assert pipe.recv() == "planned"
+        assert receive(pipe) == "planned"
         process.join(seconds)
         process.kill()
         process.join()
@@ -41,9 +42,9 @@ def _kill_after(database: Database, fleet: Sequence[Tenant], migrations: Sequenc
 def _seconds_of_a_run(database: Database, fleet: Sequence[Tenant], migrations: Sequence[Migration]) -> float:
     process, pipe = start_runner(database.conninfo, fleet, migrations)
     with pipe:
-        assert pipe.recv() == "planned"
+        assert receive(pipe) == "planned"
         started = time.monotonic()
-        assert pipe.recv().is_complete
+        assert receive(pipe).is_complete
     process.join()
     return time.monotonic() - started
 
