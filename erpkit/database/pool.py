@@ -53,6 +53,7 @@ class Database:
         self.target = target
         self._writable = writable
         self.conninfo = conninfo
+        self.max_connections = max_connections
         self._pool: ConnectionPool[PooledConnection] = ConnectionPool(
             conninfo,
             connection_class=PooledConnection,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import psycopg
 from psycopg import pq
@@ -14,7 +16,15 @@ from erpkit.migrations.faults import describe_invalid_indexes, explain, file_of,
 from erpkit.migrations.files import Migration
 from erpkit.migrations.history import Run, ensure_history, note_start, record, record_done
 from erpkit.migrations.parser import Direction
-from erpkit.migrations.script import NOT_DUE, Limits, create_version_table, lock_schema, migration_message, not_due
+from erpkit.migrations.script import (
+    NOT_DUE,
+    Limits,
+    check_schema,
+    create_version_table,
+    lock_schema,
+    migration_message,
+    not_due,
+)
 
 __all__ = ["apply_migration", "apply_step"]
 
@@ -49,10 +59,15 @@ def apply_step(
     limits: Limits,
     *,
     new_table: bool = True,
+    working: set[Connection] | None = None,
 ) -> bool:
-    """Do what `apply_migration` does, with psycopg's own errors; `new_table` makes goose's table where it is missing."""
+    """Do what `apply_migration` does, with psycopg's own errors; `new_table` makes goose's table where it is missing.
+
+    `working` holds, while it runs, the connection that a NO TRANSACTION migration has of its own, so that it can be cancelled.
+    """
     if not migration.content.use_transaction:
-        return _apply_without_transaction(connection, tenant, migration, direction, run, limits)
+        with _own_connection(connection, tenant, limits) as own, _noted(own, working if working is not None else set()):
+            return _apply_without_transaction(own, connection, tenant, migration, direction, run)
     message = migration_message(tenant, migration, direction, run, limits, new_table=new_table)
     error = send_message(connection, message)
     if error is None:
@@ -65,33 +80,58 @@ def apply_step(
 
 
 def send_message(connection: Connection, message: bytes) -> psycopg.Error | None:
-    """Send several statements as one message of the simple protocol; return the error that ended it, if there was one."""
+    """Send a transaction as one message of the simple protocol; return the error that ended it, if there was one.
+
+    Only the answer to COMMIT says that it was done: a COPY, for one, leaves the message half way without an error.
+    """
     connection.pgconn.send_query(message)
     connection.wait(send(connection.pgconn))
     last = connection.wait(fetch_many(connection.pgconn))[-1]
-    if last.status != pq.ExecStatus.FATAL_ERROR:
+    if last.status == pq.ExecStatus.FATAL_ERROR:
+        return psycopg.errors.error_from_result(last, connection.info.encoding)
+    if last.command_status == b"COMMIT":
         return None
-    return psycopg.errors.error_from_result(last, connection.info.encoding)
+    connection.close()  # which rolls back, whatever it is in the middle of
+    return psycopg.ProgrammingError(f"it did not come to its COMMIT, but ended at {pq.ExecStatus(last.status).name}")
 
 
-def _apply_without_transaction(
-    connection: Connection, tenant: Tenant, migration: Migration, direction: Direction, run: Run, limits: Limits
-) -> bool:
-    """Run a NO TRANSACTION file on a connection of its own, which is thrown away; `connection` writes the history."""
+@contextmanager
+def _own_connection(connection: Connection, tenant: Tenant, limits: Limits) -> Iterator[Connection]:
+    """Connect as `connection` did, in a session that belongs to one tenant and is thrown away."""
     dsn, password = connection.info.dsn, connection.info.password or None
     with psycopg.connect(dsn, password=password, autocommit=True, application_name="erpkit") as own:
         own.execute(f"SET search_path TO {search_path(tenant.schema)}".encode())
         own.execute(f"SET lock_timeout TO {int(limits.lock_timeout * 1000)}".encode())
         own.execute(f"SET statement_timeout TO {int(limits.statement_timeout * 1000)}".encode())
         own.execute("SET client_min_messages TO warning")
-        own.execute(lock_schema(session=True).encode())
-        own.execute(create_version_table(migration).encode())
-        if own.execute(f"SELECT {not_due(migration, direction)}".encode()).fetchone() is not None:
-            return False
-        record(connection, tenant, migration, direction, run, "running")
-        own.execute(note_start(session=True).encode())
-        _run_statements(own, connection, tenant, migration, direction, run)
-        own.execute(record_done(tenant, migration, direction, run))
+        yield own
+
+
+@contextmanager
+def _noted(connection: Connection, working: set[Connection]) -> Iterator[None]:
+    working.add(connection)
+    try:
+        yield
+    finally:
+        working.discard(connection)
+
+
+def _apply_without_transaction(
+    own: Connection, connection: Connection, tenant: Tenant, migration: Migration, direction: Direction, run: Run
+) -> bool:
+    """Run a NO TRANSACTION file on a connection of its own; `connection` writes the history."""
+    own.execute(lock_schema(tenant, session=True).encode())
+    own.execute(check_schema(tenant).encode())
+    own.execute(create_version_table(tenant, migration).encode())
+    if own.execute(f"SELECT {not_due(tenant, migration, direction)}".encode()).fetchone() is not None:
+        return False
+    record(connection, tenant, migration, direction, run, "running")
+    own.execute(note_start(session=True).encode())
+    own.execute(
+        "SET lock_timeout TO 0"
+    )  # CREATE INDEX CONCURRENTLY waits for older transactions, and ends invalid without
+    _run_statements(own, connection, tenant, migration, direction, run)
+    own.execute(record_done(tenant, migration, direction, run))
     return True
 
 
@@ -108,5 +148,6 @@ def _run_statements(
         text = f"statement {ended + 1} of {len(statements)} failed: {message_of(error, migration)}"
         text += describe_invalid_indexes(connection, tenant)
         milliseconds = 1000 * (time.perf_counter() - started)
-        record(connection, tenant, migration, direction, run, "stopped", milliseconds=milliseconds, error=text)
+        with suppress(psycopg.Error):  # the server may be gone; the entry that it was begun stands
+            record(connection, tenant, migration, direction, run, "stopped", milliseconds=milliseconds, error=text)
         raise MigrationError(f"tenant {tenant.slug}: {file_of(migration)} stopped half way: {text}") from error

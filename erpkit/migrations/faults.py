@@ -39,14 +39,17 @@ def is_lost(error: BaseException | None) -> bool:
     return state is None or state.startswith(("08", "57P"))
 
 
-def explain(tenant: Tenant, migration: Migration, error: BaseException, limits: Limits) -> str:
-    """Say in one line what went wrong, with the name of the tenant and the file, and what to do where that is known."""
+def explain(tenant: Tenant, migration: Migration, error: BaseException, limits: Limits, tries: int = 1) -> str:
+    """Say in one line what went wrong, with the name of the tenant and the file, and what to do where that is known.
+
+    `tries` is how often a lock was asked for.
+    """
     if NO_SCHEMA in str(error):
         return f"tenant {tenant.slug}: its schema {tenant.schema} does not exist any more: it was dropped or renamed"
     reason = message_of(error, migration)
     if isinstance(error, psycopg.errors.LockNotAvailable):
         notes = "; ".join(getattr(error, "__notes__", [])[-1:])
-        reason = f"a lock was not to be had within {limits.lock_timeout:g} s, tried {limits.attempts} times{notes}"
+        reason = f"a lock was not to be had within {limits.lock_timeout:g} s, tried {tries} times{notes}"
     elif isinstance(error, psycopg.errors.QueryCanceled) and limits.statement_timeout:
         reason += f" (limit {limits.statement_timeout:g} s)"
     return f"tenant {tenant.slug}: {file_of(migration)} failed: {reason}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID, uuid4
@@ -46,6 +46,13 @@ SELECT DISTINCT ON (schema_name, version_table, version)
        schema_name, version_table, version, direction, state, checksum, goose_id, module, who, at, error
   FROM public.erpkit_migrations WHERE schema_name = ANY(%s) AND state <> 'failed'
  ORDER BY schema_name, version_table, version, id DESC
+"""
+
+# Whether somebody holds the migration lock of the schema `h`, as script.lock_schema takes it.
+_LOCKED = """
+SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted
+   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+   AND l.classid::bigint << 32 | l.objid::bigint = hashtextextended('erpkit.migrate.' || h.schema_name, 0)
 """
 
 
@@ -108,7 +115,7 @@ def record_done(tenant: Tenant, migration: Migration, direction: Direction, run:
         "SELECT {values}, 1000 * extract(epoch FROM clock_timestamp() - current_setting('erpkit.began')::timestamptz), max(id) "
         "FROM goose"
     ).format(
-        table=sql.Identifier(migration.version_table),
+        table=sql.Identifier(tenant.schema, migration.version_table),
         version=sql.Literal(migration.version),
         columns=sql.SQL(", ").join(map(sql.Identifier, values)),
         values=sql.SQL(", ").join(map(sql.Literal, values.values())),
@@ -170,26 +177,36 @@ def read_edited(
     files = [(m.version_table, m.version, m.checksum) for m in migrations]
     tables, versions, checksums = (list(column) for column in zip(*files, strict=True))
     return connection.execute(
-        "SELECT h.schema_name, h.version_table, h.version, h.goose_id FROM public.erpkit_migrations h "
+        # Only what came last counts: a schema that was dropped and made anew has the same numbers in goose's table.
+        f"WITH latest AS ({_LATEST}) SELECT h.schema_name, h.version_table, h.version, h.goose_id FROM latest h "  # noqa: S608
         "JOIN unnest(%s::text[], %s::bigint[], %s::text[]) f (version_table, version, checksum) USING (version_table, version) "
-        "WHERE h.schema_name = ANY(%s) AND h.direction = 'up' AND h.state = 'done' AND h.checksum <> f.checksum",
-        [tables, versions, checksums, list(schemas)],
+        "WHERE h.direction = 'up' AND h.state = 'done' AND h.checksum <> f.checksum",
+        [list(schemas), tables, versions, checksums],
     ).fetchall()
 
 
 def read_dirty(
-    connection: Connection, schemas: Sequence[str], migrations: Sequence[Migration]
+    connection: Connection,
+    schemas: Sequence[str],
+    migrations: Sequence[Migration],
+    states: Mapping[tuple[str, str], Collection[int]],
 ) -> Mapping[tuple[str, str], dict[int, str]]:
-    """Return what stopped half way: the last entry of a NO TRANSACTION migration says that it runs, or that it stopped."""
+    """Return what stopped half way: the last entry of a NO TRANSACTION migration says that it runs, or that it stopped.
+
+    `states` are the versions in force: goose, or somebody by hand, may have ended since what erpkit had begun.
+    """
     if all(m.content.use_transaction for m in migrations) or not has_history(connection):
         return {}
     dirty: dict[tuple[str, str], dict[int, str]] = {}
-    for schema, table, version, direction, state, _, _, module, who, at, error in connection.execute(
-        _LATEST, [list(schemas)]
+    query = f"SELECT *, EXISTS ({_LOCKED}) FROM ({_LATEST}) h WHERE state IN ('running', 'stopped')"  # noqa: S608
+    for schema, table, version, direction, _, _, _, module, who, at, error, is_locked in connection.execute(
+        query, [list(schemas)]
     ):
-        if state in ("running", "stopped"):
-            what = f"{module} {version} ({direction}) by {who} at {at:%Y-%m-%d %H:%M}"
-            dirty.setdefault((schema, table), {})[version] = f"{what}: {error or 'was begun and never ended'}"
+        if (version in states.get((schema, table), ())) == (direction == "up"):
+            continue
+        what = f"{module} {version} ({direction}) by {who} at {at:%Y-%m-%d %H:%M}"
+        present = "is still running" if is_locked else "was begun and never ended"
+        dirty.setdefault((schema, table), {})[version] = f"{what}: {error or present}"
     return dirty
 
 

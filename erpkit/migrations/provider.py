@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Literal
 
 from erpkit.database import Database
@@ -20,6 +21,8 @@ from erpkit.migrations.worker import TenantResult, Worker
 __all__ = ["MigrationRun", "OnError", "run_plan"]
 
 OnError = Literal["continue", "stop"]
+
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -72,18 +75,21 @@ def run_plan(
         check_statements(migration)
     with database.connection() as connection:
         ensure_history(connection)
-    worker = Worker(database, Run(plan.id), limits or Limits())
+    worker = Worker(database, Run(plan.id), limits or Limits(), stops_on_error=on_error == "stop")
     results: list[TenantResult] = []
     started = time.perf_counter()
 
     def take(result: TenantResult) -> None:
         results.append(result)
-        if result.error is not None and on_error == "stop":
-            worker.end(f"{result.tenant} failed")
         if progress is not None:
             progress(result)
 
-    with interruptible(worker), ThreadPoolExecutor(workers, thread_name_prefix="erpkit-migrate") as threads:
+    workers = min(workers, database.max_connections)  # more would wait for a connection until they are taken for lost
+    with (
+        interruptible(worker),
+        ThreadPoolExecutor(workers, thread_name_prefix="erpkit-migrate") as threads,
+        _ending(worker),
+    ):
         for wave in plan.waves:
             failed = _run_wave(worker, threads, wave, take)
             if failed > threshold * len(wave.tenants):
@@ -98,11 +104,22 @@ def _run_wave(worker: Worker, threads: ThreadPoolExecutor, wave: Wave, take: Cal
     failed = 0
     pending = {threads.submit(worker.migrate, plan) for plan in wave.tenants}
     while pending:
-        done, pending = wait(pending, return_when=FIRST_COMPLETED)
+        # Python runs a signal's handler in this thread, which must wake for one that the system gave to another thread.
+        done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
         for result in filter(None, (future.result() for future in done)):
             failed += result.error is not None
             take(result)
     return failed
+
+
+@contextmanager
+def _ending(worker: Worker) -> Iterator[None]:
+    """Let the threads begin no other tenant when the run breaks off: when `progress` fails, for one."""
+    try:
+        yield
+    except BaseException as error:
+        worker.end(f"the run broke off: {error!r}")
+        raise
 
 
 @contextmanager
@@ -112,14 +129,22 @@ def interruptible(worker: Worker) -> Iterator[None]:
         yield
         return
 
-    def interrupt(*_: object) -> None:
-        if worker.stop.is_set():
-            worker.cancel()
-        worker.end("interrupted")
+    # A handler may run in the midst of another one: it must take no lock, and a SimpleQueue's put() takes none.
+    signals: SimpleQueue[int | None] = SimpleQueue()
 
-    usual = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    def listen() -> None:
+        for earlier, _ in enumerate(iter(signals.get, None)):
+            worker.end("interrupted")
+            if earlier:
+                worker.cancel()
+
+    listener = threading.Thread(target=listen, name="erpkit-interrupts", daemon=True)
+    listener.start()
+    usual = {number: signal.signal(number, lambda number, _: signals.put(number)) for number in _INTERRUPTS}
     try:
         yield
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
+        signals.put(None)
+        listener.join()

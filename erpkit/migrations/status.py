@@ -100,7 +100,7 @@ def read_applied(connection: Connection, tenants: Sequence[Tenant], migrations: 
     return Applied(
         {key: tuple(state) for key, state in states.items()},
         _edited(connection, schemas, migrations, states),
-        read_dirty(connection, schemas, migrations),
+        read_dirty(connection, schemas, migrations, states),
     )
 
 

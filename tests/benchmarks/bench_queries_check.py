@@ -56,14 +56,14 @@ def _check(database: Database, tenants: list[Tenant], statements: list[Statement
 
 
 def _make(database: Database, tenants: list[Tenant], migrations: tuple[Migration, ...]) -> None:
-    script = "\n;\n".join(part for m in migrations for part in (create_version_table(m), *m.content.up))
     for tenant in tenants:
         with database.transaction() as connection:
             connection.execute(
                 f"SET LOCAL client_min_messages TO warning; CREATE SCHEMA {tenant.schema}; "
                 f"SET LOCAL search_path TO {tenant.schema}"
             )
-            connection.execute(script.encode())
+            script = (part for m in migrations for part in (create_version_table(tenant, m), *m.content.up))
+            connection.execute("\n;\n".join(script).encode())
             create_roles(connection, tenant)
             grant_schema(connection, tenant)
 
