@@ -61,7 +61,7 @@ def show_run(plan: MigrationPlan, run: MigrationRun) -> int:
     if results:
         print_table(
             ["tenant", "done", "ms", "error"],
-            [(r.tenant, ", ".join(r.done), f"{r.seconds * 1000:.1f}", r.error or "") for r in results],
+            [(r.tenant, r.done_briefly, f"{r.seconds * 1000:.1f}", r.error or "") for r in results],
         )
     for slug, status in plan.skipped.items():
         click.echo(f"skipped {slug}: {status}")

@@ -35,6 +35,12 @@ class TenantResult:
     seconds: float
     error: str | None = None
 
+    @property
+    def done_briefly(self) -> str:
+        """The migrations that were done, in a line: all of a few, else how many, with the first and the last."""
+        few = len(self.done) <= 3
+        return ", ".join(self.done) if few else f"{len(self.done)} migrations, {self.done[0]} to {self.done[-1]}"
+
 
 @dataclass
 class _Tries:

@@ -133,7 +133,7 @@ def lint_table(findings: Sequence[LintFinding]) -> pandas.DataFrame:
 def migration_results_table(run: MigrationRun) -> pandas.DataFrame:
     """One line a tenant: what was done, how long it took, and what failed; those that were not started come last."""
     lines = [
-        {"tenant": r.tenant, "done": ", ".join(r.done), "ms": round(r.seconds * 1000, 1), "error": r.error or ""}
+        {"tenant": r.tenant, "done": r.done_briefly, "ms": round(r.seconds * 1000, 1), "error": r.error or ""}
         for r in sorted(run.results, key=lambda result: result.error is None)
     ]
     left = [

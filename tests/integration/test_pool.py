@@ -17,7 +17,7 @@ from erpkit.database import TENANTS_A_CONNECTION, Connection, Database, Tenant
 from erpkit.embedded import EmbeddedServer
 from erpkit.errors import DatabaseError
 from erpkit.events import dispatch
-from erpkit.migrations import Migration
+from erpkit.migrations import Migration, plan_up, read_applied, run_plan
 from erpkit.modules import Registry
 from erpkit.sample.data import do_business
 from erpkit.sample.demo import Planted
@@ -243,6 +243,11 @@ def test_everything_works_behind_pgbouncer_in_transaction_mode(
     scope = across(bouncer, "SELECT current_schema() AS schema, current_user::text AS role", tenants=tenants).frame
     assert list(scope["schema"]) == [one.schema for one in tenants if one.is_active]
     assert list(scope["role"]) == [one.reader for one in tenants if one.is_active]
+    with bouncer.connection() as connection:
+        plan = plan_up(tenants, migrations, read_applied(connection, tenants, migrations))
+    run = run_plan(bouncer, plan, plan.id, workers=2)
+    assert run.is_complete
+    assert [result.tenant for result in run.results] == [erp.behind]
     with bouncer.tenant_transaction(tenant) as connection:
         assert connection.execute("SELECT current_schema(), current_user::text").fetchone() == (
             tenant.schema,
