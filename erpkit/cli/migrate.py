@@ -190,11 +190,12 @@ def _up(**choice: Any) -> Planner:
 
 
 def _migrations() -> tuple[Migration, ...]:
-    return read_migrations(load_modules(Settings.from_env()).modules)
+    settings = Settings.from_env()
+    return read_migrations(load_modules(settings).modules, event_log=settings.tenants_query is None)
 
 
 def _fleet(connection: Connection, slugs: tuple[str, ...]) -> list[Tenant]:
-    return [TEMPLATE, *find_tenants(connection, slugs)]
+    return [TEMPLATE, *find_tenants(connection, slugs, Settings.from_env().tenants_query)]
 
 
 def _named(connection: Connection, slugs: tuple[str, ...]) -> list[Tenant]:
