@@ -28,12 +28,19 @@ class EventHandler:
     `name` is unique in the ERP, `{module}.on_{event}` by convention, and is its consumer group. `replayable` says that
     handling an event again changes nothing but the module's own tables, and leaves them as they were: an upsert, say.
     A handler that publishes, pays or mails is not replayable unless an operator asks for it by name.
+
+    `ordered_by` returns the key of the event's aggregate, `str(event.order_id)` say: once an event of it is a dead letter,
+    later ones are parked and do not overtake it. `description` tells operators what the handler does. `timeout` is in
+    seconds of one attempt; None leaves it to the database's own statement timeout.
     """
 
     name: str
     event: type
     function: Callable[..., None]
     replayable: bool = False
+    ordered_by: Callable[[Any], str] | None = None
+    description: str = ""
+    timeout: float | None = None
 
 
 @runtime_checkable
