@@ -42,9 +42,9 @@ class QueryHandler(Generic[_Answer]):
 class Upcaster:
     """How an event that was written in version `from_version` becomes one of the next version: `function(payload)`.
 
-    `function` is pure; it is given a payload's fields as JSON values and returns those of the next version. Register one when
-    a field is renamed, split, removed or changes its meaning; a field that is only added, with a default, needs none. An event
-    type's version is one more than its last upcaster's, and 1 without any.
+    `function` is given a payload's fields as JSON values, in a dict of its own, and returns those of the next version; it
+    reads nothing else. Register one when a field is renamed, split, removed or changes its meaning; a field that is only
+    added, with a default, needs none. An event type's version is one more than its last upcaster's, and 1 without any.
     """
 
     event: type
