@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from psycopg import Error
-from psycopg.errors import QueryCanceled
 
 from erpkit.events.context import Context
 from erpkit.events.message import Message
@@ -26,13 +25,12 @@ class HandlerTimeoutError(HandlerError):
 
 @dataclass(eq=False)
 class Running:
-    """A handler at work that may take `seconds`; `started` is on time.monotonic's clock."""
+    """A handler at work that may take `seconds`; `started` is on the clock of `time.monotonic`."""
 
     handler: str
     tenant: str
     seconds: float
     started: float = field(default_factory=time.monotonic)
-    expired: bool = False
     done: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -62,16 +60,16 @@ def timeout(seconds: float) -> Middleware:
 
     def middleware(following: Handle) -> Handle:
         def handle(context: Context) -> Sequence[Message]:
-            usual = _limit_statements(context, f"{int(seconds * 1000)}ms")
+            usual = _limit_statements(context, f"{max(1, int(seconds * 1000))}ms")
             running = Running(context.handler, context.tenant.slug, seconds)
             try:
                 with _Guard(context, running):
                     published = following(context)
             except Exception as error:
-                if running.expired or (isinstance(error, QueryCanceled) and running.is_over):
+                if running.is_over and not context.is_lost:
                     raise _too_long(running) from error
                 raise
-            if running.expired:
+            if running.is_over:
                 raise _too_long(running)
             _limit_statements(context, usual)
             return published
@@ -103,7 +101,6 @@ class _Guard:
     def _expire(self) -> None:
         with self._running.lock:
             if not self._running.done:
-                self._running.expired = True
                 with suppress(Error):
                     self._connection.cancel_safe(timeout=5)
 
