@@ -60,6 +60,8 @@ def timeout(seconds: float) -> Middleware:
 
     def middleware(following: Handle) -> Handle:
         def handle(context: Context) -> Sequence[Message]:
+            if context.connection is None:
+                return following(context)  # on the bus in memory there is nothing to cancel
             usual = _limit_statements(context, f"{max(1, int(seconds * 1000))}ms")
             running = Running(context.handler, context.tenant.slug, seconds)
             try:

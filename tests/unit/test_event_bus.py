@@ -13,7 +13,7 @@ import pytest
 from erpkit.errors import ModuleError, UsageError
 from erpkit.events import EVERY, Context, EventBus, Message, PayloadError
 from erpkit.events.middleware import HandlerError, Middleware, correlation, recoverer, retry, throttle
-from erpkit.modules import EventHandler, Module, Registry
+from erpkit.modules import EventHandler, Module, Registry, Upcaster
 
 seen: list[tuple[str, object]] = []
 contexts: list[Context] = []
@@ -40,9 +40,9 @@ def note(event: Ordered, context: Context) -> None:
 
 
 def bill(event: Ordered, context: Context) -> None:
-    seen.append((context.handler, event))
-    contexts.append(context)
     context.publish(Billed(event.number))
+    seen.append((context.handler, event))  # before what it published is handled
+    contexts.append(context)
 
 
 def fail(event: Ordered, context: Context) -> None:
@@ -97,6 +97,14 @@ def test_an_event_goes_to_all_its_handlers_and_then_what_they_published(
     assert third.metadata["causation_id"] == str(first.uuid)
 
 
+def test_an_event_that_has_upcasters_is_written_in_its_present_version() -> None:
+    handler = EventHandler("shop.on_ordered", Ordered, note)
+    old = Upcaster(Ordered, 1, lambda _: {"number": -1})
+    registry = Registry.of([Module("shop", publishes=(Ordered,), subscribes=(handler,), upcasters=(old,))])
+    EventBus(registry, middleware=EVERY).publish(Ordered(5))
+    assert seen == [("shop.on_ordered", Ordered(5))]
+
+
 def test_a_queued_bus_hands_nothing_on_before_it_is_run() -> None:
     bus = EventBus(SHOP, queued=True)
     bus.publish(Ordered(1))
@@ -133,6 +141,12 @@ def test_a_bus_with_middleware_refuses_an_event_that_could_not_be_read_back() ->
 def test_a_handler_that_wants_the_database_is_told_to_give_the_bus_one() -> None:
     with pytest.raises(UsageError, match=r"shop\.on_ordered wants the database: give the EventBus"):
         EventBus(_one(save)).publish(Ordered(1))
+
+
+def test_a_handler_with_a_time_limit_runs_without_a_database() -> None:
+    registry = _registry(EventHandler("shop.on_ordered", Ordered, note, timeout=5))
+    EventBus(registry, middleware=EVERY).publish(Ordered(1))
+    assert seen == [("shop.on_ordered", Ordered(1))]
 
 
 def test_a_handler_cannot_end_the_process_but_ctrl_c_can() -> None:
