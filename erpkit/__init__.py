@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from erpkit.events import (
         CommandBus,
         Context,
+        EventBus,
         Message,
+        QueryBus,
         Selection,
         dispatch,
         list_dead_letters,
@@ -36,7 +38,17 @@ if TYPE_CHECKING:
         read_milliseconds,
         run_plan,
     )
-    from erpkit.modules import CommandHandler, EventHandler, Module, check_modules, find_modules, load_modules
+    from erpkit.modules import (
+        CommandHandler,
+        EventHandler,
+        Module,
+        Query,
+        QueryHandler,
+        Upcaster,
+        check_modules,
+        find_modules,
+        load_modules,
+    )
     from erpkit.runs import Rehearsal, Summary, check_parameters
     from erpkit.tenants import (
         across,
@@ -69,15 +81,20 @@ __all__ = [
     "Context",
     "Database",
     "ErpkitError",
+    "EventBus",
     "EventHandler",
     "Limits",
     "Message",
     "Module",
+    "Query",
+    "QueryBus",
+    "QueryHandler",
     "Rehearsal",
     "Selection",
     "Settings",
     "Summary",
     "Tenant",
+    "Upcaster",
     "across",
     "check_modules",
     "check_parameters",
@@ -125,7 +142,9 @@ _WHERE = {
     "events": {
         "CommandBus",
         "Context",
+        "EventBus",
         "Message",
+        "QueryBus",
         "Selection",
         "dispatch",
         "list_dead_letters",
@@ -146,7 +165,17 @@ _WHERE = {
         "read_milliseconds",
         "run_plan",
     },
-    "modules": {"CommandHandler", "EventHandler", "Module", "check_modules", "find_modules", "load_modules"},
+    "modules": {
+        "CommandHandler",
+        "EventHandler",
+        "Module",
+        "Query",
+        "QueryHandler",
+        "Upcaster",
+        "check_modules",
+        "find_modules",
+        "load_modules",
+    },
     "runs": {"Rehearsal", "Summary", "check_parameters"},
     "tenants": {
         "across",

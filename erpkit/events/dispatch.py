@@ -9,9 +9,9 @@ import psycopg
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError
-from erpkit.events.buses import Context
 from erpkit.events.log import append, read_events
-from erpkit.events.message import Message, decode
+from erpkit.events.message import Message
+from erpkit.events.router import handle
 from erpkit.modules import EventHandler, Registry
 
 __all__ = ["DispatchResult", "dispatch", "handle"]
@@ -43,15 +43,6 @@ def dispatch(database: Database, tenant: Tenant, registry: Registry, *, batch: i
             handled, dead, round_handled = handled + ok, dead + bad, round_handled + ok + bad
         if not round_handled:
             return DispatchResult(tenant.slug, handled, dead)
-
-
-def handle(
-    connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, message: Message
-) -> list[Message]:
-    """Run one handler on one message inside the present transaction; return what it published."""
-    context = Context(connection, tenant, message, registry, handler.name)
-    handler.function(decode(handler.event, message.payload), context)
-    return context.published
 
 
 def _dispatch_batch(
