@@ -23,6 +23,7 @@ from erpkit.events import (
     list_parked,
     plan_discard,
     plan_retry,
+    read_events,
     run_discard,
     run_retry,
     show_dead_letter,
@@ -249,3 +250,36 @@ def test_a_batch_costs_one_look_up_while_nothing_is_blocked_and_none_without_a_k
         assert count_queries(connection, lambda: hold_back(connection, HANDLER, messages)) == 2  # a lock, a look-up
         assert count_queries(connection, lambda: hold_back(connection, unordered, messages)) == 0
         assert hold_back(connection, HANDLER, messages) == messages
+
+
+def test_an_event_does_not_overtake_those_that_are_still_parked_after_a_batch_was_freed(
+    shared_database: Database, tenant: Tenant
+) -> None:
+    BROKEN[tenant.slug] = {("a", 1)}
+    _publish(shared_database, tenant, *(("a", number) for number in range(1, 521)))
+    assert dispatch(shared_database, tenant, STEPS, batch=600).parked == 519  # more than are freed at once
+    with shared_database.tenant_transaction(tenant, write=True) as connection:
+        connection.execute("UPDATE erpkit_dead_letters SET status = 'resolved'")
+    _publish(shared_database, tenant, ("a", 521))
+    dispatch(shared_database, tenant, STEPS)
+    assert _taken(shared_database, tenant) == {"a": list(range(2, 522))}
+
+
+def test_a_retry_waits_for_a_dispatcher_that_is_parking_and_frees_what_it_parked(
+    shared_database: Database, tenant: Tenant
+) -> None:
+    BROKEN[tenant.slug] = {("a", 1)}
+    _publish(shared_database, tenant, ("a", 1))
+    dispatch(shared_database, tenant, STEPS)
+    BROKEN.clear()
+    _publish(shared_database, tenant, ("a", 2))
+    thread = threading.Thread(target=_retry, args=(shared_database, tenant))
+    with shared_database.tenant_transaction(tenant, write=True) as dispatcher:
+        assert hold_back(dispatcher, HANDLER, read_events(dispatcher, "steps.Step", 1, 10)) == []
+        thread.start()
+        with shared_database.connection() as connection:
+            while thread.is_alive() and not connection.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
+                pass
+        assert thread.is_alive()
+    thread.join()
+    assert _taken(shared_database, tenant) == {"a": [1, 2]}
