@@ -1,40 +1,25 @@
-"""The command bus and what handlers are given: business runs through these, and through nothing else."""
+"""The command and query buses: each message goes to its one handler, in a transaction of a tenant."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
 from uuid import UUID, uuid4
 
 import psycopg
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import ErpkitError
+from erpkit.events.context import Context, new_message
 from erpkit.events.log import append
-from erpkit.events.message import Message, encode
-from erpkit.modules import Registry
+from erpkit.events.message import Message
+from erpkit.events.router import EVERY, chain
+from erpkit.modules import Query, QueryHandler, Registry
 
-__all__ = ["CommandBus", "Context"]
+__all__ = ["CommandBus", "Context", "QueryBus"]
 
-
-@dataclass
-class Context:
-    """What a handler works with: the tenant's transaction, the message in hand, and a way to publish.
-
-    What it publishes is written to the log in the same transaction as its other work: both become true, or neither.
-    """
-
-    connection: Connection
-    tenant: Tenant
-    message: Message
-    registry: Registry
-    handler: str
-    published: list[Message] = field(default_factory=list)
-
-    def publish(self, event: object) -> None:
-        """Publish an event that a module declares under `publishes`; raises ModuleError for any other."""
-        topic = self.registry.topic(type(event))
-        self.published.append(self.message.cause(topic, encode(event), f"{self.handler}/{len(self.published)}"))
+_Answer = TypeVar("_Answer")
 
 
 class CommandBus:
@@ -55,21 +40,66 @@ class CommandBus:
     def send_all(self, tenant: Tenant, commands: Sequence[object], uuids: Sequence[UUID]) -> list[Message]:
         """Carry out several commands in one transaction: all of them or none."""
         published: list[Message] = []
-        try:
-            with self._database.tenant_transaction(tenant, write=True) as connection:
-                for command, uuid in zip(commands, uuids, strict=True):
-                    published += self._handle(connection, tenant, command, uuid)
-                append(connection, published)
-        except psycopg.Error as error:
-            raise ErpkitError(
-                f"tenant {tenant.slug}: {type(commands[0]).__name__} failed: {error.diag.message_primary or error}"
-            ) from error
+        with (
+            _named(tenant, commands[0] if commands else None),
+            self._database.tenant_transaction(tenant, write=True) as connection,
+        ):
+            for command, uuid in zip(commands, uuids, strict=True):
+                published += self._handle(connection, tenant, command, uuid)
+            append(connection, published)
         return published
 
-    def _handle(self, connection: Connection, tenant: Tenant, command: object, uuid: UUID) -> list[Message]:
+    def _handle(self, connection: Connection, tenant: Tenant, command: object, uuid: UUID) -> Sequence[Message]:
         handler = self._registry.command_handler(type(command))
-        topic = self._registry.topic(type(command))
-        message = Message(topic, encode(command), uuid, {"name": type(command).__name__, "correlation_id": str(uuid)})
-        context = Context(connection, tenant, message, self._registry, topic)
-        handler.function(command, context)
-        return context.published
+
+        def call(context: Context) -> Sequence[Message]:
+            handler.function(command, context)
+            return context.published
+
+        return chain(EVERY, call)(_context(connection, tenant, self._registry, command, uuid))
+
+
+class QueryBus:
+    """Answers queries, each by its one handler, in a transaction of a tenant that only reads."""
+
+    def __init__(self, database: Database, registry: Registry) -> None:
+        self._database = database
+        self._registry = registry
+
+    def ask(self, tenant: Tenant, query: Query[_Answer]) -> _Answer:
+        """Return the answer to a query; a type checker knows its type from the query's.
+
+        Raises what the handler raises, ModuleError for a query without a handler, and ErpkitError for a handler that tries
+        to change something.
+        """
+        handler = self._registry.query_handler(type(query))
+        with _named(tenant, query), self._database.tenant_transaction(tenant) as connection:
+            return self._answer(handler, query, _context(connection, tenant, self._registry, query, None))
+
+    def _answer(self, handler: QueryHandler[_Answer], query: Query[_Answer], context: Context) -> _Answer:
+        answers: list[_Answer] = []
+
+        def call(context: Context) -> Sequence[Message]:
+            answers.append(handler.function(query, context))
+            if context.published:
+                raise ErpkitError(f"{context.message.topic}: a query publishes no events: make it a command")
+            return ()
+
+        chain(EVERY, call)(context)
+        return answers[0]
+
+
+def _context(connection: Connection, tenant: Tenant, registry: Registry, value: object, uuid: UUID | None) -> Context:
+    message = new_message(registry, value, uuid)
+    return Context(connection, tenant, message, registry, message.topic)
+
+
+@contextmanager
+def _named(tenant: Tenant, message: object) -> Iterator[None]:
+    """Name the tenant and the message in an error of the database."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise ErpkitError(
+            f"tenant {tenant.slug}: {type(message).__name__} failed: {error.diag.message_primary or error}"
+        ) from error

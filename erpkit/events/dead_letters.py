@@ -14,7 +14,7 @@ from erpkit.database import Connection, Database, Tenant, fetch_union, schemas_w
 from erpkit.errors import UsageError
 from erpkit.events.message import Message
 from erpkit.events.parking import block
-from erpkit.modules import EventHandler
+from erpkit.modules import EventHandler, Registry
 
 __all__ = ["DeadLetter", "DeadLetterDetail", "bury", "describe_error", "list_dead_letters", "show_dead_letter"]
 
@@ -96,14 +96,22 @@ def show_dead_letter(
     return DeadLetterDetail(DeadLetter(tenant.slug, *rows[0][:7]), *rows[0][7:])
 
 
-def bury(connection: Connection, handler: EventHandler, message: Message, error: Exception, attempts: int) -> None:
+def bury(
+    connection: Connection,
+    registry: Registry,
+    handler: EventHandler,
+    message: Message,
+    error: Exception,
+    attempts: int,
+) -> None:
     """Write down that the handler failed on `message`, and hold back what comes after it in its aggregate, if it asks for that."""
     connection.execute(
-        'INSERT INTO erpkit_dead_letters (handler, uuid, "offset", topic, error, attempts) VALUES (%s, %s, %s, %s, %s, %s) '
+        'INSERT INTO erpkit_dead_letters (handler, uuid, "offset", topic, error, attempts) '
+        'VALUES (%s, %s, coalesce(%s, (SELECT "offset" FROM erpkit_events WHERE uuid = %s), 0), %s, %s, %s) '
         "ON CONFLICT (handler, uuid) DO UPDATE SET error = EXCLUDED.error, failed_at = now(), status = 'open'",
-        [handler.name, message.uuid, message.offset, message.topic, describe_error(error), attempts],
+        [handler.name, message.uuid, message.offset, message.uuid, message.topic, describe_error(error), attempts],
     )
-    block(connection, handler, message)
+    block(connection, registry, handler, message)
 
 
 def describe_error(error: BaseException) -> str:

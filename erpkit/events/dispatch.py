@@ -57,7 +57,7 @@ def _dispatch_batch(
         if not _lock(connection, handler.name):
             return 0, 0, 0
         messages = read_events(connection, registry.topic(handler.event), _checkpoint(connection, handler.name), limit)
-        ready = hold_back(connection, handler, messages)
+        ready = hold_back(connection, registry, handler, messages)
         if not messages and not ready:
             return 0, 0, 0
         try:
@@ -98,14 +98,14 @@ def _handle_one_by_one(
     published: list[Message] = []
     handled = dead = 0
     for message in messages:
-        if dead and park_if_blocked(connection, handler, message):
+        if dead and park_if_blocked(connection, registry, handler, message):
             continue
         try:
             published += _handle_with_retries(connection, tenant, registry, handler, message)
             handled += 1
         except Exception as error:
             _reraise_if_lost(connection, tenant, error)
-            bury(connection, handler, message, error, ATTEMPTS)
+            bury(connection, registry, handler, message, error, ATTEMPTS)
             dead += 1
     return published, handled, dead
 

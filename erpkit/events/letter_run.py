@@ -201,8 +201,8 @@ def _release_batch(database: Database, tenant: Tenant, registry: Registry, handl
     results: list[LetterResult] = []
     published: list[Message] = []
     with database.tenant_transaction(tenant, write=True) as connection:
-        for message in hold_back(connection, handler, []):
-            if park_if_blocked(connection, handler, message):
+        for message in hold_back(connection, registry, handler, []):
+            if park_if_blocked(connection, registry, handler, message):
                 continue  # an earlier one of its aggregate failed just now
             result = LetterResult(
                 tenant.slug, handler.name, message.topic, message.offset or 0, message.uuid, "handled", was_parked=True
@@ -212,7 +212,7 @@ def _release_batch(database: Database, tenant: Tenant, registry: Registry, handl
                     published += _handle_once(connection, tenant, registry, handler, message) or []
             except Exception as error:
                 _raise_if_lost(connection, error)
-                bury(connection, handler, message, error, 1)
+                bury(connection, registry, handler, message, error, 1)
                 result = replace(result, state="failed", detail=describe_error(error))
             results.append(result)
         append(connection, published)

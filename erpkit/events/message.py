@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID, uuid4, uuid5
@@ -20,6 +21,12 @@ _T = TypeVar("_T")
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # building one takes far longer than using it
 
+_EXTRA = {"extra_forbidden", "unexpected_keyword_argument"}  # what pydantic calls a field that is too many
+
+_log = logging.getLogger("erpkit.events")
+_told: set[tuple[type, str]] = set()  # unknown fields that were logged already: once a process is enough
+_MANY = 1000  # a payload with keys at random shall not fill log and memory
+
 
 class PayloadError(ErpkitError):
     """A payload does not fit the type of its topic."""
@@ -29,7 +36,8 @@ class PayloadError(ErpkitError):
 class Message:
     """An event as it stands in the log, or a command on its way.
 
-    `metadata` maps strings to strings and follows Watermill's keys: `name`, `correlation_id`. `offset` and `recorded_at` are
+    `metadata` maps strings to strings and follows Watermill's keys: `name`, `correlation_id`. `version` in it is that of its
+    payload, 1 if absent; `traceparent` is W3C's. `offset` and `recorded_at` are
     set once it is in a tenant's log; `replay_id` while it is being replayed.
     """
 
@@ -51,38 +59,81 @@ class Message:
         """The id of the command or event that everything began with."""
         return self.metadata.get("correlation_id", str(self.uuid))
 
-    def cause(self, topic: str, payload: Mapping[str, Any], key: str) -> Message:
+    @property
+    def version(self) -> int:
+        """The version of its type that the payload was written in; raises PayloadError when that is no number."""
+        text = self.metadata.get("version", "1")
+        if not (text.isascii() and text.isdigit() and int(text)):
+            raise PayloadError(f"{self.topic}: version {text!r} in the metadata of {self.uuid} is no number above 0")
+        return int(text)
+
+    def cause(self, topic: str, payload: Mapping[str, Any], key: str, version: int = 1) -> Message:
         """Return a new message caused by this one.
 
         Its uuid is derived from this one's and `key`, so that handling a message twice cannot publish two events.
         """
-        metadata = {
-            "name": topic.rsplit(".", 1)[-1],
-            "correlation_id": self.correlation_id,
-            "causation_id": str(self.uuid),
-        }
+        metadata = {"name": topic.rsplit(".", 1)[-1], **self.heritage()}
+        if version > 1:
+            metadata["version"] = str(version)
+        return Message(topic, payload, uuid5(self.uuid, key), metadata)
+
+    def heritage(self) -> dict[str, str]:
+        """Return the metadata that this message hands down to those that it causes: correlation, cause, trace and replay."""
+        metadata = {key: self.metadata[key] for key in ("traceparent", "tracestate") if key in self.metadata}
+        metadata |= {"correlation_id": self.correlation_id, "causation_id": str(self.uuid)}
         if self.replay_id is not None:
             metadata["replay_id"] = str(self.replay_id)
-        return Message(topic, payload, uuid5(self.uuid, key), metadata)
+        return metadata
+
+    def with_metadata(self, more: Mapping[str, str]) -> Message:
+        """Return this message with `more` in its metadata."""
+        return replace(self, metadata={**self.metadata, **more})
 
 
 def encode(event: object) -> dict[str, Any]:
-    """Turn a dataclass or pydantic model into JSON values; decimals and dates become strings, exactly."""
-    values: dict[str, Any] = _adapter(type(event)).dump_python(event, mode="json")
+    """Turn a dataclass or pydantic model into JSON values; decimals and dates become strings, exactly.
+
+    Raises PayloadError when its values are not of its fields' types: nobody could read it.
+    """
+    adapter = _adapter(type(event))
+    values: dict[str, Any] = adapter.dump_python(event, mode="json", warnings=False)
+    _validate(type(event), values)
     return values
 
 
 def decode(kind: type[_T], payload: Mapping[str, Any]) -> _T:
-    """Build a `kind` from JSON values; raises PayloadError, naming the field, when they do not fit."""
+    """Build a `kind` from JSON values; raises PayloadError, naming the field, when they do not fit.
+
+    A field that `kind` does not have is left out, and logged once as a warning. A newer writer may add fields without
+    breaking an older reader, and a field that is misspelt is seen in the log, or missed if it is required.
+    """
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    try:
+        event: _T = _adapter(kind).validate_python(payload, extra="forbid")
+    except ValidationError as error:
+        event = _validate(kind, payload)
+        _tell_unknown(kind, [str(e["loc"][-1]) for e in error.errors() if e["type"] in _EXTRA])
+    return event
+
+
+def _validate(kind: type[_T], payload: Mapping[str, Any]) -> _T:
     from pydantic import ValidationError  # noqa: PLC0415
 
     try:
         event: _T = _adapter(kind).validate_python(payload)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise PayloadError(f"{kind.__name__}.{place}: {first['msg']}") from None
+        place = ".".join([kind.__name__, *(str(part) for part in first["loc"])])
+        raise PayloadError(f"{place}: {first['msg']}") from None
     return event
+
+
+def _tell_unknown(kind: type, names: Sequence[str]) -> None:
+    for name in names:
+        if (kind, name) not in _told and len(_told) < _MANY:
+            _told.add((kind, name))
+            _log.warning("%s: unknown field %s left out: misspelt, or of a newer version", kind.__name__, name)
 
 
 def _adapter(kind: type) -> TypeAdapter[Any]:

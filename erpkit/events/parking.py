@@ -9,8 +9,9 @@ from psycopg import sql
 
 from erpkit.database import Connection, Tenant, fetch_union, schemas_with_table
 from erpkit.events.log import COLUMNS, to_message
-from erpkit.events.message import Message, decode
-from erpkit.modules import EventHandler
+from erpkit.events.message import Message
+from erpkit.events.upcasters import decode_message
+from erpkit.modules import EventHandler, Registry
 
 __all__ = ["Parked", "aggregate_of", "block", "hold_back", "list_parked", "lock", "park_if_blocked"]
 
@@ -21,11 +22,14 @@ _ANY = (
     "OR EXISTS (SELECT 1 FROM erpkit_parked WHERE handler = %(handler)s)"
 )
 
-# An event waits while an earlier one of its aggregate does, as a dead letter or parked itself.
+# An event waits while an earlier one of its aggregate does, as a dead letter or parked itself. One that a broker brought knows its
+# place in the log by its uuid.
 _PARK = """
 WITH blocked AS (
     SELECT m.uuid, m."offset", m.aggregate
-      FROM unnest(%(uuids)s::uuid[], %(offsets)s::bigint[], %(aggregates)s::text[]) m (uuid, "offset", aggregate)
+      FROM (SELECT u.uuid, coalesce(u."offset", e."offset") AS "offset", u.aggregate
+              FROM unnest(%(uuids)s::uuid[], %(offsets)s::bigint[], %(aggregates)s::text[]) u (uuid, "offset", aggregate)
+              LEFT JOIN erpkit_events e ON u."offset" IS NULL AND e.uuid = u.uuid) m
      WHERE EXISTS (SELECT 1 FROM erpkit_dead_letters d WHERE d.handler = %(handler)s AND d.status = 'open'
                       AND d.aggregate = m.aggregate AND d."offset" < m."offset")
         OR EXISTS (SELECT 1 FROM erpkit_parked p WHERE p.handler = %(handler)s
@@ -62,7 +66,9 @@ class Parked:
     first_offset: int
 
 
-def hold_back(connection: Connection, handler: EventHandler, messages: Sequence[Message]) -> list[Message]:
+def hold_back(
+    connection: Connection, registry: Registry, handler: EventHandler, messages: Sequence[Message]
+) -> list[Message]:
     """Return what the handler may be given now: events that waited and are free again, then those of `messages` that need not.
 
     The others are parked in the present transaction, so that the checkpoint may move past them. A handler without `ordered_by`
@@ -77,16 +83,16 @@ def hold_back(connection: Connection, handler: EventHandler, messages: Sequence[
     if found.fetchone() == (False,):
         return list(messages)
     rows = connection.execute(_RELEASE, {"handler": handler.name, "limit": _BATCH}).fetchall()
-    blocked = _park(connection, handler, messages)
+    blocked = _park(connection, registry, handler, messages)
     return [*map(to_message, rows), *(message for message in messages if message.uuid not in blocked)]
 
 
-def park_if_blocked(connection: Connection, handler: EventHandler, message: Message) -> bool:
+def park_if_blocked(connection: Connection, registry: Registry, handler: EventHandler, message: Message) -> bool:
     """Park one event if an earlier one of its aggregate became a dead letter in this very batch; tell whether it is parked."""
-    return handler.ordered_by is not None and bool(_park(connection, handler, [message]))
+    return handler.ordered_by is not None and bool(_park(connection, registry, handler, [message]))
 
 
-def block(connection: Connection, handler: EventHandler, message: Message) -> None:
+def block(connection: Connection, registry: Registry, handler: EventHandler, message: Message) -> None:
     """Let the dead letter of `message` hold back the later events of its aggregate.
 
     A payload that cannot be decoded tells no aggregate, and so holds back nothing.
@@ -94,16 +100,16 @@ def block(connection: Connection, handler: EventHandler, message: Message) -> No
     if handler.ordered_by is not None:
         connection.execute(
             "UPDATE erpkit_dead_letters SET aggregate = %s WHERE handler = %s AND uuid = %s",
-            [aggregate_of(handler, message), handler.name, message.uuid],
+            [aggregate_of(registry, handler, message), handler.name, message.uuid],
         )
 
 
-def aggregate_of(handler: EventHandler, message: Message) -> str | None:
+def aggregate_of(registry: Registry, handler: EventHandler, message: Message) -> str | None:
     """Return the key by which the handler wants the event ordered; None where it has none or the payload does not tell."""
     if handler.ordered_by is None:
         return None
     try:
-        return str(handler.ordered_by(decode(handler.event, message.payload)))
+        return str(handler.ordered_by(decode_message(registry, handler.event, message)))
     except Exception:  # the handler will fail on it as well, and that is what is reported
         return None
 
@@ -132,9 +138,11 @@ def list_parked(connection: Connection, tenants: Sequence[Tenant]) -> list[Parke
     return [Parked(*row) for row in sorted(fetch_union(connection, queries))]
 
 
-def _park(connection: Connection, handler: EventHandler, messages: Sequence[Message]) -> set[object]:
+def _park(
+    connection: Connection, registry: Registry, handler: EventHandler, messages: Sequence[Message]
+) -> set[object]:
     """Park those that must wait, and return their uuids."""
-    keys = [(message, aggregate_of(handler, message)) for message in messages]
+    keys = [(message, aggregate_of(registry, handler, message)) for message in messages]
     ordered = [(message, key) for message, key in keys if key is not None]
     if not ordered:
         return set()

@@ -9,24 +9,12 @@ from typing import TYPE_CHECKING
 
 from erpkit.modules.module import ModuleLike, attributes_missing, topic_of
 from erpkit.modules.order import dependency_graph, find_cycle
+from erpkit.modules.wiring import ModuleFinding, wiring_faults
 
 if TYPE_CHECKING:
     import networkx
 
-__all__ = ["ModuleCheck", "ModuleFinding", "check_modules"]
-
-
-@dataclass(frozen=True)
-class ModuleFinding:
-    """One thing that is wrong: its kind, the modules concerned, what it is, and what to do."""
-
-    kind: str
-    modules: tuple[str, ...]
-    problem: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.problem}; {self.remedy}"
+__all__ = ["ModuleCheck", "check_modules"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +42,7 @@ def check_modules(candidates: Iterable[object]) -> ModuleCheck:
         *_duplicates(modules),
         *_missing(modules, known),
         *_cycle_finding(cycle),
+        *wiring_faults(modules),
         *_event_findings(modules),
     ]
     order = (
@@ -120,12 +109,7 @@ def _event_findings(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:
     for module in modules:
         for handler in module.subscribes:
             source = publisher.get(handler.event)
-            if source is None:
-                problem = f"{handler.name} waits for {handler.event.__name__}, which nobody publishes"
-                findings.append(
-                    ModuleFinding("orphan handler", (module.name,), problem, "publish the event or remove the handler")
-                )
-            elif source != module.name and source not in module.dependencies:
+            if source is not None and source not in (module.name, *module.dependencies):
                 problem = f"{handler.name} handles an event of {source}, which {module.name} does not depend on"
                 findings.append(
                     ModuleFinding("undeclared dependency", (module.name, source), problem, f"declare {source}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
-__all__ = ["CommandHandler", "EventHandler", "Module", "ModuleLike"]
+__all__ = ["CommandHandler", "EventHandler", "Module", "ModuleLike", "Query", "QueryHandler", "Upcaster"]
+
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,35 @@ class CommandHandler:
 
     command: type
     function: Callable[..., None]
+
+
+class Query(Generic[_Answer]):
+    """The base of a query, a frozen dataclass that says what its answer is: `class GetBalance(Query[Balance])`."""
+
+
+@dataclass(frozen=True)
+class QueryHandler(Generic[_Answer]):
+    """The one function that answers a query: `function(query, context)`; it reads and changes nothing.
+
+    The types must agree: a function that returns anything but the query's answer is an error to mypy.
+    """
+
+    query: type[Query[_Answer]]
+    function: Callable[..., _Answer]
+
+
+@dataclass(frozen=True)
+class Upcaster:
+    """How an event that was written in version `from_version` becomes one of the next version: `function(payload)`.
+
+    `function` is given a payload's fields as JSON values, in a dict of its own, and returns those of the next version; it
+    reads nothing else. Register one when a field is renamed, split, removed or changes its meaning; a field that is only
+    added, with a default, needs none. An event type's version is one more than its last upcaster's, and 1 without any.
+    """
+
+    event: type
+    from_version: int
+    function: Callable[[dict[str, Any]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -41,6 +72,10 @@ class EventHandler:
     ordered_by: Callable[[Any], str] | None = None
     description: str = ""
     timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.timeout is not None and self.timeout <= 0:
+            raise ValueError(f"{self.name}: timeout = {self.timeout} is no time: give seconds above 0, or None")
 
 
 @runtime_checkable
@@ -76,6 +111,7 @@ class ModuleLike(Protocol):
 class Module:
     """A module of the ERP; only the name must be given.
 
+    `answers` are the questions that other modules and people may ask it, `upcasters` what makes its old events new ones.
     `queries` is a folder of sqlc's query files; `erpkit queries generate` writes typed functions for them beside it.
     `version_table` is the goose table that records the migrations, `goose_db_version_<name>` unless given: an ERP with all
     migrations in one folder declares one module with `version_table="goose_db_version"`.
@@ -89,6 +125,8 @@ class Module:
     subscribes: tuple[EventHandler, ...] = ()
     queries: Path | None = None
     version_table: str | None = None
+    answers: tuple[QueryHandler[Any], ...] = ()
+    upcasters: tuple[Upcaster, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.dependencies, str):
@@ -100,6 +138,16 @@ class Module:
 def topic_of(module: str, message: type) -> str:
     """Return the topic of a message: `{module}.{Name}`."""
     return f"{module}.{message.__name__}"
+
+
+def answers_of(module: ModuleLike) -> Sequence[QueryHandler[Any]]:
+    """Return the queries that a module answers; one of its own making need not have the attribute."""
+    return getattr(module, "answers", ())
+
+
+def upcasters_of(module: ModuleLike) -> Sequence[Upcaster]:
+    """Return a module's upcasters; one of its own making need not have the attribute."""
+    return getattr(module, "upcasters", ())
 
 
 def attributes_missing(candidate: Any) -> list[str]:

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
+from typing import TypeVar
 
 from erpkit.config import Settings
 from erpkit.errors import ModuleError
-from erpkit.modules.module import CommandHandler, EventHandler, ModuleLike, topic_of
+from erpkit.modules.module import (
+    CommandHandler,
+    EventHandler,
+    ModuleLike,
+    Query,
+    QueryHandler,
+    Upcaster,
+    answers_of,
+    topic_of,
+    upcasters_of,
+)
 from erpkit.modules.order import load_order
+from erpkit.modules.wiring import wiring_faults
 
 __all__ = ["DEFAULT_GROUP", "SAMPLE_GROUP", "Registry", "find_modules", "load_modules"]
 
 DEFAULT_GROUP = "erpkit.modules"
 SAMPLE_GROUP = "erpkit.sample"
+
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
@@ -25,27 +40,68 @@ class Registry:
 
     @classmethod
     def of(cls, modules: Iterable[object]) -> Registry:
-        """Sort and check `modules`; raises ModuleError, as `load_order` does."""
-        return cls(load_order(modules))
+        """Sort `modules` and wire their messages to their handlers; raises ModuleError, naming the first culprit."""
+        ordered = load_order(modules)
+        for fault in wiring_faults(ordered):
+            raise ModuleError(f"{fault.problem}: {fault.remedy}")
+        return cls(ordered)
 
     def topic(self, message: type) -> str:
-        """Return the topic of an event or command type; raises ModuleError when no module declares it."""
-        for module in self.modules:
-            if message in module.publishes or any(handler.command is message for handler in module.commands):
-                return topic_of(module.name, message)
-        raise ModuleError(f"no module publishes or handles {message.__name__}: list it in its module's record")
+        """Return the topic of an event, command or query type; raises ModuleError when no module declares it."""
+        try:
+            return self._topics[message]
+        except KeyError:
+            raise ModuleError(
+                f"no module publishes or handles {message.__name__}: list it in its module's record"
+            ) from None
+
+    def version(self, event: type) -> int:
+        """Return the version in which an event is written: one more than its last upcaster's."""
+        return len(self.upcasters(event)) + 1
+
+    def upcasters(self, event: type) -> tuple[Upcaster, ...]:
+        """Return the upcasters of an event, the one from version 1 first."""
+        return self._upcasters.get(event, ())
 
     def command_handler(self, command: type) -> CommandHandler:
-        """Return the one handler of a command; raises ModuleError when there is none, or more."""
-        handlers = [handler for module in self.modules for handler in module.commands if handler.command is command]
-        if len(handlers) != 1:
-            raise ModuleError(f"command {command.__name__} has {len(handlers)} handlers: it must have one")
-        return handlers[0]
+        """Return the one handler of a command; raises ModuleError when there is none."""
+        for handler in (handler for module in self.modules for handler in module.commands):
+            if handler.command is command:
+                return handler
+        raise ModuleError(f"command {command.__name__} has no handler: list one under its module's commands")
 
-    @property
+    def query_handler(self, query: type[Query[_Answer]]) -> QueryHandler[_Answer]:
+        """Return the one handler of a query; raises ModuleError when there is none."""
+        for handler in (handler for module in self.modules for handler in answers_of(module)):
+            if handler.query is query:
+                return handler
+        raise ModuleError(f"query {query.__name__} has no handler: list one under its module's answers")
+
+    @cached_property
     def event_handlers(self) -> dict[str, EventHandler]:
         """All event handlers by name, in load order."""
         return {handler.name: handler for module in self.modules for handler in module.subscribes}
+
+    @cached_property
+    def _topics(self) -> dict[type, str]:
+        return {
+            message: topic_of(module.name, message)
+            for module in self.modules
+            for messages in (
+                module.publishes,
+                (handler.command for handler in module.commands),
+                (handler.query for handler in answers_of(module)),
+            )
+            for message in messages
+        }
+
+    @cached_property
+    def _upcasters(self) -> dict[type, tuple[Upcaster, ...]]:
+        found: dict[type, tuple[Upcaster, ...]] = {}
+        everyone: list[Upcaster] = [upcaster for module in self.modules for upcaster in upcasters_of(module)]
+        for upcaster in sorted(everyone, key=lambda upcaster: upcaster.from_version):
+            found[upcaster.event] = (*found.get(upcaster.event, ()), upcaster)
+        return found
 
 
 def find_modules(settings: Settings) -> list[object]:

@@ -3,7 +3,7 @@
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from random import Random
 
@@ -28,8 +28,9 @@ from erpkit.events import (
     run_retry,
     show_dead_letter,
 )
+from erpkit.events.dead_letters import bury
 from erpkit.migrations import Migration
-from erpkit.modules import EventHandler, Module, Registry
+from erpkit.modules import EventHandler, Module, Registry, Upcaster
 from erpkit.tenants import create_tenant
 from tests.conftest import count_queries
 
@@ -247,9 +248,11 @@ def test_a_batch_costs_one_look_up_while_nothing_is_blocked_and_none_without_a_k
     unordered = EventHandler("steps.other", Step, _take)
     messages = [Message("steps.Step", encode(Step("a", 1)), offset=1)]
     with shared_database.tenant_transaction(tenant, write=True) as connection:
-        assert count_queries(connection, lambda: hold_back(connection, HANDLER, messages)) == 2  # a lock, a look-up
-        assert count_queries(connection, lambda: hold_back(connection, unordered, messages)) == 0
-        assert hold_back(connection, HANDLER, messages) == messages
+        assert (
+            count_queries(connection, lambda: hold_back(connection, STEPS, HANDLER, messages)) == 2
+        )  # a lock, a look-up
+        assert count_queries(connection, lambda: hold_back(connection, STEPS, unordered, messages)) == 0
+        assert hold_back(connection, STEPS, HANDLER, messages) == messages
 
 
 def test_an_event_does_not_overtake_those_that_are_still_parked_after_a_batch_was_freed(
@@ -275,7 +278,7 @@ def test_a_retry_waits_for_a_dispatcher_that_is_parking_and_frees_what_it_parked
     _publish(shared_database, tenant, ("a", 2))
     thread = threading.Thread(target=_retry, args=(shared_database, tenant))
     with shared_database.tenant_transaction(tenant, write=True) as dispatcher:
-        assert hold_back(dispatcher, HANDLER, read_events(dispatcher, "steps.Step", 1, 10)) == []
+        assert hold_back(dispatcher, STEPS, HANDLER, read_events(dispatcher, "steps.Step", 1, 10)) == []
         thread.start()
         with shared_database.connection() as connection:
             while thread.is_alive() and not connection.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
@@ -283,3 +286,24 @@ def test_a_retry_waits_for_a_dispatcher_that_is_parking_and_frees_what_it_parked
         assert thread.is_alive()
     thread.join()
     assert _taken(shared_database, tenant) == {"a": [1, 2]}
+
+
+def test_an_event_that_a_broker_brought_waits_by_its_place_in_the_log(
+    shared_database: Database, tenant: Tenant
+) -> None:
+    BROKEN[tenant.slug] = {("a", 1)}
+    _publish(shared_database, tenant, ("a", 1), ("a", 2))
+    with shared_database.tenant_transaction(tenant, write=True) as connection:
+        first, second = (replace(m, offset=None) for m in read_events(connection, "steps.Step", 0, 10))
+        bury(connection, STEPS, HANDLER, first, ValueError("step 1"), 3)
+        assert hold_back(connection, STEPS, HANDLER, [first, second]) == [first]  # one does not wait for itself
+    assert _state(shared_database, tenant) == ([1], {"a": 1})
+
+
+def test_an_event_of_an_older_version_has_its_key_too(shared_database: Database, tenant: Tenant) -> None:
+    old = Upcaster(Step, 1, lambda payload: {"account": payload["customer"], "number": payload["number"]})
+    registry = Registry.of([Module("steps", publishes=(Step,), subscribes=(HANDLER,), upcasters=(old,))])
+    BROKEN[tenant.slug] = {("a", 1)}
+    with shared_database.tenant_transaction(tenant, write=True) as connection:
+        append(connection, [Message("steps.Step", {"customer": "a", "number": number}) for number in (1, 2)])
+    assert dispatch(shared_database, tenant, registry).parked == 1

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from erpkit.modules import CommandHandler, EventHandler, Module
-from erpkit.sample.billing import commands, events
-from erpkit.sample.billing.messages import InvoiceCreated, PaymentReceived, ReceivePayment
+from erpkit.modules import CommandHandler, EventHandler, Module, QueryHandler
+from erpkit.sample.billing import answers, commands, events
+from erpkit.sample.billing.messages import GetBalance, InvoiceCreated, PaymentReceived, ReceivePayment
 from erpkit.sample.inventory.messages import StockReserved
 
 module = Module(
@@ -13,6 +13,7 @@ module = Module(
     migrations=Path(__file__).parent / "migrations",
     queries=Path(__file__).parent / "queries",
     commands=(CommandHandler(ReceivePayment, commands.receive_payment),),
+    answers=(QueryHandler(GetBalance, answers.get_balance),),
     publishes=(InvoiceCreated, PaymentReceived),
     subscribes=(
         EventHandler("billing.on_stock_reserved", StockReserved, events.create_invoice),

@@ -43,6 +43,10 @@ SET paid = (SELECT sum(p.amount) FROM billing_payments p WHERE p.invoice_id = %(
 WHERE billing_ledger.invoice_id = %(invoice_id)s
 """
 
+GET_BALANCE: Final = """
+SELECT invoiced, paid FROM billing_ledger WHERE invoice_id = %(invoice_id)s
+"""
+
 
 @dataclass(frozen=True)
 class ListInvoicesRow:
@@ -51,6 +55,14 @@ class ListInvoicesRow:
     invoice_id: UUID
     amount: Decimal
     issued_on: date
+
+
+@dataclass(frozen=True)
+class GetBalanceRow:
+    """A row of `get_balance`."""
+
+    invoiced: Decimal
+    paid: Decimal
 
 
 def has_invoice(connection: Connection[Any], invoice_id: UUID) -> bool | None:
@@ -100,3 +112,11 @@ def book_invoice(connection: Connection[Any], invoice_id: UUID, amount: Decimal,
 def book_payments(connection: Connection[Any], invoice_id: UUID) -> None:
     """Add up what was paid on an invoice."""
     connection.execute(BOOK_PAYMENTS, {"invoice_id": invoice_id})
+
+
+def get_balance(connection: Connection[Any], invoice_id: UUID) -> GetBalanceRow | None:
+    """Get what an invoice is over and what was paid on it."""
+    cursor = connection.cursor(row_factory=tuple_row)
+    cursor.execute(GET_BALANCE, {"invoice_id": invoice_id})
+    row = cursor.fetchone()
+    return None if row is None else GetBalanceRow(*row)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from erpkit.modules import CommandHandler, EventHandler, Module
-from erpkit.sample.inventory import commands, events
+from erpkit.modules import CommandHandler, EventHandler, Module, Upcaster
+from erpkit.sample.inventory import commands, events, upcasters
 from erpkit.sample.inventory.messages import ReceiveStock, StockReceived, StockReserved, StockShort
 from erpkit.sample.sales.messages import OrderPlaced
 
@@ -14,6 +14,7 @@ module = Module(
     queries=Path(__file__).parent / "queries",
     commands=(CommandHandler(ReceiveStock, commands.receive_stock),),
     publishes=(StockReceived, StockReserved, StockShort),
+    upcasters=(Upcaster(StockReceived, 1, upcasters.name_pieces),),
     subscribes=(
         EventHandler("inventory.on_order_placed", OrderPlaced, events.reserve_stock),
         EventHandler("inventory.on_stock_short", StockShort, events.note_shortage, replayable=True),

@@ -16,10 +16,10 @@ class ReceiveStock:
 
 @dataclass(frozen=True)
 class StockReceived:
-    """Goods were put on the shelf."""
+    """Goods were put on the shelf; version 1 called the pieces `quantity`."""
 
     sku: str
-    quantity: int
+    pieces: int
 
 
 @dataclass(frozen=True)

@@ -9,3 +9,7 @@ ON CONFLICT (invoice_id) DO UPDATE SET invoiced = EXCLUDED.invoiced, issued_on =
 UPDATE billing_ledger
 SET paid = (SELECT sum(p.amount) FROM billing_payments p WHERE p.invoice_id = sqlc.arg(invoice_id))
 WHERE billing_ledger.invoice_id = sqlc.arg(invoice_id);
+
+-- name: GetBalance :one
+-- Get what an invoice is over and what was paid on it.
+SELECT invoiced, paid FROM billing_ledger WHERE invoice_id = sqlc.arg(invoice_id);

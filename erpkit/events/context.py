@@ -1,0 +1,57 @@
+"""What a handler is given: business runs through these, and through nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
+
+from erpkit.database import Connection, Tenant
+from erpkit.events.message import Message, encode
+from erpkit.modules import Registry
+
+__all__ = ["Context", "new_message"]
+
+
+@dataclass
+class Context:
+    """What a handler works with: the tenant's transaction, the message in hand, and a way to publish.
+
+    What it publishes is written to the log in the same transaction as its other work: both become true, or neither.
+    `attempt` counts from 1.
+    """
+
+    connection: Connection
+    tenant: Tenant
+    message: Message
+    registry: Registry
+    handler: str
+    published: list[Message] = field(default_factory=list)
+    attempt: int = 1
+
+    def publish(self, event: object) -> None:
+        """Publish an event that a module declares under `publishes`.
+
+        Raises ModuleError for any other, and PayloadError when its values are not of its fields' types.
+        """
+        self.published.append(self.caused(event, len(self.published)))
+
+    def caused(self, event: object, number: int) -> Message:
+        """Return the message of an event that follows from the one in hand, the `number`th of this handler."""
+        kind = type(event)
+        topic, version = self.registry.topic(kind), self.registry.version(kind)
+        return self.message.cause(topic, encode(event), f"{self.handler}/{number}", version)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection to the database is gone: no fault of the message in hand."""
+        return self.connection is not None and self.connection.closed  # the bus in memory may have none
+
+
+def new_message(registry: Registry, value: object, uuid: UUID | None = None) -> Message:
+    """Return the message of a command, query or event that nothing else caused; raises ModuleError and PayloadError."""
+    kind = type(value)
+    uuid = uuid or uuid4()
+    metadata = {"name": kind.__name__, "correlation_id": str(uuid)}
+    if (version := registry.version(kind)) > 1:
+        metadata["version"] = str(version)
+    return Message(registry.topic(kind), encode(value), uuid, metadata)

@@ -1,0 +1,193 @@
+"""What surrounds a handler: middleware, each one idea.
+
+A middleware takes the next handler and returns one that does something before, after or instead of it; router.py puts them
+in order. Most of those here were first seen in Watermill's router.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from erpkit.errors import DatabaseError, ErpkitError
+from erpkit.events.context import Context
+from erpkit.events.message import Message, PayloadError
+
+__all__ = [
+    "Handle",
+    "HandlerError",
+    "Middleware",
+    "correlation",
+    "dead_letters",
+    "deduplicate",
+    "poisoned",
+    "recoverer",
+    "retry",
+    "savepoint",
+    "throttle",
+]
+
+Handle = Callable[[Context], Sequence[Message]]
+Middleware = Callable[[Handle], Handle]
+
+
+class HandlerError(ErpkitError):
+    """A handler did what no handler may: it tried to end the process, say, or took longer than it was given."""
+
+
+def correlation(following: Handle) -> Handle:
+    """Give what a handler publishes the correlation id of what it handled, and that one's uuid as its cause.
+
+    Context.publish does so itself; this is for messages that came about in another way.
+    """
+
+    def handle(context: Context) -> Sequence[Message]:
+        return [
+            message
+            if "causation_id" in message.metadata
+            else message.with_metadata({**context.message.heritage(), **message.metadata})
+            for message in following(context)
+        ]
+
+    return handle
+
+
+def recoverer(following: Handle) -> Handle:
+    """Let no handler end the process, and note in every error which handler and message it came from.
+
+    SystemExit and the like become a HandlerError; Ctrl-C stays what it is. Other errors keep their type and get a note.
+    """
+
+    def handle(context: Context) -> Sequence[Message]:
+        try:
+            return following(context)
+        except KeyboardInterrupt:
+            raise
+        except Exception as error:
+            error.add_note(_place(context))
+            raise
+        except BaseException as error:
+            raise HandlerError(f"{_place(context)}: {type(error).__name__}: {error}") from error
+
+    return handle
+
+
+def retry(attempts: int = 3, first: float = 0.02, longest: float = 0.2) -> Middleware:
+    """Try again when a handler fails, `attempts` times in all, and then let its error through.
+
+    The pauses are random, between 0 and a limit that starts at `first` seconds and doubles up to `longest` (full jitter); they
+    pass inside the transaction. A payload that does not fit and a lost connection are not tried again. Each attempt needs a
+    `savepoint` inside.
+    """
+
+    def middleware(following: Handle) -> Handle:
+        def handle(context: Context) -> Sequence[Message]:
+            from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential  # noqa: PLC0415
+
+            for attempt in Retrying(
+                stop=stop_after_attempt(attempts),
+                wait=wait_random_exponential(first, max=longest),
+                retry=retry_if_exception(lambda error: _may_pass(error) and not context.is_lost),
+                reraise=True,
+            ):
+                with attempt:
+                    context.attempt, context.published = attempt.retry_state.attempt_number, []
+                    return following(context)
+            raise AssertionError("unreachable: the last attempt raises")
+
+        return handle
+
+    return middleware
+
+
+def savepoint(following: Handle) -> Handle:
+    """Undo what a handler that fails did to the database, and let the transaction around it go on; two round trips more."""
+
+    def handle(context: Context) -> Sequence[Message]:
+        with context.connection.transaction():
+            return following(context)
+
+    return handle
+
+
+def deduplicate(following: Handle) -> Handle:
+    """Leave out a message that is in the handler's inbox already, and put others there.
+
+    The inbox row and the handler's effect become true together. Dispatch does the same for many messages at once.
+    """
+
+    def handle(context: Context) -> Sequence[Message]:
+        cursor = context.connection.execute(
+            "INSERT INTO erpkit_inbox (handler, uuid) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+            [context.handler, context.message.uuid],
+        )
+        return following(context) if cursor.rowcount else []
+
+    return handle
+
+
+def dead_letters(bury: Callable[[Context, Exception], None]) -> Middleware:
+    """Hand a message that keeps failing to `bury`, with its error, and go on with those behind it.
+
+    A lost connection is no fault of the message: DatabaseError then, and it is read again later. Needs a `savepoint` inside.
+    """
+
+    def middleware(following: Handle) -> Handle:
+        def handle(context: Context) -> Sequence[Message]:
+            try:
+                return following(context)
+            except Exception as error:
+                if context.is_lost:
+                    raise DatabaseError(f"{_place(context)}: the connection was lost") from error
+                bury(context, error)
+                return []
+
+        return handle
+
+    return middleware
+
+
+def throttle(per_second: float) -> Middleware:
+    """Let no more than so many messages a second through, evenly spread, over all threads that share the middleware."""
+    lock = threading.Lock()
+    next_turn = time.monotonic()
+
+    def middleware(following: Handle) -> Handle:
+        def handle(context: Context) -> Sequence[Message]:
+            nonlocal next_turn
+            with lock:
+                now = time.monotonic()
+                turn = max(now, next_turn)
+                next_turn = turn + 1 / per_second
+            time.sleep(turn - now)
+            return following(context)
+
+        return handle
+
+    return middleware
+
+
+def poisoned(message: Message, error: BaseException | str, handler: str, subscriber: str) -> Message:
+    """Return a message that leaves the log as a dead letter, with the metadata that Watermill's poison queue gives it.
+
+    `subscriber` names what read it: a consumer group, or a broker.
+    """
+    reason = error if isinstance(error, str) else f"{type(error).__name__}: {error}".strip()
+    return message.with_metadata(
+        {
+            "reason_poisoned": reason,
+            "topic_poisoned": message.topic,
+            "handler_poisoned": handler,
+            "subscriber_poisoned": subscriber,
+        }
+    )
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, Exception) and not isinstance(error, PayloadError)
+
+
+def _place(context: Context) -> str:
+    where = f" at offset {context.message.offset}" if context.message.offset is not None else ""
+    return f"tenant {context.tenant.slug}: {context.handler} on {context.message.topic}{where}, {context.message.uuid}"

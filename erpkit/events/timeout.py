@@ -1,0 +1,119 @@
+"""A limit to the time that a handler may take, and what can truly be interrupted when it is reached."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from psycopg import Error
+
+from erpkit.events.context import Context
+from erpkit.events.message import Message
+from erpkit.events.middleware import Handle, HandlerError, Middleware
+
+__all__ = ["HandlerTimeoutError", "Running", "overdue", "timeout"]
+
+_running: set[Running] = set()  # the handlers at work that have a limit, in all threads
+
+
+class HandlerTimeoutError(HandlerError):
+    """A handler took longer than it was given; what it did is undone."""
+
+
+@dataclass(eq=False)
+class Running:
+    """A handler at work that may take `seconds`; `started` is on the clock of `time.monotonic`."""
+
+    handler: str
+    tenant: str
+    seconds: float
+    started: float = field(default_factory=time.monotonic)
+    done: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its time is over."""
+        return time.monotonic() - self.started >= self.seconds
+
+
+def overdue(grace: float = 5) -> list[Running]:
+    """Return the handlers that go on `grace` seconds after their time was over.
+
+    They hang outside the database, and no thread can be stopped from without in Python: a worker that finds one must end its
+    process. The transaction then rolls back, and the message is read again.
+    """
+    now = time.monotonic()
+    return [running for running in list(_running) if now - running.started > running.seconds + grace]
+
+
+def timeout(seconds: float) -> Middleware:
+    """Give a handler so many seconds, then cancel the statement that it is at and raise HandlerTimeoutError.
+
+    PostgreSQL refuses each single statement that takes longer (statement_timeout); a guard cancels the one at work when the
+    handler's whole time is over. What a handler does outside the database, a loop or a call of a service, goes on to its end
+    and is refused only then: see `overdue`. Two round trips and a thread more; needs a `savepoint` around it.
+    """
+
+    def middleware(following: Handle) -> Handle:
+        def handle(context: Context) -> Sequence[Message]:
+            usual = _limit_statements(context, f"{max(1, int(seconds * 1000))}ms")
+            running = Running(context.handler, context.tenant.slug, seconds)
+            try:
+                with _Guard(context, running):
+                    published = following(context)
+            except Exception as error:
+                if running.is_over and not context.is_lost:
+                    raise _too_long(running) from error
+                raise
+            if running.is_over:
+                raise _too_long(running)
+            _limit_statements(context, usual)
+            return published
+
+        return handle
+
+    return middleware
+
+
+class _Guard:
+    """Watches one handler from a thread of its own, and cancels its statement when its time is over."""
+
+    def __init__(self, context: Context, running: Running) -> None:
+        self._connection = context.connection
+        self._running = running
+        self._timer = threading.Timer(running.seconds, self._expire)
+        self._timer.daemon = True
+
+    def __enter__(self) -> None:
+        _running.add(self._running)
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        with self._running.lock:  # a cancellation that comes later would hit somebody else's statement
+            self._running.done = True
+        _running.discard(self._running)
+
+    def _expire(self) -> None:
+        with self._running.lock:
+            if not self._running.done:
+                with suppress(Error):
+                    self._connection.cancel_safe(timeout=5)
+
+
+def _limit_statements(context: Context, value: str) -> str:
+    """Set the transaction's statement_timeout and return what it was; a savepoint that is rolled back restores it, too."""
+    row = context.connection.execute(
+        "SELECT current_setting('statement_timeout'), set_config('statement_timeout', %s, true)", [value]
+    ).fetchone()
+    assert row is not None
+    usual: str = row[0]
+    return usual
+
+
+def _too_long(running: Running) -> HandlerTimeoutError:
+    return HandlerTimeoutError(f"tenant {running.tenant}: {running.handler} took longer than its {running.seconds:g} s")

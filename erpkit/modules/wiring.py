@@ -1,0 +1,88 @@
+"""Whether commands, queries, events, handlers and upcasters fit together: the one place where they are wired."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from erpkit.modules.module import ModuleLike, answers_of, topic_of, upcasters_of
+
+__all__ = ["ModuleFinding", "wiring_faults"]
+
+
+@dataclass(frozen=True)
+class ModuleFinding:
+    """One thing that is wrong: its kind, the modules concerned, what it is, and what to do."""
+
+    kind: str
+    modules: tuple[str, ...]
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.problem}; {self.remedy}"
+
+
+def wiring_faults(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:
+    """Return what would keep a message from its handler; start-up stops at the first, a report shows all of them."""
+    return [
+        *_handled_twice("command", [(m.name, handler.command) for m in modules for handler in m.commands]),
+        *_handled_twice("query", [(m.name, handler.query) for m in modules for handler in answers_of(m)]),
+        *_published_twice(modules),
+        *_same_topic(modules),
+        *_orphan_handlers(modules),
+        *_upcaster_faults(modules),
+    ]
+
+
+def _handled_twice(kind: str, declared: Sequence[tuple[str, type]]) -> Iterator[ModuleFinding]:
+    for message, count in Counter(message for _, message in declared).items():
+        if count > 1:
+            names = tuple(name for name, other in declared if other is message)
+            problem = f"{kind} {message.__name__} has {count} handlers, in {', '.join(names)}"
+            yield ModuleFinding(f"{kind} handled twice", names, problem, "keep one")
+
+
+def _published_twice(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
+    for event, count in Counter(event for m in modules for event in m.publishes).items():
+        if count > 1:
+            names = tuple(m.name for m in modules for other in m.publishes if other is event)
+            problem = f"{event.__name__} is published by {', '.join(names)}"
+            yield ModuleFinding("event published twice", names, problem, "let one module publish it")
+
+
+def _same_topic(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
+    for module in modules:
+        handled = [*(h.command for h in module.commands), *(h.query for h in answers_of(module))]
+        types: set[type] = {*handled, *module.publishes}
+        for name, count in Counter(message.__name__ for message in types).items():
+            if count > 1:
+                problem = f"{count} messages have the topic {module.name}.{name}"
+                yield ModuleFinding("topic used twice", (module.name,), problem, "rename all but one")
+
+
+def _orphan_handlers(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
+    published = {event for module in modules for event in module.publishes}
+    for module in modules:
+        for handler in module.subscribes:
+            if handler.event not in published:
+                problem = f"{handler.name} waits for {handler.event.__name__}, which nobody publishes"
+                yield ModuleFinding(
+                    "orphan handler", (module.name,), problem, "publish the event or remove the handler"
+                )
+
+
+def _upcaster_faults(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
+    """An event's upcasters stand beside it, in the module that publishes it, and lead from version 1 on without a gap."""
+    for module in modules:
+        versions: dict[type, list[int]] = {}
+        for upcaster in upcasters_of(module):
+            versions.setdefault(upcaster.event, []).append(upcaster.from_version)
+        for event, found in versions.items():
+            if event not in module.publishes:
+                problem = f"{module.name} has an upcaster of {event.__name__}, which it does not publish"
+                yield ModuleFinding("orphan upcaster", (module.name,), problem, "move it to the module that does")
+            elif sorted(found) != [*range(1, len(found) + 1)]:
+                problem = f"the upcasters of {topic_of(module.name, event)} are from versions {sorted(found)}"
+                yield ModuleFinding("upcaster gap", (module.name,), problem, "have one from each version, 1 first")
