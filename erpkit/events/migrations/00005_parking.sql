@@ -4,6 +4,8 @@ ALTER TABLE erpkit_dead_letters
     ADD COLUMN resolved_at timestamptz,
     ADD COLUMN resolved_by text,
     ADD COLUMN reason      text;
+-- Dead letters are few: the index is there in a moment.
+-- squawk-ignore require-concurrent-index-creation
 CREATE INDEX erpkit_dead_letters_blocking ON erpkit_dead_letters (handler, aggregate, "offset")
     WHERE status = 'open' AND aggregate IS NOT NULL;
 
