@@ -7,11 +7,12 @@ from datetime import datetime
 
 import click
 
+from erpkit.cli import dead_letters
 from erpkit.cli.output import as_json, open_database, print_json, print_table
 from erpkit.config import Settings
 from erpkit.database import Tenant
 from erpkit.errors import UsageError
-from erpkit.events import Selection, dispatch, list_dead_letters, list_events, plan_replay, run_replay
+from erpkit.events import Selection, dispatch, list_events, plan_replay, run_replay
 from erpkit.modules import load_modules
 from erpkit.tenants import find_tenants, get_tenant
 
@@ -97,33 +98,6 @@ def replay(
     return 3 if run.failures else 0
 
 
-@command.group("dead-letters")
-def dead_letters() -> None:
-    """Events that a handler failed on."""
-
-
-@dead_letters.command("list")
-@click.option("--tenant", "slugs", multiple=True, metavar="SLUG", help="Only this tenant; may be repeated.")
-@as_json
-def list_dead(slugs: tuple[str, ...], as_json: bool) -> int:
-    """List open dead letters; exit code 3 if there are any."""
-    with open_database(quiet=as_json) as database, database.connection() as connection:
-        letters = list_dead_letters(connection, find_tenants(connection, slugs))
-    if as_json:
-        print_json(
-            [
-                {"tenant": d.tenant, "offset": d.offset, "topic": d.topic, "handler": d.handler, "error": d.error}
-                for d in letters
-            ]
-        )
-    else:
-        print_table(
-            ["tenant", "offset", "topic", "handler", "error"],
-            [(d.tenant, d.offset, d.topic, d.handler, d.error) for d in letters],
-        )
-    return 3 if letters else 0
-
-
 def _tell_skipped(tenants: Sequence[Tenant]) -> None:
     for tenant in tenants:
         if not tenant.is_active:
@@ -135,3 +109,6 @@ def _moment(option: str, text: str | None) -> datetime | None:
         return datetime.fromisoformat(text) if text else None
     except ValueError:
         raise UsageError(f"{option} {text!r} is no time: write it as 2026-01-31T08:00:00+00:00") from None
+
+
+command.add_command(dead_letters.command)

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from psycopg import sql
 
-from erpkit.database import Connection, Tenant, fetch_union, schemas_with_table
+from erpkit.database import Connection, Database, Tenant, fetch_union, schemas_with_table
+from erpkit.errors import UsageError
+from erpkit.events.message import Message
+from erpkit.events.parking import block
+from erpkit.modules import EventHandler, Registry
 
-__all__ = ["DeadLetter", "list_dead_letters"]
+__all__ = ["DeadLetter", "DeadLetterDetail", "bury", "describe_error", "list_dead_letters", "show_dead_letter"]
+
+_COLUMNS = 'handler, topic, "offset", uuid, error, attempts, failed_at'
+
+_SHOW = """
+SELECT d.handler, d.topic, d."offset", d.uuid, d.error, d.attempts, d.failed_at, d.status, d.aggregate,
+       (SELECT count(*) FROM erpkit_parked p WHERE p.handler = d.handler AND p.aggregate = d.aggregate),
+       d.resolved_at, d.resolved_by, d.reason, e.recorded_at, e.metadata, CASE WHEN %(payload)s THEN e.payload END
+  FROM erpkit_dead_letters d LEFT JOIN erpkit_events e ON e.uuid = d.uuid
+ WHERE d."offset" = %(offset)s AND %(handler)s IN ('', d.handler) ORDER BY d.handler
+"""
 
 
 @dataclass(frozen=True)
@@ -28,15 +43,77 @@ class DeadLetter:
     failed_at: datetime
 
 
+@dataclass(frozen=True)
+class DeadLetterDetail:
+    """All that is known of one dead letter; `payload` only if it was asked for.
+
+    `parked` later events of its `aggregate` wait behind it. `recorded_at` and `metadata` are the event's, and None where it
+    is not in the log. `resolved_by` and `reason` say who closed it and why.
+    """
+
+    letter: DeadLetter
+    status: str
+    aggregate: str | None
+    parked: int
+    resolved_at: datetime | None
+    resolved_by: str | None
+    reason: str | None
+    recorded_at: datetime | None
+    metadata: Mapping[str, str] | None
+    payload: Mapping[str, Any] | None
+
+
 def list_dead_letters(connection: Connection, tenants: Sequence[Tenant]) -> list[DeadLetter]:
     """Return the open dead letters of all `tenants`, in one query for the fleet, by tenant and offset."""
     found = schemas_with_table(connection, "erpkit_dead_letters", [tenant.schema for tenant in tenants])
     queries = [
-        sql.SQL(
-            "SELECT {}, handler, topic, \"offset\", uuid, error, attempts, failed_at FROM {} WHERE status = 'open'"
-        ).format(sql.Literal(tenant.slug), sql.Identifier(tenant.schema, "erpkit_dead_letters"))
+        sql.SQL("SELECT {}, {} FROM {} WHERE status = 'open'").format(
+            sql.Literal(tenant.slug), sql.SQL(_COLUMNS), sql.Identifier(tenant.schema, "erpkit_dead_letters")
+        )
         for tenant in tenants
         if tenant.schema in found
     ]
     letters = [DeadLetter(*row) for row in fetch_union(connection, queries)]
     return sorted(letters, key=lambda letter: (letter.tenant, letter.offset))
+
+
+def show_dead_letter(
+    database: Database, tenant: Tenant, offset: int, handler: str = "", *, payload: bool = False
+) -> DeadLetterDetail:
+    """Return one dead letter, open or not, with its event's metadata; it only reads.
+
+    `handler` is needed where several failed on the event. `payload` adds the business data in the event: ask for it only where
+    you may see it, as a run records its output. Raises UsageError when there is no such letter, or more than one.
+    """
+    with database.tenant_transaction(tenant) as connection:
+        rows = connection.execute(_SHOW, {"offset": offset, "handler": handler, "payload": payload}).fetchall()
+    if not rows:
+        of_handler = f" of {handler}" if handler else ""
+        raise UsageError(f"tenant {tenant.slug}: there is no dead letter{of_handler} at offset {offset}")
+    if len(rows) > 1:
+        names = ", ".join(row[0] for row in rows)
+        raise UsageError(f"tenant {tenant.slug}: offset {offset} is a dead letter of {names}: name the handler")
+    return DeadLetterDetail(DeadLetter(tenant.slug, *rows[0][:7]), *rows[0][7:])
+
+
+def bury(
+    connection: Connection,
+    registry: Registry,
+    handler: EventHandler,
+    message: Message,
+    error: Exception,
+    attempts: int,
+) -> None:
+    """Write down that the handler failed on `message`, and hold back what comes after it in its aggregate, if it asks for that."""
+    connection.execute(
+        'INSERT INTO erpkit_dead_letters (handler, uuid, "offset", topic, error, attempts) '
+        'VALUES (%s, %s, coalesce(%s, (SELECT "offset" FROM erpkit_events WHERE uuid = %s), 0), %s, %s, %s) '
+        "ON CONFLICT (handler, uuid) DO UPDATE SET error = EXCLUDED.error, failed_at = now(), status = 'open'",
+        [handler.name, message.uuid, message.offset, message.uuid, message.topic, describe_error(error), attempts],
+    )
+    block(connection, registry, handler, message)
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an error as dead letters keep it: its type and what it says."""
+    return f"{type(error).__name__}: {error}".strip()

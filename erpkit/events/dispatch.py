@@ -9,8 +9,10 @@ import psycopg
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError
+from erpkit.events.dead_letters import bury
 from erpkit.events.log import append, read_events
 from erpkit.events.message import Message
+from erpkit.events.parking import hold_back, park_if_blocked
 from erpkit.events.router import handle
 from erpkit.modules import EventHandler, Registry
 
@@ -22,54 +24,61 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class DispatchResult:
-    """How many events were handled and how many became dead letters, over all handlers of one tenant."""
+    """How many events were handled, became dead letters, and were parked behind one, over all handlers of one tenant."""
 
     tenant: str
     handled: int
     dead: int
+    parked: int = 0
 
 
 def dispatch(database: Database, tenant: Tenant, registry: Registry, *, batch: int = BATCH) -> DispatchResult:
     """Hand every event that is not yet handled to its handlers, and those that they publish, until nothing is left.
 
     Each handler is a consumer group with a checkpoint of its own. Its effect, its inbox row and its checkpoint commit
-    together. An event that fails three times becomes a dead letter and does not hold up those behind it.
+    together. An event that fails three times becomes a dead letter and does not hold up those behind it, except later ones
+    of its aggregate where the handler declares `ordered_by`: they are parked.
     """
-    handled = dead = 0
+    handled = dead = parked = 0
     while True:
-        round_handled = 0
+        progress = False
         for handler in registry.event_handlers.values():
-            ok, bad = _dispatch_batch(database, tenant, registry, handler, batch)
-            handled, dead, round_handled = handled + ok, dead + bad, round_handled + ok + bad
-        if not round_handled:
-            return DispatchResult(tenant.slug, handled, dead)
+            ok, bad, later = _dispatch_batch(database, tenant, registry, handler, batch)
+            handled, dead, parked = handled + ok, dead + bad, parked + later
+            progress = progress or ok + bad + later > 0
+        if not progress:
+            return DispatchResult(tenant.slug, handled, dead, parked)
 
 
 def _dispatch_batch(
     database: Database, tenant: Tenant, registry: Registry, handler: EventHandler, limit: int
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     with database.tenant_transaction(tenant, write=True) as connection:
         if not _lock(connection, handler.name):
-            return 0, 0
+            return 0, 0, 0
         messages = read_events(connection, registry.topic(handler.event), _checkpoint(connection, handler.name), limit)
-        if not messages:
-            return 0, 0
+        ready = hold_back(connection, registry, handler, messages)
+        if not messages and not ready:
+            return 0, 0, 0
         try:
             with connection.transaction():
-                published = _handle_new(connection, tenant, registry, handler, messages)
-            dead = 0
+                published = _handle_new(connection, tenant, registry, handler, ready)
+            handled, dead = len(ready), 0
         except Exception as error:  # any fault of a handler: find out which event it is
             _reraise_if_lost(connection, tenant, error)
-            published, dead = _handle_one_by_one(connection, tenant, registry, handler, messages)
-        _move_checkpoint(connection, handler.name, messages[-1])
+            published, handled, dead = _handle_one_by_one(connection, tenant, registry, handler, ready)
+        if messages:
+            _move_checkpoint(connection, handler.name, messages[-1])
         append(connection, published)
-        return len(messages) - dead, dead
+        return handled, dead, len({message.uuid for message in (*messages, *ready)}) - handled - dead
 
 
 def _handle_new(
     connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, messages: Sequence[Message]
 ) -> list[Message]:
     """Handle those messages that are not in the handler's inbox yet, and put them there."""
+    if not messages:
+        return []
     rows = connection.execute(
         "INSERT INTO erpkit_inbox (handler, uuid) SELECT %s, unnest(%s::uuid[]) ON CONFLICT DO NOTHING RETURNING uuid",
         [handler.name, [message.uuid for message in messages]],
@@ -85,17 +94,20 @@ def _handle_new(
 
 def _handle_one_by_one(
     connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, messages: Iterable[Message]
-) -> tuple[list[Message], int]:
+) -> tuple[list[Message], int, int]:
     published: list[Message] = []
-    dead = 0
+    handled = dead = 0
     for message in messages:
+        if dead and park_if_blocked(connection, registry, handler, message):
+            continue
         try:
             published += _handle_with_retries(connection, tenant, registry, handler, message)
+            handled += 1
         except Exception as error:
             _reraise_if_lost(connection, tenant, error)
-            _bury(connection, handler.name, message, error)
+            bury(connection, registry, handler, message, error, ATTEMPTS)
             dead += 1
-    return published, dead
+    return published, handled, dead
 
 
 def _handle_with_retries(
@@ -109,14 +121,6 @@ def _handle_with_retries(
         with attempt, connection.transaction():
             return _handle_new(connection, tenant, registry, handler, [message])
     raise AssertionError("unreachable: the last attempt raises")
-
-
-def _bury(connection: Connection, handler: str, message: Message, error: Exception) -> None:
-    connection.execute(
-        'INSERT INTO erpkit_dead_letters (handler, uuid, "offset", topic, error, attempts) VALUES (%s, %s, %s, %s, %s, %s) '
-        "ON CONFLICT (handler, uuid) DO UPDATE SET error = EXCLUDED.error, failed_at = now(), status = 'open'",
-        [handler, message.uuid, message.offset, message.topic, f"{type(error).__name__}: {error}".strip(), ATTEMPTS],
-    )
 
 
 def _reraise_if_lost(connection: Connection, tenant: Tenant, error: Exception) -> None:

@@ -1,5 +1,13 @@
 """What people look at: tables, plots and widgets."""
 
+from erpkit.ui.dead_letters import (
+    dead_letter_causes_table,
+    dead_letter_table,
+    letter_plan_table,
+    letter_results_table,
+    parked_table,
+    plot_causes,
+)
 from erpkit.ui.explorer import Explorer, explore
 from erpkit.ui.migrations import (
     lint_table,
@@ -44,6 +52,8 @@ __all__ = [
     "Explorer",
     "Picture",
     "blockers_table",
+    "dead_letter_causes_table",
+    "dead_letter_table",
     "dead_letters_table",
     "drift_table",
     "drop_plan_table",
@@ -53,6 +63,8 @@ __all__ = [
     "growth_table",
     "health_table",
     "indexes_table",
+    "letter_plan_table",
+    "letter_results_table",
     "lint_table",
     "migration_history_table",
     "migration_plan_table",
@@ -60,6 +72,8 @@ __all__ = [
     "migration_scripts_table",
     "migration_status_table",
     "modules_table",
+    "parked_table",
+    "plot_causes",
     "plot_counts",
     "plot_events",
     "plot_growth",

@@ -1,0 +1,153 @@
+"""Deciding which dead letters to retry or to discard: chosen, counted and given an id, before anything is done."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from erpkit.database import Connection, Tenant, schemas_with_table
+from erpkit.errors import PlanChangedError, UsageError
+from erpkit.events.causes import DeadLetterCount, cause_of, group_letters
+from erpkit.events.dead_letters import DeadLetter, list_dead_letters
+from erpkit.events.parking import Parked, list_parked
+from erpkit.modules import Registry
+
+__all__ = ["LetterPlan", "LetterSelection", "choose_letters", "plan_discard", "plan_retry"]
+
+_BEHIND = "lacks erpkit's own migrations: run `erpkit migrate up`"
+
+
+@dataclass(frozen=True)
+class LetterSelection:
+    """Which open dead letters: all conditions hold together, and what is not given sets no limit.
+
+    `handler` and `topic` are patterns such as `billing.*`; `cause` is a part of the error, or of its cause as counts show it,
+    in any case of letters. `since` is inclusive and `until` is not; both mean the time of the failure and need a time zone.
+    """
+
+    handler: str = "*"
+    topic: str = "*"
+    cause: str = ""
+    uuids: tuple[UUID, ...] = ()
+    offsets: tuple[int, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def __post_init__(self) -> None:
+        for name, moment in (("since", self.since), ("until", self.until)):
+            if moment is not None and moment.tzinfo is None:
+                raise UsageError(f"{name} = {moment.isoformat()} has no time zone: add one, +00:00 for UTC")
+
+    def holds(self, letter: DeadLetter) -> bool:
+        """Tell whether a dead letter is among those meant."""
+        return (
+            fnmatch.fnmatchcase(letter.handler, self.handler)
+            and fnmatch.fnmatchcase(letter.topic, self.topic)
+            and any(self.cause.casefold() in text.casefold() for text in (letter.error, cause_of(letter.error)))
+            and (not self.uuids or letter.uuid in self.uuids)
+            and (not self.offsets or letter.offset in self.offsets)
+            and (self.since is None or letter.failed_at >= self.since)
+            and (self.until is None or letter.failed_at < self.until)
+        )
+
+
+@dataclass(frozen=True)
+class LetterPlan:
+    """What a retry or a discard would do. `parked` are events that wait behind some dead letter of the same handler and tenant.
+
+    `left_out` maps tenants and handlers that it leaves alone to the reason. `reason` is why letters are discarded.
+    """
+
+    action: Literal["retry", "discard"]
+    tenants: tuple[Tenant, ...]
+    letters: tuple[DeadLetter, ...]
+    parked: int = 0
+    reason: str = ""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """`retry-` or `discard-` and ten hexadecimal digits that stand for exactly these letters, and the reason."""
+        facts = [self.action, self.reason, [(d.tenant, d.handler, str(d.uuid)) for d in self.letters]]
+        return f"{self.action}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]}"
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.letters
+
+    def counts(self) -> list[DeadLetterCount]:
+        """Return how many letters there are by tenant, handler, topic and cause, the most first."""
+        return group_letters(self.letters)
+
+    def check(self, confirm: str) -> None:
+        """Raise PlanChangedError unless `confirm` is this plan's id."""
+        if confirm != self.id:
+            raise PlanChangedError(
+                f"confirm={confirm!r} is not the id of the present plan, {self.id}: nothing was done; read the plan again"
+            )
+
+
+def plan_retry(
+    connection: Connection, tenants: Sequence[Tenant], registry: Registry, selection: LetterSelection | None = None
+) -> LetterPlan:
+    """Plan to hand the chosen dead letters of `tenants` to their handlers once more.
+
+    To retry is to handle for the first time with success: the failed attempts left nothing behind. So it does not matter
+    whether the handler is replayable, and its side effects are wanted. Letters of tenants that are not active, and of handlers
+    that no module has any more, are left out.
+    """
+    return _plan("retry", connection, tenants, selection, set(registry.event_handlers), "")
+
+
+def plan_discard(
+    connection: Connection, tenants: Sequence[Tenant], reason: str, selection: LetterSelection | None = None
+) -> LetterPlan:
+    """Plan to give the chosen dead letters of `tenants` up, for a `reason` that is kept with them.
+
+    What the handler would have done is then never done, and events that are parked behind them go ahead. Raises UsageError
+    without a reason.
+    """
+    if not reason.strip():
+        raise UsageError("a dead letter is not discarded without a reason: say why, for those who look later")
+    return _plan("discard", connection, tenants, selection, None, reason.strip())
+
+
+def choose_letters(
+    letters: Iterable[DeadLetter], selection: LetterSelection, handlers: Collection[str] | None
+) -> tuple[list[DeadLetter], dict[str, str]]:
+    """Return the letters that are meant, and the handlers that are left out as they are not among `handlers`. Pure."""
+    meant = [letter for letter in letters if selection.holds(letter)]
+    if handlers is None:
+        return meant, {}
+    gone = {letter.handler: "no module has this handler any more" for letter in meant if letter.handler not in handlers}
+    return [letter for letter in meant if letter.handler not in gone], gone
+
+
+def _plan(
+    action: Literal["retry", "discard"],
+    connection: Connection,
+    tenants: Sequence[Tenant],
+    selection: LetterSelection | None,
+    handlers: Collection[str] | None,
+    reason: str,
+) -> LetterPlan:
+    ready = schemas_with_table(connection, "erpkit_parked", [tenant.schema for tenant in tenants])
+    left = {t.slug: _BEHIND if t.is_active else t.status for t in tenants if not t.is_active or t.schema not in ready}
+    asked = [tenant for tenant in tenants if tenant.slug not in left]
+    letters, gone = choose_letters(list_dead_letters(connection, asked), selection or LetterSelection(), handlers)
+    slugs = {letter.tenant for letter in letters}
+    chosen = tuple(tenant for tenant in asked if tenant.slug in slugs)
+    waiting = _count_behind(letters, list_parked(connection, chosen))
+    return LetterPlan(action, chosen, tuple(letters), waiting, reason, {**left, **gone})
+
+
+def _count_behind(letters: Iterable[DeadLetter], parked: Iterable[Parked]) -> int:
+    handlers = {(letter.tenant, letter.handler) for letter in letters}
+    return sum(one.events for one in parked if (one.tenant, one.handler) in handlers)

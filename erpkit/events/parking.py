@@ -1,0 +1,158 @@
+"""Keeping the order of an aggregate's events: those behind a dead letter are parked, and handled once it is out of the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from erpkit.database import Connection, Tenant, fetch_union, schemas_with_table
+from erpkit.events.log import COLUMNS, to_message
+from erpkit.events.message import Message
+from erpkit.events.upcasters import decode_message
+from erpkit.modules import EventHandler, Registry
+
+__all__ = ["Parked", "aggregate_of", "block", "hold_back", "list_parked", "lock", "park_if_blocked"]
+
+_BATCH = 500
+
+_ANY = (
+    "SELECT EXISTS (SELECT 1 FROM erpkit_dead_letters WHERE handler = %(handler)s AND status = 'open' AND aggregate IS NOT NULL) "
+    "OR EXISTS (SELECT 1 FROM erpkit_parked WHERE handler = %(handler)s)"
+)
+
+# An event waits while an earlier one of its aggregate does, as a dead letter or parked itself. One that a broker brought knows its
+# place in the log by its uuid.
+_PARK = """
+WITH blocked AS (
+    SELECT m.uuid, m."offset", m.aggregate
+      FROM (SELECT u.uuid, coalesce(u."offset", e."offset") AS "offset", u.aggregate
+              FROM unnest(%(uuids)s::uuid[], %(offsets)s::bigint[], %(aggregates)s::text[]) u (uuid, "offset", aggregate)
+              LEFT JOIN erpkit_events e ON u."offset" IS NULL AND e.uuid = u.uuid) m
+     WHERE EXISTS (SELECT 1 FROM erpkit_dead_letters d WHERE d.handler = %(handler)s AND d.status = 'open'
+                      AND d.aggregate = m.aggregate AND d."offset" < m."offset")
+        OR EXISTS (SELECT 1 FROM erpkit_parked p WHERE p.handler = %(handler)s
+                      AND p.aggregate = m.aggregate AND p."offset" < m."offset")
+), parked AS (
+    INSERT INTO erpkit_parked (handler, uuid, "offset", aggregate)
+    SELECT %(handler)s, uuid, "offset", aggregate FROM blocked ON CONFLICT (handler, uuid) DO NOTHING
+)
+SELECT uuid FROM blocked
+"""
+
+_RELEASE = f"""
+WITH freed AS (
+    DELETE FROM erpkit_parked WHERE handler = %(handler)s AND uuid IN (
+        SELECT p.uuid FROM erpkit_parked p JOIN erpkit_events e ON e.uuid = p.uuid
+         WHERE p.handler = %(handler)s AND NOT EXISTS (
+               SELECT 1 FROM erpkit_dead_letters d WHERE d.handler = p.handler AND d.status = 'open'
+                  AND d.aggregate = p.aggregate AND d."offset" < p."offset")
+         ORDER BY p."offset" LIMIT %(limit)s)
+    RETURNING uuid
+)
+SELECT {COLUMNS} FROM erpkit_events WHERE uuid IN (SELECT uuid FROM freed) ORDER BY "offset"
+"""  # noqa: S608 - the columns are a constant
+
+
+@dataclass(frozen=True)
+class Parked:
+    """The events of one aggregate that wait, for one handler, behind a dead letter."""
+
+    tenant: str
+    handler: str
+    aggregate: str
+    events: int
+    first_offset: int
+
+
+def hold_back(
+    connection: Connection, registry: Registry, handler: EventHandler, messages: Sequence[Message]
+) -> list[Message]:
+    """Return what the handler may be given now: events that waited and are free again, then those of `messages` that need not.
+
+    The others are parked in the present transaction, so that the checkpoint may move past them. A handler without `ordered_by`
+    gets all of `messages`; one with it pays a lock and two look-ups in an index while nothing is blocked. Call it before each
+    batch, an empty one too: that is how events are freed whose dead letter was closed by other means.
+    """
+    if handler.ordered_by is None:
+        return list(messages)
+    with connection.pipeline():
+        lock(connection, handler.name)
+        found = connection.execute(_ANY, {"handler": handler.name})
+    if found.fetchone() == (False,):
+        return list(messages)
+    rows = connection.execute(_RELEASE, {"handler": handler.name, "limit": _BATCH}).fetchall()
+    blocked = _park(connection, registry, handler, messages)
+    return [*map(to_message, rows), *(message for message in messages if message.uuid not in blocked)]
+
+
+def park_if_blocked(connection: Connection, registry: Registry, handler: EventHandler, message: Message) -> bool:
+    """Park one event if an earlier one of its aggregate became a dead letter in this very batch; tell whether it is parked."""
+    return handler.ordered_by is not None and bool(_park(connection, registry, handler, [message]))
+
+
+def block(connection: Connection, registry: Registry, handler: EventHandler, message: Message) -> None:
+    """Let the dead letter of `message` hold back the later events of its aggregate.
+
+    A payload that cannot be decoded tells no aggregate, and so holds back nothing.
+    """
+    if handler.ordered_by is not None:
+        connection.execute(
+            "UPDATE erpkit_dead_letters SET aggregate = %s WHERE handler = %s AND uuid = %s",
+            [aggregate_of(registry, handler, message), handler.name, message.uuid],
+        )
+
+
+def aggregate_of(registry: Registry, handler: EventHandler, message: Message) -> str | None:
+    """Return the key by which the handler wants the event ordered; None where it has none or the payload does not tell."""
+    if handler.ordered_by is None:
+        return None
+    try:
+        return str(handler.ordered_by(decode_message(registry, handler.event, message)))
+    except Exception:  # the handler will fail on it as well, and that is what is reported
+        return None
+
+
+def lock(connection: Connection, handler: str) -> None:
+    """Wait until nobody else parks or frees events of this handler; held until the end of the transaction.
+
+    A dispatcher that looked before a dead letter was closed would otherwise park an event after the last one was freed.
+    """
+    connection.execute(
+        "SELECT pg_advisory_xact_lock(hashtextextended('erpkit.parking.' || current_schema() || '.' || %s, 0))",
+        [handler],
+    )
+
+
+def list_parked(connection: Connection, tenants: Sequence[Tenant]) -> list[Parked]:
+    """Return what is parked in all `tenants`, by tenant, handler and aggregate, in one query for the fleet."""
+    found = schemas_with_table(connection, "erpkit_parked", [tenant.schema for tenant in tenants])
+    queries = [
+        sql.SQL('SELECT {}, handler, aggregate, count(*), min("offset") FROM {} GROUP BY handler, aggregate').format(
+            sql.Literal(tenant.slug), sql.Identifier(tenant.schema, "erpkit_parked")
+        )
+        for tenant in tenants
+        if tenant.schema in found
+    ]
+    return [Parked(*row) for row in sorted(fetch_union(connection, queries))]
+
+
+def _park(
+    connection: Connection, registry: Registry, handler: EventHandler, messages: Sequence[Message]
+) -> set[object]:
+    """Park those that must wait, and return their uuids."""
+    keys = [(message, aggregate_of(registry, handler, message)) for message in messages]
+    ordered = [(message, key) for message, key in keys if key is not None]
+    if not ordered:
+        return set()
+    rows = connection.execute(
+        _PARK,
+        {
+            "handler": handler.name,
+            "uuids": [message.uuid for message, _ in ordered],
+            "offsets": [message.offset for message, _ in ordered],
+            "aggregates": [key for _, key in ordered],
+        },
+    )
+    return {uuid for (uuid,) in rows}

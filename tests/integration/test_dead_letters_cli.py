@@ -1,0 +1,58 @@
+"""erpkit events dead-letters, as an operator meets it."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from erpkit.database import Database
+from erpkit.sample.demo import Planted
+from tests.integration.test_cli import erpkit, refused
+
+
+@pytest.fixture(autouse=True)
+def environment(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ERPKIT_DATABASE", database.conninfo)
+    monkeypatch.setenv("ERPKIT_MODULES", "erpkit.sample")
+
+
+def letters(*arguments: str) -> Any:
+    return json.loads(erpkit("events", "dead-letters", *arguments, "--json").stdout)
+
+
+def test_letters_are_counted_shown_and_retried_by_plan(erp: Planted, database: Database) -> None:
+    counted = erpkit("events", "dead-letters", "count")
+    assert counted.returncode == 3
+    assert "ErpkitError: no exchange rate for CHF" in counted.stdout
+    assert letters("count", "--by", "tenant") == {erp.dead_letters: 3}
+    offset = str(letters("list")[0]["offset"])
+    hidden, shown = (letters("show", erp.dead_letters, offset, *more) for more in ((), ("--payload",)))
+    assert "payload" not in hidden
+    assert shown["payload"]["currency"] == "CHF"
+
+    dry = erpkit("events", "dead-letters", "retry", "--cause", "no exchange rate")
+    assert (dry.returncode, dry.stdout.splitlines()[0][:8]) == (0, "target: ")
+    (plan,) = re.findall(r"--confirm (retry-\w{10})", dry.stdout)
+    options = ("events", "dead-letters", "retry", "--cause", "no exchange rate", "--confirm", plan)
+    again = erpkit(*options)  # the cause is not mended yet
+    assert (again.returncode, again.stdout.count("! ")) == (3, 3)
+    with database.connection() as connection:
+        connection.execute(f"INSERT INTO tenant_{erp.dead_letters}.billing_exchange_rates VALUES ('CHF', 1.05)")
+    done = erpkit(*options)
+    assert (done.returncode, f"{plan}: 3 handled; 0 parked" in done.stdout) == (0, True)
+    refused(erpkit(*options), 2, "nothing was done")  # nothing of that plan is left
+    assert erpkit("events", "dead-letters", "list").returncode == 0
+
+
+def test_letters_are_discarded_by_plan_and_with_a_reason(erp: Planted) -> None:
+    refused(erpkit("events", "dead-letters", "discard"), 2, "--reason")
+    plan = letters("discard", "--reason", "a test")
+    assert (plan["letters"], plan["counts"][0]["letters"]) == (3, 3)
+    first = str(plan["offsets"][erp.dead_letters][0])
+    one = letters("discard", "--reason", "a test", "--offset", first)
+    run = letters("discard", "--reason", "a test", "--offset", first, "--confirm", one["id"])
+    assert [result["state"] for result in run["results"]] == ["discarded"]
+    assert letters("show", erp.dead_letters, first)["reason"] == "a test"
+    refused(erpkit("events", "dead-letters", "show", erp.dead_letters, "1"), 2, "no dead letter at offset 1")
+    refused(erpkit("events", "dead-letters", "list", "--since", "noon"), 2, "--since 'noon' is no time")
