@@ -8,16 +8,24 @@ from dataclasses import dataclass
 import psycopg
 
 from erpkit.database import Connection, Database, Tenant
-from erpkit.errors import DatabaseError
-from erpkit.events.log import append, read_events
+from erpkit.errors import DatabaseError, ErpkitError
+from erpkit.events.checkpoints import Checkpoint, mark_in_hand, move_checkpoint, read_batch
+from erpkit.events.log import append
 from erpkit.events.message import Message
 from erpkit.events.router import handle
+from erpkit.events.watchdog import Watch
 from erpkit.modules import EventHandler, Registry
 
-__all__ = ["DispatchResult", "dispatch", "handle"]
+__all__ = ["BATCH", "CrashError", "DispatchResult", "dispatch", "dispatch_batch", "handle"]
 
 BATCH = 500
 ATTEMPTS = 3
+
+_UNWATCHED = Watch()
+
+
+class CrashError(ErpkitError):
+    """The process of a handler ended, or hung and was ended, each time that it had this event in hand."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,9 @@ class DispatchResult:
     dead: int
 
 
-def dispatch(database: Database, tenant: Tenant, registry: Registry, *, batch: int = BATCH) -> DispatchResult:
+def dispatch(
+    database: Database, tenant: Tenant, registry: Registry, *, batch: int = BATCH, watch: Watch = _UNWATCHED
+) -> DispatchResult:
     """Hand every event that is not yet handled to its handlers, and those that they publish, until nothing is left.
 
     Each handler is a consumer group with a checkpoint of its own. Its effect, its inbox row and its checkpoint commit
@@ -39,35 +49,71 @@ def dispatch(database: Database, tenant: Tenant, registry: Registry, *, batch: i
     while True:
         round_handled = 0
         for handler in registry.event_handlers.values():
-            ok, bad = _dispatch_batch(database, tenant, registry, handler, batch)
+            ok, bad = dispatch_batch(database, tenant, registry, handler, batch, watch)
             handled, dead, round_handled = handled + ok, dead + bad, round_handled + ok + bad
         if not round_handled:
             return DispatchResult(tenant.slug, handled, dead)
 
 
-def _dispatch_batch(
-    database: Database, tenant: Tenant, registry: Registry, handler: EventHandler, limit: int
+def dispatch_batch(
+    database: Database,
+    tenant: Tenant,
+    registry: Registry,
+    handler: EventHandler,
+    limit: int = BATCH,
+    watch: Watch = _UNWATCHED,
 ) -> tuple[int, int]:
+    """Hand the next events of one tenant to one handler in one transaction; return how many were handled and how many died.
+
+    Where the last dispatcher of the group ended with some in hand, one of them is handed over alone, up to three times in
+    all: one that ends the process each time becomes a dead letter. Both are 0 where nothing waits, or another dispatcher has
+    the group.
+    """
     with database.tenant_transaction(tenant, write=True) as connection:
-        if not _lock(connection, handler.name):
+        found = read_batch(connection, handler.name, registry.topic(handler.event), limit)
+        if found is None or not found[1]:
             return 0, 0
-        messages = read_events(connection, registry.topic(handler.event), _checkpoint(connection, handler.name), limit)
-        if not messages:
-            return 0, 0
+        checkpoint, messages = found
+        if checkpoint.is_suspect(messages[0]):
+            return _handle_suspect(database, connection, tenant, registry, handler, messages[0], checkpoint, watch)
+        mark_in_hand(database, tenant, handler.name, messages[-1].offset or 0, 0)
         try:
             with connection.transaction():
-                published = _handle_new(connection, tenant, registry, handler, messages)
+                published = _handle_new(connection, tenant, registry, handler, messages, watch)
             dead = 0
         except Exception as error:  # any fault of a handler: find out which event it is
             _reraise_if_lost(connection, tenant, error)
-            published, dead = _handle_one_by_one(connection, tenant, registry, handler, messages)
-        _move_checkpoint(connection, handler.name, messages[-1])
+            published, dead = _handle_one_by_one(connection, tenant, registry, handler, messages, watch)
+        move_checkpoint(connection, handler.name, messages[-1].offset or 0)
         append(connection, published)
         return len(messages) - dead, dead
 
 
+def _handle_suspect(
+    database: Database, connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, message: Message,
+    checkpoint: Checkpoint, watch: Watch,
+) -> tuple[int, int]:  # fmt: skip
+    """Handle one event that may have ended the last dispatcher's process, or give it up; keep the others suspect."""
+    in_hand, offset = checkpoint.in_hand or 0, message.offset or 0
+    published: list[Message] = []
+    if checkpoint.attempts >= ATTEMPTS:
+        _bury(connection, handler.name, message, CrashError(f"its dispatcher ended {ATTEMPTS} times with it in hand"))
+        dead = 1
+    else:
+        mark_in_hand(database, tenant, handler.name, in_hand, checkpoint.attempts + 1)
+        published, dead = _handle_one_by_one(connection, tenant, registry, handler, [message], watch)
+    move_checkpoint(connection, handler.name, offset, in_hand if offset < in_hand else None)
+    append(connection, published)
+    return 1 - dead, dead
+
+
 def _handle_new(
-    connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, messages: Sequence[Message]
+    connection: Connection,
+    tenant: Tenant,
+    registry: Registry,
+    handler: EventHandler,
+    messages: Sequence[Message],
+    watch: Watch,
 ) -> list[Message]:
     """Handle those messages that are not in the handler's inbox yet, and put them there."""
     rows = connection.execute(
@@ -75,22 +121,30 @@ def _handle_new(
         [handler.name, [message.uuid for message in messages]],
     )
     new = {uuid for (uuid,) in rows}
-    return [
-        event
-        for message in messages
-        if message.uuid in new
-        for event in handle(connection, tenant, registry, handler, message)
-    ]
+    published: list[Message] = []
+    for message in messages:
+        if message.uuid in new:
+            watch.begin(tenant, handler, message)
+            try:
+                published += handle(connection, tenant, registry, handler, message)
+            finally:
+                watch.end()
+    return published
 
 
 def _handle_one_by_one(
-    connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, messages: Iterable[Message]
+    connection: Connection,
+    tenant: Tenant,
+    registry: Registry,
+    handler: EventHandler,
+    messages: Iterable[Message],
+    watch: Watch,
 ) -> tuple[list[Message], int]:
     published: list[Message] = []
     dead = 0
     for message in messages:
         try:
-            published += _handle_with_retries(connection, tenant, registry, handler, message)
+            published += _handle_with_retries(connection, tenant, registry, handler, message, watch)
         except Exception as error:
             _reraise_if_lost(connection, tenant, error)
             _bury(connection, handler.name, message, error)
@@ -99,7 +153,7 @@ def _handle_one_by_one(
 
 
 def _handle_with_retries(
-    connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, message: Message
+    connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, message: Message, watch: Watch
 ) -> list[Message]:
     from tenacity import Retrying, stop_after_attempt, wait_random_exponential  # noqa: PLC0415 - only after a fault
 
@@ -107,7 +161,7 @@ def _handle_with_retries(
         stop=stop_after_attempt(ATTEMPTS), wait=wait_random_exponential(0.02, max=0.2), reraise=True
     ):
         with attempt, connection.transaction():
-            return _handle_new(connection, tenant, registry, handler, [message])
+            return _handle_new(connection, tenant, registry, handler, [message], watch)
     raise AssertionError("unreachable: the last attempt raises")
 
 
@@ -123,24 +177,3 @@ def _reraise_if_lost(connection: Connection, tenant: Tenant, error: Exception) -
     """A lost connection is no fault of an event: let the batch be read again later."""
     if connection.closed or (isinstance(error, psycopg.OperationalError) and connection.broken):
         raise DatabaseError(f"tenant {tenant.slug}: the connection was lost while events were dispatched") from error
-
-
-def _lock(connection: Connection, group: str) -> bool:
-    row = connection.execute(
-        "SELECT pg_try_advisory_xact_lock(hashtextextended('erpkit.dispatch.' || current_schema() || '.' || %s, 0))",
-        [group],
-    ).fetchone()
-    return row == (True,)
-
-
-def _checkpoint(connection: Connection, group: str) -> int:
-    row = connection.execute('SELECT "offset" FROM erpkit_checkpoints WHERE consumer_group = %s', [group]).fetchone()
-    return row[0] if row else 0
-
-
-def _move_checkpoint(connection: Connection, group: str, last: Message) -> None:
-    connection.execute(
-        'INSERT INTO erpkit_checkpoints (consumer_group, "offset") VALUES (%s, %s) '
-        'ON CONFLICT (consumer_group) DO UPDATE SET "offset" = EXCLUDED."offset", updated_at = now()',
-        [group, last.offset],
-    )
