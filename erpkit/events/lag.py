@@ -16,8 +16,10 @@ __all__ = ["GroupLag", "LockHolder", "TopicRate", "read_lag", "read_lock_holders
 _BATCH = 100  # tenants a query
 _LONG = 10.0  # seconds after which an open transaction that holds a lock of the log is worth a look
 
+# What a tenant in want of a migration lacks is null.
 _LAG = """
-SELECT {slug}, h.name, h.topic, w.events, o.recorded_at, coalesce(c."offset", 0), c.updated_at, c.in_hand, coalesce(c.attempts, 0)
+SELECT {slug}, h.name, h.topic, w.events, o.recorded_at, coalesce(c."offset", 0), c.updated_at,
+       (to_jsonb(c)->>'in_hand')::bigint, coalesce((to_jsonb(c)->>'attempts')::int, 0)
   FROM (VALUES {handlers}) h (name, topic) LEFT JOIN {checkpoints} c ON c.consumer_group = h.name
  CROSS JOIN LATERAL (SELECT count(*) AS events FROM {events} e
                       WHERE e.topic = h.topic AND e."offset" > coalesce(c."offset", 0)) w
