@@ -1,5 +1,14 @@
 """What people look at: tables, plots and widgets."""
 
+from erpkit.ui.event_health import (
+    dead_letter_causes_table,
+    lag_table,
+    lock_holders_table,
+    plot_lag,
+    plot_rates,
+    rates_table,
+    summarize_event_health,
+)
 from erpkit.ui.explorer import Explorer, explore
 from erpkit.ui.migrations import (
     lint_table,
@@ -44,6 +53,7 @@ __all__ = [
     "Explorer",
     "Picture",
     "blockers_table",
+    "dead_letter_causes_table",
     "dead_letters_table",
     "drift_table",
     "drop_plan_table",
@@ -53,7 +63,9 @@ __all__ = [
     "growth_table",
     "health_table",
     "indexes_table",
+    "lag_table",
     "lint_table",
+    "lock_holders_table",
     "migration_history_table",
     "migration_plan_table",
     "migration_results_table",
@@ -63,15 +75,19 @@ __all__ = [
     "plot_counts",
     "plot_events",
     "plot_growth",
+    "plot_lag",
     "plot_migrations",
     "plot_modules",
+    "plot_rates",
     "plot_replay",
     "progress_bar",
     "provision_plan_table",
+    "rates_table",
     "replay_failures_table",
     "replay_plan_table",
     "rows_table",
     "show",
+    "summarize_event_health",
     "summarize_inspection",
     "summarize_migrations",
     "summarize_modules",
