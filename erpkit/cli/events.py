@@ -8,11 +8,12 @@ from datetime import datetime
 import click
 
 from erpkit.cli import dead_letters
+from erpkit.cli.dispatching import dispatch_, lag
 from erpkit.cli.output import as_json, open_database, print_json, print_table
 from erpkit.config import Settings
 from erpkit.database import Tenant
 from erpkit.errors import UsageError
-from erpkit.events import Selection, dispatch, list_events, plan_replay, run_replay
+from erpkit.events import Selection, list_events, plan_replay, run_replay
 from erpkit.modules import load_modules
 from erpkit.tenants import find_tenants, get_tenant
 
@@ -42,20 +43,6 @@ def list_(tenant: str, limit: int, as_json: bool) -> None:
             ["offset", "topic", "recorded", "uuid"],
             [(e.offset, e.topic, f"{e.recorded_at:%Y-%m-%d %H:%M:%S}", e.uuid) for e in events],
         )
-
-
-@command.command("dispatch")
-@click.option("--tenant", "slugs", multiple=True, metavar="SLUG", help="Only this tenant; may be repeated.")
-def dispatch_(slugs: tuple[str, ...]) -> int:
-    """Hand events that are not handled yet to their handlers; exit code 3 if some became dead letters."""
-    registry = load_modules(Settings.from_env())
-    with open_database() as database:
-        with database.connection() as connection:
-            tenants = find_tenants(connection, slugs)
-        results = [dispatch(database, tenant, registry) for tenant in tenants if tenant.is_active]
-    print_table(["tenant", "handled", "dead"], [(r.tenant, r.handled, r.dead) for r in results])
-    _tell_skipped(tenants)
-    return 3 if any(r.dead for r in results) else 0
 
 
 @command.command()
@@ -112,3 +99,5 @@ def _moment(option: str, text: str | None) -> datetime | None:
 
 
 command.add_command(dead_letters.command)
+command.add_command(dispatch_)
+command.add_command(lag)

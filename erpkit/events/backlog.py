@@ -9,7 +9,7 @@ from psycopg import sql
 from erpkit.database import Connection, Tenant, fetch_union, schemas_with_table
 from erpkit.modules import Registry
 
-__all__ = ["handler_topics", "read_backlog"]
+__all__ = ["handler_topics", "read_backlog", "read_waiting"]
 
 _BATCH = 100  # tenants a query: the quickest of 50 to 1,000, measured
 
@@ -30,6 +30,29 @@ def read_backlog(
     for slug, waiting in fetch_union(connection, queries, _BATCH):
         backlog[slug] = waiting or {}
     return backlog
+
+
+def read_waiting(
+    connection: Connection, tenants: Sequence[Tenant], topics: Mapping[str, str]
+) -> list[tuple[Tenant, str]]:
+    """Return each tenant and handler for which some event waits, uncounted: quick however many there are."""
+    found = schemas_with_table(connection, "erpkit_events", [tenant.schema for tenant in tenants])
+    handlers = sql.SQL(", ").join(sql.SQL("({}, {})").format(*map(sql.Literal, pair)) for pair in topics.items())
+    queries = [_any(tenant, handlers) for tenant in tenants if tenant.schema in found] if topics else []
+    by_slug = {tenant.slug: tenant for tenant in tenants}
+    return [(by_slug[slug], name) for slug, name in fetch_union(connection, queries, _BATCH)]
+
+
+def _any(tenant: Tenant, handlers: sql.Composed) -> sql.Composed:
+    return sql.SQL(
+        "SELECT {slug}, h.name FROM (VALUES {handlers}) h (name, topic) LEFT JOIN {checkpoints} c ON c.consumer_group = h.name "
+        'WHERE EXISTS (SELECT FROM {events} e WHERE e.topic = h.topic AND e."offset" > coalesce(c."offset", 0))'
+    ).format(
+        slug=sql.Literal(tenant.slug),
+        handlers=handlers,
+        checkpoints=sql.Identifier(tenant.schema, "erpkit_checkpoints"),
+        events=sql.Identifier(tenant.schema, "erpkit_events"),
+    )
 
 
 def _query(tenant: Tenant, handlers: sql.Composed) -> sql.Composed:

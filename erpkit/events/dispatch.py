@@ -8,18 +8,26 @@ from dataclasses import dataclass
 import psycopg
 
 from erpkit.database import Connection, Database, Tenant
-from erpkit.errors import DatabaseError
+from erpkit.errors import DatabaseError, ErpkitError
+from erpkit.events.checkpoints import Checkpoint, mark_in_hand, move_checkpoint, read_batch
 from erpkit.events.dead_letters import bury
-from erpkit.events.log import append, read_events
+from erpkit.events.log import append
 from erpkit.events.message import Message
 from erpkit.events.parking import hold_back, park_if_blocked
 from erpkit.events.router import handle
+from erpkit.events.watchdog import Watch
 from erpkit.modules import EventHandler, Registry
 
-__all__ = ["DispatchResult", "dispatch", "handle"]
+__all__ = ["BATCH", "CrashError", "DispatchResult", "dispatch", "dispatch_batch", "handle"]
 
 BATCH = 500
 ATTEMPTS = 3
+
+_UNWATCHED = Watch()
+
+
+class CrashError(ErpkitError):
+    """The process of a handler ended, or hung and was ended, each time that it had this event in hand."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,9 @@ class DispatchResult:
     parked: int = 0
 
 
-def dispatch(database: Database, tenant: Tenant, registry: Registry, *, batch: int = BATCH) -> DispatchResult:
+def dispatch(
+    database: Database, tenant: Tenant, registry: Registry, *, batch: int = BATCH, watch: Watch = _UNWATCHED
+) -> DispatchResult:
     """Hand every event that is not yet handled to its handlers, and those that they publish, until nothing is left.
 
     Each handler is a consumer group with a checkpoint of its own. Its effect, its inbox row and its checkpoint commit
@@ -43,38 +53,88 @@ def dispatch(database: Database, tenant: Tenant, registry: Registry, *, batch: i
     while True:
         progress = False
         for handler in registry.event_handlers.values():
-            ok, bad, later = _dispatch_batch(database, tenant, registry, handler, batch)
+            ok, bad, later = dispatch_batch(database, tenant, registry, handler, batch, watch)
             handled, dead, parked = handled + ok, dead + bad, parked + later
             progress = progress or ok + bad + later > 0
         if not progress:
             return DispatchResult(tenant.slug, handled, dead, parked)
 
 
-def _dispatch_batch(
-    database: Database, tenant: Tenant, registry: Registry, handler: EventHandler, limit: int
+def dispatch_batch(
+    database: Database,
+    tenant: Tenant,
+    registry: Registry,
+    handler: EventHandler,
+    limit: int = BATCH,
+    watch: Watch = _UNWATCHED,
 ) -> tuple[int, int, int]:
+    """Hand the next events of one tenant to one handler in one transaction; return how many were handled, died, were parked.
+
+    Where the last dispatcher of the group ended with some in hand, one of them is handed over alone, up to three times in
+    all: one that ends the process each time becomes a dead letter. All are 0 where nothing waits, or another dispatcher has
+    the group.
+    """
     with database.tenant_transaction(tenant, write=True) as connection:
-        if not _lock(connection, handler.name):
+        found = read_batch(connection, handler.name, registry.topic(handler.event), limit)
+        if found is None:
             return 0, 0, 0
-        messages = read_events(connection, registry.topic(handler.event), _checkpoint(connection, handler.name), limit)
+        checkpoint, messages = found
+        is_suspect = bool(messages) and checkpoint.is_suspect(messages[0])
+        messages = messages[:1] if is_suspect else messages
         ready = hold_back(connection, registry, handler, messages)
         if not messages and not ready:
             return 0, 0, 0
-        try:
-            with connection.transaction():
-                published = _handle_new(connection, tenant, registry, handler, ready)
-            handled, dead = len(ready), 0
-        except Exception as error:  # any fault of a handler: find out which event it is
-            _reraise_if_lost(connection, tenant, error)
-            published, handled, dead = _handle_one_by_one(connection, tenant, registry, handler, ready)
-        if messages:
-            _move_checkpoint(connection, handler.name, messages[-1])
+        if is_suspect:
+            published, handled, dead = _handle_suspect(
+                database, connection, tenant, registry, handler, messages[0], ready, checkpoint, watch
+            )
+        else:
+            if messages:
+                mark_in_hand(database, tenant, handler.name, messages[-1].offset or 0, 0)
+            published, handled, dead = _handle_all(connection, tenant, registry, handler, ready, watch)
+            if messages:
+                move_checkpoint(connection, handler.name, messages[-1].offset or 0)
         append(connection, published)
         return handled, dead, len({message.uuid for message in (*messages, *ready)}) - handled - dead
 
 
+def _handle_suspect(
+    database: Database, connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, suspect: Message,
+    ready: Sequence[Message], checkpoint: Checkpoint, watch: Watch,
+) -> tuple[list[Message], int, int]:  # fmt: skip
+    """Handle one event that may have ended the last dispatcher's process, or give it up; keep the others suspect."""
+    in_hand, offset = checkpoint.in_hand or 0, suspect.offset or 0
+    given_up = [suspect] if checkpoint.attempts >= ATTEMPTS and suspect in ready else []
+    for message in given_up:
+        crash = CrashError(f"its dispatcher ended {ATTEMPTS} times with it in hand")
+        bury(connection, registry, handler, message, crash, ATTEMPTS)
+    if not given_up:
+        mark_in_hand(database, tenant, handler.name, in_hand, checkpoint.attempts + 1)
+    others = [message for message in ready if message not in given_up]
+    published, handled, dead = _handle_one_by_one(connection, tenant, registry, handler, others, watch)
+    move_checkpoint(connection, handler.name, offset, in_hand if offset < in_hand else None)
+    return published, handled, dead + len(given_up)
+
+
+def _handle_all(
+    connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, messages: Sequence[Message], watch: Watch
+) -> tuple[list[Message], int, int]:  # fmt: skip
+    """Handle messages together; after any fault of the handler one by one, to find out which of them it is."""
+    try:
+        with connection.transaction():
+            return _handle_new(connection, tenant, registry, handler, messages, watch), len(messages), 0
+    except Exception as error:
+        _reraise_if_lost(connection, tenant, error)
+        return _handle_one_by_one(connection, tenant, registry, handler, messages, watch)
+
+
 def _handle_new(
-    connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, messages: Sequence[Message]
+    connection: Connection,
+    tenant: Tenant,
+    registry: Registry,
+    handler: EventHandler,
+    messages: Sequence[Message],
+    watch: Watch,
 ) -> list[Message]:
     """Handle those messages that are not in the handler's inbox yet, and put them there."""
     if not messages:
@@ -84,16 +144,24 @@ def _handle_new(
         [handler.name, [message.uuid for message in messages]],
     )
     new = {uuid for (uuid,) in rows}
-    return [
-        event
-        for message in messages
-        if message.uuid in new
-        for event in handle(connection, tenant, registry, handler, message)
-    ]
+    published: list[Message] = []
+    for message in messages:
+        if message.uuid in new:
+            watch.begin(tenant, handler, message)
+            try:
+                published += handle(connection, tenant, registry, handler, message)
+            finally:
+                watch.end()
+    return published
 
 
 def _handle_one_by_one(
-    connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, messages: Iterable[Message]
+    connection: Connection,
+    tenant: Tenant,
+    registry: Registry,
+    handler: EventHandler,
+    messages: Iterable[Message],
+    watch: Watch,
 ) -> tuple[list[Message], int, int]:
     published: list[Message] = []
     handled = dead = 0
@@ -101,7 +169,7 @@ def _handle_one_by_one(
         if dead and park_if_blocked(connection, registry, handler, message):
             continue
         try:
-            published += _handle_with_retries(connection, tenant, registry, handler, message)
+            published += _handle_with_retries(connection, tenant, registry, handler, message, watch)
             handled += 1
         except Exception as error:
             _reraise_if_lost(connection, tenant, error)
@@ -111,7 +179,7 @@ def _handle_one_by_one(
 
 
 def _handle_with_retries(
-    connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, message: Message
+    connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, message: Message, watch: Watch
 ) -> list[Message]:
     from tenacity import Retrying, stop_after_attempt, wait_random_exponential  # noqa: PLC0415 - only after a fault
 
@@ -119,7 +187,7 @@ def _handle_with_retries(
         stop=stop_after_attempt(ATTEMPTS), wait=wait_random_exponential(0.02, max=0.2), reraise=True
     ):
         with attempt, connection.transaction():
-            return _handle_new(connection, tenant, registry, handler, [message])
+            return _handle_new(connection, tenant, registry, handler, [message], watch)
     raise AssertionError("unreachable: the last attempt raises")
 
 
@@ -127,24 +195,3 @@ def _reraise_if_lost(connection: Connection, tenant: Tenant, error: Exception) -
     """A lost connection is no fault of an event: let the batch be read again later."""
     if connection.closed or (isinstance(error, psycopg.OperationalError) and connection.broken):
         raise DatabaseError(f"tenant {tenant.slug}: the connection was lost while events were dispatched") from error
-
-
-def _lock(connection: Connection, group: str) -> bool:
-    row = connection.execute(
-        "SELECT pg_try_advisory_xact_lock(hashtextextended('erpkit.dispatch.' || current_schema() || '.' || %s, 0))",
-        [group],
-    ).fetchone()
-    return row == (True,)
-
-
-def _checkpoint(connection: Connection, group: str) -> int:
-    row = connection.execute('SELECT "offset" FROM erpkit_checkpoints WHERE consumer_group = %s', [group]).fetchone()
-    return row[0] if row else 0
-
-
-def _move_checkpoint(connection: Connection, group: str, last: Message) -> None:
-    connection.execute(
-        'INSERT INTO erpkit_checkpoints (consumer_group, "offset") VALUES (%s, %s) '
-        'ON CONFLICT (consumer_group) DO UPDATE SET "offset" = EXCLUDED."offset", updated_at = now()',
-        [group, last.offset],
-    )

@@ -1,0 +1,165 @@
+"""erpkit events dispatch and lag: the worker that hands events to their handlers, and how far it is behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from erpkit.cli.output import as_json, open_database, print_json, print_table
+from erpkit.config import Settings
+from erpkit.database import Connection, Database, Tenant
+from erpkit.events import (
+    GroupLag,
+    Watchdog,
+    Worker,
+    WorkerReport,
+    dispatch,
+    handler_topics,
+    read_lag,
+    read_lock_holders,
+)
+from erpkit.modules import Registry, load_modules
+from erpkit.tenants import find_tenants
+
+__all__ = ["dispatch_", "lag"]
+
+_SECONDS = click.FloatRange(min=0, min_open=True)
+
+
+@click.command("dispatch")
+@click.option("--once", is_flag=True, help="End when nothing is left; exit code 3 if some became dead letters.")
+@click.option("--tenant", "slugs", multiple=True, metavar="SLUG", help="Only this tenant; may be repeated.")
+@click.option(
+    "--limit", type=_SECONDS, default=60, show_default=True, help="Seconds a handler may have one event in hand."
+)
+@click.option("--poll", type=_SECONDS, default=5, show_default=True, help="Seconds between two looks at all tenants.")
+@click.option("--every", type=_SECONDS, default=60, show_default=True, help="Seconds between two reports.")
+@click.option(
+    "--health-file", type=click.Path(path_type=Path, dir_okay=False), help="Keep the last report there, as JSON."
+)
+@as_json
+def dispatch_(
+    once: bool, slugs: tuple[str, ...], limit: float, poll: float, every: float, health_file: Path | None, as_json: bool
+) -> int:
+    """Hand events that are not handled yet to their handlers, and go on until stopped.
+
+    SIGTERM or Ctrl-C lets it finish the batch in hand. Several may run at once and share the tenants. When a handler does
+    not come back within --limit it ends with exit code 1, and a supervisor is to start it again.
+    """
+    registry = load_modules(Settings.from_env())
+    with open_database(quiet=as_json) as database:
+        database.check_writable()
+        if once:
+            return _dispatch_once(database, registry, slugs, limit, as_json)
+        with database.connection() as connection:
+            find_tenants(connection, slugs)  # a wrong name is told before anything starts
+
+        def report(one: WorkerReport) -> None:
+            _print_report(one, as_json)
+            if health_file is not None:
+                _write(health_file, json.dumps(_document(one), default=str))
+
+        def tenants(connection: Connection) -> list[Tenant]:
+            return find_tenants(connection, slugs)
+
+        worker = Worker(database, registry, tenants, report, poll=poll, limit=limit, report_every=every)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: worker.stop())
+        last = worker.run()
+        if health_file is not None:
+            health_file.unlink(missing_ok=True)
+        click.echo(f"stopped: {last.handled:,} handled, {last.dead:,} dead letters", err=as_json)
+    return 0
+
+
+@click.command()
+@click.option("--tenant", "slugs", multiple=True, metavar="SLUG", help="Only this tenant; may be repeated.")
+@click.option(
+    "--max-lag", type=click.IntRange(0), help="Exit code 3 where more events wait for one handler of a tenant."
+)
+@click.option("--max-age", type=_SECONDS, help="Exit code 3 where one has waited for more seconds.")
+@as_json
+def lag(slugs: tuple[str, ...], max_lag: int | None, max_age: float | None, as_json: bool) -> int:
+    """Tell how many events wait for each handler, since when, and what holds them back."""
+    topics = handler_topics(load_modules(Settings.from_env()))
+    with open_database(quiet=as_json) as database, database.connection() as connection:
+        tenants = [tenant for tenant in find_tenants(connection, slugs) if tenant.is_active]
+        groups = read_lag(connection, tenants, topics)
+        holders = read_lock_holders(connection, tenants, topics)
+    now = datetime.now(UTC)
+    over = [
+        g
+        for g in groups
+        if (max_lag is not None and g.waiting > max_lag) or (max_age is not None and g.age(now) > max_age)
+    ]
+    if as_json:
+        print_json({"groups": [_group(g, now) for g in groups], "lock_holders": [asdict(holder) for holder in holders]})
+    else:
+        _print_groups([g for g in groups if g.waiting], now)
+        for line in (*(f"{g.tenant}: {g.handler} is over the limit" for g in over), *map(str, holders)):
+            click.echo(f"! {line}")
+    return 3 if over else 0
+
+
+def _dispatch_once(database: Database, registry: Registry, slugs: Sequence[str], limit: float, as_json: bool) -> int:
+    with database.connection() as connection:
+        tenants = find_tenants(connection, slugs)
+    with Watchdog(limit) as watch:
+        results = [dispatch(database, tenant, registry, watch=watch) for tenant in tenants if tenant.is_active]
+    if as_json:
+        print_json([asdict(result) for result in results])
+    else:
+        print_table(["tenant", "handled", "dead"], [(r.tenant, r.handled, r.dead) for r in results])
+    for tenant in tenants:
+        if not tenant.is_active:
+            click.echo(f"skipped {tenant.slug}: {tenant.status}", err=as_json)
+    return 3 if any(r.dead for r in results) else 0
+
+
+def _print_report(report: WorkerReport, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(_document(report), default=str))
+        return
+    for news in report.news:
+        click.echo(f"{report.at:%Y-%m-%d %H:%M:%S} {news}")
+    if not report.news:
+        click.echo(
+            f"{report.at:%Y-%m-%d %H:%M:%S} handled {report.handled:,} ({report.per_second:,.1f}/s), dead letters {report.dead:,}, "
+            f"waiting {report.waiting:,}, the oldest for {report.oldest_age:,.0f} s"
+        )
+
+
+def _document(report: WorkerReport) -> dict[str, Any]:
+    return {
+        "at": report.at, "handled": report.handled, "per_second": round(report.per_second, 1), "dead_letters": report.dead,
+        "waiting": report.waiting, "oldest_age": round(report.oldest_age, 1), "skipped": report.skipped,
+        "failing": report.failing, "news": report.news, "groups": [_group(one, report.at) for one in report.lag],
+    }  # fmt: skip
+
+
+def _group(one: GroupLag, now: datetime) -> dict[str, Any]:
+    return asdict(one) | {"oldest_age": round(one.age(now), 1)}
+
+
+def _print_groups(groups: Sequence[GroupLag], now: datetime) -> None:
+    if not groups:
+        click.echo("nothing waits")
+        return
+    print_table(
+        ["tenant", "handler", "waiting", "oldest, s", "checkpoint"],
+        [(g.tenant, g.handler, f"{g.waiting:,}", f"{g.age(now):,.0f}", g.checkpoint) for g in groups],
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace the file as a whole: whoever reads it meanwhile gets the old text or the new."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_text(f"{text}\n")
+    fresh.replace(path)

@@ -1,0 +1,213 @@
+"""A dispatcher that goes on: it hands events of all tenants to their handlers until it is stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+
+from erpkit.database import Connection, Database, Tenant
+from erpkit.errors import DatabaseError
+from erpkit.events.backlog import handler_topics, read_waiting
+from erpkit.events.dispatch import BATCH, dispatch_batch
+from erpkit.events.lag import GroupLag, read_lag
+from erpkit.events.listener import Bell, Listener
+from erpkit.events.watchdog import Watchdog
+from erpkit.modules import Registry
+
+__all__ = ["Worker", "WorkerReport"]
+
+_LONGEST_PAUSE = 5.0  # seconds between two attempts to reach the server again
+
+
+@dataclass(frozen=True)
+class WorkerReport:
+    """What a worker did since it began, and how it stands; `news` is what changed since its last report.
+
+    `per_second` is over the time since the last report. `skipped` maps tenants that are left alone to their status,
+    `failing` those that could not be served to the reason. `lag` holds the groups with events that wait, as of `at`.
+    """
+
+    at: datetime
+    handled: int
+    dead: int
+    per_second: float
+    lag: tuple[GroupLag, ...] = ()
+    skipped: dict[str, str] = field(default_factory=dict)
+    failing: dict[str, str] = field(default_factory=dict)
+    news: tuple[str, ...] = ()
+
+    @property
+    def waiting(self) -> int:
+        """How many events wait for a handler, over all groups and tenants."""
+        return sum(one.waiting for one in self.lag)
+
+    @property
+    def oldest_age(self) -> float:
+        """The age of the oldest event that waits, in seconds; 0 where none does."""
+        return max((one.age(self.at) for one in self.lag), default=0.0)
+
+
+class Worker:
+    """Serves all active tenants that `tenants` lists, in turn, one batch a group and tenant: a busy one holds up no other.
+
+    Several may run at once, on one machine or many: an advisory lock leaves each group of a tenant to one of them. It wakes
+    when something is appended, and looks at all tenants every `poll` seconds besides, for what it did not hear of. An event
+    that a handler has in hand for more than `limit` seconds ends the process (see `Watchdog`). `on_report` gets a report
+    every `report_every` seconds and whenever something changes.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        registry: Registry,
+        tenants: Callable[[Connection], Sequence[Tenant]],
+        on_report: Callable[[WorkerReport], Any],
+        *,
+        batch: int = BATCH,
+        poll: float = 5.0,
+        limit: float = 60.0,
+        report_every: float = 60.0,
+    ) -> None:
+        self._database = database
+        self._registry = registry
+        self._list = tenants
+        self._on_report = on_report
+        self._batch = batch
+        self._poll = poll
+        self._report_every = report_every
+        self._topics = handler_topics(registry)
+        self._bell = Bell()
+        self._watchdog = Watchdog(limit)
+        self._tenants: dict[str, Tenant] = {}  # those that are active, by schema
+        self._skipped: dict[str, str] = {}
+        self._failing: dict[str, str] = {}
+        self._left: set[tuple[str, str]] = set()  # schema and group, until the next look at all tenants
+        self._handled = self._dead = 0
+        self._reported = (time.monotonic(), 0)  # when, and how many were handled by then
+
+    def stop(self) -> None:
+        """Ask it to finish the batch in hand and return from `run`; may be called by a signal's handler."""
+        self._bell.ring()
+
+    def run(self) -> WorkerReport:
+        """Serve until `stop` is called; return the last report. It survives a restart of the server."""
+        with self._watchdog:
+            while not self._bell.has_rung:
+                try:
+                    self._serve()
+                except (psycopg.OperationalError, DatabaseError) as error:
+                    self._return_to_server(error)
+        self._bell.close()
+        return self._describe(())
+
+    def _serve(self) -> None:
+        with Listener(self._database.conninfo, self._bell) as listener:
+            due: set[str] = set()
+            next_poll = next_report = time.monotonic()
+            while not self._bell.has_rung:
+                now = time.monotonic()
+                if now >= next_poll:
+                    due, next_poll = self._look_at_all(), now + self._poll
+                if now >= next_report:
+                    self._report(())
+                    next_report = now + self._report_every
+                due = self._run_round(due & self._tenants.keys())
+                due |= listener.schemas(0 if due else next_poll - time.monotonic())
+
+    def _look_at_all(self) -> set[str]:
+        """Read which tenants there are, and forget who could not be served."""
+        with self._database.connection() as connection:
+            tenants = self._list(connection)
+        self._tenants = {tenant.schema: tenant for tenant in tenants if tenant.is_active}
+        skipped = {tenant.slug: tenant.status for tenant in tenants if not tenant.is_active}
+        news = [
+            f"leaves {slug} alone: {status}" for slug, status in skipped.items() if self._skipped.get(slug) != status
+        ]
+        news += [f"serves {slug} again" for slug in self._skipped.keys() - skipped.keys()]
+        self._skipped = skipped
+        self._left.clear()
+        if news:
+            self._report(news)
+        return set(self._tenants)
+
+    def _run_round(self, schemas: set[str]) -> set[str]:
+        """Hand one batch to each handler for which events wait; return the schemas that are worth another look at once."""
+        if not schemas:
+            return set()
+        with self._database.connection() as connection:
+            waiting = read_waiting(connection, [self._tenants[schema] for schema in sorted(schemas)], self._topics)
+        again = set()
+        for tenant, group in waiting:
+            if self._bell.has_rung:
+                break
+            if (tenant.schema, group) not in self._left and self._run_batch(tenant, group):
+                again.add(tenant.schema)
+        return again
+
+    def _run_batch(self, tenant: Tenant, group: str) -> bool:
+        """Return whether it got on; where it did not, another has the group or the tenant cannot be served for now."""
+        handler = self._registry.event_handlers[group]
+        try:
+            handled, dead, parked = dispatch_batch(
+                self._database, tenant, self._registry, handler, self._batch, self._watchdog
+            )
+        except Exception as error:  # of the tenant or of the server, as those of handlers are dealt with
+            self._left.add((tenant.schema, group))
+            self._note_failure(tenant.slug, group, error)
+            return False
+        self._handled, self._dead = self._handled + handled, self._dead + dead
+        if dead:
+            self._report([f"{tenant.slug}: {dead} event(s) of {group} became dead letters"])
+        if handled + dead + parked == 0:
+            self._left.add((tenant.schema, group))
+        elif self._failing.pop(f"{tenant.slug}, {group}", None):
+            self._report([f"{tenant.slug}: {group} goes on"])
+        return handled + dead + parked > 0
+
+    def _note_failure(self, slug: str, group: str, error: Exception) -> None:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if self._failing.get(f"{slug}, {group}") != reason:
+            self._failing[f"{slug}, {group}"] = reason
+            self._report([f"{slug}: {group} cannot be served: {reason}"])
+
+    def _return_to_server(self, error: Exception) -> None:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        self._tell([f"lost the database, and tries again: {reason}"])
+        pause = 0.1
+        while not self._bell.has_rung:
+            try:
+                self._database.renew()
+            except DatabaseError:
+                self._bell.wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                self._tell(["has the database again"])
+                return
+
+    def _report(self, news: Sequence[str]) -> None:
+        with self._database.connection() as connection:
+            lag = read_lag(connection, list(self._tenants.values()), self._topics)
+        self._tell(news, tuple(one for one in lag if one.waiting))
+
+    def _tell(self, news: Sequence[str], lag: tuple[GroupLag, ...] = ()) -> None:
+        self._on_report(self._describe(news, lag))
+        self._reported = (time.monotonic(), self._handled)
+
+    def _describe(self, news: Sequence[str], lag: tuple[GroupLag, ...] = ()) -> WorkerReport:
+        since, before = self._reported
+        rate = (self._handled - before) / max(time.monotonic() - since, 0.001)
+        return WorkerReport(
+            datetime.now(UTC),
+            self._handled,
+            self._dead,
+            rate,
+            lag,
+            dict(self._skipped),
+            dict(self._failing),
+            tuple(news),
+        )

@@ -1,0 +1,289 @@
+"""The worker: woken, fair, stopped, killed, hung, cut off; each event's effect is there exactly once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from erpkit.database import Connection, Database, Tenant
+from erpkit.embedded import EmbeddedServer
+from erpkit.events import Context, Message, Worker, WorkerReport, append, dispatch, list_dead_letters, read_events
+from erpkit.migrations import read_migrations
+from erpkit.modules import EventHandler, Module, Registry
+from erpkit.tenants import create_tenant, list_tenants, set_status
+from tests.benchmarks.kill_dispatcher import kill_often
+
+
+@dataclass(frozen=True)
+class Noted:
+    number: int
+
+
+def _note(event: Noted, context: Context) -> None:
+    """Write the number down; hang on -1, end the process on -2."""
+    context.connection.execute("INSERT INTO effects (number) VALUES (%s)", [event.number])
+    while event.number == -1:
+        time.sleep(60)
+    if event.number == -2:
+        os._exit(9)
+
+
+def _erp(function: Callable[..., None] = _note) -> Registry:
+    return Registry.of(
+        [Module("notes", publishes=(Noted,), subscribes=(EventHandler("notes.on_noted", Noted, function),))]
+    )
+
+
+def _make_tenant(database: Database, slug: str) -> Tenant:
+    tenant = create_tenant(database, read_migrations([]), slug)
+    with database.connection() as connection:
+        connection.execute(
+            f"CREATE TABLE {tenant.schema}.effects (id bigserial, number int); GRANT ALL ON {tenant.schema}.effects, "
+            f'{tenant.schema}.effects_id_seq TO "{tenant.role}"'
+        )
+    return tenant
+
+
+@pytest.fixture
+def acme(database: Database) -> Tenant:
+    return _make_tenant(database, "acme")
+
+
+def _append(database: Database, tenant: Tenant, *numbers: int) -> None:
+    with database.tenant_transaction(tenant, write=True) as connection:
+        append(connection, [Message("notes.Noted", {"number": number}) for number in numbers])
+
+
+def _effects(database: Database, tenant: Tenant) -> list[int]:
+    with database.tenant_transaction(tenant) as connection:
+        return [number for (number,) in connection.execute("SELECT number FROM effects ORDER BY id")]
+
+
+def _until(condition: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)
+
+
+@contextmanager
+def _running(
+    database: Database, registry: Registry | None = None, poll: float = 60, batch: int = 500
+) -> Iterator[list[WorkerReport]]:
+    """Run a worker in a thread until the block ends; yield the reports that it makes."""
+    reports: list[WorkerReport] = []
+    worker = Worker(database, registry or _erp(), list_tenants, reports.append, poll=poll, batch=batch)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        _until(lambda: reports)
+        yield reports
+    finally:
+        worker.stop()
+        thread.join()
+
+
+def _news(reports: list[WorkerReport]) -> list[str]:
+    return [news for report in reports for news in report.news]
+
+
+def test_a_worker_is_woken_by_an_append(database: Database, acme: Tenant) -> None:
+    with _running(database, poll=3600):
+        for number in (1, 2):  # it has nothing left to do in between
+            _append(database, acme, number)
+            _until(lambda number=number: number in _effects(database, acme))  # type: ignore[misc]
+
+
+def test_a_worker_finds_what_nobody_announced(database: Database, acme: Tenant) -> None:
+    with _running(database, poll=0.2):
+        with database.tenant_transaction(acme, write=True) as connection:
+            connection.execute(
+                "INSERT INTO erpkit_events (uuid, topic, payload) VALUES (gen_random_uuid(), 'notes.Noted', '{\"number\": 7}')"
+            )
+        _until(lambda: _effects(database, acme) == [7])
+
+
+def test_a_busy_tenant_does_not_hold_up_the_others(database: Database, acme: Tenant) -> None:
+    bluebird = _make_tenant(database, "bluebird")
+    order: list[str] = []
+    _append(database, acme, *range(100))
+    _append(database, bluebird, *range(10))
+    with _running(database, _erp(lambda _, context: order.append(context.tenant.slug)), batch=5):
+        _until(lambda: len(order) == 110)
+    assert order[:20] == (["acme"] * 5 + ["bluebird"] * 5) * 2
+
+
+def test_a_worker_that_is_stopped_finishes_the_batch_in_hand_and_no_other(database: Database, acme: Tenant) -> None:
+    def stop(event: Noted, context: Context) -> None:
+        _note(event, context)
+        worker.stop()
+
+    _append(database, acme, *range(20))
+    worker = Worker(database, _erp(stop), list_tenants, str, batch=5)
+    assert worker.run().handled == 5
+    assert _effects(database, acme) == [0, 1, 2, 3, 4]
+    assert dispatch(database, acme, _erp()).handled == 15
+    assert _effects(database, acme) == list(range(20))
+
+
+def test_the_command_stops_on_sigterm_with_exit_code_0_and_keeps_a_health_file(
+    database: Database, acme: Tenant, tmp_path: Path
+) -> None:
+    health = tmp_path / "health.json"
+    environment = os.environ | {"ERPKIT_DATABASE": database.conninfo, "ERPKIT_MODULES": "erpkit.sample"}
+    command = [sys.executable, "-c", "from erpkit.cli import main; main()", "events", "dispatch"]
+    worker = subprocess.Popen(
+        [*command, "--health-file", str(health), "--every", "0.2"],
+        env=environment, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    _until(health.exists)
+    figures = json.loads(health.read_text())
+    worker.send_signal(signal.SIGTERM)
+    output, _ = worker.communicate(timeout=20)
+    assert (worker.returncode, output.splitlines()[-1]) == (0, "stopped: 0 handled, 0 dead letters")
+    assert (figures["handled"], figures["waiting"], figures["groups"]) == (0, 0, [])
+    assert not health.exists()  # what is left of it would look alive
+
+
+@pytest.mark.parametrize(("poison", "code"), [(-1, 1), (-2, 9)])
+def test_an_event_that_hangs_or_ends_the_process_becomes_a_dead_letter_after_three_attempts(
+    database: Database, acme: Tenant, poison: int, code: int
+) -> None:
+    _append(database, acme, 1, 2, poison, 4, 5)
+    runs = [_dispatch_in_process(database, acme) for _ in range(5)]
+    assert [run.returncode for run in runs] == [code] * 4 + [0]  # once in a batch, three times alone
+    if poison == -1:
+        assert runs[0].stderr.splitlines()[-1] == (
+            "erpkit: notes.on_noted has had the event at offset 3 of tenant acme in hand for more than 0.3 s: this process ends"
+        )
+    assert _effects(database, acme) == [1, 2, 4, 5]
+    with database.connection() as connection:
+        (letter,) = list_dead_letters(connection, [acme])
+    assert (letter.offset, letter.attempts) == (3, 3)
+    assert letter.error == "CrashError: its dispatcher ended 3 times with it in hand"
+
+
+def _dispatch_in_process(database: Database, tenant: Tenant) -> subprocess.CompletedProcess[str]:
+    code = (
+        "from tests.integration.test_worker import *; from tests.integration.test_worker import _erp\n"
+        "from erpkit.events import Watchdog\n"
+        f"with Watchdog(0.3) as watch:\n dispatch(Database({database.conninfo!r}, 'x'), {tenant!r}, _erp(), watch=watch)"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
+
+
+def test_a_dispatcher_that_was_killed_once_makes_no_dead_letter_of_a_good_event(
+    database: Database, acme: Tenant
+) -> None:
+    _append(database, acme, 1, 2, 3)
+    with (
+        database.connection() as connection
+    ):  # what one leaves that was killed with three in hand, twice on the first alone
+        connection.execute(
+            "INSERT INTO tenant_acme.erpkit_checkpoints VALUES ('notes.on_noted', 0, now(), 3, 2, now())"
+        )
+    result = dispatch(database, acme, _erp())
+    assert (result.handled, result.dead, _effects(database, acme)) == (3, 0, [1, 2, 3])
+    _append(database, acme, 4, 5)
+    assert dispatch(database, acme, _erp()).handled == 2
+
+
+def test_two_workers_share_the_tenants_and_handle_each_event_once(database: Database, acme: Tenant) -> None:
+    tenants = [acme, _make_tenant(database, "bluebird"), _make_tenant(database, "cobalt")]
+    with _running(database, poll=0.2, batch=7), _running(database, poll=0.2, batch=7):
+        for first in range(0, 100, 20):
+            for tenant in tenants:
+                _append(database, tenant, *range(first, first + 20))
+        _until(lambda: all(len(_effects(database, tenant)) >= 100 for tenant in tenants))
+    assert all(_effects(database, tenant) == list(range(100)) for tenant in tenants)
+
+
+def test_a_suspended_tenant_is_left_alone_until_it_is_active_again(database: Database, acme: Tenant) -> None:
+    with database.connection() as connection:
+        set_status(connection, "acme", "suspended")
+    _append(database, acme, 1)
+    with _running(database, poll=0.2) as reports:
+        _until(lambda: "leaves acme alone: suspended" in _news(reports))
+        assert _effects(database, acme) == []
+        with database.connection() as connection:
+            set_status(connection, "acme", "active")
+        _until(lambda: _effects(database, acme) == [1])
+    assert "serves acme again" in _news(reports)
+
+
+def test_a_tenant_that_cannot_be_served_is_named_and_holds_up_no_other(database: Database, acme: Tenant) -> None:
+    bluebird = _make_tenant(database, "bluebird")
+    for tenant in (acme, bluebird):
+        _append(database, tenant, 1)
+    with database.connection() as connection:
+        connection.execute("ALTER TABLE tenant_acme.erpkit_checkpoints DROP COLUMN in_hand")  # as if not migrated yet
+    with _running(database, poll=0.2) as reports:
+        _until(lambda: _effects(database, bluebird) == [1])
+        _until(lambda: any(report.failing for report in reports))
+        with database.connection() as connection:
+            connection.execute("ALTER TABLE tenant_acme.erpkit_checkpoints ADD COLUMN in_hand bigint")
+        _until(lambda: _effects(database, acme) == [1])
+    assert any(news.startswith("acme: notes.on_noted cannot be served:") for news in _news(reports))
+
+
+def test_a_worker_survives_a_restart_of_the_server() -> None:
+    home = Path(tempfile.mkdtemp(prefix="erpkit-restart-", dir="/tmp"))
+    home.chmod(0o755)
+    server = EmbeddedServer(home)
+    server.start()
+    try:
+        with Database(server.url(), "embedded") as database:
+            tenant = _make_tenant(database, "acme")
+            _append(database, tenant, 1)
+            with _running(database) as reports:
+                _until(lambda: _effects(database, tenant) == [1])
+                server.stop()
+                _until(lambda: any(news.startswith("lost the database") for news in _news(reports)))
+                server.start()
+                _until(lambda: "has the database again" in _news(reports))
+                database.renew()
+                _append(database, tenant, 2)
+                _until(lambda: _effects(database, tenant) == [1, 2])
+    finally:
+        server.stop()
+        subprocess.run(["rm", "-rf", home], check=True)
+
+
+def test_dispatchers_that_are_killed_leave_each_effect_exactly_once_and_in_order(database: Database) -> None:
+    kill_often(database, events=3000, kills=15)
+
+
+def test_a_large_append_leaves_out_what_is_in_the_log_already(database: Database, acme: Tenant) -> None:
+    """COPY knows no ON CONFLICT; a handler that publishes anew derives the same ids."""
+    messages = [Message("notes.Noted", {"number": number, "text": "a\\b\t\n'ü"}) for number in range(30)]
+    for some in (messages[:20], [*messages, messages[25]], messages):
+        with database.tenant_transaction(acme, write=True) as connection:
+            append(connection, some)
+    with database.tenant_transaction(acme) as connection:
+        stored = read_events(connection, "notes.Noted", 0, 100)
+    assert [(m.uuid, m.payload) for m in stored] == [(m.uuid, m.payload) for m in messages]
+
+
+def test_an_append_that_is_rolled_back_wakes_nobody_and_leaves_nothing(database: Database, acme: Tenant) -> None:
+    def heard(connection: Connection) -> list[str]:
+        return [notify.payload for notify in connection.notifies(timeout=0.2)]
+
+    with psycopg.connect(database.conninfo, autocommit=True) as listener:
+        listener.execute("LISTEN erpkit_events")
+        with pytest.raises(ZeroDivisionError), database.tenant_transaction(acme, write=True) as connection:
+            append(connection, [Message("notes.Noted", {"number": 1})])
+            raise ZeroDivisionError
+        assert heard(listener) == []
+        _append(database, acme, *range(50))
+        assert heard(listener) == ["tenant_acme"]
