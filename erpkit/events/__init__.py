@@ -6,7 +6,20 @@ from erpkit.events.dead_letters import DeadLetter, list_dead_letters
 from erpkit.events.dispatch import DispatchResult, dispatch
 from erpkit.events.log import append, list_events, read_events
 from erpkit.events.message import Message, PayloadError, decode, encode
-from erpkit.events.replay import ReplayPlan, ReplayRun, ReplayStep, Selection, plan_replay, run_replay
+from erpkit.events.replay import ReplayRun, run_replay
+from erpkit.events.replay_audit import ReplayRecord, ReplayResult, list_replay_results, list_replays, plan_resume
+from erpkit.events.replay_plan import ReplayPlan, ReplayStep, plan_replay
+from erpkit.events.selection import Selection
+from erpkit.events.shadow import (
+    Projection,
+    Shadow,
+    ShadowRecord,
+    build_shadow,
+    drop_shadow,
+    find_projection,
+    list_shadows,
+)
+from erpkit.events.shadow_swap import ShadowDiff, diff_shadow, rebuild_projection, swap_shadow
 
 __all__ = [
     "CommandBus",
@@ -15,19 +28,35 @@ __all__ = [
     "DispatchResult",
     "Message",
     "PayloadError",
+    "Projection",
     "ReplayPlan",
+    "ReplayRecord",
+    "ReplayResult",
     "ReplayRun",
     "ReplayStep",
     "Selection",
+    "Shadow",
+    "ShadowDiff",
+    "ShadowRecord",
     "append",
+    "build_shadow",
     "decode",
+    "diff_shadow",
     "dispatch",
+    "drop_shadow",
     "encode",
+    "find_projection",
     "handler_topics",
     "list_dead_letters",
     "list_events",
+    "list_replay_results",
+    "list_replays",
+    "list_shadows",
     "plan_replay",
+    "plan_resume",
     "read_backlog",
     "read_events",
+    "rebuild_projection",
     "run_replay",
+    "swap_shadow",
 ]

@@ -41,6 +41,7 @@ class EventHandler:
     ordered_by: Callable[[Any], str] | None = None
     description: str = ""
     timeout: float | None = None
+    writes: tuple[str, ...] = ()  # the tables that it keeps, where they are a projection: they can be rebuilt from zero
 
 
 @runtime_checkable

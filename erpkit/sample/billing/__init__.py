@@ -16,7 +16,19 @@ module = Module(
     publishes=(InvoiceCreated, PaymentReceived),
     subscribes=(
         EventHandler("billing.on_stock_reserved", StockReserved, events.create_invoice),
-        EventHandler("billing.on_invoice_created", InvoiceCreated, events.book_invoice, replayable=True),
-        EventHandler("billing.on_payment_received", PaymentReceived, events.book_payment, replayable=True),
+        EventHandler(
+            "billing.on_invoice_created",
+            InvoiceCreated,
+            events.book_invoice,
+            replayable=True,
+            writes=("billing_ledger",),
+        ),
+        EventHandler(
+            "billing.on_payment_received",
+            PaymentReceived,
+            events.book_payment,
+            replayable=True,
+            writes=("billing_ledger",),
+        ),
     ),
 )
