@@ -4,11 +4,13 @@ from erpkit.events.backlog import handler_topics, read_backlog
 from erpkit.events.buses import CommandBus, Context
 from erpkit.events.dead_letters import DeadLetter, list_dead_letters
 from erpkit.events.dispatch import DispatchResult, dispatch
+from erpkit.events.event_files import EventFile, ImportPlan, export_events, import_events, plan_import
 from erpkit.events.log import append, list_events, read_events
 from erpkit.events.message import Message, PayloadError, decode, encode
 from erpkit.events.replay import ReplayRun, run_replay
 from erpkit.events.replay_audit import ReplayRecord, ReplayResult, list_replay_results, list_replays, plan_resume
 from erpkit.events.replay_plan import ReplayPlan, ReplayStep, plan_replay
+from erpkit.events.resend import send_events
 from erpkit.events.selection import Selection
 from erpkit.events.shadow import (
     Projection,
@@ -20,12 +22,15 @@ from erpkit.events.shadow import (
     list_shadows,
 )
 from erpkit.events.shadow_swap import ShadowDiff, diff_shadow, rebuild_projection, swap_shadow
+from erpkit.events.watermill import WatermillTopic, inspect_watermill, read_watermill, replay_watermill
 
 __all__ = [
     "CommandBus",
     "Context",
     "DeadLetter",
     "DispatchResult",
+    "EventFile",
+    "ImportPlan",
     "Message",
     "PayloadError",
     "Projection",
@@ -38,6 +43,7 @@ __all__ = [
     "Shadow",
     "ShadowDiff",
     "ShadowRecord",
+    "WatermillTopic",
     "append",
     "build_shadow",
     "decode",
@@ -45,18 +51,25 @@ __all__ = [
     "dispatch",
     "drop_shadow",
     "encode",
+    "export_events",
     "find_projection",
     "handler_topics",
+    "import_events",
+    "inspect_watermill",
     "list_dead_letters",
     "list_events",
     "list_replay_results",
     "list_replays",
     "list_shadows",
+    "plan_import",
     "plan_replay",
     "plan_resume",
     "read_backlog",
     "read_events",
+    "read_watermill",
     "rebuild_projection",
+    "replay_watermill",
     "run_replay",
+    "send_events",
     "swap_shadow",
 ]
