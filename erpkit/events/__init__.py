@@ -19,6 +19,7 @@ from erpkit.events.shadow import (
     build_shadow,
     drop_shadow,
     find_projection,
+    find_shadow,
     list_shadows,
 )
 from erpkit.events.shadow_swap import ShadowDiff, diff_shadow, rebuild_projection, swap_shadow
@@ -53,6 +54,7 @@ __all__ = [
     "encode",
     "export_events",
     "find_projection",
+    "find_shadow",
     "handler_topics",
     "import_events",
     "inspect_watermill",

@@ -20,7 +20,9 @@ from erpkit.events.replay import Pace, hand_over, stop_on_interrupt
 from erpkit.events.selection import Selection, read_selected
 from erpkit.modules import Registry
 
-__all__ = ["Projection", "Shadow", "ShadowRecord", "build_shadow", "drop_shadow", "find_projection", "list_shadows"]
+__all__ = [
+    "Projection", "Shadow", "ShadowRecord", "build_shadow", "drop_shadow", "find_projection", "find_shadow", "list_shadows",
+]  # fmt: skip
 
 _PREFIX = "erpkit_shadow_"
 _EVERYTHING = Selection()
@@ -121,6 +123,15 @@ def build_shadow(
             (progress or (lambda _: None))(events)
             pace.wait(events)
     return _read(database, shadow, is_complete=not stop.is_set())
+
+
+def find_shadow(database: Database, registry: Registry, tenant: Tenant, handler: str) -> Shadow:
+    """Return the shadow of a projection that stands in the database; raises UsageError when there is none."""
+    projection = find_projection(registry, handler)
+    shadow = Shadow(tenant, shadow_name(tenant, projection), projection, 0, 0, False)
+    if not _exists(database, shadow.schema):
+        raise UsageError(f"tenant {tenant.slug} has no shadow of {', '.join(projection.tables)}: build one first")
+    return _read(database, shadow, is_complete=False)
 
 
 def list_shadows(connection: Connection) -> list[ShadowRecord]:
