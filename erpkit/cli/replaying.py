@@ -32,6 +32,8 @@ from erpkit.events import (
     plan_import,
     plan_replay,
     plan_resume,
+    plan_watermill,
+    replay_watermill,
     run_replay,
     swap_shadow,
 )
@@ -58,6 +60,7 @@ _tenants = click.option("--tenant", "slugs", multiple=True, metavar="SLUG", help
 @click.option("--resume", "resumed", type=click.UUID, metavar="REPLAY_ID", help="Go on with a replay that was stopped.")
 @click.option("--to", "target", metavar="file:PATH", help="Write the events to a file of JSON lines.")
 @click.option("--from", "source", metavar="file:PATH", help="Append a file's events to the tenant's log.")
+@click.option("--watermill", "from_watermill", is_flag=True, help="Read Watermill's own tables in place of the log.")
 @click.option("--shadow", is_flag=True, help="Rebuild the handler's projection beside the live one, and compare.")
 @click.option("--resume-shadow", is_flag=True, help="With --shadow: go on with one that was stopped.")
 @click.option("--swap", is_flag=True, help="Put the shadow in the live projection's place.")
@@ -66,21 +69,27 @@ _tenants = click.option("--tenant", "slugs", multiple=True, metavar="SLUG", help
 def replay(
     slugs: tuple[str, ...], topic: str, from_offset: int | None, to_offset: int | None, since: str | None, until: str | None,
     uuids: tuple[UUID, ...], correlation_id: str | None, handlers: tuple[str, ...], side_effects: tuple[str, ...],
-    rate: float | None, resumed: UUID | None, target: str | None, source: str | None, shadow: bool, resume_shadow: bool,
+    rate: float | None, resumed: UUID | None, target: str | None, source: str | None, from_watermill: bool, shadow: bool, resume_shadow: bool,
     swap: bool, confirm: str, as_json: bool,
 ) -> int:  # fmt: skip
     """Hand events of the past to handlers once more, or elsewhere; Ctrl-C ends it after the batch in hand."""
-    if sum(map(bool, (resumed, target, source, shadow or swap))) > 1:
-        raise UsageError("--resume, --to, --from and --shadow or --swap exclude one another")
+    if sum(map(bool, (resumed, target, source, from_watermill, shadow or swap))) > 1:
+        raise UsageError("--resume, --to, --from, --watermill and --shadow or --swap exclude one another")
     registry = load_modules(Settings.from_env())
     moments = (_moment("--since", since), _moment("--until", until))
     selection = Selection(topic, from_offset, to_offset, *moments, uuids, correlation_id)
     with open_database(quiet=as_json) as database:
-        tenants = _active(database, slugs)
+        tenants = _active(database, slugs, as_json)
         if target:
             return _export(database, tenants, selection, _path("--to", target), as_json)
         if source:
             return _import(database, registry, _one("--from", "--tenant", tenants), _path("--from", source), confirm)
+        if from_watermill:
+            tenant = _one("--watermill", "--tenant", tenants)
+            source_plan = plan_watermill(database, registry, tenant, selection, handlers, side_effects)
+            if not confirm:
+                return _show_plan(source_plan.replay, as_json, source_plan.id)
+            return _show_run(replay_watermill(database, registry, source_plan, confirm, rate=rate), as_json)
         if shadow or swap:
             tenant = _one("--shadow", "--tenant", tenants)
             handler = _one("--shadow", "--handler", handlers)
@@ -148,7 +157,9 @@ def shadows(drop: str | None, as_json: bool) -> None:
 def watermill(slugs: tuple[str, ...], as_json: bool) -> None:
     """List the topics in Watermill's own tables, with the lag of each consumer group."""
     with open_database(quiet=as_json) as database:
-        topics = [topic for tenant in _active(database, slugs) for topic in inspect_watermill(database, tenant)]
+        topics = [
+            topic for tenant in _active(database, slugs, as_json) for topic in inspect_watermill(database, tenant)
+        ]
     if as_json:
         print_json([asdict(topic) for topic in topics])
         return
@@ -156,7 +167,8 @@ def watermill(slugs: tuple[str, ...], as_json: bool) -> None:
     print_table(["tenant", "topic", "events", "waiting, by group"], rows)
 
 
-def _show_plan(plan: ReplayPlan, as_json: bool) -> int:
+def _show_plan(plan: ReplayPlan, as_json: bool, plan_id: str = "") -> int:
+    plan_id = plan_id or plan.id
     if as_json:
         steps = [asdict(step) for step in plan.steps]
         facts = {
@@ -175,7 +187,7 @@ def _show_plan(plan: ReplayPlan, as_json: bool) -> int:
         click.echo(f"left out {name}: {reason}")
     for name in plan.side_effects:
         click.echo(f"! {name} has side effects: {plan.handlers[name] or 'it does not say which'}")
-    click.echo(f"plan {plan.id}: {plan.event_count} events; dry run: to apply it, add --confirm {plan.id}")
+    click.echo(f"plan {plan_id}: {plan.event_count} events; dry run: to apply it, add --confirm {plan_id}")
     return 0
 
 
@@ -189,8 +201,9 @@ def _show_run(run: ReplayRun, as_json: bool) -> int:
         )
         for failure in run.failures:
             click.echo(f"! {failure.tenant}: {failure.handler} failed on offset {failure.offset}: {failure.error}")
-    if run.state == "cancelled":
+    if run.state == "cancelled" and run.plan_id.startswith("replay-"):
         click.echo(f"to go on: erpkit events replay --resume {run.replay_id} --confirm {run.plan_id}", err=True)
+    if run.state == "cancelled":
         return 130
     return 3 if run.failed else 0
 
@@ -248,12 +261,12 @@ def _show_diff(diff: ShadowDiff, as_json: bool) -> int:
     return 3 if diff.count else 0
 
 
-def _active(database: Database, slugs: Sequence[str]) -> list[Tenant]:
+def _active(database: Database, slugs: Sequence[str], quiet: bool) -> list[Tenant]:
     with database.connection() as connection:
         found = find_tenants(connection, slugs)
     for tenant in found:
         if not tenant.is_active:
-            click.echo(f"skipped {tenant.slug}: {tenant.status}", err=True)
+            click.echo(f"skipped {tenant.slug}: {tenant.status}", err=quiet)
     return [tenant for tenant in found if tenant.is_active]
 
 

@@ -8,7 +8,14 @@ from erpkit.events.event_files import EventFile, ImportPlan, export_events, impo
 from erpkit.events.log import append, list_events, read_events
 from erpkit.events.message import Message, PayloadError, decode, encode
 from erpkit.events.replay import ReplayRun, run_replay
-from erpkit.events.replay_audit import ReplayRecord, ReplayResult, list_replay_results, list_replays, plan_resume
+from erpkit.events.replay_audit import (
+    ReplayRecord,
+    ReplayResult,
+    count_replay_results,
+    list_replay_results,
+    list_replays,
+    plan_resume,
+)
 from erpkit.events.replay_plan import ReplayPlan, ReplayStep, plan_replay
 from erpkit.events.resend import send_events
 from erpkit.events.selection import Selection
@@ -23,7 +30,14 @@ from erpkit.events.shadow import (
     list_shadows,
 )
 from erpkit.events.shadow_swap import ShadowDiff, diff_shadow, rebuild_projection, swap_shadow
-from erpkit.events.watermill import WatermillTopic, inspect_watermill, read_watermill, replay_watermill
+from erpkit.events.watermill import (
+    WatermillPlan,
+    WatermillTopic,
+    inspect_watermill,
+    plan_watermill,
+    read_watermill,
+    replay_watermill,
+)
 
 __all__ = [
     "CommandBus",
@@ -44,9 +58,11 @@ __all__ = [
     "Shadow",
     "ShadowDiff",
     "ShadowRecord",
+    "WatermillPlan",
     "WatermillTopic",
     "append",
     "build_shadow",
+    "count_replay_results",
     "decode",
     "diff_shadow",
     "dispatch",
@@ -66,6 +82,7 @@ __all__ = [
     "plan_import",
     "plan_replay",
     "plan_resume",
+    "plan_watermill",
     "read_backlog",
     "read_events",
     "read_watermill",

@@ -20,7 +20,7 @@ from erpkit.events.replay_plan import ReplayPlan, choose_handlers, count_query, 
 from erpkit.events.selection import Selection
 from erpkit.modules import Registry
 
-__all__ = ["ReplayRecord", "ReplayResult", "list_replay_results", "list_replays", "plan_resume"]
+__all__ = ["ReplayRecord", "ReplayResult", "count_replay_results", "list_replay_results", "list_replays", "plan_resume"]
 
 Outcome = tuple[str, Message, str | None]  # handler, message, error
 
@@ -81,11 +81,35 @@ def list_replay_results(connection: Connection, replay_id: UUID, limit: int = 10
     return [ReplayResult(*row) for row in rows]
 
 
-def plan_resume(connection: Connection, tenants: Sequence[Tenant], registry: Registry, replay_id: UUID) -> ReplayPlan:
+def count_replay_results(
+    connection: Connection, tenants: Sequence[Tenant], replay_id: UUID
+) -> dict[tuple[str, str], dict[str, int]]:
+    """Return how many events each handler handled and failed on, by tenant and handler; one query for the fleet."""
+    found = schemas_with_table(connection, "erpkit_replay_results", [tenant.schema for tenant in tenants])
+    queries = [
+        sql.SQL("SELECT {}, handler, state, count(*) FROM {} WHERE replay_id = {} GROUP BY 2, 3").format(
+            sql.Literal(tenant.slug), sql.Identifier(tenant.schema, "erpkit_replay_results"), sql.Literal(replay_id)
+        )
+        for tenant in tenants
+        if tenant.schema in found
+    ]
+    counts: dict[tuple[str, str], dict[str, int]] = {}
+    for slug, handler, state, count in sorted(fetch_union(connection, queries)):
+        counts.setdefault((slug, handler), {})[state] = count
+    return counts
+
+
+def plan_resume(
+    connection: Connection, tenants: Sequence[Tenant], registry: Registry, replay_id: UUID | str
+) -> ReplayPlan:
     """Plan what a replay that was cancelled, killed or failed has left to do; the plan keeps its id.
 
     Raises UsageError when none of `tenants` knows that replay, or nothing is left of it.
     """
+    try:
+        replay_id = UUID(str(replay_id))
+    except ValueError:
+        raise UsageError(f"{replay_id!r} is no replay's id: see `erpkit events replays`") from None
     rows = {row[0]: row[1:] for row in _read(connection, tenants, _RESUME, replay_id)}
     if not rows:
         raise UsageError(f"no tenant knows a replay {replay_id}: see `erpkit events replays`")

@@ -22,7 +22,7 @@ _ROWS_A_FETCH = 2000
 
 @dataclass(frozen=True)
 class Selection:
-    """Which events of the log: all conditions hold together, and None, () or "*" means no limit.
+    """Which events of the log: all conditions hold together, and None, (), "" or "*" means no limit.
 
     `topic` is a pattern such as `billing.*`; offsets are inclusive; `since` is inclusive and `until` is not, and both need
     a time zone. `uuids` are those of events; `correlation_id` is that of the command that they go back to.
@@ -33,10 +33,15 @@ class Selection:
     last_offset: int | None = None
     since: datetime | None = None
     until: datetime | None = None
-    uuids: tuple[UUID, ...] = ()
+    uuids: Sequence[UUID | str] = ()
     correlation_id: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "correlation_id", self.correlation_id or None)
+        try:
+            object.__setattr__(self, "uuids", tuple(UUID(str(uuid)) for uuid in self.uuids))
+        except ValueError:
+            raise UsageError(f"uuids = {', '.join(map(str, self.uuids))}: one of them is no uuid") from None
         for name, moment in (("since", self.since), ("until", self.until)):
             if moment is not None and moment.tzinfo is None:
                 raise UsageError(f"{name} = {moment.isoformat()} has no time zone: add one, +00:00 for UTC")

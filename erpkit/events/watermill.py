@@ -6,8 +6,9 @@ transaction that still runs, so that none that commits late is skipped; `watermi
 
 from __future__ import annotations
 
+import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -16,16 +17,16 @@ from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 from psycopg import sql
 
 from erpkit.database import Connection, Database, Tenant
-from erpkit.errors import UsageError
+from erpkit.errors import PlanChangedError, UsageError
 from erpkit.events.message import Message
 from erpkit.events.replay import Pace, ReplayFailure, ReplayRun, hand_over, stop_on_interrupt
-from erpkit.events.replay_plan import choose_handlers
+from erpkit.events.replay_plan import ReplayPlan, choose_handlers, steps_of
 from erpkit.events.selection import Selection
 from erpkit.modules import EventHandler, Registry
 
 __all__ = [
-    "Position", "WatermillGroup", "WatermillTopic", "inspect_watermill", "list_watermill_topics", "read_watermill",
-    "replay_watermill", "stream_watermill",
+    "Position", "WatermillGroup", "WatermillPlan", "WatermillTopic", "inspect_watermill", "list_watermill_topics",
+    "plan_watermill", "read_watermill", "replay_watermill", "stream_watermill",
 ]  # fmt: skip
 
 _TABLE, _OFFSETS = "watermill_", "watermill_offsets_"
@@ -59,6 +60,22 @@ class WatermillTopic:
     groups: tuple[WatermillGroup, ...]
 
 
+@dataclass(frozen=True)
+class WatermillPlan:
+    """What a replay of Watermill's tables would do: `replay` counts by module's topic and handler; `topics` are Watermill's."""
+
+    replay: ReplayPlan
+    tenant: Tenant
+    topics: tuple[str, ...]
+    renamed: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The id of the plan; it changes with the events, the choice and the names."""
+        facts = repr((self.replay.id, self.tenant.schema, self.topics, self.renamed))
+        return f"watermill-{hashlib.sha256(facts.encode()).hexdigest()[:10]}"
+
+
 def list_watermill_topics(connection: Connection) -> list[str]:
     """Return the topics that have a table in the present tenant's schema, by name."""
     rows = connection.execute(
@@ -86,13 +103,11 @@ def read_watermill(
     """
     rows = connection.execute(
         sql.SQL(
-            "SELECT transaction_id::text::bigint, \"offset\", uuid, payload, metadata, recorded_at FROM "
-            '(SELECT transaction_id, "offset", uuid::text, payload, coalesce(metadata, \'{{}}\') AS metadata, '
-            "created_at::timestamptz AS recorded_at FROM {table}) e "
+            'SELECT transaction_id::text::bigint, "offset", uuid, payload, metadata, recorded_at FROM {events} '
             'WHERE {condition} AND (transaction_id, "offset") > ({transaction}::text::xid8, {offset}) '
-            "AND transaction_id < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY transaction_id, \"offset\" LIMIT {limit}"
+            'AND transaction_id < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY transaction_id, "offset" LIMIT {limit}'
         ).format(
-            table=sql.Identifier(_TABLE + topic), condition=_condition(selection), transaction=sql.Literal(str(after[0])),
+            events=_events(topic), condition=_condition(selection), transaction=sql.Literal(str(after[0])),
             offset=sql.Literal(after[1]), limit=sql.Literal(limit),
         )
     )  # fmt: skip
@@ -113,35 +128,62 @@ def stream_watermill(
         yield [message for _, message in found]
 
 
-def replay_watermill(
+def plan_watermill(
     database: Database,
     registry: Registry,
     tenant: Tenant,
     selection: Selection,
     handlers: Sequence[str] = (),
     side_effects: Sequence[str] = (),
-    *,
     topics: Mapping[str, str] | None = None,
-    rate: float | None = None,
-    stop: threading.Event | None = None,
-    progress: Callable[[int], object] | None = None,
-) -> ReplayRun:
-    """Hand the selected events of Watermill's tables to handlers; those tables, and the offsets in them, stay as they are.
+) -> WatermillPlan:
+    """Plan to hand the selected events of Watermill's tables to handlers; `handlers` and `side_effects` as in `plan_replay`.
 
     `topics` maps Watermill's topics to those of modules; without it an event goes by its topic, or by the `name` in its
-    metadata. The schema needs no table of erpkit's, and so the returned record is the only audit. Topics follow one
-    another, as Watermill knows no order between them. Events that no chosen handler listens to are passed over. What the
-    handlers publish has no log to go to: raises UsageError, the batch undone, when they do.
+    metadata. Events that no chosen handler listens to are passed over.
     """
-    chosen, _ = choose_handlers(registry, handlers, side_effects)
-    work = _Work(database, registry, tenant, chosen, topics or {}, progress or (lambda _: None))
-    stop = stop or threading.Event()
-    pace = Pace(rate, stop)
+    chosen, left_out = choose_handlers(registry, handlers, side_effects)
+    counts: list[tuple[Any, ...]] = []
     with database.tenant_transaction(tenant) as connection:
         found = [topic for topic in list_watermill_topics(connection) if selection.has_topic(topic)]
-    with stop_on_interrupt(stop):
         for topic in found:
-            for messages in stream_watermill(database, tenant, topic, selection, pace.batch):
+            rows = connection.execute(
+                sql.SQL(
+                    'SELECT e.metadata->>\'name\', count(*), min("offset"), max("offset"), min(recorded_at), max(recorded_at) '
+                    "FROM {} WHERE {} AND transaction_id < pg_snapshot_xmin(pg_current_snapshot()) GROUP BY 1 ORDER BY 1"
+                ).format(_events(topic), _condition(selection))
+            )
+            wanted = {registry.topic(handler.event) for handler in chosen}
+            counts += [(tenant.slug, _name(topic, row[0], topics or {}, wanted), *row[1:]) for row in rows]
+    steps = steps_of(registry, chosen, replace(selection, topic="*"), counts)
+    plan = ReplayPlan(selection, (tenant,) if steps else (), steps, left_out)
+    return WatermillPlan(plan, tenant, tuple(found), tuple(sorted((topics or {}).items())))
+
+
+def replay_watermill(
+    database: Database,
+    registry: Registry,
+    plan: WatermillPlan,
+    confirm: str,
+    progress: Callable[[int], object] | None = None,
+    *,
+    rate: float | None = None,
+    stop: threading.Event | None = None,
+) -> ReplayRun:
+    """Carry out `plan` if `confirm` is its id; Watermill's tables, and the offsets in them, stay as they are.
+
+    The schema needs no table of erpkit's, and so the returned record is the only audit, and nothing is resumed. Topics
+    follow one another, as Watermill knows no order between them. What handlers publish has no log to go to: raises
+    UsageError, the batch undone, when they do.
+    """
+    if confirm != plan.id:
+        raise PlanChangedError(f"confirm={confirm!r} is not the id of the present plan, {plan.id}: nothing was done")
+    work = _Work(database, registry, plan, progress or (lambda _: None))
+    stop = stop or threading.Event()
+    pace = Pace(rate, stop)
+    with stop_on_interrupt(stop):
+        for topic in plan.topics:
+            for messages in stream_watermill(database, plan.tenant, topic, plan.replay.selection, pace.batch):
                 work.replay(messages)
                 pace.wait(len(messages))
                 if stop.is_set():
@@ -151,19 +193,18 @@ def replay_watermill(
 
 class _Work:
     def __init__(
-        self, database: Database, registry: Registry, tenant: Tenant, chosen: Sequence[EventHandler], topics: Mapping[str, str],
-        progress: Callable[[int], object],
-    ) -> None:  # fmt: skip
-        self._database, self._registry, self._tenant, self._progress = database, registry, tenant, progress
-        self._topics, self._replay_id = topics, uuid4()
+        self, database: Database, registry: Registry, plan: WatermillPlan, progress: Callable[[int], object]
+    ) -> None:
+        self._database, self._registry, self._plan, self._progress = database, registry, plan, progress
+        self._tenant, self._replay_id = plan.tenant, uuid4()
         self._handlers: dict[str, list[EventHandler]] = {}
-        for handler in chosen:
+        for handler in (registry.event_handlers[name] for name in plan.replay.handlers):
             self._handlers.setdefault(registry.topic(handler.event), []).append(handler)
         self._handled = self._failed = 0
         self._failures: list[ReplayFailure] = []
 
     def replay(self, messages: Sequence[Message]) -> None:
-        named = [self._name(message) for message in messages]
+        named = [self._named(message) for message in messages]
         pairs = [(handler, message) for message in named for handler in self._handlers.get(message.topic, ())]
         with self._database.tenant_transaction(self._tenant, write=True) as connection:
             outcomes, published = hand_over(connection, self._tenant, self._registry, pairs)
@@ -180,13 +221,25 @@ class _Work:
         self._progress(len(messages))
 
     def result(self, state: str) -> ReplayRun:
-        return ReplayRun("", self._replay_id, self._handled, 0, tuple(self._failures), self._failed, state)
+        return ReplayRun(self._plan.id, self._replay_id, self._handled, 0, tuple(self._failures), self._failed, state)
 
-    def _name(self, message: Message) -> Message:
-        topic = self._topics.get(message.topic, message.topic)
-        if topic not in self._handlers:
-            topic = message.metadata.get("name", topic)
+    def _named(self, message: Message) -> Message:
+        topic = _name(message.topic, message.metadata.get("name"), dict(self._plan.renamed), self._handlers)
         return replace(message, topic=topic, replay_id=self._replay_id)
+
+
+def _name(topic: str, name: str | None, renamed: Mapping[str, str], wanted: Collection[str]) -> str:
+    """Return the module's topic that an event of Watermill's goes by."""
+    found = renamed.get(topic, topic)
+    return found if found in wanted or name is None else name
+
+
+def _events(topic: str) -> sql.Composed:
+    """Return a topic's table with the columns of erpkit's log."""
+    return sql.SQL(
+        "(SELECT transaction_id, \"offset\", uuid::text, payload, coalesce(metadata, '{{}}') AS metadata, "
+        "created_at::timestamptz AS recorded_at FROM {}) e"
+    ).format(sql.Identifier(_TABLE + topic))
 
 
 def _condition(selection: Selection) -> sql.Composed:

@@ -110,3 +110,4 @@ def test_what_makes_no_sense_is_refused_in_one_line(planted: Planted, arguments:
 
 def test_an_erp_without_watermills_tables_has_none_to_list(planted: Planted) -> None:
     assert json.loads(erpkit("events", "watermill", "--json").stdout) == []
+    assert json.loads(replay("--watermill", "--json").stdout)["events"] == 0

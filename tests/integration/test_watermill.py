@@ -8,8 +8,16 @@ import psycopg
 import pytest
 
 from erpkit.database import Database, Tenant
-from erpkit.errors import UsageError
-from erpkit.events import Context, Selection, inspect_watermill, read_watermill, replay_watermill
+from erpkit.errors import PlanChangedError, UsageError
+from erpkit.events import (
+    Context,
+    ReplayRun,
+    Selection,
+    inspect_watermill,
+    plan_watermill,
+    read_watermill,
+    replay_watermill,
+)
 from erpkit.modules import EventHandler, Module, Registry
 from erpkit.tenants import create_tenant
 
@@ -86,6 +94,13 @@ def _seen(database: Database) -> list[object]:
         return [n for (n,) in connection.execute("SELECT number FROM tenant_acme.seen WHERE replay ORDER BY id")]
 
 
+def _replay(
+    database: Database, tenant: Tenant, selection: Selection, side_effects: tuple[str, ...] = (), **topics: str
+) -> ReplayRun:
+    plan = plan_watermill(database, SHOP, tenant, selection, (), side_effects, topics)
+    return replay_watermill(database, SHOP, plan, plan.id)
+
+
 def test_a_late_commit_is_read_in_its_place_and_skipped_by_nobody(database: Database, acme: Tenant) -> None:
     with psycopg.connect(database.conninfo) as slow, psycopg.connect(database.conninfo) as quick:
         slow.execute("SELECT pg_current_xact_id()")  # the older transaction
@@ -127,7 +142,15 @@ def test_a_replay_hands_them_to_handlers_and_changes_no_table_of_watermill(datab
         _publish(connection, "orders", 3, name="other.Event")
         connection.execute("INSERT INTO tenant_acme.watermill_offsets_orders VALUES ('mail', 1, '5')")
     before = inspect_watermill(database, acme)
-    run = replay_watermill(database, SHOP, acme, Selection())
+    plan = plan_watermill(database, SHOP, acme, Selection())
+    assert [(s.topic, s.handler, s.events, s.has_side_effects) for s in plan.replay.steps] == [
+        ("shop.OrderPlaced", "shop.see", 1, False), ("shop.OrderPlaced", "shop.see", 2, False),
+    ]  # fmt: skip
+    assert plan.replay.left_out == {"shop.tell": "has side effects"}
+    with pytest.raises(PlanChangedError, match="nothing was done"):
+        replay_watermill(database, SHOP, plan, "watermill-0")
+    assert _seen(database) == []
+    run = replay_watermill(database, SHOP, plan, plan.id)
     assert (run.handled, run.state, [(f.handler, f.error) for f in run.failures]) == (
         2, "done", [("shop.see", "ValueError: thirteen")],
     )  # fmt: skip
@@ -145,10 +168,9 @@ def test_a_selection_names_topics_offsets_and_uuids_and_topics_can_be_mapped(dat
         _publish(connection, "orders", 1, uuid=str(UUID(int=1)))
         _publish(connection, "orders", 2, uuid="01HZXT5V0Y0000000000000000")
         _publish(connection, "orders", 3)
-    mapped = {"orders": "shop.OrderPlaced"}
-    replay_watermill(database, SHOP, acme, Selection("ord*", uuids=(UUID(int=1),)), topics=mapped)
-    replay_watermill(database, SHOP, acme, Selection(first_offset=3), topics=mapped)
-    replay_watermill(database, SHOP, acme, Selection("shop.*"), topics=mapped)
+    _replay(database, acme, Selection("ord*", uuids=(UUID(int=1),)), orders="shop.OrderPlaced")
+    _replay(database, acme, Selection(first_offset=3), orders="shop.OrderPlaced")
+    _replay(database, acme, Selection("shop.*"), orders="shop.OrderPlaced")
     assert _seen(database) == [1, 3]
     with database.tenant_transaction(acme) as connection:
         (_, ulid) = read_watermill(connection, "orders", Selection())[1]
@@ -161,5 +183,5 @@ def test_a_handler_that_publishes_is_refused_as_there_is_no_log(database: Databa
     with database.connection() as connection:
         _publish(connection, "shop.OrderPlaced", 1)
     with pytest.raises(UsageError, match="a handler publishes shop.OrderSeen"):
-        replay_watermill(database, SHOP, acme, Selection(), [], ["shop.tell"])
+        _replay(database, acme, Selection(), ("shop.tell",))
     assert _seen(database) == []
