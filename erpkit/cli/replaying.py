@@ -69,8 +69,8 @@ _tenants = click.option("--tenant", "slugs", multiple=True, metavar="SLUG", help
 def replay(
     slugs: tuple[str, ...], topic: str, from_offset: int | None, to_offset: int | None, since: str | None, until: str | None,
     uuids: tuple[UUID, ...], correlation_id: str | None, handlers: tuple[str, ...], side_effects: tuple[str, ...],
-    rate: float | None, resumed: UUID | None, target: str | None, source: str | None, from_watermill: bool, shadow: bool, resume_shadow: bool,
-    swap: bool, confirm: str, as_json: bool,
+    rate: float | None, resumed: UUID | None, target: str | None, source: str | None, from_watermill: bool, shadow: bool,
+    resume_shadow: bool, swap: bool, confirm: str, as_json: bool,
 ) -> int:  # fmt: skip
     """Hand events of the past to handlers once more, or elsewhere; Ctrl-C ends it after the batch in hand."""
     if sum(map(bool, (resumed, target, source, from_watermill, shadow or swap))) > 1:

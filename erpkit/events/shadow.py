@@ -119,7 +119,11 @@ def build_shadow(
     stop = stop or threading.Event()
     pace = Pace(rate, stop)
     with stop_on_interrupt(stop):
-        while not stop.is_set() and (events := _batch(database, registry, shadow, pace.batch)) is not None:
+        while not stop.is_set():
+            with database.tenant_transaction(tenant, write=True) as connection:
+                events = advance(connection, registry, shadow, pace.batch)
+            if events is None:
+                break
             (progress or (lambda _: None))(events)
             pace.wait(events)
     return _read(database, shadow, is_complete=not stop.is_set())
@@ -140,11 +144,11 @@ def list_shadows(connection: Connection) -> list[ShadowRecord]:
         "SELECT schemaname FROM pg_tables WHERE tablename = 'erpkit_shadow' AND starts_with(schemaname, %s) ORDER BY 1",
         [_PREFIX],
     ).fetchall()
-    query = "SELECT tenant, handlers, events, (SELECT count(*) FROM {}), started_at FROM {}"
+    query = sql.SQL("SELECT tenant, handlers, events, (SELECT count(*) FROM {}), started_at FROM {}")
     found = []
     for (name,) in names:
         tables = (sql.Identifier(name, table) for table in ("erpkit_shadow_failures", "erpkit_shadow"))
-        found += [ShadowRecord(name, *row) for row in connection.execute(sql.SQL(query).format(*tables))]
+        found += [ShadowRecord(name, *row) for row in connection.execute(query.format(*tables))]
     return found
 
 
@@ -211,8 +215,7 @@ def advance(connection: Connection, registry: Registry, shadow: Shadow, limit: i
         outcomes, _ = hand_over(connection, shadow.tenant, registry, pairs)
         _check_walls(shadow, [(name, error) for name, _, error in outcomes if error])
         failures = [(name, m.offset, m.uuid, error) for name, m, error in outcomes if error]
-        for failure in failures:
-            connection.execute("INSERT INTO erpkit_shadow_failures VALUES (%s, %s, %s, %s)", failure)
+        connection.cursor().executemany("INSERT INTO erpkit_shadow_failures VALUES (%s, %s, %s, %s)", failures)
         moved = {h.name: max(positions[h.name], min(reached, goals[h.name])) for h in behind}
         connection.execute(
             "UPDATE erpkit_shadow SET positions = %s, events = events + %s", [Jsonb(positions | moved), len(pairs)]
@@ -220,18 +223,11 @@ def advance(connection: Connection, registry: Registry, shadow: Shadow, limit: i
     return len(messages)
 
 
-def _batch(database: Database, registry: Registry, shadow: Shadow, limit: int) -> int | None:
-    with database.tenant_transaction(shadow.tenant, write=True) as connection:
-        return advance(connection, registry, shadow, limit)
-
-
 def _check_walls(shadow: Shadow, errors: Sequence[tuple[str, str]]) -> None:
     for handler, error in errors:
         if error.startswith("InsufficientPrivilege"):
-            raise ErpkitError(
-                f"tenant {shadow.tenant.slug}: {handler} reaches for more than it declares ({error}): add the table to its "
-                "`writes`"
-            )
+            slug = shadow.tenant.slug
+            raise ErpkitError(f"tenant {slug}: {handler} reaches for more than it declares in `writes` ({error})")
 
 
 def _checkpoints(connection: Connection, handlers: Sequence[str]) -> list[tuple[str, int]]:
@@ -263,8 +259,7 @@ def _create(database: Database, shadow: Shadow) -> None:
         connection.execute(sql.SQL("CREATE SCHEMA {}").format(name))
         for table in shadow.projection.tables:
             _copy_table(connection, shadow, table)
-        path = sql.SQL("SET LOCAL search_path TO {}, pg_temp").format(name)
-        connection.execute(path)
+        connection.execute(sql.SQL("SET LOCAL search_path TO {}, pg_temp").format(name))
         connection.execute(
             "CREATE TABLE erpkit_shadow (tenant text, handlers text[], events bigint, positions jsonb, "
             "started_at timestamptz DEFAULT now())"

@@ -6,11 +6,13 @@ import getpass
 import hashlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 from psycopg import sql
 
 from erpkit.database import Connection, Database, Tenant
@@ -76,7 +78,7 @@ def diff_shadow(database: Database, registry: Registry, shadow: Shadow) -> Shado
 
     The handlers' dispatchers wait meanwhile. Raises UsageError for a table without a primary key.
     """
-    with database.tenant_transaction(shadow.tenant, write=True, statement_timeout=None) as connection:
+    with _transaction(database, shadow.tenant) as connection:
         return _settle(connection, registry, shadow)
 
 
@@ -87,7 +89,7 @@ def swap_shadow(database: Database, registry: Registry, shadow: Shadow, confirm:
     rows that differ are written, so that grants, foreign keys and triggers stay what they are. Raises PlanChangedError, with
     the live tables as they were, when the difference is another by now.
     """
-    with database.tenant_transaction(shadow.tenant, write=True, statement_timeout=None) as connection:
+    with _transaction(database, shadow.tenant) as connection:
         return _swap(connection, registry, shadow, confirm)
 
 
@@ -113,8 +115,19 @@ def rebuild_projection(
     )  # fmt: skip
     if not shadow.is_complete:
         raise ErpkitError(f"tenant {tenant.slug}: the rebuild was stopped after {shadow.events} events; resume it")
-    with database.tenant_transaction(tenant, write=True, statement_timeout=None) as connection:
+    with _transaction(database, tenant) as connection:
         return _swap(connection, registry, shadow, None)
+
+
+@contextmanager
+def _transaction(database: Database, tenant: Tenant) -> Iterator[Connection]:
+    try:
+        with database.tenant_transaction(tenant, write=True, statement_timeout=None) as connection:
+            yield connection
+    except psycopg.errors.LockNotAvailable:
+        raise ErpkitError(
+            f"tenant {tenant.slug}: a dispatcher or another transaction held the projection for {_LOCK_SECONDS} s: try again"
+        ) from None
 
 
 def _swap(connection: Connection, registry: Registry, shadow: Shadow, confirm: str | None) -> ShadowDiff:

@@ -204,8 +204,23 @@ def test_a_shadow_catches_up_with_what_was_handled_since(shared_database: Databa
     assert _rows(shared_database, TOTALS) == [(1, 1, 2), (2, 20, 40), (4, 40, 80), (5, 50, 100)]
 
 
-def test_a_dispatcher_waits_while_a_swap_is_made(shared_database: Database, acme: Tenant) -> None:
-    """Each event is in the projection once, however dispatch and swap meet."""
+def test_a_swap_waits_for_the_batch_that_a_dispatcher_has_in_hand(shared_database: Database, acme: Tenant) -> None:
+    shadow = build_shadow(shared_database, SHOP, acme, "shop.on_sold")
+    _sales(shared_database, acme, [Sold(1, 1)])
+    found: list[int] = []
+    compare = threading.Thread(target=lambda: found.append(diff_shadow(shared_database, SHOP, shadow).shadow.events))
+    with shared_database.tenant_transaction(acme, write=True) as connection:
+        lock = "pg_try_advisory_xact_lock(hashtextextended('erpkit.dispatch.tenant_acme.shop.on_sold', 0))"
+        assert connection.execute(f"SELECT {lock}").fetchall() == [(True,)]
+        compare.start()
+        compare.join(0.3)
+        assert compare.is_alive()
+        connection.execute("UPDATE erpkit_checkpoints SET \"offset\" = 5 WHERE consumer_group = 'shop.on_sold'")
+    compare.join()
+    assert found == [5]
+
+
+def test_a_projection_is_right_however_dispatch_and_swap_meet(shared_database: Database, acme: Tenant) -> None:
     stop = threading.Event()
 
     def trade() -> None:
@@ -232,7 +247,7 @@ def test_a_handler_that_writes_what_it_does_not_declare_is_refused_by_postgresql
     shared_database: Database, acme: Tenant
 ) -> None:
     registry = _module(replayable=True, writes=("totals",))
-    with pytest.raises(ErpkitError, match="shop.meddle reaches for more than it declares .*elsewhere"):
+    with pytest.raises(ErpkitError, match="shop.meddle reaches for more than it declares in `writes` .*elsewhere"):
         build_shadow(shared_database, registry, acme, "shop.on_sold")
     assert _rows(shared_database, "SELECT count(*) FROM tenant_acme.elsewhere") == [(3,)]  # of the fixture's dispatch
 
