@@ -6,6 +6,7 @@ from erpkit.events.causes import DeadLetterCount, cause_of, count_dead_letters, 
 from erpkit.events.context import Context
 from erpkit.events.dead_letters import DeadLetter, DeadLetterDetail, list_dead_letters, show_dead_letter
 from erpkit.events.dispatch import CrashError, DispatchResult, dispatch, dispatch_batch
+from erpkit.events.event_files import EventFile, ImportPlan, export_events, import_events, plan_import
 from erpkit.events.lag import GroupLag, LockHolder, TopicRate, read_lag, read_lock_holders, read_rates
 from erpkit.events.letter_plan import LetterPlan, LetterSelection, plan_discard, plan_retry
 from erpkit.events.letter_run import LetterResult, LetterRun, run_discard, run_retry
@@ -13,11 +14,41 @@ from erpkit.events.log import append, list_events, read_events
 from erpkit.events.memory import EventBus
 from erpkit.events.message import Message, PayloadError, decode, encode
 from erpkit.events.parking import Parked, hold_back, list_parked
-from erpkit.events.replay import ReplayPlan, ReplayRun, ReplayStep, Selection, plan_replay, run_replay
+from erpkit.events.replay import ReplayRun, run_replay
+from erpkit.events.replay_audit import (
+    ReplayRecord,
+    ReplayResult,
+    count_replay_results,
+    list_replay_results,
+    list_replays,
+    plan_resume,
+)
+from erpkit.events.replay_plan import ReplayPlan, ReplayStep, plan_replay
+from erpkit.events.resend import send_events
 from erpkit.events.router import EVERY, careful, handle
+from erpkit.events.selection import Selection
+from erpkit.events.shadow import (
+    Projection,
+    Shadow,
+    ShadowRecord,
+    build_shadow,
+    drop_shadow,
+    find_projection,
+    find_shadow,
+    list_shadows,
+)
+from erpkit.events.shadow_swap import ShadowDiff, diff_shadow, rebuild_projection, swap_shadow
 from erpkit.events.timeout import HandlerTimeoutError, overdue
 from erpkit.events.upcasters import decode_message
 from erpkit.events.watchdog import Watch, Watchdog
+from erpkit.events.watermill import (
+    WatermillPlan,
+    WatermillTopic,
+    inspect_watermill,
+    plan_watermill,
+    read_watermill,
+    replay_watermill,
+)
 from erpkit.events.worker import Worker, WorkerReport
 
 __all__ = [
@@ -30,8 +61,10 @@ __all__ = [
     "DeadLetterDetail",
     "DispatchResult",
     "EventBus",
+    "EventFile",
     "GroupLag",
     "HandlerTimeoutError",
+    "ImportPlan",
     "LetterPlan",
     "LetterResult",
     "LetterRun",
@@ -40,45 +73,73 @@ __all__ = [
     "Message",
     "Parked",
     "PayloadError",
+    "Projection",
     "QueryBus",
     "ReplayPlan",
+    "ReplayRecord",
+    "ReplayResult",
     "ReplayRun",
     "ReplayStep",
     "Selection",
+    "Shadow",
+    "ShadowDiff",
+    "ShadowRecord",
     "TopicRate",
     "Watch",
     "Watchdog",
+    "WatermillPlan",
+    "WatermillTopic",
     "Worker",
     "WorkerReport",
     "append",
+    "build_shadow",
     "careful",
     "cause_of",
     "count_dead_letters",
+    "count_replay_results",
     "decode",
     "decode_message",
+    "diff_shadow",
     "dispatch",
     "dispatch_batch",
+    "drop_shadow",
     "encode",
+    "export_events",
+    "find_projection",
+    "find_shadow",
     "group_letters",
     "handle",
     "handler_topics",
     "hold_back",
+    "import_events",
+    "inspect_watermill",
     "list_dead_letters",
     "list_events",
     "list_parked",
+    "list_replay_results",
+    "list_replays",
+    "list_shadows",
     "overdue",
     "plan_discard",
+    "plan_import",
     "plan_replay",
+    "plan_resume",
     "plan_retry",
+    "plan_watermill",
     "read_backlog",
     "read_events",
     "read_lag",
     "read_lock_holders",
     "read_rates",
     "read_waiting",
+    "read_watermill",
+    "rebuild_projection",
+    "replay_watermill",
     "run_discard",
     "run_replay",
     "run_retry",
+    "send_events",
     "show_dead_letter",
     "sum_counts",
+    "swap_shadow",
 ]

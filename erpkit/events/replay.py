@@ -1,100 +1,34 @@
-"""Handing events of the past to chosen handlers once more: planned, confirmed, recorded."""
+"""Handing events of the past to chosen handlers once more: planned, confirmed, recorded, and resumed where it stopped."""
 
 from __future__ import annotations
 
-import fnmatch
-import getpass
-import hashlib
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
-from typing import Any
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
 from uuid import UUID, uuid4
 
 import psycopg
-from psycopg import sql
-from psycopg.types.json import Jsonb
 
-from erpkit.database import Connection, Database, Tenant, fetch_union, schemas_with_table
-from erpkit.errors import PlanChangedError, UsageError
-from erpkit.events.dispatch import handle
-from erpkit.events.log import COLUMNS, append, to_message
+from erpkit.database import Connection, Database, Tenant
+from erpkit.errors import ErpkitError, PlanChangedError, UsageError
+from erpkit.events.log import append
 from erpkit.events.message import Message
+from erpkit.events.replay_audit import Outcome, claim, close_replay, open_replay, record
+from erpkit.events.replay_plan import ReplayPlan
+from erpkit.events.router import handle
+from erpkit.events.selection import read_selected
 from erpkit.modules import EventHandler, Registry
 
-__all__ = ["ReplayPlan", "ReplayRun", "ReplayStep", "Selection", "plan_replay", "run_replay"]
+__all__ = ["Pace", "ReplayFailure", "ReplayRun", "run_replay", "stop_on_interrupt"]
 
 _BATCH = 500
+_FAILURES_KEPT = 1000  # in memory; all are in erpkit_replay_results
 
-
-@dataclass(frozen=True)
-class Selection:
-    """Which events of the log: all conditions hold together, and None or "*" means no limit.
-
-    `topic` is a pattern such as `billing.*`; offsets are inclusive; `since` is inclusive and `until` is not, and both need
-    a time zone.
-    """
-
-    topic: str = "*"
-    first_offset: int | None = None
-    last_offset: int | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-
-    def __post_init__(self) -> None:
-        for name, moment in (("since", self.since), ("until", self.until)):
-            if moment is not None and moment.tzinfo is None:
-                raise UsageError(f"{name} = {moment.isoformat()} has no time zone: add one, +00:00 for UTC")
-
-    def condition(self) -> sql.Composed:
-        """Return the selection as the condition of a WHERE clause, without the topic."""
-        limits = [('"offset" >=', self.first_offset), ('"offset" <=', self.last_offset)]
-        times = [("recorded_at >=", self.since), ("recorded_at <", self.until)]
-        parts = [
-            sql.SQL(left + " {}").format(sql.Literal(value)) for left, value in limits + times if value is not None
-        ]
-        return sql.SQL(" AND ").join([sql.SQL("true"), *parts])
-
-
-@dataclass(frozen=True)
-class ReplayStep:
-    """The events of one topic of one tenant that one handler would see again."""
-
-    tenant: str
-    topic: str
-    handler: str
-    events: int
-    first_offset: int
-    last_offset: int
-    first_time: datetime
-    last_time: datetime
-
-
-@dataclass(frozen=True)
-class ReplayPlan:
-    """What a replay would do. `left_out` maps handlers that it leaves alone to the reason; `id` changes with the world."""
-
-    selection: Selection
-    tenants: tuple[Tenant, ...]
-    steps: tuple[ReplayStep, ...]
-    left_out: dict[str, str]
-
-    @property
-    def id(self) -> str:
-        """`replay-` and ten hexadecimal digits that stand for exactly this plan."""
-        facts = [asdict(self.selection), [asdict(step) for step in self.steps]]
-        return f"replay-{hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:10]}"
-
-    @property
-    def event_count(self) -> int:
-        """How many times a handler would be called."""
-        return sum(step.events for step in self.steps)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to replay."""
-        return not self.steps
+Handlers = Mapping[str, Sequence[EventHandler]]  # by topic
 
 
 @dataclass(frozen=True)
@@ -109,52 +43,18 @@ class ReplayFailure:
 
 @dataclass(frozen=True)
 class ReplayRun:
-    """The result of a replay: how many events each handler handled, what failed, and the dead letters that it resolved."""
+    """The result of a replay: how many events each handler handled, what failed, and the dead letters that it resolved.
+
+    `state` is done or cancelled. `failures` are the first thousand of `failed`.
+    """
 
     plan_id: str
     replay_id: UUID
     handled: int
     resolved: int
     failures: tuple[ReplayFailure, ...]
-
-
-def plan_replay(
-    connection: Connection,
-    tenants: Sequence[Tenant],
-    registry: Registry,
-    selection: Selection,
-    handlers: Sequence[str] = (),
-    side_effects: Sequence[str] = (),
-) -> ReplayPlan:
-    """Plan to replay what `selection` holds in the logs of `tenants`.
-
-    `handlers` names those to use; without it all replayable ones are. A handler with side effects is left out unless
-    `side_effects` names it. Raises UsageError for a handler that does not exist.
-    """
-    chosen, left_out = choose_handlers(registry, handlers, side_effects)
-    counts = _count_events(connection, tenants, selection)
-    steps = [
-        ReplayStep(slug, topic, handler.name, *facts)
-        for slug, topic, *facts in counts
-        if fnmatch.fnmatchcase(topic, selection.topic)
-        for handler in chosen
-        if registry.topic(handler.event) == topic
-    ]
-    with_steps = {step.tenant for step in steps}
-    return ReplayPlan(selection, tuple(t for t in tenants if t.slug in with_steps), tuple(steps), left_out)
-
-
-def choose_handlers(
-    registry: Registry, handlers: Sequence[str], side_effects: Sequence[str]
-) -> tuple[list[EventHandler], dict[str, str]]:
-    """Return the handlers that a replay may use, and those that it leaves out with the reason. Pure."""
-    known = registry.event_handlers
-    if unknown := sorted({*handlers, *side_effects} - set(known)):
-        raise UsageError(f"no handler is named {', '.join(unknown)}; there are {', '.join(known)}")
-    asked = [handler for name, handler in known.items() if not handlers or name in handlers or name in side_effects]
-    chosen = [handler for handler in asked if handler.replayable or handler.name in side_effects]
-    left_out = {handler.name: "has side effects" for handler in asked if handler not in chosen}
-    return chosen, left_out
+    failed: int = 0
+    state: str = "done"
 
 
 def run_replay(
@@ -162,130 +62,181 @@ def run_replay(
     registry: Registry,
     plan: ReplayPlan,
     confirm: str,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
+    *,
+    rate: float | None = None,
+    stop: threading.Event | None = None,
 ) -> ReplayRun:
     """Carry out `plan` if `confirm` is its id; live checkpoints stay where they are.
 
-    An event that a handler fails on is reported and left behind; one that succeeds closes its dead letter. Raises
-    PlanChangedError, with nothing done, when the id is another.
+    Each tenant's events go to all their handlers in the order of the log. An event that a handler fails on is reported and
+    left behind; one that succeeds closes its dead letter. `rate` is in events per second. `stop`, or Ctrl-C, ends it after the
+    batch in hand, and `plan_resume` goes on from there; so it does after a crash. Raises PlanChangedError, with nothing done,
+    when the id is another.
     """
     if confirm != plan.id:
         raise PlanChangedError(f"confirm={confirm!r} is not the id of the present plan, {plan.id}: nothing was done")
-    replay_id = uuid4()
-    handled = resolved = 0
-    failures: list[ReplayFailure] = []
-    for tenant in plan.tenants:
-        steps = [step for step in plan.steps if step.tenant == tenant.slug]
-        _open_audit(database, tenant, plan, replay_id, steps)
-        done, failed = 0, len(failures)
+    replay_id = plan.resumes or uuid4()
+    stop = stop or threading.Event()
+    work = _Work(database, registry, plan, replay_id, Pace(rate, stop), stop, progress or (lambda _: None))
+    _open(database, plan, replay_id)
+    try:
+        with stop_on_interrupt(stop):
+            for tenant in plan.tenants:
+                work.replay(tenant)
+    except BaseException as error:
+        state = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
+        with suppress(ErpkitError, psycopg.Error):  # of both faults, the first one is told
+            close_replay(database, plan.tenants, replay_id, state, f"{type(error).__name__}: {error}".strip())
+        raise
+    if stop.is_set():
+        close_replay(database, plan.tenants, replay_id, "cancelled")
+    return work.result()
+
+
+class Pace:
+    """Holds work back to a rate; `stop` wakes it."""
+
+    def __init__(self, rate: float | None, stop: threading.Event) -> None:
+        if rate is not None and rate <= 0:
+            raise UsageError(f"rate = {rate} is no rate: give events per second, or leave it out")
+        self._rate, self._stop, self._due = rate, stop, time.monotonic()
+        self.batch = _BATCH if rate is None else max(1, min(_BATCH, int(rate / 4)))
+
+    def wait(self, events: int) -> None:
+        """Wait until `events` more may have been done."""
+        if self._rate is None:
+            return
+        self._due = max(self._due, time.monotonic() - 1) + events / self._rate
+        self._stop.wait(max(0.0, self._due - time.monotonic()))
+
+
+@contextmanager
+def stop_on_interrupt(stop: threading.Event) -> Iterator[None]:
+    """Let the first Ctrl-C set `stop`, so that what is in hand is finished; the second one interrupts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, usual)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+class _Work:
+    """One run of a plan, with what it has counted so far."""
+
+    def __init__(
+        self, database: Database, registry: Registry, plan: ReplayPlan, replay_id: UUID, pace: Pace, stop: threading.Event,
+        progress: Callable[[int], object],
+    ) -> None:  # fmt: skip
+        self._database, self._registry, self._plan, self._replay_id = database, registry, plan, replay_id
+        self._pace, self._stop, self._progress = pace, stop, progress
+        self._handled = self._failed = self._resolved = 0
+        self._failures: list[ReplayFailure] = []
+
+    def result(self) -> ReplayRun:
+        state = "cancelled" if self._stop.is_set() else "done"
+        return ReplayRun(
+            self._plan.id, self._replay_id, self._handled, self._resolved, tuple(self._failures), self._failed, state
+        )
+
+    def replay(self, tenant: Tenant) -> None:
+        """Replay all of one tenant, batch by batch, unless it is told to stop."""
+        steps = [step for step in self._plan.steps if step.tenant == tenant.slug]
+        handlers: dict[str, list[EventHandler]] = {}
         for step in steps:
-            ok, closed, bad = _replay_step(database, tenant, registry, plan, step, replay_id, progress)
-            done, resolved, failures = done + ok, resolved + closed, failures + bad
-        _close_audit(database, tenant, replay_id, done, len(failures) - failed)
-        handled += done
-    return ReplayRun(plan.id, replay_id, handled, resolved, tuple(failures))
+            handlers.setdefault(step.topic, []).append(self._registry.event_handlers[step.handler])
+        after = self._plan.positions.get(tenant.slug, min((step.first_offset for step in steps), default=1) - 1)
+        last = max((step.last_offset for step in steps), default=0)
+        while not self._stop.is_set():
+            messages = self._batch(tenant, handlers, after, last)
+            if not messages:
+                close_replay(self._database, [tenant], self._replay_id, "done")
+                return
+            after = messages[-1].offset or 0
+            self._pace.wait(len(messages))
+
+    def _batch(self, tenant: Tenant, handlers: Handlers, after: int, last: int) -> list[Message]:
+        """Replay a batch in one transaction: effects, results, inbox and position become true together."""
+        with self._database.tenant_transaction(tenant, write=True) as connection:
+            messages = read_selected(
+                connection, self._plan.selection, list(handlers), after, last, self._pace.batch, self._replay_id
+            )
+            if not messages:
+                return []
+            claim(connection, self._replay_id, after)
+            pairs = [(handler, message) for message in messages for handler in handlers[message.topic]]
+            outcomes, published = hand_over(connection, tenant, self._registry, pairs)
+            resolved = record(connection, self._replay_id, outcomes, messages[-1].offset or 0)
+            append(connection, published)
+        self._count(tenant, outcomes, resolved)
+        return messages
+
+    def _count(self, tenant: Tenant, outcomes: Sequence[Outcome], resolved: int) -> None:
+        failures = [ReplayFailure(tenant.slug, name, m.offset or 0, error) for name, m, error in outcomes if error]
+        self._handled += len(outcomes) - len(failures)
+        self._failed += len(failures)
+        self._resolved += resolved
+        self._failures += failures[: _FAILURES_KEPT - len(self._failures)]
+        self._progress(len(outcomes))
 
 
-def _count_events(connection: Connection, tenants: Sequence[Tenant], selection: Selection) -> list[tuple[Any, ...]]:
-    found = schemas_with_table(connection, "erpkit_events", [tenant.schema for tenant in tenants])
-    queries = [
-        sql.SQL(
-            'SELECT {}, topic, count(*), min("offset"), max("offset"), min(recorded_at), max(recorded_at) '
-            "FROM {} WHERE {} GROUP BY topic"
-        ).format(sql.Literal(t.slug), sql.Identifier(t.schema, "erpkit_events"), selection.condition())
-        for t in tenants
-        if t.schema in found
-    ]
-    return sorted(fetch_union(connection, queries))
+def hand_over(
+    connection: Connection, tenant: Tenant, registry: Registry, pairs: Sequence[tuple[EventHandler, Message]]
+) -> tuple[list[Outcome], list[Message]]:
+    """Run each handler on its message, in order; return what became of each, and what was published.
+
+    All go in one savepoint; only when something fails, or a handler has side effects, which must not be tried twice, does
+    each get one of its own.
+    """
+    if all(handler.replayable for handler, _ in pairs):
+        try:
+            with connection.transaction():
+                published = [
+                    event
+                    for handler, message in pairs
+                    for event in handle(connection, tenant, registry, handler, message)
+                ]
+            return [(handler.name, message, None) for handler, message in pairs], published
+        except Exception as error:
+            raise_if_lost(error)
+    return _one_by_one(connection, tenant, registry, pairs)
 
 
-def _replay_step(
-    database: Database, tenant: Tenant, registry: Registry, plan: ReplayPlan, step: ReplayStep, replay_id: UUID,
-    progress: Callable[[int], None] | None,
-) -> tuple[int, int, list[ReplayFailure]]:  # fmt: skip
-    handler = registry.event_handlers[step.handler]
-    handled = resolved = 0
-    failures: list[ReplayFailure] = []
-    after = step.first_offset - 1
-    while messages := _replay_batch(database, tenant, registry, plan, step, handler, replay_id, after):
-        after = messages[-1][0].offset or 0
-        handled += sum(error is None for _, error, _ in messages)
-        resolved += sum(closed for _, _, closed in messages)
-        failures += [
-            ReplayFailure(tenant.slug, handler.name, m.offset or 0, error) for m, error, _ in messages if error
-        ]
-        if progress is not None:
-            progress(len(messages))
-    return handled, resolved, failures
-
-
-def _replay_batch(
-    database: Database, tenant: Tenant, registry: Registry, plan: ReplayPlan, step: ReplayStep, handler: EventHandler,
-    replay_id: UUID, after: int,
-) -> list[tuple[Message, str | None, int]]:  # fmt: skip
-    """Replay up to 500 events in one transaction; return each with its error, and the dead letters that it closed."""
+def _one_by_one(
+    connection: Connection, tenant: Tenant, registry: Registry, pairs: Sequence[tuple[EventHandler, Message]]
+) -> tuple[list[Outcome], list[Message]]:
+    outcomes: list[Outcome] = []
     published: list[Message] = []
-    results: list[tuple[Message, str | None, int]] = []
-    with database.tenant_transaction(tenant, write=True) as connection:
-        for message in _read(connection, plan.selection, step, after, replay_id):
-            try:
-                with connection.transaction():
-                    published += handle(connection, tenant, registry, handler, message)
-                    closed = _close_dead_letter(connection, handler.name, message)
-                results.append((message, None, closed))
-            except psycopg.OperationalError:
-                raise  # a lost connection or a statement timeout is no fault of this event
-            except Exception as error:
-                results.append((message, f"{type(error).__name__}: {error}", 0))
-        append(connection, published)
-    return results
+    for handler, message in pairs:
+        try:
+            with connection.transaction():
+                published += handle(connection, tenant, registry, handler, message)
+            outcomes.append((handler.name, message, None))
+        except Exception as error:
+            raise_if_lost(error)
+            outcomes.append((handler.name, message, f"{type(error).__name__}: {error}".strip()))
+    return outcomes, published
 
 
-def _read(connection: Connection, selection: Selection, step: ReplayStep, after: int, replay_id: UUID) -> list[Message]:
-    rows = connection.execute(
-        sql.SQL(
-            "SELECT {columns} FROM erpkit_events WHERE topic = {topic} AND {condition} "
-            'AND "offset" > {after} AND "offset" <= {last} ORDER BY "offset" LIMIT {limit}'
-        ).format(
-            columns=sql.SQL(COLUMNS),
-            topic=sql.Literal(step.topic),
-            condition=selection.condition(),
-            after=sql.Literal(after),
-            last=sql.Literal(step.last_offset),
-            limit=sql.Literal(_BATCH),
-        )
-    ).fetchall()
-    messages = (to_message(row) for row in rows)
-    return [Message(m.topic, m.payload, m.uuid, m.metadata, m.offset, m.recorded_at, replay_id) for m in messages]
+def raise_if_lost(error: Exception) -> None:
+    """Raise `error` again if it is a lost connection or a statement timeout: no fault of the event."""
+    if isinstance(error, psycopg.OperationalError):
+        raise error
 
 
-def _close_dead_letter(connection: Connection, handler: str, message: Message) -> int:
-    """Note that the handler has done its work on the message after all."""
-    with connection.pipeline():
-        connection.execute(
-            "INSERT INTO erpkit_inbox (handler, uuid) VALUES (%s, %s) ON CONFLICT DO NOTHING", [handler, message.uuid]
-        )
-        cursor = connection.execute(
-            "UPDATE erpkit_dead_letters SET status = 'resolved' WHERE handler = %s AND uuid = %s AND status = 'open'",
-            [handler, message.uuid],
-        )
-    return cursor.rowcount
-
-
-def _open_audit(
-    database: Database, tenant: Tenant, plan: ReplayPlan, replay_id: UUID, steps: Sequence[ReplayStep]
-) -> None:
-    selection = json.loads(json.dumps(asdict(plan.selection), default=str))
-    with database.tenant_transaction(tenant, write=True) as connection:
-        connection.execute(
-            "INSERT INTO erpkit_replays (replay_id, plan_id, selection, handlers, requested_by) VALUES (%s, %s, %s, %s, %s)",
-            [replay_id, plan.id, Jsonb(selection), sorted({step.handler for step in steps}), getpass.getuser()],
-        )
-
-
-def _close_audit(database: Database, tenant: Tenant, replay_id: UUID, handled: int, failed: int) -> None:
-    with database.tenant_transaction(tenant, write=True) as connection:
-        connection.execute(
-            "UPDATE erpkit_replays SET finished_at = now(), handled = %s, failed = %s WHERE replay_id = %s",
-            [handled, failed, replay_id],
-        )
+def _open(database: Database, plan: ReplayPlan, replay_id: UUID) -> None:
+    try:
+        open_replay(database, plan, replay_id)
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+        raise ErpkitError(
+            f"a tenant's event log is behind: `erpkit migrate up` first ({error.diag.message_primary})"
+        ) from error

@@ -72,6 +72,7 @@ class EventHandler:
     ordered_by: Callable[[Any], str] | None = None
     description: str = ""
     timeout: float | None = None
+    writes: tuple[str, ...] = ()  # the tables that it keeps, where they are a projection: they can be rebuilt from zero
 
     def __post_init__(self) -> None:
         if self.timeout is not None and self.timeout <= 0:

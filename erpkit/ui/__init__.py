@@ -29,6 +29,14 @@ from erpkit.ui.migrations import (
 )
 from erpkit.ui.plots import Picture, plot_counts, plot_events, plot_growth, plot_modules, plot_replay
 from erpkit.ui.progress import progress_bar
+from erpkit.ui.replays import (
+    replay_audit_table,
+    replay_handlers_table,
+    replay_results_table,
+    shadow_examples_table,
+    shadow_table,
+    summarize_rebuild,
+)
 from erpkit.ui.show import show
 from erpkit.ui.summaries import (
     summarize_inspection,
@@ -97,9 +105,14 @@ __all__ = [
     "progress_bar",
     "provision_plan_table",
     "rates_table",
+    "replay_audit_table",
     "replay_failures_table",
+    "replay_handlers_table",
     "replay_plan_table",
+    "replay_results_table",
     "rows_table",
+    "shadow_examples_table",
+    "shadow_table",
     "show",
     "summarize_event_health",
     "summarize_inspection",
@@ -107,6 +120,7 @@ __all__ = [
     "summarize_modules",
     "summarize_offboarding",
     "summarize_provision",
+    "summarize_rebuild",
     "summarize_replay",
     "tenants_table",
     "topics_table",

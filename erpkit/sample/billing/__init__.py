@@ -17,13 +17,20 @@ module = Module(
     publishes=(InvoiceCreated, PaymentReceived),
     subscribes=(
         EventHandler("billing.on_stock_reserved", StockReserved, events.create_invoice),
-        EventHandler("billing.on_invoice_created", InvoiceCreated, events.book_invoice, replayable=True),
+        EventHandler(
+            "billing.on_invoice_created",
+            InvoiceCreated,
+            events.book_invoice,
+            replayable=True,
+            writes=("billing_ledger",),
+        ),
         EventHandler(
             "billing.on_payment_received",
             PaymentReceived,
             events.book_payment,
             replayable=True,
             ordered_by=lambda event: str(event.invoice_id),
+            writes=("billing_ledger",),
         ),
     ),
 )

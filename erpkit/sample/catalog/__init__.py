@@ -13,7 +13,11 @@ module = Module(
     commands=(CommandHandler(AddProduct, commands.add_product), CommandHandler(ChangePrice, commands.change_price)),
     publishes=(ProductAdded, PriceChanged),
     subscribes=(
-        EventHandler("catalog.on_product_added", ProductAdded, events.list_price, replayable=True),
-        EventHandler("catalog.on_price_changed", PriceChanged, events.list_price, replayable=True),
+        EventHandler(
+            "catalog.on_product_added", ProductAdded, events.list_price, replayable=True, writes=("catalog_price_list",)
+        ),
+        EventHandler(
+            "catalog.on_price_changed", PriceChanged, events.list_price, replayable=True, writes=("catalog_price_list",)
+        ),
     ),
 )

@@ -17,7 +17,19 @@ module = Module(
     upcasters=(Upcaster(StockReceived, 1, upcasters.name_pieces),),
     subscribes=(
         EventHandler("inventory.on_order_placed", OrderPlaced, events.reserve_stock),
-        EventHandler("inventory.on_stock_short", StockShort, events.note_shortage, replayable=True),
-        EventHandler("inventory.on_stock_received", StockReceived, events.close_shortages, replayable=True),
+        EventHandler(
+            "inventory.on_stock_short",
+            StockShort,
+            events.note_shortage,
+            replayable=True,
+            writes=("inventory_shortages",),
+        ),
+        EventHandler(
+            "inventory.on_stock_received",
+            StockReceived,
+            events.close_shortages,
+            replayable=True,
+            writes=("inventory_shortages",),
+        ),
     ),
 )

@@ -17,7 +17,15 @@ module = Module(
     ),
     publishes=(CustomerRegistered, OrderPlaced),
     subscribes=(
-        EventHandler("sales.on_customer_registered", CustomerRegistered, events.open_account, replayable=True),
-        EventHandler("sales.on_order_placed", OrderPlaced, events.count_order, replayable=True),
+        EventHandler(
+            "sales.on_customer_registered",
+            CustomerRegistered,
+            events.open_account,
+            replayable=True,
+            writes=("sales_accounts",),
+        ),
+        EventHandler(
+            "sales.on_order_placed", OrderPlaced, events.count_order, replayable=True, writes=("sales_accounts",)
+        ),
     ),
 )

@@ -1,0 +1,233 @@
+"""What is written down about a replay: who asked for it, how far it came, and what became of each event."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from erpkit.database import Connection, Database, Tenant, fetch_union, schemas_with_table
+from erpkit.errors import ErpkitError, UsageError
+from erpkit.events.message import Message
+from erpkit.events.replay_plan import ReplayPlan, choose_handlers, count_query, steps_of
+from erpkit.events.selection import Selection
+from erpkit.modules import Registry
+
+__all__ = ["ReplayRecord", "ReplayResult", "count_replay_results", "list_replay_results", "list_replays", "plan_resume"]
+
+Outcome = tuple[str, Message, str | None]  # handler, message, error
+
+
+@dataclass(frozen=True)
+class ReplayRecord:
+    """The audit of one replay in one tenant; `state` is running, cancelled, done or failed.
+
+    One that was killed stays `running`: it can be resumed as the others can.
+    """
+
+    tenant: str
+    replay_id: UUID
+    plan_id: str
+    state: str
+    handlers: list[str]
+    requested_by: str
+    started_at: datetime
+    finished_at: datetime | None
+    planned: int
+    handled: int
+    failed: int
+    resolved: int
+    error: str | None
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """What became of one event at one handler in a replay."""
+
+    handler: str
+    offset: int
+    uuid: UUID
+    state: str
+    error: str | None
+
+
+def list_replays(
+    connection: Connection, tenants: Sequence[Tenant], replay_id: UUID | None = None
+) -> list[ReplayRecord]:
+    """Return the audit of all replays of `tenants`, or of one of them, newest first; one query for the fleet.
+
+    The rows are kept until somebody deletes them from erpkit_replays; the results of their events go with them.
+    """
+    columns = "replay_id, plan_id, state, handlers, requested_by, started_at, finished_at, planned, handled, failed, resolved, error"
+    rows = _read(connection, tenants, columns, replay_id)
+    records = [ReplayRecord(*row) for row in rows]
+    return sorted(records, key=lambda record: (-record.started_at.timestamp(), record.tenant))
+
+
+def list_replay_results(connection: Connection, replay_id: UUID, limit: int = 1000) -> list[ReplayResult]:
+    """Return what became of each event in the present tenant: failures first, then by offset."""
+    rows = connection.execute(
+        'SELECT handler, "offset", uuid, state, error FROM erpkit_replay_results WHERE replay_id = %s '
+        'ORDER BY state, "offset", handler LIMIT %s',  # 'failed' comes before 'handled'
+        [replay_id, limit],
+    )
+    return [ReplayResult(*row) for row in rows]
+
+
+def count_replay_results(
+    connection: Connection, tenants: Sequence[Tenant], replay_id: UUID
+) -> dict[tuple[str, str], dict[str, int]]:
+    """Return how many events each handler handled and failed on, by tenant and handler; one query for the fleet."""
+    found = schemas_with_table(connection, "erpkit_replay_results", [tenant.schema for tenant in tenants])
+    queries = [
+        sql.SQL("SELECT {}, handler, state, count(*) FROM {} WHERE replay_id = {} GROUP BY 2, 3").format(
+            sql.Literal(tenant.slug), sql.Identifier(tenant.schema, "erpkit_replay_results"), sql.Literal(replay_id)
+        )
+        for tenant in tenants
+        if tenant.schema in found
+    ]
+    counts: dict[tuple[str, str], dict[str, int]] = {}
+    for slug, handler, state, count in sorted(fetch_union(connection, queries)):
+        counts.setdefault((slug, handler), {})[state] = count
+    return counts
+
+
+def plan_resume(
+    connection: Connection, tenants: Sequence[Tenant], registry: Registry, replay_id: UUID | str
+) -> ReplayPlan:
+    """Plan what a replay that was cancelled, killed or failed has left to do; the plan keeps its id.
+
+    Raises UsageError when none of `tenants` knows that replay, or nothing is left of it.
+    """
+    try:
+        replay_id = UUID(str(replay_id))
+    except ValueError:
+        raise UsageError(f"{replay_id!r} is no replay's id: see `erpkit events replays`") from None
+    rows = {row[0]: row[1:] for row in _read(connection, tenants, _RESUME, replay_id)}
+    if not rows:
+        raise UsageError(f"no tenant knows a replay {replay_id}: see `erpkit events replays`")
+    left = {slug: row for slug, row in rows.items() if row[3] != "done"}
+    if not left:
+        raise UsageError(f"replay {replay_id} is done: there is nothing to resume")
+    plan_id, stored, names, *_ = next(iter(left.values()))
+    selection = _selection(stored)
+    handlers, _ = choose_handlers(registry, names, names)
+    unfinished = tuple(tenant for tenant in tenants if tenant.slug in left)
+    counts = fetch_union(connection, [_count_left(t, selection, *left[t.slug][4:]) for t in unfinished])
+    steps = steps_of(registry, handlers, selection, sorted(counts))
+    positions = {slug: row[4] for slug, row in left.items()}
+    return ReplayPlan(selection, unfinished, steps, {}, replay_id, plan_id, positions)
+
+
+_RESUME = "plan_id, selection, handlers, state, last_offset, until"
+
+
+def open_replay(database: Database, plan: ReplayPlan, replay_id: UUID) -> None:
+    """Note in every tenant of the plan, in one transaction, that it is being replayed."""
+    selection = Jsonb(json.loads(json.dumps(asdict(plan.selection), default=str)))
+    with database.transaction() as connection, connection.pipeline():
+        for tenant in plan.tenants:
+            table = sql.Identifier(tenant.schema, "erpkit_replays")
+            if plan.resumes is not None:
+                again = "UPDATE {} SET state = 'running', finished_at = NULL, error = NULL WHERE replay_id = %s"
+                connection.execute(sql.SQL(again).format(table), [replay_id])
+                continue
+            steps = [step for step in plan.steps if step.tenant == tenant.slug]
+            connection.execute(
+                sql.SQL(
+                    "INSERT INTO {} (replay_id, plan_id, selection, handlers, requested_by, state, last_offset, until, planned) "
+                    "VALUES (%s, %s, %s, %s, %s, 'running', %s, %s, %s)"
+                ).format(table),
+                [
+                    replay_id, plan.id, selection, sorted({step.handler for step in steps}), getpass.getuser(),
+                    min(step.first_offset for step in steps) - 1, max(step.last_offset for step in steps),
+                    sum(step.events for step in steps),
+                ],
+            )  # fmt: skip
+
+
+def claim(connection: Connection, replay_id: UUID, after: int) -> None:
+    """Lock the audit row until the batch commits; raise ErpkitError when another process went on with the replay."""
+    row = connection.execute(
+        "SELECT last_offset FROM erpkit_replays WHERE replay_id = %s FOR UPDATE", [replay_id]
+    ).fetchone()
+    if row != (after,):
+        raise ErpkitError(f"replay {replay_id}: another process goes on with it")
+
+
+def record(connection: Connection, replay_id: UUID, outcomes: Sequence[Outcome], last_offset: int) -> int:
+    """Write a batch's results in the transaction that has its effects; return how many dead letters it resolved."""
+    handled = [(name, message) for name, message, error in outcomes if error is None]
+    keys = [[name for name, _ in handled], [message.uuid for _, message in handled]]
+    with connection.pipeline():
+        connection.execute(
+            "INSERT INTO erpkit_replay_results SELECT %s, r.* FROM "
+            "unnest(%s::text[], %s::bigint[], %s::uuid[], %s::text[], %s::text[]) r",
+            [
+                replay_id,
+                [name for name, _, _ in outcomes],
+                [message.offset for _, message, _ in outcomes],
+                [message.uuid for _, message, _ in outcomes],
+                ["handled" if error is None else "failed" for _, _, error in outcomes],
+                [error for _, _, error in outcomes],
+            ],
+        )
+        connection.execute(
+            "INSERT INTO erpkit_inbox (handler, uuid) SELECT * FROM unnest(%s::text[], %s::uuid[]) ON CONFLICT DO NOTHING",
+            keys,
+        )
+        closed = connection.execute(
+            "UPDATE erpkit_dead_letters d SET status = 'resolved' FROM unnest(%s::text[], %s::uuid[]) r (handler, uuid) "
+            "WHERE d.handler = r.handler AND d.uuid = r.uuid AND d.status = 'open'",
+            keys,
+        )
+    connection.execute(
+        "UPDATE erpkit_replays SET last_offset = %s, handled = handled + %s, failed = failed + %s, resolved = resolved + %s "
+        "WHERE replay_id = %s",
+        [last_offset, len(handled), len(outcomes) - len(handled), closed.rowcount, replay_id],
+    )
+    return closed.rowcount
+
+
+def close_replay(
+    database: Database, tenants: Sequence[Tenant], replay_id: UUID, state: str, error: str | None = None
+) -> None:
+    """Note how the replay ended in those of `tenants` where it still runs."""
+    query = "UPDATE {} SET state = %s, error = %s, finished_at = now() WHERE replay_id = %s AND state = 'running'"
+    with database.transaction() as connection, connection.pipeline():
+        for tenant in tenants:
+            table = sql.Identifier(tenant.schema, "erpkit_replays")
+            connection.execute(sql.SQL(query).format(table), [state, error, replay_id])
+
+
+def _read(
+    connection: Connection, tenants: Sequence[Tenant], columns: str, replay_id: UUID | None
+) -> list[tuple[Any, ...]]:
+    found = schemas_with_table(connection, "erpkit_replay_results", [tenant.schema for tenant in tenants])
+    wanted = sql.SQL("true") if replay_id is None else sql.SQL("replay_id = {}").format(sql.Literal(replay_id))
+    queries = [
+        sql.SQL("SELECT {}, {} FROM {} WHERE {}").format(
+            sql.Literal(tenant.slug), sql.SQL(columns), sql.Identifier(tenant.schema, "erpkit_replays"), wanted
+        )
+        for tenant in tenants
+        if tenant.schema in found
+    ]
+    return fetch_union(connection, queries)
+
+
+def _count_left(tenant: Tenant, selection: Selection, last_offset: int, until: int) -> sql.Composed:
+    left = sql.SQL('{} AND "offset" > {} AND "offset" <= {}')
+    return count_query(tenant, left.format(selection.condition(), sql.Literal(last_offset), sql.Literal(until)))
+
+
+def _selection(stored: Mapping[str, Any]) -> Selection:
+    moments = {name: datetime.fromisoformat(stored[name]) for name in ("since", "until") if stored.get(name)}
+    uuids = tuple(UUID(text) for text in stored.get("uuids", ()))
+    return Selection(**{**stored, **moments, "uuids": uuids})

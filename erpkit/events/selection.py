@@ -1,0 +1,130 @@
+"""Which events of the past are meant, and reading them in order, however many there are."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from psycopg import sql
+
+from erpkit.database import Connection
+from erpkit.errors import UsageError
+from erpkit.events.log import COLUMNS
+from erpkit.events.message import Message
+
+__all__ = ["Selection", "read_selected", "stream_selected"]
+
+_ROWS_A_FETCH = 2000
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which events of the log: all conditions hold together, and None, (), "" or "*" means no limit.
+
+    `topic` is a pattern such as `billing.*`; offsets are inclusive; `since` is inclusive and `until` is not, and both need
+    a time zone. `uuids` are those of events; `correlation_id` is that of the command that they go back to.
+    """
+
+    topic: str = "*"
+    first_offset: int | None = None
+    last_offset: int | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    uuids: Sequence[UUID | str] = ()
+    correlation_id: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "correlation_id", self.correlation_id or None)
+        try:
+            object.__setattr__(self, "uuids", tuple(UUID(str(uuid)) for uuid in self.uuids))
+        except ValueError:
+            raise UsageError(f"uuids = {', '.join(map(str, self.uuids))}: one of them is no uuid") from None
+        for name, moment in (("since", self.since), ("until", self.until)):
+            if moment is not None and moment.tzinfo is None:
+                raise UsageError(f"{name} = {moment.isoformat()} has no time zone: add one, +00:00 for UTC")
+
+    def has_topic(self, topic: str) -> bool:
+        """Whether a topic fits the pattern."""
+        return fnmatch.fnmatchcase(topic, self.topic)
+
+    def condition(self) -> sql.Composed:
+        """Return the selection as the condition of a WHERE clause, without the topic."""
+        limits = [
+            ('"offset" >=', self.first_offset),
+            ('"offset" <=', self.last_offset),
+            ("recorded_at >=", self.since),
+            ("recorded_at <", self.until),
+            ("metadata->>'correlation_id' =", self.correlation_id),
+        ]
+        parts = [sql.SQL(left + " {}").format(sql.Literal(value)) for left, value in limits if value is not None]
+        if self.uuids:
+            parts.append(sql.SQL("uuid = ANY({})").format(sql.Literal(list(self.uuids))))
+        return sql.SQL(" AND ").join([sql.SQL("true"), *parts])
+
+
+def read_selected(
+    connection: Connection,
+    selection: Selection,
+    topics: Sequence[str],
+    after: int,
+    last: int,
+    limit: int,
+    replay_id: UUID | None = None,
+) -> list[Message]:
+    """Read up to `limit` selected events of `topics` past offset `after`, up to `last`, in the order of the log.
+
+    Each topic is read along its index and the pieces are merged, so that all batches together read the log once.
+    """
+    piece = sql.SQL(
+        "(SELECT {columns} FROM erpkit_events WHERE topic = {topic} AND {condition} "
+        'AND "offset" > {after} AND "offset" <= {last} ORDER BY "offset" LIMIT {limit})'
+    )
+    pieces = [
+        piece.format(
+            columns=sql.SQL(COLUMNS), topic=sql.Literal(topic), condition=selection.condition(),
+            after=sql.Literal(after), last=sql.Literal(last), limit=sql.Literal(limit),
+        )
+        for topic in topics
+    ]  # fmt: skip
+    if not pieces:
+        return []
+    query = sql.SQL('SELECT * FROM ({}) e ORDER BY "offset" LIMIT {}').format(
+        sql.SQL(" UNION ALL ").join(pieces), sql.Literal(limit)
+    )
+    return [
+        Message(topic, payload, uuid, metadata, offset, recorded_at, replay_id)
+        for offset, uuid, topic, payload, metadata, recorded_at in connection.execute(query)
+    ]
+
+
+def stream_selected(
+    connection: Connection, selection: Selection, topics: Sequence[str] | None = None, replay_id: UUID | None = None
+) -> Iterator[Message]:
+    """Read all selected events in the order of the log through a server-side cursor, in constant memory.
+
+    `connection` is inside a tenant's transaction. `topics` are those that fit the pattern, found here unless given.
+    """
+    if topics is None:
+        topics = list_topics(connection, selection)
+    with connection.cursor(name="erpkit_selected") as cursor:
+        cursor.itersize = _ROWS_A_FETCH
+        cursor.execute(
+            sql.SQL('SELECT {} FROM erpkit_events WHERE topic = ANY({}) AND {} ORDER BY "offset"').format(
+                sql.SQL(COLUMNS), sql.Literal(list(topics)), selection.condition()
+            )
+        )
+        for offset, uuid, topic, payload, metadata, recorded_at in cursor:
+            yield Message(topic, payload, uuid, metadata, offset, recorded_at, replay_id)
+
+
+def list_topics(connection: Connection, selection: Selection) -> list[str]:
+    """Return the topics in the present tenant's log that fit the selection's pattern."""
+    rows = connection.execute(
+        "WITH RECURSIVE t AS ((SELECT topic FROM erpkit_events ORDER BY topic LIMIT 1) UNION ALL "
+        "SELECT (SELECT topic FROM erpkit_events e WHERE e.topic > t.topic ORDER BY topic LIMIT 1) FROM t "
+        "WHERE t.topic IS NOT NULL) SELECT topic FROM t WHERE topic IS NOT NULL"
+    )
+    return [topic for (topic,) in rows if selection.has_topic(topic)]

@@ -1,0 +1,301 @@
+"""A projection rebuilt beside the live one: a scratch schema that handlers fill from the log, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from erpkit.database import Connection, Database, Tenant, check_schema_name
+from erpkit.errors import ErpkitError, UsageError
+from erpkit.events.replay import Pace, hand_over, stop_on_interrupt
+from erpkit.events.selection import Selection, read_selected
+from erpkit.modules import Registry
+
+__all__ = [
+    "Projection", "Shadow", "ShadowRecord", "build_shadow", "drop_shadow", "find_projection", "find_shadow", "list_shadows",
+]  # fmt: skip
+
+_PREFIX = "erpkit_shadow_"
+_EVERYTHING = Selection()
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Tables that are made from events, and all the handlers that keep them, in load order."""
+
+    handlers: tuple[str, ...]
+    tables: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """A projection in a scratch schema, with the events that its handlers were given there.
+
+    `failed` are events that a handler failed on. `is_complete` says whether it came as far as the live handlers are; it does
+    not when it was stopped, and `build_shadow(…, resume=True)` goes on.
+    """
+
+    tenant: Tenant
+    schema: str
+    projection: Projection
+    events: int
+    failed: int
+    is_complete: bool
+
+    @property
+    def role(self) -> str:
+        """The role that fills it: it may read the tenant's schema, and write in the scratch schema alone."""
+        return f"{self.tenant.role}.copy"
+
+
+@dataclass(frozen=True)
+class ShadowRecord:
+    """A scratch schema that stands in the database, finished or left behind by a crash."""
+
+    schema: str
+    tenant: str
+    handlers: list[str]
+    events: int
+    failed: int
+    started_at: datetime
+
+
+def find_projection(registry: Registry, handler: str) -> Projection:
+    """Return the projection that a handler keeps, with all other handlers that write its tables. Pure.
+
+    Raises UsageError when the handler does not exist or declares no `writes`, or one of them is not replayable.
+    """
+    known = registry.event_handlers
+    if handler not in known:
+        raise UsageError(f"no handler is named {handler}; there are {', '.join(known)}")
+    if not known[handler].writes:
+        raise UsageError(f"{handler} declares no table that it keeps: EventHandler(…, writes=(…)) in its module")
+    tables = set(known[handler].writes)
+    while more := {t for h in known.values() if tables & set(h.writes) for t in h.writes} - tables:
+        tables |= more
+    writers = [h for h in known.values() if tables & set(h.writes)]
+    if bad := [h.name for h in writers if not h.replayable]:
+        raise UsageError(
+            f"{', '.join(bad)} writes {', '.join(sorted(tables))} and is not replayable: no rebuild is possible"
+        )
+    return Projection(tuple(h.name for h in writers), tuple(dict.fromkeys(t for h in writers for t in h.writes)))
+
+
+def build_shadow(
+    database: Database,
+    registry: Registry,
+    tenant: Tenant,
+    handler: str,
+    *,
+    resume: bool = False,
+    rate: float | None = None,
+    stop: threading.Event | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Shadow:
+    """Rebuild the projection of `handler` from the first event on, in a scratch schema; live tables are not touched.
+
+    Its handlers get what they handled in the log so far, in the order of the log, in constant memory. (The dispatcher keeps
+    that order within each handler only: where two of them write one table, a difference may be just that.) They run under a role
+    that can write nowhere else: one that writes a table it does not declare is refused by PostgreSQL. What another build
+    left behind is dropped, or with `resume` gone on with; do that only if the handlers are still the same code.
+    """
+    database.check_writable()
+    projection = find_projection(registry, handler)
+    if tenant.role is None:
+        raise UsageError(f"tenant {tenant.slug} has no role of its own to hold a shadow's handlers back")
+    shadow = Shadow(tenant, shadow_name(tenant, projection), projection, 0, 0, False)
+    if not (resume and _exists(database, shadow.schema)):
+        drop_shadow(database, shadow.schema)
+        _create(database, shadow)
+    stop = stop or threading.Event()
+    pace = Pace(rate, stop)
+    with stop_on_interrupt(stop):
+        while not stop.is_set():
+            with database.tenant_transaction(tenant, write=True) as connection:
+                events = advance(connection, registry, shadow, pace.batch)
+            if events is None:
+                break
+            (progress or (lambda _: None))(events)
+            pace.wait(events)
+    return _read(database, shadow, is_complete=not stop.is_set())
+
+
+def find_shadow(database: Database, registry: Registry, tenant: Tenant, handler: str) -> Shadow:
+    """Return the shadow of a projection that stands in the database; raises UsageError when there is none."""
+    projection = find_projection(registry, handler)
+    shadow = Shadow(tenant, shadow_name(tenant, projection), projection, 0, 0, False)
+    if not _exists(database, shadow.schema):
+        raise UsageError(f"tenant {tenant.slug} has no shadow of {', '.join(projection.tables)}: build one first")
+    return _read(database, shadow, is_complete=False)
+
+
+def list_shadows(connection: Connection) -> list[ShadowRecord]:
+    """Return the scratch schemas that stand in the database, by name."""
+    names = connection.execute(
+        "SELECT schemaname FROM pg_tables WHERE tablename = 'erpkit_shadow' AND starts_with(schemaname, %s) ORDER BY 1",
+        [_PREFIX],
+    ).fetchall()
+    query = sql.SQL("SELECT tenant, handlers, events, (SELECT count(*) FROM {}), started_at FROM {}")
+    found = []
+    for (name,) in names:
+        tables = (sql.Identifier(name, table) for table in ("erpkit_shadow_failures", "erpkit_shadow"))
+        found += [ShadowRecord(name, *row) for row in connection.execute(query.format(*tables))]
+    return found
+
+
+def drop_shadow(database: Database, schema: str) -> None:
+    """Drop a scratch schema, and its role if it is the tenant's last one; nothing happens when there is none."""
+    if not schema.startswith(_PREFIX):
+        raise UsageError(f"{schema} is no scratch schema: they are named {_PREFIX}…")
+    with database.transaction() as connection:
+        drop_in(connection, schema)
+
+
+def drop_in(connection: Connection, schema: str) -> None:
+    """Drop a scratch schema in the present transaction."""
+    name = sql.Identifier(check_schema_name(schema))
+    owner = connection.execute(
+        "SELECT r.rolname FROM pg_namespace n, aclexplode(n.nspacl) a JOIN pg_roles r ON r.oid = a.grantee "
+        "WHERE n.nspname = %s AND r.rolname LIKE '%%.copy'",
+        [schema],
+    ).fetchone()
+    connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(name))
+    if owner is not None:
+        try:
+            with connection.transaction():
+                connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(owner[0])))
+        except psycopg.errors.DependentObjectsStillExist:
+            pass  # another shadow of the tenant
+
+
+def shadow_name(tenant: Tenant, projection: Projection) -> str:
+    """Return the name of the scratch schema: the same projection of the same tenant has the same one."""
+    digest = hashlib.sha256(repr((tenant.schema, projection)).encode()).hexdigest()[:8]
+    return f"{_PREFIX}{re.sub('[^a-z0-9_]', '_', tenant.slug)[:40]}_{digest}"
+
+
+@contextmanager
+def in_shadow(connection: Connection, shadow: Shadow) -> Iterator[None]:
+    """Let unqualified names mean the shadow's tables first and the tenant's after them, under the shadow's role."""
+    path = sql.SQL("SET LOCAL search_path TO {}, {}, pg_temp")
+    connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(shadow.role)))
+    connection.execute(path.format(sql.Identifier(shadow.schema), sql.Identifier(shadow.tenant.schema)))
+    yield
+    connection.execute("SET LOCAL ROLE NONE")
+    connection.execute(sql.SQL("SET LOCAL search_path TO {}, pg_temp").format(sql.Identifier(shadow.tenant.schema)))
+
+
+def advance(connection: Connection, registry: Registry, shadow: Shadow, limit: int) -> int | None:
+    """Hand the next events to the shadow's handlers, up to their live checkpoints; return how many, None at the end."""
+    with in_shadow(connection, shadow):
+        row = connection.execute("SELECT positions FROM erpkit_shadow FOR UPDATE").fetchone()
+        positions: dict[str, int] = row[0] if row else {}
+        goals = dict(_checkpoints(connection, shadow.projection.handlers))
+        handlers = [registry.event_handlers[name] for name in shadow.projection.handlers]
+        behind = [h for h in handlers if positions[h.name] < goals[h.name]]
+        if not behind:
+            return None
+        topics = {registry.topic(h.event) for h in behind}
+        first, last = min(positions[h.name] for h in behind), max(goals[h.name] for h in behind)
+        messages = read_selected(connection, _EVERYTHING, sorted(topics), first, last, limit)
+        reached = messages[-1].offset or 0 if len(messages) == limit else last
+        pairs = [
+            (h, m) for m in messages for h in behind
+            if registry.topic(h.event) == m.topic and positions[h.name] < (m.offset or 0) <= goals[h.name]
+        ]  # fmt: skip
+        outcomes, _ = hand_over(connection, shadow.tenant, registry, pairs)
+        _check_walls(shadow, [(name, error) for name, _, error in outcomes if error])
+        failures = [(name, m.offset, m.uuid, error) for name, m, error in outcomes if error]
+        connection.cursor().executemany("INSERT INTO erpkit_shadow_failures VALUES (%s, %s, %s, %s)", failures)
+        moved = {h.name: max(positions[h.name], min(reached, goals[h.name])) for h in behind}
+        connection.execute(
+            "UPDATE erpkit_shadow SET positions = %s, events = events + %s", [Jsonb(positions | moved), len(pairs)]
+        )
+    return len(messages)
+
+
+def _check_walls(shadow: Shadow, errors: Sequence[tuple[str, str]]) -> None:
+    for handler, error in errors:
+        if error.startswith("InsufficientPrivilege"):
+            slug = shadow.tenant.slug
+            raise ErpkitError(f"tenant {slug}: {handler} reaches for more than it declares in `writes` ({error})")
+
+
+def _checkpoints(connection: Connection, handlers: Sequence[str]) -> list[tuple[str, int]]:
+    return connection.execute(
+        'SELECT h, coalesce(c."offset", 0) FROM unnest(%s::text[]) h LEFT JOIN erpkit_checkpoints c ON c.consumer_group = h',
+        [list(handlers)],
+    ).fetchall()
+
+
+def _exists(database: Database, schema: str) -> bool:
+    with database.connection() as connection:
+        return any(record.schema == schema for record in list_shadows(connection))
+
+
+def _read(database: Database, shadow: Shadow, *, is_complete: bool) -> Shadow:
+    with database.connection() as connection:
+        (found,) = [record for record in list_shadows(connection) if record.schema == shadow.schema]
+    return Shadow(shadow.tenant, shadow.schema, shadow.projection, found.events, found.failed, is_complete)
+
+
+def _create(database: Database, shadow: Shadow) -> None:
+    role, reader = sql.Identifier(shadow.role), sql.Identifier(shadow.tenant.reader or "")
+    name = sql.Identifier(check_schema_name(shadow.schema))
+    with database.transaction() as connection:
+        if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [shadow.role]).fetchall():
+            connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(role))
+            connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(role))
+            connection.execute(sql.SQL("GRANT {} TO {}").format(reader, role))
+        connection.execute(sql.SQL("CREATE SCHEMA {}").format(name))
+        for table in shadow.projection.tables:
+            _copy_table(connection, shadow, table)
+        connection.execute(sql.SQL("SET LOCAL search_path TO {}, pg_temp").format(name))
+        connection.execute(
+            "CREATE TABLE erpkit_shadow (tenant text, handlers text[], events bigint, positions jsonb, "
+            "started_at timestamptz DEFAULT now())"
+        )
+        connection.execute('CREATE TABLE erpkit_shadow_failures (handler text, "offset" bigint, uuid uuid, error text)')
+        connection.execute(
+            "INSERT INTO erpkit_shadow VALUES (%s, %s, 0, %s)",
+            [shadow.tenant.slug, list(shadow.projection.handlers), Jsonb(dict.fromkeys(shadow.projection.handlers, 0))],
+        )
+        for grant in (
+            "GRANT USAGE ON SCHEMA {} TO {}",
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {} TO {}",
+            "GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {} TO {}",
+        ):
+            connection.execute(sql.SQL(grant).format(name, role))
+
+
+def _copy_table(connection: Connection, shadow: Shadow, table: str) -> None:
+    """Make an empty copy of a live table; a serial column gets a sequence of its own, as LIKE leaves it the live one's."""
+    live, copy = sql.Identifier(shadow.tenant.schema, table), sql.Identifier(shadow.schema, table)
+    try:
+        connection.execute(sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(copy, live))
+    except psycopg.errors.UndefinedTable:
+        raise UsageError(
+            f"tenant {shadow.tenant.slug} has no table {table}, which {', '.join(shadow.projection.handlers)} declares"
+        ) from None
+    rows = connection.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attidentity = '' AND attnum > 0 "
+        "AND pg_get_serial_sequence(%s, attname) IS NOT NULL",
+        [live.as_string(), live.as_string()],
+    ).fetchall()
+    for (column,) in rows:
+        sequence = sql.Identifier(shadow.schema, f"{table}_{column}_seq"[-63:])
+        connection.execute(sql.SQL("CREATE SEQUENCE {}").format(sequence))
+        connection.execute(
+            sql.SQL("ALTER TABLE {} ALTER {} SET DEFAULT nextval({})").format(
+                copy, sql.Identifier(column), sql.Literal(sequence.as_string())
+            )
+        )

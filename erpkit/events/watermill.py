@@ -1,0 +1,279 @@
+"""Events in Watermill's own PostgreSQL tables, written by an ERP in Go: looked at, read and replayed, never changed.
+
+Tables and order are those of watermill-sql: `watermill_<topic>`, read by `(transaction_id, "offset")` and only below the oldest
+transaction that still runs, so that none that commits late is skipped; `watermill_offsets_<topic>` has the consumer groups.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
+
+from psycopg import sql
+
+from erpkit.database import Connection, Database, Tenant
+from erpkit.errors import PlanChangedError, UsageError
+from erpkit.events.message import Message
+from erpkit.events.replay import Pace, ReplayFailure, ReplayRun, hand_over, stop_on_interrupt
+from erpkit.events.replay_plan import ReplayPlan, choose_handlers, steps_of
+from erpkit.events.selection import Selection
+from erpkit.modules import EventHandler, Registry
+
+__all__ = [
+    "Position", "WatermillGroup", "WatermillPlan", "WatermillTopic", "inspect_watermill", "list_watermill_topics",
+    "plan_watermill", "read_watermill", "replay_watermill", "stream_watermill",
+]  # fmt: skip
+
+_TABLE, _OFFSETS = "watermill_", "watermill_offsets_"
+_UUID_KEY = "_watermill_message_uuid"
+_FAILURES_KEPT = 1000
+_BATCH = 1000
+
+Position = tuple[int, int]  # transaction_id, offset
+
+
+@dataclass(frozen=True)
+class WatermillGroup:
+    """How far a consumer group is, and how many events it has before it; those not yet visible to readers count too."""
+
+    name: str
+    transaction_id: int
+    offset: int
+    lag: int
+
+
+@dataclass(frozen=True)
+class WatermillTopic:
+    """One topic of one tenant. `held_back` events wait for an older transaction to end before anybody may read them."""
+
+    tenant: str
+    topic: str
+    events: int
+    held_back: int
+    first_time: datetime | None
+    last_time: datetime | None
+    groups: tuple[WatermillGroup, ...]
+
+
+@dataclass(frozen=True)
+class WatermillPlan:
+    """What a replay of Watermill's tables would do: `replay` counts by module's topic and handler; `topics` are Watermill's."""
+
+    replay: ReplayPlan
+    tenant: Tenant
+    topics: tuple[str, ...]
+    renamed: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The id of the plan; it changes with the events, the choice and the names."""
+        facts = repr((self.replay.id, self.tenant.schema, self.topics, self.renamed))
+        return f"watermill-{hashlib.sha256(facts.encode()).hexdigest()[:10]}"
+
+
+def list_watermill_topics(connection: Connection) -> list[str]:
+    """Return the topics that have a table in the present tenant's schema, by name."""
+    rows = connection.execute(
+        "SELECT relname FROM pg_class c WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') "
+        "AND starts_with(relname, %s) AND (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname IN "
+        "('offset', 'uuid', 'created_at', 'payload', 'metadata', 'transaction_id')) = 6 ORDER BY relname",
+        [_TABLE],
+    )
+    return [name.removeprefix(_TABLE) for (name,) in rows]
+
+
+def inspect_watermill(database: Database, tenant: Tenant) -> list[WatermillTopic]:
+    """Return every topic of a tenant with its counts, and the lag of each consumer group."""
+    with database.tenant_transaction(tenant) as connection:
+        return [_inspect(connection, tenant, topic) for topic in list_watermill_topics(connection)]
+
+
+def read_watermill(
+    connection: Connection, topic: str, selection: Selection, after: Position = (0, 0), limit: int = _BATCH
+) -> list[tuple[Position, Message]]:
+    """Read up to `limit` selected events of one topic past `after`, each with its position, in Watermill's order.
+
+    Times are compared in the time zone of the database, as `created_at` has none. A message id that is no uuid, a ULID say,
+    becomes one that follows from it, and stands in the metadata.
+    """
+    rows = connection.execute(
+        sql.SQL(
+            'SELECT transaction_id::text::bigint, "offset", uuid, payload, metadata, recorded_at FROM {events} '
+            'WHERE {condition} AND (transaction_id, "offset") > ({transaction}::text::xid8, {offset}) '
+            'AND transaction_id < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY transaction_id, "offset" LIMIT {limit}'
+        ).format(
+            events=_events(topic), condition=_condition(selection), transaction=sql.Literal(str(after[0])),
+            offset=sql.Literal(after[1]), limit=sql.Literal(limit),
+        )
+    )  # fmt: skip
+    return [((row[0], row[1]), _message(topic, *row[1:])) for row in rows]
+
+
+def stream_watermill(
+    database: Database, tenant: Tenant, topic: str, selection: Selection, batch: int = _BATCH
+) -> Iterator[list[Message]]:
+    """Read all selected events of one topic, batch by batch, each in a read-only transaction of its own."""
+    after: Position = (0, 0)
+    while True:
+        with database.tenant_transaction(tenant) as connection:
+            found = read_watermill(connection, topic, selection, after, batch)
+        if not found:
+            return
+        after = found[-1][0]
+        yield [message for _, message in found]
+
+
+def plan_watermill(
+    database: Database,
+    registry: Registry,
+    tenant: Tenant,
+    selection: Selection,
+    handlers: Sequence[str] = (),
+    side_effects: Sequence[str] = (),
+    topics: Mapping[str, str] | None = None,
+) -> WatermillPlan:
+    """Plan to hand the selected events of Watermill's tables to handlers; `handlers` and `side_effects` as in `plan_replay`.
+
+    `topics` maps Watermill's topics to those of modules; without it an event goes by its topic, or by the `name` in its
+    metadata. Events that no chosen handler listens to are passed over.
+    """
+    chosen, left_out = choose_handlers(registry, handlers, side_effects)
+    counts: list[tuple[Any, ...]] = []
+    with database.tenant_transaction(tenant) as connection:
+        found = [topic for topic in list_watermill_topics(connection) if selection.has_topic(topic)]
+        for topic in found:
+            rows = connection.execute(
+                sql.SQL(
+                    'SELECT e.metadata->>\'name\', count(*), min("offset"), max("offset"), min(recorded_at), max(recorded_at) '
+                    "FROM {} WHERE {} AND transaction_id < pg_snapshot_xmin(pg_current_snapshot()) GROUP BY 1 ORDER BY 1"
+                ).format(_events(topic), _condition(selection))
+            )
+            wanted = {registry.topic(handler.event) for handler in chosen}
+            counts += [(tenant.slug, _name(topic, row[0], topics or {}, wanted), *row[1:]) for row in rows]
+    steps = steps_of(registry, chosen, replace(selection, topic="*"), counts)
+    plan = ReplayPlan(selection, (tenant,) if steps else (), steps, left_out)
+    return WatermillPlan(plan, tenant, tuple(found), tuple(sorted((topics or {}).items())))
+
+
+def replay_watermill(
+    database: Database,
+    registry: Registry,
+    plan: WatermillPlan,
+    confirm: str,
+    progress: Callable[[int], object] | None = None,
+    *,
+    rate: float | None = None,
+    stop: threading.Event | None = None,
+) -> ReplayRun:
+    """Carry out `plan` if `confirm` is its id; Watermill's tables, and the offsets in them, stay as they are.
+
+    The schema needs no table of erpkit's, and so the returned record is the only audit, and nothing is resumed. Topics
+    follow one another, as Watermill knows no order between them. What handlers publish has no log to go to: raises
+    UsageError, the batch undone, when they do.
+    """
+    if confirm != plan.id:
+        raise PlanChangedError(f"confirm={confirm!r} is not the id of the present plan, {plan.id}: nothing was done")
+    work = _Work(database, registry, plan, progress or (lambda _: None))
+    stop = stop or threading.Event()
+    pace = Pace(rate, stop)
+    with stop_on_interrupt(stop):
+        for topic in plan.topics:
+            for messages in stream_watermill(database, plan.tenant, topic, plan.replay.selection, pace.batch):
+                work.replay(messages)
+                pace.wait(len(messages))
+                if stop.is_set():
+                    return work.result("cancelled")
+    return work.result("done")
+
+
+class _Work:
+    def __init__(
+        self, database: Database, registry: Registry, plan: WatermillPlan, progress: Callable[[int], object]
+    ) -> None:
+        self._database, self._registry, self._plan, self._progress = database, registry, plan, progress
+        self._tenant, self._replay_id = plan.tenant, uuid4()
+        self._handlers: dict[str, list[EventHandler]] = {}
+        for handler in (registry.event_handlers[name] for name in plan.replay.handlers):
+            self._handlers.setdefault(registry.topic(handler.event), []).append(handler)
+        self._handled = self._failed = 0
+        self._failures: list[ReplayFailure] = []
+
+    def replay(self, messages: Sequence[Message]) -> None:
+        named = [self._named(message) for message in messages]
+        pairs = [(handler, message) for message in named for handler in self._handlers.get(message.topic, ())]
+        with self._database.tenant_transaction(self._tenant, write=True) as connection:
+            outcomes, published = hand_over(connection, self._tenant, self._registry, pairs)
+            if published:
+                raise UsageError(
+                    f"tenant {self._tenant.slug}: a handler publishes {published[0].topic}: leave it out of this replay"
+                )
+        failures = [
+            ReplayFailure(self._tenant.slug, name, m.offset or 0, error) for name, m, error in outcomes if error
+        ]
+        self._handled += len(outcomes) - len(failures)
+        self._failed += len(failures)
+        self._failures += failures[: _FAILURES_KEPT - len(self._failures)]
+        self._progress(len(messages))
+
+    def result(self, state: str) -> ReplayRun:
+        return ReplayRun(self._plan.id, self._replay_id, self._handled, 0, tuple(self._failures), self._failed, state)
+
+    def _named(self, message: Message) -> Message:
+        topic = _name(message.topic, message.metadata.get("name"), dict(self._plan.renamed), self._handlers)
+        return replace(message, topic=topic, replay_id=self._replay_id)
+
+
+def _name(topic: str, name: str | None, renamed: Mapping[str, str], wanted: Collection[str]) -> str:
+    """Return the module's topic that an event of Watermill's goes by."""
+    found = renamed.get(topic, topic)
+    return found if found in wanted or name is None else name
+
+
+def _events(topic: str) -> sql.Composed:
+    """Return a topic's table with the columns of erpkit's log."""
+    return sql.SQL(
+        "(SELECT transaction_id, \"offset\", uuid::text, payload, coalesce(metadata, '{{}}') AS metadata, "
+        "created_at::timestamptz AS recorded_at FROM {}) e"
+    ).format(sql.Identifier(_TABLE + topic))
+
+
+def _condition(selection: Selection) -> sql.Composed:
+    """Return the condition without the uuids, and with them as Watermill has them: text."""
+    condition = replace(selection, uuids=()).condition()
+    if not selection.uuids:
+        return condition
+    return sql.SQL("{} AND uuid = ANY({})").format(condition, sql.Literal([str(uuid) for uuid in selection.uuids]))
+
+
+def _message(topic: str, offset: int, uuid: str, payload: Any, metadata: Mapping[str, Any], time: datetime) -> Message:
+    texts = {key: str(value) for key, value in metadata.items()}
+    try:
+        return Message(topic, payload, UUID(uuid), texts, offset, time)
+    except ValueError:
+        return Message(topic, payload, uuid5(NAMESPACE_OID, uuid), {**texts, _UUID_KEY: uuid}, offset, time)
+
+
+def _inspect(connection: Connection, tenant: Tenant, topic: str) -> WatermillTopic:
+    table = sql.Identifier(_TABLE + topic)
+    ((events, held_back, first, last),) = connection.execute(
+        sql.SQL(
+            "SELECT count(*), count(*) FILTER (WHERE transaction_id >= pg_snapshot_xmin(pg_current_snapshot())), "
+            "min(created_at)::timestamptz, max(created_at)::timestamptz FROM {}"
+        ).format(table)
+    ).fetchall()
+    groups: list[WatermillGroup] = []
+    if connection.execute("SELECT to_regclass(quote_ident(%s))", [_OFFSETS + topic]).fetchone() != (None,):
+        rows = connection.execute(
+            sql.SQL(
+                "SELECT consumer_group, last_processed_transaction_id::text::bigint, coalesce(offset_acked, 0), "
+                '(SELECT count(*) FROM {} m WHERE (m.transaction_id, m."offset") > (o.last_processed_transaction_id, '
+                "coalesce(o.offset_acked, 0))) FROM {} o ORDER BY 1"
+            ).format(table, sql.Identifier(_OFFSETS + topic))
+        )
+        groups = [WatermillGroup(*row) for row in rows]
+    return WatermillTopic(tenant.slug, topic, events, held_back, first, last, tuple(groups))
