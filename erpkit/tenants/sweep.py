@@ -128,19 +128,33 @@ def _read_all(lanes: Sequence[_Lane], deadline: float) -> Iterator[Part]:
     busy = {lane.pgconn.socket: lane for lane in lanes}
     for socket in busy:
         poll.register(socket, select.POLLIN | select.POLLOUT)
-    while busy:
-        left = deadline - time.monotonic()
-        for socket, _ in poll.poll(left * 1000 if left > 0 else 20):
-            lane = busy[socket]
-            yield from lane.receive()
-            if not lane.owed:
-                poll.unregister(socket)
-                del busy[socket]
-            elif lane.is_sent:
-                poll.modify(socket, select.POLLIN)
-        if left < 0:
-            yield from _hurry(busy.values(), left < -_GRACE)
-            busy = {socket: lane for socket, lane in busy.items() if lane.owed}
+    try:
+        while busy:
+            left = deadline - time.monotonic()
+            for socket, _ in poll.poll(left * 1000 if left > 0 else 20):
+                lane = busy[socket]
+                yield from lane.receive()
+                if not lane.owed:
+                    poll.unregister(socket)
+                    del busy[socket]
+                elif lane.is_sent:
+                    poll.modify(socket, select.POLLIN)
+            if left < 0:
+                yield from _hurry(busy.values(), left < -_GRACE)
+                busy = {socket: lane for socket, lane in busy.items() if lane.owed}
+    except KeyboardInterrupt:
+        _abandon(list(busy.values()))
+        raise
+
+
+def _abandon(lanes: Sequence[_Lane]) -> None:
+    """Cancel tenant after tenant, as the next one's statement is under way already: nothing is to run on in the server."""
+    until = time.monotonic() + 3 * _GRACE
+    while (working := [lane for lane in lanes if lane.owed]) and time.monotonic() < until:
+        for lane in working:
+            lane.connection.cancel_safe(timeout=_GRACE)
+            for _ in lane.receive():  # what they answer does not matter any more
+                pass
 
 
 def _hurry(lanes: Iterable[_Lane], at_once: bool) -> Iterator[Part]:

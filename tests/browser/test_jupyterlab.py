@@ -118,7 +118,7 @@ def test_a_long_cell_is_stopped_by_the_button_and_the_next_one_works(
     assert sleepers(shared_database, at_least=1) > 0
     page.get_by_title("Interrupt the kernel").first.click()
     expect(outputs(page, 1)).to_have_text("DatabaseError: interrupted: the query was cancelled on the server")
-    assert sleepers(shared_database, at_least=0) == 0
+    assert sleepers(shared_database, at_most=0) == 0
     page.locator(".jp-Notebook .jp-CodeCell").nth(2).locator(".cm-content").click()
     page.keyboard.press("Control+Enter")
     expect(outputs(page, 2).get_by_role("cell", name="42")).to_be_visible()
@@ -129,12 +129,12 @@ SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'active' AND query LIKE '%pg_sleep%'"""
 
 
-def sleepers(database: Database, at_least: int) -> int:
-    """Return how many statements sleep in the server, once there are so many."""
+def sleepers(database: Database, at_least: int = 0, at_most: int = 100) -> int:
+    """Return how many statements sleep in the server, once there are so many or so few."""
     deadline = time.monotonic() + _PATIENCE / 1000
     with database.connection() as connection:
         while True:
             ((found,),) = connection.execute(SLEEPING).fetchall()
-            if found >= at_least or time.monotonic() > deadline:
+            if at_least <= found <= at_most or time.monotonic() > deadline:
                 return int(found)
             time.sleep(0.05)
