@@ -115,6 +115,16 @@ def test_a_queued_bus_hands_nothing_on_before_it_is_run() -> None:
     assert bus.run() == 0
 
 
+def test_a_handler_ends_before_what_it_published_is_handled_even_over_the_bus_itself() -> None:
+    def relay(event: Ordered, context: Context) -> None:
+        bus.publish(Billed(event.number))
+        seen.append((context.handler, event))
+
+    bus = EventBus(_registry(EventHandler("shop.relay", Ordered, relay), EventHandler("shop.on_billed", Billed, note)))
+    bus.publish(Ordered(1))
+    assert seen == [("shop.relay", Ordered(1)), ("shop.on_billed", Billed(1))]
+
+
 def test_an_error_reaches_the_publisher_and_what_is_behind_it_waits() -> None:
     bus = EventBus(_registry(EventHandler("shop.fail", Ordered, fail), EventHandler("shop.note", Ordered, note)))
     with pytest.raises(ValueError, match="attempt 1"):
