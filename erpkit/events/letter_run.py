@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 from uuid import UUID
@@ -198,25 +198,44 @@ def _release(database: Database, tenant: Tenant, registry: Registry, handler: Ev
 
 
 def _release_batch(database: Database, tenant: Tenant, registry: Registry, handler: EventHandler) -> list[LetterResult]:
-    results: list[LetterResult] = []
-    published: list[Message] = []
+    """Handle a batch of freed events at once, or one by one where one of them fails."""
     with database.tenant_transaction(tenant, write=True) as connection:
-        for message in hold_back(connection, registry, handler, []):
-            if park_if_blocked(connection, registry, handler, message):
-                continue  # an earlier one of its aggregate failed just now
-            result = LetterResult(
-                tenant.slug, handler.name, message.topic, message.offset or 0, message.uuid, "handled", was_parked=True
-            )
-            try:
-                with connection.transaction():
+        ready = hold_back(connection, registry, handler, [])
+        published: list[Message] = []
+        try:
+            with connection.transaction():
+                for message in ready:
                     published += _handle_once(connection, tenant, registry, handler, message) or []
-            except Exception as error:
-                _raise_if_lost(connection, error)
-                bury(connection, registry, handler, message, error, 1)
-                result = replace(result, state="failed", detail=describe_error(error))
-            results.append(result)
+            results = [_freed(tenant, handler, message, "handled") for message in ready]
+        except Exception as error:
+            _raise_if_lost(connection, error)
+            results, published = _handle_each(connection, tenant, registry, handler, ready)
         append(connection, published)
     return results
+
+
+def _handle_each(
+    connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, messages: Iterable[Message]
+) -> tuple[list[LetterResult], list[Message]]:
+    results: list[LetterResult] = []
+    published: list[Message] = []
+    for message in messages:
+        if park_if_blocked(connection, registry, handler, message):
+            continue  # an earlier one of its aggregate failed just now
+        try:
+            with connection.transaction():
+                published += _handle_once(connection, tenant, registry, handler, message) or []
+            results.append(_freed(tenant, handler, message, "handled"))
+        except Exception as error:
+            _raise_if_lost(connection, error)
+            bury(connection, registry, handler, message, error, 1)
+            results.append(_freed(tenant, handler, message, "failed", describe_error(error)))
+    return results, published
+
+
+def _freed(tenant: Tenant, handler: EventHandler, message: Message, state: State, detail: str = "") -> LetterResult:
+    offset = message.offset or 0
+    return LetterResult(tenant.slug, handler.name, message.topic, offset, message.uuid, state, detail, was_parked=True)
 
 
 def _handle_once(

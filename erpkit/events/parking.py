@@ -89,7 +89,10 @@ def hold_back(
 
 def park_if_blocked(connection: Connection, registry: Registry, handler: EventHandler, message: Message) -> bool:
     """Park one event if an earlier one of its aggregate became a dead letter in this very batch; tell whether it is parked."""
-    return handler.ordered_by is not None and bool(_park(connection, registry, handler, [message]))
+    if handler.ordered_by is None:
+        return False
+    lock(connection, handler.name)
+    return bool(_park(connection, registry, handler, [message]))
 
 
 def block(connection: Connection, registry: Registry, handler: EventHandler, message: Message) -> None:

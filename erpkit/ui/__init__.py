@@ -1,8 +1,8 @@
 """What people look at: tables, plots and widgets."""
 
 from erpkit.ui.dead_letters import (
-    dead_letter_causes_table,
     dead_letter_table,
+    letter_counts_table,
     letter_plan_table,
     letter_results_table,
     parked_table,
@@ -69,7 +69,6 @@ __all__ = [
     "Explorer",
     "Picture",
     "blockers_table",
-    "dead_letter_causes_table",
     "dead_letter_table",
     "dead_letters_table",
     "drift_table",
@@ -82,6 +81,7 @@ __all__ = [
     "health_table",
     "indexes_table",
     "lag_table",
+    "letter_counts_table",
     "letter_plan_table",
     "letter_results_table",
     "lint_table",

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = [
-    "dead_letter_causes_table",
     "dead_letter_table",
+    "letter_counts_table",
     "letter_plan_table",
     "letter_results_table",
     "parked_table",
@@ -30,7 +30,7 @@ def plot_causes(counts: Sequence[DeadLetterCount], most: int = 15) -> Picture:
     return plot_counts(list(causes), list(causes.values()), "open dead letters by cause")
 
 
-def dead_letter_causes_table(counts: Sequence[DeadLetterCount]) -> pandas.DataFrame:
+def letter_counts_table(counts: Sequence[DeadLetterCount]) -> pandas.DataFrame:
     """One line a cause, topic, handler and tenant, the most first."""
     return frame_of(
         [
