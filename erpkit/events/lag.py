@@ -27,7 +27,6 @@ SELECT {slug}, h.name, h.topic, w.events, o.recorded_at, coalesce(c."offset", 0)
                       ORDER BY e."offset" LIMIT 1) o ON true
 """
 
-# From the newest event of a topic backwards the log is read no further than a day: offsets grow with time.
 _RATES = """
 SELECT {slug}, topic, count(*) FILTER (WHERE recorded_at > now() - interval '1 hour'), count(*), max(recorded_at)
   FROM {events} WHERE recorded_at > now() - interval '1 day' GROUP BY topic

@@ -5,5 +5,9 @@ ALTER TABLE erpkit_checkpoints
     ADD COLUMN attempts integer NOT NULL DEFAULT 0,
     ADD COLUMN taken_at timestamptz;
 
+-- For windows of time: the log is in the order of its times, and so this costs next to nothing.
+CREATE INDEX erpkit_events_recorded_at ON erpkit_events USING brin (recorded_at) WITH (autosummarize = on);
+
 -- +goose Down
+DROP INDEX erpkit_events_recorded_at;
 ALTER TABLE erpkit_checkpoints DROP COLUMN in_hand, DROP COLUMN attempts, DROP COLUMN taken_at;
