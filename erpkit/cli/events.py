@@ -7,6 +7,7 @@ from datetime import datetime
 
 import click
 
+from erpkit.cli.brokers import dispatch_from_broker, forward_
 from erpkit.cli.output import as_json, open_database, print_json, print_table
 from erpkit.config import Settings
 from erpkit.database import Tenant
@@ -45,8 +46,14 @@ def list_(tenant: str, limit: int, as_json: bool) -> None:
 
 @command.command("dispatch")
 @click.option("--tenant", "slugs", multiple=True, metavar="SLUG", help="Only this tenant; may be repeated.")
-def dispatch_(slugs: tuple[str, ...]) -> int:
+@click.option("--from-broker", is_flag=True, help="Take events from the broker (ERPKIT_BROKER) until SIGTERM.")
+@click.option("--once", is_flag=True, help="With --from-broker: end when nothing came for five seconds.")
+def dispatch_(slugs: tuple[str, ...], from_broker: bool, once: bool) -> int:
     """Hand events that are not handled yet to their handlers; exit code 3 if some became dead letters."""
+    if from_broker:
+        if slugs:
+            raise UsageError("--from-broker takes the events of all tenants: leave out --tenant")
+        return dispatch_from_broker(once=once)
     registry = load_modules(Settings.from_env())
     with open_database() as database:
         with database.connection() as connection:
@@ -135,3 +142,6 @@ def _moment(option: str, text: str | None) -> datetime | None:
         return datetime.fromisoformat(text) if text else None
     except ValueError:
         raise UsageError(f"{option} {text!r} is no time: write it as 2026-01-31T08:00:00+00:00") from None
+
+
+command.add_command(forward_)

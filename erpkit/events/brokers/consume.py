@@ -10,24 +10,21 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 
+import psycopg
+
 from erpkit.database import Database, Tenant
-from erpkit.errors import ErpkitError
+from erpkit.errors import DatabaseError
 from erpkit.events.brokers.broker import Broker, Delivery, Subscription
-from erpkit.events.dispatch import _bury, _handle_new, _handle_one_by_one, _reraise_if_lost
-from erpkit.events.log import append
+from erpkit.events.brokers.effects import Effects
 from erpkit.events.message import Message
 from erpkit.modules import EventHandler, Registry
 
-__all__ = ["Consumed", "NotActiveError", "consume"]
+__all__ = ["Consumed", "consume"]
 
 _LOOK = 0.05  # seconds between two looks at `stop`
 _FORGET_TENANTS = 30  # seconds
 
 _log = logging.getLogger("erpkit.brokers")
-
-
-class NotActiveError(ErpkitError):
-    """An event came for a tenant that is suspended or archived."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,9 @@ def consume(
     """Hand events from the broker to their handlers until `stop` is set, or for `idle` seconds nothing came.
 
     Each handler is a consumer group. Its effect and its inbox row commit together, and the broker is told after that: what is
-    delivered again does nothing. An event that fails three times becomes a dead letter, with those of a tenant that is not
+    delivered again does nothing. An event that fails three times becomes a dead letter, as do those of a tenant that is not
     active; one for a tenant that does not exist is counted and left. While the database is away nothing is acknowledged.
+    Checkpoints are those of `dispatch`: they stay where they are.
     Raises BrokerError when the broker cannot be reached.
     """
     consumer = _Consumer(database, registry, list_tenants)
@@ -92,6 +90,9 @@ class _Consumer:
         try:
             for slug, group in groupby(deliveries, lambda delivery: delivery.tenant):
                 self._receive_for(self._tenant(slug), slug, handler, [delivery.message for delivery in group])
+        except (DatabaseError, psycopg.OperationalError):
+            self.database.renew()  # the pool may hold more connections that died
+            raise
         finally:
             with self._lock:
                 self.busy -= 1
@@ -104,7 +105,7 @@ class _Consumer:
             _log.warning("group %s: %d events for %s, which is no tenant, were left", handler.name, len(messages), slug)
             self._count(unknown=len(messages))
         else:
-            dead = _handle_batch(self.database, tenant, self.registry, handler, messages)
+            dead = Effects(self.database, tenant, self.registry, handler).apply(messages)
             self._count(handled=len(messages) - dead, dead=dead)
 
     def _tenant(self, slug: str) -> Tenant | None:
@@ -117,23 +118,3 @@ class _Consumer:
     def _count(self, handled: int = 0, dead: int = 0, unknown: int = 0) -> None:
         with self._lock:
             self.handled, self.dead, self.unknown = self.handled + handled, self.dead + dead, self.unknown + unknown
-
-
-def _handle_batch(
-    database: Database, tenant: Tenant, registry: Registry, handler: EventHandler, messages: Sequence[Message]
-) -> int:
-    """Handle messages of one tenant in one transaction; return how many became dead letters."""
-    with database.tenant_transaction(tenant, write=True) as connection:
-        if not tenant.is_active:
-            for message in messages:
-                _bury(connection, handler.name, message, NotActiveError(f"tenant {tenant.slug} is {tenant.status}"))
-            return len(messages)
-        try:
-            with connection.transaction():
-                published = _handle_new(connection, tenant, registry, handler, messages)
-            dead = 0
-        except Exception as error:  # any fault of a handler: find out which event it is
-            _reraise_if_lost(connection, tenant, error)
-            published, dead = _handle_one_by_one(connection, tenant, registry, handler, messages)
-        append(connection, published)
-        return dead

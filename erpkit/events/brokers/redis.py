@@ -31,7 +31,8 @@ class RedisBroker(StreamBroker):
 
     def _client(self, *, consumer: bool) -> Any:
         timeout = None if consumer else self.acknowledge_within
-        return Client(self.url, socket_timeout=timeout, apply_types=False, logger=None, graceful_timeout=None)
+        silent: Any = None
+        return Client(self.url, socket_timeout=timeout, apply_types=False, logger=silent, graceful_timeout=None)
 
     async def _declare(self, client: Any, groups: Sequence[tuple[str, str]]) -> None:
         """Make each group at the beginning of its stream: a new one would see only what comes after it."""
@@ -41,9 +42,26 @@ class RedisBroker(StreamBroker):
                 await redis.xgroup_create(f"erp.{topic}", group, id="0", mkstream=True)
 
     async def _send(self, client: Any, tenant: str, message: Message) -> None:
-        headers = headers_of(tenant, message)
+        await self._add(client, tenant, message)
+
+    async def _send_all(self, client: Any, tenant: str, messages: Sequence[Message]) -> list[BaseException]:
+        """Send all over one connection: one each would lose their order."""
+        try:
+            async with (await client.connect()).pipeline(transaction=True) as pipeline:
+                for message in messages:
+                    await self._add(client, tenant, message, pipeline=pipeline)
+                await pipeline.execute()
+        except Exception as error:
+            return [error] * len(messages)
+        return []
+
+    async def _add(self, client: Any, tenant: str, message: Message, pipeline: Any = None) -> None:
         await client.publish(
-            message.payload, stream=f"erp.{message.topic}", headers=headers, correlation_id=message.correlation_id
+            message.payload,
+            stream=f"erp.{message.topic}",
+            headers=headers_of(tenant, message),
+            correlation_id=message.correlation_id,
+            pipeline=pipeline,
         )
 
     def _subscribe(self, client: Any, subscription: Subscription) -> list[Any]:

@@ -146,15 +146,19 @@ class StreamBroker(ABC):
 
     async def _publish_all(self, tenant: str, messages: Sequence[Message]) -> None:
         client = await self._connected()
-        sends = (asyncio.wait_for(self._send(client, tenant, message), self.acknowledge_within) for message in messages)
-        results = await asyncio.gather(*sends, return_exceptions=True)
-        faults = [result for result in results if isinstance(result, BaseException)]
+        faults = await self._send_all(client, tenant, messages)
         if faults:
             await self._drop_publisher()
             raise BrokerError(
                 f"broker {self.name}: {len(faults)} of {len(messages)} messages were not acknowledged: "
                 f"{self._reason(faults[0])}"
             )
+
+    async def _send_all(self, client: Any, tenant: str, messages: Sequence[Message]) -> list[BaseException]:
+        """Send in this order, without waiting for one acknowledgement before the next; return the faults."""
+        sends = (asyncio.wait_for(self._send(client, tenant, message), self.acknowledge_within) for message in messages)
+        results = await asyncio.gather(*sends, return_exceptions=True)
+        return [result for result in results if isinstance(result, BaseException)]
 
     async def _drop_publisher(self) -> None:
         client, self._publisher = self._publisher, None
