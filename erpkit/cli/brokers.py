@@ -1,4 +1,4 @@
-"""erpkit events forward, and dispatch --from-broker: to the broker, and from there to the handlers."""
+"""erpkit events forward, nats, and dispatch --from-broker: to the broker, and from there to the handlers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from erpkit.errors import BrokerError, DatabaseError, UsageError
 from erpkit.events.backlog import handler_topics
 from erpkit.events.brokers import Broker, Forwarded, consume, forward, open_broker
 from erpkit.modules import Registry, load_modules
+from erpkit.nats import NatsServer
 from erpkit.tenants import find_tenants
 
 _EVERY = 1.0  # seconds between two looks at the logs
@@ -33,12 +34,31 @@ def forward_(slugs: tuple[str, ...], once: bool, as_json: bool) -> None:
     settings = Settings.from_env()
     registry = load_modules(settings)
     with _open(settings, quiet=as_json) as (database, broker), stop_at_signals() as stop:
-        work = _Forwarding(database, broker, registry, slugs)
-        results = work.once() if once else work.until(stop)
+        work = _Forwarding(database, broker, registry, slugs, stop)
+        results = work.once() if once else work.until_stopped()
     if as_json:
         print_json([{"tenant": r.tenant, "events": r.events, "offset": r.offset} for r in results])
     else:
         print_table(["tenant", "forwarded", "up to offset"], [(r.tenant, r.events, r.offset) for r in results])
+
+
+@click.group("nats")
+def nats() -> None:
+    """A NATS server of one's own, for laptops and tests; its data lie under ERPKIT_HOME."""
+
+
+@nats.command()
+def start() -> None:
+    """Start the server; it runs until it is stopped, on this machine only."""
+    server = NatsServer(Settings.from_env().home)
+    started = server.start()
+    click.echo(f"NATS server {'started' if started else 'was running'}: export ERPKIT_BROKER={server.url}")
+
+
+@nats.command("stop")
+def stop_() -> None:
+    """Stop the server; its streams stay."""
+    click.echo(f"NATS server {'stopped' if NatsServer(Settings.from_env().home).stop() else 'was not running'}")
 
 
 def dispatch_from_broker(*, once: bool, as_json: bool = False) -> int:
@@ -71,27 +91,30 @@ def stop_at_signals() -> Iterator[threading.Event]:
 class _Forwarding:
     """The logs of some tenants on their way to a broker."""
 
-    def __init__(self, database: Database, broker: Broker, registry: Registry, slugs: Sequence[str]) -> None:
+    def __init__(
+        self, database: Database, broker: Broker, registry: Registry, slugs: Sequence[str], stop: threading.Event
+    ) -> None:
         self._database = database
         self._broker = broker
         self._groups = list(handler_topics(registry).items())
         self._slugs = slugs
+        self._stop = stop
         self._results: dict[str, Forwarded] = {}
 
     def once(self) -> list[Forwarded]:
-        """Forward all there is."""
+        """Forward all there is, unless it is to stop between two tenants."""
         self._broker.declare(self._groups)
         for tenant in _list_tenants(self._database, self._slugs):
-            if tenant.is_active:
+            if tenant.is_active and not self._stop.is_set():
                 self._add(forward(self._database, tenant, self._broker))
         return list(self._results.values())
 
-    def until(self, stop: threading.Event) -> list[Forwarded]:
-        """Forward what comes until `stop` is set; a fault of the broker or the database is told, and tried again later."""
+    def until_stopped(self) -> list[Forwarded]:
+        """Forward what comes until it is to stop; a fault of the broker or the database is told, and tried again later."""
         wait = _EVERY
         while True:
             wait = self._round(wait)
-            if stop.wait(wait):
+            if self._stop.wait(wait):
                 return list(self._results.values())
 
     def _round(self, wait: float) -> float:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import click
 
-from erpkit.cli.brokers import dispatch_from_broker, forward_
+from erpkit.cli.brokers import dispatch_from_broker, forward_, nats
 from erpkit.cli.output import as_json, open_database, print_json, print_table
 from erpkit.config import Settings
 from erpkit.database import Tenant
@@ -145,3 +145,4 @@ def _moment(option: str, text: str | None) -> datetime | None:
 
 
 command.add_command(forward_)
+command.add_command(nats)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import unquote
 
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker as Client
+from faststream.security import BaseSecurity, SASLPlaintext
 
 from erpkit.events.brokers.broker import Subscription
 from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
@@ -19,14 +22,18 @@ __all__ = ["KafkaBroker"]
 class KafkaBroker(StreamBroker):
     """Topics `erp.<module>.<Event>`; acknowledged by all replicas, and by an idempotent producer.
 
-    Topics that are missing are left to the server to make, if it does that.
+    Topics that are missing are left to the server to make, if it does that. `kafka://user:password@host` logs in by SASL's
+    PLAIN; `?tls` encrypts the connection.
     """
 
     scheme = "kafka"
 
     def _client(self, *, consumer: bool) -> Any:  # noqa: ARG002
+        login, _, rest = self.url.partition("://")[2].rpartition("@")
+        places, _, options = rest.partition("?")
         return Client(
-            self.url.partition("://")[2].rstrip("/").split(","),
+            places.rstrip("/").split(","),
+            security=_security(login, use_tls=options == "tls"),
             enable_idempotence=True,
             request_timeout_ms=int(self.acknowledge_within * 1000),
             apply_types=False,
@@ -59,3 +66,11 @@ class KafkaBroker(StreamBroker):
                 decoder=as_it_is,
             )
         ]
+
+
+def _security(login: str, *, use_tls: bool) -> BaseSecurity:
+    context = ssl.create_default_context() if use_tls else None
+    if not login:
+        return BaseSecurity(ssl_context=context)
+    user, _, password = login.partition(":")
+    return SASLPlaintext(username=unquote(user), password=unquote(password), ssl_context=context)

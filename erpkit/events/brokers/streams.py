@@ -31,6 +31,8 @@ _HANDLERS_AT_ONCE = 4  # of the pool's eight connections
 _PAUSE = 1.0  # seconds before what failed is asked for again
 _CLOSE_WITHIN = 2.0  # seconds
 
+_LOUD = ("aio_pika", "aiokafka", "aiormq", "faststream", "nats", "redis")
+
 _log = logging.getLogger("erpkit.brokers")
 
 
@@ -49,8 +51,11 @@ class StreamBroker(ABC):
         self.acknowledge_within = acknowledge_within
         self.redeliver_after = redeliver_after
         self._publisher: Any = None
+        for library in _LOUD:  # what they tell is in the errors, and without a handler Python would print it
+            logging.getLogger(library).addHandler(logging.NullHandler())
         self._portal_manager = anyio.from_thread.start_blocking_portal()
         self._portal = self._portal_manager.__enter__()
+        self._portal.call(_hush)
 
     def publish(self, tenant: str, messages: Sequence[Message]) -> None:
         """Publish in this order and return once all are acknowledged; raises BrokerError if some may not be.
@@ -192,6 +197,11 @@ class StreamBroker(ABC):
         """Stop a client, whatever state its connection is in."""
         with suppress(Exception), anyio.move_on_after(_CLOSE_WITHIN):
             await client.stop()
+
+
+async def _hush() -> None:
+    """Keep the loop from printing what a connection that was given up leaves behind."""
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: _log.debug("%s", context.get("message")))
 
 
 class _Group:
