@@ -37,7 +37,7 @@ class NatsBroker(StreamBroker):
             [f"{scheme}://{place}" for place in places.split(",")],
             allow_reconnect=consumer,
             max_reconnect_attempts=-1 if consumer else 1,
-            reconnect_time_wait=1 if consumer else 0.1,
+            reconnect_time_wait=1 if consumer else 0,
             connect_timeout=5,
             apply_types=False,
             logger=None,

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 from urllib.parse import unquote
@@ -53,9 +55,7 @@ class StreamBroker(ABC):
         self._publisher: Any = None
         for library in _LOUD:  # what they tell is in the errors, and without a handler Python would print it
             logging.getLogger(library).addHandler(logging.NullHandler())
-        self._portal_manager = anyio.from_thread.start_blocking_portal()
-        self._portal = self._portal_manager.__enter__()
-        self._portal.call(_hush)
+        self._portal = _start_loop()
 
     def publish(self, tenant: str, messages: Sequence[Message]) -> None:
         """Publish in this order and return once all are acknowledged; raises BrokerError if some may not be.
@@ -81,7 +81,7 @@ class StreamBroker(ABC):
     def close(self) -> None:
         """Give up the connections and end the thread of the loop."""
         self._call(self._drop_publisher)
-        self._portal_manager.__exit__(None, None, None)
+        self._call(self._portal.stop)
 
     # What each broker does in its own way.
 
@@ -199,9 +199,19 @@ class StreamBroker(ABC):
             await client.stop()
 
 
-async def _hush() -> None:
-    """Keep the loop from printing what a connection that was given up leaves behind."""
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: _log.debug("%s", context.get("message")))
+def _start_loop() -> anyio.from_thread.BlockingPortal:
+    """Run an event loop in a thread that does not keep the process alive when nobody closes the broker."""
+    started: Future[anyio.from_thread.BlockingPortal] = Future()
+
+    async def serve() -> None:
+        # What a connection that was given up leaves behind is not to be printed.
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: _log.debug("%s", context.get("message")))
+        async with anyio.from_thread.BlockingPortal() as portal:
+            started.set_result(portal)
+            await portal.sleep_until_stopped()
+
+    threading.Thread(target=anyio.run, args=(serve,), name="erpkit-broker", daemon=True).start()
+    return started.result()
 
 
 class _Group:
