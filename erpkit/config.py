@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Settings"]
+from erpkit.errors import UsageError
+
+__all__ = ["BROKERS", "Settings", "mask_url"]
+
+BROKERS = ("memory", "nats", "kafka", "redis", "rediss", "amqp", "amqps")
 
 _LIBPQ_TARGETS = ("PGSERVICE", "PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE")
 
@@ -18,29 +22,58 @@ class Settings:
 
     `database` is a libpq connection string or URL; "" leaves everything to libpq's own `PG*` variables; None means the
     embedded server. It may hold a password, so it is never shown. `modules` is an entry-point group, or None for the default.
-    `tenants_query` lists the tenants of an ERP that erpkit did not make; None means `public.tenants`.
+    `tenants_query` lists the tenants of an ERP that erpkit did not make; None means `public.tenants`. `broker` is the URL that
+    events are forwarded to, `memory:` for none; it may hold a password: show `mask_url(broker)`.
     """
 
     database: str | None = field(default=None, repr=False)
     home: Path = Path()
     modules: str | None = None
     tenants_query: str | None = None
+    broker: str = field(default="memory:", repr=False)
+
+    def __post_init__(self) -> None:
+        _check_broker(self.broker)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read `ERPKIT_DATABASE` (else libpq's variables, else embedded), `ERPKIT_HOME`, `ERPKIT_MODULES`, `ERPKIT_TENANTS_QUERY`."""
+        """Read `ERPKIT_DATABASE` (else libpq's variables, else embedded) and `ERPKIT_` `HOME`, `MODULES`, `TENANTS_QUERY`, `BROKER`.
+
+        Raises UsageError for a broker that cannot be meant.
+        """
         env = os.environ if environ is None else environ
         return cls(
             database=env.get("ERPKIT_DATABASE") or _libpq_database(env),
             home=Path(env["ERPKIT_HOME"]).expanduser().absolute() if env.get("ERPKIT_HOME") else _default_home(),
             modules=env.get("ERPKIT_MODULES") or None,
             tenants_query=env.get("ERPKIT_TENANTS_QUERY") or None,
+            broker=env.get("ERPKIT_BROKER") or "memory:",
         )
 
     @property
     def is_embedded(self) -> bool:
         """Whether the embedded server is used because no database is configured."""
         return self.database is None
+
+
+def mask_url(url: str) -> str:
+    """Return a broker's URL fit to be shown: without user, password, token and options."""
+    scheme, found, rest = url.partition("://")
+    if not found:
+        return f"{scheme.partition(':')[0]}:"
+    place = rest.rpartition("@")[2].partition("?")[0]  # a password may hold any character but this last @
+    return f"{scheme}://{'***@' if '@' in rest else ''}{place}"
+
+
+def _check_broker(url: str) -> None:
+    scheme, _, rest = url.partition(":")
+    if scheme not in BROKERS:
+        # What is not understood may be a password: it is not repeated.
+        raise UsageError("ERPKIT_BROKER is no broker: use memory:, nats://host:4222, kafka://, redis:// or amqp://")
+    if scheme != "memory" and not mask_url(url).partition("://")[2].rpartition("@")[2].strip("/"):
+        raise UsageError(f"ERPKIT_BROKER names no host: write it as {scheme}://host:port")
+    if scheme == "memory" and rest:
+        raise UsageError("ERPKIT_BROKER: memory: takes no address")
 
 
 def _libpq_database(env: Mapping[str, str]) -> str | None:

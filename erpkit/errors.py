@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "BrokerError",
     "DatabaseError",
     "ErpkitError",
     "MigrationError",
@@ -39,6 +40,10 @@ class PlanChangedError(UsageError):
 
 class DatabaseError(ErpkitError):
     """The database cannot be reached, refused us, or is not as expected."""
+
+
+class BrokerError(ErpkitError):
+    """The broker cannot be reached, refused us, or did not acknowledge."""
 
 
 class ModuleError(ErpkitError):

@@ -12,9 +12,11 @@ from typing import Any
 
 import click
 
+from erpkit.cli.brokers import dispatch_from_broker
 from erpkit.cli.output import as_json, open_database, print_json, print_table
 from erpkit.config import Settings
 from erpkit.database import Connection, Database, Tenant
+from erpkit.errors import UsageError
 from erpkit.events import (
     GroupLag,
     Watchdog,
@@ -35,6 +37,7 @@ _SECONDS = click.FloatRange(min=0, min_open=True)
 
 @click.command("dispatch")
 @click.option("--once", is_flag=True, help="End when nothing is left; exit code 3 if some became dead letters.")
+@click.option("--from-broker", is_flag=True, help="Take the events from ERPKIT_BROKER instead of the logs.")
 @click.option("--tenant", "slugs", multiple=True, metavar="SLUG", help="Only this tenant; may be repeated.")
 @click.option(
     "--limit", type=_SECONDS, default=60, show_default=True, help="Seconds a handler may have one event in hand."
@@ -46,13 +49,26 @@ _SECONDS = click.FloatRange(min=0, min_open=True)
 )
 @as_json
 def dispatch_(
-    once: bool, slugs: tuple[str, ...], limit: float, poll: float, every: float, health_file: Path | None, as_json: bool
+    once: bool,
+    from_broker: bool,
+    slugs: tuple[str, ...],
+    limit: float,
+    poll: float,
+    every: float,
+    health_file: Path | None,
+    as_json: bool,
 ) -> int:
     """Hand events that are not handled yet to their handlers, and go on until stopped.
 
     SIGTERM or Ctrl-C lets it finish the batch in hand. Several may run at once and share the tenants. When a handler does
     not come back within --limit it ends with exit code 1, and a supervisor is to start it again.
     """
+    if from_broker:
+        if slugs or health_file:
+            raise UsageError(
+                "--from-broker serves all tenants and keeps no health file: leave out --tenant and --health-file"
+            )
+        return dispatch_from_broker(once=once)
     registry = load_modules(Settings.from_env())
     with open_database(quiet=as_json) as database:
         database.check_writable()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from erpkit.cli import dead_letters, replaying
+from erpkit.cli import brokers, dead_letters, replaying
 from erpkit.cli.dispatching import dispatch_, lag
 from erpkit.cli.output import as_json, open_database, print_json, print_table
 from erpkit.events import list_events
@@ -45,3 +45,5 @@ command.add_command(replaying.replay)
 command.add_command(replaying.replays)
 command.add_command(replaying.shadows)
 command.add_command(replaying.watermill)
+command.add_command(brokers.forward_)
+command.add_command(brokers.nats)

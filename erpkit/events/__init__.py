@@ -1,6 +1,7 @@
 """Commands, events, each tenant's log of them, dispatch to handlers, dead letters and replay."""
 
 from erpkit.events.backlog import handler_topics, read_backlog, read_waiting
+from erpkit.events.brokers import Consumed, Forwarded, consume, forward, open_broker
 from erpkit.events.buses import CommandBus, QueryBus
 from erpkit.events.causes import DeadLetterCount, cause_of, count_dead_letters, group_letters, sum_counts
 from erpkit.events.context import Context
@@ -54,6 +55,7 @@ from erpkit.events.worker import Worker, WorkerReport
 __all__ = [
     "EVERY",
     "CommandBus",
+    "Consumed",
     "Context",
     "CrashError",
     "DeadLetter",
@@ -62,6 +64,7 @@ __all__ = [
     "DispatchResult",
     "EventBus",
     "EventFile",
+    "Forwarded",
     "GroupLag",
     "HandlerTimeoutError",
     "ImportPlan",
@@ -95,6 +98,7 @@ __all__ = [
     "build_shadow",
     "careful",
     "cause_of",
+    "consume",
     "count_dead_letters",
     "count_replay_results",
     "decode",
@@ -107,6 +111,7 @@ __all__ = [
     "export_events",
     "find_projection",
     "find_shadow",
+    "forward",
     "group_letters",
     "handle",
     "handler_topics",
@@ -119,6 +124,7 @@ __all__ = [
     "list_replay_results",
     "list_replays",
     "list_shadows",
+    "open_broker",
     "overdue",
     "plan_discard",
     "plan_import",

@@ -161,11 +161,12 @@ def test_an_event_that_hangs_or_ends_the_process_becomes_a_dead_letter_after_thr
     database: Database, acme: Tenant, poison: int, code: int
 ) -> None:
     _append(database, acme, 1, 2, poison, 4, 5)
-    runs = [_dispatch_in_process(database, acme) for _ in range(5)]
+    limit = 2 if poison == -1 else 60  # a busy machine may take a while over a good event, too
+    runs = [_dispatch_in_process(database, acme, limit) for _ in range(5)]
     assert [run.returncode for run in runs] == [code] * 4 + [0]  # once in a batch, three times alone
     if poison == -1:
         assert runs[0].stderr.splitlines()[-1] == (
-            "erpkit: notes.on_noted has had the event at offset 3 of tenant acme in hand for more than 0.3 s: this process ends"
+            "erpkit: notes.on_noted has had the event at offset 3 of tenant acme in hand for more than 2 s: this process ends"
         )
     assert _effects(database, acme) == [1, 2, 4, 5]
     with database.connection() as connection:
@@ -174,13 +175,13 @@ def test_an_event_that_hangs_or_ends_the_process_becomes_a_dead_letter_after_thr
     assert letter.error == "CrashError: its dispatcher ended 3 times with it in hand"
 
 
-def _dispatch_in_process(database: Database, tenant: Tenant) -> subprocess.CompletedProcess[str]:
+def _dispatch_in_process(database: Database, tenant: Tenant, limit: float) -> subprocess.CompletedProcess[str]:
     code = (
         "from tests.integration.test_worker import *; from tests.integration.test_worker import _erp\n"
         "from erpkit.events import Watchdog\n"
-        f"with Watchdog(0.3) as watch:\n dispatch(Database({database.conninfo!r}, 'x'), {tenant!r}, _erp(), watch=watch)"
+        f"with Watchdog({limit}) as watch:\n dispatch(Database({database.conninfo!r}, 'x'), {tenant!r}, _erp(), watch=watch)"
     )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=90)
 
 
 def test_a_dispatcher_that_was_killed_once_makes_no_dead_letter_of_a_good_event(

@@ -1,0 +1,19 @@
+"""Brokers by one line: forwarding the log to NATS JetStream, Kafka, Redis or RabbitMQ, and consuming from there."""
+
+from erpkit.events.brokers.broker import Broker, Delivery, Subscription, open_broker
+from erpkit.events.brokers.consume import Consumed, consume
+from erpkit.events.brokers.forward import Forwarded, forward, forward_group
+from erpkit.events.brokers.memory import MemoryBroker
+
+__all__ = [
+    "Broker",
+    "Consumed",
+    "Delivery",
+    "Forwarded",
+    "MemoryBroker",
+    "Subscription",
+    "consume",
+    "forward",
+    "forward_group",
+    "open_broker",
+]

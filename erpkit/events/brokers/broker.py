@@ -1,0 +1,93 @@
+"""What a broker is to erpkit: a place to publish to, and groups that what was published is handed to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from erpkit.config import Settings, mask_url
+from erpkit.errors import UsageError
+from erpkit.events.message import Message
+
+__all__ = ["Broker", "Delivery", "Subscription", "open_broker"]
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A message as it came from the broker, and the slug of the tenant whose event it is."""
+
+    tenant: str
+    message: Message
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """A consumer group on one topic of all tenants.
+
+    `receive` is called from a thread of the broker's, one call a group at a time. What it was given is acknowledged when it
+    returns, and delivered again when it raises.
+    """
+
+    group: str
+    topic: str
+    receive: Callable[[Sequence[Delivery]], None]
+
+
+class Broker(Protocol):
+    """What events are forwarded to and consumed from, at least once."""
+
+    name: str  # for people; without a password
+
+    @property
+    def scheme(self) -> str:
+        """What its checkpoints are named after."""
+
+    def publish(self, tenant: str, messages: Sequence[Message]) -> None:
+        """Publish in this order and return once all are acknowledged; raises BrokerError if some may not be."""
+
+    def declare(self, groups: Sequence[tuple[str, str]]) -> None:
+        """Make sure that what is published from now on is kept for these groups, each with its topic."""
+
+    def consuming(self, subscriptions: Sequence[Subscription]) -> AbstractContextManager[None]:
+        """Deliver to `subscriptions` while the block runs."""
+
+    def close(self) -> None:
+        """Give up the connections."""
+
+
+def open_broker(settings: Settings) -> Broker:
+    """Return the broker that ERPKIT_BROKER names; it connects when it is first used.
+
+    Raises UsageError, saying what to install, where the libraries for it are missing.
+    """
+    from erpkit.events.brokers.memory import MemoryBroker  # noqa: PLC0415 - each only where it is used
+
+    scheme = settings.broker.partition(":")[0]
+    if scheme == "memory":
+        return MemoryBroker()
+    try:
+        return _open_stream(scheme, settings.broker)
+    except ImportError as error:
+        raise UsageError(
+            f"{mask_url(settings.broker)} needs the package {error.name}: pip install 'erpkit[brokers]'"
+        ) from None
+
+
+def _open_stream(scheme: str, url: str) -> Broker:
+    if scheme == "nats":
+        from erpkit.events.brokers.nats import NatsBroker  # noqa: PLC0415
+
+        return NatsBroker(url)
+    if scheme == "kafka":
+        from erpkit.events.brokers.kafka import KafkaBroker  # noqa: PLC0415
+
+        return KafkaBroker(url)
+    if scheme in {"redis", "rediss"}:
+        from erpkit.events.brokers.redis import RedisBroker  # noqa: PLC0415
+
+        return RedisBroker(url)
+    from erpkit.events.brokers.rabbit import RabbitBroker  # noqa: PLC0415
+
+    return RabbitBroker(url)

@@ -1,0 +1,65 @@
+"""RabbitMQ: a topic exchange, and a quorum queue a handler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from faststream import AckPolicy
+from faststream.rabbit import Channel, ExchangeType, QueueType, RabbitExchange, RabbitQueue
+from faststream.rabbit import RabbitBroker as Client
+
+from erpkit.events.brokers.broker import Subscription
+from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
+from erpkit.events.brokers.wire import headers_of, subject_of
+from erpkit.events.message import Message
+
+__all__ = ["RabbitBroker"]
+
+_EXCHANGE = RabbitExchange("erp", type=ExchangeType.TOPIC, durable=True)
+
+
+class RabbitBroker(StreamBroker):
+    """Exchange `erp`, routing keys `erp.<tenant>.<module>.<Event>`; queues are named as their handlers.
+
+    RabbitMQ keeps nothing for a queue that is not there yet: `declare` must come before what it is to see.
+    """
+
+    scheme = "amqp"
+
+    def _client(self, *, consumer: bool) -> Any:  # noqa: ARG002
+        return Client(
+            self.url,
+            timeout=self.acknowledge_within,
+            default_channel=Channel(prefetch_count=BATCH),
+            apply_types=False,
+            logger=None,
+            graceful_timeout=None,
+        )
+
+    async def _declare(self, client: Any, groups: Sequence[tuple[str, str]]) -> None:
+        exchange = await client.declare_exchange(_EXCHANGE)
+        for group, topic in groups:
+            queue = await client.declare_queue(_queue(group, topic))
+            await queue.bind(exchange, subject_of("*", topic))
+
+    async def _send(self, client: Any, tenant: str, message: Message) -> None:
+        await client.publish(
+            message.payload,
+            exchange=_EXCHANGE,
+            routing_key=subject_of(tenant, message.topic),
+            mandatory=False,  # an event that no handler waits for is no fault
+            persist=True,
+            headers=headers_of(tenant, message),
+            message_id=str(message.uuid),
+            correlation_id=message.correlation_id,
+            timeout=self.acknowledge_within,
+        )
+
+    def _subscribe(self, client: Any, subscription: Subscription) -> list[Any]:
+        queue = _queue(subscription.group, subscription.topic)
+        return [client.subscriber(queue, _EXCHANGE, ack_policy=AckPolicy.MANUAL, decoder=as_it_is)]
+
+
+def _queue(group: str, topic: str) -> RabbitQueue:
+    return RabbitQueue(group, queue_type=QueueType.QUORUM, durable=True, routing_key=subject_of("*", topic))

@@ -1,0 +1,79 @@
+"""Redis streams: one an event type, a consumer group a handler."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from faststream import AckPolicy
+from faststream.redis import RedisBroker as Client
+from faststream.redis import StreamSub
+from redis.exceptions import ResponseError
+
+from erpkit.events.brokers.broker import Subscription
+from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
+from erpkit.events.brokers.wire import headers_of
+from erpkit.events.message import Message
+
+__all__ = ["RedisBroker"]
+
+
+class RedisBroker(StreamBroker):
+    """Streams `erp.<module>.<Event>`, which grow until an operator trims them.
+
+    What Redis acknowledged survives its crash as far as its own persistence goes: set `appendonly yes`.
+    """
+
+    scheme = "redis"
+
+    def _client(self, *, consumer: bool) -> Any:
+        timeout = None if consumer else self.acknowledge_within
+        silent: Any = None
+        return Client(self.url, socket_timeout=timeout, apply_types=False, logger=silent, graceful_timeout=None)
+
+    async def _declare(self, client: Any, groups: Sequence[tuple[str, str]]) -> None:
+        """Make each group at the beginning of its stream: a new one would see only what comes after it."""
+        redis = await client.connect()
+        for group, topic in groups:
+            with suppress(ResponseError):  # it is there already
+                await redis.xgroup_create(f"erp.{topic}", group, id="0", mkstream=True)
+
+    async def _send(self, client: Any, tenant: str, message: Message) -> None:
+        await self._add(client, tenant, message)
+
+    async def _send_all(self, client: Any, tenant: str, messages: Sequence[Message]) -> list[BaseException]:
+        """Send all over one connection: one each would lose their order."""
+        try:
+            async with (await client.connect()).pipeline(transaction=True) as pipeline:
+                for message in messages:
+                    await self._add(client, tenant, message, pipeline=pipeline)
+                await pipeline.execute()
+        except Exception as error:
+            return [error] * len(messages)
+        return []
+
+    async def _add(self, client: Any, tenant: str, message: Message, pipeline: Any = None) -> None:
+        await client.publish(
+            message.payload,
+            stream=f"erp.{message.topic}",
+            headers=headers_of(tenant, message),
+            correlation_id=message.correlation_id,
+            pipeline=pipeline,
+        )
+
+    def _subscribe(self, client: Any, subscription: Subscription) -> list[Any]:
+        """Read what is new, and claim what a consumer that died, or failed, has left unacknowledged."""
+        consumer = f"{socket.gethostname()}-{os.getpid()}"
+        stream = f"erp.{subscription.topic}"
+        return [
+            client.subscriber(stream=each, ack_policy=AckPolicy.MANUAL, decoder=as_it_is)
+            for each in (
+                StreamSub(stream, group=subscription.group, consumer=consumer, max_records=BATCH),
+                StreamSub(
+                    stream, group=subscription.group, consumer=consumer, min_idle_time=int(self.redeliver_after * 1000)
+                ),
+            )
+        ]
