@@ -432,7 +432,7 @@ def test_an_event_that_ends_its_consumer_every_time_becomes_a_dead_letter_and_it
         messages = read_events(connection, "counter.Counted", 0, 3)
     effects = Effects(database, acme, FATAL, FATAL.event_handlers["counter.on_counted"])
     for _ in range(5):  # in a batch, then alone four times
-        with pytest.raises(SystemExit):
+        with pytest.raises(KeyboardInterrupt):
             effects.apply(messages)
     assert effects.apply(messages) == 1
     assert select(database, acme, SEEN) == ["seen 00100", "seen 00102"]
@@ -444,7 +444,7 @@ def test_an_event_that_ends_its_consumer_every_time_becomes_a_dead_letter_and_it
 def _end(event: Counted, context: Context) -> None:
     context.connection.execute("INSERT INTO catalog_categories VALUES (%s)", [f"seen {event.number:05}"])
     if event.number == 101:
-        raise SystemExit
+        raise KeyboardInterrupt
 
 
 FATAL = Registry.of(

@@ -5,7 +5,8 @@ ALTER TABLE erpkit_checkpoints
     ADD COLUMN attempts integer NOT NULL DEFAULT 0,
     ADD COLUMN taken_at timestamptz;
 
--- For windows of time: the log is in the order of its times, and so this costs next to nothing.
+-- For windows of time: the log is in the order of its times, and so this is small and built in a moment.
+-- squawk-ignore require-concurrent-index-creation
 CREATE INDEX erpkit_events_recorded_at ON erpkit_events USING brin (recorded_at) WITH (autosummarize = on);
 
 -- +goose Down
