@@ -54,6 +54,7 @@ class Database:
         self._writable = writable
         self.conninfo = conninfo
         self.max_connections = max_connections
+        self._wait = _WAIT
         self._pool: ConnectionPool[PooledConnection] = ConnectionPool(
             conninfo,
             connection_class=PooledConnection,
@@ -164,7 +165,7 @@ class Database:
                 raise
 
     @contextmanager
-    def _lend(self, wait: float = _WAIT) -> Iterator[PooledConnection]:
+    def _lend(self, wait: float | None = None) -> Iterator[PooledConnection]:
         connection = self._take(wait)
         try:
             yield connection
@@ -174,9 +175,10 @@ class Database:
             finally:
                 self._give_back(connection)
 
-    def _take(self, wait: float = _WAIT) -> PooledConnection:
+    def _take(self, wait: float | None = None) -> PooledConnection:
         from psycopg_pool import PoolTimeout  # noqa: PLC0415
 
+        wait = self._wait if wait is None else wait
         try:
             return self._pool.getconn(wait)
         except PoolTimeout:

@@ -260,7 +260,7 @@ def _run_and_restart(
 
 def test_a_server_that_stays_away_ends_the_run_and_names_who_is_left(own_server: EmbeddedServer) -> None:
     with Database(own_server.url(), "own") as database:
-        database._pool.timeout = 1  # not half a minute: the test would only wait longer
+        database._wait = 1  # not half a minute: the test would only wait longer
         with database.connection() as connection:
             fleet = make_fleet(connection, 14)
         some_done = threading.Event()

@@ -94,6 +94,8 @@ def test_notebooks_are_thin() -> None:
             if cell.cell_type == "code":
                 tree = ast.parse(TransformerManager().transform_cell(cell.source))  # cell magics, too
                 assert not any(isinstance(node, ast.FunctionDef) for node in ast.walk(tree)), path
-                most = 20 if "parameters" in cell.metadata.get("tags", []) else 14  # a declaration may be longer than code
+                most = (
+                    20 if "parameters" in cell.metadata.get("tags", []) else 14
+                )  # a declaration may be longer than code
                 assert len([line for line in cell.source.splitlines() if line.strip()]) <= most, (path, cell.source)
                 assert not cell.outputs or "NBVAL_CHECK_OUTPUT" in cell.source, (path, cell.source)
