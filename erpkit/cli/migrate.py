@@ -39,6 +39,8 @@ tenant_option = click.option(
 canary_option = click.option(
     "--canary", "canaries", multiple=True, metavar="SLUG", help="A tenant to go before the rest; may be repeated."
 )
+named_option = click.option("--tenant", "slugs", multiple=True, metavar="SLUG", help="The tenant; may be repeated.")
+all_option = click.option("--all", "everyone", is_flag=True, help="All active tenants and `_template`.")
 module_option = click.option("--module", help="Only this module.")
 up_options = (
     tenant_option,
@@ -121,32 +123,36 @@ def up(slugs: tuple[str, ...], **choice: Any) -> int:
 
 
 @command.command()
-@click.option("--tenant", "slugs", multiple=True, required=True, metavar="SLUG", help="The tenant; may be repeated.")
+@named_option
+@all_option
 @canary_option
 @click.option("--module", required=True, help="The module to take down.")
 @click.option("--to", "to_version", type=click.IntRange(min=0), required=True, help="The version to end at.")
 @_with(run_options)
-def down(slugs: tuple[str, ...], canaries: tuple[str, ...], module: str, to_version: int, **choice: Any) -> int:
-    """Take one module of the tenants named down to a version; `_template` stays as it is unless it is named, too."""
+def down(
+    slugs: tuple[str, ...], everyone: bool, canaries: tuple[str, ...], module: str, to_version: int, **choice: Any
+) -> int:
+    """Take one module of tenants down to a version; `_template` stays as it is unless it is named, too, or with --all."""
 
     def planner(tenants: Sequence[Tenant], migrations: Sequence[Migration], applied: Applied) -> MigrationPlan:
         return plan_down(tenants, migrations, applied, module, to_version, canaries=canaries)
 
-    return _plan_and_run(slugs, planner, only_named=True, **choice)
+    return _plan_and_run(slugs, planner, only_named=_only_named(slugs, everyone), **choice)
 
 
 @command.command()
-@click.option("--tenant", "slugs", multiple=True, required=True, metavar="SLUG", help="The tenant; may be repeated.")
+@named_option
+@all_option
 @canary_option
 @click.option("--module", required=True, help="The module whose last version is taken down and up again.")
 @_with(run_options)
-def redo(slugs: tuple[str, ...], canaries: tuple[str, ...], module: str, **choice: Any) -> int:
-    """Take the last applied version of a module down and up again, on the tenants named."""
+def redo(slugs: tuple[str, ...], everyone: bool, canaries: tuple[str, ...], module: str, **choice: Any) -> int:
+    """Take the last applied version of a module down and up again, each tenant at its own."""
 
     def planner(tenants: Sequence[Tenant], migrations: Sequence[Migration], applied: Applied) -> MigrationPlan:
         return plan_redo(tenants, migrations, applied, module, canaries=canaries)
 
-    return _plan_and_run(slugs, planner, only_named=True, **choice)
+    return _plan_and_run(slugs, planner, only_named=_only_named(slugs, everyone), **choice)
 
 
 @command.command()
@@ -168,6 +174,12 @@ def history(slugs: tuple[str, ...], limit: int, as_json: bool) -> None:
             for e in entries
         ],
     )  # fmt: skip
+
+
+def _only_named(slugs: tuple[str, ...], everyone: bool) -> bool:
+    if bool(slugs) == everyone:
+        raise click.UsageError("name the tenants with --tenant, or take --all of them")
+    return not everyone
 
 
 def _mark(state: str, pending: int) -> str:

@@ -119,6 +119,10 @@ def test_migrations_are_planned_confirmed_and_taken_back(erp: Planted) -> None:
     shown = erpkit(*down).stdout
     assert erpkit(*down, "--confirm", shown.split("--confirm ")[1].strip()).returncode == 0
     assert erpkit("migrate", "status").returncode == 3
+    refused(erpkit("migrate", "down", "--module", "billing", "--to", "3"), 2, "--tenant", "--all")
+    everyone = erpkit("migrate", "redo", "--module", "catalog", "--all").stdout
+    assert "on 4 schemas" in everyone  # `_template` and three active tenants
+    assert erp.suspended in everyone
 
 
 def test_events_are_replayed_after_a_dry_run(erp: Planted) -> None:
