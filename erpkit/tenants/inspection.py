@@ -193,21 +193,22 @@ def inspect_tenants(
 def _beside(
     connection: Connection, tenants: Sequence[Tenant], migrations: Sequence[Migration], locks: Locks
 ) -> Iterator[tuple[Future[Applied] | None, Future[dict[str, Fingerprint]] | None]]:
-    """Read the versions of many tenants and hash their schemas, over half of an inspection's time, on a second connection.
+    """Read the versions of many tenants and hash their schemas, over half of an inspection's time, on connections of their own.
 
     Not where `connection` is in a transaction, which another connection would not see.
     """
     if len(tenants) < _MANY or connection.info.transaction_status != pq.TransactionStatus.IDLE:
         yield None, None
         return
-    info = connection.info
     free = [tenant.schema for tenant in tenants if not locks.of(tenant.schema)]
-    with (
-        psycopg.connect(info.dsn, password=info.password or None, autocommit=True, application_name="erpkit") as second,
-        ThreadPoolExecutor(1) as executor,
-    ):
+    with _another(connection) as second, _another(connection) as third, ThreadPoolExecutor(2) as executor:
         versions = executor.submit(_read_versions, second, locks.readable(tenants), migrations)
-        yield versions, executor.submit(read_fingerprints, second, free)
+        yield versions, executor.submit(read_fingerprints, third, free)
+
+
+def _another(connection: Connection) -> Connection:
+    info = connection.info
+    return psycopg.connect(info.dsn, password=info.password or None, autocommit=True, application_name="erpkit")
 
 
 def _read_versions(connection: Connection, tenants: Sequence[Tenant], migrations: Sequence[Migration]) -> Applied:

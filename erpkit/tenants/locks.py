@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -50,7 +50,7 @@ class TableLock:
     oid: int
     table: str
     pid: int
-    session: str  # user, application and state
+    session: str = field(compare=False)  # user, application and state, which changes while the lock stays
     is_held: bool
 
     @property
@@ -122,7 +122,7 @@ class Locks:
         if not seen:
             return
         self._connection.execute("SELECT pg_sleep(%s)", [_MOMENT])
-        for schema, lock in seen & self._read():
+        for schema, lock in (found for found in self._read() if found in seen):
             self._locks.setdefault(schema, {})[lock.table] = lock
 
     def _read(self) -> set[tuple[str, TableLock]]:
