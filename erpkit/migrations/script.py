@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -163,11 +162,6 @@ def check_statements(migration: Migration) -> None:
                 raise MigrationError(
                     f"{where} is {found.upper()}: a migration is one transaction; use '-- +goose NO TRANSACTION' instead"
                 )
-
-
-def commands(statements: Sequence[str]) -> list[str]:
-    """Split statements into single commands, as PostgreSQL counts its answers; quotes are left out of the text."""
-    return [part.strip() for s in statements for part in _without_quotes(s)[0].split(";") if part.strip()]
 
 
 def _without_quotes(statement: str) -> tuple[str, bool]:
