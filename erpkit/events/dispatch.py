@@ -18,7 +18,7 @@ from erpkit.events.router import handle
 from erpkit.events.watchdog import Watch
 from erpkit.modules import EventHandler, Registry
 
-__all__ = ["BATCH", "CrashError", "DispatchResult", "dispatch", "dispatch_batch", "handle"]
+__all__ = ["ATTEMPTS", "BATCH", "CrashError", "DispatchResult", "dispatch", "dispatch_batch", "handle", "handle_all"]
 
 BATCH = 500
 ATTEMPTS = 3
@@ -91,7 +91,7 @@ def dispatch_batch(
         else:
             if messages:
                 mark_in_hand(database, tenant, handler.name, messages[-1].offset or 0, 0)
-            published, handled, dead = _handle_all(connection, tenant, registry, handler, ready, watch)
+            published, handled, dead = handle_all(connection, tenant, registry, handler, ready, watch)
             if messages:
                 move_checkpoint(connection, handler.name, messages[-1].offset or 0)
         append(connection, published)
@@ -116,10 +116,18 @@ def _handle_suspect(
     return published, handled, dead + len(given_up)
 
 
-def _handle_all(
-    connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, messages: Sequence[Message], watch: Watch
-) -> tuple[list[Message], int, int]:  # fmt: skip
-    """Handle messages together; after any fault of the handler one by one, to find out which of them it is."""
+def handle_all(
+    connection: Connection,
+    tenant: Tenant,
+    registry: Registry,
+    handler: EventHandler,
+    messages: Sequence[Message],
+    watch: Watch = _UNWATCHED,
+) -> tuple[list[Message], int, int]:
+    """Handle messages together; after any fault of the handler one by one, to find out which of them it is.
+
+    Return what was published, which the caller appends, and how many were handled and became dead letters.
+    """
     try:
         with connection.transaction():
             return _handle_new(connection, tenant, registry, handler, messages, watch), len(messages), 0
@@ -147,6 +155,7 @@ def _handle_new(
     published: list[Message] = []
     for message in messages:
         if message.uuid in new:
+            new.discard(message.uuid)  # a broker may bring one twice
             watch.begin(tenant, handler, message)
             try:
                 published += handle(connection, tenant, registry, handler, message)

@@ -6,20 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-import psycopg
-
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import ErpkitError
 from erpkit.events.dead_letters import bury
+from erpkit.events.dispatch import ATTEMPTS, handle_all
 from erpkit.events.log import append
 from erpkit.events.message import Message
-from erpkit.events.parking import hold_back, park_if_blocked
-from erpkit.events.router import handle
+from erpkit.events.parking import hold_back
 from erpkit.modules import EventHandler, Registry
 
 __all__ = ["ConsumerEndedError", "Effects", "NotActiveError"]
 
-ATTEMPTS = 3  # of a handler that raises
 CRASHES = 5  # of a consumer, each time with the same event in hand
 
 
@@ -55,12 +52,7 @@ class Effects:
     def _handle_all(self, messages: Sequence[Message]) -> int:
         with self.database.tenant_transaction(self.tenant, write=True) as connection:
             ready = hold_back(connection, self.registry, self.handler, messages)
-            try:
-                with connection.transaction():
-                    published, dead = self._handle_new(connection, ready), 0
-            except Exception as error:  # any fault of a handler: find out which event it is
-                _reraise_if_lost(connection, error)
-                published, dead = self._handle_each(connection, ready)
+            published, _, dead = handle_all(connection, self.tenant, self.registry, self.handler, ready)
             self._forget(connection, messages)
             append(connection, published)
         return dead
@@ -69,44 +61,6 @@ class Effects:
         if self._count_attempt(message) <= CRASHES:
             return self._handle_all([message])
         return self._bury_all([message], ConsumerEndedError(f"its consumer ended {CRASHES} times with it in hand"))
-
-    def _handle_new(self, connection: Connection, messages: Sequence[Message]) -> list[Message]:
-        """Handle those messages that are not in the handler's inbox yet, and put them there."""
-        rows = connection.execute(
-            "INSERT INTO erpkit_inbox (handler, uuid) SELECT %s, unnest(%s::uuid[]) ON CONFLICT DO NOTHING RETURNING uuid",
-            [self.handler.name, _uuids(messages)],
-        )
-        new = {uuid for (uuid,) in rows}
-        published: list[Message] = []
-        for message in messages:
-            if message.uuid in new:
-                new.discard(message.uuid)  # the same one may have come twice
-                published += handle(connection, self.tenant, self.registry, self.handler, message)
-        return published
-
-    def _handle_each(self, connection: Connection, messages: Sequence[Message]) -> tuple[list[Message], int]:
-        published: list[Message] = []
-        dead = 0
-        for message in messages:
-            if dead and park_if_blocked(connection, self.registry, self.handler, message):
-                continue
-            try:
-                published += self._handle_with_retries(connection, message)
-            except Exception as error:
-                _reraise_if_lost(connection, error)
-                bury(connection, self.registry, self.handler, message, error, ATTEMPTS)
-                dead += 1
-        return published, dead
-
-    def _handle_with_retries(self, connection: Connection, message: Message) -> list[Message]:
-        from tenacity import Retrying, stop_after_attempt, wait_random_exponential  # noqa: PLC0415 - only after a fault
-
-        for attempt in Retrying(
-            stop=stop_after_attempt(ATTEMPTS), wait=wait_random_exponential(0.02, max=0.2), reraise=True
-        ):
-            with attempt, connection.transaction():
-                return self._handle_new(connection, [message])
-        raise AssertionError("unreachable: the last attempt raises")
 
     def _bury_all(self, messages: Sequence[Message], error: Exception) -> int:
         with self.database.tenant_transaction(self.tenant, write=True) as connection:
@@ -142,9 +96,3 @@ class Effects:
 
 def _uuids(messages: Sequence[Message]) -> list[UUID]:
     return [message.uuid for message in messages]
-
-
-def _reraise_if_lost(connection: Connection, error: Exception) -> None:
-    """A lost connection is no fault of an event: let the broker deliver again."""
-    if connection.closed or (isinstance(error, psycopg.OperationalError) and connection.broken):
-        raise error
