@@ -13,8 +13,8 @@ import pytest
 from erpkit.database import Database
 from erpkit.nats import NatsServer
 from erpkit.sample.demo import Planted
+from tests.command import erpkit, refused
 from tests.integration.test_brokers import wait_until
-from tests.integration.test_cli import erpkit, refused
 
 
 @pytest.fixture(autouse=True)

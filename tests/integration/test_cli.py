@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,34 +9,13 @@ import pytest
 from erpkit.database import Database
 from erpkit.runs.demo import NOTEBOOKS
 from erpkit.sample.demo import Planted
+from tests.command import erpkit, refused
 
 
 @pytest.fixture(autouse=True)
 def environment(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ERPKIT_DATABASE", database.conninfo)
     monkeypatch.setenv("ERPKIT_MODULES", "erpkit.sample")
-
-
-def erpkit(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    code = "from erpkit.cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | environ,
-        timeout=120,
-    )
-
-
-def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
-    """Assert that a command failed with one clear line."""
-    assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line and not line.startswith(("Usage:", "Try "))]
-    assert len(lines) == 1, done.stderr
-    for word in words:
-        assert word in lines[0]
-    assert done.returncode == code
 
 
 def test_the_first_line_names_the_target(erp: Planted, database: Database) -> None:
@@ -151,10 +128,10 @@ def test_no_database_is_one_line_with_the_target() -> None:
     )
 
 
-@pytest.mark.parametrize("slug", ['x"; drop schema acme; --', "a,b", "_template", ""])
-def test_a_hostile_tenant_name_is_one_line(erp: Planted, slug: str) -> None:
-    for arguments in (("create", slug), ("inspect", slug), ("suspend", slug)):
-        refused(erpkit("tenants", *arguments), 2, repr(slug))
+def test_a_hostile_tenant_name_is_one_line(erp: Planted) -> None:
+    for slug in ('x"; drop schema acme; --', "a,b", "_template", ""):
+        for command in ("create", "inspect", "suspend"):
+            refused(erpkit("tenants", command, slug), 2, repr(slug))
 
 
 def test_an_unknown_tenant_is_one_line(erp: Planted, tmp_path: Path) -> None:

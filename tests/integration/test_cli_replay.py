@@ -12,8 +12,8 @@ import pytest
 from erpkit.database import Database
 from erpkit.modules import Registry
 from erpkit.sample.demo import Planted, plant
+from tests.command import erpkit, refused
 from tests.conftest import SMALL
-from tests.integration.test_cli import erpkit, refused
 
 
 @pytest.fixture(scope="module")

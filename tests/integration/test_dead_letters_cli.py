@@ -8,7 +8,7 @@ import pytest
 
 from erpkit.database import Database
 from erpkit.sample.demo import Planted
-from tests.integration.test_cli import erpkit, refused
+from tests.command import erpkit, refused
 
 
 @pytest.fixture(autouse=True)

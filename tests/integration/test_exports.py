@@ -1,11 +1,12 @@
 """Exporting a tenant to one file and importing it again; files that are damaged, edited or too new."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +17,40 @@ from erpkit.database import Database
 from erpkit.embedded import EmbeddedServer
 from erpkit.errors import DatabaseError, UsageError
 from erpkit.migrations import Migration
-from erpkit.sample.demo import Planted
+from erpkit.modules import Registry
+from erpkit.sample.demo import plant
 from erpkit.tenants import (
     Manifest,
     create_tenant,
+    drop_tenant,
     export_tenant,
     find_drift,
     get_tenant,
     import_tenant,
     inspect_tenants,
     list_tenants,
+    plan_drop,
     read_manifest,
+    rename_tenant,
+    set_status,
     verify_export,
 )
 from erpkit.tenants.imports import rename_in_script
 from erpkit.tenants.manifest import DUMP, MANIFEST
 from erpkit.tenants.programs import find_program, without_password
 from erpkit.tenants.rows import count_rows
-from tests.conftest import _new_database
+from tests.conftest import SMALL, _new_database
 
 TRICKY = [
     "tenant_acme.", "COPY tenant_acme.x FROM stdin;", "\\.", "a\tb\nc", "'tenant_acme.x'::regclass", "$$", "--", "\\restrict x",
 ]  # fmt: skip
 
 
-@pytest.fixture
-def exported(database: Database, erp: Planted, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def original(shared_database: Database, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with the data of acme, in which many things look like its schema's name."""
-    with database.connection() as connection:
+    plant(shared_database, registry, tenants=4, size=SMALL)
+    with shared_database.connection() as connection:
         tenant = get_tenant(connection, "acme")
         connection.execute(
             "CREATE TABLE tenant_acme.notes (id serial PRIMARY KEY, word text DEFAULT 'tenant_acme.notes'); "
@@ -55,8 +62,25 @@ def exported(database: Database, erp: Planted, tmp_path: Path) -> Path:
         )
         with connection.cursor() as cursor:
             cursor.executemany("INSERT INTO tenant_acme.notes (word) VALUES (%s)", [(word,) for word in TRICKY])
-    export_tenant(database, tenant, tmp_path / "acme.erpkit")
-    return tmp_path / "acme.erpkit"
+    file = tmp_path_factory.mktemp("original") / "acme.erpkit"
+    export_tenant(shared_database, tenant, file)
+    return file
+
+
+@pytest.fixture
+def exported(original: Path, tmp_path: Path) -> Path:
+    """The file, as a copy that a test may damage."""
+    return shutil.copy2(original, tmp_path / "acme.erpkit")
+
+
+@pytest.fixture
+def database(shared_database: Database, original: Path) -> Iterator[Database]:
+    """The database from which the file was exported; a copy of the tenant that a test imports is dropped again."""
+    yield shared_database
+    with shared_database.connection() as connection:
+        if "apex" in [tenant.slug for tenant in list_tenants(connection)]:
+            plan = plan_drop(connection, set_status(connection, "apex", "suspended"))
+            drop_tenant(shared_database, "apex", plan.id)
 
 
 def _traces(database: Database, slug: str) -> list[Any]:
@@ -114,7 +138,7 @@ def test_it_is_imported_beside_the_original_under_another_name(
 
 
 def test_importing_under_another_name_says_what_still_names_the_old_schema(exported: Path, database: Database) -> None:
-    from tests.integration.test_cli import erpkit
+    from tests.command import erpkit
 
     file, environ = str(exported), {"ERPKIT_DATABASE": database.conninfo}
     done = erpkit("tenants", "import", file, "--as", "apex", **environ)
@@ -125,6 +149,7 @@ def test_importing_under_another_name_says_what_still_names_the_old_schema(expor
         """! view tenant_apex."odd'view": SELECT (word ~ '\\d+''tenant_acme.'::text) AS tenant_acme""",
     ]
     done = erpkit("tenants", "rename", "acme", "ajax", **environ)
+    rename_tenant(database, "ajax", "acme")
     assert (done.returncode, done.stdout.count("! function tenant_ajax.body()")) == (3, 1)
     assert "still name the old schema in their text" in done.stdout
 
@@ -264,17 +289,15 @@ def test_a_file_that_is_there_is_not_overwritten(exported: Path, database: Datab
 
 
 def test_a_tenant_without_a_schema_is_not_exported(database: Database, tmp_path: Path) -> None:
-    tenant = create_tenant(database, [], "acme")
+    tenant = create_tenant(database, [], "hollow")
     with database.connection() as connection:
-        connection.execute("DROP SCHEMA tenant_acme")
-    with pytest.raises(DatabaseError, match="tenant acme: there is no schema tenant_acme"):
-        export_tenant(database, tenant, tmp_path / "acme.erpkit")
+        connection.execute("DROP SCHEMA tenant_hollow")
+    with pytest.raises(DatabaseError, match="tenant hollow: there is no schema tenant_hollow"):
+        export_tenant(database, tenant, tmp_path / "hollow.erpkit")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_password_never_stands_on_a_command_line(
-    database: Database, erp: Planted, server: EmbeddedServer, tmp_path: Path
-) -> None:
+def test_a_password_never_stands_on_a_command_line(database: Database, server: EmbeddedServer, tmp_path: Path) -> None:
     login = f"keeper_{database.conninfo.split('/')[3].split('?')[0]}"
     rules = server.data / "pg_hba.conf"
     original = rules.read_text()

@@ -19,8 +19,8 @@ from erpkit.sample.demo import Planted, plant
 from erpkit.tenants import get_tenant, inspect_tenant, inspect_tenants, list_tenants
 from erpkit.tenants.health import read_blockers
 from erpkit.tenants.locks import Locks
+from tests.command import erpkit, refused
 from tests.conftest import SMALL
-from tests.integration.test_cli import erpkit, refused
 
 
 @pytest.fixture(scope="module")

@@ -333,7 +333,7 @@ def test_checking_a_module_without_generated_code_says_what_to_do(shop: Module) 
 
 
 def test_the_command_line_ends_with_3_for_a_broken_query(erp: Planted, database: Database) -> None:
-    from tests.integration.test_cli import erpkit
+    from tests.command import erpkit
 
     environ = {"ERPKIT_DATABASE": database.conninfo, "ERPKIT_MODULES": "erpkit.sample"}
     assert erpkit("queries", "generate", "--check", **environ).returncode == 0

@@ -1,0 +1,72 @@
+"""Calling the command line, each time in a process of its own."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+__all__ = ["erpkit", "refused"]
+
+
+def erpkit(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run `erpkit` with these arguments and variables; a fork has the imports already, which are half of most calls."""
+    if "PYTHONPATH" in environ:  # other modules than those that were imported
+        return _started(arguments, os.environ | environ)
+    with TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        call = {
+            "arguments": arguments,
+            "environ": dict(os.environ | environ),
+            "folder": str(Path.cwd()),
+            "out": str(out),
+            "err": str(err),
+        }
+        code = _call(json.dumps(call))
+        return subprocess.CompletedProcess(["erpkit", *arguments], code, out.read_text(), err.read_text())
+
+
+def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    """Assert that a command failed with one clear line."""
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line and not line.startswith(("Usage:", "Try "))]
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0]
+    assert done.returncode == code
+
+
+def _started(arguments: tuple[str, ...], environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from erpkit.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environ, timeout=120)
+
+
+def _call(line: str) -> int:
+    process = _server()
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
+    return int(process.stdout.readline())
+
+
+@cache
+def _server() -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("forked.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    atexit.register(_end, process)
+    return process
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    with process:
+        pass  # its input ends, and so does it
