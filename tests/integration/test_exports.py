@@ -70,7 +70,7 @@ def original(shared_database: Database, registry: Registry, tmp_path_factory: py
 @pytest.fixture
 def exported(original: Path, tmp_path: Path) -> Path:
     """The file, as a copy that a test may damage."""
-    return shutil.copy2(original, tmp_path / "acme.erpkit")
+    return Path(shutil.copy2(original, tmp_path / "acme.erpkit"))
 
 
 @pytest.fixture
