@@ -43,9 +43,15 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session")
 def server() -> EmbeddedServer:
-    """The running embedded server of the tests."""
+    """The running embedded server of the tests, which need not outlive a power failure: a commit waits for no disk.
+
+    What the operating system was given outlives the server's processes all the same, however they end.
+    """
     embedded = EmbeddedServer(_home)
     embedded.start()
+    with psycopg.connect(embedded.url("postgres"), autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
     return embedded
 
 
