@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from erpkit.database import Connection, Database, Tenant
+from erpkit.database import Connection, Database, PooledConnection, Tenant
 from erpkit.embedded import EmbeddedServer
 from erpkit.errors import MigrationError
 from erpkit.migrations import (
@@ -285,7 +285,7 @@ class LosesConnections(Database):
     """Loses its connection when a tenant is done, as when the server dies just after the last commit."""
 
     @contextmanager
-    def visit(self, tenants: Sequence[Tenant]) -> Iterator[Connection]:
+    def visit(self, tenants: Sequence[Tenant]) -> Iterator[PooledConnection]:
         with super().visit(tenants) as connection:
             yield connection
         raise psycopg.OperationalError("server closed the connection unexpectedly")
