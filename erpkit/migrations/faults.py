@@ -66,10 +66,10 @@ def explain(tenant: Tenant, migration: Migration, error: BaseException, limits: 
 
 def note_missing_schema(connection: Connection, tenant: Tenant, error: psycopg.Error) -> None:
     """Note it on an error about a missing table or schema if it is the tenant's own schema that does not exist."""
-    if (
-        isinstance(error, psycopg.errors.InvalidSchemaName | psycopg.errors.UndefinedTable)
-        and not connection.execute("SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s", [tenant.schema]).fetchone()
-    ):
+    if not isinstance(error, psycopg.errors.InvalidSchemaName | psycopg.errors.UndefinedTable):
+        return
+    found = connection.execute("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = %s", [tenant.schema])
+    if found.fetchone() is None:
         error.add_note(NO_SCHEMA)
 
 

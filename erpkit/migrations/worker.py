@@ -48,7 +48,8 @@ class TenantResult:
 class _Progress:
     """How far one tenant is: which steps are left, how often the one in hand was tried for a lock, what became of the others.
 
-    `lost_since` is when the server ceased to answer; `new_tables` are the version tables still to be made.
+    `lost_since` is when the server ceased to answer, `losses` how often that was in the midst of the step in hand;
+    `new_tables` are the version tables still to be made.
     """
 
     tenant: Tenant
@@ -56,6 +57,7 @@ class _Progress:
     new_tables: set[str]
     done: list[str] = field(default_factory=list)
     locks: int = 0
+    losses: int = 0
     lost_since: float | None = None
     is_clean: bool = False
 
@@ -68,7 +70,7 @@ class _Progress:
         for migration, _ in [self.left.popleft() for _ in range(count)]:
             self.new_tables.discard(migration.version_table)
             self.done += [migration.name] if done else []
-            self.locks, self.lost_since = 0, None
+            self.locks, self.losses, self.lost_since = 0, 0, None
 
 
 @dataclass
@@ -184,7 +186,16 @@ class Worker:
             return not self.stop.is_set() and progress.locks < self.limits.attempts
         if not is_lost(error) or not progress.left[0][0].content.use_transaction or self.stop.is_set():
             return False
-        return self._has_patience(progress)
+        return not self._is_to_blame(progress, error) and self._has_patience(progress)
+
+    def _is_to_blame(self, progress: _Progress, error: BaseException) -> bool:
+        """Tell whether the server was lost in the same migration too often; then the run ends, or it would be lost again."""
+        progress.losses += not isinstance(error, DatabaseError)  # that says that there was no connection to begin with
+        if progress.losses < self.limits.attempts:
+            return False
+        progress.lost_since = None
+        self.end(f"the server was lost {progress.losses} times in {progress.left[0][0].name} of {progress.tenant.slug}")
+        return True
 
     def _has_patience(self, progress: _Progress) -> bool:
         """Tell whether a lost server is still to be waited for; when it is not, the run ends, as no tenant would fare better."""

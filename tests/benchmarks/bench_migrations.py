@@ -11,10 +11,10 @@ makes a file, and that took most of the time of whoever came next.
 from __future__ import annotations
 
 import os
+import resource
 import statistics
 import sys
 import time
-import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -91,34 +91,22 @@ def _check(connection: Connection, tenants: Sequence[Tenant]) -> None:
 
 
 def _memory(count: int) -> None:
-    """Migrate a fifth of the tenants, then the rest: what Python keeps of each run, its plan and results told apart."""
+    """Migrate a fifth of the tenants, then the rest; this process's memory before and after tells the plan from the run."""
     database, tenants = _schemas(count)
     _erpkit(database, tenants[:20])  # what is loaded at first
-    tracemalloc.start()
     for part in (tenants[20 : count // 5], tenants[count // 5 :]):
-        start = tracemalloc.get_traced_memory()[0]
+        before, started = _memory_of(os.getpid()), time.perf_counter()
         plan = plan_up(part, MIGRATIONS, Applied())
-        plan_id = plan.id
-        planned = tracemalloc.get_traced_memory()[0]
-        tracemalloc.reset_peak()
+        plan_id, planned = plan.id, _memory_of(os.getpid())
         run = run_plan(database, plan, plan_id, workers=WORKERS)
-        ended, peak = tracemalloc.get_traced_memory()
+        ended = _memory_of(os.getpid())
         assert run.is_complete
-        del run
-        results = ended - tracemalloc.get_traced_memory()[0]
-        kept, most = ended - planned - results, peak - planned - results
         print(
-            f"{len(part)} tenants: the plan {_mb(planned - start)}, its results {_mb(results)}; beside them the run had "
-            f"{_mb(most)} at most and left {_mb(kept)}; this process {_rss(os.getpid()):.0f} MB, "
-            f"largest backend {max(_backend_memory(database)):.0f} MB"
+            f"{len(part)} tenants: {before:.1f} MB at first, the plan {planned - before:+.1f} MB, the run with its results "
+            f"{ended - planned:+.1f} MB, {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB at most with what "
+            f"is shared; largest backend {max(_backend_memory(database)):.0f} MB; {len(part) / (time.perf_counter() - started):.0f}/s"
         )
-        del plan
-    tracemalloc.stop()
     database.close()
-
-
-def _mb(size: float) -> str:
-    return f"{size / 2**20:.2f} MB"
 
 
 def _backend_memory(database: Database) -> Iterator[float]:
@@ -127,10 +115,10 @@ def _backend_memory(database: Database) -> Iterator[float]:
             "SELECT pid FROM pg_stat_activity WHERE application_name = 'erpkit' AND datname = current_database()"
         ).fetchall()
     for (pid,) in pids:
-        yield _rss(pid)
+        yield _memory_of(pid)
 
 
-def _rss(pid: int) -> float:
+def _memory_of(pid: int) -> float:
     """Return the memory in MB that is a process's own, without the files and buffers that it shares."""
     lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
