@@ -45,8 +45,11 @@ def migration(version: int, up: str, down: str = "SELECT 1;", head: str = "", ta
     return Migration(MODULE, version, path, parse_migration(text), text, table)
 
 
-def step(version: int, pause: float = 0) -> Migration:
-    """Three objects, a row and a count, with `pause` seconds in their midst: what is half done shows, and what is done twice."""
+def step(version: int, pause: float | str = 0) -> Migration:
+    """Three objects, a row and a count, with `pause` seconds in their midst: what is half done shows, and what is done twice.
+
+    `pause` may be an expression.
+    """
     first = "CREATE TABLE count (steps int);\nINSERT INTO count VALUES (0);\n" if version == 1 else ""
     up = (
         f"{first}CREATE TABLE a{version} (id int PRIMARY KEY);\nUPDATE count SET steps = steps + 1;\n"
@@ -56,7 +59,7 @@ def step(version: int, pause: float = 0) -> Migration:
     return migration(version, up, f"DROP TABLE b{version};\nDROP TABLE a{version};{last}")
 
 
-def steps(count: int, pause: float = 0) -> tuple[Migration, ...]:
+def steps(count: int, pause: float | str = 0) -> tuple[Migration, ...]:
     return tuple(step(version, pause) for version in range(1, count + 1))
 
 
@@ -112,14 +115,15 @@ def _is_whole(connection: Connection, tenant: Tenant, done: tuple[int, ...]) -> 
     tables = {
         name
         for (name,) in connection.execute(
-            "SELECT tablename FROM pg_tables WHERE schemaname = %s AND tablename <> %s", [tenant.schema, TABLE]
+            "SELECT tablename FROM pg_tables WHERE schemaname = %s AND tablename !~ '^(goose_db_version|erpkit)_'",
+            [tenant.schema],
         )
     }
     expected = {f"{letter}{version}" for version in done for letter in "ab"} | ({"count"} if done else set())
     counted = connection.execute(f"SELECT steps FROM {tenant.schema}.count".encode()).fetchall() if done else [(0,)]
     history = connection.execute(
-        "SELECT version FROM public.erpkit_migrations WHERE schema_name = %s AND state = 'done' ORDER BY id",
-        [tenant.schema],
+        "SELECT version FROM public.erpkit_migrations WHERE schema_name = %s AND version_table = %s AND state = 'done' ORDER BY id",
+        [tenant.schema, TABLE],
     ).fetchall()
     return tables == expected and counted == [(len(done),)] and history == [(version,) for version in done]
 
