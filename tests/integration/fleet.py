@@ -76,6 +76,20 @@ def make_fleet(connection: Connection, count: int) -> list[Tenant]:
     return fleet
 
 
+def write_module(root: Path, migrations: Sequence[Migration]) -> tuple[Path, dict[str, str]]:
+    """Write an ERP of one module; return the folder of its migrations, and the environment that finds it."""
+    folder = root / "migrations"
+    folder.mkdir()
+    for step in migrations:
+        (folder / step.path.name).write_text(step.text)
+    code = f"from pathlib import Path\nfrom erpkit import Module\nmodule = Module({MODULE!r}, migrations=Path({str(folder)!r}))\n"
+    (root / "lone.py").write_text(code)
+    (root / "lone-1.dist-info").mkdir()
+    (root / "lone-1.dist-info" / "METADATA").write_text("Name: lone\nVersion: 1\n")
+    (root / "lone-1.dist-info" / "entry_points.txt").write_text(f"[lone.modules]\n{MODULE} = lone:module\n")
+    return folder, {"PYTHONPATH": str(root), "ERPKIT_MODULES": "lone.modules"}
+
+
 def plan_for(
     database: Database, fleet: Sequence[Tenant], migrations: Sequence[Migration], **choice: Any
 ) -> MigrationPlan:

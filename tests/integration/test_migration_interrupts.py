@@ -34,6 +34,7 @@ from tests.integration.fleet import (
     steps,
     versions,
     wait_until,
+    write_module,
 )  # fmt: skip
 
 
@@ -186,17 +187,13 @@ class Terminal:
 def test_ctrl_c_on_the_command_ends_at_whole_versions_says_who_is_left_and_the_next_run_completes(
     database: Database, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "migrations"
-    folder.mkdir()
-    for number in (1, 2):
-        (folder / f"0000{number}_step.sql").write_text(steps(2, pause=0.2)[number - 1].text)
-    environ = {"ERPKIT_DATABASE": database.conninfo} | _register(tmp_path, MODULE, folder)
+    folder, environ = write_module(tmp_path, steps(2, pause=0.2))
     fleet = [create_tenant(database, [], f"tenant{number}") for number in range(5)]
     with database.connection() as connection:
         everyone = [ensure_template(connection), *fleet]
         migrations = read_migrations([Module(MODULE, migrations=folder)])
         plan = plan_up(everyone, migrations, read_applied(connection, everyone, migrations))
-    terminal = Terminal("migrate", "up", "--confirm", plan.id, **environ)
+    terminal = Terminal("migrate", "up", "--confirm", plan.id, ERPKIT_DATABASE=database.conninfo, **environ)
     with session(database) as watch:
         wait_until(lambda: activity(watch, SLEEPS) == 3)
     terminal.press(b"\x03")
@@ -211,13 +208,3 @@ def test_ctrl_c_on_the_command_ends_at_whole_versions_says_who_is_left_and_the_n
     assert run_plan(database, plan, plan.id).is_complete
     assert set(versions(database, everyone).values()) == {(1, 2)}
     assert find_halves(database, everyone) == []
-
-
-def _register(root: Path, name: str, migrations: Path) -> dict[str, str]:
-    """Make an ERP of one module; return the environment that finds it."""
-    code = f"from pathlib import Path\nfrom erpkit import Module\nmodule = Module({name!r}, migrations=Path({str(migrations)!r}))\n"
-    (root / "lone.py").write_text(code)
-    (root / "lone-1.dist-info").mkdir()
-    (root / "lone-1.dist-info" / "METADATA").write_text("Name: lone\nVersion: 1\n")
-    (root / "lone-1.dist-info" / "entry_points.txt").write_text(f"[lone.modules]\n{name} = lone:module\n")
-    return {"PYTHONPATH": str(root), "ERPKIT_MODULES": "lone.modules"}
