@@ -86,7 +86,7 @@ def migration_message(
 _ANY = Tenant(slug=f"slug_{uuid4().hex}", schema=f"schema_{uuid4().hex}")
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _message(steps: tuple[Step, ...], run: Run, limits: Limits, new_tables: frozenset[str], is_last: bool) -> str:
     tables, statements = set(new_tables), list[str]()
     for migration, direction in steps:

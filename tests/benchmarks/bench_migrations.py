@@ -31,7 +31,7 @@ from erpkit.runs.rehearsal import drop_database
 
 NAME = "bench_migrations"
 WORKERS = 3
-ROUNDS = 5
+ROUNDS = 9
 
 _FILES = (
     "CREATE TABLE items (id bigint PRIMARY KEY, name text NOT NULL);",
