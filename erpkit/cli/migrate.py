@@ -62,6 +62,7 @@ run_options = (
     click.option("--lock-timeout", type=click.FloatRange(min=0), default=3, show_default=True, help="Seconds; 0: for ever."),
     click.option("--lock-attempts", type=click.IntRange(1, 100), default=5, show_default=True, help="How often."),
     click.option("--statement-timeout", type=click.FloatRange(min=0), default=0, help="Seconds a statement; 0: for ever."),
+    as_json,
 )  # fmt: skip
 
 
@@ -235,15 +236,17 @@ def _plan_and_run(
     lock_timeout: float,
     lock_attempts: int,
     statement_timeout: float,
+    as_json: bool,
     only_named: bool = False,
     **choice: Any,
 ) -> int:
-    with open_database() as database:
+    with open_database(quiet=as_json) as database:
         planned, milliseconds = _plan(database, slugs, planner, only_named=only_named)
         if not confirm:
-            show_plan(planned, milliseconds, sql=show_sql, workers=choice["workers"])
+            show_plan(planned, milliseconds, as_json=as_json, sql=show_sql, workers=choice["workers"])
             if not planned.is_empty:
-                click.echo(f"dry run: nothing was changed; to apply it, add --confirm {planned.id}")
+                hint = f"dry run: nothing was changed; to apply it, add --confirm {planned.id}"
+                click.echo(hint, err=as_json)
             return 3 if planned.is_empty and planned.refused else 0
         planned.check(confirm)
         if not only_named:
@@ -252,4 +255,4 @@ def _plan_and_run(
         limits = Limits(lock_timeout, statement_timeout, lock_attempts)
         with progress_bar(len(planned.tenants), "tenants") as advance:
             run = run_plan(database, planned, confirm, lambda _: advance(1), limits=limits, **choice)
-    return show_run(planned, run)
+    return show_run(planned, run, as_json=as_json)

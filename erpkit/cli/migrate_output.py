@@ -55,8 +55,19 @@ def show_plan(
     )
 
 
-def show_run(plan: MigrationPlan, run: MigrationRun) -> int:
+def show_run(plan: MigrationPlan, run: MigrationRun, *, as_json: bool = False) -> int:
     """Print what became of each tenant; return the exit code."""
+    code = 1 if not run.is_complete or plan.refused else 0
+    if as_json:
+        left = {"skipped": dict(plan.skipped), "refused": dict(plan.refused), "not_started": dict(run.not_started)}
+        results = [asdict(result) for result in run.results]
+        print_json({"plan": run.plan_id, "seconds": run.seconds, "done": run.done_count, "results": results, **left})
+        return code
+    _show_results(plan, run)
+    return code
+
+
+def _show_results(plan: MigrationPlan, run: MigrationRun) -> None:
     results = run.results if len(run.results) <= _LINES else run.failed
     if results:
         print_table(
@@ -71,7 +82,6 @@ def show_run(plan: MigrationPlan, run: MigrationRun) -> int:
         why = next(iter(run.not_started.values()))
         click.echo(f"{len(run.not_started)} tenants not started: {why}; run it again to go on")
     click.echo(f"{run.done_count} migrations applied in {run.seconds:.1f} s, {len(run.failed)} tenants failed")
-    return 1 if not run.is_complete or plan.refused else 0
 
 
 def _show_waves(plan: MigrationPlan) -> None:

@@ -2,10 +2,11 @@
 
 from erpkit.database.pool import TENANTS_A_CONNECTION, Database, PooledConnection
 from erpkit.database.schemas import fetch_union, schemas_with_table
-from erpkit.database.scope import Connection, enter_tenant, no_schema, scope_statements, search_path
+from erpkit.database.scope import DISCARD, Connection, enter_tenant, no_schema, scope_statements, search_path
 from erpkit.database.tenant import TEMPLATE, Tenant, check_schema_name
 
 __all__ = [
+    "DISCARD",
     "TEMPLATE",
     "TENANTS_A_CONNECTION",
     "Connection",

@@ -132,8 +132,11 @@ class Database:
         return _TenantTransaction(self, tenant, write, statement_timeout)
 
     @contextmanager
-    def visit(self, tenants: Sequence[Tenant]) -> Iterator[Connection]:
-        """Lend a connection in autocommit mode to go through many tenants on; the caller scopes each transaction."""
+    def visit(self, tenants: Sequence[Tenant]) -> Iterator[PooledConnection]:
+        """Lend a connection in autocommit mode to go through many tenants on; the caller scopes each transaction.
+
+        Whoever goes on to other tenants than these adds their schemas to the connection's `visited`.
+        """
         with self._lend() as connection:
             connection.visited.update(tenant.schema for tenant in tenants)
             yield connection

@@ -12,6 +12,7 @@ from erpkit.database.tenant import Tenant, check_schema_name
 from erpkit.errors import DatabaseError
 
 __all__ = [
+    "DISCARD",
     "Connection",
     "check_in_transaction",
     "enter_tenant",
@@ -24,7 +25,8 @@ __all__ = [
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-_DISCARD = (
+# All that a session can set, undone: what DISCARD ALL does (PostgreSQL manual), which cannot be sent with other statements.
+DISCARD = (
     "SET SESSION AUTHORIZATION DEFAULT; RESET ALL; RESET ROLE; CLOSE ALL; UNLISTEN *; DEALLOCATE ALL; "
     "SELECT pg_advisory_unlock_all(); DISCARD TEMP"
 )
@@ -105,15 +107,12 @@ def leave_unchanged(connection: Connection) -> None:
 
 
 def reset(connection: Connection, end: str = "ROLLBACK") -> None:
-    """End the transaction, if there is one, and undo all that a session can set, in one round trip.
-
-    That is what DISCARD ALL does (PostgreSQL manual), which cannot be sent together with the end of a transaction.
-    """
+    """End the transaction, if there is one, and undo all that a session can set, in one round trip."""
     if connection.closed:
         return
     if connection.info.transaction_status == pq.TransactionStatus.IDLE:
         end = "SELECT"
-    _run_or_close(connection, f"{end}; {_DISCARD}".encode())
+    _run_or_close(connection, f"{end}; {DISCARD}".encode())
 
 
 def _run_or_close(connection: Connection, statements: bytes) -> None:

@@ -1,10 +1,11 @@
-"""Applying one migration to one tenant: in one transaction and one round trip, or statement by statement."""
+"""Applying migrations to one tenant: in transactions that take one round trip together, or statement by statement."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import psycopg
 from psycopg import pq
@@ -12,8 +13,8 @@ from psycopg.generators import fetch_many, send
 
 from erpkit.database import Connection, Tenant, search_path
 from erpkit.errors import MigrationError
-from erpkit.migrations.faults import describe_invalid_indexes, explain, file_of, message_of
-from erpkit.migrations.files import Migration
+from erpkit.migrations.faults import describe_invalid_indexes, explain, file_of, message_of, note_missing_schema
+from erpkit.migrations.files import Migration, Step
 from erpkit.migrations.history import Run, ensure_history, note_start, record, record_done
 from erpkit.migrations.parser import Direction
 from erpkit.migrations.script import (
@@ -21,12 +22,25 @@ from erpkit.migrations.script import (
     Limits,
     check_schema,
     create_version_table,
+    is_done,
     lock_schema,
     migration_message,
-    not_due,
 )
 
-__all__ = ["apply_migration", "apply_step"]
+__all__ = ["Sent", "apply_migration", "apply_without_transaction", "send_steps"]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What became of the steps of one message: `done` were committed; the next one was `not_due`, or ended in `error`.
+
+    `is_clean` says that the session is as new, and may be another tenant's.
+    """
+
+    done: int
+    not_due: bool = False
+    error: psycopg.Error | None = None
+    is_clean: bool = False
 
 
 def apply_migration(
@@ -43,56 +57,75 @@ def apply_migration(
     stopped there, as nothing can roll it back.
     """
     ensure_history(connection)
-    limits = limits or Limits()
+    limits, run = limits or Limits(), Run("apply")
     try:
-        return apply_step(connection, tenant, migration, direction, Run("apply"), limits)
+        if not migration.content.use_transaction:
+            return apply_without_transaction(connection, tenant, (migration, direction), run, limits, set())
+        sent = send_steps(
+            connection, tenant, [(migration, direction)], run, limits, new_tables={migration.version_table}
+        )
+        if sent.error is not None:
+            raise sent.error
     except psycopg.Error as error:
         raise MigrationError(explain(tenant, migration, error, limits)) from error
+    return not sent.not_due
 
 
-def apply_step(
+def send_steps(
     connection: Connection,
     tenant: Tenant,
-    migration: Migration,
-    direction: Direction,
+    steps: Sequence[Step],
     run: Run,
     limits: Limits,
     *,
-    new_table: bool = True,
-    working: set[Connection] | None = None,
-) -> bool:
-    """Do what `apply_migration` does, with psycopg's own errors; `new_table` makes goose's table where it is missing.
+    new_tables: Collection[str] = (),
+    is_last: bool = False,
+) -> Sent:
+    """Apply steps, a transaction each, in one round trip; `is_last` says that the tenant gets no others after them.
 
-    `working` holds, while it runs, the connection that a NO TRANSACTION migration has of its own, so that it can be cancelled.
+    Raises psycopg's errors only where the connection is lost.
     """
-    if not migration.content.use_transaction:
-        with _own_connection(connection, tenant, limits) as own, _noted(own, working if working is not None else set()):
-            return _apply_without_transaction(own, connection, tenant, migration, direction, run)
-    message = migration_message(tenant, migration, direction, run, limits, new_table=new_table)
-    error = send_message(connection, message)
+    message = migration_message(tenant, steps, run, limits, new_tables=new_tables, is_last=is_last)
+    done, error = _send(connection, message, len(steps))
     if error is None:
-        return True
+        return Sent(done, is_clean=is_last)
     if not connection.closed:
         connection.rollback()
     if NOT_DUE in str(error):
-        return False
-    raise error
+        return Sent(done, not_due=True)
+    note_missing_schema(connection, tenant, error)
+    return Sent(done, error=error)
 
 
-def send_message(connection: Connection, message: bytes) -> psycopg.Error | None:
-    """Send a transaction as one message of the simple protocol; return the error that ended it, if there was one.
+def _send(connection: Connection, message: bytes, transactions: int) -> tuple[int, psycopg.Error | None]:
+    """Send a message of the simple protocol; return how many transactions were committed, and the error that ended it.
 
     Only the answer to COMMIT says that it was done: a COPY, for one, leaves the message half way without an error.
     """
     connection.pgconn.send_query(message)
     connection.wait(send(connection.pgconn))
-    last = connection.wait(fetch_many(connection.pgconn))[-1]
+    results = connection.wait(fetch_many(connection.pgconn))
+    done, last = sum(result.command_status == b"COMMIT" for result in results), results[-1]
     if last.status == pq.ExecStatus.FATAL_ERROR:
-        return psycopg.errors.error_from_result(last, connection.info.encoding)
-    if last.command_status == b"COMMIT":
-        return None
+        return done, psycopg.errors.error_from_result(last, connection.info.encoding)
+    if done == transactions:
+        return done, None
     connection.close()  # which rolls back, whatever it is in the middle of
-    return psycopg.ProgrammingError(f"it did not come to its COMMIT, but ended at {pq.ExecStatus(last.status).name}")
+    return done, psycopg.ProgrammingError(
+        f"it did not come to its COMMIT, but ended at {pq.ExecStatus(last.status).name}"
+    )
+
+
+def apply_without_transaction(
+    connection: Connection, tenant: Tenant, step: Step, run: Run, limits: Limits, working: set[Connection]
+) -> bool:
+    """Run a NO TRANSACTION file on a connection of its own, which `working` holds so that it can be cancelled.
+
+    `connection` writes the history. Returns False when another runner was faster; raises psycopg's errors, and MigrationError
+    where it stopped half way.
+    """
+    with _own_connection(connection, tenant, limits) as own, _noted(own, working):
+        return _apply(own, connection, tenant, *step, run)
 
 
 @contextmanager
@@ -116,22 +149,21 @@ def _noted(connection: Connection, working: set[Connection]) -> Iterator[None]:
         working.discard(connection)
 
 
-def _apply_without_transaction(
+def _apply(
     own: Connection, connection: Connection, tenant: Tenant, migration: Migration, direction: Direction, run: Run
 ) -> bool:
-    """Run a NO TRANSACTION file on a connection of its own; `connection` writes the history."""
     own.execute(lock_schema(tenant, session=True).encode())
     own.execute(check_schema(tenant).encode())
     own.execute(create_version_table(tenant, migration).encode())
-    if own.execute(f"SELECT {not_due(tenant, migration, direction)}".encode()).fetchone() is not None:
+    if own.execute(f"SELECT {is_done(tenant, migration, direction)}".encode()).fetchone() == (True,):
         return False
     record(connection, tenant, migration, direction, run, "running")
-    own.execute(note_start(session=True).encode())
+    own.execute(f"SELECT {note_start(session=True)}".encode())
     own.execute(
         "SET lock_timeout TO 0"
     )  # CREATE INDEX CONCURRENTLY waits for older transactions, and ends invalid without
     _run_statements(own, connection, tenant, migration, direction, run)
-    own.execute(record_done(tenant, migration, direction, run))
+    own.execute(record_done(tenant, migration, direction, run).encode())
     return True
 
 

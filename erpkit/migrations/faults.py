@@ -9,7 +9,16 @@ from erpkit.errors import DatabaseError
 from erpkit.migrations.files import Migration
 from erpkit.migrations.script import NO_SCHEMA, Limits
 
-__all__ = ["BUSY", "describe_holders", "describe_invalid_indexes", "explain", "file_of", "is_lost", "message_of"]
+__all__ = [
+    "BUSY",
+    "describe_holders",
+    "describe_invalid_indexes",
+    "explain",
+    "file_of",
+    "is_lost",
+    "message_of",
+    "note_missing_schema",
+]
 
 # What another transaction is to blame for: waiting helps.
 BUSY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
@@ -44,7 +53,7 @@ def explain(tenant: Tenant, migration: Migration, error: BaseException, limits: 
 
     `tries` is how often a lock was asked for.
     """
-    if NO_SCHEMA in str(error):
+    if NO_SCHEMA in str(error) or NO_SCHEMA in getattr(error, "__notes__", ()):
         return f"tenant {tenant.slug}: its schema {tenant.schema} does not exist any more: it was dropped or renamed"
     reason = message_of(error, migration)
     if isinstance(error, psycopg.errors.LockNotAvailable):
@@ -53,6 +62,15 @@ def explain(tenant: Tenant, migration: Migration, error: BaseException, limits: 
     elif isinstance(error, psycopg.errors.QueryCanceled) and limits.statement_timeout:
         reason += f" (limit {limits.statement_timeout:g} s)"
     return f"tenant {tenant.slug}: {file_of(migration)} failed: {reason}"
+
+
+def note_missing_schema(connection: Connection, tenant: Tenant, error: psycopg.Error) -> None:
+    """Note it on an error about a missing table or schema if it is the tenant's own schema that does not exist."""
+    if not isinstance(error, psycopg.errors.InvalidSchemaName | psycopg.errors.UndefinedTable):
+        return
+    found = connection.execute("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = %s", [tenant.schema])
+    if found.fetchone() is None:
+        error.add_note(NO_SCHEMA)
 
 
 def message_of(error: BaseException, migration: Migration) -> str:

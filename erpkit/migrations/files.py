@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 
 from erpkit.errors import MigrationError
-from erpkit.migrations.parser import ParsedMigration, parse_migration
+from erpkit.migrations.parser import Direction, ParsedMigration, parse_migration
 from erpkit.modules import Module, ModuleLike
 
-__all__ = ["EVENT_LOG", "Migration", "collect_migrations", "find_versions", "read_migrations", "version_table"]
+__all__ = ["EVENT_LOG", "Migration", "Step", "collect_migrations", "find_versions", "read_migrations", "version_table"]
 
 # erpkit's own tables in each tenant's schema: the event log, the inbox, checkpoints and dead letters.
 EVENT_LOG = Module("erpkit", migrations=Path(__file__).parent.parent / "events" / "migrations")
@@ -55,6 +55,9 @@ class Migration:
     def checksum(self) -> str:
         r"""SHA-256 of the file's text in hexadecimal digits; whether a line ends in "\n" or "\r\n" makes no difference."""
         return hashlib.sha256(self.text.replace("\r\n", "\n").encode()).hexdigest()
+
+
+Step = tuple[Migration, Direction]
 
 
 def version_table(module: ModuleLike) -> str:

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from erpkit.database import TEMPLATE, Tenant
 from erpkit.errors import PlanChangedError, UsageError
-from erpkit.migrations.files import Migration
+from erpkit.migrations.files import Migration, Step
 from erpkit.migrations.parser import Direction
 from erpkit.migrations.status import Applied
 
@@ -22,7 +22,7 @@ class TenantPlan:
     """What one tenant gets: migrations, each with its direction, in order."""
 
     tenant: Tenant
-    steps: tuple[tuple[Migration, Direction], ...]
+    steps: tuple[Step, ...]
     new_tables: frozenset[str] = frozenset()  # goose's version tables that it does not have yet
 
     @property
@@ -125,7 +125,7 @@ def plan_up(
     wanted = [m for m in migrations if module in (None, m.module) and (to_version is None or m.version <= to_version)]
     _check_module(migrations, module)
 
-    def decide(tenant: Tenant) -> tuple[tuple[Migration, Direction], ...] | str:
+    def decide(tenant: Tenant) -> tuple[Step, ...] | str:
         pending = [m for m in wanted if m.version not in applied.of(tenant.schema, m.version_table)]
         late = [m for m in pending if m.version < max(applied.of(tenant.schema, m.version_table), default=0)]
         if (dirty := applied.dirty_in(tenant.schema)) and not retry_dirty:
@@ -149,7 +149,7 @@ def plan_down(
     """Plan to take one module of `tenants` down to `to_version`, in the reverse order of application."""
     _check_module(migrations, module)
 
-    def decide(tenant: Tenant) -> tuple[tuple[Migration, Direction], ...] | str:
+    def decide(tenant: Tenant) -> tuple[Step, ...] | str:
         files, table = _files(migrations, module)
         versions = [version for version in reversed(applied.of(tenant.schema, table)) if version > to_version]
         if unknown := [str(version) for version in versions if version not in files]:
@@ -170,7 +170,7 @@ def plan_redo(
     """Plan to take the last applied version of one module down and up again, each tenant at its own version."""
     _check_module(migrations, module)
 
-    def decide(tenant: Tenant) -> tuple[tuple[Migration, Direction], ...] | str:
+    def decide(tenant: Tenant) -> tuple[Step, ...] | str:
         files, table = _files(migrations, module)
         versions = applied.of(tenant.schema, table)
         if not versions:
@@ -185,7 +185,7 @@ def plan_redo(
 def _plan(
     direction: str,
     tenants: Sequence[Tenant],
-    decide: Callable[[Tenant], tuple[tuple[Migration, Direction], ...] | str],
+    decide: Callable[[Tenant], tuple[Step, ...] | str],
     canaries: Sequence[str],
     applied: Applied,
 ) -> MigrationPlan:

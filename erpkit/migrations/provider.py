@@ -5,16 +5,21 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Literal
 
+import psycopg
+
 from erpkit.database import Database
+from erpkit.errors import DatabaseError
 from erpkit.migrations.history import Run, ensure_history
-from erpkit.migrations.plan import MigrationPlan, Wave
+from erpkit.migrations.lane import Lane
+from erpkit.migrations.plan import MigrationPlan, TenantPlan, Wave
 from erpkit.migrations.script import Limits, check_statements
 from erpkit.migrations.worker import TenantResult, Worker
 
@@ -91,7 +96,7 @@ def run_plan(
         _ending(worker),
     ):
         for wave in plan.waves:
-            failed = _run_wave(worker, threads, wave, take)
+            failed = _run_wave(worker, threads, workers, wave, take)
             if failed > threshold * len(wave.tenants):
                 worker.end(f"{failed} of {len(wave.tenants)} failed in the wave {wave.name}")
     reached = {result.tenant for result in results}
@@ -99,17 +104,44 @@ def run_plan(
     return MigrationRun(plan.id, tuple(results), left, time.perf_counter() - started)
 
 
-def _run_wave(worker: Worker, threads: ThreadPoolExecutor, wave: Wave, take: Callable[[TenantResult], object]) -> int:
-    """Return how many tenants failed; `take` is called in this thread."""
-    failed = 0
-    pending = {threads.submit(worker.migrate, plan) for plan in wave.tenants}
-    while pending:
+def _run_wave(
+    worker: Worker, threads: ThreadPoolExecutor, width: int, wave: Wave, take: Callable[[TenantResult], object]
+) -> int:
+    """Migrate the tenants of a wave, `width` at a time; return how many failed. `take` is called in this thread."""
+    plans: deque[TenantPlan] = deque(wave.tenants)
+    results: SimpleQueue[TenantResult | None] = SimpleQueue()
+    lanes = [threads.submit(_run_lane, worker, plans, results) for _ in range(min(width, len(plans)))]
+    failed, ended = 0, 0
+    while ended < len(lanes):
         # Python runs a signal's handler in this thread, which must wake for one that the system gave to another thread.
-        done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-        for result in filter(None, (future.result() for future in done)):
-            failed += result.error is not None
-            take(result)
+        with suppress(Empty):
+            if (result := results.get(timeout=0.2)) is None:
+                ended += 1
+            else:
+                failed += result.error is not None
+                take(result)
+    for lane in lanes:
+        lane.result()
     return failed
+
+
+def _run_lane(worker: Worker, plans: deque[TenantPlan], results: SimpleQueue[TenantResult | None]) -> None:
+    """Migrate tenant after tenant until none is left or the run is to stop; put None at the end."""
+    try:
+        # What may be lost at the end is a connection that is given back.
+        with suppress(psycopg.Error, DatabaseError), Lane(worker.database) as lane:
+            while not worker.stop.is_set() and (plan := _pop(plans)) is not None:
+                results.put(worker.migrate(plan, lane))
+    finally:
+        results.put(None)
+
+
+def _pop(plans: deque[TenantPlan]) -> TenantPlan | None:
+    """Take the next tenant; another lane may have been faster, and so to look whether there is one does not do."""
+    try:
+        return plans.popleft()
+    except IndexError:
+        return None
 
 
 @contextmanager

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from uuid import uuid4
 
 from psycopg import sql
 
-from erpkit.database import Tenant, check_schema_name, search_path
+from erpkit.database import DISCARD, Tenant, check_schema_name, search_path
 from erpkit.errors import MigrationError
-from erpkit.migrations.files import Migration
+from erpkit.migrations.files import Migration, Step
 from erpkit.migrations.history import Run, note_start, record_done
 from erpkit.migrations.parser import Direction
 
@@ -18,6 +21,7 @@ __all__ = [
     "check_schema",
     "check_statements",
     "create_version_table",
+    "is_done",
     "lock_schema",
     "migration_body",
     "migration_message",
@@ -59,37 +63,63 @@ class Limits:
 
 
 def migration_message(
-    tenant: Tenant, migration: Migration, direction: Direction, run: Run, limits: Limits, *, new_table: bool = True
+    tenant: Tenant,
+    steps: Sequence[Step],
+    run: Run,
+    limits: Limits,
+    *,
+    new_tables: Collection[str] = (),
+    is_last: bool = False,
 ) -> bytes:
-    """Return one whole transaction, to be sent in one round trip: scope, lock, guard, the statements, the records.
+    """Return whole transactions, one a migration, to be sent in one round trip.
 
-    PostgreSQL leaves out the rest of a message after an error, so that nothing but a ROLLBACK is to be done then.
+    Each is scope, lock, guard, the statements and the records; `new_tables` are made where they are first needed. After the
+    last step of a tenant the session is made as new, so that the next tenant may have it. PostgreSQL leaves out the rest of a
+    message after an error, so that nothing but a ROLLBACK is to be done then: what was committed before it stays.
     """
-    statements = [
+    message = _message(tuple(steps), run, limits, frozenset(new_tables), is_last)
+    slug = sql.Literal(tenant.slug).as_string()
+    return message.replace(_ANY.schema, check_schema_name(tenant.schema)).replace(f"'{_ANY.slug}'", slug).encode()
+
+
+# Stands for whichever tenant: a message is made once, and then only the names are put in. No file holds these by chance.
+_ANY = Tenant(slug=f"slug_{uuid4().hex}", schema=f"schema_{uuid4().hex}")
+
+
+@lru_cache(maxsize=32)
+def _message(steps: tuple[Step, ...], run: Run, limits: Limits, new_tables: frozenset[str], is_last: bool) -> str:
+    tables, statements = set(new_tables), list[str]()
+    for migration, direction in steps:
+        statements += _transaction(migration, direction, run, limits, new_table=migration.version_table in tables)
+        tables.discard(migration.version_table)
+    return "\n;\n".join([*statements, *([DISCARD] if is_last else [])])
+
+
+def _transaction(
+    migration: Migration, direction: Direction, run: Run, limits: Limits, *, new_table: bool
+) -> tuple[str, ...]:
+    return (
         # Not what the database may have as its default: the guard must see what was committed while the lock was waited for.
         "BEGIN ISOLATION LEVEL READ COMMITTED",
-        f"SET LOCAL search_path TO {search_path(tenant.schema)}",
+        f"SET LOCAL search_path TO {search_path(_ANY.schema)}",
         f"SET LOCAL lock_timeout TO {int(limits.lock_timeout * 1000)}",
         f"SET LOCAL statement_timeout TO {int(limits.statement_timeout * 1000)}",
         "SET LOCAL client_min_messages TO warning",
-        lock_schema(tenant),
-        check_schema(tenant),
-        *migration_body(tenant, migration, direction, run, new_table=new_table),
+        lock_schema(_ANY),
+        *migration_body(_ANY, migration, direction, run, new_table=new_table),
         "COMMIT",
-    ]
-    return "\n;\n".join(statements).encode()
+    )
 
 
 def migration_body(
     tenant: Tenant, migration: Migration, direction: Direction, run: Run, *, new_table: bool = True
 ) -> list[str]:
-    """Return the statements of a migration between its guard and its records, for a transaction that is scoped already."""
+    """Return the statements of a migration between its lock and its commit, for a transaction that is scoped already."""
     return [
         *([create_version_table(tenant, migration)] if new_table else []),
         _guard(tenant, migration, direction),
-        note_start(),
         *migration.content.statements(direction),
-        record_done(tenant, migration, direction, run).as_string(),
+        record_done(tenant, migration, direction, run),
     ]
 
 
@@ -103,13 +133,10 @@ def lock_schema(tenant: Tenant, *, session: bool = False) -> str:
 
 
 def check_schema(tenant: Tenant) -> str:
-    """Return the statement that fails unless the tenant's schema is the present one; it may go while its lock is waited for.
-
-    A value that is no number stops the message; it is not a constant, or PostgreSQL would work it out for every tenant.
-    """
+    """Return the statement that fails unless the tenant's schema is the present one; it may go while its lock is waited for."""
     schema = check_schema_name(tenant.schema)
     return (  # the catalogue itself: what current_schema() knows may be older than the lock
-        f"SELECT ('{NO_SCHEMA} ' || pg_backend_pid())::int WHERE current_schema() IS DISTINCT FROM '{schema}' "  # noqa: S608 - checked
+        f"SELECT {_fails(NO_SCHEMA)} WHERE current_schema() IS DISTINCT FROM '{schema}' "  # noqa: S608 - checked
         f"OR NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = '{schema}')"
     )
 
@@ -125,18 +152,32 @@ def create_version_table(tenant: Tenant, migration: Migration) -> str:
     return f"{create};\n{seed}"
 
 
-def not_due(tenant: Tenant, migration: Migration, direction: Direction) -> str:
-    """Return a query that has a row if the migration is not to be done any more: another runner was faster."""
+def is_done(tenant: Tenant, migration: Migration, direction: Direction) -> str:
+    """Return the expression that is true if the migration is not to be done any more: another runner was faster."""
     table = sql.Identifier(tenant.schema, migration.version_table).as_string()
-    negate = "" if direction == "up" else "NOT "
-    return (
-        f"WHERE {negate}coalesce((SELECT is_applied FROM {table} "  # noqa: S608
-        f"WHERE version_id = {migration.version} ORDER BY id DESC LIMIT 1), false)"
-    )
+    applied = f"(SELECT is_applied FROM {table} WHERE version_id = {migration.version} ORDER BY id DESC LIMIT 1)"  # noqa: S608
+    return applied if direction == "up" else f"NOT coalesce({applied}, false)"
 
 
 def _guard(tenant: Tenant, migration: Migration, direction: Direction) -> str:
-    return f"SELECT ('{NOT_DUE} ' || pg_backend_pid())::int {not_due(tenant, migration, direction)}"
+    """Return the statement that fails where nothing is to be done, and otherwise notes the start.
+
+    That the schema is there still, under its name, is seen by its version table, which is looked up after the lock was had;
+    what current_schema() knows may be older.
+    """
+    schema, done = check_schema_name(tenant.schema), is_done(tenant, migration, direction)
+    return (
+        f"SELECT CASE WHEN current_schema() IS DISTINCT FROM '{schema}' THEN {_fails(NO_SCHEMA)}::text "  # noqa: S608 - checked
+        f"WHEN {done} THEN {_fails(NOT_DUE)}::text ELSE {note_start()} END"
+    )
+
+
+def _fails(why: str) -> str:
+    """Return an expression that ends the message with an error that says why: a text that is no number.
+
+    It is not a constant, or PostgreSQL would work it out for every tenant.
+    """
+    return f"('{why} ' || pg_backend_pid())::int"
 
 
 def check_statements(migration: Migration) -> None:

@@ -13,17 +13,19 @@ from tenacity import RetryCallState, Retrying, sleep_using_event, wait_random_ex
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError, MigrationError
-from erpkit.migrations.apply import apply_step
+from erpkit.migrations.apply import apply_without_transaction, send_steps
 from erpkit.migrations.faults import BUSY, describe_holders, explain, is_lost
-from erpkit.migrations.files import Migration
+from erpkit.migrations.files import Migration, Step
 from erpkit.migrations.history import Run, record
+from erpkit.migrations.lane import Lane
 from erpkit.migrations.parser import Direction
 from erpkit.migrations.plan import TenantPlan
 from erpkit.migrations.script import Limits
 
 __all__ = ["TenantResult", "Worker"]
 
-_Steps = deque[tuple[Migration, Direction]]
+# Migrations go in one message while they take no longer than this together: so long may an interrupt have to wait for it.
+_MESSAGE = 0.5
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,32 @@ class TenantResult:
 
 
 @dataclass
-class _Tries:
-    """How often the migration in hand was tried for a lock, and since when the server does not answer."""
+class _Progress:
+    """How far one tenant is: which steps are left, how often the one in hand was tried for a lock, what became of the others.
 
+    `lost_since` is when the server ceased to answer, `losses` how often that was in the midst of the step in hand;
+    `new_tables` are the version tables still to be made.
+    """
+
+    tenant: Tenant
+    left: deque[Step]
+    new_tables: set[str]
+    done: list[str] = field(default_factory=list)
     locks: int = 0
+    losses: int = 0
     lost_since: float | None = None
+    is_clean: bool = False
+
+    @classmethod
+    def of(cls, plan: TenantPlan) -> _Progress:
+        return cls(plan.tenant, deque(plan.steps), set(plan.new_tables))
+
+    def pop(self, count: int = 1, *, done: bool = True) -> None:
+        """Go on to the next steps; those that somebody else was faster with are not `done` by us."""
+        for migration, _ in [self.left.popleft() for _ in range(count)]:
+            self.new_tables.discard(migration.version_table)
+            self.done += [migration.name] if done else []
+            self.locks, self.losses, self.lost_since = 0, 0, None
 
 
 @dataclass
@@ -61,9 +84,19 @@ class Worker:
     stop: threading.Event = field(default_factory=threading.Event)
     why: str = ""
     _working: set[Connection] = field(default_factory=set)
+    _seconds: dict[Step, float] = field(default_factory=dict)  # what each step took, where it was done last
+    _retrying: Retrying = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._retrying = Retrying(
+            retry=self._is_worth_a_try,
+            wait=wait_random_exponential(multiplier=0.25, max=8),
+            sleep=sleep_using_event(self.stop),
+            reraise=True,
+        )
 
     def end(self, why: str) -> None:
-        """Let each tenant end at the migration in hand, and begin no other."""
+        """Let each tenant end at the migrations in hand, and begin no other."""
         if not self.stop.is_set():
             self.why = why
             self.stop.set()
@@ -73,79 +106,104 @@ class Worker:
         for connection in list(self._working):
             connection.cancel_safe()
 
-    def migrate(self, plan: TenantPlan) -> TenantResult | None:
-        """Apply what one tenant is to get; None when the run was stopped before it."""
-        if self.stop.is_set():
-            return None
-        started, left, done, error = time.perf_counter(), deque(plan.steps), list[str](), None
-        tries = _Tries()
+    def migrate(self, plan: TenantPlan, lane: Lane) -> TenantResult:
+        """Apply what one tenant is to get, on the connection of a lane."""
+        started, progress, error = time.perf_counter(), _Progress.of(plan), None
         try:
-            self._retrying(left, tries)(self._go_on, plan, left, done, tries)
+            self._retrying(self._go_on, progress, lane)
         except MigrationError as failure:
             error = str(failure)
         except (psycopg.Error, DatabaseError) as failure:
-            if left:  # else it was lost after the last commit: everything is done
-                error = explain(plan.tenant, left[0][0], failure, self.limits, tries.locks)
-                if tries.lost_since is None:
-                    self._record_failure(plan.tenant, *left[0], error, time.perf_counter() - started)
-        if left and error is None:
-            error = f"stopped before {left[0][0].name}, at a whole version: {self.why}"
+            if progress.left:  # else it was lost after the last commit: everything is done
+                error = explain(plan.tenant, progress.left[0][0], failure, self.limits, progress.locks)
+                if progress.lost_since is None:
+                    self._record_failure(plan.tenant, *progress.left[0], error, time.perf_counter() - started)
+        if progress.left and error is None:
+            error = f"stopped before {progress.left[0][0].name}, at a whole version: {self.why}"
         if error is not None and self.stops_on_error:
             self.end(f"{plan.tenant.slug} failed")
-        return TenantResult(plan.tenant.slug, tuple(done), time.perf_counter() - started, error)
+        return TenantResult(plan.tenant.slug, tuple(progress.done), time.perf_counter() - started, error)
 
-    def _go_on(self, plan: TenantPlan, left: _Steps, done: list[str], tries: _Tries) -> None:
-        """Apply what is left, one migration after the other, on one connection.
+    def _go_on(self, progress: _Progress, lane: Lane) -> None:
+        """Apply what is left, on one connection.
 
         A commit whose answer was lost is found out by the next try, which sees that the migration is no longer due.
         """
-        with self.database.visit([plan.tenant]) as connection:
+        progress.is_clean = False
+        try:
+            connection = lane.take(progress.tenant)
             self._working.add(connection)
             try:
-                while left and not self.stop.is_set():
-                    migration, direction = left[0]
-                    new_table = migration.version_table in plan.new_tables
-                    if apply_step(
-                        connection, plan.tenant, migration, direction, self.run, self.limits,
-                        new_table=new_table, working=self._working,
-                    ):  # fmt: skip
-                        done.append(migration.name)
-                    left.popleft()
-                    tries.locks, tries.lost_since = 0, None
+                while progress.left and not self.stop.is_set():
+                    self._step(connection, progress)
             except BUSY as error:
-                error.add_note(describe_holders(connection, plan.tenant))
+                error.add_note(describe_holders(connection, progress.tenant))
                 raise
             finally:
                 self._working.discard(connection)
+        finally:
+            lane.leave(is_clean=progress.is_clean)
 
-    def _retrying(self, left: _Steps, tries: _Tries) -> Retrying:
-        def is_worth_it(state: RetryCallState) -> bool:
-            error = state.outcome.exception() if state.outcome else None
-            if error is None or not left:
-                return False
-            if not is_lost(error):
-                tries.lost_since = None
-            if isinstance(error, BUSY):
-                tries.locks += 1
-                return not self.stop.is_set() and tries.locks < self.limits.attempts
-            if not is_lost(error) or not left[0][0].content.use_transaction or self.stop.is_set():
-                return False
-            return self._has_patience(tries)
-
-        return Retrying(
-            retry=is_worth_it,
-            wait=wait_random_exponential(multiplier=0.25, max=8),
-            sleep=sleep_using_event(self.stop),
-            reraise=True,
+    def _step(self, connection: Connection, progress: _Progress) -> None:
+        """Apply the next step without a transaction, or all those that may go in one message."""
+        started, steps = time.perf_counter(), self._next(progress)
+        if not steps:
+            step = progress.left[0]
+            done = apply_without_transaction(connection, progress.tenant, step, self.run, self.limits, self._working)
+            progress.pop(done=done)
+            return
+        is_last = len(steps) == len(progress.left)
+        sent = send_steps(
+            connection, progress.tenant, steps, self.run, self.limits, new_tables=progress.new_tables, is_last=is_last
         )
+        progress.is_clean = sent.is_clean
+        progress.pop(sent.done)
+        self._seconds |= dict.fromkeys(steps[: sent.done], (time.perf_counter() - started) / len(steps))
+        if sent.not_due:
+            progress.pop(done=False)
+        if sent.error is not None:
+            raise sent.error
 
-    def _has_patience(self, tries: _Tries) -> bool:
+    def _next(self, progress: _Progress) -> list[Step]:
+        """Return the steps for one message: one, or as many as are known from other tenants to be quick together."""
+        steps, seconds = list[Step](), 0.0
+        for step in progress.left:
+            seconds += self._seconds.get(step, _MESSAGE)
+            if not step[0].content.use_transaction or (steps and seconds > _MESSAGE):
+                break
+            steps.append(step)
+        return steps
+
+    def _is_worth_a_try(self, state: RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome else None
+        progress: _Progress = state.args[0]
+        if error is None or not progress.left:
+            return False
+        if not is_lost(error):
+            progress.lost_since = None
+        if isinstance(error, BUSY):
+            progress.locks += 1
+            return not self.stop.is_set() and progress.locks < self.limits.attempts
+        if not is_lost(error) or not progress.left[0][0].content.use_transaction or self.stop.is_set():
+            return False
+        return not self._is_to_blame(progress, error) and self._has_patience(progress)
+
+    def _is_to_blame(self, progress: _Progress, error: BaseException) -> bool:
+        """Tell whether the server was lost in the same migration too often; then the run ends, or it would be lost again."""
+        progress.losses += not isinstance(error, DatabaseError)  # that says that there was no connection to begin with
+        if progress.losses < self.limits.attempts:
+            return False
+        progress.lost_since = None
+        self.end(f"the server was lost {progress.losses} times in {progress.left[0][0].name} of {progress.tenant.slug}")
+        return True
+
+    def _has_patience(self, progress: _Progress) -> bool:
         """Tell whether a lost server is still to be waited for; when it is not, the run ends, as no tenant would fare better."""
         now = time.perf_counter()
-        tries.lost_since = now if tries.lost_since is None else tries.lost_since
-        if now - tries.lost_since < self.limits.reconnect:
+        progress.lost_since = now if progress.lost_since is None else progress.lost_since
+        if now - progress.lost_since < self.limits.reconnect:
             return True
-        self.end(f"{self.database.target} was not to be had for {now - tries.lost_since:.0f} s")
+        self.end(f"{self.database.target} was not to be had for {now - progress.lost_since:.0f} s")
         return False
 
     def _record_failure(

@@ -1,32 +1,42 @@
-"""A fleet of bare schemas to be migrated, and migrations that show when one was left half done or was done twice."""
+"""A fleet of bare schemas to be migrated, migrations that show when one was left half done or done twice, and runners."""
 
 from __future__ import annotations
 
 import multiprocessing
+import shutil
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import psycopg_pool  # noqa: F401 - loaded before a runner is forked
 
 from erpkit.database import Connection, Database, Tenant
+from erpkit.embedded import EmbeddedServer
 from erpkit.migrations import (
     Limits,
     Migration,
     MigrationPlan,
     MigrationRun,
+    describe_status,
     parse_migration,
     plan_up,
     read_applied,
     run_plan,
 )  # fmt: skip
+from tests.conftest import SCRATCH
 
 MODULE = "stock"
 TABLE = "goose_db_version_stock"
 CONCURRENTLY = "-- +goose NO TRANSACTION"
+SLEEPS = "wait_event = 'PgSleep'"
+WAITS = "wait_event_type = 'Lock'"
 
 
 def migration(version: int, up: str, down: str = "SELECT 1;", head: str = "", table: str = "") -> Migration:
@@ -35,8 +45,11 @@ def migration(version: int, up: str, down: str = "SELECT 1;", head: str = "", ta
     return Migration(MODULE, version, path, parse_migration(text), text, table)
 
 
-def step(version: int, pause: float = 0) -> Migration:
-    """Three objects, a row and a count, with `pause` seconds in their midst: what is half done shows, and what is done twice."""
+def step(version: int, pause: float | str = 0) -> Migration:
+    """Three objects, a row and a count, with `pause` seconds in their midst: what is half done shows, and what is done twice.
+
+    `pause` may be an expression.
+    """
     first = "CREATE TABLE count (steps int);\nINSERT INTO count VALUES (0);\n" if version == 1 else ""
     up = (
         f"{first}CREATE TABLE a{version} (id int PRIMARY KEY);\nUPDATE count SET steps = steps + 1;\n"
@@ -46,19 +59,35 @@ def step(version: int, pause: float = 0) -> Migration:
     return migration(version, up, f"DROP TABLE b{version};\nDROP TABLE a{version};{last}")
 
 
-def steps(count: int, pause: float = 0) -> tuple[Migration, ...]:
+def steps(count: int, pause: float | str = 0) -> tuple[Migration, ...]:
     return tuple(step(version, pause) for version in range(1, count + 1))
 
 
 def make_fleet(connection: Connection, count: int) -> list[Tenant]:
-    """Make empty schemas; those of an earlier round are dropped."""
+    """Make empty schemas; those of an earlier round are dropped, and the history is emptied."""
     fleet = [Tenant(f"t{number:02}", f"tenant_t{number:02}") for number in range(1, count + 1)]
     for tenant in fleet:
         connection.execute(
             f"SET client_min_messages TO warning; DROP SCHEMA IF EXISTS {tenant.schema} CASCADE; "
             f"CREATE SCHEMA {tenant.schema}".encode()
         )
+    if connection.execute("SELECT to_regclass('public.erpkit_migrations')").fetchone() != (None,):
+        connection.execute("TRUNCATE public.erpkit_migrations")
     return fleet
+
+
+def write_module(root: Path, migrations: Sequence[Migration]) -> tuple[Path, dict[str, str]]:
+    """Write an ERP of one module; return the folder of its migrations, and the environment that finds it."""
+    folder = root / "migrations"
+    folder.mkdir()
+    for step in migrations:
+        (folder / step.path.name).write_text(step.text)
+    code = f"from pathlib import Path\nfrom erpkit import Module\nmodule = Module({MODULE!r}, migrations=Path({str(folder)!r}))\n"
+    (root / "lone.py").write_text(code)
+    (root / "lone-1.dist-info").mkdir()
+    (root / "lone-1.dist-info" / "METADATA").write_text("Name: lone\nVersion: 1\n")
+    (root / "lone-1.dist-info" / "entry_points.txt").write_text(f"[lone.modules]\n{MODULE} = lone:module\n")
+    return folder, {"PYTHONPATH": str(root), "ERPKIT_MODULES": "lone.modules"}
 
 
 def plan_for(
@@ -100,16 +129,60 @@ def _is_whole(connection: Connection, tenant: Tenant, done: tuple[int, ...]) -> 
     tables = {
         name
         for (name,) in connection.execute(
-            "SELECT tablename FROM pg_tables WHERE schemaname = %s AND tablename <> %s", [tenant.schema, TABLE]
+            "SELECT tablename FROM pg_tables WHERE schemaname = %s AND tablename !~ '^(goose_db_version|erpkit)_'",
+            [tenant.schema],
         )
     }
     expected = {f"{letter}{version}" for version in done for letter in "ab"} | ({"count"} if done else set())
     counted = connection.execute(f"SELECT steps FROM {tenant.schema}.count".encode()).fetchall() if done else [(0,)]
     history = connection.execute(
-        "SELECT version FROM public.erpkit_migrations WHERE schema_name = %s AND state = 'done' ORDER BY id",
-        [tenant.schema],
+        "SELECT version FROM public.erpkit_migrations WHERE schema_name = %s AND version_table = %s AND state = 'done' ORDER BY id",
+        [tenant.schema, TABLE],
     ).fetchall()
     return tables == expected and counted == [(len(done),)] and history == [(version,) for version in done]
+
+
+def states(database: Database, fleet: list[Tenant], migrations: Sequence[Migration]) -> dict[str, str]:
+    """Read the state of each tenant, as `erpkit migrate status` tells it."""
+    with database.connection() as connection:
+        applied = read_applied(connection, fleet, migrations)
+    return {status.tenant: status.state for status in describe_status(fleet, migrations, applied)}
+
+
+def errors(run: MigrationRun) -> dict[str, str]:
+    """Map the tenants that failed to the reasons."""
+    return {result.tenant: result.error for result in run.failed if result.error}
+
+
+@contextmanager
+def session(database: Database) -> Iterator[Connection]:
+    """Connect as somebody else."""
+    with psycopg.connect(database.conninfo, autocommit=True, application_name="report") as connection:
+        yield connection
+
+
+@contextmanager
+def own_server() -> Iterator[EmbeddedServer]:
+    """Start a server that may be killed."""
+    home = Path(tempfile.mkdtemp(prefix="erpkit-faults-", dir=SCRATCH))
+    home.chmod(0o755)
+    server = EmbeddedServer(home)
+    server.start()
+    yield server
+    server.stop()
+    shutil.rmtree(home)
+
+
+@contextmanager
+def in_background(target: Callable[..., MigrationRun], *args: object, **kwargs: object) -> Iterator[list[MigrationRun]]:
+    """Run in a thread of its own while the block lasts; the list has its result afterwards."""
+    runs: list[MigrationRun] = []
+    thread = threading.Thread(target=lambda: runs.append(target(*args, **kwargs)))
+    thread.start()
+    try:
+        yield runs
+    finally:
+        thread.join()
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:

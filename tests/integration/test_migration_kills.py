@@ -51,9 +51,7 @@ def _seconds_of_a_run(database: Database, fleet: Sequence[Tenant], migrations: S
 
 def _start_over(database: Database, count: int) -> list[Tenant]:
     with database.connection() as connection:
-        fleet = make_fleet(connection, count)
-        connection.execute("TRUNCATE public.erpkit_migrations")
-    return fleet
+        return make_fleet(connection, count)
 
 
 def _advisory_locks(connection: Connection) -> list[tuple[int]]:
