@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 
 from erpkit.database import Connection, Database, Tenant, check_schema_name
 from erpkit.errors import ErpkitError, UsageError
+from erpkit.events.lost import raise_if_lost
 from erpkit.events.message import Message
 from erpkit.events.pipelined import handle_pipelined, may_be_pipelined
 from erpkit.events.replay import Pace, hand_over, stop_on_interrupt
@@ -233,11 +234,10 @@ def _hand_over(
     if all(may_be_pipelined(handler) for handler, _ in pairs):
         try:
             handle_pipelined(connection, tenant, registry, pairs)
-        except psycopg.OperationalError:  # a lost connection, a statement that took too long
-            raise
-        except Exception:
-            return hand_over(connection, tenant, registry, pairs)[0]
-        return [(handler.name, message, None) for handler, message in pairs]
+        except Exception as error:
+            raise_if_lost(connection, error, f"tenant {tenant.slug}: a rebuild")
+        else:
+            return [(handler.name, message, None) for handler, message in pairs]
     return hand_over(connection, tenant, registry, pairs)[0]
 
 
