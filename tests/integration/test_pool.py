@@ -205,12 +205,8 @@ def test_only_postgresql_itself_is_sent_a_statement_to_keep_for_the_sweep(
 
 
 @pytest.fixture
-def bouncer(server: EmbeddedServer, database: Database, request: pytest.FixtureRequest) -> Iterator[Database]:
-    """PgBouncer in transaction mode with one server connection, so that each transaction meets what the last one left.
-
-    A dispatcher needs a second one, for what it notes of the events in hand.
-    """
-    size = getattr(request, "param", 1)
+def bouncer(server: EmbeddedServer, database: Database) -> Iterator[Database]:
+    """PgBouncer in transaction mode with one server connection, so that each transaction meets what the last one left."""
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         pytest.skip("PgBouncer is not installed (Debian: apt-get install pgbouncer)")
@@ -219,7 +215,7 @@ def bouncer(server: EmbeddedServer, database: Database, request: pytest.FixtureR
     name = psycopg.conninfo.conninfo_to_dict(database.conninfo)["dbname"]
     (folder / "bouncer.ini").write_text(
         f"[databases]\nerp = host={server.socket_folder} dbname={name} user=postgres\n"
-        f"[pgbouncer]\nlisten_addr =\nlisten_port = 6432\nauth_type = any\npool_mode = transaction\ndefault_pool_size = {size}\n"
+        f"[pgbouncer]\nlisten_addr =\nlisten_port = 6432\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 1\n"
         f"unix_socket_dir = {folder}\nlogfile = {folder}/log\npidfile = {folder}/pid\n"
     )
     user = erpkit.embedded._server_user() if os.geteuid() == 0 else None
@@ -234,7 +230,6 @@ def bouncer(server: EmbeddedServer, database: Database, request: pytest.FixtureR
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("bouncer", [2], indirect=True)
 def test_everything_works_behind_pgbouncer_in_transaction_mode(
     bouncer: Database, erp: Planted, registry: Registry, migrations: tuple[Migration, ...]
 ) -> None:
