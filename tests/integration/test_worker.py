@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +116,23 @@ def test_a_worker_is_woken_by_an_append(database: Database, acme: Tenant) -> Non
         for number in (1, 2):  # it has nothing left to do in between
             _append(database, acme, number)
             _until(lambda number=number: number in _effects(database, acme))  # type: ignore[misc]
+
+
+def test_no_append_is_missed_however_it_meets_the_end_of_a_workers_attention(database: Database, acme: Tenant) -> None:
+    """The pauses lie around the half second after which a worker lets go of a tenant; it polls too seldom to help."""
+    tenants = [acme, _make_tenant(database, "bluebird")]
+    dice = random.Random(5)
+
+    def work(tenant: Tenant, pauses: list[float]) -> None:
+        for number, pause in enumerate(pauses):
+            time.sleep(pause)
+            _append(database, tenant, number)
+
+    plans = [[dice.choice([0, 0.01, dice.uniform(0.45, 0.55)]) for _ in range(12)] for _ in tenants]
+    with _running(database), _running(database), ThreadPoolExecutor(len(tenants)) as threads:
+        list(threads.map(work, tenants, plans))
+        _until(lambda: all(len(_effects(database, tenant)) == 12 for tenant in tenants))
+    assert all(_effects(database, tenant) == list(range(12)) for tenant in tenants)
 
 
 def test_a_worker_finds_what_nobody_announced(database: Database, acme: Tenant) -> None:
