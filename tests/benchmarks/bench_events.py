@@ -4,7 +4,8 @@
 
 Append: messages in transactions of 1,000, against COPY of the same rows, made into text beforehand, into the same table in
 transactions of the same size. Dispatch: one tenant, a handler that does nothing, with inbox and checkpoint. NOTIFY: single
-appends by eight connections to eight tenants, beside a worker: with it, without, and where the worker is awake. Each figure is the median of rounds that take turns.
+appends by eight connections to eight tenants, beside a worker: without it, each time, and as append does it. Each
+figure is the median of rounds that take turns.
 """
 
 from __future__ import annotations
