@@ -11,7 +11,10 @@ from erpkit.modules import Registry
 
 __all__ = ["handler_topics", "read_backlog", "read_waiting"]
 
-_WAITING = "SELECT {slug}, h.name FROM (VALUES {handlers}) h (name, topic) LEFT JOIN {checkpoints} c ON c.consumer_group = h.name WHERE "
+_WAITING = (
+    "SELECT {slug}, h.name FROM (VALUES {handlers}) h (name, topic) "
+    "LEFT JOIN {checkpoints} c ON c.consumer_group = h.name WHERE "
+)
 _NEW = 'EXISTS (SELECT FROM {events} e WHERE e.topic = h.topic AND e."offset" > coalesce(c."offset", 0))'
 _FREE = (
     " OR EXISTS (SELECT FROM {parked} p WHERE p.handler = h.name AND NOT EXISTS (SELECT FROM {dead_letters} d "

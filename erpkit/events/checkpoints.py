@@ -85,7 +85,7 @@ def mark_in_hand(
                 note,
                 sql.SQL("SELECT pg_advisory_lock({})").format(key),
                 sql.SQL("COMMIT AND CHAIN"),
-                *map(sql.SQL, scope_statements(tenant.schema, tenant.role, statement_timeout)),  # type: ignore[arg-type]
+                *map(sql.SQL, scope_statements(tenant.schema, tenant.role, statement_timeout)),
                 sql.SQL("SELECT pg_advisory_xact_lock({0}), pg_advisory_unlock({0})").format(key),
             )
         )

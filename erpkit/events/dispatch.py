@@ -11,8 +11,8 @@ from erpkit.errors import ErpkitError
 from erpkit.events.checkpoints import Checkpoint, mark_in_hand, move_checkpoint, read_batch
 from erpkit.events.context import Context
 from erpkit.events.dead_letters import bury
+from erpkit.events.faults import name_log_behind, raise_if_lost
 from erpkit.events.log import append
-from erpkit.events.lost import raise_if_lost
 from erpkit.events.message import Message
 from erpkit.events.middleware import Middleware
 from erpkit.events.parking import hold_back, park_if_blocked
@@ -77,7 +77,10 @@ def dispatch_batch(
     all: one that ends the process each time becomes a dead letter. All are 0 where nothing waits, or another dispatcher has
     the group.
     """
-    with database.tenant_transaction(tenant, write=True, statement_timeout=STATEMENT_TIMEOUT) as connection:
+    with (
+        name_log_behind(tenant),
+        database.tenant_transaction(tenant, write=True, statement_timeout=STATEMENT_TIMEOUT) as connection,
+    ):
         found = read_batch(connection, handler.name, registry.topic(handler.event), limit)
         if found is None:
             return 0, 0, 0

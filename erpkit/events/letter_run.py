@@ -13,9 +13,9 @@ import psycopg
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError, UsageError
 from erpkit.events.dead_letters import DeadLetter, bury, describe_error
+from erpkit.events.faults import raise_if_lost
 from erpkit.events.letter_plan import LetterPlan
 from erpkit.events.log import COLUMNS, append, to_message
-from erpkit.events.lost import raise_if_lost
 from erpkit.events.message import Message
 from erpkit.events.parking import hold_back, lock, park_if_blocked
 from erpkit.events.router import handle

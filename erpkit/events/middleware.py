@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from erpkit.errors import ErpkitError
 from erpkit.events.context import Context
-from erpkit.events.lost import raise_if_lost
+from erpkit.events.faults import raise_if_lost
 from erpkit.events.message import Message, PayloadError
 
 __all__ = [

@@ -15,8 +15,8 @@ import psycopg
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import ErpkitError, PlanChangedError, UsageError
+from erpkit.events.faults import raise_if_lost
 from erpkit.events.log import append
-from erpkit.events.lost import raise_if_lost
 from erpkit.events.message import Message
 from erpkit.events.replay_audit import Outcome, claim, close_replay, open_replay, record
 from erpkit.events.replay_plan import ReplayPlan

@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 
 from erpkit.database import Connection, Database, Tenant, check_schema_name
 from erpkit.errors import ErpkitError, UsageError
-from erpkit.events.lost import raise_if_lost
+from erpkit.events.faults import raise_if_lost
 from erpkit.events.message import Message
 from erpkit.events.pipelined import handle_pipelined, may_be_pipelined
 from erpkit.events.replay import Pace, hand_over, stop_on_interrupt
