@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import erpkit.embedded
 from erpkit.database import TENANTS_A_CONNECTION, Connection, Database, Tenant
 from erpkit.embedded import EmbeddedServer
 from erpkit.errors import DatabaseError
-from erpkit.events import dispatch
+from erpkit.events import Message, Worker, WorkerReport, append, dispatch
 from erpkit.migrations import Migration, plan_up, read_applied, run_plan
 from erpkit.modules import Registry
 from erpkit.sample.data import do_business
@@ -255,3 +256,26 @@ def test_everything_works_behind_pgbouncer_in_transaction_mode(
         )
     with bouncer.connection() as connection:
         assert connection.execute("SELECT current_schema(), current_user::text").fetchone() == ("public", "postgres")
+
+
+def test_a_worker_behind_pgbouncer_finds_events_by_looking_and_leaves_no_lock_to_others(
+    bouncer: Database, database: Database, migrations: tuple[Migration, ...], registry: Registry
+) -> None:
+    """LISTEN, and locks of a session, are with whoever gets the server connection next."""
+    tenant = create_tenant(database, migrations, "acme")
+
+    def stop_when_done(report: WorkerReport) -> None:
+        if report.handled or report.dead:
+            worker.stop()
+
+    worker = Worker(bouncer, registry, list_tenants, stop_when_done, poll=0.1, report_every=0.1)
+    with ThreadPoolExecutor() as threads:
+        run = threads.submit(worker.run)
+        with database.tenant_transaction(tenant, write=True) as connection:
+            append(connection, [Message("inventory.StockShort", {})])
+        assert run.result(timeout=30).dead == 1
+    with database.connection() as connection:
+        held = (
+            "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND datname = current_database()"
+        )
+        assert connection.execute(f"{held} WHERE locktype = 'advisory'").fetchone() == (0,)
