@@ -31,6 +31,7 @@ from erpkit.events import (
     list_dead_letters,
     read_events,
 )
+from erpkit.events.checkpoints import mark_in_hand, read_batch
 from erpkit.migrations import read_migrations
 from erpkit.modules import EventHandler, Module, Registry
 from erpkit.tenants import create_tenant, list_tenants, set_status
@@ -214,6 +215,22 @@ def _dispatch_in_process(database: Database, tenant: Tenant, limit: float, stder
 def _dispatch(conninfo: str, tenant: Tenant, limit: float) -> None:
     with Watchdog(limit) as watch:
         dispatch(Database(conninfo, "x"), tenant, _erp(), watch=watch)
+
+
+def test_what_is_in_hand_is_noted_for_all_to_see_while_the_group_stays_locked(database: Database, acme: Tenant) -> None:
+    _append(database, acme, 1, 2)
+    with database.tenant_transaction(acme, write=True) as connection:
+        assert read_batch(connection, "notes.on_noted", "notes.Noted", 10) is not None
+        mark_in_hand(connection, acme, "notes.on_noted", 2, 0, 30)
+        scope = connection.execute("SELECT current_schema(), current_user, current_setting('statement_timeout')")
+        assert scope.fetchone() == (acme.schema, acme.role, "30s")
+        with database.tenant_transaction(acme) as other:
+            assert read_batch(other, "notes.on_noted", "notes.Noted", 10) is None
+            assert other.execute("SELECT in_hand FROM erpkit_checkpoints").fetchone() == (2,)
+        connection.execute("INSERT INTO effects (number) VALUES (1)")
+    with database.tenant_transaction(acme) as other:
+        assert read_batch(other, "notes.on_noted", "notes.Noted", 10) is not None  # the session keeps nothing
+    assert _effects(database, acme) == [1]
 
 
 def test_a_dispatcher_that_was_killed_once_makes_no_dead_letter_of_a_good_event(
