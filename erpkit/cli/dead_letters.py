@@ -81,6 +81,8 @@ def list_(slugs: tuple[str, ...], selection: LetterSelection, as_json: bool) -> 
         letters, _ = choose_letters(list_dead_letters(connection, find_tenants(connection, slugs)), selection, None)
     if as_json:
         print_json([asdict(letter) for letter in letters])
+    elif not letters:
+        click.echo("no dead letters")
     else:
         print_table(
             ["tenant", "offset", "topic", "handler", "error"],
@@ -100,6 +102,8 @@ def count(slugs: tuple[str, ...], by: Dimension | None, as_json: bool) -> int:
     sums = sum_counts(counts, by) if by else {}
     if as_json:
         print_json(sums if by else [{**asdict(one), "kind": one.kind} for one in counts])
+    elif not counts:
+        click.echo("no dead letters")
     elif by:
         print_table([by, "letters"], list(sums.items()))
     else:
@@ -191,7 +195,7 @@ def _print_plan(plan: LetterPlan, as_json: bool) -> None:
     for name, reason in plan.left_out.items():
         click.echo(f"left out {name}: {reason}")
     click.echo(
-        f"plan {plan.id}: {plan.action} {len(plan.letters)} dead letters, {plan.parked} events are parked behind them"
+        f"plan {plan.id}: {plan.action} {len(plan.letters)} dead letter(s), {plan.parked} event(s) parked behind them"
     )
     if not plan.is_empty:
         click.echo(f"dry run: to apply it, add --confirm {plan.id}")
@@ -208,7 +212,7 @@ def _print_run(run: LetterRun, as_json: bool) -> None:
             click.echo(f"{mark} {place}: {result.state}: {result.detail}")
     states = {state: run.count(state) for state in ("handled", "discarded", "failed", "left alone")}
     shown = ", ".join(f"{number} {state}" for state, number in states.items() if number) or "nothing to do"
-    click.echo(f"{run.plan_id}: {shown}; {run.count('handled', was_parked=True)} parked events handled after them")
+    click.echo(f"{run.plan_id}: {shown}; {run.count('handled', was_parked=True)} parked event(s) handled after them")
 
 
 def _offsets(plan: LetterPlan) -> dict[str, list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import click
+import psycopg
 
 from erpkit.cli.brokers import dispatch_from_broker
 from erpkit.cli.output import as_json, open_database, print_json, print_table
 from erpkit.config import Settings
 from erpkit.database import Connection, Database, Tenant
-from erpkit.errors import UsageError
+from erpkit.errors import ErpkitError, UsageError
 from erpkit.events import (
+    DispatchResult,
     GroupLag,
     Watchdog,
     Worker,
@@ -69,6 +72,10 @@ def dispatch_(
                 "--from-broker serves all tenants and keeps no health file: leave out --tenant and --health-file"
             )
         return dispatch_from_broker(once=once)
+    if once and health_file:
+        raise UsageError("--once ends by itself and keeps no health file: leave out --health-file")
+    if health_file is not None:
+        _check_writable(health_file)
     registry = load_modules(Settings.from_env())
     with open_database(quiet=as_json) as database:
         database.check_writable()
@@ -80,7 +87,7 @@ def dispatch_(
         def report(one: WorkerReport) -> None:
             _print_report(one, as_json)
             if health_file is not None:
-                _write(health_file, json.dumps(_document(one), default=str))
+                _keep(health_file, json.dumps(_document(one), default=str))
 
         def tenants(connection: Connection) -> list[Tenant]:
             return find_tenants(connection, slugs)
@@ -115,10 +122,15 @@ def lag(slugs: tuple[str, ...], max_lag: int | None, max_age: float | None, as_j
         for g in groups
         if (max_lag is not None and g.waiting > max_lag) or (max_age is not None and g.age(now) > max_age)
     ]
+    with_log = {g.tenant for g in groups}
+    without = [tenant.slug for tenant in tenants if topics and tenant.slug not in with_log]
     if as_json:
-        print_json({"groups": [_group(g, now) for g in groups], "lock_holders": [asdict(holder) for holder in holders]})
+        figures = [_group(g, now) for g in groups]
+        print_json({"groups": figures, "lock_holders": [asdict(holder) for holder in holders], "without_log": without})
     else:
         _print_groups([g for g in groups if g.waiting], now)
+        for slug in without:
+            click.echo(f"! {slug}: has no event log: `erpkit migrate up` first")
         for line in (*(f"{g.tenant}: {g.handler} is over the limit" for g in over), *map(str, holders)):
             click.echo(f"! {line}")
     return 3 if over else 0
@@ -128,15 +140,28 @@ def _dispatch_once(database: Database, registry: Registry, slugs: Sequence[str],
     with database.connection() as connection:
         tenants = find_tenants(connection, slugs)
     with Watchdog(limit) as watch:
-        results = [dispatch(database, tenant, registry, watch=watch) for tenant in tenants if tenant.is_active]
+        outcomes = [_dispatch_tenant(database, tenant, registry, watch) for tenant in tenants if tenant.is_active]
+    results = [one for one in outcomes if isinstance(one, DispatchResult)]
+    failures = [one for one in outcomes if isinstance(one, str)]
     if as_json:
         print_json([asdict(result) for result in results])
     else:
-        print_table(["tenant", "handled", "dead"], [(r.tenant, r.handled, r.dead) for r in results])
+        print_table(["tenant", "handled", "dead", "parked"], [(r.tenant, r.handled, r.dead, r.parked) for r in results])
     for tenant in tenants:
         if not tenant.is_active:
             click.echo(f"skipped {tenant.slug}: {tenant.status}", err=as_json)
-    return 3 if any(r.dead for r in results) else 0
+    for failure in failures:
+        click.echo(f"! {failure}", err=as_json)
+    return 1 if failures else 3 if any(r.dead for r in results) else 0
+
+
+def _dispatch_tenant(database: Database, tenant: Tenant, registry: Registry, watch: Watchdog) -> DispatchResult | str:
+    """Return the result, or why the tenant cannot be served: that holds up no other."""
+    try:
+        return dispatch(database, tenant, registry, watch=watch)
+    except (ErpkitError, psycopg.Error) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return reason if tenant.slug in reason else f"tenant {tenant.slug}: {reason}"
 
 
 def _print_report(report: WorkerReport, as_json: bool) -> None:
@@ -174,7 +199,20 @@ def _print_groups(groups: Sequence[GroupLag], now: datetime) -> None:
     )
 
 
-def _write(path: Path, text: str) -> None:
+def _check_writable(path: Path) -> None:
+    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise UsageError(f"--health-file {path}: {path.parent} is no folder that can be written to")
+
+
+def _keep(path: Path, text: str) -> None:
+    """Write a report; a disk that is full holds up no event, and the old file's age tells of it."""
+    try:
+        _replace(path, text)
+    except OSError as error:
+        click.echo(f"erpkit: {path} was not written: {error.strerror}", err=True)
+
+
+def _replace(path: Path, text: str) -> None:
     """Replace the file as a whole: whoever reads it meanwhile gets the old text or the new."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.write_text(f"{text}\n")

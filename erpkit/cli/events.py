@@ -8,6 +8,7 @@ from erpkit.cli import brokers, dead_letters, replaying
 from erpkit.cli.dispatching import dispatch_, lag
 from erpkit.cli.output import as_json, open_database, print_json, print_table
 from erpkit.events import list_events
+from erpkit.events.faults import name_log_behind
 from erpkit.tenants import get_tenant
 
 
@@ -25,12 +26,14 @@ def list_(tenant: str, limit: int, as_json: bool) -> None:
     with open_database(quiet=as_json) as database:
         with database.connection() as connection:
             found = get_tenant(connection, tenant)
-        with database.tenant_transaction(found) as connection:
+        with name_log_behind(found), database.tenant_transaction(found) as connection:
             events = list_events(connection, limit)
     if as_json:
         print_json(
             [{"offset": e.offset, "uuid": e.uuid, "topic": e.topic, "recorded_at": e.recorded_at} for e in events]
         )
+    elif not events:
+        click.echo("the log is empty")
     else:
         print_table(
             ["offset", "topic", "recorded", "uuid"],

@@ -11,6 +11,23 @@ from erpkit.modules import Registry
 
 __all__ = ["handler_topics", "read_backlog", "read_waiting"]
 
+_WAITING = (
+    "SELECT {slug}, h.name FROM (VALUES {handlers}) h (name, topic) "
+    "LEFT JOIN {checkpoints} c ON c.consumer_group = h.name WHERE "
+)
+_NEW = 'EXISTS (SELECT FROM {events} e WHERE e.topic = h.topic AND e."offset" > coalesce(c."offset", 0))'
+_FREE = (
+    " OR EXISTS (SELECT FROM {parked} p WHERE p.handler = h.name AND NOT EXISTS (SELECT FROM {dead_letters} d "
+    'WHERE d.handler = p.handler AND d.status = \'open\' AND d.aggregate = p.aggregate AND d."offset" < p."offset"))'
+)
+
+_LOGS = """
+SELECT n.nspname, bool_or(c.relname = 'erpkit_parked' AND pg_relation_size(c.oid) > 0)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relname IN ('erpkit_events', 'erpkit_parked') AND c.relkind IN ('r', 'p') AND n.nspname = ANY(%s)
+ GROUP BY 1 HAVING bool_or(c.relname = 'erpkit_events')
+"""
+
 _BATCH = 100  # tenants a query: the quickest of 50 to 1,000, measured
 
 
@@ -35,23 +52,32 @@ def read_backlog(
 def read_waiting(
     connection: Connection, tenants: Sequence[Tenant], topics: Mapping[str, str]
 ) -> list[tuple[Tenant, str]]:
-    """Return each tenant and handler for which some event waits, uncounted: quick however many there are."""
-    found = schemas_with_table(connection, "erpkit_events", [tenant.schema for tenant in tenants])
+    """Return each tenant and handler for which some event waits, uncounted: quick however many there are.
+
+    A parked event whose dead letter was closed, by a replay say, waits as one past the checkpoint does.
+    """
+    with_parked = _find_logs(connection, tenants)
     handlers = sql.SQL(", ").join(sql.SQL("({}, {})").format(*map(sql.Literal, pair)) for pair in topics.items())
-    queries = [_any(tenant, handlers) for tenant in tenants if tenant.schema in found] if topics else []
+    queries = [
+        _any(tenant, handlers, _NEW + _FREE if with_parked[tenant.schema] else _NEW)
+        for tenant in (tenants if topics else ())
+        if tenant.schema in with_parked
+    ]
     by_slug = {tenant.slug: tenant for tenant in tenants}
     return [(by_slug[slug], name) for slug, name in fetch_union(connection, queries, _BATCH)]
 
 
-def _any(tenant: Tenant, handlers: sql.Composed) -> sql.Composed:
-    return sql.SQL(
-        "SELECT {slug}, h.name FROM (VALUES {handlers}) h (name, topic) LEFT JOIN {checkpoints} c ON c.consumer_group = h.name "
-        'WHERE EXISTS (SELECT FROM {events} e WHERE e.topic = h.topic AND e."offset" > coalesce(c."offset", 0))'
-    ).format(
+def _find_logs(connection: Connection, tenants: Sequence[Tenant]) -> dict[str, bool]:
+    """Return the schemas that have a log, and whether events were ever parked there: to ask each would take twice as long."""
+    return dict(connection.execute(_LOGS, [[tenant.schema for tenant in tenants]]).fetchall())
+
+
+def _any(tenant: Tenant, handlers: sql.Composed, condition: str) -> sql.Composed:
+    tables = ("checkpoints", "events", "parked", "dead_letters")
+    return sql.SQL(_WAITING + condition).format(
         slug=sql.Literal(tenant.slug),
         handlers=handlers,
-        checkpoints=sql.Identifier(tenant.schema, "erpkit_checkpoints"),
-        events=sql.Identifier(tenant.schema, "erpkit_events"),
+        **{table: sql.Identifier(tenant.schema, f"erpkit_{table}") for table in tables},
     )
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from erpkit.database import Connection, Database, Tenant
+from psycopg import sql
+
+from erpkit.database import Connection, Tenant
+from erpkit.database.scope import scope_statements
 from erpkit.events.log import COLUMNS, to_message
 from erpkit.events.message import Message
 
@@ -14,6 +17,11 @@ __all__ = ["Checkpoint", "group_lock", "mark_in_hand", "move_checkpoint", "read_
 _LOCK = "SELECT pg_try_advisory_xact_lock({})"
 
 _CHECKPOINT = 'SELECT "offset", in_hand, attempts FROM erpkit_checkpoints WHERE consumer_group = %s'
+
+_NOTE = (
+    'INSERT INTO erpkit_checkpoints (consumer_group, "offset", in_hand, attempts, taken_at) VALUES ({}, 0, {}, {}, now()) '
+    "ON CONFLICT (consumer_group) DO UPDATE SET in_hand = EXCLUDED.in_hand, attempts = EXCLUDED.attempts, taken_at = now()"
+)
 
 _EVENTS = f"""
 SELECT {COLUMNS} FROM erpkit_events WHERE topic = %s
@@ -59,18 +67,29 @@ def read_batch(connection: Connection, group: str, topic: str, limit: int) -> tu
     return Checkpoint(*row) if row else Checkpoint(), [to_message(event) for event in events]
 
 
-def mark_in_hand(database: Database, tenant: Tenant, group: str, last: int, attempts: int) -> None:
-    """Note, in a transaction of its own, that all up to offset `last` is now in hand; only the group's dispatcher may.
+def mark_in_hand(
+    connection: Connection, tenant: Tenant, group: str, last: int, attempts: int, statement_timeout: float
+) -> None:
+    """Note for good that all up to offset `last` is now in hand, and go on in a new transaction that holds the group's lock.
 
-    It costs no wait for the disk: should the server crash, the note is lost, and nothing else.
+    The present transaction, which took that lock and only read, is committed. All of it is one message: the server connection
+    stays ours behind a pooler too, which may have no second one, and no other dispatcher comes in between, as the session
+    holds the lock meanwhile. It costs no wait for the disk: should the server crash, the note is lost, and nothing else.
     """
-    with database.tenant_transaction(tenant, write=True) as connection, connection.pipeline():
-        connection.execute("SET LOCAL synchronous_commit TO off")
-        connection.execute(
-            'INSERT INTO erpkit_checkpoints (consumer_group, "offset", in_hand, attempts, taken_at) VALUES (%s, 0, %s, %s, now()) '
-            "ON CONFLICT (consumer_group) DO UPDATE SET in_hand = EXCLUDED.in_hand, attempts = EXCLUDED.attempts, taken_at = now()",
-            [group, last, attempts],
+    key = sql.SQL(group_lock("current_schema()", "{}")).format(sql.Literal(group))
+    note = sql.SQL(_NOTE).format(sql.Literal(group), sql.Literal(last), sql.Literal(attempts))
+    connection.execute(
+        sql.SQL("; ").join(
+            (
+                sql.SQL("SET LOCAL synchronous_commit TO off"),
+                note,
+                sql.SQL("SELECT pg_advisory_lock({})").format(key),
+                sql.SQL("COMMIT AND CHAIN"),
+                *map(sql.SQL, scope_statements(tenant.schema, tenant.role, statement_timeout)),
+                sql.SQL("SELECT pg_advisory_xact_lock({0}), pg_advisory_unlock({0})").format(key),
+            )
         )
+    )
 
 
 def move_checkpoint(connection: Connection, group: str, offset: int, in_hand: int | None = None) -> None:

@@ -17,7 +17,7 @@ class Context:
     """What a handler works with: the tenant's transaction, the message in hand, and a way to publish.
 
     What it publishes is written to the log in the same transaction as its other work: both become true, or neither.
-    `attempt` counts from 1.
+    `attempt` counts from 1. `error` is what made the message a dead letter, once it is one.
     """
 
     connection: Connection
@@ -27,6 +27,7 @@ class Context:
     handler: str
     published: list[Message] = field(default_factory=list)
     attempt: int = 1
+    error: Exception | None = None
 
     def publish(self, event: object) -> None:
         """Publish an event that a module declares under `publishes`.

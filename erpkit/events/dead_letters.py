@@ -12,6 +12,7 @@ from psycopg import sql
 
 from erpkit.database import Connection, Database, Tenant, fetch_union, schemas_with_table
 from erpkit.errors import UsageError
+from erpkit.events.faults import name_log_behind
 from erpkit.events.message import Message
 from erpkit.events.parking import block
 from erpkit.modules import EventHandler, Registry
@@ -85,7 +86,7 @@ def show_dead_letter(
     `handler` is needed where several failed on the event. `payload` adds the business data in the event: ask for it only where
     you may see it, as a run records its output. Raises UsageError when there is no such letter, or more than one.
     """
-    with database.tenant_transaction(tenant) as connection:
+    with name_log_behind(tenant), database.tenant_transaction(tenant) as connection:
         rows = connection.execute(_SHOW, {"offset": offset, "handler": handler, "payload": payload}).fetchall()
     if not rows:
         of_handler = f" of {handler}" if handler else ""

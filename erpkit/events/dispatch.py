@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-import psycopg
+from functools import lru_cache
 
 from erpkit.database import Connection, Database, Tenant
-from erpkit.errors import DatabaseError, ErpkitError
+from erpkit.errors import ErpkitError
 from erpkit.events.checkpoints import Checkpoint, mark_in_hand, move_checkpoint, read_batch
+from erpkit.events.context import Context
 from erpkit.events.dead_letters import bury
+from erpkit.events.faults import name_log_behind, raise_if_lost
 from erpkit.events.log import append
 from erpkit.events.message import Message
+from erpkit.events.middleware import Middleware
 from erpkit.events.parking import hold_back, park_if_blocked
-from erpkit.events.router import handle
-from erpkit.events.watchdog import Watch
+from erpkit.events.router import EVERY, careful, handle, run_handler
+from erpkit.events.watchdog import Watch, watched
 from erpkit.modules import EventHandler, Registry
 
 __all__ = ["ATTEMPTS", "BATCH", "CrashError", "DispatchResult", "dispatch", "dispatch_batch", "handle", "handle_all"]
 
 BATCH = 500
 ATTEMPTS = 3
+STATEMENT_TIMEOUT = 30.0  # seconds
 
 _UNWATCHED = Watch()
 
@@ -74,46 +77,52 @@ def dispatch_batch(
     all: one that ends the process each time becomes a dead letter. All are 0 where nothing waits, or another dispatcher has
     the group.
     """
-    with database.tenant_transaction(tenant, write=True) as connection:
+    with (
+        name_log_behind(tenant),
+        database.tenant_transaction(tenant, write=True, statement_timeout=STATEMENT_TIMEOUT) as connection,
+    ):
         found = read_batch(connection, handler.name, registry.topic(handler.event), limit)
         if found is None:
             return 0, 0, 0
         checkpoint, messages = found
-        is_suspect = bool(messages) and checkpoint.is_suspect(messages[0])
-        messages = messages[:1] if is_suspect else messages
+        if messages and checkpoint.is_suspect(messages[0]):
+            return _dispatch_suspect(connection, tenant, registry, handler, messages[0], checkpoint, watch)
+        if messages:
+            _mark(connection, tenant, handler, messages[-1].offset or 0, 0)
         ready = hold_back(connection, registry, handler, messages)
         if not messages and not ready:
             return 0, 0, 0
-        if is_suspect:
-            published, handled, dead = _handle_suspect(
-                database, connection, tenant, registry, handler, messages[0], ready, checkpoint, watch
-            )
-        else:
-            if messages:
-                mark_in_hand(database, tenant, handler.name, messages[-1].offset or 0, 0)
-            published, handled, dead = handle_all(connection, tenant, registry, handler, ready, watch)
-            if messages:
-                move_checkpoint(connection, handler.name, messages[-1].offset or 0)
+        published, handled, dead = handle_all(connection, tenant, registry, handler, ready, watch)
+        if messages:
+            move_checkpoint(connection, handler.name, messages[-1].offset or 0)
         append(connection, published)
         return handled, dead, len({message.uuid for message in (*messages, *ready)}) - handled - dead
 
 
-def _handle_suspect(
-    database: Database, connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, suspect: Message,
-    ready: Sequence[Message], checkpoint: Checkpoint, watch: Watch,
-) -> tuple[list[Message], int, int]:  # fmt: skip
+def _dispatch_suspect(
+    connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, suspect: Message, checkpoint: Checkpoint,
+    watch: Watch,
+) -> tuple[int, int, int]:  # fmt: skip
     """Handle one event that may have ended the last dispatcher's process, or give it up; keep the others suspect."""
     in_hand, offset = checkpoint.in_hand or 0, suspect.offset or 0
-    given_up = [suspect] if checkpoint.attempts >= ATTEMPTS and suspect in ready else []
+    is_hopeless = checkpoint.attempts >= ATTEMPTS
+    if not is_hopeless:
+        _mark(connection, tenant, handler, in_hand, checkpoint.attempts + 1)
+    ready = hold_back(connection, registry, handler, [suspect])
+    given_up = [suspect] if is_hopeless and suspect in ready else []
     for message in given_up:
         crash = CrashError(f"its dispatcher ended {ATTEMPTS} times with it in hand")
         bury(connection, registry, handler, message, crash, ATTEMPTS)
-    if not given_up:
-        mark_in_hand(database, tenant, handler.name, in_hand, checkpoint.attempts + 1)
     others = [message for message in ready if message not in given_up]
     published, handled, dead = _handle_one_by_one(connection, tenant, registry, handler, others, watch)
     move_checkpoint(connection, handler.name, offset, in_hand if offset < in_hand else None)
-    return published, handled, dead + len(given_up)
+    append(connection, published)
+    dead += len(given_up)
+    return handled, dead, len({message.uuid for message in (suspect, *ready)}) - handled - dead
+
+
+def _mark(connection: Connection, tenant: Tenant, handler: EventHandler, last: int, attempts: int) -> None:
+    mark_in_hand(connection, tenant, handler.name, last, attempts, STATEMENT_TIMEOUT)
 
 
 def handle_all(
@@ -132,7 +141,7 @@ def handle_all(
         with connection.transaction():
             return _handle_new(connection, tenant, registry, handler, messages, watch), len(messages), 0
     except Exception as error:
-        _reraise_if_lost(connection, tenant, error)
+        raise_if_lost(connection, error, f"tenant {tenant.slug}: {handler.name}")
         return _handle_one_by_one(connection, tenant, registry, handler, messages, watch)
 
 
@@ -152,15 +161,12 @@ def _handle_new(
         [handler.name, [message.uuid for message in messages]],
     )
     new = {uuid for (uuid,) in rows}
+    middleware = _middleware(handler, watch)
     published: list[Message] = []
     for message in messages:
         if message.uuid in new:
             new.discard(message.uuid)  # a broker may bring one twice
-            watch.begin(tenant, handler, message)
-            try:
-                published += handle(connection, tenant, registry, handler, message)
-            finally:
-                watch.end()
+            published += handle(connection, tenant, registry, handler, message, middleware)
     return published
 
 
@@ -172,35 +178,29 @@ def _handle_one_by_one(
     messages: Iterable[Message],
     watch: Watch,
 ) -> tuple[list[Message], int, int]:
+    middleware = _careful_middleware(handler, watch)
     published: list[Message] = []
     handled = dead = 0
     for message in messages:
         if dead and park_if_blocked(connection, registry, handler, message):
             continue
-        try:
-            published += _handle_with_retries(connection, tenant, registry, handler, message, watch)
-            handled += 1
-        except Exception as error:
-            _reraise_if_lost(connection, tenant, error)
-            bury(connection, registry, handler, message, error, ATTEMPTS)
-            dead += 1
+        context = Context(connection, tenant, message, registry, handler.name)
+        published += run_handler(handler, context, middleware)
+        handled, dead = handled + (context.error is None), dead + (context.error is not None)
     return published, handled, dead
 
 
-def _handle_with_retries(
-    connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, message: Message, watch: Watch
-) -> list[Message]:
-    from tenacity import Retrying, stop_after_attempt, wait_random_exponential  # noqa: PLC0415 - only after a fault
-
-    for attempt in Retrying(
-        stop=stop_after_attempt(ATTEMPTS), wait=wait_random_exponential(0.02, max=0.2), reraise=True
-    ):
-        with attempt, connection.transaction():
-            return _handle_new(connection, tenant, registry, handler, [message], watch)
-    raise AssertionError("unreachable: the last attempt raises")
+@lru_cache(maxsize=1000)
+def _middleware(handler: EventHandler, watch: Watch) -> tuple[Middleware, ...]:
+    """For a batch, whose savepoint and look into the inbox are one for all."""
+    return (*EVERY, watched(watch, handler))
 
 
-def _reraise_if_lost(connection: Connection, tenant: Tenant, error: Exception) -> None:
-    """A lost connection is no fault of an event: let the batch be read again later."""
-    if connection.closed or (isinstance(error, psycopg.OperationalError) and connection.broken):
-        raise DatabaseError(f"tenant {tenant.slug}: the connection was lost while events were dispatched") from error
+@lru_cache(maxsize=1000)
+def _careful_middleware(handler: EventHandler, watch: Watch) -> tuple[Middleware, ...]:
+    """For one after the other, after a fault."""
+
+    def bury_it(context: Context, error: Exception) -> None:
+        bury(context.connection, context.registry, handler, context.message, error, context.attempt)
+
+    return careful(bury_it, ATTEMPTS, watched(watch, handler))

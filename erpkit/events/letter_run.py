@@ -13,6 +13,7 @@ import psycopg
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError, UsageError
 from erpkit.events.dead_letters import DeadLetter, bury, describe_error
+from erpkit.events.faults import raise_if_lost
 from erpkit.events.letter_plan import LetterPlan
 from erpkit.events.log import COLUMNS, append, to_message
 from erpkit.events.message import Message
@@ -168,7 +169,7 @@ def _retry(
             published = _handle_once(connection, tenant, registry, handler, message)
             _close(connection, letter, "resolved", f"retried: {plan.id}")
     except Exception as error:
-        _raise_if_lost(connection, error)
+        raise_if_lost(connection, error, handler.name)
         _note_failure(connection, letter, error)
         return _result(letter, "failed", describe_error(error))
     append(connection, published or [])
@@ -208,7 +209,7 @@ def _release_batch(database: Database, tenant: Tenant, registry: Registry, handl
                     published += _handle_once(connection, tenant, registry, handler, message) or []
             results = [_freed(tenant, handler, message, "handled") for message in ready]
         except Exception as error:
-            _raise_if_lost(connection, error)
+            raise_if_lost(connection, error, handler.name)
             results, published = _handle_each(connection, tenant, registry, handler, ready)
         append(connection, published)
     return results
@@ -227,7 +228,7 @@ def _handle_each(
                 published += _handle_once(connection, tenant, registry, handler, message) or []
             results.append(_freed(tenant, handler, message, "handled"))
         except Exception as error:
-            _raise_if_lost(connection, error)
+            raise_if_lost(connection, error, handler.name)
             bury(connection, registry, handler, message, error, 1)
             results.append(_freed(tenant, handler, message, "failed", describe_error(error)))
     return results, published
@@ -245,11 +246,6 @@ def _handle_once(
     if not _enter_inbox(connection, handler.name, message.uuid):
         return None
     return handle(connection, tenant, registry, handler, message)
-
-
-def _raise_if_lost(connection: Connection, error: Exception) -> None:
-    if connection.broken or connection.closed:
-        raise DatabaseError(f"the connection was lost while it was handled: {describe_error(error)}") from error
 
 
 def _enter_inbox(connection: Connection, handler: str, uuid: UUID) -> bool:

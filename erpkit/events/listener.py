@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Container
 from types import TracebackType
 from typing import Self
 
 import psycopg
 
+from erpkit.events.awake import Awake
 from erpkit.events.log import CHANNEL
 
 __all__ = ["Bell", "Listener"]
@@ -37,7 +39,10 @@ class Bell:
 
 
 class Listener:
-    """A connection that hears of each append; use it in a `with` block. It raises psycopg.OperationalError once it is lost."""
+    """A connection that hears of appends; use it in a `with` block. It raises psycopg.OperationalError once it is lost.
+
+    It does not hear of those to the tenants in `awake`, which are to be looked at when they are due.
+    """
 
     def __init__(self, conninfo: str, bell: Bell) -> None:
         self._bell = bell
@@ -45,6 +50,7 @@ class Listener:
             conninfo, autocommit=True, application_name="erpkit dispatch", connect_timeout=10
         )
         self._connection.execute(f"LISTEN {CHANNEL}")
+        self.awake = Awake(self._connection)
 
     def __enter__(self) -> Self:
         return self
@@ -54,13 +60,18 @@ class Listener:
     ) -> None:
         self._connection.close()
 
-    def schemas(self, seconds: float) -> set[str]:
-        """Wait until something was appended, at most this long; return the schemas that it was appended in."""
+    def schemas(self, seconds: float, served: Container[str]) -> set[str]:
+        """Wait until something was appended to one of those that are `served`, or one is due; at most this long.
+
+        Return those that are to be looked at now.
+        """
         heard = self._heard()
         if not heard and seconds > 0:
-            self._bell.wait(seconds, self._connection.fileno())
+            self._bell.wait(min(seconds, self.awake.pause()), self._connection.fileno())
             heard = self._heard()
-        return heard
+        heard = {schema for schema in heard if schema in served}
+        self.awake.stay(heard)
+        return heard | self.awake.due()
 
     def _heard(self) -> set[str]:
         return {notify.payload for notify in self._connection.notifies(timeout=0)}

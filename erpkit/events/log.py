@@ -9,15 +9,18 @@ from uuid import UUID
 import psycopg
 
 from erpkit.database import Connection
+from erpkit.events.awake import append_lock, awake_lock
 from erpkit.events.message import Message
 
-__all__ = ["append", "list_events", "read_events", "to_message"]
+__all__ = ["announce", "append", "list_events", "read_events", "to_message"]
 
 CHANNEL = "erpkit_events"  # of NOTIFY, in the database of the tenants; what is said is the schema
 _COPY_FROM = 10  # messages; COPY takes two round trips more than INSERT, and a quarter of its time a row
-_LOCK_AND_NOTIFY = (
-    "SELECT pg_advisory_xact_lock(hashtextextended('erpkit.append.' || current_schema(), 0)), "
-    f"pg_notify('{CHANNEL}', current_schema())"
+_LOCK = f"SELECT pg_advisory_xact_lock({append_lock('current_schema()')})"
+# Only where no worker looks at the tenant anyway, and after the lock, as such a worker asks whether anybody has that.
+_NOTIFY = (
+    f"SELECT CASE WHEN pg_try_advisory_xact_lock({awake_lock('current_schema()')}) "
+    f"THEN pg_notify('{CHANNEL}', current_schema()) END"
 )
 
 COLUMNS = '"offset", uuid, topic, payload, metadata, recorded_at'
@@ -27,21 +30,27 @@ def append(connection: Connection, messages: Sequence[Message]) -> None:
     """Write `messages` to the log of the tenant whose transaction `connection` is in; the last step before its commit.
 
     The tenant's lock is held until that commit, so that offsets become visible in their order and no reader skips one. A
-    message whose uuid is in the log already is left out. The commit wakes the workers that listen on `erpkit_events`.
+    message whose uuid is in the log already is left out. The commit wakes the workers that listen on `erpkit_events`, unless
+    one of them is awake and looks at this tenant anyway.
     """
     if not messages:
         return
-    if len(messages) < _COPY_FROM:
-        with connection.pipeline():
-            connection.execute(_LOCK_AND_NOTIFY)
+    with connection.pipeline():
+        connection.execute(_LOCK)
+        announce(connection)
+        if len(messages) < _COPY_FROM:
             _insert(connection, messages)
-        return
-    connection.execute(_LOCK_AND_NOTIFY)
+            return
     try:
         with connection.transaction():
             _copy(connection, messages)
     except psycopg.errors.UniqueViolation:  # COPY knows no ON CONFLICT
         _insert(connection, messages)
+
+
+def announce(connection: Connection) -> None:
+    """Let the commit wake a worker for the tenant whose transaction `connection` is in, if none is awake for it."""
+    connection.execute(_NOTIFY)
 
 
 def _insert(connection: Connection, messages: Sequence[Message]) -> None:

@@ -10,8 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from erpkit.errors import DatabaseError, ErpkitError
+from erpkit.errors import ErpkitError
 from erpkit.events.context import Context
+from erpkit.events.faults import raise_if_lost
 from erpkit.events.message import Message, PayloadError
 
 __all__ = [
@@ -128,7 +129,7 @@ def deduplicate(following: Handle) -> Handle:
 
 
 def dead_letters(bury: Callable[[Context, Exception], None]) -> Middleware:
-    """Hand a message that keeps failing to `bury`, with its error, and go on with those behind it.
+    """Hand a message that keeps failing to `bury`, with its error, note that in the context, and go on with those behind it.
 
     A lost connection is no fault of the message: DatabaseError then, and it is read again later. Needs a `savepoint` inside.
     """
@@ -138,9 +139,9 @@ def dead_letters(bury: Callable[[Context, Exception], None]) -> Middleware:
             try:
                 return following(context)
             except Exception as error:
-                if context.is_lost:
-                    raise DatabaseError(f"{_place(context)}: the connection was lost") from error
+                raise_if_lost(context.connection, error, _place(context))
                 bury(context, error)
+                context.error = error
                 return []
 
         return handle

@@ -15,6 +15,7 @@ import psycopg
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import ErpkitError, PlanChangedError, UsageError
+from erpkit.events.faults import raise_if_lost
 from erpkit.events.log import append
 from erpkit.events.message import Message
 from erpkit.events.replay_audit import Outcome, claim, close_replay, open_replay, record
@@ -207,7 +208,7 @@ def hand_over(
                 ]
             return [(handler.name, message, None) for handler, message in pairs], published
         except Exception as error:
-            raise_if_lost(error)
+            raise_if_lost(connection, error, f"tenant {tenant.slug}: replay")
     return _one_by_one(connection, tenant, registry, pairs)
 
 
@@ -222,15 +223,9 @@ def _one_by_one(
                 published += handle(connection, tenant, registry, handler, message)
             outcomes.append((handler.name, message, None))
         except Exception as error:
-            raise_if_lost(error)
+            raise_if_lost(connection, error, f"tenant {tenant.slug}: replay")
             outcomes.append((handler.name, message, f"{type(error).__name__}: {error}".strip()))
     return outcomes, published
-
-
-def raise_if_lost(error: Exception) -> None:
-    """Raise `error` again if it is a lost connection or a statement timeout: no fault of the event."""
-    if isinstance(error, psycopg.OperationalError):
-        raise error
 
 
 def _open(database: Database, plan: ReplayPlan, replay_id: UUID) -> None:

@@ -23,20 +23,20 @@ from erpkit.events.tracing import tracing
 from erpkit.events.upcasters import decode_message
 from erpkit.modules import EventHandler, Registry
 
-__all__ = ["EVERY", "careful", "chain", "handle"]
+__all__ = ["EVERY", "careful", "chain", "handle", "run_handler"]
 
 # What every handler of an event runs in, the outermost first; its timeout, if it has one, is the innermost. None of these costs
-# a round trip: a dispatcher hands on a batch in them, and only after a fault goes through it carefully.
+# a round trip: a dispatcher hands on a batch in them, with one savepoint and one look into the inbox for all of it.
 EVERY: tuple[Middleware, ...] = (tracing, correlation, recoverer)
 
 
-def careful(bury: Callable[[Context, Exception], None], attempts: int = 3) -> tuple[Middleware, ...]:
-    """Return all the middleware for a message on its own, the outermost first.
+def careful(bury: Callable[[Context, Exception], None], attempts: int = 3, *more: Middleware) -> tuple[Middleware, ...]:
+    """Return all the middleware for a message on its own, the outermost first: what a dispatcher uses after a fault.
 
     `bury` sees only the last attempt's error; the span holds all attempts, and that error; each attempt has a savepoint, which
-    takes back the inbox row too. Make it once, not once a message.
+    takes back the inbox row too. `more` goes inside, around each attempt. Make it once, not once a message.
     """
-    return (dead_letters(bury), tracing, correlation, retry(attempts), savepoint, deduplicate, recoverer)
+    return (dead_letters(bury), tracing, correlation, retry(attempts), savepoint, deduplicate, recoverer, *more)
 
 
 def handle(
@@ -52,8 +52,14 @@ def handle(
     Raises what the handler raises, PayloadError for a payload that does not fit, HandlerTimeoutError for a handler that was
     too slow: the transaction, or a savepoint in it, is then to be rolled back.
     """
-    context = Context(connection, tenant, message, registry, handler.name)
-    return list(_wrapped(handler, middleware)(context))
+    return list(run_handler(handler, Context(connection, tenant, message, registry, handler.name), middleware))
+
+
+def run_handler(
+    handler: EventHandler, context: Context, middleware: tuple[Middleware, ...] = EVERY
+) -> Sequence[Message]:
+    """Run one handler on the message in `context`, as `handle` does; what became of it stands in the context then."""
+    return _wrapped(handler, middleware)(context)
 
 
 def chain(middleware: Sequence[Middleware], handle: Handle) -> Handle:

@@ -16,9 +16,13 @@ from psycopg.types.json import Jsonb
 
 from erpkit.database import Connection, Database, Tenant, check_schema_name
 from erpkit.errors import ErpkitError, UsageError
+from erpkit.events.faults import raise_if_lost
+from erpkit.events.message import Message
+from erpkit.events.pipelined import handle_pipelined, may_be_pipelined
 from erpkit.events.replay import Pace, hand_over, stop_on_interrupt
+from erpkit.events.replay_audit import Outcome
 from erpkit.events.selection import Selection, read_selected
-from erpkit.modules import Registry
+from erpkit.modules import EventHandler, Registry
 
 __all__ = [
     "Projection", "Shadow", "ShadowRecord", "build_shadow", "drop_shadow", "find_projection", "find_shadow", "list_shadows",
@@ -212,7 +216,7 @@ def advance(connection: Connection, registry: Registry, shadow: Shadow, limit: i
             (h, m) for m in messages for h in behind
             if registry.topic(h.event) == m.topic and positions[h.name] < (m.offset or 0) <= goals[h.name]
         ]  # fmt: skip
-        outcomes, _ = hand_over(connection, shadow.tenant, registry, pairs)
+        outcomes = _hand_over(connection, shadow.tenant, registry, pairs)
         _check_walls(shadow, [(name, error) for name, _, error in outcomes if error])
         failures = [(name, m.offset, m.uuid, error) for name, m, error in outcomes if error]
         connection.cursor().executemany("INSERT INTO erpkit_shadow_failures VALUES (%s, %s, %s, %s)", failures)
@@ -221,6 +225,20 @@ def advance(connection: Connection, registry: Registry, shadow: Shadow, limit: i
             "UPDATE erpkit_shadow SET positions = %s, events = events + %s", [Jsonb(positions | moved), len(pairs)]
         )
     return len(messages)
+
+
+def _hand_over(
+    connection: Connection, tenant: Tenant, registry: Registry, pairs: Sequence[tuple[EventHandler, Message]]
+) -> list[Outcome]:
+    """Hand events over in a pipeline; after any fault again without one, to find out whose it is."""
+    if all(may_be_pipelined(handler) for handler, _ in pairs):
+        try:
+            handle_pipelined(connection, tenant, registry, pairs)
+        except Exception as error:
+            raise_if_lost(connection, error, f"tenant {tenant.slug}: a rebuild")
+        else:
+            return [(handler.name, message, None) for handler, message in pairs]
+    return hand_over(connection, tenant, registry, pairs)[0]
 
 
 def _check_walls(shadow: Shadow, errors: Sequence[tuple[str, str]]) -> None:

@@ -17,6 +17,7 @@ from psycopg import sql
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import ErpkitError, PlanChangedError, UsageError
+from erpkit.events.log import announce
 from erpkit.events.shadow import Shadow, advance, build_shadow, drop_in
 from erpkit.modules import Registry
 
@@ -184,11 +185,13 @@ def _note(connection: Connection, shadow: Shadow, diff: ShadowDiff) -> None:
     )
     resolved = connection.execute(
         sql.SQL(
-            "UPDATE erpkit_dead_letters d SET status = 'resolved' WHERE handler = ANY(%s) AND status = 'open' "
+            "UPDATE erpkit_dead_letters d SET status = 'resolved', resolved_at = now(), resolved_by = %s, reason = %s "
+            "WHERE handler = ANY(%s) AND status = 'open' "
             "AND NOT EXISTS (SELECT FROM {} f WHERE f.handler = d.handler AND f.uuid = d.uuid)"
         ).format(failures),
-        [handlers],
+        [getpass.getuser(), f"rebuilt: {diff.id}", handlers],
     )
+    announce(connection)  # what was parked behind a letter is free now
     connection.execute(
         "INSERT INTO erpkit_replays (replay_id, plan_id, selection, handlers, requested_by, state, finished_at, planned, "
         "handled, failed, resolved) VALUES (%s, %s, '{\"target\": \"shadow\"}', %s, %s, 'done', now(), %s, %s, %s, %s)",

@@ -16,6 +16,8 @@ from erpkit.events.middleware import Handle, HandlerError, Middleware
 
 __all__ = ["HandlerTimeoutError", "Running", "overdue", "timeout"]
 
+_AGAIN = 0.03  # seconds between two attempts to cancel
+
 _running: set[Running] = set()  # the handlers at work that have a limit, in all threads
 
 
@@ -89,6 +91,7 @@ class _Guard:
         self._running = running
         self._timer = threading.Timer(running.seconds, self._expire)
         self._timer.daemon = True
+        self._ended = threading.Event()
 
     def __enter__(self) -> None:
         _running.add(self._running)
@@ -96,15 +99,19 @@ class _Guard:
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
+        self._ended.set()
         with self._running.lock:  # a cancellation that comes later would hit somebody else's statement
             self._running.done = True
         _running.discard(self._running)
 
     def _expire(self) -> None:
-        with self._running.lock:
-            if not self._running.done:
-                with suppress(Error):
-                    self._connection.cancel_safe(timeout=5)
+        """Cancel the statement at work until the handler ends: one that comes between two statements hits none."""
+        while not self._ended.is_set():
+            with self._running.lock:
+                if not self._running.done:
+                    with suppress(Error):
+                        self._connection.cancel_safe(timeout=5)
+            self._ended.wait(_AGAIN)
 
 
 def _limit_statements(context: Context, value: str) -> str:

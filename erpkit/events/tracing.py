@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -21,14 +21,17 @@ def tracing(following: Handle) -> Handle:
     """Record each message as a span, a child of the one that published it, over processes and brokers.
 
     The parent comes from `traceparent` in the metadata (W3C Trace Context), and what is published carries it on. The names
-    of attributes are those of OpenTelemetry's messaging conventions. Without OpenTelemetry this does nothing.
+    of attributes are those of OpenTelemetry's messaging conventions. Without OpenTelemetry, or before the process gave it a
+    provider that records, this does nothing: what is published inherits its `traceparent` all the same.
     """
     tools = _tools()
     if tools is None:
         return following
-    tracer, propagator, consumer, internal = tools
+    tracer, propagator, consumer, internal, is_recording = tools
 
     def handle(context: Context) -> Sequence[Message]:
+        if not is_recording():
+            return following(context)
         with tracer.start_as_current_span(
             f"process {context.message.topic}",
             propagator.extract(context.message.metadata) if "traceparent" in context.message.metadata else None,
@@ -44,7 +47,7 @@ def tracing(following: Handle) -> Handle:
 
 
 @cache
-def _tools() -> tuple[Tracer, TraceContextTextMapPropagator, SpanKind, SpanKind] | None:
+def _tools() -> tuple[Tracer, TraceContextTextMapPropagator, SpanKind, SpanKind, Callable[[], bool]] | None:
     try:
         from opentelemetry import trace  # noqa: PLC0415 - optional, and slow
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
@@ -55,6 +58,7 @@ def _tools() -> tuple[Tracer, TraceContextTextMapPropagator, SpanKind, SpanKind]
         TraceContextTextMapPropagator(),
         trace.SpanKind.CONSUMER,
         trace.SpanKind.INTERNAL,
+        lambda: not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider),
     )
 
 

@@ -6,14 +6,17 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from erpkit.database import Tenant
+from erpkit.events.context import Context
 from erpkit.events.message import Message
+from erpkit.events.middleware import Handle, Middleware
 from erpkit.modules import EventHandler
 
-__all__ = ["Watch", "Watchdog"]
+__all__ = ["Watch", "Watchdog", "watched"]
 
 
 class Watch:
@@ -72,3 +75,19 @@ class Watchdog(Watch):
         )
         sys.stderr.flush()
         os._exit(1)
+
+
+def watched(watch: Watch, handler: EventHandler) -> Middleware:
+    """Tell `watch` what the handler has in hand, for each attempt anew."""
+
+    def middleware(following: Handle) -> Handle:
+        def handle(context: Context) -> Sequence[Message]:
+            watch.begin(context.tenant, handler, context.message)
+            try:
+                return following(context)
+            finally:
+                watch.end()
+
+        return handle
+
+    return middleware

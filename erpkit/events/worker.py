@@ -117,7 +117,8 @@ class Worker:
                     self._report(())
                     next_report = now + self._report_every
                 due = self._run_round(due & self._tenants.keys())
-                due |= listener.schemas(0 if due else next_poll - time.monotonic())
+                listener.awake.stay(due)
+                due |= listener.schemas(0 if due else min(next_poll, next_report) - time.monotonic(), self._tenants)
 
     def _look_at_all(self) -> set[str]:
         """Read which tenants there are, and forget who could not be served."""

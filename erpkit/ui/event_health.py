@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from erpkit.database import Tenant
-from erpkit.events import DeadLetter, GroupLag, LockHolder, TopicRate
+from erpkit.events import DeadLetterCount, GroupLag, LockHolder, TopicRate
 from erpkit.runs import Summary
 from erpkit.ui.plots import AMBER, BLUE, Picture, figure_of, legend, picture_of
 from erpkit.ui.tables import frame_of
@@ -69,20 +69,19 @@ def rates_table(rates: Sequence[TopicRate]) -> pandas.DataFrame:
     return frame_of(lines)
 
 
-def failures_table(letters: Sequence[DeadLetter]) -> pandas.DataFrame:
-    """One line a handler and error: in how many tenants it occurs, how often, and since when; the most frequent first."""
-    causes = _by_cause(letters)
+def failures_table(counts: Sequence[DeadLetterCount]) -> pandas.DataFrame:
+    """One line a handler and cause: in how many tenants it occurs, how often, and since when; the most frequent first."""
     return frame_of(
         [
             {
                 "handler": handler,
-                "error": error,
-                "tenants": len({letter.tenant for letter in some}),
-                "letters": len(some),
-                "first": f"{min(letter.failed_at for letter in some):%Y-%m-%d %H:%M}",
-                "last": f"{max(letter.failed_at for letter in some):%Y-%m-%d %H:%M}",
+                "cause": cause,
+                "tenants": len({count.tenant for count in some}),
+                "letters": _letters(some),
+                "first": f"{min(count.first_failed_at for count in some):%Y-%m-%d %H:%M}",
+                "last": f"{max(count.last_failed_at for count in some):%Y-%m-%d %H:%M}",
             }
-            for (handler, error), some in sorted(causes.items(), key=lambda cause: -len(cause[1]))
+            for (handler, cause), some in _by_cause(counts).items()
         ]
     )
 
@@ -141,7 +140,7 @@ def plot_rates(rates: Sequence[TopicRate], most: int = 20) -> Picture:
 
 def summarize_event_health(
     target: str, now: datetime, fleet: Sequence[Tenant], lag: Sequence[GroupLag], rates: Sequence[TopicRate],
-    letters: Sequence[DeadLetter], holders: Sequence[LockHolder], max_lag: int, max_age: float,
+    counts: Sequence[DeadLetterCount], holders: Sequence[LockHolder], max_lag: int, max_age: float,
 ) -> Summary:  # fmt: skip
     """Sum up the health of the event logs: what waits too long, dead letters by cause, and who holds things back are findings."""
     facts = {
@@ -150,14 +149,14 @@ def summarize_event_health(
         "oldest": duration(max((one.age(now) for one in lag), default=0.0)),
         "last hour": sum(rate.hour for rate in rates),
         "last day": sum(rate.day for rate in rates),
-        "dead letters": len(letters),
+        "dead letters": _letters(counts),
         "skipped": ", ".join(tenant.slug for tenant in fleet if not tenant.is_active) or "none",
     }
     findings = [
         *(f"{g.tenant}: {g.waiting:,} event(s) wait for {g.handler}" for g in lag if g.waiting > max_lag),
         *(f"{g.tenant}: one waits for {g.handler} for {duration(g.age(now))}" for g in lag if g.age(now) > max_age),
         *(f"{g.tenant}: the event of {g.handler} after offset {g.checkpoint} ended its dispatcher" for g in lag if g.attempts),
-        *(f"{len(some)} dead letter(s) of {handler}: {error}" for (handler, error), some in _by_cause(letters).items()),
+        *(f"{_letters(some)} dead letter(s) of {handler}: {cause}" for (handler, cause), some in _by_cause(counts).items()),
         *map(str, holders),
     ]  # fmt: skip
     return Summary(f"Events on {target}", facts, findings)
@@ -171,11 +170,16 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _by_cause(letters: Sequence[DeadLetter]) -> dict[tuple[str, str], list[DeadLetter]]:
-    causes: dict[tuple[str, str], list[DeadLetter]] = {}
-    for letter in letters:
-        causes.setdefault((letter.handler, letter.error), []).append(letter)
-    return causes
+def _by_cause(counts: Sequence[DeadLetterCount]) -> dict[tuple[str, str], list[DeadLetterCount]]:
+    """Put the counts of all tenants and topics together by handler and cause, the most letters first."""
+    causes: dict[tuple[str, str], list[DeadLetterCount]] = {}
+    for count in counts:
+        causes.setdefault((count.handler, count.cause), []).append(count)
+    return dict(sorted(causes.items(), key=lambda cause: -_letters(cause[1])))
+
+
+def _letters(counts: Sequence[DeadLetterCount]) -> int:
+    return sum(count.letters for count in counts)
 
 
 def _bars(

@@ -4,7 +4,8 @@
 
 Append: messages in transactions of 1,000, against COPY of the same rows, made into text beforehand, into the same table in
 transactions of the same size. Dispatch: one tenant, a handler that does nothing, with inbox and checkpoint. NOTIFY: single
-appends by eight connections to eight tenants, with it and without. Each figure is the median of rounds that take turns.
+appends by eight connections to eight tenants, beside a worker: without it, each time, and as append does it. Each
+figure is the median of rounds that take turns.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ from uuid import uuid4
 import psycopg
 
 from erpkit.config import Settings
-from erpkit.database import Database, Tenant
+from erpkit.database import Connection, Database, Tenant
 from erpkit.embedded import EmbeddedServer
-from erpkit.events import Message, append, dispatch
+from erpkit.events import Message, Worker, append, dispatch
+from erpkit.events.awake import append_lock
+from erpkit.events.log import announce
 from erpkit.migrations import read_migrations
 from erpkit.modules import EventHandler, Module, Registry
 from erpkit.runs.rehearsal import drop_database
-from erpkit.tenants import create_tenant
+from erpkit.tenants import create_tenant, list_tenants
+from tests.processes import start
 
 NAME = "bench_events"
 BATCH = 1000
@@ -38,6 +42,11 @@ ROUNDS = 5
 class Ticked:
     number: int
     text: str
+
+
+@dataclass(frozen=True)
+class Rung:
+    number: int
 
 
 ERP = Registry.of(
@@ -84,31 +93,41 @@ def _measure_dispatch(database: Database, tenant: Tenant, events: int) -> None:
 
 
 def _compare_notify(database: Database, tenants: Sequence[Tenant], each: int = 200) -> None:
-    """Compare transactions that take the append's lock and insert one row, with NOTIFY and without."""
+    """Compare transactions that take the append's lock and insert one row, beside a worker: silent, noisy, and as append does."""
 
-    def work(tenant: Tenant, notify: str) -> None:
+    def work(tenant: Tenant, notify: Callable[[Connection], object]) -> None:
         for _ in range(each):
             with database.tenant_transaction(tenant, write=True) as connection, connection.pipeline():
-                connection.execute(
-                    f"SELECT pg_advisory_xact_lock(hashtextextended(current_schema(), 0)){notify}".encode()
-                )
+                connection.execute(f"SELECT pg_advisory_xact_lock({append_lock('current_schema()')})".encode())
+                notify(connection)
                 connection.execute(
                     "INSERT INTO erpkit_events (uuid, topic, payload) VALUES (gen_random_uuid(), 'clock.Ticked', '{}')"
                 )
 
-    def all_at_once(notify: str) -> float:
+    def all_at_once(notify: Callable[[Connection], object]) -> float:
         with ThreadPoolExecutor(len(tenants)) as threads:
             return len(tenants) * each / _seconds(lambda: list(threads.map(lambda one: work(one, notify), tenants)))
 
-    with psycopg.connect(database.conninfo, autocommit=True) as listener:
-        listener.execute("LISTEN erpkit_events")
-        rounds = [
-            (all_at_once(""), all_at_once(", pg_notify('erpkit_events', current_schema())")) for _ in range(ROUNDS)
-        ]
-    without, with_it = (statistics.median(column) for column in zip(*rounds, strict=True))
-    print(
-        f"single appends by {len(tenants)} at once: {with_it:,.0f}/s with NOTIFY, {without:,.0f}/s without: {with_it / without:.2f}"
+    ways: dict[str, Callable[[Connection], object]] = {
+        "without NOTIFY": lambda _: None,
+        "NOTIFY each time": lambda one: one.execute("SELECT pg_notify('erpkit_events', current_schema())"),
+        "as append does": announce,
+    }
+    worker = start(_work, database.conninfo)
+    rounds = [[all_at_once(way) for way in ways.values()] for _ in range(ROUNDS)]
+    worker.kill()
+    rates = dict(zip(ways, map(statistics.median, zip(*rounds, strict=True)), strict=True))
+    without = rates["without NOTIFY"]
+    for name, rate in rates.items():
+        print(f"single appends by {len(tenants)} at once, {name}: {rate:,.0f}/s, {rate / without:.2f}")
+
+
+def _work(conninfo: str) -> None:
+    """Be a worker that hears of all and has nothing to do."""
+    idle = Registry.of(
+        [Module("clock", publishes=(Ticked, Rung), subscribes=(EventHandler("clock.on_rung", Rung, print),))]
     )
+    Worker(Database(conninfo, NAME), idle, list_tenants, lambda _: None).run()
 
 
 def _messages(count: int) -> list[Message]:

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from erpkit.cli.events import command
 from erpkit.database import Database, Tenant
+from erpkit.errors import ErpkitError, UsageError
 from erpkit.events import Message, append, dispatch, handler_topics, read_lag, read_lock_holders, read_rates
 from erpkit.migrations import Migration
 from erpkit.modules import Registry
@@ -118,3 +119,29 @@ def test_dispatching_once_ends_with_3_where_events_became_dead_letters(
     _append(database, acme, 2)
     result = run("dispatch", "--once", "--json")
     assert (result.return_value, json.loads(result.stdout)[0]["dead"]) == (3, 2)
+
+
+def test_a_tenant_that_is_not_migrated_is_named_and_holds_up_no_other(
+    database: Database, acme: Tenant, migrations: tuple[Migration, ...], run: Run
+) -> None:
+    behind = create_tenant(database, migrations, "aardvark")
+    with database.connection() as connection:
+        connection.execute(f"DROP TABLE {behind.schema}.erpkit_events")
+    _append(database, acme, 1)
+    result = run("dispatch", "--once")
+    assert result.return_value == 1
+    assert "! tenant aardvark: its event log is behind: `erpkit migrate up` first" in result.output
+    assert run("lag").output.splitlines()[1:] == [
+        "nothing waits",
+        "! aardvark: has no event log: `erpkit migrate up` first",
+    ]
+    shown = run("list", "aardvark").exception
+    assert isinstance(shown, ErpkitError)
+    assert str(shown).startswith("tenant aardvark: its event log is behind")
+
+
+@pytest.mark.parametrize("options", [("--once", "--health-file", "x"), ("--health-file", "/nowhere/x")])
+def test_a_health_file_that_would_not_be_kept_is_refused_at_once(options: tuple[str, ...], run: Run) -> None:
+    result = run("dispatch", *options)
+    assert isinstance(result.exception, UsageError)
+    assert "target:" not in result.output

@@ -15,6 +15,9 @@ from erpkit.events import (
     LetterRun,
     LetterSelection,
     Message,
+    Selection,
+    Worker,
+    WorkerReport,
     append,
     dispatch,
     encode,
@@ -22,9 +25,11 @@ from erpkit.events import (
     list_dead_letters,
     list_parked,
     plan_discard,
+    plan_replay,
     plan_retry,
     read_events,
     run_discard,
+    run_replay,
     run_retry,
     show_dead_letter,
 )
@@ -156,6 +161,31 @@ def test_the_next_dispatch_frees_what_a_letter_closed_by_other_means_held_back(
     _publish(shared_database, tenant, ("a", 3))
     dispatch(shared_database, tenant, STEPS)
     assert _taken(shared_database, tenant) == {"a": [2, 3]}
+
+
+def test_a_worker_frees_what_a_replay_has_finished_though_nothing_new_comes(
+    shared_database: Database, tenant: Tenant
+) -> None:
+    BROKEN[tenant.slug] = {("a", 1)}
+    _publish(shared_database, tenant, ("a", 1), ("a", 2))
+    dispatch(shared_database, tenant, STEPS)
+    BROKEN.clear()
+    reports: list[WorkerReport] = []
+
+    def stop_when_freed(report: WorkerReport) -> None:
+        reports.append(report)
+        if report.handled or len(reports) > 100:
+            worker.stop()
+
+    worker = Worker(shared_database, STEPS, lambda _: [tenant], stop_when_freed, poll=0.1, report_every=0.1)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    with shared_database.connection() as connection:
+        plan = plan_replay(connection, [tenant], STEPS, Selection(last_offset=1), side_effects=[HANDLER.name])
+    assert run_replay(shared_database, STEPS, plan, plan.id).resolved == 1
+    thread.join()
+    assert _taken(shared_database, tenant) == {"a": [1, 2]}
+    assert _state(shared_database, tenant) == ([], {})
 
 
 def test_a_letter_waits_for_an_earlier_one_of_its_aggregate(shared_database: Database, tenant: Tenant) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import erpkit.embedded
 from erpkit.database import TENANTS_A_CONNECTION, Connection, Database, Tenant
 from erpkit.embedded import EmbeddedServer
 from erpkit.errors import DatabaseError
-from erpkit.events import dispatch
+from erpkit.events import Message, Worker, WorkerReport, append, dispatch
 from erpkit.migrations import Migration, plan_up, read_applied, run_plan
 from erpkit.modules import Registry
 from erpkit.sample.data import do_business
@@ -205,12 +206,8 @@ def test_only_postgresql_itself_is_sent_a_statement_to_keep_for_the_sweep(
 
 
 @pytest.fixture
-def bouncer(server: EmbeddedServer, database: Database, request: pytest.FixtureRequest) -> Iterator[Database]:
-    """PgBouncer in transaction mode with one server connection, so that each transaction meets what the last one left.
-
-    A dispatcher needs a second one, for what it notes of the events in hand.
-    """
-    size = getattr(request, "param", 1)
+def bouncer(server: EmbeddedServer, database: Database) -> Iterator[Database]:
+    """PgBouncer in transaction mode with one server connection, so that each transaction meets what the last one left."""
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         pytest.skip("PgBouncer is not installed (Debian: apt-get install pgbouncer)")
@@ -219,7 +216,7 @@ def bouncer(server: EmbeddedServer, database: Database, request: pytest.FixtureR
     name = psycopg.conninfo.conninfo_to_dict(database.conninfo)["dbname"]
     (folder / "bouncer.ini").write_text(
         f"[databases]\nerp = host={server.socket_folder} dbname={name} user=postgres\n"
-        f"[pgbouncer]\nlisten_addr =\nlisten_port = 6432\nauth_type = any\npool_mode = transaction\ndefault_pool_size = {size}\n"
+        f"[pgbouncer]\nlisten_addr =\nlisten_port = 6432\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 1\n"
         f"unix_socket_dir = {folder}\nlogfile = {folder}/log\npidfile = {folder}/pid\n"
     )
     user = erpkit.embedded._server_user() if os.geteuid() == 0 else None
@@ -234,7 +231,6 @@ def bouncer(server: EmbeddedServer, database: Database, request: pytest.FixtureR
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("bouncer", [2], indirect=True)
 def test_everything_works_behind_pgbouncer_in_transaction_mode(
     bouncer: Database, erp: Planted, registry: Registry, migrations: tuple[Migration, ...]
 ) -> None:
@@ -260,3 +256,26 @@ def test_everything_works_behind_pgbouncer_in_transaction_mode(
         )
     with bouncer.connection() as connection:
         assert connection.execute("SELECT current_schema(), current_user::text").fetchone() == ("public", "postgres")
+
+
+def test_a_worker_behind_pgbouncer_finds_events_by_looking_and_leaves_no_lock_to_others(
+    bouncer: Database, database: Database, migrations: tuple[Migration, ...], registry: Registry
+) -> None:
+    """LISTEN, and locks of a session, are with whoever gets the server connection next."""
+    tenant = create_tenant(database, migrations, "acme")
+
+    def stop_when_done(report: WorkerReport) -> None:
+        if report.handled or report.dead:
+            worker.stop()
+
+    worker = Worker(bouncer, registry, list_tenants, stop_when_done, poll=0.1, report_every=0.1)
+    with ThreadPoolExecutor() as threads:
+        run = threads.submit(worker.run)
+        with database.tenant_transaction(tenant, write=True) as connection:
+            append(connection, [Message("inventory.StockShort", {})])
+        assert run.result(timeout=30).dead == 1
+    with database.connection() as connection:
+        held = (
+            "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND datname = current_database()"
+        )
+        assert connection.execute(f"{held} WHERE locktype = 'advisory'").fetchone() == (0,)

@@ -283,6 +283,36 @@ def test_an_event_that_fails_again_is_counted_and_one_that_no_longer_does_is_no_
         assert list_dead_letters(connection, [acme]) == []
 
 
+def _sell_carefully(event: Sold, context: Context) -> None:
+    """Update or else insert, by the number of rows; a duplicate is caught."""
+    connection = context.connection
+    if not connection.execute(
+        "UPDATE totals SET amount = amount + %s WHERE item = %s", [event.amount, event.item]
+    ).rowcount:
+        connection.execute("INSERT INTO totals VALUES (%s, %s)", [event.item, event.amount])
+    try:
+        with connection.transaction():
+            connection.execute("INSERT INTO totals VALUES (%s, 0)", [event.item])
+    except psycopg.errors.UniqueViolation:
+        connection.execute("INSERT INTO sales (item) VALUES (%s)", [event.item])
+
+
+def _sell_by_copy(event: Sold, context: Context) -> None:
+    _sell(Sold(event.item, event.amount), context)
+    context.connection.execute("DELETE FROM sales WHERE id = (SELECT max(id) FROM sales)")
+    with context.connection.cursor().copy("COPY sales (item) FROM STDIN") as copy:
+        copy.write_row([event.item])
+
+
+@pytest.mark.parametrize("function", [_sell_carefully, _sell_by_copy])
+def test_a_handler_that_looks_at_its_answers_or_copies_is_rebuilt_as_any_other(
+    shared_database: Database, acme: Tenant, function: Callable[[Sold, Context], None]
+) -> None:
+    shadow = build_shadow(shared_database, _replaced(function, lambda e: e), acme, "shop.on_sold")
+    totals, sales = diff_shadow(shared_database, SHOP, shadow).tables
+    assert (shadow.failed, totals.count, sales.shadow_rows) == (0, 0, 3)
+
+
 def _replaced(function: Callable[[Sold, Context], None], change: Callable[[Sold], Sold]) -> Registry:
     def mended(event: Sold, context: Context) -> None:
         function(change(event) if event.amount == 13 else event, context)

@@ -12,16 +12,20 @@ from erpkit.events import Message, append
 from erpkit.modules import Registry
 from erpkit.runs import RunResult, open_notebook, run_notebook
 from erpkit.sample.demo import Planted, plant
-from erpkit.tenants import get_tenant
+from erpkit.tenants import get_tenant, list_tenants
 from tests.conftest import SMALL
 
 
 @pytest.fixture(scope="module")
 def planted(shared_database: Database, registry: Registry) -> Planted:
-    """A fleet with dead letters, and an event that has waited for an hour."""
+    """A fleet with dead letters of one cause in three wordings, and an event that has waited for an hour."""
     erp = plant(shared_database, registry, tenants=4, size=SMALL)
     with shared_database.connection() as connection:
         tenant = get_tenant(connection, erp.tenants[0])
+        for one in list_tenants(connection):
+            connection.execute(
+                f"UPDATE {one.schema}.erpkit_dead_letters SET error = error || ' on order ' || \"offset\"".encode()
+            )
     with shared_database.tenant_transaction(tenant, write=True) as connection:
         append(connection, [Message("inventory.StockShort", {"order_id": "1", "lacking": {}})])
         connection.execute(
@@ -58,7 +62,7 @@ def test_event_health_finds_what_waits_what_failed_and_who_holds_things_back(
     assert (facts["waiting"], facts["dead letters"], facts["skipped"]) == (1, 3, planted.suspended)
     findings = "\n".join(result.summary.findings)
     assert f"{planted.tenants[0]}: one waits for inventory.on_stock_short for 60 min" in findings
-    assert "3 dead letter(s) of billing.on_stock_reserved: ErpkitError: no exchange rate for CHF" in findings
+    assert "3 dead letter(s) of billing.on_stock_reserved: ErpkitError: no exchange rate for CHF on order …" in findings
     assert f"bluebird: process {pid} (postgres) appends to the log in a transaction open for" in findings
     assert len(result.summary.findings) == 3
     node = nbformat.read(result.output, as_version=4)
