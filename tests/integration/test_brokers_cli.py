@@ -13,7 +13,7 @@ import pytest
 from erpkit.database import Database
 from erpkit.nats import NatsServer
 from erpkit.sample.demo import Planted
-from tests.integration.test_brokers import wait_until
+from tests.integration.counting import wait_until
 from tests.integration.test_cli import erpkit, refused
 
 
