@@ -25,6 +25,7 @@ from erpkit.events.replay_audit import (
     plan_resume,
 )
 from erpkit.events.replay_plan import ReplayPlan, ReplayStep, SendTarget, plan_replay
+from erpkit.events.replay_request import ReplayRequest, plan_request, run_request
 from erpkit.events.resend import plan_send, send_replay
 from erpkit.events.router import EVERY, careful, handle
 from erpkit.events.selection import Selection
@@ -80,6 +81,7 @@ __all__ = [
     "QueryBus",
     "ReplayPlan",
     "ReplayRecord",
+    "ReplayRequest",
     "ReplayResult",
     "ReplayRun",
     "ReplayStep",
@@ -131,6 +133,7 @@ __all__ = [
     "plan_discard",
     "plan_import",
     "plan_replay",
+    "plan_request",
     "plan_resume",
     "plan_retry",
     "plan_send",
@@ -146,6 +149,7 @@ __all__ = [
     "replay_watermill",
     "run_discard",
     "run_replay",
+    "run_request",
     "run_retry",
     "send_replay",
     "show_dead_letter",

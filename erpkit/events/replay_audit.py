@@ -76,7 +76,7 @@ def list_replays(
     The rows are kept until somebody deletes them from erpkit_replays; the results of their events go with them.
     """
     rows = _read(connection, tenants, _RECORD, replay_id)
-    records = [ReplayRecord(*row[:-1], target=_target(row[-1])) for row in rows]
+    records = [ReplayRecord(*(*row[:-1], _target(row[-1]))) for row in rows]
     return sorted(records, key=lambda record: (-record.started_at.timestamp(), record.tenant))
 
 

@@ -97,7 +97,7 @@ def _seen(database: Database) -> list[object]:
 def _replay(
     database: Database, tenant: Tenant, selection: Selection, side_effects: tuple[str, ...] = (), **topics: str
 ) -> ReplayRun:
-    plan = plan_watermill(database, SHOP, tenant, selection, (), side_effects, topics)
+    plan = plan_watermill(database, SHOP, [tenant], selection, (), side_effects, topics)
     return replay_watermill(database, SHOP, plan, plan.id)
 
 
@@ -142,11 +142,11 @@ def test_a_replay_hands_them_to_handlers_and_changes_no_table_of_watermill(datab
         _publish(connection, "orders", 3, name="other.Event")
         connection.execute("INSERT INTO tenant_acme.watermill_offsets_orders VALUES ('mail', 1, '5')")
     before = inspect_watermill(database, acme)
-    plan = plan_watermill(database, SHOP, acme, Selection())
-    assert [(s.topic, s.handler, s.events, s.has_side_effects) for s in plan.replay.steps] == [
+    plan = plan_watermill(database, SHOP, [acme], Selection())
+    assert [(s.topic, s.handler, s.events, s.has_side_effects) for s in plan.steps] == [
         ("shop.OrderPlaced", "shop.see", 1, False), ("shop.OrderPlaced", "shop.see", 2, False),
     ]  # fmt: skip
-    assert plan.replay.left_out == {"shop.tell": "has side effects"}
+    assert plan.left_out == {"shop.tell": "has side effects"}
     with pytest.raises(PlanChangedError, match="nothing was done"):
         replay_watermill(database, SHOP, plan, "watermill-0")
     assert _seen(database) == []
