@@ -77,6 +77,8 @@ def replay(
     registry = load_modules(settings)
     moments = (_moment("--since", since), _moment("--until", until))
     selection = Selection(topic, from_offset, to_offset, *moments, uuids, correlation_id)
+    if target and target.partition(":")[0] not in {"broker", "file"}:
+        raise UsageError(f"--to {target!r} is no target: write broker, broker:SUBJECT or file:PATH")
     is_file = (target or "").startswith("file:")
     send_to = "" if is_file else target or ""
     resume = str(resumed or "")
