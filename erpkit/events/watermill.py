@@ -17,7 +17,7 @@ from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 from psycopg import sql
 
 from erpkit.database import Connection, Database, Tenant
-from erpkit.errors import PlanChangedError, UsageError
+from erpkit.errors import ErpkitError, PlanChangedError, UsageError
 from erpkit.events.message import Message
 from erpkit.events.replay import Pace, ReplayFailure, ReplayRun, hand_over, stop_on_interrupt
 from erpkit.events.replay_plan import ReplayPlan, choose_handlers, steps_of
@@ -75,14 +75,24 @@ class WatermillPlan(ReplayPlan):
 
 
 def list_watermill_topics(connection: Connection) -> list[str]:
-    """Return the topics that have a table in the present tenant's schema, by name."""
+    """Return the topics that have a table in the present tenant's schema, by name.
+
+    Raises ErpkitError, saying what to grant, for one that the tenant's role may not read.
+    """
     rows = connection.execute(
-        "SELECT relname FROM pg_class c WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') "
+        "SELECT relname, has_table_privilege(c.oid, 'SELECT'), current_schema(), current_user "
+        "FROM pg_class c WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') "
         "AND starts_with(relname, %s) AND (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname IN "
         "('offset', 'uuid', 'created_at', 'payload', 'metadata', 'transaction_id')) = 6 ORDER BY relname",
         [_TABLE],
     )
-    return [name.removeprefix(_TABLE) for (name,) in rows]
+    topics = []
+    for name, may_read, schema, role in rows:
+        if not may_read:
+            grant = f'GRANT SELECT ON ALL TABLES IN SCHEMA "{schema}" TO "{role}"'
+            raise ErpkitError(f"the role {role} may not read {schema}.{name}: {grant}")
+        topics.append(name.removeprefix(_TABLE))
+    return topics
 
 
 def inspect_watermill(database: Database, tenant: Tenant) -> list[WatermillTopic]:

@@ -21,12 +21,13 @@ __all__ = [
 
 def replay_handlers_table(plan: ReplayPlan) -> pandas.DataFrame:
     """One line a handler: what it does, whether it has side effects, how many events it would see; or why it is left out."""
+    whom = "target" if plan.target else "handler"
     events: dict[str, int] = {}
     for step in plan.steps:
         events[step.handler] = events.get(step.handler, 0) + step.events
     lines: list[dict[str, object]] = [
         {
-            "handler": name,
+            whom: name,
             "what it does": does,
             "side effects": "yes, asked for by name" if name in plan.side_effects else "none",
             "events": f"{events[name]:,}",
@@ -35,7 +36,7 @@ def replay_handlers_table(plan: ReplayPlan) -> pandas.DataFrame:
     ]
     lines += [
         {
-            "handler": name,
+            whom: name,
             "what it does": f"left out: {why}",
             "side effects": "none" if plan.target else "yes",
             "events": "–",

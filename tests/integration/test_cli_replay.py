@@ -95,7 +95,7 @@ def test_a_projection_changed_by_hand_is_found_and_mended(planted: Planted, shar
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--to", "s3:x"), "--to 's3:x' is no file: write it as file:PATH"),
+        (("--to", "s3:x"), "--to 's3:x' is no target: write broker, broker:SUBJECT or file:PATH"),
         (("--shadow",), "--shadow needs exactly one --handler, not 0"),
         (("--shadow", "--to", "file:x"), "exclude one another"),
         (("--swap", "--handler", "catalog.on_price_changed", "--confirm", "x"), "acme has no shadow of catalog_price_list"),

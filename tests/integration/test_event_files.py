@@ -92,6 +92,8 @@ def test_an_export_takes_what_was_selected_and_leaves_no_half_a_file(
     with pytest.raises(RuntimeError):
         export_events(shared_database, tenants[:1], Selection(), path, fail)
     assert (path.read_text(), [file.name for file in tmp_path.iterdir()]) == (before, ["events.jsonl"])
+    with pytest.raises(UsageError, match="cannot write .*: it is a folder"):
+        export_events(shared_database, tenants[:1], Selection(), tmp_path)
     with pytest.raises(UsageError, match="cannot write .*: No such file"):
         export_events(shared_database, tenants[:1], Selection(), tmp_path / "none" / "events.jsonl")
 
