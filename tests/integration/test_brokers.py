@@ -1,15 +1,19 @@
 """Brokers: the same handlers over memory, PostgreSQL, NATS, Redis, RabbitMQ and Kafka, with exactly one effect."""
 
 from typing import Protocol
+from uuid import uuid4
 
 import pytest
 
 from erpkit.database import Database, Tenant
+from erpkit.errors import BrokerError
 from erpkit.events import Message, append, dispatch, handler_topics, list_dead_letters, read_lag
-from erpkit.events.brokers import Broker, MemoryBroker
+from erpkit.events.brokers import Broker, MemoryBroker, Route, Subscription
 from erpkit.events.brokers.kafka import KafkaBroker
+from erpkit.events.brokers.rabbit import RabbitBroker
+from erpkit.events.brokers.redis import RedisBroker
 from erpkit.migrations import Migration
-from tests.integration.counting import COUNTER, SEEN, TOLD, forward_and_consume, new_tenant, select, send
+from tests.integration.counting import COUNTER, SEEN, TOLD, forward_and_consume, new_tenant, select, send, wait_until
 
 
 class Way(Protocol):
@@ -75,6 +79,28 @@ def test_what_cannot_be_handled_becomes_a_dead_letter_and_holds_up_nobody(
     )  # fmt: skip
     assert many.error.startswith("PayloadError: Counted.number")
     assert _waiting(shared_database, acme) == {"counter.on_counted": 0, "counter.on_noticed": 0}
+
+
+def test_what_is_replayed_to_another_subject_reaches_no_handler(
+    shared_database: Database, acme: Tenant, redis: RedisBroker
+) -> None:
+    heard: list[str] = []
+    message = Message("counter.Counted", {"number": 1}, replay_id=uuid4())
+    redis.declare([], Route("audit"))
+    redis.publish(acme.slug, [message], Route("audit"))
+    redis.publish(acme.slug, [message])
+    listen = Subscription("spy", "counter.Counted", lambda deliveries: heard.extend(d.tenant for d in deliveries))
+    with redis.consuming([listen]):
+        wait_until(lambda: acme.slug in heard)
+    assert heard.count(acme.slug) == 1
+
+
+def test_rabbitmq_says_that_a_subject_has_no_queue_when_something_is_replayed_to_it(
+    acme: Tenant, rabbit: RabbitBroker
+) -> None:
+    rabbit.declare([], Route("audit"))
+    with pytest.raises(BrokerError, match="1 of 1 messages were not acknowledged"):
+        rabbit.publish(acme.slug, [Message("counter.Counted", {"number": 1}, replay_id=uuid4())], Route("audit"))
 
 
 def test_kafka_brings_each_event_once_and_in_order(shared_database: Database, acme: Tenant, kafka: KafkaBroker) -> None:

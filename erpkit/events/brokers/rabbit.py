@@ -31,7 +31,7 @@ class RabbitBroker(StreamBroker):
         return Client(
             self.url,
             timeout=self.acknowledge_within,
-            default_channel=Channel(prefetch_count=BATCH),
+            default_channel=Channel(prefetch_count=BATCH, on_return_raises=True),
             apply_types=False,
             logger=None,
             graceful_timeout=None,
