@@ -1,18 +1,20 @@
 """Consuming from a broker: killed at bad moments, fed with nonsense, cut off from the database, and relieved by a dispatcher."""
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import nats as nats_client
 import pytest
 
 from erpkit.database import Database, Tenant
-from erpkit.errors import DatabaseError
+from erpkit.errors import BrokerError, DatabaseError
 from erpkit.events import Context, Message, dispatch, handler_topics, read_events, read_lag
 from erpkit.events.brokers import Consumed, MemoryBroker, consume, forward
 from erpkit.events.brokers.effects import Effects
@@ -217,3 +219,22 @@ def test_a_checkpoint_stays_before_what_is_still_to_come_from_the_broker(
     assert handle(messages[:1]) == 2499
     assert handle(messages[2:]) == 2499
     assert handle(messages[1:2]) == 0
+
+
+def test_a_consumer_works_on_after_its_broker_was_killed_and_started_again(
+    shared_database: Database, acme: Tenant, nats: NatsServer, jetstream: NatsBroker
+) -> None:
+    jetstream.declare(GROUPS)
+    with consuming(shared_database, acme, jetstream):
+        for first in (100, 200):
+            write_events(shared_database, acme, 10, first)
+            with suppress(BrokerError):  # the connection of before; the worker tries again, too
+                forward(shared_database, acme, jetstream)
+            forward(shared_database, acme, jetstream)
+            wait_until(lambda end=first + 9: f"seen {end:05}" in select(shared_database, acme, SEEN))
+            if first == 100:
+                assert nats.pid is not None
+                os.kill(nats.pid, signal.SIGKILL)
+                wait_until(lambda: nats.pid is None)
+                nats.start()
+    assert len(select(shared_database, acme, SEEN)) == 20
