@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import click
 
 from erpkit.cli.output import print_json, print_table
-from erpkit.events import ReplayPlan, ReplayRecord, ReplayRun, ShadowDiff, ShadowRecord, WatermillTopic
+from erpkit.events import ReplayPlan, ReplayRecord, ReplayResult, ReplayRun, ShadowDiff, ShadowRecord, WatermillTopic
 
-__all__ = ["bar", "show_diff", "show_plan", "show_records", "show_run", "show_shadows", "show_topics"]
+__all__ = ["bar", "show_diff", "show_plan", "show_records", "show_results", "show_run", "show_shadows", "show_topics"]
 
 
 def show_plan(plan: ReplayPlan, as_json: bool) -> int:
@@ -94,6 +94,17 @@ def show_records(records: Sequence[ReplayRecord], as_json: bool) -> None:
             )
             for r in records
         ],
+    )
+
+
+def show_results(results: Mapping[str, Sequence[ReplayResult]], as_json: bool) -> None:
+    """Print what became of each event, by tenant."""
+    if as_json:
+        print_json([{"tenant": slug, **asdict(one)} for slug, found in results.items() for one in found])
+        return
+    print_table(
+        ["tenant", "offset", "uuid", "to", "state", "error"],
+        [(slug, r.offset, r.uuid, r.handler, r.state, r.error or "") for slug, found in results.items() for r in found],
     )
 
 

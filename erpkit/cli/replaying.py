@@ -11,12 +11,22 @@ from uuid import UUID
 import click
 
 from erpkit.cli.output import as_json, open_database, print_json, print_table
-from erpkit.cli.replay_output import bar, show_diff, show_plan, show_records, show_run, show_shadows, show_topics
+from erpkit.cli.replay_output import (
+    bar,
+    show_diff,
+    show_plan,
+    show_records,
+    show_results,
+    show_run,
+    show_shadows,
+    show_topics,
+)
 from erpkit.config import Settings
 from erpkit.database import Database, Tenant
 from erpkit.errors import UsageError
 from erpkit.events import (
     ReplayRequest,
+    ReplayResult,
     Selection,
     build_shadow,
     diff_shadow,
@@ -25,6 +35,7 @@ from erpkit.events import (
     find_shadow,
     import_events,
     inspect_watermill,
+    list_replay_results,
     list_replays,
     list_shadows,
     plan_import,
@@ -104,12 +115,25 @@ def replay(
 
 @click.command()
 @_tenants
+@click.option("--results", "of", type=click.UUID, metavar="REPLAY_ID", help="What became of each event of this one.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="With --results: of each tenant.")
 @as_json
-def replays(slugs: tuple[str, ...], as_json: bool) -> None:
-    """List earlier replays: who asked, what came of them, and which can be resumed."""
-    with open_database(quiet=as_json) as database, database.connection() as connection:
-        records = list_replays(connection, find_tenants(connection, slugs))
-    show_records(records, as_json)
+def replays(slugs: tuple[str, ...], of: UUID | None, limit: int, as_json: bool) -> None:
+    """List earlier replays: who asked, what came of them, and which can be resumed; or the events of one, failures first."""
+    with open_database(quiet=as_json) as database:
+        with database.connection() as connection:
+            tenants = find_tenants(connection, slugs)
+            records = list_replays(connection, tenants, of)
+        if of is None:
+            show_records(records, as_json)
+            return
+        if not records:
+            raise UsageError(f"no tenant knows a replay {of}: see `erpkit events replays`")
+        results: dict[str, list[ReplayResult]] = {}
+        for tenant in (tenant for tenant in tenants if tenant.slug in {record.tenant for record in records}):
+            with database.tenant_transaction(tenant) as connection:
+                results[tenant.slug] = list_replay_results(connection, of, limit)
+    show_results(results, as_json)
 
 
 @click.command()

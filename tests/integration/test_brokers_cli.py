@@ -62,7 +62,11 @@ def test_events_are_replayed_to_a_subject_and_what_the_broker_drops_is_a_finding
     assert len(stored(nats, "bluebird", "audit", "AUDIT")) == plan["events"]
     again = run_here(*chosen, "--confirm", plan["plan"])
     assert (again.returncode, "plan it with --again" in again.stdout) == (3, True)
-    assert "broker:audit" in run_here("events", "replays").stdout
+    last = json.loads(run_here("events", "replays", "--json").stdout)[0]["replay_id"]
+    results = json.loads(run_here("events", "replays", "--results", last, "--json").stdout)
+    assert [(r["tenant"], r["handler"], r["state"]) for r in results] == [("bluebird", "broker:audit", "known")] * plan[
+        "events"
+    ]
 
 
 def _fingerprint(database: Database) -> object:

@@ -224,17 +224,35 @@ def test_a_checkpoint_stays_before_what_is_still_to_come_from_the_broker(
 def test_a_consumer_works_on_after_its_broker_was_killed_and_started_again(
     shared_database: Database, acme: Tenant, nats: NatsServer, jetstream: NatsBroker
 ) -> None:
+    def bring(first: int) -> None:
+        write_events(shared_database, acme, 10, first)
+        with suppress(BrokerError):  # the connection of before; the worker tries again, too
+            forward(shared_database, acme, jetstream)
+        forward(shared_database, acme, jetstream)
+        wait_until(lambda: f"seen {first + 9:05}" in select(shared_database, acme, SEEN))
+
     jetstream.declare(GROUPS)
     with consuming(shared_database, acme, jetstream):
-        for first in (100, 200):
-            write_events(shared_database, acme, 10, first)
-            with suppress(BrokerError):  # the connection of before; the worker tries again, too
-                forward(shared_database, acme, jetstream)
-            forward(shared_database, acme, jetstream)
-            wait_until(lambda end=first + 9: f"seen {end:05}" in select(shared_database, acme, SEEN))
-            if first == 100:
-                assert nats.pid is not None
-                os.kill(nats.pid, signal.SIGKILL)
-                wait_until(lambda: nats.pid is None)
-                nats.start()
+        bring(100)
+        assert nats.pid is not None
+        os.kill(nats.pid, signal.SIGKILL)
+        wait_until(lambda: nats.pid is None)
+        nats.start()
+        bring(200)
     assert len(select(shared_database, acme, SEEN)) == 20
+
+
+def test_a_dead_letter_that_was_discarded_stays_so_when_its_event_comes_again(
+    shared_database: Database, acme: Tenant
+) -> None:
+    write_events(shared_database, acme, 2, first=13)
+    with shared_database.tenant_transaction(acme) as connection:
+        messages = read_events(connection, "counter.Counted", 0, 2)
+    effects = Effects(shared_database, acme, COUNTER, COUNTER.event_handlers["counter.on_counted"])
+    assert effects.apply(messages) == 1
+    with shared_database.tenant_transaction(acme, write=True) as connection:
+        connection.execute("UPDATE erpkit_dead_letters SET status = 'discarded'")
+    assert effects.apply(messages) == 0
+    assert replace(effects, tenant=replace(acme, status="suspended")).apply(messages[:1]) == 0
+    assert select(shared_database, acme, "SELECT status FROM erpkit_dead_letters") == ["discarded"]
+    assert select(shared_database, acme, SEEN) == ["seen 00014"]

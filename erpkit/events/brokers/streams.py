@@ -155,11 +155,13 @@ class StreamBroker(ABC):
     async def _publish_all(self, tenant: str, messages: Sequence[Message], route: Route) -> set[UUID]:
         client = await self._connected()
         results = await self._send_all(client, tenant, messages, route)
-        if faults := [result for result in results if isinstance(result, BaseException)]:
+        pairs = zip(messages, results, strict=True)
+        if faults := [(message, result) for message, result in pairs if isinstance(result, BaseException)]:
             await self._drop_publisher()
+            first, error = faults[0]
             raise BrokerError(
-                f"broker {self.name}: {len(faults)} of {len(messages)} messages were not acknowledged: "
-                f"{self._reason(faults[0])}"
+                f"broker {self.name}: {len(faults)} of {len(messages)} messages were not acknowledged, the first "
+                f"{first.topic} at offset {first.offset} of {tenant}: {self._reason(error)}"
             )
         return {message.uuid for message, is_known in zip(messages, results, strict=True) if is_known}
 
