@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from erpkit.config import Settings
 from erpkit.database import Database, Tenant
 from erpkit.errors import UsageError
-from erpkit.events.brokers.broker import LIVE, Broker, Route, open_broker
+from erpkit.events.brokers.broker import LIVE, Route, open_broker
 from erpkit.events.replay import ReplayRun, run_replay
 from erpkit.events.replay_audit import plan_resume
 from erpkit.events.replay_plan import ReplayPlan, plan_replay
@@ -70,7 +70,7 @@ def plan_request(
             return plan_resume(connection, tenants, registry, request.resume)
         if not request.send_to:
             return plan_replay(connection, tenants, registry, *choice)
-        with closing(_open(settings)) as broker:
+        with closing(open_broker(settings, lasting=True)) as broker:
             return plan_send(connection, tenants, request.selection, broker, request.route())
 
 
@@ -90,11 +90,5 @@ def run_request(
         return replay_watermill(database, registry, plan, confirm, progress, rate=rate, stop=stop)
     if plan.target is None:
         return run_replay(database, registry, plan, confirm, progress, rate=rate, stop=stop)
-    with closing(_open(settings)) as broker:
+    with closing(open_broker(settings, lasting=True)) as broker:
         return send_replay(database, broker, plan, confirm, progress, rate=rate, stop=stop)
-
-
-def _open(settings: Settings) -> Broker:
-    if settings.broker.startswith("memory:"):
-        raise UsageError("ERPKIT_BROKER is memory:, which ends with this process: set it to nats://host:4222, say")
-    return open_broker(settings)

@@ -91,14 +91,17 @@ class Broker(Protocol):
         """Give up the connections."""
 
 
-def open_broker(settings: Settings) -> Broker:
+def open_broker(settings: Settings, *, lasting: bool = False) -> Broker:
     """Return the broker that ERPKIT_BROKER names; it connects when it is first used.
 
-    Raises UsageError, saying what to install, where the libraries for it are missing.
+    Raises UsageError, saying what to install, where the libraries for it are missing; and for `memory:` where it is to outlast
+    this process.
     """
     from erpkit.events.brokers.memory import MemoryBroker  # noqa: PLC0415 - each only where it is used
 
     scheme = settings.broker.partition(":")[0]
+    if scheme == "memory" and lasting:
+        raise UsageError("ERPKIT_BROKER is memory:, which ends with this process: set it to nats://host:4222, say")
     if scheme == "memory":
         return MemoryBroker()
     try:
