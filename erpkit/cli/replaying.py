@@ -84,6 +84,8 @@ def replay(
     """Hand events of the past to handlers once more, or elsewhere; Ctrl-C ends it after the batch in hand."""
     if sum(map(bool, (resumed, target, source, from_watermill, shadow or swap))) > 1:
         raise UsageError("--resume, --to, --from, --watermill and --shadow or --swap exclude one another")
+    if resume_shadow and not shadow:
+        raise UsageError("--resume-shadow goes with --shadow")
     settings = Settings.from_env()
     registry = load_modules(settings)
     moments = (_moment("--since", since), _moment("--until", until))

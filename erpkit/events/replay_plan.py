@@ -28,7 +28,7 @@ __all__ = [
 class SendTarget:
     """Where a replay's events go if not to handlers: a subject of a broker. `broker` is its URL without the password.
 
-    Without `again` the broker drops what it knows by its message id; with it, each event has a new one.
+    With `again` each event has a message id of this replay's own, and JetStream takes what it had before.
     """
 
     broker: str
@@ -46,8 +46,10 @@ class SendTarget:
     @property
     def does(self) -> str:
         """What becomes of each event, in one sentence."""
-        ids = "under new message ids" if self.again else "leaving it to the broker to drop what it knows by message id"
-        return f"Publish on {self.broker}, subject {self.subject}, {ids}."
+        ids = "new message ids" if self.again else "the events' uuids as message ids"
+        drops = self.broker.startswith("nats:") and not self.again
+        note = ": JetStream drops what it had in its duplicate window" if drops else ""
+        return f"Publish on {self.broker}, subject {self.subject}, under {ids}{note}."
 
 
 @dataclass(frozen=True)
