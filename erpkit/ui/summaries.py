@@ -89,6 +89,7 @@ def summarize_replay(
     """Sum up a replay, or a dry run where `run` is None: what failed and the dead letters that remain are findings."""
     failures = run.failures if run else ()
     known = run.known if run else 0
+    letters = () if plan.target else remaining  # what goes to a broker resolves none
     facts = {
         "plan": plan.id,
         "planned": plan.event_count,
@@ -104,7 +105,7 @@ def summarize_replay(
             else []
         ),
         *(f"{f.tenant}: {f.handler} failed on offset {f.offset}: {f.error}" for f in failures),
-        *(f"{d.tenant}: dead letter at offset {d.offset}, {d.handler}: {d.error}" for d in remaining),
+        *(f"{d.tenant}: dead letter at offset {d.offset}, {d.handler}: {d.error}" for d in letters),
     ]
     return Summary(f"{_verb(run)}: plan {plan.id} on {target}", facts, findings)
 
