@@ -13,7 +13,7 @@ import psycopg
 from erpkit.cli.output import as_json, open_database, print_json, print_table, print_target
 from erpkit.config import Settings
 from erpkit.database import Database, Tenant
-from erpkit.errors import BrokerError, DatabaseError, UsageError
+from erpkit.errors import BrokerError, DatabaseError
 from erpkit.events.backlog import handler_topics
 from erpkit.events.brokers import Broker, Forwarded, consume, forward, open_broker
 from erpkit.modules import Registry, load_modules
@@ -137,9 +137,7 @@ class _Forwarding:
 
 @contextmanager
 def _open(settings: Settings, *, quiet: bool) -> Iterator[tuple[Database, Broker]]:
-    if settings.broker.startswith("memory:"):
-        raise UsageError("ERPKIT_BROKER is memory:, which ends with this process: set it to nats://host:4222, say")
-    with open_database(quiet=quiet) as database, closing(open_broker(settings)) as broker:
+    with closing(open_broker(settings, lasting=True)) as broker, open_database(quiet=quiet) as database:
         print_target(f"broker {broker.name}", quiet=quiet)
         yield database, broker
 

@@ -1,5 +1,7 @@
 """ERPKIT_BROKER: checked once, and never shown with its password."""
 
+from uuid import uuid4
+
 import pytest
 
 from erpkit.config import Settings, mask_url
@@ -58,6 +60,14 @@ def test_a_message_survives_the_wire() -> None:
     assert (delivery.message.uuid, delivery.message.offset) == (message.uuid, 7)
     assert delivery.message.metadata == {**metadata, "note": "two lines"}  # a header is one line
     assert delivery.message.payload == {"number": 1}
+
+
+def test_a_replayed_message_says_so_on_the_wire_and_one_that_it_caused_does_not() -> None:
+    replayed = Message("counter.Counted", {"number": 1}, metadata={"correlation_id": "c"}, replay_id=uuid4())
+    caused = replayed.cause("counter.Noticed", {"number": 1}, "x")
+    first, second = (from_wire(each.topic, headers_of("acme", each), b"{}").message for each in (replayed, caused))
+    assert (first.replay_id, first.metadata) == (replayed.replay_id, {"correlation_id": "c"})
+    assert (second.is_replay, second.metadata["replay_id"]) == (False, str(replayed.replay_id))
 
 
 @pytest.mark.parametrize("headers", [{}, {"tenant": "acme"}, {"tenant": "acme", "Nats-Msg-Id": "no uuid"}])
