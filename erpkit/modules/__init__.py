@@ -8,14 +8,21 @@ from erpkit.modules.module import (
     ModuleLike,
     Query,
     QueryHandler,
+    Tool,
     Upcaster,
+    is_foreign,
+    tables_of,
+    tools_of,
     topic_of,
 )
 from erpkit.modules.order import load_order
-from erpkit.modules.registry import Registry, find_modules, load_modules
+from erpkit.modules.protocol import register
+from erpkit.modules.registry import Registry, load_modules
+from erpkit.modules.sources import Candidates, find_modules, read_candidates
 from erpkit.modules.wiring import ModuleFinding
 
 __all__ = [
+    "Candidates",
     "CommandHandler",
     "EventHandler",
     "Module",
@@ -25,10 +32,16 @@ __all__ = [
     "Query",
     "QueryHandler",
     "Registry",
+    "Tool",
     "Upcaster",
     "check_modules",
     "find_modules",
+    "is_foreign",
     "load_modules",
     "load_order",
+    "read_candidates",
+    "register",
+    "tables_of",
+    "tools_of",
     "topic_of",
 ]
