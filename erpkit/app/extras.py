@@ -16,9 +16,10 @@ def import_optional(module: str, extra: str) -> ModuleType:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("erpkit"):
+        library = (error.name or "").partition(".")[0]
+        if library == "erpkit":
             raise
-        raise UsageError(f"{error.name} is not installed: pip install 'erpkit[{extra}]'") from None
+        raise UsageError(f"{library} is not installed: pip install 'erpkit[{extra}]'") from None
 
 
 def load_routes(module: str, routes: object) -> object:

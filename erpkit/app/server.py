@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from typing import Any
@@ -21,7 +22,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise UsageError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from None
+        raise UsageError(f"cannot listen on {host}, port {port}: {os.strerror(error.errno or 0)}") from None
 
 
 def serve(asgi: Any, listening: socket.socket) -> None:

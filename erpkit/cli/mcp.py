@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import click
 
 from erpkit.app import compose
@@ -40,7 +43,27 @@ def command(allow_writes: bool, slugs: tuple[str, ...], only_list: bool, as_json
             return
         for line in behind_lines(application):
             click.echo(f"! {line}", err=True)
-        server.run("stdio")
+        _serve(server)
+
+
+def _serve(server: Any) -> None:
+    """Serve until standard input ends, or SIGTERM.
+
+    In a thread: the one that waits for standard input cannot be interrupted, and this one must go on to stop the modules.
+    """
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            server.run("stdio")
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="erpkit-mcp", daemon=True)
+    thread.start()
+    thread.join()
+    for error in failed:
+        raise error
 
 
 def _first_line(function: object) -> str:

@@ -44,7 +44,7 @@ def command(host: str, port: int, domain: str | None, migrate: bool, dispatch: b
 
 def exit_at_sigterm() -> None:
     """Let SIGTERM unwind the program as an error would, so that what was started is stopped."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 
 def _show(application: Application, url: str, as_json: bool) -> None:
