@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from erpkit.app import Application, Call, compose
     from erpkit.config import Settings
     from erpkit.database import TEMPLATE, Database, Tenant
     from erpkit.errors import ErpkitError
@@ -102,6 +103,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "TEMPLATE",
+    "Application",
+    "Call",
     "CommandBus",
     "CommandHandler",
     "Context",
@@ -130,6 +133,7 @@ __all__ = [
     "check_modules",
     "check_parameters",
     "compare_snapshots",
+    "compose",
     "consume",
     "count_dead_letters",
     "count_replay_results",
@@ -188,6 +192,7 @@ __all__ = [
 ]
 
 _WHERE = {
+    "app": {"Application", "Call", "compose"},
     "config": {"Settings"},
     "database": {"TEMPLATE", "Database", "Tenant"},
     "errors": {"ErpkitError"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Request
@@ -9,7 +10,6 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from erpkit import __version__
 from erpkit.app.application import Application
 from erpkit.app.call import Call
 from erpkit.app.extras import load_routes
@@ -34,7 +34,7 @@ def build(application: Application, domain: str | None = None) -> TenantRequests
     The tenant is named by the header X-Tenant or, with `domain`, by the host. Raises ModuleError for routes that cannot be
     loaded, or are neither a router nor an ASGI application.
     """
-    api = FastAPI(title="erpkit", version=__version__)
+    api = FastAPI(title="erpkit", version=version("erpkit"))
     api.add_exception_handler(HTTPException, _tell)
     api.add_exception_handler(RequestValidationError, _tell)
     routes = {name: load_routes(name, found) for name, found in application.routes.items()}

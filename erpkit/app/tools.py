@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Annotated, Any, get_type_hints
 
 import psycopg
@@ -12,7 +13,6 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
 from pydantic import Field, ValidationError
 
-from erpkit import __version__
 from erpkit.app.application import Application
 from erpkit.app.refusals import refusal_of
 from erpkit.errors import ErpkitError, ModuleError
@@ -26,7 +26,7 @@ def build(application: Application, *, allow_writes: bool = False, tenants: Sequ
 
     `tenants` are the only ones that it serves, or all without a name. Raises ModuleError for a tool without types or docstring.
     """
-    server = ToolServer("erpkit", version=__version__, instructions=_instructions(tenants), log_level="ERROR")
+    server = ToolServer("erpkit", version=version("erpkit"), instructions=_instructions(tenants), log_level="ERROR")
     for name, tool in application.tools.items():
         if allow_writes or not tool.writes:
             server.add_tool(
