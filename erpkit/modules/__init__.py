@@ -1,6 +1,7 @@
 """Modules of the ERP: what one is, which there are, the order they load in, and what is wrong with them."""
 
 from erpkit.modules.check import ModuleCheck, check_modules
+from erpkit.modules.entries import Candidates, read_candidates
 from erpkit.modules.module import (
     CommandHandler,
     EventHandler,
@@ -17,8 +18,7 @@ from erpkit.modules.module import (
 )
 from erpkit.modules.order import load_order
 from erpkit.modules.protocol import register
-from erpkit.modules.registry import Registry, load_modules
-from erpkit.modules.sources import Candidates, find_modules, read_candidates
+from erpkit.modules.registry import Registry, find_modules, load_modules
 from erpkit.modules.wiring import ModuleFinding
 
 __all__ = [
