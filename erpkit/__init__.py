@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from erpkit.app import Application, Call, compose
     from erpkit.config import Settings
     from erpkit.database import TEMPLATE, Database, Tenant
     from erpkit.errors import ErpkitError
@@ -72,10 +73,13 @@ if TYPE_CHECKING:
         Module,
         Query,
         QueryHandler,
+        Registry,
+        Tool,
         Upcaster,
         check_modules,
         find_modules,
         load_modules,
+        register,
     )
     from erpkit.runs import Rehearsal, Summary, check_parameters
     from erpkit.tenants import (
@@ -104,6 +108,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "TEMPLATE",
+    "Application",
+    "Call",
     "CommandBus",
     "CommandHandler",
     "Context",
@@ -118,12 +124,14 @@ __all__ = [
     "Query",
     "QueryBus",
     "QueryHandler",
+    "Registry",
     "Rehearsal",
     "ReplayRequest",
     "Selection",
     "Settings",
     "Summary",
     "Tenant",
+    "Tool",
     "Upcaster",
     "Worker",
     "across",
@@ -131,6 +139,7 @@ __all__ = [
     "check_modules",
     "check_parameters",
     "compare_snapshots",
+    "compose",
     "consume",
     "count_dead_letters",
     "count_replay_results",
@@ -177,6 +186,7 @@ __all__ = [
     "read_rates",
     "read_snapshot",
     "rebuild_projection",
+    "register",
     "rename_tenant",
     "run_discard",
     "run_plan",
@@ -192,6 +202,7 @@ __all__ = [
 ]
 
 _WHERE = {
+    "app": {"Application", "Call", "compose"},
     "config": {"Settings"},
     "database": {"TEMPLATE", "Database", "Tenant"},
     "errors": {"ErpkitError"},
@@ -255,10 +266,13 @@ _WHERE = {
         "Module",
         "Query",
         "QueryHandler",
+        "Registry",
+        "Tool",
         "Upcaster",
         "check_modules",
         "find_modules",
         "load_modules",
+        "register",
     },
     "runs": {"Rehearsal", "Summary", "check_parameters"},
     "tenants": {

@@ -77,6 +77,7 @@ def dispatch_(
     if health_file is not None:
         _check_writable(health_file)
     registry = load_modules(Settings.from_env())
+    registry.check_handlers()
     with open_database(quiet=as_json) as database:
         database.check_writable()
         if once:

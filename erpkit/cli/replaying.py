@@ -88,6 +88,8 @@ def replay(
         raise UsageError("--resume-shadow goes with --shadow")
     settings = Settings.from_env()
     registry = load_modules(settings)
+    if not (target or source):
+        registry.check_handlers()
     moments = (_moment("--since", since), _moment("--until", until))
     selection = Selection(topic, from_offset, to_offset, *moments, uuids, correlation_id)
     if target and target.partition(":")[0] not in {"broker", "file"}:

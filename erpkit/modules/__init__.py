@@ -1,6 +1,7 @@
 """Modules of the ERP: what one is, which there are, the order they load in, and what is wrong with them."""
 
 from erpkit.modules.check import ModuleCheck, check_modules
+from erpkit.modules.entries import Candidates, read_candidates
 from erpkit.modules.module import (
     CommandHandler,
     EventHandler,
@@ -8,14 +9,20 @@ from erpkit.modules.module import (
     ModuleLike,
     Query,
     QueryHandler,
+    Tool,
     Upcaster,
+    is_foreign,
+    tables_of,
+    tools_of,
     topic_of,
 )
 from erpkit.modules.order import load_order
+from erpkit.modules.protocol import register
 from erpkit.modules.registry import Registry, find_modules, load_modules
 from erpkit.modules.wiring import ModuleFinding
 
 __all__ = [
+    "Candidates",
     "CommandHandler",
     "EventHandler",
     "Module",
@@ -25,10 +32,16 @@ __all__ = [
     "Query",
     "QueryHandler",
     "Registry",
+    "Tool",
     "Upcaster",
     "check_modules",
     "find_modules",
+    "is_foreign",
     "load_modules",
     "load_order",
+    "read_candidates",
+    "register",
+    "tables_of",
+    "tools_of",
     "topic_of",
 ]
