@@ -115,7 +115,8 @@ class Module:
     `answers` are the questions that other modules and people may ask it, `upcasters` what makes its old events new ones.
     `queries` is a folder of sqlc's query files; `erpkit queries generate` writes typed functions for them beside it.
     `version_table` is the goose table that records the migrations, `goose_db_version_<name>` unless given: an ERP with all
-    migrations in one folder declares one module with `version_table="goose_db_version"`.
+    migrations in one folder declares one module with `version_table="goose_db_version"`. `tables` are the module's own tables,
+    names or patterns such as `sales_*`; unless given, those that begin with its name.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Module:
     version_table: str | None = None
     answers: tuple[QueryHandler[Any], ...] = ()
     upcasters: tuple[Upcaster, ...] = ()
+    tables: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.dependencies, str):
@@ -149,6 +151,12 @@ def answers_of(module: ModuleLike) -> Sequence[QueryHandler[Any]]:
 def upcasters_of(module: ModuleLike) -> Sequence[Upcaster]:
     """Return a module's upcasters; one of its own making need not have the attribute."""
     return getattr(module, "upcasters", ())
+
+
+def tables_of(module: ModuleLike) -> tuple[str, ...]:
+    """Return which tables are a module's own, as patterns of `fnmatch`: `<name>_*` unless it says otherwise."""
+    declared: Sequence[str] | None = getattr(module, "tables", None)
+    return (f"{module.name}_*",) if declared is None else tuple(declared)
 
 
 def attributes_missing(candidate: Any) -> list[str]:
