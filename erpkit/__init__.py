@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from erpkit.config import Settings
+    from erpkit.couplings import inspect_modules
     from erpkit.database import TEMPLATE, Database, Tenant
     from erpkit.errors import ErpkitError
     from erpkit.events import (
@@ -69,6 +70,8 @@ if TYPE_CHECKING:
         QueryHandler,
         Upcaster,
         check_modules,
+        cut_edges,
+        find_impact,
         find_modules,
         load_modules,
     )
@@ -129,6 +132,7 @@ __all__ = [
     "count_dead_letters",
     "count_replay_results",
     "create_tenant",
+    "cut_edges",
     "describe_status",
     "diff_shadow",
     "dispatch",
@@ -137,11 +141,13 @@ __all__ = [
     "estimate_plan",
     "export_events",
     "export_tenant",
+    "find_impact",
     "find_modules",
     "find_shadow",
     "find_tenants",
     "forward",
     "import_tenant",
+    "inspect_modules",
     "inspect_tenants",
     "lint_plan",
     "list_dead_letters",
@@ -183,6 +189,7 @@ __all__ = [
 
 _WHERE = {
     "config": {"Settings"},
+    "couplings": {"inspect_modules"},
     "database": {"TEMPLATE", "Database", "Tenant"},
     "errors": {"ErpkitError"},
     "events": {
@@ -242,6 +249,8 @@ _WHERE = {
         "QueryHandler",
         "Upcaster",
         "check_modules",
+        "cut_edges",
+        "find_impact",
         "find_modules",
         "load_modules",
     },

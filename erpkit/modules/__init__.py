@@ -1,6 +1,9 @@
 """Modules of the ERP: what one is, which there are, the order they load in, and what is wrong with them."""
 
-from erpkit.modules.check import ModuleCheck, check_modules
+from erpkit.modules.check import Knot, ModuleCheck, check_modules
+from erpkit.modules.edges import Couplings, Edge
+from erpkit.modules.impact import Impact, WhatIf, cut_edges, find_impact
+from erpkit.modules.layers import Layers
 from erpkit.modules.module import (
     CommandHandler,
     EventHandler,
@@ -17,7 +20,12 @@ from erpkit.modules.wiring import ModuleFinding
 
 __all__ = [
     "CommandHandler",
+    "Couplings",
+    "Edge",
     "EventHandler",
+    "Impact",
+    "Knot",
+    "Layers",
     "Module",
     "ModuleCheck",
     "ModuleFinding",
@@ -26,7 +34,10 @@ __all__ = [
     "QueryHandler",
     "Registry",
     "Upcaster",
+    "WhatIf",
     "check_modules",
+    "cut_edges",
+    "find_impact",
     "find_modules",
     "load_modules",
     "load_order",

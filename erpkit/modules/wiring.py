@@ -13,12 +13,13 @@ __all__ = ["ModuleFinding", "wiring_faults"]
 
 @dataclass(frozen=True)
 class ModuleFinding:
-    """One thing that is wrong: its kind, the modules concerned, what it is, and what to do."""
+    """One thing that is wrong: its kind, the modules concerned, what it is, what to do, and what shows it."""
 
     kind: str
     modules: tuple[str, ...]
     problem: str
     remedy: str
+    evidence: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.problem}; {self.remedy}"
