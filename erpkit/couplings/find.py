@@ -37,6 +37,7 @@ def inspect_modules(
     source = read_source(settings, odoo)
     with _opened(settings, use_database=use_database and source.imports is None) as database:
         couplings = _couplings(source, settings, database)
+        where = f"{source.name}, {database.target if database else 'no database'}"
     return check_modules(
         source.candidates,
         couplings,
@@ -44,6 +45,7 @@ def inspect_modules(
         findings=source.findings,
         outside=source.outside,
         indirect=source.indirect,
+        target=where if source.imports is None else source.name,
     )
 
 
@@ -66,7 +68,9 @@ def find_couplings(
     strangers = everyone - set(packages)
     partly = everyone if not_read else strangers
     if strangers:
-        not_read.append(f"imports of {_listed(sorted(strangers))} were not read: no Python package of its own was found")
+        not_read.append(
+            f"imports of {_listed(sorted(strangers))} were not read: no Python package of its own was found"
+        )
     return Couplings(tuple(edges), tuple(not_read), partly)
 
 

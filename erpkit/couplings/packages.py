@@ -19,7 +19,9 @@ def find_packages(modules: Sequence[ModuleLike]) -> dict[str, str]:
     nobody can say whose an import is.
     """
     homes = _homes(modules)
-    found = {m.name: package for m in modules if (package := getattr(m, "package", None) or _home(homes.get(id(m), [])))}
+    found = {
+        m.name: package for m in modules if (package := getattr(m, "package", None) or _home(homes.get(id(m), [])))
+    }
     shared = {package for package, count in Counter(found.values()).items() if count > 1}
     return {name: package for name, package in found.items() if package not in shared}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,8 @@ class Knot:
 class ModuleCheck:
     """The result of `check_modules`: the modules in load order (as found, where there is none), edges, knots and findings.
 
-    `graph` is the declared one; `edges` are all, declared or found in fact. `not_read` says in words what was not looked at.
+    `graph` is the declared one; `edges` are all, declared or found in fact. `not_read` says in words what was not looked at,
+    `target` where the modules were read from. Modules `outside` are needed, and not among these.
     """
 
     modules: tuple[ModuleLike, ...]
@@ -62,7 +63,8 @@ class ModuleCheck:
     edges: tuple[Edge, ...] = ()
     knots: tuple[Knot, ...] = ()
     not_read: tuple[str, ...] = ()
-    outside: tuple[str, ...] = field(default=(), kw_only=True)
+    outside: tuple[str, ...] = ()
+    target: str = ""
 
     @property
     def cycle(self) -> tuple[str, ...]:
@@ -91,6 +93,7 @@ def check_modules(
     findings: Sequence[ModuleFinding] = (),
     outside: Iterable[str] = (),
     indirect: bool = False,
+    target: str = "",
 ) -> ModuleCheck:
     """Check modules without stopping at the first fault; use it for reports, and `load_order` at start-up.
 
@@ -128,6 +131,7 @@ def check_modules(
         tuple(knots),
         couplings.not_read if couplings else (),
         outside=tuple(sorted({edge.target for edge in edges} - known)),
+        target=target,
     )
 
 
@@ -154,5 +158,3 @@ def _order(graph: networkx.DiGraph[str], known: set[str]) -> tuple[str, ...]:
     sound = networkx.DiGraph(graph)
     sound.remove_edges_from(list(networkx.selfloop_edges(sound)))
     return tuple(n for n in networkx.lexicographical_topological_sort(sound.reverse(copy=False)) if n in known)
-
-

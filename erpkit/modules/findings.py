@@ -191,7 +191,7 @@ def _by_pair(edges: Iterable[Edge]) -> dict[tuple[str, str], list[Edge]]:
 
 def _kinds(edges: Iterable[Edge]) -> str:
     counts = Counter(edge.kind for edge in edges)
-    return ", ".join(kind if count == 1 else f"{count} × {kind}" for kind, count in counts.items())
+    return ", ".join(kind if count == 1 else f"{kind} ({count})" for kind, count in counts.items())
 
 
 def _leads(declared: Mapping[str, set[str]], source: str, target: str) -> bool:

@@ -24,7 +24,9 @@ class Layers:
             return cls()
         layers = tuple(tuple(name.strip() for name in layer.split(",")) for layer in text.split(">"))
         if not all(name for layer in layers for name in layer):
-            raise UsageError(f"layers {text!r}: a name is missing: write them as 'billing > sales, inventory > catalog'")
+            raise UsageError(
+                f"layers {text!r}: a name is missing: write them as 'billing > sales, inventory > catalog'"
+            )
         return cls(layers)
 
     def of(self, module: str) -> int | None:

@@ -218,7 +218,11 @@ def _needs_what_cannot_be_installed(modules: Sequence[OdooModule]) -> Iterator[M
             if name in off:
                 problem = f"{module.name} depends on {name}, which is not installable"
                 yield ModuleFinding(
-                    "not installable", (module.name, name), problem, "port it or do without", (module.declared_at(name),)
+                    "not installable",
+                    (module.name, name),
+                    problem,
+                    "port it or do without",
+                    (module.declared_at(name),),
                 )
 
 

@@ -142,15 +142,25 @@ def _heights(
 
 
 def _stack(layer: Sequence[_Node], wish: Mapping[_Node, float]) -> dict[_Node, float]:
-    """Put nodes below each other in their order, as near to what they wish for as they can be."""
-    height: dict[_Node, float] = {}
-    before: _Node | None = None
-    for node in layer:
-        least = height[before] + (_room(before) + _room(node)) / 2 if before is not None else wish[node]
-        height[node] = max(wish[node], least)
-        before = node
-    shift = fmean(wish[node] - height[node] for node in layer) if layer else 0.0
-    return {node: at + shift for node, at in height.items()}
+    """Put nodes below each other in their order, as near to what they wish for as they can be (in least squares).
+
+    Those that would overlap become one block, which stands where they wish for on the average.
+    """
+    offset, top = [], 0.0
+    for before, node in zip([None, *layer], layer, strict=False):
+        top += (_room(before) + _room(node)) / 2 if before is not None else 0.0
+        offset.append(top)
+    blocks: list[list[float]] = []
+    for node, down in zip(layer, offset, strict=True):
+        blocks.append([wish[node] - down, 1])
+        while len(blocks) > 1 and blocks[-2][0] >= blocks[-1][0]:
+            mean, count = blocks.pop()
+            blocks[-1] = [
+                (blocks[-1][0] * blocks[-1][1] + mean * count) / (blocks[-1][1] + count),
+                blocks[-1][1] + count,
+            ]
+    tops = [mean for mean, count in blocks for _ in range(int(count))]
+    return {node: at + down for node, at, down in zip(layer, tops, offset, strict=True)}
 
 
 def _room(node: _Node) -> float:

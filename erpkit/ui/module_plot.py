@@ -63,21 +63,21 @@ def _chosen(check: ModuleCheck, around: str, most: int) -> list[str]:
         return _around(around, needed_by)[:most]
     if len(known) <= most:
         return known
-    in_cycles = [name for knot in check.knots for name in knot.path]
-    at_fault = [name for finding in check.findings for name in finding.modules]
+    cuts = [name for knot in check.knots for pair in knot.cut.edges[: most // 4] for name in pair]
+    in_cycles = [*cuts, *(name for knot in check.knots for name in knot.path)]
+    at_fault = [name for finding in check.findings if "cycle" not in finding.kind for name in finding.modules]
     hubs = sorted(known, key=lambda name: (-len(needed_by.get(name, ())), name))
     wanted = dict.fromkeys([*in_cycles[: most // 2], *at_fault[: most // 2], *hubs])
     return [name for name in wanted if name in set(known)][:most]
 
 
 def _around(module: str, needed_by: Mapping[str, Collection[str]]) -> list[str]:
+    """Return a module and those that need it, the nearest first."""
     found = {module: None}
-    for name in found.copy() if False else list(found):
-        waiting = [name]
-        while waiting:
-            fresh = [one for one in sorted(needed_by.get(waiting.pop(0), ())) if one not in found]
-            found |= dict.fromkeys(fresh)
-            waiting += fresh
+    nearest = [module]
+    while nearest:
+        nearest = sorted({one for name in nearest for one in needed_by.get(name, ())} - set(found))
+        found |= dict.fromkeys(nearest)
     return list(found)
 
 
@@ -89,7 +89,7 @@ def _part_of(check: ModuleCheck, names: Sequence[str]) -> _Part:
         return _Part(tuple(names), pairs, more, 0)
     cuts = {pair for knot in check.knots for pair in knot.cut.edges}
     special = {pair for knot in check.knots for pair in pairwise(knot.path)} | {
-        pair for pair, edges in pairs.items() if all(edge.kind != "declared" for edge in edges)
+        finding.modules for finding in check.findings if finding.kind == "undeclared dependency"
     }
     kept = {*without_implied([pair for pair in pairs if pair not in cuts], special), *cuts}
     few = {pair: edges for pair, edges in pairs.items() if pair in kept}
@@ -122,9 +122,9 @@ def _drawn(check: ModuleCheck, part: _Part, layout: Layout, cuts: Collection[Pai
     axes.set_axis_off()
     for line in lines:
         _draw_line(axes, line)
-    knots = {name for knot in check.knots for name in knot.modules}
+    red = {name for pair in in_cycle for name in pair}
     for name in part.names:
-        color = AMBER if name == around else RED if name in knots else "#64748b" if name in check.outside else BLUE
+        color = AMBER if name == around else RED if name in red else "#64748b" if name in check.outside else BLUE
         _draw_box(axes, at[name], boxes[name], labels[name], color)
     _legend(figure, lines, notes)
     return picture_of(figure, _in_words(check, part))
@@ -166,7 +166,7 @@ def _lines(path: Sequence[Point], edges: Iterable[Edge], *, red: bool, cut: bool
     ]
 
 
-def _curve(start: Point, start_width: float, bends: Sequence[tuple[float, float, float]], end: Point, end_width: float) -> list[Point]:  # noqa: E501  # fmt: skip
+def _curve(start: Point, start_width: float, bends: Sequence[tuple[float, float, float]], end: Point, end_width: float) -> list[Point]:  # fmt: skip
     """Points of a curve that leaves a box to the right, runs level through the layers that it passes, and enters another."""
     stops: list[Point] = [(start[0] + start_width / 2, start[1])]
     for left, width, y in bends:
@@ -198,9 +198,7 @@ def _draw_line(axes: Axes, line: _Line) -> None:
             color=RED if red else _COLORS[line.kind],
             linewidth=3.2 if line.is_cut else 2.0 if red else 1.3,
             linestyle="-" if line.is_declared else (0, (4, 2)),
-            facecolor=RED if red else _COLORS[line.kind],
-            fill=False,
-            zorder=2 if red else 1,
+            zorder=5 if line.is_cut else 2 if red else 1,  # what leads back would be lost behind boxes
         )
     )
 
@@ -226,7 +224,9 @@ def _legend(figure: object, lines: Sequence[_Line], notes: Sequence[str]) -> Non
     kinds = {words[line.kind]: RED if line.kind == "cycle" else _COLORS[line.kind] for line in lines}
     handles = [Line2D([], [], color=color, linewidth=2, label=word) for word, color in kinds.items()]
     if any(not line.is_declared for line in lines):
-        handles.append(Line2D([], [], color="#334155", linewidth=1.5, linestyle=(0, (4, 2)), label="not declared"))
+        handles.append(
+            Line2D([], [], color="#334155", linewidth=1.5, linestyle=(0, (4, 2)), label="not declared itself")
+        )
     if any(line.is_cut for line in lines):
         handles.append(Line2D([], [], color=RED, linewidth=3.6, label="to cut"))
     height = figure.get_figheight()
@@ -246,6 +246,8 @@ def _notes(check: ModuleCheck, part: _Part, around: str) -> list[str]:
         notes.append(f"{len(part.names)} of {total} modules: those that findings name and those that most others need")
     if any(part.more.values()):
         notes.append("+n: so many modules more need it")
+    if set(check.outside) & set(part.names):
+        notes.append("grey modules are outside of what was read")
     if part.implied:
         notes.append(f"{part.implied} arrows that others imply are left out")
     return notes
