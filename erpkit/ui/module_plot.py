@@ -88,12 +88,15 @@ def _part_of(check: ModuleCheck, names: Sequence[str]) -> _Part:
     if len(pairs) <= _FEW:
         return _Part(tuple(names), pairs, more, 0)
     cuts = {pair for knot in check.knots for pair in knot.cut.edges}
-    special = {pair for knot in check.knots for pair in pairwise(knot.path)} | {
-        finding.modules for finding in check.findings if finding.kind == "undeclared dependency"
-    }
+    special = {pair for knot in check.knots for pair in pairwise(knot.path)} | _at_fault(check)
     kept = {*without_implied([pair for pair in pairs if pair not in cuts], special), *cuts}
     few = {pair: edges for pair, edges in pairs.items() if pair in kept}
     return _Part(tuple(names), few, more, len(pairs) - len(few))
+
+
+def _at_fault(check: ModuleCheck) -> set[Pair]:
+    """The pairs of which one uses the other without having declared it."""
+    return {(f.modules[0], f.modules[1]) for f in check.findings if f.kind == "undeclared dependency"}
 
 
 def _drawn(check: ModuleCheck, part: _Part, layout: Layout, cuts: Collection[Pair], around: str) -> Picture:
@@ -155,7 +158,7 @@ def _lines(path: Sequence[Point], edges: Iterable[Edge], *, red: bool, cut: bool
     """One line for each kind, side by side; one alone where there are many."""
     kinds = list(dict.fromkeys(edge.kind for edge in edges))
     is_declared = "declared" in kinds
-    found = [kind for kind in kinds if kind != "declared"] or ["declared"]
+    found = [kind for kind in kinds if kind != "declared"] or kinds
     if red:
         return [_Line(path, "cycle", is_declared, cut)]
     found = found[:1] if alone else found
@@ -166,7 +169,9 @@ def _lines(path: Sequence[Point], edges: Iterable[Edge], *, red: bool, cut: bool
     ]
 
 
-def _curve(start: Point, start_width: float, bends: Sequence[tuple[float, float, float]], end: Point, end_width: float) -> list[Point]:  # fmt: skip
+def _curve(
+    start: Point, start_width: float, bends: Sequence[tuple[float, float, float]], end: Point, end_width: float
+) -> list[Point]:
     """Points of a curve that leaves a box to the right, runs level through the layers that it passes, and enters another."""
     stops: list[Point] = [(start[0] + start_width / 2, start[1])]
     for left, width, y in bends:
@@ -207,8 +212,10 @@ def _draw_box(axes: Axes, at: Point, width: float, label: str, color: str) -> No
     from matplotlib.patches import FancyBboxPatch  # noqa: PLC0415
 
     corner = (at[0] - width / 2, at[1] - _BOX / 2)
-    look = {"boxstyle": "round,pad=0,rounding_size=0.07", "facecolor": color, "edgecolor": "white", "linewidth": 1.0}
-    axes.add_patch(FancyBboxPatch(corner, width, _BOX, zorder=3, **look))
+    shape = "round,pad=0,rounding_size=0.07"
+    axes.add_patch(
+        FancyBboxPatch(corner, width, _BOX, shape, facecolor=color, edgecolor="white", linewidth=1, zorder=3)
+    )
     axes.text(*at, label.replace("$", r"\$"), ha="center", va="center", color="white", fontsize=9, zorder=4)
 
 

@@ -53,7 +53,7 @@ def topics_table(modules: Sequence[ModuleLike]) -> pandas.DataFrame:
 
 def couplings_table(check: ModuleCheck) -> pandas.DataFrame:
     """One line for each two modules of which one needs the other: whether it is declared, and what shows it."""
-    lines = []
+    lines: list[dict[str, object]] = []
     for (source, target), edges in check.pairs.items():
         found = [edge for edge in edges if edge.kind != "declared"]
         counts = Counter(edge.kind for edge in found)
@@ -81,7 +81,7 @@ def findings_table(check: ModuleCheck) -> pandas.DataFrame:
 
 def impact_table(impact: Impact) -> pandas.DataFrame:
     """One line for each module that depends on one, the direct ones first with what shows it."""
-    direct = [
+    direct: list[dict[str, object]] = [
         {
             "module": name,
             "depends": "directly",
@@ -89,7 +89,10 @@ def impact_table(impact: Impact) -> pandas.DataFrame:
         }
         for name in impact.direct
     ]
-    return frame_of([*direct, *({"module": n, "depends": "by way of others", "evidence": ""} for n in impact.indirect)])
+    indirect: list[dict[str, object]] = [
+        {"module": name, "depends": "by way of others", "evidence": ""} for name in impact.indirect
+    ]
+    return frame_of([*direct, *indirect])
 
 
 def what_if_table(what_if: WhatIf) -> pandas.DataFrame:
