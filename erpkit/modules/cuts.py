@@ -198,10 +198,8 @@ def _improved(weights: dict[str, dict[str, int]], order: list[str]) -> list[str]
 def _better_place(place: dict[str, int], node: str, out_of: dict[str, int], into: dict[str, int]) -> int:
     """Return where a node would cost least: before the first place all its edges from others point back."""
     here = place[node]
-    gains = sorted(
-        [(place[other], weight) for other, weight in out_of.items() if other != node]
-        + [(place[other], -weight) for other, weight in into.items() if other != node]
-    )
+    changes = {other: out_of.get(other, 0) - into.get(other, 0) for other in {**out_of, **into} if other != node}
+    gains = sorted((place[other], change) for other, change in changes.items())
     cost, best, best_cost, here_cost = 0, 0, 0, 0
     for other, change in gains:
         cost += change

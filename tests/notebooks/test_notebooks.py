@@ -107,7 +107,7 @@ def test_explore_tenants_takes_names_and_refuses_a_table_that_is_not_there(plant
 
 def test_check_modules_records_the_graph(tmp_path: Path) -> None:
     result = _run("check_modules", tmp_path)
-    assert (result.outcome, _facts(result)) == ("ok", {"modules": 4, "dependencies": 5, "events": 9, "findings": 0})
+    assert (result.outcome, _facts(result)) == ("ok", {"modules": 4, "dependencies": 4, "couplings": 9, "cycles": 0, "events": 9, "not read": 0, "findings": 0})
 
 
 def test_replay_events_is_a_dry_run_first_and_then_does_what_was_confirmed(
