@@ -50,7 +50,7 @@ def read_source(settings: Settings, odoo: Sequence[Path] = ()) -> Source:
     entries = list(entry_points(group=group))
     try:
         return Source(group, tuple(find_modules(settings)), tuple(_named_twice(entries)))
-    except ModuleError:
+    except (ModuleError, SystemExit):
         if not entries:
             raise
         return _one_by_one(group, entries)

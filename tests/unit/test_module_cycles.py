@@ -58,7 +58,9 @@ def test_of_cuts_that_are_as_small_the_cheapest_is_taken() -> None:
 
 def test_a_few_wrong_edges_in_a_sound_order_are_found() -> None:
     random = Random(7)
-    sound = {(n, max(0, n - 1 - int(random.expovariate(1 / 20)))) for n in (random.randrange(1, 300) for _ in range(1500))}
+    sound = {
+        (n, max(0, n - 1 - int(random.expovariate(1 / 20)))) for n in (random.randrange(1, 300) for _ in range(1500))
+    }
     wrong = {(5, 290), (40, 250), (100, 220)}
     graph = graph_of([(f"{s:03}", f"{t:03}") for s, t in sorted(sound | wrong)])
     (knot,) = find_knots(graph)
