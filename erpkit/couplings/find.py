@@ -16,7 +16,7 @@ from erpkit.embedded import EmbeddedServer
 from erpkit.errors import DatabaseError, ErpkitError
 from erpkit.modules import Layers, ModuleCheck, ModuleLike, check_modules
 from erpkit.modules.edges import Couplings, Edge
-from erpkit.modules.sources import Source, read_source
+from erpkit.modules.source import Source, read_source
 from erpkit.modules.tables import TableOwners
 from erpkit.tenants import find_tenants
 

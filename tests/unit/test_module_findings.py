@@ -21,7 +21,7 @@ from erpkit.modules import (
     find_impact,
 )
 from erpkit.modules.mermaid import as_mermaid
-from erpkit.modules.sources import read_source
+from erpkit.modules.source import read_source
 from erpkit.modules.tables import TableOwners
 
 
