@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from erpkit.app import Application, Call, compose
     from erpkit.config import Settings
     from erpkit.couplings import inspect_modules
     from erpkit.database import TEMPLATE, Database, Tenant
@@ -68,12 +69,15 @@ if TYPE_CHECKING:
         Module,
         Query,
         QueryHandler,
+        Registry,
+        Tool,
         Upcaster,
         check_modules,
         cut_edges,
         find_impact,
         find_modules,
         load_modules,
+        register,
     )
     from erpkit.runs import Rehearsal, Summary, check_parameters
     from erpkit.tenants import (
@@ -102,6 +106,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "TEMPLATE",
+    "Application",
+    "Call",
     "CommandBus",
     "CommandHandler",
     "Context",
@@ -116,11 +122,13 @@ __all__ = [
     "Query",
     "QueryBus",
     "QueryHandler",
+    "Registry",
     "Rehearsal",
     "Selection",
     "Settings",
     "Summary",
     "Tenant",
+    "Tool",
     "Upcaster",
     "Worker",
     "across",
@@ -128,6 +136,7 @@ __all__ = [
     "check_modules",
     "check_parameters",
     "compare_snapshots",
+    "compose",
     "consume",
     "count_dead_letters",
     "count_replay_results",
@@ -174,6 +183,7 @@ __all__ = [
     "read_milliseconds",
     "read_rates",
     "read_snapshot",
+    "register",
     "rename_tenant",
     "run_discard",
     "run_plan",
@@ -188,6 +198,7 @@ __all__ = [
 ]
 
 _WHERE = {
+    "app": {"Application", "Call", "compose"},
     "config": {"Settings"},
     "couplings": {"inspect_modules"},
     "database": {"TEMPLATE", "Database", "Tenant"},
@@ -247,12 +258,15 @@ _WHERE = {
         "Module",
         "Query",
         "QueryHandler",
+        "Registry",
+        "Tool",
         "Upcaster",
         "check_modules",
         "cut_edges",
         "find_impact",
         "find_modules",
         "load_modules",
+        "register",
     },
     "runs": {"Rehearsal", "Summary", "check_parameters"},
     "tenants": {

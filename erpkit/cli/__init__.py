@@ -22,6 +22,8 @@ _COMMANDS = {
     "migrate": ("migrate", "Migrations: status, plan, up, down, show."),
     "modules": ("modules", "The modules of the ERP: list, check, graph."),
     "queries": ("queries", "Typed queries: generate, check."),
+    "serve": ("serve", "The modules' routes over HTTP, each request inside a tenant's transaction."),
+    "mcp": ("mcp", "The modules' tools for AI assistants, over the Model Context Protocol."),
     "events": ("events", "The event log: list, dispatch, replay, dead letters."),
 }
 

@@ -11,14 +11,21 @@ from erpkit.modules.module import (
     ModuleLike,
     Query,
     QueryHandler,
+    Tool,
     Upcaster,
+    is_foreign,
+    tables_of,
+    tools_of,
     topic_of,
 )
 from erpkit.modules.order import load_order
-from erpkit.modules.registry import Registry, find_modules, load_modules
+from erpkit.modules.protocol import register
+from erpkit.modules.registry import Registry, load_modules
+from erpkit.modules.sources import Candidates, find_modules, read_candidates
 from erpkit.modules.wiring import ModuleFinding
 
 __all__ = [
+    "Candidates",
     "CommandHandler",
     "Couplings",
     "Edge",
@@ -33,13 +40,19 @@ __all__ = [
     "Query",
     "QueryHandler",
     "Registry",
+    "Tool",
     "Upcaster",
     "WhatIf",
     "check_modules",
     "cut_edges",
     "find_impact",
     "find_modules",
+    "is_foreign",
     "load_modules",
     "load_order",
+    "read_candidates",
+    "register",
+    "tables_of",
+    "tools_of",
     "topic_of",
 ]

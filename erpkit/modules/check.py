@@ -24,6 +24,7 @@ from erpkit.modules.findings import (
 from erpkit.modules.layers import Layers
 from erpkit.modules.module import ModuleLike
 from erpkit.modules.order import dependency_graph
+from erpkit.modules.protocol import protocol_faults
 from erpkit.modules.wiring import ModuleFinding, wiring_faults
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def check_modules(
     known to exist elsewhere. With `indirect`, a dependency that is only declared by way of others is declared well enough.
     """
     all_candidates = list(candidates)
-    modules = [module for module in all_candidates if isinstance(module, ModuleLike)]
+    modules = [one for one in all_candidates if isinstance(one, ModuleLike) and not protocol_faults(one)]
     known = {module.name for module in modules}
     edges = sorted({*declared_edges(modules), *event_edges(modules), *(couplings.edges if couplings else ())})
     inside = [edge for edge in edges if edge.source in known and edge.target in known]

@@ -6,11 +6,21 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from erpkit.modules.module import ModuleLike, topic_of
+from erpkit.modules.module import EventHandler, ModuleLike, is_foreign, topic_of
 
-__all__ = ["KINDS", "Couplings", "Edge", "Kind", "declared_edges", "event_edges", "place_of", "shorten_path"]
+__all__ = [
+    "KINDS",
+    "Couplings",
+    "Edge",
+    "Kind",
+    "declared_edges",
+    "event_edges",
+    "handler_place",
+    "place_of",
+    "shorten_path",
+]
 
 Kind = Literal["declared", "import", "event", "foreign key", "view", "query"]
 KINDS: tuple[Kind, ...] = ("declared", "import", "event", "foreign key", "view", "query")
@@ -54,7 +64,7 @@ def event_edges(modules: Sequence[ModuleLike]) -> list[Edge]:
     """Return an edge from each handler's module to the one that publishes its event."""
     publishers = {event: module.name for module in modules for event in module.publishes}
     return [
-        Edge(module.name, publisher, "event", f"{handler.name} handles {topic_of(publisher, handler.event)}{_at(handler)}")
+        Edge(module.name, publisher, "event", f"{handler.name} handles {topic_of(publisher, handler.event)}{_bracketed(handler_place(module, handler))}")
         for module in modules
         for handler in module.subscribes
         if (publisher := publishers.get(handler.event)) not in (None, module.name)
@@ -64,6 +74,12 @@ def event_edges(modules: Sequence[ModuleLike]) -> list[Edge]:
 def place_of(module: str, line: int, *, is_package: bool = False) -> str:
     """Return file and line of a Python module, by its dotted name."""
     return f"{module.replace('.', '/')}{'/__init__' if is_package else ''}.py:{line}"
+
+
+def handler_place(module: ModuleLike, handler: EventHandler) -> str:
+    """Return file and line of a handler's function, "" for one that is written in another language."""
+    code = None if is_foreign(module) else getattr(handler.function, "__code__", None)
+    return f"{shorten_path(Path(code.co_filename))}:{code.co_firstlineno}" if code else ""
 
 
 def shorten_path(path: Path) -> str:
@@ -78,8 +94,5 @@ def _declared_at(module: ModuleLike, dependency: str) -> str:
     return str(tell(dependency)) if tell else f"dependencies of {module.name}"
 
 
-def _at(handler: Any) -> str:
-    code = getattr(handler.function, "__code__", None)
-    if code is None:
-        return ""
-    return f" ({shorten_path(Path(code.co_filename))}:{code.co_firstlineno})"
+def _bracketed(text: str) -> str:
+    return f" ({text})" if text else ""

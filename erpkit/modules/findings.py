@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from erpkit.modules.edges import Couplings, Edge
 from erpkit.modules.layers import Layers
-from erpkit.modules.module import ModuleLike, attributes_missing, topic_of
+from erpkit.modules.module import ModuleLike, topic_of
+from erpkit.modules.protocol import protocol_faults, short
 from erpkit.modules.wiring import ModuleFinding
 
 if TYPE_CHECKING:
@@ -31,11 +32,11 @@ _NAMED = 12  # modules or edges in a sentence
 
 
 def not_module_findings(candidates: Sequence[object]) -> list[ModuleFinding]:
-    """What was registered and is no module."""
+    """What was registered and is no module, with all that is wrong with it."""
     return [
-        ModuleFinding("no module", (), f"{c!r} lacks {', '.join(attributes_missing(c))}", "register an erpkit.Module")
-        for c in candidates
-        if not isinstance(c, ModuleLike)
+        ModuleFinding("no module", (), f"{short(one)} is no module", "register an erpkit.Module", tuple(faults))
+        for one in candidates
+        if (faults := protocol_faults(one))
     ]
 
 

@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from erpkit.errors import ModuleError
-from erpkit.modules.module import ModuleLike, attributes_missing
+from erpkit.modules.module import ModuleLike
+from erpkit.modules.protocol import check_module
 
 if TYPE_CHECKING:
     import networkx
 
-__all__ = ["dependency_graph", "find_cycle", "load_order"]
+__all__ = ["dependency_graph", "find_cycle", "find_cycles", "load_order"]
 
+_STARTS = 10  # names of a knot from which its shortest cycle is sought
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
 
 
 def load_order(candidates: Iterable[object]) -> tuple[ModuleLike, ...]:
     """Sort modules so that each follows those that it depends on; by name where the dependencies leave a choice.
 
-    Raises ModuleError for an object that is no module, a duplicate, a missing dependency, and a cycle, named in full.
+    Raises ModuleError for an object that is no module, a duplicate, a missing dependency, a module that depends on itself, and
+    cycles, each of them named in full.
     """
     modules = [_checked(candidate) for candidate in candidates]
     by_name = {module.name: module for module in modules}
     _refuse_duplicates(modules)
     _refuse_missing(modules)
     graph = dependency_graph(modules)
-    if cycle := find_cycle(graph):
-        raise ModuleError(
-            f"modules depend on each other in a cycle: {' -> '.join(cycle)}; remove one of these dependencies"
-        )
+    _refuse_cycles(graph)
     import networkx  # noqa: PLC0415 - slow to import, and only needed here
 
     return tuple(by_name[name] for name in networkx.lexicographical_topological_sort(graph.reverse()))
@@ -48,27 +48,57 @@ def dependency_graph(modules: Sequence[ModuleLike]) -> networkx.DiGraph[str]:
 
 
 def find_cycle(graph: networkx.DiGraph[str]) -> list[str]:
-    """Return one cycle as names, the first repeated at the end, starting at the name that sorts first; [] without one."""
+    """Return the first of `find_cycles`; [] without one."""
+    return next(iter(find_cycles(graph)), [])
+
+
+def find_cycles(graph: networkx.DiGraph[str]) -> list[list[str]]:
+    """Return a short cycle for each knot of modules that reach each other, the first name repeated at the end.
+
+    Never all cycles: their number explodes. One a strongly connected component takes time linear in the edges; it is the
+    shortest through one of the component's first ten names. Sorted by name.
+    """
     import networkx  # noqa: PLC0415
 
-    try:
-        names = [edge[0] for edge in networkx.find_cycle(graph)]
-    except networkx.NetworkXNoCycle:
-        return []
-    start = names.index(min(names))
-    return [*names[start:], *names[:start], names[start]]
+    following = {name: list(edges) for name, edges in graph.adjacency()}
+    cycles = []
+    for knot in networkx.strongly_connected_components(graph):
+        starts = sorted(knot)[:_STARTS]
+        if len(knot) > 1 or starts[0] in following[starts[0]]:
+            cycles.append(min((_cycle_through(start, following, knot) for start in starts), key=len))
+    return sorted(_from_smallest(cycle) for cycle in cycles)
+
+
+def _cycle_through(start: str, following: Mapping[str, Sequence[str]], knot: set[str]) -> list[str]:
+    """Return a shortest way from `start` back to it (breadth first), without the last step."""
+    came_from: dict[str, str] = {}
+    queue = deque([start])
+    while queue:
+        name = queue.popleft()
+        for other in following[name]:
+            if other == start:
+                way = [name]
+                while way[-1] != start:
+                    way.append(came_from[way[-1]])
+                return way[::-1]
+            if other in knot and other not in came_from:
+                came_from[other] = name
+                queue.append(other)
+    raise AssertionError("unreachable: each name of a strongly connected component leads back to itself")
+
+
+def _from_smallest(cycle: list[str]) -> list[str]:
+    start = cycle.index(min(cycle))
+    return [*cycle[start:], *cycle[:start], cycle[start]]
 
 
 def _checked(candidate: object) -> ModuleLike:
-    missing = attributes_missing(candidate)
-    if missing or isinstance(candidate, type) or not isinstance(candidate, ModuleLike):
-        lacks = f" (it lacks {', '.join(missing)})" if missing else ""
-        raise ModuleError(f"{candidate!r} is no module{lacks}: register an erpkit.Module")
-    if not isinstance(candidate.name, str) or not _NAME.fullmatch(candidate.name):
+    module = check_module(candidate)
+    if not _NAME.fullmatch(module.name):
         raise ModuleError(
-            f"{candidate.name!r} is no module name: use a-z, 0-9 and _, a letter first, at most 40 characters"
+            f"{module.name!r} is no module name: use a-z, 0-9 and _, a letter first, at most 40 characters"
         )
-    return candidate
+    return module
 
 
 def _refuse_duplicates(modules: Sequence[ModuleLike]) -> None:
@@ -85,3 +115,16 @@ def _refuse_missing(modules: Sequence[ModuleLike]) -> None:
     for module in modules:
         if missing := sorted(set(module.dependencies) - known):
             raise ModuleError(f"module {module.name} depends on {', '.join(missing)}, which is not registered")
+
+
+def _refuse_cycles(graph: networkx.DiGraph[str]) -> None:
+    cycles = find_cycles(graph)
+    named = "; ".join(" -> ".join(cycle) for cycle in cycles)
+    if alone := [cycle[0] for cycle in cycles if len(cycle) == 2]:
+        raise ModuleError(f"module {alone[0]} depends on itself ({named}): remove that dependency")
+    if len(cycles) == 1:
+        raise ModuleError(f"modules depend on each other in a cycle: {named}; remove one of these dependencies")
+    if cycles:
+        raise ModuleError(
+            f"modules depend on each other in {len(cycles)} cycles: {named}; remove one dependency of each"
+        )

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from erpkit.modules.edges import handler_place
 from erpkit.modules.module import ModuleLike, answers_of, topic_of, upcasters_of
 
 __all__ = ["ModuleFinding", "wiring_faults"]
@@ -69,9 +70,8 @@ def _orphan_handlers(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
         for handler in module.subscribes:
             if handler.event not in published:
                 problem = f"{handler.name} waits for {handler.event.__name__}, which nobody publishes"
-                yield ModuleFinding(
-                    "orphan handler", (module.name,), problem, "publish the event or remove the handler"
-                )
+                remedy, place = "publish the event or remove the handler", handler_place(module, handler)
+                yield ModuleFinding("orphan handler", (module.name,), problem, remedy, (place,) if place else ())
 
 
 def _upcaster_faults(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:

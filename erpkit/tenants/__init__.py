@@ -11,7 +11,7 @@ from erpkit.tenants.lifecycle import create_tenant, ensure_template, rename_tena
 from erpkit.tenants.manifest import Manifest, read_manifest, verify_export
 from erpkit.tenants.mentions import Mention, MovedTenant
 from erpkit.tenants.provision import ProvisionPlan, plan_provision, provision_tenant
-from erpkit.tenants.registry import ensure_registry, find_tenants, get_tenant, list_tenants, set_status
+from erpkit.tenants.registry import ensure_registry, find_tenants, get_tenant, list_tenants, look_up, set_status
 from erpkit.tenants.removal import DropPlan, DropResult, drop_tenant, plan_drop
 from erpkit.tenants.roles import ANALYSTS
 from erpkit.tenants.snapshot import Snapshot, describe_inspections, read_snapshot, take_snapshot, write_snapshot
@@ -46,6 +46,7 @@ __all__ = [
     "inspect_tenant",
     "inspect_tenants",
     "list_tenants",
+    "look_up",
     "plan_drop",
     "plan_provision",
     "provision_tenant",

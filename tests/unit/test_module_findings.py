@@ -98,6 +98,12 @@ def test_an_event_that_nobody_handles_is_found() -> None:
     assert (finding.kind, finding.problem) == ("unhandled event", "nobody handles sales.Forgotten")
 
 
+def test_a_handler_of_an_event_that_nobody_publishes_is_found_with_its_place() -> None:
+    (finding,) = check_modules([Module("b", subscribes=(EventHandler("b.on_placed", Placed, handle),))]).findings
+    assert finding.kind == "orphan handler"
+    assert finding.evidence[0].startswith("tests/unit/test_module_findings.py:")
+
+
 def test_a_subscription_is_a_coupling_with_the_handlers_place() -> None:
     handler = EventHandler("billing.on_placed", Placed, handle)
     check = check_modules([Module("sales", publishes=(Placed,)), Module("billing", subscribes=(handler,))])
@@ -204,7 +210,7 @@ def test_an_entry_point_that_cannot_be_imported_is_a_finding_and_the_others_are_
     source = read_source(Settings(modules="test.shop"))
     check = check_modules(source.candidates, findings=source.findings)
     (finding,) = check.findings
-    assert (finding.kind, finding.modules, check.names) == ("import failed", ("bad",), ("good",))
+    assert (finding.kind, finding.modules, check.names) == ("cannot be loaded", ("bad",), ("good",))
     assert finding.problem.startswith(f"entry point bad (shop_bad:module) cannot be loaded: {told}")
 
 
@@ -215,8 +221,29 @@ def test_two_entry_points_of_one_name_are_a_finding_that_names_both_distribution
     _distribution(site, "shop", {"good": "shop_good:module"})
     _distribution(site, "shop-fork", {"good": "shop_good:other"})
     (finding,) = read_source(Settings(modules="test.shop")).findings
-    assert finding.kind == "duplicate entry point"
-    assert sorted(finding.evidence) == ["shop_good:module, of shop", "shop_good:other, of shop-fork"]
+    assert finding.modules == ("good",)
+    assert "shop_good:module, from shop; shop_good:other, from shop-fork" in finding.problem
+
+
+def test_a_modules_toml_is_checked_with_its_events_and_layers(tmp_path: Path) -> None:
+    (tmp_path / "modules.toml").write_text(
+        '[[module]]\nname = "sales"\npublishes = ["OrderPlaced", "Lost"]\n'
+        '[[module]]\nname = "stock"\nsubscribes = ["sales.OrderPlaced", "sales.Never"]\n'
+    )
+    source = read_source(Settings(modules=str(tmp_path / "modules.toml")))
+    check = check_modules(source.candidates, findings=source.findings, layers=Layers.parse("sales > stock"))
+    assert {finding.kind: finding.evidence for finding in check.findings} == {
+        "orphan handler": (),
+        "undeclared dependency": ("event: stock.on_sales_OrderPlaced handles sales.OrderPlaced",),
+        "layer violation": ("event: stock.on_sales_OrderPlaced handles sales.OrderPlaced",),
+        "unhandled event": ("published by sales",),
+    }
+
+
+def test_an_object_with_a_wrong_attribute_is_no_module_and_the_others_are_checked() -> None:
+    check = check_modules([*SHOP, 42, Module, Module("odd", dependencies=(3,))])  # type: ignore[arg-type]
+    assert [finding.kind for finding in check.findings] == ["no module"] * 3
+    assert check.names == ("catalog", "sales", "billing")
 
 
 def test_a_group_with_nothing_in_it_is_an_error() -> None:

@@ -59,7 +59,7 @@ def test_a_manifest_becomes_a_module(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("manifest", "problem"),
     [
-        ("{'name': 'x', 'depends': [], 'version': open('/etc/passwd').read()}", ":1: 'version' is an expression, which is not run: open("),
+        ("{'name': 'x', 'depends': [], 'version': open('/x').read()}", ":1: 'version' is an expression, which is not run: open("),
         ("{'name': 'x',\n 'depends': ['base'] + EXTRA}", ":2: 'depends' is an expression"),
         ("{'name': 'x', 'depends': ['base'],\n 'summary': f'{1}'}", ":2: 'summary' is an expression"),
         ("{'name': 'x', 'depends': ['base'], **more}", ":1: a key that is no text"),

@@ -108,7 +108,9 @@ def test_a_timeout_is_above_zero(seconds: float) -> None:
 def test_a_module_of_ones_own_making_needs_neither_answers_nor_upcasters() -> None:
     class Legacy:
         name = "legacy"
-        dependencies = migrations = commands = subscribes = ()
+        dependencies: tuple[str, ...] = ()
+        migrations = None
+        commands = subscribes = ()
         publishes = (Shipped,)
 
     registry = Registry.of([Legacy()])
