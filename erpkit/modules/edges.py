@@ -64,11 +64,11 @@ def event_edges(modules: Sequence[ModuleLike]) -> list[Edge]:
     """Return an edge from each handler's module to the one that publishes its event."""
     publishers = {event: module.name for module in modules for event in module.publishes}
     return [
-        Edge(module.name, publisher, "event", f"{handler.name} handles {topic_of(publisher, handler.event)}{_bracketed(handler_place(module, handler))}")
+        Edge(module.name, publisher, "event", _handling(publisher, module, handler))
         for module in modules
         for handler in module.subscribes
-        if (publisher := publishers.get(handler.event)) not in (None, module.name)
-    ]  # fmt: skip
+        if (publisher := publishers.get(handler.event)) is not None and publisher != module.name
+    ]
 
 
 def place_of(module: str, line: int, *, is_package: bool = False) -> str:
@@ -84,9 +84,9 @@ def handler_place(module: ModuleLike, handler: EventHandler) -> str:
 
 def shorten_path(path: Path) -> str:
     """Return a path as seen from the working folder, or from the folder that Python imports it from."""
-    roots = [Path.cwd(), *(Path(entry) for entry in sys.path if entry)]
-    shorter = [path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)]
-    return min(shorter, key=len, default=path.as_posix())
+    text = path.as_posix()
+    roots = [root if root.endswith("/") else f"{root}/" for root in (Path.cwd().as_posix(), *sys.path) if root]
+    return min((text[len(root) :] for root in roots if text.startswith(root)), key=len, default=text)
 
 
 def _declared_at(module: ModuleLike, dependency: str) -> str:
@@ -94,5 +94,6 @@ def _declared_at(module: ModuleLike, dependency: str) -> str:
     return str(tell(dependency)) if tell else f"dependencies of {module.name}"
 
 
-def _bracketed(text: str) -> str:
-    return f" ({text})" if text else ""
+def _handling(publisher: str, module: ModuleLike, handler: EventHandler) -> str:
+    place = handler_place(module, handler)
+    return f"{handler.name} handles {topic_of(publisher, handler.event)}{f' ({place})' if place else ''}"

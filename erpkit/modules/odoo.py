@@ -230,7 +230,7 @@ def _imports(modules: Sequence[OdooModule]) -> Iterator[Edge]:
     """Imports of `odoo.addons.<name>`; a file is only parsed where these words are in it."""
     known = {module.name for module in modules}
     for module in modules:
-        for path in sorted(module.path.parent.rglob("*.py")):
+        for path in _find_python(module.path.parent):
             text = path.read_bytes()
             if b"odoo.addons" in text or b"openerp.addons" in text:
                 for name, line in _addons_imported(text):
@@ -238,12 +238,18 @@ def _imports(modules: Sequence[OdooModule]) -> Iterator[Edge]:
                         yield Edge(module.name, name, "import", f"{shorten_path(path)}:{line}")
 
 
+def _find_python(folder: Path) -> Iterator[Path]:
+    for here, below, files in os.walk(folder):
+        below.sort()
+        yield from (Path(here, name) for name in sorted(files) if name.endswith(".py"))
+
+
 def _addons_imported(text: bytes) -> Iterator[tuple[str, int]]:
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return  # not this reader's business
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -254,3 +260,15 @@ def _addons_imported(text: bytes) -> Iterator[tuple[str, int]]:
             parts = name.split(".")
             if len(parts) > 2 and parts[0] in ("odoo", "openerp") and parts[1] == "addons":
                 yield parts[2], node.lineno
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield all statements, however deep, without the expressions in them: these are most of the tree."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for field_name in ("body", "orelse", "handlers", "finalbody", "cases"):
+            below = getattr(node, field_name, ())
+            if isinstance(below, list):
+                waiting += below

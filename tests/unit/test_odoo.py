@@ -117,10 +117,15 @@ def test_an_import_of_another_addon_is_a_coupling_that_by_way_of_others_is_decla
     _addon(tmp_path, "base", _depending())
     _addon(tmp_path, "sale", _depending("base"), models="\nfrom odoo.addons.base.models import partner\n")
     _addon(tmp_path, "late", _depending("sale"), models="import odoo.addons.base.tools\n")
-    path = _addon(tmp_path, "crm", _depending("base"), models="def f():\n    from odoo.addons import sale\n")
+    path = _addon(
+        tmp_path,
+        "crm",
+        _depending("base"),
+        models="try:\n    def f():\n        from odoo.addons import sale\nfinally: pass\n",
+    )
     (finding,) = _check(tmp_path).findings
     assert (finding.kind, finding.modules) == ("undeclared dependency", ("crm", "sale"))
-    assert finding.evidence == (f"import: {path.parent}/models.py:2",)
+    assert finding.evidence == (f"import: {path.parent}/models.py:3",)
 
 
 def test_an_import_that_closes_a_cycle_is_named_with_its_place(tmp_path: Path) -> None:
