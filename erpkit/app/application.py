@@ -54,7 +54,7 @@ class Application:
     def tools(self) -> dict[str, Tool]:
         """What AI assistants may call, by name."""
         modules = self.registry.modules
-        return {tool_name(module.name, tool): tool for module in modules for tool in tools_of(module)}
+        return {tool.name_in(module.name): tool for module in modules for tool in tools_of(module)}
 
     def find_tenant(self, slug: str) -> Tenant | None:
         """Return the tenant of this name, active or not."""
@@ -90,11 +90,6 @@ def compose(
         worker = dispatching(database, registry, on_report) if dispatch else nullcontext()
         with worker:
             yield Application(database, registry, public, behind, settings.tenants_query)
-
-
-def tool_name(module: str, tool: Tool) -> str:
-    """Return the name of a tool: `sales_list_orders`. Assistants take no dot in it."""
-    return f"{module}_{tool.function.__name__}"
 
 
 def _migrate(database: Database, registry: Registry, settings: Settings, *, apply: bool) -> tuple[str, ...]:

@@ -23,7 +23,8 @@ class Call(Context):
     """What a route or a tool works with: a handler's Context, with the two buses inside its transaction.
 
     `public` holds the public objects of the modules that have one, by name. What is published, by itself or by the commands
-    that it sends, is written to the log in the same transaction.
+    that it sends, is written to the log in the same transaction. The application's own buses would take a second connection
+    and know nothing of this transaction: use `send` and `ask`.
     """
 
     public: Mapping[str, Any] = field(default_factory=dict)

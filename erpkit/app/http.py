@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Annotated, Any
 
+import psycopg
 from fastapi import APIRouter, Depends, FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -13,6 +14,7 @@ from starlette.responses import JSONResponse
 from erpkit.app.application import Application
 from erpkit.app.call import Call
 from erpkit.app.extras import load_routes
+from erpkit.app.refusals import refusal_of
 from erpkit.app.requests import SCOPE, TenantRequests
 from erpkit.errors import ErpkitError, ModuleError
 
@@ -47,8 +49,9 @@ def build(application: Application, domain: str | None = None) -> TenantRequests
         try:
             with application.database.connection() as connection:
                 connection.execute("SELECT")
-        except ErpkitError as error:
-            return JSONResponse({"error": str(error)}, 503)
+        except (ErpkitError, psycopg.Error) as error:
+            refused = refusal_of(error, "GET /health")
+            return JSONResponse({"error": str(refused)}, refused.status)
         return {"status": "ok", "modules": list(routes)}
 
     return TenantRequests(api, application, frozenset(routes), domain)

@@ -29,12 +29,7 @@ def build(application: Application, *, allow_writes: bool = False, tenants: Sequ
     server = ToolServer("erpkit", version=version("erpkit"), instructions=_instructions(tenants), log_level="ERROR")
     for name, tool in application.tools.items():
         if allow_writes or not tool.writes:
-            server.add_tool(
-                _callable(application, name, tool, frozenset(tenants)),
-                name=name,
-                description=_description(name, tool),
-                annotations=ToolAnnotations(read_only_hint=not tool.writes, destructive_hint=tool.writes),
-            )
+            _add(server, name, tool, _callable(application, name, tool, frozenset(tenants)))
     return server
 
 
@@ -47,6 +42,17 @@ class ToolServer(MCPServer):
             return await super().call_tool(name, arguments, context)
         except ToolError as error:
             raise ToolError(_one_line(error)) from error.__cause__
+
+
+def _add(server: ToolServer, name: str, tool: Tool, call: Callable[..., Any]) -> None:
+    annotations = ToolAnnotations(read_only_hint=not tool.writes, destructive_hint=tool.writes)
+    try:
+        server.add_tool(call, name=name, description=_description(name, tool), annotations=annotations)
+    except ErpkitError:
+        raise
+    except Exception as error:  # of the SDK or of pydantic, for a type that is not JSON, say
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ModuleError(f"tool {name} cannot be offered: {reason}") from error
 
 
 def _one_line(error: ToolError) -> str:
@@ -80,21 +86,33 @@ def _callable(application: Application, name: str, tool: Tool, allowed: frozense
 
 
 def _signature(name: str, tool: Tool) -> inspect.Signature:
+    parameters = [*inspect.signature(tool.function).parameters.values()][1:]
     hints = _hints(name, tool)
-    _context, *others = inspect.signature(tool.function).parameters.values()
-    untyped = [one.name for one in others if one.name not in hints]
-    if untyped or "return" not in hints:
-        raise ModuleError(f"tool {name}: {', '.join(untyped) or 'what it returns'} has no type")
+    if fault := _fault(tool, parameters, hints):
+        raise ModuleError(f"tool {name} {fault}")
     tenant = inspect.Parameter(
         "tenant", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[str, Field(description="The tenant's slug.")]
     )
-    own = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[one.name]) for one in others]
+    own = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[one.name]) for one in parameters]
     return inspect.Signature([tenant, *own], return_annotation=hints["return"])
 
 
+def _fault(tool: Tool, parameters: Sequence[inspect.Parameter], hints: Mapping[str, Any]) -> str | None:
+    """Return what keeps an assistant from using a tool, in words."""
+    if not inspect.signature(tool.function).parameters:
+        return "takes no parameters: its first one is the context"
+    if inspect.iscoroutinefunction(tool.function):
+        return "is async: write a plain function, it runs in a thread of its own"
+    if any(one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in parameters):
+        return "takes any number of parameters: name each one"
+    if any(one.name == "tenant" for one in parameters):
+        return "has a parameter `tenant`: that is the assistant's, and the tool finds it in its context"
+    if untyped := [one.name for one in parameters if one.name not in hints]:
+        return f"has no type for {', '.join(untyped)}"
+    return None if "return" in hints else "has no type for what it returns"
+
+
 def _hints(name: str, tool: Tool) -> Mapping[str, Any]:
-    if not [*inspect.signature(tool.function).parameters]:
-        raise ModuleError(f"tool {name} takes no parameters: its first one is the context")
     try:
         return get_type_hints(tool.function, include_extras=True)
     except Exception as error:

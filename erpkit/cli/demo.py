@@ -14,7 +14,7 @@ from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.embedded import EmbeddedServer
 from erpkit.modules import Registry, load_modules
-from erpkit.modules.sources import SAMPLE_GROUP
+from erpkit.modules.registry import SAMPLE_GROUP
 from erpkit.runs import RunResult
 from erpkit.runs.demo import NOTEBOOKS, renew_database, run_demo_notebook
 from erpkit.runs.sample import plant_sample

@@ -32,13 +32,15 @@ def command(host: str, port: int, domain: str | None, migrate: bool, dispatch: b
     http, server = import_optional("erpkit.app.http", "http"), import_optional("erpkit.app.server", "http")
     domain = check_domain(domain) if domain is not None else None
     exit_at_sigterm()
-    with compose(Settings.from_env(), migrate=migrate, dispatch=dispatch, on_report=_tell) as application:
+    with (
+        server.listen(host, port) as listening,  # before anything is changed
+        compose(Settings.from_env(), migrate=migrate, dispatch=dispatch, on_report=_tell) as application,
+    ):
         if not application.routes:
             raise UsageError("no module has routes: see `Module(routes=…)` in the README")
         asgi = http.build(application, domain)
-        with server.listen(host, port) as listening:
-            _show(application, f"http://{host}:{listening.getsockname()[1]}", as_json)
-            server.serve(asgi, listening)
+        _show(application, server.url_of(listening, host), as_json)
+        server.serve(asgi, listening)
     click.echo("stopped", err=as_json)
 
 

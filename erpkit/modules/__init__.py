@@ -2,6 +2,7 @@
 
 from erpkit.modules.check import Knot, ModuleCheck, check_modules
 from erpkit.modules.edges import Couplings, Edge
+from erpkit.modules.entries import Candidates, read_candidates
 from erpkit.modules.impact import Impact, WhatIf, cut_edges, find_impact
 from erpkit.modules.layers import Layers
 from erpkit.modules.module import (
@@ -20,8 +21,7 @@ from erpkit.modules.module import (
 )
 from erpkit.modules.order import load_order
 from erpkit.modules.protocol import register
-from erpkit.modules.registry import Registry, load_modules
-from erpkit.modules.sources import Candidates, find_modules, read_candidates
+from erpkit.modules.registry import Registry, find_modules, load_modules
 from erpkit.modules.wiring import ModuleFinding
 
 __all__ = [

@@ -102,6 +102,10 @@ class Tool:
     function: Callable[..., Any]
     writes: bool = False
 
+    def name_in(self, module: str) -> str:
+        """Return its name, `sales_list_orders`; many assistants take no dot in it."""
+        return f"{module}_{getattr(self.function, '__name__', type(self.function).__name__)}"
+
 
 Lifespan = Callable[[Mapping[str, Any]], AbstractContextManager[Any]]
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["dependency_graph", "find_cycle", "find_cycles", "load_order"]
 
-_STARTS = 10  # names of a knot from which its shortest cycle is sought
+_STARTS = 10  # names of a knot from which its shortest cycle is sought,
+_WALKED = 100_000  # and how many names may be walked over for it
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
 
 
@@ -56,14 +57,14 @@ def find_cycles(graph: networkx.DiGraph[str]) -> list[list[str]]:
     """Return a short cycle for each knot of modules that reach each other, the first name repeated at the end.
 
     Never all cycles: their number explodes. One a strongly connected component takes time linear in the edges; it is the
-    shortest through one of the component's first ten names. Sorted by name.
+    shortest through one of the component's first names, ten of them unless it is huge. Sorted by name.
     """
     import networkx  # noqa: PLC0415
 
     following = {name: list(edges) for name, edges in graph.adjacency()}
     cycles = []
     for knot in networkx.strongly_connected_components(graph):
-        starts = sorted(knot)[:_STARTS]
+        starts = sorted(knot)[: max(1, _WALKED // len(knot))][:_STARTS]
         if len(knot) > 1 or starts[0] in following[starts[0]]:
             cycles.append(min((_cycle_through(start, following, knot) for start in starts), key=len))
     return sorted(_from_smallest(cycle) for cycle in cycles)

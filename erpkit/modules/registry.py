@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from erpkit.config import Settings
 from erpkit.errors import ModuleError, UsageError
+from erpkit.modules.entries import DEFAULT_GROUP, SAMPLE_GROUP, find_modules
 from erpkit.modules.module import (
     CommandHandler,
     EventHandler,
@@ -22,10 +23,9 @@ from erpkit.modules.module import (
     upcasters_of,
 )
 from erpkit.modules.order import load_order
-from erpkit.modules.sources import find_modules
 from erpkit.modules.wiring import wiring_faults
 
-__all__ = ["Registry", "load_modules"]
+__all__ = ["DEFAULT_GROUP", "SAMPLE_GROUP", "Registry", "find_modules", "load_modules"]
 
 _Answer = TypeVar("_Answer")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from erpkit.config import Settings
 from erpkit.modules.edges import Edge
+from erpkit.modules.entries import DEFAULT_GROUP, SAMPLE_GROUP, read_candidates
 from erpkit.modules.odoo import read_addons
-from erpkit.modules.sources import DEFAULT_GROUP, SAMPLE_GROUP, read_candidates
 from erpkit.modules.wiring import ModuleFinding
 
 __all__ = ["Source", "read_source"]
@@ -34,11 +34,11 @@ class Source:
 def read_source(settings: Settings, odoo: Sequence[Path] = ()) -> Source:
     """Read what `settings.modules` names, or folders of Odoo's addons; an entry point that cannot be loaded is a finding.
 
-    A folder's path as `settings.modules` is a folder of addons, too, unless a modules.toml is in it. Raises ModuleError or
+    A folder's path as `settings.modules` is a folder of addons, too. Raises ModuleError or
     UsageError where there is nothing to read at all.
     """
     named = Path(settings.modules) if settings.modules else None
-    if not odoo and named is not None and named.is_dir() and not (named / "modules.toml").exists():
+    if not odoo and named is not None and named.is_dir():
         odoo = [named]
     if odoo:
         addons = read_addons(odoo)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from erpkit.modules.edges import handler_place
-from erpkit.modules.module import ModuleLike, answers_of, topic_of, upcasters_of
+from erpkit.modules.module import ModuleLike, answers_of, tools_of, topic_of, upcasters_of
 
 __all__ = ["ModuleFinding", "wiring_faults"]
 
@@ -33,6 +33,7 @@ def wiring_faults(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:
         *_handled_twice("query", [(m.name, handler.query) for m in modules for handler in answers_of(m)]),
         *_published_twice(modules),
         *_same_topic(modules),
+        *_same_tool(modules),
         *_orphan_handlers(modules),
         *_upcaster_faults(modules),
     ]
@@ -62,6 +63,17 @@ def _same_topic(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
             if count > 1:
                 problem = f"{count} messages have the topic {module.name}.{name}"
                 yield ModuleFinding("topic used twice", (module.name,), problem, "rename all but one")
+
+
+def _same_tool(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
+    owners: dict[str, list[str]] = {}
+    for module in modules:
+        for tool in tools_of(module):
+            owners.setdefault(tool.name_in(module.name), []).append(module.name)
+    for name, names in owners.items():
+        if len(names) > 1:
+            problem = f"{len(names)} tools are named {name}, in {', '.join(names)}"
+            yield ModuleFinding("tool named twice", tuple(names), problem, "rename all but one")
 
 
 def _orphan_handlers(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:

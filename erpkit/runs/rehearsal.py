@@ -13,7 +13,7 @@ from erpkit.config import Settings
 from erpkit.database import Connection, Database
 from erpkit.errors import DatabaseError
 from erpkit.modules import Registry, load_modules
-from erpkit.modules.sources import SAMPLE_GROUP
+from erpkit.modules.registry import SAMPLE_GROUP
 from erpkit.runs.sample import plant_sample
 
 __all__ = ["Rehearsal", "drop_database"]

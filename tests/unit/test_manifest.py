@@ -44,11 +44,6 @@ def test_a_manifest_gives_modules_in_load_order_with_their_topics_and_tables(tmp
     assert all(map(is_foreign, registry.modules))
 
 
-def test_a_folder_stands_for_the_modules_toml_in_it(tmp_path: Path) -> None:
-    written(tmp_path, SHOP)
-    assert len(find_modules(Settings(modules=f"{tmp_path}/"))) == 2
-
-
 def test_a_manifests_graph_and_findings_are_those_of_any_modules(tmp_path: Path) -> None:
     loop = SHOP.replace('name = "sales"\n', 'name = "sales"\ndepends = ["billing"]\nsubscribes = ["stock.Gone"]\n')
     check = check_modules(find_modules(written(tmp_path, loop)))
@@ -107,6 +102,8 @@ def test_a_manifest_that_is_wrong_is_one_line_that_names_the_module_and_the_key(
 def test_a_manifest_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModuleError, match=r"nowhere\.toml: No such file or directory: see ERPKIT_MODULES"):
         find_modules(Settings(modules=str(tmp_path / "nowhere.toml")))
+    with pytest.raises(ModuleError, match="Is a directory: see ERPKIT_MODULES"):
+        find_modules(Settings(modules=f"{tmp_path}/"))
     (tmp_path / "latin.toml").write_bytes(b"name = '\xe9'")
     with pytest.raises(ModuleError, match=r"latin\.toml: is not UTF-8"):
         find_modules(Settings(modules=str(tmp_path / "latin.toml")))

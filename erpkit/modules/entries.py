@@ -13,7 +13,7 @@ from erpkit.config import Settings
 from erpkit.errors import ModuleError
 from erpkit.modules.wiring import ModuleFinding
 
-__all__ = ["DEFAULT_GROUP", "SAMPLE_GROUP", "Candidates", "find_modules", "read_candidates"]
+__all__ = ["DEFAULT_GROUP", "SAMPLE_GROUP", "Candidates", "find_modules", "is_path", "read_candidates"]
 
 DEFAULT_GROUP = "erpkit.modules"
 SAMPLE_GROUP = "erpkit.sample"
@@ -41,10 +41,10 @@ def read_candidates(settings: Settings) -> Candidates:
     With the embedded server and no module of one's own, that is the sample ERP. Raises ModuleError for a source that is not
     there or registers nothing, and for a modules.toml that is not valid.
     """
-    if settings.modules is not None and _is_path(settings.modules):
+    if settings.modules is not None and is_path(settings.modules):
         from erpkit.modules.manifest import read_manifest  # noqa: PLC0415 - pydantic is slow to import
 
-        return Candidates(tuple(read_manifest(_manifest(settings.modules))))
+        return Candidates(tuple(read_manifest(Path(settings.modules).expanduser())))
     group = settings.modules or DEFAULT_GROUP
     entries = entry_points(group=group)
     if not entries and settings.modules is None and settings.is_embedded:
@@ -58,14 +58,9 @@ def read_candidates(settings: Settings) -> Candidates:
     return _load_all(group, entries)
 
 
-def _is_path(source: str) -> bool:
+def is_path(source: str) -> bool:
     """Tell a path from the name of a group, which is made of words and dots."""
     return source.endswith(".toml") or "/" in source or "\\" in source or source in (".", "..")
-
-
-def _manifest(source: str) -> Path:
-    path = Path(source).expanduser()
-    return path / "modules.toml" if path.is_dir() else path
 
 
 def _load_all(group: str, entries: Iterable[EntryPoint]) -> Candidates:
