@@ -56,7 +56,9 @@ class Impact:
         if not self.direct:
             return f"nothing depends on {self.module}"
         by_way = f"; by way of these: {', '.join(self.indirect)}" if self.indirect else ""
-        return f"{len(self.direct) + len(self.indirect)} depend on {self.module}: {', '.join(self.direct)}{by_way}"
+        count = len(self.direct) + len(self.indirect)
+        verb = "module depends" if count == 1 else "modules depend"
+        return f"{count} {verb} on {self.module}: {', '.join(self.direct)}{by_way}"
 
 
 def cut_edges(check: ModuleCheck, cuts: Sequence[str]) -> WhatIf:

@@ -124,7 +124,7 @@ def test_check_modules_takes_a_folder_of_odoos_addons_and_answers_questions(tmp_
     page = result.report.read_text()
     for text in (
         "cycle: crm -&gt; sale -&gt; crm",
-        "2 depend on sale: crm, shop",
+        "2 modules depend on sale: crm, shop",
         "without crm -&gt; sale: 1 place to change; no cycle would be left",
         "load order then: base, crm, sale, shop",
     ):

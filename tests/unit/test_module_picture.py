@@ -101,7 +101,7 @@ def test_the_explorer_answers_what_is_picked() -> None:
     assert (explorer.impact_view.value, explorer.cut_view.value) == ("", "")
     assert explorer.cut.options[0] in ("a->b", "b->a")  # the smallest cut stands first
     explorer.impact.value = "b"
-    assert "2 depend on b: a; by way of these: c" in explorer.impact_view.value
+    assert "2 modules depend on b: a; by way of these: c" in explorer.impact_view.value
     explorer.cut.value = ["b->a"]
     assert "no cycle would be left" in explorer.cut_view.value
     assert "load order then: b, a, c" in explorer.cut_view.value
@@ -110,6 +110,6 @@ def test_the_explorer_answers_what_is_picked() -> None:
 def test_without_a_browser_the_explorer_shows_what_it_was_opened_on() -> None:
     check = check_modules([Module("a"), Module("b", ("a",))])
     shown = explore_modules(check, impact="a", cut=["b -> a"])._repr_mimebundle_()
-    assert "1 depend on a: b" in shown["text/html"]
+    assert "1 module depends on a: b" in shown["text/html"]
     assert "without b -&gt; a: 1 place to change" in shown["text/html"]
     assert "Give the parameters" in explore_modules(check)._repr_mimebundle_()["text/html"]
