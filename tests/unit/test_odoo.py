@@ -115,7 +115,12 @@ def test_without_base_what_is_not_here_is_elsewhere_and_with_it_it_is_missing(tm
 
 def test_an_import_of_another_addon_is_a_coupling_that_by_way_of_others_is_declared(tmp_path: Path) -> None:
     _addon(tmp_path, "base", _depending())
-    _addon(tmp_path, "sale", _depending("base"), models="\nfrom odoo.addons.base.models import partner\n")
+    _addon(
+        tmp_path,
+        "sale",
+        _depending("base"),
+        models="from odoo.addons.base.models import partner\nfrom odoo.addons.sale import x\n",
+    )
     _addon(tmp_path, "late", _depending("sale"), models="import odoo.addons.base.tools\n")
     path = _addon(
         tmp_path,
@@ -123,6 +128,7 @@ def test_an_import_of_another_addon_is_a_coupling_that_by_way_of_others_is_decla
         _depending("base"),
         models="try:\n    def f():\n        from odoo.addons import sale\nfinally: pass\n",
     )
+    assert [edge.source for edge in read_addons([tmp_path]).imports] == ["crm", "late", "sale"]  # none of sale's own
     (finding,) = _check(tmp_path).findings
     assert (finding.kind, finding.modules) == ("undeclared dependency", ("crm", "sale"))
     assert finding.evidence == (f"import: {path.parent}/models.py:3",)
