@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from erpkit.app import Application, Call, compose
     from erpkit.config import Settings
+    from erpkit.couplings import inspect_modules
     from erpkit.database import TEMPLATE, Database, Tenant
     from erpkit.errors import ErpkitError
     from erpkit.events import (
@@ -77,6 +78,8 @@ if TYPE_CHECKING:
         Tool,
         Upcaster,
         check_modules,
+        cut_edges,
+        find_impact,
         find_modules,
         load_modules,
         register,
@@ -144,6 +147,7 @@ __all__ = [
     "count_dead_letters",
     "count_replay_results",
     "create_tenant",
+    "cut_edges",
     "describe_status",
     "diff_shadow",
     "dispatch",
@@ -152,11 +156,13 @@ __all__ = [
     "estimate_plan",
     "export_events",
     "export_tenant",
+    "find_impact",
     "find_modules",
     "find_shadow",
     "find_tenants",
     "forward",
     "import_tenant",
+    "inspect_modules",
     "inspect_tenants",
     "inspect_watermill",
     "lint_plan",
@@ -204,6 +210,7 @@ __all__ = [
 _WHERE = {
     "app": {"Application", "Call", "compose"},
     "config": {"Settings"},
+    "couplings": {"inspect_modules"},
     "database": {"TEMPLATE", "Database", "Tenant"},
     "errors": {"ErpkitError"},
     "events": {
@@ -270,6 +277,8 @@ _WHERE = {
         "Tool",
         "Upcaster",
         "check_modules",
+        "cut_edges",
+        "find_impact",
         "find_modules",
         "load_modules",
         "register",

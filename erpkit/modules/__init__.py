@@ -1,7 +1,10 @@
 """Modules of the ERP: what one is, which there are, the order they load in, and what is wrong with them."""
 
-from erpkit.modules.check import ModuleCheck, check_modules
+from erpkit.modules.check import Knot, ModuleCheck, check_modules
+from erpkit.modules.edges import Couplings, Edge
 from erpkit.modules.entries import Candidates, read_candidates
+from erpkit.modules.impact import Impact, WhatIf, cut_edges, find_impact
+from erpkit.modules.layers import Layers
 from erpkit.modules.module import (
     CommandHandler,
     EventHandler,
@@ -24,7 +27,12 @@ from erpkit.modules.wiring import ModuleFinding
 __all__ = [
     "Candidates",
     "CommandHandler",
+    "Couplings",
+    "Edge",
     "EventHandler",
+    "Impact",
+    "Knot",
+    "Layers",
     "Module",
     "ModuleCheck",
     "ModuleFinding",
@@ -34,7 +42,10 @@ __all__ = [
     "Registry",
     "Tool",
     "Upcaster",
+    "WhatIf",
     "check_modules",
+    "cut_edges",
+    "find_impact",
     "find_modules",
     "is_foreign",
     "load_modules",

@@ -205,9 +205,3 @@ def tools_of(module: ModuleLike) -> Sequence[Tool]:
 def is_foreign(module: ModuleLike) -> bool:
     """Tell whether a module is only described here: its handlers are written in another language, and run elsewhere."""
     return getattr(module, "is_foreign", False)
-
-
-def attributes_missing(candidate: Any) -> list[str]:
-    """Return the attributes of a module that `candidate` lacks; a class or any other object may be handed in."""
-    wanted = ["name", "dependencies", "migrations", "commands", "publishes", "subscribes"]
-    return [name for name in wanted if not hasattr(candidate, name)]

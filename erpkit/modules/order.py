@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from erpkit.errors import ModuleError
+from erpkit.modules.cycles import find_knots, shortest_cycle
 from erpkit.modules.module import ModuleLike
 from erpkit.modules.protocol import check_module
 
 if TYPE_CHECKING:
     import networkx
 
-__all__ = ["dependency_graph", "find_cycle", "find_cycles", "load_order"]
+__all__ = ["dependency_graph", "find_cycles", "load_order"]
 
-_STARTS = 10  # names of a knot from which its shortest cycle is sought,
-_WALKED = 100_000  # and how many names may be walked over for it
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
 
 
@@ -48,49 +47,13 @@ def dependency_graph(modules: Sequence[ModuleLike]) -> networkx.DiGraph[str]:
     return graph
 
 
-def find_cycle(graph: networkx.DiGraph[str]) -> list[str]:
-    """Return the first of `find_cycles`; [] without one."""
-    return next(iter(find_cycles(graph)), [])
-
-
 def find_cycles(graph: networkx.DiGraph[str]) -> list[list[str]]:
     """Return a short cycle for each knot of modules that reach each other, the first name repeated at the end.
 
-    Never all cycles: their number explodes. One a strongly connected component takes time linear in the edges; it is the
-    shortest through one of the component's first names, ten of them unless it is huge. Sorted by name.
+    Never all cycles: their number explodes. Sorted by name.
     """
-    import networkx  # noqa: PLC0415
-
     following = {name: list(edges) for name, edges in graph.adjacency()}
-    cycles = []
-    for knot in networkx.strongly_connected_components(graph):
-        starts = sorted(knot)[: max(1, _WALKED // len(knot))][:_STARTS]
-        if len(knot) > 1 or starts[0] in following[starts[0]]:
-            cycles.append(min((_cycle_through(start, following, knot) for start in starts), key=len))
-    return sorted(_from_smallest(cycle) for cycle in cycles)
-
-
-def _cycle_through(start: str, following: Mapping[str, Sequence[str]], knot: set[str]) -> list[str]:
-    """Return a shortest way from `start` back to it (breadth first), without the last step."""
-    came_from: dict[str, str] = {}
-    queue = deque([start])
-    while queue:
-        name = queue.popleft()
-        for other in following[name]:
-            if other == start:
-                way = [name]
-                while way[-1] != start:
-                    way.append(came_from[way[-1]])
-                return way[::-1]
-            if other in knot and other not in came_from:
-                came_from[other] = name
-                queue.append(other)
-    raise AssertionError("unreachable: each name of a strongly connected component leads back to itself")
-
-
-def _from_smallest(cycle: list[str]) -> list[str]:
-    start = cycle.index(min(cycle))
-    return [*cycle[start:], *cycle[:start], cycle[start]]
+    return sorted(list(shortest_cycle(following, knot)) for knot in find_knots(following))
 
 
 def _checked(candidate: object) -> ModuleLike:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from erpkit.errors import ModuleError
 from erpkit.modules.module import CommandHandler, EventHandler, ModuleLike, QueryHandler, Tool, Upcaster
 
-__all__ = ["check_module", "protocol_faults", "register"]
+__all__ = ["check_module", "protocol_faults", "register", "short"]
 
 _Module = TypeVar("_Module", bound=ModuleLike)
 
@@ -27,7 +27,7 @@ def check_module(candidate: object) -> ModuleLike:
     """Return `candidate` if it is a module; raise ModuleError, saying what it lacks, if it is not."""
     faults = protocol_faults(candidate)
     if faults or not isinstance(candidate, ModuleLike):
-        raise ModuleError(f"{_short(candidate)} is no module ({'; '.join(faults)}): register an erpkit.Module")
+        raise ModuleError(f"{short(candidate)} is no module ({'; '.join(faults)}): register an erpkit.Module")
     return candidate
 
 
@@ -45,10 +45,10 @@ def protocol_faults(candidate: object) -> list[str]:
         except Exception as error:
             wrong.append(f"its {name} raises {type(error).__name__}")
         else:
-            wrong += [] if fits(value) else [f"its {name} is {_short(value)}, not {wanted}"]
+            wrong += [] if fits(value) else [f"its {name} is {short(value)}, not {wanted}"]
     for name, (fits, wanted) in _OPTIONAL.items():
         if not fits(value := getattr(candidate, name, None)) and value is not None:
-            wrong.append(f"its {name} is {_short(value)}, not {wanted}")
+            wrong.append(f"its {name} is {short(value)}, not {wanted}")
     return [*([f"it lacks {', '.join(missing)}"] if missing else []), *wrong]
 
 
@@ -88,7 +88,8 @@ _OPTIONAL: dict[str, _Check] = {
 }
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """Return what an object looks like, in at most 60 characters, even where its repr fails."""
     try:
         text = repr(value)
     except Exception:

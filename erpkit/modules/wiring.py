@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from erpkit.modules.edges import handler_place
 from erpkit.modules.module import ModuleLike, answers_of, tools_of, topic_of, upcasters_of
 
 __all__ = ["ModuleFinding", "wiring_faults"]
@@ -13,12 +14,13 @@ __all__ = ["ModuleFinding", "wiring_faults"]
 
 @dataclass(frozen=True)
 class ModuleFinding:
-    """One thing that is wrong: its kind, the modules concerned, what it is, and what to do."""
+    """One thing that is wrong: its kind, the modules concerned, what it is, what to do, and what shows it."""
 
     kind: str
     modules: tuple[str, ...]
     problem: str
     remedy: str
+    evidence: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.problem}; {self.remedy}"
@@ -80,9 +82,8 @@ def _orphan_handlers(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
         for handler in module.subscribes:
             if handler.event not in published:
                 problem = f"{handler.name} waits for {handler.event.__name__}, which nobody publishes"
-                yield ModuleFinding(
-                    "orphan handler", (module.name,), problem, "publish the event or remove the handler"
-                )
+                remedy, place = "publish the event or remove the handler", handler_place(module, handler)
+                yield ModuleFinding("orphan handler", (module.name,), problem, remedy, (place,) if place else ())
 
 
 def _upcaster_faults(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
