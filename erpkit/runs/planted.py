@@ -48,9 +48,7 @@ def adopt_tenants(connection: Connection, database: str) -> None:
             grant_schema(connection, adopted)
             for role in (tenant.role, tenant.reader):  # takes their privileges in this database alone
                 connection.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(role or "")))
-            connection.execute(
-                "UPDATE public.tenants SET role_name = %s WHERE slug = %s", [adopted.role, adopted.slug]
-            )
+            connection.execute("UPDATE public.tenants SET role_name = %s WHERE slug = %s", [adopted.role, adopted.slug])
 
 
 def drop_database(connection: Connection, name: str) -> None:

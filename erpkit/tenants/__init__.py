@@ -13,6 +13,7 @@ from erpkit.tenants.mentions import Mention, MovedTenant
 from erpkit.tenants.provision import ProvisionPlan, plan_provision, provision_tenant
 from erpkit.tenants.registry import ensure_registry, find_tenants, get_tenant, list_tenants, set_status
 from erpkit.tenants.removal import DropPlan, DropResult, drop_tenant, plan_drop
+from erpkit.tenants.repair import RepairPlan, RepairRun, RepairStep, lint_repair, plan_repair, read_repair, run_repair
 from erpkit.tenants.roles import ANALYSTS
 from erpkit.tenants.snapshot import Snapshot, describe_inspections, read_snapshot, take_snapshot, write_snapshot
 
@@ -27,6 +28,9 @@ __all__ = [
     "Mention",
     "MovedTenant",
     "ProvisionPlan",
+    "RepairPlan",
+    "RepairRun",
+    "RepairStep",
     "Snapshot",
     "TenantDetail",
     "TenantInspection",
@@ -45,13 +49,17 @@ __all__ = [
     "import_tenant",
     "inspect_tenant",
     "inspect_tenants",
+    "lint_repair",
     "list_tenants",
     "plan_drop",
     "plan_provision",
+    "plan_repair",
     "provision_tenant",
     "read_manifest",
+    "read_repair",
     "read_snapshot",
     "rename_tenant",
+    "run_repair",
     "set_status",
     "take_snapshot",
     "verify_export",
