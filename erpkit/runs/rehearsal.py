@@ -60,11 +60,11 @@ class Rehearsal:
         self._parent.close()
         self._folder.cleanup()
 
-    def place_orders(self, slug: str, orders: int) -> None:
+    def place_orders(self, slug: str, orders: int, seed: int = 1) -> None:
         """Let a tenant's customers order; what follows from it is left to a dispatcher."""
         with self.database.connection() as connection:
             tenant = get_tenant(connection, slug)
-        sample_kit().place_orders(self.database, self.registry, tenant, orders)
+        sample_kit().place_orders(self.database, self.registry, tenant, orders, seed)
 
     def careless_modules(self) -> list[ModuleLike]:
         """Return the sample ERP's modules and one more, which uses another without declaring it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from random import Random
 from uuid import UUID
@@ -75,9 +75,11 @@ def choose_troubles(slugs: Sequence[str]) -> Planted:
     return Planted(tuple(slugs), behind, drifted, suspended, dead)
 
 
-def place_orders(database: Database, registry: Registry, tenant: Tenant, orders: int, seed: int = 1) -> None:
-    """Place some more orders, and leave what follows from them to a dispatcher."""
-    send_orders(database, registry, tenant, seed, Size(orders=orders), _UNTIL)
+def place_orders(
+    database: Database, registry: Registry, tenant: Tenant, orders: int, seed: int = 1, size: Size = _SIZE
+) -> None:
+    """Place some more orders, and leave what follows from them to a dispatcher; `size` is what it was planted with."""
+    send_orders(database, registry, tenant, seed, replace(size, orders=orders), _UNTIL)
 
 
 def careless_module() -> Module:

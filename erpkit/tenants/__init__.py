@@ -14,16 +14,19 @@ from erpkit.tenants.provision import ProvisionPlan, plan_provision, provision_te
 from erpkit.tenants.registry import ensure_registry, find_tenants, get_tenant, list_tenants, set_status
 from erpkit.tenants.removal import DropPlan, DropResult, drop_tenant, plan_drop
 from erpkit.tenants.repair import RepairPlan, RepairRun, RepairStep, lint_repair, plan_repair, read_repair, run_repair
+from erpkit.tenants.restore import Beside, LogChange, Restored, RestorePlan, import_beside, plan_restore, swap_in
 from erpkit.tenants.roles import ANALYSTS
 from erpkit.tenants.snapshot import Snapshot, describe_inspections, read_snapshot, take_snapshot, write_snapshot
 
 __all__ = [
     "ANALYSTS",
     "Across",
+    "Beside",
     "Difference",
     "DropPlan",
     "DropResult",
     "Growth",
+    "LogChange",
     "Manifest",
     "Mention",
     "MovedTenant",
@@ -31,6 +34,8 @@ __all__ = [
     "RepairPlan",
     "RepairRun",
     "RepairStep",
+    "RestorePlan",
+    "Restored",
     "Snapshot",
     "TenantDetail",
     "TenantInspection",
@@ -46,6 +51,7 @@ __all__ = [
     "find_drift",
     "find_tenants",
     "get_tenant",
+    "import_beside",
     "import_tenant",
     "inspect_tenant",
     "inspect_tenants",
@@ -54,6 +60,7 @@ __all__ = [
     "plan_drop",
     "plan_provision",
     "plan_repair",
+    "plan_restore",
     "provision_tenant",
     "read_manifest",
     "read_repair",
@@ -61,6 +68,7 @@ __all__ = [
     "rename_tenant",
     "run_repair",
     "set_status",
+    "swap_in",
     "take_snapshot",
     "verify_export",
     "write_snapshot",

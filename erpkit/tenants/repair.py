@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
@@ -112,10 +113,11 @@ def read_repair(
 def lint_repair(plan: RepairPlan) -> LintReport:
     """Let squawk say which statements would lock a table for long; without squawk the report says so."""
     statements = tuple(step.statement for step in plan.steps)
-    lines = tuple(range(1, len(statements) + 1))
-    content = ParsedMigration(up=statements, down=(), up_lines=lines)
+    lines = accumulate((text.count("\n") + 1 for text in statements[:-1]), initial=1)
+    content = ParsedMigration(up=statements, down=(), up_lines=tuple(lines)[: len(statements)])
+    script = Migration(plan.tenant.slug, 1, Path(f"{plan.id}.sql"), content, "\n".join(statements))
     try:
-        return LintReport(lint_migrations([Migration(plan.tenant.slug, 1, Path(f"{plan.id}.sql"), content)]))
+        return LintReport(lint_migrations([script]))
     except UsageError as error:
         return LintReport((), f"not linted: {error}")
 
