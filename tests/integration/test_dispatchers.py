@@ -90,7 +90,7 @@ def test_a_worker_that_was_killed_leaves_traces_and_its_work_is_taken_over_once(
     with database.connection() as connection:
         assert not plan_take_over(read_lag(connection, [tenant], topics)).waiting
         connection.execute(f"DELETE FROM {tenant.schema}.erpkit_inbox WHERE handler = 'sales.on_order_placed'")
-    assert _missing(database, tenant, topics) == 14
+    assert _missing(database, tenant, topics) == 17
     assert dispatch(database, tenant, registry).handled == 0
 
 
