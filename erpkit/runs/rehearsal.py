@@ -14,6 +14,7 @@ from psycopg import sql
 from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.errors import DatabaseError
+from erpkit.events import handler_topics, read_lag
 from erpkit.modules import ModuleLike, Registry, load_modules
 from erpkit.modules.registry import SAMPLE_GROUP
 from erpkit.runs.planted import adopt_tenants, copy_planted, drop_database
@@ -65,6 +66,12 @@ class Rehearsal:
         with self.database.connection() as connection:
             tenant = get_tenant(connection, slug)
         sample_kit().place_orders(self.database, self.registry, tenant, orders, seed)
+
+    def count_waiting(self) -> int:
+        """Return how many events wait for a handler, over all active tenants."""
+        with self.database.connection() as connection:
+            active = [tenant for tenant in list_tenants(connection) if tenant.is_active]
+            return sum(one.waiting for one in read_lag(connection, active, handler_topics(self.registry)))
 
     def careless_modules(self) -> list[ModuleLike]:
         """Return the sample ERP's modules and one more, which uses another without declaring it."""

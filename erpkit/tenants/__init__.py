@@ -16,6 +16,7 @@ from erpkit.tenants.removal import DropPlan, DropResult, drop_tenant, plan_drop
 from erpkit.tenants.repair import RepairPlan, RepairRun, RepairStep, lint_repair, plan_repair, read_repair, run_repair
 from erpkit.tenants.restore import Beside, LogChange, Restored, RestorePlan, import_beside, plan_restore, swap_in
 from erpkit.tenants.roles import ANALYSTS
+from erpkit.tenants.rows import count_rows
 from erpkit.tenants.snapshot import Snapshot, describe_inspections, read_snapshot, take_snapshot, write_snapshot
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "TenantInspection",
     "across",
     "compare_snapshots",
+    "count_rows",
     "create_tenant",
     "describe_inspections",
     "drift_script",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal
@@ -22,9 +22,22 @@ from erpkit.migrations.parser import ParsedMigration
 from erpkit.tenants.ddl import DESTRUCTIVE, MARKS
 from erpkit.tenants.drift import Difference, find_drift, in_order
 from erpkit.tenants.lifecycle import lock_migrations
-from erpkit.tenants.registry import get_tenant
+from erpkit.tenants.objects import Fingerprint, read_fingerprints
+from erpkit.tenants.registry import find_tenants, get_tenant
+from erpkit.tenants.rows import count_rows
 
-__all__ = ["RepairPlan", "RepairRun", "RepairStep", "Risk", "lint_repair", "plan_repair", "read_repair", "run_repair"]
+__all__ = [
+    "RepairPlan",
+    "RepairRun",
+    "RepairStep",
+    "Risk",
+    "SchemaState",
+    "lint_repair",
+    "plan_repair",
+    "read_fleet",
+    "read_repair",
+    "run_repair",
+]
 
 Risk = Literal["none", "fails", "loses", "by hand"]
 
@@ -192,3 +205,27 @@ def _statements(difference: Difference) -> list[str]:
 
 def _object(difference: Difference) -> str:
     return f"{difference.kind} {difference.object}"
+
+
+@dataclass(frozen=True)
+class SchemaState:
+    """A schema at one moment: its differences from `_template`, a fingerprint of its objects, and the rows of each table."""
+
+    drift: tuple[Difference, ...]
+    fingerprint: Fingerprint | None
+    rows: Mapping[str, int] = field(repr=False)
+
+
+def read_fleet(connection: Connection, slugs: Sequence[str] = ()) -> dict[str, SchemaState]:
+    """Return the state of `_template` and of all tenants, by slug; rows are counted in those named alone."""
+    tenants = [TEMPLATE, *find_tenants(connection)]
+    prints = read_fingerprints(connection, [tenant.schema for tenant in tenants])
+    drift = find_drift(connection, tenants[1:], fingerprints=prints)
+    return {
+        tenant.slug: SchemaState(
+            tuple(drift.get(tenant.slug, ())),
+            prints.get(tenant.schema),
+            count_rows(connection, tenant.schema) if tenant.slug in slugs else {},
+        )
+        for tenant in tenants
+    }
