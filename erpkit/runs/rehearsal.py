@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,6 +24,8 @@ from erpkit.runs.workers import WorkerProcess
 from erpkit.tenants import get_tenant, list_tenants
 
 __all__ = ["Rehearsal", "drop_database"]
+
+_PATIENCE = 30.0  # seconds
 
 
 class Rehearsal:
@@ -66,6 +69,23 @@ class Rehearsal:
         with self.database.connection() as connection:
             tenant = get_tenant(connection, slug)
         sample_kit().place_orders(self.database, self.registry, tenant, orders, seed)
+
+    def kill_worker(self) -> None:
+        """Kill the dispatcher, and wait until the server has noticed and rolled back what it was at."""
+        self.worker.kill()
+        deadline = time.monotonic() + _PATIENCE
+        while self._is_busy():
+            if time.monotonic() > deadline:
+                raise DatabaseError(f"{self.database.target}: the killed dispatcher's connections are still there")
+            time.sleep(0.02)
+
+    def _is_busy(self) -> bool:
+        with self.database.connection() as connection:
+            row = connection.execute(
+                "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+                "AND backend_type = 'client backend' AND (state <> 'idle' OR application_name = 'erpkit dispatch'))"
+            ).fetchone()
+            return row == (True,)
 
     def count_waiting(self) -> int:
         """Return how many events wait for a handler, over all active tenants."""
