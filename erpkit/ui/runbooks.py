@@ -76,10 +76,10 @@ def handled_table(audit: Sequence[Handled]) -> pandas.DataFrame:
 
 
 def undeclared_table(undeclared: Sequence[Undeclared]) -> pandas.DataFrame:
-    """One line a piece of evidence, with what to do about the dependency."""
+    """One line a piece of evidence that a module needs another one."""
     return frame_of(
         [
-            {"module": one.module, "needs": one.needs, "evidence": evidence, "cure": one.cure}
+            {"module": one.module, "needs": one.needs, "evidence": evidence}
             for one in undeclared
             for evidence in one.evidence
         ]
