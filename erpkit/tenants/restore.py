@@ -126,6 +126,8 @@ def plan_restore(connection: Connection, path: Path, slug: str | None = None) ->
 
     Raises UsageError for a file that is damaged, and where there is no such tenant: then there is nothing in the way of an import.
     """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name the export file to restore from")
     manifest = verify_export(path)
     known = {tenant.slug for tenant in list_tenants(connection)}
     if slug is None and manifest.slug not in known:

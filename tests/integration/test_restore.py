@@ -154,6 +154,8 @@ def test_a_file_that_is_damaged_or_of_nobody_is_told_before_anything_starts(
 ) -> None:
     file = _export(shared_database, planted.suspended, tmp_path)
     with shared_database.connection() as connection:
+        with pytest.raises(UsageError, match="is a folder: name the export file"):
+            plan_restore(connection, tmp_path)
         with pytest.raises(UsageError, match="there is no tenant 'nobody'"):
             plan_restore(connection, file, "nobody")
         with zipfile.ZipFile(file) as whole, zipfile.ZipFile(tmp_path / "bad.erpkit", "w") as bad:
