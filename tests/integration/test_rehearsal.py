@@ -6,12 +6,12 @@ import psycopg
 import pytest
 
 from erpkit.config import Settings
-from erpkit.database import Tenant
+from erpkit.database import Database, Tenant
 from erpkit.embedded import EmbeddedServer
 from erpkit.errors import RunError
 from erpkit.runs import Rehearsal
 from erpkit.runs.planted import drop_database
-from erpkit.tenants import find_drift, inspect_tenants, list_tenants
+from erpkit.tenants import create_tenant, find_drift, inspect_tenants, list_tenants
 
 
 @pytest.fixture
@@ -60,11 +60,15 @@ def test_two_rehearsals_do_not_touch_each_other_and_leave_nothing_behind(
     assert (_names(admin, "erpkit_rehearsal_"), folder.exists()) == ([], False)
 
 
-def test_a_planted_database_that_is_not_whole_is_planted_anew(admin: psycopg.Connection[tuple[object, ...]]) -> None:
+def test_a_planted_database_that_is_not_whole_is_planted_anew(
+    admin: psycopg.Connection[tuple[object, ...]], server: EmbeddedServer
+) -> None:
     Rehearsal(Settings.from_env()).close()
     (source,) = [name for name in _names(admin, "erpkit_sample_") if "." not in str(name)]
     drop_database(admin, str(source))
-    admin.execute(f"CREATE DATABASE {source}")  # as of a process that was killed while it planted
+    admin.execute(f"CREATE DATABASE {source}")
+    with Database(server.url(str(source)), "half") as half:  # as of a process that was killed while it planted
+        create_tenant(half, (), "acme")
     rehearsal = Rehearsal(Settings.from_env())
     try:
         assert len(_tenants(rehearsal)) == 4
