@@ -22,13 +22,17 @@ _RISKS = {"none": "", "fails": "may fail", "loses": "loses values", "by hand": "
 
 def repair_plan_table(plan: RepairPlan) -> pandas.DataFrame:
     """One line a statement, in their order; then those that are left out."""
-    steps = [(True, step) for step in plan.steps] + [(False, step) for step in plan.left]
+    steps = [("yes", step) for step in plan.steps] + [("no", step) for step in plan.left]
     return frame_of(
         [
-            {"runs": "yes" if runs else "no", "risk": _RISKS[step.risk], "difference": step.difference, "statement": step.statement}
+            {
+                "runs": f"{runs}, {_RISKS[step.risk]}".rstrip(", "),
+                "difference": step.difference,
+                "statement": step.statement,
+            }
             for runs, step in steps
         ]
-    )  # fmt: skip
+    )
 
 
 def restore_plan_table(plan: RestorePlan) -> pandas.DataFrame:
