@@ -9,7 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from erpkit.app import Application, Call, compose
     from erpkit.config import Settings
+    from erpkit.couplings import inspect_modules
     from erpkit.database import TEMPLATE, Database, Tenant
     from erpkit.errors import ErpkitError
     from erpkit.events import (
@@ -67,10 +69,15 @@ if TYPE_CHECKING:
         Module,
         Query,
         QueryHandler,
+        Registry,
+        Tool,
         Upcaster,
         check_modules,
+        cut_edges,
+        find_impact,
         find_modules,
         load_modules,
+        register,
     )
     from erpkit.runs import Rehearsal, Summary, check_parameters
     from erpkit.tenants import (
@@ -99,6 +106,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "TEMPLATE",
+    "Application",
+    "Call",
     "CommandBus",
     "CommandHandler",
     "Context",
@@ -113,11 +122,13 @@ __all__ = [
     "Query",
     "QueryBus",
     "QueryHandler",
+    "Registry",
     "Rehearsal",
     "Selection",
     "Settings",
     "Summary",
     "Tenant",
+    "Tool",
     "Upcaster",
     "Worker",
     "across",
@@ -125,10 +136,12 @@ __all__ = [
     "check_modules",
     "check_parameters",
     "compare_snapshots",
+    "compose",
     "consume",
     "count_dead_letters",
     "count_replay_results",
     "create_tenant",
+    "cut_edges",
     "describe_status",
     "diff_shadow",
     "dispatch",
@@ -137,11 +150,13 @@ __all__ = [
     "estimate_plan",
     "export_events",
     "export_tenant",
+    "find_impact",
     "find_modules",
     "find_shadow",
     "find_tenants",
     "forward",
     "import_tenant",
+    "inspect_modules",
     "inspect_tenants",
     "lint_plan",
     "list_dead_letters",
@@ -168,6 +183,7 @@ __all__ = [
     "read_milliseconds",
     "read_rates",
     "read_snapshot",
+    "register",
     "rename_tenant",
     "run_discard",
     "run_plan",
@@ -182,7 +198,9 @@ __all__ = [
 ]
 
 _WHERE = {
+    "app": {"Application", "Call", "compose"},
     "config": {"Settings"},
+    "couplings": {"inspect_modules"},
     "database": {"TEMPLATE", "Database", "Tenant"},
     "errors": {"ErpkitError"},
     "events": {
@@ -240,10 +258,15 @@ _WHERE = {
         "Module",
         "Query",
         "QueryHandler",
+        "Registry",
+        "Tool",
         "Upcaster",
         "check_modules",
+        "cut_edges",
+        "find_impact",
         "find_modules",
         "load_modules",
+        "register",
     },
     "runs": {"Rehearsal", "Summary", "check_parameters"},
     "tenants": {

@@ -20,8 +20,10 @@ _COMMANDS = {
     "run": ("run", "Run a notebook headlessly."),
     "tenants": ("tenants", "Tenants: list, create, inspect, suspend, archive, rename, drop, export, import."),
     "migrate": ("migrate", "Migrations: status, plan, up, down, show."),
-    "modules": ("modules", "The modules of the ERP: list, check."),
+    "modules": ("modules", "The modules of the ERP: list, check, graph."),
     "queries": ("queries", "Typed queries: generate, check."),
+    "serve": ("serve", "The modules' routes over HTTP, each request inside a tenant's transaction."),
+    "mcp": ("mcp", "The modules' tools for AI assistants, over the Model Context Protocol."),
     "events": ("events", "The event log: list, dispatch, replay, dead letters."),
 }
 

@@ -65,6 +65,7 @@ def dispatch_from_broker(*, once: bool, as_json: bool = False) -> int:
     """Run the handlers on what comes from the broker, until SIGTERM, or with `once` until nothing comes for five seconds."""
     settings = Settings.from_env()
     registry = load_modules(settings)
+    registry.check_handlers()
     with _open(settings, quiet=as_json) as (database, broker), stop_at_signals() as stop:
         result = consume(
             database, registry, broker, lambda: _list_tenants(database), stop=stop, idle=_IDLE if once else None

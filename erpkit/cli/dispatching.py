@@ -70,6 +70,7 @@ def dispatch_(
             )
         return dispatch_from_broker(once=once)
     registry = load_modules(Settings.from_env())
+    registry.check_handlers()
     with open_database(quiet=as_json) as database:
         database.check_writable()
         if once:

@@ -13,6 +13,7 @@ import click
 from erpkit.cli.output import print_target
 from erpkit.config import Settings
 from erpkit.database import Database
+from erpkit.modules.entries import is_path
 from erpkit.runs import notebooks_folder
 
 
@@ -43,9 +44,14 @@ def command(folder: Path | None, options: tuple[str, ...]) -> int:
 
 
 def _environment() -> dict[str, str]:
-    """Add erpkit's own defaults to JupyterLab's, which would ask each new user whether to fetch its makers' news."""
+    """Add erpkit's own defaults to JupyterLab's, which would ask each new user whether to fetch its makers' news.
+
+    A modules.toml is named in full: a notebook runs in its own folder.
+    """
+    modules = os.environ.get("ERPKIT_MODULES", "")
+    own = {"ERPKIT_MODULES": str(Path(modules).absolute())} if is_path(modules) else {}
     paths = [os.environ.get("JUPYTER_CONFIG_PATH"), str(Path(__file__).parent / "jupyter")]
-    return os.environ | {"JUPYTER_CONFIG_PATH": os.pathsep.join(path for path in paths if path)}
+    return os.environ | own | {"JUPYTER_CONFIG_PATH": os.pathsep.join(path for path in paths if path)}
 
 
 def _is_installed() -> bool:

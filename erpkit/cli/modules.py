@@ -1,17 +1,35 @@
-"""erpkit modules: list and check."""
+"""erpkit modules: list, check and graph."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
 import click
 
-from erpkit.cli.output import as_json, print_json, print_table
+from erpkit.cli.output import as_json, print_json, print_table, print_target
 from erpkit.config import Settings
-from erpkit.modules import check_modules, find_modules, load_modules
+from erpkit.couplings import inspect_modules
+from erpkit.modules import Knot, ModuleCheck, cut_edges, find_impact, load_modules
+
+_SHOWN = 5  # pieces of evidence a finding
+
+_odoo = click.option(
+    "--odoo", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
+    help="Read Odoo's addons in this folder instead; may be repeated. Manifests are parsed, and not executed.",
+)  # fmt: skip
+_no_database = click.option("--no-database", is_flag=True, help="Do not look at foreign keys and views.")
+
+
+def _reading(function: Callable[..., Any]) -> Callable[..., Any]:
+    return _odoo(_no_database(function))
 
 
 @click.group("modules")
 def command() -> None:
-    """The modules of the ERP, as they are registered; no database is needed."""
+    """The modules of the ERP: what they declare, and what code, queries and the database say to that."""
 
 
 @command.command("list")
@@ -29,19 +47,122 @@ def list_(as_json: bool) -> None:
 
 
 @command.command()
+@_reading
+@click.option(
+    "--layers", default="", metavar="TEXT", help="'billing > sales, inventory > catalog*', the highest first."
+)
 @as_json
-def check(as_json: bool) -> int:
-    """Look for cycles, missing dependencies and events nobody handles; exit code 3 if there are findings."""
-    result = check_modules(find_modules(Settings.from_env()))
+def check(odoo: tuple[Path, ...], no_database: bool, layers: str, as_json: bool) -> int:
+    """Look for cycles, couplings nobody declared, and events nobody handles; exit code 3 if there are findings."""
+    result = _inspected(odoo, no_database, layers, quiet=as_json)
     if as_json:
-        findings = [
-            {"kind": f.kind, "modules": f.modules, "problem": f.problem, "remedy": f.remedy} for f in result.findings
-        ]
-        print_json({"order": result.order, "cycle": result.cycle, "findings": findings})
-    else:
-        click.echo(f"load order: {', '.join(result.order) or 'none, there is a cycle'}")
-        for finding in result.findings:
-            click.echo(f"! {finding}")
-        if not result.findings:
-            click.echo("no findings")
+        findings = [asdict(finding) for finding in result.findings]
+        print_json(
+            {"order": result.order, "cycle": result.cycle, "not_read": result.not_read, "findings": findings,
+             "cycles": [_knot(knot) for knot in result.knots]}
+        )  # fmt: skip
+        return 3 if result.findings else 0
+    click.echo(f"load order: {_listed(result.order) or 'none, there is a cycle'}")
+    for finding in result.findings:
+        click.echo(f"! {finding}")
+        for line in finding.evidence[:_SHOWN]:
+            click.echo(f"    {line}")
+        if len(finding.evidence) > _SHOWN:
+            click.echo(f"    … and {len(finding.evidence) - _SHOWN} more")
+    if not result.findings:
+        click.echo("no findings")
     return 3 if result.findings else 0
+
+
+@command.command()
+@_reading
+@click.option("--format", "form", type=click.Choice(["svg", "mermaid", "json"]), default="mermaid", show_default=True)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write to a file.")
+@click.option("--impact", default="", metavar="NAME", help="Who depends on this module, directly and in the end.")
+@click.option("--what-if", multiple=True, metavar="A->B", help="How it would be without this edge; may be repeated.")
+@as_json
+def graph(
+    odoo: tuple[Path, ...], no_database: bool, form: str, output: Path | None, impact: str, what_if: tuple[str, ...],
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Show the graph of modules, as a picture, as Mermaid or as JSON; or answer one question about it."""
+    result = _inspected(odoo, no_database, "", quiet=True)
+    if (impact or what_if) and form != "svg":
+        _answer(result, impact, what_if, as_json=as_json or form == "json")
+        return
+    text = _written(result, "json" if as_json else form, impact)
+    if output is None:
+        click.echo(text)
+        return
+    try:
+        output.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise click.UsageError(f"{output} cannot be written: {error.strerror}") from None
+    click.echo(f"written: {output}", err=True)
+
+
+def _inspected(odoo: tuple[Path, ...], no_database: bool, layers: str, *, quiet: bool) -> ModuleCheck:
+    result = inspect_modules(Settings.from_env(), odoo=odoo, layers=layers, use_database=not no_database)
+    print_target(result.target, quiet=quiet)
+    for text in result.not_read:
+        click.echo(f"not read: {text}", err=quiet)
+    return result
+
+
+def _answer(result: ModuleCheck, impact: str, what_if: tuple[str, ...], *, as_json: bool) -> None:
+    found = find_impact(result, impact) if impact else None
+    without = cut_edges(result, what_if) if what_if else None
+    if as_json:
+        answers: dict[str, object] = {}
+        if found:
+            answers["impact"] = asdict(found)
+        if without:
+            answers["what_if"] = asdict(without) | {"after": [_knot(knot) for knot in without.after]}
+            answers["what_if"].pop("before")  # type: ignore[attr-defined]
+        print_json(answers)
+        return
+    for answer in (found, without):
+        if answer is not None:
+            click.echo(str(answer))
+            for edge in answer.edges:
+                click.echo(f"    {edge}")
+    if without:
+        click.echo(f"load order then: {_listed(without.order) or 'none, there is a cycle'}")
+
+
+def _listed(names: Sequence[str], most: int = 60) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _written(result: ModuleCheck, form: str, impact: str) -> str:
+    import json  # noqa: PLC0415
+
+    if form == "svg":
+        from erpkit.ui import plot_modules  # noqa: PLC0415 - slow to import
+
+        return plot_modules(result, around=impact).svg
+    if form == "mermaid":
+        from erpkit.modules.mermaid import as_mermaid  # noqa: PLC0415
+
+        return as_mermaid(result)
+    return json.dumps(
+        {
+            "modules": [{"name": name, "outside": name in result.outside} for name in [*result.names, *result.outside]],
+            "order": result.order,
+            "edges": [asdict(edge) for edge in result.edges],
+            "cycles": [_knot(knot) for knot in result.knots],
+            "not_read": result.not_read,
+        },
+        indent=2,
+    )
+
+
+def _knot(knot: Knot) -> dict[str, object]:
+    return {
+        "modules": knot.modules,
+        "path": knot.path,
+        "declared": knot.is_declared,
+        "cut": knot.cut.edges,
+        "at_least": knot.cut.at_least,
+    }

@@ -76,6 +76,8 @@ def replay(
     if sum(map(bool, (resumed, target, source, from_watermill, shadow or swap))) > 1:
         raise UsageError("--resume, --to, --from, --watermill and --shadow or --swap exclude one another")
     registry = load_modules(Settings.from_env())
+    if not (target or source):
+        registry.check_handlers()
     moments = (_moment("--since", since), _moment("--until", until))
     selection = Selection(topic, from_offset, to_offset, *moments, uuids, correlation_id)
     with open_database(quiet=as_json) as database:

@@ -42,7 +42,8 @@ class PooledConnection(psycopg.Connection[tuple[Any, ...]]):
 class Database:
     """A PostgreSQL database with a pool of connections; open it with `Database.open(settings)`, in a `with` block or not.
 
-    `target` names it for people: `embedded`, or host/database/user.
+    `target` names it for people: `embedded`, or host/database/user. `is_writable` is False where it belongs to an ERP that
+    erpkit only reads.
     """
 
     def __init__(self, conninfo: str, target: str, *, max_connections: int = 8, writable: bool = True) -> None:
@@ -51,7 +52,7 @@ class Database:
         # The pool warns of connections that it replaces; without a handler Python would print that.
         logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
         self.target = target
-        self._writable = writable
+        self.is_writable = writable
         self.conninfo = conninfo
         self.max_connections = max_connections
         self._wait = _WAIT
@@ -81,7 +82,7 @@ class Database:
 
     def check_writable(self) -> None:
         """Raise UsageError where the database belongs to an ERP that erpkit only reads."""
-        if not self._writable:
+        if not self.is_writable:
             raise UsageError(f"ERPKIT_TENANTS_QUERY is set: {self.target} is only read, and nothing was changed")
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from erpkit.events.backlog import handler_topics, read_backlog, read_waiting
 from erpkit.events.brokers import Consumed, Forwarded, consume, forward, open_broker
-from erpkit.events.buses import CommandBus, QueryBus
+from erpkit.events.buses import CommandBus, QueryBus, carry_out, find_answer
 from erpkit.events.causes import DeadLetterCount, cause_of, count_dead_letters, group_letters, sum_counts
 from erpkit.events.context import Context
 from erpkit.events.dead_letters import DeadLetter, DeadLetterDetail, list_dead_letters, show_dead_letter
@@ -97,6 +97,7 @@ __all__ = [
     "append",
     "build_shadow",
     "careful",
+    "carry_out",
     "cause_of",
     "consume",
     "count_dead_letters",
@@ -109,6 +110,7 @@ __all__ = [
     "drop_shadow",
     "encode",
     "export_events",
+    "find_answer",
     "find_projection",
     "find_shadow",
     "forward",

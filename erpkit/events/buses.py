@@ -17,7 +17,7 @@ from erpkit.events.message import Message
 from erpkit.events.router import EVERY, chain
 from erpkit.modules import Query, QueryHandler, Registry
 
-__all__ = ["CommandBus", "Context", "QueryBus"]
+__all__ = ["CommandBus", "Context", "QueryBus", "carry_out", "find_answer"]
 
 _Answer = TypeVar("_Answer")
 
@@ -50,13 +50,7 @@ class CommandBus:
         return published
 
     def _handle(self, connection: Connection, tenant: Tenant, command: object, uuid: UUID) -> Sequence[Message]:
-        handler = self._registry.command_handler(type(command))
-
-        def call(context: Context) -> Sequence[Message]:
-            handler.function(command, context)
-            return context.published
-
-        return chain(EVERY, call)(_context(connection, tenant, self._registry, command, uuid))
+        return carry_out(command, _context(connection, tenant, self._registry, command, uuid))
 
 
 class QueryBus:
@@ -72,21 +66,35 @@ class QueryBus:
         Raises what the handler raises, ModuleError for a query without a handler, and ErpkitError for a handler that tries
         to change something.
         """
-        handler = self._registry.query_handler(type(query))
+        self._registry.query_handler(type(query))
         with _named(tenant, query), self._database.tenant_transaction(tenant) as connection:
-            return self._answer(handler, query, _context(connection, tenant, self._registry, query, None))
+            return find_answer(query, _context(connection, tenant, self._registry, query, None))
 
-    def _answer(self, handler: QueryHandler[_Answer], query: Query[_Answer], context: Context) -> _Answer:
-        answers: list[_Answer] = []
 
-        def call(context: Context) -> Sequence[Message]:
-            answers.append(handler.function(query, context))
-            if context.published:
-                raise ErpkitError(f"{context.message.topic}: a query publishes no events: make it a command")
-            return ()
+def carry_out(command: object, context: Context) -> Sequence[Message]:
+    """Let the command's one handler carry it out in the transaction of `context`; return what it published."""
+    handler = context.registry.command_handler(type(command))
 
-        chain(EVERY, call)(context)
-        return answers[0]
+    def call(context: Context) -> Sequence[Message]:
+        handler.function(command, context)
+        return context.published
+
+    return chain(EVERY, call)(context)
+
+
+def find_answer(query: Query[_Answer], context: Context) -> _Answer:
+    """Let the query's one handler answer it in the transaction of `context`."""
+    handler: QueryHandler[_Answer] = context.registry.query_handler(type(query))
+    answers: list[_Answer] = []
+
+    def call(context: Context) -> Sequence[Message]:
+        answers.append(handler.function(query, context))
+        if context.published:
+            raise ErpkitError(f"{context.message.topic}: a query publishes no events: make it a command")
+        return ()
+
+    chain(EVERY, call)(context)
+    return answers[0]
 
 
 def _context(connection: Connection, tenant: Tenant, registry: Registry, value: object, uuid: UUID | None) -> Context:

@@ -1,6 +1,10 @@
 """Modules of the ERP: what one is, which there are, the order they load in, and what is wrong with them."""
 
-from erpkit.modules.check import ModuleCheck, check_modules
+from erpkit.modules.check import Knot, ModuleCheck, check_modules
+from erpkit.modules.edges import Couplings, Edge
+from erpkit.modules.entries import Candidates, read_candidates
+from erpkit.modules.impact import Impact, WhatIf, cut_edges, find_impact
+from erpkit.modules.layers import Layers
 from erpkit.modules.module import (
     CommandHandler,
     EventHandler,
@@ -8,16 +12,27 @@ from erpkit.modules.module import (
     ModuleLike,
     Query,
     QueryHandler,
+    Tool,
     Upcaster,
+    is_foreign,
+    tables_of,
+    tools_of,
     topic_of,
 )
 from erpkit.modules.order import load_order
+from erpkit.modules.protocol import register
 from erpkit.modules.registry import Registry, find_modules, load_modules
 from erpkit.modules.wiring import ModuleFinding
 
 __all__ = [
+    "Candidates",
     "CommandHandler",
+    "Couplings",
+    "Edge",
     "EventHandler",
+    "Impact",
+    "Knot",
+    "Layers",
     "Module",
     "ModuleCheck",
     "ModuleFinding",
@@ -25,10 +40,19 @@ __all__ = [
     "Query",
     "QueryHandler",
     "Registry",
+    "Tool",
     "Upcaster",
+    "WhatIf",
     "check_modules",
+    "cut_edges",
+    "find_impact",
     "find_modules",
+    "is_foreign",
     "load_modules",
     "load_order",
+    "read_candidates",
+    "register",
+    "tables_of",
+    "tools_of",
     "topic_of",
 ]

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
-__all__ = ["CommandHandler", "EventHandler", "Module", "ModuleLike", "Query", "QueryHandler", "Upcaster"]
+__all__ = [
+    "CommandHandler",
+    "EventHandler",
+    "Lifespan",
+    "Module",
+    "ModuleLike",
+    "Query",
+    "QueryHandler",
+    "Tool",
+    "Upcaster",
+]
 
 _Answer = TypeVar("_Answer")
 
@@ -79,6 +90,26 @@ class EventHandler:
             raise ValueError(f"{self.name}: timeout = {self.timeout} is no time: give seconds above 0, or None")
 
 
+@dataclass(frozen=True)
+class Tool:
+    """A function that AI assistants may call over the Model Context Protocol: `function(context, …)`.
+
+    Its parameters after the context are typed, and so is what it returns; its docstring tells the assistant what it is for.
+    It works in a transaction of the tenant that the assistant names, which only reads unless the tool says that it `writes`.
+    It is called `{module}_{function}`.
+    """
+
+    function: Callable[..., Any]
+    writes: bool = False
+
+    def name_in(self, module: str) -> str:
+        """Return its name, `sales_list_orders`; many assistants take no dot in it."""
+        return f"{module}_{getattr(self.function, '__name__', type(self.function).__name__)}"
+
+
+Lifespan = Callable[[Mapping[str, Any]], AbstractContextManager[Any]]
+
+
 @runtime_checkable
 class ModuleLike(Protocol):
     """What erpkit asks of a module; any object with these attributes will do."""
@@ -115,7 +146,12 @@ class Module:
     `answers` are the questions that other modules and people may ask it, `upcasters` what makes its old events new ones.
     `queries` is a folder of sqlc's query files; `erpkit queries generate` writes typed functions for them beside it.
     `version_table` is the goose table that records the migrations, `goose_db_version_<name>` unless given: an ERP with all
-    migrations in one folder declares one module with `version_table="goose_db_version"`.
+    migrations in one folder declares one module with `version_table="goose_db_version"`. `tables` are the module's own tables,
+    names or patterns such as `sales_*`; unless given, those that begin with its name.
+
+    `lifespan` is called when the application starts, with the public objects of the modules it depends on, by name: a context
+    manager around the module's life, whose value is the module's own public object. `routes` is an ASGI application or a
+    FastAPI router, or `package.module:name` of one, imported when it is served; `tools` is what AI assistants may call.
     """
 
     name: str
@@ -128,6 +164,10 @@ class Module:
     version_table: str | None = None
     answers: tuple[QueryHandler[Any], ...] = ()
     upcasters: tuple[Upcaster, ...] = ()
+    tables: tuple[str, ...] | None = None
+    lifespan: Lifespan | None = None
+    routes: object | None = None
+    tools: tuple[Tool, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.dependencies, str):
@@ -149,6 +189,22 @@ def answers_of(module: ModuleLike) -> Sequence[QueryHandler[Any]]:
 def upcasters_of(module: ModuleLike) -> Sequence[Upcaster]:
     """Return a module's upcasters; one of its own making need not have the attribute."""
     return getattr(module, "upcasters", ())
+
+
+def tables_of(module: ModuleLike) -> tuple[str, ...]:
+    """Return which tables are a module's own, as patterns of `fnmatch`: `<name>_*` unless it says otherwise."""
+    declared: Sequence[str] | None = getattr(module, "tables", None)
+    return (f"{module.name}_*",) if declared is None else tuple(declared)
+
+
+def tools_of(module: ModuleLike) -> Sequence[Tool]:
+    """Return what a module offers to AI assistants; one of its own making need not have the attribute."""
+    return getattr(module, "tools", ())
+
+
+def is_foreign(module: ModuleLike) -> bool:
+    """Tell whether a module is only described here: its handlers are written in another language, and run elsewhere."""
+    return getattr(module, "is_foreign", False)
 
 
 def attributes_missing(candidate: Any) -> list[str]:

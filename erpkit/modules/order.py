@@ -8,12 +8,14 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from erpkit.errors import ModuleError
-from erpkit.modules.module import ModuleLike, attributes_missing
+from erpkit.modules.cycles import find_knots, shortest_cycle
+from erpkit.modules.module import ModuleLike
+from erpkit.modules.protocol import check_module
 
 if TYPE_CHECKING:
     import networkx
 
-__all__ = ["dependency_graph", "find_cycle", "load_order"]
+__all__ = ["dependency_graph", "find_cycles", "load_order"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
 
@@ -21,17 +23,15 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
 def load_order(candidates: Iterable[object]) -> tuple[ModuleLike, ...]:
     """Sort modules so that each follows those that it depends on; by name where the dependencies leave a choice.
 
-    Raises ModuleError for an object that is no module, a duplicate, a missing dependency, and a cycle, named in full.
+    Raises ModuleError for an object that is no module, a duplicate, a missing dependency, a module that depends on itself, and
+    cycles, each of them named in full.
     """
     modules = [_checked(candidate) for candidate in candidates]
     by_name = {module.name: module for module in modules}
     _refuse_duplicates(modules)
     _refuse_missing(modules)
     graph = dependency_graph(modules)
-    if cycle := find_cycle(graph):
-        raise ModuleError(
-            f"modules depend on each other in a cycle: {' -> '.join(cycle)}; remove one of these dependencies"
-        )
+    _refuse_cycles(graph)
     import networkx  # noqa: PLC0415 - slow to import, and only needed here
 
     return tuple(by_name[name] for name in networkx.lexicographical_topological_sort(graph.reverse()))
@@ -47,28 +47,22 @@ def dependency_graph(modules: Sequence[ModuleLike]) -> networkx.DiGraph[str]:
     return graph
 
 
-def find_cycle(graph: networkx.DiGraph[str]) -> list[str]:
-    """Return one cycle as names, the first repeated at the end, starting at the name that sorts first; [] without one."""
-    import networkx  # noqa: PLC0415
+def find_cycles(graph: networkx.DiGraph[str]) -> list[list[str]]:
+    """Return a short cycle for each knot of modules that reach each other, the first name repeated at the end.
 
-    try:
-        names = [edge[0] for edge in networkx.find_cycle(graph)]
-    except networkx.NetworkXNoCycle:
-        return []
-    start = names.index(min(names))
-    return [*names[start:], *names[:start], names[start]]
+    Never all cycles: their number explodes. Sorted by name.
+    """
+    following = {name: list(edges) for name, edges in graph.adjacency()}
+    return sorted(list(shortest_cycle(following, knot)) for knot in find_knots(following))
 
 
 def _checked(candidate: object) -> ModuleLike:
-    missing = attributes_missing(candidate)
-    if missing or isinstance(candidate, type) or not isinstance(candidate, ModuleLike):
-        lacks = f" (it lacks {', '.join(missing)})" if missing else ""
-        raise ModuleError(f"{candidate!r} is no module{lacks}: register an erpkit.Module")
-    if not isinstance(candidate.name, str) or not _NAME.fullmatch(candidate.name):
+    module = check_module(candidate)
+    if not _NAME.fullmatch(module.name):
         raise ModuleError(
-            f"{candidate.name!r} is no module name: use a-z, 0-9 and _, a letter first, at most 40 characters"
+            f"{module.name!r} is no module name: use a-z, 0-9 and _, a letter first, at most 40 characters"
         )
-    return candidate
+    return module
 
 
 def _refuse_duplicates(modules: Sequence[ModuleLike]) -> None:
@@ -85,3 +79,16 @@ def _refuse_missing(modules: Sequence[ModuleLike]) -> None:
     for module in modules:
         if missing := sorted(set(module.dependencies) - known):
             raise ModuleError(f"module {module.name} depends on {', '.join(missing)}, which is not registered")
+
+
+def _refuse_cycles(graph: networkx.DiGraph[str]) -> None:
+    cycles = find_cycles(graph)
+    named = "; ".join(" -> ".join(cycle) for cycle in cycles)
+    if alone := [cycle[0] for cycle in cycles if len(cycle) == 2]:
+        raise ModuleError(f"module {alone[0]} depends on itself ({named}): remove that dependency")
+    if len(cycles) == 1:
+        raise ModuleError(f"modules depend on each other in a cycle: {named}; remove one of these dependencies")
+    if cycles:
+        raise ModuleError(
+            f"modules depend on each other in {len(cycles)} cycles: {named}; remove one dependency of each"
+        )

@@ -1,15 +1,15 @@
-"""Which modules the ERP has: found through entry points, sorted, and checked before anything else starts."""
+"""Which modules the ERP has: sorted, and checked before anything else starts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
 from erpkit.config import Settings
-from erpkit.errors import ModuleError
+from erpkit.errors import ModuleError, UsageError
+from erpkit.modules.entries import DEFAULT_GROUP, SAMPLE_GROUP, find_modules
 from erpkit.modules.module import (
     CommandHandler,
     EventHandler,
@@ -18,6 +18,7 @@ from erpkit.modules.module import (
     QueryHandler,
     Upcaster,
     answers_of,
+    is_foreign,
     topic_of,
     upcasters_of,
 )
@@ -25,9 +26,6 @@ from erpkit.modules.order import load_order
 from erpkit.modules.wiring import wiring_faults
 
 __all__ = ["DEFAULT_GROUP", "SAMPLE_GROUP", "Registry", "find_modules", "load_modules"]
-
-DEFAULT_GROUP = "erpkit.modules"
-SAMPLE_GROUP = "erpkit.sample"
 
 _Answer = TypeVar("_Answer")
 
@@ -39,12 +37,17 @@ class Registry:
     modules: tuple[ModuleLike, ...]
 
     @classmethod
-    def of(cls, modules: Iterable[object]) -> Registry:
+    def of(cls, modules: Iterable[ModuleLike]) -> Registry:
         """Sort `modules` and wire their messages to their handlers; raises ModuleError, naming the first culprit."""
-        ordered = load_order(modules)
-        for fault in wiring_faults(ordered):
-            raise ModuleError(f"{fault.problem}: {fault.remedy}")
-        return cls(ordered)
+        return _wired(modules)
+
+    def check_handlers(self) -> None:
+        """Raise UsageError where no module's handlers can run here, as all are written in another language."""
+        if self.modules and all(map(is_foreign, self.modules)):
+            raise UsageError(
+                f"a modules.toml describes {self.modules[0].name} and the others: their handlers are written in another "
+                "language and do not run here"
+            )
 
     def topic(self, message: type) -> str:
         """Return the topic of an event, command or query type; raises ModuleError when no module declares it."""
@@ -79,8 +82,10 @@ class Registry:
 
     @cached_property
     def event_handlers(self) -> dict[str, EventHandler]:
-        """All event handlers by name, in load order."""
-        return {handler.name: handler for module in self.modules for handler in module.subscribes}
+        """All event handlers by name, in load order; not those that are written in another language."""
+        return {
+            handler.name: handler for module in self.modules if not is_foreign(module) for handler in module.subscribes
+        }
 
     @cached_property
     def _topics(self) -> dict[type, str]:
@@ -104,34 +109,13 @@ class Registry:
         return found
 
 
-def find_modules(settings: Settings) -> list[object]:
-    """Load what is registered under the configured group, unchecked.
-
-    With the embedded server and no module of one's own, that is the sample ERP. Raises ModuleError for an entry point that
-    cannot be loaded.
-    """
-    group = settings.modules or DEFAULT_GROUP
-    entries = entry_points(group=group)
-    if not entries and settings.modules is None and settings.is_embedded:
-        entries = entry_points(group=SAMPLE_GROUP)
-    if not entries and settings.tenants_query is not None:
-        return []  # another ERP's database can be read without its modules
-    if not entries:
-        raise ModuleError(
-            f"no module is registered under the entry-point group {group}: see ERPKIT_MODULES in the README"
-        )
-    return [_load(entry) for entry in entries]
-
-
 def load_modules(settings: Settings) -> Registry:
     """Find, sort and check the modules of the ERP; raises ModuleError, naming the culprit."""
-    return Registry.of(find_modules(settings))
+    return _wired(find_modules(settings))
 
 
-def _load(entry: EntryPoint) -> object:
-    try:
-        return entry.load()
-    except Exception as error:
-        raise ModuleError(
-            f"entry point {entry.name} ({entry.value}) cannot be loaded: {type(error).__name__}: {error}"
-        ) from error
+def _wired(candidates: Iterable[object]) -> Registry:
+    ordered = load_order(candidates)
+    for fault in wiring_faults(ordered):
+        raise ModuleError(f"{fault.problem}: {fault.remedy}")
+    return Registry(ordered)

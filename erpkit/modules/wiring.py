@@ -6,19 +6,21 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from erpkit.modules.module import ModuleLike, answers_of, topic_of, upcasters_of
+from erpkit.modules.edges import handler_place
+from erpkit.modules.module import ModuleLike, answers_of, tools_of, topic_of, upcasters_of
 
 __all__ = ["ModuleFinding", "wiring_faults"]
 
 
 @dataclass(frozen=True)
 class ModuleFinding:
-    """One thing that is wrong: its kind, the modules concerned, what it is, and what to do."""
+    """One thing that is wrong: its kind, the modules concerned, what it is, what to do, and what shows it."""
 
     kind: str
     modules: tuple[str, ...]
     problem: str
     remedy: str
+    evidence: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.problem}; {self.remedy}"
@@ -31,6 +33,7 @@ def wiring_faults(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:
         *_handled_twice("query", [(m.name, handler.query) for m in modules for handler in answers_of(m)]),
         *_published_twice(modules),
         *_same_topic(modules),
+        *_same_tool(modules),
         *_orphan_handlers(modules),
         *_upcaster_faults(modules),
     ]
@@ -62,15 +65,25 @@ def _same_topic(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
                 yield ModuleFinding("topic used twice", (module.name,), problem, "rename all but one")
 
 
+def _same_tool(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
+    owners: dict[str, list[str]] = {}
+    for module in modules:
+        for tool in tools_of(module):
+            owners.setdefault(tool.name_in(module.name), []).append(module.name)
+    for name, names in owners.items():
+        if len(names) > 1:
+            problem = f"{len(names)} tools are named {name}, in {', '.join(names)}"
+            yield ModuleFinding("tool named twice", tuple(names), problem, "rename all but one")
+
+
 def _orphan_handlers(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
     published = {event for module in modules for event in module.publishes}
     for module in modules:
         for handler in module.subscribes:
             if handler.event not in published:
                 problem = f"{handler.name} waits for {handler.event.__name__}, which nobody publishes"
-                yield ModuleFinding(
-                    "orphan handler", (module.name,), problem, "publish the event or remove the handler"
-                )
+                remedy, place = "publish the event or remove the handler", handler_place(module, handler)
+                yield ModuleFinding("orphan handler", (module.name,), problem, remedy, (place,) if place else ())
 
 
 def _upcaster_faults(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:

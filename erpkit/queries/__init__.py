@@ -3,6 +3,7 @@
 from erpkit.queries.check import BrokenQuery, Statement, check_queries, read_statements
 from erpkit.queries.generate import GeneratedFile, generate
 from erpkit.queries.placeholders import without_generated_code
+from erpkit.queries.sqlc import queries_folder
 
 __all__ = [
     "BrokenQuery",
@@ -10,6 +11,7 @@ __all__ = [
     "Statement",
     "check_queries",
     "generate",
+    "queries_folder",
     "read_statements",
     "without_generated_code",
 ]

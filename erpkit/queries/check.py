@@ -13,8 +13,9 @@ from psycopg import pq, sql
 
 from erpkit.database import TENANTS_A_CONNECTION, Connection, Database, Tenant, search_path
 from erpkit.errors import QueryError
-from erpkit.modules import ModuleLike
+from erpkit.modules import ModuleLike, is_foreign
 from erpkit.queries.generate import generated_path
+from erpkit.queries.sqlc import run_sqlc
 from erpkit.queries.text import to_numbered
 
 __all__ = ["BrokenQuery", "Statement", "check_queries", "read_statements"]
@@ -55,9 +56,14 @@ _Group = tuple[Tenant, Sequence[Statement]]
 def read_statements(modules: Sequence[ModuleLike]) -> list[Statement]:
     """Read the SQL out of the generated code, without running it; raises QueryError where that is missing.
 
-    sqlc is not needed for it, and what is checked is what is run.
+    sqlc is not needed for it, and what is checked is what is run. Only a module that is written in another language has no
+    such code: sqlc reads its `queries/*.sql`.
     """
-    return [statement for module in modules for statement in _read(module)]
+    return [
+        statement
+        for module in modules
+        for statement in (_analyse(module, modules) if is_foreign(module) else _read(module))
+    ]
 
 
 def check_queries(database: Database, tenants: Sequence[Tenant], statements: Sequence[Statement]) -> list[BrokenQuery]:
@@ -86,6 +92,11 @@ def check_queries(database: Database, tenants: Sequence[Tenant], statements: Seq
         shut = [BrokenQuery(slug, one.module, one.name, error) for slug, error in closed.items() for one in statements]
         broken += [*refused, *shut]
     return broken
+
+
+def _analyse(module: ModuleLike, modules: Sequence[ModuleLike]) -> Iterator[Statement]:
+    for query in run_sqlc(module, modules).queries:
+        yield Statement(module.name, query.name, query.text)
 
 
 def _read(module: ModuleLike) -> Iterator[Statement]:

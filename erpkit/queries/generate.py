@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from erpkit.modules import ModuleLike
+from erpkit.errors import UsageError
+from erpkit.modules import ModuleLike, is_foreign
 from erpkit.queries.render import render
 from erpkit.queries.sqlc import queries_folder, run_sqlc
 
@@ -32,8 +33,14 @@ def generated_path(module: ModuleLike) -> Path | None:
 def generate(modules: Sequence[ModuleLike], *, check: bool = False) -> list[GeneratedFile]:
     """Generate the typed queries of all `modules`, given in load order; with `check`, compare and write nothing.
 
-    Nothing is written while any query is broken. Raises QueryError, naming the module, the file and the line.
+    Nothing is written while any query is broken. Raises QueryError, naming the module, the file and the line, and UsageError for
+    modules that are written in another language.
     """
+    if foreign := [module.name for module in modules if is_foreign(module)]:
+        raise UsageError(
+            f"{foreign[0]} is described by a modules.toml and written in another language: no Python is generated for it; "
+            "`erpkit queries check` reads its SQL as it is"
+        )
     made: list[tuple[GeneratedFile, str]] = []
     for module in modules:
         path = generated_path(module)

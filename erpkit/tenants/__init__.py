@@ -11,7 +11,7 @@ from erpkit.tenants.lifecycle import create_tenant, ensure_template, rename_tena
 from erpkit.tenants.manifest import Manifest, read_manifest, verify_export
 from erpkit.tenants.mentions import Mention, MovedTenant
 from erpkit.tenants.provision import ProvisionPlan, plan_provision, provision_tenant
-from erpkit.tenants.registry import ensure_registry, find_tenants, get_tenant, list_tenants, set_status
+from erpkit.tenants.registry import ensure_registry, find_tenants, get_tenant, list_tenants, look_up, set_status
 from erpkit.tenants.removal import DropPlan, DropResult, drop_tenant, plan_drop
 from erpkit.tenants.repair import RepairPlan, RepairRun, RepairStep, lint_repair, plan_repair, read_repair, run_repair
 from erpkit.tenants.restore import Beside, LogChange, Restored, RestorePlan, import_beside, plan_restore, swap_in
@@ -59,6 +59,7 @@ __all__ = [
     "inspect_tenants",
     "lint_repair",
     "list_tenants",
+    "look_up",
     "plan_drop",
     "plan_provision",
     "plan_repair",

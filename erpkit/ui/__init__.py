@@ -27,7 +27,17 @@ from erpkit.ui.migrations import (
     migration_status_table,
     plot_migrations,
 )
-from erpkit.ui.plots import Picture, plot_counts, plot_events, plot_growth, plot_modules, plot_replay
+from erpkit.ui.module_explorer import ModuleExplorer, explore_modules
+from erpkit.ui.module_plot import plot_modules
+from erpkit.ui.module_tables import (
+    couplings_table,
+    findings_table,
+    impact_table,
+    modules_table,
+    topics_table,
+    what_if_table,
+)
+from erpkit.ui.plots import Picture, plot_counts, plot_events, plot_growth, plot_replay
 from erpkit.ui.progress import progress_bar
 from erpkit.ui.replays import (
     replay_audit_table,
@@ -51,34 +61,35 @@ from erpkit.ui.tables import (
     dead_letters_table,
     drift_table,
     drop_plan_table,
-    findings_table,
     growth_table,
     health_table,
     indexes_table,
-    modules_table,
     provision_plan_table,
     replay_failures_table,
     replay_plan_table,
     rows_table,
     tenants_table,
-    topics_table,
 )
 from erpkit.ui.widgets import explore_tenants
 
 __all__ = [
     "Explorer",
+    "ModuleExplorer",
     "Picture",
     "blockers_table",
+    "couplings_table",
     "dead_letter_table",
     "dead_letters_table",
     "drift_table",
     "drop_plan_table",
     "explore",
+    "explore_modules",
     "explore_tenants",
     "failures_table",
     "findings_table",
     "growth_table",
     "health_table",
+    "impact_table",
     "indexes_table",
     "lag_table",
     "letter_counts_table",
@@ -124,4 +135,5 @@ __all__ = [
     "summarize_replay",
     "tenants_table",
     "topics_table",
+    "what_if_table",
 ]

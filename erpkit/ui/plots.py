@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from erpkit.events import ReplayPlan
-from erpkit.modules import ModuleCheck
 from erpkit.tenants import Growth, TenantInspection
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
-    from matplotlib.text import Text
 
-__all__ = ["Picture", "plot_counts", "plot_events", "plot_growth", "plot_modules", "plot_replay"]
+__all__ = ["Picture", "plot_counts", "plot_events", "plot_growth", "plot_replay"]
 
 BLUE, AMBER, RED, GREY, GREEN = "#2563eb", "#d97706", "#dc2626", "#94a3b8", "#16a34a"
 _LABEL = 40  # characters beside a bar
@@ -72,30 +70,6 @@ def plot_growth(growth: Mapping[str, Growth], most: int = 15) -> Picture:
     return picture_of(figure, f"growth of {len(grown)} tenants")
 
 
-def plot_modules(check: ModuleCheck) -> Picture:
-    """Draw the modules in layers, left to right, an arrow to each one that needs it; a cycle is red."""
-    if check.graph.number_of_nodes() == 0:
-        return picture_of(figure_of(1, 1, height=1)[0], "no modules")
-    layers = _layers(check)
-    position = {
-        name: (column, (len(names) - 1) / 2 - row)
-        for column, names in enumerate(layers)
-        for row, name in enumerate(names)
-    }
-    tallest = max(len(names) for names in layers)
-    figure, axes = figure_of(1, 1, width=max(5.0, 2.2 * len(layers)), height=0.75 * tallest + 1)
-    boxes = {name: _box(axes, name, at, RED if name in check.cycle else BLUE) for name, at in position.items()}
-    in_cycle = set(zip(check.cycle, check.cycle[1:], strict=False))
-    for needs, needed in check.graph.edges:
-        _arrow(axes, position, boxes, needed, needs, RED if (needs, needed) in in_cycle else GREY)
-    axes.set_xlim(-0.5, len(layers) - 0.5)
-    axes.set_ylim(-tallest / 2 - 0.3, tallest / 2 + 0.3)
-    axes.set_axis_off()
-    return picture_of(
-        figure, f"load order: {', '.join(check.order)}" if check.order else f"cycle: {' -> '.join(check.cycle)}"
-    )
-
-
 def plot_replay(plan: ReplayPlan) -> Picture:
     """Draw how many events each handler would see again, over all tenants."""
     totals: dict[str, int] = {}
@@ -119,37 +93,6 @@ def _label(text: str) -> str:
     """Return one short line of text to stand beside a bar; a dollar sign would begin a formula."""
     line = " ".join(text.split())
     return (line if len(line) <= _LABEL else f"{line[:_LABEL]}…").replace("$", r"\$")
-
-
-def _layers(check: ModuleCheck) -> list[list[str]]:
-    """A module's layer is the length of the longest way down its dependencies; a cycle counts as one step."""
-    import networkx  # noqa: PLC0415
-
-    condensed = networkx.condensation(check.graph)
-    depth: dict[int, int] = {}
-    for node in reversed(list(networkx.topological_sort(condensed))):
-        depth[node] = 1 + max((depth[below] for below in condensed.successors(node)), default=-1)
-    layers: list[list[str]] = [[] for _ in range(max(depth.values()) + 1)]
-    for node, level in depth.items():
-        layers[level] += sorted(condensed.nodes[node]["members"])
-    return layers
-
-
-def _box(axes: Axes, name: str, at: tuple[float, float], color: str) -> Text:
-    style = {"boxstyle": "round,pad=0.6", "facecolor": color, "edgecolor": "none"}
-    return axes.text(*at, name, ha="center", va="center", color="white", fontsize=11, bbox=style, zorder=3)
-
-
-def _arrow(
-    axes: Axes, position: Mapping[str, tuple[float, float]], boxes: Mapping[str, Text], start: str, end: str, color: str
-) -> None:  # fmt: skip
-    """Bend an arrow that leads past the next layer, or it would run through the boxes there."""
-    bend = -0.28 if abs(position[end][0] - position[start][0]) > 1 or color == RED else 0.0
-    look = {
-        "arrowstyle": "-|>", "color": color, "lw": 1.5, "connectionstyle": f"arc3,rad={bend}", "shrinkA": 1, "shrinkB": 2,
-        "patchA": boxes[start].get_bbox_patch(), "patchB": boxes[end].get_bbox_patch(),
-    }  # fmt: skip
-    axes.annotate("", xy=position[end], xytext=position[start], arrowprops=look)
 
 
 def _tenant_color(inspection: TenantInspection) -> str:

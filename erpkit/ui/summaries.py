@@ -38,13 +38,16 @@ def summarize_inspection(target: str, inspections: Sequence[TenantInspection]) -
 def summarize_modules(check: ModuleCheck) -> Summary:
     """Sum up a check of the modules."""
     facts = {
-        "modules": check.graph.number_of_nodes(),
-        "dependencies": check.graph.number_of_edges(),
+        "modules": len(check.names),
+        "dependencies": sum(any(edge.kind == "declared" for edge in edges) for edges in check.pairs.values()),
+        "couplings": sum(edge.kind != "declared" for edge in check.edges),
+        "cycles": len(check.knots),
         "events": sum(len(module.publishes) for module in check.modules),
+        "not read": len(check.not_read),
         "findings": len(check.findings),
     }
     title = "The module graph needs work" if check.findings else "The module graph is sound"
-    return Summary(title, facts, [str(finding) for finding in check.findings])
+    return Summary(f"{title}: {check.target}" if check.target else title, facts, [str(f) for f in check.findings])
 
 
 def summarize_migrations(

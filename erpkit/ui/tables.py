@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from erpkit.events import DeadLetter, ReplayPlan, ReplayRun
-from erpkit.modules import ModuleCheck, ModuleLike, topic_of
 from erpkit.tenants import DropPlan, Growth, ProvisionPlan, TenantInspection
 
 if TYPE_CHECKING:
@@ -17,17 +16,14 @@ __all__ = [
     "dead_letters_table",
     "drift_table",
     "drop_plan_table",
-    "findings_table",
     "growth_table",
     "health_table",
     "indexes_table",
-    "modules_table",
     "provision_plan_table",
     "replay_failures_table",
     "replay_plan_table",
     "rows_table",
     "tenants_table",
-    "topics_table",
 ]
 
 
@@ -159,44 +155,6 @@ def rows_table(inspections: Sequence[TenantInspection]) -> pandas.DataFrame:
             }
         )
     return frame_of(lines)
-
-
-def modules_table(modules: Sequence[ModuleLike]) -> pandas.DataFrame:
-    """One line a module: what it depends on and what it declares."""
-    return frame_of(
-        [
-            {
-                "module": m.name,
-                "depends on": ", ".join(m.dependencies) or "–",
-                "migrations": len(list(m.migrations.glob("*.sql"))) if m.migrations else 0,
-                "commands": len(m.commands),
-                "publishes": ", ".join(event.__name__ for event in m.publishes),
-                "handlers": len(m.subscribes),
-            }
-            for m in modules
-        ]
-    )
-
-
-def topics_table(modules: Sequence[ModuleLike]) -> pandas.DataFrame:
-    """One line an event: its topic and who handles it."""
-    handlers = [handler for module in modules for handler in module.subscribes]
-    return frame_of(
-        [
-            {
-                "topic": topic_of(module.name, event),
-                "handled by": ", ".join(h.name for h in handlers if h.event is event) or "nobody",
-                "replayable": ", ".join(h.name for h in handlers if h.event is event and h.replayable) or "–",
-            }
-            for module in modules
-            for event in module.publishes
-        ]
-    )
-
-
-def findings_table(check: ModuleCheck) -> pandas.DataFrame:
-    """One line a finding: its kind, the problem and the remedy."""
-    return frame_of([{"kind": f.kind, "problem": f.problem, "remedy": f.remedy} for f in check.findings])
 
 
 def dead_letters_table(letters: Sequence[DeadLetter]) -> pandas.DataFrame:

@@ -138,3 +138,17 @@ def sleepers(database: Database, at_least: int = 0, at_most: int = 100) -> int:
             if at_least <= found <= at_most or time.monotonic() > deadline:
                 return int(found)
             time.sleep(0.05)
+
+
+def test_the_module_explorer_answers_what_depends_on_a_module_and_what_if_an_edge_were_cut(
+    page: Page, lab: Lab
+) -> None:
+    lab.open(page, "check_modules")
+    run_all(page)
+    expect(page.get_by_text("The module graph is sound")).to_be_visible()
+    expect(page.locator(ERROR)).to_have_count(0)
+    page.get_by_label("Depends on", exact=True).select_option("inventory")
+    expect(page.get_by_text("1 module depends on inventory: billing")).to_be_visible()
+    expect(page.locator(".widget-html-content div[role=img]")).to_have_attribute("aria-label", re.compile("load order"))
+    page.get_by_label("Without", exact=True).select_option("sales->catalog")
+    expect(page.get_by_text("without sales -> catalog: 3 places to change")).to_be_visible()

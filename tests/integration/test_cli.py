@@ -217,7 +217,7 @@ def test_modules_that_depend_on_each_other_stop_start_up_and_are_a_finding(tmp_p
     environ = {"PYTHONPATH": str(tmp_path), "ERPKIT_MODULES": "loop.modules"}
     refused(erpkit("modules", "list", **environ), 1, "a -> b -> a")
     done = erpkit("modules", "check", **environ)
-    assert (done.returncode, "cycle: a -> b -> a; cut one dependency" in done.stdout) == (3, True)
+    assert (done.returncode, "cycle: a -> b -> a; cut a -> b" in done.stdout) == (3, True)
     refused(
         erpkit("modules", "list", **(environ | {"ERPKIT_MODULES": "gone.modules"})),
         1,

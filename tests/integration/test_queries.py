@@ -260,7 +260,7 @@ def test_check_names_the_query_that_drift_broke_and_nothing_else(
 ) -> None:
     tenants = [create_tenant(database, migrations, slug) for slug in ("acme", "bluebird", "cobalt")]
     statements = read_statements(registry.modules)
-    assert len(statements) == 23
+    assert len(statements) == 25
     assert check_queries(database, tenants, statements) == []
     with database.connection() as connection:
         connection.execute("ALTER TABLE tenant_bluebird.inventory_shortages RENAME COLUMN lacking TO missing")
@@ -338,7 +338,7 @@ def test_the_command_line_ends_with_3_for_a_broken_query(erp: Planted, database:
     environ = {"ERPKIT_DATABASE": database.conninfo, "ERPKIT_MODULES": "erpkit.sample"}
     assert erpkit("queries", "generate", "--check", **environ).returncode == 0
     done = erpkit("queries", "check", **environ)
-    assert (done.returncode, "23 queries in 4 tenants: 0 broken" in done.stdout) == (0, True)
+    assert (done.returncode, "25 queries in 4 tenants: 0 broken" in done.stdout) == (0, True)
     with database.connection() as connection:
         connection.execute("ALTER TABLE tenant_acme.sales_customers DROP COLUMN country")
     done = erpkit("queries", "check", **environ)

@@ -105,9 +105,30 @@ def test_explore_tenants_takes_names_and_refuses_a_table_that_is_not_there(plant
     assert (wrong.outcome, "acme has no table orders" in str(wrong.error)) == ("failed", True)
 
 
-def test_check_modules_records_the_graph(tmp_path: Path) -> None:
+def test_check_modules_records_the_graph_and_what_was_found_in_fact(planted: Planted, tmp_path: Path) -> None:
     result = _run("check_modules", tmp_path)
-    assert (result.outcome, _facts(result)) == ("ok", {"modules": 4, "dependencies": 5, "events": 9, "findings": 0})
+    assert (result.outcome, _facts(result)) == (
+        "ok",
+        {"modules": 4, "dependencies": 4, "couplings": 9, "cycles": 0, "events": 9, "not read": 0, "findings": 0},
+    )
+
+
+def test_check_modules_takes_a_folder_of_odoos_addons_and_answers_questions(tmp_path: Path) -> None:
+    for name, needs in (("base", ""), ("sale", "crm"), ("crm", "sale"), ("shop", "sale")):
+        (tmp_path / "addons" / name).mkdir(parents=True)
+        (tmp_path / "addons" / name / "__manifest__.py").write_text(
+            repr({"name": name, "depends": [needs] if needs else []})
+        )
+    result = _run("check_modules", tmp_path, modules=str(tmp_path / "addons"), impact="sale", cut=["crm->sale"])
+    assert (result.outcome, _facts(result)["cycles"], _errors(result.output)) == ("findings", 1, [])
+    page = result.report.read_text()
+    for text in (
+        "cycle: crm -&gt; sale -&gt; crm",
+        "2 modules depend on sale: crm, shop",
+        "without crm -&gt; sale: 1 place to change; no cycle would be left",
+        "load order then: base, crm, sale, shop",
+    ):
+        assert text in page
 
 
 def test_replay_events_is_a_dry_run_first_and_then_does_what_was_confirmed(

@@ -2,12 +2,25 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from erpkit.config import Settings
 from erpkit.errors import ModuleError
-from erpkit.modules import EventHandler, Module, Registry, check_modules, find_modules, load_modules, load_order
+from erpkit.modules import (
+    EventHandler,
+    Module,
+    Registry,
+    check_modules,
+    find_modules,
+    load_modules,
+    load_order,
+    read_candidates,
+    register,
+    tables_of,
+)
+from erpkit.modules.order import dependency_graph, find_cycles
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,28 @@ def test_a_module_that_depends_on_itself_is_a_cycle() -> None:
         load_order([Module("a", ("a",))])
 
 
+def test_cycles_that_have_nothing_in_common_are_each_named_in_full() -> None:
+    modules = [Module("a", ("b",)), Module("b", ("a",)), Module("x", ("y",)), Module("y", ("z",)), Module("z", ("x",))]
+    with pytest.raises(ModuleError) as raised:
+        load_order([*modules, Module("between", ("a", "x"))])
+    assert str(raised.value) == (
+        "modules depend on each other in 2 cycles: a -> b -> a; x -> y -> z -> x; remove one dependency of each"
+    )
+
+
+def test_of_a_knot_of_modules_a_short_cycle_is_named_and_not_each_of_a_million() -> None:
+    names = [f"m{n:03d}" for n in range(300)]
+    knot = [Module(name, tuple(other for other in names if other != name)) for name in names]
+    assert find_cycles(dependency_graph(knot)) == [["m000", "m001", "m000"]]
+
+
+def test_a_cycle_of_five_hundred_is_named_in_full() -> None:
+    ring = [Module(f"m{n:03d}", (f"m{(n + 1) % 500:03d}",)) for n in range(500)]
+    with pytest.raises(ModuleError) as raised:
+        load_order(ring)
+    assert " -> ".join(f"m{n % 500:03d}" for n in range(501)) in str(raised.value)
+
+
 def test_a_missing_dependency_is_named_with_who_needs_it() -> None:
     with pytest.raises(ModuleError, match="module sales depends on catalog, which is not registered"):
         load_order([Module("sales", ("catalog",))])
@@ -73,6 +108,48 @@ def test_a_bad_name_is_refused(name: str) -> None:
         load_order([Module(name)])
 
 
+class Bent:
+    """A module of one's own making with something wrong in it."""
+
+    name = "bent"
+    dependencies: Any = ()
+    migrations: Any = None
+    commands: Any = ()
+    publishes: Any = ()
+    subscribes: Any = ()
+    tables: Any = None
+
+
+BENT = {
+    "dependencies": ("sales", "its dependencies is 'sales', not a tuple of names"),
+    "migrations": ("migrations", "its migrations is 'migrations', not a pathlib.Path or None"),
+    "publishes": (("OrderPlaced",), "its publishes is ('OrderPlaced',), not a tuple of classes"),
+    "subscribes": ((handle,), "not a tuple of erpkit.EventHandler"),
+    "commands": (None, "its commands is None, not a tuple of erpkit.CommandHandler"),
+    "tables": ("sales_*", "its tables is 'sales_*', not a tuple of names"),
+    "name": (property(lambda _: 1 / 0), "its name raises ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize("attribute", BENT)
+def test_an_attribute_of_the_wrong_type_is_named(attribute: str) -> None:
+    value, said = BENT[attribute]
+    with pytest.raises(ModuleError) as raised:
+        register(type("Crooked", (Bent,), {attribute: value})())
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_registering_returns_the_module_itself() -> None:
+    module = Bent()
+    assert register(module) is module
+
+
+def test_a_modules_tables_begin_with_its_name_unless_it_says_otherwise() -> None:
+    assert tables_of(Module("sales")) == ("sales_*",)
+    assert tables_of(Module("sales", tables=("orders", "so_*"))) == ("orders", "so_*")
+
+
 def test_any_object_with_a_modules_attributes_is_one() -> None:
     class Legacy:
         name = "legacy"
@@ -88,6 +165,54 @@ def test_any_object_with_a_modules_attributes_is_one() -> None:
 def test_the_sample_erp_loads_through_its_entry_points() -> None:
     registry = load_modules(Settings(modules="erpkit.sample"))
     assert [m.name for m in registry.modules] == ["catalog", "sales", "inventory", "billing"]
+
+
+def installed(folder: Path, distribution: str, entries: str, **files: str) -> None:
+    info = folder / f"{distribution}-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Name: {distribution}\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(entries)
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+
+
+def test_two_entry_points_of_one_name_are_refused_with_who_registers_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for distribution in ("shop", "shop_fork"):
+        installed(tmp_path / distribution, distribution, "[twice.modules]\nstock = erpkit.sample.sales:module\n")
+        monkeypatch.syspath_prepend(tmp_path / distribution)
+    with pytest.raises(ModuleError) as raised:
+        find_modules(Settings(modules="twice.modules"))
+    assert str(raised.value) == (
+        "entry point stock is registered 2 times under twice.modules: erpkit.sample.sales:module, from shop; "
+        "erpkit.sample.sales:module, from shop_fork; uninstall or rename all but one"
+    )
+
+
+def test_an_entry_point_that_fails_is_named_with_the_cause_and_the_others_are_still_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = "[bad.modules]\n" + "".join(f"{n} = bad_{n}:module\n" for n in ("gone", "zero", "exits", "empty", "fine"))
+    installed(
+        tmp_path,
+        "bad",
+        entries,
+        bad_zero="import json\nmodule = 1 / 0\n",
+        bad_exits="import sys\nsys.exit('no\\nway')\n",
+        bad_empty="",
+        bad_fine="from erpkit import Module\nmodule = Module('fine')\n",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    found = read_candidates(Settings(modules="bad.modules"))
+    assert found.modules == (Module("fine"),)
+    problems = {fault.modules[0]: fault.problem for fault in found.faults}
+    assert problems["gone"].startswith("entry point gone (bad_gone:module) cannot be loaded: ModuleNotFoundError: No ")
+    assert problems["zero"].endswith(f"ZeroDivisionError: division by zero ({tmp_path / 'bad_zero.py'}:2)")
+    assert problems["exits"].endswith(f"SystemExit: no ({tmp_path / 'bad_exits.py'}:2)")
+    assert problems["empty"].endswith("AttributeError: module 'bad_empty' has no attribute 'module'")
+    with pytest.raises(ModuleError, match=r"entry point \w+ \(bad_\w+:module\) cannot be loaded: .*; mend its import"):
+        find_modules(Settings(modules="bad.modules"))
 
 
 def test_a_group_without_modules_is_an_error_that_names_it() -> None:

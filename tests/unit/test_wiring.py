@@ -15,6 +15,7 @@ from erpkit.modules import (
     Query,
     QueryHandler,
     Registry,
+    Tool,
     Upcaster,
     check_modules,
 )
@@ -43,6 +44,10 @@ def count(query: object, context: object) -> int:
     return 7
 
 
+def b_count(context: object) -> int:
+    return 7
+
+
 def same(payload: dict[str, Any]) -> dict[str, Any]:
     return payload
 
@@ -59,6 +64,10 @@ FAULTS = {
     "Shipped is published by a, b: let one": [Module("a", publishes=(Shipped,)), Module("b", publishes=(Shipped,))],
     "2 messages have the topic a.Shipped: rename": [
         Module("a", publishes=(Shipped, type("Shipped", (), {}))),
+    ],
+    "2 tools are named a_b_count, in a, a_b: rename": [
+        Module("a_b", tools=(Tool(count),)),
+        Module("a", tools=(Tool(b_count),)),
     ],
     "a.on_shipped waits for Shipped, which nobody publishes: publish": [
         Module("a", subscribes=(EventHandler("a.on_shipped", Shipped, do),))
@@ -108,7 +117,9 @@ def test_a_timeout_is_above_zero(seconds: float) -> None:
 def test_a_module_of_ones_own_making_needs_neither_answers_nor_upcasters() -> None:
     class Legacy:
         name = "legacy"
-        dependencies = migrations = commands = subscribes = ()
+        dependencies: tuple[str, ...] = ()
+        migrations = None
+        commands = subscribes = ()
         publishes = (Shipped,)
 
     registry = Registry.of([Legacy()])

@@ -9,7 +9,7 @@ from erpkit.sample.inventory.messages import StockReserved
 
 module = Module(
     name="billing",
-    dependencies=("sales", "inventory"),
+    dependencies=("inventory",),
     migrations=Path(__file__).parent / "migrations",
     queries=Path(__file__).parent / "queries",
     commands=(CommandHandler(ReceivePayment, commands.receive_payment),),

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from erpkit.modules import CommandHandler, EventHandler, Module, Upcaster
-from erpkit.sample.inventory import commands, events, upcasters
+from erpkit.modules import CommandHandler, EventHandler, Module, Tool, Upcaster
+from erpkit.sample.inventory import commands, events, tools, upcasters
 from erpkit.sample.inventory.messages import ReceiveStock, StockReceived, StockReserved, StockShort
 from erpkit.sample.sales.messages import OrderPlaced
 
@@ -32,4 +32,6 @@ module = Module(
             writes=("inventory_shortages",),
         ),
     ),
+    routes="erpkit.sample.inventory.routes:router",
+    tools=(Tool(tools.stock_levels),),
 )

@@ -32,6 +32,10 @@ RESERVE: Final = """
 SELECT inventory_reserve(%(order_id)s, unnest(%(skus)s::text[]), unnest(%(quantities)s::integer[]))
 """
 
+LIST_STOCK: Final = """
+SELECT sku, on_hand, reserved FROM inventory_stock ORDER BY sku
+"""
+
 
 @dataclass(frozen=True)
 class InventoryStockRow:
@@ -67,3 +71,10 @@ def lock_stock(connection: Connection[Any], skus: list[str]) -> list[InventorySt
 def reserve(connection: Connection[Any], order_id: UUID, skus: list[str], quantities: list[int]) -> None:
     """Keep so many of each product for an order; the two arrays go together."""
     connection.execute(RESERVE, {"order_id": order_id, "skus": skus, "quantities": quantities})
+
+
+def list_stock(connection: Connection[Any]) -> list[InventoryStockRow]:
+    """List what is on the shelves."""
+    cursor = connection.cursor(row_factory=tuple_row)
+    cursor.execute(LIST_STOCK, {})
+    return [InventoryStockRow(*row) for row in cursor]

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from erpkit.modules import CommandHandler, EventHandler, Module
-from erpkit.sample.sales import commands, events
+from erpkit.modules import CommandHandler, EventHandler, Module, Tool
+from erpkit.sample.sales import commands, events, tools
 from erpkit.sample.sales.messages import CustomerRegistered, OrderPlaced, PlaceOrder, RegisterCustomer
 
 module = Module(
@@ -28,4 +28,6 @@ module = Module(
             "sales.on_order_placed", OrderPlaced, events.count_order, replayable=True, writes=("sales_accounts",)
         ),
     ),
+    routes="erpkit.sample.sales.routes:router",
+    tools=(Tool(tools.list_orders), Tool(tools.place_order, writes=True)),
 )

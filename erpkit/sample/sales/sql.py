@@ -41,6 +41,17 @@ FIND_PRICES: Final = """
 SELECT sku, price FROM catalog_products WHERE sku = ANY (%(skus)s::text[])
 """
 
+LIST_ORDERS: Final = """
+SELECT o.order_id, c.name AS customer, o.placed_on, o.currency, coalesce(sum(l.quantity * l.price),
+  0) AS total
+FROM sales_orders o
+JOIN sales_customers c ON c.customer_id = o.customer_id
+LEFT JOIN sales_order_lines l ON l.order_id = o.order_id
+GROUP BY o.order_id, c.name
+ORDER BY o.placed_on DESC, o.order_id
+LIMIT %(most)s
+"""
+
 
 @dataclass(frozen=True)
 class FindPricesRow:
@@ -48,6 +59,17 @@ class FindPricesRow:
 
     sku: str
     price: Decimal
+
+
+@dataclass(frozen=True)
+class ListOrdersRow:
+    """A row of `list_orders`."""
+
+    order_id: UUID
+    customer: str
+    placed_on: date
+    currency: str
+    total: Decimal
 
 
 def open_account(connection: Connection[Any], customer_id: UUID, name: str) -> None:
@@ -86,3 +108,10 @@ def find_prices(connection: Connection[Any], skus: list[str]) -> list[FindPrices
     cursor = connection.cursor(row_factory=tuple_row)
     cursor.execute(FIND_PRICES, {"skus": skus})
     return [FindPricesRow(*row) for row in cursor]
+
+
+def list_orders(connection: Connection[Any], most: int) -> list[ListOrdersRow]:
+    """List the newest orders with their customers and totals."""
+    cursor = connection.cursor(row_factory=tuple_row)
+    cursor.execute(LIST_ORDERS, {"most": most})
+    return [ListOrdersRow(*row) for row in cursor]

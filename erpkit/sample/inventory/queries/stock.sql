@@ -10,3 +10,7 @@ SELECT sku, on_hand, reserved FROM inventory_stock WHERE sku = ANY (sqlc.arg(sku
 -- name: Reserve :exec
 -- Keep so many of each product for an order; the two arrays go together.
 SELECT inventory_reserve(sqlc.arg(order_id), unnest(sqlc.arg(skus)::text[]), unnest(sqlc.arg(quantities)::integer[]));
+
+-- name: ListStock :many
+-- List what is on the shelves.
+SELECT sku, on_hand, reserved FROM inventory_stock ORDER BY sku;

@@ -1,0 +1,5 @@
+"""Couplings between modules that nobody need have declared: imports, tables and queries, found in code and database."""
+
+from erpkit.couplings.find import find_couplings, inspect_modules
+
+__all__ = ["find_couplings", "inspect_modules"]

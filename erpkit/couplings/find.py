@@ -1,0 +1,118 @@
+"""Looking at modules, their code, their queries and the database, and checking what is declared against it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from erpkit.config import Settings
+from erpkit.couplings.imports import import_edges
+from erpkit.couplings.packages import find_packages
+from erpkit.couplings.queries import query_edges
+from erpkit.couplings.tables import has_schema, table_edges
+from erpkit.database import TEMPLATE, Database
+from erpkit.embedded import EmbeddedServer
+from erpkit.errors import DatabaseError, ErpkitError
+from erpkit.modules import Layers, ModuleCheck, ModuleLike, check_modules
+from erpkit.modules.edges import Couplings, Edge
+from erpkit.modules.source import Source, read_source
+from erpkit.modules.tables import TableOwners
+from erpkit.tenants import find_tenants
+
+__all__ = ["find_couplings", "inspect_modules"]
+
+_ODOO = "Odoo's XML, its models' inheritance and its database were not read: that a dependency is unused cannot be told"
+
+
+def inspect_modules(
+    settings: Settings, *, odoo: Sequence[Path] = (), layers: str = "", use_database: bool = True
+) -> ModuleCheck:
+    """Read the modules that `settings` name, or Odoo's addons, find their couplings in fact, and check all of it.
+
+    The embedded server is asked where it runs, and not started for it. Raises ErpkitError where there are no modules to
+    read, or where a database is configured and does not answer.
+    """
+    declared_layers = Layers.parse(layers)
+    source = read_source(settings, odoo)
+    with _opened(settings, use_database=use_database and source.imports is None) as database:
+        couplings = _couplings(source, settings, database)
+        where = f"{source.name}, {database.target if database else 'no database'}"
+    return check_modules(
+        source.candidates,
+        couplings,
+        layers=declared_layers,
+        findings=source.findings,
+        outside=source.outside,
+        indirect=source.indirect,
+        target=where if source.imports is None else source.name,
+    )
+
+
+def find_couplings(
+    modules: Sequence[ModuleLike], database: Database | None, tenants_query: str | None = None
+) -> Couplings:
+    """Find imports, foreign keys, views and queries across modules; what cannot be looked at is told in `not_read`.
+
+    Without a schema `_template`, in a database that erpkit did not make, the first tenant's stands for it.
+    """
+    owners = TableOwners(modules)
+    packages = find_packages(modules)
+    not_read: list[str] = []
+    edges = [
+        *_tried("imports were not read", not_read, lambda: import_edges(packages)),
+        *_tried("queries were not read", not_read, lambda: query_edges(modules, owners)),
+        *_tried("foreign keys and views were not read", not_read, lambda: _of_tables(database, owners, tenants_query)),
+    ]
+    everyone = frozenset(module.name for module in modules)
+    strangers = everyone - set(packages)
+    partly = everyone if not_read else strangers
+    if strangers:
+        not_read.append(
+            f"imports of {_listed(sorted(strangers))} were not read: no Python package of its own was found"
+        )
+    return Couplings(tuple(edges), tuple(not_read), partly)
+
+
+def _couplings(source: Source, settings: Settings, database: Database | None) -> Couplings:
+    if source.imports is not None:
+        everyone = frozenset(module.name for module in source.candidates if isinstance(module, ModuleLike))
+        return Couplings(source.imports, (_ODOO,), everyone)
+    modules = [candidate for candidate in source.candidates if isinstance(candidate, ModuleLike)]
+    return find_couplings(modules, database, settings.tenants_query)
+
+
+def _of_tables(database: Database | None, owners: TableOwners, tenants_query: str | None) -> list[Edge]:
+    if database is None:
+        raise DatabaseError("no database")
+    with database.connection() as connection:
+        schema = TEMPLATE.schema
+        if not has_schema(connection, schema):
+            tenants = find_tenants(connection, (), tenants_query)
+            if not tenants:
+                raise DatabaseError(f"{database.target} has no schema {schema} and no tenant")
+            schema = tenants[0].schema
+        return table_edges(connection, schema, owners)
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _tried(what: str, not_read: list[str], read: Callable[[], list[Edge]]) -> list[Edge]:
+    """Read a source of edges; that it cannot be read keeps nobody from the others."""
+    try:
+        return read()
+    except ErpkitError as error:
+        not_read.append(f"{what}: {error}")
+        return []
+
+
+@contextmanager
+def _opened(settings: Settings, *, use_database: bool) -> Iterator[Database | None]:
+    if not use_database or (settings.is_embedded and not EmbeddedServer(settings.home).is_running()):
+        yield None
+        return
+    with Database.open(settings) as database:
+        yield database

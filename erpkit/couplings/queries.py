@@ -1,0 +1,69 @@
+"""Queries that read or write another module's tables, found in sqlc's query files by sqlglot."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from erpkit.errors import QueryError
+from erpkit.modules import ModuleLike
+from erpkit.modules.edges import Edge, shorten_path
+from erpkit.modules.tables import TableOwners
+from erpkit.queries import queries_folder
+
+if TYPE_CHECKING:
+    from sqlglot import expressions
+
+__all__ = ["query_edges"]
+
+_NAME = re.compile(r"^--\s*name:\s*(\w+)", re.MULTILINE)
+_WORD = re.compile(r"[a-z_]\w*", re.IGNORECASE)
+
+
+def query_edges(modules: Sequence[ModuleLike], owners: TableOwners) -> list[Edge]:
+    """Return an edge for each query and foreign table; raises QueryError where sqlglot is missing or does not understand one."""
+    return [edge for module in modules for edge in _edges_of(module, owners)]
+
+
+def _edges_of(module: ModuleLike, owners: TableOwners) -> Iterator[Edge]:
+    folder = queries_folder(module)
+    for path in sorted(folder.glob("*.sql")) if folder else ():
+        for name, line, text in _queries(path):
+            if not any(owners.find(word) not in (None, module.name) for word in set(_WORD.findall(text.lower()))):
+                continue  # no word in it could be another module's table: it need not be parsed
+            for table in _tables(text, f"{shorten_path(path)}:{line}"):
+                owner = owners.find(table)
+                if owner is not None and owner != module.name:
+                    yield Edge(module.name, owner, "query", f"{name} ({shorten_path(path)}:{line}) uses {table}")
+
+
+def _queries(path: Path) -> Iterator[tuple[str, int, str]]:
+    """Yield name, line and text of each query in a file."""
+    text = path.read_text(encoding="utf-8")
+    starts = list(_NAME.finditer(text))
+    for start, end in zip(starts, [*(match.start() for match in starts[1:]), len(text)], strict=True):
+        yield start[1], text.count("\n", 0, start.start()) + 1, text[start.start() : end]
+
+
+def _tables(text: str, place: str) -> list[str]:
+    """Return the tables that a statement names; names of its own, WITH's, are none."""
+    try:
+        import sqlglot  # noqa: PLC0415 - optional, and slow to import
+        from sqlglot import expressions  # noqa: PLC0415
+    except ImportError:
+        raise QueryError("sqlglot is not installed: pip install 'erpkit[graph]'") from None
+    try:
+        statements = sqlglot.parse(text, dialect="postgres")
+    except sqlglot.errors.SqlglotError as error:
+        reason = str(error).splitlines()[0]
+        raise QueryError(f"{place}: not understood: {reason}") from None
+    trees = [statement for statement in statements if statement is not None]
+    own = {cte.alias for tree in trees for cte in tree.find_all(expressions.CTE)}
+    named = {_name(table) for tree in trees for table in tree.find_all(expressions.Table)}
+    return sorted(named - own - {""})
+
+
+def _name(table: expressions.Table) -> str:
+    return table.name if getattr(table.this, "quoted", False) else table.name.lower()

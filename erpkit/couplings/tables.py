@@ -1,0 +1,48 @@
+"""Foreign keys and views across modules' tables, read from the catalog of one schema."""
+
+from __future__ import annotations
+
+from erpkit.database import Connection
+from erpkit.modules.edges import Edge, Kind
+from erpkit.modules.tables import TableOwners
+
+__all__ = ["has_schema", "table_edges"]
+
+_KEYS = """
+SELECT c.conname::text, source.relname::text, target.relname::text
+FROM pg_constraint c
+JOIN pg_class source ON source.oid = c.conrelid JOIN pg_class target ON target.oid = c.confrelid
+WHERE c.contype = 'f' AND source.relnamespace = to_regnamespace(quote_ident(%s)) AND c.conparentid = 0
+ORDER BY 2, 1"""
+
+# A view's rule depends on each table, view and column that its query reads.
+_VIEWS = """
+SELECT DISTINCT CASE v.relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END, v.relname::text, used.relname::text
+FROM pg_class v
+JOIN pg_rewrite r ON r.ev_class = v.oid
+JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+JOIN pg_class used ON used.oid = d.refobjid AND used.oid <> v.oid
+WHERE v.relkind IN ('v', 'm') AND v.relnamespace = to_regnamespace(quote_ident(%s))
+ORDER BY 2, 3"""
+
+
+def has_schema(connection: Connection, schema: str) -> bool:
+    """Tell whether there is a schema of that name."""
+    row = connection.execute("SELECT to_regnamespace(quote_ident(%s)) IS NOT NULL", [schema]).fetchone()
+    return row == (True,)
+
+
+def table_edges(connection: Connection, schema: str, owners: TableOwners) -> list[Edge]:
+    """Return an edge from the module that has a foreign key or a view to the one whose table it needs; two round trips."""
+    keys = connection.execute(_KEYS, [schema]).fetchall()
+    views = connection.execute(_VIEWS, [schema]).fetchall()
+    edges = [
+        *(_edge(owners, "foreign key", source, target, f"{name}, {source} -> {target}") for name, source, target in keys),
+        *(_edge(owners, "view", view, used, f"{kind} {view} reads {used}") for kind, view, used in views),
+    ]  # fmt: skip
+    return [edge for edge in edges if edge is not None]
+
+
+def _edge(owners: TableOwners, kind: Kind, from_table: str, to_table: str, evidence: str) -> Edge | None:
+    source, target = owners.find(from_table), owners.find(to_table)
+    return None if source is None or target is None or source == target else Edge(source, target, kind, evidence)

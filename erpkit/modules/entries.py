@@ -1,0 +1,104 @@
+"""Where the modules come from: entry points, or a modules.toml."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from traceback import extract_tb
+
+from erpkit.config import Settings
+from erpkit.errors import ModuleError
+from erpkit.modules.wiring import ModuleFinding
+
+__all__ = ["DEFAULT_GROUP", "SAMPLE_GROUP", "Candidates", "find_modules", "is_path", "read_candidates"]
+
+DEFAULT_GROUP = "erpkit.modules"
+SAMPLE_GROUP = "erpkit.sample"
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What is registered, unchecked, and what is wrong with what could not be loaded."""
+
+    modules: tuple[object, ...]
+    faults: tuple[ModuleFinding, ...] = ()
+
+
+def find_modules(settings: Settings) -> list[object]:
+    """Load what is registered, unchecked; raises ModuleError at the first that cannot be loaded, and as `read_candidates`."""
+    found = read_candidates(settings)
+    for fault in found.faults:
+        raise ModuleError(f"{fault.problem}; {fault.remedy}")
+    return list(found.modules)
+
+
+def read_candidates(settings: Settings) -> Candidates:
+    """Load what is registered in the configured source: an entry-point group, or the path of a modules.toml.
+
+    With the embedded server and no module of one's own, that is the sample ERP. Raises ModuleError for a source that is not
+    there or registers nothing, and for a modules.toml that is not valid.
+    """
+    if settings.modules is not None and is_path(settings.modules):
+        from erpkit.modules.manifest import read_manifest  # noqa: PLC0415 - pydantic is slow to import
+
+        return Candidates(tuple(read_manifest(Path(settings.modules).expanduser())))
+    group = settings.modules or DEFAULT_GROUP
+    entries = entry_points(group=group)
+    if not entries and settings.modules is None and settings.is_embedded:
+        entries = entry_points(group=SAMPLE_GROUP)
+    if not entries and settings.tenants_query is not None:
+        return Candidates(())  # another ERP's database can be read without its modules
+    if not entries:
+        raise ModuleError(
+            f"no module is registered under the entry-point group {group}: see ERPKIT_MODULES in the README"
+        )
+    return _load_all(group, entries)
+
+
+def is_path(source: str) -> bool:
+    """Tell a path from the name of a group, which is made of words and dots."""
+    return source.endswith(".toml") or "/" in source or "\\" in source or source in (".", "..")
+
+
+def _load_all(group: str, entries: Iterable[EntryPoint]) -> Candidates:
+    by_name: dict[str, list[EntryPoint]] = defaultdict(list)
+    for entry in entries:
+        by_name[entry.name].append(entry)
+    modules: list[object] = []
+    faults: list[ModuleFinding] = []
+    for name, same in by_name.items():
+        if len(same) > 1:
+            faults.append(_registered_twice(group, name, same))
+            continue
+        loaded = _load(same[0])
+        if isinstance(loaded, ModuleFinding):
+            faults.append(loaded)
+        else:
+            modules.append(loaded)
+    return Candidates(tuple(modules), tuple(faults))
+
+
+def _registered_twice(group: str, name: str, entries: Iterable[EntryPoint]) -> ModuleFinding:
+    owners = [f"{entry.value}, from {entry.dist.name if entry.dist is not None else 'a path'}" for entry in entries]
+    problem = f"entry point {name} is registered {len(owners)} times under {group}: {'; '.join(sorted(owners))}"
+    return ModuleFinding("registered twice", (name,), problem, "uninstall or rename all but one")
+
+
+def _load(entry: EntryPoint) -> object:
+    try:
+        return entry.load()
+    except (Exception, SystemExit) as error:
+        problem = f"entry point {entry.name} ({entry.value}) cannot be loaded: {_reason(error)}"
+        return ModuleFinding("cannot be loaded", (entry.name,), problem, "mend its import, or uninstall it")
+
+
+def _reason(error: BaseException) -> str:
+    """Return what an import failed of, and where, in one line."""
+    said = f"{type(error).__name__}: {error}".splitlines()[0]
+    frames = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    last = frames[-1]
+    is_ours = last.filename == __file__ or "importlib" in Path(last.filename).parts
+    return said if is_ours else f"{said} ({last.filename}:{last.lineno})"

@@ -1,0 +1,208 @@
+"""The faults of a module graph, each with what shows it and what to do. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from erpkit.modules.edges import Couplings, Edge
+from erpkit.modules.layers import Layers
+from erpkit.modules.module import ModuleLike, topic_of
+from erpkit.modules.protocol import protocol_faults, short
+from erpkit.modules.wiring import ModuleFinding
+
+if TYPE_CHECKING:
+    from erpkit.modules.check import Knot
+
+__all__ = [
+    "cycle_findings",
+    "duplicate_findings",
+    "event_findings",
+    "layer_findings",
+    "missing_findings",
+    "not_module_findings",
+    "self_findings",
+    "undeclared_findings",
+    "unused_findings",
+]
+
+_NAMED = 12  # modules or edges in a sentence
+
+
+def not_module_findings(candidates: Sequence[object]) -> list[ModuleFinding]:
+    """What was registered and is no module, with all that is wrong with it."""
+    return [
+        ModuleFinding("no module", (), f"{short(one)} is no module", "register an erpkit.Module", tuple(faults))
+        for one in candidates
+        if (faults := protocol_faults(one))
+    ]
+
+
+def duplicate_findings(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:
+    """Names that more than one module has; one that is read from a file tells where."""
+    counts = Counter(module.name for module in modules)
+    return [
+        ModuleFinding(
+            "duplicate",
+            (name,),
+            f"{count} modules are named {name}",
+            "rename all but one",
+            tuple(str(place) for m in modules if m.name == name and (place := getattr(m, "path", None))),
+        )
+        for name, count in counts.items()
+        if count > 1
+    ]
+
+
+def missing_findings(edges: Iterable[Edge], known: set[str]) -> list[ModuleFinding]:
+    """Dependencies on modules that there are not."""
+    return [
+        ModuleFinding(
+            "missing dependency",
+            (edge.source, edge.target),
+            f"{edge.source} depends on {edge.target}, which is not registered",
+            "register or remove it",
+            (edge.evidence,),
+        )
+        for edge in edges
+        if edge.kind == "declared" and edge.target not in known
+    ]
+
+
+def self_findings(edges: Iterable[Edge]) -> list[ModuleFinding]:
+    """Modules that declare that they depend on themselves."""
+    return [
+        ModuleFinding("cycle", (e.source,), f"{e.source} -> {e.source}", "remove this dependency", (e.evidence,))
+        for e in edges
+        if e.kind == "declared" and e.source == e.target
+    ]
+
+
+def cycle_findings(knots: Iterable[Knot], edges: Iterable[Edge]) -> list[ModuleFinding]:
+    """One finding a knot: a cycle, the edges to cut, and what each of these rests on."""
+    pairs = _by_pair(edges)
+    return [_cycle_finding(knot, pairs) for knot in knots]
+
+
+def _cycle_finding(knot: Knot, pairs: Mapping[tuple[str, str], Sequence[Edge]]) -> ModuleFinding:
+    size = f"; {len(knot.modules)} modules reach each other" if len(knot.modules) > len(set(knot.path)) else ""
+    kind = "cycle" if knot.is_declared else "hidden cycle"
+    shown = [*knot.cut.edges[:_NAMED]]
+    more = f" and {len(knot.cut.edges) - _NAMED} more" if len(knot.cut.edges) > _NAMED else ""
+    edges = ", ".join(f"{source} -> {target}" for source, target in shown) + more
+    how = "" if knot.cut.is_smallest else f" (at least {knot.cut.at_least} must go; fewer than these may do)"
+    remedy = f"cut {edges}{how}: let the needed module publish an event that the other handles"
+    steps = [] if knot.is_declared else [pair for pair in pairwise(knot.path) if pair not in knot.cut.edges]
+    evidence = [str(edge) for pair in knot.cut.edges for edge in pairs[pair]]
+    evidence += [str(pairs[pair][0]) for pair in steps]
+    return ModuleFinding(kind, knot.modules, f"{_path(knot.path)}{size}", remedy, tuple(evidence))
+
+
+def _path(names: Sequence[str]) -> str:
+    if len(names) <= 2 * _NAMED:
+        return " -> ".join(names)
+    left_out = len(names) - 2 * _NAMED
+    return " -> ".join([*names[:_NAMED], f"… {left_out} more …", *names[-_NAMED:]])
+
+
+def undeclared_findings(edges: Iterable[Edge], *, indirect: bool) -> list[ModuleFinding]:
+    """What a module uses without having declared it; with `indirect`, declared by way of others is well enough."""
+    pairs = _by_pair(edges)
+    declared: dict[str, set[str]] = {}
+    for (source, target), several in pairs.items():
+        if any(edge.kind == "declared" for edge in several):
+            declared.setdefault(source, set()).add(target)
+    return [
+        ModuleFinding(
+            "undeclared dependency",
+            (source, target),
+            f"{source} uses {target} without declaring it: {_kinds(several)}",
+            f"declare {target} in {source}, or stop using it",
+            tuple(f"{edge.kind}: {edge.evidence}" for edge in several),
+        )
+        for (source, target), several in pairs.items()
+        if target not in declared.get(source, ()) and not (indirect and _leads(declared, source, target))
+    ]
+
+
+def unused_findings(edges: Iterable[Edge], couplings: Couplings | None) -> list[ModuleFinding]:
+    """Declared dependencies that nothing found bears out, of modules of which all was read."""
+    if couplings is None:
+        return []
+    return [
+        ModuleFinding(
+            "unused dependency",
+            (source, target),
+            f"{source} declares {target}, but no import, event, foreign key, view or query needs it",
+            "remove it, unless it is used in a way that cannot be seen from here",
+            tuple(edge.evidence for edge in several),
+        )
+        for (source, target), several in _by_pair(edges).items()
+        if all(edge.kind == "declared" for edge in several) and source not in couplings.partly_read and source != target
+    ]
+
+
+def layer_findings(edges: Iterable[Edge], layers: Layers, known: set[str]) -> list[ModuleFinding]:
+    """Modules that need one of a higher layer, and layers that name nobody."""
+    mistyped = [
+        ModuleFinding("unknown layer", (), f"no module is named {name}, which the layers list", "correct the layers")
+        for name in layers.unused(known)
+    ]
+    if not layers.patterns:
+        return []
+    layer = {name: layers.of(name) for name in known}
+    return mistyped + [
+        ModuleFinding(
+            "layer violation",
+            (source, target),
+            f"{source} (layer {below + 1}) needs {target} of the higher layer {above + 1}",
+            f"turn it round: let {target} need {source}",
+            tuple(f"{edge.kind}: {edge.evidence}" for edge in several),
+        )
+        for (source, target), several in _by_pair(edges).items()
+        if (below := layer[source]) is not None and (above := layer[target]) is not None and above < below
+    ]
+
+
+def event_findings(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:
+    """Events that nobody handles."""
+    publisher = {event: module.name for module in modules for event in module.publishes}
+    handled = {handler.event for module in modules for handler in module.subscribes}
+    return [
+        ModuleFinding(
+            "unhandled event",
+            (name,),
+            f"nobody handles {topic_of(name, event)}",
+            "subscribe to it or stop publishing it",
+            (f"published by {name}",),
+        )
+        for event, name in publisher.items()
+        if event not in handled
+    ]
+
+
+def _by_pair(edges: Iterable[Edge]) -> dict[tuple[str, str], list[Edge]]:
+    found: dict[tuple[str, str], list[Edge]] = {}
+    for edge in edges:
+        found.setdefault((edge.source, edge.target), []).append(edge)
+    return found
+
+
+def _kinds(edges: Iterable[Edge]) -> str:
+    counts = Counter(edge.kind for edge in edges)
+    return ", ".join(kind if count == 1 else f"{kind} ({count})" for kind, count in counts.items())
+
+
+def _leads(declared: Mapping[str, set[str]], source: str, target: str) -> bool:
+    """Tell whether declared dependencies lead from one module to another."""
+    seen, waiting = {source}, [source]
+    while waiting:
+        for name in declared.get(waiting.pop(), ()):
+            if name == target:
+                return True
+            if name not in seen:
+                seen.add(name)
+                waiting.append(name)
+    return False

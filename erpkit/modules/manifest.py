@@ -1,0 +1,170 @@
+"""modules.toml: the modules of an ERP in any language, as text."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from erpkit.errors import ModuleError
+from erpkit.modules.module import EventHandler, Module
+
+__all__ = ["ForeignModule", "read_manifest"]
+
+_EVENT = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
+_SUBSCRIPTION = re.compile(r"([a-z][a-z0-9_]*)\.([A-Za-z][A-Za-z0-9_-]*)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class ForeignModule(Module):
+    """A module that is only described here: its events are names, and its handlers run elsewhere."""
+
+    is_foreign: bool = field(default=True, init=False)
+
+
+class _Entry(BaseModel):
+    """One `[[module]]`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str
+    depends: list[str] = Field(default_factory=list)
+    migrations: str | None = None
+    queries: str | None = None
+    publishes: list[str] = Field(default_factory=list)
+    subscribes: list[str] = Field(default_factory=list)
+    prefix: str | None = None
+    tables: list[str] | None = None
+    version_table: str | None = None
+
+
+class _Manifest(BaseModel):
+    """The whole file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    module: list[_Entry] = Field(min_length=1)
+
+
+def read_manifest(path: Path) -> list[ForeignModule]:
+    """Read the modules that a modules.toml describes; folders in it are relative to it.
+
+    Raises ModuleError, naming the file, the module and the key, for what is not TOML, unknown, of a wrong type, or a folder
+    that is not there.
+    """
+    manifest = _validate(path, _read(path))
+    messages = _Messages()
+    return [_module(path, entry, messages) for entry in manifest.module]
+
+
+class _Messages:
+    """A type for each topic, the same one for those that publish it and those that subscribe to it."""
+
+    def __init__(self) -> None:
+        self._types: dict[str, type] = {}
+
+    def type_of(self, module: str, event: str) -> type:
+        """Return the type of an event; all that is known of it is its name."""
+        topic = f"{module}.{event}"
+        if topic not in self._types:
+            self._types[topic] = type(event, (), {"__doc__": f"The event {topic}, which another language defines."})
+        return self._types[topic]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise ModuleError(f"{path}: {error.strerror}: see ERPKIT_MODULES in the README") from None
+    except UnicodeDecodeError:
+        raise ModuleError(f"{path}: is not UTF-8") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        reason = "is nested too deeply" if isinstance(error, RecursionError) else f"is not TOML: {error}"
+        raise ModuleError(f"{path}: {reason}") from None
+
+
+def _validate(path: Path, document: Mapping[str, Any]) -> _Manifest:
+    try:
+        return _Manifest.model_validate(document)
+    except ValidationError as error:
+        # A misspelt key explains the one that is missing.
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+        raise ModuleError(f"{path}: {_describe(document, first['loc'], first['type'], first['msg'])}") from None
+
+
+def _describe(document: Mapping[str, Any], where: Sequence[int | str], kind: str, said: str) -> str:
+    """Say what pydantic found in the file's own words: the module by its name, the key, and what it should be."""
+    place, fields, key = _place(document, where)
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(key, fields, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(fields)}"
+        return f"{place}unknown key {key}; {hint}"
+    if key == "module" and kind in ("missing", "too_short"):
+        return "describes no module: write [[module]] and its name"
+    if kind == "missing":
+        return f"{place}has no {key}"
+    return f"{place}{key}: {said[0].lower()}{said[1:]}"
+
+
+def _place(document: Mapping[str, Any], where: Sequence[int | str]) -> tuple[str, list[str], str]:
+    if len(where) < 2:
+        return "", list(_Manifest.model_fields), str(where[0]) if where else "module"
+    entry, number = document["module"][where[1]], int(where[1]) + 1
+    name = entry.get("name") if isinstance(entry, dict) else None
+    place = f"module {name}: " if isinstance(name, str) else f"module number {number}: "
+    return place, list(_Entry.model_fields), str(where[2]) if len(where) > 2 else "it"
+
+
+def _module(path: Path, entry: _Entry, messages: _Messages) -> ForeignModule:
+    place = f"{path}: module {entry.name}"
+    return ForeignModule(
+        name=entry.name,
+        dependencies=tuple(entry.depends),
+        migrations=_folder(place, path, "migrations", entry.migrations),
+        queries=_folder(place, path, "queries", entry.queries),
+        publishes=tuple(messages.type_of(entry.name, _event(place, entry.name, event)) for event in entry.publishes),
+        subscribes=tuple(_handler(place, entry.name, topic, messages) for topic in entry.subscribes),
+        tables=_tables(entry),
+        version_table=entry.version_table,
+    )
+
+
+def _folder(place: str, path: Path, key: str, folder: str | None) -> Path | None:
+    if folder is None:
+        return None
+    found = path.absolute().parent / folder
+    if not found.is_dir():
+        raise ModuleError(f"{place}: {key}: there is no folder {found}")
+    return found
+
+
+def _tables(entry: _Entry) -> tuple[str, ...] | None:
+    if entry.prefix is None and entry.tables is None:
+        return None
+    return (*([f"{entry.prefix}*"] if entry.prefix is not None else []), *(entry.tables or []))
+
+
+def _event(place: str, module: str, event: str) -> str:
+    name = event.removeprefix(f"{module}.")
+    if not _EVENT.fullmatch(name):
+        raise ModuleError(
+            f"{place}: publishes: {event!r} is no event of {module}: write its name alone, OrderPlaced say"
+        )
+    return name
+
+
+def _handler(place: str, module: str, topic: str, messages: _Messages) -> EventHandler:
+    found = _SUBSCRIPTION.fullmatch(topic)
+    if found is None:
+        raise ModuleError(f"{place}: subscribes: {topic!r} is no topic: write sales.OrderPlaced, module first")
+    return EventHandler(f"{module}.on_{topic.replace('.', '_')}", messages.type_of(found[1], found[2]), _elsewhere)
+
+
+def _elsewhere(_event: object, context: Any) -> NoReturn:
+    raise ModuleError(f"{context.handler} is written in another language: modules.toml only describes it")
