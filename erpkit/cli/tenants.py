@@ -8,6 +8,7 @@ import click
 
 from erpkit.cli.inspection import inspect
 from erpkit.cli.output import as_json, open_database, print_json, print_table
+from erpkit.cli.repairs import repair, restore
 from erpkit.config import Settings
 from erpkit.migrations import read_migrations
 from erpkit.modules import load_modules
@@ -64,6 +65,8 @@ def create(slug: str, name: str) -> None:
 
 
 command.add_command(inspect)
+command.add_command(repair)
+command.add_command(restore)
 
 
 @command.command()

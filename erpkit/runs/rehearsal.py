@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import tempfile
+import time
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -10,58 +13,109 @@ import psycopg
 from psycopg import sql
 
 from erpkit.config import Settings
-from erpkit.database import Connection, Database
+from erpkit.database import Database
 from erpkit.errors import DatabaseError
-from erpkit.modules import Registry, load_modules
+from erpkit.events import handler_topics, read_lag
+from erpkit.modules import ModuleLike, Registry, load_modules
 from erpkit.modules.registry import SAMPLE_GROUP
-from erpkit.runs.sample import plant_sample
+from erpkit.runs.planted import adopt_tenants, copy_planted, drop_database
+from erpkit.runs.sample import plant_sample, sample_kit
+from erpkit.runs.workers import WorkerProcess
+from erpkit.tenants import get_tenant, list_tenants
 
 __all__ = ["Rehearsal", "drop_database"]
+
+_PATIENCE = 30.0  # seconds
 
 
 class Rehearsal:
     """A database of its own, beside the configured one, that lives until `close`; it holds four tenants of sample data.
 
-    `planted` tells which tenant is in which trouble. Raises DatabaseError where the login may not create databases.
+    `planted` tells which tenant is in which trouble, and `folder` is for files that go with it. Raises DatabaseError where
+    the login may not create databases.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._name = f"erpkit_rehearsal_{uuid4().hex[:8]}"
         self._closed = False
         self._parent = Database.open(settings)
-        self._create()
-        self.database = Database(
-            psycopg.conninfo.make_conninfo(self._parent.conninfo, dbname=self._name), self._target()
-        )
         self.registry: Registry = load_modules(Settings(modules=SAMPLE_GROUP))
+        try:
+            self._create(keep=settings.is_embedded)
+        except psycopg.errors.InsufficientPrivilege:
+            raise DatabaseError(f"{self._parent.target}: a rehearsal needs a login that may create databases") from None
+        self.database = self._open(self._name)
+        self._folder = tempfile.TemporaryDirectory(prefix="erpkit-rehearsal-")
+        self.folder = Path(self._folder.name)
+        self.worker = WorkerProcess(self.database.conninfo, SAMPLE_GROUP, self.folder / "health.json")
         atexit.register(self.close)  # also where a notebook stops half way
-        self.planted: Any = plant_sample(self.database, self.registry, tenants=4)
+        self.planted: Any = self._fill()
 
     def close(self) -> None:
-        """Drop the scratch database and its tenants' roles; calling it again does nothing."""
+        """Drop the scratch database and its tenants' roles, with all that belongs to it; calling it again does nothing."""
         atexit.unregister(self.close)
         if self._closed:
             return
         self._closed = True
+        self.worker.kill()
         self.database.close()
         with self._parent.connection() as connection:
             drop_database(connection, self._name)
         self._parent.close()
+        self._folder.cleanup()
 
-    def _create(self) -> None:
-        try:
-            with self._parent.connection() as connection:
-                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(self._name)))
-        except psycopg.errors.InsufficientPrivilege:
-            raise DatabaseError(f"{self._parent.target}: a rehearsal needs a login that may create databases") from None
+    def place_orders(self, slug: str, orders: int, seed: int = 1) -> None:
+        """Let a tenant's customers order; what follows from it is left to a dispatcher."""
+        with self.database.connection() as connection:
+            tenant = get_tenant(connection, slug)
+        sample_kit().place_orders(self.database, self.registry, tenant, orders, seed)
 
-    def _target(self) -> str:
-        return f"rehearsal on {self._parent.target}"
+    def kill_worker(self) -> None:
+        """Kill the dispatcher, and wait until the server has noticed and rolled back what it was at."""
+        self.worker.kill()
+        deadline = time.monotonic() + _PATIENCE
+        while self._is_busy():
+            if time.monotonic() > deadline:
+                raise DatabaseError(f"{self.database.target}: the killed dispatcher's connections are still there")
+            time.sleep(0.02)
 
+    def _is_busy(self) -> bool:
+        with self.database.connection() as connection:
+            row = connection.execute(
+                "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+                "AND backend_type = 'client backend' AND (state <> 'idle' OR application_name = 'erpkit dispatch'))"
+            ).fetchone()
+            return row == (True,)
 
-def drop_database(connection: Connection, name: str) -> None:
-    """Drop a database of erpkit's, cutting its connections, and the roles of its tenants."""
-    connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
-    roles = connection.execute("SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)", [f"{name}.tenant_"])
-    for (role,) in roles.fetchall():
-        connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+    def count_waiting(self) -> int:
+        """Return how many events wait for a handler, over all active tenants."""
+        with self.database.connection() as connection:
+            active = [tenant for tenant in list_tenants(connection) if tenant.is_active]
+            return sum(one.waiting for one in read_lag(connection, active, handler_topics(self.registry)))
+
+    def careless_modules(self) -> list[ModuleLike]:
+        """Return the sample ERP's modules and one more, which uses another without declaring it."""
+        return [*self.registry.modules, sample_kit().careless_module()]
+
+    def _create(self, *, keep: bool) -> None:
+        if keep:
+            copy_planted(self._parent, self._name, self._plant)
+            return
+        with self._parent.connection() as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(self._name)))
+
+    def _fill(self) -> Any:
+        with self.database.connection() as connection:
+            tenants = list_tenants(connection)
+            adopt_tenants(connection, self._name)
+        if tenants:
+            return sample_kit().choose_troubles([tenant.slug for tenant in tenants])
+        return plant_sample(self.database, self.registry, tenants=4)
+
+    def _plant(self, name: str) -> None:
+        with self._open(name) as database:
+            plant_sample(database, self.registry, tenants=4)
+
+    def _open(self, name: str) -> Database:
+        conninfo = psycopg.conninfo.make_conninfo(self._parent.conninfo, dbname=name)
+        return Database(conninfo, f"rehearsal on {self._parent.target}")

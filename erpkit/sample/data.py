@@ -18,7 +18,7 @@ from erpkit.sample.catalog.messages import AddProduct, ChangePrice
 from erpkit.sample.inventory.messages import ReceiveStock
 from erpkit.sample.sales.messages import Line, PlaceOrder, RegisterCustomer
 
-__all__ = ["Size", "do_business"]
+__all__ = ["Size", "do_business", "send_orders"]
 
 _THINGS = (
     "Bolt",
@@ -74,6 +74,12 @@ def do_business(database: Database, registry: Registry, tenant: Tenant, seed: in
         dispatch(database, tenant, registry)
     _send(bus, tenant, random, _payments(database, tenant, random))
     dispatch(database, tenant, registry)
+
+
+def send_orders(database: Database, registry: Registry, tenant: Tenant, seed: int, size: Size, until: date) -> None:
+    """Send the orders of some weeks alone, for products and customers that are there; no handler is asked to react."""
+    random = Random(f"{tenant.slug} {seed}")
+    _send(CommandBus(database, registry), tenant, random, list(_orders(random, size, until)))
 
 
 def _send(bus: CommandBus, tenant: Tenant, random: Random, commands: list[object]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from random import Random
 from uuid import UUID
@@ -11,18 +11,20 @@ from uuid import UUID
 from erpkit.database import Database, Tenant
 from erpkit.events import CommandBus, dispatch
 from erpkit.migrations import Migration, plan_down, plan_up, read_applied, read_migrations, run_plan
-from erpkit.modules import Registry
-from erpkit.sample.data import Size, do_business
+from erpkit.modules import Module, Registry
+from erpkit.sample.careless import bonus
+from erpkit.sample.data import Size, do_business, send_orders
 from erpkit.sample.sales.messages import Line, PlaceOrder
 from erpkit.tenants import create_tenant, ensure_template, set_status
 
-__all__ = ["Planted", "plant"]
+__all__ = ["Planted", "careless_module", "choose_troubles", "place_orders", "plant"]
 
 _SLUGS = (
     "acme", "bluebird", "cobalt", "delta_tools", "elm_street", "fjord", "granite", "harbour", "indigo", "juniper",
     "kestrel", "lagoon",
 )  # fmt: skip
 _SIZE = Size()
+_UNTIL = date(2026, 10, 31)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def plant(
     tenants: int = 12,
     seed: int = 1,
     size: Size = _SIZE,
-    until: date = date(2026, 10, 31),
+    until: date = _UNTIL,
     progress: Callable[[str], object] = str,
 ) -> Planted:
     """Create tenants that have done some business, and plant the four troubles (with four tenants or more, one in each).
@@ -65,18 +67,37 @@ def plant(
     return _plant_troubles(database, registry, migrations, made, until)
 
 
+def choose_troubles(slugs: Sequence[str]) -> Planted:
+    """Return which of the tenants get which trouble; with four or more, each another one. Pure."""
+    dead, drifted, behind, suspended = (slugs[n % len(slugs)] for n in (2, 5, 7, 10))
+    if len({dead, drifted, behind, suspended}) < 4:
+        dead, drifted, behind, suspended = (slugs[n % len(slugs)] for n in range(4))
+    return Planted(tuple(slugs), behind, drifted, suspended, dead)
+
+
+def place_orders(
+    database: Database, registry: Registry, tenant: Tenant, orders: int, seed: int = 1, size: Size = _SIZE
+) -> None:
+    """Place some more orders, and leave what follows from them to a dispatcher; `size` is what it was planted with."""
+    send_orders(database, registry, tenant, seed, replace(size, orders=orders), _UNTIL)
+
+
+def careless_module() -> Module:
+    """Return a module that uses another one without declaring it; the sample ERP does without."""
+    return bonus.module
+
+
 def _plant_troubles(
     database: Database, registry: Registry, migrations: tuple[Migration, ...], tenants: list[Tenant], until: date
 ) -> Planted:
-    dead, drifted, behind, suspended = (tenants[n % len(tenants)] for n in (2, 5, 7, 10))
-    if len({dead, drifted, behind, suspended}) < 4:
-        dead, drifted, behind, suspended = (tenants[n % len(tenants)] for n in range(4))
-    _order_in_francs(database, registry, dead, until)
-    _drift(database, drifted)
-    _fall_behind(database, migrations, behind)
+    by_slug = {tenant.slug: tenant for tenant in tenants}
+    planted = choose_troubles(list(by_slug))
+    _order_in_francs(database, registry, by_slug[planted.dead_letters], until)
+    _drift(database, by_slug[planted.drifted])
+    _fall_behind(database, migrations, by_slug[planted.behind])
     with database.connection() as connection:
-        set_status(connection, suspended.slug, "suspended")
-    return Planted(tuple(t.slug for t in tenants), behind.slug, drifted.slug, suspended.slug, dead.slug)
+        set_status(connection, planted.suspended, "suspended")
+    return planted
 
 
 def _order_in_francs(database: Database, registry: Registry, tenant: Tenant, until: date) -> None:

@@ -13,25 +13,36 @@ from erpkit.tenants.mentions import Mention, MovedTenant
 from erpkit.tenants.provision import ProvisionPlan, plan_provision, provision_tenant
 from erpkit.tenants.registry import ensure_registry, find_tenants, get_tenant, list_tenants, look_up, set_status
 from erpkit.tenants.removal import DropPlan, DropResult, drop_tenant, plan_drop
+from erpkit.tenants.repair import RepairPlan, RepairRun, RepairStep, lint_repair, plan_repair, read_repair, run_repair
+from erpkit.tenants.restore import Beside, LogChange, Restored, RestorePlan, import_beside, plan_restore, swap_in
 from erpkit.tenants.roles import ANALYSTS
+from erpkit.tenants.rows import count_rows
 from erpkit.tenants.snapshot import Snapshot, describe_inspections, read_snapshot, take_snapshot, write_snapshot
 
 __all__ = [
     "ANALYSTS",
     "Across",
+    "Beside",
     "Difference",
     "DropPlan",
     "DropResult",
     "Growth",
+    "LogChange",
     "Manifest",
     "Mention",
     "MovedTenant",
     "ProvisionPlan",
+    "RepairPlan",
+    "RepairRun",
+    "RepairStep",
+    "RestorePlan",
+    "Restored",
     "Snapshot",
     "TenantDetail",
     "TenantInspection",
     "across",
     "compare_snapshots",
+    "count_rows",
     "create_tenant",
     "describe_inspections",
     "drift_script",
@@ -42,18 +53,25 @@ __all__ = [
     "find_drift",
     "find_tenants",
     "get_tenant",
+    "import_beside",
     "import_tenant",
     "inspect_tenant",
     "inspect_tenants",
+    "lint_repair",
     "list_tenants",
     "look_up",
     "plan_drop",
     "plan_provision",
+    "plan_repair",
+    "plan_restore",
     "provision_tenant",
     "read_manifest",
+    "read_repair",
     "read_snapshot",
     "rename_tenant",
+    "run_repair",
     "set_status",
+    "swap_in",
     "take_snapshot",
     "verify_export",
     "write_snapshot",

@@ -13,7 +13,7 @@ from erpkit.tenants.ddl import mend_object, rank
 from erpkit.tenants.grants import GrantChange, compare_grants, read_grants
 from erpkit.tenants.objects import SCHEMA, Fingerprint, SchemaObject, read_fingerprints, read_objects
 
-__all__ = ["Change", "Difference", "compare_schemas", "drift_script", "find_drift"]
+__all__ = ["Change", "Difference", "compare_schemas", "drift_script", "find_drift", "in_order"]
 
 Change = Literal["missing", "extra", "other", "unknown"]
 
@@ -100,7 +100,12 @@ def compare_schemas(
 
 def drift_script(differences: Iterable[Difference]) -> list[str]:
     """Put the DDL of differences into an order in which it can be run: what others need comes before them."""
-    return [difference.ddl for difference in sorted(differences, key=_place)]
+    return [difference.ddl for difference in in_order(differences)]
+
+
+def in_order(differences: Iterable[Difference]) -> list[Difference]:
+    """Sort differences as their DDL has to be run."""
+    return sorted(differences, key=_place)
 
 
 def _place(difference: Difference) -> tuple[int, bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -39,8 +40,10 @@ _SEARCH_PATH = "SELECT pg_catalog.set_config('search_path', '', false);"
 _CHUNK = 2**16
 
 
-def import_tenant(database: Database, path: Path, slug: str | None = None) -> MovedTenant:
+def import_tenant(database: Database, path: Path, slug: str | None = None, *, status: str = "active") -> MovedTenant:
     """Make a tenant from an export file, under its own name or under `slug`, and return it.
+
+    A dispatcher that runs serves it from the moment it is there, unless its `status` is another one than active.
 
     The file is verified first, the row counts and versions afterwards against its manifest; all happens in one
     transaction, so that a fault leaves nothing. Raises UsageError for a file that is truncated, edited or too new, and for a
@@ -56,7 +59,7 @@ def import_tenant(database: Database, path: Path, slug: str | None = None) -> Mo
         with database.connection() as connection:
             _check_version(connection, manifest)
             prepare_database(connection)
-            tenant = new_tenant(connection, slug or manifest.slug, manifest.name)
+            tenant = replace(new_tenant(connection, slug or manifest.slug, manifest.name), status=status)
             refuse_taken(connection, tenant)
             _import(connection, tenant, manifest, dump)
             mentions = find_mentions(connection, manifest.schema, tenant.schema)

@@ -20,6 +20,7 @@ __all__ = [
     "create_tenant",
     "ensure_template",
     "lock_migrations",
+    "move_tenant",
     "new_tenant",
     "prepare_database",
     "refuse_taken",
@@ -67,7 +68,7 @@ def rename_tenant(database: Database, slug: str, new_slug: str, name: str | None
         try:
             with connection.transaction():
                 lock_migrations(connection, old)
-                _rename(connection, old, new)
+                move_tenant(connection, old, new)
         except psycopg.errors.LockNotAvailable:
             raise DatabaseError(f"tenant {slug} is in use by a migration: it was not renamed; try again") from None
         except psycopg.Error as error:
@@ -141,7 +142,8 @@ def _create_in_stages(connection: Connection, tenant: Tenant, migrations: Sequen
         raise error if isinstance(error, ErpkitError) else _creation_error(tenant, error) from error
 
 
-def _rename(connection: Connection, old: Tenant, new: Tenant) -> None:
+def move_tenant(connection: Connection, old: Tenant, new: Tenant) -> None:
+    """Rename the schema and the roles of a tenant, and its entry; call it in a transaction."""
     names = [
         ("ALTER SCHEMA {} RENAME TO {}", old.schema, new.schema),
         ("ALTER ROLE {} RENAME TO {}", old.role, new.role),
@@ -177,8 +179,8 @@ def _setup(connection: Connection, tenant: Tenant) -> None:
 def register(connection: Connection, tenant: Tenant) -> None:
     """Enter a tenant in public.tenants."""
     connection.execute(
-        "INSERT INTO public.tenants (slug, schema_name, role_name, name) VALUES (%s, %s, %s, %s)",
-        [tenant.slug, tenant.schema, tenant.role, tenant.name],
+        "INSERT INTO public.tenants (slug, schema_name, role_name, name, status) VALUES (%s, %s, %s, %s, %s)",
+        [tenant.slug, tenant.schema, tenant.role, tenant.name, tenant.status],
     )
 
 

@@ -1,0 +1,231 @@
+"""Undoing a tenant's drift: the DDL that makes its schema like `_template` again, planned, confirmed, and all or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Literal
+
+import psycopg
+
+from erpkit.database import TEMPLATE, Connection, Database, Tenant
+from erpkit.database.scope import scope_statements
+from erpkit.errors import DatabaseError, PlanChangedError, UsageError
+from erpkit.migrations import Migration, describe_status, lint_migrations, read_applied
+from erpkit.migrations.lint import LintReport
+from erpkit.migrations.parser import ParsedMigration
+from erpkit.tenants.ddl import DESTRUCTIVE, MARKS
+from erpkit.tenants.drift import Difference, find_drift, in_order
+from erpkit.tenants.lifecycle import lock_migrations
+from erpkit.tenants.objects import Fingerprint, read_fingerprints
+from erpkit.tenants.registry import find_tenants, get_tenant
+from erpkit.tenants.rows import count_rows
+
+__all__ = [
+    "RepairPlan",
+    "RepairRun",
+    "RepairStep",
+    "Risk",
+    "SchemaState",
+    "lint_repair",
+    "plan_repair",
+    "read_fleet",
+    "read_repair",
+    "run_repair",
+]
+
+Risk = Literal["none", "fails", "loses", "by hand"]
+
+_CODE = ("function", "procedure", "view", "materialized view", "rule", "trigger")  # one statement on many lines
+_BY_HAND = "-- by hand: "
+_BEGINS = re.compile(r"ALTER|CREATE|DROP|GRANT|REVOKE|-- ")  # other lines go on with the one before
+
+
+@dataclass(frozen=True)
+class RepairStep:
+    """One statement that helps to undo `difference`, which is in words; `object` is what it is about.
+
+    `risk` is `fails` where PostgreSQL refuses it if rows are in the way, `loses` where it takes values along, and `by hand` where only
+    a person can write it.
+    """
+
+    object: str
+    difference: str
+    statement: str
+    risk: Risk
+
+
+@dataclass(frozen=True)
+class RepairPlan:
+    """What would be run in one tenant's schema, in this order, and the `left` steps, which nobody asked for."""
+
+    tenant: Tenant
+    steps: tuple[RepairStep, ...]
+    left: tuple[RepairStep, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """`repair-` and ten hexadecimal digits that stand for exactly these statements in this schema."""
+        facts = [self.tenant.slug, self.tenant.schema, [step.statement for step in self.steps]]
+        return f"repair-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]}"
+
+    def check(self, confirm: str) -> None:
+        """Raise PlanChangedError unless `confirm` is this plan's id."""
+        if confirm != self.id:
+            raise PlanChangedError(
+                f"confirm={confirm!r} is not the id of the present plan, {self.id}: nothing was changed; read the plan again"
+            )
+
+
+@dataclass(frozen=True)
+class RepairRun:
+    """What was run, and the differences from `_template` that are left."""
+
+    plan: RepairPlan
+    left: tuple[Difference, ...]
+
+
+def plan_repair(tenant: Tenant, differences: Sequence[Difference], accept: Collection[Risk] = ()) -> RepairPlan:
+    """Plan the statements that undo `differences`; those with a risk only if `accept` names it. Pure.
+
+    Raises UsageError where a lock kept the schema from being compared.
+    """
+    if locked := [one for one in differences if one.change == "unknown"]:
+        raise UsageError(f"tenant {tenant.slug} {locked[0]}; try again when that transaction has ended")
+    steps = [step for difference in in_order(differences) for step in _steps(difference)]
+    wanted = {"none", *accept} - {"by hand"}
+    return RepairPlan(
+        tenant,
+        tuple(step for step in steps if step.risk in wanted),
+        tuple(step for step in steps if step.risk not in wanted),
+    )
+
+
+def read_repair(
+    connection: Connection, tenant: Tenant, migrations: Sequence[Migration], accept: Collection[Risk] = ()
+) -> RepairPlan:
+    """Compare a tenant with `_template` and plan its repair.
+
+    Raises UsageError while either of them lacks a migration, or has one that there is no file for: then the migrations, not a hand,
+    are why they differ.
+    """
+    fleet = [TEMPLATE, tenant]
+    for status in describe_status(fleet, migrations, read_applied(connection, fleet, migrations)):
+        if status.state not in ("current", "edited"):
+            raise UsageError(
+                f"{status.tenant}: {status.module} is {status.state}: see to its migrations before its drift"
+            )
+    return plan_repair(tenant, find_drift(connection, [tenant])[tenant.slug], accept)
+
+
+def lint_repair(plan: RepairPlan) -> LintReport:
+    """Let squawk say which statements would lock a table for long; without squawk the report says so."""
+    statements = tuple(step.statement for step in plan.steps)
+    lines = accumulate((text.count("\n") + 1 for text in statements[:-1]), initial=1)
+    content = ParsedMigration(up=statements, down=(), up_lines=tuple(lines)[: len(statements)])
+    script = Migration(plan.tenant.slug, 1, Path(f"{plan.id}.sql"), content, "\n".join(statements))
+    try:
+        return LintReport(lint_migrations([script]))
+    except UsageError as error:
+        return LintReport((), f"not linted: {error}")
+
+
+def run_repair(
+    database: Database,
+    slug: str,
+    migrations: Sequence[Migration],
+    confirm: str,
+    accept: Collection[Risk] = (),
+    *,
+    statement_timeout: float = 30,
+) -> RepairRun:
+    """Repair a tenant, if `confirm` is the id of what `read_repair` plans now, in one transaction in its schema.
+
+    Before it commits the schema is compared once more: where something of the plan is still different, nothing is kept. Waits up to
+    three seconds for a lock. Raises PlanChangedError where the drift is another one by now, and DatabaseError where a statement fails.
+    """
+    database.check_writable()
+    with database.connection() as connection:
+        tenant = get_tenant(connection, slug)
+        try:
+            with connection.transaction():
+                lock_migrations(connection, tenant)
+                plan = read_repair(connection, tenant, migrations, accept)
+                plan.check(confirm)
+                connection.execute("; ".join(scope_statements(tenant.schema, None, statement_timeout)).encode())
+                for step in plan.steps:
+                    connection.execute(step.statement.encode())
+                return RepairRun(plan, _verify(connection, plan))
+        except psycopg.errors.LockNotAvailable:
+            raise DatabaseError(
+                f"tenant {slug} is in use: it was not repaired, nothing was changed; try again"
+            ) from None
+        except psycopg.Error as error:
+            reason = error.diag.message_primary or str(error).strip()
+            raise DatabaseError(f"tenant {slug} was not repaired: {reason}; nothing was changed") from error
+
+
+def _verify(connection: Connection, plan: RepairPlan) -> tuple[Difference, ...]:
+    """Return what is still different; raises DatabaseError where that is more than was left out on purpose."""
+    left = find_drift(connection, [plan.tenant])[plan.tenant.slug]
+    expected = {step.object for step in plan.left}
+    if others := [str(one) for one in left if _object(one) not in expected]:
+        raise DatabaseError(
+            f"tenant {plan.tenant.slug} would still differ: {'; '.join(others[:3])}; nothing was changed"
+        )
+    return tuple(left)
+
+
+def _steps(difference: Difference) -> Iterator[RepairStep]:
+    for statement in _statements(difference):
+        mark = next((mark for mark in (*MARKS, _BY_HAND) if statement.startswith(mark)), "")
+        risk: Risk = (
+            "none" if not mark else "loses" if mark == DESTRUCTIVE else "by hand" if mark == _BY_HAND else "fails"
+        )
+        yield RepairStep(_object(difference), str(difference), statement.removeprefix(mark), risk)
+
+
+def _statements(difference: Difference) -> list[str]:
+    """Split the DDL into statements with their marks: one begins on a line of its own, but code and texts may run on."""
+    if difference.kind in _CODE:
+        return [difference.ddl]
+    statements: list[str] = []
+    for line in difference.ddl.split("\n"):
+        if statements and not _BEGINS.match(line):
+            statements[-1] += f"\n{line}"
+        else:
+            statements.append(line)
+    return statements
+
+
+def _object(difference: Difference) -> str:
+    return f"{difference.kind} {difference.object}"
+
+
+@dataclass(frozen=True)
+class SchemaState:
+    """A schema at one moment: its differences from `_template`, a fingerprint of its objects, and the rows of each table."""
+
+    drift: tuple[Difference, ...]
+    fingerprint: Fingerprint | None
+    rows: Mapping[str, int] = field(repr=False)
+
+
+def read_fleet(connection: Connection, slugs: Sequence[str] = ()) -> dict[str, SchemaState]:
+    """Return the state of `_template` and of all tenants, by slug; rows are counted in those named alone."""
+    tenants = [TEMPLATE, *find_tenants(connection)]
+    prints = read_fingerprints(connection, [tenant.schema for tenant in tenants])
+    drift = find_drift(connection, tenants[1:], fingerprints=prints)
+    return {
+        tenant.slug: SchemaState(
+            tuple(drift.get(tenant.slug, ())),
+            prints.get(tenant.schema),
+            count_rows(connection, tenant.schema) if tenant.slug in slugs else {},
+        )
+        for tenant in tenants
+    }

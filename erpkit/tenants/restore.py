@@ -1,0 +1,246 @@
+"""Restoring a tenant from its export: the file is imported beside it, compared, and put in its place; what was there is kept.
+
+Nothing of the damaged tenant is thrown away: it goes on as an archived one under another name, and renaming back is the way to undo.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from erpkit.database import Connection, Database, Tenant, schemas_with_table
+from erpkit.errors import DatabaseError, MigrationError, PlanChangedError, UsageError
+from erpkit.migrations import Migration, describe_status, plan_up, read_applied, run_plan
+from erpkit.tenants.drift import Difference, find_drift
+from erpkit.tenants.imports import import_tenant
+from erpkit.tenants.lifecycle import lock_migrations, move_tenant, new_tenant
+from erpkit.tenants.manifest import Manifest, verify_export
+from erpkit.tenants.mentions import Mention, find_mentions
+from erpkit.tenants.registry import find_tenants, get_tenant, has_schema, list_tenants, set_status
+from erpkit.tenants.rows import count_rows
+
+__all__ = ["Beside", "LogChange", "RestorePlan", "Restored", "import_beside", "plan_restore", "swap_in"]
+
+_NAME = 48 - len("_restored_9")  # characters that are left of a tenant's name
+
+# What only the damaged log has, and what its handlers did since the export with events that the exported one has too.
+_LOST = """
+SELECT topic, count(*) FROM {damaged}.erpkit_events d
+ WHERE NOT EXISTS (SELECT FROM {beside}.erpkit_events b WHERE b.uuid = d.uuid) GROUP BY 1 ORDER BY 1
+"""
+_AGAIN = """
+SELECT d.handler, count(*) FROM {damaged}.erpkit_inbox d JOIN {beside}.erpkit_events e ON e.uuid = d.uuid
+ WHERE NOT EXISTS (SELECT FROM {beside}.erpkit_inbox b WHERE b.handler = d.handler AND b.uuid = d.uuid) GROUP BY 1 ORDER BY 1
+"""
+
+
+@dataclass(frozen=True)
+class RestorePlan:
+    """What would be done: `path` is imported as `beside`, takes the place of `tenant`, and that is kept as `aside`.
+
+    `rows` are the damaged tenant's by table. `is_imported` tells that an earlier run came as far as the import.
+    """
+
+    tenant: Tenant
+    path: Path
+    manifest: Manifest = field(repr=False)
+    rows: Mapping[str, int] = field(repr=False)
+    beside: str
+    aside: str
+    is_imported: bool = False
+
+    @property
+    def id(self) -> str:
+        """`restore-` and ten hexadecimal digits that stand for exactly this file and the tenant as it is now."""
+        facts = [self.tenant.slug, self.tenant.schema, self.manifest.sha256, sorted(self.rows.items()), self.aside]
+        return f"restore-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]}"
+
+    @property
+    def changes(self) -> dict[str, tuple[int | None, int | None]]:
+        """The tables whose rows are not as many as in the export: rows now and then, None where there is no such table."""
+        return {
+            table: (self.rows.get(table), self.manifest.rows.get(table))
+            for table in sorted({*self.rows, *self.manifest.rows})
+            if self.rows.get(table) != self.manifest.rows.get(table)
+        }
+
+    def check(self, confirm: str) -> None:
+        """Raise UsageError while the tenant is active, and PlanChangedError unless `confirm` is this plan's id."""
+        if self.tenant.is_active:
+            raise UsageError(
+                f"tenant {self.tenant.slug} is active: suspend it first, so that nothing more is written to it"
+            )
+        if confirm != self.id:
+            raise PlanChangedError(
+                f"confirm={confirm!r} is not the id of the present plan, {self.id}: nothing was changed; read the plan again"
+            )
+
+
+@dataclass(frozen=True)
+class LogChange:
+    """A consequence for events: `lost` are those of a topic that only the damaged log has.
+
+    `again` are those that a handler had in its inbox since the export and that it will get once more.
+    """
+
+    kind: str
+    name: str
+    events: int
+
+    def __str__(self) -> str:
+        if self.kind == "lost":
+            return f"{self.events} event(s) {self.name} came after the export: they are in the damaged log only"
+        return f"{self.events} event(s) were handled by {self.name} after the export: it gets them again"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The imported tenant before the swap.
+
+    `problems` forbid the swap; `drift` is what is different from `_template`, `log_changes` what the swap means for events.
+    """
+
+    tenant: Tenant
+    problems: tuple[str, ...]
+    drift: tuple[Difference, ...]
+    log_changes: tuple[LogChange, ...]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The tenant as it is now, suspended still, and the damaged one; `mentions` are texts that name a schema that moved."""
+
+    tenant: Tenant
+    damaged: Tenant
+    mentions: tuple[Mention, ...] = ()
+
+
+def plan_restore(connection: Connection, path: Path, slug: str | None = None) -> RestorePlan:
+    """Verify an export file as a whole and plan to put it in the place of the tenant that it is of, or of `slug`.
+
+    Raises UsageError for a file that is damaged, and where there is no such tenant: then there is nothing in the way of an import.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name the export file to restore from")
+    manifest = verify_export(path)
+    known = {tenant.slug for tenant in list_tenants(connection)}
+    if slug is None and manifest.slug not in known:
+        raise UsageError(f"there is no tenant {manifest.slug}: erpkit tenants import {path} makes it")
+    tenant = get_tenant(connection, slug or manifest.slug)
+    beside = f"{tenant.slug[:_NAME]}_restored"
+    aside = _free_name(f"{tenant.slug[:_NAME]}_damaged", known)
+    rows = count_rows(connection, tenant.schema)
+    return RestorePlan(tenant, path, manifest, rows, beside, aside, beside in known)
+
+
+def import_beside(database: Database, plan: RestorePlan, confirm: str, migrations: Sequence[Migration]) -> Beside:
+    """Import the file as a suspended tenant beside the damaged one, migrate it, and compare, if `confirm` is the plan's id.
+
+    It is suspended so that no dispatcher serves it. Where an earlier run has imported it, it is compared only.
+    """
+    database.check_writable()
+    plan.check(confirm)
+    if not plan.is_imported:
+        import_tenant(database, plan.path, plan.beside, status="suspended")
+    with database.connection() as connection:
+        tenant = get_tenant(connection, plan.beside)
+        if tenant.is_active:
+            raise UsageError(
+                f"tenant {tenant.slug} is active, and no import of a restore: rename it; nothing was changed"
+            )
+    _migrate(database, tenant, migrations)
+    with database.connection() as connection:
+        return Beside(
+            tenant,
+            _problems(connection, plan, tenant, migrations),
+            tuple(find_drift(connection, [tenant])[tenant.slug]),
+            _log_changes(connection, plan.tenant.schema, tenant.schema),
+        )
+
+
+def swap_in(database: Database, plan: RestorePlan, confirm: str, beside: Beside) -> Restored:
+    """Put the imported tenant in the place of the damaged one, which is archived, in one transaction.
+
+    Raises UsageError while something forbids it, and PlanChangedError where the damaged tenant is not as planned any more.
+    """
+    database.check_writable()
+    if beside.problems:
+        raise UsageError(
+            f"tenant {plan.beside} cannot take its place: {'; '.join(beside.problems)}; nothing was changed"
+        )
+    with database.connection() as connection:
+        damaged, imported = find_tenants(connection, [plan.tenant.slug, plan.beside])
+        replace(plan, tenant=damaged, rows=count_rows(connection, damaged.schema)).check(confirm)
+        try:
+            with connection.transaction():
+                kept = _swap(connection, damaged, imported, plan.aside)
+        except psycopg.errors.LockNotAvailable:
+            raise DatabaseError(
+                f"tenant {damaged.slug} is in use by a migration: nothing was changed; try again"
+            ) from None
+        except psycopg.Error as error:
+            raise DatabaseError(
+                f"tenant {damaged.slug} was not restored: {error.diag.message_primary or error}"
+            ) from error
+        old = {plan.manifest.schema, imported.schema}
+        mentions = [one for schema in sorted(old) for one in find_mentions(connection, schema, damaged.schema)]
+        return Restored(get_tenant(connection, damaged.slug), kept, tuple(mentions))
+
+
+def _swap(connection: Connection, damaged: Tenant, imported: Tenant, aside: str) -> Tenant:
+    for tenant in (damaged, imported):
+        lock_migrations(connection, tenant)
+    if not has_schema(connection, damaged.schema):  # somebody dropped it: an empty one is kept in its place
+        connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(damaged.schema)))
+    kept = new_tenant(connection, aside, f"{damaged.name} (damaged)")
+    move_tenant(connection, damaged, kept)
+    move_tenant(connection, imported, damaged)
+    return set_status(connection, kept.slug, "archived")
+
+
+def _migrate(database: Database, tenant: Tenant, migrations: Sequence[Migration]) -> None:
+    """Bring it to the newest version: the export may be older than the last release."""
+    served = replace(tenant, status="active")  # as it will be
+    with database.connection() as connection:
+        plan = plan_up([served], migrations, read_applied(connection, [served], migrations))
+    if failed := run_plan(database, plan, plan.id).failed:
+        raise MigrationError(f"{failed[0].error}; tenant {tenant.slug} is kept beside, and nothing else was changed")
+
+
+def _problems(
+    connection: Connection, plan: RestorePlan, tenant: Tenant, migrations: Sequence[Migration]
+) -> tuple[str, ...]:
+    found, wanted = count_rows(connection, tenant.schema), plan.manifest.rows
+    status = describe_status([tenant], migrations, read_applied(connection, [tenant], migrations))
+    return (
+        *(
+            f"{table} has {found.get(table, 0)} rows, and {rows} were exported"
+            for table, rows in wanted.items()
+            if found.get(table, -1) < rows
+        ),
+        *(f"{one.module} is {one.state}" for one in status if one.state not in ("current", "edited")),
+    )
+
+
+def _log_changes(connection: Connection, damaged: str, beside: str) -> tuple[LogChange, ...]:
+    """Compare the logs by the events' uuids; what the damaged tenant has no tables for cannot be told."""
+    names = {"damaged": sql.Identifier(damaged), "beside": sql.Identifier(beside)}
+    found: list[LogChange] = []
+    for kind, table, query in (("lost", "erpkit_events", _LOST), ("again", "erpkit_inbox", _AGAIN)):
+        if schemas_with_table(connection, table, [damaged, beside]) == {damaged, beside}:
+            rows = connection.execute(sql.SQL(query).format(**names))
+            found += [LogChange(kind, name, events) for name, events in rows]
+    return tuple(found)
+
+
+def _free_name(name: str, taken: Collection[str]) -> str:
+    for free in (name, *(f"{name}_{number}" for number in range(2, 10))):
+        if free not in taken:
+            return free
+    raise UsageError(f"{name} and eight more of its kind are there already: drop those that nobody needs")
