@@ -72,7 +72,7 @@ if TYPE_CHECKING:
         find_modules,
         load_modules,
     )
-    from erpkit.runs import Rehearsal, Summary, check_parameters
+    from erpkit.runs import Rehearsal, Summary, check_parameters, list_runs
     from erpkit.tenants import (
         across,
         compare_snapshots,
@@ -147,6 +147,7 @@ __all__ = [
     "list_dead_letters",
     "list_parked",
     "list_replays",
+    "list_runs",
     "list_tenants",
     "load_modules",
     "open_broker",
@@ -245,7 +246,7 @@ _WHERE = {
         "find_modules",
         "load_modules",
     },
-    "runs": {"Rehearsal", "Summary", "check_parameters"},
+    "runs": {"Rehearsal", "Summary", "check_parameters", "list_runs"},
     "tenants": {
         "across",
         "compare_snapshots",

@@ -13,7 +13,7 @@ from erpkit.cli.run_output import print_fleet, print_parameters, print_result
 from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.errors import UsageError
-from erpkit.runs import Limits, Notebook, Retry, open_notebook, run_notebook, validate_parameters
+from erpkit.runs import Notebook, Retry, TimeLimits, open_notebook, run_notebook, validate_parameters
 from erpkit.runs.fleet import run_fleet, tenant_parameter
 from erpkit.runs.job import Job, open_recorder
 from erpkit.runs.output import read_tenants
@@ -63,7 +63,7 @@ def command(
         print_parameters(opened)
         return 0
     values = _parameters(opened, given, () if each_tenant else tenants)
-    job = Job(str(opened.path), values, output, Limits(timeout, cell_timeout), Retry(retries, retry_writes), kernel)
+    job = Job(str(opened.path), values, output, TimeLimits(timeout, cell_timeout), Retry(retries, retry_writes), kernel)
     if each_tenant:
         return _run_each(opened, job, tenants, jobs, as_json)
     recorder, database = open_recorder(Settings.from_env())

@@ -52,7 +52,7 @@ def print_fleet(done: FleetResult, as_json: bool) -> None:
     print_table(["tenant", "outcome", "seconds", "report"], table)
     for slug, result in done.results.items():
         for finding in result.findings:
-            click.echo(f"! {slug}: {finding}")
+            click.echo(f"! {finding}" if finding.startswith(f"{slug}: ") else f"! {slug}: {finding}")
 
 
 def print_runs(runs: Sequence[RunRecord], as_json: bool) -> None:
@@ -64,7 +64,7 @@ def print_runs(runs: Sequence[RunRecord], as_json: bool) -> None:
         click.echo("no run was recorded")
         return
     rows = [
-        (f"{run.started_at:%Y-%m-%d %H:%M:%S}", run.notebook, ", ".join(run.tenants) or "all", run.verdict,
+        (f"{run.started_at:%Y-%m-%d %H:%M:%S}", run.notebook, ", ".join(run.tenants), run.verdict,
          "" if run.seconds is None else f"{run.seconds:.1f}", f"{run.who}@{run.host}", run.report or "")
         for run in runs
     ]  # fmt: skip

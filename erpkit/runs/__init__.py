@@ -8,13 +8,12 @@ from erpkit.runs.record import Recorder
 from erpkit.runs.rehearsal import Rehearsal
 from erpkit.runs.result import RunResult, worst_exit_code
 from erpkit.runs.run import Retry, run_notebook
-from erpkit.runs.stopper import Limits
+from erpkit.runs.stopper import TimeLimits
 from erpkit.runs.summary import Summary, read_summary
 from erpkit.runs.values import check_parameters, validate_parameters
 
 __all__ = [
     "FleetResult",
-    "Limits",
     "Notebook",
     "Parameter",
     "Recorder",
@@ -23,6 +22,7 @@ __all__ = [
     "RunRecord",
     "RunResult",
     "Summary",
+    "TimeLimits",
     "check_parameters",
     "find_flaky",
     "find_last",

@@ -54,7 +54,7 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
 
     def start_new_kernel(self, **options: Any) -> None:
         if self.km.ipykernel:
-            self.extra_arguments = [*self.extra_arguments, "--IPKernelApp.log_level=CRITICAL"]  # interrupts are no news
+            self.set_trait("extra_arguments", ["--IPKernelApp.log_level=CRITICAL"])  # an interrupt is no news
         super().start_new_kernel(**options)
         self.attempt.stopper.provisioner = self.km.provisioner
 

@@ -25,8 +25,10 @@ _PAGE = """<!doctype html>
 {style}
 {filters}
 </style></head><body class="index"><h1>Runs</h1>
+<p>{count}, the newest first. Times are UTC.</p>
 <form class="filter">{choices}</form>
-<table class="runs"><thead><tr><th>started</th><th>notebook</th><th>tenants</th><th>outcome</th><th>seconds</th></tr></thead>
+<table class="runs">
+<thead><tr><th>started</th><th>notebook</th><th>tenants</th><th>outcome</th><th class="number">seconds</th></tr></thead>
 <tbody>
 {rows}
 </tbody></table></body></html>
@@ -80,6 +82,7 @@ def _page(entries: Sequence[Entry]) -> str:
         style=(Path(__file__).parent / "report.css").read_text(encoding="utf-8"),
         filters="\n".join(_FILTER.format(n=n) for n in range(1, len(notebooks) + 1)),
         choices=choices,
+        count=f"{len(entries)} run{'s' if len(entries) != 1 else ''}",
         rows="\n".join(_row(entry, notebooks.index(entry.notebook) + 1) for entry in entries),
     )
 
@@ -92,11 +95,11 @@ def _choice(n: int, name: str) -> str:
 def _row(entry: Entry, n: int) -> str:
     mark = "good" if entry.outcome == "ok" else "look" if entry.outcome == "findings" else "bad"
     started = entry.started[:16].replace("T", " ")
-    tenants = html.escape(", ".join(entry.tenants) or "all")
+    tenants = html.escape(", ".join(entry.tenants))
     return (
-        f'<tr data-n="{n}"><td>{html.escape(started)}</td>'
+        f'<tr data-n="{n}"><td><time>{html.escape(started)}</time></td>'
         f'<td><a href="{html.escape(entry.name)}" title="{html.escape(entry.title)}">{html.escape(entry.notebook)}</a></td>'
-        f'<td>{tenants}</td><td class="{mark}">{html.escape(entry.verdict)}</td><td>{entry.seconds:.1f}</td></tr>'
+        f'<td>{tenants}</td><td class="{mark}">{html.escape(entry.verdict)}</td><td class="number">{entry.seconds:.1f}</td></tr>'
     )
 
 

@@ -13,7 +13,7 @@ from erpkit.runs.notebook import open_notebook
 from erpkit.runs.record import Recorder
 from erpkit.runs.result import RunResult
 from erpkit.runs.run import Retry, run_notebook
-from erpkit.runs.stopper import Limits
+from erpkit.runs.stopper import TimeLimits
 
 __all__ = ["Job", "do_job", "open_recorder"]
 
@@ -25,7 +25,7 @@ class Job:
     notebook: str
     parameters: Mapping[str, Any]
     place: str
-    limits: Limits
+    limits: TimeLimits
     retry: Retry
     kernel: str | None = None
 

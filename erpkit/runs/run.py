@@ -22,7 +22,7 @@ from erpkit.runs.record import Recorder, RunStart
 from erpkit.runs.report import run_key, write_report
 from erpkit.runs.result import Ending, Outcome, RunResult
 from erpkit.runs.secrets import Mask
-from erpkit.runs.stopper import Limits, Stopper
+from erpkit.runs.stopper import Stopper, TimeLimits
 from erpkit.runs.summary import read_summary
 from erpkit.runs.values import may_write, validate_parameters
 
@@ -50,7 +50,7 @@ def run_notebook(
     place: str | Path,
     stem: str | None = None,
     *,
-    limits: Limits | None = None,
+    limits: TimeLimits | None = None,
     retry: Retry | None = None,
     kernel: str | None = None,
     recorder: Recorder | None = None,
@@ -63,7 +63,7 @@ def run_notebook(
     started, for bad parameters, a missing kernel, and a place that cannot be written; whatever becomes of the cells is no
     exception but the outcome. Ctrl-C and SIGTERM end the kernel, and then the run, as `interrupted`.
     """
-    limits, retry, recorder = limits or Limits(), retry or Retry(), recorder or Recorder(None)
+    limits, retry, recorder = limits or TimeLimits(), retry or Retry(), recorder or Recorder(None)
     values = validate_parameters(notebook.parameters, given)
     if retry.times and not retry.writes and may_write(notebook.parameters, values):
         raise UsageError(

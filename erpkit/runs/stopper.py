@@ -13,13 +13,13 @@ from typing import Any
 
 from erpkit.runs.result import Outcome
 
-__all__ = ["Limits", "Stopper"]
+__all__ = ["Stopper", "TimeLimits"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
-class Limits:
+class TimeLimits:
     """How many seconds the whole of a run and each of its cells may take (None: for ever), and then have to end politely."""
 
     run: float | None = None
@@ -34,7 +34,7 @@ class Stopper:
     says which it was: a time limit or somebody.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: TimeLimits) -> None:
         self.limits = limits
         self.reason: tuple[Outcome, str] | None = None
         self.provisioner: Any = None

@@ -37,6 +37,7 @@ from erpkit.ui.replays import (
     shadow_table,
     summarize_rebuild,
 )
+from erpkit.ui.run_history import plot_runs, run_failures_table, runs_table, summarize_runs, work_table
 from erpkit.ui.show import show
 from erpkit.ui.summaries import (
     summarize_inspection,
@@ -102,6 +103,7 @@ __all__ = [
     "plot_modules",
     "plot_rates",
     "plot_replay",
+    "plot_runs",
     "progress_bar",
     "provision_plan_table",
     "rates_table",
@@ -111,6 +113,8 @@ __all__ = [
     "replay_plan_table",
     "replay_results_table",
     "rows_table",
+    "run_failures_table",
+    "runs_table",
     "shadow_examples_table",
     "shadow_table",
     "show",
@@ -122,6 +126,8 @@ __all__ = [
     "summarize_provision",
     "summarize_rebuild",
     "summarize_replay",
+    "summarize_runs",
     "tenants_table",
     "topics_table",
+    "work_table",
 ]
