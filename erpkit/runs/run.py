@@ -54,14 +54,17 @@ def run_notebook(
     retry: Retry | None = None,
     kernel: str | None = None,
     recorder: Recorder | None = None,
+    index: bool = True,
 ) -> RunResult:
     """Run `notebook` with papermill; write its output notebook and an HTML report without code to `place`.
 
-    `place` is a folder, which gets an index as well, or a URL that papermill can write to. `stem` names both files and
-    replaces what is there; without it they are named by notebook, tenant and time (UTC), and nothing is overwritten. Each
-    attempt is a run of its own with its own files; the last one is returned. Raises UsageError, before a kernel is
-    started, for bad parameters, a missing kernel, and a place that cannot be written; whatever becomes of the cells is no
-    exception but the outcome. Ctrl-C and SIGTERM end the kernel, and then the run, as `interrupted`.
+    `place` is a folder, which gets an index as well unless `index` says no, or a URL that papermill can write to. `stem`
+    names both files and replaces what is there; without it they are named by notebook, tenant and time (UTC), and nothing is
+    overwritten. Each attempt is a run of its own with its own files; the last one is returned.
+
+    Raises UsageError, before a kernel is started, for bad parameters, a missing kernel, and a place that cannot be written;
+    whatever becomes of the cells is no exception but the outcome. Ctrl-C and SIGTERM end the kernel, and then the run, as
+    `interrupted`.
     """
     limits, retry, recorder = limits or TimeLimits(), retry or Retry(), recorder or Recorder(None)
     values = validate_parameters(notebook.parameters, given)
@@ -80,6 +83,8 @@ def run_notebook(
                 break
             if not stopper.pause(min(retry.pause * 2 ** (attempt - 1), _LONGEST_PAUSE)):
                 break
+    if index and destination.url is None:
+        write_index(destination.folder)
     return _tell(result, replace(run.start, started_at=first), destination, recorder, urls)
 
 
@@ -141,8 +146,6 @@ class _Run:
         }  # fmt: skip
         nbformat.write(node, self._output)
         write_report(node, self._notebook.title, result, origin)
-        if self._destination.url is None:
-            write_index(self._destination.folder)
 
     def _deliver(self, result: RunResult) -> RunResult:
         try:
