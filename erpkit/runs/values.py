@@ -53,9 +53,9 @@ def check_parameters(namespace: dict[str, Any]) -> None:
 
 def convert(name: str, annotation: str, kind: Any, value: Any) -> Any:
     """Return `value` as a `kind`; text is read as a command line means it, lists as JSON or with commas."""
-    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - slow to import
+    from pydantic import ValidationError  # noqa: PLC0415 - slow to import
 
-    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    adapter = _adapter(name, annotation, kind)
     try:
         is_text = isinstance(value, str)
         converted = _from_text(adapter, annotation, value) if is_text else adapter.validate_python(value)
@@ -73,12 +73,20 @@ def may_write(parameters: Sequence[Parameter], values: Mapping[str, Any]) -> boo
 
 
 def _check(parameter: Parameter, value: Any) -> Any:
-    from pydantic import TypeAdapter  # noqa: PLC0415
-
     refuse_password(parameter.name, value)
     converted = convert(parameter.name, parameter.annotation, parameter.type, value)
     refuse_password(parameter.name, converted)  # JSON text has become what it means
-    return TypeAdapter(parameter.type).dump_python(converted, mode="json")
+    return _adapter(parameter.name, parameter.annotation, parameter.type).dump_python(converted, mode="json")
+
+
+def _adapter(name: str, annotation: str, kind: Any) -> Any:
+    from pydantic import TypeAdapter  # noqa: PLC0415
+    from pydantic.errors import PydanticSchemaGenerationError  # noqa: PLC0415
+
+    try:
+        return TypeAdapter(kind)
+    except PydanticSchemaGenerationError:
+        raise UsageError(f"parameter {name}: {annotation} is not a type that a parameter can have") from None
 
 
 def _from_text(adapter: Any, annotation: str, text: str) -> Any:
