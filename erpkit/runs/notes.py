@@ -27,8 +27,11 @@ def mark_cells(node: Any, ending: Ending) -> None:
         cell.metadata.setdefault("papermill", {})["status"] = "pending"
     if left:
         node.cells.insert(ending.cell + 1, _note("Not run: the cells from here on."))
-    if ending.outcome != "ok":
-        culprit.metadata.setdefault("papermill", {}).update(status=ending.outcome, exception=True)
+    is_ok = ending.outcome == "ok"  # a cell may end the notebook with sys.exit()
+    culprit.metadata.setdefault("papermill", {}).update(
+        status="completed" if is_ok else ending.outcome, exception=not is_ok
+    )
+    if not is_ok:
         node.metadata.setdefault("papermill", {})["exception"] = True
         node.cells.insert(ending.cell, _note(f"This cell {_WORDS.get(ending.outcome, 'failed')}."))
         node.cells.insert(0, _note(f"{ending.outcome.capitalize()}: {ending.error}.", _count(len(left))))
