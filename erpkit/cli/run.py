@@ -111,10 +111,12 @@ def _run_each(opened: Notebook, job: Job, slugs: Sequence[str], workers: int, as
 
     settings = Settings.from_env()
     with Database.open(settings) as database, database.connection() as connection:
-        fleet = [
-            tenant for tenant in find_tenants(connection, slugs, settings.tenants_query) if slugs or tenant.is_active
-        ]
         print_target(database.target, quiet=as_json)
+        found = find_tenants(connection, slugs, settings.tenants_query)
+    fleet = [tenant for tenant in found if slugs or tenant.is_active]
+    for tenant in found:
+        if tenant not in fleet:
+            click.echo(f"skipped {tenant.slug}: {tenant.status}", err=as_json)
     if job.retry.times and not job.retry.writes and may_write(opened.parameters, job.parameters):
         raise UsageError(f"these runs of {opened.path.stem} may write: --retries needs --retry-writes")
     jobs = {t.slug: replace(job, parameters=_with_tenant(opened, job.parameters, t.slug)) for t in fleet}

@@ -19,6 +19,7 @@ __all__ = ["ENGINE", "Attempt"]
 ENGINE = "erpkit"
 
 _START = 60  # seconds for a kernel to answer
+_OUTPUT = 60  # seconds for what a cell printed to arrive after its end
 _log = logging.getLogger("erpkit.runs.engine")
 _log.propagate = False  # the outcome says it
 _log.addHandler(logging.NullHandler())
@@ -51,6 +52,7 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
         super().__init__(manager, **options)
         self.attempt = attempt
         self.cell_index: int | None = None
+        self.is_done = False
 
     def start_new_kernel(self, **options: Any) -> None:
         if self.km.ipykernel:
@@ -60,14 +62,14 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
 
     def papermill_execute_cells(self) -> None:
         for index, cell in enumerate(self.nb.cells):
+            self.cell_index = index
             if self.attempt.stopper.is_over():
                 raise _StoppedError
-            self.cell_index = index
             self.nb_man.cell_start(cell, index)
             with self.attempt.stopper.cell():
                 self.execute_cell(cell, index)
             self.nb_man.cell_complete(cell, index)
-        self.cell_index = None
+        self.is_done = True
 
     def process_message(self, message: Any, *rest: Any) -> Any:
         message["content"] = self.attempt.mask.all(message["content"])
@@ -91,8 +93,9 @@ class _Engine:
         manager.notebook_start()
         start = math.ceil(min(_START, attempt.stopper.left() or _START))
         client = _Client(
-            manager, attempt, kernel_name=kernel_name, startup_timeout=start, config=config, log=_log, timeout=None
-        )
+            manager, attempt, kernel_name=kernel_name, startup_timeout=start, iopub_timeout=_OUTPUT, timeout=None,
+            config=config, log=_log,
+        )  # fmt: skip
         try:
             client.execute()
         except (CellExecutionError, DeadKernelError, RuntimeError, TimeoutError, _StoppedError) as error:
@@ -113,6 +116,8 @@ class _Engine:
 
 
 def _ending(client: _Client, error: Exception, stopper: Stopper) -> Ending:
+    if client.is_done:  # whatever became of its kernel then
+        return Ending("ok")
     if stopper.reason is not None:
         outcome, why = stopper.reason
         return Ending(outcome, why, client.cell_index if client.cell_index is not None else 0)
@@ -122,9 +127,11 @@ def _ending(client: _Client, error: Exception, stopper: Stopper) -> Ending:
         return Ending(
             "failed", _first_line(f"{error.ename}: {client.attempt.mask.text(error.evalue)}"), client.cell_index
         )
-    if isinstance(error, DeadKernelError) or client.cell_index is not None:
+    if isinstance(error, DeadKernelError):
         return Ending("killed", f"the kernel died{_status(client)}", client.cell_index or 0)
-    return Ending("failed", f"the kernel did not start: {_first_line(str(error))}", 0)
+    if client.cell_index is None:
+        return Ending("failed", f"the kernel did not start: {_first_line(str(error))}", 0)
+    return Ending("failed", _first_line(str(error)), client.cell_index)
 
 
 def _status(client: _Client) -> str:

@@ -1,7 +1,6 @@
 """erpkit run as a scheduler meets it: one run a tenant, signals, and one clear line for every mistake."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,8 +8,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import papermill
 import pytest
 
+from erpkit.cli import main
 from erpkit.database import Database
 from erpkit.runs import list_runs
 from erpkit.tenants import create_tenant, set_status
@@ -117,29 +118,36 @@ def test_each_tenant_gets_a_run_of_its_own_and_the_worst_is_the_exit_code(databa
     refused(erpkit(*run, "--tenant", "acne"), 2, "no tenant 'acne'; did you mean acme?")
 
 
-def test_what_is_wrong_with_the_notebook_or_the_options_is_one_line_before_anything_starts(tmp_path: Path) -> None:
+def test_what_is_wrong_with_the_notebook_or_the_options_is_one_line_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     bare = str(write_notebook(tmp_path / "bare.ipynb", "1"))
     probe = str(write_notebook(tmp_path / "probe.ipynb", "1", parameters='n: int = 1  # a number\nconfirm: str = ""'))
     (tmp_path / "file").write_text("")
-    out = ("--output", str(tmp_path / "runs"))
-    refused(erpkit("run", bare, "-p", "n", "1", *out), 2, "there is no parameter 'n': the notebook has none")
-    refused(erpkit("run", probe, "-p", "n", "one", *out), 2, "parameter n = 'one' is not of type int")
-    refused(erpkit("run", probe, "-p", "confirm", "flase", *out), 2, "'flase' is not the id of a plan")
-    refused(erpkit("run", probe, "-p", "n", "1", "-p", "n", "2", *out), 2, "parameter n is given twice")
-    refused(erpkit("run", probe, "--tenant", "acme", *out), 2, "probe.ipynb has no parameter for tenants")
-    refused(
-        erpkit("run", probe, "--kernel", "julia-1.9", *out), 2, "there is no Jupyter kernel 'julia-1.9': use --kernel"
-    )
-    refused(erpkit("run", probe, "--timeout", "0", *out), 2, "--timeout")
-    refused(erpkit("run", probe, "--output", str(tmp_path / "file" / "runs")), 2, "cannot be written: Not a directory")
-    refused(erpkit("run", probe, "--output", "ftp://host/runs"), 2, "papermill cannot write to ftp://")
-    refused(erpkit("run", probe, *out, ERPKIT_NOTIFY="env:GONE"), 2, "ERPKIT_NOTIFY names the variable GONE")
-    refused(
-        erpkit("run", probe, "-p", "confirm", "drop-0123456789", "--retries", "1", *out),
-        2,
-        "may write",
-        "--retry-writes",
-    )
+
+    def refused(*words: str) -> str:
+        """Run the command in this process, and return its one line on standard error."""
+        monkeypatch.setattr(sys, "argv", ["erpkit", "run", "--output", str(tmp_path / "runs"), *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        lines = [
+            line for line in capsys.readouterr().err.splitlines() if line and not line.startswith(("Usage:", "Try "))
+        ]
+        assert (ended.value.code, len(lines)) == (2, 1), lines
+        return lines[0]
+
+    assert "there is no parameter 'n': the notebook has none" in refused(bare, "-p", "n", "1")
+    assert "parameter n = 'one' is not of type int" in refused(probe, "-p", "n", "one")
+    assert "'flase' is not the id of a plan" in refused(probe, "-p", "confirm", "flase")
+    assert "parameter n is given twice" in refused(probe, "-p", "n", "1", "-p", "n", "2")
+    assert "probe.ipynb has no parameter for tenants" in refused(probe, "--tenant", "acme")
+    assert "there is no Jupyter kernel 'julia-1.9': use --kernel" in refused(probe, "--kernel", "julia-1.9")
+    assert "'--timeout'" in refused(probe, "--timeout", "0")
+    assert "cannot be written: Not a directory" in refused(probe, "--output", str(tmp_path / "file" / "runs"))
+    assert "papermill cannot write to ftp://" in refused(probe, "--output", "ftp://host/runs")
+    assert "--retry-writes" in refused(probe, "-p", "confirm", "drop-0123456789", "--retries", "1")
+    monkeypatch.setenv("ERPKIT_NOTIFY", "env:GONE")
+    assert "ERPKIT_NOTIFY names the variable GONE" in refused(probe)
     assert not (tmp_path / "runs").exists()
 
 
@@ -154,10 +162,8 @@ def test_a_notebook_without_parameters_runs_without_a_database_and_says_that_it_
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_papermills_own_command_line_refuses_a_name_that_nobody_declared(tmp_path: Path) -> None:
+def test_a_name_that_nobody_declared_is_refused_inside_a_notebook_that_papermill_itself_runs(tmp_path: Path) -> None:
     guard = "import erpkit\nerpkit.check_parameters(globals())"
     path = write_notebook(tmp_path / "probe.ipynb", guard, parameters="dry_run: bool = True  # show only")
-    command = [sys.executable, "-m", "papermill", str(path), str(tmp_path / "out.ipynb"), "-p", "dryrun", "false"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
-    assert done.returncode == 1
-    assert "there is no parameter 'dryrun'; did you mean dry_run?" in done.stderr
+    with pytest.raises(papermill.PapermillExecutionError, match=r"no parameter 'dryrun'; did you mean dry_run\?"):
+        papermill.execute_notebook(path, tmp_path / "out.ipynb", {"dryrun": "false"}, progress_bar=False)
