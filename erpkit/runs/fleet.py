@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -86,24 +87,28 @@ class _Processes:
         if self._stopped:
             return None
         command = [sys.executable, "-m", "erpkit.runs"]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        # Errors go to a file: a pipe would stay open as long as anything that a notebook left running.
+        with tempfile.TemporaryFile("w+") as errors:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+            )
+            out = self._watch(process, job)
+            errors.seek(0)
+            err = errors.read()
+        if self._stopped and process.returncode == -signal.SIGTERM:
+            return None  # it was not yet so far that it could record anything
+        if process.returncode != 0:
+            raise RunError(_why(process.returncode, err))
+        return job.read_result(out)
+
+    def _watch(self, process: subprocess.Popen[str], job: Job) -> str:
         self._running.add(process)
         try:
             if self._stopped:
                 process.terminate()
-            out, err = process.communicate(job.to_json())
+            return process.communicate(job.to_json())[0]
         finally:
             self._running.discard(process)
-        if process.returncode != 0:
-            raise RunError(_why(process.returncode, err))
-        return job.read_result(out)
 
     @contextmanager
     def signals(self) -> Iterator[None]:

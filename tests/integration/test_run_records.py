@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -77,6 +78,22 @@ def test_a_run_whose_process_gives_no_sign_of_life_is_lost(database: Database, n
     assert (run.outcome, run.is_good) == ("lost", False)
     assert "no end recorded, last seen" in run.verdict
     assert "lost: no end recorded" in erpkit("runs").stdout
+
+
+def test_a_run_gives_signs_of_life_until_it_ends(
+    database: Database, notebook: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("erpkit.runs.record.BEAT", 0.02)
+    recorder, start = Recorder(database), _start(notebook)
+    recorder.start(start)
+    deadline = time.monotonic() + 30
+    with database.connection() as connection:
+        (first,) = list_runs(connection)
+        while list_runs(connection)[0].seen_at == first.seen_at:
+            assert time.monotonic() < deadline, "no sign of life"
+            time.sleep(0.02)
+        recorder.finish(start, _result("ok"))
+        assert list_runs(connection)[0].outcome == "ok"
 
 
 def test_a_run_that_began_while_the_database_was_away_is_written_down_at_its_end(

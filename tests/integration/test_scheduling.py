@@ -148,6 +148,17 @@ class Lab:
             time.sleep(0.1)
         return state
 
+    def fetch(self, job: str) -> dict[str, Path]:
+        """Have the outputs of a job brought to the server's folder; return them by their format."""
+        self.call(f"scheduler/jobs/{job}/download_files")
+        deadline = time.monotonic() + 60
+        while True:
+            paths = {file["file_format"]: file["file_path"] for file in self.call(f"scheduler/jobs/{job}")["job_files"]}
+            if paths.get("ipynb") and paths.get("html"):
+                return {kind: self.folder / path for kind, path in paths.items() if path}
+            assert time.monotonic() < deadline, paths
+            time.sleep(0.1)
+
 
 @pytest.fixture
 def lab(environment: dict[str, str], tmp_path: Path) -> Iterator[Lab]:
@@ -191,10 +202,9 @@ def test_a_job_of_jupyter_scheduler_runs_as_erpkit_run_does(lab: Lab, shared_dat
         "FAILED",
         True,
     )
-    lab.call(f"scheduler/jobs/{good}/download_files")
-    files = {file["file_format"]: file["file_path"] for file in lab.call(f"scheduler/jobs/{good}")["job_files"]}
-    assert "['acme', 'bluebird', 'acme', 'bluebird']" in (lab.folder / files["ipynb"]).read_text()
-    assert "<title>probe</title>" in (lab.folder / files["html"]).read_text()
+    files = lab.fetch(good)
+    assert "['acme', 'bluebird', 'acme', 'bluebird']" in files["ipynb"].read_text()
+    assert "<title>probe</title>" in files["html"].read_text()
     with shared_database.connection() as connection:
         (run,) = list_runs(connection, "probe")
     assert (run.outcome, run.tenants) == ("ok", ["acme", "bluebird"])
