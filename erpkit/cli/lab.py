@@ -42,7 +42,9 @@ def command(folder: Path | None, options: tuple[str, ...]) -> int:
         arguments.append("--BaseScheduler.execution_manager_class=erpkit.runs.scheduler.ExecutionManager")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         arguments.append("--allow-root")
-    return subprocess.call([sys.executable, "-m", "jupyterlab", *arguments, *options], env=_environment())
+    command = [sys.executable, "-m", "jupyterlab", *arguments, *options]
+    # jupyter-scheduler brings a job's outputs to `jobs` in the working directory, and looks for them in the root.
+    return subprocess.call(command, env=_environment() | {"ERPKIT_HOME": str(settings.home)}, cwd=root)
 
 
 def _environment() -> dict[str, str]:

@@ -36,7 +36,7 @@ def list_notebooks() -> list[str]:
     return sorted(
         path.relative_to(folder).with_suffix("").as_posix()
         for path in folder.rglob("*.ipynb")
-        if ".ipynb_" not in str(path)
+        if not {".ipynb_checkpoints", "jobs"} & set(path.relative_to(folder).parts)  # nor jupyter-scheduler's outputs
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from erpkit.runs import RunRecord, Summary, find_flaky, find_last
 from erpkit.ui.plots import AMBER, GREEN, GREY, RED, Picture, figure_of, legend, picture_of
@@ -39,7 +39,8 @@ def plot_runs(runs: Sequence[RunRecord], most: int = 8) -> Picture:
 
 def _draw(axes: Axes, notebook: str, runs: Sequence[RunRecord]) -> None:
     seconds = [run.seconds or 0 for run in runs]
-    axes.scatter([run.started_at for run in runs], seconds, c=[_color(run) for run in runs], s=20, zorder=2)
+    times: Any = [run.started_at for run in runs]  # matplotlib draws times, though its types do not say so
+    axes.scatter(times, seconds, c=[_color(run) for run in runs], s=20, zorder=2)
     axes.set_title(f"{notebook}, seconds", fontsize=9, loc="left")
     axes.set_ylim(0, max([*seconds, 0.1]) * 1.3)
     axes.margins(x=0.03)

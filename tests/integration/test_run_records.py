@@ -144,7 +144,8 @@ def test_what_cannot_be_written_fails_no_run_and_is_said_in_one_line(
 
 
 def test_the_command_lists_runs_of_one_notebook_as_a_table_and_as_json(database: Database, notebook: Path) -> None:
-    for minute, outcome in enumerate(("ok", "failed")):
+    outcomes: tuple[Outcome, ...] = ("ok", "failed")
+    for minute, outcome in enumerate(outcomes):
         _record(database, _start(notebook, minute), outcome, "ValueError: no" if outcome == "failed" else None)
     shown = erpkit("runs")
     assert shown.returncode == 0
@@ -176,8 +177,9 @@ def test_the_notebook_of_their_history_names_what_is_bad_and_flaky(
     database: Database, notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.integration.test_run_records.NOON", datetime.now(UTC) - timedelta(hours=1))
-    for minute, outcome in enumerate(("ok", "failed", "ok", "failed")):
-        _record(database, _start(notebook, minute), outcome)  # type: ignore[arg-type]
+    outcomes: tuple[Outcome, ...] = ("ok", "failed", "ok", "failed")
+    for minute, outcome in enumerate(outcomes):
+        _record(database, _start(notebook, minute), outcome)
     monkeypatch.setenv("HISTORY", database.conninfo)
     monkeypatch.setenv("ERPKIT_DATABASE", "host=127.0.0.1 port=1")
     result = run_notebook(open_notebook("run_history"), {"database": "env:HISTORY", "days": "1"}, tmp_path / "runs")
