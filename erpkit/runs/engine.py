@@ -118,7 +118,7 @@ class _Engine:
 def _ending(client: _Client, error: Exception, stopper: Stopper) -> Ending:
     if client.is_done:  # whatever became of its kernel then
         return Ending("ok")
-    if stopper.reason is not None:
+    if stopper.is_over() and stopper.reason is not None:
         outcome, why = stopper.reason
         return Ending(outcome, why, client.cell_index if client.cell_index is not None else 0)
     if isinstance(error, CellExecutionError):

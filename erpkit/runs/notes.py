@@ -18,27 +18,34 @@ def mark_cells(node: Any, ending: Ending) -> None:
 
     A cell's status is `completed`, `pending` when it was not run, or the outcome of the run when it stopped there.
     """
-    node.cells = [cell for cell in node.cells if not {_TAG, _PAPERMILLS} & set(cell.metadata.get("tags", []))]
-    if ending.cell is None:
+    _drop(node, _PAPERMILLS)  # they came after the run, and the cell is counted without them
+    culprit = None if ending.cell is None else node.cells[ending.cell]
+    _drop(node, _TAG)  # of an earlier run whose output was run again
+    if culprit is None:
         return
-    culprit, later = node.cells[ending.cell], node.cells[ending.cell + 1 :]
+    at = next(n for n, cell in enumerate(node.cells) if cell is culprit)
+    later = node.cells[at + 1 :]
     left = [cell for cell in later if cell.cell_type == "code" and cell.source.strip()]
     for cell in later:
         cell.metadata.setdefault("papermill", {})["status"] = "pending"
     if left:
-        node.cells.insert(ending.cell + 1, _note("Not run: the cells from here on."))
+        node.cells.insert(at + 1, _note("Not run: the cells from here on."))
     is_ok = ending.outcome == "ok"  # a cell may end the notebook with sys.exit()
-    culprit.metadata.setdefault("papermill", {}).update(
-        status="completed" if is_ok else ending.outcome, exception=not is_ok
-    )
+    status = "completed" if is_ok else ending.outcome
+    culprit.metadata.setdefault("papermill", {}).update(status=status, exception=not is_ok)
     if not is_ok:
         node.metadata.setdefault("papermill", {})["exception"] = True
-        node.cells.insert(ending.cell, _note(f"This cell {_WORDS.get(ending.outcome, 'failed')}."))
+        if culprit.cell_type == "code":  # else the kernel did not come so far
+            node.cells.insert(at, _note(f"This cell {_WORDS.get(ending.outcome, 'failed')}."))
         node.cells.insert(0, _note(f"{ending.outcome.capitalize()}: {ending.error}.", _count(len(left))))
 
 
+def _drop(node: Any, tag: str) -> None:
+    node.cells = [cell for cell in node.cells if tag not in cell.metadata.get("tags", [])]
+
+
 def _count(left: int) -> str:
-    return f"{left} cell{'s' if left != 1 else ''} after it {'were' if left != 1 else 'was'} not run." if left else ""
+    return f"{left} cell{'s were' if left != 1 else ' was'} not run." if left else ""
 
 
 def _note(strong: str, rest: str = "") -> Any:

@@ -11,6 +11,8 @@ import pytest
 from erpkit.errors import RunError, UsageError
 from erpkit.runs import Retry, RunResult, TimeLimits, open_notebook, run_notebook
 from erpkit.runs.index import read_entries
+from erpkit.runs.notes import mark_cells
+from erpkit.runs.result import Ending
 from tests.tiny import write_notebook
 
 STUBBORN = """
@@ -54,7 +56,7 @@ def test_a_cell_that_never_ends_times_out_and_is_killed_when_it_does_not_give_up
     kernel = int(_text(result).split("kernel ")[1].split()[0])
     assert not Path(f"/proc/{kernel}").exists()
     first, culprit, rest = _notes(result)
-    assert "2 cells after it were not run" in first
+    assert "2 cells were not run" in first
     assert "This cell timed out" in culprit
     assert "Not run" in rest
     page = result.report.read_text()
@@ -82,6 +84,10 @@ def test_a_kernel_that_the_system_kills_is_told_and_what_was_not_run_is_called_s
         "the kernel died of SIGKILL (out of memory?)",
     )
     assert [status for status, _ in _cells(result)] == ["completed", "killed", "pending"]
+    node = nbformat.read(result.output, as_version=4)
+    again = [cell.source for cell in node.cells]
+    mark_cells(node, Ending("killed", result.error, again.index("import os; os.kill(os.getpid(), 9)")))
+    assert [cell.source for cell in node.cells] == again  # an output that is run again keeps no old notes
     (entry,) = read_entries(result.output.parent)
     assert (entry.name, entry.outcome, entry.notebook) == (result.report.name, "killed", "dies")
 
