@@ -65,6 +65,8 @@ def command(
     values = _parameters(opened, given, () if each_tenant else tenants)
     job = Job(str(opened.path), values, output, TimeLimits(timeout, cell_timeout), Retry(retries, retry_writes), kernel)
     if each_tenant:
+        if {"tenant", "tenants"} & set(values):
+            raise UsageError("with --each-tenant, name tenants by --tenant")
         return _run_each(opened, job, tenants, jobs, as_json)
     recorder, database = open_recorder(Settings.from_env())
     try:

@@ -145,6 +145,7 @@ def test_what_is_wrong_with_the_notebook_or_the_options_is_one_line_before_anyth
     assert "cannot be written: Not a directory" in refused(probe, "--output", str(tmp_path / "file" / "runs"))
     assert "papermill cannot write to ftp://" in refused(probe, "--output", "ftp://host/runs")
     assert "--retry-writes" in refused(probe, "-p", "confirm", "drop-0123456789", "--retries", "1")
+    assert "name tenants by --tenant" in refused("inspect_tenants", "--each-tenant", "-p", "tenants", "acme")
     monkeypatch.setenv("ERPKIT_NOTIFY", "env:GONE")
     assert "ERPKIT_NOTIFY names the variable GONE" in refused(probe)
     assert not (tmp_path / "runs").exists()
