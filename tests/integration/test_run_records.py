@@ -143,6 +143,18 @@ def test_what_cannot_be_written_fails_no_run_and_is_said_in_one_line(
         assert list_runs(connection) == []
 
 
+def test_the_previous_outcome_is_that_of_the_same_work_whatever_plan_it_confirmed(
+    database: Database, notebook: Path
+) -> None:
+    recorder = Recorder(database)
+    assert recorder.previous_outcome(_start(notebook, 9)) is None
+    _record(database, _start(notebook, 1, topic="billing.*", confirm="replay-1"), "failed")
+    _record(database, _start(notebook, 2, topic="sales.*"), "timed out")
+    recorder.start(_start(notebook, 3, topic="billing.*"))  # has not ended
+    _record(database, _start(notebook, 9, topic="billing.*"), "ok")
+    assert recorder.previous_outcome(_start(notebook, 5, topic="billing.*", confirm="replay-2")) == "failed"
+
+
 def test_the_command_lists_runs_of_one_notebook_as_a_table_and_as_json(database: Database, notebook: Path) -> None:
     outcomes: tuple[Outcome, ...] = ("ok", "failed")
     for minute, outcome in enumerate(outcomes):
