@@ -21,7 +21,7 @@ from erpkit.runs.provenance import read_provenance
 from erpkit.runs.record import Recorder, RunStart
 from erpkit.runs.report import run_key, write_report
 from erpkit.runs.result import Ending, Outcome, RunResult
-from erpkit.runs.secrets import Mask
+from erpkit.runs.secrets import Mask, check_references
 from erpkit.runs.stopper import Stopper, TimeLimits
 from erpkit.runs.summary import read_summary
 from erpkit.runs.values import may_write, validate_parameters
@@ -68,6 +68,7 @@ def run_notebook(
     """
     limits, retry, recorder = limits or TimeLimits(), retry or Retry(), recorder or Recorder(None)
     values = validate_parameters(notebook.parameters, given)
+    check_references(values)
     if retry.times and not retry.writes and may_write(notebook.parameters, values):
         raise UsageError(
             f"this run of {notebook.path.stem} may write, and is not tried again unless --retry-writes says so"

@@ -9,7 +9,7 @@ from typing import Any
 
 from erpkit.errors import UsageError
 
-__all__ = ["Mask", "refuse_password"]
+__all__ = ["Mask", "check_references", "refuse_password"]
 
 _KEYS = r"pass(?:word|wd|phrase)|pwd"
 _PASSWORD = re.compile(
@@ -38,6 +38,14 @@ def refuse_password(name: str, value: object) -> None:
             f"parameter {name} holds a password, and a run writes its parameters down: use env:NAME, ERPKIT_DATABASE, "
             "pg_service.conf or .pgpass"
         )
+
+
+def check_references(values: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> None:
+    """Raise UsageError for an `env:NAME` whose variable is not set: the notebook would find that out much later."""
+    env = os.environ if environ is None else environ
+    for name, value in values.items():
+        for missing in sorted(reference for reference in _references([value]) if not env.get(reference)):
+            raise UsageError(f"parameter {name} refers to the variable {missing}, which is not set")
 
 
 def _holds_password(name: str, value: object) -> bool:

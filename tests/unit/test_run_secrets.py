@@ -7,7 +7,7 @@ import pytest
 from erpkit.config import Settings
 from erpkit.errors import UsageError
 from erpkit.runs.notify import read_urls
-from erpkit.runs.secrets import Mask, refuse_password
+from erpkit.runs.secrets import Mask, check_references, refuse_password
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,12 @@ def test_what_references_stand_for_and_configured_passwords_are_masked_in_every_
 
 def test_without_secrets_nothing_is_masked() -> None:
     assert Mask({"a": "b"}, {"PGPASSWORD": "abc"}).text("abc") == "abc"
+
+
+def test_a_reference_to_a_variable_that_is_not_set_is_refused_before_a_run() -> None:
+    check_references({"n": 1, "database": "env:ERP_DSN"}, {"ERP_DSN": "service=erp"})
+    with pytest.raises(UsageError, match="parameter sources refers to the variable GONE, which is not set"):
+        check_references({"sources": ["env:ERP_DSN", "env:GONE"]}, {"ERP_DSN": "service=erp"})
 
 
 def test_settings_look_a_reference_up_and_name_a_variable_that_is_not_set() -> None:
