@@ -84,7 +84,7 @@ if TYPE_CHECKING:
         load_modules,
         register,
     )
-    from erpkit.runs import Rehearsal, Summary, check_parameters
+    from erpkit.runs import Rehearsal, Summary, check_parameters, list_runs
     from erpkit.tenants import (
         across,
         compare_snapshots,
@@ -169,6 +169,7 @@ __all__ = [
     "list_dead_letters",
     "list_parked",
     "list_replays",
+    "list_runs",
     "list_tenants",
     "load_modules",
     "open_broker",
@@ -283,7 +284,7 @@ _WHERE = {
         "load_modules",
         "register",
     },
-    "runs": {"Rehearsal", "Summary", "check_parameters"},
+    "runs": {"Rehearsal", "Summary", "check_parameters", "list_runs"},
     "tenants": {
         "across",
         "compare_snapshots",

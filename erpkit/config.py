@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from erpkit.errors import UsageError
@@ -21,9 +21,10 @@ class Settings:
     """What erpkit was told of its surroundings.
 
     `database` is a libpq connection string or URL; "" leaves everything to libpq's own `PG*` variables; None means the
-    embedded server. It may hold a password, so it is never shown. `modules` is an entry-point group, or None for the default.
-    `tenants_query` lists the tenants of an ERP that erpkit did not make; None means `public.tenants`. `broker` is the URL that
-    events are forwarded to, `memory:` for none; it may hold a password: show `mask_url(broker)`.
+    embedded server. It may hold a password, so it is never shown; in ERPKIT_DATABASE, `env:NAME` stands for the one in another
+    variable. `modules` is an entry-point group, or None for the default. `tenants_query` lists the tenants of an ERP that erpkit
+    did not make; None means `public.tenants`. `broker` is the URL that events are forwarded to, `memory:` for none; it may hold a
+    password: show `mask_url(broker)`.
     """
 
     database: str | None = field(default=None, repr=False)
@@ -43,11 +44,23 @@ class Settings:
         """
         env = os.environ if environ is None else environ
         return cls(
-            database=env.get("ERPKIT_DATABASE") or _libpq_database(env),
+            database=_look_up(env.get("ERPKIT_DATABASE") or "", env) or _libpq_database(env),
             home=Path(env["ERPKIT_HOME"]).expanduser().absolute() if env.get("ERPKIT_HOME") else _default_home(),
             modules=env.get("ERPKIT_MODULES") or None,
             tenants_query=env.get("ERPKIT_TENANTS_QUERY") or None,
             broker=env.get("ERPKIT_BROKER") or "memory:",
+        )
+
+    def with_database(self, reference: str, environ: Mapping[str, str] | None = None) -> Settings:
+        """Return the settings for another database: `env:NAME` for the one that a variable holds, or `service=NAME`; "" is the same.
+
+        A notebook's parameter may hold such a reference, as it says nothing secret. Raises UsageError for a variable that is
+        not set.
+        """
+        return (
+            replace(self, database=_look_up(reference, os.environ if environ is None else environ))
+            if reference
+            else self
         )
 
     @property
@@ -74,6 +87,15 @@ def _check_broker(url: str) -> None:
         raise UsageError(f"ERPKIT_BROKER names no host: write it as {scheme}://host:port")
     if scheme == "memory" and rest:
         raise UsageError("ERPKIT_BROKER: memory: takes no address")
+
+
+def _look_up(reference: str, env: Mapping[str, str]) -> str:
+    if not reference.startswith("env:"):
+        return reference
+    name = reference.removeprefix("env:")
+    if not env.get(name):
+        raise UsageError(f"the database is {reference}, and the variable {name} is not set")
+    return env[name]
 
 
 def _libpq_database(env: Mapping[str, str]) -> str | None:

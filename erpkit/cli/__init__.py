@@ -17,7 +17,8 @@ _COMMANDS = {
     "demo": ("demo", "The whole kit on sample data, from nothing."),
     "lab": ("lab", "JupyterLab on the notebooks."),
     "db": ("db", "The embedded server: start, stop, status, url."),
-    "run": ("run", "Run a notebook headlessly."),
+    "run": ("run", "Run a notebook headlessly, once or for each tenant."),
+    "runs": ("runs", "The record of runs."),
     "tenants": ("tenants", "Tenants: list, create, inspect, suspend, archive, rename, drop, export, import."),
     "migrate": ("migrate", "Migrations: status, plan, up, down, show."),
     "modules": ("modules", "The modules of the ERP: list, check, graph."),
@@ -51,7 +52,8 @@ def erpkit() -> None:
     """Operate an ERP that keeps each tenant in a PostgreSQL schema of its own.
 
     The database is ERPKIT_DATABASE, else libpq's PG* variables, else an embedded server under ERPKIT_HOME.
-    Exit codes: 0 fine, 1 failed, 2 bad usage (nothing was started), 3 it ran and found a problem.
+    Exit codes: 0 fine, 1 failed, 2 bad usage (nothing was started), 3 it ran and found a problem, 124 timed out,
+    130 interrupted, 137 killed.
     """
 
 

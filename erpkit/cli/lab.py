@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -38,9 +39,13 @@ def command(folder: Path | None, options: tuple[str, ...]) -> int:
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--KernelSpecManager.ensure_native_kernel=True",
     ]
+    if find_spec("jupyter_scheduler"):  # jobs run as erpkit run runs them
+        arguments.append("--BaseScheduler.execution_manager_class=erpkit.runs.scheduler.ExecutionManager")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         arguments.append("--allow-root")
-    return subprocess.call([sys.executable, "-m", "jupyterlab", *arguments, *options], env=_environment())
+    command = [sys.executable, "-m", "jupyterlab", *arguments, *options]
+    # jupyter-scheduler brings a job's outputs to `jobs` in the working directory, and looks for them in the root.
+    return subprocess.call(command, env=_environment() | {"ERPKIT_HOME": str(settings.home)}, cwd=root)
 
 
 def _environment() -> dict[str, str]:

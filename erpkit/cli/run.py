@@ -1,16 +1,26 @@
-"""erpkit run: one notebook, headlessly."""
+"""erpkit run: a notebook, headlessly, once or once for each tenant."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
 
-from erpkit.cli.output import as_json, print_json, print_target
+from erpkit.cli.output import as_json, print_target
+from erpkit.cli.run_output import print_fleet, print_parameters, print_result
 from erpkit.config import Settings
-from erpkit.runs import Notebook, open_notebook, run_notebook, validate_parameters
+from erpkit.database import Database
+from erpkit.errors import UsageError
+from erpkit.runs import Notebook, Retry, TimeLimits, open_notebook, run_notebook, validate_parameters
+from erpkit.runs.fleet import run_fleet, tenant_parameter
+from erpkit.runs.job import Job, open_recorder
+from erpkit.runs.output import read_tenants
+from erpkit.runs.record import Recorder
+from erpkit.runs.values import may_write
+
+_SECONDS = click.FloatRange(min=0, min_open=True)
 
 
 @click.command("run", context_settings={"help_option_names": []})
@@ -19,24 +29,29 @@ from erpkit.runs import Notebook, open_notebook, run_notebook, validate_paramete
     "-p", "--parameter", "given", nargs=2, multiple=True, metavar="NAME VALUE", help="Set a parameter; may be repeated."
 )
 @click.option("--tenant", "tenants", multiple=True, metavar="SLUG", help="Short for -p tenants SLUG; may be repeated.")
+@click.option("--each-tenant", is_flag=True, help="One run for each tenant: those of --tenant, else all active ones.")
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="How many of these at a time.")
+@click.option("--timeout", type=_SECONDS, metavar="S", help="Seconds that a run may take, retries included.")
+@click.option("--cell-timeout", type=_SECONDS, metavar="S", help="Seconds that a cell may take.")
+@click.option("--retries", type=click.IntRange(0), default=0, help="Try again what failed, timed out or was killed.")
+@click.option("--retry-writes", is_flag=True, help="Try again even a run that may write.")
+@click.option("--kernel", metavar="NAME", help="The kernel to use; by default the notebook's own.")
 @click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder for output and report.",
+    "--output", default="runs", show_default=True, help="Folder, or s3:// gs:// abs:// URL, for output and report."
 )
 @click.option("-h", "--help", "wants_help", is_flag=True, help="Show this message, or a notebook's parameters.")
 @as_json
 @click.pass_context
 def command(
-    context: click.Context, notebook: str | None, given: tuple[tuple[str, str], ...], tenants: tuple[str, ...], output: Path,
-    wants_help: bool, as_json: bool,
+    context: click.Context, notebook: str | None, given: tuple[tuple[str, str], ...], tenants: tuple[str, ...], each_tenant: bool,
+    jobs: int, timeout: float | None, cell_timeout: float | None, retries: int, retry_writes: bool, kernel: str | None,
+    output: str, wants_help: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Run NOTEBOOK, one of erpkit's by name or any by path, and write its output and an HTML report.
 
     Parameters are checked before a kernel starts. Exit code 0: fine; 1: a cell failed; 2: bad parameters, nothing was started;
-    3: it ran and found a problem. `erpkit run NOTEBOOK --help` shows its parameters.
+    3: it ran and found a problem; 124: timed out; 130: interrupted; 137: its kernel died. With --each-tenant it is the worst
+    of them. `erpkit run NOTEBOOK --help` shows its parameters.
     """
     if notebook is None:
         click.echo(context.get_help())
@@ -45,40 +60,74 @@ def command(
         raise click.UsageError("name a notebook")
     opened = open_notebook(notebook)
     if wants_help:
-        _print_parameters(opened)
+        print_parameters(opened)
         return 0
-    values = validate_parameters(opened.parameters, {**dict(given), **({"tenants": list(tenants)} if tenants else {})})
-    print_target(_check_target(values), quiet=as_json)
-    result = run_notebook(opened, values, output)
-    if as_json:
-        findings = list(result.summary.findings) if result.summary else []
-        print_json(
-            {"notebook": result.notebook, "outcome": result.outcome, "seconds": round(result.seconds, 2), "error": result.error,
-             "findings": findings, "output": result.output, "report": result.report}
-        )  # fmt: skip
-    else:
-        click.echo(f"{result.notebook}: {result.verdict} in {result.seconds:.1f} s")
-        for finding in result.summary.findings if result.summary else ():
-            click.echo(f"! {finding}")
-        click.echo(f"output {result.output}\nreport {result.report}")
+    values = _parameters(opened, given, () if each_tenant else tenants)
+    job = Job(str(opened.path), values, output, TimeLimits(timeout, cell_timeout), Retry(retries, retry_writes), kernel)
+    if each_tenant:
+        if {"tenant", "tenants"} & set(values):
+            raise UsageError("with --each-tenant, name tenants by --tenant")
+        return _run_each(opened, job, tenants, jobs, as_json)
+    recorder, database = open_recorder(Settings.from_env())
+    try:
+        _check_target(database, recorder, read_tenants(values), quiet=as_json)
+        result = run_notebook(
+            opened, values, output, limits=job.limits, retry=job.retry, kernel=kernel, recorder=recorder
+        )
+    finally:
+        if database is not None:
+            database.close()
+    print_result(result, as_json)
     return result.exit_code
 
 
-def _check_target(values: Mapping[str, Any]) -> str:
-    """Open the database once, so that one that cannot be reached, or a tenant that it has not, is told at once."""
-    from erpkit.database import Database  # noqa: PLC0415 - not needed for --help
+def _parameters(opened: Notebook, given: Sequence[tuple[str, str]], tenants: Sequence[str]) -> dict[str, Any]:
+    names = [name for name, _ in given]
+    values: dict[str, Any] = dict(given)
+    if tenants:
+        short = tenant_parameter(opened, tenants)
+        names += short
+        values |= short
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"parameter {name} is given twice")
+    return validate_parameters(opened.parameters, values)
+
+
+def _check_target(database: Database | None, recorder: Recorder, slugs: Sequence[str], *, quiet: bool) -> None:
+    """Name the target, so that a tenant that it has not is told at once; one that cannot be reached only costs the record."""
+    from erpkit.tenants import find_tenants  # noqa: PLC0415 - not needed for --help
+
+    if database is None:
+        if slugs:
+            raise UsageError(f"tenants cannot be checked, and nothing was started: {recorder.problem}")
+        print_target("not reached", quiet=quiet)
+        return
+    with database.connection() as connection:
+        find_tenants(connection, slugs, Settings.from_env().tenants_query)
+    print_target(database.target, quiet=quiet)
+
+
+def _run_each(opened: Notebook, job: Job, slugs: Sequence[str], workers: int, as_json: bool) -> int:
     from erpkit.tenants import find_tenants  # noqa: PLC0415
 
-    named: list[str] | str = values.get("tenants") or values.get("tenant") or []
-    slugs = [named] if isinstance(named, str) else named
-    with Database.open(Settings.from_env()) as database, database.connection() as connection:
-        find_tenants(connection, slugs, Settings.from_env().tenants_query)
-        return database.target
+    settings = Settings.from_env()
+    with Database.open(settings) as database, database.connection() as connection:
+        print_target(database.target, quiet=as_json)
+        found = find_tenants(connection, slugs, settings.tenants_query)
+    fleet = [tenant for tenant in found if slugs or tenant.is_active]
+    for tenant in found:
+        if tenant not in fleet:
+            click.echo(f"skipped {tenant.slug}: {tenant.status}", err=as_json)
+    if job.retry.times and not job.retry.writes and may_write(opened.parameters, job.parameters):
+        raise UsageError(f"these runs of {opened.path.stem} may write: --retries needs --retry-writes")
+    jobs = {t.slug: replace(job, parameters=_with_tenant(opened, job.parameters, t.slug)) for t in fleet}
+    if not jobs:
+        raise UsageError("there is no active tenant to run for")
+    done = run_fleet(jobs, workers, lambda slug, result: click.echo(f"{slug}: {result.verdict}", err=as_json))
+    print_fleet(done, as_json)
+    return done.exit_code
 
 
-def _print_parameters(notebook: Notebook) -> None:
-    click.echo(f"{notebook.title} ({notebook.path})\n")
-    for parameter in notebook.parameters:
-        click.echo(
-            f"  {parameter.name}: {parameter.annotation or 'str'} = {parameter.default!r}\n      {parameter.help}"
-        )
+def _with_tenant(opened: Notebook, values: Mapping[str, Any], slug: str) -> dict[str, Any]:
+    return {**values, **tenant_parameter(opened, [slug])}

@@ -1,23 +1,39 @@
-"""Runs of notebooks: their parameters, running one, its summary and its report."""
+"""Runs of notebooks: their parameters, running one or one a tenant, their record, their summary and their report."""
 
+from erpkit.runs.fleet import FleetResult, run_fleet
+from erpkit.runs.history import RunRecord, find_flaky, find_last, list_runs
 from erpkit.runs.notebook import Notebook, list_notebooks, notebooks_folder, open_notebook
-from erpkit.runs.parameters import Parameter, check_parameters, read_parameters, validate_parameters
+from erpkit.runs.parameters import Parameter, read_parameters
+from erpkit.runs.record import Recorder
 from erpkit.runs.rehearsal import Rehearsal
-from erpkit.runs.run import RunResult, run_notebook
+from erpkit.runs.result import RunResult, worst_exit_code
+from erpkit.runs.run import Retry, run_notebook
+from erpkit.runs.stopper import TimeLimits
 from erpkit.runs.summary import Summary, read_summary
+from erpkit.runs.values import check_parameters, validate_parameters
 
 __all__ = [
+    "FleetResult",
     "Notebook",
     "Parameter",
+    "Recorder",
     "Rehearsal",
+    "Retry",
+    "RunRecord",
     "RunResult",
     "Summary",
+    "TimeLimits",
     "check_parameters",
+    "find_flaky",
+    "find_last",
     "list_notebooks",
+    "list_runs",
     "notebooks_folder",
     "open_notebook",
     "read_parameters",
     "read_summary",
+    "run_fleet",
     "run_notebook",
     "validate_parameters",
+    "worst_exit_code",
 ]

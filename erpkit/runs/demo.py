@@ -15,8 +15,10 @@ from erpkit.events import Selection, plan_replay
 from erpkit.migrations import plan_up, read_applied, read_migrations
 from erpkit.modules import Registry
 from erpkit.runs.notebook import open_notebook
+from erpkit.runs.record import Recorder
 from erpkit.runs.rehearsal import drop_database
-from erpkit.runs.run import RunResult, run_notebook
+from erpkit.runs.result import RunResult
+from erpkit.runs.run import run_notebook
 from erpkit.tenants import list_tenants
 
 __all__ = ["NOTEBOOKS", "renew_database", "run_demo_notebook"]
@@ -47,7 +49,8 @@ def renew_database(server: EmbeddedServer) -> None:
 
 def run_demo_notebook(database: Database, registry: Registry, name: str, output: Path) -> RunResult:
     """Run one of the four notebooks; those that write get the id of their plan, as from an operator after the dry run."""
-    return run_notebook(open_notebook(name), _parameters(database, registry, name), output, stem=name)
+    parameters = _parameters(database, registry, name)
+    return run_notebook(open_notebook(name), parameters, output, stem=name, recorder=Recorder(database))
 
 
 def _parameters(database: Database, registry: Registry, name: str) -> dict[str, Any]:

@@ -16,11 +16,12 @@ _PACKAGE = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Notebook:
-    """A notebook that can be run: where it is, its first heading, and its parameters."""
+    """A notebook that can be run: where it is, its first heading, its parameters, and the name of its kernel."""
 
     path: Path
     title: str
     parameters: tuple[Parameter, ...]
+    kernel: str = "python3"
 
 
 def notebooks_folder() -> Path:
@@ -35,7 +36,7 @@ def list_notebooks() -> list[str]:
     return sorted(
         path.relative_to(folder).with_suffix("").as_posix()
         for path in folder.rglob("*.ipynb")
-        if ".ipynb_" not in str(path)
+        if not {".ipynb_checkpoints", "jobs"} & set(path.relative_to(folder).parts)  # nor jupyter-scheduler's outputs
     )
 
 
@@ -46,7 +47,8 @@ def open_notebook(name: str) -> Notebook:
     cells = [cell for cell in node.cells if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", [])]
     if len(cells) > 1:
         raise UsageError(f"{path}: {len(cells)} cells are tagged parameters: keep one")
-    return Notebook(path, _title(node, path), tuple(read_parameters(cells[0].source)) if cells else ())
+    kernel = node.metadata.get("kernelspec", {}).get("name") or "python3"
+    return Notebook(path, _title(node, path), tuple(read_parameters(cells[0].source)) if cells else (), kernel)
 
 
 def _find(name: str) -> Path:

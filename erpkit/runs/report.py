@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from erpkit.runs.summary import read_summary
+from erpkit.runs.index import head
+from erpkit.runs.provenance import Provenance
+from erpkit.runs.result import RunResult
 
-__all__ = ["write_report"]
+__all__ = ["run_key", "write_report"]
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+{meta}
 <title>{title}</title><style>
 {style}
 </style></head><body><h1>{title}</h1><dl class="run">{facts}</dl>
@@ -24,25 +28,54 @@ _PAGE = """<!doctype html>
 """
 
 
-def write_report(node: Any, path: Path, title: str, facts: Mapping[str, Any]) -> None:
-    """Write the text and the outputs of an executed notebook to `path`, with `facts` of the run and its summary on top."""
+def run_key(notebook: str, parameters: Mapping[str, Any]) -> str:
+    """Return what tells which runs are the same work: notebook and parameters, without the id of a plan."""
+    rest = {name: value for name, value in parameters.items() if name != "confirm"}
+    return f"{notebook} {json.dumps(rest, sort_keys=True)}" if rest else notebook
+
+
+def write_report(node: Any, title: str, result: RunResult, origin: Provenance) -> None:
+    """Write the text and the outputs of an executed notebook to the result's report, the run's facts and summary on top."""
     from nbconvert import HTMLExporter  # noqa: PLC0415 - slow to import
 
     exporter = HTMLExporter(
         template_name="basic", exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True
     )
     body, _ = exporter.from_notebook_node(_without_widgets(node))
-    summary = read_summary(node)
-    rows = "".join(
-        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd></div>" for name, value in facts.items()
-    )
     style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
-    path.write_text(
-        _PAGE.format(
-            title=html.escape(title), style=style, facts=rows, summary=summary.html() if summary else "", body=body
-        ),
-        encoding="utf-8",
+    rows = "".join(
+        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd></div>"
+        for name, value in _facts(result, origin).items()
     )
+    page = _PAGE.format(
+        meta=head(_entry(title, result)),
+        title=html.escape(title),
+        style=style,
+        facts=rows,
+        summary=result.summary.html() if result.summary else "",
+        body=body,
+    )
+    result.report.write_text(page, encoding="utf-8")
+
+
+def _facts(result: RunResult, origin: Provenance) -> dict[str, Any]:
+    attempt = {"attempt": result.attempt} if result.attempt > 1 else {}
+    return {
+        "outcome": result.verdict,
+        "started": f"{result.started_at:%Y-%m-%d %H:%M} UTC",
+        "seconds": f"{result.seconds:.1f}",
+        "by": f"{origin.who} on {origin.host}",
+        **attempt,
+        **result.parameters,
+    }
+
+
+def _entry(title: str, result: RunResult) -> dict[str, Any]:
+    return {
+        "notebook": result.notebook, "title": title, "key": run_key(result.notebook, result.parameters),
+        "tenants": result.tenants, "outcome": result.outcome, "verdict": result.verdict,
+        "started": result.started_at.isoformat(), "seconds": round(result.seconds, 2),
+    }  # fmt: skip
 
 
 def _without_widgets(node: Any) -> Any:

@@ -2,121 +2,181 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
+from uuid import uuid4
 
-from erpkit.errors import RunError, UsageError
+from erpkit.errors import ErpkitError, RunError, UsageError
+from erpkit.runs.execute import execute, find_kernel
+from erpkit.runs.index import read_entries, write_index
 from erpkit.runs.notebook import Notebook
-from erpkit.runs.parameters import validate_parameters
-from erpkit.runs.report import write_report
-from erpkit.runs.summary import Summary, read_summary
+from erpkit.runs.notes import mark_cells
+from erpkit.runs.notify import is_news, read_urls, send_news
+from erpkit.runs.output import Destination, output_name, read_tenants
+from erpkit.runs.provenance import read_provenance
+from erpkit.runs.record import Recorder, RunStart
+from erpkit.runs.report import run_key, write_report
+from erpkit.runs.result import Ending, Outcome, RunResult
+from erpkit.runs.secrets import Mask, check_references
+from erpkit.runs.stopper import Stopper, TimeLimits
+from erpkit.runs.summary import read_summary
+from erpkit.runs.values import may_write, validate_parameters
 
-if TYPE_CHECKING:
-    from traitlets.config import Config
+__all__ = ["Retry", "run_notebook"]
 
-__all__ = ["Outcome", "RunResult", "run_notebook"]
-
-Outcome = Literal["ok", "findings", "failed"]
+_RETRIED: tuple[Outcome, ...] = ("failed", "timed out", "killed")
+_LONGEST_PAUSE = 60.0  # seconds
 
 
 @dataclass(frozen=True)
-class RunResult:
-    """What became of one run: `findings` when it ran and found a problem, `failed` with the error when a cell failed."""
+class Retry:
+    """How often a run that failed, timed out or was killed is tried again; one that may write only if `writes` says so.
 
-    notebook: str
-    outcome: Outcome
-    seconds: float
-    output: Path
-    report: Path
-    error: str | None = None
-    summary: Summary | None = field(default=None, repr=False)
-
-    @property
-    def exit_code(self) -> int:
-        """0, or 1 for a failure, or 3 for findings."""
-        return {"ok": 0, "failed": 1, "findings": 3}[self.outcome]
-
-    @property
-    def verdict(self) -> str:
-        """The outcome in a few words."""
-        if self.outcome == "failed":
-            return f"failed: {self.error}"
-        count = len(self.summary.findings) if self.summary else 0
-        return f"{count} finding{'s' if count != 1 else ''}" if count else "ok"
-
-
-def run_notebook(notebook: Notebook, given: Mapping[str, Any], folder: Path, stem: str | None = None) -> RunResult:
-    """Run `notebook` with papermill; write its output notebook and an HTML report without code into `folder`.
-
-    `stem` names both files; without it they are named by notebook and time (UTC). Raises UsageError, before a kernel is
-    started, for bad parameters or a folder that cannot be written; a cell that fails is no exception but the outcome.
+    The pause before the second attempt is `pause` seconds, and twice as long before each next one.
     """
-    values = validate_parameters(notebook.parameters, given)
-    output = _output_path(folder, stem or f"{notebook.path.stem}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
-    started = time.perf_counter()
-    error = _execute(notebook.path, output, values)
-    seconds = time.perf_counter() - started
-    return _finish(notebook, output, seconds, error, values)
+
+    times: int = 0
+    writes: bool = False
+    pause: float = 1.0
 
 
-def _finish(
-    notebook: Notebook, output: Path, seconds: float, error: str | None, values: Mapping[str, Any]
+def run_notebook(
+    notebook: Notebook,
+    given: Mapping[str, Any],
+    place: str | Path,
+    stem: str | None = None,
+    *,
+    limits: TimeLimits | None = None,
+    retry: Retry | None = None,
+    kernel: str | None = None,
+    recorder: Recorder | None = None,
+    index: bool = True,
 ) -> RunResult:
-    import nbformat  # noqa: PLC0415
+    """Run `notebook` with papermill; write its output notebook and an HTML report without code to `place`.
 
-    node = nbformat.read(output, as_version=4)
-    summary = read_summary(node)
-    outcome: Outcome = "failed" if error else "findings" if summary and summary.findings else "ok"
-    result = RunResult(notebook.path.stem, outcome, seconds, output, output.with_suffix(".html"), error, summary)
-    write_report(
-        node, result.report, notebook.title, {"outcome": result.verdict, "seconds": f"{seconds:.1f}", **values}
-    )
-    return result
+    `place` is a folder, which gets an index as well unless `index` says no, or a URL that papermill can write to. `stem`
+    names both files and replaces what is there; without it they are named by notebook, tenant and time (UTC), and nothing is
+    overwritten. Each attempt is a run of its own with its own files; the last one is returned.
 
-
-def _execute(source: Path, output: Path, values: dict[str, Any]) -> str | None:
-    """Run the notebook; return the error of the cell that failed, in one line."""
-    import papermill  # noqa: PLC0415 - takes more than a second to import
-    from jupyter_client.kernelspec import NoSuchKernel  # noqa: PLC0415
-    from nbclient.exceptions import DeadKernelError  # noqa: PLC0415
-
-    try:
-        with _private_transport() as config:
-            papermill.execute_notebook(
-                source, output, parameters=values, progress_bar=False, kernel_name="python3", config=config
-            )
-    except papermill.PapermillExecutionError as error:
-        return f"{error.ename}: {error.evalue}".splitlines()[0]
-    except DeadKernelError:
-        return "the kernel died"
-    except NoSuchKernel as error:
-        raise RunError(f"there is no Jupyter kernel {error.name}: pip install ipykernel") from None
-    return None
-
-
-@contextmanager
-def _private_transport() -> Iterator[Config]:
-    """Let kernel and client talk over sockets in a folder of their own: over TCP anybody on the machine could listen."""
-    from traitlets.config import Config  # noqa: PLC0415
-
-    with tempfile.TemporaryDirectory(
-        prefix=f"erpkit-{os.getpid()}-", dir="/tmp"
-    ) as folder:  # a socket's path must be short
-        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+    Raises UsageError, before a kernel is started, for bad parameters, a missing kernel, and a place that cannot be written;
+    whatever becomes of the cells is no exception but the outcome. Ctrl-C and SIGTERM end the kernel, and then the run, as
+    `interrupted`.
+    """
+    limits, retry, recorder = limits or TimeLimits(), retry or Retry(), recorder or Recorder(None)
+    values = validate_parameters(notebook.parameters, given)
+    check_references(values)
+    if retry.times and not retry.writes and may_write(notebook.parameters, values):
+        raise UsageError(
+            f"this run of {notebook.path.stem} may write, and is not tried again unless --retry-writes says so"
+        )
+    name, urls = find_kernel(notebook, kernel), read_urls()
+    destination, stopper = Destination(place), Stopper(limits)
+    first = datetime.now(UTC)
+    with stopper.signals():
+        for attempt in range(1, retry.times + 2):
+            run = _Run(notebook, values, name, destination, stem, attempt, recorder)
+            result = run.do(stopper)
+            if result.outcome not in _RETRIED or attempt > retry.times:
+                break
+            if not stopper.pause(min(retry.pause * 2 ** (attempt - 1), _LONGEST_PAUSE)):
+                break
+    if index and destination.url is None:
+        write_index(destination.folder)
+    return _tell(result, replace(run.start, started_at=first), destination, recorder, urls)
 
 
-def _output_path(folder: Path, stem: str) -> Path:
-    output = folder.absolute() / f"{stem}.ipynb"
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.touch()
-    except OSError as error:
-        raise UsageError(f"the output folder {folder} cannot be written: {error.strerror}") from None
-    return output
+class _Run:
+    """One attempt."""
+
+    def __init__(
+        self, notebook: Notebook, values: Mapping[str, Any], kernel: str, destination: Destination, stem: str | None,
+        attempt: int, recorder: Recorder,
+    ) -> None:  # fmt: skip
+        self._notebook, self._values, self._kernel = notebook, values, kernel
+        self._destination, self._recorder = destination, recorder
+        name, tenants, now = notebook.path.stem, read_tenants(values), datetime.now(UTC)
+        self._output = destination.reserve(stem or output_name(name, tenants, now), anew=stem is not None)
+        self.start = RunStart(
+            str(uuid4()), name, notebook.title, tenants, values, attempt, now, read_provenance(notebook.path)
+        )
+
+    def do(self, stopper: Stopper) -> RunResult:
+        """Run the cells, write the output and the report, and record what became of them.
+
+        Raises RunError, and records that, when something beside the cells went wrong: a disk that is full, say.
+        """
+        self._recorder.start(self.start)
+        began = time.perf_counter()
+        try:
+            result = self._execute(stopper, began)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            self._recorder.finish(self.start, self._result(None, Ending("failed", reason), time.perf_counter() - began))
+            raise RunError(f"the run of {self.start.notebook} broke off: {reason}") from error
+        self._recorder.finish(self.start, result)
+        return result
+
+    def _execute(self, stopper: Stopper, began: float) -> RunResult:
+        mask = Mask(self._values)
+        ending, node = execute(self._notebook.path, self._output, self._values, self._kernel, stopper, mask)
+        result = self._result(node, ending, time.perf_counter() - began)
+        mark_cells(node, ending)
+        self._write(node, result)
+        return self._deliver(result)
+
+    def _result(self, node: Any, ending: Ending, seconds: float) -> RunResult:
+        summary, start = read_summary(node) if node else None, self.start
+        outcome: Outcome = "findings" if ending.outcome == "ok" and summary and summary.findings else ending.outcome
+        return RunResult(
+            start.notebook, outcome, seconds, self._output, self._output.with_suffix(".html"), ending.error, summary,
+            start.tenants, start.parameters, start.started_at, start.attempt, start.id,
+        )  # fmt: skip
+
+    def _write(self, node: Any, result: RunResult) -> None:
+        import nbformat  # noqa: PLC0415 - slow to import
+
+        origin = self.start.provenance
+        node.metadata["erpkit"] = {
+            "run": result.id, "outcome": result.outcome, "error": result.error, "attempt": result.attempt,
+            "who": origin.who, "host": origin.host, "revision": origin.revision, "checksum": origin.checksum,
+            "versions": origin.versions,
+        }  # fmt: skip
+        nbformat.write(node, self._output)
+        write_report(node, self._notebook.title, result, origin)
+
+    def _deliver(self, result: RunResult) -> RunResult:
+        try:
+            output, report = self._destination.deliver([result.output, result.report])
+        except ErpkitError as error:
+            places = (str(result.output), str(result.report))
+            return replace(result, outcome="failed", error=str(error), places=places)
+        return replace(result, places=(output, report))
+
+
+def _tell(
+    result: RunResult, start: RunStart, destination: Destination, recorder: Recorder, urls: list[str]
+) -> RunResult:
+    """Send the news if there is any, and note what went wrong beside the run."""
+    problems = [recorder.problem] if recorder.problem else []
+    if urls:
+        before = recorder.previous_outcome(start) or _previous_in(destination, start)
+        try:
+            if is_news(before, result.outcome):
+                send_news(urls, result, before)
+        except ErpkitError as error:
+            problems.append(str(error))
+    if result.places[0] != str(result.output):
+        destination.close()
+    return replace(result, problems=tuple(problems))
+
+
+def _previous_in(destination: Destination, start: RunStart) -> Any:
+    """Return the outcome of the last such run that left its report in the folder, for where no database recorded it."""
+    if destination.url:
+        return None
+    key, began = run_key(start.notebook, start.parameters), start.started_at.isoformat()
+    return next((e.outcome for e in read_entries(destination.folder) if e.key == key and e.started < began), None)

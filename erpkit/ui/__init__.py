@@ -48,6 +48,7 @@ from erpkit.ui.replays import (
     summarize_rebuild,
     watermill_table,
 )
+from erpkit.ui.run_history import plot_runs, run_failures_table, runs_table, summarize_runs, work_table
 from erpkit.ui.show import show
 from erpkit.ui.summaries import (
     summarize_inspection,
@@ -114,6 +115,7 @@ __all__ = [
     "plot_modules",
     "plot_rates",
     "plot_replay",
+    "plot_runs",
     "progress_bar",
     "provision_plan_table",
     "rates_table",
@@ -123,6 +125,8 @@ __all__ = [
     "replay_plan_table",
     "replay_results_table",
     "rows_table",
+    "run_failures_table",
+    "runs_table",
     "shadow_examples_table",
     "shadow_table",
     "show",
@@ -134,8 +138,10 @@ __all__ = [
     "summarize_provision",
     "summarize_rebuild",
     "summarize_replay",
+    "summarize_runs",
     "tenants_table",
     "topics_table",
     "watermill_table",
     "what_if_table",
+    "work_table",
 ]

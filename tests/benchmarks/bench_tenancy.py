@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any, cast
 
 import pandas
 import psycopg
@@ -70,7 +71,7 @@ def _read_sql(database: Database, tenants: list[Tenant]) -> None:
         for tenant in tenants:
             with connection.transaction():
                 connection.execute(f"SET LOCAL search_path TO {tenant.schema}")
-                frames.append(pandas.read_sql(QUERY, connection).assign(tenant=tenant.slug))
+                frames.append(pandas.read_sql(QUERY, cast("Any", connection)).assign(tenant=tenant.slug))
         assert len(pandas.concat(frames)) == 33 * len(tenants)
 
 

@@ -215,7 +215,7 @@ def test_the_demo_works_twice_and_finds_what_was_planted(tmp_path: Path) -> None
         for trouble in ("dead letter", "schema drift", "behind on migrations", "suspended"):
             assert trouble in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {
-        f"{name}.{kind}" for name in NOTEBOOKS for kind in ("ipynb", "html")
+        "index.html", *(f"{name}.{kind}" for name in NOTEBOOKS for kind in ("ipynb", "html")),
     }  # fmt: skip
 
 

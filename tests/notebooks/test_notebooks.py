@@ -221,21 +221,6 @@ def test_a_folder_that_cannot_be_written_is_refused_before_a_kernel_starts(tmp_p
         _run("check_modules", tmp_path / "file" / "runs")
 
 
-def test_a_cell_that_fails_is_the_outcome_and_its_error_is_kept(tmp_path: Path) -> None:
-    node = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")])
-    nbformat.write(node, tmp_path / "fails.ipynb")
-    result = _run(str(tmp_path / "fails.ipynb"), tmp_path / "runs")
-    assert (result.outcome, result.error) == ("failed", "ZeroDivisionError: division by zero")
-    assert "ZeroDivisionError" in result.report.read_text()
-
-
-def test_a_kernel_that_dies_is_the_outcome(tmp_path: Path) -> None:
-    node = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import os; os.kill(os.getpid(), 9)")])
-    nbformat.write(node, tmp_path / "dies.ipynb")
-    result = _run(str(tmp_path / "dies.ipynb"), tmp_path / "runs")
-    assert (result.outcome, result.error) == ("failed", "the kernel died")
-
-
 def test_the_settings_of_a_run_are_the_environments(shared_database: Database) -> None:
     assert Settings.from_env().database == shared_database.conninfo
 

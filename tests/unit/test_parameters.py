@@ -1,12 +1,14 @@
 """Parameters are declared by a notebook's cell and checked before they are used."""
 
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from erpkit.errors import UsageError
 from erpkit.runs import check_parameters, read_parameters, validate_parameters
+from erpkit.runs.values import may_write
 
 CELL = '''
 from datetime import datetime
@@ -33,6 +35,52 @@ def test_name_type_default_and_help_come_from_the_cell() -> None:
     assert parameters["query"].help == "may take several lines"
 
 
+def test_help_is_the_comment_at_the_ends_of_a_value_or_above_it_or_inside_it() -> None:
+    cell = """
+# how the run
+# is done
+mode: Literal["a", "b"] = "a"
+topics: list[str] = [  # topics to take
+    "billing.*",  # the books
+]
+table: dict = {
+    "a": 1,  # one
+    "b": 2,  # two
+}
+text: str = "# no comment"
+"""
+    assert [parameter.help for parameter in read_parameters(cell)] == [
+        "how the run is done", "topics to take", "one two", "",
+    ]  # fmt: skip
+
+
+def test_types_without_a_literal_take_a_call_of_literals_as_default() -> None:
+    cell = "since: date | None = date(2026, 1, 2)\nrate: Decimal = Decimal('1.50')\nat: Optional[datetime] = None"
+    parameters = read_parameters(cell)
+    assert [parameter.default for parameter in parameters] == [date(2026, 1, 2), Decimal("1.50"), None]
+    given = {"since": "none", "rate": "2.10", "at": "2026-01-02T03:04:05+00:00"}
+    assert validate_parameters(parameters, given) == {"since": None, "rate": "2.10", "at": "2026-01-02T03:04:05Z"}
+
+
+@pytest.mark.parametrize(
+    ("cell", "problem"),
+    [
+        ("n: int = 1\nn: int = 2", "parameter n is declared twice"),
+        ("n: int", "parameter n has no default"),
+        ("n: int = 'one'", "parameter n = 'one' is not of type int"),
+        ("n: os.PathLike = '1'", "os.PathLike is not a type that a parameter can have"),
+        ("n: list[3] = []", "is not a type|is not of type"),
+        ("d: date = date(2026, 13, 1)", "parameter d: its default must be a literal"),
+        ("n: int = ", "not valid Python: line 1"),
+        ("dsn: str = 'postgresql://me:hunter22@host/db'", "parameter dsn holds a password"),
+    ],
+)
+def test_a_wrong_declaration_is_refused_by_name(cell: str, problem: str) -> None:
+    with pytest.raises(UsageError, match=problem) as caught:
+        validate_parameters(read_parameters(cell), {})
+    assert "hunter22" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
@@ -41,6 +89,8 @@ def test_name_type_default_and_help_come_from_the_cell() -> None:
         ("tenants", "", []),
         ("dry_run", "false", False),
         ("limit", "10", 10),
+        ("limit", "none", None),
+        ("limit", "", None),
         ("mode", "fast", "fast"),
         ("since", "2026-02-03", "2026-02-03"),
         ("ratio", "1.5", 1.5),
@@ -54,7 +104,9 @@ def test_text_from_a_command_line_becomes_a_value(name: str, text: str, value: o
     ("name", "text"),
     [
         ("dry_run", "flase"),
+        ("dry_run", ""),
         ("limit", "ten"),
+        ("limit", "1.5"),
         ("mode", "reckless"),
         ("since", "yesterday"),
         ("ratio", "half"),
@@ -71,11 +123,29 @@ def test_an_unknown_parameter_is_refused_with_the_nearest_name() -> None:
         validate_parameters(read_parameters(CELL), {"dryrun": "false"})
 
 
-@pytest.mark.parametrize("value", ["postgresql://me:secret@host/db", "host=db password=secret"])
-def test_a_password_is_refused_and_not_repeated(value: str) -> None:
-    with pytest.raises(UsageError, match="holds a password") as caught:
-        validate_parameters(read_parameters(CELL), {"query": value})
-    assert "secret" not in str(caught.value)
+@pytest.mark.parametrize("value", ["flase", "yes", "migrate", "Migrate-2b0323b455", "--help"])
+def test_what_cannot_be_the_id_of_a_plan_is_refused_as_confirmation(value: str) -> None:
+    parameters = read_parameters('confirm: str = ""  # id of the plan')
+    with pytest.raises(UsageError, match=f"parameter confirm = '{value}' is not the id of a plan"):
+        validate_parameters(parameters, {"confirm": value})
+    assert validate_parameters(parameters, {"confirm": "migrate-2b0323b455"}) == {"confirm": "migrate-2b0323b455"}
+
+
+@pytest.mark.parametrize(
+    ("given", "writes"),
+    [
+        ({}, False),
+        ({"dry_run": False}, True),
+        ({"confirm": "drop-0123456789"}, True),
+        ({"rehearse": False}, True),
+        ({"n": 2}, False),
+    ],
+)
+def test_a_run_may_write_when_it_is_no_dry_run_and_no_rehearsal_or_confirms_a_plan(
+    given: dict[str, Any], writes: bool
+) -> None:
+    parameters = read_parameters('dry_run = True\nrehearse = True\nconfirm = ""\nn = 1')
+    assert may_write(parameters, given) is writes
 
 
 def test_an_annotation_that_would_have_to_be_run_is_refused() -> None:
@@ -105,3 +175,15 @@ def test_inside_a_notebook_text_is_converted_and_a_wrong_value_refused() -> None
 
 def test_a_date_stays_a_date_that_papermill_can_write() -> None:
     assert validate_parameters(read_parameters(CELL), {"since": date(2026, 3, 4)}) == {"since": "2026-03-04"}
+
+
+def test_inside_a_notebook_a_name_that_no_cell_declares_is_refused() -> None:
+    declared = "import os\ndry_run: bool = True"
+    namespace: dict[str, Any] = {
+        "__annotations__": {"dry_run": bool}, "dry_run": True, "dryrun": "false",
+        "In": ["", declared, '# Parameters\ndryrun = "false"\n', "erpkit.check_parameters(globals())"],
+    }  # fmt: skip
+    with pytest.raises(UsageError, match="no parameter 'dryrun'; did you mean dry_run"):
+        check_parameters(namespace)
+    namespace["In"][2] = "# Parameters\ndry_run = False\n"
+    check_parameters(namespace)

@@ -1,0 +1,150 @@
+"""papermill's engine for erpkit: it says truly of each cell what became of it, and lets a run be stopped."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NotebookExecutionManager, papermill_engines
+
+from erpkit.runs.result import Ending
+from erpkit.runs.secrets import Mask
+from erpkit.runs.stopper import Stopper
+
+__all__ = ["ENGINE", "Attempt"]
+
+ENGINE = "erpkit"
+
+_START = 60  # seconds for a kernel to answer
+_OUTPUT = 60  # seconds for what a cell printed to arrive after its end
+_log = logging.getLogger("erpkit.runs.engine")
+_log.propagate = False  # the outcome says it
+_log.addHandler(logging.NullHandler())
+
+
+class Attempt:
+    """One execution of a notebook: what stops it, what masks its outputs, and, afterwards, its notebook and its ending."""
+
+    def __init__(self, stopper: Stopper, mask: Mask) -> None:
+        self.stopper = stopper
+        self.mask = mask
+        self.node: Any = None
+        self.ending = Ending("ok")
+
+
+class _Manager(NotebookExecutionManager):  # type: ignore[misc]
+    """Leaves a cell that was not run `pending`; papermill would call it `completed` after a timeout or a kernel's death."""
+
+    def notebook_complete(self, **_: Any) -> None:
+        self.end_time = self.now()
+        self.nb.metadata.papermill["end_time"] = self.end_time.isoformat()
+        self.nb.metadata.papermill["duration"] = (self.end_time - self.start_time).total_seconds()
+        self.save()
+
+
+class _Client(PapermillNotebookClient):  # type: ignore[misc]
+    """Runs the cells until one of them ends the run."""
+
+    def __init__(self, manager: _Manager, attempt: Attempt, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self.attempt = attempt
+        self.cell_index: int | None = None
+        self.is_done = False
+
+    def start_new_kernel(self, **options: Any) -> None:
+        if self.km.ipykernel:
+            self.set_trait("extra_arguments", ["--IPKernelApp.log_level=CRITICAL"])  # an interrupt is no news
+        super().start_new_kernel(**options)
+        self.attempt.stopper.provisioner = self.km.provisioner
+
+    def papermill_execute_cells(self) -> None:
+        for index, cell in enumerate(self.nb.cells):
+            self.cell_index = index
+            if self.attempt.stopper.is_over():
+                raise _StoppedError
+            self.nb_man.cell_start(cell, index)
+            with self.attempt.stopper.cell():
+                self.execute_cell(cell, index)
+            self.nb_man.cell_complete(cell, index)
+        self.is_done = True
+
+    def process_message(self, message: Any, *rest: Any) -> Any:
+        message["content"] = self.attempt.mask.all(message["content"])
+        return super().process_message(message, *rest)
+
+
+class _StoppedError(Exception):
+    """The run had to stop between two cells."""
+
+
+class _Engine:
+    """What papermill calls to run a notebook."""
+
+    @classmethod
+    def execute_notebook(
+        cls, nb: Any, kernel_name: str, output_path: str, attempt: Attempt, config: Any, **_: Any
+    ) -> Any:
+        """Run the cells; the ending is told by `attempt`, not by an exception."""
+        attempt.node = nb
+        manager = _Manager(nb, output_path=output_path, progress_bar=False)
+        manager.notebook_start()
+        start = math.ceil(min(_START, attempt.stopper.left() or _START))
+        client = _Client(
+            manager, attempt, kernel_name=kernel_name, startup_timeout=start, iopub_timeout=_OUTPUT, timeout=None,
+            config=config, log=_log,
+        )  # fmt: skip
+        try:
+            client.execute()
+        except (CellExecutionError, DeadKernelError, RuntimeError, TimeoutError, _StoppedError) as error:
+            attempt.ending = _ending(client, error, attempt.stopper)
+        finally:
+            manager.notebook_complete()
+        return nb
+
+    @classmethod
+    def nb_kernel_name(cls, nb: Any, name: str | None = None) -> str:
+        """Return the kernel that was asked for, else the notebook's."""
+        return str(name or nb.metadata.kernelspec.name)
+
+    @classmethod
+    def nb_language(cls, nb: Any, language: str | None = None) -> str:  # noqa: ARG003 - papermill's signature
+        """Return Python: what erpkit declares parameters in."""
+        return language or "python"
+
+
+def _ending(client: _Client, error: Exception, stopper: Stopper) -> Ending:
+    if client.is_done:  # whatever became of its kernel then
+        return Ending("ok")
+    if stopper.is_over() and stopper.reason is not None:
+        outcome, why = stopper.reason
+        return Ending(outcome, why, client.cell_index if client.cell_index is not None else 0)
+    if isinstance(error, CellExecutionError):
+        if error.ename == "SystemExit" and error.evalue in ("", "0", "None"):
+            return Ending("ok", None, client.cell_index)
+        return Ending(
+            "failed", _first_line(f"{error.ename}: {client.attempt.mask.text(error.evalue)}"), client.cell_index
+        )
+    if isinstance(error, DeadKernelError):
+        return Ending("killed", f"the kernel died{_status(client)}", client.cell_index or 0)
+    if client.cell_index is None:
+        return Ending("failed", f"the kernel did not start: {_first_line(str(error))}", 0)
+    return Ending("failed", _first_line(str(error)), client.cell_index)
+
+
+def _status(client: _Client) -> str:
+    process = getattr(client.attempt.stopper.provisioner, "process", None)
+    code = getattr(process, "returncode", None)
+    if code is None:
+        return ""
+    return " of SIGKILL (out of memory?)" if code == -9 else f", exit status {code}"
+
+
+def _first_line(text: str) -> str:
+    return (text.splitlines() or [""])[0]
+
+
+papermill_engines.register(ENGINE, _Engine)
+logging.getLogger("papermill").addHandler(logging.NullHandler())  # without one Python would print its warnings

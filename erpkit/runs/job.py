@@ -1,0 +1,68 @@
+"""A run as a job that another process can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from erpkit.config import Settings
+from erpkit.database import Database
+from erpkit.errors import ErpkitError
+from erpkit.runs.notebook import open_notebook
+from erpkit.runs.record import Recorder
+from erpkit.runs.result import RunResult
+from erpkit.runs.run import Retry, run_notebook
+from erpkit.runs.stopper import TimeLimits
+
+__all__ = ["Job", "do_job", "open_recorder"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be done: the arguments of `run_notebook`, as plain values."""
+
+    notebook: str
+    parameters: Mapping[str, Any]
+    place: str
+    limits: TimeLimits
+    retry: Retry
+    kernel: str | None = None
+
+    def to_json(self) -> str:
+        """Return the job as text; nothing of it is on a command line, which everybody on the machine can read."""
+        from pydantic import TypeAdapter  # noqa: PLC0415 - slow to import
+
+        return TypeAdapter(Job).dump_json(self).decode()
+
+    def read_result(self, text: str) -> RunResult:
+        """Return the result that the job's process wrote."""
+        from pydantic import TypeAdapter  # noqa: PLC0415
+
+        return TypeAdapter(RunResult).validate_json(text)
+
+
+def open_recorder(settings: Settings) -> tuple[Recorder, Database | None]:
+    """Return the recorder for the configured database, and that; where it does not answer, the recorder knows why."""
+    try:
+        database = Database.open(settings)
+    except ErpkitError as error:
+        return Recorder(None, f"the run is not recorded: {error}"), None
+    return Recorder(database), database
+
+
+def do_job(text: str) -> str:
+    """Do a job that came as text; return its result as text."""
+    from pydantic import TypeAdapter  # noqa: PLC0415
+
+    job = TypeAdapter(Job).validate_json(text)
+    recorder, database = open_recorder(Settings.from_env())
+    try:
+        result = run_notebook(
+            open_notebook(job.notebook), job.parameters, job.place,
+            limits=job.limits, retry=job.retry, kernel=job.kernel, recorder=recorder,
+        )  # fmt: skip
+    finally:
+        if database is not None:
+            database.close()
+    return TypeAdapter(RunResult).dump_json(result).decode()

@@ -1,0 +1,76 @@
+"""What became of a run: its outcome in one word, its exit code, and where its output is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from erpkit.runs.summary import Summary
+
+__all__ = ["EXIT_CODES", "OUTCOMES", "Ending", "Outcome", "RunResult", "worst_exit_code"]
+
+Outcome = Literal["ok", "findings", "failed", "timed out", "killed", "interrupted"]
+
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)  # from the best to the worst
+EXIT_CODES: Mapping[Outcome, int] = {
+    "ok": 0, "findings": 3, "failed": 1, "timed out": 124, "killed": 137, "interrupted": 130,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the cells of a notebook ended: `cell` is the index of the one that the run stopped at, None for the end."""
+
+    outcome: Outcome
+    error: str | None = None
+    cell: int | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What became of one run: `findings` when it ran and found a problem, `failed` with the error when a cell failed.
+
+    `output` and `report` are local files, and `places` says where they are for good. `problems` are lines about what went
+    wrong beside the run itself, such as a record that could not be written.
+    """
+
+    notebook: str
+    outcome: Outcome
+    seconds: float
+    output: Path
+    report: Path
+    error: str | None = None
+    summary: Summary | None = field(default=None, repr=False)
+    tenants: tuple[str, ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    attempt: int = 1
+    id: str = ""
+    places: tuple[str, str] = ("", "")
+    problems: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0; 1 for a failure, 3 for findings, 124 for a timeout, 130 for an interruption, 137 for a dead kernel."""
+        return EXIT_CODES[self.outcome]
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in a few words."""
+        if self.outcome not in ("ok", "findings"):
+            return f"{self.outcome}: {self.error}"
+        count = len(self.findings)
+        return f"{count} finding{'s' if count != 1 else ''}" if count else "ok"
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The problems that the run found."""
+        return tuple(self.summary.findings) if self.summary else ()
+
+
+def worst_exit_code(outcomes: Iterable[Outcome]) -> int:
+    """Return the exit code of the worst of many outcomes; 0 for none."""
+    return EXIT_CODES[OUTCOMES[max(map(OUTCOMES.index, outcomes), default=0)]]

@@ -1,0 +1,95 @@
+"""No secret gets into the outputs of a run: it is refused as a parameter, and masked where it turns up."""
+
+from typing import Any
+
+import pytest
+
+from erpkit.config import Settings
+from erpkit.errors import UsageError
+from erpkit.runs.notify import read_urls
+from erpkit.runs.secrets import Mask, check_references, refuse_password
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "postgresql://me:hunter22@host/db",
+        "postgresql://:hunter22@host/db",
+        "postgres://me:hunt/er22@host:5432/db",
+        "amqp://guest:hunter22@broker",
+        "nats://hunter22@broker:4222",
+        "host=db password=hunter22",
+        "host=db password = 'hunter22'",
+        "host=db sslpassword=hunter22",
+        "host=db passwd=hunter22",
+        "PGPASSWORD=hunter22 psql",
+        "postgresql://me@host/db?password=hunter22",
+        "ALTER ROLE me PASSWORD 'hunter22'",
+        '{"password": "hunter22"}',
+        ["fine", ["postgresql://me:hunter22@host/db"]],
+        {"host": "db", "password": "hunter22"},
+        {"outer": [{"passwd": "hunter22"}]},
+    ],
+)
+def test_a_password_is_refused_however_deep_it_is_and_never_repeated(value: Any) -> None:
+    with pytest.raises(UsageError, match="parameter source holds a password") as caught:
+        refuse_password("source", value)
+    assert "hunter22" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "env:ERP_DSN", "service=erp", "host=db user=me dbname=erp", "postgresql://me@host/db", "", "passfile=/etc/pgpass",
+        "http://host:8080/a@b", "the password is in the vault", ["acme", "bluebird"], {"password": "env:PW"}, 3, None,
+        "SELECT count(*) FROM passwords",
+    ],
+)  # fmt: skip
+def test_references_and_plain_text_are_no_passwords(value: Any) -> None:
+    refuse_password("source", value)
+
+
+def test_a_parameter_that_is_named_for_a_secret_takes_references_alone() -> None:
+    refuse_password("api_key", "env:API_KEY")
+    with pytest.raises(UsageError, match="parameter api_key holds a password"):
+        refuse_password("api_key", "hunter22")
+
+
+def test_what_references_stand_for_and_configured_passwords_are_masked_in_every_text() -> None:
+    environ = {
+        "ERP_DSN": "host=db password='hunter 22' user=me", "ERPKIT_DATABASE": "postgresql://me:pa%20ss99@host/db",
+        "PGPASSWORD": "hunter33", "ERPKIT_NOTIFY": "env:CHAT", "CHAT": "slack://token-a/token-b", "HOME": "/home/me",
+    }  # fmt: skip
+    mask = Mask({"database": "env:ERP_DSN", "others": ["env:GONE"]}, environ)
+    for secret in ("hunter 22", "pa%20ss99", "pa ss99", "hunter33", "slack://token-a/token-b", environ["ERP_DSN"]):
+        assert mask.text(f"see {secret}!") == "see ***!"
+    assert mask.all({"data": {"text/plain": ["x hunter33"]}, "n": 1}) == {"data": {"text/plain": ["x ***"]}, "n": 1}
+    assert mask.text("/home/me on host as me") == "/home/me on host as me"
+
+
+def test_without_secrets_nothing_is_masked() -> None:
+    assert Mask({"a": "b"}, {"PGPASSWORD": "abc"}).text("abc") == "abc"
+
+
+def test_a_reference_to_a_variable_that_is_not_set_is_refused_before_a_run() -> None:
+    check_references({"n": 1, "database": "env:ERP_DSN"}, {"ERP_DSN": "service=erp"})
+    with pytest.raises(UsageError, match="parameter sources refers to the variable GONE, which is not set"):
+        check_references({"sources": ["env:ERP_DSN", "env:GONE"]}, {"ERP_DSN": "service=erp"})
+
+
+def test_settings_look_a_reference_up_and_name_a_variable_that_is_not_set() -> None:
+    environ = {"ERP_DSN": "host=db password=hunter22", "ERPKIT_DATABASE": "env:ERP_DSN"}
+    assert Settings.from_env(environ).database == "host=db password=hunter22"
+    assert Settings().with_database("env:ERP_DSN", environ).database == "host=db password=hunter22"
+    assert Settings().with_database("service=erp").database == "service=erp"
+    assert Settings(database="x").with_database("").database == "x"
+    with pytest.raises(UsageError, match="the database is env:GONE, and the variable GONE is not set"):
+        Settings().with_database("env:GONE", environ)
+
+
+def test_the_urls_of_receivers_come_from_other_variables_too() -> None:
+    environ = {"ERPKIT_NOTIFY": "json://a, env:CHAT", "CHAT": "slack://b mailto://c"}
+    assert read_urls(environ) == ["json://a", "slack://b", "mailto://c"]
+    assert read_urls({}) == []
+    with pytest.raises(UsageError, match="names the variable GONE, which is not set"):
+        read_urls({"ERPKIT_NOTIFY": "env:GONE"})
