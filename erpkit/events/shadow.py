@@ -19,8 +19,7 @@ from erpkit.errors import ErpkitError, UsageError
 from erpkit.events.faults import raise_if_lost
 from erpkit.events.message import Message
 from erpkit.events.pipelined import handle_pipelined, may_be_pipelined
-from erpkit.events.replay import Pace, hand_over, stop_on_interrupt
-from erpkit.events.replay_audit import Outcome
+from erpkit.events.replay import Handed, Pace, hand_over, stop_on_interrupt
 from erpkit.events.selection import Selection, read_selected
 from erpkit.modules import EventHandler, Registry
 
@@ -229,7 +228,7 @@ def advance(connection: Connection, registry: Registry, shadow: Shadow, limit: i
 
 def _hand_over(
     connection: Connection, tenant: Tenant, registry: Registry, pairs: Sequence[tuple[EventHandler, Message]]
-) -> list[Outcome]:
+) -> list[Handed]:
     """Hand events over in a pipeline; after any fault again without one, to find out whose it is."""
     if all(may_be_pipelined(handler) for handler, _ in pairs):
         try:

@@ -15,7 +15,7 @@ from erpkit.cli import main
 from erpkit.database import Database
 from erpkit.runs import list_runs
 from erpkit.tenants import create_tenant, set_status
-from tests.integration.test_cli import erpkit, refused
+from tests.command import erpkit, refused
 from tests.tiny import write_notebook
 
 

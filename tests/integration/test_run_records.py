@@ -18,7 +18,7 @@ from erpkit.runs.job import open_recorder
 from erpkit.runs.provenance import read_provenance
 from erpkit.runs.record import RunStart
 from erpkit.runs.result import Outcome
-from tests.integration.test_cli import erpkit
+from tests.command import erpkit
 from tests.tiny import write_notebook
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
