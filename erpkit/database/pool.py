@@ -88,6 +88,10 @@ class Database:
         """Give the connections back; the server goes on."""
         self._pool.close()
 
+    def reopen(self) -> Self:
+        """Return the same database with a pool of its own: for work beside this one, or after it was closed."""
+        return type(self)(self.conninfo, self.target, max_connections=self.max_connections, writable=self._writable)
+
     def renew(self) -> None:
         """Replace the connections that died while the pool held them, as when the server restarted.
 

@@ -22,11 +22,13 @@ _STYLE = """
 table.dataTable { margin: 0 !important; font-variant-numeric: tabular-nums; border: 0; }
 table.dataTable > thead > tr > th, table.dataTable > tbody > tr > td { padding: .25em .6em; vertical-align: top; white-space: nowrap; }
 table.dataTable > thead > tr > th { font-weight: 600; padding-right: 1.9em; }
-table.dataTable > tbody > tr > td.erpkit-long { white-space: normal; min-width: 20em; overflow-wrap: anywhere; }
+table.dataTable > tbody > tr > td.erpkit-long { white-space: normal; min-width: min(36em, 60vw); overflow-wrap: anywhere; }
 """
 
 
-def grid_of(names: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], long: Sequence[bool]) -> Widget | None:
+def grid_of(
+    names: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], long: Sequence[bool]
+) -> Widget | None:
     """Return a widget that shows `rows` of text; None where the library is not installed.
 
     Columns that are `numeric` sort as numbers, whatever groups their thousands; those that are `long` wrap.
@@ -38,7 +40,7 @@ def grid_of(names: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequen
     import pandas  # noqa: PLC0415 - slow to import
 
     few = len(rows) < _FEW
-    return table(  # type: ignore[no-any-return]
+    return table(
         pandas.DataFrame(rows, columns=list(names), dtype=object),
         showIndex=False,
         classes="compact order-column",
@@ -56,9 +58,18 @@ def grid_of(names: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequen
             "bottomStart": None if few else "info",
             "bottomEnd": "paging" if len(rows) > _PAGE else None,
         },
-        language={"search": "", "searchPlaceholder": "filter", "info": "_START_–_END_ of _TOTAL_", "infoFiltered": "(of _MAX_)"},
+        language={
+            "search": "",
+            "searchPlaceholder": "filter",
+            "info": "_START_–_END_ of _TOTAL_",
+            "infoFiltered": "(of _MAX_)",
+        },
         columnDefs=[
-            {"targets": [n for n, is_number in enumerate(numeric) if is_number], "type": "num-fmt", "className": "dt-right"},
+            {
+                "targets": [n for n, is_number in enumerate(numeric) if is_number],
+                "type": "num-fmt",
+                "className": "dt-right",
+            },
             {"targets": [n for n, is_number in enumerate(numeric) if not is_number], "className": "dt-left"},
             {"targets": [n for n, is_long in enumerate(long) if is_long], "className": "erpkit-long"},
         ],
