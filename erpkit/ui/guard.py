@@ -130,7 +130,7 @@ class Guard(Generic[_Plan, _Result]):
 
     def _run(self, work: Callable[[Database], None]) -> None:
         try:
-            with self._database.reopen() as database:
+            with self._database.apart() as database:
                 work(database)
         except (ErpkitError, psycopg.Error) as error:
             self._tell(str(error).strip().splitlines()[0], wrong=True)
