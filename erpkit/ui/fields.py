@@ -83,7 +83,9 @@ def _names(parameter: Parameter, value: Sequence[str], choices: Sequence[str] | 
     """Names in a row, each with a cross; what is chosen or typed is added to them."""
     import ipywidgets as widgets  # noqa: PLC0415
 
-    tags = widgets.TagsInput(value=list(value), allow_duplicates=False, layout={"margin": f"0 0 0 calc({_LABEL} + 8px)"})
+    tags = widgets.TagsInput(
+        value=list(value), allow_duplicates=False, layout={"margin": f"0 0 0 calc({_LABEL} + 8px)"}
+    )
     entry = _text(parameter, "", choices or (), "add one")
 
     def add(change: Any) -> None:

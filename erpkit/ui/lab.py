@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from erpkit.ui.watching import is_a_notebook_watched
 
 if TYPE_CHECKING:
     from ipywidgets import HTML, Button
@@ -18,7 +21,7 @@ def run_below_button(text: str = "Run the cells below") -> Button | HTML:
     """Return a button that runs all the cells below its own; where ipylab is missing, a line that says how to."""
     import ipywidgets  # noqa: PLC0415 - slow to import
 
-    app = _app()
+    app = _app() if is_a_notebook_watched() else None
     if app is None:
         return ipywidgets.HTML(f"<em>{_BY_HAND}</em>")
     button = ipywidgets.Button(
@@ -38,6 +41,8 @@ def _run_below(app: Any) -> None:
 def _app() -> Any:
     """Return the front end as it appears to the kernel, once for all buttons; None without ipylab."""
     try:
-        return import_module("ipylab").JupyterFrontEnd()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # ipylab 1.1 declares a trait in traitlets' old way
+            return import_module("ipylab").JupyterFrontEnd()
     except ImportError:
         return None

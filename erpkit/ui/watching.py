@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["is_a_notebook_watched", "is_watched"]
+__all__ = ["is_a_notebook_watched", "is_watched", "unseen_widgets"]
 
 
 def is_watched() -> bool:
@@ -20,6 +22,20 @@ def is_watched() -> bool:
 def is_a_notebook_watched() -> bool:
     """Tell whether this is a kernel at whose front end a person sits, so that widgets can be shown."""
     return bool(getattr(_kernel(), "_allow_stdin", False))
+
+
+@contextmanager
+def unseen_widgets() -> Iterator[None]:
+    """Let the widgets made in the block tell no front end of themselves, unless somebody watches: a run would keep them."""
+    import comm  # noqa: PLC0415 - only a kernel needs it, and ipywidgets brings it
+
+    usual = comm.create_comm
+    if not is_a_notebook_watched():
+        comm.create_comm = comm.DummyComm
+    try:
+        yield
+    finally:
+        comm.create_comm = usual
 
 
 def _kernel() -> object:
