@@ -13,7 +13,7 @@ __all__ = ["MOST_ROWS", "grid_of"]
 
 MOST_ROWS = 10_000  # all of it is sent to the browser, which draws the page that is shown
 _PAGE = 25
-_FEW = 8  # rows below which there is nothing to search for
+_FEW = 5  # rows below which there is nothing to search for
 
 _STYLE = """
 .dt-container { font-size: var(--jp-ui-font-size1, 13px); line-height: 1.4; margin: 0; width: fit-content; max-width: 100%; }
