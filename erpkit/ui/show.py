@@ -85,7 +85,7 @@ class Table:
         more = len(self.frame) - MOST_ROWS
         note = f"<p>… and {more:,} more</p>" if more > 0 else ""
         return (
-            f'<div style="overflow:auto;max-height:{self.height or "none"};width:fit-content;max-width:100%">'
+            f'<div class="erpkit-scroll" style="overflow:auto;max-height:{self.height or "none"};width:fit-content;max-width:100%">'
             '<table style="border-collapse:collapse;border:0;line-height:1.4;font-variant-numeric:tabular-nums">'
             f"<thead>{head}</thead><tbody>{''.join(rows)}</tbody></table></div>{note}"
         )
