@@ -14,7 +14,7 @@ from erpkit.runs import Parameter
 
 __all__ = ["Field", "field_of"]
 
-_LABEL = "9em"
+_LABEL = "11em"
 _PATTERNS = ("topic", "modules")  # what is chosen for these may be changed by hand
 
 
@@ -118,7 +118,7 @@ def _text(parameter: Parameter, value: Any, choices: Sequence[str] | None, hint:
 
 
 def _look(parameter: Parameter) -> dict[str, Any]:
-    width = {"width": "28em", "max_width": "100%"}
+    width = {"width": "30em", "max_width": "100%"}
     return {"description": parameter.name, "style": {"description_width": _LABEL}, "layout": width}
 
 

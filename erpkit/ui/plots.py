@@ -34,7 +34,8 @@ class Picture:
     def _repr_html_(self) -> str:
         if "<svg" not in self.svg:
             return f"<p><em>{html.escape(self.svg)}</em></p>"
-        style = "color:#111;background:#fff;border-radius:.4em;padding:.4em;margin:.4em 0 .8em;width:fit-content;max-width:100%;overflow-x:auto"
+        style = "color:#111;background:#fff;border-radius:.4em;padding:.4em;margin:.4em 0 .8em;"
+        style += "width:fit-content;max-width:100%;overflow-x:auto"
         return f'<div role="img" aria-label="{html.escape(self.text)}" style="{style}">{self.svg}</div>'
 
     def __repr__(self) -> str:
