@@ -1,7 +1,7 @@
 """Commands, events, each tenant's log of them, dispatch to handlers, dead letters and replay."""
 
 from erpkit.events.backlog import handler_topics, read_backlog, read_waiting
-from erpkit.events.brokers import Consumed, Forwarded, consume, forward, open_broker
+from erpkit.events.brokers import Consumed, Forwarded, Route, consume, forward, open_broker
 from erpkit.events.buses import CommandBus, QueryBus
 from erpkit.events.causes import DeadLetterCount, cause_of, count_dead_letters, group_letters, sum_counts
 from erpkit.events.context import Context
@@ -24,8 +24,9 @@ from erpkit.events.replay_audit import (
     list_replays,
     plan_resume,
 )
-from erpkit.events.replay_plan import ReplayPlan, ReplayStep, plan_replay
-from erpkit.events.resend import send_events
+from erpkit.events.replay_plan import ReplayPlan, ReplayStep, SendTarget, plan_replay
+from erpkit.events.replay_request import ReplayRequest, plan_request, run_request
+from erpkit.events.resend import plan_send, send_replay
 from erpkit.events.router import EVERY, careful, handle
 from erpkit.events.selection import Selection
 from erpkit.events.shadow import (
@@ -80,10 +81,13 @@ __all__ = [
     "QueryBus",
     "ReplayPlan",
     "ReplayRecord",
+    "ReplayRequest",
     "ReplayResult",
     "ReplayRun",
     "ReplayStep",
+    "Route",
     "Selection",
+    "SendTarget",
     "Shadow",
     "ShadowDiff",
     "ShadowRecord",
@@ -129,8 +133,10 @@ __all__ = [
     "plan_discard",
     "plan_import",
     "plan_replay",
+    "plan_request",
     "plan_resume",
     "plan_retry",
+    "plan_send",
     "plan_watermill",
     "read_backlog",
     "read_events",
@@ -143,8 +149,9 @@ __all__ = [
     "replay_watermill",
     "run_discard",
     "run_replay",
+    "run_request",
     "run_retry",
-    "send_events",
+    "send_replay",
     "show_dead_letter",
     "sum_counts",
     "swap_shadow",

@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from erpkit.database import Database, Tenant
-from erpkit.errors import PlanChangedError, UsageError
+from erpkit.errors import ErpkitError, PlanChangedError, UsageError
 from erpkit.events.log import append
 from erpkit.events.message import Message, PayloadError, decode
 from erpkit.events.selection import Selection, stream_selected
@@ -96,6 +96,8 @@ def export_events(
 @contextmanager
 def open_event_file(path: Path) -> Iterator[Callable[[Tenant, Message], None]]:
     """Give a function that writes one event of a tenant; the file takes its name when all went well."""
+    if path.is_dir():
+        raise UsageError(f"cannot write {path}: it is a folder")
     part = path.with_name(f"{path.name}.part")
     try:
         file = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8")
@@ -109,8 +111,11 @@ def open_event_file(path: Path) -> Iterator[Callable[[Tenant, Message], None]]:
         with file:
             yield write
         part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise ErpkitError(f"cannot write {path}: {error.strerror}") from error
         raise
 
 

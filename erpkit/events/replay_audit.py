@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import getpass
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from psycopg import sql
@@ -16,20 +17,28 @@ from psycopg.types.json import Jsonb
 from erpkit.database import Connection, Database, Tenant, fetch_union, schemas_with_table
 from erpkit.errors import ErpkitError, UsageError
 from erpkit.events.message import Message
-from erpkit.events.replay_plan import ReplayPlan, choose_handlers, count_query, steps_of
+from erpkit.events.replay_plan import ReplayPlan, SendTarget, choose_handlers, count_query, send_steps, steps_of
 from erpkit.events.selection import Selection
 from erpkit.modules import Registry
 
 __all__ = ["ReplayRecord", "ReplayResult", "count_replay_results", "list_replay_results", "list_replays", "plan_resume"]
 
-Outcome = tuple[str, Message, str | None]  # handler, message, error
+
+class Outcome(NamedTuple):
+    """What became of one event: `handled` or `failed` by a handler, or `sent` to a broker or `known` to it and dropped."""
+
+    handler: str
+    message: Message
+    state: str
+    error: str | None = None
 
 
 @dataclass(frozen=True)
 class ReplayRecord:
     """The audit of one replay in one tenant; `state` is running, cancelled, done or failed.
 
-    One that was killed stays `running`: it can be resumed as the others can.
+    One that was killed stays `running`: it can be resumed as the others can. `handled` counts those that were sent, where the
+    events went to the `target`.
     """
 
     tenant: str
@@ -45,11 +54,12 @@ class ReplayRecord:
     failed: int
     resolved: int
     error: str | None
+    target: SendTarget | None = None
 
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What became of one event at one handler in a replay."""
+    """What became of one event at one handler, or on its way to a broker, in a replay: see `Outcome`."""
 
     handler: str
     offset: int
@@ -65,9 +75,8 @@ def list_replays(
 
     The rows are kept until somebody deletes them from erpkit_replays; the results of their events go with them.
     """
-    columns = "replay_id, plan_id, state, handlers, requested_by, started_at, finished_at, planned, handled, failed, resolved, error"
-    rows = _read(connection, tenants, columns, replay_id)
-    records = [ReplayRecord(*row) for row in rows]
+    rows = _read(connection, tenants, _RECORD, replay_id)
+    records = [ReplayRecord(*(*row[:-1], _target(row[-1]))) for row in rows]
     return sorted(records, key=lambda record: (-record.started_at.timestamp(), record.tenant))
 
 
@@ -84,7 +93,7 @@ def list_replay_results(connection: Connection, replay_id: UUID, limit: int = 10
 def count_replay_results(
     connection: Connection, tenants: Sequence[Tenant], replay_id: UUID
 ) -> dict[tuple[str, str], dict[str, int]]:
-    """Return how many events each handler handled and failed on, by tenant and handler; one query for the fleet."""
+    """Return how many events are in which state, by tenant and handler (or target); one query for the fleet."""
     found = schemas_with_table(connection, "erpkit_replay_results", [tenant.schema for tenant in tenants])
     queries = [
         sql.SQL("SELECT {}, handler, state, count(*) FROM {} WHERE replay_id = {} GROUP BY 2, 3").format(
@@ -116,17 +125,24 @@ def plan_resume(
     left = {slug: row for slug, row in rows.items() if row[3] != "done"}
     if not left:
         raise UsageError(f"replay {replay_id} is done: there is nothing to resume")
-    plan_id, stored, names, *_ = next(iter(left.values()))
-    selection = _selection(stored)
-    handlers, _ = choose_handlers(registry, names, names)
+    plan_id, stored, names, _, _, _, to = next(iter(left.values()))
+    selection, target = _selection(stored), _target(to)
     unfinished = tuple(tenant for tenant in tenants if tenant.slug in left)
-    counts = fetch_union(connection, [_count_left(t, selection, *left[t.slug][4:]) for t in unfinished])
-    steps = steps_of(registry, handlers, selection, sorted(counts))
+    counts = sorted(fetch_union(connection, [_count_left(t, selection, *left[t.slug][4:6]) for t in unfinished]))
+    if target is None:
+        steps = steps_of(registry, choose_handlers(registry, names, names)[0], selection, counts)
+    else:
+        steps = send_steps(target, selection, counts)
     positions = {slug: row[4] for slug, row in left.items()}
-    return ReplayPlan(selection, unfinished, steps, {}, replay_id, plan_id, positions)
+    return ReplayPlan(selection, unfinished, steps, {}, replay_id, plan_id, positions, target)
 
 
-_RESUME = "plan_id, selection, handlers, state, last_offset, until"
+_TARGET = "to_jsonb(r)->'target'"  # null where a tenant is in want of the migration
+_RECORD = (
+    "replay_id, plan_id, state, handlers, requested_by, started_at, finished_at, planned, handled, failed, resolved, error, "
+    + _TARGET
+)
+_RESUME = f"plan_id, selection, handlers, state, last_offset, until, {_TARGET}"
 
 
 def open_replay(database: Database, plan: ReplayPlan, replay_id: UUID) -> None:
@@ -142,13 +158,13 @@ def open_replay(database: Database, plan: ReplayPlan, replay_id: UUID) -> None:
             steps = [step for step in plan.steps if step.tenant == tenant.slug]
             connection.execute(
                 sql.SQL(
-                    "INSERT INTO {} (replay_id, plan_id, selection, handlers, requested_by, state, last_offset, until, planned) "
-                    "VALUES (%s, %s, %s, %s, %s, 'running', %s, %s, %s)"
+                    "INSERT INTO {} (replay_id, plan_id, selection, handlers, requested_by, state, last_offset, until, planned, "
+                    "target) VALUES (%s, %s, %s, %s, %s, 'running', %s, %s, %s, %s)"
                 ).format(table),
                 [
                     replay_id, plan.id, selection, sorted({step.handler for step in steps}), getpass.getuser(),
                     min(step.first_offset for step in steps) - 1, max(step.last_offset for step in steps),
-                    sum(step.events for step in steps),
+                    sum(step.events for step in steps), Jsonb(asdict(plan.target)) if plan.target else None,
                 ],
             )  # fmt: skip
 
@@ -164,19 +180,19 @@ def claim(connection: Connection, replay_id: UUID, after: int) -> None:
 
 def record(connection: Connection, replay_id: UUID, outcomes: Sequence[Outcome], last_offset: int) -> int:
     """Write a batch's results in the transaction that has its effects; return how many dead letters it resolved."""
-    handled = [(name, message) for name, message, error in outcomes if error is None]
-    keys = [[name for name, _ in handled], [message.uuid for _, message in handled]]
+    handled = [outcome for outcome in outcomes if outcome.state == "handled"]
+    keys = [[outcome.handler for outcome in handled], [outcome.message.uuid for outcome in handled]]
     with connection.pipeline():
         connection.execute(
             "INSERT INTO erpkit_replay_results SELECT %s, r.* FROM "
             "unnest(%s::text[], %s::bigint[], %s::uuid[], %s::text[], %s::text[]) r",
             [
                 replay_id,
-                [name for name, _, _ in outcomes],
-                [message.offset for _, message, _ in outcomes],
-                [message.uuid for _, message, _ in outcomes],
-                ["handled" if error is None else "failed" for _, _, error in outcomes],
-                [error for _, _, error in outcomes],
+                [outcome.handler for outcome in outcomes],
+                [outcome.message.offset for outcome in outcomes],
+                [outcome.message.uuid for outcome in outcomes],
+                [outcome.state for outcome in outcomes],
+                [outcome.error for outcome in outcomes],
             ],
         )
         connection.execute(
@@ -188,10 +204,11 @@ def record(connection: Connection, replay_id: UUID, outcomes: Sequence[Outcome],
             "WHERE d.handler = r.handler AND d.uuid = r.uuid AND d.status = 'open'",
             keys,
         )
+    states = Counter(outcome.state for outcome in outcomes)
     connection.execute(
         "UPDATE erpkit_replays SET last_offset = %s, handled = handled + %s, failed = failed + %s, resolved = resolved + %s "
         "WHERE replay_id = %s",
-        [last_offset, len(handled), len(outcomes) - len(handled), closed.rowcount, replay_id],
+        [last_offset, states["handled"] + states["sent"], states["failed"], closed.rowcount, replay_id],
     )
     return closed.rowcount
 
@@ -213,7 +230,7 @@ def _read(
     found = schemas_with_table(connection, "erpkit_replay_results", [tenant.schema for tenant in tenants])
     wanted = sql.SQL("true") if replay_id is None else sql.SQL("replay_id = {}").format(sql.Literal(replay_id))
     queries = [
-        sql.SQL("SELECT {}, {} FROM {} WHERE {}").format(
+        sql.SQL("SELECT {}, {} FROM {} r WHERE {}").format(
             sql.Literal(tenant.slug), sql.SQL(columns), sql.Identifier(tenant.schema, "erpkit_replays"), wanted
         )
         for tenant in tenants
@@ -231,3 +248,7 @@ def _selection(stored: Mapping[str, Any]) -> Selection:
     moments = {name: datetime.fromisoformat(stored[name]) for name in ("since", "until") if stored.get(name)}
     uuids = tuple(UUID(text) for text in stored.get("uuids", ()))
     return Selection(**{**stored, **moments, "uuids": uuids})
+
+
+def _target(stored: Mapping[str, Any] | None) -> SendTarget | None:
+    return SendTarget(**stored) if stored else None

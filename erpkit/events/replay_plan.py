@@ -14,10 +14,40 @@ from psycopg import sql
 
 from erpkit.database import Connection, Tenant, fetch_union, schemas_with_table
 from erpkit.errors import UsageError
+from erpkit.events.brokers.broker import Route
 from erpkit.events.selection import Selection
 from erpkit.modules import EventHandler, Registry
 
-__all__ = ["ReplayPlan", "ReplayStep", "choose_handlers", "describe_handler", "plan_replay", "steps_of"]
+__all__ = [
+    "ReplayPlan", "ReplayStep", "SendTarget", "choose_handlers", "count_events", "count_query", "describe_handler", "plan_replay",
+    "send_steps", "steps_of",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SendTarget:
+    """Where a replay's events go if not to handlers: a subject of a broker. `broker` is its URL without the password.
+
+    Without `again` the broker drops what it knows by its message id; with it, each event has a new one.
+    """
+
+    broker: str
+    subject: str
+    again: bool = False
+
+    def __str__(self) -> str:
+        return f"broker:{self.subject}"
+
+    @property
+    def route(self) -> Route:
+        """The route that its events are published on."""
+        return Route(self.subject, self.again)
+
+    @property
+    def does(self) -> str:
+        """What becomes of each event, in one sentence."""
+        ids = "under new message ids" if self.again else "leaving it to the broker to drop what it knows by message id"
+        return f"Publish on {self.broker}, subject {self.subject}, {ids}."
 
 
 @dataclass(frozen=True)
@@ -38,7 +68,9 @@ class ReplayStep:
 
 @dataclass(frozen=True)
 class ReplayPlan:
-    """What a replay would do. `left_out` maps handlers that it leaves alone to the reason; `id` changes with the world.
+    """What a replay would do. `left_out` maps what it leaves alone to the reason; `id` changes with the world.
+
+    With a `target` the events go there, and each step has that in place of a handler.
 
     One that goes on where another stopped has that one's id in `resumes`, its plan's in `resumes_plan`, and what is done in
     `positions`: the last offset by tenant.
@@ -51,6 +83,7 @@ class ReplayPlan:
     resumes: UUID | None = None
     resumes_plan: str = ""
     positions: Mapping[str, int] = field(default_factory=dict)
+    target: SendTarget | None = None
 
     @property
     def id(self) -> str:
@@ -62,7 +95,7 @@ class ReplayPlan:
 
     @property
     def event_count(self) -> int:
-        """How many times a handler would be called."""
+        """How many times a handler would be called, or how many events would be published."""
         return sum(step.events for step in self.steps)
 
     @property
@@ -95,7 +128,7 @@ def plan_replay(
     `side_effects` names it. Raises UsageError for a handler that does not exist.
     """
     chosen, left_out = choose_handlers(registry, handlers, side_effects)
-    steps = steps_of(registry, chosen, selection, _count_events(connection, tenants, selection))
+    steps = steps_of(registry, chosen, selection, count_events(connection, tenants, selection))
     with_steps = {step.tenant for step in steps}
     return ReplayPlan(selection, tuple(t for t in tenants if t.slug in with_steps), steps, left_out)
 
@@ -124,6 +157,15 @@ def steps_of(
     )
 
 
+def send_steps(target: SendTarget, selection: Selection, counts: Sequence[tuple[Any, ...]]) -> tuple[ReplayStep, ...]:
+    """Return a step for each row of counts, as in `steps_of`, whose events would be published. Pure."""
+    return tuple(
+        ReplayStep(slug, topic, str(target), events, first, last, since, until, target.does)
+        for slug, topic, events, first, last, since, until in counts
+        if selection.has_topic(topic)
+    )
+
+
 def choose_handlers(
     registry: Registry, handlers: Sequence[str], side_effects: Sequence[str]
 ) -> tuple[list[EventHandler], dict[str, str]]:
@@ -143,7 +185,8 @@ def describe_handler(handler: EventHandler) -> str:
     return text.splitlines()[0].strip() if text else ""
 
 
-def _count_events(connection: Connection, tenants: Sequence[Tenant], selection: Selection) -> list[tuple[Any, ...]]:
+def count_events(connection: Connection, tenants: Sequence[Tenant], selection: Selection) -> list[tuple[Any, ...]]:
+    """Return tenant, topic, events, first and last for each topic of each tenant; one query for the fleet."""
     found = schemas_with_table(connection, "erpkit_events", [tenant.schema for tenant in tenants])
     queries = [count_query(tenant, selection.condition()) for tenant in tenants if tenant.schema in found]
     return sorted(fetch_union(connection, queries))

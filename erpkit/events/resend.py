@@ -1,59 +1,91 @@
-"""Events of the past, handed to somebody who publishes them: a broker's subject, say."""
+"""Events of the past, published on a broker's subject once more: for a consumer that missed them, or is new."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from uuid import UUID, uuid4
+from typing import Any
 
-from erpkit.database import Connection, Database, Tenant
+from psycopg import sql
+
+from erpkit.database import Connection, Database, Tenant, fetch_union, schemas_with_table
+from erpkit.errors import UsageError
+from erpkit.events.brokers.broker import LIVE, Broker, Route
+from erpkit.events.brokers.forward import forward_group
 from erpkit.events.message import Message
-from erpkit.events.replay import Pace, stop_on_interrupt
-from erpkit.events.selection import Selection, list_topics, read_selected
+from erpkit.events.replay import ReplayRun, carry_out
+from erpkit.events.replay_audit import Outcome
+from erpkit.events.replay_plan import ReplayPlan, SendTarget, count_events, count_query, send_steps
+from erpkit.events.selection import Selection
 
-__all__ = ["Publish", "send_events"]
-
-Publish = Callable[[Tenant, list[Message]], object]
+__all__ = ["plan_send", "send_replay"]
 
 
-def send_events(
+def plan_send(
+    connection: Connection, tenants: Sequence[Tenant], selection: Selection, broker: Broker, route: Route = LIVE
+) -> ReplayPlan:
+    """Plan to publish what `selection` holds in the logs of `tenants`; nothing is asked of the broker yet.
+
+    On the live route what the forwarder has not come to is left to it: sent now, it would be out of order.
+    """
+    target = SendTarget(broker.name, route.subject, route.again)
+    forwarded, rest = _count(connection, tenants, selection, forward_group(broker) if route.is_live else None)
+    steps = send_steps(target, selection, forwarded)
+    waiting = sum(row[2] for row in rest if selection.has_topic(row[1]))
+    left_out = {f"{waiting} event(s)": "not forwarded yet: `erpkit events forward` sends them"} if waiting else {}
+    with_steps = {step.tenant for step in steps}
+    return ReplayPlan(selection, tuple(t for t in tenants if t.slug in with_steps), steps, left_out, target=target)
+
+
+def send_replay(
     database: Database,
-    tenants: Sequence[Tenant],
-    selection: Selection,
-    publish: Publish,
+    broker: Broker,
+    plan: ReplayPlan,
+    confirm: str,
+    progress: Callable[[int], object] | None = None,
     *,
     rate: float | None = None,
     stop: threading.Event | None = None,
-    progress: Callable[[int], object] | None = None,
-) -> int:
-    """Hand the selected events to `publish`, a batch at a time in the order of the log; return how many.
+) -> ReplayRun:
+    """Carry out `plan` if `confirm` is its id: publish each tenant's events in the order of its log.
 
-    It is called outside any transaction, and each message has a `replay_id`. What it raises ends the work. Messages keep
-    their uuid, so that a broker or a consumer that knows one already drops it.
+    They keep their uuid, and say that they are replayed: headers `is_replay` and `replay_id`. The message id is the uuid too, so
+    that JetStream drops those that came in its duplicate window (an hour); they are counted as `known`. A route with `again`
+    has ids of its own. What a batch's end, a crash or a fault of the broker leaves is done by `plan_resume`, under the same
+    ids. erpkit's own handlers know the uuids, and handle nothing twice. Raises BrokerError, and PlanChangedError.
     """
-    stop = stop or threading.Event()
-    pace, replay_id, sent = Pace(rate, stop), uuid4(), 0
-    with stop_on_interrupt(stop):
-        for tenant in tenants:
-            after = 0
-            while not stop.is_set() and (batch := _read(database, tenant, selection, after, pace.batch, replay_id)):
-                publish(tenant, batch)
-                after, sent = batch[-1].offset or 0, sent + len(batch)
-                if progress is not None:
-                    progress(len(batch))
-                pace.wait(len(batch))
-    return sent
-
-
-def _read(
-    database: Database, tenant: Tenant, selection: Selection, after: int, limit: int, replay_id: UUID
-) -> list[Message]:
-    with database.tenant_transaction(tenant) as connection:
-        return read_selected(
-            connection, selection, list_topics(connection, selection), after, _last(connection), limit, replay_id
+    target = plan.target
+    if target is None or target.broker != broker.name:
+        raise UsageError(
+            f"plan {plan.id} goes to {target.broker if target else 'handlers'}, ERPKIT_BROKER is {broker.name}"
         )
+    name, route = str(target), target.route
+
+    def deliver(_: Connection, tenant: Tenant, messages: Sequence[Message]) -> tuple[list[Outcome], list[Message]]:
+        known = broker.publish(tenant.slug, messages, route)
+        return [Outcome(name, message, "known" if message.uuid in known else "sent") for message in messages], []
+
+    if confirm == plan.id:
+        broker.declare([], route)
+    return carry_out(database, plan, confirm, deliver, progress, rate=rate, stop=stop)
 
 
-def _last(connection: Connection) -> int:
-    row = connection.execute('SELECT coalesce(max("offset"), 0) FROM erpkit_events').fetchone()
-    return row[0] if row else 0
+def _count(
+    connection: Connection, tenants: Sequence[Tenant], selection: Selection, group: str | None
+) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """Count what is up to the checkpoint of `group`, and what is past it; without a group all is on the first side."""
+    if group is None:
+        return count_events(connection, tenants, selection), []
+    found = schemas_with_table(connection, "erpkit_events", [tenant.schema for tenant in tenants])
+    logs = [tenant for tenant in tenants if tenant.schema in found]
+    up_to, past = (
+        sorted(fetch_union(connection, [count_query(t, _side(t, selection, group, compare)) for t in logs]))
+        for compare in (sql.SQL("<="), sql.SQL(">"))
+    )
+    return up_to, past
+
+
+def _side(tenant: Tenant, selection: Selection, group: str, compare: sql.SQL) -> sql.Composed:
+    return sql.SQL('{} AND "offset" {} coalesce((SELECT "offset" FROM {} WHERE consumer_group = {}), 0)').format(
+        selection.condition(), compare, sql.Identifier(tenant.schema, "erpkit_checkpoints"), sql.Literal(group)
+    )

@@ -45,6 +45,14 @@ class Selection:
         for name, moment in (("since", self.since), ("until", self.until)):
             if moment is not None and moment.tzinfo is None:
                 raise UsageError(f"{name} = {moment.isoformat()} has no time zone: add one, +00:00 for UTC")
+        if (self.first_offset or 0) < 0 or (self.last_offset or 0) < 0:
+            raise UsageError("an offset is below 0: the log begins at 1")
+        if self.first_offset and self.last_offset and self.first_offset > self.last_offset:
+            raise UsageError(
+                f"no offset lies between {self.first_offset} and {self.last_offset}: they are the wrong way round"
+            )
+        if self.since and self.until and self.since >= self.until:
+            raise UsageError(f"no time lies between {self.since.isoformat()} and {self.until.isoformat()}")
 
     def has_topic(self, topic: str) -> bool:
         """Whether a topic fits the pattern."""

@@ -17,7 +17,7 @@ from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 from psycopg import sql
 
 from erpkit.database import Connection, Database, Tenant
-from erpkit.errors import PlanChangedError, UsageError
+from erpkit.errors import ErpkitError, PlanChangedError, UsageError
 from erpkit.events.message import Message
 from erpkit.events.replay import Pace, ReplayFailure, ReplayRun, hand_over, stop_on_interrupt
 from erpkit.events.replay_plan import ReplayPlan, choose_handlers, steps_of
@@ -61,30 +61,38 @@ class WatermillTopic:
 
 
 @dataclass(frozen=True)
-class WatermillPlan:
-    """What a replay of Watermill's tables would do: `replay` counts by module's topic and handler; `topics` are Watermill's."""
+class WatermillPlan(ReplayPlan):
+    """What a replay of Watermill's tables would do. Its steps have modules' topics; `tables` are tenant and topic of Watermill's."""
 
-    replay: ReplayPlan
-    tenant: Tenant
-    topics: tuple[str, ...]
+    tables: tuple[tuple[str, str], ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
 
     @property
     def id(self) -> str:
         """The id of the plan; it changes with the events, the choice and the names."""
-        facts = repr((self.replay.id, self.tenant.schema, self.topics, self.renamed))
+        facts = repr((super().id, self.tables, self.renamed))
         return f"watermill-{hashlib.sha256(facts.encode()).hexdigest()[:10]}"
 
 
 def list_watermill_topics(connection: Connection) -> list[str]:
-    """Return the topics that have a table in the present tenant's schema, by name."""
+    """Return the topics that have a table in the present tenant's schema, by name.
+
+    Raises ErpkitError, saying what to grant, for one that the tenant's role may not read.
+    """
     rows = connection.execute(
-        "SELECT relname FROM pg_class c WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') "
+        "SELECT relname, has_table_privilege(c.oid, 'SELECT'), current_schema(), current_user "
+        "FROM pg_class c WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') "
         "AND starts_with(relname, %s) AND (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname IN "
         "('offset', 'uuid', 'created_at', 'payload', 'metadata', 'transaction_id')) = 6 ORDER BY relname",
         [_TABLE],
     )
-    return [name.removeprefix(_TABLE) for (name,) in rows]
+    topics = []
+    for name, may_read, schema, role in rows:
+        if not may_read:
+            grant = f'GRANT SELECT ON ALL TABLES IN SCHEMA "{schema}" TO "{role}"'
+            raise ErpkitError(f"the role {role} may not read {schema}.{name}: {grant}")
+        topics.append(name.removeprefix(_TABLE))
+    return topics
 
 
 def inspect_watermill(database: Database, tenant: Tenant) -> list[WatermillTopic]:
@@ -131,7 +139,7 @@ def stream_watermill(
 def plan_watermill(
     database: Database,
     registry: Registry,
-    tenant: Tenant,
+    tenants: Sequence[Tenant],
     selection: Selection,
     handlers: Sequence[str] = (),
     side_effects: Sequence[str] = (),
@@ -143,21 +151,26 @@ def plan_watermill(
     metadata. Events that no chosen handler listens to are passed over.
     """
     chosen, left_out = choose_handlers(registry, handlers, side_effects)
+    wanted = {registry.topic(handler.event) for handler in chosen}
+    tables: list[tuple[str, str]] = []
     counts: list[tuple[Any, ...]] = []
-    with database.tenant_transaction(tenant) as connection:
-        found = [topic for topic in list_watermill_topics(connection) if selection.has_topic(topic)]
-        for topic in found:
-            rows = connection.execute(
-                sql.SQL(
-                    'SELECT e.metadata->>\'name\', count(*), min("offset"), max("offset"), min(recorded_at), max(recorded_at) '
-                    "FROM {} WHERE {} AND transaction_id < pg_snapshot_xmin(pg_current_snapshot()) GROUP BY 1 ORDER BY 1"
-                ).format(_events(topic), _condition(selection))
-            )
-            wanted = {registry.topic(handler.event) for handler in chosen}
-            counts += [(tenant.slug, _name(topic, row[0], topics or {}, wanted), *row[1:]) for row in rows]
+    for tenant in tenants:
+        with database.tenant_transaction(tenant) as connection:
+            found = [topic for topic in list_watermill_topics(connection) if selection.has_topic(topic)]
+            tables += [(tenant.slug, topic) for topic in found]
+            for topic in found:
+                rows = _count_by_name(connection, topic, selection)
+                counts += [(tenant.slug, _name(topic, name, topics or {}, wanted), *rest) for name, *rest in rows]
     steps = steps_of(registry, chosen, replace(selection, topic="*"), counts)
-    plan = ReplayPlan(selection, (tenant,) if steps else (), steps, left_out)
-    return WatermillPlan(plan, tenant, tuple(found), tuple(sorted((topics or {}).items())))
+    with_steps = {step.tenant for step in steps}
+    return WatermillPlan(
+        selection,
+        tuple(tenant for tenant in tenants if tenant.slug in with_steps),
+        steps,
+        left_out,
+        tables=tuple(tables),
+        renamed=tuple(sorted((topics or {}).items())),
+    )
 
 
 def replay_watermill(
@@ -182,9 +195,9 @@ def replay_watermill(
     stop = stop or threading.Event()
     pace = Pace(rate, stop)
     with stop_on_interrupt(stop):
-        for topic in plan.topics:
-            for messages in stream_watermill(database, plan.tenant, topic, plan.replay.selection, pace.batch):
-                work.replay(messages)
+        for tenant, topic in work.tables():
+            for messages in stream_watermill(database, tenant, topic, plan.selection, pace.batch):
+                work.replay(tenant, messages)
                 pace.wait(len(messages))
                 if stop.is_set():
                     return work.result("cancelled")
@@ -196,29 +209,32 @@ class _Work:
         self, database: Database, registry: Registry, plan: WatermillPlan, progress: Callable[[int], object]
     ) -> None:
         self._database, self._registry, self._plan, self._progress = database, registry, plan, progress
-        self._tenant, self._replay_id = plan.tenant, uuid4()
+        self._replay_id = uuid4()
         self._handlers: dict[str, list[EventHandler]] = {}
-        for handler in (registry.event_handlers[name] for name in plan.replay.handlers):
+        for handler in (registry.event_handlers[name] for name in plan.handlers):
             self._handlers.setdefault(registry.topic(handler.event), []).append(handler)
         self._handled = self._failed = 0
         self._failures: list[ReplayFailure] = []
 
-    def replay(self, messages: Sequence[Message]) -> None:
+    def tables(self) -> list[tuple[Tenant, str]]:
+        return [
+            (tenant, topic) for tenant in self._plan.tenants for slug, topic in self._plan.tables if slug == tenant.slug
+        ]
+
+    def replay(self, tenant: Tenant, messages: Sequence[Message]) -> None:
         named = [self._named(message) for message in messages]
         pairs = [(handler, message) for message in named for handler in self._handlers.get(message.topic, ())]
-        with self._database.tenant_transaction(self._tenant, write=True) as connection:
-            outcomes, published = hand_over(connection, self._tenant, self._registry, pairs)
+        with self._database.tenant_transaction(tenant, write=True) as connection:
+            outcomes, published = hand_over(connection, tenant, self._registry, pairs)
             if published:
                 raise UsageError(
-                    f"tenant {self._tenant.slug}: a handler publishes {published[0].topic}: leave it out of this replay"
+                    f"tenant {tenant.slug}: a handler publishes {published[0].topic}: leave it out of this replay"
                 )
-        failures = [
-            ReplayFailure(self._tenant.slug, name, m.offset or 0, error) for name, m, error in outcomes if error
-        ]
+        failures = [ReplayFailure(tenant.slug, name, m.offset or 0, error) for name, m, error in outcomes if error]
         self._handled += len(outcomes) - len(failures)
         self._failed += len(failures)
         self._failures += failures[: _FAILURES_KEPT - len(self._failures)]
-        self._progress(len(messages))
+        self._progress(len(outcomes))
 
     def result(self, state: str) -> ReplayRun:
         return ReplayRun(self._plan.id, self._replay_id, self._handled, 0, tuple(self._failures), self._failed, state)
@@ -232,6 +248,15 @@ def _name(topic: str, name: str | None, renamed: Mapping[str, str], wanted: Coll
     """Return the module's topic that an event of Watermill's goes by."""
     found = renamed.get(topic, topic)
     return found if found in wanted or name is None else name
+
+
+def _count_by_name(connection: Connection, topic: str, selection: Selection) -> list[tuple[Any, ...]]:
+    """Return the name in the metadata, events, first and last of each kind of selected event in one topic."""
+    query = sql.SQL(
+        'SELECT e.metadata->>\'name\', count(*), min("offset"), max("offset"), min(recorded_at), max(recorded_at) '
+        "FROM {} WHERE {} AND transaction_id < pg_snapshot_xmin(pg_current_snapshot()) GROUP BY 1 ORDER BY 1"
+    )
+    return connection.execute(query.format(_events(topic), _condition(selection))).fetchall()
 
 
 def _events(topic: str) -> sql.Composed:

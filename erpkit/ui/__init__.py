@@ -45,6 +45,7 @@ from erpkit.ui.replays import (
     shadow_examples_table,
     shadow_table,
     summarize_rebuild,
+    watermill_table,
 )
 from erpkit.ui.show import show
 from erpkit.ui.summaries import (
@@ -141,4 +142,5 @@ __all__ = [
     "summarize_replay",
     "tenants_table",
     "topics_table",
+    "watermill_table",
 ]

@@ -105,7 +105,13 @@ def plot_replay(plan: ReplayPlan) -> Picture:
     for step in plan.steps:
         totals[step.handler] = totals.get(step.handler, 0) + step.events
     figure, axes = figure_of(1, 1, height=0.32 * len(totals) + 1)
-    _bars(axes, list(totals), list(totals.values()), [BLUE] * len(totals), "events to hand over again")
+    _bars(
+        axes,
+        list(totals),
+        list(totals.values()),
+        [BLUE] * len(totals),
+        "events to publish again" if plan.target else "events to hand over again",
+    )
     return picture_of(
         figure, ", ".join(f"{handler}: {events}" for handler, events in totals.items()) or "nothing to replay"
     )

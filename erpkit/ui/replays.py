@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from erpkit.events import ReplayPlan, ReplayRecord, ShadowDiff
+from erpkit.events import ReplayPlan, ReplayRecord, ShadowDiff, WatermillTopic
 from erpkit.runs import Summary
 from erpkit.ui.tables import frame_of
 
@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "replay_audit_table", "replay_handlers_table", "replay_results_table", "shadow_examples_table", "shadow_table",
-    "summarize_rebuild",
+    "summarize_rebuild", "watermill_table",
 ]  # fmt: skip
 
 
 def replay_handlers_table(plan: ReplayPlan) -> pandas.DataFrame:
     """One line a handler: what it does, whether it has side effects, how many events it would see; or why it is left out."""
+    whom = "target" if plan.target else "handler"
     events: dict[str, int] = {}
     for step in plan.steps:
         events[step.handler] = events.get(step.handler, 0) + step.events
     lines: list[dict[str, object]] = [
         {
-            "handler": name,
+            whom: name,
             "what it does": does,
             "side effects": "yes, asked for by name" if name in plan.side_effects else "none",
             "events": f"{events[name]:,}",
@@ -34,7 +35,12 @@ def replay_handlers_table(plan: ReplayPlan) -> pandas.DataFrame:
         for name, does in plan.handlers.items()
     ]
     lines += [
-        {"handler": name, "what it does": f"left out: {why}", "side effects": "yes", "events": "–"}
+        {
+            whom: name,
+            "what it does": f"left out: {why}",
+            "side effects": "none" if plan.target else "yes",
+            "events": "–",
+        }
         for name, why in plan.left_out.items()
     ]
     return frame_of(lines, numbers=("events",))
@@ -47,9 +53,10 @@ def replay_audit_table(records: Sequence[ReplayRecord]) -> pandas.DataFrame:
             {
                 "tenant": r.tenant,
                 "replay": str(r.replay_id),
+                "to": str(r.target or "handlers"),
                 "state": r.state,
                 "planned": r.planned,
-                "handled": r.handled,
+                "done": r.handled,
                 "failed": r.failed,
                 "by": r.requested_by,
                 "started": f"{r.started_at:%Y-%m-%d %H:%M}",
@@ -61,11 +68,31 @@ def replay_audit_table(records: Sequence[ReplayRecord]) -> pandas.DataFrame:
 
 
 def replay_results_table(counts: Mapping[tuple[str, str], Mapping[str, int]]) -> pandas.DataFrame:
-    """One line a tenant and handler: how many events it handled in a replay, and how many it failed on."""
+    """One line a tenant and handler, or target: how many events it handled in a replay, and how many it failed on.
+
+    For a broker it is how many were sent, and how many it knew already and dropped.
+    """
+    lines: list[dict[str, object]] = []
+    for (tenant, handler), n in counts.items():
+        states = ("handled", "failed") if n.keys() & {"handled", "failed"} else ("sent", "known")
+        lines.append({"tenant": tenant, "to": handler, **{state: n.get(state, 0) for state in states}})
+    return frame_of(lines)
+
+
+def watermill_table(topics: Sequence[WatermillTopic]) -> pandas.DataFrame:
+    """One line a topic in Watermill's tables: how many events, since when, and how far each consumer group is behind."""
     return frame_of(
         [
-            {"tenant": tenant, "handler": handler, "handled": n.get("handled", 0), "failed": n.get("failed", 0)}
-            for (tenant, handler), n in counts.items()
+            {
+                "tenant": t.tenant,
+                "topic": t.topic,
+                "events": t.events,
+                "held back": t.held_back,
+                "first": f"{t.first_time:%Y-%m-%d %H:%M}" if t.first_time else "–",
+                "last": f"{t.last_time:%Y-%m-%d %H:%M}" if t.last_time else "–",
+                "waiting, by group": ", ".join(f"{group.name}: {group.lag:,}" for group in t.groups) or "no group",
+            }
+            for t in topics
         ]
     )
 

@@ -88,15 +88,21 @@ def summarize_replay(
 ) -> Summary:
     """Sum up a replay, or a dry run where `run` is None: what failed and the dead letters that remain are findings."""
     failures = run.failures if run else ()
+    known = run.known if run else 0
     facts = {
         "plan": plan.id,
         "planned": plan.event_count,
-        "handled": run.handled if run else 0,
-        "failed": len(failures),
+        "sent" if plan.target else "handled": run.handled if run else 0,
+        "failed": run.failed if run else 0,
         "dead letters": len(remaining),
         "skipped": ", ".join(tenant.slug for tenant in fleet if not tenant.is_active) or "none",
     }
     findings = [
+        *(
+            [f"the broker had {known} event(s) already, and dropped them; `again` sends them all the same"]
+            if known
+            else []
+        ),
         *(f"{f.tenant}: {f.handler} failed on offset {f.offset}: {f.error}" for f in failures),
         *(f"{d.tenant}: dead letter at offset {d.offset}, {d.handler}: {d.error}" for d in remaining),
     ]

@@ -223,7 +223,7 @@ def replay_plan_table(plan: ReplayPlan) -> pandas.DataFrame:
             {
                 "tenant": s.tenant,
                 "topic": s.topic,
-                "handler": s.handler,
+                "target" if plan.target else "handler": s.handler,
                 "events": s.events,
                 "offsets": f"{s.first_offset}–{s.last_offset}",
                 "recorded": f"{s.first_time:%Y-%m-%d %H:%M} – {s.last_time:%Y-%m-%d %H:%M}",

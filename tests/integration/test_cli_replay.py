@@ -13,6 +13,7 @@ from erpkit.database import Database
 from erpkit.modules import Registry
 from erpkit.sample.demo import Planted, plant
 from tests.conftest import SMALL
+from tests.integration.commands import run_here
 from tests.integration.test_cli import erpkit, refused
 
 
@@ -28,7 +29,7 @@ def environment(shared_database: Database, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def replay(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return erpkit("events", "replay", "--tenant", "acme", *arguments)
+    return run_here("events", "replay", "--tenant", "acme", *arguments)
 
 
 def test_a_plan_is_shown_and_applied_as_json(planted: Planted) -> None:
@@ -39,7 +40,7 @@ def test_a_plan_is_shown_and_applied_as_json(planted: Planted) -> None:
     }
     run = json.loads(replay("--topic", "billing.*", "--json", "--confirm", plan["plan"]).stdout)
     assert (run["handled"], run["state"]) == (plan["events"], "done")
-    records = json.loads(erpkit("events", "replays", "--json").stdout)
+    records = json.loads(run_here("events", "replays", "--json").stdout)
     assert [(r["tenant"], r["state"], r["plan_id"]) for r in records] == [("acme", "done", plan["plan"])]
 
 
@@ -61,16 +62,16 @@ def test_ctrl_c_tells_how_to_go_on_and_the_rest_is_done_then(planted: Planted, s
     _, told = worker.communicate(timeout=30)
     assert (worker.returncode, "Traceback" in told) == (130, False)
     _, _, resume = told.partition("to go on: erpkit ")
-    assert erpkit(*resume.split()).returncode == 0
-    record = json.loads(erpkit("events", "replays", "--json").stdout)[0]
+    assert erpkit(*resume.split()).returncode == 0  # as it was told
+    record = json.loads(run_here("events", "replays", "--json").stdout)[0]
     assert (record["state"], record["handled"]) == ("done", plan["events"])
 
 
 def test_events_go_to_a_file_and_into_another_tenants_log(planted: Planted, tmp_path: Path) -> None:
     file = f"file:{tmp_path / 'events.jsonl'}"
     assert "1 tenant(s)" in replay("--topic", "catalog.*", "--to", file).stdout
-    shown = erpkit("events", "replay", "--tenant", "cobalt", "--from", file).stdout
-    done = erpkit(
+    shown = run_here("events", "replay", "--tenant", "cobalt", "--from", file).stdout
+    done = run_here(
         "events", "replay", "--tenant", "cobalt", "--from", file, "--confirm", shown.split("--confirm ")[1].strip()
     )
     assert "events appended to the log of cobalt" in done.stdout
@@ -85,17 +86,17 @@ def test_a_projection_changed_by_hand_is_found_and_mended(planted: Planted, shar
     assert shown.returncode == 3
     swap = ("--handler", "billing.on_payment_received", "--swap", "--confirm")  # the same projection
     refused(replay(*swap, "swap-0000000000"), 2, "nothing was done")
-    assert "erpkit_shadow_acme_" in erpkit("events", "shadows").stdout
+    assert "erpkit_shadow_acme_" in run_here("events", "shadows").stdout
     assert replay(*swap, shown.stdout.split("--confirm ")[1].strip()).returncode == 0
     with shared_database.connection() as connection:
         assert connection.execute(ledger).fetchall() == before
-    assert json.loads(erpkit("events", "shadows", "--json").stdout) == []
+    assert json.loads(run_here("events", "shadows", "--json").stdout) == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--to", "s3:x"), "--to 's3:x' is no file: write it as file:PATH"),
+        (("--to", "s3:x"), "--to 's3:x' is no target: write broker, broker:SUBJECT or file:PATH"),
         (("--shadow",), "--shadow needs exactly one --handler, not 0"),
         (("--shadow", "--to", "file:x"), "exclude one another"),
         (("--swap", "--handler", "catalog.on_price_changed", "--confirm", "x"), "acme has no shadow of catalog_price_list"),
@@ -109,5 +110,5 @@ def test_what_makes_no_sense_is_refused_in_one_line(planted: Planted, arguments:
 
 
 def test_an_erp_without_watermills_tables_has_none_to_list(planted: Planted) -> None:
-    assert json.loads(erpkit("events", "watermill", "--json").stdout) == []
+    assert json.loads(run_here("events", "watermill", "--json").stdout) == []
     assert json.loads(replay("--watermill", "--json").stdout)["events"] == 0

@@ -1,4 +1,4 @@
-"""Events as files of JSON lines and back, and handed to a publisher."""
+"""Events as files of JSON lines, and back."""
 
 import json
 import stat
@@ -19,7 +19,6 @@ from erpkit.events import (
     import_events,
     list_events,
     plan_import,
-    send_events,
 )
 from erpkit.migrations import Migration
 from erpkit.modules import Module, Registry
@@ -93,6 +92,8 @@ def test_an_export_takes_what_was_selected_and_leaves_no_half_a_file(
     with pytest.raises(RuntimeError):
         export_events(shared_database, tenants[:1], Selection(), path, fail)
     assert (path.read_text(), [file.name for file in tmp_path.iterdir()]) == (before, ["events.jsonl"])
+    with pytest.raises(UsageError, match="cannot write .*: it is a folder"):
+        export_events(shared_database, tenants[:1], Selection(), tmp_path)
     with pytest.raises(UsageError, match="cannot write .*: No such file"):
         export_events(shared_database, tenants[:1], Selection(), tmp_path / "none" / "events.jsonl")
 
@@ -126,20 +127,3 @@ def test_a_line_that_is_no_event_is_named_and_nothing_is_imported(
 def test_a_file_that_is_not_there_is_named(shared_database: Database, tenants: list[Tenant], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read .*none.jsonl"):
         plan_import(shared_database, BOOK, tenants[0], tmp_path / "none.jsonl")
-
-
-def test_events_are_handed_to_a_publisher_in_order_and_say_that_they_are_replayed(
-    shared_database: Database, tenants: list[Tenant]
-) -> None:
-    sent: list[tuple[str, Message]] = []
-    count = send_events(
-        shared_database,
-        tenants[::2],
-        Selection("book.*"),
-        lambda t, ms: sent.extend((t.slug, m) for m in ms),
-        rate=10_000,
-    )
-    assert count == 11
-    assert [(slug, m.offset) for slug, m in sent] == [*(("acme", n) for n in range(1, 11)), ("cobalt", 1)]
-    assert sent[0][1].uuid == UUID(int=1)
-    assert all(m.is_replay for _, m in sent)

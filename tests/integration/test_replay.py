@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,6 +19,7 @@ from erpkit.events import (
     Context,
     Message,
     ReplayPlan,
+    ReplayRequest,
     Selection,
     append,
     list_replay_results,
@@ -130,6 +132,41 @@ def test_events_are_selected_by_uuid_or_by_what_they_go_back_to(shared_database:
     assert [(s.first_offset, s.last_offset, s.events) for s in by_correlation.steps] == [(5, 7, 2)]
     run_replay(shared_database, CLOCK, by_correlation, by_correlation.id)
     assert sorted(_noted(shared_database, acme)) == ["Ticked 00001", "Ticked 00003"]
+
+
+@pytest.mark.parametrize(
+    ("window", "message"),
+    [
+        ({"first_offset": 5, "last_offset": 3}, "no offset lies between 5 and 3"),
+        ({"last_offset": -1}, "an offset is below 0"),
+        ({"since": datetime(2026, 1, 1)}, "has no time zone"),
+        (
+            {"since": datetime(2026, 1, 2, tzinfo=UTC), "until": datetime(2026, 1, 1, tzinfo=UTC)},
+            "no time lies between",
+        ),
+        ({"uuids": ("7",)}, "one of them is no uuid"),
+    ],
+)
+def test_a_window_that_can_hold_no_event_is_refused(window: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Selection(**window)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"send_to": "kafka"}, "'kafka' is no target: write broker, or broker:SUBJECT"),
+        ({"send_to": "broker:"}, "is no target"),
+        ({"send_to": "broker:a b"}, "'a b' is no subject"),
+        ({"send_to": "broker", "watermill": True}, "exclude one another"),
+        ({"send_to": "broker", "resume": "x"}, "exclude one another"),
+        ({"send_to": "broker", "handlers": ["x"]}, "leave out handlers and side effects"),
+        ({"again": True}, "again is for a replay to a broker"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused(request_: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ReplayRequest(Selection(), **request_)
 
 
 def test_a_plan_says_what_each_handler_does_and_names_those_with_side_effects(

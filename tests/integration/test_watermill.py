@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from erpkit.database import Database, Tenant
-from erpkit.errors import PlanChangedError, UsageError
+from erpkit.errors import ErpkitError, PlanChangedError, UsageError
 from erpkit.events import (
     Context,
     ReplayRun,
@@ -97,7 +97,7 @@ def _seen(database: Database) -> list[object]:
 def _replay(
     database: Database, tenant: Tenant, selection: Selection, side_effects: tuple[str, ...] = (), **topics: str
 ) -> ReplayRun:
-    plan = plan_watermill(database, SHOP, tenant, selection, (), side_effects, topics)
+    plan = plan_watermill(database, SHOP, [tenant], selection, (), side_effects, topics)
     return replay_watermill(database, SHOP, plan, plan.id)
 
 
@@ -142,11 +142,11 @@ def test_a_replay_hands_them_to_handlers_and_changes_no_table_of_watermill(datab
         _publish(connection, "orders", 3, name="other.Event")
         connection.execute("INSERT INTO tenant_acme.watermill_offsets_orders VALUES ('mail', 1, '5')")
     before = inspect_watermill(database, acme)
-    plan = plan_watermill(database, SHOP, acme, Selection())
-    assert [(s.topic, s.handler, s.events, s.has_side_effects) for s in plan.replay.steps] == [
+    plan = plan_watermill(database, SHOP, [acme], Selection())
+    assert [(s.topic, s.handler, s.events, s.has_side_effects) for s in plan.steps] == [
         ("shop.OrderPlaced", "shop.see", 1, False), ("shop.OrderPlaced", "shop.see", 2, False),
     ]  # fmt: skip
-    assert plan.replay.left_out == {"shop.tell": "has side effects"}
+    assert plan.left_out == {"shop.tell": "has side effects"}
     with pytest.raises(PlanChangedError, match="nothing was done"):
         replay_watermill(database, SHOP, plan, "watermill-0")
     assert _seen(database) == []
@@ -177,6 +177,36 @@ def test_a_selection_names_topics_offsets_and_uuids_and_topics_can_be_mapped(dat
         (_, again) = read_watermill(connection, "orders", Selection())[1]
     assert ulid.uuid == again.uuid
     assert ulid.metadata["_watermill_message_uuid"] == "01HZXT5V0Y0000000000000000"
+
+
+def test_several_tenants_are_planned_and_replayed_at_once(database: Database, acme: Tenant) -> None:
+    bluebird = create_tenant(database, (), "bluebird")
+    with database.connection() as connection:
+        _publish(connection, "orders", 1, name="shop.OrderPlaced")
+        for table in ("watermill_orders", "seen"):
+            connection.execute(
+                f"CREATE TABLE tenant_bluebird.{table} (LIKE tenant_acme.{table} INCLUDING ALL)".encode()
+            )
+        connection.execute("INSERT INTO tenant_bluebird.watermill_orders SELECT * FROM tenant_acme.watermill_orders")
+        connection.execute(
+            "GRANT ALL ON ALL SEQUENCES IN SCHEMA tenant_acme TO PUBLIC; GRANT USAGE ON SCHEMA tenant_acme TO PUBLIC"
+        )
+    plan = plan_watermill(database, SHOP, [acme, bluebird], Selection())
+    assert [(step.tenant, step.topic, step.events) for step in plan.steps] == [
+        ("acme", "shop.OrderPlaced", 1), ("bluebird", "shop.OrderPlaced", 1),
+    ]  # fmt: skip
+    assert replay_watermill(database, SHOP, plan, plan.id).handled == 2
+
+
+def test_a_table_that_the_tenants_role_may_not_read_is_named_with_what_to_grant(
+    database: Database, acme: Tenant
+) -> None:
+    with database.connection() as connection:
+        connection.execute(
+            f'REVOKE ALL ON tenant_acme.watermill_orders FROM "{acme.role}", "{acme.role}.read"'.encode()
+        )
+    with pytest.raises(ErpkitError, match=r"may not read tenant_acme.watermill_orders: GRANT SELECT ON ALL TABLES"):
+        plan_watermill(database, SHOP, [acme], Selection())
 
 
 def test_a_handler_that_publishes_is_refused_as_there_is_no_log(database: Database, acme: Tenant) -> None:

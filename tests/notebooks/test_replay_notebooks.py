@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 
+from erpkit.config import Settings
 from erpkit.database import Database
-from erpkit.events import Selection, plan_replay, run_replay
-from erpkit.modules import Registry
+from erpkit.events import ReplayPlan, ReplayRequest, Selection, plan_replay, plan_request, run_replay
+from erpkit.modules import Registry, load_modules
+from erpkit.nats import NatsServer
 from erpkit.runs import RunResult, open_notebook, run_notebook
 from erpkit.sample.demo import Planted, plant
 from erpkit.tenants import get_tenant
 from tests.conftest import SMALL
+from tests.integration.streams import stored
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,52 @@ def test_a_replay_that_was_stopped_is_resumed_from_the_notebook(
     page = done.report.read_text()
     for text in (str(run.replay_id), "Count the customer", "sales.on_order_placed"):
         assert text in page
+
+
+def test_events_are_published_on_a_brokers_subject_from_the_notebook(
+    planted: Planted, shared_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = NatsServer(tmp_path / "nats")
+    server.start()
+    monkeypatch.setenv("ERPKIT_BROKER", server.url)
+    chosen = {"tenants": ["bluebird"], "topic": "billing.*", "send_to": "broker:audit"}
+    try:
+        plan = _plan(shared_database, ReplayRequest(Selection("billing.*"), send_to="broker:audit"))
+        done = _run("replay_events", tmp_path, **chosen, dry_run=False, confirm=plan.id)
+        assert (_facts(done)["sent"], done.exit_code) == (plan.event_count, 0)
+        assert len(stored(server, "bluebird", "audit", "AUDIT")) == plan.event_count
+    finally:
+        server.stop()
+    for text in (f"{server.url}, subject audit", "events to publish again", "broker:audit"):
+        assert text in done.report.read_text()
+
+
+def test_watermills_tables_are_shown_and_replayed_from_the_notebook(
+    planted: Planted, shared_database: Database, tmp_path: Path
+) -> None:
+    with shared_database.connection() as connection:
+        connection.execute("SET search_path TO tenant_bluebird")
+        connection.execute(
+            'CREATE TABLE watermill_invoices ("offset" bigserial, uuid varchar(36), created_at timestamp DEFAULT now(), '
+            "payload json, metadata json, transaction_id xid8 DEFAULT pg_current_xact_id())"
+        )
+        connection.execute(
+            "INSERT INTO watermill_invoices (uuid, payload, metadata) SELECT uuid, payload, jsonb_build_object('name', topic) "
+            "FROM erpkit_events WHERE topic = 'billing.InvoiceCreated'"
+        )
+        connection.execute("RESET search_path")
+    plan = _plan(shared_database, ReplayRequest(Selection(), watermill=True))
+    done = _run("replay_events", tmp_path, tenants=["bluebird"], watermill=True, dry_run=False, confirm=plan.id)
+    assert (_facts(done)["plan"], _facts(done)["handled"]) == (plan.id, plan.event_count)
+    assert plan.event_count > 0
+    assert "invoices" in done.report.read_text()
+
+
+def _plan(database: Database, request: ReplayRequest) -> ReplayPlan:
+    settings = Settings.from_env()
+    with database.connection() as connection:
+        tenant = get_tenant(connection, "bluebird")
+    return plan_request(database, load_modules(settings), [tenant], request, settings)
 
 
 def test_a_projection_is_compared_in_a_dry_run_and_then_put_in_place(

@@ -1,16 +1,18 @@
 """Brokers by one line: forwarding the log to NATS JetStream, Kafka, Redis or RabbitMQ, and consuming from there."""
 
-from erpkit.events.brokers.broker import Broker, Delivery, Subscription, open_broker
+from erpkit.events.brokers.broker import LIVE, Broker, Delivery, Route, Subscription, open_broker
 from erpkit.events.brokers.consume import Consumed, consume
 from erpkit.events.brokers.forward import Forwarded, forward, forward_group
 from erpkit.events.brokers.memory import MemoryBroker
 
 __all__ = [
+    "LIVE",
     "Broker",
     "Consumed",
     "Delivery",
     "Forwarded",
     "MemoryBroker",
+    "Route",
     "Subscription",
     "consume",
     "forward",

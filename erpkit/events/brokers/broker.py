@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
+from uuid import UUID
 
 from erpkit.config import Settings, mask_url
 from erpkit.errors import UsageError
 from erpkit.events.message import Message
 
-__all__ = ["Broker", "Delivery", "Subscription", "open_broker"]
+__all__ = ["LIVE", "Broker", "Delivery", "Route", "Subscription", "open_broker"]
+
+_SUBJECT = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_LONGEST = 100  # characters; Kafka allows 249 for all of a topic's name
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where messages are published: on `<subject>.<tenant>.<topic>`, or `<subject>.<topic>` where a broker keeps tenants together.
+
+    Handlers listen to the subject `erp`. With `again`, what is replayed has a message id of this replay's own, and a broker that
+    drops duplicates takes what it had before. Raises UsageError for what can be no subject.
+    """
+
+    subject: str = "erp"
+    again: bool = False
+
+    def __post_init__(self) -> None:
+        if not _SUBJECT.fullmatch(self.subject) or len(self.subject) > _LONGEST:
+            raise UsageError(
+                f"{self.subject!r} is no subject: use letters, digits, - and _ in parts joined by dots, such as audit.replay"
+            )
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it leads to what handlers listen to."""
+        return self.subject == LIVE.subject
+
+
+LIVE = Route()
 
 
 @dataclass(frozen=True)
@@ -44,11 +75,14 @@ class Broker(Protocol):
     def scheme(self) -> str:
         """What its checkpoints are named after."""
 
-    def publish(self, tenant: str, messages: Sequence[Message]) -> None:
-        """Publish in this order and return once all are acknowledged; raises BrokerError if some may not be."""
+    def publish(self, tenant: str, messages: Sequence[Message], route: Route = LIVE) -> set[UUID]:
+        """Publish in this order and return once all are acknowledged; raises BrokerError if some may not be.
 
-    def declare(self, groups: Sequence[tuple[str, str]]) -> None:
-        """Make sure that what is published from now on is kept for these groups, each with its topic."""
+        Return the uuids of those that it had already, by their message id, and dropped.
+        """
+
+    def declare(self, groups: Sequence[tuple[str, str]], route: Route = LIVE) -> None:
+        """Make sure that what is published from now on is kept: for these groups, each with its topic, and on this route."""
 
     def consuming(self, subscriptions: Sequence[Subscription]) -> AbstractContextManager[None]:
         """Deliver to `subscriptions` while the block runs."""

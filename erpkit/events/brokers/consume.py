@@ -16,6 +16,7 @@ from erpkit.database import Database, Tenant
 from erpkit.errors import DatabaseError
 from erpkit.events.brokers.broker import Broker, Delivery, Subscription
 from erpkit.events.brokers.effects import Effects
+from erpkit.events.brokers.settled import settle
 from erpkit.events.message import Message
 from erpkit.modules import EventHandler, Registry
 
@@ -23,6 +24,7 @@ __all__ = ["Consumed", "consume"]
 
 _LOOK = 0.05  # seconds between two looks at `stop`
 _FORGET_TENANTS = 30  # seconds
+_END_WITHIN = 10  # seconds for what is in hand when it is to stop
 
 _log = logging.getLogger("erpkit.brokers")
 
@@ -50,7 +52,7 @@ def consume(
     Each handler is a consumer group. Its effect and its inbox row commit together, and the broker is told after that: what is
     delivered again does nothing. An event that fails three times becomes a dead letter, as do those of a tenant that is not
     active; one for a tenant that does not exist is counted and left. While the database is away nothing is acknowledged.
-    Checkpoints are those of `dispatch`: they stay where they are.
+    Checkpoints move with it: `dispatch` goes on where it stopped, and handles nothing twice.
     Raises BrokerError when the broker cannot be reached.
     """
     consumer = _Consumer(database, registry, list_tenants)
@@ -64,6 +66,7 @@ def consume(
         while not stop.wait(_LOOK):
             if idle is not None and time.monotonic() - consumer.last_delivery > idle and not consumer.busy:
                 break
+    consumer.wait_until_idle()
     return Consumed(consumer.handled, consumer.dead, consumer.unknown)
 
 
@@ -98,6 +101,12 @@ class _Consumer:
                 self.busy -= 1
                 self.last_delivery = time.monotonic()
 
+    def wait_until_idle(self) -> None:
+        """Let what is in hand end; what takes too long is delivered again."""
+        deadline = time.monotonic() + _END_WITHIN
+        while self.busy and time.monotonic() < deadline:
+            time.sleep(_LOOK)
+
     def _receive_for(
         self, tenant: Tenant | None, slug: str, handler: EventHandler, messages: Sequence[Message]
     ) -> None:
@@ -106,6 +115,7 @@ class _Consumer:
             self._count(unknown=len(messages))
         else:
             dead = Effects(self.database, tenant, self.registry, handler).apply(messages)
+            settle(self.database, tenant, handler.name, self.registry.topic(handler.event))
             self._count(handled=len(messages) - dead, dead=dead)
 
     def _tenant(self, slug: str) -> Tenant | None:

@@ -38,7 +38,7 @@ class Effects:
     handler: EventHandler
 
     def apply(self, messages: Sequence[Message]) -> int:
-        """Handle messages, all in one transaction if that goes; return how many became dead letters.
+        """Handle messages, all in one transaction if that goes; return how many became dead letters now.
 
         They are noted before. Where some are noted already, the last consumer ended with them in hand: then each is handled
         alone, so that only the one that ends a process again and again becomes a dead letter for it.
@@ -51,7 +51,8 @@ class Effects:
 
     def _handle_all(self, messages: Sequence[Message]) -> int:
         with self.database.tenant_transaction(self.tenant, write=True) as connection:
-            ready = hold_back(connection, self.registry, self.handler, messages)
+            new = self._without_letters(connection, messages)
+            ready = hold_back(connection, self.registry, self.handler, new)
             published, _, dead = handle_all(connection, self.tenant, self.registry, self.handler, ready)
             self._forget(connection, messages)
             append(connection, published)
@@ -64,10 +65,20 @@ class Effects:
 
     def _bury_all(self, messages: Sequence[Message], error: Exception) -> int:
         with self.database.tenant_transaction(self.tenant, write=True) as connection:
-            for message in messages:
+            new = self._without_letters(connection, messages)
+            for message in new:
                 bury(connection, self.registry, self.handler, message, error, ATTEMPTS)
             self._forget(connection, messages)
-        return len(messages)
+        return len(new)
+
+    def _without_letters(self, connection: Connection, messages: Sequence[Message]) -> list[Message]:
+        """Leave out what came again though it is a dead letter: to retry or discard it is an operator's business by now."""
+        rows = connection.execute(
+            "SELECT uuid FROM erpkit_dead_letters WHERE handler = %s AND uuid = ANY (%s)",
+            [self.handler.name, _uuids(messages)],
+        )
+        letters = {uuid for (uuid,) in rows}
+        return [message for message in messages if message.uuid not in letters]
 
     def _note(self, messages: Sequence[Message]) -> bool:
         """Note, in a transaction of its own, that these are in hand; return whether none of them was already."""

@@ -11,7 +11,7 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker as Client
 from faststream.security import BaseSecurity, SASLPlaintext
 
-from erpkit.events.brokers.broker import Subscription
+from erpkit.events.brokers.broker import Route, Subscription
 from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
 from erpkit.events.brokers.wire import headers_of
 from erpkit.events.message import Message
@@ -41,17 +41,18 @@ class KafkaBroker(StreamBroker):
             graceful_timeout=None,
         )
 
-    async def _declare(self, client: Any, groups: Sequence[tuple[str, str]]) -> None:
+    async def _declare(self, client: Any, groups: Sequence[tuple[str, str]], route: Route) -> None:
         """Do nothing: Kafka keeps what nobody has read yet."""
 
-    async def _send(self, client: Any, tenant: str, message: Message) -> None:
+    async def _send(self, client: Any, tenant: str, message: Message, route: Route) -> bool:
         await client.publish(
             message.payload,
-            f"erp.{message.topic}",
+            f"{route.subject}.{message.topic}",
             key=tenant.encode(),
-            headers=headers_of(tenant, message),
+            headers=headers_of(tenant, message, route),
             correlation_id=message.correlation_id,
         )
+        return False
 
     def _subscribe(self, client: Any, subscription: Subscription) -> list[Any]:
         return [

@@ -6,8 +6,9 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from uuid import UUID
 
-from erpkit.events.brokers.broker import Delivery, Subscription
+from erpkit.events.brokers.broker import LIVE, Delivery, Route, Subscription
 from erpkit.events.message import Message
 
 __all__ = ["MemoryBroker"]
@@ -26,16 +27,17 @@ class MemoryBroker:
         self._queues: dict[tuple[str, str], deque[Delivery]] = {}
         self._changed = threading.Condition()
 
-    def publish(self, tenant: str, messages: Sequence[Message]) -> None:
-        """Hand the messages to every group of their topic; without one they are gone."""
+    def publish(self, tenant: str, messages: Sequence[Message], route: Route = LIVE) -> set[UUID]:
+        """Hand the messages to every group of their topic; without one, or on a route of their own, they are gone."""
         with self._changed:
             for message in messages:
                 for (_, topic), queue in self._queues.items():
-                    if topic == message.topic:
+                    if topic == message.topic and route.is_live:
                         queue.append(Delivery(tenant, message))
             self._changed.notify_all()
+        return set()
 
-    def declare(self, groups: Sequence[tuple[str, str]]) -> None:
+    def declare(self, groups: Sequence[tuple[str, str]], route: Route = LIVE) -> None:  # noqa: ARG002
         """Keep what is published from now on for these groups, each with its topic."""
         with self._changed:
             for group in groups:

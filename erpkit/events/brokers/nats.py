@@ -12,7 +12,7 @@ from nats.js.api import AckPolicy as Acknowledge
 from nats.js.api import ConsumerConfig, DeliverPolicy, StreamConfig
 from nats.js.errors import BadRequestError, NotFoundError
 
-from erpkit.events.brokers.broker import Subscription
+from erpkit.events.brokers.broker import LIVE, Route, Subscription
 from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
 from erpkit.events.brokers.wire import STREAM, headers_of, subject_of
 from erpkit.events.message import Message
@@ -26,10 +26,15 @@ _FETCH_FOR = 1.0  # seconds until the server is asked anew when nothing comes
 class NatsBroker(StreamBroker):
     """JetStream: stream `ERP` with the subjects `erp.<tenant>.<module>.<Event>`.
 
-    The stream is made when it is missing, with no limit on its size; one that exists is used as it is.
+    The stream is made when it is missing, with no limit on its size; one that exists is used as it is. So it is with the
+    stream of another subject that events are replayed to: `AUDIT` for `audit`, unless some stream takes it already.
     """
 
     scheme = "nats"
+
+    def __init__(self, url: str, *, acknowledge_within: float = 10, redeliver_after: float = 30) -> None:
+        super().__init__(url, acknowledge_within=acknowledge_within, redeliver_after=redeliver_after)
+        self._streams = {LIVE.subject: STREAM}  # by subject
 
     def _client(self, *, consumer: bool) -> Any:
         scheme, _, places = self.url.partition("://")
@@ -44,26 +49,31 @@ class NatsBroker(StreamBroker):
             graceful_timeout=None,
         )
 
-    async def _declare(self, client: Any, groups: Sequence[tuple[str, str]]) -> None:  # noqa: ARG002
+    async def _declare(self, client: Any, groups: Sequence[tuple[str, str]], route: Route) -> None:  # noqa: ARG002
         jetstream = client.connection.jetstream()
+        name, subjects = self._stream(route), f"{route.subject}.>"
         try:
-            await jetstream.stream_info(STREAM)
+            if not route.is_live:
+                name = await jetstream.find_stream_name_by_subject(subjects)
+            await jetstream.stream_info(name)
         except NotFoundError:
-            wanted = StreamConfig(name=STREAM, subjects=["erp.>"], duplicate_window=DUPLICATE_WINDOW)
+            wanted = StreamConfig(name=name, subjects=[subjects], duplicate_window=DUPLICATE_WINDOW)
             try:
                 await jetstream.add_stream(wanted)
             except BadRequestError:  # somebody else was quicker, or it cannot be
-                await jetstream.stream_info(STREAM)
+                await jetstream.stream_info(name)
+        self._streams[route.subject] = name
 
-    async def _send(self, client: Any, tenant: str, message: Message) -> None:
-        await client.publish(
+    async def _send(self, client: Any, tenant: str, message: Message, route: Route) -> bool:
+        acknowledged = await client.publish(
             message.payload,
-            subject_of(tenant, message.topic),
-            headers=headers_of(tenant, message),
+            subject_of(tenant, message.topic, route),
+            headers=headers_of(tenant, message, route),
             correlation_id=message.correlation_id,
-            stream=STREAM,
+            stream=self._stream(route),
             timeout=self.acknowledge_within,
         )
+        return bool(acknowledged.duplicate)
 
     def _subscribe(self, client: Any, subscription: Subscription) -> list[Any]:
         wanted = ConsumerConfig(ack_policy=Acknowledge.EXPLICIT, ack_wait=self.redeliver_after)
@@ -81,3 +91,6 @@ class NatsBroker(StreamBroker):
                 decoder=as_it_is,
             )
         ]
+
+    def _stream(self, route: Route) -> str:
+        return self._streams.get(route.subject, route.subject.upper().replace(".", "-"))

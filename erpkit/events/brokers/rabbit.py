@@ -9,9 +9,9 @@ from faststream import AckPolicy
 from faststream.rabbit import Channel, ExchangeType, QueueType, RabbitExchange, RabbitQueue
 from faststream.rabbit import RabbitBroker as Client
 
-from erpkit.events.brokers.broker import Subscription
+from erpkit.events.brokers.broker import Route, Subscription
 from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
-from erpkit.events.brokers.wire import headers_of, subject_of
+from erpkit.events.brokers.wire import headers_of, message_id, subject_of
 from erpkit.events.message import Message
 
 __all__ = ["RabbitBroker"]
@@ -31,30 +31,31 @@ class RabbitBroker(StreamBroker):
         return Client(
             self.url,
             timeout=self.acknowledge_within,
-            default_channel=Channel(prefetch_count=BATCH),
+            default_channel=Channel(prefetch_count=BATCH, on_return_raises=True),
             apply_types=False,
             logger=None,
             graceful_timeout=None,
         )
 
-    async def _declare(self, client: Any, groups: Sequence[tuple[str, str]]) -> None:
+    async def _declare(self, client: Any, groups: Sequence[tuple[str, str]], route: Route) -> None:  # noqa: ARG002
         exchange = await client.declare_exchange(_EXCHANGE)
         for group, topic in groups:
             queue = await client.declare_queue(_queue(group, topic))
             await queue.bind(exchange, subject_of("*", topic))
 
-    async def _send(self, client: Any, tenant: str, message: Message) -> None:
+    async def _send(self, client: Any, tenant: str, message: Message, route: Route) -> bool:
         await client.publish(
             message.payload,
             exchange=_EXCHANGE,
-            routing_key=subject_of(tenant, message.topic),
-            mandatory=False,  # an event that no handler waits for is no fault
+            routing_key=subject_of(tenant, message.topic, route),
+            mandatory=not route.is_live,  # an event that no handler waits for is no fault; one replayed to nobody is
             persist=True,
-            headers=headers_of(tenant, message),
-            message_id=str(message.uuid),
+            headers=headers_of(tenant, message, route),
+            message_id=message_id(message, route),
             correlation_id=message.correlation_id,
             timeout=self.acknowledge_within,
         )
+        return False
 
     def _subscribe(self, client: Any, subscription: Subscription) -> list[Any]:
         queue = _queue(subscription.group, subscription.topic)

@@ -13,7 +13,7 @@ from faststream.redis import RedisBroker as Client
 from faststream.redis import StreamSub
 from redis.exceptions import ResponseError
 
-from erpkit.events.brokers.broker import Subscription
+from erpkit.events.brokers.broker import Route, Subscription
 from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
 from erpkit.events.brokers.wire import headers_of
 from erpkit.events.message import Message
@@ -34,32 +34,35 @@ class RedisBroker(StreamBroker):
         silent: Any = None
         return Client(self.url, socket_timeout=timeout, apply_types=False, logger=silent, graceful_timeout=None)
 
-    async def _declare(self, client: Any, groups: Sequence[tuple[str, str]]) -> None:
+    async def _declare(self, client: Any, groups: Sequence[tuple[str, str]], route: Route) -> None:  # noqa: ARG002
         """Make each group at the beginning of its stream: a new one would see only what comes after it."""
         redis = await client.connect()
         for group, topic in groups:
             with suppress(ResponseError):  # it is there already
                 await redis.xgroup_create(f"erp.{topic}", group, id="0", mkstream=True)
 
-    async def _send(self, client: Any, tenant: str, message: Message) -> None:
-        await self._add(client, tenant, message)
+    async def _send(self, client: Any, tenant: str, message: Message, route: Route) -> bool:
+        await self._add(client, tenant, message, route)
+        return False
 
-    async def _send_all(self, client: Any, tenant: str, messages: Sequence[Message]) -> list[BaseException]:
+    async def _send_all(
+        self, client: Any, tenant: str, messages: Sequence[Message], route: Route
+    ) -> Sequence[bool | BaseException]:
         """Send all over one connection: one each would lose their order."""
         try:
             async with (await client.connect()).pipeline(transaction=True) as pipeline:
                 for message in messages:
-                    await self._add(client, tenant, message, pipeline=pipeline)
+                    await self._add(client, tenant, message, route, pipeline)
                 await pipeline.execute()
         except Exception as error:
             return [error] * len(messages)
-        return []
+        return [False] * len(messages)
 
-    async def _add(self, client: Any, tenant: str, message: Message, pipeline: Any = None) -> None:
+    async def _add(self, client: Any, tenant: str, message: Message, route: Route, pipeline: Any = None) -> None:
         await client.publish(
             message.payload,
-            stream=f"erp.{message.topic}",
-            headers=headers_of(tenant, message),
+            stream=f"{route.subject}.{message.topic}",
+            headers=headers_of(tenant, message, route),
             correlation_id=message.correlation_id,
             pipeline=pipeline,
         )

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 from urllib.parse import unquote
+from uuid import UUID
 
 import anyio
 import anyio.from_thread
@@ -22,7 +23,7 @@ import anyio.to_thread
 
 from erpkit.config import mask_url
 from erpkit.errors import BrokerError
-from erpkit.events.brokers.broker import Delivery, Subscription
+from erpkit.events.brokers.broker import LIVE, Delivery, Route, Subscription
 from erpkit.events.brokers.wire import MalformedError, from_wire
 from erpkit.events.message import Message
 
@@ -57,16 +58,18 @@ class StreamBroker(ABC):
             logging.getLogger(library).addHandler(logging.NullHandler())
         self._portal = _start_loop()
 
-    def publish(self, tenant: str, messages: Sequence[Message]) -> None:
+    def publish(self, tenant: str, messages: Sequence[Message], route: Route = LIVE) -> set[UUID]:
         """Publish in this order and return once all are acknowledged; raises BrokerError if some may not be.
 
+        Return the uuids of those that it had already, by their message id, and dropped.
         A connection on which anything failed is given up: what it still held might overtake what is sent again.
         """
-        self._call(self._publish_all, tenant, messages)
+        known: set[UUID] = self._call(self._publish_all, tenant, messages, route)
+        return known
 
-    def declare(self, groups: Sequence[tuple[str, str]]) -> None:
-        """Make sure that what is published from now on is kept for these groups, each with its topic."""
-        self._call(self._declare_all, groups)
+    def declare(self, groups: Sequence[tuple[str, str]], route: Route = LIVE) -> None:
+        """Make sure that what is published from now on is kept: for these groups, each with its topic, and on this route."""
+        self._call(self._declare_all, groups, route)
 
     @contextmanager
     def consuming(self, subscriptions: Sequence[Subscription]) -> Iterator[None]:
@@ -90,12 +93,12 @@ class StreamBroker(ABC):
         """Make a FastStream broker, not connected yet."""
 
     @abstractmethod
-    async def _declare(self, client: Any, groups: Sequence[tuple[str, str]]) -> None:
-        """Make on the broker what these groups need."""
+    async def _declare(self, client: Any, groups: Sequence[tuple[str, str]], route: Route) -> None:
+        """Make on the broker what these groups and the route need."""
 
     @abstractmethod
-    async def _send(self, client: Any, tenant: str, message: Message) -> None:
-        """Publish one message and wait for its acknowledgement."""
+    async def _send(self, client: Any, tenant: str, message: Message, route: Route) -> bool:
+        """Publish one message and wait for its acknowledgement; return whether the broker had it already."""
 
     @abstractmethod
     def _subscribe(self, client: Any, subscription: Subscription) -> list[Any]:
@@ -140,30 +143,36 @@ class StreamBroker(ABC):
             self._publisher = client
         return self._publisher
 
-    async def _declare_all(self, groups: Sequence[tuple[str, str]]) -> None:
+    async def _declare_all(self, groups: Sequence[tuple[str, str]], route: Route) -> None:
         client = await self._connected()
         try:
             with anyio.fail_after(self.acknowledge_within):
-                await self._declare(client, groups)
+                await self._declare(client, groups, route)
         except BaseException:
             await self._drop_publisher()
             raise
 
-    async def _publish_all(self, tenant: str, messages: Sequence[Message]) -> None:
+    async def _publish_all(self, tenant: str, messages: Sequence[Message], route: Route) -> set[UUID]:
         client = await self._connected()
-        faults = await self._send_all(client, tenant, messages)
-        if faults:
+        results = await self._send_all(client, tenant, messages, route)
+        pairs = zip(messages, results, strict=True)
+        if faults := [(message, result) for message, result in pairs if isinstance(result, BaseException)]:
             await self._drop_publisher()
+            first, error = faults[0]
             raise BrokerError(
-                f"broker {self.name}: {len(faults)} of {len(messages)} messages were not acknowledged: "
-                f"{self._reason(faults[0])}"
+                f"broker {self.name}: {len(faults)} of {len(messages)} messages were not acknowledged, the first "
+                f"{first.topic} at offset {first.offset} of {tenant}: {self._reason(error)}"
             )
+        return {message.uuid for message, is_known in zip(messages, results, strict=True) if is_known}
 
-    async def _send_all(self, client: Any, tenant: str, messages: Sequence[Message]) -> list[BaseException]:
-        """Send in this order, without waiting for one acknowledgement before the next; return the faults."""
-        sends = (asyncio.wait_for(self._send(client, tenant, message), self.acknowledge_within) for message in messages)
-        results = await asyncio.gather(*sends, return_exceptions=True)
-        return [result for result in results if isinstance(result, BaseException)]
+    async def _send_all(
+        self, client: Any, tenant: str, messages: Sequence[Message], route: Route
+    ) -> Sequence[bool | BaseException]:
+        """Send in this order, without waiting for one acknowledgement before the next; return what became of each."""
+        sends = (self._send(client, tenant, message, route) for message in messages)
+        return await asyncio.gather(
+            *(asyncio.wait_for(send, self.acknowledge_within) for send in sends), return_exceptions=True
+        )
 
     async def _drop_publisher(self) -> None:
         client, self._publisher = self._publisher, None

@@ -11,39 +11,46 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from erpkit.events.brokers.broker import Delivery
+from erpkit.events.brokers.broker import LIVE, Delivery, Route
 from erpkit.events.message import Message
 
-__all__ = ["STREAM", "MalformedError", "from_wire", "headers_of", "subject_of"]
+__all__ = ["STREAM", "MalformedError", "from_wire", "headers_of", "message_id", "subject_of"]
 
 STREAM = "ERP"
 
 _UUID = "_watermill_message_uuid"
 _MESSAGE_ID = "Nats-Msg-Id"  # by which JetStream drops duplicates; elsewhere it is a header like any other
-_OWN = {_UUID, _MESSAGE_ID, "tenant", "offset", "content-type", "Nats-Expected-Stream"}
+_IS_REPLAY, _REPLAY = "is_replay", "replay_id"  # the second alone: caused by an event that was replayed
+_OWN = {_UUID, _MESSAGE_ID, "tenant", "offset", _IS_REPLAY, "content-type", "Nats-Expected-Stream"}
 
 
 class MalformedError(ValueError):
     """What came from the broker is not an event of any tenant: it names no tenant, or has no uuid."""
 
 
-def subject_of(tenant: str, topic: str) -> str:
+def subject_of(tenant: str, topic: str, route: Route = LIVE) -> str:
     """Return the subject of a tenant's topic; `*` as the tenant stands for all of them."""
-    return f"erp.{tenant}.{topic}"
+    return f"{route.subject}.{tenant}.{topic}"
 
 
-def headers_of(tenant: str, message: Message) -> dict[str, str]:
-    """Return the headers of a message: Watermill's, and which tenant's it is and where in its log."""
+def headers_of(tenant: str, message: Message, route: Route = LIVE) -> dict[str, str]:
+    """Return the headers of a message: Watermill's, which tenant's it is and where in its log, and whether it is replayed."""
     offset = {} if message.offset is None else {"offset": str(message.offset)}
     metadata = {key: " ".join(value.splitlines()) for key, value in message.metadata.items() if key not in _OWN}
     return {
         **metadata,
         "correlation_id": message.correlation_id,
         _UUID: str(message.uuid),
-        _MESSAGE_ID: str(message.uuid),
+        _MESSAGE_ID: message_id(message, route),
         "tenant": tenant,
         **offset,
+        **({_IS_REPLAY: "true", _REPLAY: str(message.replay_id)} if message.is_replay else {}),
     }
+
+
+def message_id(message: Message, route: Route = LIVE) -> str:
+    """Return what a broker knows a message by: the event's uuid, or one of this replay's own."""
+    return f"{message.uuid}/{message.replay_id}" if route.again and message.is_replay else str(message.uuid)
 
 
 def from_wire(topic: str, headers: Mapping[str, Any], body: bytes) -> Delivery:
@@ -56,10 +63,11 @@ def from_wire(topic: str, headers: Mapping[str, Any], body: bytes) -> Delivery:
         text = {key: value.decode() if isinstance(value, bytes) else str(value) for key, value in headers.items()}
         tenant, uuid = text["tenant"], UUID(text.get(_UUID) or text[_MESSAGE_ID])
         offset = int(text["offset"]) if "offset" in text else None
+        replay_id = UUID(text.pop(_REPLAY)) if text.get(_IS_REPLAY) == "true" else None
     except (KeyError, ValueError) as error:
         raise MalformedError(f"a message on {topic} has no usable header: {error}") from None
     metadata = {key: value for key, value in text.items() if key not in _OWN}
-    return Delivery(tenant, Message(topic, _payload(body), uuid, metadata, offset))
+    return Delivery(tenant, Message(topic, _payload(body), uuid, metadata, offset, replay_id=replay_id))
 
 
 def _payload(body: bytes) -> Any:

@@ -1,0 +1,100 @@
+"""What an operator asks of a replay, whatever it reads and wherever its events go: planned and carried out by two calls."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from erpkit.config import Settings
+from erpkit.database import Database, Tenant
+from erpkit.errors import UsageError
+from erpkit.events.brokers.broker import LIVE, Broker, Route, open_broker
+from erpkit.events.replay import ReplayRun, run_replay
+from erpkit.events.replay_audit import plan_resume
+from erpkit.events.replay_plan import ReplayPlan, plan_replay
+from erpkit.events.resend import plan_send, send_replay
+from erpkit.events.selection import Selection
+from erpkit.events.watermill import WatermillPlan, plan_watermill, replay_watermill
+from erpkit.modules import Registry
+
+__all__ = ["ReplayRequest", "plan_request", "run_request"]
+
+
+@dataclass(frozen=True)
+class ReplayRequest:
+    """Which events go where.
+
+    They go to handlers (`handlers` and `side_effects` as in `plan_replay`), or with `send_to` to a broker: `broker` for what
+    handlers listen to, `broker:SUBJECT` for another subject; `again` sends what the broker has already, under other message
+    ids. `watermill` reads Watermill's tables in place of the log. `resume` is the id of a replay that was stopped: its
+    selection and its target hold. Raises UsageError for what does not go together.
+    """
+
+    selection: Selection
+    handlers: Sequence[str] = ()
+    side_effects: Sequence[str] = ()
+    send_to: str = ""
+    again: bool = False
+    watermill: bool = False
+    resume: str = ""
+
+    def __post_init__(self) -> None:
+        if sum(map(bool, (self.send_to, self.watermill, self.resume))) > 1:
+            raise UsageError("a target, Watermill's tables and an earlier replay exclude one another: name one of them")
+        if self.again and not self.send_to:
+            raise UsageError("again is for a replay to a broker: leave it out, or say where to send the events")
+        if self.send_to and (self.handlers or self.side_effects):
+            raise UsageError("what goes to a broker goes to no handler: leave out handlers and side effects")
+        if self.send_to:
+            self.route()
+
+    def route(self) -> Route:
+        """Return the route to the broker's subject."""
+        kind, found, subject = self.send_to.partition(":")
+        if kind != "broker" or (found and not subject):
+            raise UsageError(f"{self.send_to!r} is no target: write broker, or broker:SUBJECT")
+        return Route(subject or LIVE.subject, self.again)
+
+
+def plan_request(
+    database: Database, registry: Registry, tenants: Sequence[Tenant], request: ReplayRequest, settings: Settings
+) -> ReplayPlan:
+    """Plan what was asked for; `settings` name the broker. Nothing is changed, and no broker is asked."""
+    choice = (request.selection, request.handlers, request.side_effects)
+    if request.watermill:
+        return plan_watermill(database, registry, tenants, *choice)
+    with database.connection() as connection:
+        if request.resume:
+            return plan_resume(connection, tenants, registry, request.resume)
+        if not request.send_to:
+            return plan_replay(connection, tenants, registry, *choice)
+        with closing(_open(settings)) as broker:
+            return plan_send(connection, tenants, request.selection, broker, request.route())
+
+
+def run_request(
+    database: Database,
+    registry: Registry,
+    plan: ReplayPlan,
+    confirm: str,
+    settings: Settings,
+    progress: Callable[[int], object] | None = None,
+    *,
+    rate: float | None = None,
+    stop: threading.Event | None = None,
+) -> ReplayRun:
+    """Carry out a plan of `plan_request` if `confirm` is its id: see `run_replay`, `send_replay` and `replay_watermill`."""
+    if isinstance(plan, WatermillPlan):
+        return replay_watermill(database, registry, plan, confirm, progress, rate=rate, stop=stop)
+    if plan.target is None:
+        return run_replay(database, registry, plan, confirm, progress, rate=rate, stop=stop)
+    with closing(_open(settings)) as broker:
+        return send_replay(database, broker, plan, confirm, progress, rate=rate, stop=stop)
+
+
+def _open(settings: Settings) -> Broker:
+    if settings.broker.startswith("memory:"):
+        raise UsageError("ERPKIT_BROKER is memory:, which ends with this process: set it to nats://host:4222, say")
+    return open_broker(settings)
