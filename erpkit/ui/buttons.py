@@ -11,15 +11,15 @@ from erpkit.database import TEMPLATE, Database, Tenant
 from erpkit.errors import DatabaseError, ErpkitError
 from erpkit.events import (
     ReplayPlan,
+    ReplayRequest,
     ReplayRun,
     Shadow,
     ShadowDiff,
     build_shadow,
     diff_shadow,
     find_shadow,
-    plan_replay,
-    plan_resume,
-    run_replay,
+    plan_request,
+    run_request,
     swap_shadow,
 )
 from erpkit.migrations import Migration, MigrationPlan, MigrationRun, plan_up, read_applied, run_plan
@@ -91,21 +91,20 @@ def replay_buttons(
     registry: Registry,
     plan: ReplayPlan | None,
     tenants: Sequence[str],
-    choice: Sequence[Any],
-    resume: str = "",
+    request: ReplayRequest,
+    settings: Settings,
     *,
     rate: float | None = None,
 ) -> Guard[ReplayPlan, ReplayRun]:
-    """Plan, apply and stop a replay; `choice` is what `plan_replay` takes after the registry."""
+    """Plan, apply and stop a replay of events of `tenants` (all active ones, without a name)."""
 
     def make(database: Database, _work: Work) -> ReplayPlan:
         with database.connection() as connection:
             fleet = [tenant for tenant in find_tenants(connection, tenants) if tenant.is_active]
-            look = (connection, fleet, registry)
-            return plan_resume(*look, resume) if resume else plan_replay(*look, *choice)
+        return plan_request(database, registry, fleet, request, settings)
 
     def apply(database: Database, plan: ReplayPlan, confirm: str, work: Work) -> ReplayRun:
-        return run_replay(database, registry, plan, confirm, work.advance, rate=rate, stop=work.stop)
+        return run_request(database, registry, plan, confirm, settings, work.advance, rate=rate, stop=work.stop)
 
     return Guard(
         database,

@@ -11,7 +11,7 @@ import pytest
 
 from erpkit.config import Settings
 from erpkit.database import Database
-from erpkit.events import Selection, plan_replay
+from erpkit.events import ReplayRequest, Selection, plan_replay
 from erpkit.migrations import Migration, plan_redo, plan_up, read_applied, run_plan
 from erpkit.modules import Registry, load_modules
 from erpkit.sample.demo import Planted, plant
@@ -26,7 +26,7 @@ from erpkit.ui import (
 )
 from tests.conftest import SMALL
 
-ALL = (Selection("*"), [], [])
+ALL = ReplayRequest(Selection("*"))
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_apply_wants_the_plans_own_id_and_then_does_what_was_planned(
 
 
 def test_a_plan_that_the_world_has_moved_away_from_is_refused_and_shown_anew(erp: Planted, database: Database) -> None:
-    guard = replay_buttons(database, load_modules(Settings.from_env()), None, [erp.behind], ALL)
+    guard = replay_buttons(database, load_modules(Settings.from_env()), None, [erp.behind], ALL, Settings.from_env())
     click(guard, "plan")
     assert guard.plan is not None
     stale = guard.confirm.value = guard.plan.id
@@ -141,8 +141,8 @@ def test_migrations_are_stopped_between_tenants(
 def test_a_replay_is_stopped_by_the_button_and_says_so(erp: Planted, database: Database, registry: Registry) -> None:
     with database.connection() as connection:
         active = [tenant for tenant in list_tenants(connection) if tenant.is_active]
-        plan = plan_replay(connection, active, registry, *ALL)
-    guard = replay_buttons(database, registry, plan, [], ALL, rate=8)
+        plan = plan_replay(connection, active, registry, ALL.selection)
+    guard = replay_buttons(database, registry, plan, [], ALL, Settings.from_env(), rate=8)
     assert guard.widget
     guard.confirm.value = plan.id
     guard.apply_button.click()
