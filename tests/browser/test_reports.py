@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import nbformat
 import pytest
 
-
 pytest.importorskip("playwright.sync_api", reason="there is no playwright: pip install playwright")
 pytest.importorskip("erpkit.runs.index", reason="runs leave no index page yet")
 
@@ -42,11 +41,10 @@ def write(folder: Path, name: str, last: str) -> str:
 def test_the_index_opens_filters_and_leads_to_a_report_that_fits_a_phone(page: Page, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     endings = {"morning": 'Summary("All is well", {"orders": 7})', "evening": 'Summary("Look", {}, ["a thing"])'}
-    for name, last in endings.items():
-        erpkit = [sys.executable, "-c", "from erpkit.cli import main; main()"]
-        subprocess.run(
-            [*erpkit, "run", write(tmp_path, name, last), "--output", str(runs)], check=False, capture_output=True
-        )
+    erpkit = [sys.executable, "-c", "from erpkit.cli import main; main()"]
+    commands = [[*erpkit, "run", write(tmp_path, name, last), "--output", str(runs)] for name, last in endings.items()]
+    for process in [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]:
+        process.wait(120)
     page.goto((runs / "index.html").as_uri())
     rows = page.locator("table.runs tbody tr")
     expect(rows).to_have_count(2)
