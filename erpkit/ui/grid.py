@@ -28,11 +28,12 @@ table.dataTable > tbody > tr > td.erpkit-long { white-space: normal; min-width: 
 
 
 def grid_of(
-    names: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], long: Sequence[bool]
+    names: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], long: Sequence[bool], total: int
 ) -> Widget | None:
     """Return a widget that shows `rows` of text; None where the library is not installed.
 
-    Columns that are `numeric` sort as numbers, whatever groups their thousands; those that are `long` wrap.
+    `total` is how many rows there are. Columns that are `numeric` sort as numbers, whatever groups their thousands; those that
+    are `long` wrap.
     """
     try:
         table = import_module("itables.widget").ITable
@@ -40,7 +41,10 @@ def grid_of(
         return None
     import pandas  # noqa: PLC0415 - slow to import
 
-    few = len(rows) < _FEW
+    few, cut = (
+        len(rows) < _FEW,
+        f"; only the first {len(rows):,} of {total:,} rows are here" if total > len(rows) else "",
+    )
     return table(
         pandas.DataFrame(rows, columns=list(names), dtype=object),
         showIndex=False,
@@ -62,7 +66,7 @@ def grid_of(
         language={
             "search": "",
             "searchPlaceholder": "filter",
-            "info": "_START_–_END_ of _TOTAL_",
+            "info": f"_START_–_END_ of _TOTAL_{cut}",
             "infoFiltered": "(of _MAX_)",
         },
         columnDefs=[

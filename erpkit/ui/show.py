@@ -64,7 +64,7 @@ class Table:
             for values in self.frame.head(MOST_ROWS_TO_SORT).itertuples(index=False, name=None)
         ]
         long = [any(len(row[n]) > _LONG for row in rows) for n in range(len(numeric))]
-        return grid_of([str(name) for name in self.frame.columns], rows, numeric, long)
+        return grid_of([str(name) for name in self.frame.columns], rows, numeric, long, len(self.frame))
 
     def _numeric(self) -> list[bool]:
         return [
