@@ -15,7 +15,7 @@ from erpkit.runs import Parameter
 __all__ = ["Field", "field_of"]
 
 _LABEL = "11em"
-_PATTERNS = ("topic", "modules")  # what is chosen for these may be changed by hand
+_PATTERNS = ("topic", "modules", "impact")  # what is chosen for these may be changed by hand
 
 
 @dataclass(frozen=True)
