@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["run_below_button"]
 
-_BY_HAND = "Then run the cells below: the menu Run, Run Selected Cell and All Below."
+_BY_HAND = (
+    "Then run the cells below: the menu Run, Run Selected Cell and All Below. With the extra erpkit[interactive] "
+    "there is a button for it, and tables sort and filter."
+)
 
 
 def run_below_button(text: str = "Run the cells below") -> Button | HTML:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from decimal import Decimal
 from typing import Any
 
@@ -59,6 +60,11 @@ def test_html_in_a_cell_is_text() -> None:
 @pytest.mark.parametrize("rows", [0, 1, 2])
 def test_a_few_rows_are_no_grid(rows: int) -> None:
     assert show(frame(rows)).grid() is None
+
+
+def test_without_the_extra_a_table_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "itables.widget", None)  # as if it were not installed
+    assert show(frame(6)).grid() is None
 
 
 def test_where_nobody_watches_a_table_is_plain_html() -> None:
