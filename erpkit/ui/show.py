@@ -60,7 +60,7 @@ class Table:
             return None
         numeric = self._numeric()
         rows = [
-            [_sortable(value, number) for value, number in zip(values, numeric, strict=True)]
+            [_sortable(value, number, self.raw) for value, number in zip(values, numeric, strict=True)]
             for values in self.frame.head(MOST_ROWS_TO_SORT).itertuples(index=False, name=None)
         ]
         long = [any(len(row[n]) > _LONG for row in rows) for n in range(len(numeric))]
@@ -110,9 +110,9 @@ def _cell(value: object, number: bool, tag: str, style: str, raw: bool) -> str:
     return f'<{tag} style="{_CELL}{style}text-align:{"right" if number else "left"};{wrap}">{shown}</{tag}>'
 
 
-def _sortable(value: object, numeric: bool) -> str:
+def _sortable(value: object, numeric: bool, raw: bool) -> str:
     """Return the text of a cell that a browser sorts; among numbers it takes `-` for none."""
-    text = _cut(_text(value, numeric))
+    text = _cut(_text(value, numeric and not raw))
     return "-" if numeric and (_is_null(value) or text == "–") else text
 
 
