@@ -16,8 +16,8 @@ _PAGE = 25
 _FEW = 5  # rows below which there is nothing to search for
 
 _STYLE = """
-.dt-container { font-size: var(--jp-ui-font-size1, 13px); line-height: 1.4; margin: 0; width: fit-content; max-width: 100%;
-  background: transparent !important; }
+.dt-container { font-size: var(--jp-ui-font-size1, 13px); line-height: 1.4; margin: 0; width: fit-content; max-width: 100%; }
+.dt-container, .itables_anywidget { background: transparent !important; }
 .dt-container .dt-layout-row { margin: .3em 0; }
 .dt-container .dt-layout-table > div { overflow-x: auto; }
 table.dataTable { margin: 0 !important; font-variant-numeric: tabular-nums; border: 0; }
