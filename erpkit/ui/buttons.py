@@ -113,11 +113,16 @@ def replay_buttons(
             size=lambda plan: plan.event_count,
             describe=lambda plan: f"{plan.event_count:,} event(s) of {len(plan.tenants):,} tenant(s)",
             plan_table=lambda plan: show(replay_handlers_table(plan), "There is nothing to replay."),
-            outcome=lambda run: f"replay {run.replay_id} {run.state}: {run.handled:,} handled, {run.failed:,} failed",
+            outcome=_replayed,
             result_table=lambda run: show(replay_failures_table(run), "No event failed."),
         ),
         plan,
     )  # fmt: skip
+
+
+def _replayed(run: ReplayRun) -> str:
+    known = f", {run.known:,} known to the broker before" if run.known else ""
+    return f"replay {run.replay_id} {run.state}: {run.handled:,} handled, {run.failed:,} failed{known}"
 
 
 def rebuild_buttons(
