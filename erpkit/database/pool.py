@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from copy import copy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -47,8 +48,6 @@ class Database:
     """
 
     def __init__(self, conninfo: str, target: str, *, max_connections: int = 8, writable: bool = True) -> None:
-        from psycopg_pool import ConnectionPool  # noqa: PLC0415 - half of the package's import time
-
         # The pool warns of connections that it replaces; without a handler Python would print that.
         logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
         self.target = target
@@ -56,16 +55,7 @@ class Database:
         self.conninfo = conninfo
         self.max_connections = max_connections
         self._wait = _WAIT
-        self._pool: ConnectionPool[PooledConnection] = ConnectionPool(
-            conninfo,
-            connection_class=PooledConnection,
-            min_size=0,
-            max_size=max_connections,
-            kwargs={"autocommit": True, "application_name": "erpkit", "prepare_threshold": None, "connect_timeout": 10},
-            open=True,
-            timeout=_WAIT,
-            name="erpkit",
-        )
+        self._pool = self._new_pool()
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -86,8 +76,14 @@ class Database:
             raise UsageError(f"ERPKIT_TENANTS_QUERY is set: {self.target} is only read, and nothing was changed")
 
     def close(self) -> None:
-        """Give the connections back; the server goes on."""
+        """Give the connections back; the server goes on, and whoever asks for a connection later gets a new one."""
         self._pool.close()
+
+    def apart(self) -> Self:
+        """Return the same database with a pool of its own, for work beside this one."""
+        other = copy(self)
+        other._pool = other._new_pool()
+        return other
 
     def renew(self) -> None:
         """Replace the connections that died while the pool held them, as when the server restarted.
@@ -183,6 +179,8 @@ class Database:
         from psycopg_pool import PoolTimeout  # noqa: PLC0415
 
         wait = self._wait if wait is None else wait
+        if self._pool.closed:  # a cell of a notebook is run again, after the last one closed it
+            self._pool = self._new_pool()
         try:
             return self._pool.getconn(wait)
         except PoolTimeout:
@@ -193,6 +191,20 @@ class Database:
         if len(connection.visited) >= TENANTS_A_CONNECTION:
             connection.close()
         self._pool.putconn(connection)
+
+    def _new_pool(self) -> ConnectionPool[PooledConnection]:
+        from psycopg_pool import ConnectionPool  # noqa: PLC0415 - half of the package's import time
+
+        return ConnectionPool(
+            self.conninfo,
+            connection_class=PooledConnection,
+            min_size=0,
+            max_size=self.max_connections,
+            kwargs={"autocommit": True, "application_name": "erpkit", "prepare_threshold": None, "connect_timeout": 10},
+            open=True,
+            timeout=_WAIT,
+            name="erpkit",
+        )
 
 
 class _TenantTransaction(AbstractContextManager[Connection]):

@@ -65,13 +65,14 @@ def run_plan(
     on_error: OnError = "continue",
     threshold: float = 0.0,
     limits: Limits | None = None,
+    stop: threading.Event | None = None,
 ) -> MigrationRun:
     """Carry out `plan` if `confirm` is its id.
 
     Tenants of a wave are migrated by `workers` side by side; each migration is a transaction of its own. A tenant that fails
     does not stop the others, unless `on_error` is "stop"; where more than the share `threshold` of a wave fails, later waves
-    are not begun. An interrupt (Ctrl-C) lets each worker finish the migration in hand, a second one cancels those too: every
-    tenant is left at a whole version, and the run is returned with the tenants that were not started. Raises
+    are not begun. An interrupt (Ctrl-C), or `stop`, lets each worker finish the migration in hand, a second interrupt cancels
+    those too: every tenant is left at a whole version, and the run is returned with the tenants that were not started. Raises
     PlanChangedError, with nothing done, when the id is another, and MigrationError for a file that must not be run.
     """
     database.check_writable()
@@ -80,7 +81,10 @@ def run_plan(
         check_statements(migration)
     with database.connection() as connection:
         ensure_history(connection)
-    worker = Worker(database, Run(plan.id), limits or Limits(), stops_on_error=on_error == "stop")
+    worker = Worker(
+        database, Run(plan.id), limits or Limits(), stops_on_error=on_error == "stop",
+        stop=stop or threading.Event(), why="stopped",
+    )  # fmt: skip
     results: list[TenantResult] = []
     started = time.perf_counter()
 

@@ -1,5 +1,12 @@
 """What people look at: tables, plots and widgets."""
 
+from erpkit.ui.buttons import (
+    migration_buttons,
+    offboard_buttons,
+    provision_buttons,
+    rebuild_buttons,
+    replay_buttons,
+)
 from erpkit.ui.dead_letters import (
     dead_letter_table,
     letter_counts_table,
@@ -18,6 +25,8 @@ from erpkit.ui.event_health import (
     summarize_event_health,
 )
 from erpkit.ui.explorer import Explorer, explore
+from erpkit.ui.form import Form, form
+from erpkit.ui.guard import Guard
 from erpkit.ui.migrations import (
     lint_table,
     migration_history_table,
@@ -76,6 +85,8 @@ from erpkit.ui.widgets import explore_tenants
 
 __all__ = [
     "Explorer",
+    "Form",
+    "Guard",
     "ModuleExplorer",
     "Picture",
     "blockers_table",
@@ -89,6 +100,7 @@ __all__ = [
     "explore_tenants",
     "failures_table",
     "findings_table",
+    "form",
     "growth_table",
     "health_table",
     "impact_table",
@@ -99,12 +111,14 @@ __all__ = [
     "letter_results_table",
     "lint_table",
     "lock_holders_table",
+    "migration_buttons",
     "migration_history_table",
     "migration_plan_table",
     "migration_results_table",
     "migration_scripts_table",
     "migration_status_table",
     "modules_table",
+    "offboard_buttons",
     "parked_table",
     "plot_causes",
     "plot_counts",
@@ -117,9 +131,12 @@ __all__ = [
     "plot_replay",
     "plot_runs",
     "progress_bar",
+    "provision_buttons",
     "provision_plan_table",
     "rates_table",
+    "rebuild_buttons",
     "replay_audit_table",
+    "replay_buttons",
     "replay_failures_table",
     "replay_handlers_table",
     "replay_plan_table",

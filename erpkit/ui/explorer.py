@@ -17,6 +17,7 @@ from erpkit.tenants import Across, across, find_tenants
 from erpkit.ui.plots import plot_counts
 from erpkit.ui.reading import read_again
 from erpkit.ui.show import Table
+from erpkit.ui.watching import is_a_notebook_watched, unseen_widgets
 
 if TYPE_CHECKING:
     import pandas
@@ -85,18 +86,25 @@ class Explorer:
         self._is_busy = False
         self.frame: pandas.DataFrame | None = None
         style, narrow = {"description_width": "4.6em"}, {"width": "20em"}
-        self.tenant = ipywidgets.Dropdown(description="Tenant", options=list(self._tenants), layout=narrow, style=style)
-        self.table = ipywidgets.Dropdown(description="Table", layout={"width": "24em"}, style=style)
-        self.chart = ipywidgets.Dropdown(description="Chart by", options=[_NO_CHART], layout=narrow, style=style)
-        self.filter = ipywidgets.Text(
-            description="Filter", placeholder=_EXAMPLE, continuous_update=False, layout={"width": "44.3em"}, style=style
-        )
-        self.state, self.picture = ipywidgets.HTML(layout={"margin": "0 0 0 5.2em"}), ipywidgets.HTML()
-        self.view = ipywidgets.HTML()
-        rows = [ipywidgets.HBox([self.tenant, self.table]), ipywidgets.HBox([self.filter, self.chart])]
-        for row in rows:
-            row.layout.flex_flow = "row wrap"
-        self.widget = ipywidgets.VBox([*rows, self.state, self.picture, self.view])
+        with unseen_widgets():
+            self.tenant = ipywidgets.Dropdown(
+                description="Tenant", options=list(self._tenants), layout=narrow, style=style
+            )
+            self.table = ipywidgets.Dropdown(description="Table", layout={"width": "24em"}, style=style)
+            self.chart = ipywidgets.Dropdown(description="Chart by", options=[_NO_CHART], layout=narrow, style=style)
+            self.filter = ipywidgets.Text(
+                description="Filter",
+                placeholder=_EXAMPLE,
+                continuous_update=False,
+                layout={"width": "44.3em"},
+                style=style,
+            )
+            self.state, self.picture = ipywidgets.HTML(layout={"margin": "0 0 0 5.2em"}), ipywidgets.HTML()
+            self.view = ipywidgets.HTML()
+            rows = [ipywidgets.HBox([self.tenant, self.table]), ipywidgets.HBox([self.filter, self.chart])]
+            for row in rows:
+                row.layout.flex_flow = "row wrap"
+            self.widget = ipywidgets.VBox([*rows, self.state, self.picture, self.view])
         for picker, work in (
             (self.tenant, self._choose_tenant), (self.table, self._choose_table), (self.filter, self._show), (self.chart, self._show),
         ):  # fmt: skip
@@ -106,7 +114,8 @@ class Explorer:
     def _repr_mimebundle_(self, **options: Any) -> Any:
         """Show the widget, and where there is no browser to draw it, its table."""
         title = f"<p><strong>{html.escape(self._title())}</strong>: {self.state.value}</p>"
-        return self.widget._repr_mimebundle_(**options) | {
+        widget = self.widget._repr_mimebundle_(**options) if is_a_notebook_watched() else {}
+        return widget | {
             "text/plain": self._title(),
             "text/html": title + self.picture.value + self.view.value,
         }

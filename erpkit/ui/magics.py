@@ -14,6 +14,7 @@ from erpkit.errors import DatabaseError, UsageError
 from erpkit.tenants import Across, across, find_tenants
 from erpkit.ui.progress import progress_bar
 from erpkit.ui.reading import name_some, read_again, reasons
+from erpkit.ui.show import Table
 
 if TYPE_CHECKING:
     import pandas
@@ -125,5 +126,12 @@ def _notes(result: Across, limit: int) -> list[str]:
 
 
 def register(shell: Any) -> None:
-    """Make the magics known to a running IPython."""
+    """Make the magics known to a running IPython, and let a person sort and filter the DataFrames that it shows."""
     shell.register_magics(TenantMagics)
+    shell.display_formatter.mimebundle_formatter.for_type_by_name("pandas", "DataFrame", _sortable)
+
+
+def _sortable(frame: pandas.DataFrame) -> dict[str, Any]:
+    """Return a DataFrame's widget; nothing for one whose index says something, which the widget would leave out."""
+    is_numbered = type(frame.index).__name__ == "RangeIndex" and frame.columns.nlevels == 1
+    return dict(Table(frame, raw=True)._repr_mimebundle_()) if is_numbered else {}

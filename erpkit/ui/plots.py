@@ -30,7 +30,10 @@ class Picture:
     text: str
 
     def _repr_html_(self) -> str:
-        style = "background:#fff;border-radius:.4em;padding:.4em;width:fit-content;max-width:100%;overflow-x:auto"
+        if "<svg" not in self.svg:
+            return f"<p><em>{html.escape(self.svg)}</em></p>"
+        style = "color:#111;background:#fff;border-radius:.4em;padding:.4em;margin:.4em 0 .8em;"
+        style += "width:fit-content;max-width:100%;overflow-x:auto"
         return f'<div role="img" aria-label="{html.escape(self.text)}" style="{style}">{self.svg}</div>'
 
     def __repr__(self) -> str:
@@ -148,6 +151,6 @@ def picture_of(figure: Figure, text: str) -> Picture:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": text})
     svg = buffer.getvalue()
-    # On a narrow screen it is scrolled, rather than made so small that nobody can read it.
-    least = f'<svg style="min-width:{72 * figure.get_figwidth():.0f}px" '
+    # On a narrow screen it is scrolled, rather than made so small that nobody can read it: 7 tenths are still legible.
+    least = f'<svg style="min-width:{50 * figure.get_figwidth():.0f}px" '
     return Picture(svg[svg.index("<svg") :].replace("<svg ", least, 1), text)

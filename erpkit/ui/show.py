@@ -1,4 +1,4 @@
-"""A DataFrame as a plain HTML table that reads well in JupyterLab and in a report."""
+"""A DataFrame as a table: plain HTML that reads well in a report, one to sort and filter where a person sits in JupyterLab."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from erpkit.ui.grid import MOST_ROWS as MOST_ROWS_TO_SORT
+from erpkit.ui.grid import grid_of
+from erpkit.ui.watching import is_a_notebook_watched
 
 if TYPE_CHECKING:
     import pandas
+    from ipywidgets import Widget
 
 __all__ = ["Table", "show"]
 
 MOST_ROWS = 200
+_FEW = 3  # rows; fewer are not worth a widget
 _LONG = 48  # characters; longer text may wrap
 _LONGEST = 300  # characters; of longer text the beginning is shown
 _BOLD = "font-weight:600;"
@@ -26,6 +32,7 @@ _CELL = "padding:.25em .6em;border:0;border-bottom:1px solid #8884;vertical-alig
 class Table:
     """A DataFrame without its index, numbers to the right; `frame` is the data to go on with.
 
+    Where a person watches a notebook, and the extra `interactive` is installed, it sorts and filters; a run has the plain one.
     A table that is higher than `height` (in CSS's units) scrolls under its head. Numbers are grouped by thousands unless
     `raw`, which shows values as a filter would name them.
     """
@@ -38,14 +45,38 @@ class Table:
     def __repr__(self) -> str:
         return self.empty if self.frame.empty else str(self.frame.to_string(index=False))
 
-    def _repr_html_(self) -> str:
-        if self.frame.empty:
-            return f"<p><em>{html.escape(self.empty)}</em></p>"
-        numeric = [
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        """Add the widget to what a front end can choose from; nothing is added where it would be debris."""
+        grid = self.grid() if is_a_notebook_watched() else None
+        if grid is None:
+            return {}
+        bundle = grid._repr_mimebundle_(**options)
+        data = bundle[0] if isinstance(bundle, tuple) else bundle  # with metadata, which widgets do not need
+        return data | {"text/plain": repr(self)}
+
+    def grid(self) -> Widget | None:
+        """Return a widget that sorts and filters; None where there is little to sort, or nothing to do it with."""
+        if len(self.frame) < _FEW:
+            return None
+        numeric = self._numeric()
+        rows = [
+            [_sortable(value, number, self.raw) for value, number in zip(values, numeric, strict=True)]
+            for values in self.frame.head(MOST_ROWS_TO_SORT).itertuples(index=False, name=None)
+        ]
+        long = [any(len(row[n]) > _LONG for row in rows) for n in range(len(numeric))]
+        return grid_of([str(name) for name in self.frame.columns], rows, numeric, long, len(self.frame))
+
+    def _numeric(self) -> list[bool]:
+        return [
             name in self.frame.attrs.get("numbers", ())
             or _is_numeric(self.frame.iloc[:, n])  # some hold numbers as text
             for n, name in enumerate(self.frame.columns)
         ]
+
+    def _repr_html_(self) -> str:
+        if self.frame.empty:
+            return f"<p><em>{html.escape(self.empty)}</em></p>"
+        numeric = self._numeric()
         head = _row([str(name) for name in self.frame.columns], numeric, "th", _HEAD if self.height else _BOLD)
         rows = [
             _row(values, numeric, "td", "", self.raw)
@@ -54,7 +85,7 @@ class Table:
         more = len(self.frame) - MOST_ROWS
         note = f"<p>… and {more:,} more</p>" if more > 0 else ""
         return (
-            f'<div style="overflow:auto;max-height:{self.height or "none"};width:fit-content;max-width:100%">'
+            f'<div class="erpkit-scroll" style="overflow:auto;max-height:{self.height or "none"};width:fit-content;max-width:100%">'
             '<table style="border-collapse:collapse;border:0;line-height:1.4;font-variant-numeric:tabular-nums">'
             f"<thead>{head}</thead><tbody>{''.join(rows)}</tbody></table></div>{note}"
         )
@@ -72,11 +103,21 @@ def _row(values: list[str] | tuple[object, ...], numeric: list[bool], tag: str, 
 
 def _cell(value: object, number: bool, tag: str, style: str, raw: bool) -> str:
     text = _text(value, number and not raw)
-    shown = html.escape(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
+    shown = html.escape(_cut(text))
     if _is_null(value):
         shown = f'<span style="opacity:.45">{shown}</span>'
     wrap = "white-space:normal;min-width:20em;overflow-wrap:anywhere" if len(text) > _LONG else "white-space:nowrap"
     return f'<{tag} style="{_CELL}{style}text-align:{"right" if number else "left"};{wrap}">{shown}</{tag}>'
+
+
+def _sortable(value: object, numeric: bool, raw: bool) -> str:
+    """Return the text of a cell that a browser sorts; among numbers it takes `-` for none."""
+    text = _cut(_text(value, numeric and not raw))
+    return "-" if numeric and (_is_null(value) or text == "–") else text
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _text(value: object, grouped: bool) -> str:

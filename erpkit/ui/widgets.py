@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from erpkit.tenants import TenantInspection
+from erpkit.ui.watching import is_a_notebook_watched
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
@@ -16,8 +17,10 @@ __all__ = ["explore_tenants"]
 _CELL = "text-align:left;vertical-align:top;padding:.2em 1em .2em .3em"
 
 
-def explore_tenants(inspections: Sequence[TenantInspection]) -> VBox:
-    """Return a picker of tenants that shows what was found of the one chosen."""
+def explore_tenants(inspections: Sequence[TenantInspection]) -> VBox | None:
+    """Return a picker of tenants that shows what was found of the one chosen; None where nobody watches."""
+    if not is_a_notebook_watched():
+        return None
     import ipywidgets  # noqa: PLC0415 - slow to import
 
     by_slug = {i.tenant.slug: i for i in inspections}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _CHROMIUM = shutil.which("chromium")
 _START = 60.0  # seconds for JupyterLab to come up
 _PATIENCE = 40_000  # milliseconds for a cell's output to appear on a busy machine
+_LOCAL = ("http://127.0.0.1", "data:", "blob:", "file:")
 _SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},  # cells that are out of sight stay in the page
     "docmanager-extension/plugin": {"autosave": False},
@@ -129,8 +130,11 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A window of its own, with nothing remembered."""
+    """A window of its own, with nothing remembered; it asks nothing of any other machine."""
     context = browser.new_context(viewport={"width": 1400, "height": 1000})
     context.set_default_timeout(_PATIENCE)
+    asked: list[str] = []
+    context.on("request", lambda request: asked.append(request.url))
     yield context.new_page()
     context.close()
+    assert [url for url in asked if not url.startswith(_LOCAL)] == []

@@ -56,10 +56,69 @@ def test_jupyterlab_opens_on_the_notebooks_and_one_runs_all_its_cells(page: Page
     expect(page.get_by_text("Jupyter news")).to_have_count(0)
     expect(page.get_by_text("5 tenants inspected on")).to_be_visible()
     expect(page.locator(ERROR)).to_have_count(0)
+    sort_and_filter(page.locator(".dt-container").first, planted)
     details = page.locator(".jp-OutputArea-output .widget-html-content")
     for slug in (planted.drifted, planted.tenants[-1]):
         page.get_by_label("Tenant", exact=True).select_option(slug)
         expect(details.get_by_role("cell", name=f"tenant_{slug}")).to_be_visible()
+
+
+def sort_and_filter(table: Locator, planted: Planted) -> None:
+    """Click on a head, twice, and type into the filter of the table of all tenants."""
+    lines = table.locator("tbody tr")
+    expect(lines).to_have_count(5)
+    for _ in range(2):
+        table.get_by_role("button", name="dead letters: Activate to").click()
+    expect(lines.first).to_contain_text(planted.dead_letters)
+    table.get_by_role("button", name="rows: Activate to sort").click()
+    expect(table.locator("th[aria-sort=ascending]")).to_have_text("rows")
+    counts = [int(line.split("\t")[4].replace(",", "")) for line in lines.all_inner_texts()]
+    assert counts == sorted(counts)
+    table.get_by_placeholder("filter").fill("suspended")
+    expect(lines).to_have_count(1)
+    expect(lines).to_contain_text(planted.suspended)
+    table.get_by_placeholder("filter").fill("")
+
+
+def test_a_replay_is_set_by_the_form_guarded_by_its_plans_id_and_stopped_by_a_button(
+    page: Page, lab: Lab, planted: Planted
+) -> None:
+    lab.open(page, "replay_events")
+    run_all(page)
+    expect(page.get_by_text(re.compile("Dry run: plan replay-"))).to_be_visible()
+    plan = page.get_by_text(re.compile(r"^plan replay-\w+ for .*"))
+    expect(plan).to_contain_text("of 4 tenant(s)")
+
+    tenants = page.get_by_label("tenants", exact=True)
+    for name in ("bluebird", "acne"):
+        tenants.fill(name)
+        tenants.press("Enter")
+    below = page.get_by_role("button", name="Run the cells below")
+    expect(page.get_by_role("alert")).to_have_text("tenants: there is no 'acne'; did you mean acme?")
+    expect(below.first).to_be_disabled()
+    page.locator(".jupyter-widget-tag", has_text="acne").locator("i").click()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    page.get_by_label("rate", exact=True).fill("4")
+    page.get_by_label("rate", exact=True).press("Enter")
+    below.first.click()
+    expect(plan).to_contain_text("of 1 tenant(s)")
+
+    confirm, apply = page.get_by_label("Plan's id"), page.locator("button[title='Apply']")
+    expect(page.get_by_text(re.compile("Dry run: plan replay-"))).to_be_visible()
+    expect(apply).to_be_disabled()
+    confirm.fill("replay-0000000000")
+    expect(page.get_by_role("alert")).to_contain_text("is not the id of the present plan, replay-")
+    expect(apply).to_be_disabled()
+    confirm.fill(plan.inner_text().split()[1])
+    apply.click()
+    stop = page.locator("button[title='Stop']")
+    expect(page.get_by_text(re.compile(r"^\d+ of \d+ events"))).to_be_visible()
+    stop.click()
+    expect(page.get_by_text(re.compile(r"^replay \S+ cancelled: \d+ handled, 0 failed"))).to_be_visible()
+    page.get_by_role("button", name="Verify: run the cells below").click()
+    expect(page.get_by_text(re.compile("Applied: plan replay-"))).to_be_visible()
+    expect(page.get_by_role("cell", name="cancelled")).to_be_visible()
+    expect(page.locator(ERROR)).to_have_count(0)
 
 
 def test_the_explorer_follows_its_pickers_and_tells_a_wrong_filter_in_one_line(page: Page, lab: Lab) -> None:
@@ -67,7 +126,7 @@ def test_the_explorer_follows_its_pickers_and_tells_a_wrong_filter_in_one_line(p
     run_all(page)
     expect(page.get_by_text("5 tenants on")).to_be_visible()
     expect(page.locator(ERROR)).to_have_count(0)
-    widget = page.locator(".widget-vbox").first
+    widget = page.locator(".widget-vbox", has=page.get_by_label("Filter", exact=True)).last
     page.get_by_label("Tenant", exact=True).select_option("bluebird")
     page.get_by_label("Table", exact=True).select_option("catalog_products")
     expect(widget.get_by_role("columnheader", name="sku")).to_be_visible()
@@ -104,6 +163,8 @@ def test_cells_of_sql_show_rows_and_one_that_writes_one_clear_line(page: Page, l
     run_all(page)
     expect(outputs(page, 1).get_by_role("row").filter(has_text="acme")).to_be_visible()
     expect(outputs(page, 1).first).to_contain_text(f"{planted.suspended}: suspended")
+    outputs(page, 1).get_by_role("button", name="tenant: Activate to sort").click()
+    expect(outputs(page, 1).locator("th[aria-sort=ascending]")).to_have_text("tenant")
     refusal = "UsageError: only a query that reads can be run here: SELECT, WITH, VALUES or TABLE"
     expect(outputs(page, 2)).to_have_count(1)
     expect(outputs(page, 2)).to_have_text(refusal)

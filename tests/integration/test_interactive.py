@@ -245,6 +245,6 @@ def test_the_explorer_opens_on_the_first_table_of_the_first_tenant(database: Dat
 
 def test_without_a_browser_the_explorer_shows_its_table(explorer: Explorer) -> None:
     bundle = explorer._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert set(bundle) == {"text/plain", "text/html"}  # a widget would be debris in the output of a run
     assert "acme, catalog_products" in bundle["text/html"]
     assert "Fittings" in bundle["text/html"]

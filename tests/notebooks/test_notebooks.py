@@ -97,6 +97,7 @@ def test_explore_tenants_asks_all_of_them_and_shows_the_table_that_was_chosen(pl
         assert text in page
     for debris in ("VBox(", "vnd.jupyter.widget", "<script"):
         assert debris not in page
+    assert "vnd.jupyter.widget" not in result.output.read_text()
 
 
 def test_explore_tenants_takes_names_and_refuses_a_table_that_is_not_there(planted: Planted, tmp_path: Path) -> None:
@@ -163,6 +164,7 @@ def test_a_stale_plan_id_fails_the_run_and_changes_nothing(
 
 def test_run_migrations_is_a_dry_run_first_and_then_does_what_was_confirmed(planted: Planted, tmp_path: Path) -> None:
     dry = _run("run_migrations", tmp_path)
+    assert "vnd.jupyter.widget" not in dry.output.read_text()  # the form and the buttons are for a person
     assert (_facts(dry)["planned"], _facts(dry)["applied"], dry.outcome) == (1, 0, "findings")
     done = _run("run_migrations", tmp_path, dry_run="false", confirm=_facts(dry)["plan"])
     assert (_facts(done)["applied"], _facts(done)["failed"], done.outcome) == (1, 0, "ok")

@@ -1,0 +1,48 @@
+"""Whether a person sees what is drawn."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["is_a_notebook_watched", "is_watched", "unseen_widgets"]
+
+
+def is_watched() -> bool:
+    """Tell whether a person sits at this notebook or terminal.
+
+    A front end that a person sits at lets the kernel ask for input; papermill, nbclient and nbval do not.
+    """
+    if _kernel() is not None:
+        return is_a_notebook_watched()
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def is_a_notebook_watched() -> bool:
+    """Tell whether this is a kernel at whose front end a person sits, so that widgets can be shown."""
+    return bool(getattr(_kernel(), "_allow_stdin", False))
+
+
+@contextmanager
+def unseen_widgets() -> Iterator[None]:
+    """Let the widgets made in the block tell no front end of themselves, unless somebody watches: a run would keep them."""
+    import comm  # noqa: PLC0415 - only a kernel needs it, and ipywidgets brings it
+
+    usual = comm.create_comm
+    if not is_a_notebook_watched():
+        comm.create_comm = comm.DummyComm
+    try:
+        yield
+    finally:
+        comm.create_comm = usual
+
+
+def _kernel() -> object:
+    return getattr(_shell(), "kernel", None)
+
+
+def _shell() -> object:
+    """Return the running IPython, without importing it into a process that has none."""
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython is not None else None

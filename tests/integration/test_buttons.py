@@ -1,0 +1,208 @@
+"""Plan, apply and stop as buttons, clicked on in the kernel, on the sample ERP."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from erpkit.config import Settings
+from erpkit.database import Database
+from erpkit.events import ReplayRequest, Selection, plan_replay
+from erpkit.migrations import Migration, plan_redo, plan_up, read_applied, run_plan
+from erpkit.modules import Registry, load_modules
+from erpkit.sample.demo import Planted, plant
+from erpkit.tenants import get_tenant, list_tenants, set_status
+from erpkit.ui import (
+    Guard,
+    migration_buttons,
+    offboard_buttons,
+    provision_buttons,
+    rebuild_buttons,
+    replay_buttons,
+)
+from tests.conftest import SMALL
+
+ALL = ReplayRequest(Selection("*"))
+
+
+@pytest.fixture(scope="module")
+def erp(shared_database: Database, registry: Registry) -> Planted:
+    return plant(shared_database, registry, tenants=5, size=SMALL)
+
+
+@pytest.fixture
+def database(erp: Planted, shared_database: Database) -> Database:
+    return shared_database
+
+
+@pytest.fixture(autouse=True)
+def environment(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ERPKIT_DATABASE", database.conninfo)
+    monkeypatch.setenv("ERPKIT_MODULES", "erpkit.sample")
+
+
+def click(guard: Guard[Any, Any], button: str) -> None:
+    """Click on a button, and wait for what it sets off."""
+    assert guard.widget
+    getattr(guard, f"{button}_button").click()
+    guard.wait(30)
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def told(guard: Guard[Any, Any]) -> str:
+    return str(guard.state.value)
+
+
+def pending(database: Database, migrations: tuple[Migration, ...]) -> int:
+    with database.connection() as connection:
+        fleet = list_tenants(connection)
+        return plan_up(fleet, migrations, read_applied(connection, fleet, migrations)).step_count
+
+
+def slugs(database: Database) -> set[str]:
+    with database.connection() as connection:
+        return {tenant.slug for tenant in list_tenants(connection)}
+
+
+def test_apply_wants_the_plans_own_id_and_then_does_what_was_planned(
+    erp: Planted, database: Database, migrations: tuple[Migration, ...]
+) -> None:
+    guard = migration_buttons(database, migrations, None)
+    assert guard.widget
+    assert (guard.plan, guard.apply_button.disabled) == (None, True)
+    click(guard, "plan")
+    assert guard.plan is not None
+    assert guard.plan.id in guard.head.value
+    assert erp.behind in guard.view.value
+    guard.confirm.value = "migrate-0000000000"
+    assert guard.apply_button.disabled
+    assert f"is not the id of the present plan, {guard.plan.id}" in told(guard)
+    assert pending(database, migrations) == 1
+    guard.confirm.value = guard.plan.id
+    assert (guard.apply_button.disabled, told(guard)) == (False, "")
+    click(guard, "apply")
+    assert "1 migration(s) applied, 0 tenant(s) failed" in told(guard)
+    assert guard.result is not None
+    assert [result.tenant for result in guard.result.results] == [erp.behind]
+    assert pending(database, migrations) == 0
+    assert (guard.confirm.value, guard.apply_button.disabled, guard.bar.value) == ("", True, guard.bar.max)
+
+
+def test_a_plan_that_the_world_has_moved_away_from_is_refused_and_shown_anew(erp: Planted, database: Database) -> None:
+    guard = replay_buttons(database, load_modules(Settings.from_env()), None, [erp.behind], ALL, Settings.from_env())
+    click(guard, "plan")
+    assert guard.plan is not None
+    stale = guard.confirm.value = guard.plan.id
+    with database.connection() as connection:
+        connection.execute(f'DELETE FROM tenant_{erp.behind}.erpkit_events WHERE "offset" = 1')
+    click(guard, "apply")
+    assert (guard.result, guard.apply_button.disabled) == (None, True)
+    assert f"{stale} is stale, the plan is {guard.plan.id} by now: nothing was done" in told(guard)
+    assert guard.plan.id != stale
+    assert guard.plan.id in guard.head.value
+
+
+def test_the_buttons_work_after_the_last_cell_closed_the_database(
+    erp: Planted, database: Database, migrations: tuple[Migration, ...]
+) -> None:
+    guard = provision_buttons(database, migrations, None, "newcomer", "The Newcomer")
+    click(guard, "plan")
+    assert guard.plan is not None
+    guard.confirm.value = f" {guard.plan.id} "
+    database.close()
+    click(guard, "apply")
+    assert "newcomer was created" in told(guard)
+    assert "newcomer" in slugs(database)
+
+
+def test_migrations_are_stopped_between_tenants(
+    erp: Planted, database: Database, migrations: tuple[Migration, ...]
+) -> None:
+    stop = threading.Event()
+    with database.connection() as connection:
+        fleet = [get_tenant(connection, slug) for slug in sorted(slugs(database) - {erp.suspended})]
+        down = [plan_redo(fleet, migrations, read_applied(connection, fleet, migrations), module="billing")]
+    run = run_plan(database, down[0], down[0].id, lambda _: stop.set(), workers=1, stop=stop)
+    assert len(run.results) < len(fleet)
+    assert set(run.not_started.values()) == {"stopped"}
+    assert all(result.error is None or "at a whole version: stopped" in result.error for result in run.results)
+
+
+def test_a_replay_is_stopped_by_the_button_and_says_so(erp: Planted, database: Database, registry: Registry) -> None:
+    with database.connection() as connection:
+        active = [tenant for tenant in list_tenants(connection) if tenant.is_active]
+        plan = plan_replay(connection, active, registry, ALL.selection)
+    guard = replay_buttons(database, registry, plan, [], ALL, Settings.from_env(), rate=8)
+    assert guard.widget
+    guard.confirm.value = plan.id
+    guard.apply_button.click()
+    wait_until(lambda: bool(guard.bar.value))
+    assert not guard.stop_button.disabled
+    click(guard, "stop")
+    assert guard.result is not None
+    assert guard.result.state == "cancelled"
+    assert 0 < guard.result.handled < plan.event_count
+    assert "cancelled" in told(guard)
+    assert (guard.stop_button.disabled, guard.plan_button.disabled) == (True, False)
+
+
+def test_a_rebuild_is_stopped_gone_on_with_and_put_in_place(
+    erp: Planted, database: Database, registry: Registry
+) -> None:
+    prices = "SELECT sku, price FROM tenant_bluebird.catalog_price_list ORDER BY 1"
+    with database.connection() as connection:
+        tenant, before = get_tenant(connection, "bluebird"), connection.execute(prices).fetchall()
+        connection.execute("UPDATE tenant_bluebird.catalog_price_list SET price = 0")
+    guard = rebuild_buttons(database, registry, None, tenant, "catalog.on_price_changed", rate=20)
+    assert guard.widget
+    guard.plan_button.click()
+    wait_until(lambda: "events" in told(guard))
+    click(guard, "stop")
+    assert "plan again to go on from there" in told(guard)
+    assert guard.plan is None
+    click(guard, "plan")
+    assert guard.plan is not None
+    assert f"{len(before)} row(s) of bluebird differ" in guard.head.value
+    guard.confirm.value = guard.plan.id
+    click(guard, "apply")
+    assert f"{len(before)} row(s) written or deleted" in told(guard)
+    with database.connection() as connection:
+        assert connection.execute(prices).fetchall() == before
+
+
+def test_an_active_tenant_is_not_offboarded_and_one_that_has_left_is(
+    erp: Planted, database: Database, tmp_path: Any
+) -> None:
+    guard = offboard_buttons(database, None, erp.suspended, str(tmp_path))
+    click(guard, "plan")
+    assert guard.plan is not None
+    guard.confirm.value = guard.plan.id
+    with database.connection() as connection:
+        set_status(connection, erp.suspended, "active")
+    click(guard, "apply")
+    assert f"tenant {erp.suspended} is active" in told(guard)
+    assert (erp.suspended in slugs(database), list(tmp_path.iterdir())) == (True, [])
+    with database.connection() as connection:
+        set_status(connection, erp.suspended, "archived")
+    click(guard, "apply")
+    assert guard.result is not None
+    assert (erp.suspended in slugs(database), [p.suffix for p in tmp_path.iterdir()]) == (False, [".erpkit"])
+
+
+def test_what_fails_is_told_in_one_line_and_the_buttons_work_again(database: Database, registry: Registry) -> None:
+    guard = offboard_buttons(database, None, "nobody")
+    click(guard, "plan")
+    assert 'role="alert"' in told(guard)
+    assert "there is no tenant" in told(guard)
+    assert "Traceback" not in told(guard)
+    assert (guard.plan_button.disabled, guard.apply_button.disabled) == (False, True)
