@@ -12,7 +12,7 @@ from typing import Any, Literal, Optional
 
 from erpkit.errors import UsageError
 
-__all__ = ["Parameter", "read_parameters"]
+__all__ = ["Parameter", "read_parameters", "type_of"]
 
 # What a parameter may be annotated with; anything else in an annotation is an error, as it would have to be run.
 _TYPES: dict[str, object] = {
@@ -46,7 +46,7 @@ class Parameter:
     @property
     def type(self) -> Any:
         """The annotation as a type; raises UsageError for one that a parameter cannot have."""
-        return _type(self.name, self.annotation)
+        return type_of(self.name, self.annotation)
 
 
 def read_parameters(source: str) -> list[Parameter]:
@@ -92,7 +92,8 @@ def _literal(name: str, node: ast.expr | None) -> Any:
         raise UsageError(f"parameter {name}: its default must be a literal, not {ast.unparse(node)}") from None
 
 
-def _type(name: str, annotation: str) -> Any:
+def type_of(name: str, annotation: str) -> Any:
+    """Return what the text of an annotation stands for; raises UsageError for what is no type of a parameter."""
     tree = ast.parse(annotation, mode="eval")
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     try:

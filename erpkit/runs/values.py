@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from erpkit.errors import UsageError
-from erpkit.runs.parameters import Parameter
+from erpkit.runs.parameters import Parameter, type_of
 from erpkit.runs.secrets import refuse_password
 
 __all__ = ["check_parameters", "convert", "may_write", "validate_parameters"]
@@ -48,7 +48,8 @@ def check_parameters(namespace: dict[str, Any]) -> None:
     for name, annotation in annotations.items():
         if name in namespace and not name.startswith("_"):
             refuse_password(name, namespace[name])
-            namespace[name] = convert(name, _type_name(annotation), annotation, namespace[name])
+            kind = type_of(name, annotation) if isinstance(annotation, str) else annotation
+            namespace[name] = convert(name, _type_name(annotation), kind, namespace[name])
 
 
 def convert(name: str, annotation: str, kind: Any, value: Any) -> Any:
