@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +68,7 @@ def _find(name: str) -> Path:
 
 
 def _read(path: Path) -> Any:
-    import nbformat  # noqa: PLC0415 - slow to import
-
+    nbformat = _import_nbformat()
     try:
         node = nbformat.read(path, as_version=4)
         nbformat.validate(node)
@@ -78,6 +79,21 @@ def _read(path: Path) -> Any:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     return node
+
+
+def _import_nbformat() -> Any:
+    """Import nbformat without a grammar of web addresses: jsonschema would build it, for more than a second, if it were there.
+
+    A notebook's schema has no address in it to be checked.
+    """
+    absent = "rfc3987_syntax" not in sys.modules
+    if absent:
+        sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # as one that cannot be imported
+    try:
+        return import_module("nbformat")
+    finally:
+        if absent:
+            del sys.modules["rfc3987_syntax"]
 
 
 def _title(node: Any, path: Path) -> str:

@@ -83,7 +83,7 @@ def test_explore_tenants_runs_on_it(foreign: Database, tmp_path: Path) -> None:
     environ = os.environ | {"ERPKIT_DATABASE": foreign.conninfo, "ERPKIT_TENANTS_QUERY": QUERY}
     done = _erpkit(environ, "run", "explore_tenants", "-p", "tenant", "sued.example.com", "--output", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "sued.example.com, invoices" in next(tmp_path.glob("*.html")).read_text()
+    assert "sued.example.com, invoices" in next(tmp_path.glob("explore_tenants-*.html")).read_text()
 
 
 def _erpkit(environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
