@@ -25,7 +25,9 @@ from tests.conftest import SMALL
 
 @pytest.fixture(scope="module")
 def planted(shared_database: Database, registry: Registry) -> Planted:
-    return plant(shared_database, registry, tenants=4, size=SMALL)
+    planted = plant(shared_database, registry, tenants=4, size=SMALL)
+    shared_database.close()  # sessions that end have told the server all that they did
+    return planted
 
 
 @pytest.fixture
