@@ -10,7 +10,10 @@ import sys
 from typing import Any
 
 import nbformat  # noqa: F401 - this and the following are what most commands import
+import psycopg_pool  # noqa: F401
 import pydantic  # noqa: F401
+import rich.console
+import rich.table  # noqa: F401
 
 import erpkit.cli
 import erpkit.events

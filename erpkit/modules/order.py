@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from erpkit.errors import ModuleError
@@ -30,11 +32,23 @@ def load_order(candidates: Iterable[object]) -> tuple[ModuleLike, ...]:
     by_name = {module.name: module for module in modules}
     _refuse_duplicates(modules)
     _refuse_missing(modules)
-    graph = dependency_graph(modules)
-    _refuse_cycles(graph)
-    import networkx  # noqa: PLC0415 - slow to import, and only needed here
+    return tuple(by_name[name] for name in _sort(modules))
 
-    return tuple(by_name[name] for name in networkx.lexicographical_topological_sort(graph.reverse()))
+
+def _sort(modules: Sequence[ModuleLike]) -> Iterator[str]:
+    """Give the names in load order: Kahn's algorithm by graphlib, as every command sorts, and networkx takes long to import."""
+    sorter = TopologicalSorter({module.name: module.dependencies for module in modules})
+    try:
+        sorter.prepare()
+    except CycleError:
+        _refuse_cycles(dependency_graph(modules))
+        raise
+    ready = sorted(sorter.get_ready())
+    while ready:
+        yield (name := heappop(ready))
+        sorter.done(name)
+        for following in sorter.get_ready():
+            heappush(ready, following)
 
 
 def dependency_graph(modules: Sequence[ModuleLike]) -> networkx.DiGraph[str]:
