@@ -93,6 +93,8 @@ def test_a_replay_is_set_by_the_form_guarded_by_its_plans_id_and_stopped_by_a_bu
     for name in ("bluebird", "acne"):
         tenants.fill(name)
         tenants.press("Enter")
+        expect(page.locator(".jupyter-widget-tag", has_text=name)).to_be_visible()
+        expect(tenants).to_have_value("")  # the kernel has taken it, and empties the field
     below = page.get_by_role("button", name="Run the cells below")
     expect(page.get_by_role("alert")).to_have_text("tenants: there is no 'acne'; did you mean acme?")
     expect(below.first).to_be_disabled()
