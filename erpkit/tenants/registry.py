@@ -33,7 +33,8 @@ _COLUMNS = "slug, schema_name, role_name, name, status"
 def check_slug(slug: str) -> str:
     """Return `slug` if it may name a tenant; raise UsageError if not."""
     if not _SLUG.fullmatch(slug):
-        raise UsageError(f"{slug!r} is no tenant name: use a-z, 0-9 and _, a letter first, at most 48 characters")
+        remedy = "use a-z, 0-9 and _, a letter first, at most 48 characters" if slug else "say which tenant"
+        raise UsageError(f"{slug!r} is no tenant name: {remedy}")
     return slug
 
 
