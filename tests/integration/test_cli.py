@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from erpkit.database import Database
-from erpkit.runs.demo import NOTEBOOKS
-from erpkit.sample.demo import Planted
+from erpkit.embedded import EmbeddedServer
+from erpkit.modules import Registry
+from erpkit.runs.demo import NOTEBOOKS, renew_database
+from erpkit.sample.demo import Planted, plant
 from tests.command import erpkit, refused
+from tests.conftest import SMALL
 
 
 @pytest.fixture(autouse=True)
@@ -208,15 +211,22 @@ def test_db_tells_its_state_and_url_without_a_password() -> None:
     assert "was running" in erpkit("db", "start").stdout
 
 
-def test_the_demo_works_twice_and_finds_what_was_planted(tmp_path: Path) -> None:
-    for _ in range(2):
-        done = erpkit("demo", "--tenants", "4", "--output", str(tmp_path), ERPKIT_DATABASE="host=127.0.0.1 port=1")
-        assert done.returncode == 0, done.stderr
-        for trouble in ("dead letter", "schema drift", "behind on migrations", "suspended"):
-            assert trouble in done.stdout
+def test_the_demo_replaces_an_earlier_one_and_finds_what_was_planted(
+    tmp_path: Path, server: EmbeddedServer, registry: Registry
+) -> None:
+    renew_database(server)
+    with Database(server.url(), "embedded") as earlier:
+        plant(earlier, registry, tenants=1, size=SMALL)
+    for name in NOTEBOOKS:
+        (tmp_path / f"{name}.html").write_text("of an earlier demo")
+    done = erpkit("demo", "--tenants", "4", "--output", str(tmp_path), ERPKIT_DATABASE="host=127.0.0.1 port=1")
+    assert done.returncode == 0, done.stderr
+    for trouble in ("dead letter", "schema drift", "behind on migrations", "suspended"):
+        assert trouble in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {
         "index.html", *(f"{name}.{kind}" for name in NOTEBOOKS for kind in ("ipynb", "html")),
     }  # fmt: skip
+    assert not any("of an earlier demo" in path.read_text() for path in tmp_path.glob("*.html"))
 
 
 def test_the_demo_leaves_tenants_of_ones_own_alone(tmp_path: Path) -> None:
