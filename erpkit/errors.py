@@ -37,6 +37,14 @@ class UsageError(ErpkitError):
 class PlanChangedError(UsageError):
     """The plan id that was confirmed is not the id of what would be done now; nothing was done."""
 
+    @classmethod
+    def check(cls, confirm: str, present: str, undone: str = "done") -> None:
+        """Raise it unless `confirm` is the `present` plan's id; `undone` is what would have been done."""
+        if confirm != present:
+            raise cls(
+                f"confirm={confirm!r} is not the id of the present plan, {present}: nothing was {undone}; read the plan again"
+            )
+
 
 class DatabaseError(ErpkitError):
     """The database cannot be reached, refused us, or is not as expected."""

@@ -170,10 +170,7 @@ def take_over(database: Database, registry: Registry, fleet: Sequence[Tenant], c
     active = [tenant for tenant in fleet if tenant.is_active]
     with database.connection() as connection:
         plan = plan_take_over(read_lag(connection, active, handler_topics(registry)))
-    if confirm != plan.id:
-        raise PlanChangedError(
-            f"confirm={confirm!r} is not the id of the present plan, {plan.id}: nothing was dispatched; read the plan again"
-        )
+    PlanChangedError.check(confirm, plan.id, "dispatched")
     behind = {one.tenant for one in plan.waiting}
     return [dispatch(database, tenant, registry) for tenant in active if tenant.slug in behind]
 

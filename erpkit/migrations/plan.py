@@ -98,10 +98,7 @@ class MigrationPlan:
 
     def check(self, confirm: str) -> None:
         """Raise PlanChangedError unless `confirm` is this plan's id."""
-        if confirm != self.id:
-            raise PlanChangedError(
-                f"confirm={confirm!r} is not the id of the present plan, {self.id}: nothing was done; read the plan again"
-            )
+        PlanChangedError.check(confirm, self.id)
 
 
 def plan_up(

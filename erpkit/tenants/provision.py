@@ -30,10 +30,7 @@ class ProvisionPlan:
 
     def check(self, confirm: str) -> None:
         """Raise PlanChangedError unless `confirm` is this plan's id."""
-        if confirm != self.id:
-            raise PlanChangedError(
-                f"confirm={confirm!r} is not the id of the present plan, {self.id}: nothing was done; read the plan again"
-            )
+        PlanChangedError.check(confirm, self.id)
 
 
 def plan_provision(connection: Connection, migrations: Sequence[Migration], slug: str, name: str = "") -> ProvisionPlan:

@@ -65,10 +65,7 @@ class DropPlan:
             raise UsageError(f"tenant {slug} is active: suspend or archive it first; nothing was dropped")
         if self.dependents:
             raise UsageError(f"tenant {slug}: {', '.join(self.dependents)} depend on it; drop them first")
-        if confirm != self.id:
-            raise PlanChangedError(
-                f"confirm={confirm!r} is not the id of the present plan, {self.id}: nothing was dropped; read the plan again"
-            )
+        PlanChangedError.check(confirm, self.id, "dropped")
 
 
 @dataclass(frozen=True)

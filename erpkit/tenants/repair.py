@@ -76,10 +76,7 @@ class RepairPlan:
 
     def check(self, confirm: str) -> None:
         """Raise PlanChangedError unless `confirm` is this plan's id."""
-        if confirm != self.id:
-            raise PlanChangedError(
-                f"confirm={confirm!r} is not the id of the present plan, {self.id}: nothing was changed; read the plan again"
-            )
+        PlanChangedError.check(confirm, self.id, "changed")
 
 
 @dataclass(frozen=True)

@@ -76,10 +76,7 @@ class RestorePlan:
             raise UsageError(
                 f"tenant {self.tenant.slug} is active: suspend it first, so that nothing more is written to it"
             )
-        if confirm != self.id:
-            raise PlanChangedError(
-                f"confirm={confirm!r} is not the id of the present plan, {self.id}: nothing was changed; read the plan again"
-            )
+        PlanChangedError.check(confirm, self.id, "changed")
 
 
 @dataclass(frozen=True)
