@@ -8,7 +8,6 @@ from erpkit.migrations import Limits, apply_migration, run_plan
 from tests.integration.fleet import (
     errors,
     find_halves,
-    make_fleet,
     migrate,
     migration,
     plan_for,
@@ -17,19 +16,6 @@ from tests.integration.fleet import (
     steps,
     versions,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def database(shared_database: Database) -> Database:
-    """One database for all of these: to make one takes longer than most of them."""
-    return shared_database
-
-
-@pytest.fixture
-def fleet(database: Database) -> list[Tenant]:
-    """Fourteen tenants without any migration."""
-    with database.connection() as connection:
-        return make_fleet(connection, 14)
 
 
 def _obstruct(database: Database, fleet: list[Tenant]) -> None:

@@ -35,19 +35,6 @@ def mortal_server() -> Iterator[EmbeddedServer]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def database(shared_database: Database) -> Database:
-    """One database for all of these: to make one takes longer than most of them."""
-    return shared_database
-
-
-@pytest.fixture
-def fleet(database: Database) -> list[Tenant]:
-    """Fourteen tenants without any migration."""
-    with database.connection() as connection:
-        return make_fleet(connection, 14)
-
-
 def test_a_run_goes_on_when_postgresql_is_restarted_or_killed_and_does_nothing_twice(
     mortal_server: EmbeddedServer,
 ) -> None:

@@ -24,7 +24,6 @@ from tests.integration.fleet import (
     errors,
     find_halves,
     in_background,
-    make_fleet,
     migrate,
     migration,
     receive,
@@ -36,19 +35,6 @@ from tests.integration.fleet import (
     wait_until,
     write_module,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def database(shared_database: Database) -> Database:
-    """One database for all of these: to make one takes longer than most of them."""
-    return shared_database
-
-
-@pytest.fixture
-def fleet(database: Database) -> list[Tenant]:
-    """Fourteen tenants without any migration."""
-    with database.connection() as connection:
-        return make_fleet(connection, 14)
 
 
 def interrupt(process: BaseProcess, *numbers: int) -> None:

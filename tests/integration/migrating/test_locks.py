@@ -18,7 +18,6 @@ from tests.integration.fleet import (
     errors,
     find_halves,
     in_background,
-    make_fleet,
     migrate,
     migration,
     receive,
@@ -28,19 +27,6 @@ from tests.integration.fleet import (
     steps,
     wait_until,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def database(shared_database: Database) -> Database:
-    """One database for all of these: to make one takes longer than most of them."""
-    return shared_database
-
-
-@pytest.fixture
-def fleet(database: Database) -> list[Tenant]:
-    """Fourteen tenants without any migration."""
-    with database.connection() as connection:
-        return make_fleet(connection, 14)
 
 
 def test_a_lock_that_is_released_in_time_costs_a_retry_and_no_more(database: Database, fleet: list[Tenant]) -> None:

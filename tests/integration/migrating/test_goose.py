@@ -8,7 +8,6 @@ from tests.integration.fleet import (
     SLEEPS,
     TABLE,
     activity,
-    make_fleet,
     migrate,
     migration,
     plan_for,
@@ -20,19 +19,6 @@ from tests.integration.fleet import (
     versions,
     wait_until,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def database(shared_database: Database) -> Database:
-    """One database for all of these: to make one takes longer than most of them."""
-    return shared_database
-
-
-@pytest.fixture
-def fleet(database: Database) -> list[Tenant]:
-    """Fourteen tenants without any migration."""
-    with database.connection() as connection:
-        return make_fleet(connection, 14)
 
 
 @pytest.mark.parametrize("table", ["goose_db_version", TABLE])
