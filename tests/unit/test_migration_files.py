@@ -73,11 +73,11 @@ def test_a_broken_file_is_named(tmp_path: Path, content: bytes | None, problem: 
 def test_a_file_is_filled_in_from_the_process_unless_told_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FILLFACTOR", "80")
+    monkeypatch.setenv("FILLFACTOR", "8642097")
     (tmp_path / "1_a.sql").write_text("-- +goose ENVSUB ON\n-- +goose Up\nSELECT $FILLFACTOR;")
-    assert collect_migrations(module(tmp_path))[0].content.up == ("SELECT 80;",)
+    assert collect_migrations(module(tmp_path))[0].content.up == ("SELECT 8642097;",)
     assert collect_migrations(module(tmp_path), {"FILLFACTOR": "90"})[0].content.up == ("SELECT 90;",)
-    assert "80" not in repr(collect_migrations(module(tmp_path)))
+    assert "8642097" not in repr(collect_migrations(module(tmp_path)))
 
 
 def test_line_ends_reach_the_parser_as_they_are_and_make_no_difference_to_the_checksum(tmp_path: Path) -> None:
