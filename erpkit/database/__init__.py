@@ -3,12 +3,14 @@
 from erpkit.database.pool import TENANTS_A_CONNECTION, Database, PooledConnection
 from erpkit.database.schemas import fetch_union, schemas_with_table
 from erpkit.database.scope import DISCARD, Connection, enter_tenant, no_schema, scope_statements, search_path
+from erpkit.database.sweep import Answer, sweep
 from erpkit.database.tenant import TEMPLATE, Tenant, check_schema_name
 
 __all__ = [
     "DISCARD",
     "TEMPLATE",
     "TENANTS_A_CONNECTION",
+    "Answer",
     "Connection",
     "Database",
     "PooledConnection",
@@ -20,4 +22,5 @@ __all__ = [
     "schemas_with_table",
     "scope_statements",
     "search_path",
+    "sweep",
 ]

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+import psycopg.adapt
 
-from erpkit.database import Database, Tenant
+from erpkit.database import Answer, Database, Tenant, sweep
 from erpkit.errors import UsageError
-from erpkit.tenants.frames import combine
-from erpkit.tenants.sweep import sweep
+from erpkit.tenants.frames import Part, combine
 
 if TYPE_CHECKING:
     import pandas
@@ -76,7 +76,11 @@ def across(
     statement = _bind(database, _limited(query, limit), params)
     active = [tenant for tenant in tenants if tenant.is_active]
     deadline = time.monotonic() + timeout
-    parts = sweep(database, statement, active, deadline=deadline, connections=connections, progress=progress or str)
+    parts = []
+    for answer in sweep(database, lambda _: [statement], active, deadline=deadline, connections=connections):
+        parts.append(_part(answer))
+        if progress is not None:
+            progress(1)
     order = {tenant.slug: number for number, tenant in enumerate(active)}
     parts.sort(key=lambda part: order[part.tenant])
     return Across(
@@ -96,6 +100,21 @@ def check_read_only(query: str) -> None:
         raise UsageError("only a query that reads can be run here: SELECT, WITH, VALUES or TABLE")
     if found := _LEAVES.search(query):
         raise UsageError(f"{found[0]!r} cannot be used here: it could leave the tenant's role")
+
+
+def _part(answer: Answer) -> Part:
+    """Return a tenant's rows as Python values."""
+    if answer.error is not None:
+        return Part(answer.tenant.slug, error=answer.error)
+    (result,) = answer.results
+    transformer = psycopg.adapt.Transformer()
+    transformer.set_pgresult(result)
+    names = tuple((result.fname(n) or b"").decode() for n in range(result.nfields))
+    try:
+        loaded = transformer.load_rows(0, result.ntuples, tuple)
+    except psycopg.DataError as error:  # a date beyond what Python can hold
+        return Part(answer.tenant.slug, error=str(error))
+    return Part(answer.tenant.slug, names, tuple(result.ftype(n) for n in range(result.nfields)), loaded)
 
 
 def _limited(query: str, limit: int | None) -> str:

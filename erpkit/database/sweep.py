@@ -1,4 +1,4 @@
-"""One statement in many tenants, pipelined on a few connections by one thread."""
+"""Reading many tenants, each under its own role, pipelined on a few connections by one thread."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import psycopg
-import psycopg.abc
-import psycopg.adapt
 from psycopg import pq, sql
 
-from erpkit.database import TENANTS_A_CONNECTION, Database, PooledConnection, Tenant, no_schema, search_path
-from erpkit.tenants.frames import Part
+from erpkit.database.pool import TENANTS_A_CONNECTION, Database, PooledConnection
+from erpkit.database.scope import no_schema, search_path
+from erpkit.database.tenant import Tenant
 
-__all__ = ["sweep"]
+__all__ = ["Answer", "sweep"]
 
 _LATE = "not reached in time"
 _GRACE = 1.0  # seconds after the deadline in which what still runs is cancelled, tenant by tenant
@@ -28,31 +28,36 @@ _SCOPE = (
 )
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What one tenant gave: a result for each statement, or the reason why there is none."""
+
+    tenant: Tenant
+    results: Sequence[pq.abc.PGresult] = ()
+    error: str | None = None
+
+
 def sweep(
     database: Database,
-    statement: bytes,
+    statements: Callable[[Tenant], Sequence[bytes]],
     tenants: Sequence[Tenant],
     *,
     deadline: float,
-    connections: int,
-    progress: Callable[[int], object],
-) -> list[Part]:
-    """Run one reading statement in each tenant's schema, under its reader; return what each gave, in no special order.
+    connections: int = 3,
+) -> Iterator[Answer]:
+    """Run reading statements in each tenant's schema, under its reader; yield what each gave, in no special order.
 
-    Each tenant has a transaction of its own. `deadline` is a reading of time.monotonic(). One thread serves all the
-    connections: several in turn would spend more time on waking each other than on the rows.
+    Each tenant has a transaction of its own: one that fails costs no other. `deadline` is a reading of time.monotonic(). One
+    thread serves all the connections: several in turn would spend more time on waking each other than on the rows.
     """
     groups = deque(_groups(tenants, connections))
-    parts: list[Part] = []
     while groups and time.monotonic() < deadline:
         with database.visit_at_once([*groups][:connections]) as pairs:
-            lanes = [_Lane(connection, group, statement, deadline) for connection, group in pairs]
-            for part in _read_all(lanes, deadline):
-                parts.append(part)
-                progress(1)
+            lanes = [_Lane(connection, group, statements, deadline) for connection, group in pairs]
+            yield from _read_all(lanes, deadline)
         for _ in pairs:
             groups.popleft()
-    return parts + [Part(tenant.slug, error=_LATE) for group in groups for tenant in group]
+    yield from (Answer(tenant, error=_LATE) for group in groups for tenant in group)
 
 
 def _groups(tenants: Sequence[Tenant], connections: int) -> Iterator[Sequence[Tenant]]:
@@ -67,17 +72,20 @@ class _Lane:
     """A connection with the tenants whose answers it still owes."""
 
     def __init__(
-        self, connection: PooledConnection, tenants: Sequence[Tenant], statement: bytes, deadline: float
+        self,
+        connection: PooledConnection,
+        tenants: Sequence[Tenant],
+        statements: Callable[[Tenant], Sequence[bytes]],
+        deadline: float,
     ) -> None:
         self.connection = connection
         self.pgconn = connection.pgconn
         self.owed = deque(tenants)
         self.is_sent = False
-        self._transformer = psycopg.adapt.Transformer(connection)
         self._answers: list[pq.abc.PGresult] = []
-        self._send(statement, math.ceil((deadline - time.monotonic()) * 1000))
+        self._send(statements, math.ceil((deadline - time.monotonic()) * 1000))
 
-    def _send(self, statement: bytes, timeout: int) -> None:
+    def _send(self, statements: Callable[[Tenant], Sequence[bytes]], timeout: int) -> None:
         """Queue the statements of all tenants, with a sync point after each tenant.
 
         Between two sync points PostgreSQL runs an implicit transaction, so that a fault ends with its tenant (PostgreSQL
@@ -93,11 +101,12 @@ class _Lane:
                 self.pgconn.send_query_prepared(_NAME, _scope_values(tenant.schema, tenant.reader, timeout))
             else:
                 self.pgconn.send_query_params(_scope_query(tenant.schema, tenant.reader, timeout), None)
-            self.pgconn.send_query_params(statement, None)
+            for statement in statements(tenant):
+                self.pgconn.send_query_params(statement, None)
             self.pgconn.pipeline_sync()
 
-    def receive(self) -> Iterator[Part]:
-        """Send what is left, take what has arrived, and yield the part of each tenant that is complete; after the last one, tidy up."""
+    def receive(self) -> Iterator[Answer]:
+        """Send what is left, take what has arrived, and yield the answer of each tenant that is complete; then tidy up."""
         try:
             self.is_sent = self.pgconn.flush() == 0
             self.pgconn.consume_input()
@@ -108,21 +117,21 @@ class _Lane:
                 if answer.status != pq.ExecStatus.PIPELINE_SYNC:
                     self._answers.append(answer)
                     continue
-                yield _part(self._transformer, self.owed.popleft(), *self._answers)
+                yield _answer(self.owed.popleft(), *self._answers)
                 self._answers.clear()
         except psycopg.OperationalError as error:
             yield from self.give_up(str(error).strip().splitlines()[0])
         if not self.owed and not self.connection.closed:
             self.pgconn.exit_pipeline_mode()
 
-    def give_up(self, reason: str) -> Iterator[Part]:
+    def give_up(self, reason: str) -> Iterator[Answer]:
         """Close the connection, and yield an error for each tenant that it still owes."""
         self.connection.close()
-        yield from (Part(tenant.slug, error=reason) for tenant in self.owed)
+        yield from (Answer(tenant, error=reason) for tenant in self.owed)
         self.owed.clear()
 
 
-def _read_all(lanes: Sequence[_Lane], deadline: float) -> Iterator[Part]:
+def _read_all(lanes: Sequence[_Lane], deadline: float) -> Iterator[Answer]:
     """Serve whichever connection has something to say until all have answered, or the time is up."""
     poll = select.poll()
     busy = {lane.pgconn.socket: lane for lane in lanes}
@@ -157,7 +166,7 @@ def _abandon(lanes: Sequence[_Lane]) -> None:
                 pass
 
 
-def _hurry(lanes: Iterable[_Lane], at_once: bool) -> Iterator[Part]:
+def _hurry(lanes: Iterable[_Lane], at_once: bool) -> Iterator[Answer]:
     """Cancel what runs on each connection; in the end, leave it."""
     for lane in lanes:
         lane.connection.cancel_safe(timeout=_GRACE)
@@ -186,21 +195,14 @@ def _scope_query(schema: str, role: str | None, timeout: int) -> bytes:
     return text.encode()
 
 
-def _part(transformer: psycopg.abc.Transformer, tenant: Tenant, scope: pq.abc.PGresult, rows: pq.abc.PGresult) -> Part:
-    """Return a tenant's rows, if its scope was the right one."""
+def _answer(tenant: Tenant, scope: pq.abc.PGresult, *results: pq.abc.PGresult) -> Answer:
+    """Return a tenant's results, if its scope was the right one and no statement failed."""
     if scope.status != pq.ExecStatus.TUPLES_OK:
-        return Part(tenant.slug, error=_reason(scope))
+        return Answer(tenant, error=_reason(scope))
     if scope.get_value(0, scope.nfields - 1) != tenant.schema.encode():
-        return Part(tenant.slug, error=no_schema(tenant))
-    if rows.status != pq.ExecStatus.TUPLES_OK:
-        return Part(tenant.slug, error=_reason(rows))
-    transformer.set_pgresult(rows)
-    names = tuple((rows.fname(n) or b"").decode() for n in range(rows.nfields))
-    try:
-        loaded = transformer.load_rows(0, rows.ntuples, tuple)
-    except psycopg.DataError as error:  # a date beyond what Python can hold
-        return Part(tenant.slug, error=str(error))
-    return Part(tenant.slug, names, tuple(rows.ftype(n) for n in range(rows.nfields)), loaded)
+        return Answer(tenant, error=no_schema(tenant))
+    failed = next((result for result in results if result.status != pq.ExecStatus.TUPLES_OK), None)
+    return Answer(tenant, results) if failed is None else Answer(tenant, error=_reason(failed))
 
 
 def _reason(result: pq.abc.PGresult) -> str:
