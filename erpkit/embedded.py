@@ -252,17 +252,27 @@ def _server_uid() -> int:
 
 def _server_user() -> str:
     """Return the operating-system user that runs the server for root, making it if need be."""
-    try:
-        pwd.getpwnam(_SERVER_USER)
-    except KeyError:
-        command = ["useradd", "--system", "--no-create-home", "--shell", "/bin/sh", _SERVER_USER]
-        made = subprocess.run(command, capture_output=True, text=True, check=False)
-        if made.returncode:
-            reason = made.stderr.strip()
-            raise DatabaseError(
-                f"PostgreSQL does not run as root and useradd {_SERVER_USER} failed: {reason}"
-            ) from None
+    with suppress(KeyError):
+        return pwd.getpwnam(_SERVER_USER).pw_name
+    with _one_at_a_time():  # servers of several homes may start at once
+        try:
+            return pwd.getpwnam(_SERVER_USER).pw_name
+        except KeyError:
+            command = ["useradd", "--system", "--no-create-home", "--shell", "/bin/sh", _SERVER_USER]
+            made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode:
+        reason = made.stderr.strip()
+        raise DatabaseError(f"PostgreSQL does not run as root and useradd {_SERVER_USER} failed: {reason}")
     return _SERVER_USER
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Hold what root's servers of all homes share: the system's users, and the copy of PostgreSQL's programs."""
+    _make_folders(_SYSTEM_HOME)
+    with (_SYSTEM_HOME / "shared.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _give_to_server_user(folder: Path) -> None:
@@ -290,7 +300,13 @@ def _copy_for_server_user(package: Path, install: str) -> Path:
     binaries = copy / package.name / install / "bin"
     if binaries.exists():
         return binaries
-    _make_folders(_SYSTEM_HOME)
+    with _one_at_a_time():
+        if not binaries.exists():
+            _copy_install(package, install, copy)
+    return binaries
+
+
+def _copy_install(package: Path, install: str, copy: Path) -> None:
     fresh = Path(tempfile.mkdtemp(dir=_SYSTEM_HOME))
     shutil.copytree(package / install, fresh / package.name / install, ignore=shutil.ignore_patterns("include"))
     libraries = package.with_name(f"{package.name}.libs")
@@ -299,7 +315,6 @@ def _copy_for_server_user(package: Path, install: str) -> Path:
     for path in [fresh, *fresh.rglob("*")]:
         path.chmod(_mode(path) | (0o555 if path.is_dir() or path.parent.name == "bin" else 0o444))
     fresh.rename(copy)
-    return binaries
 
 
 def _run(command: list[str | Path]) -> None:

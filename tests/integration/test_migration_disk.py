@@ -57,7 +57,10 @@ def disk() -> Iterator[Disk]:
 
 
 def test_a_tenant_that_needs_more_room_than_there_is_fails_and_rolls_back(disk: Disk) -> None:
-    """UNLOGGED, so that it is the table that there is no room for, and not PostgreSQL's own log."""
+    """UNLOGGED, in a fresh segment of PostgreSQL's log: it is the table that there is no room for, and not the log.
+
+    One worker: a second one may meet the full disk in the same moment, and then fails as truly as the culprit.
+    """
     fill = migration(
         2,
         "CREATE UNLOGGED TABLE full_rows (text text);\n"
@@ -68,8 +71,10 @@ def test_a_tenant_that_needs_more_room_than_there_is_fails_and_rolls_back(disk: 
             fleet = make_fleet(other, 14)
             migrate(database, fleet, steps(1))
             other.execute("INSERT INTO tenant_t05.a1 VALUES (2)")
+            other.execute("SELECT pg_switch_wal()")
+            other.execute("CHECKPOINT")
         with disk.with_only(free=8 * 2**20):
-            run = migrate(database, fleet, [step(1), fill])
+            run = migrate(database, fleet, [step(1), fill], workers=1)
         assert find_halves(database, fleet[4:5]) == []
         assert list(errors(run)) == ["t05"]
         assert re.search(r"00002_step.sql failed: could not extend file .*No space left on device", errors(run)["t05"])
