@@ -17,7 +17,7 @@ from erpkit.tenants import Across, across, find_tenants
 from erpkit.ui.plots import plot_counts
 from erpkit.ui.reading import read_again
 from erpkit.ui.show import Table
-from erpkit.ui.watching import is_a_notebook_watched, unseen_widgets
+from erpkit.watching import is_a_notebook_watched, unseen_widgets
 
 if TYPE_CHECKING:
     import pandas

@@ -13,7 +13,7 @@ from erpkit.ui.choices import Choices
 from erpkit.ui.declaration import declared_parameters
 from erpkit.ui.fields import Field, field_of
 from erpkit.ui.lab import run_below_button
-from erpkit.ui.watching import is_a_notebook_watched
+from erpkit.watching import is_a_notebook_watched
 
 if TYPE_CHECKING:
     from ipywidgets import VBox

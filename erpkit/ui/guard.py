@@ -15,7 +15,7 @@ from erpkit.database import Database
 from erpkit.errors import ErpkitError, PlanChangedError
 from erpkit.ui.lab import run_below_button
 from erpkit.ui.show import Table
-from erpkit.ui.watching import is_a_notebook_watched
+from erpkit.watching import is_a_notebook_watched
 
 if TYPE_CHECKING:
     from ipywidgets import VBox

@@ -7,7 +7,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from erpkit.ui.watching import is_a_notebook_watched
+from erpkit.watching import is_a_notebook_watched
 
 if TYPE_CHECKING:
     from ipywidgets import HTML, Button

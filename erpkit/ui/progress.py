@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 
-from erpkit.ui.watching import is_watched
+from erpkit.watching import is_watched
 
 __all__ = ["progress_bar"]
 

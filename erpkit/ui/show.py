@@ -9,9 +9,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from erpkit.ui.grid import MOST_ROWS as MOST_ROWS_TO_SORT
-from erpkit.ui.grid import grid_of
-from erpkit.ui.watching import is_a_notebook_watched
+from erpkit.grid import MOST_ROWS as MOST_ROWS_TO_SORT
+from erpkit.grid import grid_of
+from erpkit.watching import is_a_notebook_watched
 
 if TYPE_CHECKING:
     import pandas

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from erpkit.tenants import TenantInspection
-from erpkit.ui.watching import is_a_notebook_watched
+from erpkit.watching import is_a_notebook_watched
 
 if TYPE_CHECKING:
     from ipywidgets import VBox

@@ -1,0 +1,87 @@
+"""Findings: what is wrong, with whom, how grave it is, and the command that helps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Cause", "Finding", "Severity", "exit_code", "group_findings"]
+
+Severity = Literal["error", "warning", "info"]
+
+_GRAVEST: tuple[Severity, ...] = ("error", "warning", "info")
+_NAMED = 2  # subjects that a line names; the others are counted
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a person should look at.
+
+    `subject` is the tenant, module, handler or run that it is about, and `of` what that is; `problem` is one sentence without
+    it. `remedy` is a command to paste, or a sentence where no command helps. What could not be read is a finding, too.
+    """
+
+    kind: str
+    subject: str
+    problem: str
+    severity: Severity = "warning"
+    remedy: str = ""
+    evidence: tuple[str, ...] = ()
+    of: str = "tenant"
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.problem}" if self.subject else self.problem
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Findings that differ in their subject only: one cause, which is shown in one line."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def severity(self) -> Severity:
+        """How grave it is: the same for all of its findings."""
+        return self.findings[0].severity
+
+    @property
+    def problem(self) -> str:
+        """What is wrong, without the subjects."""
+        return self.findings[0].problem
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Who it is about, each once."""
+        return tuple(dict.fromkeys(finding.subject for finding in self.findings))
+
+    @property
+    def remedy(self) -> str:
+        """The command that helps the first subject."""
+        return self.findings[0].remedy
+
+    def __str__(self) -> str:
+        subjects = self.subjects
+        if len(subjects) == 1:
+            return str(self.findings[0])
+        return f"{len(subjects):,} {self.findings[0].of}s: {self.problem} ({_name_some(subjects)})"
+
+
+def group_findings(findings: Iterable[Finding]) -> list[Cause]:
+    """Return findings by cause, the gravest first, and of those the most frequent."""
+    alike: dict[tuple[str, str, str, str], list[Finding]] = {}
+    for finding in findings:
+        alike.setdefault((finding.severity, finding.kind, finding.problem, finding.of), []).append(finding)
+    causes = [Cause(tuple(some)) for some in alike.values()]
+    return sorted(causes, key=lambda cause: (_GRAVEST.index(cause.severity), -len(cause.subjects)))
+
+
+def exit_code(findings: Iterable[Finding]) -> int:
+    """Return 3 if a finding is an error or a warning, else 0."""
+    return 3 if any(finding.severity != "info" for finding in findings) else 0
+
+
+def _name_some(subjects: Sequence[str]) -> str:
+    """Name all of a few subjects; of more the first ones, and count the others."""
+    more = len(subjects) - _NAMED
+    return ", ".join(subjects) if more <= 1 else f"{', '.join(subjects[:_NAMED])} and {more:,} more"

@@ -1,0 +1,344 @@
+"""Tables: the columns of a record declared once, and shown in a terminal, as HTML, as a DataFrame, as JSON or as CSV."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from functools import cached_property
+from itertools import islice
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from erpkit.finding import Finding, group_findings
+from erpkit.watching import is_a_notebook_watched
+
+if TYPE_CHECKING:
+    import pandas
+    from ipywidgets import Widget
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+__all__ = ["Column", "Table", "Tone", "format_value", "to_html"]
+
+Tone = Literal["", "error", "warning", "good", "muted"]
+
+MOST_ROWS = 200  # of a table in HTML
+_SORTABLE = 3  # rows; fewer are not worth a widget
+_NONE = ("–", "NULL")  # among numbers DataTables takes `-` for none
+_LONG = 48  # characters; longer text may wrap
+_LONGEST = 300  # characters; of longer text the beginning is shown
+
+_STYLES: dict[Tone, str] = {
+    "": "", "error": "background:#dc262626;", "warning": "background:#d9770626;", "good": "background:#16a34a22;",
+    "muted": "opacity:.55;",
+}  # fmt: skip
+_COLOURS: dict[Tone, str] = {"": "", "error": "red", "warning": "yellow", "good": "green", "muted": "dim"}
+_HEAD = "font-weight:600;"
+_SCROLL = "overflow:auto;width:fit-content;max-width:100%;"
+_TABLE = '<table style="border-collapse:collapse;border:0;line-height:1.4;font-variant-numeric:tabular-nums">'
+_CELL = "padding:.25em .6em;border:0;border-bottom:1px solid #8884;vertical-align:top;"
+_BAR = "height:.22em;background:#0969da88;border-radius:1px;margin-left:auto;"
+
+_Row = TypeVar("_Row")
+
+
+def _plain(_row: Any) -> Tone:
+    return ""
+
+
+@dataclass(frozen=True)
+class Column(Generic[_Row]):
+    """One column: its head, the value of a row, and how that is shown.
+
+    `unit` stands in the head. `places` are the decimals of a number; `signed` numbers show a plus. `tone` colours a cell. A
+    column with a `bar` shows how each number compares with the largest. `right` aligns text as numbers are.
+    """
+
+    name: str
+    value: Callable[[_Row], object]
+    unit: str = ""
+    places: int | None = None
+    signed: bool = False
+    tone: Callable[[_Row], Tone] = _plain
+    bar: bool = False
+    right: bool = False
+
+    @property
+    def head(self) -> str:
+        """The name with its unit."""
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
+    def text(self, row: _Row) -> str:
+        """Return the value as text for people."""
+        return format_value(self.value(row), places=self.places, signed=self.signed)
+
+
+@dataclass(frozen=True)
+class Table(Generic[_Row]):
+    """Rows of one kind, with their columns; `empty` is what to say where there are none.
+
+    It shows itself in a notebook and in a terminal; `frame` is a DataFrame to go on with. With `raw`, numbers are not grouped
+    by thousands: values are shown as a filter would name them. A table that is higher than `height` scrolls under its head.
+    """
+
+    columns: Sequence[Column[_Row]]
+    rows: Sequence[_Row]
+    empty: str = "none"
+    title: str = ""
+    height: str = ""
+    raw: bool = False
+
+    @classmethod
+    def of_frame(cls, frame: pandas.DataFrame, empty: str = "none", **options: Any) -> Table[tuple[object, ...]]:
+        """Return a table of a DataFrame, without its index."""
+        columns = [
+            Column[tuple[object, ...]](str(name), itemgetter(n), right=_is_numeric(frame.iloc[:, n]))
+            for n, name in enumerate(frame.columns)
+        ]
+        table = Table(columns, list(frame.itertuples(index=False, name=None)), empty, **options)
+        table.__dict__["frame"] = frame
+        return table
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def frame(self) -> pandas.DataFrame:
+        """The values as a DataFrame."""
+        import pandas  # noqa: PLC0415 - slow to import
+
+        return pandas.DataFrame(self.records(), columns=[column.head for column in self.columns])
+
+    def records(self) -> list[dict[str, object]]:
+        """Return the values by head, a dictionary a row."""
+        return [{column.head: column.value(row) for column in self.columns} for row in self.rows]
+
+    def texts(self, most: int | None = None) -> Iterator[list[str]]:
+        """Yield the text of each cell, a list a row."""
+        for row in islice(self.rows, most):
+            yield [self._text(column, row) for column in self.columns]
+
+    def filtered(self, keep: Callable[[_Row], bool]) -> Table[_Row]:
+        """Return the table with the rows that are to be kept."""
+        return replace(self, rows=[row for row in self.rows if keep(row)])
+
+    def to_json(self) -> str:
+        """Return the rows as a JSON array of objects; times and uuids are text."""
+        return json.dumps(self.records(), default=str, indent=2)
+
+    def to_csv(self) -> str:
+        """Return the rows as CSV with a head; values are written in full, and numbers without grouping."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(column.head for column in self.columns)
+        writer.writerows([["" if (v := c.value(row)) is None else v for c in self.columns] for row in self.rows])
+        return file.getvalue()
+
+    def __repr__(self) -> str:
+        if not self.rows:
+            return self.empty
+        lines = [[column.head for column in self.columns], *self.texts()]
+        widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+        aligned = [[*zip(line, widths, self.numeric, strict=True)] for line in lines]
+        return "\n".join(
+            "  ".join(text.rjust(width) if right else text.ljust(width) for text, width, right in line).rstrip()
+            for line in aligned
+        )
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - slow to import
+        from rich.table import Table as RichTable  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
+
+        if not self.rows:
+            yield Text(self.empty)
+            return
+        table = RichTable(box=SIMPLE_HEAD, pad_edge=False, title=self.title or None, title_justify="left")
+        for column, right in zip(self.columns, self.numeric, strict=True):
+            table.add_column(column.head, justify="right" if right else "left", no_wrap=right)
+        for row, texts in zip(self.rows, self.texts(), strict=True):
+            cells = zip(self.columns, texts, strict=True)
+            table.add_row(*(Text(text, style=_COLOURS[column.tone(row)]) for column, text in cells))
+        yield table
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        """Add a widget that sorts and filters where a person watches; the output of a run would keep what no page can draw."""
+        grid = self.grid() if is_a_notebook_watched() else None
+        if grid is None:
+            return {}
+        bundle = grid._repr_mimebundle_(**options)
+        data = bundle[0] if isinstance(bundle, tuple) else bundle  # with metadata, which widgets do not need
+        return data | {"text/plain": repr(self)}
+
+    def grid(self) -> Widget | None:
+        """Return a widget that sorts and filters; None where there is little to sort, or no library for it."""
+        if len(self.rows) < _SORTABLE:
+            return None
+        from erpkit.grid import MOST_ROWS, grid_of  # noqa: PLC0415 - only a notebook needs it
+
+        rows = [
+            ["-" if right and text in _NONE else _cut(text) for text, right in zip(texts, self.numeric, strict=True)]
+            for texts in self.texts(MOST_ROWS)
+        ]
+        long = [any(len(row[n]) > _LONG for row in rows) for n in range(len(self.columns))]
+        return grid_of([column.head for column in self.columns], rows, self.numeric, long, len(self.rows))
+
+    def _repr_html_(self) -> str:
+        title = f'<p style="{_HEAD}margin:.6em 0 .2em">{html.escape(self.title)}</p>' if self.title else ""
+        if not self.rows:
+            return f"{title}<p><em>{html.escape(self.empty)}</em></p>"
+        most = [_largest(column, self.rows) if column.bar else 0.0 for column in self.columns]
+        sticky = "position:sticky;top:0;background:var(--jp-layout-color0,Canvas);" if self.height else ""
+        head = "".join(
+            _cell("th", _HEAD + sticky, column.head, right)
+            for column, right in zip(self.columns, self.numeric, strict=True)
+        )
+        body = "".join(f"<tr>{self._html_row(row, most)}</tr>" for row in islice(self.rows, MOST_ROWS))
+        more = len(self.rows) - MOST_ROWS
+        note = f"<p>… and {more:,} more</p>" if more > 0 else ""
+        frame = f'<div class="erpkit-scroll" style="{_SCROLL}max-height:{self.height or "none"}">'
+        return f"{title}{frame}{_TABLE}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}"
+
+    def _html_row(self, row: _Row, most: Sequence[float]) -> str:
+        return "".join(
+            _cell("td", _STYLES[column.tone(row)], self._text(column, row), right, _bar(column.value(row), largest))
+            for column, right, largest in zip(self.columns, self.numeric, most, strict=True)
+        )
+
+    @cached_property
+    def numeric(self) -> list[bool]:
+        """Whether each column is aligned to the right: its first value is a number, or it says so."""
+        return [column.right or _is_number(_first(column, self.rows)) for column in self.columns]
+
+    def _text(self, column: Column[_Row], row: _Row) -> str:
+        if self.raw:
+            value = column.value(row)
+            return "NULL" if _is_null(value) else _raw(value)
+        return column.text(row)
+
+
+def format_value(value: object, *, places: int | None = None, signed: bool = False) -> str:
+    """Return a value as text for people: grouped numbers, times in minutes, lists with commas, `–` for none."""
+    if _is_null(value):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float | Decimal):
+        decimals = "" if places is None or isinstance(value, int) else f".{places}f"
+        return f"{value:{'+' if signed else ''},{decimals}}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    if isinstance(value, timedelta):
+        return _duration(value.total_seconds())
+    if isinstance(value, list | tuple | set | frozenset):
+        return ", ".join(map(format_value, value)) or "–"
+    return _shown(str(value))
+
+
+def to_html(
+    title: str,
+    *,
+    findings: Sequence[Finding] = (),
+    tables: Sequence[Table[Any]] = (),
+    facts: Mapping[str, object] | None = None,
+) -> str:
+    """Return what a record is as HTML: a line, its facts, its findings by cause, and its tables."""
+    parts = [f'<p style="{_HEAD}">{html.escape(title)}</p>']
+    if facts:
+        parts.append(_facts(facts))
+    if findings:
+        parts.append(_findings(findings))
+    return "".join([*parts, *(table._repr_html_() for table in tables)])
+
+
+def _facts(facts: Mapping[str, object]) -> str:
+    figures = "".join(
+        f'<div style="min-width:6em"><div style="font-size:1.5em;font-weight:600">{html.escape(format_value(value))}</div>'
+        f'<div style="opacity:.7">{html.escape(name)}</div></div>'
+        for name, value in facts.items()
+    )
+    return f'<div style="display:flex;flex-wrap:wrap;gap:.5em 2em;margin:.6em 0">{figures}</div>'
+
+
+def _findings(findings: Sequence[Finding]) -> str:
+    lines = []
+    for cause in group_findings(findings):
+        remedy = f'<br><code style="opacity:.8">{html.escape(cause.remedy)}</code>' if cause.remedy else ""
+        label = (
+            f'<span style="{_STYLES[_tone_of(cause.severity)]}padding:0 .4em;border-radius:3px">{cause.severity}</span>'
+        )
+        lines.append(f'<li style="margin:.25em 0">{label} {html.escape(str(cause))}{remedy}</li>')
+    return f'<ul style="margin:.3em 0;padding-left:0;list-style:none">{"".join(lines)}</ul>'
+
+
+def _tone_of(severity: str) -> Tone:
+    return "error" if severity == "error" else "warning" if severity == "warning" else "muted"
+
+
+def _cell(tag: str, style: str, text: str, right: bool, bar: str = "") -> str:
+    wrap = "white-space:normal;min-width:20em;overflow-wrap:anywhere" if len(text) > _LONG else "white-space:nowrap"
+    align = "right" if right else "left"
+    return f'<{tag} style="{_CELL}{style}text-align:{align};{wrap}">{html.escape(_cut(text))}{bar}</{tag}>'
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _bar(value: object, largest: float) -> str:
+    if not largest or not _is_number(value):
+        return ""
+    share = 100 * max(float(value), 0) / largest  # type: ignore[arg-type]
+    return f'<div style="{_BAR}width:{share:.1f}%"></div>'
+
+
+def _largest(column: Column[_Row], rows: Sequence[_Row]) -> float:
+    return max((float(value) for row in rows if _is_number(value := column.value(row))), default=0.0)  # type: ignore[arg-type]
+
+
+def _first(column: Column[_Row], rows: Sequence[_Row]) -> object:
+    return next((value for row in islice(rows, MOST_ROWS) if not _is_null(value := column.value(row))), None)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+
+
+def _is_null(value: object) -> bool:
+    """Tell whether this is None or one of pandas' kinds of it, which alone are not equal to themselves."""
+    return (
+        value is None or type(value).__name__ in {"NAType", "NaTType"} or (isinstance(value, float) and value != value)
+    )
+
+
+def _is_numeric(column: pandas.Series) -> bool:
+    """Tell whether a column of a DataFrame holds numbers; exact decimals are objects to pandas."""
+    if column.dtype.kind != "O":
+        return column.dtype.kind in "iuf"
+    return isinstance(next((value for value in column if value is not None), None), Decimal)
+
+
+def _raw(value: object) -> str:
+    if isinstance(value, dict | list):
+        return _shown(json.dumps(value, default=str, ensure_ascii=False))
+    if isinstance(value, datetime):
+        return value.isoformat(" ", "seconds" if not value.microsecond else "milliseconds")
+    return value.isoformat() if isinstance(value, date) else _shown(str(value))
+
+
+def _shown(text: str) -> str:
+    """Show control characters instead of sending them to a terminal."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def _duration(seconds: float) -> str:
+    """Put a duration in one unit: `45 s`, `12 min`, `30 h`, `5 d`."""
+    for unit, length in (("d", 86_400.0), ("h", 3600.0), ("min", 60.0)):
+        if abs(seconds) >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,33 @@
+"""Findings, by cause."""
+
+from __future__ import annotations
+
+from erpkit.finding import Finding, exit_code, group_findings
+
+
+def drifted(tenant: str) -> Finding:
+    return Finding("drift", tenant, "column orders.extra is extra", remedy=f"erpkit tenants repair {tenant}")
+
+
+def test_findings_that_differ_in_their_subject_only_are_one_line_that_counts_them() -> None:
+    (cause,) = group_findings(drifted(f"t{n}") for n in range(64))
+    assert str(cause) == "64 tenants: column orders.extra is extra (t0, t1 and 62 more)"
+    assert cause.remedy == "erpkit tenants repair t0"
+
+
+def test_a_few_subjects_are_all_named() -> None:
+    assert str(group_findings(map(drifted, "abc"))[0]) == "3 tenants: column orders.extra is extra (a, b, c)"
+    assert str(group_findings([drifted("a")])[0]) == "a: column orders.extra is extra"
+
+
+def test_the_gravest_cause_comes_first_and_then_the_most_frequent() -> None:
+    dirty = Finding("dirty", "t9", "migration 4 stopped half way", "error")
+    pending = [Finding("pending", f"t{n}", "stock lacks 4") for n in range(3)]
+    advice = Finding("advice", "t1", "an index is not used", "info")
+    causes = group_findings([advice, drifted("t1"), *pending, dirty])
+    assert [cause.findings[0].kind for cause in causes] == ["dirty", "pending", "drift", "advice"]
+
+
+def test_advice_alone_is_no_problem() -> None:
+    assert exit_code([]) == exit_code([Finding("advice", "t1", "an index is not used", "info")]) == 0
+    assert exit_code([drifted("t1")]) == 3

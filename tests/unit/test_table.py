@@ -1,0 +1,88 @@
+"""Columns that are declared once, and how they are shown."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from rich.console import Console
+
+from erpkit.table import Column, Table, format_value
+
+
+@dataclass(frozen=True)
+class Disk:
+    name: str
+    size: int
+    share: float
+    seen: datetime | None = None
+
+
+COLUMNS = (
+    Column[Disk]("disk", lambda d: d.name),
+    Column[Disk]("size", lambda d: d.size, unit="MiB", bar=True, tone=lambda d: "error" if d.size > 2000 else ""),
+    Column[Disk]("share", lambda d: d.share, places=2, signed=True),
+    Column[Disk]("seen", lambda d: d.seen),
+)
+DISKS = [Disk("a", 1000, 0.5, datetime(2026, 1, 2, 3, 4, tzinfo=UTC)), Disk("b", 3000, -1.25)]
+TABLE = Table(COLUMNS, DISKS)
+
+
+def test_as_text_numbers_stand_on_the_right_under_a_head_with_their_unit() -> None:
+    assert repr(TABLE).splitlines() == [
+        "disk  size, MiB  share  seen",
+        "a         1,000  +0.50  2026-01-02 03:04",
+        "b         3,000  -1.25  –",
+    ]
+
+
+def test_as_csv_and_json_values_are_written_in_full() -> None:
+    assert TABLE.to_csv().splitlines()[1] == "a,1000,0.5,2026-01-02 03:04:00+00:00"
+    assert json.loads(TABLE.to_json())[1] == {"disk": "b", "size, MiB": 3000, "share": -1.25, "seen": None}
+
+
+def test_as_html_a_cell_has_its_colour_and_a_bar_its_share_of_the_largest() -> None:
+    shown = TABLE._repr_html_()
+    assert shown.count("background:#dc2626") == 1
+    assert "width:33.3%" in shown
+    assert "width:100.0%" in shown
+
+
+def test_in_a_terminal_the_same_values_are_drawn() -> None:
+    file = io.StringIO()
+    Console(file=file, width=80).print(TABLE)
+    assert "3,000" in file.getvalue()
+
+
+def test_a_table_of_nothing_says_so_everywhere() -> None:
+    empty = Table(COLUMNS, [], "no disk was found")
+    file = io.StringIO()
+    Console(file=file, width=80).print(empty)
+    assert [repr(empty), file.getvalue().strip()] == ["no disk was found"] * 2
+    assert "no disk was found" in empty._repr_html_()
+    assert list(empty.frame.columns) == ["disk", "size, MiB", "share", "seen"]
+
+
+def test_html_and_control_characters_in_a_value_are_text() -> None:
+    hostile = Table(COLUMNS, [Disk("<script>\x1b[2J\n", 1, 1.0)])
+    assert "&lt;script&gt;\\x1b[2J\\n" in hostile._repr_html_()
+    assert "\x1b" not in repr(hostile)
+
+
+def test_a_long_table_shows_its_beginning_as_html_and_says_how_much_there_is_more() -> None:
+    assert "… and 1,800 more" in Table(COLUMNS, DISKS * 1000)._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1234567, "1,234,567"), (Decimal("1234.50"), "1,234.50"), (True, "yes"), (None, "–"), (float("nan"), "–"),
+        (timedelta(seconds=45), "45 s"), (timedelta(hours=30), "30 h"), (["a", 2], "a, 2"), ((), "–"),
+    ],
+)  # fmt: skip
+def test_a_value_is_written_for_people(value: object, text: str) -> None:
+    assert format_value(value) == text
