@@ -9,7 +9,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from erpkit.errors import PlanChangedError
 from erpkit.finding import Finding, group_findings
-from erpkit.table import Table, to_html
+from erpkit.result import to_html
+from erpkit.table import Table
 
 __all__ = ["Plan", "PlanRecord", "Work"]
 

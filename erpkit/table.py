@@ -6,7 +6,7 @@ import csv
 import html
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -15,7 +15,6 @@ from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from erpkit.finding import Finding, group_findings
 from erpkit.watching import is_a_notebook_watched
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from ipywidgets import Widget
     from rich.console import Console, ConsoleOptions, RenderResult
 
-__all__ = ["Column", "Table", "Tone", "format_value", "to_html"]
+__all__ = ["TONES", "Column", "Table", "Tone", "format_value"]
 
 Tone = Literal["", "error", "warning", "good", "muted"]
 
@@ -33,7 +32,7 @@ _NONE = ("–", "NULL")  # among numbers DataTables takes `-` for none
 _LONG = 48  # characters; longer text may wrap
 _LONGEST = 300  # characters; of longer text the beginning is shown
 
-_STYLES: dict[Tone, str] = {
+TONES: dict[Tone, str] = {
     "": "", "error": "background:#dc262626;", "warning": "background:#d9770626;", "good": "background:#16a34a22;",
     "muted": "opacity:.55;",
 }  # fmt: skip
@@ -206,7 +205,7 @@ class Table(Generic[_Row]):
 
     def _html_row(self, row: _Row, most: Sequence[float]) -> str:
         return "".join(
-            _cell("td", _STYLES[column.tone(row)], self._text(column, row), right, _bar(column.value(row), largest))
+            _cell("td", TONES[column.tone(row)], self._text(column, row), right, _bar(column.value(row), largest))
             for column, right, largest in zip(self.columns, self.numeric, most, strict=True)
         )
 
@@ -238,46 +237,6 @@ def format_value(value: object, *, places: int | None = None, signed: bool = Fal
     if isinstance(value, list | tuple | set | frozenset):
         return ", ".join(map(format_value, value)) or "–"
     return _shown(str(value))
-
-
-def to_html(
-    title: str,
-    *,
-    findings: Sequence[Finding] = (),
-    tables: Sequence[Table[Any]] = (),
-    facts: Mapping[str, object] | None = None,
-) -> str:
-    """Return what a record is as HTML: a line, its facts, its findings by cause, and its tables."""
-    parts = [f'<p style="{_HEAD}">{html.escape(title)}</p>']
-    if facts:
-        parts.append(_facts(facts))
-    if findings:
-        parts.append(_findings(findings))
-    return "".join([*parts, *(table._repr_html_() for table in tables)])
-
-
-def _facts(facts: Mapping[str, object]) -> str:
-    figures = "".join(
-        f'<div style="min-width:6em"><div style="font-size:1.5em;font-weight:600">{html.escape(format_value(value))}</div>'
-        f'<div style="opacity:.7">{html.escape(name)}</div></div>'
-        for name, value in facts.items()
-    )
-    return f'<div style="display:flex;flex-wrap:wrap;gap:.5em 2em;margin:.6em 0">{figures}</div>'
-
-
-def _findings(findings: Sequence[Finding]) -> str:
-    lines = []
-    for cause in group_findings(findings):
-        remedy = f'<br><code style="opacity:.8">{html.escape(cause.remedy)}</code>' if cause.remedy else ""
-        label = (
-            f'<span style="{_STYLES[_tone_of(cause.severity)]}padding:0 .4em;border-radius:3px">{cause.severity}</span>'
-        )
-        lines.append(f'<li style="margin:.25em 0">{label} {html.escape(str(cause))}{remedy}</li>')
-    return f'<ul style="margin:.3em 0;padding-left:0;list-style:none">{"".join(lines)}</ul>'
-
-
-def _tone_of(severity: str) -> Tone:
-    return "error" if severity == "error" else "warning" if severity == "warning" else "muted"
 
 
 def _cell(tag: str, style: str, text: str, right: bool, bar: str = "") -> str:

@@ -1,5 +1,6 @@
 """What people look at: tables, plots and widgets."""
 
+from erpkit.modules.picture import draw_modules as plot_modules
 from erpkit.ui.buttons import (
     migration_buttons,
     offboard_buttons,
@@ -37,7 +38,6 @@ from erpkit.ui.migrations import (
     plot_migrations,
 )
 from erpkit.ui.module_explorer import ModuleExplorer, explore_modules
-from erpkit.ui.module_plot import plot_modules
 from erpkit.ui.module_tables import (
     couplings_table,
     findings_table,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from erpkit.modules import ModuleCheck, cut_edges, find_impact
-from erpkit.ui.module_plot import plot_modules
+from erpkit.modules.picture import draw_modules as plot_modules
 from erpkit.ui.module_tables import impact_table, what_if_table
 from erpkit.ui.show import Table
 
