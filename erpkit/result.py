@@ -1,18 +1,69 @@
-"""How results show themselves: a title with facts, findings and tables, and pictures."""
+"""How results show themselves: a summary of facts and findings, tables below a title, and pictures."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from erpkit.finding import Finding, group_findings
+from erpkit.finding import Cause, Finding, exit_code, group_findings
 from erpkit.table import TONES, Table, format_value
 
-__all__ = ["Picture", "to_html"]
+__all__ = ["SCRAP", "Picture", "Summary", "to_html"]
+
+# The MIME type by which a value is recorded in a notebook; scrapbook reads it as well.
+SCRAP = "application/scrapbook.scrap.json+json"
 
 _HEAD = "font-weight:600;"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The result of a notebook: `facts` by name, and `findings`, what a person should look at; a text is a warning.
+
+    As the last line of a notebook it shows itself and is recorded. A run with an error or a warning ends with exit code 3.
+    """
+
+    title: str
+    facts: Mapping[str, Any]
+    findings: Sequence[Finding | str] = ()
+
+    @property
+    def causes(self) -> list[Cause]:
+        """The findings by cause, the gravest first."""
+        return group_findings(self._findings)
+
+    @property
+    def exit_code(self) -> int:
+        """3 if a finding is an error or a warning, else 0."""
+        return exit_code(self._findings)
+
+    @property
+    def _findings(self) -> list[Finding]:
+        return [Finding("finding", "", one) if isinstance(one, str) else one for one in self.findings]
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        data = {
+            "title": self.title,
+            "facts": list(self.facts.items()),
+            "findings": [str(finding) for finding in self.findings],
+            "details": [asdict(finding) for finding in self._findings],
+        }
+        scrap = {"name": "summary", "data": data, "encoder": "json", "version": 1}
+        return {"text/plain": str(self), "text/html": self.html(), SCRAP: scrap}
+
+    def __str__(self) -> str:
+        lines = [self.title, *(f"  {name}: {format_value(value)}" for name, value in self.facts.items())]
+        return "\n".join([*lines, *(f"  ! {cause}" for cause in self.causes)])
+
+    def html(self) -> str:
+        """Return the summary as a piece of HTML with its styles in it."""
+        color = {"error": "#dc2626", "warning": "#b45309"}.get(
+            self.causes[0].severity if self.findings else "", "#15803d"
+        )
+        body = to_html(self.title, findings=self._findings, facts=self.facts)
+        return f'<div style="border-left:4px solid {color};padding:.3em 1em;margin:.5em 0">{body}</div>'
 
 
 @dataclass(frozen=True)

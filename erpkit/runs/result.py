@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from erpkit.runs.summary import Summary
+from erpkit.finding import Finding
+from erpkit.result import SCRAP, Summary
 
-__all__ = ["EXIT_CODES", "OUTCOMES", "Ending", "Outcome", "RunResult", "worst_exit_code"]
+__all__ = ["EXIT_CODES", "OUTCOMES", "Ending", "Outcome", "RunResult", "read_summary", "worst_exit_code"]
 
 Outcome = Literal["ok", "findings", "failed", "timed out", "killed", "interrupted"]
 
@@ -67,8 +68,19 @@ class RunResult:
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """The problems that the run found."""
-        return tuple(self.summary.findings) if self.summary else ()
+        """The problems that the run found, a line each."""
+        return tuple(map(str, self.summary.findings)) if self.summary else ()
+
+
+def read_summary(node: Any) -> Summary | None:
+    """Return the summary that a run recorded in its notebook, if it came to that."""
+    outputs = (output for cell in reversed(node.cells) for output in cell.get("outputs", []))
+    for scrap in (output.get("data", {}).get(SCRAP) for output in outputs):
+        if scrap and scrap.get("name") == "summary":
+            data = scrap["data"]
+            details = [Finding(**one | {"evidence": tuple(one["evidence"])}) for one in data.get("details", ())]
+            return Summary(data["title"], dict(data["facts"]), details or data["findings"])
+    return None
 
 
 def worst_exit_code(outcomes: Iterable[Outcome]) -> int:

@@ -20,10 +20,9 @@ from erpkit.runs.output import Destination, output_name, read_tenants
 from erpkit.runs.provenance import read_provenance
 from erpkit.runs.record import Recorder, RunStart
 from erpkit.runs.report import run_key, write_report
-from erpkit.runs.result import Ending, Outcome, RunResult
+from erpkit.runs.result import Ending, Outcome, RunResult, read_summary
 from erpkit.runs.secrets import Mask, check_references
 from erpkit.runs.stopper import Stopper, TimeLimits
-from erpkit.runs.summary import read_summary
 from erpkit.runs.values import may_write, validate_parameters
 
 __all__ = ["Retry", "run_notebook"]
@@ -130,7 +129,7 @@ class _Run:
 
     def _result(self, node: Any, ending: Ending, seconds: float) -> RunResult:
         summary, start = read_summary(node) if node else None, self.start
-        outcome: Outcome = "findings" if ending.outcome == "ok" and summary and summary.findings else ending.outcome
+        outcome: Outcome = "findings" if ending.outcome == "ok" and summary and summary.exit_code else ending.outcome
         return RunResult(
             start.notebook, outcome, seconds, self._output, self._output.with_suffix(".html"), ending.error, summary,
             start.tenants, start.parameters, start.started_at, start.attempt, start.id,

@@ -326,5 +326,5 @@ def test_the_notebook_waits_for_no_lock_and_compares_each_run_with_the_one_befor
         result = run_notebook(notebook, {"since": weekly, "snapshot": weekly}, second)
     assert (result.outcome, result.seconds < 15) == ("findings", True)
     assert result.summary is not None
-    assert any(f"table sales_orders is locked by process {pid}" in finding for finding in result.summary.findings)
+    assert any(f"table sales_orders is locked by process {pid}" in finding for finding in result.findings)
     assert "grew most" in result.report.read_text()

@@ -60,7 +60,7 @@ def test_event_health_finds_what_waits_what_failed_and_who_holds_things_back(
     assert result.summary is not None
     facts = result.summary.facts
     assert (facts["waiting"], facts["dead letters"], facts["skipped"]) == (1, 3, planted.suspended)
-    findings = "\n".join(result.summary.findings)
+    findings = "\n".join(result.findings)
     assert f"{planted.tenants[0]}: one waits for inventory.on_stock_short for 60 min" in findings
     assert "3 dead letter(s) of billing.on_stock_reserved: ErpkitError: no exchange rate for CHF on order …" in findings
     assert f"bluebird: process {pid} (postgres) appends to the log in a transaction open for" in findings

@@ -63,7 +63,7 @@ def test_inspect_tenants_finds_every_planted_trouble(planted: Planted, tmp_path:
     assert (result.outcome, result.exit_code) == ("findings", 3)
     assert _facts(result)["tenants"] == 5
     assert result.summary is not None
-    assert {finding.split(":")[0] for finding in result.summary.findings} == {
+    assert {finding.split(":")[0] for finding in result.findings} == {
         planted.behind, planted.drifted, planted.suspended, planted.dead_letters,
     }  # fmt: skip
     assert _errors(result.output) == []
