@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from erpkit.config import Settings
     from erpkit.couplings import inspect_modules
     from erpkit.database import TEMPLATE, Database, Tenant
+    from erpkit.erp import Erp, open
     from erpkit.errors import ErpkitError
     from erpkit.events import (
         CommandBus,
@@ -117,6 +118,7 @@ __all__ = [
     "CommandHandler",
     "Context",
     "Database",
+    "Erp",
     "ErpkitError",
     "EventBus",
     "EventHandler",
@@ -172,6 +174,7 @@ __all__ = [
     "list_runs",
     "list_tenants",
     "load_modules",
+    "open",
     "open_broker",
     "plan_discard",
     "plan_down",
@@ -284,6 +287,7 @@ _WHERE = {
         "load_modules",
         "register",
     },
+    "erp": {"Erp", "open"},
     "runs": {"Rehearsal", "Summary", "check_parameters", "list_runs"},
     "tenants": {
         "across",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from erpkit.errors import UsageError
 
@@ -62,6 +63,10 @@ class Settings:
             if reference
             else self
         )
+
+    def replaced(self, **given: Any) -> Settings:
+        """Return the settings with what is given and not None in place of what they say."""
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
 
     @property
     def is_embedded(self) -> bool:

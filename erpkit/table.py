@@ -122,6 +122,10 @@ class Table(Generic[_Row]):
         for row in islice(self.rows, most):
             yield [self._text(column, row) for column in self.columns]
 
+    def head(self, most: int) -> Table[_Row]:
+        """Return the table with its first rows."""
+        return replace(self, rows=self.rows[:most])
+
     def filtered(self, keep: Callable[[_Row], bool]) -> Table[_Row]:
         """Return the table with the rows that are to be kept."""
         return replace(self, rows=[row for row in self.rows if keep(row)])

@@ -9,10 +9,9 @@ from typing import Any
 
 import click
 
-from erpkit.cli.output import as_json, print_json, print_table, print_target
-from erpkit.config import Settings
-from erpkit.couplings import inspect_modules
-from erpkit.modules import Knot, ModuleCheck, cut_edges, find_impact, load_modules
+import erpkit
+from erpkit.cli.output import as_json, print_json, print_target, show
+from erpkit.modules import Component, ModuleCheck, cut_edges, find_impact
 
 _SHOWN = 5  # pieces of evidence a finding
 
@@ -36,14 +35,13 @@ def command() -> None:
 @as_json
 def list_(as_json: bool) -> None:
     """List the modules in load order."""
-    modules = load_modules(Settings.from_env()).modules
+    modules = erpkit.open().modules
     if as_json:
         print_json(
             [{"name": m.name, "dependencies": list(m.dependencies), "migrations": m.migrations} for m in modules]
         )
         return
-    rows = [(m.name, ", ".join(m.dependencies), len(m.commands), len(m.publishes), len(m.subscribes)) for m in modules]
-    print_table(["module", "depends on", "commands", "events", "handlers"], rows)
+    show(modules.table)
 
 
 @command.command()
@@ -56,13 +54,13 @@ def check(odoo: tuple[Path, ...], no_database: bool, layers: str, as_json: bool)
     """Look for cycles, couplings nobody declared, and events nobody handles; exit code 3 if there are findings."""
     result = _inspected(odoo, no_database, layers, quiet=as_json)
     if as_json:
-        findings = [asdict(finding) for finding in result.findings]
+        findings = [asdict(finding) | {"severity": finding.severity} for finding in result.findings]
         print_json(
             {"order": result.order, "cycle": result.cycle, "not_read": result.not_read, "findings": findings,
-             "cycles": [_knot(knot) for knot in result.knots]}
+             "cycles": [_component(component) for component in result.components]}
         )  # fmt: skip
         return 3 if result.findings else 0
-    click.echo(f"load order: {_listed(result.order) or 'none, there is a cycle'}")
+    click.echo(f"load order: {_listed(result.order) or result.load_order}")
     for finding in result.findings:
         click.echo(f"! {finding}")
         for line in finding.evidence[:_SHOWN]:
@@ -102,7 +100,7 @@ def graph(
 
 
 def _inspected(odoo: tuple[Path, ...], no_database: bool, layers: str, *, quiet: bool) -> ModuleCheck:
-    result = inspect_modules(Settings.from_env(), odoo=odoo, layers=layers, use_database=not no_database)
+    result = erpkit.open().modules.check(odoo=odoo, layers=layers, database=not no_database)
     print_target(result.target, quiet=quiet)
     for text in result.not_read:
         click.echo(f"not read: {text}", err=quiet)
@@ -117,7 +115,7 @@ def _answer(result: ModuleCheck, impact: str, what_if: tuple[str, ...], *, as_js
         if found:
             answers["impact"] = asdict(found)
         if without:
-            answers["what_if"] = asdict(without) | {"after": [_knot(knot) for knot in without.after]}
+            answers["what_if"] = asdict(without) | {"after": [_component(component) for component in without.after]}
             answers["what_if"].pop("before")  # type: ignore[attr-defined]
         print_json(answers)
         return
@@ -139,9 +137,7 @@ def _written(result: ModuleCheck, form: str, impact: str) -> str:
     import json  # noqa: PLC0415
 
     if form == "svg":
-        from erpkit.ui import plot_modules  # noqa: PLC0415 - slow to import
-
-        return plot_modules(result, around=impact).svg
+        return result.picture(around=impact).svg
     if form == "mermaid":
         from erpkit.modules.mermaid import as_mermaid  # noqa: PLC0415
 
@@ -151,18 +147,18 @@ def _written(result: ModuleCheck, form: str, impact: str) -> str:
             "modules": [{"name": name, "outside": name in result.outside} for name in [*result.names, *result.outside]],
             "order": result.order,
             "edges": [asdict(edge) for edge in result.edges],
-            "cycles": [_knot(knot) for knot in result.knots],
+            "cycles": [_component(component) for component in result.components],
             "not_read": result.not_read,
         },
         indent=2,
     )
 
 
-def _knot(knot: Knot) -> dict[str, object]:
+def _component(component: Component) -> dict[str, object]:
     return {
-        "modules": knot.modules,
-        "path": knot.path,
-        "declared": knot.is_declared,
-        "cut": knot.cut.edges,
-        "at_least": knot.cut.at_least,
+        "modules": component.modules,
+        "path": component.path,
+        "declared": component.is_declared,
+        "cut": component.cut.edges,
+        "at_least": component.cut.at_least,
     }

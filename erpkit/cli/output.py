@@ -12,8 +12,9 @@ import click
 
 from erpkit.config import Settings
 from erpkit.database import Database
+from erpkit.table import Table
 
-__all__ = ["as_json", "open_database", "print_json", "print_table", "print_target"]
+__all__ = ["as_json", "open_database", "print_json", "print_table", "print_target", "show"]
 
 as_json: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON."
@@ -43,6 +44,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
     for row in rows:
         table.add_row(*(Text(str(value)) for value in row))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def show(table: Table[Any]) -> None:
+    """Print a table that fits the terminal; in a pipe it is as wide as it needs to be."""
+    from rich.console import Console  # noqa: PLC0415 - slow to import
+
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import click
 
 from erpkit.cli.output import print_json, print_table
-from erpkit.runs import FleetResult, Notebook, RunRecord, RunResult
+from erpkit.runs import FleetResult, Notebook, RunResult
 
-__all__ = ["print_fleet", "print_parameters", "print_result", "print_runs"]
+__all__ = ["print_fleet", "print_parameters", "print_result"]
 
 
 def print_parameters(notebook: Notebook) -> None:
@@ -53,22 +51,6 @@ def print_fleet(done: FleetResult, as_json: bool) -> None:
     for slug, result in done.results.items():
         for finding in result.findings:
             click.echo(f"! {finding}" if finding.startswith(f"{slug}: ") else f"! {slug}: {finding}")
-
-
-def print_runs(runs: Sequence[RunRecord], as_json: bool) -> None:
-    """Print the record of runs."""
-    if as_json:
-        print_json([asdict(run) for run in runs])
-        return
-    if not runs:
-        click.echo("no run was recorded")
-        return
-    rows = [
-        (f"{run.started_at:%Y-%m-%d %H:%M:%S}", run.notebook, ", ".join(run.tenants), run.verdict,
-         "" if run.seconds is None else f"{run.seconds:.1f}", f"{run.who}@{run.host}", run.report or "")
-        for run in runs
-    ]  # fmt: skip
-    print_table(["started", "notebook", "tenants", "outcome", "seconds", "by", "report"], rows)
 
 
 def _print_problems(result: RunResult) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
-from erpkit.cli.output import as_json, open_database
-from erpkit.cli.run_output import print_runs
-from erpkit.runs import list_runs
+import erpkit
+from erpkit.cli.output import as_json, print_json, print_target, show
 
 
 @click.command("runs")
@@ -18,6 +19,11 @@ def command(notebook: str | None, limit: int, as_json: bool) -> int:
 
     `running` is a run that is under way; `lost` one whose process gave no sign of life for a minute.
     """
-    with open_database(quiet=as_json) as database, database.connection() as connection:
-        print_runs(list_runs(connection, notebook, limit=limit), as_json)
+    with erpkit.open() as erp:
+        print_target(erp.target, quiet=as_json)
+        history = erp.runs.history(notebook or "", limit=limit)
+    if as_json:
+        print_json([asdict(run) for run in history.runs])
+    else:
+        show(history.table)
     return 0

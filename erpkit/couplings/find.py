@@ -14,7 +14,7 @@ from erpkit.couplings.tables import has_schema, table_edges
 from erpkit.database import TEMPLATE, Database
 from erpkit.embedded import EmbeddedServer
 from erpkit.errors import DatabaseError, ErpkitError
-from erpkit.modules import Layers, ModuleCheck, ModuleLike, check_modules
+from erpkit.modules import Layers, ModuleCheck, ModuleLike, check_modules, is_foreign
 from erpkit.modules.edges import Couplings, Edge
 from erpkit.modules.source import Source, read_source
 from erpkit.modules.tables import TableOwners
@@ -36,7 +36,7 @@ def inspect_modules(
     declared_layers = Layers.parse(layers)
     source = read_source(settings, odoo)
     with _opened(settings, use_database=use_database and source.imports is None) as database:
-        couplings = _couplings(source, settings, database)
+        couplings = _couplings(source, settings, database, use_database=use_database)
         where = f"{source.name}, {database.target if database else 'no database'}"
     return check_modules(
         source.candidates,
@@ -50,7 +50,11 @@ def inspect_modules(
 
 
 def find_couplings(
-    modules: Sequence[ModuleLike], database: Database | None, tenants_query: str | None = None
+    modules: Sequence[ModuleLike],
+    database: Database | None,
+    tenants_query: str | None = None,
+    *,
+    use_database: bool = True,
 ) -> Couplings:
     """Find imports, foreign keys, views and queries across modules; what cannot be looked at is told in `not_read`.
 
@@ -59,27 +63,36 @@ def find_couplings(
     owners = TableOwners(modules)
     packages = find_packages(modules)
     not_read: list[str] = []
+    not_asked = [] if use_database else ["foreign keys and views were not read: the database was not to be asked"]
     edges = [
         *_tried("imports were not read", not_read, lambda: import_edges(packages)),
         *_tried("queries were not read", not_read, lambda: query_edges(modules, owners)),
-        *_tried("foreign keys and views were not read", not_read, lambda: _of_tables(database, owners, tenants_query)),
+        *(
+            _tried(
+                "foreign keys and views were not read", not_read, lambda: _of_tables(database, owners, tenants_query)
+            )
+            if use_database
+            else ()
+        ),
     ]
     everyone = frozenset(module.name for module in modules)
     strangers = everyone - set(packages)
-    partly = everyone if not_read else strangers
-    if strangers:
-        not_read.append(
-            f"imports of {_listed(sorted(strangers))} were not read: no Python package of its own was found"
-        )
-    return Couplings(tuple(edges), tuple(not_read), partly)
+    partly = everyone if not_read or not_asked else strangers
+    foreign = frozenset(module.name for module in modules if is_foreign(module)) & strangers
+    if strangers - foreign:
+        names = _listed(sorted(strangers - foreign))
+        not_read.append(f"imports of {names} were not read: no Python package of its own was found")
+    if foreign:
+        not_asked.append(f"imports of {_listed(sorted(foreign))} were not read: they are not written in Python")
+    return Couplings(tuple(edges), tuple(not_read), partly, tuple(not_asked))
 
 
-def _couplings(source: Source, settings: Settings, database: Database | None) -> Couplings:
+def _couplings(source: Source, settings: Settings, database: Database | None, *, use_database: bool) -> Couplings:
     if source.imports is not None:
         everyone = frozenset(module.name for module in source.candidates if isinstance(module, ModuleLike))
-        return Couplings(source.imports, (_ODOO,), everyone)
+        return Couplings(source.imports, (), everyone, (_ODOO,))
     modules = [candidate for candidate in source.candidates if isinstance(candidate, ModuleLike)]
-    return find_couplings(modules, database, settings.tenants_query)
+    return find_couplings(modules, database, settings.tenants_query, use_database=use_database)
 
 
 def _of_tables(database: Database | None, owners: TableOwners, tenants_query: str | None) -> list[Edge]:

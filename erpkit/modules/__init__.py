@@ -1,8 +1,9 @@
 """Modules of the ERP: what one is, which there are, the order they load in, and what is wrong with them."""
 
-from erpkit.modules.check import Knot, ModuleCheck, check_modules
+from erpkit.modules.check import ModuleCheck, check_modules
 from erpkit.modules.edges import Couplings, Edge
 from erpkit.modules.entries import Candidates, read_candidates
+from erpkit.modules.graph import Component, ModuleGraph
 from erpkit.modules.impact import Impact, WhatIf, cut_edges, find_impact
 from erpkit.modules.layers import Layers
 from erpkit.modules.module import (
@@ -27,15 +28,16 @@ from erpkit.modules.wiring import ModuleFinding
 __all__ = [
     "Candidates",
     "CommandHandler",
+    "Component",
     "Couplings",
     "Edge",
     "EventHandler",
     "Impact",
-    "Knot",
     "Layers",
     "Module",
     "ModuleCheck",
     "ModuleFinding",
+    "ModuleGraph",
     "ModuleLike",
     "Query",
     "QueryHandler",

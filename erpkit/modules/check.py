@@ -2,88 +2,165 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from erpkit.modules.cuts import Cut, smallest_cut
-from erpkit.modules.cycles import find_knots, graph_of, shortest_cycle, within
+from erpkit.modules.cuts import smallest_cut
+from erpkit.modules.cycles import find_components, graph_of, shortest_cycle, within
 from erpkit.modules.edges import Couplings, Edge, declared_edges, event_edges
 from erpkit.modules.findings import (
+    coverage_findings,
     cycle_findings,
     duplicate_findings,
     event_findings,
     layer_findings,
+    list_evidence,
     missing_findings,
     not_module_findings,
     self_findings,
     undeclared_findings,
     unused_findings,
 )
+from erpkit.modules.graph import Component, ModuleGraph
 from erpkit.modules.layers import Layers
-from erpkit.modules.module import ModuleLike
+from erpkit.modules.module import EventHandler, ModuleLike, topic_of
 from erpkit.modules.order import dependency_graph
+from erpkit.modules.picture import draw_modules
 from erpkit.modules.protocol import protocol_faults
 from erpkit.modules.wiring import ModuleFinding, wiring_faults
+from erpkit.result import Picture, Summary
+from erpkit.table import Column, Table, Tone
 
 if TYPE_CHECKING:
     import networkx
 
-__all__ = ["Knot", "ModuleCheck", "check_modules", "find_cycles"]
+__all__ = ["ModuleCheck", "check_modules", "find_cycles", "module_table"]
 
 _NO_LAYERS = Layers()
 
 
 @dataclass(frozen=True)
-class Knot:
-    """Modules that all reach each other: one cycle that shows it, and the smallest set of edges to cut.
+class ModuleCheck(ModuleGraph):
+    """The result of `check_modules`: the graph with its findings, as a picture and as tables.
 
-    `is_declared` tells that the declared dependencies alone make a cycle, so that start-up refuses them; otherwise it is
-    what was found in fact that closes it.
+    `graph` is the declared one. `not_read` says in words what was not looked at, `target` where the modules were read from.
     """
 
-    modules: tuple[str, ...]
-    path: tuple[str, ...]
-    cut: Cut
-    is_declared: bool = True
-
-
-@dataclass(frozen=True)
-class ModuleCheck:
-    """The result of `check_modules`: the modules in load order (as found, where there is none), edges, knots and findings.
-
-    `graph` is the declared one; `edges` are all, declared or found in fact. `not_read` says in words what was not looked at,
-    `target` where the modules were read from. Modules `outside` are needed, and not among these.
-    """
-
-    modules: tuple[ModuleLike, ...]
-    order: tuple[str, ...]
-    graph: networkx.DiGraph[str]
-    findings: tuple[ModuleFinding, ...]
-    edges: tuple[Edge, ...] = ()
-    knots: tuple[Knot, ...] = ()
+    graph: networkx.DiGraph[str] = field(kw_only=True)
     not_read: tuple[str, ...] = ()
-    outside: tuple[str, ...] = ()
     target: str = ""
 
+    def picture(self, around: str = "") -> Picture:
+        """Draw the graph, or a module and what depends on it."""
+        return draw_modules(self, around=around)
+
     @property
-    def cycle(self) -> tuple[str, ...]:
-        """The first cycle of declared dependencies, () where there is none."""
-        return next((knot.path for knot in self.knots if knot.is_declared), ())
+    def load_order(self) -> str:
+        """The load order in words, or why there is none."""
+        cycle = f"none, there is a cycle: {' -> '.join(self.cycle)}" if self.cycle else "none, there are no modules"
+        return ", ".join(self.order) or cycle
 
-    @cached_property
-    def pairs(self) -> Mapping[tuple[str, str], tuple[Edge, ...]]:
-        """The edges by source and target."""
-        found: dict[tuple[str, str], list[Edge]] = {}
-        for edge in self.edges:
-            found.setdefault((edge.source, edge.target), []).append(edge)
-        return {pair: tuple(edges) for pair, edges in found.items()}
+    @property
+    def finding_table(self) -> Table[ModuleFinding]:
+        """One line a finding: its kind, the problem, the remedy and what shows it."""
+        return Table(_FINDINGS, self.findings, "There are none.")
 
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The names of all modules, in load order where there is one, each once."""
-        return self.order or tuple(sorted({module.name for module in self.modules}))
+    @property
+    def module_table(self) -> Table[ModuleLike]:
+        """One line a module: what it depends on and what it declares."""
+        return module_table(self.modules)
+
+    @property
+    def event_table(self) -> Table[tuple[str, list[EventHandler]]]:
+        """One line an event: its topic and who handles it."""
+        handlers = [handler for module in self.modules for handler in module.subscribes]
+        events = [(module, event) for module in self.modules for event in module.publishes]
+        rows = [(topic_of(m.name, event), [h for h in handlers if h.event is event]) for m, event in events]
+        return Table(_EVENTS, rows, "There are no events.")
+
+    @property
+    def coupling_table(self) -> Table[tuple[Edge, ...]]:
+        """One line for each two modules of which one needs the other, what is not declared first."""
+        rows = sorted(self.pairs.values(), key=lambda edges: any(edge.kind == "declared" for edge in edges))
+        return Table(_COUPLINGS, rows, "No module needs another.")
+
+    @property
+    def summary(self) -> Summary:
+        """Its figures, and what needs work."""
+        facts = {
+            "modules": len(self.names),
+            "dependencies": sum(any(edge.kind == "declared" for edge in edges) for edges in self.pairs.values()),
+            "couplings": sum(edge.kind != "declared" for edge in self.edges),
+            "cycles": len(self.components),
+            "events": sum(len(module.publishes) for module in self.modules),
+            "not read": len(self.not_read),
+            "findings": len(self.findings),
+        }
+        title = "The module graph needs work" if self.findings else "The module graph is sound"
+        findings = [finding.finding for finding in self.findings]
+        return Summary(f"{title}: {self.target}" if self.target else title, facts, findings)
+
+    def __repr__(self) -> str:
+        return str(self.summary)
+
+    def _repr_html_(self) -> str:
+        return self.summary.html() + self.picture()._repr_html_()
+
+
+def module_table(modules: Sequence[ModuleLike]) -> Table[ModuleLike]:
+    """One line a module: what it depends on and what it declares."""
+    return Table(_MODULES, modules, "There are no modules.")
+
+
+def _tone(finding: ModuleFinding) -> Tone:
+    return "error" if finding.severity == "error" else "warning"
+
+
+def _found(edges: Sequence[Edge]) -> list[Edge]:
+    return [edge for edge in edges if edge.kind != "declared"]
+
+
+def _kinds(edges: Sequence[Edge]) -> str:
+    counts = Counter(edge.kind for edge in _found(edges))
+    return ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in counts.items())
+
+
+def _undeclared(edges: Sequence[Edge]) -> Tone:
+    return "" if len(_found(edges)) < len(edges) else "warning"
+
+
+_FINDINGS = (
+    Column[ModuleFinding]("kind", lambda f: f.kind, tone=_tone),
+    Column[ModuleFinding]("problem", lambda f: f.problem),
+    Column[ModuleFinding]("remedy", lambda f: f.remedy),
+    Column[ModuleFinding]("evidence", lambda f: list_evidence(f.evidence)),
+)
+_MODULES = (
+    Column[ModuleLike]("module", lambda m: m.name),
+    Column[ModuleLike]("depends on", lambda m: m.dependencies),
+    Column[ModuleLike]("migrations", lambda m: len(list(m.migrations.glob("*.sql"))) if m.migrations else 0),
+    Column[ModuleLike]("commands", lambda m: len(m.commands)),
+    Column[ModuleLike]("publishes", lambda m: [event.__name__ for event in m.publishes]),
+    Column[ModuleLike]("handlers", lambda m: len(m.subscribes)),
+)
+_EVENTS = (
+    Column[tuple[str, list[EventHandler]]]("topic", lambda row: row[0]),
+    Column[tuple[str, list[EventHandler]]](
+        "handled by", lambda row: [h.name for h in row[1]] or "no handler", tone=lambda row: "" if row[1] else "warning"
+    ),
+    Column[tuple[str, list[EventHandler]]]("replayable", lambda row: [h.name for h in row[1] if h.replayable]),
+)
+_COUPLINGS = (
+    Column[tuple[Edge, ...]]("module", lambda edges: edges[0].source),
+    Column[tuple[Edge, ...]]("needs", lambda edges: edges[0].target),
+    Column[tuple[Edge, ...]](
+        "declared", lambda edges: "yes" if len(_found(edges)) < len(edges) else "no", tone=_undeclared
+    ),
+    Column[tuple[Edge, ...]]("found", lambda edges: _kinds(edges) or None),
+    Column[tuple[Edge, ...]]("evidence", lambda edges: list_evidence([e.evidence for e in _found(edges)]) or None),
+)
 
 
 def check_modules(
@@ -106,9 +183,9 @@ def check_modules(
     known = {module.name for module in modules}
     edges = sorted({*declared_edges(modules), *event_edges(modules), *(couplings.edges if couplings else ())})
     inside = [edge for edge in edges if edge.source in known and edge.target in known]
-    knots = find_cycles(inside)
+    components = find_cycles(inside)
     graph = dependency_graph(modules)
-    order = () if any(knot.is_declared for knot in knots) else _order(graph, known)
+    order = () if any(component.is_declared for component in components) else _order(graph, known)
     place = {name: number for number, name in enumerate(order)}
     all_findings = [
         *findings,
@@ -116,41 +193,42 @@ def check_modules(
         *duplicate_findings(modules),
         *missing_findings(edges, known | set(outside)),
         *self_findings(edges),
-        *cycle_findings(knots, inside),
+        *cycle_findings(components, inside),
         *wiring_faults(modules),
         *undeclared_findings(inside, indirect=indirect),
         *layer_findings(inside, layers, known),
         *event_findings(modules),
         *unused_findings(inside, couplings),
+        *coverage_findings(modules, couplings),
     ]
     return ModuleCheck(
         tuple(sorted(modules, key=lambda module: place.get(module.name, 0))),
         order,
-        graph,
         tuple(all_findings),
         tuple(edges),
-        tuple(knots),
-        couplings.not_read if couplings else (),
-        outside=tuple(sorted({edge.target for edge in edges} - known)),
-        target=target,
+        tuple(components),
+        tuple(sorted({edge.target for edge in edges} - known)),
+        (*couplings.not_read, *couplings.not_asked) if couplings else (),
+        target,
+        graph=graph,
     )
 
 
-def find_cycles(edges: Iterable[Edge]) -> list[Knot]:
-    """Return one knot for each set of modules that reach each other, through edges of any kind; those of start-up first."""
+def find_cycles(edges: Iterable[Edge]) -> list[Component]:
+    """Return one component for each set of modules that reach each other, through edges of any kind; those of start-up first."""
     found: dict[tuple[str, str], list[Edge]] = {}
     for edge in edges:
         if edge.source != edge.target:
             found.setdefault((edge.source, edge.target), []).append(edge)
     graph = graph_of(found)
     declared = graph_of((pair for pair, several in found.items() if any(e.kind == "declared" for e in several)), graph)
-    knots = []
-    for modules in find_knots(graph):
-        at_start = find_knots(within(declared, modules))
+    components = []
+    for modules in find_components(graph):
+        at_start = find_components(within(declared, modules))
         path = shortest_cycle(declared, at_start[0]) if at_start else shortest_cycle(graph, modules)
         cut = smallest_cut(graph, modules, lambda pair: len(found[pair]))
-        knots.append(Knot(modules, path, cut, bool(at_start)))
-    return sorted(knots, key=lambda knot: not knot.is_declared)
+        components.append(Component(modules, path, cut, bool(at_start)))
+    return sorted(components, key=lambda component: not component.is_declared)
 
 
 def _order(graph: networkx.DiGraph[str], known: set[str]) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """The smallest set of edges whose removal leaves no cycle: a minimum feedback arc set.
 
-Finding one is NP-hard, so it is exact for small knots (dynamic programming over sets, E. Lawler 1964), and otherwise a good
+Finding one is NP-hard, so it is exact for small components (dynamic programming over sets, E. Lawler 1964), and otherwise a good
 order (the greedy one of Eades, Lin and Smyth 1993, improved by moving nodes) beside a bound that tells how far off it may be:
 as many edges must go as there are cycles that share no edge.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
 
-from erpkit.modules.cycles import Graph, cycle_through, find_knots, within
+from erpkit.modules.cycles import Graph, cycle_through, find_components, within
 
 __all__ = ["Cut", "smallest_cut"]
 
@@ -28,7 +28,7 @@ _ONE = 1_000_000  # weighs one edge: what it costs to cut it decides only betwee
 
 @dataclass(frozen=True)
 class Cut:
-    """Edges whose removal breaks every cycle of a knot; no set of fewer than `at_least` does."""
+    """Edges whose removal breaks every cycle of a component; no set of fewer than `at_least` does."""
 
     edges: tuple[Pair, ...]
     at_least: int
@@ -43,12 +43,12 @@ class Cut:
         return edges if self.is_smallest else f"{edges} (at least {self.at_least} must go; fewer than these may do)"
 
 
-def smallest_cut(graph: Graph, knot: Collection[str], cost: Callable[[Pair], int] = lambda _: 0) -> Cut:
-    """Return a smallest set of edges of a knot to cut, and the cheapest of those where it is exact.
+def smallest_cut(graph: Graph, component: Collection[str], cost: Callable[[Pair], int] = lambda _: 0) -> Cut:
+    """Return a smallest set of edges of a component to cut, and the cheapest of those where it is exact.
 
     `cost` is what it takes to cut one edge, the number of places to change for instance. Deterministic, and pure.
     """
-    part = within(graph, sorted(knot))
+    part = within(graph, sorted(component))
     weights = {
         source: {target: _ONE + min(cost((source, target)), 999) for target in targets}
         for source, targets in part.items()
@@ -110,8 +110,8 @@ def _without_common_edges(graph: Graph) -> dict[str, list[str]]:
     """Take out the edges that most of a sample of cycles go through, again and again: the few wrong ones in a sound order."""
     random, budget = Random(1), 5 * _BUDGET
     left = {node: list(successors) for node, successors in graph.items()}
-    while budget > 0 and (knots := find_knots(left)):
-        home = {node: number for number, knot in enumerate(knots) for node in knot}
+    while budget > 0 and (components := find_components(left)):
+        home = {node: number for number, component in enumerate(components) for node in component}
         inside = {n: [s for s in left[n] if home.get(s, -1) == home[n]] for n in home}
         edges = [(source, target) for source, targets in inside.items() for target in targets]
         budget -= 10 * len(edges)

@@ -1,10 +1,10 @@
-"""Cycles in a graph: one for each knot of nodes that reach each other, the shortest; never all, whose number explodes."""
+"""Cycles in a graph: one for each component of nodes that reach each other, the shortest; never all, whose number explodes."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-__all__ = ["Graph", "cycle_through", "find_knots", "graph_of", "shortest_cycle", "within"]
+__all__ = ["Graph", "cycle_through", "find_components", "graph_of", "shortest_cycle", "within"]
 
 Graph = Mapping[str, Collection[str]]
 
@@ -20,7 +20,7 @@ def graph_of(pairs: Iterable[tuple[str, str]], nodes: Iterable[str] = ()) -> dic
     return {node: list(successors) for node, successors in found.items()}
 
 
-def find_knots(graph: Graph) -> list[tuple[str, ...]]:
+def find_components(graph: Graph) -> list[tuple[str, ...]]:
     """Return the sets of nodes that reach each other (strongly connected components that hold a cycle), sorted."""
     import networkx  # noqa: PLC0415 - slow to import
 
@@ -28,7 +28,7 @@ def find_knots(graph: Graph) -> list[tuple[str, ...]]:
     directed.add_edges_from((node, successor) for node, successors in graph.items() for successor in successors)
     found = networkx.strongly_connected_components(directed)
     return sorted(
-        tuple(sorted(knot)) for knot in found if len(knot) > 1 or any(node in graph[node] for node in knot)
+        tuple(sorted(component)) for component in found if len(component) > 1 or any(node in graph[node] for node in component)
     )  # fmt: skip
 
 
@@ -38,12 +38,12 @@ def within(graph: Graph, nodes: Collection[str]) -> dict[str, list[str]]:
     return {node: [successor for successor in graph[node] if successor in inside] for node in nodes}
 
 
-def shortest_cycle(graph: Graph, knot: Collection[str]) -> tuple[str, ...]:
-    """Return a cycle through nodes of a knot, the first repeated at the end: the shortest, in large knots a short one.
+def shortest_cycle(graph: Graph, component: Collection[str]) -> tuple[str, ...]:
+    """Return a cycle through nodes of a component, the first repeated at the end: the shortest, in large components a short one.
 
     The one that begins at the node that sorts first is taken where several are as short.
     """
-    part = within(graph, sorted(knot))
+    part = within(graph, sorted(component))
     best: tuple[str, ...] = ()
     walked = 0
     for start in part:

@@ -43,12 +43,14 @@ class Edge:
 class Couplings:
     """What was found in fact: its edges, in words what could not be looked at, and the modules of which not all was seen.
 
-    Of a module in `partly_read` nobody can say that it does not use what it declares.
+    `not_asked` is what was left out on purpose: no fault. Of a module in `partly_read` it cannot be told that it does not use
+    what it declares.
     """
 
     edges: tuple[Edge, ...] = ()
     not_read: tuple[str, ...] = ()
     partly_read: frozenset[str] = frozenset()
+    not_asked: tuple[str, ...] = ()
 
 
 def declared_edges(modules: Iterable[ModuleLike]) -> list[Edge]:

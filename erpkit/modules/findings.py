@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from erpkit.modules.edges import Couplings, Edge
+from erpkit.modules.graph import Component
 from erpkit.modules.layers import Layers
 from erpkit.modules.module import ModuleLike, topic_of
 from erpkit.modules.protocol import protocol_faults, short
-from erpkit.modules.wiring import ModuleFinding
-
-if TYPE_CHECKING:
-    from erpkit.modules.check import Knot
+from erpkit.modules.wiring import NOT_READ, ModuleFinding
 
 __all__ = [
+    "coverage_findings",
     "cycle_findings",
     "duplicate_findings",
     "event_findings",
     "layer_findings",
+    "list_evidence",
     "missing_findings",
     "not_module_findings",
     "self_findings",
@@ -28,7 +27,19 @@ __all__ = [
     "unused_findings",
 ]
 
+_EVIDENCE = 6  # pieces that a line names
 _NAMED = 12  # modules or edges in a sentence
+
+
+def coverage_findings(modules: Sequence[ModuleLike], couplings: Couplings | None) -> list[ModuleFinding]:
+    """What was not looked at: nothing at all, where there are no modules, or a source of couplings that could not be read."""
+    nothing = ModuleFinding(
+        "no modules", (), "no module was found, so nothing was checked", "set ERPKIT_MODULES, or register modules"
+    )
+    return [
+        *([] if modules else [nothing]),
+        *(ModuleFinding(NOT_READ, (), text, "") for text in (couplings.not_read if couplings else ())),
+    ]
 
 
 def not_module_findings(candidates: Sequence[object]) -> list[ModuleFinding]:
@@ -80,24 +91,30 @@ def self_findings(edges: Iterable[Edge]) -> list[ModuleFinding]:
     ]
 
 
-def cycle_findings(knots: Iterable[Knot], edges: Iterable[Edge]) -> list[ModuleFinding]:
-    """One finding a knot: a cycle, the edges to cut, and what each of these rests on."""
+def cycle_findings(components: Iterable[Component], edges: Iterable[Edge]) -> list[ModuleFinding]:
+    """One finding a component: a cycle, the edges to cut, and what each of these rests on."""
     pairs = _by_pair(edges)
-    return [_cycle_finding(knot, pairs) for knot in knots]
+    return [_cycle_finding(component, pairs) for component in components]
 
 
-def _cycle_finding(knot: Knot, pairs: Mapping[tuple[str, str], Sequence[Edge]]) -> ModuleFinding:
-    size = f"; {len(knot.modules)} modules reach each other" if len(knot.modules) > len(set(knot.path)) else ""
-    kind = "cycle" if knot.is_declared else "hidden cycle"
-    shown = [*knot.cut.edges[:_NAMED]]
-    more = f" and {len(knot.cut.edges) - _NAMED} more" if len(knot.cut.edges) > _NAMED else ""
+def _cycle_finding(component: Component, pairs: Mapping[tuple[str, str], Sequence[Edge]]) -> ModuleFinding:
+    size = (
+        f"; {len(component.modules)} modules reach each other"
+        if len(component.modules) > len(set(component.path))
+        else ""
+    )
+    kind = "cycle" if component.is_declared else "hidden cycle"
+    shown = [*component.cut.edges[:_NAMED]]
+    more = f" and {len(component.cut.edges) - _NAMED} more" if len(component.cut.edges) > _NAMED else ""
     edges = ", ".join(f"{source} -> {target}" for source, target in shown) + more
-    how = "" if knot.cut.is_smallest else f" (at least {knot.cut.at_least} must go; fewer than these may do)"
+    how = "" if component.cut.is_smallest else f" (at least {component.cut.at_least} must go; fewer than these may do)"
     remedy = f"cut {edges}{how}: let the needed module publish an event that the other handles"
-    steps = [] if knot.is_declared else [pair for pair in pairwise(knot.path) if pair not in knot.cut.edges]
-    evidence = [str(edge) for pair in knot.cut.edges for edge in pairs[pair]]
+    steps = (
+        [] if component.is_declared else [pair for pair in pairwise(component.path) if pair not in component.cut.edges]
+    )
+    evidence = [str(edge) for pair in component.cut.edges for edge in pairs[pair]]
     evidence += [str(pairs[pair][0]) for pair in steps]
-    return ModuleFinding(kind, knot.modules, f"{_path(knot.path)}{size}", remedy, tuple(evidence))
+    return ModuleFinding(kind, component.modules, f"{_path(component.path)}{size}", remedy, tuple(evidence))
 
 
 def _path(names: Sequence[str]) -> str:
@@ -181,6 +198,12 @@ def event_findings(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:
         for event, name in publisher.items()
         if event not in handled
     ]
+
+
+def list_evidence(evidence: Sequence[str]) -> str:
+    """Return the first pieces of evidence in a line, and count the others."""
+    more = f"; and {len(evidence) - _EVIDENCE} more" if len(evidence) > _EVIDENCE else ""
+    return "; ".join(evidence[:_EVIDENCE]) + more
 
 
 def _by_pair(edges: Iterable[Edge]) -> dict[tuple[str, str], list[Edge]]:

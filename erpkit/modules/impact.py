@@ -8,9 +8,12 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from erpkit.errors import UsageError
-from erpkit.modules.check import Knot, ModuleCheck, find_cycles
+from erpkit.modules.check import ModuleCheck, find_cycles
 from erpkit.modules.cycles import graph_of
 from erpkit.modules.edges import Edge
+from erpkit.modules.findings import list_evidence
+from erpkit.modules.graph import Component
+from erpkit.table import Column, Table
 
 if TYPE_CHECKING:
     import networkx
@@ -26,8 +29,8 @@ class WhatIf:
 
     cut: tuple[Pair, ...]
     edges: tuple[Edge, ...]
-    before: tuple[Knot, ...]
-    after: tuple[Knot, ...]
+    before: tuple[Component, ...]
+    after: tuple[Component, ...]
     order: tuple[str, ...]
     """The load order then, () while declared dependencies make a cycle."""
 
@@ -39,8 +42,13 @@ class WhatIf:
         elif not self.after:
             cycles = "no cycle would be left"
         else:
-            cycles = "left: " + "; ".join(" -> ".join(knot.path) for knot in self.after)
+            cycles = "left: " + "; ".join(" -> ".join(component.path) for component in self.after)
         return f"without {names}: {places}; {cycles}"
+
+    @property
+    def table(self) -> Table[Edge]:
+        """One line for each place that would have to change."""
+        return Table(_PLACES, self.edges, "There is nothing to change.")
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,28 @@ class Impact:
         verb = "module depends" if count == 1 else "modules depend"
         return f"{count} {verb} on {self.module}: {', '.join(self.direct)}{by_way}"
 
+    @property
+    def table(self) -> Table[tuple[str, str, str]]:
+        """One line for each module that depends on it, the direct ones first with what shows it."""
+        direct = [(name, "directly", list_evidence(self._evidence(name))) for name in self.direct]
+        return Table(_DEPENDENTS, [*direct, *((name, "by way of others", "") for name in self.indirect)])
+
+    def _evidence(self, name: str) -> list[str]:
+        return [f"{edge.kind}: {edge.evidence}" for edge in self.edges if edge.source == name]
+
+
+_PLACES = (
+    Column[Edge]("module", lambda edge: edge.source),
+    Column[Edge]("needs", lambda edge: edge.target),
+    Column[Edge]("kind", lambda edge: edge.kind),
+    Column[Edge]("to change", lambda edge: edge.evidence),
+)
+_DEPENDENTS = (
+    Column[tuple[str, str, str]]("module", lambda row: row[0]),
+    Column[tuple[str, str, str]]("depends", lambda row: row[1]),
+    Column[tuple[str, str, str]]("evidence", lambda row: row[2]),
+)
+
 
 def cut_edges(check: ModuleCheck, cuts: Sequence[str]) -> WhatIf:
     """Tell how the modules would be without the edges named, `sales->catalog` each; raises UsageError for one that is none."""
@@ -68,8 +98,8 @@ def cut_edges(check: ModuleCheck, cuts: Sequence[str]) -> WhatIf:
     left = [edge for edge in inside if (edge.source, edge.target) not in pairs]
     gone = tuple(edge for edge in check.edges if (edge.source, edge.target) in pairs)
     after = tuple(find_cycles(left))
-    order = () if any(knot.is_declared for knot in after) else _order(check, left)
-    return WhatIf(pairs, gone, check.knots, after, order)
+    order = () if any(component.is_declared for component in after) else _order(check, left)
+    return WhatIf(pairs, gone, check.components, after, order)
 
 
 def find_impact(check: ModuleCheck, module: str) -> Impact:

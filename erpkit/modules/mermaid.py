@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from erpkit.modules.check import ModuleCheck
 from erpkit.modules.edges import Edge
+from erpkit.modules.graph import ModuleGraph
 
 __all__ = ["as_mermaid"]
 
 
-def as_mermaid(check: ModuleCheck) -> str:
+def as_mermaid(graph: ModuleGraph) -> str:
     """Write a flowchart: arrows lead from a module to those that need it; undeclared ones are dotted, cycles and cuts red."""
-    ids = {name: f"m{number}" for number, name in enumerate([*check.names, *check.outside])}
-    in_cycle = {pair for knot in check.knots for pair in zip(knot.path, knot.path[1:], strict=False)}
-    to_cut = {pair for knot in check.knots for pair in knot.cut.edges}
+    ids = {name: f"m{number}" for number, name in enumerate([*graph.names, *graph.outside])}
+    in_cycle = {
+        pair for component in graph.components for pair in zip(component.path, component.path[1:], strict=False)
+    }
+    to_cut = {pair for component in graph.components for pair in component.cut.edges}
     lines = ["flowchart LR", *(f'    {ids[name]}["{_text(name)}"]' for name in ids)]
     red = []
-    for number, (pair, edges) in enumerate(check.pairs.items()):
+    for number, (pair, edges) in enumerate(graph.pairs.items()):
         lines.append(f"    {ids[pair[1]]} {_arrow(edges, cut=pair in to_cut)} {ids[pair[0]]}")
         if pair in in_cycle | to_cut:
             red.append(str(number))
     if red:
         lines.append(f"    linkStyle {','.join(red)} stroke:#dc2626,stroke-width:3px")
-    if check.outside:
-        lines.append(f"    class {','.join(ids[name] for name in check.outside)} outside")
+    if graph.outside:
+        lines.append(f"    class {','.join(ids[name] for name in graph.outside)} outside")
         lines.append("    classDef outside stroke-dasharray:4")
     return "\n".join(lines)
 

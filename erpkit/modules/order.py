@@ -10,7 +10,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from erpkit.errors import ModuleError
-from erpkit.modules.cycles import find_knots, shortest_cycle
+from erpkit.modules.cycles import find_components, shortest_cycle
 from erpkit.modules.module import ModuleLike
 from erpkit.modules.protocol import check_module
 
@@ -62,12 +62,12 @@ def dependency_graph(modules: Sequence[ModuleLike]) -> networkx.DiGraph[str]:
 
 
 def find_cycles(graph: networkx.DiGraph[str]) -> list[list[str]]:
-    """Return a short cycle for each knot of modules that reach each other, the first name repeated at the end.
+    """Return a short cycle for each component of modules that reach each other, the first name repeated at the end.
 
     Never all cycles: their number explodes. Sorted by name.
     """
     following = {name: list(edges) for name, edges in graph.adjacency()}
-    return sorted(list(shortest_cycle(following, knot)) for knot in find_knots(following))
+    return sorted(list(shortest_cycle(following, component)) for component in find_components(following))
 
 
 def _checked(candidate: object) -> ModuleLike:

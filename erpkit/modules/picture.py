@@ -15,8 +15,8 @@ from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
-from erpkit.modules.check import ModuleCheck
 from erpkit.modules.edges import Edge
+from erpkit.modules.graph import ModuleGraph
 from erpkit.modules.mermaid import as_mermaid
 from erpkit.result import Picture
 
@@ -42,26 +42,26 @@ _LONGEST = 36  # characters of a name
 _drawing = threading.Lock()  # the library is not safe for threads
 
 
-def draw_modules(check: ModuleCheck, *, around: str = "", most: int = 40) -> Picture:
+def draw_modules(graph: ModuleGraph, *, around: str = "", most: int = 40) -> Picture:
     """Draw modules from left to right in load order, an arrow to each one that needs another; evidence is in the tooltips.
 
     Kinds are colours, what is not declared is dashed, cycles are red, and the edges to cut are thick. Of more modules than
     `most`, those are drawn that findings are about and that most others need, and the others are counted. With `around`, that
     module and what depends on it. Without the extra `graph` the picture is Mermaid's text.
     """
-    if not check.names:
+    if not graph.names:
         return Picture("There are no modules.", "no modules")
-    part = _choose(check, around, most)
-    text = _in_words(check, part)
+    part = _choose(graph, around, most)
+    text = _in_words(graph, part)
     try:
-        return Picture(_drawn("\n".join(_dot(check, part, around))), text)
+        return Picture(_drawn("\n".join(_dot(graph, part, around))), text)
     except ImportError:
-        return _in_mermaid(check, text)
+        return _in_mermaid(graph, text)
 
 
-def _in_mermaid(check: ModuleCheck, text: str) -> Picture:
+def _in_mermaid(graph: ModuleGraph, text: str) -> Picture:
     note = "pip install 'erpkit[graph]' draws this graph; until then this is its text for Mermaid"
-    return Picture(f"{note}:\n{as_mermaid(check)}", text)
+    return Picture(f"{note}:\n{as_mermaid(graph)}", text)
 
 
 def _drawn(dot: str) -> str:
@@ -102,33 +102,33 @@ class _Part:
     implied: int
 
 
-def _choose(check: ModuleCheck, around: str, most: int) -> _Part:
+def _choose(graph: ModuleGraph, around: str, most: int) -> _Part:
     """Choose modules to draw, and of many arrows between them those that others do not imply."""
-    names = _names(check, around, most)
+    names = _names(graph, around, most)
     shown = set(names)
-    pairs = {pair: edges for pair, edges in check.pairs.items() if shown.issuperset(pair) and pair[0] != pair[1]}
-    more = Counter(target for source, target in check.pairs if target in shown and source not in shown)
+    pairs = {pair: edges for pair, edges in graph.pairs.items() if shown.issuperset(pair) and pair[0] != pair[1]}
+    more = Counter(target for source, target in graph.pairs if target in shown and source not in shown)
     if len(pairs) <= _FEW_ARROWS:
         return _Part(tuple(names), pairs, more, 0)
-    kept = _reduced(pairs, _cuts(check)) | _red(check) | _undeclared(check)
+    kept = _reduced(pairs, _cuts(graph)) | _red(graph) | _undeclared(graph)
     few = {pair: edges for pair, edges in pairs.items() if pair in kept}
     return _Part(tuple(names), few, more, len(pairs) - len(few))
 
 
-def _names(check: ModuleCheck, around: str, most: int) -> list[str]:
+def _names(graph: ModuleGraph, around: str, most: int) -> list[str]:
     """Choose modules to draw, in the order of how interesting they are."""
-    known = [*check.names, *(check.outside if len(check.names) + len(check.outside) <= most else ())]
+    known = [*graph.names, *(graph.outside if len(graph.names) + len(graph.outside) <= most else ())]
     needed_by: dict[str, set[str]] = {}
-    for source, target in check.pairs:
+    for source, target in graph.pairs:
         needed_by.setdefault(target, set()).add(source)
     if around:
         return _around(around, needed_by)[:most]
     if len(known) <= most:
         return known
-    cuts = [name for knot in check.knots for pair in knot.cut.edges[: most // 4] for name in pair]
-    in_cycles = [*cuts, *(name for knot in check.knots for name in knot.path)]
-    at_fault = [name for finding in check.findings if "cycle" not in finding.kind for name in finding.modules]
-    needs = Counter(source for source, _ in check.pairs)
+    cuts = [name for component in graph.components for pair in component.cut.edges[: most // 4] for name in pair]
+    in_cycles = [*cuts, *(name for component in graph.components for name in component.path)]
+    at_fault = [name for finding in graph.findings if "cycle" not in finding.kind for name in finding.modules]
+    needs = Counter(source for source, _ in graph.pairs)
     linked = [name for name in known if needs[name] or name in needed_by]
     hubs = sorted(linked, key=lambda name: (-len(needed_by.get(name, ())), -needs[name], name))
     wanted = dict.fromkeys([*in_cycles[: most // 2], *at_fault[: most // 2], *hubs])
@@ -154,30 +154,30 @@ def _reduced(pairs: Iterable[Pair], cuts: Collection[Pair]) -> set[Pair]:
     return set(networkx.transitive_reduction(graph).edges)
 
 
-def _cuts(check: ModuleCheck) -> set[Pair]:
-    return {pair for knot in check.knots for pair in knot.cut.edges}
+def _cuts(graph: ModuleGraph) -> set[Pair]:
+    return {pair for component in graph.components for pair in component.cut.edges}
 
 
-def _red(check: ModuleCheck) -> set[Pair]:
-    return {pair for knot in check.knots for pair in pairwise(knot.path)} | _cuts(check)
+def _red(graph: ModuleGraph) -> set[Pair]:
+    return {pair for component in graph.components for pair in pairwise(component.path)} | _cuts(graph)
 
 
-def _undeclared(check: ModuleCheck) -> set[Pair]:
-    return {(f.modules[0], f.modules[1]) for f in check.findings if f.kind == "undeclared dependency"}
+def _undeclared(graph: ModuleGraph) -> set[Pair]:
+    return {(f.modules[0], f.modules[1]) for f in graph.findings if f.kind == "undeclared dependency"}
 
 
-def _dot(check: ModuleCheck, part: _Part, around: str) -> Iterator[str]:
+def _dot(graph: ModuleGraph, part: _Part, around: str) -> Iterator[str]:
     """Yield the lines of the graph in Graphviz's language."""
     ids = {name: f"m{number}" for number, name in enumerate(part.names)}
-    red, cuts, alone = _red(check), _cuts(check), len(part.pairs) > _FEW_ARROWS
+    red, cuts, alone = _red(graph), _cuts(graph), len(part.pairs) > _FEW_ARROWS
     in_cycle = {name for pair in red for name in pair}
     arrows = [arrow for pair, edges in part.pairs.items() for arrow in _arrows(pair, edges, red, cuts, alone=alone)]
     yield "digraph modules { graph [rankdir=LR bgcolor=transparent nodesep=.18 ranksep=.6 fontsize=10"
-    yield f'{_FONT} fontcolor="{_INK}" labeljust=l tooltip=" " label=<{_legend(arrows, _notes(check, part, around))}>]'
+    yield f'{_FONT} fontcolor="{_INK}" labeljust=l tooltip=" " label=<{_legend(arrows, _notes(graph, part, around))}>]'
     yield f'node [shape=box style="rounded,filled" height=.3 margin=".12,.04" penwidth=0 {_FONT} fontsize=11 fontcolor=white]'
     yield "edge [arrowsize=.6 penwidth=1.3]"
     for name in part.names:
-        outside = name in check.outside
+        outside = name in graph.outside
         color = "#b45309" if name == around else "#dc2626" if name in in_cycle else "#64748b" if outside else "#2563eb"
         yield f'{ids[name]} [label="{_label(name, part.more.get(name, 0))}" fillcolor="{color}" tooltip="{_escape(name)}"]'
     for arrow in arrows:
@@ -229,8 +229,8 @@ def _legend(arrows: Sequence[_Arrow], notes: Sequence[str]) -> str:
     return f'<TABLE BORDER="0" CELLSPACING="0" CELLPADDING="2">{rows}</TABLE>' if rows else " "
 
 
-def _notes(check: ModuleCheck, part: _Part, around: str) -> list[str]:
-    total = len(check.names) + len(check.outside)
+def _notes(graph: ModuleGraph, part: _Part, around: str) -> list[str]:
+    total = len(graph.names) + len(graph.outside)
     notes = []
     if around:
         notes.append(f"{around} and what depends on it, {len(part.names)} of {total} modules")
@@ -238,7 +238,7 @@ def _notes(check: ModuleCheck, part: _Part, around: str) -> list[str]:
         notes.append(f"{len(part.names)} of {total} modules: those that findings name and those that most others need")
     if any(part.more.values()):
         notes.append("+n: so many more modules need it")
-    if set(check.outside) & set(part.names):
+    if set(graph.outside) & set(part.names):
         notes.append("grey modules are outside of what was read")
     if part.implied:
         notes.append(f"{part.implied} arrows that others imply are left out")
@@ -256,9 +256,9 @@ def _escape(text: str) -> str:
     return shown.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "&#10;")
 
 
-def _in_words(check: ModuleCheck, part: _Part) -> str:
-    cycles = "; ".join(f"cycle: {' -> '.join(_shortened(knot.path))}" for knot in check.knots[:5])
-    order = f"load order: {', '.join(_shortened(check.order))}" if check.order else ""
+def _in_words(graph: ModuleGraph, part: _Part) -> str:
+    cycles = "; ".join(f"cycle: {' -> '.join(_shortened(component.path))}" for component in graph.components[:5])
+    order = f"load order: {', '.join(_shortened(graph.order))}" if graph.order else ""
     return "; ".join(text for text in (cycles, order) if text) or f"{len(part.names)} modules"
 
 

@@ -6,10 +6,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from erpkit.finding import Finding, Severity
 from erpkit.modules.edges import handler_place
 from erpkit.modules.module import ModuleLike, answers_of, tools_of, topic_of, upcasters_of
 
-__all__ = ["ModuleFinding", "wiring_faults"]
+__all__ = ["NOT_READ", "ModuleFinding", "wiring_faults"]
+
+NOT_READ = "not read"
+_WARNINGS = frozenset({
+    NOT_READ, "no modules", "hidden cycle", "undeclared dependency", "unused dependency", "layer violation", "unknown layer",
+    "unhandled event",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -22,8 +29,18 @@ class ModuleFinding:
     remedy: str
     evidence: tuple[str, ...] = ()
 
+    @property
+    def severity(self) -> Severity:
+        """`error` where start-up refuses the modules, else `warning`."""
+        return "warning" if self.kind in _WARNINGS else "error"
+
+    @property
+    def finding(self) -> Finding:
+        """The same as findings of other kinds are."""
+        return Finding(self.kind, "", self.problem, self.severity, self.remedy, self.evidence, of="module")
+
     def __str__(self) -> str:
-        return f"{self.kind}: {self.problem}; {self.remedy}"
+        return f"{self.kind}: {self.problem}; {self.remedy}" if self.remedy else f"{self.kind}: {self.problem}"
 
 
 def wiring_faults(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:

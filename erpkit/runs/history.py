@@ -6,12 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
+from statistics import median
 from typing import Any
 
 from erpkit.database import Connection
+from erpkit.finding import Finding
+from erpkit.result import Summary
 from erpkit.runs.report import run_key
+from erpkit.table import Column, Table, Tone
 
-__all__ = ["RunRecord", "find_flaky", "find_last", "list_runs"]
+__all__ = ["RunHistory", "RunRecord", "find_flaky", "find_last", "list_runs"]
 
 _LOST_AFTER = 60  # seconds without a sign of life
 
@@ -74,6 +78,99 @@ class RunRecord:
         return f"{self.outcome}: {self.error}" if self.error else self.outcome
 
 
+@dataclass(frozen=True)
+class RunHistory:
+    """Runs, the newest first, as tables; `since` is how far back they were read, None for ever."""
+
+    target: str
+    runs: tuple[RunRecord, ...]
+    since: datetime | None = None
+
+    @property
+    def table(self) -> Table[RunRecord]:
+        """One line a run."""
+        return Table(_COLUMNS, self.runs, "No run was recorded.")
+
+    @property
+    def failures(self) -> Table[RunRecord]:
+        """One line a run that failed, timed out, was killed or was lost."""
+        return Table(_COLUMNS, [run for run in self.runs if run.is_good is False], "No run failed.")
+
+    @property
+    def work(self) -> Table[tuple[str, list[RunRecord], int]]:
+        """One line a notebook with the same parameters: how often it ran, how it ended, how long it took, how often it turned."""
+        flaky = find_flaky(self.runs)
+        rows = [(key, same, flaky.get(key, 0)) for key, same in sorted(_group(self.runs).items())]
+        return Table(_WORK, rows, "No run was recorded.")
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Work whose last run was bad, and work that is flaky."""
+        bad = [run for run in find_last(self.runs) if run.is_good is False]
+        return [
+            *(
+                Finding(
+                    "bad run", run.key, f"the last run {run.verdict} ({run.started_at:%Y-%m-%d %H:%M})", "error",
+                    f"erpkit run {run.notebook}", of="run",
+                )
+                for run in bad
+            ),
+            *(
+                Finding("flaky run", key, f"flaky, went from good to bad or back {turns} times", of="run")
+                for key, turns in find_flaky(self.runs).items()
+            ),
+        ]  # fmt: skip
+
+    @property
+    def summary(self) -> Summary:
+        """How many runs there were, and what a person should look at."""
+        facts = {
+            "runs": len(self.runs),
+            "notebooks": len({run.notebook for run in self.runs}),
+            "bad": sum(run.is_good is False for run in self.runs),
+            "flaky": len(find_flaky(self.runs)),
+        }
+        return Summary(f"{len(self.runs)} runs recorded on {self.target}", facts, self.findings)
+
+    def __repr__(self) -> str:
+        return repr(self.table)
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
+
+
+def _tone(run: RunRecord) -> Tone:
+    return "error" if run.is_good is False else "warning" if run.outcome == "findings" else ""
+
+
+def _last(runs: Sequence[RunRecord]) -> RunRecord:
+    return next((run for run in runs if run.is_good is not None), runs[0])
+
+
+_COLUMNS = (
+    Column[RunRecord]("started", lambda r: r.started_at),
+    Column[RunRecord]("notebook", lambda r: r.notebook),
+    Column[RunRecord]("tenants", lambda r: list(r.tenants)),
+    Column[RunRecord]("outcome", lambda r: r.verdict, tone=_tone),
+    Column[RunRecord]("duration", lambda r: r.seconds, unit="s", places=1, bar=True),
+    Column[RunRecord]("by", lambda r: f"{r.who}@{r.host}"),
+    Column[RunRecord]("report", lambda r: r.report),
+)
+_Work = tuple[str, list[RunRecord], int]
+_WORK = (
+    Column[_Work]("work", lambda row: row[0]),
+    Column[_Work]("runs", lambda row: len(row[1])),
+    Column[_Work](
+        "bad", lambda row: sum(run.is_good is False for run in row[1]),
+        tone=lambda row: "error" if any(run.is_good is False for run in row[1]) else "",
+    ),
+    Column[_Work]("last", lambda row: _last(row[1]).verdict, tone=lambda row: _tone(_last(row[1]))),
+    Column[_Work]("median", lambda row: median([run.seconds or 0 for run in row[1]]), unit="s", places=1, bar=True),
+    Column[_Work]("longest", lambda row: max(run.seconds or 0 for run in row[1]), unit="s", places=1),
+    Column[_Work]("turned", lambda row: row[2], tone=lambda row: "warning" if row[2] > 1 else ""),
+)  # fmt: skip
+
+
 def list_runs(
     connection: Connection, notebook: str | None = None, *, since: datetime | None = None, limit: int = 50
 ) -> list[RunRecord]:
@@ -93,6 +190,14 @@ def find_flaky(runs: Sequence[RunRecord]) -> dict[str, int]:
     """Return the keys whose runs went from good to bad or back more than once, and how often they did."""
     turns = {key: sum(a.is_good != b.is_good for a, b in pairwise(same)) for key, same in _by_key(runs)}
     return {key: count for key, count in turns.items() if count > 1}
+
+
+def _group(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Return runs by key, in the order given."""
+    found: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        found.setdefault(run.key, []).append(run)
+    return found
 
 
 def _by_key(runs: Sequence[RunRecord]) -> Iterator[tuple[str, list[RunRecord]]]:

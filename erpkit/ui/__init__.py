@@ -1,6 +1,5 @@
 """What people look at: tables, plots and widgets."""
 
-from erpkit.modules.picture import draw_modules as plot_modules
 from erpkit.ui.buttons import (
     migration_buttons,
     offboard_buttons,
@@ -38,14 +37,6 @@ from erpkit.ui.migrations import (
     plot_migrations,
 )
 from erpkit.ui.module_explorer import ModuleExplorer, explore_modules
-from erpkit.ui.module_tables import (
-    couplings_table,
-    findings_table,
-    impact_table,
-    modules_table,
-    topics_table,
-    what_if_table,
-)
 from erpkit.ui.plots import Picture, plot_counts, plot_events, plot_growth, plot_replay
 from erpkit.ui.progress import progress_bar
 from erpkit.ui.replays import (
@@ -57,12 +48,11 @@ from erpkit.ui.replays import (
     summarize_rebuild,
     watermill_table,
 )
-from erpkit.ui.run_history import plot_runs, run_failures_table, runs_table, summarize_runs, work_table
+from erpkit.ui.run_history import plot_runs
 from erpkit.ui.show import show
 from erpkit.ui.summaries import (
     summarize_inspection,
     summarize_migrations,
-    summarize_modules,
     summarize_offboarding,
     summarize_provision,
     summarize_replay,
@@ -90,7 +80,6 @@ __all__ = [
     "ModuleExplorer",
     "Picture",
     "blockers_table",
-    "couplings_table",
     "dead_letter_table",
     "dead_letters_table",
     "drift_table",
@@ -99,11 +88,9 @@ __all__ = [
     "explore_modules",
     "explore_tenants",
     "failures_table",
-    "findings_table",
     "form",
     "growth_table",
     "health_table",
-    "impact_table",
     "indexes_table",
     "lag_table",
     "letter_counts_table",
@@ -117,7 +104,6 @@ __all__ = [
     "migration_results_table",
     "migration_scripts_table",
     "migration_status_table",
-    "modules_table",
     "offboard_buttons",
     "parked_table",
     "plot_causes",
@@ -126,7 +112,6 @@ __all__ = [
     "plot_growth",
     "plot_lag",
     "plot_migrations",
-    "plot_modules",
     "plot_rates",
     "plot_replay",
     "plot_runs",
@@ -142,23 +127,16 @@ __all__ = [
     "replay_plan_table",
     "replay_results_table",
     "rows_table",
-    "run_failures_table",
-    "runs_table",
     "shadow_examples_table",
     "shadow_table",
     "show",
     "summarize_event_health",
     "summarize_inspection",
     "summarize_migrations",
-    "summarize_modules",
     "summarize_offboarding",
     "summarize_provision",
     "summarize_rebuild",
     "summarize_replay",
-    "summarize_runs",
     "tenants_table",
-    "topics_table",
     "watermill_table",
-    "what_if_table",
-    "work_table",
 ]

@@ -28,9 +28,13 @@ def form(namespace: dict[str, Any]) -> Form | None:
 
     Its fields come from the parameters cell: type, default and help. Those named `tenant`, `tenants`, `canaries`, `topic`,
     `handler`, `handlers`, `side_effects`, `module`, `modules` and `impact` are picked from what there really is. What is
-    set is checked as a run checks it; the cells below see it when they are run. Where nobody watches there is no form.
+    set is checked as a run checks it; the cells below see it when they are run. In a run there is no form, and the parameters
+    are checked. Raises UsageError for one that is wrong.
     """
-    return Form(namespace) if is_a_notebook_watched() else None
+    if is_a_notebook_watched():
+        return Form(namespace)
+    check_parameters(namespace)
+    return None
 
 
 class Form:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from erpkit.modules import ModuleCheck, cut_edges, find_impact
-from erpkit.modules.picture import draw_modules as plot_modules
-from erpkit.ui.module_tables import impact_table, what_if_table
-from erpkit.ui.show import Table
 
 __all__ = ["ModuleExplorer", "explore_modules"]
 
@@ -67,7 +65,7 @@ class ModuleExplorer:
         return [*self._check.names, *self._check.outside]
 
     def _edges(self) -> list[str]:
-        to_cut = [pair for knot in self._check.knots for pair in knot.cut.edges]
+        to_cut = [pair for component in self._check.components for pair in component.cut.edges]
         return [f"{source}->{target}" for source, target in dict.fromkeys([*to_cut, *sorted(self._check.pairs)])]
 
     def _show_impact(self) -> None:
@@ -75,8 +73,8 @@ class ModuleExplorer:
             self.impact_view.value = ""
             return
         impact = find_impact(self._check, self.impact.value)
-        picture = plot_modules(self._check, around=impact.module)._repr_html_() if impact.direct else ""
-        table = Table(impact_table(impact), "", height="24em")._repr_html_() if impact.direct else ""
+        picture = self._check.picture(around=impact.module)._repr_html_() if impact.direct else ""
+        table = replace(impact.table, height="24em")._repr_html_() if impact.direct else ""
         self.impact_view.value = _said(str(impact)) + picture + table
 
     def _show_cut(self) -> None:
@@ -85,7 +83,7 @@ class ModuleExplorer:
             return
         what_if = cut_edges(self._check, self.cut.value)
         order = f"load order then: {', '.join(what_if.order)}" if what_if.order else "no load order even then"
-        table = Table(what_if_table(what_if), "", height="24em")._repr_html_()
+        table = replace(what_if.table, height="24em")._repr_html_()
         self.cut_view.value = _said(str(what_if)) + table + _said(order)
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from erpkit.runs import RunRecord, Summary, find_flaky, find_last
+from erpkit.runs import RunRecord
 from erpkit.ui.plots import AMBER, GREEN, GREY, RED, Picture, figure_of, legend, picture_of
-from erpkit.ui.tables import frame_of
 
 if TYPE_CHECKING:
-    import pandas
     from matplotlib.axes import Axes
 
-__all__ = ["plot_runs", "run_failures_table", "runs_table", "summarize_runs", "work_table"]
+__all__ = ["plot_runs"]
 
 _COLORS = {"ok": GREEN, "findings": AMBER, "interrupted": GREY}
 
@@ -57,64 +54,10 @@ def _date_axis(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
 
 
-def runs_table(runs: Sequence[RunRecord]) -> pandas.DataFrame:
-    """One line a run, in the order given."""
-    return frame_of(
-        [
-            {"started": f"{r.started_at:%Y-%m-%d %H:%M:%S}", "notebook": r.notebook, "tenants": ", ".join(r.tenants),
-             "outcome": r.verdict, "seconds": _seconds(r.seconds), "by": f"{r.who}@{r.host}", "revision": r.revision[:10]}
-            for r in runs
-        ]
-    )  # fmt: skip
-
-
-def run_failures_table(runs: Sequence[RunRecord]) -> pandas.DataFrame:
-    """One line a run that failed, timed out, was killed or was lost."""
-    return runs_table([run for run in runs if run.is_good is False])
-
-
-def work_table(runs: Sequence[RunRecord]) -> pandas.DataFrame:
-    """One line a notebook with the same parameters: how often it ran, how it ended, how long it took, how often it turned."""
-    flaky, last = find_flaky(runs), {run.key: run for run in find_last(runs)}
-    lines = []
-    for key, same in sorted(_by_key(runs)):
-        seconds = [run.seconds for run in same if run.seconds is not None]
-        lines.append(
-            {"work": key, "runs": len(same), "bad": sum(run.is_good is False for run in same),
-             "last": last[key].verdict if key in last else "running", "median s": _seconds(median(seconds or [0])),
-             "longest s": _seconds(max(seconds, default=0)), "turned": flaky.get(key, 0)}
-        )  # fmt: skip
-    return frame_of(lines)
-
-
-def summarize_runs(target: str, runs: Sequence[RunRecord]) -> Summary:
-    """End the notebook: findings are work whose last run was bad, and work that is flaky."""
-    bad = [run for run in find_last(runs) if run.is_good is False]
-    flaky = find_flaky(runs)
-    findings = [f"{run.key}: the last run {run.verdict} ({run.started_at:%Y-%m-%d %H:%M})" for run in bad]
-    findings += [f"{key}: flaky, went from good to bad or back {turns} times" for key, turns in flaky.items()]
-    facts = {
-        "runs": len(runs),
-        "notebooks": len({run.notebook for run in runs}),
-        "bad": sum(run.is_good is False for run in runs),
-        "flaky": len(flaky),
-    }
-    return Summary(f"{len(runs)} runs recorded on {target}", facts, findings)
-
-
 def _by_notebook(runs: Sequence[RunRecord]) -> list[tuple[str, list[RunRecord]]]:
     ordered = sorted(runs, key=lambda run: run.notebook)
     return [(name, list(same)) for name, same in groupby(ordered, key=lambda run: run.notebook)]
 
 
-def _by_key(runs: Sequence[RunRecord]) -> list[tuple[str, list[RunRecord]]]:
-    ordered = sorted(runs, key=lambda run: run.key)
-    return [(key, list(same)) for key, same in groupby(ordered, key=lambda run: run.key)]
-
-
 def _color(run: RunRecord) -> str:
     return _COLORS.get(run.outcome, RED)
-
-
-def _seconds(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 1)

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from erpkit.database import Tenant
 from erpkit.events import DeadLetter, ReplayPlan, ReplayRun
 from erpkit.migrations import MigrationPlan, MigrationRun, MigrationStatus
-from erpkit.modules import ModuleCheck
 from erpkit.runs import Summary
 from erpkit.tenants import DropPlan, DropResult, Manifest, ProvisionPlan, TenantInspection
 
 __all__ = [
     "summarize_inspection",
     "summarize_migrations",
-    "summarize_modules",
     "summarize_offboarding",
     "summarize_provision",
     "summarize_replay",
@@ -33,21 +31,6 @@ def summarize_inspection(target: str, inspections: Sequence[TenantInspection]) -
     return Summary(
         f"{len(inspections)} tenants inspected on {target}", facts, [p for i in inspections for p in i.problems]
     )
-
-
-def summarize_modules(check: ModuleCheck) -> Summary:
-    """Sum up a check of the modules."""
-    facts = {
-        "modules": len(check.names),
-        "dependencies": sum(any(edge.kind == "declared" for edge in edges) for edges in check.pairs.values()),
-        "couplings": sum(edge.kind != "declared" for edge in check.edges),
-        "cycles": len(check.knots),
-        "events": sum(len(module.publishes) for module in check.modules),
-        "not read": len(check.not_read),
-        "findings": len(check.findings),
-    }
-    title = "The module graph needs work" if check.findings else "The module graph is sound"
-    return Summary(f"{title}: {check.target}" if check.target else title, facts, [str(f) for f in check.findings])
 
 
 def summarize_migrations(

@@ -19,8 +19,8 @@ import networkx
 from erpkit.config import Settings
 from erpkit.couplings import inspect_modules
 from erpkit.modules import Module, check_modules
-from erpkit.modules.cycles import find_knots, graph_of, shortest_cycle
-from erpkit.ui import plot_modules
+from erpkit.modules.cycles import find_components, graph_of, shortest_cycle
+from erpkit.modules.picture import draw_modules as plot_modules
 
 _Result = TypeVar("_Result")
 
@@ -34,7 +34,7 @@ def main(count: int) -> None:
         _of_toml(Path(folder) / "modules.toml", needs)
         _of_packages(Path(folder) / "site", needs)
     _of_cycles()
-    _of_knots()
+    _of_components()
 
 
 def _timed(what: str, limit: float | None, work: Callable[[], _Result]) -> _Result:
@@ -104,7 +104,7 @@ def _of_cycles() -> None:
     pairs.append((0, 20_000))
     graph = graph_of([(f"m{source}", f"m{target}") for source, target in pairs])
     what = f"one cycle among {sum(map(len, graph.values()))} edges"
-    path = _timed(what, 1, lambda: shortest_cycle(graph, find_knots(graph)[0]))
+    path = _timed(what, 1, lambda: shortest_cycle(graph, find_components(graph)[0]))
     print(f"  of {len(path) - 1} edges")
     directed = networkx.DiGraph(pairs)
     _timed("  a peer, networkx.find_cycle (its graph already built)", None, lambda: networkx.find_cycle(directed))
@@ -119,20 +119,20 @@ def _cycle_of_graphlib(graph: dict[str, list[str]]) -> list[str]:
     return []
 
 
-def _of_knots() -> None:
+def _of_components() -> None:
     ring = [Module(f"m{n}", (f"m{(n + 1) % 500}",)) for n in range(500)]
     _timed("a cycle of 500: checked and drawn", 2, lambda: plot_modules(check_modules(ring)))
     for size in (12, 100):
-        knot = [Module(f"m{n}", tuple(f"m{m}" for m in range(size) if m != n)) for n in range(size)]
+        component = [Module(f"m{n}", tuple(f"m{m}" for m in range(size) if m != n)) for n in range(size)]
         check = _timed(f"{size} modules that all need each other (12: 119,481,284 cycles): checked and drawn", 2,
-                       lambda knot=knot: _drawn(knot))  # type: ignore[misc]  # fmt: skip
+                       lambda component=component: _drawn(component))  # type: ignore[misc]  # fmt: skip
         print(f"  cut {check}")
 
 
 def _drawn(modules: list[Module]) -> str:
     check = check_modules(modules)
     plot_modules(check)
-    cut = check.knots[0].cut
+    cut = check.components[0].cut
     return f"{len(cut.edges)}, at least {cut.at_least}"
 
 

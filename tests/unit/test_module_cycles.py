@@ -1,4 +1,4 @@
-"""Cycles and what to cut: exact where a knot is small, bounded where it is not, and quick either way."""
+"""Cycles and what to cut: exact where a component is small, bounded where it is not, and quick either way."""
 
 from itertools import pairwise, permutations
 from random import Random
@@ -7,7 +7,7 @@ import pytest
 
 from erpkit.modules import cuts
 from erpkit.modules.cuts import Cut, smallest_cut
-from erpkit.modules.cycles import Graph, find_knots, graph_of, shortest_cycle
+from erpkit.modules.cycles import Graph, find_components, graph_of, shortest_cycle
 
 
 def _ring(size: int) -> dict[str, list[str]]:
@@ -33,21 +33,21 @@ def _without(graph: Graph, cut: Cut) -> dict[str, list[str]]:
     return {s: [t for t in targets if (s, t) not in cut.edges] for s, targets in graph.items()}
 
 
-def test_the_cut_of_a_small_knot_is_the_smallest_there_is() -> None:
+def test_the_cut_of_a_small_component_is_the_smallest_there_is() -> None:
     for seed in range(25):
         graph = _random(6, 0.4, seed)
         cut = smallest_cut(graph, list(graph))
         assert (len(cut.edges), cut.is_smallest) == (_fewest(graph), True)
-        assert find_knots(_without(graph, cut)) == []
+        assert find_components(_without(graph, cut)) == []
 
 
-def test_the_cut_of_a_large_knot_breaks_every_cycle_and_its_bound_is_true(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cut_of_a_large_component_breaks_every_cycle_and_its_bound_is_true(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = [smallest_cut(_random(9, 0.3, seed), [str(n) for n in range(9)]) for seed in range(25)]
     monkeypatch.setattr(cuts, "_EXACT", 0)
     for seed, best in enumerate(exact):
         graph = _random(9, 0.3, seed)
         cut = smallest_cut(graph, list(graph))
-        assert find_knots(_without(graph, cut)) == []
+        assert find_components(_without(graph, cut)) == []
         assert cut.at_least <= len(best.edges) <= len(cut.edges)
 
 
@@ -63,27 +63,27 @@ def test_a_few_wrong_edges_in_a_sound_order_are_found() -> None:
     }
     wrong = {(5, 290), (40, 250), (100, 220)}
     graph = graph_of([(f"{s:03}", f"{t:03}") for s, t in sorted(sound | wrong)])
-    (knot,) = find_knots(graph)
-    cut = smallest_cut(graph, knot)
+    (component,) = find_components(graph)
+    cut = smallest_cut(graph, component)
     assert (len(cut.edges), cut.is_smallest) == (3, True)
 
 
 def test_a_cycle_of_five_hundred_is_named_in_full_and_cut_once() -> None:
     graph = _ring(500)
-    (knot,) = find_knots(graph)
-    path = shortest_cycle(graph, knot)
+    (component,) = find_components(graph)
+    path = shortest_cycle(graph, component)
     assert (len(path), path[0], path[-1]) == (501, "000", "000")
     assert all(target in graph[source] for source, target in pairwise(path))
-    cut = smallest_cut(graph, knot)
+    cut = smallest_cut(graph, component)
     assert (len(cut.edges), cut.is_smallest) == (1, True)
 
 
 @pytest.mark.parametrize("size", [12, 60])
 def test_a_graph_with_more_than_a_million_cycles_is_answered_without_counting_them(size: int) -> None:
     graph = _complete(size)  # twelve that all need each other have 119,481,284 cycles
-    (knot,) = find_knots(graph)
-    assert shortest_cycle(graph, knot) == ("000", "001", "000")
-    cut = smallest_cut(graph, knot)
+    (component,) = find_components(graph)
+    assert shortest_cycle(graph, component) == ("000", "001", "000")
+    cut = smallest_cut(graph, component)
     assert (len(cut.edges), cut.is_smallest) == (size * (size - 1) // 2, True)
 
 
@@ -91,17 +91,17 @@ def test_one_cycle_is_found_among_a_hundred_thousand_edges() -> None:
     random = Random(3)
     pairs = [(f"{n:05}", f"{random.randrange(n):05}") for n in range(1, 20_000) for _ in range(5)]
     graph = graph_of([*pairs, ("00000", "19999")])
-    (knot,) = find_knots(graph)
-    path = shortest_cycle(graph, knot)
+    (component,) = find_components(graph)
+    path = shortest_cycle(graph, component)
     assert path[0] == path[-1]
     assert ("00000", "19999") in set(pairwise(path))
 
 
-def test_the_shortest_of_several_cycles_stands_for_the_knot() -> None:
+def test_the_shortest_of_several_cycles_stands_for_the_component() -> None:
     graph = graph_of([("a", "b"), ("b", "c"), ("c", "a"), ("c", "d"), ("d", "c")])
-    assert find_knots(graph) == [("a", "b", "c", "d")]
+    assert find_components(graph) == [("a", "b", "c", "d")]
     assert shortest_cycle(graph, "abcd") == ("c", "d", "c")
 
 
-def test_a_graph_without_a_cycle_has_no_knot() -> None:
-    assert find_knots(graph_of([("a", "b"), ("a", "c"), ("b", "c")])) == []
+def test_a_graph_without_a_cycle_has_no_component() -> None:
+    assert find_components(graph_of([("a", "b"), ("a", "c"), ("b", "c")])) == []

@@ -143,7 +143,7 @@ def test_a_table_belongs_to_the_longest_pattern() -> None:
 def test_what_if_tells_what_would_have_to_change_and_what_is_left() -> None:
     check = check_modules([Module("a", ("b", "c")), Module("b", ("a",)), Module("c", ("a",))])
     one = cut_edges(check, ["b->a"])
-    assert ([edge.evidence for edge in one.edges], [knot.path for knot in one.after]) == (
+    assert ([edge.evidence for edge in one.edges], [component.path for component in one.after]) == (
         ["dependencies of b"], [("a", "c", "a")],
     )  # fmt: skip
     both = cut_edges(check, ["b -> a", "c->a"])
@@ -250,3 +250,23 @@ def test_an_object_with_a_wrong_attribute_is_no_module_and_the_others_are_checke
 def test_a_group_with_nothing_in_it_is_an_error() -> None:
     with pytest.raises(ModuleError, match=r"no\.such\.group"):
         read_source(Settings(modules="no.such.group"))
+
+
+def test_no_modules_are_a_finding_and_not_a_sound_graph() -> None:
+    (finding,) = check_modules([]).findings
+    assert (finding.kind, finding.severity) == ("no modules", "warning")
+
+
+def test_what_could_not_be_read_is_a_finding_and_what_was_not_to_be_read_is_none() -> None:
+    check = check_modules(
+        SHOP, Couplings(SEEN, ("imports were not read: grimp is missing",), not_asked=("no database",))
+    )
+    assert _kinds(check) == {"not read": ()}
+    assert check.not_read == ("imports were not read: grimp is missing", "no database")
+
+
+def test_what_start_up_refuses_is_an_error_and_the_rest_a_warning() -> None:
+    cycle = check_modules([Module("a", ("b",)), Module("b", ("a",))]).findings
+    hidden = check_modules(SHOP, Couplings((*SEEN, Edge("catalog", "billing", "view", "v")))).findings
+    assert {f.severity for f in cycle} == {"error"}
+    assert {f.severity for f in hidden} == {"warning"}

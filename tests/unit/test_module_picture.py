@@ -9,7 +9,7 @@ from random import Random
 
 from erpkit.modules import Couplings, Edge, Module, ModuleCheck, check_modules
 from erpkit.modules.picture import draw_modules
-from erpkit.ui import couplings_table, explore_modules, findings_table
+from erpkit.ui import explore_modules
 
 
 def _many(size: int, edges: int) -> ModuleCheck:
@@ -95,7 +95,7 @@ def test_of_five_hundred_modules_the_interesting_ones_are_drawn_and_the_rest_is_
     drawn = [label.split()[0] for label in _drawn_names(svg)]
     assert "40 of 500 modules: those that findings name and those that most others need" in svg
     assert len(drawn) == 40
-    assert set(check.knots[0].path) <= set(drawn)
+    assert set(check.components[0].path) <= set(drawn)
     assert "module_0" in drawn
     assert len(svg) < 300_000
 
@@ -108,8 +108,8 @@ def test_around_a_module_is_drawn_what_depends_on_it() -> None:
 
 def test_the_table_of_couplings_shows_first_what_nobody_declared() -> None:
     couplings = Couplings((Edge("b", "a", "view", "v"), Edge("b", "a", "view", "w"), Edge("c", "a", "query", "q")))
-    table = couplings_table(check_modules([Module("a"), Module("b", ("a",)), Module("c")], couplings))
-    assert table.to_dict("records") == [
+    table = check_modules([Module("a"), Module("b", ("a",)), Module("c")], couplings).coupling_table
+    assert table.records() == [
         {"module": "c", "needs": "a", "declared": "no", "found": "query", "evidence": "q"},
         {"module": "b", "needs": "a", "declared": "yes", "found": "view (2)", "evidence": "v; w"},
     ]
@@ -117,7 +117,7 @@ def test_the_table_of_couplings_shows_first_what_nobody_declared() -> None:
 
 def test_the_table_of_findings_shows_what_is_behind_each() -> None:
     check = check_modules([Module("a"), Module("c")], Couplings((Edge("c", "a", "query", "FindA (a.sql:3) uses a_x"),)))
-    assert list(findings_table(check)["evidence"]) == ["query: FindA (a.sql:3) uses a_x"]
+    assert list(check.finding_table.frame["evidence"]) == ["query: FindA (a.sql:3) uses a_x"]
 
 
 def test_the_explorer_answers_what_is_picked() -> None:

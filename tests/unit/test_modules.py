@@ -67,10 +67,10 @@ def test_cycles_that_have_nothing_in_common_are_each_named_in_full() -> None:
     )
 
 
-def test_of_a_knot_of_modules_a_short_cycle_is_named_and_not_each_of_a_million() -> None:
+def test_of_a_component_of_modules_a_short_cycle_is_named_and_not_each_of_a_million() -> None:
     names = [f"m{n:03d}" for n in range(300)]
-    knot = [Module(name, tuple(other for other in names if other != name)) for name in names]
-    assert find_cycles(dependency_graph(knot)) == [["m000", "m001", "m000"]]
+    component = [Module(name, tuple(other for other in names if other != name)) for name in names]
+    assert find_cycles(dependency_graph(component)) == [["m000", "m001", "m000"]]
 
 
 def test_a_cycle_of_five_hundred_is_named_in_full() -> None:

@@ -37,7 +37,7 @@ def _depending(*names: str) -> str:
 
 def _check(*folders: Path) -> ModuleCheck:
     addons = read_addons(folders)
-    couplings = Couplings(addons.imports, ("XML",), frozenset(module.name for module in addons.modules))
+    couplings = Couplings(addons.imports, (), frozenset(module.name for module in addons.modules), ("XML",))
     return check_modules(
         addons.modules, couplings, findings=addons.findings, outside=addons.outside, indirect=True
     )  # fmt: skip

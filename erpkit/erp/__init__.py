@@ -1,0 +1,6 @@
+"""The front door: `erpkit.open()` gives one object from which everything else is reached."""
+
+from erpkit.erp.door import Erp, open
+from erpkit.erp.installation import Installation
+
+__all__ = ["Erp", "Installation", "open"]

@@ -1,0 +1,91 @@
+"""An installation of an ERP: its settings, its database, its modules, and where its tenants are listed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from functools import cached_property
+from types import TracebackType
+from typing import Self
+
+from erpkit.config import Settings
+from erpkit.database import Database, Tenant
+from erpkit.errors import UsageError
+from erpkit.modules import Registry, load_modules
+from erpkit.tenants import find_tenants
+
+__all__ = ["Installation"]
+
+_PATTERN = frozenset("*?[")
+
+
+class Installation:
+    """What all operations share. Each part is opened or read when it is first used, and then kept.
+
+    Use it as a context manager, or call `close`: it gives the connections back.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def database(self) -> Database:
+        """The database; raises DatabaseError, naming it, when it does not answer."""
+        return Database.open(self.settings)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The modules in load order; raises ModuleError, naming the culprit, when they do not fit together."""
+        return load_modules(self.settings)
+
+    @property
+    def target(self) -> str:
+        """The name of the database for people."""
+        return self.database.target
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether erpkit did not make this ERP, and so only reads it."""
+        return self.settings.tenants_query is not None
+
+    def find(self, names: Sequence[str] = (), *, active: bool = False) -> list[Tenant]:
+        """Return the tenants of these names or patterns (`a*`), all without a name; with `active`, those alone of all.
+
+        Raises UsageError for a name that no tenant has, and for a pattern that fits none.
+        """
+        with self.database.connection() as connection:
+            plain = [name for name in names if not _PATTERN & set(name)]
+            everyone = find_tenants(connection, () if len(plain) < len(names) else names, self.settings.tenants_query)
+        found = everyone if len(plain) == len(names) else _matching(everyone, names)
+        return [tenant for tenant in found if tenant.is_active or not active]
+
+    def own(self, what: str) -> None:
+        """Raise UsageError where the ERP is one that erpkit only reads, which has no `what`."""
+        if self.is_foreign:
+            raise UsageError(
+                f"ERPKIT_TENANTS_QUERY is set: erpkit only reads this ERP, which has no {what} of erpkit's"
+            )
+
+    def close(self) -> None:
+        """Give the connections back."""
+        if database := self.__dict__.pop("database", None):
+            database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _matching(tenants: Sequence[Tenant], names: Sequence[str]) -> list[Tenant]:
+    """Return the tenants that names or patterns choose, each once, in the order of the names."""
+    chosen: dict[str, Tenant] = {}
+    for name in names:
+        found = [tenant for tenant in tenants if tenant.slug == name or fnmatchcase(tenant.slug, name)]
+        if not found:
+            raise UsageError(f"no tenant is named {name!r}; erpkit tenants list shows all")
+        chosen |= {tenant.slug: tenant for tenant in found}
+    return list(chosen.values())

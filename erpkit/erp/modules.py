@@ -1,0 +1,52 @@
+"""The modules of an installation: which there are, and whether what they declare is true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from erpkit.couplings import inspect_modules
+from erpkit.erp.installation import Installation
+from erpkit.modules import ModuleCheck, ModuleLike
+from erpkit.modules.check import module_table
+from erpkit.table import Table
+
+__all__ = ["Modules"]
+
+
+class Modules:
+    """The modules in load order. It shows itself as a table."""
+
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+
+    def __iter__(self) -> Iterator[ModuleLike]:
+        return iter(self._installation.registry.modules)
+
+    def __len__(self) -> int:
+        return len(self._installation.registry.modules)
+
+    @property
+    def table(self) -> Table[ModuleLike]:
+        """One line a module: what it depends on and what it declares."""
+        return module_table(tuple(self))
+
+    def check(
+        self, source: str = "", *, layers: str = "", odoo: Sequence[Path] = (), database: bool = True
+    ) -> ModuleCheck:
+        """Check what modules declare against their code, their queries and the database.
+
+        `source` is an entry-point group, a `modules.toml` or a folder of Odoo's addons in place of the configured modules.
+        `layers` are such as `billing > sales, inventory > catalog`, the highest first. Without `database`, foreign keys and
+        views are left out. Raises ErpkitError where there is nothing to read.
+        """
+        settings = self._installation.settings
+        settings = replace(settings, modules=source or settings.modules)
+        return inspect_modules(settings, odoo=odoo, layers=layers, use_database=database)
+
+    def __repr__(self) -> str:
+        return repr(self.table)
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
