@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "BrokerError",
     "DatabaseError",
@@ -35,7 +37,19 @@ class UsageError(ErpkitError):
 
 
 class PlanChangedError(UsageError):
-    """The plan id that was confirmed is not the id of what would be done now; nothing was done."""
+    """The plan id that was confirmed is not the id of what would be done now; nothing was done.
+
+    `plan` is the present plan, where it was made.
+    """
+
+    plan: Any = None
+
+    @classmethod
+    def of(cls, confirm: str, plan: Any) -> PlanChangedError:
+        """Return the error for a plan that is another one by now."""
+        error = cls(f"{confirm} is stale, the plan is {plan.id} by now: nothing was done; read it again")
+        error.plan = plan
+        return error
 
     @classmethod
     def check(cls, confirm: str, present: str, undone: str = "done") -> None:

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from erpkit.errors import PlanChangedError
 from erpkit.finding import Finding, group_findings
-from erpkit.result import to_html
+from erpkit.result import Summary, to_html
 from erpkit.table import Table
 
-__all__ = ["Plan", "PlanRecord", "Work"]
+__all__ = ["Plan", "PlanRecord", "Shown", "Work"]
 
 
-class PlanRecord(Protocol):
-    """A pure record of what would be done. `str()` says it in a line."""
+class Shown(Protocol):
+    """What a plan and the result of applying it have in common: `str()` says it in a line, and the rest shows it in full."""
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """Its figures, by name; a result has those of its plan anew, where they are others now."""
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """What a person should look at."""
+
+    @property
+    def tables(self) -> Sequence[Table[Any]]:
+        """What it consists of."""
+
+
+class PlanRecord(Shown, Protocol):
+    """A pure record of what would be done."""
 
     @property
     def id(self) -> str:
@@ -26,17 +42,9 @@ class PlanRecord(Protocol):
     def size(self) -> int:
         """How many things doing it takes; 0 where there is nothing to do."""
 
-    @property
-    def tables(self) -> Sequence[Table[Any]]:
-        """What would be done, in full."""
-
-    @property
-    def findings(self) -> Sequence[Finding]:
-        """What a person should look at before."""
-
 
 _Record = TypeVar("_Record", bound=PlanRecord)
-_Result = TypeVar("_Result")
+_Result = TypeVar("_Result", bound=Shown)
 
 
 @dataclass(frozen=True)
@@ -47,25 +55,22 @@ class Work:
     stop: threading.Event = field(default_factory=threading.Event)
 
 
+@dataclass(frozen=True)
 class Plan(Generic[_Record, _Result]):
     """A plan that is bound to a database: it shows itself, and `apply(confirm)` does what it says.
 
-    `record` is the pure plan, whose attributes are the plan's own. `unit` names what `record.size` counts, and `can_stop` tells
-    whether the work heeds `Work.stop`.
+    `record` is the pure plan, whose attributes are the plan's own. `make` plans anew; where that is long work, `look` finds out
+    in short what the plan would be by now. `unit` names what `record.size` counts, and `can_stop` tells whether the work heeds
+    `Work.stop`.
     """
 
-    def __init__(
-        self,
-        record: _Record,
-        *,
-        make: Callable[[Work], _Record],
-        apply: Callable[[_Record, Work], _Result],
-        target: str,
-        unit: str = "",
-        can_stop: bool = True,
-    ) -> None:
-        self.record, self.target, self.unit, self.can_stop = record, target, unit, can_stop
-        self._make, self._apply = make, apply
+    record: _Record
+    make: Callable[[Work], _Record]
+    run: Callable[[_Record, Work], _Result]
+    target: str
+    unit: str = ""
+    can_stop: bool = True
+    look: Callable[[], _Record] | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -79,21 +84,29 @@ class Plan(Generic[_Record, _Result]):
 
     def again(self, work: Work | None = None) -> Plan[_Record, _Result]:
         """Return the plan as it would be by now."""
-        return Plan(
-            self._make(work or Work()), make=self._make, apply=self._apply, target=self.target, unit=self.unit,
-            can_stop=self.can_stop,
-        )  # fmt: skip
+        return self._with(self.make(work or Work()))
 
     def apply(self, confirm: str, work: Work | None = None) -> _Result:
-        """Do what the plan says; plan anew first.
+        """Do what the plan says; find out first whether that is still what it would be.
 
-        Raises PlanChangedError, before anything was done, unless `confirm` is this plan's id and still the present one.
+        Raises PlanChangedError, before anything was done, unless `confirm` is this plan's id and still the present one; the
+        error's `plan` is the present plan.
         """
         PlanChangedError.check(confirm, self.id)
         work = work or Work()
-        present = self._make(work)
-        PlanChangedError.check(confirm, present.id)
-        return self._apply(present, work)
+        present = self.look() if self.look else self.make(work)
+        if present.id != confirm:
+            raise PlanChangedError.of(confirm, self._with(present))
+        return self.run(present, work)
+
+    def _with(self, record: _Record) -> Plan[_Record, _Result]:
+        return Plan(record, self.make, self.run, self.target, self.unit, self.can_stop, self.look)
+
+    def summary(self, result: _Result | None = None) -> Summary:
+        """Sum up the plan, or what applying it brought."""
+        facts = {"plan": self.id, **self.record.facts, **(result.facts if result else {})}
+        title = f"{'Applied' if result else 'Dry run'}: plan {self.id} on {self.target}"
+        return Summary(title, facts, (result or self.record).findings)
 
     def __str__(self) -> str:
         return f"plan {self.id} for {self.target}: {self.record}"

@@ -102,7 +102,7 @@ def to_html(
     facts: Mapping[str, object] | None = None,
 ) -> str:
     """Return what a record is as HTML: a line, its facts, its findings by cause, and its tables."""
-    parts = [f'<p style="{_HEAD}">{html.escape(title)}</p>']
+    parts = [f'<p style="{_HEAD}">{html.escape(title)}</p>'] if title else []
     if facts:
         parts.append(_facts(facts))
     if findings:

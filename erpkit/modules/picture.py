@@ -173,7 +173,7 @@ def _dot(graph: ModuleGraph, part: _Part, around: str) -> Iterator[str]:
     in_cycle = {name for pair in red for name in pair}
     arrows = [arrow for pair, edges in part.pairs.items() for arrow in _arrows(pair, edges, red, cuts, alone=alone)]
     yield "digraph modules { graph [rankdir=LR bgcolor=transparent nodesep=.18 ranksep=.6 fontsize=10"
-    yield f'{_FONT} fontcolor="{_INK}" labeljust=l tooltip=" " label=<{_legend(arrows, _notes(graph, part, around))}>]'
+    yield f'{_FONT} fontcolor="{_INK}" labeljust=l label=<{_legend(arrows, _notes(graph, part, around))}>]'
     yield f'node [shape=box style="rounded,filled" height=.3 margin=".12,.04" penwidth=0 {_FONT} fontsize=11 fontcolor=white]'
     yield "edge [arrowsize=.6 penwidth=1.3]"
     for name in part.names:

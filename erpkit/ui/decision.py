@@ -1,0 +1,178 @@
+"""Deciding on a plan: a run applies it with the id that it was given, a person in JupyterLab by buttons."""
+
+from __future__ import annotations
+
+import html
+import threading
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import psycopg
+
+from erpkit.errors import ErpkitError, PlanChangedError
+from erpkit.plan import Plan, PlanRecord, Shown, Work
+from erpkit.result import Summary, to_html
+from erpkit.ui.lab import run_below_button
+from erpkit.ui.progress import progress_bar
+from erpkit.watching import is_a_notebook_watched
+
+if TYPE_CHECKING:
+    from ipywidgets import VBox
+
+__all__ = ["Decision", "decide"]
+
+_Record = TypeVar("_Record", bound=PlanRecord)
+_Result = TypeVar("_Result", bound=Shown)
+
+
+def decide(plan: Plan[_Record, _Result], *, dry_run: bool = True, confirm: str = "") -> Decision[_Record, _Result]:
+    """Apply a plan unless this is a dry run; in JupyterLab, offer to do it by buttons.
+
+    Raises PlanChangedError, before anything was done, unless `confirm` is the id of the present plan.
+    """
+    decision = Decision(plan)
+    if not dry_run:
+        with progress_bar(plan.record.size, plan.unit) as advance:
+            decision.result = plan.apply(confirm, Work(advance))
+    return decision
+
+
+class Decision(Generic[_Record, _Result]):
+    """The buttons Plan, Apply and Stop over a plan; `result` is what applying it brought, None before.
+
+    Apply is only enabled once the id of the plan is typed into the line beside it; where the plan is another one by then,
+    nothing is done. The work has a thread of its own, so that Stop is heard. A run has no buttons: there the parameters
+    `dry_run` and `confirm` do the same.
+    """
+
+    def __init__(self, plan: Plan[_Record, _Result]) -> None:
+        self.plan = plan
+        self.result: _Result | None = None
+        self._work = Work()
+        self._thread: threading.Thread | None = None
+        self._done = self._total = 0
+
+    @property
+    def summary(self) -> Summary:
+        """The figures of the plan, or of what applying it brought, and what a person should look at."""
+        return self.plan.summary(self.result)
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import HTML, display  # noqa: PLC0415 - only a notebook needs it
+
+        display(self.widget if self.result is None and is_a_notebook_watched() else HTML(self._html()))
+
+    def _html(self) -> str:
+        if self.result is None:
+            hint = "<p>Dry run: nothing was changed.</p>" if self.plan.record.size else "<p>There is nothing to do.</p>"
+            return self.plan._repr_html_() + hint
+        return to_html(str(self.result), findings=self.result.findings, tables=self.result.tables)
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait until the present work has ended."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    @cached_property
+    def widget(self) -> VBox:
+        """The buttons and what is said beside them; made when they are shown, as a run would keep them in its output."""
+        import ipywidgets as widgets  # noqa: PLC0415 - slow to import
+
+        wide = {"width": "max-content"}
+        self.head, self.state, self.view = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self.plan_button = widgets.Button(description="Plan again", icon="refresh", layout=wide)
+        self.confirm = widgets.Text(
+            description="Plan's id", placeholder="type it to confirm", style={"description_width": "5em"}
+        )
+        self.apply_button = widgets.Button(description="Apply", icon="check", button_style="danger", layout=wide)
+        self.stop_button = widgets.Button(description="Stop", icon="stop", layout=wide, disabled=True)
+        self.bar = widgets.IntProgress(layout={"width": "24em", "display": "none"})
+        self.run_below = run_below_button("Verify: run the cells below")
+        buttons = [self.plan_button, self.confirm, self.apply_button, self.stop_button]
+        line = widgets.HBox(buttons, layout={"flex_flow": "row wrap", "align_items": "center"})
+        self.plan_button.on_click(lambda _: self._begin(self._plan_again))
+        self.apply_button.on_click(lambda _: self._begin(self._apply))
+        self.stop_button.on_click(lambda _: self._stop())
+        self.confirm.observe(lambda _: self._check(), names="value")
+        self.run_below.layout.display = "none"
+        self._take(self.plan)
+        return widgets.VBox([self.head, line, self.bar, self.state, self.view, self.run_below])
+
+    def _begin(self, work: Callable[[], None]) -> None:
+        self._work = Work(self._advance)
+        for button in (self.plan_button, self.apply_button, self.confirm):
+            button.disabled = True
+        self._done = self._total = 0
+        self.view.value, self.run_below.layout.display = "", "none"
+        self._thread = threading.Thread(target=self._run, args=(work,), name="erpkit-decision", daemon=True)
+        self._thread.start()
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except PlanChangedError as error:
+            self._take(error.plan or self.plan)
+            self._tell(str(error), wrong=True)
+        except (ErpkitError, psycopg.Error) as error:
+            self._tell(str(error).strip().splitlines()[0], wrong=True)
+        except Exception as error:  # a thread's error would be shown nowhere
+            self._tell(f"{type(error).__name__}: {error}", wrong=True)
+        finally:
+            self.bar.layout.display = "none"
+            self.stop_button.disabled, self.plan_button.disabled, self.confirm.disabled = True, False, False
+            self.apply_button.disabled = not self._is_confirmed()
+
+    def _plan_again(self) -> None:
+        self._tell("planning …")
+        self.stop_button.disabled = False
+        self._take(self.plan.again(self._work))
+
+    def _take(self, plan: Plan[_Record, _Result]) -> None:
+        self.plan = plan
+        target = f" on <strong>{html.escape(plan.target)}</strong>"
+        self.head.value = f"<code>{html.escape(plan.id)}</code>: {html.escape(str(plan.record))}{target}"
+        self.view.value = _shown(plan.record)
+        self._check()
+
+    def _apply(self) -> None:
+        self._tell("applying …")
+        self._total = self.plan.record.size
+        self.bar.value, self.bar.max, self.bar.layout.display = 0, max(1, self._total), None
+        self.stop_button.disabled = not self.plan.can_stop
+        self.result = self.plan.apply(self.confirm.value.strip(), self._work)
+        self.confirm.value = ""
+        self.view.value = _shown(self.result)
+        self.run_below.layout.display = None
+        self._tell(str(self.result))
+
+    def _advance(self, count: int) -> None:
+        self._done += count
+        self.bar.value = min(self._done, self.bar.max)
+        if not self._work.stop.is_set():
+            whole = f" of {self._total:,}" if self._total else ""
+            self._tell(f"{self._done:,}{whole} {self.plan.unit}")
+
+    def _stop(self) -> None:
+        self._work.stop.set()
+        self.stop_button.disabled = True
+        self._tell("stopping: what has begun ends first …")
+
+    def _check(self) -> None:
+        """Enable Apply for the plan's own id, and refuse another one in a line."""
+        self.apply_button.disabled = not self._is_confirmed()
+        given = self.confirm.value.strip()
+        wrong = bool(given) and not self._is_confirmed()
+        self._tell(f"{given!r} is not the id of the present plan, {self.plan.id}" if wrong else "", wrong=wrong)
+
+    def _is_confirmed(self) -> bool:
+        return bool(self.confirm.value.strip() == self.plan.id)
+
+    def _tell(self, text: str, wrong: bool = False) -> None:
+        color = ' style="color:var(--jp-error-color1,#dc2626)"' if wrong else ""
+        role = "alert" if wrong else "status"
+        self.state.value = f'<span role="{role}"{color}>{html.escape(text)}</span>' if text else ""
+
+
+def _shown(result: Shown) -> str:
+    return to_html("", findings=result.findings, tables=result.tables)
