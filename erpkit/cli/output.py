@@ -12,9 +12,10 @@ import click
 
 from erpkit.config import Settings
 from erpkit.database import Database
+from erpkit.finding import Finding, group_findings
 from erpkit.table import Table
 
-__all__ = ["as_json", "open_database", "print_json", "print_table", "print_target", "show"]
+__all__ = ["as_json", "open_database", "print_findings", "print_json", "print_table", "print_target", "show"]
 
 as_json: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON."
@@ -52,6 +53,14 @@ def show(table: Table[Any]) -> None:
     from rich.console import Console  # noqa: PLC0415 - slow to import
 
     Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print findings by cause, the gravest first, each with the command that helps."""
+    for cause in group_findings(findings):
+        click.echo(f"{'-' if cause.severity == 'info' else '!'} {cause}")
+        if cause.remedy:
+            click.echo(f"    {cause.remedy}")
 
 
 def print_json(value: object) -> None:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from erpkit.config import Settings
 from erpkit.erp.installation import Installation
 from erpkit.erp.modules import Modules
 from erpkit.erp.runs import Runs
+from erpkit.erp.tenants import Tenants
+from erpkit.errors import ErpkitError
+from erpkit.tenants import Across, across
 
 __all__ = ["Erp", "open"]
 
 
 class Erp(Installation):
     """An ERP, ready to be looked at and operated. Opening it costs nothing until a part of it is used."""
+
+    @cached_property
+    def tenants(self) -> Tenants:
+        """The tenants by name, to look at or to work in."""
+        return Tenants(self)
 
     @cached_property
     def modules(self) -> Modules:
@@ -25,6 +36,51 @@ class Erp(Installation):
     def runs(self) -> Runs:
         """The runs of notebooks that were recorded."""
         return Runs(self)
+
+    def query(
+        self,
+        sql: str,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        tenants: Sequence[str] = (),
+        limit: int | None = 10_000,
+        timeout: float = 60,
+        progress: Callable[[int], object] | None = None,
+    ) -> Across:
+        """Run one reading query in every active tenant's schema; return all rows as one DataFrame, and who failed.
+
+        `tenants` are names or patterns (`a*`), all without one. `limit` is the most rows a tenant may give, `timeout` the seconds
+        for all of them together. Raises UsageError for anything but one statement that reads.
+        """
+        values = dict(params) if isinstance(params, Mapping) else params
+        found = self.find(tenants)
+        return across(self.database, sql, values, tenants=found, limit=limit, timeout=timeout, progress=progress)
+
+    def __str__(self) -> str:
+        width = max(map(len, self._card()))
+        return "\n".join(f"{name:<{width}}  {text}" for name, text in self._card().items())
+
+    __repr__ = __str__
+
+    def _card(self) -> dict[str, str]:
+        """Return what matters at first sight, a line each; what cannot be read says why."""
+        return {"database": _told(lambda: self.target), "tenants": _told(self._count), "modules": _told(self._order)}
+
+    def _count(self) -> str:
+        counts = Counter(tenant.status for tenant in self.find())
+        return (
+            ", ".join(f"{count:,} {status}" for status, count in counts.items()) or "none: erpkit tenants create NAME"
+        )
+
+    def _order(self) -> str:
+        return ", ".join(module.name for module in self.modules) or "none: set ERPKIT_MODULES"
+
+
+def _told(read: Callable[[], str]) -> str:
+    try:
+        return read()
+    except ErpkitError as error:
+        return str(error)
 
 
 def open(
