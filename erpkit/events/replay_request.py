@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from erpkit.config import Settings
 from erpkit.database import Database, Tenant
 from erpkit.errors import UsageError
-from erpkit.events.brokers.broker import LIVE, Route, open_broker
+from erpkit.events.brokers.broker import LIVE, Route
+from erpkit.events.brokers.opening import open_broker
 from erpkit.events.replay import ReplayRun, run_replay
 from erpkit.events.replay_audit import plan_resume
 from erpkit.events.replay_plan import ReplayPlan, plan_replay

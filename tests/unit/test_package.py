@@ -8,6 +8,8 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import grimp
+import networkx
 import pytest
 import yaml
 
@@ -55,6 +57,13 @@ def test_slow_libraries_are_imported_where_they_are_used(code: str) -> None:
         [sys.executable, "-c", f"{code}\nimport sys\nassert not {slow} & set(sys.modules)"], check=False
     )
     assert done.returncode == 0
+
+
+def test_no_two_modules_import_each_other_not_even_for_their_types() -> None:
+    graph = grimp.build_graph("erpkit", cache_dir=None, exclude_type_checking_imports=False)
+    imports = networkx.DiGraph((m, i) for m in graph.modules for i in graph.find_modules_directly_imported_by(m))
+    circles = [sorted(some) for some in networkx.strongly_connected_components(imports) if len(some) > 1]
+    assert circles == []
 
 
 def test_the_wheel_carries_the_notebooks_and_the_sample(tmp_path: Path) -> None:
