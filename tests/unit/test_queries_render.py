@@ -8,8 +8,8 @@ import pytest
 
 from erpkit.errors import QueryError
 from erpkit.queries.arrays import enum_list
-from erpkit.queries.render import render
 from erpkit.queries.catalog import Query, Request, parse_request
+from erpkit.queries.render import render
 from erpkit.queries.text import to_numbered, to_psycopg, wrap
 from erpkit.queries.types import Column, Enum, Name, Table, python_type
 
