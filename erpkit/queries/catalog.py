@@ -189,6 +189,7 @@ class _Parser:
             self._refuse_doubtful(query)
             columns = tuple(replace(column, not_null=False) for column in query.columns)
             return replace(query, columns=columns, table=self._table(columns, self.tables.keys()))
+        _refuse_ambiguous(query, firsts)
         columns = tuple(_confirmed(column, first) for column, first in zip(query.columns, firsts, strict=True))
         table = self._table(columns, reading.tables)
         return replace(query, columns=columns, is_one_row=reading.is_one_row, table=table)
@@ -199,7 +200,7 @@ class _Parser:
             if column.embeds and sum(name.name == column.embeds.name.name for name in self.tables) > 1:
                 raise QueryError(
                     f"{query.file}: query {query.name} embeds {column.name}, and more than one schema has a table of that name: "
-                    "its SQL is not understood well enough to tell which"
+                    "its SQL does not tell which: give each an alias"
                 )
 
     def _table(self, columns: Sequence[Column], named: Collection[Name]) -> Table | None:
@@ -208,6 +209,14 @@ class _Parser:
         same = [table for name, table in self.tables.items() if name in named and _shape(table.columns) == shape]
         origins = {column.table for column in columns}
         return next((table for table in same if origins == {table.name}), same[0] if same else None)
+
+
+def _refuse_ambiguous(query: Query, firsts: Sequence[Result]) -> None:
+    for column, first in zip(query.columns, firsts, strict=True):
+        if column.embeds is not None and first.is_ambiguous:
+            raise QueryError(
+                f"{query.file}: query {query.name} embeds {first.source}, and two tables go by that name there: give each an alias"
+            )
 
 
 def _shape(columns: Sequence[Column]) -> list[tuple[str, str]]:

@@ -65,7 +65,8 @@ def _result(item: exp.Expr, scope: Scope) -> Result:
         replace(expression(item, scope), name=_output_name(item)),
         source=name_of(qualifier) if qualifier is not None else "",
         is_optional=not known or any(one.is_optional for one in known),
-        table=known[0].table if len(known) == 1 else None,
+        table=known[0].table if known else None,
+        is_ambiguous=len(known) > 1,
     )
 
 

@@ -351,6 +351,10 @@ def _refuse_unclear(module: str, query: Query) -> None:
     place = f"module {module}: {query.file}: query {query.name}"
     if query.command not in _RETURNS:
         raise QueryError(f"{place} is {query.command}, which is not known: use {', '.join(_RETURNS)}")
+    if query.command in _ROWS and not query.columns:
+        raise QueryError(
+            f"{place} is {query.command} and returns nothing: instead of schema.table.* give the table an alias"
+        )
     if query.command in _SERIES and not query.parameters:
         raise QueryError(f"{place} is {query.command} and has no parameters: use :exec")
     for column in query.columns:

@@ -22,6 +22,10 @@ __all__ = ["has_queries", "queries_folder", "run_sqlc", "schema_folders"]
 
 _EVENT_LOG = Path(__file__).parent.parent / "events" / "migrations"  # erpkit's own tables, in each tenant's schema
 _ANNOTATION = re.compile(r"^\s*(?:--|#|/\*)[ \t]*name:[ \t]*(\w+)[ \t]*(:?\w*)", re.MULTILINE)
+_HINTS = {
+    "edited query syntax is invalid": "after it replaced a star: give the table an alias instead of schema.table.* or a quoted name",
+    "unable to resolve table with": "a table of another schema is embedded by an alias: FROM shared.users AS users",
+}
 
 
 def queries_folder(module: ModuleLike) -> Path | None:
@@ -109,6 +113,9 @@ class _Shown:
         """Return the line of sqlc's output that names a file, a line and the reason; the file is the original."""
         lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(("#", "package"))]
         line = self.apart.restore(lines[0]) if lines else "failed without a word"
+        if (gone := re.search(r'relation "([^"]+)" does not exist', line)) and gone[1] in self.apart.names:
+            line = line.replace(f'"{gone[1]}"', f'"public.{gone[1]}"')
+        line += next((f" ({hint})" for words, hint in _HINTS.items() if words in line), "")
         found = re.match(r"(.+?\.sql)(:.*)", line)
         return f"{self.originals[found[1]]}{found[2]}" if found and found[1] in self.originals else line
 

@@ -100,13 +100,15 @@ class Column:
 class Result:
     """One expression that a query returns; `source` is the table, or its alias, that stands in front of it.
 
-    `table` is that table where it is known to be one. `is_optional` says that an outer join may leave its row out.
+    `table` is that table where it is known to be one. `is_optional` says that an outer join may leave its row out. `is_ambiguous`
+    says that several tables go by that name.
     """
 
     column: Column
     source: str
     is_optional: bool
     table: Table | None = None
+    is_ambiguous: bool = False
 
 
 def python_type(column: Column) -> str:
