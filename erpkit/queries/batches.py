@@ -64,6 +64,8 @@ def _send(
         except Exception as error:
             _name_element(error, start + _failed(error, cursors))
             raise
+    if not cursors:
+        return []
     try:
         pipeline.sync()
     except psycopg.Error as error:
@@ -79,5 +81,10 @@ def _failed(error: Exception, cursors: Sequence[Cursor[Any]]) -> int:
 
 
 def _name_element(error: Exception, number: int) -> None:
-    if not isinstance(error, psycopg.OperationalError):  # the connection's, not the element's
-        error.args = (f"element {number + 1} of the batch (index {number}): {error}",)
+    place = f"element {number + 1} of the batch (index {number})"
+    if isinstance(error, psycopg.OperationalError):
+        return  # the connection's fault, not the element's
+    if isinstance(error, psycopg.Error):
+        error.args = (f"{place}: {error}",)
+    else:
+        error.add_note(place)
