@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
+from operator import length_hint
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import Connection, Cursor, Pipeline
+from psycopg import Connection, Cursor
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
@@ -44,40 +45,27 @@ def run_batch(
     """
     alone = connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE
     elements, found = iter(batch), list[_T]()
-    with connection.transaction() if alone else nullcontext(), connection.pipeline() as pipeline:
-        while cursors := _send(connection, pipeline, statement, islice(elements, _AT_ONCE), len(found)):
-            found += [read(cursor) for cursor in cursors]
+    with connection.transaction() if alone else nullcontext():
+        while some := list(islice(elements, _AT_ONCE)):
+            cursor = _run(connection, statement, some, len(found))
+            found += [read(one) for one in cursor.results()]
     return found
 
 
-def _send(
-    connection: Connection[Any], pipeline: Pipeline, statement: str, elements: Iterable[Mapping[str, Any]], start: int
-) -> list[Cursor[tuple[Any, ...]]]:
-    """Send some elements, the first of which has the number `start`, and wait for all results."""
-    cursors: list[Cursor[tuple[Any, ...]]] = []
-    query = statement.encode()
-    for element in elements:
-        cursor = connection.cursor(row_factory=tuple_row)
-        cursors.append(cursor)
-        try:
-            cursor.execute(query, element)
-        except Exception as error:
-            _name_element(error, start + _failed(error, cursors))
-            raise
-    if not cursors:
-        return []
+def _run(
+    connection: Connection[Any], statement: str, elements: Sequence[Mapping[str, Any]], start: int
+) -> Cursor[tuple[Any, ...]]:
+    """Run it for some elements, the first of which has the number `start`."""
+    cursor = connection.cursor(row_factory=tuple_row)
+    unsent = iter(elements)
     try:
-        pipeline.sync()
-    except psycopg.Error as error:
-        _name_element(error, start + _failed(error, cursors))
+        cursor.executemany(statement.encode(), unsent, returning=True)
+    except Exception as error:
+        is_answer = isinstance(error, psycopg.Error) and error.diag.sqlstate is not None  # these come in order
+        failed = sum(1 for _ in cursor.results()) if is_answer else len(elements) - length_hint(unsent) - 1
+        _name_element(error, start + failed)
         raise
-    return cursors
-
-
-def _failed(error: Exception, cursors: Sequence[Cursor[Any]]) -> int:
-    """Return which one failed: the server's answers come in order, what cannot be sent is the last one."""
-    is_answer = isinstance(error, psycopg.Error) and error.diag.sqlstate is not None
-    return next(n for n, one in enumerate(cursors) if one.pgresult is None) if is_answer else len(cursors) - 1
+    return cursor
 
 
 def _name_element(error: Exception, number: int) -> None:
