@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from erpkit.cli.output import as_json, open_database, print_json, print_table
 from erpkit.config import Settings
 from erpkit.modules import ModuleLike, load_modules
-from erpkit.queries import check_queries, read_statements, without_generated_code
+from erpkit.queries import BrokenModulesError, GeneratedFile, check_queries, read_each_module, without_generated_code
 from erpkit.queries import generate as generate_queries
 from erpkit.tenants import find_tenants
 
@@ -22,14 +24,22 @@ def command() -> None:
 @as_json
 def generate(check: bool, as_json: bool) -> int:
     """Write typed functions for each module's queries/*.sql; no database is needed."""
-    files = generate_queries(_modules(), check=check)
+    try:
+        files = generate_queries(_modules(), check=check)
+    except BrokenModulesError as error:
+        _print_files(error.files, check, as_json)
+        raise
+    _print_files(files, check, as_json)
+    return 3 if check and any(file.stale for file in files) else 0
+
+
+def _print_files(files: Sequence[GeneratedFile], check: bool, as_json: bool) -> None:
     if as_json:
         print_json([{"module": f.module, "path": f.path, "queries": f.queries, "stale": f.stale} for f in files])
-    else:
+    elif files:
         word = "stale" if check else "written"
         rows = [(f.module, f.queries, word if f.stale else "current", f.path) for f in files]
         print_table(["module", "queries", "state", "file"], rows)
-    return 3 if check and any(file.stale for file in files) else 0
 
 
 @command.command()
@@ -37,19 +47,20 @@ def generate(check: bool, as_json: bool) -> int:
 @as_json
 def check(slugs: tuple[str, ...], as_json: bool) -> int:
     """Plan every query in every tenant's schema and under its role, running none; exit code 3 if one is broken."""
-    statements = read_statements(_modules())
+    statements, errors = read_each_module(_modules())
     with open_database(quiet=as_json) as database:
         with database.connection() as connection:
             tenants = find_tenants(connection, slugs, Settings.from_env().tenants_query)
         broken = check_queries(database, tenants, statements)
     if as_json:
         found = [{"tenant": b.tenant, "module": b.module, "query": b.query, "error": b.error} for b in broken]
-        print_json({"tenants": len(tenants), "queries": len(statements), "broken": found})
-        return 3 if broken else 0
+        unread = [str(error) for error in errors]
+        print_json({"tenants": len(tenants), "queries": len(statements), "broken": found, "unread": unread})
+        return 3 if broken or errors else 0
     click.echo(f"{len(statements)} queries in {len(tenants)} tenants: {len(broken)} broken")
-    for query in broken:
-        click.echo(f"! {query}")
-    return 3 if broken else 0
+    for problem in (*errors, *broken):
+        click.echo(f"! {problem}")
+    return 3 if broken or errors else 0
 
 
 def _modules() -> tuple[ModuleLike, ...]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import psycopg
 from psycopg import pq, sql
@@ -15,10 +16,10 @@ from erpkit.database import TENANTS_A_CONNECTION, Connection, Database, Tenant, 
 from erpkit.errors import QueryError
 from erpkit.modules import ModuleLike, is_foreign
 from erpkit.queries.generate import generated_path
-from erpkit.queries.sqlc import run_sqlc
+from erpkit.queries.sqlc import has_queries, queries_folder, run_sqlc
 from erpkit.queries.text import to_numbered
 
-__all__ = ["BrokenQuery", "Statement", "check_queries", "read_statements"]
+__all__ = ["BrokenQuery", "Statement", "check_queries", "read_each_module", "read_statements"]
 
 _GROUPS_A_BATCH = 50
 _SCOPE = b"SELECT pg_catalog.set_config('search_path', $1, true), pg_catalog.set_config('role', $2, true)"
@@ -26,6 +27,8 @@ _GENERIC_PLAN = 160000  # the first server that explains a statement with placeh
 _CAN_BE_EXPLAINED = re.compile(
     r"(?:\s|--[^\n]*\n|/\*.*?\*/|\()*(?:SELECT|INSERT|UPDATE|DELETE|MERGE|VALUES|WITH)\b", re.IGNORECASE | re.DOTALL
 )
+_COPY = re.compile(r"\s*COPY (?P<table>.+?) \((?P<columns>.+)\) FROM\s+STDIN\s*", re.DOTALL)
+_NAME = re.compile(r'"(?:[^"]|"")*"')
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,22 @@ def read_statements(modules: Sequence[ModuleLike]) -> list[Statement]:
     sqlc is not needed for it, and what is checked is what is run. Only a module that is written in another language has no
     such code: sqlc reads its `queries/*.sql`.
     """
-    return [
-        statement
-        for module in modules
-        for statement in (_analyse(module, modules) if is_foreign(module) else _read(module))
-    ]
+    statements, errors = read_each_module(modules)
+    if errors:
+        raise errors[0]
+    return statements
+
+
+def read_each_module(modules: Sequence[ModuleLike]) -> tuple[list[Statement], list[QueryError]]:
+    """Read the statements of all modules likewise; what one module cannot be read for stops no other."""
+    statements: list[Statement] = []
+    errors: list[QueryError] = []
+    for module in modules:
+        try:
+            statements += list(_analyse(module, modules) if is_foreign(module) else _read(module))
+        except QueryError as error:
+            errors.append(error)
+    return statements, errors
 
 
 def check_queries(database: Database, tenants: Sequence[Tenant], statements: Sequence[Statement]) -> list[BrokenQuery]:
@@ -96,18 +110,39 @@ def check_queries(database: Database, tenants: Sequence[Tenant], statements: Seq
 
 def _analyse(module: ModuleLike, modules: Sequence[ModuleLike]) -> Iterator[Statement]:
     for query in run_sqlc(module, modules).queries:
-        yield Statement(module.name, query.name, query.text)
+        yield Statement(module.name, query.name, _as_insert(query.text) or query.text)
 
 
 def _read(module: ModuleLike) -> Iterator[Statement]:
-    path = generated_path(module)
-    if path is None:
+    path, folder = generated_path(module), queries_folder(module)
+    if path is None or folder is None:
         return
     if not path.exists():
-        raise QueryError(f"module {module.name}: there is no {path}: run erpkit queries generate")
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
-            yield Statement(module.name, node.target.id.lower(), to_numbered(ast.literal_eval(node.value)))
+        if has_queries(folder):
+            raise QueryError(f"module {module.name}: there is no {path}: run erpkit queries generate")
+        return
+    for name, text in _constants(module, path):
+        yield Statement(module.name, name.lower(), _as_insert(text) or to_numbered(text))
+
+
+def _constants(module: ModuleLike, path: Path) -> Iterator[tuple[str, str]]:
+    """Yield each statement of generated code with its name."""
+    try:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+                yield node.target.id, str(ast.literal_eval(node.value))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise QueryError(
+            f"module {module.name}: {path} is no generated code ({error}): run erpkit queries generate"
+        ) from None
+
+
+def _as_insert(text: str) -> str | None:
+    """Turn a COPY into what PostgreSQL can plan and asks the same rights for: an INSERT that fills identity columns, too."""
+    if (found := _COPY.fullmatch(text)) is None:
+        return None
+    values = ", ".join(f"${number}" for number, _ in enumerate(_NAME.findall(found["columns"]), 1))
+    return f"INSERT INTO {found['table']} ({found['columns']}) OVERRIDING SYSTEM VALUE VALUES ({values})"  # noqa: S608
 
 
 def _role(tenant: Tenant) -> str | None:

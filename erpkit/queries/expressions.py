@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from sqlglot import exp
 
-from erpkit.queries.types import AS_SQLC_SAYS, PYTHON_TYPES, Column, Result
+from erpkit.queries.types import AS_SQLC_SAYS, PYTHON_TYPES, Column, Name, Result, Table
 
 __all__ = ["Scope", "Source", "common", "expression", "is_one_row", "name_of"]
 
@@ -16,23 +16,37 @@ UNKNOWN = Column("", "", not_null=False)
 
 @dataclass(frozen=True)
 class Source:
-    """Something that columns are taken from; `columns` is None where they are not known, a function's for example."""
+    """Something that columns are taken from; `columns` is None where they are not known, a function's for example.
+
+    `schema` is what may stand in front of a table's name, where it has no alias.
+    """
 
     name: str
     columns: Mapping[str, Column] | None
     is_optional: bool = False
+    schema: str = ""
+    table: Table | None = None
 
 
 @dataclass(frozen=True)
 class Scope:
     """What names mean in a statement; `read` returns the results of a query inside an expression."""
 
-    tables: Mapping[str, tuple[Column, ...]]
+    tables: Mapping[Name, Table]
     functions: frozenset[str]
     parameters: Mapping[int, Column]
     ctes: Mapping[str, Mapping[str, Column]]
     read: Callable[[exp.Expr, Scope], list[Result]]
     sources: tuple[Source, ...] = ()
+
+    def sources_of(self, column: exp.Column) -> list[Source]:
+        """Return the sources that a column may be of, by what stands in front of it."""
+        table, schema = column.args.get("table"), column.args.get("db")
+        return [
+            source
+            for source in self.sources
+            if (table is None or source.name == name_of(table)) and (schema is None or source.schema == name_of(schema))
+        ]
 
 
 def expression(node: exp.Expr, scope: Scope) -> Column:
@@ -52,16 +66,15 @@ def _inner(node: exp.Expr, scope: Scope) -> Column:
 
 
 def _column(node: exp.Expr, scope: Scope) -> Column:
-    qualifier = name_of(node.args["table"]) if node.args.get("table") else ""
-    sources = [source for source in scope.sources if not qualifier or source.name == qualifier]
-    found = [
-        replace(source.columns[name_of(node.this)], not_null=source.columns[name_of(node.this)].not_null and not source.is_optional)
-        for source in sources
-        if source.columns is not None and name_of(node.this) in source.columns
-    ]  # fmt: skip
-    if not found or node.args.get("db"):
+    if not isinstance(node, exp.Column):
         return UNKNOWN
-    return common(found)  # more than one only after USING
+    name = name_of(node.this)
+    found = [
+        replace(source.columns[name], not_null=source.columns[name].not_null and not source.is_optional)
+        for source in scope.sources_of(node)
+        if source.columns is not None and name in source.columns
+    ]
+    return common(found) if found else UNKNOWN  # more than one only after USING
 
 
 def _literal(node: exp.Expr, _: Scope) -> Column:
@@ -174,7 +187,7 @@ def common(parts: Sequence[Column]) -> Column:
     told = [part for part in parts if part is not _NULL]
     if len(told) > 1 and any(part.type == AS_SQLC_SAYS for part in told):
         return Column("", "", not_null)  # sqlc takes the first one's
-    if len({(PYTHON_TYPES.get(p.type, p.type), p.is_enum, p.dimensions) for p in told}) == 1:
+    if len({(PYTHON_TYPES.get(p.type, p.type), p.enum, p.dimensions) for p in told}) == 1:
         return replace(told[0], not_null=not_null)
     return Column("", _number(told), not_null)
 

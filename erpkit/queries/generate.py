@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from erpkit.errors import UsageError
+from erpkit.errors import QueryError, UsageError
 from erpkit.modules import ModuleLike, is_foreign
 from erpkit.queries.render import render
 from erpkit.queries.sqlc import queries_folder, run_sqlc
 
-__all__ = ["GeneratedFile", "generate", "generated_path"]
+__all__ = ["BrokenModulesError", "GeneratedFile", "generate", "generated_path"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,14 @@ class GeneratedFile:
     stale: bool
 
 
+class BrokenModulesError(QueryError):
+    """The queries of some modules are broken, a line each; `files` are those of the others, which are written."""
+
+    def __init__(self, errors: Sequence[QueryError], files: Sequence[GeneratedFile]) -> None:
+        super().__init__("\n".join(str(error) for error in errors))
+        self.files = tuple(files)
+
+
 def generated_path(module: ModuleLike) -> Path | None:
     """Return where a module's typed queries are: `sql.py`, beside its folder of queries."""
     folder = queries_folder(module)
@@ -33,24 +41,41 @@ def generated_path(module: ModuleLike) -> Path | None:
 def generate(modules: Sequence[ModuleLike], *, check: bool = False) -> list[GeneratedFile]:
     """Generate the typed queries of all `modules`, given in load order; with `check`, compare and write nothing.
 
-    Nothing is written while any query is broken. Raises QueryError, naming the module, the file and the line, and UsageError for
-    modules that are written in another language.
+    Nothing is written for a module with a broken query, and all others' code is: BrokenModulesError then names each broken one with
+    its file and line. A folder without any query gets no code. Raises UsageError for modules that are written in another language.
     """
     if foreign := [module.name for module in modules if is_foreign(module)]:
         raise UsageError(
             f"{foreign[0]} is described by a modules.toml and written in another language: no Python is generated for it; "
             "`erpkit queries check` reads its SQL as it is"
         )
-    made: list[tuple[GeneratedFile, str]] = []
+    files: list[GeneratedFile] = []
+    errors: list[QueryError] = []
     for module in modules:
-        path = generated_path(module)
-        if path is None:
-            continue
-        request = run_sqlc(module, modules)
-        source = render(module.name, request)
-        stale = not path.exists() or path.read_text(encoding="utf-8") != source
-        made.append((GeneratedFile(module.name, path, len(request.queries), stale), source))
-    for file, source in made:
-        if file.stale and not check:
-            file.path.write_text(source, encoding="utf-8")
-    return [file for file, _ in made]
+        try:
+            files += _generate(module, modules, check)
+        except QueryError as error:
+            errors.append(error)
+    if errors:
+        raise BrokenModulesError(errors, files)
+    return files
+
+
+def _generate(module: ModuleLike, modules: Sequence[ModuleLike], check: bool) -> Iterator[GeneratedFile]:
+    path = generated_path(module)
+    if path is None:
+        return
+    request = run_sqlc(module, modules)
+    source = render(module.name, request)
+    present = _present(path)
+    stale = present != source if request.queries else present not in (None, source)
+    if stale and not check:
+        try:
+            path.write_text(source, encoding="utf-8")
+        except OSError as error:
+            raise QueryError(f"module {module.name}: {path} cannot be written: {error.strerror}") from None
+    yield GeneratedFile(module.name, path, len(request.queries), stale)
+
+
+def _present(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None

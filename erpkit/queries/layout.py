@@ -9,6 +9,7 @@ __all__ = ["IMPORTED", "WIDTH", "bracket", "imports"]
 
 WIDTH = 120
 _IMPORTS = (
+    ("collections.abc", ("Iterable",)),
     ("dataclasses", ("dataclass",)),
     ("datetime", ("date", "datetime", "time", "timedelta")),
     ("decimal", ("Decimal",)),
@@ -20,6 +21,7 @@ _IMPORTS = (
     ("psycopg.types.json", ("Json", "Jsonb")),
     ("", ()),
     ("erpkit.queries.arrays", ("enum_list", "enum_lists")),
+    ("erpkit.queries.batches", ("copy_rows", "run_batch")),
 )
 IMPORTED = frozenset(name for _, names in _IMPORTS for name in names)
 
@@ -60,6 +62,6 @@ def bracket(opening: str, items: Sequence[str], closing: str, indent: int = 0) -
     line = f"{opening}{', '.join(items)}{closing}"
     if len(line) + indent <= WIDTH:
         return line
-    if len(inner := f"    {', '.join(items)}") + indent <= WIDTH and not opening.endswith("["):
+    if len(inner := f"    {', '.join(items)}") + indent <= WIDTH and not opening.endswith(("[", "{")):
         return "\n".join([opening, inner, closing])
     return "\n".join([opening, *(f"    {item}," for item in items), closing])

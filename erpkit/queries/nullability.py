@@ -8,33 +8,39 @@ holds: a column is not null where its table says so and no outer join can leave 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from erpkit.queries.expressions import Scope, Source, common, expression, is_one_row, name_of
-from erpkit.queries.types import Column, Result
+from erpkit.queries.text import spaced
+from erpkit.queries.types import Column, Name, Result, Table
 
-__all__ = ["read_results"]
-
-_Tables = Mapping[str, tuple[Column, ...]]
+__all__ = ["Reading", "read_query"]
 
 
-def read_results(
-    text: str, tables: _Tables, functions: frozenset[str], parameters: Mapping[int, Column]
-) -> tuple[list[Result], bool] | None:
-    """Return what a query returns, expression by expression, and whether it is one row in any case.
+@dataclass(frozen=True)
+class Reading:
+    """What a query returns, expression by expression, whether it is one row in any case, and the tables that it names."""
 
-    None where its SQL is not understood.
-    """
+    results: Sequence[Result]
+    is_one_row: bool
+    tables: frozenset[Name]
+
+
+def read_query(
+    text: str, tables: Mapping[Name, Table], functions: frozenset[str], parameters: Mapping[int, Column]
+) -> Reading | None:
+    """Read a query; `tables` are by the names that may be written. None where its SQL is not understood."""
     try:
-        tree = sqlglot.parse_one(text, read="postgres")
+        tree = sqlglot.parse_one(spaced(text), read="postgres")
         results = _results(tree, Scope(tables, functions, parameters, {}, _results))
     except SqlglotError:
         return None
-    return results, is_one_row(tree, results)
+    named = {_table_name(node) for node in tree.find_all(exp.Table) if isinstance(node.this, exp.Identifier)}
+    return Reading(results, is_one_row(tree, results), frozenset(tables[name].name for name in named if name in tables))
 
 
 def _results(tree: exp.Expr, scope: Scope) -> list[Result]:
@@ -53,10 +59,15 @@ def _results(tree: exp.Expr, scope: Scope) -> list[Result]:
 
 
 def _result(item: exp.Expr, scope: Scope) -> Result:
-    source = name_of(item.args["table"]) if isinstance(item, exp.Column) and item.args.get("table") else ""
-    known = [one for one in scope.sources if one.name == source]
-    is_optional = not known or any(one.is_optional for one in known)
-    return Result(replace(expression(item, scope), name=_output_name(item)), source, is_optional)
+    qualifier = item.args.get("table") if isinstance(item, exp.Column) else None
+    known = scope.sources_of(item) if isinstance(item, exp.Column) and qualifier is not None else []
+    return Result(
+        replace(expression(item, scope), name=_output_name(item)),
+        source=name_of(qualifier) if qualifier is not None else "",
+        is_optional=not known or any(one.is_optional for one in known),
+        table=known[0].table if known else None,
+        is_ambiguous=len(known) > 1,
+    )
 
 
 def _with_ctes(tree: exp.Expr, scope: Scope) -> Scope:
@@ -108,7 +119,7 @@ def _relation(node: exp.Expr, scope: Scope) -> list[Source]:
     name = name_of(alias.this) if alias is not None and alias.this is not None else ""
     found = [Source(name, None)]
     if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
-        found = [Source(name or name_of(node.this), _table(node, scope))]
+        found = [_named_source(node, name, scope)]
     elif isinstance(node, exp.Subquery) and isinstance(node.this, exp.Select | exp.SetOperation):
         found = [Source(name, _named(_results(node.this, replace(scope, sources=())), alias))]
     elif isinstance(node, exp.Subquery) and alias is None:
@@ -116,13 +127,23 @@ def _relation(node: exp.Expr, scope: Scope) -> list[Source]:
     return _joined(found, node.args.get("joins"), scope)
 
 
-def _table(node: exp.Table, scope: Scope) -> Mapping[str, Column] | None:
-    name, alias = name_of(node.this), node.args.get("alias")
-    if node.args.get("db") is not None or (alias is not None and alias.args.get("columns")):
-        return None
-    if name in scope.ctes:
-        return scope.ctes[name]
-    return {column.name: column for column in scope.tables[name]} if name in scope.tables else None
+def _named_source(node: exp.Table, alias: str, scope: Scope) -> Source:
+    """Take a name without a schema to be a WITH's first."""
+    name = _table_name(node)
+    named = node.args.get("alias")
+    if named is not None and named.args.get("columns"):
+        return Source(alias, None)
+    if not name.schema and name.name in scope.ctes:
+        return Source(alias or name.name, scope.ctes[name.name])
+    if (table := scope.tables.get(name)) is None:
+        return Source(alias or name.name, None)
+    columns = {column.name: column for column in table.columns}
+    return Source(alias or name.name, columns, schema="" if alias else name.schema, table=table)
+
+
+def _table_name(node: exp.Table) -> Name:
+    schema = node.args.get("db")
+    return Name(name_of(schema) if schema is not None else "", name_of(node.this))
 
 
 def _joined(found: list[Source], joins: Iterable[exp.Join] | None, scope: Scope) -> list[Source]:

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from erpkit.errors import QueryError
+from erpkit.queries.catalog import Query, Request
 from erpkit.queries.layout import IMPORTED, WIDTH, bracket, imports
-from erpkit.queries.names import LOCALS, quoted, snake, unique
-from erpkit.queries.sqlc import Query, Request
+from erpkit.queries.names import LOCALS, camel, fields, function_name, quoted, snake, unique
 from erpkit.queries.text import to_psycopg, wrap
-from erpkit.queries.types import PYTHON_TYPES, Column, camel, enum_name, python_type
+from erpkit.queries.types import Column, Enum, Table, python_type
 
-__all__ = ["render"]
+__all__ = ["ANNOTATIONS", "render"]
 
-_TYPE_NAMES = {*PYTHON_TYPES.values(), "Any", "list"}  # a field of such a name would hide the type from its neighbours
+_ROWS = (":one", ":many", ":batchone", ":batchmany")
+_SERIES = (":copyfrom", ":batchexec", ":batchone", ":batchmany")  # these take many rows of parameters
 
 
 @dataclass(frozen=True)
 class _Function:
-    """A query with its Python names: parameters in the order of their numbers, and the class of its rows, if there is one."""
+    """A query with its Python names: parameters in the order of their numbers, and the class of its rows, if there is one.
+
+    `element` is the class of one row of parameters, where there are many rows of more than one.
+    """
 
     query: Query
     name: str
     parameters: tuple[tuple[str, Column], ...]
     row_class: str | None
+    element: str | None
     sql: str
-    embedded: Mapping[str, tuple[Column, ...]]
 
 
 def render(module: str, request: Request) -> str:
@@ -35,10 +38,15 @@ def render(module: str, request: Request) -> str:
 
     The same request gives the same text, laid out as ruff lays it out.
     """
-    functions = [_function(module, query, request) for query in request.queries]
-    _refuse_duplicates(module, [function.name for function in functions])
-    body = "\n\n\n".join([*_classes(request, functions), *(_source(function) for function in functions)])
-    enums = "\n".join(_enum(name, request.enums[name]) for name in _used_enums(request, functions))
+    for query in request.queries:
+        _refuse_unclear(module, query)
+    names = [function_name(query.name) for query in request.queries]
+    _refuse_duplicates(module, names)
+    taken = {*names, *(name.upper() for name in names), *IMPORTED}
+    taken |= {table.row_class for table in request.tables.values()} | {enum.python for enum in request.enums.values()}
+    functions = [_function(query, taken) for query in request.queries]
+    body = "\n\n\n".join([*_classes(functions), *(_source(function) for function in functions)])
+    enums = "\n".join(_enum(enum) for enum in _used_enums(functions))
     header = (
         f'"""The queries of {module}, typed; generated from queries/*.sql by `erpkit queries generate`: do not edit."""'
     )
@@ -48,134 +56,155 @@ def render(module: str, request: Request) -> str:
     return f"{top}\n\n\n{body}\n" if body else f"{header}\n"
 
 
-def _function(module: str, query: Query, request: Request) -> _Function:
-    if query.command not in _RETURNS:
-        known = ", ".join(_RETURNS)
-        raise QueryError(
-            f"module {module}: {query.file}: query {query.name} is {query.command}, which is not known: use {known}"
-        )
-    _refuse_unseen(module, query, request)
-    names: dict[int, str] = {}
-    for number, column in sorted(query.parameters, key=lambda item: item[0]):
-        names[number] = unique(snake(column.name or f"argument_{number}"), set(names.values()) | LOCALS)
-    parameters = tuple((names[number], column) for number, column in query.parameters)
-    text = to_psycopg(query.text, names, query.slices)
-    embedded = {column.embeds: request.tables[column.embeds] for column in query.columns if column.embeds}
-    name = snake(query.name)
-    name = f"{name}_" if name in _TYPE_NAMES or name.upper() in IMPORTED else name
-    return _Function(query, name, parameters, _row_class(query, request), text, embedded)
+def _function(query: Query, taken: set[str]) -> _Function:
+    """Name what belongs to a query; the classes that it needs are added to those `taken`."""
+    numbered = sorted(query.parameters, key=lambda item: item[0])
+    names = _parameter_names(query, [column.name or f"argument_{number}" for number, column in numbered])
+    by_number = {number: name for (number, _), name in zip(numbered, names, strict=True)}
+    return _Function(
+        query,
+        name=function_name(query.name),
+        parameters=tuple((by_number[number], column) for number, column in query.parameters),
+        row_class=_row_class(query, taken),
+        element=_own_class(query, "Params", taken) if query.command in _SERIES and len(names) > 1 else None,
+        sql=query.text if query.copied else to_psycopg(query.text, by_number, query.slices),
+    )
 
 
-def _row_class(query: Query, request: Request) -> str | None:
+def _parameter_names(query: Query, wanted: Sequence[str]) -> list[str]:
+    if query.command in _SERIES:
+        return fields(wanted)
+    names: list[str] = []
+    for name in wanted:
+        names.append(unique(snake(name), {*names, *LOCALS}))
+    return names
+
+
+def _row_class(query: Query, taken: set[str]) -> str | None:
     """Name the class of the rows: the table's where they are its rows, none for a single plain value."""
-    if query.command not in (":one", ":many") or not query.columns:
+    if query.command not in _ROWS or not query.columns:
         return None
-    for table, columns in request.tables.items():
-        if _shape(columns) == _shape(query.columns) and re.search(rf"\b{re.escape(table)}\b", query.text):
-            return f"{camel(table)}Row"
-    if len(query.columns) == 1 and query.columns[0].embeds:
-        return None
-    return None if len(query.columns) == 1 else f"{camel(query.name)}Row"
+    if query.table is not None:
+        return query.table.row_class
+    return None if len(query.columns) == 1 else _own_class(query, "Row", taken)
 
 
-def _shape(columns: Sequence[Column]) -> list[tuple[str, str]]:
-    return [(column.name, python_type(column)) for column in columns]
+def _own_class(query: Query, ending: str, taken: set[str]) -> str:
+    name = unique(f"{camel(query.name)}{ending}", taken, "")
+    taken.add(name)
+    return name
 
 
-def _classes(request: Request, functions: Sequence[_Function]) -> Iterator[str]:
+def _classes(functions: Sequence[_Function]) -> Iterator[str]:
     """Write the tables' classes first: others may hold their rows."""
-    shown = [function for function in functions if function.query.command in (":one", ":many")]
-    named = {function.row_class for function in shown}
-    named |= {f"{camel(c.embeds)}Row" for function in shown for c in function.query.columns if c.embeds}
-    tables = {f"{camel(table)}Row": (table, columns) for table, columns in request.tables.items()}
-    for name in sorted(named & set(tables), key=str):
-        table, columns = tables[str(name)]
-        yield _class(str(name), f"A row of {table}.", columns)
+    shown = [function for function in functions if function.query.command in _ROWS]
+    tables = {table.row_class: table for function in shown for table in _tables(function.query)}
+    for name, table in sorted(tables.items()):
+        yield _class(name, f"A row of {table.name}.", table.columns)
     for function in functions:
+        if function.element is not None:
+            columns = [column for _, column in function.parameters]
+            doc = f"What `{function.name}` takes for one element."
+            yield _class(function.element, doc, columns, [name for name, _ in function.parameters])
         if function.row_class is not None and function.row_class not in tables:
             yield _class(function.row_class, f"A row of `{function.name}`.", function.query.columns)
 
 
-def _class(name: str, docstring: str, columns: Sequence[Column]) -> str:
-    fields: list[str] = []
-    for number, column in enumerate(columns, 1):
-        field = snake(column.name or f"column_{number}")
-        fields.append(unique(f"{field}_" if field in _TYPE_NAMES else field, set(fields)))
-    lines = [f"    {field}: {python_type(column)}" for field, column in zip(fields, columns, strict=True)]
-    return "\n".join(["@dataclass(frozen=True)", f"class {name}:", f'    """{docstring}"""', "", *lines])
+def _tables(query: Query) -> list[Table]:
+    embedded = [column.embeds for column in query.columns if column.embeds is not None]
+    return embedded if query.table is None else [*embedded, query.table]
 
 
-def _enum(name: str, values: Sequence[str]) -> str:
-    return bracket(f"{enum_name(name)} = Literal[", [quoted(value) for value in values], "]")
+def _class(name: str, docstring: str, columns: Sequence[Column], names: Sequence[str] | None = None) -> str:
+    names = names or fields(column.name for column in columns)
+    lines = [f"    {field}: {python_type(column)}" for field, column in zip(names, columns, strict=True)]
+    return "\n".join(["@dataclass(frozen=True)", f"class {name}:", f'    """{_escaped(docstring)}"""', "", *lines])
 
 
-def _used_enums(request: Request, functions: Sequence[_Function]) -> list[str]:
-    used = {c.type for f in functions for c in (*f.query.columns, *(column for _, column in f.parameters)) if c.is_enum}
-    embedded = {c.embeds for f in functions for c in f.query.columns if c.embeds}
-    used |= {c.type for table in embedded for c in request.tables[str(table)] if c.is_enum}
-    return sorted(used)
+def _enum(enum: Enum) -> str:
+    return bracket(f"{enum.python} = Literal[", [quoted(value) for value in enum.values], "]")
+
+
+def _used_enums(functions: Sequence[_Function]) -> list[Enum]:
+    columns = [c for f in functions for c in (*f.query.columns, *(column for _, column in f.parameters))]
+    columns += [c for column in columns if column.embeds is not None for c in column.embeds.columns]
+    return sorted({column.enum for column in columns if column.enum is not None}, key=lambda enum: enum.name[::-1])
 
 
 def _constant(function: _Function) -> str:
-    escaped = wrap(function.sql.strip()).replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
-    if escaped.endswith('"'):
-        escaped = f'{escaped[:-1]}\\"'
-    return f'{function.name.upper()}: Final = """\n{escaped}\n"""'
+    return f'{function.name.upper()}: Final = """\n{_escaped(wrap(function.sql.strip()))}\n"""'
+
+
+def _escaped(text: str) -> str:
+    """Escape what is written between three quotes."""
+    escaped = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    return f'{escaped[:-1]}\\"' if escaped.endswith('"') else escaped
 
 
 def _source(function: _Function) -> str:
     returns, body = _RETURNS[function.query.command](function)
-    parameters = ["connection: Connection[Any]", *(f"{name}: {python_type(c)}" for name, c in function.parameters)]
-    signature = bracket(f"def {function.name}(", parameters, f") -> {returns}:")
-    return "\n".join([signature, _docstring(function), *(f"    {line}" for line in body)])
+    parameters = [f"{name}: {python_type(column)}" for name, column in function.parameters]
+    if function.query.command in _SERIES:
+        parameters = [f"{_series(function)}: Iterable[{_element_type(function)}]"]
+    signature = bracket(f"def {function.name}(", ["connection: Connection[Any]", *parameters], f") -> {returns}:")
+    return "\n".join([signature, _docstring(function), *(f"    {line}".rstrip() for line in body)])
 
 
 def _docstring(function: _Function) -> str:
-    text = [line.replace("\\", "\\\\").replace('"""', '\\"\\"\\"') for line in function.query.comments]
-    text = text or [f"Run {function.query.name} ({function.query.command})."]
-    if text[-1].endswith('"'):
-        text[-1] = f'{text[-1][:-1]}\\"'
+    text = list(function.query.comments) or [f"Run {function.query.name} ({function.query.command})."]
     if len(text) == 1:
-        return f'    """{text[0]}"""'
-    return "\n".join([f'    """{text[0]}', *(f"    {line}".rstrip() for line in text[1:]), '    """'])
+        return f'    """{_escaped(text[0])}"""'
+    first, *others = _escaped("\n".join(text)).split("\n")
+    return "\n".join([f'    """{first}', *(f"    {line}".rstrip() for line in others), '    """'])
 
 
 def _one(function: _Function) -> tuple[str, list[str]]:
+    returns, read = _read_one(function)
+    return returns, [*_execute(function, "cursor = connection.cursor(row_factory=tuple_row)"), *read]
+
+
+def _read_one(function: _Function, indent: int = 4) -> tuple[str, list[str]]:
+    """Write how one row is read from `cursor`, or that there is none."""
     if function.query.is_one_row:
-        return _always_one(function)
+        return _read_the_one(function, indent)
     returns = _row_type(function)
     if not returns.endswith("| None") and returns not in ("Any", "None"):
         returns += " | None"
-    read = [*_execute(function, "cursor = connection.cursor(row_factory=tuple_row)"), "row = cursor.fetchone()"]
+    read = ["row = cursor.fetchone()"]
     name, parts = _row(function)
     if not name:
         return returns, [*read, f"found: {returns} = None if row is None else {parts[0]}", "return found"]
     line = f"return None if row is None else {name}({', '.join(parts)})"
-    if len(line) + 4 <= WIDTH:
+    if len(line) + indent <= WIDTH:
         return returns, [*read, line]
-    made = bracket(f"return {name}(", parts, ")", 4).split("\n")
+    made = bracket(f"return {name}(", parts, ")", indent).split("\n")
     return returns, [*read, "if row is None:", "    return None", *made]
 
 
-def _always_one(function: _Function) -> tuple[str, list[str]]:
+def _read_the_one(function: _Function, indent: int) -> tuple[str, list[str]]:
     returns, (name, parts) = _row_type(function), _row(function)
-    read = [*_execute(function, "cursor = connection.cursor(row_factory=tuple_row)"), "(row,) = cursor"]
+    read = ["(row,) = cursor"]
     if not name:
         return returns, [*read, f"found: {returns} = {parts[0]}", "return found"]
-    return returns, [*read, *bracket(f"return {name}(", parts, ")", 4).split("\n")]
+    return returns, [*read, *bracket(f"return {name}(", parts, ")", indent).split("\n")]
 
 
 def _many(function: _Function) -> tuple[str, list[str]]:
-    read = _execute(function, "cursor = connection.cursor(row_factory=tuple_row)")
+    returns, read = _read_many(function)
+    return returns, [*_execute(function, "cursor = connection.cursor(row_factory=tuple_row)"), *read]
+
+
+def _read_many(function: _Function, indent: int = 4) -> tuple[str, list[str]]:
+    """Write how all rows are read from `cursor`."""
     name, parts = _row(function)
     value = f"{name}({', '.join(parts)})" if name else parts[0]
     returns = f"list[{_row_type(function)}]"
-    if len(line := f"return [{value} for row in cursor]") + 4 <= WIDTH:
-        return returns, [*read, line]
-    if len(line := f"    {value} for row in cursor") + 4 <= WIDTH:
-        return returns, [*read, "return [", line, "]"]
-    made = [f"    {line}" for line in bracket(f"{name}(", parts, ")", 8).split("\n")]
-    return returns, [*read, "return [", *made, "    for row in cursor", "]"]
+    if len(line := f"return [{value} for row in cursor]") + indent <= WIDTH:
+        return returns, [line]
+    if len(line := f"    {value} for row in cursor") + indent <= WIDTH:
+        return returns, ["return [", line, "]"]
+    made = [f"    {line}" for line in bracket(f"{name}(", parts, ")", indent + 4).split("\n")]
+    return returns, ["return [", *made, "    for row in cursor", "]"]
 
 
 def _exec(function: _Function) -> tuple[str, list[str]]:
@@ -190,13 +219,66 @@ def _execresult(function: _Function) -> tuple[str, list[str]]:
     return "Cursor[Any]", _run(function, "return ")
 
 
+def _copyfrom(function: _Function) -> tuple[str, list[str]]:
+    names = dict(zip((number for number, _ in function.query.parameters), function.parameters, strict=True))
+    values = [_element_value(function, *names[number]) for number in function.query.copied]
+    inner = _inner(
+        "values", f"one: {_element_type(function)}", "list[Any]", bracket("return [", values, "]", 8).split("\n")
+    )
+    return "int", [*inner, f"return copy_rows(connection, {function.name.upper()}, map(values, rows))"]
+
+
+def _batchexec(function: _Function) -> tuple[str, list[str]]:
+    return _batch(function, "int", ["return cursor.rowcount"])
+
+
+def _batchone(function: _Function) -> tuple[str, list[str]]:
+    return _batch(function, *_read_one(function, 8))
+
+
+def _batchmany(function: _Function) -> tuple[str, list[str]]:
+    return _batch(function, *_read_many(function, 8))
+
+
+def _batch(function: _Function, returns: str, read: Sequence[str]) -> tuple[str, list[str]]:
+    items = [f'"{name}": {_element_value(function, name, column)}' for name, column in function.parameters]
+    values = bracket("return {", items, "}", 8).split("\n")
+    return f"list[{returns}]", [
+        *_inner("values", f"one: {_element_type(function)}", "dict[str, Any]", values),
+        *_inner("read", "cursor: Cursor[Any]", returns, read)[1:],
+        f"return run_batch(connection, {function.name.upper()}, map(values, batch), read)",
+    ]
+
+
+def _inner(name: str, parameter: str, returns: str, body: Sequence[str]) -> list[str]:
+    signature = bracket(f"def {name}(", [parameter], f") -> {returns}:", 4).split("\n")
+    return ["", *signature, *(f"    {line}" for line in body), ""]
+
+
+def _series(function: _Function) -> str:
+    return "rows" if function.query.command == ":copyfrom" else "batch"
+
+
+def _element_type(function: _Function) -> str:
+    return function.element or python_type(function.parameters[0][1])
+
+
+def _element_value(function: _Function, name: str, column: Column) -> str:
+    return _argument(f"one.{name}" if function.element else "one", column)
+
+
 _RETURNS: dict[str, Callable[[_Function], tuple[str, list[str]]]] = {
     ":one": _one,
     ":many": _many,
     ":exec": _exec,
     ":execrows": _execrows,
     ":execresult": _execresult,
+    ":copyfrom": _copyfrom,
+    ":batchexec": _batchexec,
+    ":batchone": _batchone,
+    ":batchmany": _batchmany,
 }
+ANNOTATIONS = tuple(_RETURNS)
 
 
 def _execute(function: _Function, opening: str) -> list[str]:
@@ -235,14 +317,13 @@ def _row(function: _Function) -> tuple[str, list[str]]:
     An embedded table takes as many values as it has columns.
     """
     columns = function.query.columns
-    if function.row_class is None and len(columns) == 1 and columns[0].embeds:
-        inner = function.embedded[columns[0].embeds]
+    if function.row_class is None and len(columns) == 1 and (table := columns[0].embeds) is not None:
         if not columns[0].not_null:
-            return "", [_embedded(columns[0], inner, 0, "row")]
-        return python_type(columns[0]), [_all(inner, "row")]
+            return "", [_embedded(columns[0], table, 0, "row")]
+        return table.row_class, [_all(table.columns, "row")]
     if function.row_class is None:
         return "", [_value(columns[0], 0) if columns else "None"]
-    if not function.embedded:
+    if all(column.embeds is None for column in columns):
         return function.row_class, [_all(columns, "row")]
     parts, position = [], 0
     for column in columns:
@@ -250,28 +331,37 @@ def _row(function: _Function) -> tuple[str, list[str]]:
             parts.append(_value(column, position))
             position += 1
         else:
-            inner = function.embedded[column.embeds]
-            end = position + len(inner)
-            parts.append(_embedded(column, inner, position, f"row[{position}:{end}]"))
+            end = position + len(column.embeds.columns)
+            parts.append(_embedded(column, column.embeds, position, f"row[{position}:{end}]"))
             position = end
     return function.row_class, parts
 
 
-def _embedded(column: Column, inner: Sequence[Column], position: int, values: str) -> str:
+def _embedded(column: Column, table: Table, position: int, values: str) -> str:
     """Make an embedded table's row; where an outer join has left it out, a column that is never NULL says so."""
-    made = f"{camel(str(column.embeds))}Row({_all(inner, values)})"
+    made = f"{table.row_class}({_all(table.columns, values)})"
     if column.not_null:
         return made
-    key = position + next(place for place, one in enumerate(inner) if one.not_null)
+    key = position + next(place for place, one in enumerate(table.columns) if one.not_null)
     return f"None if row[{key}] is None else {made}"
 
 
-def _refuse_unseen(module: str, query: Query, request: Request) -> None:
+def _refuse_unclear(module: str, query: Query) -> None:
+    """Refuse what has no meaning here."""
+    place = f"module {module}: {query.file}: query {query.name}"
+    if query.command not in _RETURNS:
+        raise QueryError(f"{place} is {query.command}, which is not known: use {', '.join(_RETURNS)}")
+    if query.command in _ROWS and not query.columns:
+        raise QueryError(
+            f"{place} is {query.command} and returns nothing: instead of schema.table.* give the table an alias"
+        )
+    if query.command in _SERIES and not query.parameters:
+        raise QueryError(f"{place} is {query.command} and has no parameters: use :exec")
     for column in query.columns:
-        if column.embeds and not column.not_null and not any(one.not_null for one in request.tables[column.embeds]):
+        if column.embeds and not column.not_null and not any(one.not_null for one in column.embeds.columns):
             raise QueryError(
-                f"module {module}: {query.file}: query {query.name} embeds {column.name}, which an outer join may leave out, "
-                f"and no column of {column.embeds} is NOT NULL to tell by: name the columns instead"
+                f"{place} embeds {column.name}, which an outer join may leave out, "
+                f"and no column of {column.embeds.name} is NOT NULL to tell by: name the columns instead"
             )
 
 

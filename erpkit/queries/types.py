@@ -1,12 +1,12 @@
-"""Which Python type a PostgreSQL type is read as; psycopg's defaults."""
+"""What queries consist of: names, tables, enums and columns, and the Python type that each is read as (psycopg's defaults)."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-__all__ = ["AS_SQLC_SAYS", "PYTHON_TYPES", "Column", "Result", "camel", "enum_name", "python_type"]
+__all__ = ["AS_SQLC_SAYS", "PYTHON_TYPES", "Column", "Enum", "Name", "Result", "Table", "python_type"]
 
 AS_SQLC_SAYS = "?"  # the type that is written down in the SQL, or that of a function of which there is only one
 
@@ -33,19 +33,52 @@ PYTHON_TYPES: Mapping[str, str] = {name: python for python, names in _NAMES.item
     "timestamp without time zone": "datetime",
     "timestamp with time zone": "datetime",
 }
-_IMPORTED = ("Any", "Connection", "Cursor", "Decimal", "Final", "Json", "Jsonb", "Literal")
+
+
+class Name(NamedTuple):
+    """The name of a table, a type or a function; `schema` is empty for the tenant's own."""
+
+    schema: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}" if self.schema else self.name
+
+
+@dataclass(frozen=True)
+class Enum:
+    """An enum, and what generated code calls it."""
+
+    name: Name
+    python: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table or a view, and the class that generated code has for its rows."""
+
+    name: Name
+    row_class: str
+    columns: tuple[Column, ...]
+    is_view: bool = False
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column or a parameter as sqlc describes it; `type` has lost its `pg_catalog.`."""
+    """A column or a parameter as sqlc describes it.
+
+    `type` is a built-in type's name without its `pg_catalog.`, or that of a type of the ERP, with its schema where it is not the
+    tenant's own. `table` is where a query's column comes from by sqlc's word.
+    """
 
     name: str
     type: str
     not_null: bool
     dimensions: int = 0
-    is_enum: bool = False
-    embeds: str | None = None
+    enum: Enum | None = None
+    embeds: Table | None = None
+    table: Name | None = None
 
     @property
     def is_json(self) -> bool:
@@ -53,41 +86,38 @@ class Column:
         return self.type in ("json", "jsonb")
 
     @property
+    def is_of_schema(self) -> bool:
+        """Whether it is of a type that has another number in each schema, so that the driver does not know it."""
+        return self.enum is not None or self.type == "citext"
+
+    @property
     def is_read_as_text(self) -> bool:
-        """Whether it is an array of a type that has another number in each schema, so that the driver does not know it."""
-        return self.dimensions == 1 and (self.is_enum or self.type == "citext")
+        """Whether it is an array that the driver hands over as text."""
+        return self.dimensions == 1 and self.is_of_schema
 
 
 @dataclass(frozen=True)
 class Result:
     """One expression that a query returns; `source` is the table, or its alias, that stands in front of it.
 
-    `is_optional` says that an outer join may leave that table's row out.
+    `table` is that table where it is known to be one. `is_optional` says that an outer join may leave its row out. `is_ambiguous`
+    says that several tables go by that name.
     """
 
     column: Column
     source: str
     is_optional: bool
+    table: Table | None = None
+    is_ambiguous: bool = False
 
 
 def python_type(column: Column) -> str:
     """Return the annotation of a column: `list[...]` a dimension of an array, `| None` where NULL may come."""
     if column.embeds is not None:
-        return f"{camel(column.embeds)}Row{'' if column.not_null else ' | None'}"
-    if column.dimensions > 1 and (column.is_enum or column.type == "citext"):
+        return f"{column.embeds.row_class}{'' if column.not_null else ' | None'}"
+    if column.dimensions > 1 and column.is_of_schema:
         return "Any"
-    name = enum_name(column.type) if column.is_enum else PYTHON_TYPES.get(column.type, "Any")
+    name = column.enum.python if column.enum else PYTHON_TYPES.get(column.type, "Any")
     for _ in range(column.dimensions):
         name = f"list[{name}]"
     return name if column.not_null or name in ("Any", "None") else f"{name} | None"
-
-
-def enum_name(name: str) -> str:
-    """Return what an enum is called, beside the names that generated code imports."""
-    return f"{camel(name)}Enum" if camel(name) in _IMPORTED else camel(name)
-
-
-def camel(name: str) -> str:
-    """Turn `billing_invoices` into `BillingInvoices`; what is no name in Python loses the letters that are none."""
-    words = "".join(part[:1].upper() + part[1:] for part in re.split(r"[\W_]+", name, flags=re.ASCII))
-    return f"_{words}" if words[:1].isdigit() else words

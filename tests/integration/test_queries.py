@@ -210,8 +210,8 @@ def test_stale_code_is_told_and_not_touched(shop: Module) -> None:
     [
         ("-- name: Lost :one\nSELECT no_such FROM shop_book;", r"module shop: .*new\.sql:2:8.*no_such"),
         (
-            "-- name: Fast :copyfrom\nINSERT INTO shop_book (id, author_id, title) VALUES ($1, $2, $3);",
-            "query Fast is :copyfrom",
+            "-- name: Fast :execlastid\nINSERT INTO shop_book (id, author_id, title) VALUES ($1, $2, $3);",
+            "query Fast is :execlastid",
         ),
         ("-- name: rename :exec\nDELETE FROM shop_book;", r"module shop: more than one query becomes rename\(\)"),
     ],

@@ -8,10 +8,10 @@ import pytest
 
 from erpkit.errors import QueryError
 from erpkit.queries.arrays import enum_list
+from erpkit.queries.catalog import Query, Request, parse_request
 from erpkit.queries.render import render
-from erpkit.queries.sqlc import Query, Request, parse_request
 from erpkit.queries.text import to_numbered, to_psycopg, wrap
-from erpkit.queries.types import Column, python_type
+from erpkit.queries.types import Column, Enum, Name, Table, python_type
 
 _QUERY = Query("GetIt", ":one", "SELECT 1", (), (), ())
 
@@ -35,9 +35,12 @@ def _parameters(*columns: tuple[str, str, bool]) -> tuple[tuple[int, Column], ..
         (Column("a", "timestamptz", True), "datetime"),
         (Column("a", "jsonb", False), "Any"),
         (Column("a", "int4range", True), "Any"),
-        (Column("a", "order_state", False, 0, True), "OrderState | None"),
-        (Column("a", "", True, embeds="sales_orders"), "SalesOrdersRow"),
-        (Column("a", "", False, embeds="odd table"), "OddTableRow | None"),
+        (
+            Column("a", "order_state", False, enum=Enum(Name("", "order_state"), "OrderState", ("new",))),
+            "OrderState | None",
+        ),
+        (Column("a", "", True, embeds=Table(Name("", "sales_orders"), "SalesOrdersRow", ())), "SalesOrdersRow"),
+        (Column("a", "", False, embeds=Table(Name("", "odd table"), "OddTableRow", ())), "OddTableRow | None"),
     ],
 )
 def test_a_column_has_the_type_that_the_driver_reads(column: Column, annotation: str) -> None:
@@ -104,9 +107,9 @@ def test_json_is_wrapped_on_its_way_in() -> None:
 
 def test_an_annotation_that_is_not_known_is_named() -> None:
     with pytest.raises(
-        QueryError, match="module shop: shop.sql: query GetIt is :batchexec, which is not known: use :one, :many"
+        QueryError, match="module shop: shop.sql: query GetIt is :execlastid, which is not known: use :one, :many"
     ):
-        render("shop", _request(":batchexec", file="shop.sql"))
+        render("shop", _request(":execlastid", file="shop.sql"))
 
 
 def test_an_array_of_an_enum_is_read_from_text() -> None:

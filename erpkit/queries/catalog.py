@@ -1,0 +1,246 @@
+"""What sqlc says about a module's queries, read into records: each with what it takes, what it returns and of which tables. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from erpkit.errors import QueryError
+from erpkit.queries.declared import NOTHING_DECLARED, Declared
+from erpkit.queries.names import enum_names, function_name, row_classes
+from erpkit.queries.schemas import Apart
+from erpkit.queries.types import AS_SQLC_SAYS, Column, Enum, Name, Result, Table, python_type
+
+__all__ = ["Query", "Request", "parse_request"]
+
+_SYSTEM = ("pg_catalog", "information_schema", "pg_temp")
+_BUILT_IN = "pg_catalog"
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query: its name and annotation, its SQL with `$1` placeholders, and what goes in and comes out.
+
+    `table` is the one whose rows it returns, if it returns those. `copied` are the numbers of the parameters that `:copyfrom` fills
+    a table's columns with, in the columns' order; its `text` is a COPY.
+    """
+
+    name: str
+    command: str
+    text: str
+    comments: tuple[str, ...]
+    columns: tuple[Column, ...]
+    parameters: tuple[tuple[int, Column], ...]
+    slices: frozenset[int] = frozenset()
+    file: str = ""
+    is_one_row: bool = False
+    table: Table | None = None
+    copied: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What code is generated from: the queries of one module, with the enums and tables that they may name."""
+
+    queries: tuple[Query, ...]
+    enums: Mapping[Name, Enum]
+    tables: Mapping[Name, Table]
+
+
+@dataclass(frozen=True)
+class _Types:
+    """The types that migrations declare, by which a column's type is found."""
+
+    apart: Apart
+    enums: Mapping[Name, Enum]
+    domains: Mapping[Name, Name]
+    composites: Collection[Name]
+
+    def find(self, raw: Mapping[str, str]) -> Name:
+        """Read the name of a type; sqlc writes a parameter's as `schema.name` without a schema."""
+        schema, name = raw["schema"], raw["name"].removeprefix(f"{_BUILT_IN}.")
+        if schema == _BUILT_IN or name != raw["name"]:
+            return Name(_BUILT_IN, name)
+        candidates = [self.apart.of_sqlc(schema, name)]
+        if not schema:
+            dots = [place for place, letter in enumerate(name) if letter == "."]
+            candidates += [self.apart.of_sqlc(name[:dot], name[dot + 1 :]) for dot in dots]
+        foreign = candidates[0].schema and name != "citext"
+        known = (one for one in candidates if self.is_declared(one))
+        return next(known, candidates[0] if foreign else Name(_BUILT_IN, name))
+
+    def is_declared(self, name: Name) -> bool:
+        return name in self.enums or name in self.domains or name in self.composites
+
+    def below(self, name: Name) -> Name:
+        """Return the type that a domain is made of in the end; what no migration declares is built in."""
+        for _ in range(len(self.domains)):
+            if (base := self.domains.get(name)) is None:
+                break
+            name = base if self.is_declared(base) else Name(_BUILT_IN, base.name)
+        return name
+
+
+def parse_request(
+    request: Mapping[str, Any], declared: Declared = NOTHING_DECLARED, apart: Apart | None = None
+) -> Request:
+    """Read sqlc's description, a plugin's request in JSON, into records."""
+    return _Parser(request, declared, apart or Apart()).request()
+
+
+class _Parser:
+    """The catalog of one description, against which its queries are read."""
+
+    def __init__(self, request: Mapping[str, Any], declared: Declared, apart: Apart) -> None:
+        schemas = [schema for schema in request["catalog"]["schemas"] if schema["name"] not in _SYSTEM]
+        self.apart = apart
+        self.queries = request["queries"] or ()
+        raw = {self._name(table["rel"]): table["columns"] for schema in schemas for table in schema["tables"]}
+        classes = row_classes(raw)
+        constants = {function_name(query["name"]).upper() for query in self.queries}
+        self.types = self._types(schemas, declared, {*classes.values(), *constants})
+        self.functions = frozenset(name.name for name in map(apart.written, declared.functions) if not name.schema)
+        views = set(map(apart.written, declared.views))
+        nullable = views | set(map(apart.written, declared.copies))
+        self.tables = {
+            name: Table(name, classes[name], tuple(self._columns(columns, name in nullable)), name in views)
+            for name, columns in raw.items()
+        }
+        self.written = {Name("public", name.name): table for name, table in self.tables.items() if not name.schema}
+        self.written |= self.tables
+
+    def request(self) -> Request:
+        return Request(tuple(self._query(query) for query in self.queries), self.types.enums, self.tables)
+
+    def _name(self, raw: Mapping[str, str]) -> Name:
+        return self.apart.of_sqlc(raw["schema"], raw["name"])
+
+    def _types(self, schemas: Sequence[Mapping[str, Any]], declared: Declared, taken: Collection[str]) -> _Types:
+        values = {
+            self.apart.of_sqlc(schema["name"], enum["name"]): tuple(enum["vals"])
+            for schema in schemas
+            for enum in schema.get("enums") or ()
+        }
+        named = enum_names(values, taken)
+        composites = {
+            self.apart.of_sqlc(schema["name"], one["name"])
+            for schema in schemas
+            for one in schema.get("composite_types") or ()
+        }
+        domains = {self.apart.written(name): self.apart.written(base) for name, base in declared.domains.items()}
+        return _Types(self.apart, {name: Enum(name, named[name], values[name]) for name in values}, domains, composites)
+
+    def _columns(self, columns: Sequence[Mapping[str, Any]], is_nullable: bool) -> Iterator[Column]:
+        """Read a table's columns; PostgreSQL itself calls none of a view's NOT NULL."""
+        for raw in columns:
+            column = self._column(raw)
+            yield replace(column, not_null=False) if is_nullable else column
+
+    def _column(self, raw: Mapping[str, Any]) -> Column:
+        dimensions = max(raw["array_dims"], int(raw["is_array"]))
+        kind = self.types.find(raw["type"])
+        kind = kind if dimensions else self.types.below(kind)
+        return Column(
+            name=raw["name"],
+            type=kind.name if kind.schema == _BUILT_IN else str(kind),
+            not_null=raw["not_null"],
+            dimensions=dimensions,
+            enum=self.types.enums.get(kind),
+            embeds=self._embedded(raw["embed_table"]) if raw.get("embed_table") else None,
+            table=self._name(raw["table"]) if raw.get("table") else None,
+        )
+
+    def _embedded(self, raw: Mapping[str, str]) -> Table:
+        """Return the table that sqlc finds by the embedded name: where that is no alias, it may be another schema's."""
+        name = self._name(raw)
+        return self.tables.get(name) or next(table for other, table in self.tables.items() if other.name == name.name)
+
+    def _parameter(self, raw: Mapping[str, Any]) -> Column:
+        column = self._column(raw)
+        return replace(column, dimensions=1, not_null=True) if raw["is_sqlc_slice"] else column
+
+    def _query(self, raw: Mapping[str, Any]) -> Query:
+        parameters = tuple((item["number"], self._parameter(item["column"])) for item in raw["params"] or ())
+        query = Query(
+            name=raw["name"],
+            command=raw["cmd"],
+            text=self.apart.restore(raw["text"]),
+            comments=tuple(comment.strip() for comment in raw["comments"] or ()),
+            columns=tuple(self._column(column) for column in raw["columns"] or ()),
+            parameters=parameters,
+            slices=frozenset(item["number"] for item in raw["params"] or () if item["column"]["is_sqlc_slice"]),
+            file=raw.get("filename", ""),
+        )
+        if query.command == ":copyfrom":
+            from erpkit.queries.copying import as_copy  # noqa: PLC0415 - its parser is only needed here
+
+            text, copied = as_copy(query.file, query.name, query.text, self.written)
+            return replace(query, text=text, copied=copied)
+        return self._with_results(query) if query.columns else query
+
+    def _with_results(self, query: Query) -> Query:
+        """Keep of sqlc's word what the SQL bears out; where the SQL is not understood, anything may be NULL."""
+        from erpkit.queries.nullability import read_query  # noqa: PLC0415 - its parser is only needed here
+
+        reading = read_query(query.text, self.written, self.functions, dict(query.parameters))
+        firsts = _firsts(query.columns, reading.results) if reading is not None else None
+        if reading is None or firsts is None:
+            self._refuse_doubtful(query)
+            columns = tuple(replace(column, not_null=False) for column in query.columns)
+            return replace(query, columns=columns, table=self._table(columns, self.tables.keys()))
+        _refuse_ambiguous(query, firsts)
+        columns = tuple(_confirmed(column, first) for column, first in zip(query.columns, firsts, strict=True))
+        table = self._table(columns, reading.tables)
+        return replace(query, columns=columns, is_one_row=reading.is_one_row, table=table)
+
+    def _refuse_doubtful(self, query: Query) -> None:
+        """Refuse an embedded name that may be that of several tables."""
+        for column in query.columns:
+            if column.embeds and sum(name.name == column.embeds.name.name for name in self.tables) > 1:
+                raise QueryError(
+                    f"{query.file}: query {query.name} embeds {column.name}, and more than one schema has a table of that name: "
+                    "its SQL does not tell which: give each an alias"
+                )
+
+    def _table(self, columns: Sequence[Column], named: Collection[Name]) -> Table | None:
+        """Find the table whose rows are returned; sqlc's word decides between those of the same columns."""
+        shape = _shape(columns)
+        same = [table for name, table in self.tables.items() if name in named and _shape(table.columns) == shape]
+        origins = {column.table for column in columns}
+        return next((table for table in same if origins == {table.name}), same[0] if same else None)
+
+
+def _refuse_ambiguous(query: Query, firsts: Sequence[Result]) -> None:
+    for column, first in zip(query.columns, firsts, strict=True):
+        if column.embeds is not None and first.is_ambiguous:
+            raise QueryError(
+                f"{query.file}: query {query.name} embeds {first.source}, and two tables go by that name there: give each an alias"
+            )
+
+
+def _shape(columns: Sequence[Column]) -> list[tuple[str, str]]:
+    return [(column.name, python_type(column)) for column in columns]
+
+
+def _firsts(columns: Sequence[Column], results: Sequence[Result]) -> list[Result] | None:
+    """Return the first result of each column; an embedded table has as many as it has columns. None where they do not add up."""
+    firsts: list[Result] = []
+    position = 0
+    for column in columns:
+        if position >= len(results):
+            return None
+        first = results[position]
+        firsts.append(first)
+        position += len((first.table or column.embeds).columns) if column.embeds else 1
+    return firsts if position == len(results) else None
+
+
+def _confirmed(column: Column, result: Result) -> Column:
+    found = result.column
+    if column.embeds is not None:
+        table = result.table or column.embeds
+        return replace(column, name=result.source or column.name, not_null=not result.is_optional, embeds=table)
+    if found.type == AS_SQLC_SAYS:
+        return replace(column, not_null=found.not_null)
+    return replace(found, name=column.name, table=column.table)
