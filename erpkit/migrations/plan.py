@@ -196,7 +196,7 @@ def _plan(
         if not tenant.is_active:
             skipped[tenant.slug] = tenant.status
             continue
-        steps = decide(tenant)
+        steps = applied.unread.get(tenant.slug) or decide(tenant)
         if isinstance(steps, str):
             refused[tenant.slug] = steps
         elif steps:
