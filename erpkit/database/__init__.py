@@ -1,5 +1,6 @@
 """Connections, the pool, and transactions that are scoped to one tenant."""
 
+from erpkit.database.analysts import ANALYSTS, grant_analysts
 from erpkit.database.pool import TENANTS_A_CONNECTION, Database, PooledConnection
 from erpkit.database.schemas import (
     Errors,
@@ -14,6 +15,7 @@ from erpkit.database.sweep import Answer, sweep
 from erpkit.database.tenant import TEMPLATE, Tenant, check_schema_name
 
 __all__ = [
+    "ANALYSTS",
     "DISCARD",
     "TEMPLATE",
     "TENANTS_A_CONNECTION",
@@ -26,6 +28,7 @@ __all__ = [
     "check_schema_name",
     "enter_tenant",
     "fetch_union",
+    "grant_analysts",
     "no_schema",
     "note_errors",
     "read_tenants",

@@ -71,7 +71,7 @@ def tenants_with_table(
         "FROM pg_namespace n WHERE n.nspname = ANY(%s)",
         [table, [tenant.schema for tenant in tenants]],
     ).fetchall()
-    found = dict(rows)
+    found: dict[str, bool] = dict(rows)
     if errors is not None:
         note_errors({t.slug: f"its schema {t.schema} does not exist" for t in tenants if t.schema not in found}, errors)
     return [tenant for tenant in tenants if found.get(tenant.schema)]

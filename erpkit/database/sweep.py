@@ -206,7 +206,11 @@ def _answer(user: str, tenant: Tenant, scope: pq.abc.PGresult, *results: pq.abc.
     if scope.get_value(0, scope.nfields - 1) != tenant.schema.encode():
         return Answer(tenant, error=no_schema(tenant))
     failed = next((result for result in results if result.status != pq.ExecStatus.TUPLES_OK), None)
-    return Answer(tenant, results) if failed is None else Answer(tenant, error=_reason(failed, tenant, tenant.reader or user))
+    return (
+        Answer(tenant, results)
+        if failed is None
+        else Answer(tenant, error=_reason(failed, tenant, tenant.reader or user))
+    )
 
 
 def _reason(result: pq.abc.PGresult, tenant: Tenant, who: str) -> str:

@@ -35,7 +35,9 @@ def plan_send(
     waiting = sum(row[2] for row in rest if selection.has_topic(row[1]))
     left_out = {f"{waiting} event(s)": "not forwarded yet: `erpkit events forward` sends them"} if waiting else {}
     with_steps = {step.tenant for step in steps}
-    return ReplayPlan(selection, tuple(t for t in tenants if t.slug in with_steps), steps, left_out, target=target, errors=errors)
+    return ReplayPlan(
+        selection, tuple(t for t in tenants if t.slug in with_steps), steps, left_out, target=target, errors=errors
+    )
 
 
 def send_replay(

@@ -175,7 +175,9 @@ class Worker:
 
     def _note_unread(self, asked: Sequence[Tenant], errors: Mapping[str, str]) -> None:
         """Tell of tenants whose log cannot be read, and of those whose can be again."""
-        news = [f"{slug}: cannot be read: {error}" for slug, error in errors.items() if self._failing.get(slug) != error]
+        news = [
+            f"{slug}: cannot be read: {error}" for slug, error in errors.items() if self._failing.get(slug) != error
+        ]
         again = [tenant.slug for tenant in asked if tenant.slug in self._failing and tenant.slug not in errors]
         for slug in again:
             del self._failing[slug]

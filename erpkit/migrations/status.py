@@ -93,7 +93,9 @@ def read_applied(connection: Connection, tenants: Sequence[Tenant], migrations: 
         if schema not in tables and schema != TEMPLATE.schema  # that one is made when migrations come
     }
     names = [(schema, table) for schema, several in tables.items() for table in several]
-    rows = read_tenants(connection, ((by_schema[schema], _versions_query(schema, table)) for schema, table in names), unread)
+    rows = read_tenants(
+        connection, ((by_schema[schema], _versions_query(schema, table)) for schema, table in names), unread
+    )
     states: dict[_Key, dict[int, int]] = {name: {} for name in names if by_schema[name[0]].slug not in unread}
     # The last row of a version says whether it is in force: older goose releases kept a row for each Down.
     for schema, table, row, version, is_applied in sorted(rows):
