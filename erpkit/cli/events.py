@@ -8,6 +8,7 @@ from erpkit.cli import brokers, dead_letters, replaying
 from erpkit.cli.dispatching import dispatch_, lag
 from erpkit.cli.output import as_json, open_database, print_json, print_table
 from erpkit.config import Settings
+from erpkit.database import IMPATIENT
 from erpkit.events import list_events
 from erpkit.events.faults import name_log_behind
 from erpkit.tenants import find_tenants
@@ -28,6 +29,7 @@ def list_(tenant: str, limit: int, as_json: bool) -> None:
         with database.connection() as connection:
             (found,) = find_tenants(connection, [tenant], Settings.from_env().tenants_query)
         with name_log_behind(found), database.tenant_transaction(found) as connection:
+            connection.execute(IMPATIENT)
             events = list_events(connection, limit)
     if as_json:
         print_json(

@@ -3,9 +3,11 @@
 from erpkit.database.analysts import ANALYSTS, grant_analysts
 from erpkit.database.pool import TENANTS_A_CONNECTION, Database, PooledConnection
 from erpkit.database.schemas import (
+    IMPATIENT,
     Errors,
     fetch_union,
     note_errors,
+    note_failure,
     read_tenants,
     schemas_with_table,
     tenants_with_table,
@@ -17,6 +19,7 @@ from erpkit.database.tenant import TEMPLATE, Tenant, check_schema_name
 __all__ = [
     "ANALYSTS",
     "DISCARD",
+    "IMPATIENT",
     "TEMPLATE",
     "TENANTS_A_CONNECTION",
     "Answer",
@@ -31,6 +34,7 @@ __all__ = [
     "grant_analysts",
     "no_schema",
     "note_errors",
+    "note_failure",
     "read_tenants",
     "schemas_with_table",
     "scope_statements",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import abc, adapt, pq, sql
@@ -13,12 +14,24 @@ from psycopg import abc, adapt, pq, sql
 from erpkit.database.scope import Connection, no_schema
 from erpkit.database.sweep import Answer, sweep
 from erpkit.database.tenant import Tenant
-from erpkit.errors import DatabaseError
+from erpkit.errors import DatabaseError, ErpkitError
 
-__all__ = ["Errors", "fetch_union", "note_errors", "read_tenants", "schemas_with_table", "tenants_with_table"]
+__all__ = [
+    "IMPATIENT",
+    "Errors",
+    "fetch_union",
+    "note_errors",
+    "note_failure",
+    "read_tenants",
+    "schemas_with_table",
+    "tenants_with_table",
+]
 
 # Why tenants could not be read, by slug: filled in by what reads many of them.
 Errors = MutableMapping[str, str]
+
+# Said first in a tenant's transaction of a fleet: a table that stays locked is given up after a second.
+IMPATIENT: LiteralString = "SET LOCAL lock_timeout TO '1s'"
 
 _LONGEST = 3600.0  # seconds for all tenants together
 
@@ -60,6 +73,16 @@ def note_errors(failed: MutableMapping[str, str], errors: Errors | None) -> None
     elif failed:
         told = [f"tenant {slug}: {reason.removeprefix(f'tenant {slug}: ')}" for slug, reason in failed.items()]
         raise DatabaseError("; ".join(told[:3]) + (f"; and {len(told) - 3} more tenants" if len(told) > 3 else ""))
+
+
+@contextmanager
+def note_failure(tenant: Tenant, errors: Errors) -> Iterator[None]:
+    """Add why a tenant could not be read to `errors`, where the block fails for a reason that is told in one line."""
+    try:
+        yield
+    except (ErpkitError, psycopg.Error) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        errors[tenant.slug] = reason.removeprefix(f"tenant {tenant.slug}: ")
 
 
 def tenants_with_table(

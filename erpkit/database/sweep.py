@@ -219,4 +219,4 @@ def _reason(result: pq.abc.PGresult, tenant: Tenant, who: str) -> str:
     state = result.error_field(pq.DiagnosticField.SQLSTATE)
     if state == _NO_RIGHT:
         return f"{message}: {missing_grant(tenant, who)}"
-    return f"{message}: another transaction has locked a table" if state == _LOCKED else message
+    return "could not get a lock within 1 s: another transaction has locked a table" if state == _LOCKED else message

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from erpkit.database import Connection, Database, Errors, Tenant, read_tenants, tenants_with_table
+from erpkit.database import IMPATIENT, Connection, Database, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.errors import UsageError
 from erpkit.events.faults import name_log_behind
 from erpkit.events.message import Message
@@ -91,6 +91,7 @@ def show_dead_letter(
     you may see it, as a run records its output. Raises UsageError when there is no such letter, or more than one.
     """
     with name_log_behind(tenant), database.tenant_transaction(tenant) as connection:
+        connection.execute(IMPATIENT)
         rows = connection.execute(_SHOW, {"offset": offset, "handler": handler, "payload": payload}).fetchall()
     if not rows:
         of_handler = f" of {handler}" if handler else ""

@@ -88,7 +88,7 @@ def compare_grants(tenant: Tenant, canonical: Grants, actual: Grants) -> Iterato
     An object that is itself missing or extra is not also reported for what its role may do. That analysts read the template
     themselves is no model for tenants.
     """
-    if not actual:
+    if not actual or actual is canonical:
         return
     own = _own_grants(tenant)
     defaults = [("default tables", ""), ("default sequences", "")] if tenant.role else []
