@@ -101,8 +101,8 @@ def status(slugs: tuple[str, ...], as_json: bool) -> int:
         modules = list(dict.fromkeys(s.module for s in statuses))
         cells = {(s.tenant, s.module): "unread" if s.error else f"{s.version}{_mark(s)}" for s in statuses}
         print_table(["tenant", *modules], [(t.slug, *(cells[t.slug, module] for module in modules)) for t in fleet])
-    print_errors(applied.unread, quiet=as_json)
-    return 3 if applied.unread or any(s.state != "current" for s in statuses) else 0
+    print_errors(applied.errors, quiet=as_json)
+    return 3 if applied.errors or any(s.state != "current" for s in statuses) else 0
 
 
 @command.command()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 import click
 
 from erpkit.cli.output import as_json, open_database, print_json, print_table
 from erpkit.config import Settings
 from erpkit.modules import ModuleLike, load_modules
-from erpkit.queries import check_queries, read_statements, without_generated_code
+from erpkit.queries import BrokenQuery, check_queries, read_statements, without_generated_code
 from erpkit.queries import generate as generate_queries
 from erpkit.tenants import find_tenants
 
@@ -47,9 +50,20 @@ def check(slugs: tuple[str, ...], as_json: bool) -> int:
         print_json({"tenants": len(tenants), "queries": len(statements), "broken": found})
         return 3 if broken else 0
     click.echo(f"{len(statements)} queries in {len(tenants)} tenants: {len(broken)} broken")
-    for query in broken:
-        click.echo(f"! {query}")
+    for line in _lines(broken, len(statements)):
+        click.echo(f"! {line}")
     return 3 if broken else 0
+
+
+def _lines(broken: Sequence[BrokenQuery], queries: int) -> list[str]:
+    """Name each broken query; a tenant in which all are, for one reason, is one line."""
+    reasons: dict[str, set[str]] = {}
+    for one in broken:
+        reasons.setdefault(one.tenant, set()).add(one.error)
+    counts = Counter(one.tenant for one in broken)
+    whole = {slug for slug, found in reasons.items() if counts[slug] == queries > 1 and len(found) == 1}
+    lines = [f"{one.tenant}: {one.error}" if one.tenant in whole else str(one) for one in broken]
+    return list(dict.fromkeys(lines))
 
 
 def _modules() -> tuple[ModuleLike, ...]:

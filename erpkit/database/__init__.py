@@ -1,6 +1,6 @@
 """Connections, the pool, and transactions that are scoped to one tenant."""
 
-from erpkit.database.analysts import ANALYSTS, grant_analysts
+from erpkit.database.analysts import ANALYSTS, grant_analysts, may_not_read
 from erpkit.database.pool import TENANTS_A_CONNECTION, Database, PooledConnection
 from erpkit.database.schemas import (
     IMPATIENT,
@@ -32,6 +32,7 @@ __all__ = [
     "enter_tenant",
     "fetch_union",
     "grant_analysts",
+    "may_not_read",
     "no_schema",
     "note_errors",
     "note_failure",

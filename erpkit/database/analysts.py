@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import LiteralString
 
-from erpkit.database.scope import Connection
+from psycopg import sql
 
-__all__ = ["ANALYSTS", "grant_analysts"]
+from erpkit.database.scope import Connection
+from erpkit.errors import DatabaseError
+
+__all__ = ["ANALYSTS", "grant_analysts", "may_not_read"]
 
 ANALYSTS: LiteralString = "erpkit_analyst"
 
@@ -43,3 +46,13 @@ def grant_analysts(connection: Connection) -> None:
         connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0))")
         for (grant,) in connection.execute(_MISSING).fetchall():
             connection.execute(grant.encode())
+
+
+def may_not_read(connection: Connection, table: str) -> DatabaseError:
+    """Say that the login may not read a table of erpkit's in the schema public, and what to grant."""
+    login = connection.info.user
+    to = sql.Identifier(login).as_string()
+    return DatabaseError(
+        f"the login {login} may not read public.{table}: GRANT {ANALYSTS} TO {to}, which lets it read all tenants, "
+        f"or GRANT SELECT ON public.{table} TO {to}"
+    )

@@ -53,10 +53,10 @@ def read_tenants(
     texts = {tenant: [query.as_bytes(connection) for query in several] for tenant, several in statements.items()}
     rows: list[tuple[Any, ...]] = []
     failed: dict[str, str] = {}
-    transformer = adapt.Transformer(connection)
+    transformer, login = adapt.Transformer(connection), connection.info.user
     for answer in sweep(connection, texts.__getitem__, list(texts), deadline=time.monotonic() + _LONGEST):
         try:
-            rows += _rows(transformer, answer)
+            rows += _rows(transformer, login, answer)
         except (DatabaseError, psycopg.DataError) as error:
             failed[answer.tenant.slug] = str(error)
     if connection.closed:
@@ -126,10 +126,10 @@ def schemas_with_table(connection: Connection, table: str, schemas: Sequence[str
     return {schema for (schema,) in rows}
 
 
-def _rows(transformer: abc.Transformer, answer: Answer) -> list[tuple[Any, ...]]:
+def _rows(transformer: abc.Transformer, login: str, answer: Answer) -> list[tuple[Any, ...]]:
     """Return what a tenant's queries gave as Python values; raise DatabaseError where one failed."""
     if answer.error is not None:
-        raise DatabaseError(_why(answer.tenant, answer.error))
+        raise DatabaseError(_why(answer.tenant, answer.error, login))
     rows: list[tuple[Any, ...]] = []
     for result in answer.results:
         transformer.set_pgresult(result)
@@ -137,10 +137,10 @@ def _rows(transformer: abc.Transformer, answer: Answer) -> list[tuple[Any, ...]]
     return rows
 
 
-def _why(tenant: Tenant, error: str) -> str:
+def _why(tenant: Tenant, error: str, login: str) -> str:
     """Say of a schema that was found in the catalog, and yet is not the present one, that a right is missing."""
     if error != no_schema(tenant) or tenant.schema == "$user":
         return error
-    to = sql.Identifier(tenant.reader) if tenant.reader is not None else sql.SQL("this login")
-    grant = sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(tenant.schema), to).as_string()
+    names = sql.Identifier(tenant.schema), sql.Identifier(tenant.reader or login)
+    grant = sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(*names).as_string()
     return f"permission denied for schema {tenant.schema}: {grant}"

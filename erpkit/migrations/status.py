@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import psycopg
 from psycopg import sql
 
-from erpkit.database import TEMPLATE, Connection, Tenant, read_tenants
+from erpkit.database import TEMPLATE, Connection, Tenant, may_not_read, read_tenants
 from erpkit.migrations.files import VERSION_TABLE, Migration
 from erpkit.migrations.history import read_dirty, read_edited
 
@@ -22,13 +23,20 @@ class Applied:
 
     `versions` are those in force in the order in which they were applied; `edited` those whose file has changed since
     erpkit applied it; `dirty` the NO TRANSACTION migrations that stopped half way, with what is known of it. `unread` maps the
-    slugs of tenants that could not be read to the reason: of those nothing is known.
+    slugs of tenants that could not be read to the reason: of those nothing is known. `no_history` says why the history could not
+    be read, and with it what is edited or dirty.
     """
 
     versions: Mapping[_Key, tuple[int, ...]] = field(default_factory=dict)
     edited: Mapping[_Key, tuple[int, ...]] = field(default_factory=dict)
     dirty: Mapping[_Key, Mapping[int, str]] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
+    no_history: str = ""
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """What could not be read: tenants, and the history by its table's name."""
+        return {**self.unread, **({"public.erpkit_migrations": self.no_history} if self.no_history else {})}
 
     def of(self, schema: str, table: str) -> tuple[int, ...]:
         """Return the versions in force in one schema."""
@@ -103,13 +111,13 @@ def read_applied(connection: Connection, tenants: Sequence[Tenant], migrations: 
         state.pop(version, None)
         if is_applied and version > 0:
             state[version] = row
-    schemas = list(by_schema)
-    return Applied(
-        {key: tuple(state) for key, state in states.items()},
-        _edited(connection, schemas, migrations, states),
-        read_dirty(connection, schemas, migrations, states),
-        unread,
-    )
+    versions = {key: tuple(state) for key, state in states.items()}
+    try:
+        edited = _edited(connection, list(by_schema), migrations, states)
+        dirty = read_dirty(connection, list(by_schema), migrations, states)
+    except psycopg.errors.InsufficientPrivilege:
+        return Applied(versions, unread=unread, no_history=str(may_not_read(connection, "erpkit_migrations")))
+    return Applied(versions, edited, dirty, unread)
 
 
 def _find_tables(connection: Connection, schemas: Sequence[str]) -> dict[str, list[str]]:

@@ -8,7 +8,9 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-from erpkit.database import Connection
+import psycopg
+
+from erpkit.database import Connection, may_not_read
 from erpkit.runs.report import run_key
 
 __all__ = ["RunRecord", "find_flaky", "find_last", "list_runs"]
@@ -80,7 +82,10 @@ def list_runs(
     """Return the newest `limit` runs, the newest first; none where nothing was ever recorded."""
     if connection.execute("SELECT to_regclass('public.erpkit_runs')").fetchone() == (None,):
         return []
-    rows = connection.execute(_RUNS, [_LOST_AFTER, notebook, notebook, since, since, limit])
+    try:
+        rows = connection.execute(_RUNS, [_LOST_AFTER, notebook, notebook, since, since, limit])
+    except psycopg.errors.InsufficientPrivilege:
+        raise may_not_read(connection, "erpkit_runs") from None
     return [RunRecord(*row) for row in rows]
 
 

@@ -172,6 +172,8 @@ def inspect_tenants(
             else read_applied(connection, locks.readable([TEMPLATE, *tenants]), migrations)
         )
         failed["versions"] |= {t.slug: applied.unread[t.slug] for t in there if t.slug in applied.unread}
+        if applied.no_history:
+            failed["edited and unfinished migrations"] = {tenant.slug: applied.no_history for tenant in there}
         known = [tenant for tenant in locks.readable([TEMPLATE, *tenants]) if tenant.slug not in applied.unread]
         statuses = _by_tenant(describe_status(known, migrations, applied))
         if migrations and TEMPLATE.slug in applied.unread:

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
-from psycopg import sql
 from psycopg.rows import dict_row
 
-from erpkit.database import ANALYSTS, Connection, Tenant
-from erpkit.errors import DatabaseError, UsageError
+from erpkit.database import Connection, Tenant, may_not_read
+from erpkit.errors import UsageError
 from erpkit.tenants.roles import forbid_writing, grant_schema
 
 __all__ = [
@@ -66,7 +65,7 @@ def list_tenants(connection: Connection, query: str | None = None) -> list[Tenan
     except psycopg.errors.UndefinedTable:
         return []
     except psycopg.errors.InsufficientPrivilege:
-        raise _may_not_read(connection) from None
+        raise may_not_read(connection, "tenants") from None
     return [Tenant(*row) for row in rows]
 
 
@@ -98,14 +97,6 @@ def _foreign_tenant(row: Mapping[str, Any]) -> Tenant:
         schema=str(schema),
         name=str(row.get("name") or slug),
         status="active" if status.lower() in ("active", "true") else status,
-    )
-
-
-def _may_not_read(connection: Connection) -> DatabaseError:
-    user = sql.Identifier(connection.info.user).as_string()
-    return DatabaseError(
-        f"the login {connection.info.user} may not read public.tenants: GRANT {ANALYSTS} TO {user}, for all tenants, "
-        f"or GRANT SELECT ON public.tenants TO {user}, and the reading roles of some"
     )
 
 
