@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
 from datetime import datetime
 from functools import wraps
 from typing import Any, get_args
@@ -11,11 +11,13 @@ from uuid import UUID
 
 import click
 
-from erpkit.cli.output import as_json, open_database, print_json, print_table
+from erpkit.cli.output import as_json, open_database, print_errors, print_json, print_table
 from erpkit.config import Settings
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import UsageError
 from erpkit.events import (
+    DeadLetter,
+    DeadLetterCount,
     DeadLetterDetail,
     LetterPlan,
     LetterRun,
@@ -32,7 +34,7 @@ from erpkit.events import (
 from erpkit.events.causes import Dimension
 from erpkit.events.letter_plan import choose_letters
 from erpkit.modules import Registry, load_modules
-from erpkit.tenants import find_tenants, get_tenant
+from erpkit.tenants import find_tenants
 
 __all__ = ["command"]
 
@@ -76,19 +78,22 @@ def command() -> None:
 @_selection
 @as_json
 def list_(slugs: tuple[str, ...], selection: LetterSelection, as_json: bool) -> int:
-    """List open dead letters; exit code 3 if there are any."""
+    """List open dead letters; exit code 3 if there are any, or a tenant cannot be read."""
+    errors: dict[str, str] = {}
     with open_database(quiet=as_json) as database, database.connection() as connection:
-        letters, _ = choose_letters(list_dead_letters(connection, find_tenants(connection, slugs)), selection, None)
+        found = list_dead_letters(connection, _find(connection, slugs), errors)
+    letters, _ = choose_letters(found, selection, None)
     if as_json:
-        print_json([asdict(letter) for letter in letters])
+        print_json([*map(asdict, letters), *_unread(DeadLetter, errors)])
     elif not letters:
-        click.echo("no dead letters")
+        click.echo("no dead letters" if not errors else "no dead letters in the tenants that could be read")
     else:
         print_table(
             ["tenant", "offset", "topic", "handler", "error"],
             [(d.tenant, d.offset, d.topic, d.handler, d.error) for d in letters],
         )
-    return 3 if letters else 0
+    print_errors(errors, quiet=as_json)
+    return 3 if letters or errors else 0
 
 
 @command.command()
@@ -97,13 +102,15 @@ def list_(slugs: tuple[str, ...], selection: LetterSelection, as_json: bool) -> 
 @as_json
 def count(slugs: tuple[str, ...], by: Dimension | None, as_json: bool) -> int:
     """Count open dead letters; errors that differ only in numbers or values are one cause. Exit code 3 if there are any."""
+    errors: dict[str, str] = {}
     with open_database(quiet=as_json) as database, database.connection() as connection:
-        counts = count_dead_letters(connection, find_tenants(connection, slugs))
+        counts = count_dead_letters(connection, _find(connection, slugs), errors)
     sums = sum_counts(counts, by) if by else {}
     if as_json:
-        print_json(sums if by else [{**asdict(one), "kind": one.kind} for one in counts])
+        listed = [*({**asdict(one), "kind": one.kind} for one in counts), *_unread(DeadLetterCount, errors)]
+        print_json((sums | ({"errors": errors} if errors else {})) if by else listed)
     elif not counts:
-        click.echo("no dead letters")
+        click.echo("no dead letters" if not errors else "no dead letters in the tenants that could be read")
     elif by:
         print_table([by, "letters"], list(sums.items()))
     else:
@@ -111,7 +118,8 @@ def count(slugs: tuple[str, ...], by: Dimension | None, as_json: bool) -> int:
             ["letters", "cause", "topic", "handler", "tenant", "last"],
             [(c.letters, c.cause, c.topic, c.handler, c.tenant, f"{c.last_failed_at:%Y-%m-%d %H:%M}") for c in counts],
         )
-    return 3 if counts else 0
+    print_errors(errors, quiet=as_json)
+    return 3 if counts or errors else 0
 
 
 @command.command()
@@ -124,7 +132,7 @@ def show(tenant: str, offset: int, handler: str, payload: bool, as_json: bool) -
     """Show one dead letter, open or not, with its event's metadata."""
     with open_database(quiet=as_json) as database:
         with database.connection() as connection:
-            found = get_tenant(connection, tenant)
+            (found,) = _find(connection, [tenant])
         facts = _facts(show_dead_letter(database, found, offset, handler, payload=payload), payload)
     if as_json:
         print_json(facts)
@@ -172,20 +180,39 @@ def _plan_and_run(
     registry = load_modules(Settings.from_env())
     with open_database(quiet=as_json) as database:
         with database.connection() as connection:
-            plan = plan_of(connection, find_tenants(connection, slugs), registry)
+            plan = plan_of(connection, _find(connection, slugs), registry)
         if not confirm:
             _print_plan(plan, as_json)
-            return 0
+            return 3 if plan.errors else 0
         run = run_of(database, registry, plan, confirm)
     _print_run(run, as_json)
-    return 3 if run.failed else 0
+    print_errors(plan.errors, quiet=as_json)
+    return 3 if run.failed or plan.errors else 0
+
+
+def _find(connection: Connection, slugs: Sequence[str]) -> list[Tenant]:
+    return find_tenants(connection, slugs, Settings.from_env().tenants_query)
+
+
+def _unread(record: type[DeadLetter | DeadLetterCount], errors: Mapping[str, str]) -> list[dict[str, object]]:
+    """Return an entry for each tenant that could not be read: that of a record in which only the tenant and the error are known."""
+    empty = dict.fromkeys(field.name for field in fields(record))
+    return [{**empty, "tenant": slug, "error": reason} for slug, reason in errors.items()]
 
 
 def _print_plan(plan: LetterPlan, as_json: bool) -> None:
     if as_json:
         facts = {"id": plan.id, "action": plan.action, "letters": len(plan.letters), "parked": plan.parked}
         counts = [asdict(one) for one in plan.counts()]
-        print_json({**facts, "counts": counts, "offsets": _offsets(plan), "left_out": dict(plan.left_out)})
+        print_json(
+            {
+                **facts,
+                "counts": counts,
+                "offsets": _offsets(plan),
+                "left_out": dict(plan.left_out),
+                "errors": dict(plan.errors),
+            }
+        )
         return
     if not plan.is_empty:
         print_table(

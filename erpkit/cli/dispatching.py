@@ -15,7 +15,7 @@ import click
 import psycopg
 
 from erpkit.cli.brokers import dispatch_from_broker
-from erpkit.cli.output import as_json, open_database, print_json, print_table
+from erpkit.cli.output import as_json, open_database, print_errors, print_json, print_table
 from erpkit.config import Settings
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import ErpkitError, UsageError
@@ -111,11 +111,13 @@ def dispatch_(
 @click.option("--max-age", type=_SECONDS, help="Exit code 3 where one has waited for more seconds.")
 @as_json
 def lag(slugs: tuple[str, ...], max_lag: int | None, max_age: float | None, as_json: bool) -> int:
-    """Tell how many events wait for each handler, since when, and what holds them back."""
-    topics = handler_topics(load_modules(Settings.from_env()))
+    """Tell how many events wait for each handler, since when, and what holds them back; exit code 3 if a tenant cannot be read."""
+    settings = Settings.from_env()
+    topics = handler_topics(load_modules(settings))
+    errors: dict[str, str] = {}
     with open_database(quiet=as_json) as database, database.connection() as connection:
-        tenants = [tenant for tenant in find_tenants(connection, slugs) if tenant.is_active]
-        groups = read_lag(connection, tenants, topics)
+        tenants = [tenant for tenant in find_tenants(connection, slugs, settings.tenants_query) if tenant.is_active]
+        groups = read_lag(connection, tenants, topics, errors)
         holders = read_lock_holders(connection, tenants, topics)
     now = datetime.now(UTC)
     over = [
@@ -123,18 +125,20 @@ def lag(slugs: tuple[str, ...], max_lag: int | None, max_age: float | None, as_j
         for g in groups
         if (max_lag is not None and g.waiting > max_lag) or (max_age is not None and g.age(now) > max_age)
     ]
-    with_log = {g.tenant for g in groups}
-    without = [tenant.slug for tenant in tenants if topics and tenant.slug not in with_log]
+    known = {g.tenant for g in groups} | errors.keys()
+    without = [tenant.slug for tenant in tenants if topics and tenant.slug not in known]
     if as_json:
         figures = [_group(g, now) for g in groups]
-        print_json({"groups": figures, "lock_holders": [asdict(holder) for holder in holders], "without_log": without})
+        found = {"groups": figures, "lock_holders": [asdict(holder) for holder in holders], "without_log": without}
+        print_json(found | {"errors": errors})
     else:
         _print_groups([g for g in groups if g.waiting], now)
         for slug in without:
             click.echo(f"! {slug}: has no event log: `erpkit migrate up` first")
         for line in (*(f"{g.tenant}: {g.handler} is over the limit" for g in over), *map(str, holders)):
             click.echo(f"! {line}")
-    return 3 if over else 0
+    print_errors(errors, quiet=as_json)
+    return 3 if over or errors else 0
 
 
 def _dispatch_once(database: Database, registry: Registry, slugs: Sequence[str], limit: float, as_json: bool) -> int:

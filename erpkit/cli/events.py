@@ -7,9 +7,11 @@ import click
 from erpkit.cli import brokers, dead_letters, replaying
 from erpkit.cli.dispatching import dispatch_, lag
 from erpkit.cli.output import as_json, open_database, print_json, print_table
+from erpkit.config import Settings
+from erpkit.database import IMPATIENT
 from erpkit.events import list_events
 from erpkit.events.faults import name_log_behind
-from erpkit.tenants import get_tenant
+from erpkit.tenants import find_tenants
 
 
 @click.group("events")
@@ -25,8 +27,9 @@ def list_(tenant: str, limit: int, as_json: bool) -> None:
     """List a tenant's newest events, without their payloads."""
     with open_database(quiet=as_json) as database:
         with database.connection() as connection:
-            found = get_tenant(connection, tenant)
+            (found,) = find_tenants(connection, [tenant], Settings.from_env().tenants_query)
         with name_log_behind(found), database.tenant_transaction(found) as connection:
+            connection.execute(IMPATIENT)
             events = list_events(connection, limit)
     if as_json:
         print_json(

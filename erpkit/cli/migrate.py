@@ -9,7 +9,7 @@ import click
 
 from erpkit.cli import migrate_files
 from erpkit.cli.migrate_output import show_plan, show_run
-from erpkit.cli.output import as_json, open_database, print_json, print_table
+from erpkit.cli.output import as_json, open_database, print_errors, print_json, print_table
 from erpkit.config import Settings
 from erpkit.database import TEMPLATE, Connection, Database, Tenant
 from erpkit.migrations import (
@@ -17,6 +17,7 @@ from erpkit.migrations import (
     Limits,
     Migration,
     MigrationPlan,
+    MigrationStatus,
     describe_status,
     plan_down,
     plan_redo,
@@ -92,14 +93,16 @@ def status(slugs: tuple[str, ...], as_json: bool) -> int:
     migrations = _migrations()
     with open_database(quiet=as_json) as database, database.connection() as connection:
         fleet = _fleet(connection, slugs)
-        statuses = describe_status(fleet, migrations, read_applied(connection, fleet, migrations))
+        applied = read_applied(connection, fleet, migrations)
+    statuses = describe_status(fleet, migrations, applied)
     if as_json:
         print_json([vars(s) | {"state": s.state} for s in statuses])
     else:
         modules = list(dict.fromkeys(s.module for s in statuses))
-        cells = {(s.tenant, s.module): f"{s.version}" + _mark(s.state, len(s.pending)) for s in statuses}
+        cells = {(s.tenant, s.module): "unread" if s.error else f"{s.version}{_mark(s)}" for s in statuses}
         print_table(["tenant", *modules], [(t.slug, *(cells[t.slug, module] for module in modules)) for t in fleet])
-    return 3 if any(s.state != "current" for s in statuses) else 0
+    print_errors(applied.errors, quiet=as_json)
+    return 3 if applied.errors or any(s.state != "current" for s in statuses) else 0
 
 
 @command.command()
@@ -183,13 +186,10 @@ def _only_named(slugs: tuple[str, ...], everyone: bool) -> bool:
     return not everyone
 
 
-def _mark(state: str, pending: int) -> str:
-    marks = [f"+{pending}"] if pending else []
-    return (
-        f" ({', '.join([*marks, *([state] if state not in ('current', 'pending') else [])])})"
-        if state != "current"
-        else ""
-    )
+def _mark(status: MigrationStatus) -> str:
+    marks = [f"+{len(status.pending)}"] if status.pending else []
+    marks += [status.state] if status.state not in ("current", "pending") else []
+    return f" ({', '.join(marks)})" if marks else ""
 
 
 def _up(**choice: Any) -> Planner:
@@ -214,7 +214,8 @@ def _fleet(connection: Connection, slugs: tuple[str, ...]) -> list[Tenant]:
 def _named(connection: Connection, slugs: tuple[str, ...]) -> list[Tenant]:
     template = [TEMPLATE] if TEMPLATE.slug in slugs else []
     others = [slug for slug in slugs if slug != TEMPLATE.slug]
-    return [*template, *(find_tenants(connection, others) if others else ())]
+    query = Settings.from_env().tenants_query
+    return [*template, *(find_tenants(connection, others, query) if others else ())]
 
 
 def _plan(

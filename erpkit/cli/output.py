@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,16 @@ from erpkit.database import Database
 from erpkit.finding import Finding, group_findings
 from erpkit.table import Table
 
-__all__ = ["as_json", "open_database", "print_findings", "print_json", "print_table", "print_target", "show"]
+__all__ = [
+    "as_json",
+    "open_database",
+    "print_errors",
+    "print_findings",
+    "print_json",
+    "print_table",
+    "print_target",
+    "show",
+]
 
 as_json: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON."
@@ -33,6 +42,12 @@ def open_database(*, quiet: bool = False) -> Iterator[Database]:
 def print_target(target: str, *, quiet: bool = False) -> None:
     """Name what is about to be worked on."""
     click.echo(f"target: {target}", err=quiet)
+
+
+def print_errors(errors: Mapping[str, str], *, quiet: bool = False) -> None:
+    """Name the tenants that could not be read, with the reason (on standard error where the output is for machines)."""
+    for slug, reason in errors.items():
+        click.echo(f"! {slug}: {reason}", err=quiet)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import click
@@ -9,7 +10,14 @@ import click
 from erpkit.cli.output import as_json, open_database, print_json, print_table
 from erpkit.config import Settings
 from erpkit.modules import ModuleLike, load_modules
-from erpkit.queries import BrokenModulesError, GeneratedFile, check_queries, read_each_module, without_generated_code
+from erpkit.queries import (
+    BrokenModulesError,
+    BrokenQuery,
+    GeneratedFile,
+    check_queries,
+    read_each_module,
+    without_generated_code,
+)
 from erpkit.queries import generate as generate_queries
 from erpkit.tenants import find_tenants
 
@@ -58,9 +66,20 @@ def check(slugs: tuple[str, ...], as_json: bool) -> int:
         print_json({"tenants": len(tenants), "queries": len(statements), "broken": found, "unread": unread})
         return 3 if broken or errors else 0
     click.echo(f"{len(statements)} queries in {len(tenants)} tenants: {len(broken)} broken")
-    for problem in (*errors, *broken):
-        click.echo(f"! {problem}")
+    for line in (*errors, *_lines(broken, len(statements))):
+        click.echo(f"! {line}")
     return 3 if broken or errors else 0
+
+
+def _lines(broken: Sequence[BrokenQuery], queries: int) -> list[str]:
+    """Name each broken query; a tenant in which all are, for one reason, is one line."""
+    reasons: dict[str, set[str]] = {}
+    for one in broken:
+        reasons.setdefault(one.tenant, set()).add(one.error)
+    counts = Counter(one.tenant for one in broken)
+    whole = {slug for slug, found in reasons.items() if counts[slug] == queries > 1 and len(found) == 1}
+    lines = [f"{one.tenant}: {one.error}" if one.tenant in whole else str(one) for one in broken]
+    return list(dict.fromkeys(lines))
 
 
 def _modules() -> tuple[ModuleLike, ...]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import click
 
-from erpkit.cli.output import print_json, print_table
+from erpkit.cli.output import print_errors, print_json, print_table
 from erpkit.events import ReplayPlan, ReplayRecord, ReplayResult, ReplayRun, ShadowDiff, ShadowRecord, WatermillTopic
 
 __all__ = ["bar", "show_diff", "show_plan", "show_records", "show_results", "show_run", "show_shadows", "show_topics"]
@@ -19,8 +19,15 @@ def show_plan(plan: ReplayPlan, as_json: bool) -> int:
     if as_json:
         steps = [asdict(step) for step in plan.steps]
         facts = {"plan": plan.id, "events": plan.event_count, "target": plan.target and asdict(plan.target)}
-        print_json({**facts, "side_effects": plan.side_effects, "left_out": plan.left_out, "steps": steps})
-        return 0
+        found = {
+            "side_effects": plan.side_effects,
+            "left_out": plan.left_out,
+            "steps": steps,
+            "errors": dict(plan.errors),
+        }
+        print_json(facts | found)
+        print_errors(plan.errors, quiet=True)
+        return 3 if plan.errors else 0
     print_table(
         ["tenant", "topic", "target" if plan.target else "handler", "events", "offsets", "first", "last"],
         [
@@ -40,11 +47,12 @@ def show_plan(plan: ReplayPlan, as_json: bool) -> int:
         click.echo(f"{name}: {does or 'it does not say what it does'}")
     for name, reason in plan.left_out.items():
         click.echo(f"left out {name}: {reason}")
+    print_errors(plan.errors)
     for name in plan.side_effects:
         click.echo(f"! {name} has side effects: {plan.handlers[name] or 'it does not say which'}")
     apply = f"dry run: to apply it, add --confirm {plan.id}" if plan.event_count else "there is nothing to do"
     click.echo(f"plan {plan.id}: {plan.event_count} events; {apply}")
-    return 0
+    return 3 if plan.errors else 0
 
 
 def show_run(run: ReplayRun, plan: ReplayPlan, as_json: bool) -> int:
@@ -53,12 +61,13 @@ def show_run(run: ReplayRun, plan: ReplayPlan, as_json: bool) -> int:
         print_json(asdict(run))
     else:
         _show_counts(run, plan)
+    print_errors(plan.errors, quiet=as_json)
     if run.state == "cancelled":
         if run.plan_id.startswith("replay-"):
             go_on = f"erpkit events replay --resume {run.replay_id} --confirm {run.plan_id}"
             click.echo(f"to go on: {go_on}", err=True)
         return 130
-    return 3 if run.failed or run.known else 0
+    return 3 if run.failed or run.known or plan.errors else 0
 
 
 def _show_counts(run: ReplayRun, plan: ReplayPlan) -> None:
@@ -73,10 +82,12 @@ def _show_counts(run: ReplayRun, plan: ReplayPlan) -> None:
         click.echo("! to send those all the same, under other message ids: plan it with --again")
 
 
-def show_records(records: Sequence[ReplayRecord], as_json: bool) -> None:
-    """Print earlier replays."""
+def show_records(records: Sequence[ReplayRecord], errors: Mapping[str, str], as_json: bool) -> None:
+    """Print earlier replays, and the tenants whose could not be read."""
     if as_json:
-        print_json([asdict(record) for record in records])
+        empty = dict.fromkeys(field.name for field in fields(ReplayRecord))
+        unread = [{**empty, "tenant": slug, "error": reason} for slug, reason in errors.items()]
+        print_json([*map(asdict, records), *unread])
         return
     print_table(
         ["tenant", "replay", "to", "state", "done", "failed", "planned", "by", "started"],

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import click
 
-from erpkit.cli.output import as_json, open_database, print_json, print_table
+from erpkit.cli.output import as_json, open_database, print_errors, print_json, print_table
 from erpkit.cli.replay_output import (
     bar,
     show_diff,
@@ -22,12 +22,13 @@ from erpkit.cli.replay_output import (
     show_topics,
 )
 from erpkit.config import Settings
-from erpkit.database import Database, Tenant
+from erpkit.database import Database, Tenant, note_failure
 from erpkit.errors import UsageError
 from erpkit.events import (
     ReplayRequest,
     ReplayResult,
     Selection,
+    WatermillTopic,
     build_shadow,
     diff_shadow,
     drop_shadow,
@@ -122,22 +123,25 @@ def replay(
 @click.option("--results", "of", type=click.UUID, metavar="REPLAY_ID", help="What became of each event of this one.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="With --results: of each tenant.")
 @as_json
-def replays(slugs: tuple[str, ...], of: UUID | None, limit: int, as_json: bool) -> None:
+def replays(slugs: tuple[str, ...], of: UUID | None, limit: int, as_json: bool) -> int:
     """List earlier replays: who asked, what came of them, and which can be resumed; or the events of one, failures first."""
     with open_database(quiet=as_json) as database:
         with database.connection() as connection:
             tenants = find_tenants(connection, slugs)
-            records = list_replays(connection, tenants, of)
+            errors: dict[str, str] = {}
+            records = list_replays(connection, tenants, of, errors)
+        print_errors(errors, quiet=True)
         if of is None:
-            show_records(records, as_json)
-            return
-        if not records:
+            show_records(records, errors, as_json)
+            return 3 if errors else 0
+        if not records and not errors:
             raise UsageError(f"no tenant knows a replay {of}: see `erpkit events replays`")
         results: dict[str, list[ReplayResult]] = {}
         for tenant in (tenant for tenant in tenants if tenant.slug in {record.tenant for record in records}):
             with database.tenant_transaction(tenant) as connection:
                 results[tenant.slug] = list_replay_results(connection, of, limit)
     show_results(results, as_json)
+    return 3 if errors else 0
 
 
 @click.command()
@@ -156,13 +160,17 @@ def shadows(drop: str | None, as_json: bool) -> None:
 @click.command()
 @_tenants
 @as_json
-def watermill(slugs: tuple[str, ...], as_json: bool) -> None:
+def watermill(slugs: tuple[str, ...], as_json: bool) -> int:
     """List the topics in Watermill's own tables, with the lag of each consumer group."""
+    errors: dict[str, str] = {}
+    topics: list[WatermillTopic] = []
     with open_database(quiet=as_json) as database:
-        topics = [
-            topic for tenant in _active(database, slugs, as_json) for topic in inspect_watermill(database, tenant)
-        ]
+        for tenant in _active(database, slugs, as_json):
+            with note_failure(tenant, errors):
+                topics += inspect_watermill(database, tenant)
     show_topics(topics, as_json)
+    print_errors(errors, quiet=as_json)
+    return 3 if errors else 0
 
 
 def _export(database: Database, tenants: Sequence[Tenant], selection: Selection, path: Path, as_json: bool) -> int:

@@ -1,26 +1,45 @@
 """Connections, the pool, and transactions that are scoped to one tenant."""
 
+from erpkit.database.analysts import ANALYSTS, grant_analysts, may_not_read
 from erpkit.database.pool import TENANTS_A_CONNECTION, Database, PooledConnection
-from erpkit.database.schemas import fetch_union, schemas_with_table
+from erpkit.database.schemas import (
+    IMPATIENT,
+    Errors,
+    fetch_union,
+    note_errors,
+    note_failure,
+    read_tenants,
+    schemas_with_table,
+    tenants_with_table,
+)
 from erpkit.database.scope import DISCARD, Connection, enter_tenant, no_schema, scope_statements, search_path
 from erpkit.database.sweep import Answer, sweep
 from erpkit.database.tenant import TEMPLATE, Tenant, check_schema_name
 
 __all__ = [
+    "ANALYSTS",
     "DISCARD",
+    "IMPATIENT",
     "TEMPLATE",
     "TENANTS_A_CONNECTION",
     "Answer",
     "Connection",
     "Database",
+    "Errors",
     "PooledConnection",
     "Tenant",
     "check_schema_name",
     "enter_tenant",
     "fetch_union",
+    "grant_analysts",
+    "may_not_read",
     "no_schema",
+    "note_errors",
+    "note_failure",
+    "read_tenants",
     "schemas_with_table",
     "scope_statements",
     "search_path",
     "sweep",
+    "tenants_with_table",
 ]

@@ -64,7 +64,9 @@ class Database:
         Raises DatabaseError, naming the target, when it does not answer or refuses us.
         """
         if settings.database is not None:
-            return cls(settings.database, probe(settings.database), writable=settings.tenants_query is None)
+            found = probe(settings.database)
+            is_foreign = settings.tenants_query is not None
+            return cls(settings.database if is_foreign else found.conninfo, found.name, writable=not is_foreign)
         server = EmbeddedServer(settings.home)
         server.start()
         probe(server.url())

@@ -1,24 +1,120 @@
-"""Reading the same thing from many schemas in few round trips."""
+"""Reading the same thing from many tenants, each under its own reader, in few round trips."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, LiteralString
 
-from psycopg import sql
+import psycopg
+from psycopg import abc, adapt, pq, sql
 
-from erpkit.database.scope import Connection
+from erpkit.database.scope import Connection, no_schema
+from erpkit.database.sweep import Answer, sweep
+from erpkit.database.tenant import Tenant
+from erpkit.errors import DatabaseError, ErpkitError
 
-__all__ = ["fetch_union", "schemas_with_table"]
+__all__ = [
+    "IMPATIENT",
+    "Errors",
+    "fetch_union",
+    "note_errors",
+    "note_failure",
+    "read_tenants",
+    "schemas_with_table",
+    "tenants_with_table",
+]
+
+# Why tenants could not be read, by slug: filled in by what reads many of them.
+Errors = MutableMapping[str, str]
+
+# Said first in a tenant's transaction of a fleet: a table that stays locked is given up after a second.
+IMPATIENT: LiteralString = "SET LOCAL lock_timeout TO '1s'"
+
+_LONGEST = 3600.0  # seconds for all tenants together
 
 
-def fetch_union(connection: Connection, queries: Iterable[sql.Composed], chunk: int = 500) -> list[tuple[Any, ...]]:
-    """Run queries of the same shape over many schemas as UNION ALL, `chunk` of them a round trip; return all rows."""
+def read_tenants(
+    connection: Connection, queries: Iterable[tuple[Tenant, sql.Composable]], errors: Errors | None = None
+) -> list[tuple[Any, ...]]:
+    """Run each query in a transaction of its tenant, under the tenant's reader, pipelined; return all rows in that order.
+
+    A tenant that cannot be read, or has a table that stays locked for a second, costs no other: `errors` gets its reason.
+    Without `errors` DatabaseError is raised, so that nothing is concluded from what was not read. Inside a transaction of the
+    caller's, which a role or a fault would change, all is read in one statement under the caller's own rights.
+    """
+    statements: dict[Tenant, list[sql.Composable]] = {}
+    for tenant, query in queries:
+        statements.setdefault(tenant, []).append(query)
+    if connection.info.transaction_status != pq.TransactionStatus.IDLE:
+        return fetch_union(connection, (query for several in statements.values() for query in several))
+    texts = {tenant: [query.as_bytes(connection) for query in several] for tenant, several in statements.items()}
+    rows: list[tuple[Any, ...]] = []
+    failed: dict[str, str] = {}
+    transformer, login = adapt.Transformer(connection), connection.info.user
+    for answer in sweep(connection, texts.__getitem__, list(texts), deadline=time.monotonic() + _LONGEST):
+        try:
+            rows += _rows(transformer, login, answer)
+        except (DatabaseError, psycopg.DataError) as error:
+            failed[answer.tenant.slug] = str(error)
+    if connection.closed:
+        raise DatabaseError(f"the connection was lost: {next(iter(failed.values()), 'the server closed it')}")
+    note_errors(failed, errors)
+    return rows
+
+
+def note_errors(failed: MutableMapping[str, str], errors: Errors | None) -> None:
+    """Add why tenants could not be read to `errors`; without it raise DatabaseError that names them."""
+    if errors is not None:
+        for slug, reason in failed.items():
+            errors.setdefault(slug, reason)
+    elif failed:
+        told = [f"tenant {slug}: {reason.removeprefix(f'tenant {slug}: ')}" for slug, reason in failed.items()]
+        raise DatabaseError("; ".join(told[:3]) + (f"; and {len(told) - 3} more tenants" if len(told) > 3 else ""))
+
+
+@contextmanager
+def note_failure(tenant: Tenant, errors: Errors) -> Iterator[None]:
+    """Add why a tenant could not be read to `errors`, where the block fails for a reason that is told in one line."""
+    try:
+        yield
+    except (ErpkitError, psycopg.Error) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        errors[tenant.slug] = reason.removeprefix(f"tenant {tenant.slug}: ")
+
+
+def tenants_with_table(
+    connection: Connection, table: str, tenants: Collection[Tenant], errors: Errors | None = None
+) -> list[Tenant]:
+    """Return those of `tenants` that have a table of this name; `errors` gets those whose schema is gone."""
+    rows = connection.execute(
+        "SELECT n.nspname, EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = %s AND c.relkind IN ('r', 'p')) "
+        "FROM pg_namespace n WHERE n.nspname = ANY(%s)",
+        [table, [tenant.schema for tenant in tenants]],
+    ).fetchall()
+    found: dict[str, bool] = dict(rows)
+    if errors is not None:
+        note_errors({t.slug: f"its schema {t.schema} does not exist" for t in tenants if t.schema not in found}, errors)
+    return [tenant for tenant in tenants if found.get(tenant.schema)]
+
+
+def fetch_union(
+    connection: Connection, queries: Iterable[sql.Composable], chunk: int = 500, *, patience: float = 0
+) -> list[tuple[Any, ...]]:
+    """Run queries of the same shape over many schemas as UNION ALL, `chunk` of them a round trip; return all rows.
+
+    `patience` is for how many seconds it waits for a locked table, where not for ever; then LockNotAvailable is raised.
+    """
     rows: list[tuple[Any, ...]] = []
     remaining = iter(queries)
+    # What is sent in one message is one transaction, and the setting ends with it.
+    limit = sql.SQL(f"SET LOCAL lock_timeout TO {int(patience * 1000)}; " if patience else "")
     while batch := list(islice(remaining, chunk)):
-        rows += connection.execute(sql.SQL(" UNION ALL ").join(batch)).fetchall()
+        cursor = connection.execute(limit + sql.SQL(" UNION ALL ").join(batch))
+        cursor.set_result(-1)
+        rows += cursor.fetchall()
     return rows
 
 
@@ -28,3 +124,23 @@ def schemas_with_table(connection: Connection, table: str, schemas: Sequence[str
         "SELECT schemaname FROM pg_tables WHERE tablename = %s AND schemaname = ANY(%s)", [table, list(schemas)]
     )
     return {schema for (schema,) in rows}
+
+
+def _rows(transformer: abc.Transformer, login: str, answer: Answer) -> list[tuple[Any, ...]]:
+    """Return what a tenant's queries gave as Python values; raise DatabaseError where one failed."""
+    if answer.error is not None:
+        raise DatabaseError(_why(answer.tenant, answer.error, login))
+    rows: list[tuple[Any, ...]] = []
+    for result in answer.results:
+        transformer.set_pgresult(result)
+        rows += transformer.load_rows(0, result.ntuples, tuple)
+    return rows
+
+
+def _why(tenant: Tenant, error: str, login: str) -> str:
+    """Say of a schema that was found in the catalog, and yet is not the present one, that a right is missing."""
+    if error != no_schema(tenant) or tenant.schema == "$user":
+        return error
+    names = sql.Identifier(tenant.schema), sql.Identifier(tenant.reader or login)
+    grant = sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(*names).as_string()
+    return f"permission denied for schema {tenant.schema}: {grant}"

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from psycopg import generators, pq, sql
 
-from erpkit.database.tenant import Tenant, check_schema_name
+from erpkit.database.tenant import Tenant
 from erpkit.errors import DatabaseError
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "check_in_transaction",
     "enter_tenant",
     "leave_unchanged",
+    "missing_grant",
     "no_schema",
     "reset",
     "scope_statements",
@@ -78,16 +79,29 @@ def scope_statements(schema: str, role: str | None, statement_timeout: float | N
 
 @lru_cache(maxsize=10_000)
 def search_path(schema: str) -> str:
-    """Return the search_path of a tenant: its schema, checked and quoted, as a comma in it would add another one.
+    """Return the search_path of a tenant: its schema, quoted, as a comma in it would add another one.
 
     `pg_temp` is named last, or a temporary table could stand in front of the tenant's (PostgreSQL manual, "search_path").
     """
-    return f"{sql.Identifier(check_schema_name(schema)).as_string()}, pg_temp"
+    return f"{sql.Identifier(schema).as_string()}, pg_temp"
 
 
 def no_schema(tenant: Tenant) -> str:
     """Say that a tenant's schema cannot be used."""
+    if tenant.schema == "$user":
+        return f"tenant {tenant.slug}: PostgreSQL takes the schema name $user for that of the role: rename the schema"
     return f"tenant {tenant.slug}: there is no schema {tenant.schema}, or its role may not use it"
+
+
+def missing_grant(tenant: Tenant, who: str) -> str:
+    """Return the statement that would give `who` what reading a tenant needs."""
+    if tenant.reader is not None and who != tenant.reader:
+        return sql.SQL("GRANT {} TO {}").format(sql.Identifier(tenant.reader), sql.Identifier(who)).as_string()
+    return (
+        sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA {} TO {}")
+        .format(sql.Identifier(tenant.schema), sql.Identifier(who))
+        .as_string()
+    )
 
 
 def check_in_transaction(connection: Connection, tenant: Tenant) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import select
 import time
 from collections import deque
@@ -12,17 +13,18 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import pq, sql
 
-from erpkit.database.pool import TENANTS_A_CONNECTION, Database, PooledConnection
-from erpkit.database.scope import no_schema, search_path
+from erpkit.database.pool import TENANTS_A_CONNECTION, Database
+from erpkit.database.scope import Connection, missing_grant, no_schema, search_path
 from erpkit.database.tenant import Tenant
 
 __all__ = ["Answer", "sweep"]
 
 _LATE = "not reached in time"
 _GRACE = 1.0  # seconds after the deadline in which what still runs is cancelled, tenant by tenant
+_NO_RIGHT, _LOCKED = b"42501", b"55P03"
 _NAME = b"erpkit_scope"
 _SCOPE = (
-    b"SELECT pg_catalog.set_config('transaction_read_only', 'on', true), "
+    b"SELECT pg_catalog.set_config('transaction_read_only', 'on', true), pg_catalog.set_config('lock_timeout', '1s', true), "
     b"pg_catalog.set_config('statement_timeout', $1, true), pg_catalog.set_config('search_path', $2, true), "
     b"pg_catalog.set_config('role', coalesce($3, pg_catalog.current_setting('role')), true), pg_catalog.current_schema()"
 )
@@ -38,7 +40,7 @@ class Answer:
 
 
 def sweep(
-    database: Database,
+    database: Database | Connection,
     statements: Callable[[Tenant], Sequence[bytes]],
     tenants: Sequence[Tenant],
     *,
@@ -47,9 +49,13 @@ def sweep(
 ) -> Iterator[Answer]:
     """Run reading statements in each tenant's schema, under its reader; yield what each gave, in no special order.
 
-    Each tenant has a transaction of its own: one that fails costs no other. `deadline` is a reading of time.monotonic(). One
-    thread serves all the connections: several in turn would spend more time on waking each other than on the rows.
+    Each tenant has a transaction of its own: one that fails costs no other, and a locked table is waited for one second.
+    `deadline` is a reading of time.monotonic(). One thread serves all the connections: several in turn would spend more time on
+    waking each other than on the rows. With a connection, which must be outside a transaction, that one does it alone.
     """
+    if isinstance(database, psycopg.Connection):
+        yield from _read_all([_Lane(database, tenants, statements, deadline)], deadline)
+        return
     groups = deque(_groups(tenants, connections))
     while groups and time.monotonic() < deadline:
         with database.visit_at_once([*groups][:connections]) as pairs:
@@ -73,7 +79,7 @@ class _Lane:
 
     def __init__(
         self,
-        connection: PooledConnection,
+        connection: Connection,
         tenants: Sequence[Tenant],
         statements: Callable[[Tenant], Sequence[bytes]],
         deadline: float,
@@ -117,7 +123,7 @@ class _Lane:
                 if answer.status != pq.ExecStatus.PIPELINE_SYNC:
                     self._answers.append(answer)
                     continue
-                yield _answer(self.owed.popleft(), *self._answers)
+                yield _answer(self.connection.info.user, self.owed.popleft(), *self._answers)
                 self._answers.clear()
         except psycopg.OperationalError as error:
             yield from self.give_up(str(error).strip().splitlines()[0])
@@ -174,7 +180,7 @@ def _hurry(lanes: Iterable[_Lane], at_once: bool) -> Iterator[Answer]:
             yield from lane.give_up(_LATE)
 
 
-def _is_direct(connection: PooledConnection) -> bool:
+def _is_direct(connection: Connection) -> bool:
     """Tell whether PostgreSQL itself is at the other end: a pooler such as PgBouncer makes up the process id.
 
     Only then will the next transaction still find a statement that was prepared.
@@ -188,22 +194,29 @@ def _scope_values(schema: str, role: str | None, timeout: int) -> tuple[bytes | 
 
 
 def _scope_query(schema: str, role: str | None, timeout: int) -> bytes:
-    """Return the statement with the values written into it."""
-    text = _SCOPE.decode()
-    for number, value in enumerate((str(timeout), search_path(schema), role), 1):
-        text = text.replace(f"${number}", sql.Literal(value).as_string())
-    return text.encode()
+    """Return the statement with the values written into it, all at once: a schema's name may hold a `$3`."""
+    values = {f"${number}": value for number, value in enumerate((str(timeout), search_path(schema), role), 1)}
+    return re.sub(r"\$\d", lambda found: sql.Literal(values[found[0]]).as_string(), _SCOPE.decode()).encode()
 
 
-def _answer(tenant: Tenant, scope: pq.abc.PGresult, *results: pq.abc.PGresult) -> Answer:
+def _answer(user: str, tenant: Tenant, scope: pq.abc.PGresult, *results: pq.abc.PGresult) -> Answer:
     """Return a tenant's results, if its scope was the right one and no statement failed."""
     if scope.status != pq.ExecStatus.TUPLES_OK:
-        return Answer(tenant, error=_reason(scope))
+        return Answer(tenant, error=_reason(scope, tenant, user))
     if scope.get_value(0, scope.nfields - 1) != tenant.schema.encode():
         return Answer(tenant, error=no_schema(tenant))
     failed = next((result for result in results if result.status != pq.ExecStatus.TUPLES_OK), None)
-    return Answer(tenant, results) if failed is None else Answer(tenant, error=_reason(failed))
+    return (
+        Answer(tenant, results)
+        if failed is None
+        else Answer(tenant, error=_reason(failed, tenant, tenant.reader or user))
+    )
 
 
-def _reason(result: pq.abc.PGresult) -> str:
-    return pq.error_message(result).strip().splitlines()[0]
+def _reason(result: pq.abc.PGresult, tenant: Tenant, who: str) -> str:
+    """Return PostgreSQL's message, with what would mend it where a right is missing, or who waited where a table is locked."""
+    message = pq.error_message(result).strip().splitlines()[0]
+    state = result.error_field(pq.DiagnosticField.SQLSTATE)
+    if state == _NO_RIGHT:
+        return f"{message}: {missing_grant(tenant, who)}"
+    return "could not get a lock within 1 s: another transaction has locked a table" if state == _LOCKED else message

@@ -2,28 +2,55 @@
 
 from __future__ import annotations
 
+import os
+from typing import NamedTuple
+
 import psycopg
 from psycopg import pq
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from erpkit.database.analysts import ANALYSTS
+from erpkit.database.scope import Connection
 from erpkit.errors import DatabaseError, UsageError
 
-__all__ = ["probe"]
+__all__ = ["Target", "probe"]
+
+# A login that inherits nothing reads the registry by taking the role of the group; not one that has rights of its own there.
+_IS_ANALYST = f"""
+SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = '{ANALYSTS}' AND pg_has_role(oid, 'MEMBER') AND NOT pg_has_role(oid, 'USAGE'))
+   AND NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'erpkit_operator' AND pg_has_role(oid, 'MEMBER'))
+   AND has_table_privilege(to_regclass('public.tenants'), 'SELECT') IS FALSE
+"""  # noqa: S608 - the group is a constant
 
 
-def probe(conninfo: str) -> str:
-    """Connect once, so that what is wrong is told at once and in one line; return the target's name."""
+class Target(NamedTuple):
+    """A database that answers: its name for people, and how an analyst's login connects to take the role of its group."""
+
+    name: str
+    conninfo: str
+
+
+def probe(conninfo: str) -> Target:
+    """Connect once, so that what is wrong is told at once and in one line."""
     named = _describe(conninfo)
     try:
         with psycopg.connect(conninfo, connect_timeout=10, application_name="erpkit") as connection:
             info = connection.info
-            return f"{info.host or 'local socket'}/{info.dbname}/{info.user}"
+            return Target(f"{info.host or 'local socket'}/{info.dbname}/{info.user}", _as_analyst(connection, conninfo))
     except psycopg.OperationalError as error:
         raise DatabaseError(f"cannot connect to {named}: {_reason(error)}") from None
     except psycopg.ProgrammingError:  # a malformed string; libpq's message may repeat the password in it
         raise UsageError(
             "ERPKIT_DATABASE is no libpq connection string: use postgresql://user@host/database or service=NAME"
         ) from None
+
+
+def _as_analyst(connection: Connection, conninfo: str) -> str:
+    """Return `conninfo`, for an analyst's login with the group's role as that to which every reset returns."""
+    if connection.execute(_IS_ANALYST).fetchone() != (True,):
+        return conninfo
+    usual = conninfo_to_dict(conninfo).get("options") or os.environ.get("PGOPTIONS", "")
+    return make_conninfo(conninfo, options=f"{usual} -c role={ANALYSTS}".strip())
 
 
 def _describe(conninfo: str) -> str:

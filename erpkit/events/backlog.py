@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import psycopg
 from psycopg import sql
 
-from erpkit.database import Connection, Tenant, fetch_union, schemas_with_table
+from erpkit.database import Connection, Errors, Tenant, fetch_union, read_tenants, tenants_with_table
 from erpkit.modules import Registry
 
 __all__ = ["handler_topics", "read_backlog", "read_waiting"]
@@ -28,6 +29,7 @@ SELECT n.nspname, bool_or(c.relname = 'erpkit_parked' AND pg_relation_size(c.oid
  GROUP BY 1 HAVING bool_or(c.relname = 'erpkit_events')
 """
 
+_PATIENCE = 1.0  # seconds that a dispatcher waits for a table that is locked
 _BATCH = 100  # tenants a query: the quickest of 50 to 1,000, measured
 
 
@@ -37,34 +39,43 @@ def handler_topics(registry: Registry) -> dict[str, str]:
 
 
 def read_backlog(
-    connection: Connection, tenants: Sequence[Tenant], topics: Mapping[str, str]
+    connection: Connection, tenants: Sequence[Tenant], topics: Mapping[str, str], errors: Errors | None = None
 ) -> dict[str, dict[str, int]]:
-    """Return how many events wait for each handler, by tenant: those of its topic past its checkpoint; no zeros."""
-    found = schemas_with_table(connection, "erpkit_events", [tenant.schema for tenant in tenants])
+    """Return how many events wait for each handler, by tenant: those of its topic past its checkpoint; no zeros.
+
+    `errors` is as in `read_tenants`.
+    """
+    with_log = tenants_with_table(connection, "erpkit_events", tenants, errors) if topics else []
     handlers = sql.SQL(", ").join(sql.SQL("({}, {})").format(*map(sql.Literal, pair)) for pair in topics.items())
-    queries = [_query(tenant, handlers) for tenant in tenants if tenant.schema in found] if topics else []
+    queries = [(tenant, _query(tenant, handlers)) for tenant in with_log]
     backlog: dict[str, dict[str, int]] = {tenant.slug: {} for tenant in tenants}
-    for slug, waiting in fetch_union(connection, queries, _BATCH):
+    for slug, waiting in read_tenants(connection, queries, errors):
         backlog[slug] = waiting or {}
     return backlog
 
 
 def read_waiting(
-    connection: Connection, tenants: Sequence[Tenant], topics: Mapping[str, str]
+    connection: Connection, tenants: Sequence[Tenant], topics: Mapping[str, str], errors: Errors | None = None
 ) -> list[tuple[Tenant, str]]:
     """Return each tenant and handler for which some event waits, uncounted: quick however many there are.
 
-    A parked event whose dead letter was closed, by a replay say, waits as one past the checkpoint does.
+    A parked event whose dead letter was closed, by a replay say, waits as one past the checkpoint does. It is read under the
+    login's own rights, many tenants a query, as dispatchers ask all the time; only where that fails, tenant by tenant, with
+    `errors` as in `read_tenants`.
     """
     with_parked = _find_logs(connection, tenants)
     handlers = sql.SQL(", ").join(sql.SQL("({}, {})").format(*map(sql.Literal, pair)) for pair in topics.items())
     queries = [
-        _any(tenant, handlers, _NEW + _FREE if with_parked[tenant.schema] else _NEW)
+        (tenant, _any(tenant, handlers, _NEW + _FREE if with_parked[tenant.schema] else _NEW))
         for tenant in (tenants if topics else ())
         if tenant.schema in with_parked
     ]
     by_slug = {tenant.slug: tenant for tenant in tenants}
-    return [(by_slug[slug], name) for slug, name in fetch_union(connection, queries, _BATCH)]
+    try:
+        rows = fetch_union(connection, (query for _, query in queries), _BATCH, patience=_PATIENCE)
+    except (psycopg.ProgrammingError, psycopg.errors.LockNotAvailable):
+        rows = read_tenants(connection, queries, errors)
+    return [(by_slug[slug], name) for slug, name in rows]
 
 
 def _find_logs(connection: Connection, tenants: Sequence[Tenant]) -> dict[str, bool]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from psycopg import sql
 
-from erpkit.database import Connection, Tenant, fetch_union, schemas_with_table
+from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.errors import UsageError
 from erpkit.events.dead_letters import DeadLetter
 
@@ -56,18 +56,22 @@ def cause_of(error: str) -> str:
     return line
 
 
-def count_dead_letters(connection: Connection, tenants: Sequence[Tenant]) -> list[DeadLetterCount]:
-    """Count the open dead letters of all `tenants` by tenant, handler, topic and cause, in one query; the most first."""
-    found = schemas_with_table(connection, "erpkit_dead_letters", [tenant.schema for tenant in tenants])
+def count_dead_letters(
+    connection: Connection, tenants: Sequence[Tenant], errors: Errors | None = None
+) -> list[DeadLetterCount]:
+    """Count the open dead letters of all `tenants` by tenant, handler, topic and cause; the most first.
+
+    `errors` is as in `read_tenants`.
+    """
+    query = sql.SQL(
+        "SELECT {}, handler, topic, error, count(*), min(failed_at), max(failed_at) FROM {} "
+        "WHERE status = 'open' GROUP BY handler, topic, error"
+    )
     queries = [
-        sql.SQL(
-            "SELECT {}, handler, topic, error, count(*), min(failed_at), max(failed_at) FROM {} "
-            "WHERE status = 'open' GROUP BY handler, topic, error"
-        ).format(sql.Literal(tenant.slug), sql.Identifier(tenant.schema, "erpkit_dead_letters"))
-        for tenant in tenants
-        if tenant.schema in found
+        (tenant, query.format(sql.Literal(tenant.slug), sql.Identifier(tenant.schema, "erpkit_dead_letters")))
+        for tenant in tenants_with_table(connection, "erpkit_dead_letters", tenants, errors)
     ]
-    rows = fetch_union(connection, queries)
+    rows = read_tenants(connection, queries, errors)
     return _merge(DeadLetterCount(s, h, t, cause_of(error), *rest) for s, h, t, error, *rest in rows)
 
 

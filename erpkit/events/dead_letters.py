@@ -10,7 +10,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from erpkit.database import Connection, Database, Tenant, fetch_union, schemas_with_table
+from erpkit.database import IMPATIENT, Connection, Database, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.errors import UsageError
 from erpkit.events.faults import name_log_behind
 from erpkit.events.message import Message
@@ -64,17 +64,21 @@ class DeadLetterDetail:
     payload: Mapping[str, Any] | None
 
 
-def list_dead_letters(connection: Connection, tenants: Sequence[Tenant]) -> list[DeadLetter]:
-    """Return the open dead letters of all `tenants`, in one query for the fleet, by tenant and offset."""
-    found = schemas_with_table(connection, "erpkit_dead_letters", [tenant.schema for tenant in tenants])
+def list_dead_letters(
+    connection: Connection, tenants: Sequence[Tenant], errors: Errors | None = None
+) -> list[DeadLetter]:
+    """Return the open dead letters of all `tenants`, by tenant and offset; `errors` is as in `read_tenants`."""
+    query = sql.SQL("SELECT {}, {} FROM {} WHERE status = 'open'")
     queries = [
-        sql.SQL("SELECT {}, {} FROM {} WHERE status = 'open'").format(
-            sql.Literal(tenant.slug), sql.SQL(_COLUMNS), sql.Identifier(tenant.schema, "erpkit_dead_letters")
+        (
+            tenant,
+            query.format(
+                sql.Literal(tenant.slug), sql.SQL(_COLUMNS), sql.Identifier(tenant.schema, "erpkit_dead_letters")
+            ),
         )
-        for tenant in tenants
-        if tenant.schema in found
+        for tenant in tenants_with_table(connection, "erpkit_dead_letters", tenants, errors)
     ]
-    letters = [DeadLetter(*row) for row in fetch_union(connection, queries)]
+    letters = [DeadLetter(*row) for row in read_tenants(connection, queries, errors)]
     return sorted(letters, key=lambda letter: (letter.tenant, letter.offset))
 
 
@@ -87,6 +91,7 @@ def show_dead_letter(
     you may see it, as a run records its output. Raises UsageError when there is no such letter, or more than one.
     """
     with name_log_behind(tenant), database.tenant_transaction(tenant) as connection:
+        connection.execute(IMPATIENT)
         rows = connection.execute(_SHOW, {"offset": offset, "handler": handler, "payload": payload}).fetchall()
     if not rows:
         of_handler = f" of {handler}" if handler else ""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from psycopg import sql
 
-from erpkit.database import Connection, Database, Tenant, fetch_union, schemas_with_table
+from erpkit.database import Connection, Database, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.errors import PlanChangedError, UsageError
 from erpkit.events.backlog import handler_topics
 from erpkit.events.dispatch import DispatchResult, dispatch
@@ -32,7 +32,6 @@ __all__ = [
 ]
 
 _STALE = 180.0  # seconds; a worker reports every 60 unless it is told otherwise
-_BATCH = 100  # tenants a query
 
 _DISPATCHERS = """
 SELECT pid, coalesce(usename, ''), coalesce(host(client_addr), 'local socket'), backend_start FROM pg_stat_activity
@@ -169,24 +168,25 @@ def take_over(database: Database, registry: Registry, fleet: Sequence[Tenant], c
     database.check_writable()
     active = [tenant for tenant in fleet if tenant.is_active]
     with database.connection() as connection:
-        plan = plan_take_over(read_lag(connection, active, handler_topics(registry)))
+        plan = plan_take_over(read_lag(connection, active, handler_topics(registry), {}))
     PlanChangedError.check(confirm, plan.id, "dispatched")
     behind = {one.tenant for one in plan.waiting}
     return [dispatch(database, tenant, registry) for tenant in active if tenant.slug in behind]
 
 
-def audit_handled(connection: Connection, tenants: Sequence[Tenant], topics: Mapping[str, str]) -> list[Handled]:
+def audit_handled(
+    connection: Connection, tenants: Sequence[Tenant], topics: Mapping[str, str], errors: Errors | None = None
+) -> list[Handled]:
     """Count, a tenant and handler, what became of the events up to its checkpoint.
 
     An inbox row commits together with the handler's effect, and there can be one an event and handler: what is in the inbox once was
-    done once.
+    done once. `errors` is as in `read_tenants`.
     """
-    found = schemas_with_table(connection, "erpkit_events", [tenant.schema for tenant in tenants])
+    with_log = tenants_with_table(connection, "erpkit_events", tenants, errors) if topics else []
     handlers = sql.SQL(", ").join(sql.SQL("({}, {})").format(*map(sql.Literal, pair)) for pair in topics.items())
-    queries = [_handled(tenant, handlers) for tenant in tenants if tenant.schema in found] if topics else []
-    return sorted(
-        (Handled(*row) for row in fetch_union(connection, queries, _BATCH)), key=lambda one: (one.tenant, one.handler)
-    )
+    queries = [(tenant, _handled(tenant, handlers)) for tenant in with_log]
+    found = [Handled(*row) for row in read_tenants(connection, queries, errors)]
+    return sorted(found, key=lambda one: (one.tenant, one.handler))
 
 
 def _handled(tenant: Tenant, handlers: sql.Composed) -> sql.Composed:

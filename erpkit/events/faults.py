@@ -24,10 +24,14 @@ def raise_if_lost(connection: Connection | None, error: Exception, what: str) ->
 
 @contextmanager
 def name_log_behind(tenant: Tenant) -> Iterator[None]:
-    """Name the tenant, and what to do, where its event log lacks a table or a column."""
+    """Name the tenant, and what to do, where its event log lacks a table or a column, or cannot be read."""
     try:
         yield
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
         raise ErpkitError(
             f"tenant {tenant.slug}: its event log is behind: `erpkit migrate up` first ({error.diag.message_primary})"
+        ) from error
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable) as error:
+        raise DatabaseError(
+            f"tenant {tenant.slug}: its event log cannot be read: {error.diag.message_primary}"
         ) from error

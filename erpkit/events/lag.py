@@ -8,12 +8,11 @@ from datetime import datetime
 
 from psycopg import sql
 
-from erpkit.database import Connection, Tenant, fetch_union, schemas_with_table
+from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.events.checkpoints import group_lock
 
 __all__ = ["GroupLag", "LockHolder", "TopicRate", "read_lag", "read_lock_holders", "read_rates"]
 
-_BATCH = 100  # tenants a query
 _LONG = 10.0  # seconds after which an open transaction that holds a lock of the log is worth a look
 
 # What a tenant in want of a migration lacks is null.
@@ -108,31 +107,42 @@ class LockHolder:
         )
 
 
-def read_lag(connection: Connection, tenants: Sequence[Tenant], topics: Mapping[str, str]) -> list[GroupLag]:
-    """Return how far each handler of `topics` is behind, for every tenant that has a log, by tenant and handler."""
+def read_lag(
+    connection: Connection, tenants: Sequence[Tenant], topics: Mapping[str, str], errors: Errors | None = None
+) -> list[GroupLag]:
+    """Return how far each handler of `topics` is behind, for every tenant that has a log, by tenant and handler.
+
+    `errors` is as in `read_tenants`.
+    """
     handlers = sql.SQL(", ").join(sql.SQL("({}, {})").format(*map(sql.Literal, pair)) for pair in topics.items())
     queries = [
-        sql.SQL(_LAG).format(
-            slug=sql.Literal(tenant.slug),
-            handlers=handlers,
-            checkpoints=sql.Identifier(tenant.schema, "erpkit_checkpoints"),
-            events=sql.Identifier(tenant.schema, "erpkit_events"),
+        (
+            tenant,
+            sql.SQL(_LAG).format(
+                slug=sql.Literal(tenant.slug),
+                handlers=handlers,
+                checkpoints=sql.Identifier(tenant.schema, "erpkit_checkpoints"),
+                events=sql.Identifier(tenant.schema, "erpkit_events"),
+            ),
         )
-        for tenant in (_with_log(connection, tenants) if topics else ())
+        for tenant in (tenants_with_table(connection, "erpkit_events", tenants, errors) if topics else ())
     ]
-    lag = [GroupLag(*row) for row in fetch_union(connection, queries, _BATCH)]
+    lag = [GroupLag(*row) for row in read_tenants(connection, queries, errors)]
     return sorted(lag, key=lambda one: (one.tenant, one.handler))
 
 
-def read_rates(connection: Connection, tenants: Sequence[Tenant]) -> list[TopicRate]:
-    """Return what was appended in the last day, by tenant and topic; a topic without an event is not listed."""
+def read_rates(connection: Connection, tenants: Sequence[Tenant], errors: Errors | None = None) -> list[TopicRate]:
+    """Return what was appended in the last day, by tenant and topic; a topic without an event is not listed.
+
+    `errors` is as in `read_tenants`.
+    """
+    query = sql.SQL(_RATES)
     queries = [
-        sql.SQL(_RATES).format(slug=sql.Literal(tenant.slug), events=sql.Identifier(tenant.schema, "erpkit_events"))
-        for tenant in _with_log(connection, tenants)
+        (tenant, query.format(slug=sql.Literal(tenant.slug), events=sql.Identifier(tenant.schema, "erpkit_events")))
+        for tenant in tenants_with_table(connection, "erpkit_events", tenants, errors)
     ]
-    return sorted(
-        (TopicRate(*row) for row in fetch_union(connection, queries, _BATCH)), key=lambda one: (one.tenant, one.topic)
-    )
+    rates = [TopicRate(*row) for row in read_tenants(connection, queries, errors)]
+    return sorted(rates, key=lambda one: (one.tenant, one.topic))
 
 
 def read_lock_holders(
@@ -153,8 +163,3 @@ def read_lock_holders(
     )
     rows = connection.execute(sql.SQL(_HOLDERS).format(keys=keys, long=sql.Literal(long)))
     return [LockHolder(*row) for row in rows]
-
-
-def _with_log(connection: Connection, tenants: Sequence[Tenant]) -> list[Tenant]:
-    found = schemas_with_table(connection, "erpkit_events", [tenant.schema for tenant in tenants])
-    return [tenant for tenant in tenants if tenant.schema in found]

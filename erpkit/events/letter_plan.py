@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from erpkit.database import Connection, Tenant, schemas_with_table
+from erpkit.database import Connection, Tenant, tenants_with_table
 from erpkit.errors import PlanChangedError, UsageError
 from erpkit.events.causes import DeadLetterCount, cause_of, group_letters
 from erpkit.events.dead_letters import DeadLetter, list_dead_letters
@@ -61,7 +61,8 @@ class LetterSelection:
 class LetterPlan:
     """What a retry or a discard would do. `parked` are events that wait behind some dead letter of the same handler and tenant.
 
-    `left_out` maps tenants and handlers that it leaves alone to the reason. `reason` is why letters are discarded.
+    `left_out` maps tenants and handlers that it leaves alone to the reason; those of them that could not be read are `errors`, too.
+    `reason` is why letters are discarded.
     """
 
     action: Literal["retry", "discard"]
@@ -70,6 +71,7 @@ class LetterPlan:
     parked: int = 0
     reason: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
+    errors: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -135,14 +137,17 @@ def _plan(
     handlers: Collection[str] | None,
     reason: str,
 ) -> LetterPlan:
-    ready = schemas_with_table(connection, "erpkit_parked", [tenant.schema for tenant in tenants])
-    left = {t.slug: _BEHIND if t.is_active else t.status for t in tenants if not t.is_active or t.schema not in ready}
+    errors: dict[str, str] = {}
+    ready = {tenant.slug for tenant in tenants_with_table(connection, "erpkit_parked", tenants, errors)}
+    left = {t.slug: _BEHIND if t.is_active else t.status for t in tenants if not t.is_active or t.slug not in ready}
     asked = [tenant for tenant in tenants if tenant.slug not in left]
-    letters, gone = choose_letters(list_dead_letters(connection, asked), selection or LetterSelection(), handlers)
+    found = list_dead_letters(connection, asked, errors)
+    letters, gone = choose_letters(found, selection or LetterSelection(), handlers)
     slugs = {letter.tenant for letter in letters}
     chosen = tuple(tenant for tenant in asked if tenant.slug in slugs)
-    waiting = _count_behind(letters, list_parked(connection, chosen))
-    return LetterPlan(action, chosen, tuple(letters), waiting, reason, {**left, **gone})
+    waiting = _count_behind(letters, list_parked(connection, chosen, errors))
+    unread = {slug: text for slug, text in errors.items() if slug not in left or left[slug] == _BEHIND}
+    return LetterPlan(action, chosen, tuple(letters), waiting, reason, {**left, **gone, **unread}, unread)
 
 
 def _count_behind(letters: Iterable[DeadLetter], parked: Iterable[Parked]) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from erpkit.database import Connection, Tenant, fetch_union, schemas_with_table
+from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.events.log import COLUMNS, to_message
 from erpkit.events.message import Message
 from erpkit.events.upcasters import decode_message
@@ -128,17 +128,14 @@ def lock(connection: Connection, handler: str) -> None:
     )
 
 
-def list_parked(connection: Connection, tenants: Sequence[Tenant]) -> list[Parked]:
-    """Return what is parked in all `tenants`, by tenant, handler and aggregate, in one query for the fleet."""
-    found = schemas_with_table(connection, "erpkit_parked", [tenant.schema for tenant in tenants])
+def list_parked(connection: Connection, tenants: Sequence[Tenant], errors: Errors | None = None) -> list[Parked]:
+    """Return what is parked in all `tenants`, by tenant, handler and aggregate; `errors` is as in `read_tenants`."""
+    query = sql.SQL('SELECT {}, handler, aggregate, count(*), min("offset") FROM {} GROUP BY handler, aggregate')
     queries = [
-        sql.SQL('SELECT {}, handler, aggregate, count(*), min("offset") FROM {} GROUP BY handler, aggregate').format(
-            sql.Literal(tenant.slug), sql.Identifier(tenant.schema, "erpkit_parked")
-        )
-        for tenant in tenants
-        if tenant.schema in found
+        (tenant, query.format(sql.Literal(tenant.slug), sql.Identifier(tenant.schema, "erpkit_parked")))
+        for tenant in tenants_with_table(connection, "erpkit_parked", tenants, errors)
     ]
-    return [Parked(*row) for row in sorted(fetch_union(connection, queries))]
+    return [Parked(*row) for row in sorted(read_tenants(connection, queries, errors))]
 
 
 def _park(

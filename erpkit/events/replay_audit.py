@@ -14,7 +14,7 @@ from uuid import UUID
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from erpkit.database import Connection, Database, Tenant, fetch_union, schemas_with_table
+from erpkit.database import Connection, Database, Errors, Tenant, note_errors, read_tenants, tenants_with_table
 from erpkit.errors import ErpkitError, UsageError
 from erpkit.events.log import announce
 from erpkit.events.message import Message
@@ -70,13 +70,13 @@ class ReplayResult:
 
 
 def list_replays(
-    connection: Connection, tenants: Sequence[Tenant], replay_id: UUID | None = None
+    connection: Connection, tenants: Sequence[Tenant], replay_id: UUID | None = None, errors: Errors | None = None
 ) -> list[ReplayRecord]:
-    """Return the audit of all replays of `tenants`, or of one of them, newest first; one query for the fleet.
+    """Return the audit of all replays of `tenants`, or of one of them, newest first; `errors` is as in `read_tenants`.
 
     The rows are kept until somebody deletes them from erpkit_replays; the results of their events go with them.
     """
-    rows = _read(connection, tenants, _RECORD, replay_id)
+    rows = _read(connection, tenants, _RECORD, replay_id, errors)
     records = [ReplayRecord(*(*row[:-1], _target(row[-1]))) for row in rows]
     return sorted(records, key=lambda record: (-record.started_at.timestamp(), record.tenant))
 
@@ -92,19 +92,21 @@ def list_replay_results(connection: Connection, replay_id: UUID, limit: int = 10
 
 
 def count_replay_results(
-    connection: Connection, tenants: Sequence[Tenant], replay_id: UUID
+    connection: Connection, tenants: Sequence[Tenant], replay_id: UUID, errors: Errors | None = None
 ) -> dict[tuple[str, str], dict[str, int]]:
-    """Return how many events are in which state, by tenant and handler (or target); one query for the fleet."""
-    found = schemas_with_table(connection, "erpkit_replay_results", [tenant.schema for tenant in tenants])
+    """Return how many events are in which state, by tenant and handler (or target); `errors` is as in `read_tenants`."""
+    query = sql.SQL("SELECT {}, handler, state, count(*) FROM {} WHERE replay_id = {} GROUP BY 2, 3")
     queries = [
-        sql.SQL("SELECT {}, handler, state, count(*) FROM {} WHERE replay_id = {} GROUP BY 2, 3").format(
-            sql.Literal(tenant.slug), sql.Identifier(tenant.schema, "erpkit_replay_results"), sql.Literal(replay_id)
+        (
+            tenant,
+            query.format(
+                sql.Literal(tenant.slug), sql.Identifier(tenant.schema, "erpkit_replay_results"), sql.Literal(replay_id)
+            ),
         )
-        for tenant in tenants
-        if tenant.schema in found
+        for tenant in tenants_with_table(connection, "erpkit_replay_results", tenants, errors)
     ]
     counts: dict[tuple[str, str], dict[str, int]] = {}
-    for slug, handler, state, count in sorted(fetch_union(connection, queries)):
+    for slug, handler, state, count in sorted(read_tenants(connection, queries, errors)):
         counts.setdefault((slug, handler), {})[state] = count
     return counts
 
@@ -120,7 +122,10 @@ def plan_resume(
         replay_id = UUID(str(replay_id))
     except ValueError:
         raise UsageError(f"{replay_id!r} is no replay's id: see `erpkit events replays`") from None
-    rows = {row[0]: row[1:] for row in _read(connection, tenants, _RESUME, replay_id)}
+    errors: dict[str, str] = {}
+    rows = {row[0]: row[1:] for row in _read(connection, tenants, _RESUME, replay_id, errors)}
+    if not rows and errors:
+        note_errors(errors, None)
     if not rows:
         raise UsageError(f"no tenant knows a replay {replay_id}: see `erpkit events replays`")
     left = {slug: row for slug, row in rows.items() if row[3] != "done"}
@@ -129,13 +134,15 @@ def plan_resume(
     plan_id, stored, names, _, _, _, to = next(iter(left.values()))
     selection, target = _selection(stored), _target(to)
     unfinished = tuple(tenant for tenant in tenants if tenant.slug in left)
-    counts = sorted(fetch_union(connection, [_count_left(t, selection, *left[t.slug][4:6]) for t in unfinished]))
+    queries = [(tenant, _count_left(tenant, selection, *left[tenant.slug][4:6])) for tenant in unfinished]
+    counts = sorted(read_tenants(connection, queries, errors))
+    unfinished = tuple(tenant for tenant in unfinished if tenant.slug not in errors)
     if target is None:
         steps = steps_of(registry, choose_handlers(registry, names, names)[0], selection, counts)
     else:
         steps = send_steps(target, selection, counts)
     positions = {slug: row[4] for slug, row in left.items()}
-    return ReplayPlan(selection, unfinished, steps, {}, replay_id, plan_id, positions, target)
+    return ReplayPlan(selection, unfinished, steps, {}, replay_id, plan_id, positions, target, errors)
 
 
 _TARGET = "to_jsonb(r)->'target'"  # null where a tenant is in want of the migration
@@ -229,18 +236,20 @@ def close_replay(
 
 
 def _read(
-    connection: Connection, tenants: Sequence[Tenant], columns: str, replay_id: UUID | None
+    connection: Connection, tenants: Sequence[Tenant], columns: str, replay_id: UUID | None, errors: Errors | None
 ) -> list[tuple[Any, ...]]:
-    found = schemas_with_table(connection, "erpkit_replay_results", [tenant.schema for tenant in tenants])
     wanted = sql.SQL("true") if replay_id is None else sql.SQL("replay_id = {}").format(sql.Literal(replay_id))
+    query = sql.SQL("SELECT {}, {} FROM {} r WHERE {}")
     queries = [
-        sql.SQL("SELECT {}, {} FROM {} r WHERE {}").format(
-            sql.Literal(tenant.slug), sql.SQL(columns), sql.Identifier(tenant.schema, "erpkit_replays"), wanted
+        (
+            tenant,
+            query.format(
+                sql.Literal(tenant.slug), sql.SQL(columns), sql.Identifier(tenant.schema, "erpkit_replays"), wanted
+            ),
         )
-        for tenant in tenants
-        if tenant.schema in found
+        for tenant in tenants_with_table(connection, "erpkit_replay_results", tenants, errors)
     ]
-    return fetch_union(connection, queries)
+    return read_tenants(connection, queries, errors)
 
 
 def _count_left(tenant: Tenant, selection: Selection, last_offset: int, until: int) -> sql.Composed:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from erpkit.database import Connection, Tenant, fetch_union, schemas_with_table
+from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.errors import UsageError
 from erpkit.events.brokers.broker import Route
 from erpkit.events.selection import Selection
@@ -72,7 +72,8 @@ class ReplayStep:
 class ReplayPlan:
     """What a replay would do. `left_out` maps what it leaves alone to the reason; `id` changes with the world.
 
-    With a `target` the events go there, and each step has that in place of a handler.
+    With a `target` the events go there, and each step has that in place of a handler. `errors` maps tenants that could not be read
+    to the reason: their events are not in the plan.
 
     One that goes on where another stopped has that one's id in `resumes`, its plan's in `resumes_plan`, and what is done in
     `positions`: the last offset by tenant.
@@ -86,6 +87,7 @@ class ReplayPlan:
     resumes_plan: str = ""
     positions: Mapping[str, int] = field(default_factory=dict)
     target: SendTarget | None = None
+    errors: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -130,9 +132,10 @@ def plan_replay(
     `side_effects` names it. Raises UsageError for a handler that does not exist.
     """
     chosen, left_out = choose_handlers(registry, handlers, side_effects)
-    steps = steps_of(registry, chosen, selection, count_events(connection, tenants, selection))
+    errors: dict[str, str] = {}
+    steps = steps_of(registry, chosen, selection, count_events(connection, tenants, selection, errors))
     with_steps = {step.tenant for step in steps}
-    return ReplayPlan(selection, tuple(t for t in tenants if t.slug in with_steps), steps, left_out)
+    return ReplayPlan(selection, tuple(t for t in tenants if t.slug in with_steps), steps, left_out, errors=errors)
 
 
 def steps_of(
@@ -187,11 +190,14 @@ def describe_handler(handler: EventHandler) -> str:
     return text.splitlines()[0].strip() if text else ""
 
 
-def count_events(connection: Connection, tenants: Sequence[Tenant], selection: Selection) -> list[tuple[Any, ...]]:
-    """Return tenant, topic, events, first and last for each topic of each tenant; one query for the fleet."""
-    found = schemas_with_table(connection, "erpkit_events", [tenant.schema for tenant in tenants])
-    queries = [count_query(tenant, selection.condition()) for tenant in tenants if tenant.schema in found]
-    return sorted(fetch_union(connection, queries))
+def count_events(
+    connection: Connection, tenants: Sequence[Tenant], selection: Selection, errors: Errors | None = None
+) -> list[tuple[Any, ...]]:
+    """Return tenant, topic, events, first and last for each topic of each tenant; `errors` is as in `read_tenants`."""
+    with_log = tenants_with_table(connection, "erpkit_events", tenants, errors)
+    return sorted(
+        read_tenants(connection, [(tenant, count_query(tenant, selection.condition())) for tenant in with_log], errors)
+    )
 
 
 def count_query(tenant: Tenant, condition: sql.Composable) -> sql.Composed:

@@ -8,7 +8,7 @@ from typing import Any
 
 from psycopg import sql
 
-from erpkit.database import Connection, Database, Tenant, fetch_union, schemas_with_table
+from erpkit.database import Connection, Database, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.errors import UsageError
 from erpkit.events.brokers.broker import LIVE, Broker, Route
 from erpkit.events.brokers.forward import forward_group
@@ -29,12 +29,15 @@ def plan_send(
     On the live route what the forwarder has not come to is left to it: sent now, it would be out of order.
     """
     target = SendTarget(broker.name, route.subject, route.again)
-    forwarded, rest = _count(connection, tenants, selection, forward_group(broker) if route.is_live else None)
+    errors: dict[str, str] = {}
+    forwarded, rest = _count(connection, tenants, selection, forward_group(broker) if route.is_live else None, errors)
     steps = send_steps(target, selection, forwarded)
     waiting = sum(row[2] for row in rest if selection.has_topic(row[1]))
     left_out = {f"{waiting} event(s)": "not forwarded yet: `erpkit events forward` sends them"} if waiting else {}
     with_steps = {step.tenant for step in steps}
-    return ReplayPlan(selection, tuple(t for t in tenants if t.slug in with_steps), steps, left_out, target=target)
+    return ReplayPlan(
+        selection, tuple(t for t in tenants if t.slug in with_steps), steps, left_out, target=target, errors=errors
+    )
 
 
 def send_replay(
@@ -71,15 +74,16 @@ def send_replay(
 
 
 def _count(
-    connection: Connection, tenants: Sequence[Tenant], selection: Selection, group: str | None
+    connection: Connection, tenants: Sequence[Tenant], selection: Selection, group: str | None, errors: Errors
 ) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
     """Count what is up to the checkpoint of `group`, and what is past it; without a group all is on the first side."""
     if group is None:
-        return count_events(connection, tenants, selection), []
-    found = schemas_with_table(connection, "erpkit_events", [tenant.schema for tenant in tenants])
-    logs = [tenant for tenant in tenants if tenant.schema in found]
+        return count_events(connection, tenants, selection, errors), []
+    logs = tenants_with_table(connection, "erpkit_events", tenants, errors)
     up_to, past = (
-        sorted(fetch_union(connection, [count_query(t, _side(t, selection, group, compare)) for t in logs]))
+        sorted(
+            read_tenants(connection, [(t, count_query(t, _side(t, selection, group, compare))) for t in logs], errors)
+        )
         for compare in (sql.SQL("<="), sql.SQL(">"))
     )
     return up_to, past

@@ -16,7 +16,7 @@ from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 
 from psycopg import sql
 
-from erpkit.database import Connection, Database, Tenant
+from erpkit.database import IMPATIENT, Connection, Database, Tenant, note_failure
 from erpkit.errors import ErpkitError, PlanChangedError, UsageError
 from erpkit.events.message import Message
 from erpkit.events.replay import Pace, ReplayFailure, ReplayRun, hand_over, stop_on_interrupt
@@ -98,6 +98,7 @@ def list_watermill_topics(connection: Connection) -> list[str]:
 def inspect_watermill(database: Database, tenant: Tenant) -> list[WatermillTopic]:
     """Return every topic of a tenant with its counts, and the lag of each consumer group."""
     with database.tenant_transaction(tenant) as connection:
+        connection.execute(IMPATIENT)
         return [_inspect(connection, tenant, topic) for topic in list_watermill_topics(connection)]
 
 
@@ -154,12 +155,14 @@ def plan_watermill(
     wanted = {registry.topic(handler.event) for handler in chosen}
     tables: list[tuple[str, str]] = []
     counts: list[tuple[Any, ...]] = []
+    errors: dict[str, str] = {}
     for tenant in tenants:
-        with database.tenant_transaction(tenant) as connection:
+        with note_failure(tenant, errors), database.tenant_transaction(tenant) as connection:
+            connection.execute(IMPATIENT)
             found = [topic for topic in list_watermill_topics(connection) if selection.has_topic(topic)]
+            counted = [(topic, _count_by_name(connection, topic, selection)) for topic in found]
             tables += [(tenant.slug, topic) for topic in found]
-            for topic in found:
-                rows = _count_by_name(connection, topic, selection)
+            for topic, rows in counted:
                 counts += [(tenant.slug, _name(topic, name, topics or {}, wanted), *rest) for name, *rest in rows]
     steps = steps_of(registry, chosen, replace(selection, topic="*"), counts)
     with_steps = {step.tenant for step in steps}
@@ -168,6 +171,7 @@ def plan_watermill(
         tuple(tenant for tenant in tenants if tenant.slug in with_steps),
         steps,
         left_out,
+        errors=errors,
         tables=tuple(tables),
         renamed=tuple(sorted((topics or {}).items())),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -140,8 +140,11 @@ class Worker:
         """Hand one batch to each handler for which events wait; return the schemas that are worth another look at once."""
         if not schemas:
             return set()
+        asked = [self._tenants[schema] for schema in sorted(schemas)]
+        errors: dict[str, str] = {}
         with self._database.connection() as connection:
-            waiting = read_waiting(connection, [self._tenants[schema] for schema in sorted(schemas)], self._topics)
+            waiting = read_waiting(connection, asked, self._topics, errors)
+        self._note_unread(asked, errors)
         again = set()
         for tenant, group in waiting:
             if self._bell.has_rung:
@@ -170,6 +173,18 @@ class Worker:
             self._report([f"{tenant.slug}: {group} goes on"])
         return handled + dead + parked > 0
 
+    def _note_unread(self, asked: Sequence[Tenant], errors: Mapping[str, str]) -> None:
+        """Tell of tenants whose log cannot be read, and of those whose can be again."""
+        news = [
+            f"{slug}: cannot be read: {error}" for slug, error in errors.items() if self._failing.get(slug) != error
+        ]
+        again = [tenant.slug for tenant in asked if tenant.slug in self._failing and tenant.slug not in errors]
+        for slug in again:
+            del self._failing[slug]
+        self._failing |= errors
+        if news or again:
+            self._report([*news, *(f"{slug}: can be read again" for slug in again)])
+
     def _note_failure(self, slug: str, group: str, error: Exception) -> None:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if self._failing.get(f"{slug}, {group}") != reason:
@@ -192,7 +207,7 @@ class Worker:
 
     def _report(self, news: Sequence[str]) -> None:
         with self._database.connection() as connection:
-            lag = read_lag(connection, list(self._tenants.values()), self._topics)
+            lag = read_lag(connection, list(self._tenants.values()), self._topics, dict(self._failing))
         self._tell(news, tuple(one for one in lag if one.waiting))
 
     def _tell(self, news: Sequence[str], lag: tuple[GroupLag, ...] = ()) -> None:

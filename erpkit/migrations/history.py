@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg import sql
 
-from erpkit.database import Connection, Tenant
+from erpkit.database import Connection, Tenant, grant_analysts, may_not_read
 from erpkit.errors import DatabaseError
 from erpkit.migrations.files import Migration
 from erpkit.migrations.parser import Direction
@@ -92,6 +92,7 @@ def ensure_history(connection: Connection) -> None:
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0))")
             connection.execute(f"SET LOCAL client_min_messages TO warning; {_TABLE}".encode())
+            grant_analysts(connection)
     except psycopg.errors.InsufficientPrivilege as error:
         raise DatabaseError(f"the history of migrations cannot be made: {error.diag.message_primary}") from error
 
@@ -99,6 +100,12 @@ def ensure_history(connection: Connection) -> None:
 def has_history(connection: Connection) -> bool:
     """Tell whether erpkit ever migrated anything in this database."""
     return connection.execute("SELECT to_regclass('public.erpkit_migrations')").fetchone() != (None,)
+
+
+def may_read_history(connection: Connection) -> bool:
+    """Tell whether the login may read the history, which is there."""
+    row = connection.execute("SELECT has_table_privilege('public.erpkit_migrations', 'SELECT')").fetchone()
+    return row == (True,)
 
 
 def note_start(*, session: bool = False) -> str:
@@ -153,17 +160,20 @@ def read_history(
     if not has_history(connection):
         return []
     schemas = None if tenants is None else [tenant.schema for tenant in tenants]
-    rows = connection.execute(
-        "SELECT at, tenant, module, version, direction, state, milliseconds, error, who, plan, run "
-        "FROM public.erpkit_migrations WHERE %s::text[] IS NULL OR schema_name = ANY(%s) ORDER BY id DESC LIMIT %s",
-        [schemas, schemas, limit],
-    )
+    try:
+        rows = connection.execute(
+            "SELECT at, tenant, module, version, direction, state, milliseconds, error, who, plan, run "
+            "FROM public.erpkit_migrations WHERE %s::text[] IS NULL OR schema_name = ANY(%s) ORDER BY id DESC LIMIT %s",
+            [schemas, schemas, limit],
+        )
+    except psycopg.errors.InsufficientPrivilege:
+        raise may_not_read(connection, "erpkit_migrations") from None
     return [HistoryEntry(*row) for row in rows]
 
 
 def read_milliseconds(connection: Connection) -> dict[tuple[str, int, Direction], float]:
     """Return how long each migration took, the median over all tenants so far, by module, version and direction."""
-    if not has_history(connection):
+    if not has_history(connection) or not may_read_history(connection):
         return {}
     rows = connection.execute(
         "SELECT module, version, direction, percentile_cont(0.5) WITHIN GROUP (ORDER BY milliseconds) "

@@ -43,8 +43,8 @@ class Wave:
 class MigrationPlan:
     """Who gets which migrations, in waves: `_template`, then the canaries, then the rest.
 
-    `skipped` are tenants that fleet operations leave alone, `refused` those that cannot be migrated as they are; both map a
-    slug to the reason. `id` is a hash of what would be done: it changes as soon as anything of it does.
+    `skipped` are tenants that fleet operations leave alone, `refused` those that cannot be migrated as they are, or read; both
+    map a slug to the reason. `id` is a hash of what would be done: it changes as soon as anything of it does.
     """
 
     direction: str
@@ -196,12 +196,13 @@ def _plan(
         if not tenant.is_active:
             skipped[tenant.slug] = tenant.status
             continue
-        steps = decide(tenant)
+        steps = applied.unread.get(tenant.slug) or decide(tenant)
         if isinstance(steps, str):
             refused[tenant.slug] = steps
         elif steps:
             new = {m.version_table for m, _ in steps if (tenant.schema, m.version_table) not in applied.versions}
             waves[_wave(tenant, canaries)].append(TenantPlan(tenant, steps, frozenset(new)))
+    refused |= {name: reason for name, reason in applied.errors.items() if name not in applied.unread}
     made = tuple(Wave(name, tuple(plans)) for name, plans in waves.items() if plans)
     return MigrationPlan(direction, made, skipped, refused)
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import psycopg
 from psycopg import sql
 
-from erpkit.database import Connection, Tenant, fetch_union
+from erpkit.database import TEMPLATE, Connection, Tenant, may_not_read, read_tenants
 from erpkit.migrations.files import VERSION_TABLE, Migration
 from erpkit.migrations.history import read_dirty, read_edited
 
 __all__ = ["Applied", "MigrationStatus", "describe_status", "read_applied"]
-
-_TABLES_A_QUERY = 200  # a UNION ALL of more plans slower than it saves round trips
 
 _Key = tuple[str, str]  # (schema, version table)
 
@@ -23,12 +22,21 @@ class Applied:
     """What the version tables of a fleet say, by schema and version table.
 
     `versions` are those in force in the order in which they were applied; `edited` those whose file has changed since
-    erpkit applied it; `dirty` the NO TRANSACTION migrations that stopped half way, with what is known of it.
+    erpkit applied it; `dirty` the NO TRANSACTION migrations that stopped half way, with what is known of it. `unread` maps the
+    slugs of tenants that could not be read to the reason: of those nothing is known. `no_history` says why the history could not
+    be read, and with it what is edited or dirty.
     """
 
     versions: Mapping[_Key, tuple[int, ...]] = field(default_factory=dict)
     edited: Mapping[_Key, tuple[int, ...]] = field(default_factory=dict)
     dirty: Mapping[_Key, Mapping[int, str]] = field(default_factory=dict)
+    unread: Mapping[str, str] = field(default_factory=dict)
+    no_history: str = ""
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """What could not be read: tenants, and the history by its table's name."""
+        return {**self.unread, **({"public.erpkit_migrations": self.no_history} if self.no_history else {})}
 
     def of(self, schema: str, table: str) -> tuple[int, ...]:
         """Return the versions in force in one schema."""
@@ -52,7 +60,7 @@ class MigrationStatus:
     """One tenant's state in one module.
 
     The versions applied, pending, out of order (pending, and lower than one that is applied), unknown (applied without a
-    file), edited (the file has changed since) and dirty (stopped half way).
+    file), edited (the file has changed since) and dirty (stopped half way). `error` says why they could not be read.
     """
 
     tenant: str
@@ -64,44 +72,63 @@ class MigrationStatus:
     unknown: tuple[int, ...]
     edited: tuple[int, ...] = ()
     dirty: tuple[int, ...] = ()
+    error: str = ""
 
     @property
     def state(self) -> str:
-        """One word, the worst that holds: `dirty`, `unknown`, `edited`, `out of order`, `pending` or `current`."""
+        """One word, the worst that holds: `unread`, `dirty`, `unknown`, `edited`, `out of order`, `pending` or `current`."""
         states = {
+            "unread": self.error,
             "dirty": self.dirty,
             "unknown": self.unknown,
             "edited": self.edited,
             "out of order": self.out_of_order,
             "pending": self.pending,
         }
-        return next((state for state, versions in states.items() if versions), "current")
+        return next((state for state, found in states.items() if found), "current")
 
 
 def read_applied(connection: Connection, tenants: Sequence[Tenant], migrations: Sequence[Migration] = ()) -> Applied:
-    """Read the goose version tables of all `tenants`, one query for each 200 tables of them.
+    """Read the goose version tables of all `tenants`, each under its reader; one that cannot be read is among the `unread`.
 
     With `migrations` it is also told which of them were edited after they were applied, and which stopped half way.
     """
-    schemas = [tenant.schema for tenant in tenants]
-    tables = connection.execute(
-        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE c.relkind = 'r' AND (c.relname = %s OR starts_with(c.relname::text, %s)) AND n.nspname = ANY(%s) ORDER BY 1, 2",
-        [VERSION_TABLE, f"{VERSION_TABLE}_", schemas],
-    ).fetchall()
-    rows = fetch_union(connection, (_versions_query(*table) for table in tables), _TABLES_A_QUERY)
-    states: dict[_Key, dict[int, int]] = {(schema, table): {} for schema, table in tables}
+    by_schema = {tenant.schema: tenant for tenant in tenants}
+    tables = _find_tables(connection, list(by_schema))
+    unread = {
+        tenant.slug: f"its schema {schema} does not exist"
+        for schema, tenant in by_schema.items()
+        if schema not in tables and schema != TEMPLATE.schema  # that one is made when migrations come
+    }
+    names = [(schema, table) for schema, several in tables.items() for table in several]
+    rows = read_tenants(
+        connection, ((by_schema[schema], _versions_query(schema, table)) for schema, table in names), unread
+    )
+    states: dict[_Key, dict[int, int]] = {name: {} for name in names if by_schema[name[0]].slug not in unread}
     # The last row of a version says whether it is in force: older goose releases kept a row for each Down.
     for schema, table, row, version, is_applied in sorted(rows):
         state = states[schema, table]
         state.pop(version, None)
         if is_applied and version > 0:
             state[version] = row
-    return Applied(
-        {key: tuple(state) for key, state in states.items()},
-        _edited(connection, schemas, migrations, states),
-        read_dirty(connection, schemas, migrations, states),
+    versions = {key: tuple(state) for key, state in states.items()}
+    try:
+        edited = _edited(connection, list(by_schema), migrations, states)
+        dirty = read_dirty(connection, list(by_schema), migrations, states)
+    except psycopg.errors.InsufficientPrivilege:
+        return Applied(versions, unread=unread, no_history=str(may_not_read(connection, "erpkit_migrations")))
+    return Applied(versions, edited, dirty, unread)
+
+
+def _find_tables(connection: Connection, schemas: Sequence[str]) -> dict[str, list[str]]:
+    """Return the version tables of each of `schemas` that exists."""
+    rows = connection.execute(
+        "SELECT n.nspname, coalesce(array_agg(c.relname::text ORDER BY c.relname) FILTER (WHERE c.oid IS NOT NULL), '{}') "
+        "FROM pg_namespace n LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind = 'r' "
+        "AND (c.relname = %s OR starts_with(c.relname::text, %s)) WHERE n.nspname = ANY(%s) GROUP BY 1 ORDER BY 1",
+        [VERSION_TABLE, f"{VERSION_TABLE}_", schemas],
     )
+    return dict(rows.fetchall())
 
 
 def _edited(
@@ -133,6 +160,8 @@ def describe_status(
 
 
 def _status(tenant: Tenant, module: str, table: str, files: Sequence[int], applied: Applied) -> MigrationStatus:
+    if error := applied.unread.get(tenant.slug):
+        return MigrationStatus(tenant.slug, module, 0, (), (), (), (), error=error)
     versions = applied.of(tenant.schema, table)
     highest = max(versions, default=0)
     missing = [version for version in files if version not in versions]

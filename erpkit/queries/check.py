@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,7 +22,12 @@ from erpkit.queries.text import to_numbered
 __all__ = ["BrokenQuery", "Statement", "check_queries", "read_each_module", "read_statements"]
 
 _GROUPS_A_BATCH = 50
-_SCOPE = b"SELECT pg_catalog.set_config('search_path', $1, true), pg_catalog.set_config('role', $2, true)"
+_SCOPE = (
+    b"SELECT pg_catalog.set_config('search_path', $1, true), pg_catalog.set_config('lock_timeout', '1s', true), "
+    b"pg_catalog.set_config('role', coalesce($2, pg_catalog.current_setting('role')), true)"
+)
+_LOCKED = b"55P03"
+_LOCK_TIMEOUT = "could not get a lock within 1 s"
 _GENERIC_PLAN = 160000  # the first server that explains a statement with placeholders in it
 _CAN_BE_EXPLAINED = re.compile(
     r"(?:\s|--[^\n]*\n|/\*.*?\*/|\()*(?:SELECT|INSERT|UPDATE|DELETE|MERGE|VALUES|WITH)\b", re.IGNORECASE | re.DOTALL
@@ -53,7 +58,19 @@ class BrokenQuery:
         return f"{self.tenant}: {self.module}.{self.query}: {self.error}"
 
 
-_Group = tuple[Tenant, Sequence[Statement]]
+@dataclass(frozen=True)
+class _Way:
+    """How a tenant is checked: under which role, None for the login's own, and whether by plans or by preparing alone."""
+
+    role: str | None
+    plans: bool
+
+
+@dataclass(frozen=True)
+class _Group:
+    tenant: Tenant
+    way: _Way
+    statements: Sequence[Statement]
 
 
 def read_statements(modules: Sequence[ModuleLike]) -> list[Statement]:
@@ -85,26 +102,36 @@ def check_queries(database: Database, tenants: Sequence[Tenant], statements: Seq
 
     A plan, unlike PREPARE, asks for the rights on tables, columns and functions as well. Not seen are rights that are only
     asked for when a row is at hand (a sequence's, what a function's body does, row-level security); and before PostgreSQL 16
-    no rights at all. An archived tenant, whose role may not write, is checked under the login's own.
+    no rights at all. An archived tenant, whose role may not write, is checked under the login's own. An analyst's login may take
+    no role that writes: there each statement is prepared under the tenant's reader, and rights are not asked for.
 
     Pipelined, with a sync point a tenant, so that a broken tenant does not hide another; where one refuses, each of its
-    queries is tried on its own. Nothing is executed.
+    queries is tried on its own. Nothing is executed, and a table that stays locked is given up after a second.
     """
     broken: list[BrokenQuery] = []
     for start in range(0, len(tenants), TENANTS_A_CONNECTION):
         part = tenants[start : start + TENANTS_A_CONNECTION]
         with database.visit(part) as connection:
-            closed = _closed_schemas(connection, part)
-            groups = [(tenant, statements) for tenant in part if tenant.slug not in closed]
-            suspects = [group for group, error in _plan_all(connection.pgconn, groups) if error]
-            alone = [(tenant, [statement]) for tenant, several in suspects for statement in several]
-            refused = [
-                BrokenQuery(tenant.slug, one.module, one.name, error)
-                for (tenant, (one,)), error in _plan_all(connection.pgconn, alone)
+            ways = _ways(connection, part)
+            refused = {slug: way for slug, way in ways.items() if isinstance(way, str)}
+            groups = [
+                _Group(tenant, way, statements) for tenant in part if not isinstance(way := ways[tenant.slug], str)
+            ]
+            suspects: list[_Group] = []
+            for group, error in _plan_all(connection.pgconn, groups):
+                if error is not None and error.startswith(_LOCK_TIMEOUT):
+                    refused[group.tenant.slug] = error
+                elif error is not None:
+                    suspects.append(group)
+            alone = [replace(group, statements=[one]) for group in suspects for one in group.statements]
+            broken += [
+                BrokenQuery(group.tenant.slug, group.statements[0].module, group.statements[0].name, error)
+                for group, error in _plan_all(connection.pgconn, alone)
                 if error
             ]
-        shut = [BrokenQuery(slug, one.module, one.name, error) for slug, error in closed.items() for one in statements]
-        broken += [*refused, *shut]
+        broken += [
+            BrokenQuery(slug, one.module, one.name, error) for slug, error in refused.items() for one in statements
+        ]
     return broken
 
 
@@ -145,29 +172,57 @@ def _as_insert(text: str) -> str | None:
     return f"INSERT INTO {found['table']} ({found['columns']}) OVERRIDING SYSTEM VALUE VALUES ({values})"  # noqa: S608
 
 
-def _role(tenant: Tenant) -> str | None:
-    return None if tenant.status == "archived" else tenant.role
-
-
-def _closed_schemas(connection: Connection, tenants: Sequence[Tenant]) -> dict[str, str]:
-    """Return what keeps whole tenants from being checked, by slug; unseen, it would look as if each table were missing."""
+def _ways(connection: Connection, tenants: Sequence[Tenant]) -> dict[str, _Way | str]:
+    """Return how each tenant is checked, by slug, or what keeps it from that; unseen, it would look as if each table were missing."""
     rows = connection.execute(
-        "SELECT slug, n.oid IS NULL, role IS NOT NULL AND r.oid IS NULL, NOT pg_has_role(r.oid, 'MEMBER'), "
-        "NOT has_schema_privilege(r.oid, n.oid, 'USAGE') "
-        "FROM unnest(%s::text[], %s::text[], %s::text[]) AS t (slug, schema, role) "
-        "LEFT JOIN pg_namespace n ON n.nspname = schema LEFT JOIN pg_roles r ON r.rolname = role",
-        [[t.slug for t in tenants], [t.schema for t in tenants], [_role(t) for t in tenants]],
+        "SELECT slug, n.oid IS NOT NULL, has_schema_privilege(n.oid, 'USAGE'), r.oid IS NOT NULL, pg_has_role(r.oid, 'MEMBER'), "
+        "has_schema_privilege(r.oid, n.oid, 'USAGE'), pg_has_role(rr.oid, 'MEMBER') AND has_schema_privilege(rr.oid, n.oid, 'USAGE') "
+        "FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS t (slug, schema, role, reader) "
+        "LEFT JOIN pg_namespace n ON n.nspname = schema LEFT JOIN pg_roles r ON r.rolname = role "
+        "LEFT JOIN pg_roles rr ON rr.rolname = reader",
+        [
+            [t.slug for t in tenants],
+            [t.schema for t in tenants],
+            [t.role for t in tenants],
+            [t.reader for t in tenants],
+        ],
     ).fetchall()
     by_slug = {tenant.slug: tenant for tenant in tenants}
-    said = ("there is no schema {0}", "there is no role {1}", "this login may not take the role {1}",
-            "the role {1} may not use the schema {0}")  # fmt: skip
-    return {
-        slug: next(text for text, is_so in zip(said, wrong, strict=True) if is_so).format(
-            by_slug[slug].schema, by_slug[slug].role
+    return {slug: _way(connection.info.user, by_slug[slug], *facts) for slug, *facts in rows}
+
+
+def _way(
+    login: str,
+    tenant: Tenant,
+    exists: bool,
+    is_usable: bool | None,
+    has_role: bool,
+    may_take: bool | None,
+    role_may_use: bool | None,
+    may_read: bool | None,
+) -> _Way | str:
+    """Decide how a tenant is checked. Pure."""
+    if not exists:
+        return f"there is no schema {tenant.schema}"
+    if tenant.role is None:
+        grant = (
+            sql.SQL("GRANT USAGE ON SCHEMA {} TO {}")
+            .format(sql.Identifier(tenant.schema), sql.Identifier(login))
+            .as_string()
         )
-        for slug, *wrong in rows
-        if any(wrong)
-    }
+        return _Way(None, plans=True) if is_usable else f"this login may not use the schema {tenant.schema}: {grant}"
+    if tenant.status == "archived" and is_usable:
+        return _Way(None, plans=True)
+    if tenant.status != "archived" and may_take and role_may_use:
+        return _Way(tenant.role, plans=True)
+    if may_read and not may_take:
+        return _Way(tenant.reader, plans=False)
+    if not has_role:
+        return f"there is no role {tenant.role}"
+    if not may_take:
+        grant = sql.SQL("GRANT {} TO {}").format(sql.Identifier(tenant.reader or ""), sql.Identifier(login)).as_string()
+        return f"this login may not take the role {tenant.role}: {grant}"
+    return f"the role {tenant.role} may not use the schema {tenant.schema}"
 
 
 def _plan_all(pgconn: pq.abc.PGconn, groups: Sequence[_Group]) -> Iterator[tuple[_Group, str | None]]:
@@ -176,22 +231,24 @@ def _plan_all(pgconn: pq.abc.PGconn, groups: Sequence[_Group]) -> Iterator[tuple
     pgconn.enter_pipeline_mode()
     for start in range(0, len(groups), _GROUPS_A_BATCH):
         batch = groups[start : start + _GROUPS_A_BATCH]
-        for tenant, statements in batch:
-            _send(pgconn, tenant, statements)
+        for group in batch:
+            _send(pgconn, group)
         for group in batch:
             yield group, _first_error(pgconn)
     pgconn.exit_pipeline_mode()
     pgconn.nonblocking = 1
 
 
-def _send(pgconn: pq.abc.PGconn, tenant: Tenant, statements: Sequence[Statement]) -> None:
+def _send(pgconn: pq.abc.PGconn, group: _Group) -> None:
     """Up to the sync point all is one implicit transaction: the local settings end with it.
 
     The unnamed statement is replaced by the next one, so nothing is left to deallocate.
     """
-    pgconn.send_query_params(_SCOPE, [search_path(tenant.schema).encode(), (_role(tenant) or "none").encode()])
-    for statement in statements:
-        if pgconn.server_version >= _GENERIC_PLAN and _CAN_BE_EXPLAINED.match(statement.text):
+    role = group.way.role
+    pgconn.send_query_params(_SCOPE, [search_path(group.tenant.schema).encode(), role.encode() if role else None])
+    explains = group.way.plans and pgconn.server_version >= _GENERIC_PLAN
+    for statement in group.statements:
+        if explains and _CAN_BE_EXPLAINED.match(statement.text):
             pgconn.send_query_params(_explaining(statement.text), None)
         else:
             pgconn.send_prepare(b"", statement.text.encode())
@@ -216,5 +273,7 @@ def _first_error(pgconn: pq.abc.PGconn) -> str | None:
             return error
         if result.status == pq.ExecStatus.FATAL_ERROR and error is None:
             error = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"refused").decode()
+            if result.error_field(pq.DiagnosticField.SQLSTATE) == _LOCKED:
+                error = f"{_LOCK_TIMEOUT}: another transaction has locked a table"
         if pgconn.status == pq.ConnStatus.BAD:
             raise psycopg.OperationalError(pgconn.get_error_message())

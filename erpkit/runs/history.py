@@ -9,7 +9,9 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from erpkit.database import Connection
+import psycopg
+
+from erpkit.database import Connection, may_not_read
 from erpkit.finding import Finding
 from erpkit.result import Summary
 from erpkit.runs.report import run_key
@@ -177,7 +179,10 @@ def list_runs(
     """Return the newest `limit` runs, the newest first; none where nothing was ever recorded."""
     if connection.execute("SELECT to_regclass('public.erpkit_runs')").fetchone() == (None,):
         return []
-    rows = connection.execute(_RUNS, [_LOST_AFTER, notebook, notebook, since, since, limit])
+    try:
+        rows = connection.execute(_RUNS, [_LOST_AFTER, notebook, notebook, since, since, limit])
+    except psycopg.errors.InsufficientPrivilege:
+        raise may_not_read(connection, "erpkit_runs") from None
     return [RunRecord(*row) for row in rows]
 
 

@@ -9,7 +9,7 @@ from typing import Any, LiteralString
 
 from psycopg import sql
 
-from erpkit.database import TEMPLATE, Connection, Tenant
+from erpkit.database import TEMPLATE, Connection, Tenant, read_tenants
 from erpkit.migrations import Migration
 from erpkit.tenants.inspection import TenantInspection, inspect_tenants
 from erpkit.tenants.locks import Locks
@@ -103,4 +103,9 @@ def _topics(connection: Connection, inspection: TenantInspection, locks: Locks) 
     if "erpkit_events" not in inspection.rows or locks.holds(schema, "erpkit_events"):
         return {}
     query = sql.SQL("SELECT topic, count(*) FROM {} GROUP BY 1 ORDER BY 1")
-    return dict(connection.execute(query.format(sql.Identifier(schema, "erpkit_events"))).fetchall())
+    errors: dict[str, str] | None = (
+        {} if "last event" in inspection.errors else None
+    )  # what is known to fail is not told twice
+    return dict(
+        read_tenants(connection, [(inspection.tenant, query.format(sql.Identifier(schema, "erpkit_events")))], errors)
+    )

@@ -8,7 +8,7 @@ from typing import Literal
 
 from psycopg import sql
 
-from erpkit.database import Connection, Tenant
+from erpkit.database import ANALYSTS, Connection, Tenant
 
 __all__ = ["GrantChange", "Grants", "compare_grants", "read_grants"]
 
@@ -85,14 +85,16 @@ def read_grants(connection: Connection, schemas: Sequence[str]) -> dict[str, Gra
 def compare_grants(tenant: Tenant, canonical: Grants, actual: Grants) -> Iterator[GrantChange]:
     """Compare a tenant's privileges with the template's and those that its own role is given. Pure.
 
-    An object that is itself missing or extra is not also reported for what its role may do.
+    An object that is itself missing or extra is not also reported for what its role may do. That analysts read the template
+    themselves is no model for tenants.
     """
-    if not actual:
+    if not actual or actual is canonical:
         return
     own = _own_grants(tenant)
     defaults = [("default tables", ""), ("default sequences", "")] if tenant.role else []
     for key in dict.fromkeys([*defaults, *actual]):
-        expected = canonical.get(key, frozenset()) | own.get(key[0], frozenset())
+        model = frozenset(pair for pair in canonical.get(key, frozenset()) if pair[0] != ANALYSTS)
+        expected = model | own.get(key[0], frozenset())
         found = actual.get(key, frozenset())
         if found == expected:
             continue

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import pq, sql
 
-from erpkit.database import TEMPLATE, Connection, Tenant, fetch_union
+from erpkit.database import TEMPLATE, Connection, Errors, Tenant, read_tenants
 from erpkit.events import DeadLetter, list_dead_letters, read_backlog
 from erpkit.migrations import Applied, Migration, MigrationStatus, describe_status, read_applied
 from erpkit.tenants.drift import Difference, find_drift
@@ -26,7 +26,7 @@ from erpkit.tenants.health import (
     read_missing,
     read_tables,
 )
-from erpkit.tenants.locks import PATIENCE, Locks, TableLock
+from erpkit.tenants.locks import Locks, TableLock
 from erpkit.tenants.objects import Fingerprint, read_fingerprints
 
 __all__ = ["TenantInspection", "inspect_tenants"]
@@ -34,14 +34,15 @@ __all__ = ["TenantInspection", "inspect_tenants"]
 EXACT = 50  # up to this many tenants, rows are counted and sizes are measured
 
 _MANY = 200  # tenants from which on a second connection is worth it
-_BATCH = 100  # tenants a UNION ALL: the quickest of 50 to 1,000, measured
-
+_TABLES_A_STATEMENT = 50  # each locks its tables and their indexes, and a big schema has more than the server can
 
 _EVENTS = 'SELECT {slug}, (SELECT recorded_at FROM {log} ORDER BY "offset" DESC LIMIT 1), NULL::bigint'
 _EXACT_EVENTS = (
     'SELECT {slug}, (SELECT recorded_at FROM {log} ORDER BY "offset" DESC LIMIT 1), '
     "(SELECT count(*) FROM {log} WHERE recorded_at > now() - interval '7 days')"
 )
+
+_OF_LOG = ("last event", "dead letters", "backlog")
 
 _T = TypeVar("_T")
 _OfTenant = TypeVar("_OfTenant", MigrationStatus, DeadLetter)
@@ -54,7 +55,7 @@ class TenantInspection:
     With `is_exact` rows were counted and files measured; otherwise `size`, `rows` and `event_count` are PostgreSQL's own
     estimates and `week_events`, the events of the last seven days, is None. Unused and missing indexes are advice, no problem.
     `locked` are tables that could not be read, whose size and rows are estimates for that reason; `unread` says what else of
-    the tenant was left out.
+    the tenant was left out, and `errors` maps what of it failed, as it lacks a right say, to the reason.
     """
 
     tenant: Tenant
@@ -75,6 +76,7 @@ class TenantInspection:
     blockers: Sequence[Blocker] = ()
     locked: Sequence[TableLock] = ()
     unread: Sequence[str] = ()
+    errors: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def versions(self) -> dict[str, int]:
@@ -110,6 +112,10 @@ class TenantInspection:
             )
         problems += [f"{self.tenant.slug}: {blocker}" for blocker in self.blockers]
         problems += [f"{self.tenant.slug}: {line}" for line in self._locked_lines()]
+        problems += [
+            f"{self.tenant.slug}: {reason}; not read: {', '.join(what for what, why in self.errors.items() if why == reason)}"
+            for reason in dict.fromkeys(self.errors.values())
+        ]
         return problems
 
     def _locked_lines(self) -> Iterator[str]:
@@ -125,8 +131,8 @@ class TenantInspection:
         lines = [f"{_named(tables)} {'is' if len(tables) == 1 else 'are'} {who}" for who, tables in holders.items()]
         if self.is_exact and lines:
             lines[-1] += f"; {'its' if len(self.locked) == 1 else 'their'} rows were not counted"
-        if self.unread:
-            lines[-1:] = [f"{lines[-1] if lines else '_template is locked'}; not read: {', '.join(self.unread)}"]
+        if unread := [what for what in self.unread if what not in self.errors]:
+            lines[-1:] = [f"{lines[-1] if lines else '_template is locked'}; not read: {', '.join(unread)}"]
         yield from lines
 
 
@@ -144,6 +150,7 @@ def inspect_tenants(
     `exact` counts rows and measures files; None does so for up to 50 tenants. `topics` are the handlers' topics (see
     `handler_topics`): with them the backlog is read, too. `locks` are those of these schemas, if they were read before.
     A table that another process has locked exclusively is not waited for: its figures are estimates, and a problem says so.
+    What is not in the catalogs is read under each tenant's reader: what fails there is among its `errors`, and costs no other.
     Raises DatabaseError where tables are locked faster than they can be read.
     """
     exact = len(tenants) <= EXACT if exact is None else exact
@@ -151,17 +158,31 @@ def inspect_tenants(
     locks = locks or Locks(connection, [TEMPLATE.schema, *schemas])
     with _beside(connection, [TEMPLATE, *tenants], migrations, locks) as (versions, fingerprints):
         tables = locks.read(lambda: read_tables(connection, schemas, exact=exact, locked=locks.oids))
-        counts = locks.read(lambda: _counts(connection, schemas, locks)) if exact else {}
-        events = locks.read(lambda: _events(connection, locks.readable(tenants), tables, exact=exact))
-        letters = _by_tenant(locks.read(lambda: list_dead_letters(connection, locks.readable(tenants))))
-        backlog = locks.read(lambda: read_backlog(connection, locks.readable(tenants), topics or {}))
+        there = [tenant for tenant in locks.readable(tenants) if tenant.schema in tables]
+        failed: dict[str, dict[str, str]] = {what: {} for what in ("rows", *_OF_LOG, "versions", "drift")}
+        counts = _counts(connection, tenants, locks, failed["rows"]) if exact else {}
+        events = _events(connection, there, tables, failed["last event"], exact=exact)
+        letters = _by_tenant(list_dead_letters(connection, there, failed["dead letters"]))
+        backlog = read_backlog(connection, there, topics or {}, failed["backlog"])
         unused, missing = read_indexes(connection, schemas), read_missing(connection, schemas)
         blockers = read_blockers(connection, schemas)
-        applied = _unless_locked(versions) or locks.read(
-            lambda: read_applied(connection, locks.readable([TEMPLATE, *tenants]), migrations)
+        applied = (
+            versions.result()
+            if versions
+            else read_applied(connection, locks.readable([TEMPLATE, *tenants]), migrations)
         )
-        statuses = _by_tenant(describe_status(locks.readable([TEMPLATE, *tenants]), migrations, applied))
-        current = [t for t in tenants if t.schema in tables and not _lacks(statuses.get(t.slug, ()))]
+        failed["versions"] |= {t.slug: applied.unread[t.slug] for t in there if t.slug in applied.unread}
+        if applied.no_history:
+            failed["edited and unfinished migrations"] = {tenant.slug: applied.no_history for tenant in there}
+        known = [tenant for tenant in locks.readable([TEMPLATE, *tenants]) if tenant.slug not in applied.unread]
+        statuses = _by_tenant(describe_status(known, migrations, applied))
+        if migrations and TEMPLATE.slug in applied.unread:
+            failed["drift"] |= {tenant.slug: f"in _template, {applied.unread[TEMPLATE.slug]}" for tenant in there}
+        current = [
+            t
+            for t in tenants
+            if t.schema in tables and not _lacks(statuses.get(t.slug, ())) and t.slug not in failed["drift"]
+        ]
         drift = {} if _lacks(statuses.get(TEMPLATE.slug, ())) else _drift(connection, current, locks, fingerprints)
     rows = {schema: _estimates(facts) | counts.get(schema, {}) for schema, facts in tables.items()}
     return [
@@ -183,7 +204,8 @@ def inspect_tenants(
             missing_indexes=missing.get(tenant.schema, ()),
             blockers=blockers.get(tenant.schema, ()),
             locked=locks.of(tenant.schema),
-            unread=_unread(tenant, locks),
+            unread=tuple(dict.fromkeys([*_unread(tenant, locks), *_errors(tenant, failed)])),
+            errors=_errors(tenant, failed),
         )
         for tenant in tenants
     ]
@@ -202,19 +224,13 @@ def _beside(
         return
     free = [tenant.schema for tenant in tenants if not locks.of(tenant.schema)]
     with _another(connection) as second, _another(connection) as third, ThreadPoolExecutor(2) as executor:
-        versions = executor.submit(_read_versions, second, locks.readable(tenants), migrations)
+        versions = executor.submit(read_applied, second, locks.readable(tenants), migrations)
         yield versions, executor.submit(read_fingerprints, third, free)
 
 
 def _another(connection: Connection) -> Connection:
     info = connection.info
     return psycopg.connect(info.dsn, password=info.password or None, autocommit=True, application_name="erpkit")
-
-
-def _read_versions(connection: Connection, tenants: Sequence[Tenant], migrations: Sequence[Migration]) -> Applied:
-    with connection.transaction():
-        connection.execute(f"SET LOCAL lock_timeout TO {int(PATIENCE * 1000)}")
-        return read_applied(connection, tenants, migrations)
 
 
 def _unless_locked(future: Future[_T] | None) -> _T | None:
@@ -241,8 +257,13 @@ def _drift(
 
 
 def _unread(tenant: Tenant, locks: Locks) -> tuple[str, ...]:
-    own = ("versions", "last event", "dead letters", "backlog") if locks.holds_own(tenant.schema) else ()
+    own = ("versions", *_OF_LOG) if locks.holds_own(tenant.schema) else ()
     return (*own, "drift") if locks.of(tenant.schema) or locks.of(TEMPLATE.schema) else own
+
+
+def _errors(tenant: Tenant, failed: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Return why which part of a tenant could not be read."""
+    return {what: errors[tenant.slug] for what, errors in failed.items() if tenant.slug in errors}
 
 
 def _named(tables: Sequence[str]) -> str:
@@ -267,33 +288,48 @@ def _estimates(tables: Sequence[TableFacts]) -> dict[str, int]:
     return {table.name: table.rows for table in tables if not table.name.startswith("goose_db_version")}
 
 
-def _counts(connection: Connection, schemas: Sequence[str], locks: Locks) -> dict[str, dict[str, int]]:
-    tables = connection.execute(
+def _counts(
+    connection: Connection, tenants: Sequence[Tenant], locks: Locks, errors: Errors
+) -> dict[str, dict[str, int]]:
+    """Count the rows of every table that is not locked, by schema and table."""
+    tables: dict[str, list[str]] = {}
+    for schema, table in connection.execute(
         "SELECT schemaname, tablename FROM pg_tables WHERE schemaname = ANY(%s) AND NOT starts_with(tablename, 'goose_db_version') "
         "ORDER BY 1, 2",
-        [list(schemas)],
-    ).fetchall()
-    queries = [
-        sql.SQL("SELECT {}, {}, count(*) FROM {}").format(
-            sql.Literal(schema), sql.Literal(table), sql.Identifier(schema, table)
-        )
-        for schema, table in tables
-        if not locks.holds(schema, table)
-    ]
+        [[tenant.schema for tenant in tenants]],
+    ):
+        if not locks.holds(schema, table):
+            tables.setdefault(schema, []).append(table)
+    queries = ((t, query) for t in tenants for query in _count_queries(t.schema, tables.get(t.schema, ())))
     counts: dict[str, dict[str, int]] = {}
-    for schema, table, count in fetch_union(connection, queries):
+    for schema, table, count in read_tenants(connection, queries, errors):
         counts.setdefault(schema, {})[table] = count
     return counts
 
 
+def _count_queries(schema: str, tables: Sequence[str]) -> Iterator[sql.Composed]:
+    for start in range(0, len(tables), _TABLES_A_STATEMENT):
+        yield sql.SQL(" UNION ALL ").join(
+            sql.SQL("SELECT {}, {}, count(*) FROM {}").format(
+                sql.Literal(schema), sql.Literal(table), sql.Identifier(schema, table)
+            )
+            for table in tables[start : start + _TABLES_A_STATEMENT]
+        )
+
+
 def _events(
-    connection: Connection, tenants: Sequence[Tenant], tables: Mapping[str, Sequence[TableFacts]], *, exact: bool
+    connection: Connection,
+    tenants: Sequence[Tenant],
+    tables: Mapping[str, Sequence[TableFacts]],
+    errors: Errors,
+    *,
+    exact: bool,
 ) -> dict[str, tuple[Any, ...]]:
     """Read the time of the last event of each tenant, and how many there were in seven days."""
     query = sql.SQL(_EXACT_EVENTS if exact else _EVENTS)
     queries = [
-        query.format(slug=sql.Literal(tenant.slug), log=sql.Identifier(tenant.schema, "erpkit_events"))
+        (tenant, query.format(slug=sql.Literal(tenant.slug), log=sql.Identifier(tenant.schema, "erpkit_events")))
         for tenant in tenants
-        if any(table.name == "erpkit_events" for table in tables.get(tenant.schema, ()))
+        if any(table.name == "erpkit_events" for table in tables[tenant.schema])
     ]
-    return {slug: (last, count) for slug, last, count in fetch_union(connection, queries, _BATCH)}
+    return {slug: (last, count) for slug, last, count in read_tenants(connection, queries, errors)}

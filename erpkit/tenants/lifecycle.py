@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import psycopg
 from psycopg import sql
 
-from erpkit.database import TEMPLATE, Connection, Database, Tenant, check_schema_name
+from erpkit.database import TEMPLATE, Connection, Database, Tenant, check_schema_name, grant_analysts
 from erpkit.errors import DatabaseError, ErpkitError, MigrationError, UsageError
 from erpkit.migrations import Migration, apply_migration
 from erpkit.migrations.history import Run, ensure_history
@@ -107,6 +107,7 @@ def ensure_template(connection: Connection) -> Tenant:
             "SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0)); "
             "SET LOCAL client_min_messages TO warning; CREATE SCHEMA IF NOT EXISTS _template"
         )
+    grant_analysts(connection)
     return TEMPLATE
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
 
-from erpkit.database import Connection, Tenant, check_schema_name
+from erpkit.database import Connection, Tenant, may_not_read
 from erpkit.errors import UsageError
 from erpkit.tenants.roles import forbid_writing, grant_schema
 
@@ -62,6 +64,8 @@ def list_tenants(connection: Connection, query: str | None = None) -> list[Tenan
         rows = connection.execute(f"SELECT {_COLUMNS} FROM public.tenants ORDER BY slug").fetchall()  # noqa: S608
     except psycopg.errors.UndefinedTable:
         return []
+    except psycopg.errors.InsufficientPrivilege:
+        raise may_not_read(connection, "tenants") from None
     return [Tenant(*row) for row in rows]
 
 
@@ -70,22 +74,30 @@ def _foreign_tenants(connection: Connection, query: str) -> list[Tenant]:
         with connection.transaction():
             connection.execute("SET TRANSACTION READ ONLY")
             rows = connection.cursor(row_factory=dict_row).execute(query.encode()).fetchall()
-        tenants = [
-            Tenant(
-                slug=str(row["slug"]),
-                schema=check_schema_name(str(row["schema_name"])),
-                name=str(row.get("name") or row["slug"]),
-                status="active"
-                if str(row.get("status", "active")).lower() in ("active", "true")
-                else str(row["status"]),
-            )
-            for row in rows
-        ]
+        tenants = [_foreign_tenant(row) for row in rows]
     except psycopg.Error as error:
         raise UsageError(f"ERPKIT_TENANTS_QUERY failed: {str(error).splitlines()[0]}") from None
     except KeyError as error:
         raise UsageError(f"ERPKIT_TENANTS_QUERY gives no column {error}: it needs slug and schema_name") from None
+    for what, values in (("tenant", [t.slug for t in tenants]), ("schema", [t.schema for t in tenants])):
+        if twice := [value for value, count in Counter(values).items() if count > 1]:
+            raise UsageError(f"ERPKIT_TENANTS_QUERY gives the {what} {twice[0]!r} more than once: each must be one row")
     return sorted(tenants, key=lambda tenant: tenant.slug)
+
+
+def _foreign_tenant(row: Mapping[str, Any]) -> Tenant:
+    """Return the tenant of a row; its names are taken as they are, and quoted wherever they are used."""
+    slug, schema = row["slug"], row["schema_name"]
+    for column, value, other in (("slug", slug, schema), ("schema_name", schema, slug)):
+        if value is None or not str(value).strip():
+            raise UsageError(f"ERPKIT_TENANTS_QUERY gives a row without a {column} (beside {other!r}): leave it out")
+    status = str(row.get("status", "active"))
+    return Tenant(
+        slug=str(slug),
+        schema=str(schema),
+        name=str(row.get("name") or slug),
+        status="active" if status.lower() in ("active", "true") else status,
+    )
 
 
 def get_tenant(connection: Connection, slug: str) -> Tenant:

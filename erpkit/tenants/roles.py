@@ -11,11 +11,9 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from erpkit.database import Connection, Tenant
+from erpkit.database import ANALYSTS, Connection, Tenant, grant_analysts
 
 __all__ = ["ANALYSTS", "create_roles", "drop_roles", "ensure_analysts", "forbid_writing", "grant_schema", "role_name"]
-
-ANALYSTS = "erpkit_analyst"
 
 _NAME_LIMIT = 63 - len(".read")  # PostgreSQL cuts longer names off, and then two of them may be one
 _INHERIT_OPTION = 160000  # the first version that decides inheritance at each GRANT
@@ -31,7 +29,7 @@ def role_name(database: str, slug: str) -> str:
 
 
 def ensure_analysts(connection: Connection) -> None:
-    """Make the group `erpkit_analyst` if it is missing, and let it read public.tenants; many processes may do so at once.
+    """Make the group `erpkit_analyst` if it is missing, and let it read what is no tenant's; many processes may do so at once.
 
     A login that is a member reads nothing by itself, but may take the reading role of any tenant:
     `GRANT erpkit_analyst TO ann`.
@@ -41,11 +39,7 @@ def ensure_analysts(connection: Connection) -> None:
             f"DO $$ BEGIN CREATE ROLE {ANALYSTS} NOLOGIN NOINHERIT; "
             "EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
         )
-    with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0))")
-        row = connection.execute(f"SELECT has_table_privilege('{ANALYSTS}', 'public.tenants', 'SELECT')").fetchone()
-        if row == (False,):
-            connection.execute(f"GRANT SELECT ON public.tenants TO {ANALYSTS}")
+    grant_analysts(connection)
 
 
 def create_roles(connection: Connection, tenant: Tenant) -> None:

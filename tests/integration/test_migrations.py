@@ -156,9 +156,11 @@ def test_two_runners_at_once_apply_each_migration_once(database: Database, fleet
 
 
 def test_a_schema_that_is_gone_fails_its_tenant_only(database: Database, fleet: list[Tenant]) -> None:
+    plan = _plan(database, fleet, [FIRST])
     with database.connection() as connection:
         connection.execute("DROP SCHEMA tenant_acme CASCADE")
-    run = _up(database, fleet, [FIRST])
+    assert _plan(database, fleet, [FIRST]).refused == {"acme": "its schema tenant_acme does not exist"}
+    run = run_plan(database, plan, plan.id)
     assert [(r.tenant, r.error) for r in run.failed] == [
         ("acme", "tenant acme: its schema tenant_acme does not exist any more: it was dropped or renamed")
     ]

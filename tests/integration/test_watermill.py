@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from erpkit.database import Database, Tenant
-from erpkit.errors import ErpkitError, PlanChangedError, UsageError
+from erpkit.errors import PlanChangedError, UsageError
 from erpkit.events import (
     Context,
     ReplayRun,
@@ -205,8 +205,8 @@ def test_a_table_that_the_tenants_role_may_not_read_is_named_with_what_to_grant(
         connection.execute(
             f'REVOKE ALL ON tenant_acme.watermill_orders FROM "{acme.role}", "{acme.role}.read"'.encode()
         )
-    with pytest.raises(ErpkitError, match=r"may not read tenant_acme.watermill_orders: GRANT SELECT ON ALL TABLES"):
-        plan_watermill(database, SHOP, [acme], Selection())
+    (reason,) = plan_watermill(database, SHOP, [acme], Selection()).errors.values()
+    assert "may not read tenant_acme.watermill_orders: GRANT SELECT ON ALL TABLES" in reason
 
 
 def test_a_handler_that_publishes_is_refused_as_there_is_no_log(database: Database, acme: Tenant) -> None:
