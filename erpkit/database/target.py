@@ -11,9 +11,12 @@ from erpkit.errors import DatabaseError, UsageError
 __all__ = ["probe"]
 
 
-def probe(conninfo: str) -> str:
-    """Connect once, so that what is wrong is told at once and in one line; return the target's name."""
-    named = _describe(conninfo)
+def probe(conninfo: str, name: str | None = None) -> str:
+    """Connect once, so that what is wrong is told at once and in one line; return the target's name.
+
+    `name` is what the error calls the target; without one it is read from `conninfo`.
+    """
+    named = name or _describe(conninfo)
     try:
         with psycopg.connect(conninfo, connect_timeout=10, application_name="erpkit") as connection:
             info = connection.info
