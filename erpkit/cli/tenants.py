@@ -13,6 +13,7 @@ from erpkit.config import Settings
 from erpkit.migrations import read_migrations
 from erpkit.modules import load_modules
 from erpkit.tenants import (
+    Manifest,
     MovedTenant,
     drift_script,
     drop_tenant,
@@ -25,6 +26,7 @@ from erpkit.tenants import (
     plan_drop,
     plan_provision,
     provision_tenant,
+    read_manifest,
     rename_tenant,
     set_status,
 )
@@ -164,13 +166,16 @@ def drop(slug: str, confirm: str) -> None:
 @command.command("export")
 @click.argument("slug")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-def export(slug: str, file: Path) -> None:
-    """Write a tenant to one file: a dump of its schema, and a manifest."""
+def export(slug: str, file: Path) -> int:
+    """Write a tenant to one file: a dump of its schema, and a manifest; exit code 3 if something of it is not in the file."""
     with open_database() as database:
         with database.connection() as connection:
             tenant = get_tenant(connection, slug)
         manifest = export_tenant(database, tenant, file)
     click.echo(f"exported {slug} to {file}: {len(manifest.rows)} tables, {manifest.row_count:,} rows")
+    for need in manifest.needs:
+        click.echo(f"where it is imported there must be: {need}")
+    return _print_left_out(manifest)
 
 
 @command.command("import")
@@ -179,7 +184,7 @@ def export(slug: str, file: Path) -> None:
 def import_(file: Path, slug: str | None) -> int:
     """Make a tenant from an exported file, or nothing; import only files whose origin you trust.
 
-    Exit code 3 if it has another name now and a text in it still names the old schema.
+    Exit code 3 if it has another name now and a text in it still names the old schema, or if the export left something out.
     """
     if slug is not None:
         check_slug(slug)
@@ -187,7 +192,13 @@ def import_(file: Path, slug: str | None) -> int:
         moved = import_tenant(database, file, slug)
     tenant = moved.tenant
     click.echo(f"imported {tenant.slug}: schema {tenant.schema}, role {tenant.role}; the row counts are the manifest's")
-    return _print_mentions(moved)
+    return max(_print_mentions(moved), _print_left_out(read_manifest(file)))
+
+
+def _print_left_out(manifest: Manifest) -> int:
+    for one in manifest.left_out:
+        click.echo(f"! not in the file: {one}")
+    return 3 if manifest.left_out else 0
 
 
 def _print_mentions(moved: MovedTenant) -> int:

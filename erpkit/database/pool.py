@@ -14,7 +14,15 @@ from psycopg import pq
 from psycopg.rows import RowFactory, tuple_row
 
 from erpkit.config import Settings
-from erpkit.database.scope import Connection, check_in_transaction, enter_tenant, leave_unchanged, reset
+from erpkit.database.scope import (
+    Connection,
+    check_in_transaction,
+    commit,
+    enter_tenant,
+    is_alive,
+    leave_unchanged,
+    reset,
+)
 from erpkit.database.target import probe
 from erpkit.database.tenant import Tenant
 from erpkit.embedded import EmbeddedServer
@@ -29,6 +37,8 @@ __all__ = ["TENANTS_A_CONNECTION", "Database", "PooledConnection"]
 TENANTS_A_CONNECTION = 500
 
 _WAIT = 30  # seconds for a connection
+_LOOK = 1  # seconds of it after which to look whether the server is there at all
+_CLOSED_TWICE = "closed two connections in a row, one of them new"
 _WAIT_FOR_MORE = 0.25  # seconds for one beside those that are held: to wait longer could be to wait for each other
 
 
@@ -45,6 +55,9 @@ class Database:
 
     `target` names it for people: `embedded`, or host/database/user. `is_writable` is False where it belongs to an ERP that
     erpkit only reads.
+
+    A connection that died while the pool held it, as when the server restarted, is found when it is lent, and replaced by a
+    new one. What was begun on a connection is never tried again.
     """
 
     def __init__(self, conninfo: str, target: str, *, max_connections: int = 8, writable: bool = True) -> None:
@@ -90,9 +103,10 @@ class Database:
     def renew(self) -> None:
         """Replace the connections that died while the pool held them, as when the server restarted.
 
-        Raises DatabaseError, naming the target, when it does not answer.
+        What lends a connection does so by itself; call it to learn whether the server is back. Raises DatabaseError, naming
+        the target, when it does not answer.
         """
-        probe(self.conninfo)
+        probe(self.conninfo, self.target)
         self._pool.check()
 
     def __enter__(self) -> Self:
@@ -168,7 +182,7 @@ class Database:
 
     @contextmanager
     def _lend(self, wait: float | None = None) -> Iterator[PooledConnection]:
-        connection = self._take(wait)
+        connection = self._take_alive(wait)
         try:
             yield connection
         finally:
@@ -178,15 +192,39 @@ class Database:
                 self._give_back(connection)
 
     def _take(self, wait: float | None = None) -> PooledConnection:
-        from psycopg_pool import PoolTimeout  # noqa: PLC0415
+        """Take a connection from the pool, where it may have died.
 
-        wait = self._wait if wait is None else wait
-        if self._pool.closed:  # a cell of a notebook is run again, after the last one closed it
-            self._pool = self._new_pool()
-        try:
-            return self._pool.getconn(wait)
-        except PoolTimeout:
-            raise DatabaseError(f"no connection to {self.target} within {wait:.0f} s") from None
+        Raises DatabaseError, naming the target, when the server does not answer, or all connections stay in use.
+        """
+        left = wait = self._wait if wait is None else wait
+        while left > 0:
+            if self._pool.closed:  # a cell of a notebook is run again, after the last one closed it
+                self._pool = self._new_pool()
+            try:
+                return self._pool.getconn(min(left, _LOOK))
+            except psycopg.OperationalError:  # the pool's, that there is none yet
+                left -= _LOOK
+                if not self._pool.get_stats()["pool_size"]:  # else some are in use, and come back
+                    probe(self.conninfo, self.target)
+        raise DatabaseError(f"no connection to {self.target} within {wait:.0f} s")
+
+    def _take_alive(self, wait: float | None) -> PooledConnection:
+        """Take a connection on which the server has just answered."""
+        for is_first in (True, False):
+            connection = self._take(wait) if is_first else self._take_new()
+            try:
+                if is_alive(connection):
+                    return connection
+            except BaseException:
+                self._give_back(connection)
+                raise
+            self._give_back(connection)
+        raise DatabaseError(f"{self.target} {_CLOSED_TWICE}")
+
+    def _take_new(self) -> PooledConnection:
+        """Take a connection that is made now: when one has died, the others that the pool holds may have died with it."""
+        self._pool.drain()
+        return self._take()
 
     def _give_back(self, connection: PooledConnection) -> None:
         """Return a connection, closed if it has seen many tenants: its backend keeps what it learnt of each table."""
@@ -205,6 +243,7 @@ class Database:
             kwargs={"autocommit": True, "application_name": "erpkit", "prepare_threshold": None, "connect_timeout": 10},
             open=True,
             timeout=_WAIT,
+            reconnect_timeout=0,  # else the pool pauses longer and longer, and misses that the server is back
             name="erpkit",
         )
 
@@ -221,14 +260,32 @@ class _TenantTransaction(AbstractContextManager[Connection]):
     def __enter__(self) -> Connection:
         if self._write:
             self._database.check_writable()
-        connection = self._connection = self._database._take()
+        self._connection = self._database._take()
         try:
-            enter_tenant(connection, self._tenant, write=self._write, statement_timeout=self._timeout)
+            self._enter()
+        except DatabaseError:
+            if not self._connection.closed:
+                raise
+            self._enter_again()
+        return self._connection
+
+    def _enter_again(self) -> None:
+        """Enter on a new connection, once: the first one was lost before anything of the block ran."""
+        self._connection = self._database._take_new()
+        try:
+            self._enter()
+        except DatabaseError as error:
+            if not self._connection.closed:
+                raise
+            raise DatabaseError(f"{self._database.target} {_CLOSED_TWICE}: {error}") from error
+
+    def _enter(self) -> None:
+        try:
+            enter_tenant(self._connection, self._tenant, write=self._write, statement_timeout=self._timeout)
         except BaseException:
-            self._database._give_back(connection)
+            self._database._give_back(self._connection)
             raise
-        connection.visited.add(self._tenant.schema)
-        return connection
+        self._connection.visited.add(self._tenant.schema)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -249,7 +306,7 @@ class _TenantTransaction(AbstractContextManager[Connection]):
         if error is not None:
             reset(connection)
         elif self._write:
-            reset(connection, "COMMIT")
+            commit(connection, self._tenant)
         else:
             leave_unchanged(connection)
 

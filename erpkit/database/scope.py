@@ -15,7 +15,9 @@ __all__ = [
     "DISCARD",
     "Connection",
     "check_in_transaction",
+    "commit",
     "enter_tenant",
+    "is_alive",
     "leave_unchanged",
     "missing_grant",
     "no_schema",
@@ -34,6 +36,7 @@ DISCARD = (
 # A rollback takes back every setting, cursor and LISTEN; it leaves the session's prepared statements and advisory locks. To
 # drop those before it costs half of what it would in a transaction of their own after it.
 _LEAVE = b"DEALLOCATE ALL; SELECT pg_catalog.pg_advisory_unlock_all(); ROLLBACK"
+_FINE = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY)
 
 
 def enter_tenant(
@@ -47,13 +50,14 @@ def enter_tenant(
     """Begin a transaction on `connection` that is scoped to `tenant`, in one round trip.
 
     Everything is SET LOCAL, so that nothing outlives the transaction, behind PgBouncer too. Raises DatabaseError when the
-    tenant's schema does not exist.
+    tenant's schema does not exist, and when the connection is lost: then it is closed.
     """
     role = (tenant.role if write else tenant.reader) if as_role else None
     try:
         found = _run(connection, _entrance(tenant.schema, role, statement_timeout, write)).get_value(0, 0)
     except psycopg.Error as error:
-        connection.rollback()
+        if not connection.closed:
+            connection.rollback()
         raise DatabaseError(f"tenant {tenant.slug}: cannot enter its schema: {_first_line(error)}") from error
     if found != tenant.schema.encode():
         connection.rollback()
@@ -71,8 +75,8 @@ def scope_statements(schema: str, role: str | None, statement_timeout: float | N
     switch = (f"SET LOCAL ROLE {sql.Identifier(role).as_string()}",) if role is not None else ()
     return (
         f"SET LOCAL search_path TO {search_path(schema)}",
-        f"SET LOCAL statement_timeout TO {int((statement_timeout or 0) * 1000)}",
         *switch,
+        f"SET LOCAL statement_timeout TO {int((statement_timeout or 0) * 1000)}",  # late: from then on it is measured
         "SELECT current_schema()",
     )
 
@@ -107,6 +111,8 @@ def missing_grant(tenant: Tenant, who: str) -> str:
 def check_in_transaction(connection: Connection, tenant: Tenant) -> None:
     """Raise DatabaseError unless the tenant's transaction is still open and sound."""
     status = connection.pgconn.transaction_status
+    if status == pq.TransactionStatus.UNKNOWN:
+        raise DatabaseError(f"tenant {tenant.slug}: the connection was lost, and so the transaction was rolled back")
     if status == pq.TransactionStatus.INERROR:
         raise DatabaseError(f"tenant {tenant.slug}: a statement failed, and so the transaction was rolled back")
     if status != pq.TransactionStatus.INTRANS:
@@ -115,37 +121,73 @@ def check_in_transaction(connection: Connection, tenant: Tenant) -> None:
         )
 
 
+def is_alive(connection: Connection) -> bool:
+    """Ask on an idle connection whether its server is still there, in one round trip; close the connection if not."""
+    try:
+        _run(connection, b"")
+    except psycopg.Error:
+        connection.close()
+        return False
+    return True
+
+
+def commit(connection: Connection, tenant: Tenant) -> None:
+    """Commit a transaction and undo all that a session can set, in one round trip.
+
+    Raises DatabaseError when the connection is lost meanwhile: it cannot be told then whether the server committed.
+    """
+    try:
+        _run(connection, f"COMMIT; {DISCARD}".encode())
+    except BaseException as error:
+        if _close(connection) and isinstance(error, psycopg.Error):
+            raise DatabaseError(
+                f"tenant {tenant.slug}: the connection was lost during the commit ({_first_line(error)}): "
+                "look whether the data were written before you write them again"
+            ) from error
+        raise
+
+
 def leave_unchanged(connection: Connection) -> None:
     """Roll back a transaction that is still open, with all that was set in it, in one round trip."""
-    _run_or_close(connection, _LEAVE)
+    _undo(connection, _LEAVE)
 
 
-def reset(connection: Connection, end: str = "ROLLBACK") -> None:
-    """End the transaction, if there is one, and undo all that a session can set, in one round trip."""
-    if connection.closed:
-        return
-    if connection.info.transaction_status == pq.TransactionStatus.IDLE:
-        end = "SELECT"
-    _run_or_close(connection, f"{end}; {DISCARD}".encode())
+def reset(connection: Connection) -> None:
+    """Roll back the transaction, if there is one, and undo all that a session can set, in one round trip."""
+    if not connection.closed:
+        is_idle = connection.info.transaction_status == pq.TransactionStatus.IDLE
+        _undo(connection, f"{'SELECT' if is_idle else 'ROLLBACK'}; {DISCARD}".encode())
 
 
-def _run_or_close(connection: Connection, statements: bytes) -> None:
+def _undo(connection: Connection, statements: bytes) -> None:
+    """Run what only takes back; where the connection is lost, the server has taken all of it back already."""
     try:
         _run(connection, statements)
-    except BaseException:
-        connection.close()  # the pool replaces it
-        raise
+    except BaseException as error:
+        if not (_close(connection) and isinstance(error, psycopg.Error)):
+            raise
+
+
+def _close(connection: Connection) -> bool:
+    """Close a connection, so that the pool replaces it; return whether it was lost before that."""
+    is_lost = connection.closed
+    connection.close()
+    return is_lost
 
 
 def _run(connection: Connection, statements: bytes) -> pq.abc.PGresult:
     """Send statements without parameters in one message, and return the last one's result.
 
-    A cursor would do the same; making one, and the results of each SET, took longer than the server's work.
+    A cursor would do the same; making one, and the results of each SET, took longer than the server's work. So would
+    waiting until the message can be sent, which it mostly is already.
     """
+    pgconn = connection.pgconn
     with connection.lock:
-        connection.pgconn.send_query(statements)
-        result: pq.abc.PGresult = connection.wait(generators.execute(connection.pgconn))[-1]
-    if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
+        pgconn.send_query(statements)
+        if pgconn.flush():
+            connection.wait(generators.send(pgconn))
+        result: pq.abc.PGresult = connection.wait(generators.fetch_many(pgconn))[-1]
+    if result.status not in _FINE:
         raise psycopg.errors.error_from_result(result, connection.info.encoding)
     return result
 

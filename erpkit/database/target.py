@@ -30,9 +30,12 @@ class Target(NamedTuple):
     conninfo: str
 
 
-def probe(conninfo: str) -> Target:
-    """Connect once, so that what is wrong is told at once and in one line."""
-    named = _describe(conninfo)
+def probe(conninfo: str, name: str | None = None) -> Target:
+    """Connect once, so that what is wrong is told at once and in one line.
+
+    `name` is what the error calls the target; without one it is read from `conninfo`.
+    """
+    named = name or _describe(conninfo)
     try:
         with psycopg.connect(conninfo, connect_timeout=10, application_name="erpkit") as connection:
             info = connection.info

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import psycopg
 
 from erpkit.database import Connection, Tenant
@@ -23,13 +25,20 @@ __all__ = [
 # What another transaction is to blame for: waiting helps.
 BUSY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 
+# Who has a lock on an object of the schema, on the schema itself, on its migrations, or writes to a table of the registry.
 _HOLDERS = """
-SELECT DISTINCT a.pid, coalesce(a.usename, ''), coalesce(nullif(a.application_name, ''), 'unnamed'), a.state,
-       round(extract(epoch FROM clock_timestamp() - a.xact_start))
-  FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+SELECT DISTINCT coalesce(l.pid, 0), coalesce(a.usename, x.owner, ''), coalesce(nullif(a.application_name, ''), x.gid, 'unnamed'),
+       a.state, round(extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, x.prepared))),
+       round(extract(epoch FROM clock_timestamp() - a.query_start))
+  FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+  LEFT JOIN pg_prepared_xacts x ON l.pid IS NULL AND x.transaction::text = split_part(l.virtualtransaction, '/', 2)
   LEFT JOIN pg_class c ON c.oid = l.relation LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE l.granted AND l.pid <> pg_backend_pid() AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-   AND (n.nspname = %(schema)s AND c.relkind IN ('r', 'p', 'm')
+ WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+   AND (n.nspname = %(schema)s AND c.relkind IN ('r', 'p', 'm', 'v', 'S', 'f')
+        OR c.oid = ANY(%(tables)s::text[]::regclass[]) AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
+        OR l.locktype = 'object' AND l.classid = 'pg_namespace'::regclass
+           AND l.objid = (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s)
         OR l.locktype = 'advisory' AND l.classid::bigint << 32 | l.objid::bigint = hashtextextended('erpkit.migrate.' || %(schema)s, 0))
  ORDER BY 5 DESC NULLS LAST LIMIT 3
 """
@@ -88,16 +97,26 @@ def file_of(migration: Migration) -> str:
     return f"{migration.module}/{migration.path.name}"
 
 
-def describe_holders(connection: Connection, tenant: Tenant) -> str:
-    """Say which transactions hold locks on a tenant's tables, or its migration lock; empty where none does."""
+def describe_holders(connection: Connection, tenant: Tenant, tables: Sequence[str] = ()) -> str:
+    """Say which transactions hold locks on a tenant's objects, or its migration lock, or write to `tables` as well.
+
+    Empty where none does. What they run is not told: there may be a secret in it.
+    """
     try:
-        rows = connection.execute(_HOLDERS, {"schema": tenant.schema}).fetchall()
+        rows = connection.execute(_HOLDERS, {"schema": tenant.schema, "tables": list(tables)}).fetchall()
     except psycopg.Error:  # who held it is a help only
         return ""
-    held = [
-        f"process {pid} ({user}, {app}, {state} for {seconds or 0:.0f} s)" for pid, user, app, state, seconds in rows
-    ]
-    return f"; held by {', '.join(held)}" if held else ""
+    return f"; held by {', '.join(_describe_holder(*row) for row in rows)}" if rows else ""
+
+
+def _describe_holder(
+    pid: int, user: str, app: str, state: str | None, seconds: float | None, query_seconds: float | None
+) -> str:
+    who = f"{user}, {app}".encode("unicode_escape").decode()  # a role's name may have control characters in it
+    if not pid:
+        return f"a prepared transaction ({who}, for {seconds or 0:.0f} s)"
+    statement = f", last statement begun {query_seconds:.0f} s ago" if query_seconds is not None else ""
+    return f"process {pid} ({who}, {state or 'state unknown'} for {seconds or 0:.0f} s{statement})"
 
 
 def describe_invalid_indexes(connection: Connection, tenant: Tenant) -> str:

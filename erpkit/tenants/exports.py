@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import tempfile
 import zipfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 import psycopg
 from psycopg import sql
@@ -14,29 +16,34 @@ from psycopg import sql
 from erpkit.database import Connection, Database, Tenant, check_schema_name
 from erpkit.errors import DatabaseError, UsageError
 from erpkit.migrations import read_applied
-from erpkit.tenants.manifest import DUMP, MANIFEST, Manifest, digest_of
-from erpkit.tenants.programs import find_program, run_program, without_password
+from erpkit.tenants.losses import Loss, find_losses, find_needs
+from erpkit.tenants.manifest import DUMP, MANIFEST, Manifest
+from erpkit.tenants.partial import partial_file, sweep_partial_files
+from erpkit.tenants.programs import find_program, open_program, without_password
 from erpkit.tenants.registry import has_schema
 from erpkit.tenants.rows import count_rows
 
 __all__ = ["export_tenant"]
 
+_CHUNK = 2**20
+
 
 def export_tenant(database: Database, tenant: Tenant, path: Path) -> Manifest:
     """Write a tenant's schema to the file `path`, readable by its owner alone, and return what it holds.
 
-    Dump, row counts and versions are of one snapshot. The file appears under its name when it is whole. Raises UsageError
-    where there is such a file already, DatabaseError when pg_dump fails.
+    Dump, row counts and versions are of one snapshot. The file appears under its name when it is whole; what an export that
+    was killed left beside it is removed by the next one. What belongs to the tenant and is not in the file is the manifest's
+    `left_out`. The history of its migrations stays in the database where they were applied. Raises UsageError where there is
+    such a file already, and where data would be lost; DatabaseError when pg_dump fails.
     """
     path = path.absolute()
     if path.exists():
         raise UsageError(f"{path} is there already: choose another name or move it away")
+    sweep_partial_files(path.parent)
     try:
-        with tempfile.TemporaryDirectory(prefix=".erpkit-", dir=path.parent) as folder:
-            dump, whole = Path(folder, DUMP), Path(folder, "whole")
-            manifest = _dump(database, tenant, dump)
-            _pack(manifest, dump, whole)
-            os.link(whole, path)  # unlike a rename, it never replaces a file
+        with partial_file(path.parent) as (file, partial):
+            manifest = _export(database, tenant, file)
+            os.link(partial, path)  # unlike a rename, it never replaces a file
     except FileExistsError:
         raise UsageError(f"{path} is there already: choose another name or move it away") from None
     except OSError as error:
@@ -44,49 +51,65 @@ def export_tenant(database: Database, tenant: Tenant, path: Path) -> Manifest:
     return manifest
 
 
-def _dump(database: Database, tenant: Tenant, path: Path) -> Manifest:
+def _export(database: Database, tenant: Tenant, file: IO[bytes]) -> Manifest:
     with database.connection() as connection:
         if not has_schema(connection, check_schema_name(tenant.schema)):
             raise DatabaseError(f"tenant {tenant.slug}: there is no schema {tenant.schema}")
         try:
             with connection.transaction():
                 connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                return _dump_snapshot(connection, tenant, path)
+                return _export_snapshot(connection, tenant, file)
         except psycopg.Error as error:
             reason = error.diag.message_primary or str(error).strip()
             raise DatabaseError(f"tenant {tenant.slug} cannot be exported: {reason}") from error
 
 
-def _dump_snapshot(connection: Connection, tenant: Tenant, path: Path) -> Manifest:
-    program = find_program("pg_dump", connection.info.server_version)
+def _export_snapshot(connection: Connection, tenant: Tenant, file: IO[bytes]) -> Manifest:
+    losses = find_losses(connection, tenant)
+    _refuse_data_loss(tenant, losses)
     row = connection.execute(sql.SQL("SELECT pg_export_snapshot()")).fetchone()
     rows = count_rows(connection, tenant.schema)
     versions = read_applied(connection, [tenant])
-    run_program(
-        [
-            program, "--format=custom", f"--schema={tenant.schema}", "--no-owner", "--no-privileges", "--no-password",
-            "--lock-wait-timeout=10s", f"--snapshot={row[0] if row else ''}", f"--file={path}",
-            f"--dbname={without_password(connection)}",
-        ],
-        connection,
-    )  # fmt: skip
-    return Manifest(
-        slug=tenant.slug,
-        name=tenant.name,
-        schema=tenant.schema,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        server_version=connection.info.server_version,
-        versions=versions.versions_in(tenant.schema),
-        rows=rows,
-        sha256=digest_of(path),
-    )
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # the dump is compressed already
+        digest = _dump(connection, tenant, row[0] if row else "", archive)
+        manifest = Manifest(
+            slug=tenant.slug,
+            name=tenant.name,
+            schema=tenant.schema,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            server_version=connection.info.server_version,
+            versions=versions.versions_in(tenant.schema),
+            rows=rows,
+            sha256=digest,
+            left_out=tuple(map(str, losses)),
+            needs=find_needs(connection, tenant),
+        )
+        archive.writestr(MANIFEST, manifest.to_json())
+    file.flush()
+    os.fsync(file.fileno())
+    return manifest
 
 
-def _pack(manifest: Manifest, dump: Path, whole: Path) -> None:
-    whole.touch(mode=0o600)
-    with whole.open("wb") as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # the dump is compressed already
-            archive.writestr(MANIFEST, manifest.to_json())
-            archive.write(dump, DUMP)
-        file.flush()
-        os.fsync(file.fileno())
+def _refuse_data_loss(tenant: Tenant, losses: Sequence[Loss]) -> None:
+    data = [loss for loss in losses if loss.is_data]
+    if data:
+        remedies = dict.fromkeys(loss.remedy for loss in data)
+        raise UsageError(
+            f"tenant {tenant.slug}: an export would lose {'; '.join(map(str, data))}: {'; '.join(remedies)}; "
+            "nothing was exported"
+        )
+
+
+def _dump(connection: Connection, tenant: Tenant, snapshot: str, archive: zipfile.ZipFile) -> str:
+    """Write pg_dump's output into the archive and return its sha256; through a pipe, so that pg_dump ends when we do."""
+    program = find_program("pg_dump", connection.info.server_version)
+    command: list[str | Path] = [
+        program, "--format=custom", f"--schema={tenant.schema}", "--no-owner", "--no-privileges", "--no-password",
+        "--encoding=UTF8", "--lock-wait-timeout=10s", f"--snapshot={snapshot}", f"--dbname={without_password(connection)}",
+    ]  # fmt: skip
+    digest = hashlib.sha256()
+    with open_program(command, connection) as output, archive.open(DUMP, "w", force_zip64=True) as member:
+        while chunk := output.read(_CHUNK):
+            digest.update(chunk)
+            member.write(chunk)
+    return digest.hexdigest()

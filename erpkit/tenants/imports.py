@@ -17,6 +17,7 @@ from erpkit.migrations import read_applied
 from erpkit.tenants.lifecycle import new_tenant, prepare_database, refuse_taken, register
 from erpkit.tenants.manifest import Manifest, verify_export
 from erpkit.tenants.mentions import MovedTenant, find_mentions
+from erpkit.tenants.partial import sweep_partial_files
 from erpkit.tenants.programs import find_program, open_program
 from erpkit.tenants.registry import check_slug, get_tenant
 from erpkit.tenants.roles import create_roles, grant_schema
@@ -52,8 +53,8 @@ def import_tenant(database: Database, path: Path, slug: str | None = None, *, st
     `mentions` are these.
     """
     database.check_writable()
-    with tempfile.TemporaryDirectory(prefix="erpkit-import-") as folder:
-        dump = Path(folder, "dump")
+    sweep_partial_files(path.absolute().parent)
+    with tempfile.TemporaryFile() as dump:  # without a name, so that nothing is left of it when we are killed
         manifest = verify_export(path, dump)
         check_slug(slug or manifest.slug)
         with database.connection() as connection:
@@ -95,7 +96,7 @@ def _check_version(connection: Connection, manifest: Manifest) -> None:
         raise UsageError(f"the export comes from PostgreSQL {theirs} and this server is {ours}: nothing was imported")
 
 
-def _import(connection: Connection, tenant: Tenant, manifest: Manifest, dump: Path) -> None:
+def _import(connection: Connection, tenant: Tenant, manifest: Manifest, dump: IO[bytes]) -> None:
     """Work on a connection of its own, which is thrown away: the script of a dump changes settings of the session."""
     info = connection.info
     try:
@@ -120,11 +121,12 @@ def _import(connection: Connection, tenant: Tenant, manifest: Manifest, dump: Pa
         raise DatabaseError(f"tenant {tenant.slug} cannot be imported: {reason}; nothing of it was kept") from error
 
 
-def _restore(connection: Connection, tenant: Tenant, manifest: Manifest, dump: Path) -> None:
+def _restore(connection: Connection, tenant: Tenant, manifest: Manifest, dump: IO[bytes]) -> None:
     program = find_program("pg_restore", manifest.server_version)
-    command: list[str | Path] = [program, "--no-owner", "--no-privileges", "--file=-"]
+    command: list[str | Path] = [program, "--no-owner", "--no-privileges", "--no-tablespaces", "--file=-"]
     for section in ("pre-data", "data", "post-data"):
-        with open_program([*command, f"--section={section}", dump]) as output:
+        dump.seek(0)  # where /dev/fd shares the position rather than opening the file anew
+        with open_program([*command, f"--section={section}", f"/dev/fd/{dump.fileno()}"], file=dump.fileno()) as output:
             if section == "data":
                 _copy_data(connection, output, manifest.schema, tenant.schema)
             else:

@@ -12,6 +12,7 @@ from erpkit.errors import DatabaseError, ErpkitError, MigrationError, UsageError
 from erpkit.migrations import Migration, apply_migration
 from erpkit.migrations.history import Run, ensure_history
 from erpkit.migrations.script import check_statements, migration_body
+from erpkit.tenants.locks import name_holders
 from erpkit.tenants.mentions import MovedTenant, find_mentions
 from erpkit.tenants.registry import check_slug, ensure_registry, get_tenant, has_schema, list_tenants
 from erpkit.tenants.roles import create_roles, drop_roles, ensure_analysts, grant_schema, role_name
@@ -66,11 +67,9 @@ def rename_tenant(database: Database, slug: str, new_slug: str, name: str | None
         if new_slug != slug:
             refuse_taken(connection, new)
         try:
-            with connection.transaction():
+            with name_holders(connection, old, "it was not renamed"), connection.transaction():
                 lock_migrations(connection, old)
                 move_tenant(connection, old, new)
-        except psycopg.errors.LockNotAvailable:
-            raise DatabaseError(f"tenant {slug} is in use by a migration: it was not renamed; try again") from None
         except psycopg.Error as error:
             raise DatabaseError(f"tenant {slug} cannot be renamed to {new_slug}: {_reason(error)}") from error
         mentions = find_mentions(connection, old.schema, new.schema, everywhere=True)

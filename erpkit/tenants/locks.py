@@ -13,12 +13,16 @@ from psycopg.abc import Params, Query
 
 from erpkit.database import Connection, Tenant
 from erpkit.errors import DatabaseError
+from erpkit.migrations.faults import describe_holders
 
-__all__ = ["Locks", "TableLock", "read_locks"]
+__all__ = ["Locks", "TableLock", "name_holders", "read_locks", "short_waits"]
 
 PATIENCE = 1.0  # seconds that a statement waits for a lock
 _MOMENT = 0.2  # seconds after which a lock that is still there counts: a migration holds most of its own for less
 _TRIES = 5
+
+WAIT = "10s"  # for a lock that is needed to write: as long do others that come later wait behind it
+_REGISTRY = ("public.tenants",)
 
 _OWN = ("erpkit_", "goose_db_version")  # how the tables begin that tell a tenant's versions, events and dead letters
 
@@ -104,7 +108,7 @@ class Locks:
         When one has waited in vain `reading` is called again, and finds here which tables to leave out. Raises DatabaseError
         where that does not help.
         """
-        with _short_waits(self._connection):
+        with short_waits(self._connection):
             return self.retry(reading)
 
     def retry(self, reading: Callable[[], _T]) -> _T:
@@ -154,7 +158,24 @@ class _Impatient(psycopg.Cursor[tuple[Any, ...]]):
 
 
 @contextmanager
-def _short_waits(connection: Connection) -> Iterator[None]:
+def name_holders(connection: Connection, tenant: Tenant, outcome: str) -> Iterator[None]:
+    """Where a lock cannot be got within the limit that is set, raise DatabaseError that names who holds it and the `outcome`.
+
+    Put it around the transaction: who holds a lock is read when it has ended.
+    """
+    try:
+        yield
+    except psycopg.errors.LockNotAvailable as error:
+        holders = describe_holders(connection, tenant, _REGISTRY)
+        raise DatabaseError(
+            f"tenant {tenant.slug} is in use: could not get a lock in time{holders}; {outcome}: "
+            "wait for that transaction or end it (pg_terminate_backend), and try again"
+        ) from error
+
+
+@contextmanager
+def short_waits(connection: Connection) -> Iterator[None]:
+    """Let each statement wait a second for a lock at most, and raise LockNotAvailable then."""
     usual = connection.cursor_factory
     connection.cursor_factory = type("Impatient", (_Impatient, usual), {})
     try:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
+import re
+import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,18 +18,24 @@ from typing import IO, Any
 
 from erpkit.errors import UsageError
 
-__all__ = ["DUMP", "FORMAT", "MANIFEST", "Manifest", "digest_of", "read_manifest", "verify_export"]
+__all__ = ["DUMP", "FORMAT", "MANIFEST", "Manifest", "read_manifest", "verify_export"]
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 DUMP = "dump"
 
-_CHUNK = 2**20
+_CHUNK = 2**20  # bytes; an archive's table of contents takes 200 for two members
+_LONGEST = 16 * 2**20  # of a manifest; one with a thousand tables takes 50 kB
+
+_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Whose data a file holds: exact `rows` a table, the applied `versions` of each module, and the dump's `sha256`."""
+    """Whose data a file holds: exact `rows` a table, the applied `versions` of each module, and the dump's `sha256`.
+
+    `left_out` is what the tenant has and the file does not, `needs` what has to be there where it is imported.
+    """
 
     slug: str
     name: str
@@ -36,6 +46,8 @@ class Manifest:
     rows: dict[str, int] = field(repr=False)
     sha256: str
     format: int = FORMAT
+    left_out: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
     @property
     def row_count(self) -> int:
@@ -48,18 +60,19 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read the manifest of an export file; raises UsageError for one that is truncated, edited or too new."""
+    """Read the manifest of an export file; raises UsageError for one that is truncated, edited, too new or too large."""
     with _opened(path) as file:
-        return _parse(path, file.read(MANIFEST))
+        return _read(path, file)
 
 
-def verify_export(path: Path, copy_to: Path | None = None) -> Manifest:
-    """Read all of an export file and compare it with its manifest; `copy_to` is where its dump is unpacked, if wanted.
+def verify_export(path: Path, copy_to: IO[bytes] | None = None) -> Manifest:
+    """Read all of an export file and compare it with its manifest; `copy_to` is where its dump is copied, if wanted.
 
-    Raises UsageError for one that is truncated, edited or too new.
+    Raises UsageError for one that is truncated, edited or too new, and for one that is not made as an export is: it may not
+    take more memory or disk than its own size.
     """
     with _opened(path) as file:
-        manifest = _parse(path, file.read(MANIFEST))
+        manifest = _read(path, file)
         with file.open(DUMP) as dump:
             found = _copy(dump, copy_to)
     if found != manifest.sha256:
@@ -67,48 +80,84 @@ def verify_export(path: Path, copy_to: Path | None = None) -> Manifest:
     return manifest
 
 
-def digest_of(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+class _Bounded(io.BufferedReader):
+    """A file of which no more than a chunk is read at once: zipfile reads the table of contents as a whole, however long."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            size = _CHUNK
+        if size > _CHUNK:
+            raise zipfile.BadZipFile(f"its table of contents is longer than {_CHUNK // 2**20} MiB")
+        return super().read(size)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
-        with zipfile.ZipFile(path) as file:
-            yield file
+        # A pipe is not waited for, nor a device read for ever.
+        with _Bounded(io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))) as content:
+            if not stat.S_ISREG(os.fstat(content.fileno()).st_mode):
+                raise UsageError(f"{path} cannot be read: it is no regular file")
+            with zipfile.ZipFile(content) as file:
+                _check_members(file)
+                yield file
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
         raise UsageError(f"{path} is truncated, damaged or no export file: {error}; nothing was done") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
+def _check_members(file: zipfile.ZipFile) -> None:
+    """Refuse what an export is not: other members, one twice, or one that is larger than the space that it takes."""
+    members = file.infolist()
+    if sorted(member.filename for member in members) != sorted((MANIFEST, DUMP)):
+        raise zipfile.BadZipFile(f"it does not hold {MANIFEST} and {DUMP}, once each and nothing else")
+    for member in members:
+        if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+            raise zipfile.BadZipFile(f"its {member.filename} is compressed")
+    if file.getinfo(MANIFEST).file_size > _LONGEST:
+        raise zipfile.BadZipFile(f"its {MANIFEST} is longer than {_LONGEST // 2**20} MiB")
+
+
+def _read(path: Path, file: zipfile.ZipFile) -> Manifest:
+    with file.open(MANIFEST) as member:
+        return _parse(path, b"".join(iter(lambda: member.read(_CHUNK), b"")))
+
+
 def _parse(path: Path, text: bytes) -> Manifest:
     from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - slow to import
 
     try:
-        values = json.loads(text)
+        values = json.loads(text, object_pairs_hook=_unambiguous)
         version = values["format"]
         if isinstance(version, int) and version > FORMAT:
             raise UsageError(f"{path} has format {version}; this erpkit reads up to {FORMAT}: update erpkit")
         checksum = values.pop("checksum")
         manifest = TypeAdapter(Manifest).validate_json(json.dumps(values), strict=True)
-    except (ValueError, TypeError, KeyError, AttributeError, ValidationError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ValidationError):
         raise UsageError(f"{path}: its manifest cannot be read; nothing was done") from None
     if checksum != _checksum(values):
         raise UsageError(f"{path}: its manifest was edited (checksum differs); nothing was done")
+    if not _SCHEMA.fullmatch(manifest.schema):
+        raise UsageError(f"{path}: its manifest names no schema that erpkit exports; nothing was done")
     return manifest
+
+
+def _unambiguous(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a key is there twice")
+    return values
 
 
 def _checksum(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _copy(dump: IO[bytes], target: Path | None) -> str:
+def _copy(dump: IO[bytes], target: IO[bytes] | None) -> str:
     digest = hashlib.sha256()
-    with (target or Path("/dev/null")).open("wb") as copy:
-        while chunk := dump.read(_CHUNK):
-            digest.update(chunk)
-            copy.write(chunk)
+    while chunk := dump.read(_CHUNK):
+        digest.update(chunk)
+        if target is not None:
+            target.write(chunk)
     return digest.hexdigest()

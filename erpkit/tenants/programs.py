@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from erpkit.database import Connection
 from erpkit.embedded import find_binaries
 from erpkit.errors import DatabaseError
 
-__all__ = ["find_program", "open_program", "run_program", "without_password"]
+__all__ = ["find_program", "open_program", "without_password"]
 
 _SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret"})
 
@@ -35,29 +36,31 @@ def find_program(name: str, server_version: int) -> Path:
     return fit[0]
 
 
-def run_program(command: Sequence[str | Path], connection: Connection) -> None:
-    """Run a program to its end; raises DatabaseError with its reason when it fails."""
-    done = subprocess.run(
-        list(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=_environment(connection)
-    )  # fmt: skip
-    _check(command, done.returncode, done.stderr)
-
-
 @contextmanager
-def open_program(command: Sequence[str | Path]) -> Iterator[IO[bytes]]:
-    """Run a program beside us and lend its output; raises DatabaseError with its reason when it fails."""
-    with subprocess.Popen(
-        list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"LC_ALL": "C"}
-    ) as process:  # fmt: skip
+def open_program(
+    command: Sequence[str | Path], connection: Connection | None = None, file: int | None = None
+) -> Iterator[IO[bytes]]:
+    """Run a program beside us and lend its output; raises DatabaseError with its reason when it fails.
+
+    It connects as `connection` does, if one is given, and inherits the open `file`. When we are killed, it ends with its next
+    output.
+    """
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
+            env=_environment(connection), pass_fds=() if file is None else (file,),
+        ) as process,
+    ):  # fmt: skip
         assert process.stdout is not None
-        assert process.stderr is not None
         try:
             yield process.stdout
         except BaseException:
             process.kill()
             raise
-        error = process.stderr.read().decode(errors="replace")
-        _check(command, process.wait(), error)
+        code = process.wait()
+        errors.seek(0)
+        _check(command, code, errors.read().decode(errors="replace"))
 
 
 def without_password(connection: Connection) -> str:
@@ -86,8 +89,8 @@ def _major(program: Path) -> int:
     return int(match[1]) if match else 0
 
 
-def _environment(connection: Connection) -> dict[str, str]:
-    password = connection.info.password
+def _environment(connection: Connection | None) -> dict[str, str]:
+    password = connection.info.password if connection is not None else ""
     return os.environ | {"LC_ALL": "C"} | ({"PGPASSWORD": password} if password else {})
 
 

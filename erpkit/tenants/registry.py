@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 
 from erpkit.database import Connection, Tenant, may_not_read
 from erpkit.errors import UsageError
+from erpkit.tenants.locks import WAIT, name_holders
 from erpkit.tenants.roles import forbid_writing, grant_schema
 
 __all__ = [
@@ -135,12 +136,14 @@ def look_up(connection: Connection, slug: str, query: str | None = None) -> Tena
 def set_status(connection: Connection, slug: str, status: str) -> Tenant:
     """Suspend, activate or archive a tenant; fleet operations pass over all but active ones.
 
-    An archived tenant can only be read: its role loses the right to write until it is activated or suspended again.
+    An archived tenant can only be read: its role loses the right to write until it is activated or suspended again. Raises
+    DatabaseError, which names who holds the lock, where one is not to be got within ten seconds.
     """
     if status not in STATUSES:
         raise UsageError(f"{status!r} is no status: use {', '.join(STATUSES)}")
     tenant = get_tenant(connection, slug)
-    with connection.transaction():
+    with name_holders(connection, tenant, "nothing was changed"), connection.transaction():
+        connection.execute(f"SET LOCAL lock_timeout TO '{WAIT}'")
         connection.execute("UPDATE public.tenants SET status = %s WHERE slug = %s", [status, slug])
         if tenant.role is None or not has_schema(connection, tenant.schema):
             pass

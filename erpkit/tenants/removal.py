@@ -12,6 +12,7 @@ from psycopg import sql
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError, PlanChangedError, UsageError
+from erpkit.tenants.locks import WAIT, name_holders, short_waits
 from erpkit.tenants.registry import get_tenant, set_status
 from erpkit.tenants.roles import drop_roles
 from erpkit.tenants.rows import count_rows
@@ -82,7 +83,15 @@ class DropResult:
 
 
 def plan_drop(connection: Connection, tenant: Tenant) -> DropPlan:
-    """Read what dropping `tenant` would lose."""
+    """Read what dropping `tenant` would lose.
+
+    Raises DatabaseError, which names who holds the lock, where a table cannot be read within a second.
+    """
+    with name_holders(connection, tenant, "nothing was dropped"), short_waits(connection):
+        return _plan(connection, tenant)
+
+
+def _plan(connection: Connection, tenant: Tenant) -> DropPlan:
     size = connection.execute(
         "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c "
         "WHERE c.relnamespace = to_regnamespace(%s) AND c.relkind IN ('r', 'm', 'p')",
@@ -98,7 +107,8 @@ def drop_tenant(
     """Drop a tenant that is suspended or archived, if `confirm` is the id of `plan_drop`: data, schema, roles and entry.
 
     The tenant is archived first. What follows is one transaction for each fifty tables; `progress` is called after each.
-    When it is interrupted, the tenant stays archived with what is left of it: plan and drop it again to go on.
+    When it is interrupted, the tenant stays archived with what is left of it: plan and drop it again to go on. So it is where
+    a lock is not to be got within ten seconds; the error names who holds it.
     """
     database.check_writable()
     with database.connection() as connection:
@@ -107,13 +117,14 @@ def drop_tenant(
         set_status(connection, slug, "archived")
         batches = []
         try:
-            while _drop_foreign_keys(connection, tenant.schema):
-                pass
-            while batch := _drop_relations(connection, tenant.schema):
-                batches.append(batch)
-                if progress is not None:
-                    progress(batch)
-            _drop_rest(connection, tenant)
+            with name_holders(connection, tenant, "it is archived and dropped in part"):
+                while _drop_foreign_keys(connection, tenant.schema):
+                    pass
+                while batch := _drop_relations(connection, tenant.schema):
+                    batches.append(batch)
+                    if progress is not None:
+                        progress(batch)
+                _drop_rest(connection, tenant)
         except psycopg.Error as error:
             reason = error.diag.message_primary or str(error).strip()
             raise DatabaseError(
@@ -162,7 +173,7 @@ def _drop_relations(connection: Connection, schema: str) -> tuple[str, ...]:
 
 def _drop_rest(connection: Connection, tenant: Tenant) -> None:
     with connection.transaction():
-        connection.execute("SET LOCAL client_min_messages TO warning")
+        connection.execute(f"SET LOCAL client_min_messages TO warning; SET LOCAL lock_timeout TO '{WAIT}'")
         connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(tenant.schema)))
         if tenant.role is not None:
             drop_roles(connection, tenant)
@@ -172,7 +183,7 @@ def _drop_rest(connection: Connection, tenant: Tenant) -> None:
 def _run(connection: Connection, statements: list[sql.Composed]) -> None:
     if statements:
         with connection.transaction():
-            connection.execute("SET LOCAL client_min_messages TO warning; SET LOCAL lock_timeout TO '10s'")
+            connection.execute(f"SET LOCAL client_min_messages TO warning; SET LOCAL lock_timeout TO '{WAIT}'")
             connection.execute(sql.SQL("; ").join(statements))
 
 

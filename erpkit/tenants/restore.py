@@ -20,8 +20,10 @@ from erpkit.migrations import Migration, describe_status, plan_up, read_applied,
 from erpkit.tenants.drift import Difference, find_drift
 from erpkit.tenants.imports import import_tenant
 from erpkit.tenants.lifecycle import lock_migrations, move_tenant, new_tenant
+from erpkit.tenants.locks import name_holders
 from erpkit.tenants.manifest import Manifest, verify_export
 from erpkit.tenants.mentions import Mention, find_mentions
+from erpkit.tenants.partial import sweep_partial_files
 from erpkit.tenants.registry import find_tenants, get_tenant, has_schema, list_tenants, set_status
 from erpkit.tenants.rows import count_rows
 
@@ -125,6 +127,7 @@ def plan_restore(connection: Connection, path: Path, slug: str | None = None) ->
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name the export file to restore from")
+    sweep_partial_files(path.absolute().parent)
     manifest = verify_export(path)
     known = {tenant.slug for tenant in list_tenants(connection)}
     if slug is None and manifest.slug not in known:
@@ -175,12 +178,8 @@ def swap_in(database: Database, plan: RestorePlan, confirm: str, beside: Beside)
         damaged, imported = find_tenants(connection, [plan.tenant.slug, plan.beside])
         replace(plan, tenant=damaged, rows=count_rows(connection, damaged.schema)).check(confirm)
         try:
-            with connection.transaction():
+            with name_holders(connection, damaged, "nothing was changed"), connection.transaction():
                 kept = _swap(connection, damaged, imported, plan.aside)
-        except psycopg.errors.LockNotAvailable:
-            raise DatabaseError(
-                f"tenant {damaged.slug} is in use by a migration: nothing was changed; try again"
-            ) from None
         except psycopg.Error as error:
             raise DatabaseError(
                 f"tenant {damaged.slug} was not restored: {error.diag.message_primary or error}"

@@ -96,6 +96,7 @@ def test_a_manifest_tells_whose_data_a_file_holds(exported: Path, database: Data
     manifest = read_manifest(exported)
     assert (manifest.slug, manifest.schema, manifest.rows["notes"]) == ("acme", "tenant_acme", len(TRICKY))
     assert manifest.versions["billing"] == [1, 2, 3, 4]
+    assert (manifest.left_out, manifest.needs) == ((), ())
     with database.connection() as connection:
         assert manifest.rows == count_rows(connection, "tenant_acme")
     assert verify_export(exported) == manifest

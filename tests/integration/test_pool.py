@@ -258,6 +258,20 @@ def test_everything_works_behind_pgbouncer_in_transaction_mode(
         assert connection.execute("SELECT current_schema(), current_user::text").fetchone() == ("public", "postgres")
 
 
+def test_sessions_that_were_ended_behind_pgbouncer_are_replaced_too(bouncer: Database, database: Database) -> None:
+    tenant = create_tenant(database, [], "acme")
+    for _ in range(5):
+        with bouncer.tenant_transaction(tenant) as connection:
+            connection.execute("SELECT 1")
+        with psycopg.connect(database.conninfo, autocommit=True) as other:
+            other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        with bouncer.tenant_transaction(tenant) as connection:
+            assert connection.execute("SELECT current_schema()").fetchone() == ("tenant_acme",)
+
+
 def test_a_worker_behind_pgbouncer_finds_events_by_looking_and_leaves_no_lock_to_others(
     bouncer: Database, database: Database, migrations: tuple[Migration, ...], registry: Registry
 ) -> None:
