@@ -13,6 +13,7 @@ from erpkit.errors import DatabaseError
 
 __all__ = [
     "DISCARD",
+    "OUTPUT",
     "Connection",
     "check_in_transaction",
     "enter_tenant",
@@ -21,6 +22,7 @@ __all__ = [
     "reset",
     "scope_statements",
     "search_path",
+    "set_output",
 ]
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -33,6 +35,12 @@ DISCARD = (
 # A rollback takes back every setting, cursor and LISTEN; it leaves the session's prepared statements and advisory locks. To
 # drop those before it costs half of what it would in a transaction of their own after it.
 _LEAVE = b"DEALLOCATE ALL; SELECT pg_catalog.pg_advisory_unlock_all(); ROLLBACK"
+# The forms in which PostgreSQL writes values, which a server, database or role may have set otherwise: these lose nothing.
+OUTPUT = (
+    "pg_catalog.set_config('client_encoding', 'UTF8', true), pg_catalog.set_config('DateStyle', 'ISO', true), "
+    "pg_catalog.set_config('IntervalStyle', 'postgres', true), pg_catalog.set_config('extra_float_digits', '1', true), "
+    "pg_catalog.set_config('bytea_output', 'hex', true)"
+)
 
 
 def enter_tenant(
@@ -88,6 +96,11 @@ def search_path(schema: str) -> str:
 def no_schema(tenant: Tenant) -> str:
     """Say that a tenant's schema cannot be used."""
     return f"tenant {tenant.slug}: there is no schema {tenant.schema}, or its role may not use it"
+
+
+def set_output(connection: Connection) -> None:
+    """Have the present transaction's values written in the forms that lose nothing."""
+    _run(connection, f"SELECT {OUTPUT}".encode())
 
 
 def check_in_transaction(connection: Connection, tenant: Tenant) -> None:

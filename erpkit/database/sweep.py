@@ -13,7 +13,7 @@ import psycopg
 from psycopg import pq, sql
 
 from erpkit.database.pool import TENANTS_A_CONNECTION, Database, PooledConnection
-from erpkit.database.scope import no_schema, search_path
+from erpkit.database.scope import OUTPUT, no_schema, search_path
 from erpkit.database.tenant import Tenant
 
 __all__ = ["Answer", "sweep"]
@@ -22,7 +22,7 @@ _LATE = "not reached in time"
 _GRACE = 1.0  # seconds after the deadline in which what still runs is cancelled, tenant by tenant
 _NAME = b"erpkit_scope"
 _SCOPE = (
-    b"SELECT pg_catalog.set_config('transaction_read_only', 'on', true), "
+    b"SELECT " + OUTPUT.encode() + b", pg_catalog.set_config('transaction_read_only', 'on', true), "
     b"pg_catalog.set_config('statement_timeout', $1, true), pg_catalog.set_config('search_path', $2, true), "
     b"pg_catalog.set_config('role', coalesce($3, pg_catalog.current_setting('role')), true), pg_catalog.current_schema()"
 )
