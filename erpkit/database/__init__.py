@@ -13,6 +13,7 @@ from erpkit.database.schemas import (
     tenants_with_table,
 )
 from erpkit.database.scope import DISCARD, Connection, enter_tenant, no_schema, scope_statements, search_path
+from erpkit.database.stream import Stream, can_stream, column_names_and_types, open_stream
 from erpkit.database.sweep import Answer, sweep
 from erpkit.database.tenant import TEMPLATE, Tenant, check_schema_name
 
@@ -27,8 +28,11 @@ __all__ = [
     "Database",
     "Errors",
     "PooledConnection",
+    "Stream",
     "Tenant",
+    "can_stream",
     "check_schema_name",
+    "column_names_and_types",
     "enter_tenant",
     "fetch_union",
     "grant_analysts",
@@ -36,6 +40,7 @@ __all__ = [
     "no_schema",
     "note_errors",
     "note_failure",
+    "open_stream",
     "read_tenants",
     "schemas_with_table",
     "scope_statements",

@@ -13,6 +13,7 @@ from erpkit.errors import DatabaseError
 
 __all__ = [
     "DISCARD",
+    "OUTPUT",
     "Connection",
     "check_in_transaction",
     "commit",
@@ -24,6 +25,7 @@ __all__ = [
     "reset",
     "scope_statements",
     "search_path",
+    "set_output",
 ]
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -37,6 +39,14 @@ DISCARD = (
 # drop those before it costs half of what it would in a transaction of their own after it.
 _LEAVE = b"DEALLOCATE ALL; SELECT pg_catalog.pg_advisory_unlock_all(); ROLLBACK"
 _FINE = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY)
+# The forms in which PostgreSQL writes values, which a server, database or role may have set otherwise: these lose nothing.
+OUTPUT = (
+    "pg_catalog.set_config('client_encoding', CASE pg_catalog.getdatabaseencoding() WHEN 'SQL_ASCII' "
+    "THEN pg_catalog.current_setting('client_encoding') ELSE 'UTF8' END, true), "
+    "pg_catalog.set_config('DateStyle', 'ISO', true), "
+    "pg_catalog.set_config('IntervalStyle', 'postgres', true), pg_catalog.set_config('extra_float_digits', '1', true), "
+    "pg_catalog.set_config('bytea_output', 'hex', true)"
+)
 
 
 def enter_tenant(
@@ -106,6 +116,11 @@ def missing_grant(tenant: Tenant, who: str) -> str:
         .format(sql.Identifier(tenant.schema), sql.Identifier(who))
         .as_string()
     )
+
+
+def set_output(connection: Connection) -> None:
+    """Have the present transaction's values written in the forms that lose nothing."""
+    _run(connection, f"SELECT {OUTPUT}".encode())
 
 
 def check_in_transaction(connection: Connection, tenant: Tenant) -> None:

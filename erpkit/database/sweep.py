@@ -14,7 +14,7 @@ import psycopg
 from psycopg import pq, sql
 
 from erpkit.database.pool import TENANTS_A_CONNECTION, Database
-from erpkit.database.scope import Connection, missing_grant, no_schema, search_path
+from erpkit.database.scope import OUTPUT, Connection, missing_grant, no_schema, search_path
 from erpkit.database.tenant import Tenant
 
 __all__ = ["Answer", "sweep"]
@@ -24,7 +24,8 @@ _GRACE = 1.0  # seconds after the deadline in which what still runs is cancelled
 _NO_RIGHT, _LOCKED = b"42501", b"55P03"
 _NAME = b"erpkit_scope"
 _SCOPE = (
-    b"SELECT pg_catalog.set_config('transaction_read_only', 'on', true), pg_catalog.set_config('lock_timeout', '1s', true), "
+    b"SELECT " + OUTPUT.encode() + b", "
+    b"pg_catalog.set_config('transaction_read_only', 'on', true), pg_catalog.set_config('lock_timeout', '1s', true), "
     b"pg_catalog.set_config('statement_timeout', $1, true), pg_catalog.set_config('search_path', $2, true), "
     b"pg_catalog.set_config('role', coalesce($3, pg_catalog.current_setting('role')), true), pg_catalog.current_schema()"
 )

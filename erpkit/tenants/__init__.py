@@ -18,10 +18,12 @@ from erpkit.tenants.restore import Beside, LogChange, Restored, RestorePlan, imp
 from erpkit.tenants.roles import ANALYSTS
 from erpkit.tenants.rows import count_rows
 from erpkit.tenants.snapshot import Snapshot, describe_inspections, read_snapshot, take_snapshot, write_snapshot
+from erpkit.tenants.values import AsText
 
 __all__ = [
     "ANALYSTS",
     "Across",
+    "AsText",
     "Beside",
     "Difference",
     "DropPlan",

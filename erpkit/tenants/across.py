@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-import psycopg.adapt
 
-from erpkit.database import Answer, Database, Tenant, sweep
+from erpkit.database import Answer, Database, Tenant, can_stream, column_names_and_types, sweep
 from erpkit.errors import UsageError
 from erpkit.tenants.frames import Part, combine
+from erpkit.tenants.large import read_large
+from erpkit.tenants.values import Loading
 
 if TYPE_CHECKING:
     import pandas
@@ -24,6 +25,8 @@ __all__ = ["Across", "across", "check_read_only"]
 _READS = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/|\()*(select|with|values|table)\b", re.IGNORECASE | re.DOTALL)
 # A role is left again by set_config('role', …); these are the ways to call it, or to run SQL that was put together as text.
 _LEAVES = re.compile(r"set_config|(?:query|cursor|table|schema|database)_to_xml|dblink|u&\s*[\"']", re.IGNORECASE)
+_FEW, _MANY_ROWS = 10, 10_000  # so few tenants, and maybe more rows than these of each, are read one after the other
+_SPACE = re.compile(r"[\s(]+|--[^\n]*")
 _MAY_BE_LIMITED = re.compile(r"limit|fetch|offset|for\b|into", re.IGNORECASE)
 
 
@@ -64,31 +67,47 @@ def across(
     timeout: float = 60,
     connections: int = 3,
     progress: Callable[[int], object] | None = None,
+    named: bool = True,
 ) -> Across:
     """Run one reading query in every active tenant's schema and return all rows as one DataFrame.
 
     Each tenant is read under its own role, in a read-only transaction of its own: one that fails is named beside the rows of
-    the others. `limit` is the most rows a tenant may give, `timeout` the seconds for all of them together; the server holds
-    both. Dtypes are nullable integers, UTC timestamps, exact decimals as objects, and parsed jsonb. `progress` is called with
-    the number of tenants done. Raises UsageError for anything but one SELECT, WITH, VALUES or TABLE.
+    the others; one that is given twice is read once. `limit` is the most rows a tenant may give, `timeout` the seconds for all
+    of them together; the server holds both. `progress` is called with the number of tenants done. Without `named` the frame
+    has no column `tenant`. Raises UsageError for anything but one SELECT, WITH, VALUES or TABLE.
+
+    Every column and every value arrives. Columns of the same name get a number: `a`, `a_2`; so does the query's own `tenant`
+    beside that of the frame. Dtypes are nullable integers and floats (NaN stays apart from NULL), UTC timestamps in
+    microseconds, exact decimals as objects, and parsed jsonb, with a Decimal for a number that a float would round. What Python
+    would change, or cannot hold, arrives as an `AsText`: PostgreSQL's own text, in a str of a type of its own. That are
+    infinite times, years before 1 and after 9999, 24:00:00, intervals with months (a timedelta is days of 24 hours), arrays
+    that do not begin at 1, a JSON null, and json with a key twice. A column of timestamps with such a value has the dtype
+    object. Types that Python has no class for, such as enums and points, are str.
     """
     check_read_only(query)
-    statement = _bind(database, _limited(query, limit), params)
-    active = [tenant for tenant in tenants if tenant.is_active]
+    is_limited = _gives_rows(query)
+    statement = _bind(database, _limited(query, limit) if is_limited else query, params)
+    active = list({tenant.slug: tenant for tenant in tenants if tenant.is_active}.values())
     deadline = time.monotonic() + timeout
+    if is_limited and len(active) <= _FEW and (limit is None or limit > _MANY_ROWS) and can_stream():
+        found = (read_large(database, tenant, statement, deadline=deadline) for tenant in active)
+    else:
+        loading = Loading()
+        answers = sweep(database, lambda _: [statement], active, deadline=deadline, connections=connections)
+        found = (_part(answer, loading) for answer in answers)
     parts = []
-    for answer in sweep(database, lambda _: [statement], active, deadline=deadline, connections=connections):
-        parts.append(_part(answer))
+    for part in found:
+        parts.append(part)
         if progress is not None:
             progress(1)
     order = {tenant.slug: number for number, tenant in enumerate(active)}
     parts.sort(key=lambda part: order[part.tenant])
-    return Across(
-        combine([part.keep(limit) for part in parts if part.error is None]),
-        {part.tenant: part.error for part in parts if part.error is not None},
-        tuple(part.tenant for part in parts if limit is not None and len(part.rows) > limit),
-        {tenant.slug: tenant.status for tenant in tenants if not tenant.is_active},
-    )
+    errors = {part.tenant: part.error for part in parts if part.error is not None}
+    truncated = tuple(part.tenant for part in parts if limit is not None and part.count > limit)
+    kept = [part.keep(limit) for part in parts if part.error is None]
+    parts.clear()  # what `combine` has used up need not stay in memory
+    skipped = {tenant.slug: tenant.status for tenant in tenants if not tenant.is_active}
+    return Across(combine(kept, named=named), errors, truncated, skipped)
 
 
 def check_read_only(query: str) -> None:
@@ -102,19 +121,21 @@ def check_read_only(query: str) -> None:
         raise UsageError(f"{found[0]!r} cannot be used here: it could leave the tenant's role")
 
 
-def _part(answer: Answer) -> Part:
+def _part(answer: Answer, loading: Loading) -> Part:
     """Return a tenant's rows as Python values."""
     if answer.error is not None:
         return Part(answer.tenant.slug, error=answer.error)
     (result,) = answer.results
-    transformer = psycopg.adapt.Transformer()
-    transformer.set_pgresult(result)
-    names = tuple((result.fname(n) or b"").decode() for n in range(result.nfields))
-    try:
-        loaded = transformer.load_rows(0, result.ntuples, tuple)
-    except psycopg.DataError as error:  # a date beyond what Python can hold
-        return Part(answer.tenant.slug, error=str(error))
-    return Part(answer.tenant.slug, names, tuple(result.ftype(n) for n in range(result.nfields)), loaded)
+    rows = loading.rows(result)
+    return Part(answer.tenant.slug, *column_names_and_types(result), rows, count=len(rows))
+
+
+def _gives_rows(query: str) -> bool:
+    """Tell whether a statement can stand in another one's FROM: EXPLAIN and SHOW cannot."""
+    start = 0
+    while found := _SPACE.match(query, start):
+        start = found.end()
+    return not query[start : start + 7].lower().startswith(("explain", "show"))
 
 
 def _limited(query: str, limit: int | None) -> str:

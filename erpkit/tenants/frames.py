@@ -8,76 +8,192 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from erpkit.errors import UsageError
+from erpkit.tenants.values import AsText
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Part", "combine"]
+__all__ = ["Array", "Part", "combine", "make_array", "make_masked", "make_times"]
+
+Array = Any  # one of pandas' arrays; what is made of them is typed, they are not
 
 # PostgreSQL's type oids (pg_type.dat) and the pandas dtype that holds their values without loss, nulls included. What is not
 # listed stays an object: decimals, jsonb, uuids, dates, arrays.
-_DTYPES = {
-    16: "boolean",
-    20: "Int64", 21: "Int64", 23: "Int64", 26: "Int64",
-    18: "str", 19: "str", 25: "str", 1042: "str", 1043: "str",
-    700: "Float64", 701: "Float64",
-    1114: "datetime64[us]", 1184: "datetime64[us, UTC]",
-}  # fmt: skip
+_INTEGERS = (20, 21, 23, 26)
+_TEXTS = (18, 19, 25, 1042, 1043)
+_FLOATS = (700, 701)
+_BOOL, _TIMESTAMP, _TIMESTAMPTZ = 16, 1114, 1184
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one tenant gave: column names, their type oids and rows, or an error."""
+    """What one tenant gave: column names, their type oids and rows, or an error.
+
+    A large result comes as `arrays`, one a column, in place of rows.
+    """
 
     tenant: str
     names: tuple[str, ...] = ()
     types: tuple[int, ...] = ()
     rows: Sequence[tuple[Any, ...]] = ()
+    arrays: Sequence[Array] | None = None
+    count: int = 0
     error: str | None = None
 
     def keep(self, limit: int | None) -> Part:
         """Return this part with at most `limit` rows."""
-        return self if limit is None or len(self.rows) <= limit else replace(self, rows=self.rows[:limit])
+        if limit is None or self.count <= limit:
+            return self
+        arrays = None if self.arrays is None else [array[:limit] for array in self.arrays]
+        return replace(self, rows=self.rows[:limit], arrays=arrays, count=limit)
 
 
-def combine(parts: Sequence[Part]) -> pandas.DataFrame:
-    """Put the parts one under the other, with a column `tenant` first.
+@dataclass
+class _Piece:
+    """Rows of some tenants that have the same columns."""
 
-    Tenants whose columns differ, because their schemas do, get the columns of all, blank where they have none. Raises
-    UsageError when a column is named `tenant` already.
+    slugs: Sequence[str]
+    counts: Sequence[int]
+    columns: dict[str, Array]
+
+
+def combine(parts: Sequence[Part], *, named: bool = True) -> pandas.DataFrame:
+    """Put the parts one under the other, with a column `tenant` first if `named`.
+
+    Columns of the same name get a number: `a`, `a_2`. Tenants whose columns differ, because their schemas do, get the columns
+    of all, blank where they have none; a column whose dtype differs between tenants holds objects, as no value is to change.
     """
     import pandas  # noqa: PLC0415 - slow to import
 
-    if any("tenant" in part.names for part in parts):
-        raise UsageError("the query has a column named tenant: give it another name")
-    shapes: dict[tuple[tuple[str, ...], tuple[int, ...]], list[Part]] = {}
-    for part in parts:
-        shapes.setdefault((part.names, part.types), []).append(part)
-    frames = [_frame(names, types, same) for (names, types), same in shapes.items()]
-    if not frames:
-        return pandas.DataFrame({"tenant": pandas.Series(dtype="str")})
-    return frames[0] if len(frames) == 1 else pandas.concat(frames, ignore_index=True)
+    pieces = _pieces(parts, named)
+    counts = [sum(piece.counts) for piece in pieces]
+    data: dict[str, Any] = {}
+    if named:
+        slugs = chain.from_iterable(piece.slugs for piece in pieces)
+        data["tenant"] = _repeat(list(slugs), list(chain.from_iterable(piece.counts for piece in pieces)))
+    for name in dict.fromkeys(chain.from_iterable(piece.columns for piece in pieces)):
+        stacked = _stack([piece.columns.pop(name, None) for piece in pieces], counts)
+        # Without a dtype pandas would make text of objects that are all str.
+        data[name] = pandas.Series(stacked, dtype=stacked.dtype if stacked.dtype != object else "object", copy=False)
+    return pandas.DataFrame(data, index=pandas.RangeIndex(sum(counts)), copy=False)
 
 
-def _frame(names: Sequence[str], types: Sequence[int], parts: Sequence[Part]) -> pandas.DataFrame:
-    import numpy  # noqa: PLC0415 - slow to import
+def make_array(oid: int, values: Sequence[Any]) -> Array:
+    """Return the values of one column, None for NULL, in the dtype that holds them."""
+    import numpy  # noqa: PLC0415
     import pandas  # noqa: PLC0415
 
+    if oid in (_TIMESTAMP, _TIMESTAMPTZ):
+        rows = [row for row, value in enumerate(values) if type(value) is AsText]
+        plain = [None if type(value) is AsText else value for value in values] if rows else list(values)
+        return make_times(oid, plain, rows, [values[row] for row in rows])
+    if oid in _TEXTS:
+        return pandas.array(_objects(values), dtype="str")
+    if oid not in (*_INTEGERS, *_FLOATS, _BOOL):
+        return pandas.array(_objects(values), dtype=object)
+    kind = numpy.dtype("int64" if oid in _INTEGERS else "float64" if oid in _FLOATS else "bool")
+    is_null = numpy.fromiter((value is None for value in values), bool, len(values))
+    filled = [0 if value is None else value for value in values] if is_null.any() else list(values)
+    return make_masked(numpy.array(filled, dtype=kind), is_null)
+
+
+def make_masked(values: Any, is_null: Any) -> Array:
+    """Return numbers or truth values with a mask for NULL: a float's NaN stays another value than NULL."""
+    import pandas  # noqa: PLC0415
+
+    kinds = {"i": pandas.arrays.IntegerArray, "f": pandas.arrays.FloatingArray, "b": pandas.arrays.BooleanArray}
+    return kinds[values.dtype.kind](values, is_null)
+
+
+def make_times(oid: int, values: Any, rows: Sequence[int], odd: Sequence[AsText]) -> Array:
+    """Return timestamps in microseconds; with `odd` ones in some rows, as objects: pandas has the years 1 to 9999 only."""
+    import pandas  # noqa: PLC0415
+
+    times = pandas.array(values, dtype="datetime64[us, UTC]" if oid == _TIMESTAMPTZ else "datetime64[us]", copy=False)
+    if not len(rows):
+        return times
+    objects = times.astype(object)
+    objects[times.isna()] = None
+    objects[rows] = _objects(odd)
+    return pandas.array(objects, dtype=object)
+
+
+def _pieces(parts: Sequence[Part], named: bool) -> list[_Piece]:
+    """Make the columns, once for all tenants that have the same ones."""
+    shapes: dict[Any, list[Part]] = {}
+    for part in parts:
+        shapes.setdefault((part.names, part.types) if part.arrays is None else part.tenant, []).append(part)
+    return [
+        _Piece([part.tenant for part in same], [part.count for part in same], _columns(same, named))
+        for same in shapes.values()
+    ]
+
+
+def _columns(parts: Sequence[Part], named: bool) -> dict[str, Array]:
+    first = parts[0]
+    names = _unique(first.names, {"tenant"} if named else set())
+    if first.arrays is not None:
+        return dict(zip(names, first.arrays, strict=True))
     rows = list(chain.from_iterable(part.rows for part in parts))
-    slugs = numpy.repeat(numpy.array([part.tenant for part in parts], dtype=object), [len(part.rows) for part in parts])
-    columns = list(zip(*rows, strict=True)) if rows else [() for _ in names]
-    data = {"tenant": pandas.Series(slugs, dtype="str")}
-    for name, oid, values in zip(_unique(names), types, columns, strict=True):
-        data[name] = pandas.Series(values, dtype=_DTYPES.get(oid, "object"))
-    return pandas.DataFrame(data)
+    columns: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * len(names)
+    return {name: make_array(oid, values) for name, oid, values in zip(names, first.types, columns, strict=True)}
 
 
-def _unique(names: Sequence[str]) -> list[str]:
-    """Number the columns that have the same name: count, count_2."""
-    seen: Counter[str] = Counter()
+def _stack(arrays: Sequence[Array | None], counts: Sequence[int]) -> Array:
+    """Put the arrays of one column under each other; None stands for rows without that column."""
+    import pandas  # noqa: PLC0415
+
+    if len(arrays) == 1 and arrays[0] is not None:
+        return arrays[0]
+    kinds = {array.dtype for array in arrays if array is not None}
+    dtype = kinds.pop() if len(kinds) == 1 else pandas.array([], dtype=object).dtype
+    same = [
+        _blank(count, dtype) if array is None else array if array.dtype == dtype else _as_objects(array)
+        for array, count in zip(arrays, counts, strict=True)
+    ]
+    return type(same[0])._concat_same_type(same)
+
+
+def _blank(count: int, dtype: Any) -> Array:
+    import pandas  # noqa: PLC0415
+
+    if dtype.kind == "O" and dtype != "str":
+        return pandas.array(_objects([None] * count), dtype=object)
+    return pandas.array([None] * count, dtype=dtype)
+
+
+def _as_objects(array: Array) -> Array:
+    import pandas  # noqa: PLC0415
+
+    objects = array.astype(object)
+    objects[array.isna()] = None
+    return pandas.array(objects, dtype=object)
+
+
+def _objects(values: Sequence[Any]) -> Any:
+    """Return an array that holds each value as it is: numpy would look into lists."""
+    import numpy  # noqa: PLC0415
+
+    return numpy.fromiter(values, object, len(values))
+
+
+def _repeat(slugs: Sequence[str], counts: Sequence[int]) -> Array:
+    import numpy  # noqa: PLC0415
+    import pandas  # noqa: PLC0415
+
+    return pandas.array(numpy.repeat(_objects(slugs), counts), dtype="str")
+
+
+def _unique(names: Sequence[str], taken: set[str]) -> list[str]:
+    """Number the columns whose name is taken: count, count_2; a name that a column has already is left to it."""
+    taken, given = set(taken), set(names)
+    numbers: Counter[str] = Counter()
     unique = []
     for name in names:
-        seen[name] += 1
-        unique.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+        new = name
+        while new in taken or (new != name and new in given):
+            numbers[name] += 1
+            new = f"{name}_{numbers[name] + 1}"
+        taken.add(new)
+        unique.append(new)
     return unique

@@ -163,9 +163,9 @@ class Explorer:
         self.chart.value = kept if kept in names else ""
 
     def _show(self) -> None:
-        names = ", ".join(_select_name(column.name) for column in self._columns)
+        names = ", ".join(_quote(column.name) for column in self._columns)
         result = self._read(f"SELECT {names} FROM {self._source()}")  # noqa: S608 - quoted, and read from the catalog
-        self.frame = result.frame.drop(columns="tenant")
+        self.frame = result.frame
         self.view.value = Table(self.frame, "no rows", height="32em", raw=True)._repr_html_()
         self.picture.value = self._picture()
         count = f"{len(self.frame):,} row{'' if len(self.frame) == 1 else 's'}"
@@ -208,17 +208,14 @@ class Explorer:
         tenants = [self._tenants[self.tenant.value]]
         result = read_again(
             self._database,
-            lambda: across(self._database, query, params, tenants=tenants, limit=limit, timeout=self._seconds),
+            lambda: across(
+                self._database, query, params, tenants=tenants, limit=limit, timeout=self._seconds, named=False
+            ),
         )
         for reason in result.errors.values():
             late = f"this took longer than {self._seconds:g} s and was stopped: filter for fewer rows"
             raise DatabaseError(late if reason.startswith(_STOPPED) else reason)
         return result
-
-
-def _select_name(name: str) -> str:
-    """Quote a column; one named tenant gets another name, as the rows of many tenants have a column of that name."""
-    return f'{_quote(name)} AS "tenant (column)"' if name == "tenant" else _quote(name)
 
 
 def _quote(name: str) -> str:

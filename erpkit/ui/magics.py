@@ -53,10 +53,10 @@ class TenantMagics(Magics):
     def tenant(self, line: str, cell: str) -> pandas.DataFrame | None:
         """Run the cell's SQL in one tenant: `%%tenant acme --limit 100`."""
         arguments = parse_argstring(self.tenant, line)
-        result = self._query([arguments.slug], cell, arguments.limit)
+        result = self._query([arguments.slug], cell, arguments.limit, named=False)
         if result.skipped:
             raise UsageError(f"{arguments.slug} is {result.skipped[arguments.slug]}: only active tenants are read")
-        return self._give(result.frame.drop(columns="tenant"), result, arguments)
+        return self._give(result.frame, result, arguments)
 
     @magic_arguments()
     @argument("slugs", nargs="*", help="tenants; none: all of them")
@@ -69,23 +69,23 @@ class TenantMagics(Magics):
         result = self._query(arguments.slugs, cell, arguments.limit)
         return self._give(result.frame, result, arguments)
 
-    def _query(self, slugs: list[str], cell: str, limit: int) -> Across:
+    def _query(self, slugs: list[str], cell: str, limit: int, *, named: bool = True) -> Across:
         query, params = bind_names(cell, self.shell.user_ns if self.shell is not None else {})
         if limit < 1:
             raise UsageError(f"--limit {limit}: read at least one row")
         try:
-            result = read_again(self.database, lambda: self._ask(slugs, query, params, limit))
+            result = read_again(self.database, lambda: self._ask(slugs, query, params, limit, named))
         except KeyboardInterrupt:
             raise DatabaseError("interrupted: the query was cancelled on the server") from None
         if result.errors and result.frame.empty:
             raise DatabaseError("; ".join(reasons(result.errors)))
         return result
 
-    def _ask(self, slugs: list[str], query: str, params: dict[str, Any] | None, limit: int) -> Across:
+    def _ask(self, slugs: list[str], query: str, params: dict[str, Any] | None, limit: int, named: bool) -> Across:
         with self.database.connection() as connection:
             tenants = find_tenants(connection, slugs, self._settings.tenants_query)
         with progress_bar(sum(tenant.is_active for tenant in tenants), "tenants") as done:
-            return across(self.database, query, params, tenants=tenants, limit=limit, progress=done)
+            return across(self.database, query, params, tenants=tenants, limit=limit, progress=done, named=named)
 
     def _give(self, frame: pandas.DataFrame, result: Across, arguments: Any) -> pandas.DataFrame | None:
         """Return the rows, or put them into a variable; what a reader must know is told above them."""

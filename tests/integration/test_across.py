@@ -161,11 +161,19 @@ def test_tenants_whose_schemas_differ_get_the_columns_of_all(shared: Database, t
     assert list(frame.dropna()["tenant"]) == ["delta"]
 
 
-def test_columns_of_one_name_are_numbered_and_tenant_is_taken(shared: Database, tenants: list[Tenant]) -> None:
-    frame = across(shared, "SELECT 1 AS n, 2 AS n", tenants=tenants, limit=None).frame
-    assert list(frame.columns) == ["tenant", "n", "n_2"]
-    with pytest.raises(UsageError, match="column named tenant"):
-        across(shared, "SELECT 1 AS tenant", tenants=tenants)
+def test_every_column_arrives_under_a_name_of_its_own(shared: Database, tenants: list[Tenant]) -> None:
+    for limit in (None, 9):
+        frame = across(shared, "SELECT 1 a, 2 a, 3 AS a_2, 4 AS tenant, 5", tenants=tenants[:1], limit=limit).frame
+        assert frame.to_dict("list") == {
+            "tenant": ["acme"], "a": [1], "a_3": [2], "a_2": [3], "tenant_2": [4], "?column?": [5]
+        }  # fmt: skip
+        unnamed = across(shared, "SELECT 1 AS tenant", tenants=tenants[:1], limit=limit, named=False).frame
+        assert unnamed.to_dict("list") == {"tenant": [1]}
+
+
+def test_a_tenant_given_twice_is_asked_once(shared: Database, tenants: list[Tenant]) -> None:
+    frame = across(shared, "SELECT 1 AS n", tenants=[*tenants[:2], tenants[0]]).frame
+    assert list(frame["tenant"]) == ["acme", "bluebird"]
 
 
 @pytest.mark.parametrize(
