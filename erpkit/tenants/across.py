@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import psycopg.adapt
 
-from erpkit.database import Answer, Database, Tenant, sweep
+from erpkit.database import Answer, Connection, Database, Tenant, sweep
 from erpkit.errors import UsageError
 from erpkit.tenants.frames import Part, combine
+from erpkit.tenants.reading_sql import check_reading
+from erpkit.tenants.sql_tokens import Kind, read_tokens
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Across", "across", "check_read_only"]
+__all__ = ["Across", "across"]
 
-_READS = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/|\()*(select|with|values|table)\b", re.IGNORECASE | re.DOTALL)
-# A role is left again by set_config('role', …); these are the ways to call it, or to run SQL that was put together as text.
-_LEAVES = re.compile(r"set_config|(?:query|cursor|table|schema|database)_to_xml|dblink|u&\s*[\"']", re.IGNORECASE)
+_IN_LIST = re.compile(r"\bin (?P<bracket>\( )?%(?: \( (?P<name>\w+) \))? s\b", re.IGNORECASE)
 _MAY_BE_LIMITED = re.compile(r"limit|fetch|offset|for\b|into", re.IGNORECASE)
 
 
@@ -70,11 +70,11 @@ def across(
     Each tenant is read under its own role, in a read-only transaction of its own: one that fails is named beside the rows of
     the others. `limit` is the most rows a tenant may give, `timeout` the seconds for all of them together; the server holds
     both. Dtypes are nullable integers, UTC timestamps, exact decimals as objects, and parsed jsonb. `progress` is called with
-    the number of tenants done. Raises UsageError for anything but one SELECT, WITH, VALUES or TABLE.
+    the number of tenants done. Raises UsageError for anything but one SELECT, WITH, VALUES, TABLE, EXPLAIN or SHOW, and for
+    one that reaches more than reading (see `reading_sql`).
     """
-    check_read_only(query)
-    statement = _bind(database, _limited(query, limit), params)
     active = [tenant for tenant in tenants if tenant.is_active]
+    statement = _prepare(database, query, params, active, limit)
     deadline = time.monotonic() + timeout
     parts = []
     for answer in sweep(database, lambda _: [statement], active, deadline=deadline, connections=connections):
@@ -89,17 +89,6 @@ def across(
         tuple(part.tenant for part in parts if limit is not None and len(part.rows) > limit),
         {tenant.slug: tenant.status for tenant in tenants if not tenant.is_active},
     )
-
-
-def check_read_only(query: str) -> None:
-    """Raise UsageError unless `query` begins as a reading one and calls nothing that could leave the tenant's role.
-
-    The read-only transaction and the role are PostgreSQL's own guards; this one keeps a query from taking them off.
-    """
-    if not _READS.match(query):
-        raise UsageError("only a query that reads can be run here: SELECT, WITH, VALUES or TABLE")
-    if found := _LEAVES.search(query):
-        raise UsageError(f"{found[0]!r} cannot be used here: it could leave the tenant's role")
 
 
 def _part(answer: Answer) -> Part:
@@ -117,8 +106,26 @@ def _part(answer: Answer) -> Part:
     return Part(answer.tenant.slug, names, tuple(result.ftype(n) for n in range(result.nfields)), loaded)
 
 
-def _limited(query: str, limit: int | None) -> str:
-    text = query.strip().removesuffix(";")
+def _prepare(
+    database: Database,
+    query: str,
+    params: Sequence[Any] | dict[str, Any] | None,
+    tenants: Sequence[Tenant],
+    limit: int | None,
+) -> bytes:
+    """Bind the parameters, check the text that came of it, and return it as it is sent to all tenants."""
+    with database.connection() as connection:
+        statement = check_reading(
+            connection,
+            _bind(connection, query, params),
+            tenants,
+            shared_schemas=database.shared_schemas,
+            allowed_functions=database.allowed_functions,
+        )
+    return (_limited(statement.text, limit) if statement.is_query else statement.text).encode()
+
+
+def _limited(text: str, limit: int | None) -> str:
     if limit is None:
         return text
     if _MAY_BE_LIMITED.search(text):
@@ -126,12 +133,24 @@ def _limited(query: str, limit: int | None) -> str:
     return f"(\n{text}\n) LIMIT {limit + 1}"  # a quarter less work for the server than a subquery
 
 
-def _bind(database: Database, query: str, params: Sequence[Any] | dict[str, Any] | None) -> bytes:
+def _bind(connection: Connection, query: str, params: Sequence[Any] | dict[str, Any] | None) -> str:
     """Put the parameters in as literals, once for all tenants."""
     if params is None:
-        return query.encode()
-    with database.connection() as connection:
-        try:
-            return psycopg.ClientCursor(connection).mogrify(query, params).encode()
-        except psycopg.ProgrammingError as error:
-            raise UsageError(f"the parameters do not fit the query: {error}") from None
+        return query
+    _check_lists(query, params)
+    try:
+        return psycopg.ClientCursor(connection).mogrify(query, params)
+    except (psycopg.ProgrammingError, psycopg.DataError, UnicodeError) as error:
+        raise UsageError(f"the parameters do not fit the query: {error}") from None
+
+
+def _check_lists(query: str, params: Sequence[Any] | dict[str, Any]) -> None:
+    """Raise UsageError for `IN %(ids)s`, which is no SQL once the list is bound, and `IN (%(ids)s)`, which finds nothing."""
+    words = " ".join(
+        "''" if token.is_string or token.kind is Kind.QUOTED else token.text for token in read_tokens(query)
+    )
+    for found in _IN_LIST.finditer(words):
+        is_list = isinstance(params, dict) and isinstance(params.get(found["name"]), (list, tuple, set))
+        if not found["bracket"] or is_list:
+            place = f"%({found['name']})s" if found["name"] else "%s"
+            raise UsageError(f"IN {place}: compare with a list by = ANY({place})")
