@@ -29,6 +29,7 @@ HARMLESS = frozenset({
     "array_shuffle", "pg_relation_size", "pg_table_size", "pg_total_relation_size", "pg_indexes_size", "pg_database_size",
     "pg_tablespace_size", "pg_blocking_pids", "pg_is_in_recovery",
 })  # fmt: skip
+_VOLATILE = "PostgreSQL marks it VOLATILE or keeps it from the public, so it does more than read and could leave the tenant's role"
 _SAMPLING = ("bernoulli", "system")  # TABLESAMPLE's methods, which are VOLATILE functions that no SQL can call
 
 # The operators that key words stand for, looked up on the search_path like any other.
@@ -193,7 +194,7 @@ def _problems(reach: Reach, facts: Sequence[_Fact], allowed: frozenset[str]) -> 
     outside = [fact for fact in facts if fact.kind == "outside" and not _is_allowed(fact.schema, fact.name, allowed)]
     for schema, name in sorted(reach.calls, key=lambda call: (call[1], call[0] or "")):
         if schema in (None, "pg_catalog") and name in volatile:
-            yield f"{name} cannot be used here: it does more than read (PostgreSQL marks it VOLATILE or keeps it from the public)"
+            yield f"{name} cannot be used here: {_VOLATILE}"
         if schema is not None and schema not in CATALOGS and not _is_allowed(schema, name, allowed):
             yield _not_built_in(f"the function {schema}.{name}", name)
         yield from (
@@ -203,7 +204,7 @@ def _problems(reach: Reach, facts: Sequence[_Fact], allowed: frozenset[str]) -> 
         )
     for name in sorted(reach.fields):
         if name in volatile:
-            yield f"the function {name} cannot be used here, and .{name} may call it: {_as_column(name)}"
+            yield f"{name} cannot be used here, and .{name} may call it: {_VOLATILE}; {_as_column(name)}"
         if any(fact.name == name and fact.is_field for fact in outside):
             yield f"{_not_built_in(f'the function {name}, which .{name} may call,', name)}; {_as_column(name)}"
     for fact in facts:

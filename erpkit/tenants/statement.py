@@ -83,14 +83,15 @@ def read_statement(text: str) -> Statement:
     tokens = read_tokens(text)
     while tokens and tokens[-1].is_mark(";"):
         tokens.pop()
-    if any(token.is_mark(";") for token in tokens):
-        raise UsageError(_ONE)
-    if tokens and tokens[0].is_word("show"):
-        return _show(tokens)
     query = _after_explain(tokens)
     first = next((token for token in query if not token.is_mark("(")), None)
-    if first is None or not first.is_word(*_BEGIN):
+    is_show = bool(tokens) and tokens[0].is_word("show")
+    if not is_show and (first is None or not first.is_word(*_BEGIN)):
         raise UsageError(_ONLY_READS)
+    if any(token.is_mark(";") for token in tokens):
+        raise UsageError(_ONE)
+    if is_show:
+        return _show(tokens)
     tree = _parse(query)
     _check_reads(tree)
     return Statement(tuple(tokens), len(query) == len(tokens), _defined(tree))
@@ -126,9 +127,9 @@ def _parse(tokens: Sequence[Token]) -> exp.Expr:
     try:
         trees = sqlglot.parse(_for_sqlglot(tokens), dialect="postgres")
     except sqlglot.errors.ParseError as error:
-        raise UsageError(f"this cannot be parsed as SQL: {_reason(error.errors)}") from None
+        raise UsageError(f"syntax error: {_reason(error.errors)}") from None
     except sqlglot.errors.SqlglotError as error:
-        raise UsageError(f"this cannot be parsed as SQL: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"syntax error: {str(error).splitlines()[0]}") from None
     except RecursionError:
         raise UsageError("the SQL is nested too deeply to be parsed") from None
     if len(trees) != 1 or trees[0] is None:
@@ -163,9 +164,12 @@ def _defined(tree: exp.Expr) -> frozenset[str]:
     """Return the names that the statement itself gives to columns, folded as PostgreSQL does."""
     from sqlglot import exp  # noqa: PLC0415
 
-    named = (exp.Alias, exp.TableAlias, exp.ColumnDef, exp.JSONColumnDef)
-    found = (name for node in tree.find_all(*named) for name in node.find_all(exp.Identifier))
-    return frozenset(name.name if name.quoted else name.name.lower() for name in found)
+    found = {
+        *(name.args["alias"] for name in tree.find_all(exp.Alias)),
+        *(name for alias in tree.find_all(exp.TableAlias) for name in alias.find_all(exp.Identifier)),
+        *(column.this for column in tree.find_all(exp.ColumnDef, exp.JSONColumnDef)),
+    }
+    return frozenset(name.name if name.args.get("quoted") else name.name.lower() for name in found if name is not None)
 
 
 def _for_sqlglot(tokens: Sequence[Token]) -> str:
