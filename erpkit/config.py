@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +26,8 @@ class Settings:
     embedded server. It may hold a password, so it is never shown; in ERPKIT_DATABASE, `env:NAME` stands for the one in another
     variable. `modules` is an entry-point group, or None for the default. `tenants_query` lists the tenants of an ERP that erpkit
     did not make; None means `public.tenants`. `broker` is the URL that events are forwarded to, `memory:` for none; it may hold a
-    password: show `mask_url(broker)`.
+    password: show `mask_url(broker)`. SQL that is typed may use `shared_schemas` beside the tenant's, and beside PostgreSQL's own
+    functions `allowed_functions`: names, with their schema or not, or `schema.*`.
     """
 
     database: str | None = field(default=None, repr=False)
@@ -33,6 +35,8 @@ class Settings:
     modules: str | None = None
     tenants_query: str | None = None
     broker: str = field(default="memory:", repr=False)
+    shared_schemas: tuple[str, ...] = ()
+    allowed_functions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_broker(self.broker)
@@ -41,7 +45,9 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Read `ERPKIT_DATABASE` (else libpq's variables, else embedded) and `ERPKIT_` `HOME`, `MODULES`, `TENANTS_QUERY`, `BROKER`.
 
-        Raises UsageError for a broker that cannot be meant.
+        `ERPKIT_SHARED_SCHEMAS` and `ERPKIT_ALLOWED_FUNCTIONS` are lists with commas; where they are not set, the modules.toml
+        that ERPKIT_MODULES names may have them as `shared_schemas` and `allowed_functions`. Raises UsageError for a broker
+        that cannot be meant.
         """
         env = os.environ if environ is None else environ
         return cls(
@@ -50,6 +56,8 @@ class Settings:
             modules=env.get("ERPKIT_MODULES") or None,
             tenants_query=env.get("ERPKIT_TENANTS_QUERY") or None,
             broker=env.get("ERPKIT_BROKER") or "memory:",
+            shared_schemas=_list("shared_schemas", env),
+            allowed_functions=_list("allowed_functions", env),
         )
 
     def with_database(self, reference: str, environ: Mapping[str, str] | None = None) -> Settings:
@@ -81,6 +89,25 @@ def mask_url(url: str) -> str:
         return f"{scheme.partition(':')[0]}:"
     place = rest.rpartition("@")[2].partition("?")[0]  # a password may hold any character but this last @
     return f"{scheme}://{'***@' if '@' in rest else ''}{place}"
+
+
+def _list(key: str, env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a list of names from its variable, else from modules.toml."""
+    written = env.get(f"ERPKIT_{key.upper()}")
+    if written is not None:
+        return tuple(name.strip() for name in written.split(",") if name.strip())
+    names = _manifest(env.get("ERPKIT_MODULES") or "").get(key, [])
+    return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
+
+
+def _manifest(path: str) -> dict[str, Any]:
+    """Read a modules.toml; what is wrong with it is told where its modules are read, and until then it opens nothing."""
+    if not path.endswith(".toml"):
+        return {}
+    try:
+        return tomllib.loads(Path(path).expanduser().read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
 
 
 def _check_broker(url: str) -> None:

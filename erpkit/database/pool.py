@@ -54,7 +54,7 @@ class Database:
     """A PostgreSQL database with a pool of connections; open it with `Database.open(settings)`, in a `with` block or not.
 
     `target` names it for people: `embedded`, or host/database/user. `is_writable` is False where it belongs to an ERP that
-    erpkit only reads.
+    erpkit only reads. `shared_schemas` and `allowed_functions` are what the settings open to SQL that is typed.
 
     A connection that died while the pool held it, as when the server restarted, is found when it is lent, and replaced by a
     new one. What was begun on a connection is never tried again.
@@ -67,6 +67,8 @@ class Database:
         self.is_writable = writable
         self.conninfo = conninfo
         self.max_connections = max_connections
+        self.shared_schemas: tuple[str, ...] = ()
+        self.allowed_functions: tuple[str, ...] = ()
         self._wait = _WAIT
         self._pool = self._new_pool()
 
@@ -76,6 +78,12 @@ class Database:
 
         Raises DatabaseError, naming the target, when it does not answer or refuses us.
         """
+        database = cls._open(settings)
+        database.shared_schemas, database.allowed_functions = settings.shared_schemas, settings.allowed_functions
+        return database
+
+    @classmethod
+    def _open(cls, settings: Settings) -> Self:
         if settings.database is not None:
             found = probe(settings.database)
             is_foreign = settings.tenants_query is not None

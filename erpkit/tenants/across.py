@@ -11,22 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from erpkit.database import Answer, Database, Tenant, can_stream, column_names_and_types, sweep
+from erpkit.database import Answer, Connection, Database, Tenant, can_stream, column_names_and_types, sweep
 from erpkit.errors import UsageError
 from erpkit.tenants.frames import Part, combine
 from erpkit.tenants.large import read_large
+from erpkit.tenants.reading_sql import check_reading
+from erpkit.tenants.sql_tokens import Kind, read_tokens
 from erpkit.tenants.values import Loading
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Across", "across", "check_read_only"]
+__all__ = ["Across", "across"]
 
-_READS = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/|\()*(select|with|values|table)\b", re.IGNORECASE | re.DOTALL)
-# A role is left again by set_config('role', …); these are the ways to call it, or to run SQL that was put together as text.
-_LEAVES = re.compile(r"set_config|(?:query|cursor|table|schema|database)_to_xml|dblink|u&\s*[\"']", re.IGNORECASE)
+_IN_LIST = re.compile(r"\bin (?P<bracket>\( )?%(?: \( (?P<name>\w+) \))? s\b", re.IGNORECASE)
 _FEW, _MANY_ROWS = 10, 10_000  # so few tenants, and maybe more rows than these of each, are read one after the other
-_SPACE = re.compile(r"[\s(]+|--[^\n]*")
 _MAY_BE_LIMITED = re.compile(r"limit|fetch|offset|for\b|into", re.IGNORECASE)
 
 
@@ -74,7 +73,8 @@ def across(
     Each tenant is read under its own role, in a read-only transaction of its own: one that fails is named beside the rows of
     the others; one that is given twice is read once. `limit` is the most rows a tenant may give, `timeout` the seconds for all
     of them together; the server holds both. `progress` is called with the number of tenants done. Without `named` the frame
-    has no column `tenant`. Raises UsageError for anything but one SELECT, WITH, VALUES or TABLE.
+    has no column `tenant`. Raises UsageError for anything but one SELECT, WITH, VALUES, TABLE, EXPLAIN or SHOW, and for one that
+    reaches more than reading (see `reading_sql`).
 
     Every column and every value arrives. Columns of the same name get a number: `a`, `a_2`; so does the query's own `tenant`
     beside that of the frame. Dtypes are nullable integers and floats (NaN stays apart from NULL), UTC timestamps in
@@ -84,10 +84,8 @@ def across(
     that do not begin at 1, a JSON null, and json with a key twice. A column of timestamps with such a value has the dtype
     object. Types that Python has no class for, such as enums and points, are str.
     """
-    check_read_only(query)
-    is_limited = _gives_rows(query)
-    statement = _bind(database, _limited(query, limit) if is_limited else query, params)
     active = list({tenant.slug: tenant for tenant in tenants if tenant.is_active}.values())
+    statement, is_limited = _prepare(database, query, params, active, limit)
     deadline = time.monotonic() + timeout
     if is_limited and len(active) <= _FEW and (limit is None or limit > _MANY_ROWS) and can_stream():
         found = (read_large(database, tenant, statement, deadline=deadline) for tenant in active)
@@ -110,17 +108,6 @@ def across(
     return Across(combine(kept, named=named), errors, truncated, skipped)
 
 
-def check_read_only(query: str) -> None:
-    """Raise UsageError unless `query` begins as a reading one and calls nothing that could leave the tenant's role.
-
-    The read-only transaction and the role are PostgreSQL's own guards; this one keeps a query from taking them off.
-    """
-    if not _READS.match(query):
-        raise UsageError("only a query that reads can be run here: SELECT, WITH, VALUES or TABLE")
-    if found := _LEAVES.search(query):
-        raise UsageError(f"{found[0]!r} cannot be used here: it could leave the tenant's role")
-
-
 def _part(answer: Answer, loading: Loading) -> Part:
     """Return a tenant's rows as Python values."""
     if answer.error is not None:
@@ -130,16 +117,30 @@ def _part(answer: Answer, loading: Loading) -> Part:
     return Part(answer.tenant.slug, *column_names_and_types(result), rows, count=len(rows))
 
 
-def _gives_rows(query: str) -> bool:
-    """Tell whether a statement can stand in another one's FROM: EXPLAIN and SHOW cannot."""
-    start = 0
-    while found := _SPACE.match(query, start):
-        start = found.end()
-    return not query[start : start + 7].lower().startswith(("explain", "show"))
+def _prepare(
+    database: Database,
+    query: str,
+    params: Sequence[Any] | dict[str, Any] | None,
+    tenants: Sequence[Tenant],
+    limit: int | None,
+) -> tuple[bytes, bool]:
+    """Bind the parameters and check the text that came of it; return it as it is sent to all tenants, and whether it is a query.
+
+    EXPLAIN and SHOW are none: they cannot stand in another statement.
+    """
+    with database.connection() as connection:
+        statement = check_reading(
+            connection,
+            _bind(connection, query, params),
+            tenants,
+            shared_schemas=database.shared_schemas,
+            allowed_functions=database.allowed_functions,
+        )
+    text = _limited(statement.text, limit) if statement.is_query else statement.text
+    return text.encode(), statement.is_query
 
 
-def _limited(query: str, limit: int | None) -> str:
-    text = query.strip().removesuffix(";")
+def _limited(text: str, limit: int | None) -> str:
     if limit is None:
         return text
     if _MAY_BE_LIMITED.search(text):
@@ -147,12 +148,24 @@ def _limited(query: str, limit: int | None) -> str:
     return f"(\n{text}\n) LIMIT {limit + 1}"  # a quarter less work for the server than a subquery
 
 
-def _bind(database: Database, query: str, params: Sequence[Any] | dict[str, Any] | None) -> bytes:
+def _bind(connection: Connection, query: str, params: Sequence[Any] | dict[str, Any] | None) -> str:
     """Put the parameters in as literals, once for all tenants."""
     if params is None:
-        return query.encode()
-    with database.connection() as connection:
-        try:
-            return psycopg.ClientCursor(connection).mogrify(query, params).encode()
-        except psycopg.ProgrammingError as error:
-            raise UsageError(f"the parameters do not fit the query: {error}") from None
+        return query
+    _check_lists(query, params)
+    try:
+        return psycopg.ClientCursor(connection).mogrify(query, params)
+    except (psycopg.ProgrammingError, psycopg.DataError, UnicodeError) as error:
+        raise UsageError(f"the parameters do not fit the query: {error}") from None
+
+
+def _check_lists(query: str, params: Sequence[Any] | dict[str, Any]) -> None:
+    """Raise UsageError for `IN %(ids)s`, which is no SQL once the list is bound, and `IN (%(ids)s)`, which finds nothing."""
+    words = " ".join(
+        "''" if token.is_string or token.kind is Kind.QUOTED else token.text for token in read_tokens(query)
+    )
+    for found in _IN_LIST.finditer(words):
+        is_list = isinstance(params, dict) and isinstance(params.get(found["name"]), (list, tuple, set))
+        if not found["bracket"] or is_list:
+            place = f"%({found['name']})s" if found["name"] else "%s"
+            raise UsageError(f"IN {place}: compare with a list by = ANY({place})")

@@ -40,7 +40,8 @@ ORDER BY relname LIKE 'goose\_db\_version%', relname"""
 _COLUMNS = """
 SELECT attname::text AS name, atttypid IN ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype) AS is_time
 FROM pg_attribute
-WHERE attrelid = to_regclass(quote_ident(%(table)s)) AND attnum > 0 AND NOT attisdropped ORDER BY attnum"""
+WHERE attrelid = (SELECT oid FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relname = %(table)s)
+  AND attnum > 0 AND NOT attisdropped ORDER BY attnum"""
 
 
 def explore(database: Database, tenant: str = "", table: str = "") -> Explorer:

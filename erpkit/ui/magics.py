@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,8 @@ class TenantMagics(Magics):
             return frame
         if not arguments.output.isidentifier():
             raise UsageError(f"--output {arguments.output}: this is no name of a variable")
+        if keyword.iskeyword(arguments.output):
+            raise UsageError(f"--output {arguments.output}: this is a word of Python's own: choose another name")
         if self.shell is not None:
             self.shell.user_ns[arguments.output] = frame
         print(f"{arguments.output}: {len(frame):,} rows of {len(frame.columns)} columns")

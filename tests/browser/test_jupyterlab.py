@@ -175,7 +175,13 @@ def test_cells_of_sql_show_rows_and_one_that_writes_one_clear_line(page: Page, l
 def test_a_long_cell_is_stopped_by_the_button_and_the_next_one_works(
     page: Page, lab: Lab, shared_database: Database
 ) -> None:
-    write_cells(lab, "long", "%load_ext erpkit", "%%tenants\nSELECT pg_sleep(60)", "%%tenant acme\nSELECT 40 + 2 AS n")
+    write_cells(
+        lab,
+        "long",
+        "%load_ext erpkit",
+        "%%tenants\nSELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b",
+        "%%tenant acme\nSELECT 40 + 2 AS n",
+    )
     lab.open(page, "long")
     run_all(page)
     assert sleepers(shared_database, at_least=1) > 0
@@ -189,7 +195,7 @@ def test_a_long_cell_is_stopped_by_the_button_and_the_next_one_works(
 
 SLEEPING = """
 SELECT count(*) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'active' AND query LIKE '%pg_sleep%'"""
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'active' AND query LIKE '%generate_series%'"""
 
 
 def sleepers(database: Database, at_least: int = 0, at_most: int = 100) -> int:

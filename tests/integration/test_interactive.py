@@ -132,7 +132,10 @@ def test_an_interrupted_cell_is_cancelled_in_the_server_and_the_next_one_works(
     shell: InteractiveShell, database: Database
 ) -> None:
     """As JupyterLab's stop button does it: the interrupt reaches the main thread while the query runs."""
-    sleeping = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND state = 'active' AND pid <> pg_backend_pid()"
+    sleeping = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE query LIKE '%generate_series%' AND state = 'active' AND pid <> pg_backend_pid()"
+    )
 
     def interrupt() -> None:
         with database.connection() as connection:
@@ -143,7 +146,9 @@ def test_an_interrupted_cell_is_cancelled_in_the_server_and_the_next_one_works(
     watcher = threading.Thread(target=interrupt)
     watcher.start()
     started = time.monotonic()
-    assert "interrupted" in error(shell, "%%tenants\nSELECT pg_sleep(30)")
+    assert "interrupted" in error(
+        shell, "%%tenants\nSELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b"
+    )
     assert time.monotonic() - started < 15
     watcher.join()
     with database.connection() as connection:
@@ -182,11 +187,11 @@ def test_the_explorer_shows_filters_and_counts(explorer: Explorer, erp: Planted)
     [
         ("pric > 3", 'column "pric" does not exist'),
         ("price > ", "syntax error"),
-        ("true; DELETE FROM catalog_products", "syntax error"),
+        ("true; DELETE FROM catalog_products", "more than one statement"),
         ("true) AND set_config('role', 'postgres', true) IS NOT NULL AND (true", "could leave the tenant's role"),
         ("EXISTS (SELECT FROM tenant_bluebird.sales_orders)", "permission denied"),
-        ("nextval('billing_invoices_number_seq') > 0", "does not exist"),
-        ("pg_sleep(60) IS NOT NULL", "took longer than"),
+        ("nextval('billing_invoices_number_seq') > 0", "nextval cannot be used here"),
+        ("(SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b) > 0", "took longer than"),
     ],
 )
 def test_a_filter_that_is_wrong_or_does_harm_is_told_in_one_line(

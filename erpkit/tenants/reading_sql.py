@@ -1,0 +1,227 @@
+"""SQL that somebody typed, held to reading: what it reaches is looked up on the server before it is sent.
+
+A read-only transaction and a tenant's role hold a statement only as long as it cannot leave them, and a function can: one
+that runs SQL given as text, or changes a setting. PostgreSQL marks what does more than read as VOLATILE, so a name that has a
+VOLATILE variant is refused, wherever a function can be reached: a call, a field (`(x).name` calls a function of one argument),
+an operator, a cast. The names are taken from the tokens, not from a parser's tree, as only PostgreSQL's own parser knows
+what a tree would leave out. Whatever is not built into PostgreSQL is refused unless the settings name it: a STABLE function,
+too, may EXECUTE any text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from erpkit.database import Connection, Tenant
+from erpkit.errors import UsageError
+from erpkit.tenants.schema_walls import find_names_beyond
+from erpkit.tenants.sql_tokens import Token
+from erpkit.tenants.statement import Statement, ends_value, read_statement
+
+__all__ = ["HARMLESS", "Reach", "check_reading", "find_reach"]
+
+CATALOGS = ("pg_catalog", "information_schema")
+
+# VOLATILE because they give another value each time, or look at files' sizes; none of them does anything.
+HARMLESS = frozenset({
+    "random", "random_normal", "clock_timestamp", "timeofday", "gen_random_uuid", "uuidv4", "uuidv7", "array_sample",
+    "array_shuffle", "pg_relation_size", "pg_table_size", "pg_total_relation_size", "pg_indexes_size", "pg_database_size",
+    "pg_tablespace_size", "pg_blocking_pids", "pg_is_in_recovery",
+})  # fmt: skip
+_VOLATILE = "PostgreSQL marks it VOLATILE or keeps it from the public, so it does more than read and could leave the tenant's role"
+_SAMPLING = ("bernoulli", "system")  # TABLESAMPLE's methods, which are VOLATILE functions that no SQL can call
+
+# The operators that key words stand for, looked up on the search_path like any other.
+_BEHIND_WORDS = {
+    "like": ("~~", "!~~"),
+    "ilike": ("~~*", "!~~*"),
+    "similar": ("~", "!~"),
+    "between": ("<", ">", "<=", ">="),
+    **dict.fromkeys(("in", "case", "nullif", "using", "natural", "distinct"), ("=", "<>")),
+}
+
+# One query for all that is asked. What CREATE made has an oid from 16384 on (PostgreSQL's FirstNormalObjectId), in
+# pg_catalog as well. `near` are the schemas where a name without a schema may be found beside pg_catalog.
+_FACTS = """
+WITH near AS (SELECT oid, nspname FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) ANY(%(near)s))
+SELECT 'volatile', p.proname::text, NULL::text, NULL::text, false FROM pg_catalog.pg_proc p
+WHERE p.proname = ANY(%(names)s) AND p.pronamespace = 'pg_catalog'::regnamespace
+  AND (p.provolatile = 'v' OR NOT has_function_privilege('public', p.oid, 'EXECUTE'))
+UNION
+SELECT 'outside', p.proname::text, n.nspname::text, p.proname::text, bool_or(p.pronargs - p.pronargdefaults <= 1 AND p.pronargs > 0)
+FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+WHERE p.proname = ANY(%(names)s) AND p.oid >= 16384 AND p.pronamespace IN (SELECT oid FROM near UNION SELECT 'pg_catalog'::regnamespace)
+GROUP BY 2, 3
+UNION
+SELECT 'operator', o.oprname::text, n.nspname::text, p.proname::text, false
+FROM pg_catalog.pg_operator o JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+WHERE o.oprname = ANY(%(symbols)s) AND (p.oid >= 16384 OR p.provolatile = 'v')
+  AND o.oprnamespace IN (SELECT oid FROM near UNION SELECT 'pg_catalog'::regnamespace)
+UNION
+SELECT 'cast', format('%%s AS %%s', s.typname, t.typname), n.nspname::text, p.proname::text, false
+FROM pg_catalog.pg_cast c JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+  JOIN pg_catalog.pg_type s ON s.oid = c.castsource JOIN pg_catalog.pg_type t ON t.oid = c.casttarget
+WHERE p.oid >= 16384
+  AND (p.provolatile = 'v' OR p.prolang <> (SELECT oid FROM pg_catalog.pg_language WHERE lanname = 'c'))
+  AND (s.typname = ANY(%(names)s) OR t.typname = ANY(%(names)s) OR c.castcontext <> 'e' AND s.typcategory = 'S')
+"""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a statement can reach: functions by name and schema, fields, operators by schema and sign, and all its names."""
+
+    calls: frozenset[tuple[str | None, str]]
+    fields: frozenset[str]
+    operators: frozenset[tuple[str | None, str]]
+    names: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Fact:
+    """What the server knows of a name: what kind of thing has it, and which function of which schema is behind it."""
+
+    kind: str
+    name: str
+    schema: str | None
+    function: str | None
+    is_field: bool
+
+
+def check_reading(
+    connection: Connection,
+    text: str,
+    tenants: Sequence[Tenant],
+    *,
+    shared_schemas: Sequence[str] = (),
+    allowed_functions: Sequence[str] = (),
+) -> Statement:
+    """Return the reading statement that `text` is, fit to be sent to these tenants.
+
+    `allowed_functions` are names, with their schema or not, or `schema.*`. Where a tenant has no role, nothing but this keeps
+    a statement in its schema: there it may name `shared_schemas` besides. Raises UsageError, naming the culprit.
+    """
+    statement = read_statement(text)
+    schemas = {tenant.schema for tenant in tenants}
+    reach = find_reach(statement.tokens)
+    facts = _look_up(connection, reach, [*schemas, *shared_schemas])
+    for problem in _problems(reach, facts, frozenset(allowed_functions)):
+        raise UsageError(problem)
+    if any(tenant.reader is None for tenant in tenants):
+        own = schemas if len(schemas) == 1 else set()
+        for problem in find_names_beyond(connection, statement, {*own, *shared_schemas, *CATALOGS}):
+            raise UsageError(problem)
+    return statement
+
+
+def find_reach(tokens: Sequence[Token]) -> Reach:
+    """Return what a statement of these tokens can reach, and rather more than less."""
+    calls, fields, operators = set(), set(), set()
+    for at, token in enumerate(tokens):
+        if token.is_name:
+            if _is_call(tokens, at):
+                calls.add((_qualifier(tokens, at), token.value))
+            elif at and tokens[at - 1].is_mark("."):
+                fields.add(token.value)
+        if token.is_word("operator") and _is(tokens, at + 1, "("):
+            operators.add(_qualified_operator(tokens, at + 2))
+        elif token.kind.value == "operator" and not _is_star(tokens, at) and token.value != "=>":
+            operators.add((None, token.value))
+        if token.kind.value == "word":
+            operators |= {(None, sign) for sign in _BEHIND_WORDS.get(token.value, ())}
+    names = frozenset(token.value for token in tokens if token.is_name)
+    return Reach(frozenset(calls), frozenset(fields), frozenset(operators), names)
+
+
+def _is(tokens: Sequence[Token], at: int, *marks: str) -> bool:
+    return 0 <= at < len(tokens) and tokens[at].is_mark(*marks)
+
+
+def _is_word(tokens: Sequence[Token], at: int, *words: str) -> bool:
+    return 0 <= at < len(tokens) and tokens[at].is_word(*words)
+
+
+def _is_call(tokens: Sequence[Token], at: int) -> bool:
+    """Tell whether a name may be a function's: a bracket follows, and it is no alias, type or sampling method."""
+    if not _is(tokens, at + 1, "("):
+        return False
+    if _is_word(tokens, at - 1, "as"):  # an alias with columns, or a type with its length
+        return False
+    if _is_word(tokens, at - 1, "tablesample") and tokens[at].value in _SAMPLING:
+        return False
+    return not _names_a_cte(tokens, at)
+
+
+def _names_a_cte(tokens: Sequence[Token], at: int) -> bool:
+    """Tell whether `name (…)` is followed by `AS (SELECT`, which no call in FROM can be: SELECT names no column."""
+    if not (_is_word(tokens, at - 1, "with", "recursive") or _is(tokens, at - 1, ",")):
+        return False
+    end = next((n for n in range(at + 2, len(tokens)) if not (tokens[n].is_name or tokens[n].is_mark(","))), at)
+    if not (_is(tokens, end, ")") and _is_word(tokens, end + 1, "as")):
+        return False
+    return _is_word(tokens, end + 2, "not", "materialized") or (
+        _is(tokens, end + 2, "(") and _is_word(tokens, end + 3, "select", "with", "table")
+    )
+
+
+def _qualifier(tokens: Sequence[Token], at: int) -> str | None:
+    return tokens[at - 2].value if at > 1 and _is(tokens, at - 1, ".") else None
+
+
+def _is_star(tokens: Sequence[Token], at: int) -> bool:
+    """Tell whether a sign is the * of `SELECT *`, `t.*` or count(*), or stands in OPERATOR(…)."""
+    before = tokens[at - 1]
+    return before.is_mark(".") or (tokens[at].value == "*" and not ends_value(before))
+
+
+def _qualified_operator(tokens: Sequence[Token], at: int) -> tuple[str | None, str]:
+    schema = None
+    while at + 1 < len(tokens) and tokens[at].is_name and _is(tokens, at + 1, "."):
+        schema, at = tokens[at].value, at + 2
+    return schema, tokens[at].value
+
+
+def _look_up(connection: Connection, reach: Reach, near: Sequence[str]) -> list[_Fact]:
+    schemas = {*near, *(schema for schema, _ in reach.operators if schema is not None)}
+    signs = {sign for _, sign in reach.operators}
+    values = {"names": list(reach.names), "symbols": list(signs), "near": list(schemas)}
+    return [_Fact(*row) for row in connection.execute(_FACTS, values)]
+
+
+def _problems(reach: Reach, facts: Sequence[_Fact], allowed: frozenset[str]) -> Iterator[str]:
+    volatile = {fact.name for fact in facts if fact.kind == "volatile"} - HARMLESS
+    outside = [fact for fact in facts if fact.kind == "outside" and not _is_allowed(fact.schema, fact.name, allowed)]
+    for schema, name in sorted(reach.calls, key=lambda call: (call[1], call[0] or "")):
+        if schema in (None, "pg_catalog") and name in volatile:
+            yield f"{name} cannot be used here: {_VOLATILE}"
+        if schema is not None and schema not in CATALOGS and not _is_allowed(schema, name, allowed):
+            yield _not_built_in(f"the function {schema}.{name}", name)
+        yield from (
+            _not_built_in(f"the function {fact.schema}.{name}", name)
+            for fact in outside
+            if fact.name == name and schema in (None, "pg_catalog")
+        )
+    for name in sorted(reach.fields):
+        if name in volatile:
+            yield f"{name} cannot be used here, and .{name} may call it: {_VOLATILE}; {_as_column(name)}"
+        if any(fact.name == name and fact.is_field for fact in outside):
+            yield f"{_not_built_in(f'the function {name}, which .{name} may call,', name)}; {_as_column(name)}"
+    for fact in facts:
+        if fact.kind in ("operator", "cast") and not _is_allowed(fact.schema, fact.function, allowed):
+            yield _not_built_in(f"the {fact.kind} {fact.name} calls {fact.schema}.{fact.function}", str(fact.function))
+
+
+def _is_allowed(schema: str | None, name: str | None, allowed: frozenset[str]) -> bool:
+    return bool({name, f"{schema}.{name}", f"{schema}.*"} & allowed)
+
+
+def _as_column(name: str) -> str:
+    return f"if you mean a column, write {name} without its table"
+
+
+def _not_built_in(what: str, name: str) -> str:
+    return (
+        f"{what} cannot be used here: it is not built into PostgreSQL and could run anything; if it only reads, name {name} in "
+        "ERPKIT_ALLOWED_FUNCTIONS"
+    )

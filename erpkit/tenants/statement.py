@@ -1,0 +1,238 @@
+"""One reading statement: what a SQL text is, told by sqlglot and by the tokens, before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from erpkit.errors import UsageError
+from erpkit.tenants.sql_tokens import Kind, Token, read_tokens, write
+
+if TYPE_CHECKING:
+    from sqlglot import exp
+
+__all__ = ["Statement", "ends_value", "read_statement"]
+
+_BEGIN = ("select", "with", "values", "table")
+_ONLY_READS = "only a query that reads can be run here: SELECT, WITH, VALUES, TABLE, EXPLAIN or SHOW"
+_ONE = "this is more than one statement: run each by itself"
+_PLAIN = {"+", "-", "*", "/", "%", "<", ">", "=", "<=", ">=", "<>", "!=", "||", "=>", "->", "->>", "#>", "#>>", "~"}
+# PostgreSQL's key words that no column can be called, except after AS.
+_RESERVED = frozenset({
+    "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "asymmetric", "both", "case", "cast", "check",
+    "collate", "column", "constraint", "create", "current_catalog", "current_date", "current_role", "current_time",
+    "current_timestamp", "current_user", "default", "deferrable", "desc", "distinct", "do", "else", "end", "except",
+    "false", "fetch", "for", "foreign", "from", "grant", "group", "having", "in", "initially", "intersect", "into",
+    "lateral", "leading", "limit", "localtime", "localtimestamp", "not", "null", "offset", "on", "only", "or", "order",
+    "placing", "primary", "references", "returning", "select", "session_user", "some", "symmetric", "system_user", "table",
+    "then", "to", "trailing", "true", "union", "unique", "user", "using", "variadic", "when", "where", "window", "with",
+})  # fmt: skip
+_VALUES = frozenset({
+    "current_catalog", "current_date", "current_role", "current_time", "current_timestamp", "current_user", "end", "false",
+    "localtime", "localtimestamp", "null", "session_user", "system_user", "true", "user",
+})  # fmt: skip
+# What PostgreSQL has and sqlglot 30 does not know, and something that it knows in the same place.
+_SHAPES: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("using", "<operator>"), "ASC"),
+    (("at", "local"), "AT TIME ZONE 'UTC'"),
+    (("collation", "for"), "collation_for"),
+    (("similar", "to"), "SIMILAR TO"),
+    (("similar", "<string>", "escape"), ", 'x' ,"),
+    (("similar",), ","),
+    (("as", "not", "materialized"), "AS NOT MATERIALIZED"),
+    (("array", "[", "]"), "ARRAY [ 1 ]"),
+    (("[", "]"), ""),  # of a type
+    (("null", "on", "null"), ""),
+    (("absent", "on", "null"), ""),
+    *(((one, *more, "wrapper"), "") for one in ("with", "without")
+      for more in ((), ("array",), ("conditional",), ("unconditional",), ("conditional", "array"), ("unconditional", "array"))),
+    *(((one, "quotes"), "") for one in ("keep", "omit")),
+    (("on", "scalar", "string"), ""),
+)  # fmt: skip
+
+_SHAPES_BY_START = {
+    start: [(shape, to) for shape, to in _SHAPES if shape[0] == start] for start in {s[0] for s, _ in _SHAPES}
+}
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A reading statement as it is sent, and its tokens.
+
+    `is_query` is False for EXPLAIN and SHOW, which cannot stand in a subquery. `defined` are the names that the statement
+    gives to columns itself.
+    """
+
+    tokens: tuple[Token, ...]
+    is_query: bool
+    defined: frozenset[str]
+
+    @property
+    def text(self) -> str:
+        """The SQL to send: what was checked, and not what was typed."""
+        return write(self.tokens)
+
+
+def read_statement(text: str) -> Statement:
+    """Return the one reading statement that `text` is.
+
+    A trailing comment or semicolon is left out. Raises UsageError, with the reason in one line, for anything but one SELECT,
+    WITH, VALUES or TABLE that locks and changes nothing, an EXPLAIN without ANALYZE of one, or SHOW.
+    """
+    tokens = read_tokens(text)
+    while tokens and tokens[-1].is_mark(";"):
+        tokens.pop()
+    query = _after_explain(tokens)
+    first = next((token for token in query if not token.is_mark("(")), None)
+    is_show = bool(tokens) and tokens[0].is_word("show")
+    if not is_show and (first is None or not first.is_word(*_BEGIN)):
+        raise UsageError(_ONLY_READS)
+    if any(token.is_mark(";") for token in tokens):
+        raise UsageError(_ONE)
+    if is_show:
+        return _show(tokens)
+    tree = _parse(query)
+    _check_reads(tree)
+    return Statement(tuple(tokens), len(query) == len(tokens), _defined(tree))
+
+
+def _show(tokens: Sequence[Token]) -> Statement:
+    if len(tokens) < 2 or not all(token.is_name or token.is_mark(".") for token in tokens):
+        raise UsageError("SHOW takes the name of a setting, or ALL")
+    return Statement(tuple(tokens), False, frozenset())
+
+
+def _after_explain(tokens: Sequence[Token]) -> Sequence[Token]:
+    """Return the statement that is explained, or the whole; ANALYZE would run it to its end, whatever the limit is."""
+    if not tokens or not tokens[0].is_word("explain"):
+        return tokens
+    start = 1
+    if len(tokens) > 2 and tokens[1].is_mark("(") and not _is_query(tokens[2]):
+        start = next(at for at, token in enumerate(tokens) if token.is_mark(")")) + 1
+    while start < len(tokens) and tokens[start].is_word("verbose", "analyze", "analyse"):
+        start += 1
+    if any(token.is_name and token.value in ("analyze", "analyse") for token in tokens[1:start]):
+        raise UsageError("EXPLAIN ANALYZE runs the statement: leave ANALYZE out")
+    return tokens[start:]
+
+
+def _is_query(token: Token) -> bool:
+    return token.is_word(*_BEGIN) or token.is_mark("(")
+
+
+def _parse(tokens: Sequence[Token]) -> exp.Expr:
+    import sqlglot  # noqa: PLC0415 - slow to import
+
+    try:
+        trees = sqlglot.parse(_for_sqlglot(tokens), dialect="postgres")
+    except sqlglot.errors.ParseError as error:
+        raise UsageError(f"syntax error: {_reason(error.errors)}") from None
+    except sqlglot.errors.SqlglotError as error:
+        raise UsageError(f"syntax error: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise UsageError("the SQL is nested too deeply to be parsed") from None
+    if len(trees) != 1 or trees[0] is None:
+        raise UsageError(_ONE)
+    return trees[0]
+
+
+def _reason(errors: Sequence[dict[str, Any]]) -> str:
+    """Say what sqlglot stumbled over; its line and column count in a text that the user did not write."""
+    if not errors:
+        return "it has no meaning"
+    what, near = str(errors[0].get("description", "")).rstrip("."), str(errors[0].get("highlight", ""))
+    return f"{what[:1].lower()}{what[1:]}" + (f" near {near}" if near else "")
+
+
+def _check_reads(tree: exp.Expr) -> None:
+    """Raise UsageError unless the statement is a query through and through; READ ONLY holds it to that as well."""
+    from sqlglot import exp  # noqa: PLC0415
+
+    if not isinstance(tree, (exp.Query, exp.Values, exp.Table)):
+        raise UsageError(_ONLY_READS)
+    for node in tree.walk():
+        if isinstance(node, (exp.DML, exp.Merge, exp.DDL, exp.Command)):
+            raise UsageError(f"{node.key.upper()} changes something: {_ONLY_READS}")
+        if isinstance(node, exp.Into):
+            raise UsageError(f"SELECT INTO makes a table: {_ONLY_READS}")
+        if isinstance(node, exp.Lock):
+            raise UsageError("FOR UPDATE and FOR SHARE lock rows: leave them out")
+
+
+def _defined(tree: exp.Expr) -> frozenset[str]:
+    """Return the names that the statement itself gives to columns, folded as PostgreSQL does."""
+    from sqlglot import exp  # noqa: PLC0415
+
+    found = {
+        *(name.args["alias"] for name in tree.find_all(exp.Alias)),
+        *(name for alias in tree.find_all(exp.TableAlias) for name in alias.find_all(exp.Identifier)),
+        *(column.this for column in tree.find_all(exp.ColumnDef, exp.JSONColumnDef)),
+    }
+    return frozenset(name.name if name.args.get("quoted") else name.name.lower() for name in found if name is not None)
+
+
+def _for_sqlglot(tokens: Sequence[Token]) -> str:
+    """Write the tokens for sqlglot, which needs to know the statement's parts and not what is in them.
+
+    Strings, numbers and names are written plainly, and what PostgreSQL has and sqlglot 30 does not know is written as
+    something of the same shape.
+    """
+    words: list[str] = []
+    tokens = _without_join_names(tokens)
+    at = 0
+    while at < len(tokens):
+        for shape, instead in _SHAPES_BY_START.get(tokens[at].value, ()):
+            if _fits(tokens[at : at + len(shape)], shape):
+                words.append(instead)
+                at += len(shape)
+                break
+        else:
+            words.append(_plain(tokens[at], tokens[at - 1] if at else None))
+            at += 1
+    return " ".join(words)
+
+
+def _without_join_names(tokens: Sequence[Token]) -> Sequence[Token]:
+    """Leave out the name in `JOIN b USING (x) AS name`."""
+    kept: list[Token] = []
+    open_: list[bool] = []  # for each bracket, whether USING stands before it
+    is_named = False
+    for at, token in enumerate(tokens):
+        if is_named:
+            is_named = token.is_word("as")
+            continue
+        if token.is_mark("("):
+            open_.append(at > 0 and tokens[at - 1].is_word("using"))
+        kept.append(token)
+        is_named = token.is_mark(")") and open_.pop() and at + 2 < len(tokens) and tokens[at + 1].is_word("as")
+    return kept
+
+
+def _plain(token: Token, before: Token | None) -> str:
+    if token.kind is Kind.NUMBER:
+        return token.text if token.text.isdigit() else "1.5"
+    if token.is_string:
+        return "'" + "".join(c for c in token.value[:60] if c.isalnum() or c in " :-.,") + "'"
+    if token.kind is Kind.BITS:
+        return "'0'"
+    if token.kind is Kind.QUOTED:
+        return '"' + "".join(c if c.isalnum() else "_" for c in token.value) + '"'
+    if token.kind is Kind.OPERATOR and token.value not in _PLAIN:
+        return "||" if before is not None and ends_value(before) else "-"
+    if token.kind is Kind.WORD and before is not None and before.is_word("as") and token.value in _RESERVED:
+        return f'"{token.value}"'
+    return token.text
+
+
+def ends_value(token: Token) -> bool:
+    """Tell whether a value may end with this token, so that an operator after it stands between two."""
+    if token.kind is Kind.WORD:
+        return token.value not in _RESERVED or token.value in _VALUES
+    return token.kind not in (Kind.OPERATOR, Kind.MARK) or token.is_mark(")", "]")
+
+
+def _fits(tokens: Sequence[Token], shape: Sequence[str]) -> bool:
+    return len(tokens) == len(shape) and all(
+        token.is_word(part) or f"<{token.kind.value}>" == part for token, part in zip(tokens, shape, strict=True)
+    )
