@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from erpkit.database import Connection, Tenant
 from erpkit.errors import UsageError
 from erpkit.tenants.schema_walls import find_names_beyond
-from erpkit.tenants.sql_tokens import Token
+from erpkit.tenants.sql_tokens import Kind, Token
 from erpkit.tenants.statement import Statement, ends_value, read_statement
 
 __all__ = ["HARMLESS", "Reach", "check_reading", "find_reach"]
@@ -41,10 +41,12 @@ _BEHIND_WORDS = {
     **dict.fromkeys(("in", "case", "nullif", "using", "natural", "distinct"), ("=", "<>")),
 }
 
-# One query for all that is asked. What CREATE made has an oid from 16384 on (PostgreSQL's FirstNormalObjectId), in
-# pg_catalog as well. `near` are the schemas where a name without a schema may be found beside pg_catalog.
+# One query for all that is asked. What CREATE made has an oid from 16384 on (PostgreSQL's FirstNormalObjectId), in pg_catalog
+# as well. `near` are the schemas where a name without a schema may be found beside pg_catalog. A cast that is not built in
+# counts where typed text can come to it: from a string type, when it is implicit or its target is named; from another type,
+# when that is named, too. One in C is an extension's own and runs no text.
 _FACTS = """
-WITH near AS (SELECT oid, nspname FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) ANY(%(near)s))
+WITH near AS (SELECT oid, nspname FROM pg_catalog.pg_namespace WHERE nspname = ANY(%(near)s))
 SELECT 'volatile', p.proname::text, NULL::text, NULL::text, false FROM pg_catalog.pg_proc p
 WHERE p.proname = ANY(%(names)s) AND p.pronamespace = 'pg_catalog'::regnamespace
   AND (p.provolatile = 'v' OR NOT has_function_privilege('public', p.oid, 'EXECUTE'))
@@ -64,7 +66,8 @@ FROM pg_catalog.pg_cast c JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc JOIN p
   JOIN pg_catalog.pg_type s ON s.oid = c.castsource JOIN pg_catalog.pg_type t ON t.oid = c.casttarget
 WHERE p.oid >= 16384
   AND (p.provolatile = 'v' OR p.prolang <> (SELECT oid FROM pg_catalog.pg_language WHERE lanname = 'c'))
-  AND (s.typname = ANY(%(names)s) OR t.typname = ANY(%(names)s) OR c.castcontext <> 'e' AND s.typcategory = 'S')
+  AND CASE WHEN s.typcategory = 'S' THEN c.castcontext = 'i' OR t.typname = ANY(%(names)s) OR (%(casts)s AND t.oid < 16384)
+      ELSE s.typname = ANY(%(names)s) AND (c.castcontext = 'i' OR t.typname = ANY(%(names)s) OR t.oid < 16384) END
 """
 
 
@@ -76,6 +79,7 @@ class Reach:
     fields: frozenset[str]
     operators: frozenset[tuple[str | None, str]]
     names: frozenset[str]
+    casts: bool
 
 
 @dataclass(frozen=True)
@@ -126,12 +130,13 @@ def find_reach(tokens: Sequence[Token]) -> Reach:
                 fields.add(token.value)
         if token.is_word("operator") and _is(tokens, at + 1, "("):
             operators.add(_qualified_operator(tokens, at + 2))
-        elif token.kind.value == "operator" and not _is_star(tokens, at) and token.value != "=>":
+        elif token.kind is Kind.OPERATOR and not _is_star(tokens, at) and token.value != "=>":
             operators.add((None, token.value))
-        if token.kind.value == "word":
+        if token.kind is Kind.WORD:
             operators |= {(None, sign) for sign in _BEHIND_WORDS.get(token.value, ())}
     names = frozenset(token.value for token in tokens if token.is_name)
-    return Reach(frozenset(calls), frozenset(fields), frozenset(operators), names)
+    casts = any(token.is_mark("::") or token.is_word("cast") for token in tokens)
+    return Reach(frozenset(calls), frozenset(fields), frozenset(operators), names, casts)
 
 
 def _is(tokens: Sequence[Token], at: int, *marks: str) -> bool:
@@ -185,7 +190,7 @@ def _qualified_operator(tokens: Sequence[Token], at: int) -> tuple[str | None, s
 def _look_up(connection: Connection, reach: Reach, near: Sequence[str]) -> list[_Fact]:
     schemas = {*near, *(schema for schema, _ in reach.operators if schema is not None)}
     signs = {sign for _, sign in reach.operators}
-    values = {"names": list(reach.names), "symbols": list(signs), "near": list(schemas)}
+    values = {"names": list(reach.names), "symbols": list(signs), "near": list(schemas), "casts": reach.casts}
     return [_Fact(*row) for row in connection.execute(_FACTS, values)]
 
 
@@ -205,8 +210,11 @@ def _problems(reach: Reach, facts: Sequence[_Fact], allowed: frozenset[str]) -> 
     for name in sorted(reach.fields):
         if name in volatile:
             yield f"{name} cannot be used here, and .{name} may call it: {_VOLATILE}; {_as_column(name)}"
-        if any(fact.name == name and fact.is_field for fact in outside):
-            yield f"{_not_built_in(f'the function {name}, which .{name} may call,', name)}; {_as_column(name)}"
+        yield from (
+            f"{_not_built_in(f'the function {fact.schema}.{name}, which .{name} may call,', name)}; {_as_column(name)}"
+            for fact in outside
+            if fact.name == name and fact.is_field
+        )
     for fact in facts:
         if fact.kind in ("operator", "cast") and not _is_allowed(fact.schema, fact.function, allowed):
             yield _not_built_in(f"the {fact.kind} {fact.name} calls {fact.schema}.{fact.function}", str(fact.function))

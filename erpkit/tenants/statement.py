@@ -32,6 +32,9 @@ _VALUES = frozenset({
     "current_catalog", "current_date", "current_role", "current_time", "current_timestamp", "current_user", "end", "false",
     "localtime", "localtimestamp", "null", "session_user", "system_user", "true", "user",
 })  # fmt: skip
+# Words that a value follows, though a column can be called so.
+_BEFORE_VALUES = frozenset({"between", "by", "escape", "ilike", "like", "passing", "value", "values", "zone"})
+_NO_TYPES = frozenset({"escape", "ilike", "interval", "like", "path", "similar", "value", "values", "zone"})
 # What PostgreSQL has and sqlglot 30 does not know, and something that it knows in the same place.
 _SHAPES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("using", "<operator>"), "ASC"),
@@ -182,15 +185,34 @@ def _for_sqlglot(tokens: Sequence[Token]) -> str:
     tokens = _without_join_names(tokens)
     at = 0
     while at < len(tokens):
-        for shape, instead in _SHAPES_BY_START.get(tokens[at].value, ()):
-            if _fits(tokens[at : at + len(shape)], shape):
-                words.append(instead)
-                at += len(shape)
-                break
-        else:
-            words.append(_plain(tokens[at], tokens[at - 1] if at else None))
-            at += 1
+        word, count = _shape_at(tokens, at)
+        words.append(word)
+        at += count
     return " ".join(words)
+
+
+def _shape_at(tokens: Sequence[Token], at: int) -> tuple[str, int]:
+    """Return what is written for the next tokens, and how many they are."""
+    token, before = tokens[at], tokens[at - 1] if at else None
+    for shape, instead in _SHAPES_BY_START.get(token.value, ()):
+        if _fits(tokens[at : at + len(shape)], shape):
+            return instead, len(shape)
+    if token.is_word("operator") and tokens[at + 1 : at + 2] and tokens[at + 1].is_mark("("):
+        end = next(n for n in range(at, len(tokens)) if tokens[n].is_mark(")"))
+        return _sign(before), end - at + 1
+    after = tokens[at + 1] if at + 1 < len(tokens) else None
+    if after is not None and after.is_string and _is_type(token) and not (before is not None and ends_value(before)):
+        return "", 1  # the type of a string, such as box '(1,1),(2,2)'
+    return _plain(token, before), 1
+
+
+def _is_type(token: Token) -> bool:
+    return token.kind is Kind.WORD and token.value not in _RESERVED and token.value not in _NO_TYPES
+
+
+def _sign(before: Token | None) -> str:
+    """Return an operator that sqlglot knows, between two values or before one."""
+    return "||" if before is not None and ends_value(before) else "-"
 
 
 def _without_join_names(tokens: Sequence[Token]) -> Sequence[Token]:
@@ -219,7 +241,7 @@ def _plain(token: Token, before: Token | None) -> str:
     if token.kind is Kind.QUOTED:
         return '"' + "".join(c if c.isalnum() else "_" for c in token.value) + '"'
     if token.kind is Kind.OPERATOR and token.value not in _PLAIN:
-        return "||" if before is not None and ends_value(before) else "-"
+        return _sign(before)
     if token.kind is Kind.WORD and before is not None and before.is_word("as") and token.value in _RESERVED:
         return f'"{token.value}"'
     return token.text
@@ -228,7 +250,7 @@ def _plain(token: Token, before: Token | None) -> str:
 def ends_value(token: Token) -> bool:
     """Tell whether a value may end with this token, so that an operator after it stands between two."""
     if token.kind is Kind.WORD:
-        return token.value not in _RESERVED or token.value in _VALUES
+        return token.value in _VALUES or token.value not in _RESERVED | _BEFORE_VALUES
     return token.kind not in (Kind.OPERATOR, Kind.MARK) or token.is_mark(")", "]")
 
 

@@ -156,10 +156,8 @@ def test_a_connection_that_dies_is_told_for_the_tenants_it_owed(shared: Database
 
 
 def _kill_who_waits(holder: psycopg.Connection[tuple[object, ...]]) -> None:
-    query = (
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks "
-        "WHERE NOT granted AND relation = 'tenant_acme.catalog_categories'::regclass"
-    )
+    waiting = "NOT granted AND relation = 'tenant_acme.catalog_categories'::regclass"
+    query = f"SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE {waiting}"
     while holder.execute(query).fetchall() == []:
         pass
 
