@@ -18,6 +18,7 @@ from erpkit.database.tenant import Tenant
 __all__ = ["Stream", "can_stream", "column_names_and_types", "open_stream"]
 
 _CHUNK = 5_000
+_GRACE = 1.0  # seconds in which the server is to take a cancellation
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,11 @@ def open_stream(database: Database, tenant: Tenant, query: bytes, *, deadline: f
         pgconn = connection.pgconn
         _run(connection, lambda: pgconn.send_prepare(b"", query))
         shape = _run(connection, lambda: pgconn.send_describe_prepared(b""))
-        yield Stream(*column_names_and_types(shape), connection, query)
+        try:
+            yield Stream(*column_names_and_types(shape), connection, query)
+        except BaseException:
+            _cancel(connection)
+            raise
 
 
 def column_names_and_types(result: pq.abc.PGresult) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -92,6 +97,15 @@ def column_names_and_types(result: pq.abc.PGresult) -> tuple[tuple[str, ...], tu
     numbers = range(result.nfields)
     names = tuple((result.fname(number) or b"").decode(errors="backslashreplace") for number in numbers)
     return names, tuple(map(result.ftype, numbers))
+
+
+def _cancel(connection: Connection) -> None:
+    """Have the server end what it still sends, so that nothing runs on and the connection can be used again."""
+    if connection.pgconn.transaction_status != pq.TransactionStatus.ACTIVE:
+        return
+    connection.cancel_safe(timeout=_GRACE)
+    while connection.wait(generators.fetch(connection.pgconn)) is not None:
+        pass
 
 
 def _run(connection: Connection, send: Callable[[], None]) -> pq.abc.PGresult:

@@ -137,7 +137,9 @@ class _Packed:
         for number, kind in self._kinds.items():
             is_null = is_record & (_read_at(data, ">i4", 4, place + 4) < 0)
             place += 8 * is_record
-            self._values[number].append(_read_at(data, kind.sent, kind.width, place).astype(kind.kept))
+            values = _read_at(data, kind.sent, kind.width, place).astype(kind.kept)
+            values[is_null] = 0
+            self._values[number].append(values)
             self._nulls[number].append(is_null)
             place += numpy.where(is_null, 0, kind.width)
 

@@ -143,6 +143,10 @@ _jsons = st.recursive(
 )
 _micros = st.integers(-(2**63) + 1, 2**63 - 2)
 ANY: dict[str, st.SearchStrategy[str]] = {
+    "bool": st.sampled_from("tf"),
+    "int2": st.integers(-(2**15), 2**15 - 1).map(str),
+    "int4": st.integers(-(2**31), 2**31 - 1).map(str),
+    "oid": st.integers(0, 2**32 - 1).map(str),
     "int8": st.integers(-(2**63), 2**63 - 1).map(str),
     "float8": st.floats().map(repr),
     "float4": st.floats(width=32).map(repr),
@@ -221,8 +225,7 @@ def test_arrays_of_every_built_in_type_arrive_as_they_are(shared: Database, tena
         with_arrays = {name for (name,) in connection.execute("SELECT typname FROM pg_type WHERE typarray <> 0")}
     for kind in (kind for kind in kinds if kind.name in with_arrays):
         texts: Sequence[str] = SAMPLES[kind.name] if kind.is_read else ()
-        lists: list[list[str | None]] = [[], [None], [*texts, None]]
-        lists += [[text] for text in texts]
+        lists: list[Sequence[str | None]] = [[], [None], [*texts, None], *([text] for text in texts)]
         array = f'::pg_catalog."{kind.name}"[]'
         arrays = [f"ARRAY[{', '.join(map(kind.literal, some))}]{array}" for some in lists]
         one = kind.literal(texts[0] if texts else None)
