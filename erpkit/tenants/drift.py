@@ -26,7 +26,7 @@ class Difference:
 
     What destroys data stands in `ddl` as a comment that begins with `-- destructive: `, and what fails on some data as one that
     begins with `-- fails where rows exist: ` or `-- fails where a value does not fit: `, for a person to decide on. With the
-    change `unknown` the schema could not be compared, because of the lock that `object` names.
+    change `unknown` the schema could not be compared: `object` names the lock that it has, or says that it is gone.
     """
 
     kind: str
@@ -59,11 +59,11 @@ def find_drift(
     `fingerprints` are those of all these schemas and the template's, if they were read before.
     A tenant in which somebody has locked a table exclusively has the one difference that says so, after a second.
     A tenant that lacks migrations differs for that reason: migrate first, then look for drift. Where there is no
-    `_template`, in a database that erpkit did not make, the first tenant stands for it.
+    `_template`, in a database that erpkit did not make, the first tenant that can be read stands for it.
     """
     schemas = [TEMPLATE.schema, *(tenant.schema for tenant in tenants)]
     prints = fingerprints or read_fingerprints(connection, schemas)
-    model = TEMPLATE.schema if TEMPLATE.schema in prints or not tenants else tenants[0].schema
+    model = _model(tenants, prints)
     locks = {schema: one.lock for schema, one in prints.items() if one.lock is not None}
     differing = [schema for schema in schemas[1:] if schema not in locks and prints.get(schema) != prints.get(model)]
     objects: dict[str, list[SchemaObject]] = {}
@@ -73,6 +73,12 @@ def find_drift(
     grants = read_grants(connection, schemas)
     found: dict[str, list[Difference]] = {}
     for tenant in tenants:
+        if not grants[tenant.schema]:  # every schema has an owner, and so an entry of its own
+            words = f"its schema {tenant.schema} does not exist"
+            found[tenant.slug] = [
+                Difference("schema", words, "unknown", None, None, f"-- could not be compared: {words}")
+            ]
+            continue
         differences = [_of_grant(one) for one in compare_grants(tenant, grants[model], grants[tenant.schema])]
         if lock := _lock(locks, model, tenant.schema):
             differences.append(lock)
@@ -80,6 +86,13 @@ def find_drift(
             differences += compare_schemas(objects[model], objects[tenant.schema], tenant.schema)
         found[tenant.slug] = sorted(differences, key=str)
     return found
+
+
+def _model(tenants: Sequence[Tenant], prints: Mapping[str, Fingerprint]) -> str:
+    if TEMPLATE.schema in prints:
+        return TEMPLATE.schema
+    readable = (tenant.schema for tenant in tenants if tenant.schema in prints and prints[tenant.schema].lock is None)
+    return next(readable, TEMPLATE.schema)
 
 
 def compare_schemas(
