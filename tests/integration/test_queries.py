@@ -1,6 +1,7 @@
 """Typed queries: real sqlc, the generated code run against the real database, and the check of each tenant's schema."""
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from erpkit.database import Database
 from erpkit.errors import QueryError
 from erpkit.migrations import Migration, read_migrations
 from erpkit.modules import Module, Registry
-from erpkit.queries import Statement, check_queries, generate, read_statements
+from erpkit.queries import BrokenModulesError, Statement, check_queries, generate, read_each_module, read_statements
 from erpkit.sample.demo import Planted
 from erpkit.tenants import create_tenant, find_tenants, set_status
 
@@ -345,3 +346,108 @@ def test_the_command_line_ends_with_3_for_a_broken_query(erp: Planted, database:
     done = erpkit("queries", "check", **environ)
     assert (done.returncode, "! acme: sales.add_customer: column" in done.stdout) == (3, True)
     assert erpkit("queries", "check", "--tenant", "bluebird", "--json", **environ).returncode == 0
+
+
+def _trio(root: Path) -> list[Module]:
+    """Make three modules, each with a table and a query; `a` comes first."""
+    for name in ("a", "b", "c"):
+        for path, text in (
+            ("migrations/00001_x.sql", f"-- +goose Up\nCREATE TABLE {name}_rows (id int PRIMARY KEY);\n"),
+            ("queries/x.sql", f"-- name: Count{name} :one\nSELECT count(*) FROM {name}_rows;\n"),
+        ):
+            (root / name / path).parent.mkdir(parents=True)
+            (root / name / path).write_text(text)
+    return [Module(n, migrations=root / n / "migrations", queries=root / n / "queries") for n in "abc"]
+
+
+def _spoil(folder: Path, how: str) -> None:
+    query, code = folder / "queries" / "x.sql", folder / "sql.py"
+    match how:
+        case "no folder":
+            shutil.rmtree(query.parent)
+        case "no code":
+            code.unlink()
+        case "broken query":
+            query.write_text("-- name: Bad :many\nSELECT nope FROM nowhere;\n")
+        case "broken encoding":
+            query.write_bytes(b"-- name: Bad :one\nSELECT '\xff';\n")
+        case "broken annotation":
+            query.write_text("-- name: Bad :never\nSELECT 1;\n")
+        case "conflict":
+            code.write_text("<<<<<<< ours\n")
+        case "edited":
+            code.write_text("from typing import Final\nCOUNT: Final = print('run')\n")
+
+
+@pytest.mark.parametrize("how", ["no folder", "broken query", "broken encoding", "broken annotation"])
+def test_one_modules_broken_folder_stops_no_others_code(tmp_path: Path, how: str) -> None:
+    modules = _trio(tmp_path)
+    _spoil(tmp_path / "a", how)
+    with pytest.raises(BrokenModulesError, match="^module a: [^\n]*$") as raised:
+        generate(modules)
+    assert [(file.module, file.queries) for file in raised.value.files] == [("b", 1), ("c", 1)]
+    assert [(tmp_path / name / "sql.py").exists() for name in "abc"] == [False, True, True]
+
+
+@pytest.mark.parametrize("how", ["no folder", "no code", "conflict", "edited"])
+def test_a_module_that_cannot_be_read_keeps_no_other_from_the_check(tmp_path: Path, how: str) -> None:
+    modules = _trio(tmp_path)
+    generate(modules)
+    _spoil(tmp_path / "a", how)
+    statements, errors = read_each_module(modules)
+    assert [statement.name for statement in statements] == ["countb", "countc"]
+    assert [str(error)[:10] for error in errors] == ["module a: "]
+
+
+@pytest.mark.parametrize("text", [None, "", "-- nothing yet\n/* name of nothing */\n\n"])
+def test_an_empty_folder_of_queries_is_nothing_wrong(tmp_path: Path, text: str | None) -> None:
+    modules = _trio(tmp_path)
+    generate(modules)
+    queries, code = tmp_path / "a" / "queries" / "x.sql", tmp_path / "a" / "sql.py"
+    queries.unlink()
+    if text is not None:
+        queries.write_text(text)
+    assert [file.stale for file in generate(modules, check=True)] == [True, False, False]  # its code has a query yet
+    generate(modules)
+    assert "count" not in code.read_text()
+    code.unlink()
+    assert [(file.queries, file.stale) for file in generate(modules, check=True)] == [
+        (0, False),
+        (1, False),
+        (1, False),
+    ]
+    assert len(read_statements(modules)) == 2
+
+
+def test_the_command_line_names_a_broken_module_and_goes_on_with_the_others(tmp_path: Path, database: Database) -> None:
+    from tests.command import erpkit
+
+    modules = _trio(tmp_path / "trio")
+    made = "\n".join(
+        f"{n} = Module('{n}', migrations=_H / '{n}/migrations', queries=_H / '{n}/queries')" for n in "abc"
+    )
+    (tmp_path / "trio" / "__init__.py").write_text(
+        f"from pathlib import Path\nfrom erpkit.modules import Module\n_H = Path(__file__).parent\n{made}\n"
+    )
+    (tmp_path / "trio-1.dist-info").mkdir()
+    (tmp_path / "trio-1.dist-info" / "METADATA").write_text("Name: trio\nVersion: 1\n")
+    (tmp_path / "trio-1.dist-info" / "entry_points.txt").write_text(
+        "[trio.modules]\na = trio:a\nb = trio:b\nc = trio:c\n"
+    )
+    environ = {"PYTHONPATH": str(tmp_path), "ERPKIT_MODULES": "trio.modules", "ERPKIT_DATABASE": database.conninfo}
+    tenant = create_tenant(database, read_migrations(modules), "acme")
+    _spoil(tmp_path / "trio" / "a", "broken annotation")
+    done = erpkit("queries", "generate", **environ)
+    assert (done.returncode, done.stdout.count("written")) == (1, 2)
+    assert done.stderr.startswith("erpkit: module a: x.sql: query Bad is :never, which is not known: use :one, ")
+    assert done.stderr.count("\n") == 1
+    with database.connection() as connection:
+        connection.execute(f"ALTER TABLE {tenant.schema}.b_rows RENAME TO other")
+    done = erpkit("queries", "check", "--json", **environ)
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["queries"], [one["query"] for one in told["broken"]]) == (3, 2, ["countb"])
+    assert [one[:10] for one in told["unread"]] == ["module a: "]
+    done = erpkit("queries", "check", **environ)
+    lines = done.stdout.splitlines()
+    assert (done.returncode, "2 queries in 1 tenants: 1 broken" in lines) == (3, True)
+    assert [line.split(":")[0] for line in lines if line.startswith("!")] == ["! module a", "! acme"]

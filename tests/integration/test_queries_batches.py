@@ -34,7 +34,7 @@ CREATE TABLE crate (
     name text, mood mood, moods mood[], weight weight, spot spot, day date, at timestamptz, meta jsonb, metas jsonb[], plain json,
     tags text[], grid integer[], photo bytea, flag boolean, "class" text, "from" text, "1st" integer, __under integer, "50%" text
 );
-CREATE TABLE crate_note (crate integer REFERENCES crate DEFERRABLE, line text NOT NULL);
+CREATE TABLE crate_note (crate integer, line text NOT NULL);
 CREATE VIEW crate_names AS SELECT code, name FROM crate;
 """
 
@@ -211,16 +211,16 @@ def test_a_thousand_elements_take_few_round_trips(code: ModuleType, connection: 
     code.copy_codes(connection, range(1_000))
     with _traced(connection, tmp_path / "loop"):
         for number in range(10):
-            connection.execute(code.LIST_NOTES, {"crate": number})
+            connection.execute(code.FIND_MOODS, {"code": number})
     with _traced(connection, tmp_path / "batch"):
-        assert code.list_notes(connection, range(1_000)) == [[]] * 1_000
+        assert code.find_moods(connection, range(1_000)) == [None] * 1_000
     waits = _waits(tmp_path / "batch")
     started = time.perf_counter()
     for number in range(1_000):
-        connection.execute(code.LIST_NOTES, {"crate": number}).fetchall()
+        connection.execute(code.FIND_MOODS, {"code": number}).fetchall()
     loop = time.perf_counter() - started
     started = time.perf_counter()
-    code.list_notes(connection, range(1_000))
+    code.find_moods(connection, range(1_000))
     print(f"1,000 elements: {waits} waits, {loop / (time.perf_counter() - started):.1f} times as fast as a loop")
     assert _waits(tmp_path / "loop") == 10
     assert waits <= 4
