@@ -36,7 +36,7 @@ SELECT DISTINCT coalesce(l.pid, 0), coalesce(a.usename, x.owner, ''), coalesce(n
  WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND (n.nspname = %(schema)s AND c.relkind IN ('r', 'p', 'm', 'v', 'S', 'f')
-        OR c.oid = ANY(%(tables)s::text[]::regclass[]) AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
+        OR c.oid = ANY(%(tables)s::text[]::regclass[]) AND l.mode <> 'AccessShareLock'
         OR l.locktype = 'object' AND l.classid = 'pg_namespace'::regclass
            AND l.objid = (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s)
         OR l.locktype = 'advisory' AND l.classid::bigint << 32 | l.objid::bigint = hashtextextended('erpkit.migrate.' || %(schema)s, 0))

@@ -1,10 +1,16 @@
 """Exporting a tenant to one file and importing it again; files that are damaged, edited or too new."""
 
+import fcntl
 import json
+import os
 import shutil
+import signal
+import struct
 import subprocess
 import sys
 import time
+import tracemalloc
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -226,6 +232,101 @@ def test_a_bad_file_is_refused_in_one_line_and_leaves_nothing(
     assert _traces(database, "apex") == []
 
 
+def _write(path: Path, **members: bytes) -> None:
+    """Make an archive as an export is, with other contents."""
+    with zipfile.ZipFile(path, "w") as new:
+        for name, content in (
+            {MANIFEST: b"{}", DUMP: b"PGDMP"} | {n.replace("_json", ".json"): c for n, c in members.items()}
+        ).items():
+            new.writestr(name, content)
+
+
+def _compress(path: Path) -> None:
+    """A bomb: a thousandfold of what the file takes."""
+    with zipfile.ZipFile(path) as old:
+        content = old.read(MANIFEST)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        new.writestr(MANIFEST, content, zipfile.ZIP_STORED)
+        new.writestr(DUMP, b"0" * 2**26)
+
+
+def _add(path: Path, name: str) -> None:
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as file:
+        warnings.simplefilter("ignore")  # zipfile's, of a name that is there twice
+        file.writestr(name, b"{}")
+
+
+def _fill_contents(path: Path) -> None:
+    with zipfile.ZipFile(path, "a") as file:
+        for number in range(20_000):
+            file.writestr(f"{number:048}", b"")
+
+
+def _lie_about_size(path: Path) -> None:
+    """The table of contents says that the manifest is four gigabytes long."""
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"PK\1\2", 0, content.rindex(MANIFEST.encode()))
+    content[entry + 20 : entry + 28] = struct.pack("<LL", 2**32 - 2, 2**32 - 2)
+    path.write_bytes(content)
+
+
+def _make_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _link_device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_compress, "no export file: its dump is compressed"),
+        (
+            lambda path: _write(path, manifest_json=b" " * (2**24 + 1)),
+            "no export file: its manifest.json is longer than 16 MiB",
+        ),
+        (_lie_about_size, "no export file: its manifest.json is longer than 16 MiB"),
+        (lambda path: _write(path, manifest_json=b"[" * 2**20), "its manifest cannot be read"),
+        (lambda path: _write(path, manifest_json=b'{"format": 1, "format": 1}'), "its manifest cannot be read"),
+        (lambda path: _write(path, manifest_json=b'{"format": %s}' % (b"9" * 10_000)), "its manifest cannot be read"),
+        (lambda path: _write(path, manifest_json=b"\xff\xfe"), "its manifest cannot be read"),
+        (lambda path: _write(path, manifest_json=b"null"), "its manifest cannot be read"),
+        (
+            lambda path: _add(path, MANIFEST),
+            "no export file: it does not hold manifest.json and dump, once each and nothing",
+        ),
+        (
+            lambda path: _add(path, DUMP),
+            "no export file: it does not hold manifest.json and dump, once each and nothing",
+        ),
+        (
+            lambda path: _add(path, "../../etc/passwd"),
+            "no export file: it does not hold manifest.json and dump, once each",
+        ),
+        (_fill_contents, "no export file: its table of contents is longer than 1 MiB"),
+        (lambda path: _reseal(path, schema="((a+)+)+$"), "its manifest names no schema that erpkit exports"),
+        (_make_pipe, "cannot be read: it is no regular file"),
+        (_link_device, "cannot be read: it is no regular file"),
+        (lambda path: (path.unlink(), path.mkdir()), "cannot be read: (it is no regular file|Is a directory)"),
+    ],
+)
+def test_a_hostile_file_is_refused_within_bounds(
+    damage: Callable[[Path], object], message: str, exported: Path
+) -> None:
+    """Neither memory nor disk is used for more than the file itself may be."""
+    damage(exported)
+    for read in (read_manifest, verify_export):
+        tracemalloc.start()
+        with pytest.raises(UsageError, match=f"acme.erpkit.*{message}") as caught:
+            read(exported)
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+        tracemalloc.stop()
+        assert len(str(caught.value).splitlines()) == 1
+
+
 def _reseal(path: Path, **changes: Any) -> None:
     with zipfile.ZipFile(path) as old:
         values, content = json.loads(old.read(MANIFEST)), old.read(DUMP)
@@ -276,6 +377,102 @@ def test_an_import_that_is_killed_leaves_nothing(exported: Path, database: Datab
         time.sleep(0.05)
     assert traces == []
     assert import_tenant(database, exported, "apex").tenant.slug == "apex"
+
+
+_EXPORT = """
+import sys; from pathlib import Path; from erpkit.database import Database, Tenant; from erpkit.tenants import export_tenant
+export_tenant(Database(sys.argv[1], "x"), Tenant("acme", "tenant_acme"), Path(sys.argv[2]))
+"""
+
+
+_DUMPING = "pg_stat_activity WHERE application_name = 'pg_dump' AND datname = current_database()"
+
+
+def _any(database: Database, rows: str) -> bool:
+    with database.connection() as connection:
+        return connection.execute(f"SELECT FROM {rows} LIMIT 1".encode()).fetchone() is not None
+
+
+def _left(folder: Path) -> list[Path]:
+    return sorted(folder.glob(".erpkit-*"))
+
+
+def _wait(until: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not until():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("moment", ["it counts", "it dumps", "it is late"])
+def test_nothing_of_an_export_that_was_killed_is_left_after_the_next_command(
+    moment: str, database: Database, tmp_path: Path
+) -> None:
+    with psycopg.connect(database.conninfo) as other:
+        if moment == "it counts":
+            other.execute("LOCK TABLE tenant_acme.notes IN ACCESS EXCLUSIVE MODE")
+        process = subprocess.Popen([sys.executable, "-c", _EXPORT, database.conninfo, str(tmp_path / "acme.erpkit")])
+        _wait(lambda: _left(tmp_path))
+        if moment == "it counts":
+            _wait(lambda: _any(database, "pg_locks WHERE NOT granted AND relation = 'tenant_acme.notes'::regclass"))
+        if moment == "it dumps":
+            _wait(lambda: process.poll() is not None or _any(database, _DUMPING))
+        if moment == "it is late":
+            _wait(lambda: process.poll() is not None or any(path.stat().st_size > 1000 for path in _left(tmp_path)))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    _wait(lambda: not _any(database, _DUMPING))
+    left = _left(tmp_path)
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in left)
+    with pytest.raises(UsageError, match="No such file"):
+        import_tenant(database, tmp_path / "another.erpkit")
+    assert _left(tmp_path) == []
+
+
+def test_exports_killed_at_any_moment_leave_a_whole_file_or_none(database: Database, tmp_path: Path) -> None:
+    for delay in range(0, 1000, 125):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _EXPORT, database.conninfo, str(tmp_path / f"{delay}.erpkit")]
+        )
+        time.sleep(delay / 1000)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with database.connection() as connection:
+        tenant = get_tenant(connection, "acme")
+    export_tenant(database, tenant, tmp_path / "last.erpkit")
+    assert _left(tmp_path) == []
+    for file in tmp_path.iterdir():
+        assert verify_export(file).slug == "acme"
+
+
+def test_an_export_that_still_runs_is_left_alone_by_others(database: Database, tmp_path: Path) -> None:
+    theirs, another = tmp_path / ".erpkit-x.partial", tmp_path / ".erpkit-notes.txt"
+    another.touch()
+    with theirs.open("w") as running, database.connection() as connection:
+        fcntl.flock(running, fcntl.LOCK_EX)
+        export_tenant(database, get_tenant(connection, "acme"), tmp_path / "acme.erpkit")
+    assert sorted(tmp_path.iterdir()) == sorted([theirs, another, tmp_path / "acme.erpkit"])
+
+
+def test_an_import_that_is_killed_leaves_no_copy_of_the_dump(
+    exported: Path, database: Database, tmp_path: Path
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    code = (
+        "import sys; from pathlib import Path; from erpkit.database import Database; from erpkit.tenants import import_tenant\n"
+        "import_tenant(Database(sys.argv[1], 'x'), Path(sys.argv[2]), 'apex')"
+    )
+    with psycopg.connect(database.conninfo) as other:
+        other.execute("LOCK TABLE public.tenants IN EXCLUSIVE MODE")
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, database.conninfo, str(exported)], env=os.environ | {"TMPDIR": str(scratch)}
+        )
+        _wait(lambda: _any(database, "pg_locks WHERE NOT granted AND relation = 'public.tenants'::regclass"))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert list(scratch.iterdir()) == []
+    _wait(lambda: _traces(database, "apex") == [])
 
 
 def test_a_file_that_is_there_is_not_overwritten(exported: Path, database: Database) -> None:

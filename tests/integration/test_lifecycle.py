@@ -1,5 +1,6 @@
 """A tenant's life after its creation: roles, analysts, renaming, archiving and dropping."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from erpkit.database import Database, Tenant
 from erpkit.embedded import EmbeddedServer
@@ -224,6 +226,65 @@ def test_dropping_needs_a_tenant_that_is_not_active_and_the_plans_id(database: D
         assert connection.execute("SELECT to_regnamespace('tenant_acme')").fetchone() == (None,)
         assert not {("acme",), ("acme.read",)} & set(_roles(connection))
         assert len(list_tenants(connection)) == len(erp.tenants) - 1
+
+
+HOLDS = {
+    "LOCK TABLE tenant_acme.catalog_products IN ACCESS EXCLUSIVE MODE": "nothing was dropped",
+    "LOCK TABLE public.tenants IN EXCLUSIVE MODE": "nothing was changed",
+    "SELECT FROM public.tenants WHERE slug = 'acme' FOR UPDATE": "nothing was changed",
+    "INSERT INTO tenant_acme.catalog_categories VALUES ('kept')": "it is archived and dropped in part",
+    "SELECT FROM tenant_acme.catalog_products": "it is archived and dropped in part",
+    "COMMENT ON SCHEMA tenant_acme IS 'kept'": "it is archived and dropped in part",
+}
+
+
+@pytest.mark.parametrize("statement", HOLDS)
+def test_a_drop_that_waits_in_vain_names_who_holds_the_lock(
+    statement: str, database: Database, tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("erpkit.tenants.removal.WAIT", "200ms")
+    monkeypatch.setattr("erpkit.tenants.registry.WAIT", "200ms")
+    with database.connection() as connection:
+        plan = plan_drop(connection, set_status(connection, "acme", "suspended"))
+    with psycopg.connect(database.conninfo, application_name="month end") as other:
+        other.execute("SET statement_timeout TO '1h' /* password=hunter2 */")
+        other.execute(statement.encode())
+        with pytest.raises(DatabaseError) as caught:
+            drop_tenant(database, "acme", plan.id)
+        pid = other.info.backend_pid
+    assert re.fullmatch(
+        rf"tenant acme is in use: could not get a lock in time; held by process {pid} \(postgres, month end, idle in transaction "
+        rf"for \d+ s, last statement begun \d+ s ago\); {HOLDS[statement]}: wait for that transaction or end it .*",
+        str(caught.value),
+    )
+    with database.connection() as connection:  # and when it is gone, the drop goes on
+        again = plan_drop(connection, get_tenant(connection, "acme"))
+        drop_tenant(database, "acme", again.id)
+        assert [tenant.slug for tenant in list_tenants(connection)] == ["bluebird"]
+
+
+def test_a_change_of_status_or_name_that_waits_in_vain_names_who_holds_the_lock(
+    database: Database, tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name with control characters in it is shown without them."""
+    monkeypatch.setattr("erpkit.tenants.registry.WAIT", "200ms")
+    login = f"odd\x1b[31m\n{uuid4().hex[:8]}"
+    quoted = sql.Identifier(login)
+    with database.connection() as connection:
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN; GRANT ALL ON public.tenants TO {}").format(quoted, quoted))
+        with psycopg.connect(database.conninfo, user=login) as other:
+            other.execute("SELECT FROM public.tenants WHERE slug = 'acme' FOR UPDATE")
+            for change in (
+                lambda: set_status(connection, "acme", "suspended"),
+                lambda: rename_tenant(database, "acme", "apex"),
+            ):
+                with pytest.raises(
+                    DatabaseError, match=r"held by process \d+ \(odd\\x1b\[31m\\n.*, unnamed, idle in tr"
+                ) as caught:
+                    change()
+                assert str(caught.value).isprintable()
+        connection.execute(sql.SQL("DROP OWNED BY {}; DROP ROLE {}").format(quoted, quoted))
+        assert list_tenants(connection) == tenants
 
 
 def test_what_leans_on_a_tenant_from_outside_is_named_and_kept(database: Database, tenants: list[Tenant]) -> None:
