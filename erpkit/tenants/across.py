@@ -75,6 +75,7 @@ def across(
     check_read_only(query)
     statement = _bind(database, _limited(query, limit), params)
     active = [tenant for tenant in tenants if tenant.is_active]
+    database.name_login(active)
     deadline = time.monotonic() + timeout
     parts = []
     for answer in sweep(database, lambda _: [statement], active, deadline=deadline, connections=connections):
