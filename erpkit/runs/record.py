@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from erpkit.database import Connection, Database
+from erpkit.database import Connection, Database, share_table
 from erpkit.errors import ErpkitError
 from erpkit.runs.provenance import Provenance
 from erpkit.runs.result import Outcome, RunResult
@@ -152,6 +152,7 @@ def _insert(connection: Connection, run: RunStart) -> None:
     if connection.execute("SELECT to_regclass('public.erpkit_runs')").fetchone() == (None,):
         connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.runs', 0))")
         connection.execute(f"SET LOCAL client_min_messages TO warning; {_TABLE}".encode())
+        share_table(connection, "erpkit_runs")
     connection.execute(_START, run.row())
 
 
