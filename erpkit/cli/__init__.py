@@ -19,7 +19,10 @@ _COMMANDS = {
     "db": ("db", "The embedded server: start, stop, status, url."),
     "run": ("run", "Run a notebook headlessly, once or for each tenant."),
     "runs": ("runs", "The record of runs."),
-    "tenants": ("tenants", "Tenants: list, create, inspect, suspend, archive, rename, drop, export, import."),
+    "tenants": (
+        "tenants",
+        "Tenants: list, create, inspect, suspend, archive, rename, drop, export, import, hand-over.",
+    ),
     "migrate": ("migrate", "Migrations: status, plan, up, down, show."),
     "modules": ("modules", "The modules of the ERP: list, check, graph."),
     "queries": ("queries", "Typed queries: generate, check."),
@@ -73,7 +76,8 @@ def main() -> NoReturn:
     except Exception as error:
         if not _is_database_error(error):
             raise
-        click.echo(f"erpkit: the database said: {(str(error).splitlines() or [type(error).__name__])[0]}", err=True)
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        click.echo(f"erpkit: the database said: {'; '.join([said, *getattr(error, '__notes__', [])])}", err=True)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 

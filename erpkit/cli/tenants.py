@@ -21,9 +21,11 @@ from erpkit.tenants import (
     find_drift,
     find_tenants,
     get_tenant,
+    hand_over,
     import_tenant,
     list_tenants,
     plan_drop,
+    plan_hand_over,
     plan_provision,
     provision_tenant,
     read_manifest,
@@ -161,6 +163,36 @@ def drop(slug: str, confirm: str) -> None:
     click.echo(f"plan {plan.id}: {len(plan.tables)} tables, {plan.row_count:,} rows, {plan.size / 2**20:.1f} MiB")
     plan.check(plan.id)
     click.echo(f"dry run: nothing was dropped; to drop all of it for good, add --confirm {plan.id}")
+
+
+@command.command("hand-over")
+@click.option("--confirm", default="", metavar="PLAN_ID", help="Run the statements of the plan with this id.")
+def hand_over_(confirm: str) -> int:
+    """Give what this login made before to all operators of the database; without --confirm, print the statements.
+
+    Exit code 3 if something is left: another login's, which runs the same command, or what could not be locked.
+    """
+    with open_database() as database:
+        database.check_writable()
+        if confirm:
+            run = hand_over(database, confirm)
+            plan, failed = run.plan, run.failed
+            click.echo(f"handed over to {plan.owner}: {len(plan.parts) - len(failed)} of {len(plan.parts)} parts")
+        else:
+            with database.connection() as connection:
+                plan, failed = plan_hand_over(connection), {}
+            for statement in (statement for part in plan.parts for statement in part.statements):
+                click.echo(f"{statement};")
+    for subject, reason in failed.items():
+        click.echo(f"! {subject} was not handed over: {reason}; plan it again")
+    for schema, owners in plan.left.items():
+        click.echo(f"! schema {schema}: something belongs to {', '.join(owners)}, who can hand it over")
+    if not plan.parts:
+        click.echo("nothing to hand over by this login")
+    elif not confirm:
+        click.echo(f"plan {plan.id}: {plan.statement_count} statements")
+        click.echo(f"dry run: nothing was changed; to run them, add --confirm {plan.id}")
+    return 3 if failed or plan.left else 0
 
 
 @command.command("export")

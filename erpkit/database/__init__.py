@@ -1,6 +1,16 @@
 """Connections, the pool, and transactions that are scoped to one tenant."""
 
 from erpkit.database.analysts import ANALYSTS, grant_analysts, may_not_read
+from erpkit.database.operators import (
+    OPERATORS,
+    act_as_owner,
+    as_admin,
+    as_owner,
+    create_schema,
+    find_owner,
+    give_to_owner,
+    share_table,
+)
 from erpkit.database.pool import TENANTS_A_CONNECTION, Database, PooledConnection
 from erpkit.database.schemas import (
     IMPATIENT,
@@ -21,6 +31,7 @@ __all__ = [
     "ANALYSTS",
     "DISCARD",
     "IMPATIENT",
+    "OPERATORS",
     "TEMPLATE",
     "TENANTS_A_CONNECTION",
     "Answer",
@@ -30,11 +41,17 @@ __all__ = [
     "PooledConnection",
     "Stream",
     "Tenant",
+    "act_as_owner",
+    "as_admin",
+    "as_owner",
     "can_stream",
     "check_schema_name",
     "column_names_and_types",
+    "create_schema",
     "enter_tenant",
     "fetch_union",
+    "find_owner",
+    "give_to_owner",
     "grant_analysts",
     "may_not_read",
     "no_schema",
@@ -45,6 +62,7 @@ __all__ = [
     "schemas_with_table",
     "scope_statements",
     "search_path",
+    "share_table",
     "sweep",
     "tenants_with_table",
 ]

@@ -6,6 +6,7 @@ from typing import LiteralString
 
 from psycopg import sql
 
+from erpkit.database.operators import as_owner, find_owner
 from erpkit.database.scope import Connection
 from erpkit.errors import DatabaseError
 
@@ -39,7 +40,15 @@ def grant_analysts(connection: Connection) -> None:
     """Let analysts read public.tenants, the records of runs and migrations, and `_template`, as far as they are there.
 
     Call it after one of these was made; it grants what an earlier erpkit did not grant, too. Many processes may do so at once.
+    What the operators' role owns is granted as that role, whose default privileges hold for what it makes.
     """
+    _grant(connection)
+    if find_owner(connection) is not None:
+        with connection.transaction(), as_owner(connection, "_template"):
+            _grant(connection)
+
+
+def _grant(connection: Connection) -> None:
     if not connection.execute(_MISSING).fetchone():
         return
     with connection.transaction():

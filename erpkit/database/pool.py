@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from copy import copy
@@ -14,6 +15,7 @@ from psycopg import pq
 from psycopg.rows import RowFactory, tuple_row
 
 from erpkit.config import Settings
+from erpkit.database.rights import describe_excess, name_grant
 from erpkit.database.scope import (
     Connection,
     check_in_transaction,
@@ -25,7 +27,7 @@ from erpkit.database.scope import (
 )
 from erpkit.database.target import probe
 from erpkit.database.tenant import Tenant
-from erpkit.embedded import EmbeddedServer
+from erpkit.embedded import EmbeddedServer, reading_url
 from erpkit.errors import DatabaseError, UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ __all__ = ["TENANTS_A_CONNECTION", "Database", "PooledConnection"]
 # A backend grew from 13 MB to 174 MB over 1,000 tenants of three tables, for all that it keeps of each table.
 TENANTS_A_CONNECTION = 500
 
+_log = logging.getLogger("erpkit")
 _WAIT = 30  # seconds for a connection
 _LOOK = 1  # seconds of it after which to look whether the server is there at all
 _CLOSED_TWICE = "closed two connections in a row, one of them new"
@@ -71,6 +74,9 @@ class Database:
         self.allowed_functions: tuple[str, ...] = ()
         self._wait = _WAIT
         self._pool = self._new_pool()
+        self._reading: Self | None = None
+        self._lock = threading.Lock()
+        self._is_named = False
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -101,12 +107,46 @@ class Database:
     def close(self) -> None:
         """Give the connections back; the server goes on, and whoever asks for a connection later gets a new one."""
         self._pool.close()
+        if self._reading is not None and self._reading is not self:
+            self._reading.close()
 
     def apart(self) -> Self:
         """Return the same database with a pool of its own, for work beside this one."""
         other = copy(self)
         other._pool = other._new_pool()
+        other._reading, other._lock = None, threading.Lock()
         return other
+
+    def reading(self, tenants: Sequence[Tenant]) -> Self:
+        """Return the same database through the login that may only read, if there is one and all of `tenants` let it.
+
+        That is the embedded server's, and tenants with a role for reading. What only reads finds it by itself.
+        """
+        if any(tenant.reader is None for tenant in tenants):
+            return self
+        if self._reading is None:
+            with self._lock:
+                self._reading = self._reading or self._open_reading()
+        return self._reading
+
+    def _open_reading(self) -> Self:
+        url = reading_url(self.conninfo)
+        if url is None:
+            return self
+        reading = copy(self)
+        reading.conninfo = url
+        return reading.apart()
+
+    def name_login(self, tenants: Sequence[Tenant]) -> None:
+        """Name, once, a login that may do more than read; call it before SQL that somebody typed is run in `tenants`."""
+        side = self.reading(tenants)
+        if side._is_named:
+            return
+        with side.connection() as connection:
+            excess = describe_excess(connection)
+        side._is_named = True
+        if excess is not None:
+            _log.warning(excess)
 
     def renew(self) -> None:
         """Replace the connections that died while the pool held them, as when the server restarted.
@@ -116,6 +156,8 @@ class Database:
         """
         probe(self.conninfo, self.target)
         self._pool.check()
+        if self._reading is not None:
+            self._reading._pool.check()
 
     def __enter__(self) -> Self:
         return self
@@ -150,7 +192,7 @@ class Database:
         error. Raises DatabaseError when the tenant's schema does not exist (PostgreSQL itself would fall through silently),
         and when the transaction was ended, or had failed, before it came to the commit.
         """
-        return _TenantTransaction(self, tenant, write, statement_timeout)
+        return _TenantTransaction(self if write else self.reading([tenant]), tenant, write, statement_timeout)
 
     @contextmanager
     def visit(self, tenants: Sequence[Tenant]) -> Iterator[PooledConnection]:
@@ -166,16 +208,17 @@ class Database:
     def visit_at_once(
         self, groups: Sequence[Sequence[Tenant]]
     ) -> Iterator[list[tuple[PooledConnection, Sequence[Tenant]]]]:
-        """Lend a connection for each of the first groups of tenants: one at least, all of them if the pool has as many.
+        """Lend a connection for reading to each of the first groups of tenants: one at least, all if the pool has as many.
 
         A group gets the connection that knows most of it: a backend that meets a table for the first time takes twice as
         long. An exception inside closes the connections, as their answers may still be under way.
         """
+        side = self.reading([tenant for group in groups for tenant in group])
         with ExitStack() as stack:
-            lent = [stack.enter_context(self._lend())]
-            while len(lent) < min(len(groups), self._pool.max_size):
+            lent = [stack.enter_context(side._lend())]
+            while len(lent) < min(len(groups), side._pool.max_size):
                 try:
-                    lent.append(stack.enter_context(self._lend(_WAIT_FOR_MORE)))
+                    lent.append(stack.enter_context(side._lend(_WAIT_FOR_MORE)))
                 except DatabaseError:
                     break
             pairs = _by_acquaintance(lent, groups)
@@ -193,6 +236,9 @@ class Database:
         connection = self._take_alive(wait)
         try:
             yield connection
+        except Exception as error:
+            name_grant(connection, error)
+            raise
         finally:
             try:
                 reset(connection)
@@ -290,7 +336,8 @@ class _TenantTransaction(AbstractContextManager[Connection]):
     def _enter(self) -> None:
         try:
             enter_tenant(self._connection, self._tenant, write=self._write, statement_timeout=self._timeout)
-        except BaseException:
+        except BaseException as error:
+            name_grant(self._connection, error)
             self._database._give_back(self._connection)
             raise
         self._connection.visited.add(self._tenant.schema)

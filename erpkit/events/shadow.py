@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from erpkit.database import Connection, Database, Tenant, check_schema_name
+from erpkit.database import Connection, Database, Tenant, as_admin, as_owner, check_schema_name, create_schema
 from erpkit.errors import ErpkitError, UsageError
 from erpkit.events.faults import raise_if_lost
 from erpkit.events.message import Message
@@ -174,7 +174,7 @@ def drop_in(connection: Connection, schema: str) -> None:
     connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(name))
     if owner is not None:
         try:
-            with connection.transaction():
+            with connection.transaction(), as_admin(connection, owner[0]):
                 connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(owner[0])))
         except psycopg.errors.DependentObjectsStillExist:
             pass  # another shadow of the tenant
@@ -193,7 +193,7 @@ def in_shadow(connection: Connection, shadow: Shadow) -> Iterator[None]:
     connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(shadow.role)))
     connection.execute(path.format(sql.Identifier(shadow.schema), sql.Identifier(shadow.tenant.schema)))
     yield
-    connection.execute("SET LOCAL ROLE NONE")
+    connection.execute("SET LOCAL role TO DEFAULT")
     connection.execute(sql.SQL("SET LOCAL search_path TO {}, pg_temp").format(sql.Identifier(shadow.tenant.schema)))
 
 
@@ -266,32 +266,38 @@ def _read(database: Database, shadow: Shadow, *, is_complete: bool) -> Shadow:
 
 
 def _create(database: Database, shadow: Shadow) -> None:
-    role, reader = sql.Identifier(shadow.role), sql.Identifier(shadow.tenant.reader or "")
-    name = sql.Identifier(check_schema_name(shadow.schema))
+    check_schema_name(shadow.schema)
     with database.transaction() as connection:
-        if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [shadow.role]).fetchall():
-            connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(role))
-            connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(role))
-            connection.execute(sql.SQL("GRANT {} TO {}").format(reader, role))
-        connection.execute(sql.SQL("CREATE SCHEMA {}").format(name))
-        for table in shadow.projection.tables:
-            _copy_table(connection, shadow, table)
-        connection.execute(sql.SQL("SET LOCAL search_path TO {}, pg_temp").format(name))
-        connection.execute(
-            "CREATE TABLE erpkit_shadow (tenant text, handlers text[], events bigint, positions jsonb, "
-            "started_at timestamptz DEFAULT now())"
-        )
-        connection.execute('CREATE TABLE erpkit_shadow_failures (handler text, "offset" bigint, uuid uuid, error text)')
-        connection.execute(
-            "INSERT INTO erpkit_shadow VALUES (%s, %s, 0, %s)",
-            [shadow.tenant.slug, list(shadow.projection.handlers), Jsonb(dict.fromkeys(shadow.projection.handlers, 0))],
-        )
-        for grant in (
-            "GRANT USAGE ON SCHEMA {} TO {}",
-            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {} TO {}",
-            "GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {} TO {}",
-        ):
-            connection.execute(sql.SQL(grant).format(name, role))
+        create_schema(connection, shadow.schema, like=shadow.tenant.schema)
+        with as_owner(connection, shadow.schema):
+            _fill(connection, shadow)
+
+
+def _fill(connection: Connection, shadow: Shadow) -> None:
+    role, reader = sql.Identifier(shadow.role), sql.Identifier(shadow.tenant.reader or "")
+    name = sql.Identifier(shadow.schema)
+    if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [shadow.role]).fetchall():
+        connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(role))
+        connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(role))
+        connection.execute(sql.SQL("GRANT {} TO {}").format(reader, role))
+    for table in shadow.projection.tables:
+        _copy_table(connection, shadow, table)
+    connection.execute(sql.SQL("SET LOCAL search_path TO {}, pg_temp").format(name))
+    connection.execute(
+        "CREATE TABLE erpkit_shadow (tenant text, handlers text[], events bigint, positions jsonb, "
+        "started_at timestamptz DEFAULT now())"
+    )
+    connection.execute('CREATE TABLE erpkit_shadow_failures (handler text, "offset" bigint, uuid uuid, error text)')
+    connection.execute(
+        "INSERT INTO erpkit_shadow VALUES (%s, %s, 0, %s)",
+        [shadow.tenant.slug, list(shadow.projection.handlers), Jsonb(dict.fromkeys(shadow.projection.handlers, 0))],
+    )
+    for grant in (
+        "GRANT USAGE ON SCHEMA {} TO {}",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {} TO {}",
+        "GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {} TO {}",
+    ):
+        connection.execute(sql.SQL(grant).format(name, role))
 
 
 def _copy_table(connection: Connection, shadow: Shadow, table: str) -> None:

@@ -149,7 +149,7 @@ def _swap(connection: Connection, registry: Registry, shadow: Shadow, confirm: s
 
 def _settle(connection: Connection, registry: Registry, shadow: Shadow, *, lock_tables: bool = False) -> ShadowDiff:
     """Keep the handlers' dispatchers off, let the shadow catch up with them, and compare."""
-    connection.execute("SET LOCAL ROLE NONE")
+    connection.execute("SET LOCAL role TO DEFAULT")
     connection.execute(sql.SQL("SET LOCAL lock_timeout TO {}").format(sql.Literal(f"{_LOCK_SECONDS}s")))
     for name in sorted(shadow.projection.handlers):  # the lock that a dispatcher takes for each batch
         connection.execute(

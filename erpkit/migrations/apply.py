@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 from psycopg import pq
 from psycopg.generators import fetch_many, send
 
-from erpkit.database import Connection, Tenant, search_path
+from erpkit.database import Connection, Tenant, give_to_owner, search_path
+from erpkit.database.rights import name_grant
 from erpkit.errors import MigrationError
 from erpkit.migrations.faults import describe_invalid_indexes, explain, file_of, message_of, note_missing_schema
 from erpkit.migrations.files import Migration, Step
@@ -80,12 +81,16 @@ def send_steps(
     *,
     new_tables: Collection[str] = (),
     is_last: bool = False,
+    as_login: bool = False,
 ) -> Sent:
     """Apply steps, a transaction each, in one round trip; `is_last` says that the tenant gets no others after them.
 
+    They act as the schema's owner, where that is the operators' role; a step that it may not do is tried again `as_login`.
     Raises psycopg's errors only where the connection is lost.
     """
-    message = migration_message(tenant, steps, run, limits, new_tables=new_tables, is_last=is_last)
+    message = migration_message(
+        tenant, steps, run, limits, new_tables=new_tables, is_last=is_last, as_login=as_login
+    )  # fmt: skip
     done, error = _send(connection, message, len(steps))
     if error is None:
         return Sent(done, is_clean=is_last)
@@ -93,6 +98,14 @@ def send_steps(
         connection.rollback()
     if NOT_DUE in str(error):
         return Sent(done, not_due=True)
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        if not as_login:
+            left = steps[done:]
+            sent = send_steps(
+                connection, tenant, left, run, limits, new_tables=new_tables, is_last=is_last, as_login=True
+            )  # fmt: skip
+            return replace(sent, done=done + sent.done)
+        name_grant(connection, error)
     note_missing_schema(connection, tenant, error)
     return Sent(done, error=error)
 
@@ -172,12 +185,19 @@ def _run_statements(
 ) -> None:
     started, ended = time.perf_counter(), 0
     statements = migration.content.statements(direction)
+    give = give_to_owner(tenant.schema).encode()
     try:
         for statement in statements:
             own.execute(statement.encode())
             ended += 1
+        own.execute(give)
     except psycopg.Error as error:
+        with suppress(psycopg.Error):  # what it left half way is for another operator to mend, too
+            own.rollback()
+            own.execute(give)
         text = f"statement {ended + 1} of {len(statements)} failed: {message_of(error, migration)}"
+        name_grant(connection, error)
+        text += "".join(f"; {note}" for note in getattr(error, "__notes__", []))
         text += describe_invalid_indexes(connection, tenant)
         milliseconds = 1000 * (time.perf_counter() - started)
         with suppress(psycopg.Error):  # the server may be gone; the entry that it was begun stands

@@ -65,7 +65,9 @@ def explain(tenant: Tenant, migration: Migration, error: BaseException, limits: 
     if NO_SCHEMA in str(error) or NO_SCHEMA in getattr(error, "__notes__", ()):
         return f"tenant {tenant.slug}: its schema {tenant.schema} does not exist any more: it was dropped or renamed"
     reason = message_of(error, migration)
-    if isinstance(error, psycopg.errors.LockNotAvailable):
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        reason = "; ".join([reason, *getattr(error, "__notes__", [])])
+    elif isinstance(error, psycopg.errors.LockNotAvailable):
         notes = "; ".join(getattr(error, "__notes__", [])[-1:])
         reason = f"a lock was not to be had within {limits.lock_timeout:g} s, tried {tries} times{notes}"
     elif isinstance(error, psycopg.errors.QueryCanceled) and limits.statement_timeout:

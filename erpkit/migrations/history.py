@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg import sql
 
-from erpkit.database import Connection, Tenant, grant_analysts, may_not_read
+from erpkit.database import Connection, Tenant, grant_analysts, may_not_read, share_table
 from erpkit.errors import DatabaseError
 from erpkit.migrations.files import Migration
 from erpkit.migrations.parser import Direction
@@ -93,6 +93,7 @@ def ensure_history(connection: Connection) -> None:
             connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0))")
             connection.execute(f"SET LOCAL client_min_messages TO warning; {_TABLE}".encode())
             grant_analysts(connection)
+            share_table(connection, "erpkit_migrations")
     except psycopg.errors.InsufficientPrivilege as error:
         raise DatabaseError(f"the history of migrations cannot be made: {error.diag.message_primary}") from error
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from psycopg import sql
 
-from erpkit.database import DISCARD, Tenant, check_schema_name, search_path
+from erpkit.database import DISCARD, Tenant, act_as_owner, check_schema_name, give_to_owner, search_path
 from erpkit.errors import MigrationError
 from erpkit.migrations.files import Migration, Step
 from erpkit.migrations.history import Run, note_start, record_done
@@ -70,14 +70,16 @@ def migration_message(
     *,
     new_tables: Collection[str] = (),
     is_last: bool = False,
+    as_login: bool = False,
 ) -> bytes:
     """Return whole transactions, one a migration, to be sent in one round trip.
 
     Each is scope, lock, guard, the statements and the records; `new_tables` are made where they are first needed. After the
-    last step of a tenant the session is made as new, so that the next tenant may have it. PostgreSQL leaves out the rest of a
+    last step of a tenant the session is made as new, so that the next tenant may have it. It acts as the schema's owner, where
+    that is the operators' role, or `as_login`, and gives what it made to that owner. PostgreSQL leaves out the rest of a
     message after an error, so that nothing but a ROLLBACK is to be done then: what was committed before it stays.
     """
-    message = _message(tuple(steps), run, limits, frozenset(new_tables), is_last)
+    message = _message(tuple(steps), run, limits, frozenset(new_tables), is_last, as_login)
     slug = sql.Literal(tenant.slug).as_string()
     return message.replace(_ANY.schema, check_schema_name(tenant.schema)).replace(f"'{_ANY.slug}'", slug).encode()
 
@@ -87,16 +89,19 @@ _ANY = Tenant(slug=f"slug_{uuid4().hex}", schema=f"schema_{uuid4().hex}")
 
 
 @lru_cache(maxsize=32)
-def _message(steps: tuple[Step, ...], run: Run, limits: Limits, new_tables: frozenset[str], is_last: bool) -> str:
+def _message(
+    steps: tuple[Step, ...], run: Run, limits: Limits, new_tables: frozenset[str], is_last: bool, as_login: bool
+) -> str:
     tables, statements = set(new_tables), list[str]()
     for migration, direction in steps:
-        statements += _transaction(migration, direction, run, limits, new_table=migration.version_table in tables)
+        new_table = migration.version_table in tables
+        statements += _transaction(migration, direction, run, limits, new_table=new_table, as_login=as_login)
         tables.discard(migration.version_table)
     return "\n;\n".join([*statements, *([DISCARD] if is_last else [])])
 
 
 def _transaction(
-    migration: Migration, direction: Direction, run: Run, limits: Limits, *, new_table: bool
+    migration: Migration, direction: Direction, run: Run, limits: Limits, *, new_table: bool, as_login: bool
 ) -> tuple[str, ...]:
     return (
         # Not what the database may have as its default: the guard must see what was committed while the lock was waited for.
@@ -106,7 +111,9 @@ def _transaction(
         f"SET LOCAL statement_timeout TO {int(limits.statement_timeout * 1000)}",
         "SET LOCAL client_min_messages TO warning",
         lock_schema(_ANY),
+        *([] if as_login else [act_as_owner(_ANY.schema)]),
         *migration_body(_ANY, migration, direction, run, new_table=new_table),
+        *([give_to_owner(_ANY.schema)] if as_login else []),
         "COMMIT",
     )
 

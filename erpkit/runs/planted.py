@@ -12,6 +12,7 @@ from pathlib import Path
 from psycopg import sql
 
 from erpkit.database import Connection, Database, Tenant
+from erpkit.database.operators import OWNER_PREFIX, owner_name
 from erpkit.tenants.registry import list_tenants
 from erpkit.tenants.roles import create_roles, grant_schema, role_name
 
@@ -54,7 +55,10 @@ def adopt_tenants(connection: Connection, database: str) -> None:
 def drop_database(connection: Connection, name: str) -> None:
     """Drop a database of erpkit's, cutting its connections, and the roles of its tenants."""
     connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
-    roles = connection.execute("SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)", [f"{name}.tenant_"])
+    roles = connection.execute(  # the operators' one granted the others
+        "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s) OR rolname = %s ORDER BY starts_with(rolname, %s)",
+        [f"{name}.tenant_", owner_name(name), OWNER_PREFIX],
+    )
     for (role,) in roles.fetchall():
         connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from erpkit.database import Connection, Database, grant_analysts
+from erpkit.database import Connection, Database, grant_analysts, share_table
 from erpkit.errors import ErpkitError
 from erpkit.runs.provenance import Provenance
 from erpkit.runs.result import Outcome, RunResult
@@ -153,6 +153,7 @@ def _insert(connection: Connection, run: RunStart) -> None:
         connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.runs', 0))")
         connection.execute(f"SET LOCAL client_min_messages TO warning; {_TABLE}".encode())
         grant_analysts(connection)
+        share_table(connection, "erpkit_runs")
     connection.execute(_START, run.row())
 
 

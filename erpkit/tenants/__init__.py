@@ -5,6 +5,7 @@ from erpkit.tenants.detail import TenantDetail, inspect_tenant
 from erpkit.tenants.drift import Difference, drift_script, find_drift
 from erpkit.tenants.exports import export_tenant
 from erpkit.tenants.growth import Growth, compare_snapshots
+from erpkit.tenants.hand_over import HandOverPlan, HandOverRun, hand_over, plan_hand_over
 from erpkit.tenants.imports import import_tenant
 from erpkit.tenants.inspection import TenantInspection, inspect_tenants
 from erpkit.tenants.lifecycle import create_tenant, ensure_template, rename_tenant
@@ -29,6 +30,8 @@ __all__ = [
     "DropPlan",
     "DropResult",
     "Growth",
+    "HandOverPlan",
+    "HandOverRun",
     "LogChange",
     "Manifest",
     "Mention",
@@ -55,6 +58,7 @@ __all__ = [
     "find_drift",
     "find_tenants",
     "get_tenant",
+    "hand_over",
     "import_beside",
     "import_tenant",
     "inspect_tenant",
@@ -63,6 +67,7 @@ __all__ = [
     "list_tenants",
     "look_up",
     "plan_drop",
+    "plan_hand_over",
     "plan_provision",
     "plan_repair",
     "plan_restore",

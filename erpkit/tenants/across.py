@@ -86,6 +86,7 @@ def across(
     """
     active = list({tenant.slug: tenant for tenant in tenants if tenant.is_active}.values())
     statement, is_limited = _prepare(database, query, params, active, limit)
+    database.name_login(active)
     deadline = time.monotonic() + timeout
     if is_limited and len(active) <= _FEW and (limit is None or limit > _MANY_ROWS) and can_stream():
         found = (read_large(database, tenant, statement, deadline=deadline) for tenant in active)

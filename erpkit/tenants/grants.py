@@ -12,7 +12,8 @@ from erpkit.database import ANALYSTS, Connection, Tenant
 
 __all__ = ["GrantChange", "Grants", "compare_grants", "read_grants"]
 
-# (kind, object) -> {(grantee, privilege)}; an empty grantee is PUBLIC, the owner's own privileges are left out
+# (kind, object) -> {(grantee, privilege)}; an empty grantee is PUBLIC, the owner's own privileges are left out. Defaults are those
+# of all roles that have any here, and under `some …` those of any of them.
 Grants = Mapping[tuple[str, str], frozenset[tuple[str, str]]]
 
 _OF_READER = {  # what create_tenant gives the role that reads
@@ -78,7 +79,11 @@ def read_grants(connection: Connection, schemas: Sequence[str]) -> dict[str, Gra
         pairs = frozenset(
             (grantee, privilege) for grantee, privilege in (grant.split("\x01") for grant in grants or ())
         )
-        found[schema].update(dict.fromkeys([(kind, name) for name in names], pairs))
+        for name in names:
+            if (kind, name) in found[schema]:  # the defaults of another role that makes tables here
+                found[schema][f"some {kind}", name] = pairs | found[schema][kind, name]
+                pairs &= found[schema][kind, name]
+            found[schema][kind, name] = pairs
     return dict(found)
 
 
@@ -93,14 +98,15 @@ def compare_grants(tenant: Tenant, canonical: Grants, actual: Grants) -> Iterato
     own = _own_grants(tenant)
     defaults = [("default tables", ""), ("default sequences", "")] if tenant.role else []
     for key in dict.fromkeys([*defaults, *actual]):
+        if key[0].startswith("some "):
+            continue
         model = frozenset(pair for pair in canonical.get(key, frozenset()) if pair[0] != ANALYSTS)
         expected = model | own.get(key[0], frozenset())
         found = actual.get(key, frozenset())
-        if found == expected:
-            continue
+        widest = actual.get((f"some {key[0]}", key[1]), found)
         if key in canonical or key in defaults:
             yield from _changes(tenant, key, expected - found, "missing")
-        yield from _changes(tenant, key, found - expected, "extra")
+        yield from _changes(tenant, key, widest - expected, "extra")
 
 
 def _own_grants(tenant: Tenant) -> dict[str, frozenset[tuple[str, str]]]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import psycopg
 
-from erpkit.database import Connection, Database, Tenant
+from erpkit.database import Connection, Database, Tenant, as_owner, create_schema, give_to_owner
 from erpkit.errors import DatabaseError, UsageError
 from erpkit.migrations import read_applied
 from erpkit.tenants.lifecycle import new_tenant, prepare_database, refuse_taken, register
@@ -96,8 +97,13 @@ def _check_version(connection: Connection, manifest: Manifest) -> None:
         raise UsageError(f"the export comes from PostgreSQL {theirs} and this server is {ours}: nothing was imported")
 
 
-def _import(connection: Connection, tenant: Tenant, manifest: Manifest, dump: IO[bytes]) -> None:
-    """Work on a connection of its own, which is thrown away: the script of a dump changes settings of the session."""
+def _import(
+    connection: Connection, tenant: Tenant, manifest: Manifest, dump: IO[bytes], *, as_login: bool = False
+) -> None:
+    """Work on a connection of its own, which is thrown away: the script of a dump changes settings of the session.
+
+    The dump is restored as the schema's owner. What it may not do the login may, perhaps: then all is done again `as_login`.
+    """
     info = connection.info
     try:
         with (
@@ -106,7 +112,11 @@ def _import(connection: Connection, tenant: Tenant, manifest: Manifest, dump: IO
         ):
             own.execute("SET LOCAL client_min_messages TO warning")
             create_roles(own, tenant)
-            _restore(own, tenant, manifest, dump)
+            create_schema(own, tenant.schema)
+            with nullcontext() if as_login else as_owner(own, tenant.schema):
+                _restore(own, tenant, manifest, dump)
+            if as_login:
+                own.execute(give_to_owner(tenant.schema).encode())
             grant_schema(own, tenant)
             _verify(own, tenant, manifest)
             register(own, tenant)
@@ -117,6 +127,8 @@ def _import(connection: Connection, tenant: Tenant, manifest: Manifest, dump: IO
     except (psycopg.errors.DuplicateObject, psycopg.errors.DuplicateSchema) as error:
         raise UsageError(f"tenant {tenant.slug} cannot be imported: {error.diag.message_primary}") from None
     except psycopg.Error as error:
+        if isinstance(error, psycopg.errors.InsufficientPrivilege) and not as_login:
+            return _import(connection, tenant, manifest, dump, as_login=True)
         reason = error.diag.message_primary or str(error).strip()
         raise DatabaseError(f"tenant {tenant.slug} cannot be imported: {reason}; nothing of it was kept") from error
 
@@ -137,7 +149,8 @@ def _run_script(connection: Connection, script: str, old: str, new: str) -> None
     script = script.replace(_SEARCH_PATH, f"SET LOCAL search_path TO {new}, pg_temp;", 1)
     if connection.info.server_version < _TRANSACTION_TIMEOUT:
         script = script.replace("SET transaction_timeout = 0;\n", "", 1)
-    connection.execute(rename_in_script(script, old, new).encode())
+    script = rename_in_script(script, old, new).replace(f"CREATE SCHEMA {new};\n", "", 1)  # it is there
+    connection.execute(script.encode())
 
 
 def _copy_data(connection: Connection, output: IO[bytes], old: str, new: str) -> None:

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import psycopg
 from psycopg import sql
 
-from erpkit.database import TEMPLATE, Connection, Database, Tenant, check_schema_name, grant_analysts
+from erpkit.database import (
+    TEMPLATE,
+    Connection,
+    Database,
+    Tenant,
+    act_as_owner,
+    as_admin,
+    check_schema_name,
+    create_schema,
+    give_to_owner,
+    grant_analysts,
+)
 from erpkit.errors import DatabaseError, ErpkitError, MigrationError, UsageError
 from erpkit.migrations import Migration, apply_migration
 from erpkit.migrations.history import Run, ensure_history
@@ -15,7 +27,14 @@ from erpkit.migrations.script import check_statements, migration_body
 from erpkit.tenants.locks import name_holders
 from erpkit.tenants.mentions import MovedTenant, find_mentions
 from erpkit.tenants.registry import check_slug, ensure_registry, get_tenant, has_schema, list_tenants
-from erpkit.tenants.roles import create_roles, drop_roles, ensure_analysts, grant_schema, role_name
+from erpkit.tenants.roles import (
+    create_roles,
+    drop_roles,
+    ensure_analysts,
+    ensure_operators,
+    grant_schema,
+    role_name,
+)
 
 __all__ = [
     "create_tenant",
@@ -90,8 +109,9 @@ def new_tenant(connection: Connection, slug: str, name: str = "") -> Tenant:
 
 
 def prepare_database(connection: Connection) -> None:
-    """Make what tenants need before the first of them: public.tenants and the group of analysts."""
+    """Make what tenants need before the first of them: public.tenants, and the groups of operators and of analysts."""
     try:
+        ensure_operators(connection)
         ensure_registry(connection)
         ensure_analysts(connection)
         ensure_history(connection)
@@ -101,28 +121,42 @@ def prepare_database(connection: Connection) -> None:
 
 def ensure_template(connection: Connection) -> Tenant:
     """Make the schema `_template`, empty, if it is missing: migrations go there first, and no tenant lives in it."""
-    with connection.transaction():  # IF NOT EXISTS alone fails in one of two processes that come at once
-        connection.execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0)); "
-            "SET LOCAL client_min_messages TO warning; CREATE SCHEMA IF NOT EXISTS _template"
-        )
+    if has_schema(connection, TEMPLATE.schema):
+        grant_analysts(connection)
+        return TEMPLATE
+    with suppress(psycopg.errors.InsufficientPrivilege, DatabaseError):  # then it is the login's own
+        ensure_operators(connection)
+    with connection.transaction():  # of two processes that come at once, the second one finds it
+        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0))")
+        if not has_schema(connection, TEMPLATE.schema):
+            create_schema(connection, TEMPLATE.schema)
     grant_analysts(connection)
     return TEMPLATE
 
 
-def _create(connection: Connection, tenant: Tenant, migrations: Sequence[Migration]) -> None:
-    """Everything is one transaction: CREATE SCHEMA and CREATE ROLE roll back as well."""
+def _create(connection: Connection, tenant: Tenant, migrations: Sequence[Migration], *, as_login: bool = False) -> None:
+    """Everything is one transaction: CREATE SCHEMA and CREATE ROLE roll back as well.
+
+    The migrations run as the schema's owner. What it may not do the login may, perhaps: then all is done again `as_login`.
+    """
     current: Migration | None = None
     try:
         with connection.transaction():
             _setup(connection, tenant)
+            if not as_login:
+                connection.execute(act_as_owner(tenant.schema).encode())
             connection.execute(sql.SQL("SET LOCAL search_path TO {}, pg_temp").format(sql.Identifier(tenant.schema)))
             run = Run("create")
             for current in migrations:
                 connection.execute("\n;\n".join(migration_body(tenant, current, "up", run)).encode())
             current = None
+            connection.execute("SET LOCAL role TO DEFAULT")
+            if as_login:
+                connection.execute(give_to_owner(tenant.schema).encode())
             register(connection, tenant)
     except psycopg.Error as error:
+        if isinstance(error, psycopg.errors.InsufficientPrivilege) and current is not None and not as_login:
+            return _create(connection, tenant, migrations, as_login=True)
         raise _creation_error(tenant, error, current) from error
 
 
@@ -144,14 +178,10 @@ def _create_in_stages(connection: Connection, tenant: Tenant, migrations: Sequen
 
 def move_tenant(connection: Connection, old: Tenant, new: Tenant) -> None:
     """Rename the schema and the roles of a tenant, and its entry; call it in a transaction."""
-    names = [
-        ("ALTER SCHEMA {} RENAME TO {}", old.schema, new.schema),
-        ("ALTER ROLE {} RENAME TO {}", old.role, new.role),
-        ("ALTER ROLE {} RENAME TO {}", old.reader, new.reader),
-    ]
-    for statement, before, after in names:
-        if before and after and before != after:
-            connection.execute(sql.SQL(statement).format(sql.Identifier(before), sql.Identifier(after)))
+    _rename(connection, "SCHEMA", old.schema, new.schema)
+    with as_admin(connection, old.role or ""):
+        _rename(connection, "ROLE", old.role, new.role)
+        _rename(connection, "ROLE", old.reader, new.reader)
     connection.execute(
         "UPDATE public.tenants SET slug = %s, schema_name = %s, role_name = %s, name = %s WHERE slug = %s",
         [new.slug, new.schema, new.role if old.role is not None else None, new.name, old.slug],
@@ -163,6 +193,12 @@ def move_tenant(connection: Connection, old: Tenant, new: Tenant) -> None:
     )
 
 
+def _rename(connection: Connection, kind: str, old: str | None, new: str | None) -> None:
+    if old and new and old != new:
+        statement = sql.SQL(f"ALTER {kind} {{}} RENAME TO {{}}")
+        connection.execute(statement.format(sql.Identifier(old), sql.Identifier(new)))
+
+
 def refuse_taken(connection: Connection, tenant: Tenant) -> None:
     """Raise UsageError when the name of a tenant that is still to be made is taken."""
     if tenant.slug in {known.slug for known in list_tenants(connection)} or has_schema(connection, tenant.schema):
@@ -172,7 +208,7 @@ def refuse_taken(connection: Connection, tenant: Tenant) -> None:
 def _setup(connection: Connection, tenant: Tenant) -> None:
     connection.execute("SET LOCAL client_min_messages TO warning")
     create_roles(connection, tenant)
-    connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(tenant.schema)))
+    create_schema(connection, tenant.schema)
     grant_schema(connection, tenant)
 
 
@@ -185,8 +221,9 @@ def register(connection: Connection, tenant: Tenant) -> None:
 
 
 def _teardown(connection: Connection, tenant: Tenant) -> None:
-    connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(tenant.schema)))
-    drop_roles(connection, tenant)
+    with connection.transaction():
+        connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(tenant.schema)))
+        drop_roles(connection, tenant)
 
 
 def _creation_error(tenant: Tenant, error: psycopg.Error, migration: Migration | None = None) -> ErpkitError:

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from erpkit.database import Connection, Tenant, may_not_read
+from erpkit.database import Connection, Tenant, may_not_read, share_table
 from erpkit.errors import UsageError
 from erpkit.tenants.locks import WAIT, name_holders
 from erpkit.tenants.roles import forbid_writing, grant_schema
@@ -44,13 +44,17 @@ def check_slug(slug: str) -> str:
 def ensure_registry(connection: Connection) -> None:
     """Make public.tenants if it is missing; two processes may do so at once."""
     with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0))")
+        if connection.execute("SELECT to_regclass('public.tenants')").fetchone() != (None,):
+            share_table(connection, "tenants")  # IF NOT EXISTS would demand the right to create it
+            return
         connection.execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0)); SET LOCAL client_min_messages TO warning; "
-            "CREATE TABLE IF NOT EXISTS public.tenants ("
+            "CREATE TABLE public.tenants ("
             "slug text PRIMARY KEY, schema_name text NOT NULL UNIQUE, role_name text, name text NOT NULL DEFAULT '', "
             "status text NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'suspended', 'archived')), "
             "created_at timestamptz NOT NULL DEFAULT now())"
         )
+        share_table(connection, "tenants")
 
 
 def list_tenants(connection: Connection, query: str | None = None) -> list[Tenant]:

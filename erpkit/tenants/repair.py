@@ -13,7 +13,7 @@ from typing import Literal
 
 import psycopg
 
-from erpkit.database import TEMPLATE, Connection, Database, Tenant
+from erpkit.database import TEMPLATE, Connection, Database, Tenant, as_owner
 from erpkit.database.scope import scope_statements
 from erpkit.errors import DatabaseError, PlanChangedError, UsageError
 from erpkit.migrations import Migration, describe_status, lint_migrations, read_applied
@@ -155,8 +155,7 @@ def run_repair(
                 plan = read_repair(connection, tenant, migrations, accept)
                 plan.check(confirm)
                 connection.execute("; ".join(scope_statements(tenant.schema, None, statement_timeout)).encode())
-                for step in plan.steps:
-                    connection.execute(step.statement.encode())
+                _run_steps(connection, plan)
                 return RepairRun(plan, _verify(connection, plan))
         except psycopg.errors.LockNotAvailable:
             raise DatabaseError(
@@ -165,6 +164,16 @@ def run_repair(
         except psycopg.Error as error:
             reason = error.diag.message_primary or str(error).strip()
             raise DatabaseError(f"tenant {slug} was not repaired: {reason}; nothing was changed") from error
+
+
+def _run_steps(connection: Connection, plan: RepairPlan) -> None:
+    """Run the statements as the schema's owner, and default privileges as the login, too, which may make tables by hand."""
+    with as_owner(connection, plan.tenant.schema):
+        for step in plan.steps:
+            connection.execute(step.statement.encode())
+    for step in plan.steps:
+        if step.statement.startswith("ALTER DEFAULT PRIVILEGES"):
+            connection.execute(step.statement.encode())
 
 
 def _verify(connection: Connection, plan: RepairPlan) -> tuple[Difference, ...]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from erpkit.database import Connection, Database, Tenant, schemas_with_table
+from erpkit.database import Connection, Database, Tenant, create_schema, schemas_with_table
 from erpkit.errors import DatabaseError, MigrationError, PlanChangedError, UsageError
 from erpkit.migrations import Migration, describe_status, plan_up, read_applied, run_plan
 from erpkit.tenants.drift import Difference, find_drift
@@ -193,7 +193,7 @@ def _swap(connection: Connection, damaged: Tenant, imported: Tenant, aside: str)
     for tenant in (damaged, imported):
         lock_migrations(connection, tenant)
     if not has_schema(connection, damaged.schema):  # somebody dropped it: an empty one is kept in its place
-        connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(damaged.schema)))
+        create_schema(connection, damaged.schema)
     kept = new_tenant(connection, aside, f"{damaged.name} (damaged)")
     move_tenant(connection, damaged, kept)
     move_tenant(connection, imported, damaged)

@@ -1,0 +1,207 @@
+"""Handing over to the operators of a database what one login made before: planned, confirmed, and a transaction a schema."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import sql
+
+from erpkit.database import TEMPLATE, Connection, Database, Tenant
+from erpkit.database.operators import OBJECTS, owner_name
+from erpkit.errors import PlanChangedError
+from erpkit.tenants.lifecycle import lock_migrations
+from erpkit.tenants.registry import list_tenants
+from erpkit.tenants.roles import default_statements, operator_statements
+
+__all__ = ["HandOverPart", "HandOverPlan", "HandOverRun", "hand_over", "plan_hand_over"]
+
+_TABLES = ("tenants", "erpkit_migrations", "erpkit_runs")
+_SHADOW = "erpkit_shadow_%"
+
+_NOT_OURS = f"""
+WITH found AS (
+    SELECT n.nspname AS schema, 0 AS place, 'SCHEMA' AS keyword, quote_ident(n.nspname) AS identity, n.nspowner AS owner
+      FROM pg_namespace n WHERE n.nspname = ANY(%(schemas)s)
+    UNION ALL
+    SELECT o.schema, 1, o.keyword, o.identity, o.owner FROM ({OBJECTS}) o WHERE o.schema = ANY(%(schemas)s)
+)
+SELECT schema, 'ALTER ' || keyword || ' ' || identity, pg_get_userbyid(owner), pg_has_role(owner, 'USAGE')
+  FROM found WHERE pg_get_userbyid(owner) <> %(owner)s ORDER BY schema, place, keyword, identity
+"""  # noqa: S608 - OBJECTS is ours
+
+_ROLES = """
+SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY(%(roles)s) AND NOT EXISTS
+       (SELECT FROM pg_auth_members m JOIN pg_roles o ON o.oid = m.member WHERE m.roleid = r.oid AND o.rolname = %(owner)s)
+"""
+
+_DEFAULTS = """
+SELECT n.nspname FROM pg_default_acl d JOIN pg_namespace n ON n.oid = d.defaclnamespace
+ WHERE pg_get_userbyid(d.defaclrole) = %s AND d.defaclobjtype = 'r'
+"""
+
+_PUBLIC = """
+SELECT c.relname, pg_has_role(c.relowner, 'USAGE'), o.may_own
+  FROM pg_class c
+ CROSS JOIN (SELECT coalesce(has_schema_privilege(to_regrole(quote_ident(%(owner)s)), 'public', 'CREATE'), false)) o (may_own)
+ WHERE c.relnamespace = to_regnamespace('public') AND c.relname = ANY(%(tables)s) AND pg_get_userbyid(c.relowner) <> %(owner)s
+   AND (o.may_own OR NOT EXISTS (SELECT FROM aclexplode(c.relacl) a
+                                  WHERE pg_get_userbyid(a.grantee) = %(owner)s AND a.privilege_type = 'INSERT'))
+ ORDER BY array_position(%(tables)s, c.relname::text)
+"""
+
+
+@dataclass(frozen=True)
+class HandOverPart:
+    """The statements of one transaction; `tenant` is None for what all tenants share."""
+
+    tenant: Tenant | None
+    statements: tuple[str, ...]
+
+    @property
+    def subject(self) -> str:
+        """What it is about, for people."""
+        return "what all tenants share" if self.tenant is None else f"schema {self.tenant.schema}"
+
+
+@dataclass(frozen=True)
+class HandOverPlan:
+    """What would be given to `owner`, the role that the operators share; `left` is what belongs to other logins, by schema."""
+
+    owner: str
+    parts: tuple[HandOverPart, ...] = field(repr=False)
+    left: Mapping[str, tuple[str, ...]]
+
+    @property
+    def id(self) -> str:
+        """`hand-over-` and ten hexadecimal digits that stand for exactly these statements."""
+        facts = [[part.subject, *part.statements] for part in self.parts]
+        return f"hand-over-{hashlib.sha256(json.dumps([self.owner, facts]).encode()).hexdigest()[:10]}"
+
+    @property
+    def statement_count(self) -> int:
+        """How many statements it would run."""
+        return sum(len(part.statements) for part in self.parts)
+
+    def check(self, confirm: str) -> None:
+        """Raise PlanChangedError unless `confirm` is this plan's id."""
+        PlanChangedError.check(confirm, self.id, "handed over")
+
+
+@dataclass(frozen=True)
+class HandOverRun:
+    """What was handed over, and the reasons of what was not, by subject: plan it again to go on."""
+
+    plan: HandOverPlan
+    failed: Mapping[str, str]
+
+
+def plan_hand_over(connection: Connection) -> HandOverPlan:
+    """Plan what this login can give to the operators of the database: tenants' schemas with all in them, roles, and tables."""
+    ((database,),) = connection.execute("SELECT current_database()::text").fetchall()
+    owner = owner_name(database)
+    tenants = [TEMPLATE, *list_tenants(connection), *_shadows(connection)]
+    ours, left, closed = _objects(connection, tenants, owner)
+    shared = operator_statements(connection, by_superuser=True)
+    shared += _public(connection, owner, may_own=any("ON SCHEMA public" in one for one in shared))
+    parts = [HandOverPart(None, tuple(shared))]
+    has_defaults = {schema for (schema,) in connection.execute(_DEFAULTS, [owner])}
+    loose = _loose_roles(connection, tenants, owner)
+    for tenant in tenants:
+        statements = ours.get(tenant.schema, [])
+        if tenant.schema not in closed:
+            statements += _of_roles(tenant, loose, owner)
+            if tenant.role is not None and tenant.schema not in has_defaults:
+                statements += default_statements(tenant, owner)
+        parts.append(HandOverPart(tenant, tuple(statements)))
+    return HandOverPlan(owner, tuple(part for part in parts if part.statements), left)
+
+
+def hand_over(database: Database, confirm: str) -> HandOverRun:
+    """Carry out what `plan_hand_over` plans now, if `confirm` is its id.
+
+    A schema that cannot be handed over, as when a migration runs in it, does not stop the others. Raises PlanChangedError, with
+    nothing done, where the id is another.
+    """
+    database.check_writable()
+    failed: dict[str, str] = {}
+    with database.connection() as connection:
+        plan = plan_hand_over(connection)
+        plan.check(confirm)
+        for part in plan.parts:
+            try:
+                _run(connection, part)
+            except psycopg.Error as error:
+                if part.tenant is None:  # the others need it
+                    raise
+                failed[part.subject] = error.diag.message_primary or str(error).strip()
+    return HandOverRun(plan, failed)
+
+
+def _run(connection: Connection, part: HandOverPart) -> None:
+    with connection.transaction():
+        connection.execute("SET LOCAL lock_timeout TO '3s'; SET LOCAL client_min_messages TO warning")
+        if part.tenant is not None:
+            lock_migrations(connection, part.tenant)
+        for statement in part.statements:
+            connection.execute(statement.encode())
+
+
+def _shadows(connection: Connection) -> list[Tenant]:
+    """Return the scratch schemas of replays as tenants without a role."""
+    rows = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE %s ORDER BY 1", [_SHADOW])
+    return [Tenant(schema, schema) for (schema,) in rows]
+
+
+def _objects(
+    connection: Connection, tenants: Sequence[Tenant], owner: str
+) -> tuple[dict[str, list[str]], dict[str, tuple[str, ...]], set[str]]:
+    """Return the statements for what the login may give away, and the owners of what it may not, by schema.
+
+    The third are the schemas that belong to others themselves: their owner sees to the rest of them.
+    """
+    ours: dict[str, list[str]] = {}
+    others: dict[str, tuple[str, ...]] = {}
+    closed: set[str] = set()
+    rows = connection.execute(_NOT_OURS, {"schemas": [tenant.schema for tenant in tenants], "owner": owner})
+    for schema, alter, present, is_ours in rows:
+        if is_ours:
+            ours.setdefault(schema, []).append(f"{alter} OWNER TO {_quoted(owner)}")
+        else:
+            others[schema] = tuple(sorted({*others.get(schema, ()), present}))
+            if alter.startswith("ALTER SCHEMA "):
+                closed.add(schema)
+    return ours, others, closed
+
+
+def _public(connection: Connection, owner: str, *, may_own: bool) -> Iterator[str]:
+    for table, is_ours, has_create in connection.execute(_PUBLIC, {"owner": owner, "tables": list(_TABLES)}).fetchall():
+        if not is_ours:
+            continue
+        if has_create or may_own:
+            yield f"ALTER TABLE public.{table} OWNER TO {_quoted(owner)}"
+        else:
+            yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON public.{table} TO {_quoted(owner)}"
+
+
+def _loose_roles(connection: Connection, tenants: Sequence[Tenant], owner: str) -> set[str]:
+    """Return the roles of tenants that the operators may not yet take, rename and drop."""
+    roles = [role for tenant in tenants for role in _roles_of(tenant)]
+    return {role for (role,) in connection.execute(_ROLES, {"roles": roles, "owner": owner})}
+
+
+def _of_roles(tenant: Tenant, loose: set[str], owner: str) -> Iterator[str]:
+    for role in _roles_of(tenant):
+        if role in loose:
+            yield f"GRANT {_quoted(role)} TO {_quoted(owner)} WITH ADMIN OPTION"
+
+
+def _roles_of(tenant: Tenant) -> list[str]:
+    return [role for role in (tenant.role, tenant.reader, f"{tenant.role}.copy") if role] if tenant.role else []
+
+
+def _quoted(name: str) -> str:
+    return sql.Identifier(name).as_string()
