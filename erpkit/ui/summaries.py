@@ -124,6 +124,7 @@ def summarize_offboarding(
     }
     still_there = dropped is not None and slug in {tenant.slug for tenant in remaining}
     findings = [f"{slug}: it is still in public.tenants"] if still_there else []
+    findings += [f"{slug}: not in the export: {what}" for what in (manifest.left_out if manifest else ())]
     return Summary(f"{_verb(dropped)}: plan {plan.id} on {target}", facts, findings)
 
 

@@ -34,7 +34,7 @@ def test_conda_and_pip_install_the_same() -> None:
     listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     conda = {name for name in listed if isinstance(name, str)}
     pip = {name for group in listed if isinstance(group, dict) for name in group["pip"]}
-    assert conda | pip == wanted | {"python>=3.11", "pip", "psycopg-c>=3.2", "psycopg-pool>=3.2"}
+    assert conda | pip == wanted | {"python>=3.11", "pip", "psycopg-c>=3.2"}
 
 
 def test_the_versions_agree() -> None:
