@@ -70,7 +70,7 @@ def _run(
 
 def _name_element(error: Exception, number: int) -> None:
     place = f"element {number + 1} of the batch (index {number})"
-    if isinstance(error, psycopg.OperationalError):
+    if isinstance(error, psycopg.OperationalError) and error.diag.sqlstate is None:
         return  # the connection's fault, not the element's
     if isinstance(error, psycopg.Error):
         error.args = (f"{place}: {error}",)

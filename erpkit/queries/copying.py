@@ -33,8 +33,6 @@ def as_copy(file: str, query: str, text: str, tables: Mapping[Name, Table]) -> t
     table = tables.get(name)
     if table is not None and table.is_view:
         raise _refused(file, query, f"fills {name}, which is a view")
-    if not columns:
-        columns = [column.name for column in table.columns][: len(row.expressions)] if table is not None else []
     return _copy(name, columns), tuple(int(value.name) for value in row.expressions)
 
 

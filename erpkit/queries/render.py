@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -173,7 +174,10 @@ def _read_one(function: _Function, indent: int = 4) -> tuple[str, list[str]]:
     read = ["row = cursor.fetchone()"]
     name, parts = _row(function)
     if not name:
-        return returns, [*read, f"found: {returns} = None if row is None else {parts[0]}", "return found"]
+        value = f"None if row is None else {parts[0]}"
+        if any(re.search(rf"\b{name}\b", returns) for name, _ in function.parameters):  # it hides the type in there
+            return returns, [*read, f"return {value}"]
+        return returns, [*read, f"found: {returns} = {value}", "return found"]
     line = f"return None if row is None else {name}({', '.join(parts)})"
     if len(line) + indent <= WIDTH:
         return returns, [*read, line]

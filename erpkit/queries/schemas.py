@@ -57,5 +57,7 @@ def tell_apart(texts: Sequence[str], own: Collection[str]) -> Apart:
     """Find the names that are declared without a schema, `own`, and are used in `public` as well."""
     used = {fold(match["name"]) for text in texts for match in _PUBLIC.finditer(text) if match["name"] is not None}
     names = frozenset(used & set(own))
-    taken = "\n".join(texts).lower() if names else ""
+    if not names:
+        return Apart()
+    taken = "\n".join(texts).lower()
     return Apart(next(alias for n in count() if (alias := f"pub_{n:02}") not in taken), names)

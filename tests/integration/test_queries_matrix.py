@@ -136,6 +136,9 @@ SELECT count(*) AS animals, coalesce(sum(amount), 0) AS amount, max(seen) AS see
 
 -- name: Kinds :many
 SELECT kind FROM zoo_animal;
+
+-- name: FedAt :one
+SELECT fed FROM zoo_animal WHERE fed > sqlc.arg(time);
 '''
 
 

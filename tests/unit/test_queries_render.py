@@ -9,7 +9,9 @@ import pytest
 from erpkit.errors import QueryError
 from erpkit.queries.arrays import enum_list
 from erpkit.queries.catalog import Query, Request, parse_request
+from erpkit.queries.names import enum_names, fields, row_classes
 from erpkit.queries.render import render
+from erpkit.queries.schemas import tell_apart
 from erpkit.queries.text import to_numbered, to_psycopg, wrap
 from erpkit.queries.types import Column, Enum, Name, Table, python_type
 
@@ -122,3 +124,49 @@ def test_an_array_of_an_enum_is_read_from_text() -> None:
 def test_a_description_without_queries_is_empty() -> None:
     assert parse_request({"catalog": {"schemas": []}, "queries": None}) == Request((), {}, {})
     ast.parse(render("shop", Request((), {}, {})))
+
+
+def test_a_schema_stands_in_a_class_name_only_where_two_tables_want_it() -> None:
+    names = [Name("b", "users"), Name("", "users"), Name("a", "users"), Name("a", "lone"), Name("", "a_users")]
+    given = row_classes(names)
+    assert [given[name] for name in names] == ["BUsersRow", "UsersRow", "AUsersRow2", "LoneRow", "AUsersRow"]
+    assert row_classes(reversed(names)) == given
+
+
+def test_an_enum_hides_no_import_keyword_or_class() -> None:
+    names = [Name("", "literal"), Name("", "none"), Name("", "***"), Name("", "users_row"), Name("x", "literal")]
+    given = enum_names(names, {"UsersRow"})
+    assert [given[name] for name in names] == ["LiteralEnum", "NoneEnum", "Enum", "UsersRow2", "XLiteralEnum"]
+
+
+def test_a_field_is_never_private_to_its_class() -> None:
+    assert fields(["__a", "_a", "1st", "class", "date", "", "?column?"]) == [
+        "_a", "_a_2", "_1st", "class_", "date_", "column_6", "_column_"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT * FROM public.users",
+        'SELECT * FROM "public" . "users", PUBLIC.Users',
+        "SELECT public.users.id FROM public.users -- public.users",
+    ],
+)
+def test_public_is_told_apart_only_where_a_table_of_that_name_is_the_tenants_too(text: str) -> None:
+    apart = tell_apart([text], {"users"})
+    shown = apart.hide(text)
+    assert apart.alias in shown
+    assert len(shown) == len(text)
+    assert apart.restore(shown).lower() == text.lower()
+    assert tell_apart([text], {"orders"}).hide(text) == text
+    assert tell_apart([text.split("--")[-1]], set()).hide(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["-- public.users", "'public.users'", '"a public.users"', "$$ public.users $$", "/* public.users */", "x.public.users",
+     "republic.users", "E'\\'public.users'"],
+)  # fmt: skip
+def test_a_mention_that_is_no_name_tells_nothing_apart(text: str) -> None:
+    assert tell_apart([text], {"users"}).names == frozenset()
