@@ -81,7 +81,7 @@ def across(
     microseconds, exact decimals as objects, and parsed jsonb, with a Decimal for a number that a float would round. What Python
     would change, or cannot hold, arrives as an `AsText`: PostgreSQL's own text, in a str of a type of its own. That are
     infinite times, years before 1 and after 9999, 24:00:00, intervals with months (a timedelta is days of 24 hours), arrays
-    that do not begin at 1, a JSON null, and json with a key twice. A column of timestamps with such a value has the dtype
+    that do not begin at 1, a JSON null, json with a key twice, and the record `()`. A column of timestamps with such a value has the dtype
     object. Types that Python has no class for, such as enums and points, are str.
     """
     check_read_only(query)
