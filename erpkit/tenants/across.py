@@ -78,11 +78,11 @@ def across(
 
     Every column and every value arrives. Columns of the same name get a number: `a`, `a_2`; so does the query's own `tenant`
     beside that of the frame. Dtypes are nullable integers and floats (NaN stays apart from NULL), UTC timestamps in
-    microseconds, exact decimals as objects, and parsed jsonb, with a Decimal for a number that a float would round. What Python
-    would change, or cannot hold, arrives as an `AsText`: PostgreSQL's own text, in a str of a type of its own. That are
-    infinite times, years before 1 and after 9999, 24:00:00, intervals with months (a timedelta is days of 24 hours), arrays
-    that do not begin at 1, a JSON null, and json with a key twice. A column of timestamps with such a value has the dtype
-    object. Types that Python has no class for, such as enums and points, are str.
+    microseconds, exact decimals as objects, and parsed jsonb, with a Decimal for a number that a float would round. A value
+    that Python would change or cannot hold arrives as an `AsText`, which is a str of PostgreSQL's own text: infinite times,
+    years before 1 and after 9999, 24:00:00, intervals with months (a timedelta has days of 24 hours), arrays that do not begin
+    at 1, a JSON null, json with a key twice, and the record `()`. A column of timestamps with such a value has the dtype
+    object. Values of types that Python has no class for, such as enums and points, are str.
     """
     active = list({tenant.slug: tenant for tenant in tenants if tenant.is_active}.values())
     statement, is_limited = _prepare(database, query, params, active, limit)

@@ -77,7 +77,7 @@ def _adapters() -> AdaptersMap:
     for info in types:
         if info.array_oid in usual:
             adapters.register_loader(info.array_oid, _wrap(_Array, usual[info.array_oid]))
-    for name, loader in (("interval", _Interval), ("json", _Json), ("jsonb", _Json)):
+    for name, loader in (("interval", _Interval), ("json", _Json), ("jsonb", _Json), ("record", _Record)):
         adapters.register_loader(name, _wrap(loader, usual[types[name].oid]))
     return adapters
 
@@ -132,6 +132,13 @@ class _Interval(_Wrapping):
     def load(self, data: psycopg.abc.Buffer) -> Any:
         text = bytes(data)
         return _as_text(text) if any(word in text for word in (b"mon", b"year", b"inf")) else self._load(text)
+
+
+class _Record(_Wrapping):
+    """`()` is what PostgreSQL writes for a record of no fields, and for one of a single NULL."""
+
+    def load(self, data: psycopg.abc.Buffer) -> Any:
+        return _as_text(data) if bytes(data) == b"()" else self._load(data)
 
 
 class _Json(_Wrapping):

@@ -252,13 +252,14 @@ def test_what_python_would_change_says_what_it_is(shared: Database, tenant: Tena
         "SELECT 'infinity'::interval, '1 mon'::interval, "
         "'36:00'::interval, '24:00'::time, '0044-03-15 BC'::date, '[0:1]={1,2}'::int[], "
         "'null'::jsonb, NULL::jsonb, '\"null\"'::jsonb, '{\"a\":1,\"a\":2}'::json, '12345678901234567890.123'::jsonb, '1.5'::jsonb, "
-        "ARRAY['infinity'::date, '2026-01-01'], daterange('2026-01-01', 'infinity'), row(1, 'x', NULL)"
+        "ARRAY['infinity'::date, '2026-01-01'], daterange('2026-01-01', 'infinity'), row(1, 'x', NULL), row(NULL)"
     )
     frame = across(shared, query, tenants=[tenant], limit=limit, named=False).frame
     assert [frame.iloc[0, n] for n in range(len(frame.columns))] == [
         AsText("infinity"), AsText("1 mon"), timedelta(hours=36), AsText("24:00:00"), AsText("0044-03-15 BC"), AsText("[0:1]={1,2}"),
         AsText("null"), None, "null", AsText('{"a":1,"a":2}'), Decimal("12345678901234567890.123"), 1.5,
         [AsText("infinity"), date(2026, 1, 1)], Range(date(2026, 1, 1), AsText("infinity"), "[)"), ("1", "x", None),
+        AsText("()"),
     ]  # fmt: skip
     assert [type(frame.iloc[0, n]) for n in (6, 8)] == [AsText, str]
     assert repr(frame.iloc[0, 6]) == "AsText('null')"
