@@ -38,6 +38,11 @@ __all__ = ["TENANTS_A_CONNECTION", "Database", "PooledConnection"]
 # A backend grew from 13 MB to 174 MB over 1,000 tenants of three tables, for all that it keeps of each table.
 TENANTS_A_CONNECTION = 500
 
+_MAY_TAKE = """
+SELECT r.rolname::text FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles r ON r.oid = m.roleid
+ WHERE m.member IN (to_regrole('erpkit_analyst')::oid, (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = session_user))
+"""
+
 _log = logging.getLogger("erpkit")
 _WAIT = 30  # seconds for a connection
 _LOOK = 1  # seconds of it after which to look whether the server is there at all
@@ -77,6 +82,8 @@ class Database:
         self._reading: Self | None = None
         self._lock = threading.Lock()
         self._is_named = False
+        self._may_take: set[str | None] = set()
+        self._refused: set[str | None] = set()
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -120,21 +127,35 @@ class Database:
     def reading(self, tenants: Sequence[Tenant]) -> Self:
         """Return the same database through the login that may only read, if there is one and all of `tenants` let it.
 
-        That is the embedded server's, and tenants with a role for reading. What only reads finds it by itself.
+        That is the embedded server's, and tenants with a role for reading that analysts may take. What only reads finds it by
+        itself.
         """
-        if any(tenant.reader is None for tenant in tenants):
+        roles = {tenant.reader for tenant in tenants}
+        if None in roles:
             return self
         if self._reading is None:
             with self._lock:
                 self._reading = self._reading or self._open_reading()
-        return self._reading
+        side = self._reading
+        if side is self or side._may_take >= roles:
+            return side
+        if not roles <= side._may_take | side._refused:
+            side._learn_roles(roles)
+        return side if side._may_take >= roles else self
+
+    def _learn_roles(self, roles: set[str | None]) -> None:
+        """Read which roles the login may take: all at once, as each tenant will be asked for."""
+        with self.connection() as connection:
+            rows = connection.execute(_MAY_TAKE).fetchall()
+        self._may_take = {role for (role,) in rows}
+        self._refused = self._refused | (roles - self._may_take)
 
     def _open_reading(self) -> Self:
         url = reading_url(self.conninfo)
         if url is None:
             return self
         reading = copy(self)
-        reading.conninfo = url
+        reading.conninfo, reading._may_take, reading._refused = url, set(), set()
         return reading.apart()
 
     def name_login(self, tenants: Sequence[Tenant]) -> None:

@@ -204,3 +204,34 @@ def test_a_login_for_one_tenant_cannot_read_another_by_any_sql(
             assert connection.execute("SELECT count(*) FROM tenant_acme.sales_orders").fetchone() == (0,)
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(statement.encode())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SET TRANSACTION READ WRITE",
+        "SELECT set_config('transaction_read_only', 'off', true)",
+        "CREATE TEMP TABLE another (id int)",
+        "SELECT lo_create(0)",
+        "SELECT lo_from_bytea(0, 'x')",
+    ],
+)
+def test_what_any_login_may_write_is_refused_in_a_transaction_that_reads(
+    shared_database: Database, tenants: list[Tenant], statement: str
+) -> None:
+    with (
+        pytest.raises(psycopg.Error, match=r"read-only|read-write"),
+        shared_database.tenant_transaction(tenants[0]) as connection,
+    ):
+        connection.execute(statement.encode())
+
+
+def test_a_tenant_whose_reading_role_analysts_may_not_take_is_read_by_the_owner(
+    database: Database, migrations: tuple[Migration, ...]
+) -> None:
+    tenant = create_tenant(database, [], "acme")
+    with database.connection() as connection:
+        connection.execute(f'REVOKE "{tenant.reader}" FROM erpkit_analyst'.encode())
+    assert list(across(database, WHO, tenants=[tenant]).frame.itertuples(index=False, name=None)) == [
+        ("acme", "postgres", tenant.reader)
+    ]
