@@ -95,8 +95,11 @@ def scope_statements(schema: str, role: str | None, statement_timeout: float | N
 def search_path(schema: str) -> str:
     """Return the search_path of a tenant: its schema, quoted, as a comma in it would add another one.
 
-    `pg_temp` is named last, or a temporary table could stand in front of the tenant's (PostgreSQL manual, "search_path").
+    `pg_temp` is named last, or a temporary table could stand in front of the tenant's (PostgreSQL manual, "search_path"). For a
+    name that no tenant's schema can have there is nothing else on it, and so the entrance finds no schema.
     """
+    if not schema or "\0" in schema or schema.startswith("pg_") or schema == "information_schema":
+        return "pg_temp"
     return f"{sql.Identifier(schema).as_string()}, pg_temp"
 
 
@@ -104,6 +107,8 @@ def no_schema(tenant: Tenant) -> str:
     """Say that a tenant's schema cannot be used."""
     if tenant.schema == "$user":
         return f"tenant {tenant.slug}: PostgreSQL takes the schema name $user for that of the role: rename the schema"
+    if tenant.schema.startswith("pg_") or tenant.schema == "information_schema":
+        return f"tenant {tenant.slug}: the schema {tenant.schema} is PostgreSQL's own"
     return f"tenant {tenant.slug}: there is no schema {tenant.schema}, or its role may not use it"
 
 

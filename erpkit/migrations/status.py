@@ -100,11 +100,18 @@ def read_applied(connection: Connection, tenants: Sequence[Tenant], migrations: 
         for schema, tenant in by_schema.items()
         if schema not in tables and schema != TEMPLATE.schema  # that one is made when migrations come
     }
-    names = [(schema, table) for schema, several in tables.items() for table in several]
-    rows = read_tenants(
-        connection, ((by_schema[schema], _versions_query(schema, table)) for schema, table in names), unread
-    )
-    states: dict[_Key, dict[int, int]] = {name: {} for name in names if by_schema[name[0]].slug not in unread}
+    queries = [
+        (by_schema[schema], sql.SQL(" UNION ALL ").join(_versions_query(schema, table) for table in several))
+        for schema, several in tables.items()
+        if several
+    ]
+    rows = read_tenants(connection, queries, unread)
+    states: dict[_Key, dict[int, int]] = {
+        (schema, table): {}
+        for schema, several in tables.items()
+        if by_schema[schema].slug not in unread
+        for table in several
+    }
     # The last row of a version says whether it is in force: older goose releases kept a row for each Down.
     for schema, table, row, version, is_applied in sorted(rows):
         state = states[schema, table]

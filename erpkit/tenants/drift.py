@@ -170,7 +170,9 @@ def _words(thing: SchemaObject | None) -> str | None:
 
 
 def _in_schema(ddl: str, schema: str) -> str:
-    return ddl.replace(f"{SCHEMA}.", f"{sql.Identifier(schema).as_string()}.").replace(SCHEMA, schema)
+    quoted = f"{sql.Identifier(schema).as_string()}."
+    literal = sql.quote(schema).strip()
+    return ddl.replace(f"{SCHEMA}.", quoted).replace(f"'{SCHEMA}'", literal).replace(SCHEMA, schema)
 
 
 def _lock(locks: Mapping[str, str], model: str, schema: str) -> Difference | None:
