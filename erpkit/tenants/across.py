@@ -122,7 +122,19 @@ def _prepare(
             shared_schemas=database.shared_schemas,
             allowed_functions=database.allowed_functions,
         )
-    return (_limited(statement.text, limit) if statement.is_query else statement.text).encode()
+        text = _limited(statement.text, limit) if statement.is_query else statement.text
+        return _encode(connection, text)
+
+
+def _encode(connection: Connection, text: str) -> bytes:
+    """Encode as the server will decode: in another encoding, a letter's bytes could be read as a quote or a backslash."""
+    encoding = connection.info.encoding
+    try:
+        return text.encode("utf-8" if encoding == "ascii" else encoding)  # SQL_ASCII takes all bytes as they are
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"the SQL has {error.object[error.start]!r}, which the connection's {encoding} has not"
+        ) from None
 
 
 def _limited(text: str, limit: int | None) -> str:
