@@ -23,7 +23,7 @@ _WORD = re.compile(r"[a-z_]\w*", re.IGNORECASE)
 
 
 def query_edges(modules: Sequence[ModuleLike], owners: TableOwners) -> list[Edge]:
-    """Return an edge for each query and foreign table; raises QueryError where sqlglot is missing or does not understand one."""
+    """Return an edge for each query and foreign table; raises QueryError where sqlglot does not understand one."""
     return [edge for module in modules for edge in _edges_of(module, owners)]
 
 
@@ -49,11 +49,9 @@ def _queries(path: Path) -> Iterator[tuple[str, int, str]]:
 
 def _tables(text: str, place: str) -> list[str]:
     """Return the tables that a statement names; names of its own, WITH's, are none."""
-    try:
-        import sqlglot  # noqa: PLC0415 - optional, and slow to import
-        from sqlglot import expressions  # noqa: PLC0415
-    except ImportError:
-        raise QueryError("sqlglot is not installed: pip install 'erpkit[graph]'") from None
+    import sqlglot  # noqa: PLC0415 - slow to import
+    from sqlglot import expressions  # noqa: PLC0415
+
     try:
         statements = sqlglot.parse(text, dialect="postgres")
     except sqlglot.errors.SqlglotError as error:

@@ -138,7 +138,7 @@ def _prepare(
             allowed_functions=database.allowed_functions,
         )
     text = _limited(statement.text, limit) if statement.is_query else statement.text
-    return text.encode(), statement.is_query
+    return text.encode(), statement.is_query  # in UTF-8, which both ways of reading have set before the server reads it
 
 
 def _limited(text: str, limit: int | None) -> str:

@@ -19,7 +19,7 @@ from erpkit.tenants.schema_walls import find_names_beyond
 from erpkit.tenants.sql_tokens import Kind, Token
 from erpkit.tenants.statement import Statement, ends_value, read_statement
 
-__all__ = ["HARMLESS", "Reach", "check_reading", "find_reach"]
+__all__ = ["HARMLESS", "Fact", "Reach", "check_reading", "find_problems", "find_reach", "look_up"]
 
 CATALOGS = ("pg_catalog", "information_schema")
 
@@ -44,7 +44,7 @@ _BEHIND_WORDS = {
 # One query for all that is asked. What CREATE made has an oid from 16384 on (PostgreSQL's FirstNormalObjectId), in pg_catalog
 # as well. `near` are the schemas where a name without a schema may be found beside pg_catalog. A cast that is not built in
 # counts where typed text can come to it: from a string type, when it is implicit or its target is named; from another type,
-# when that is named, too. One in C is an extension's own and runs no text.
+# when that is named, too. One in C is an extension's own and runs no text. A domain's CHECK can hand a text on as well.
 _FACTS = """
 WITH near AS (SELECT oid, nspname FROM pg_catalog.pg_namespace WHERE nspname = ANY(%(near)s))
 SELECT 'volatile', p.proname::text, NULL::text, NULL::text, false FROM pg_catalog.pg_proc p
@@ -53,13 +53,20 @@ WHERE p.proname = ANY(%(names)s) AND p.pronamespace = 'pg_catalog'::regnamespace
 UNION
 SELECT 'outside', p.proname::text, n.nspname::text, p.proname::text, bool_or(p.pronargs - p.pronargdefaults <= 1 AND p.pronargs > 0)
 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-WHERE p.proname = ANY(%(names)s) AND p.oid >= 16384 AND p.pronamespace IN (SELECT oid FROM near UNION SELECT 'pg_catalog'::regnamespace)
+WHERE p.proname = ANY(%(names)s) AND p.oid >= 16384
+  AND (p.pronamespace IN (SELECT oid FROM near) OR n.nspname IN ('pg_catalog', 'information_schema'))
 GROUP BY 2, 3
 UNION
 SELECT 'operator', o.oprname::text, n.nspname::text, p.proname::text, false
 FROM pg_catalog.pg_operator o JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 WHERE o.oprname = ANY(%(symbols)s) AND (p.oid >= 16384 OR p.provolatile = 'v')
   AND o.oprnamespace IN (SELECT oid FROM near UNION SELECT 'pg_catalog'::regnamespace)
+UNION
+SELECT 'domain', t.typname::text, n.nspname::text, p.proname::text, false
+FROM pg_catalog.pg_type t JOIN pg_catalog.pg_constraint k ON k.contypid = t.oid
+  JOIN pg_catalog.pg_depend d ON d.classid = 'pg_constraint'::regclass AND d.objid = k.oid AND d.refclassid = 'pg_proc'::regclass
+  JOIN pg_catalog.pg_proc p ON p.oid = d.refobjid JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+WHERE t.typname = ANY(%(names)s) AND t.typtype = 'd' AND p.oid >= 16384
 UNION
 SELECT 'cast', format('%%s AS %%s', s.typname, t.typname), n.nspname::text, p.proname::text, false
 FROM pg_catalog.pg_cast c JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
@@ -83,7 +90,7 @@ class Reach:
 
 
 @dataclass(frozen=True)
-class _Fact:
+class Fact:
     """What the server knows of a name: what kind of thing has it, and which function of which schema is behind it."""
 
     kind: str
@@ -109,8 +116,8 @@ def check_reading(
     statement = read_statement(text)
     schemas = {tenant.schema for tenant in tenants}
     reach = find_reach(statement.tokens)
-    facts = _look_up(connection, reach, [*schemas, *shared_schemas])
-    for problem in _problems(reach, facts, frozenset(allowed_functions)):
+    facts = look_up(connection, reach, [*schemas, *shared_schemas])
+    for problem in find_problems(reach, facts, frozenset(allowed_functions)):
         raise UsageError(problem)
     if any(tenant.reader is None for tenant in tenants):
         own = schemas if len(schemas) == 1 else set()
@@ -165,9 +172,10 @@ def _names_a_cte(tokens: Sequence[Token], at: int) -> bool:
     end = next((n for n in range(at + 2, len(tokens)) if not (tokens[n].is_name or tokens[n].is_mark(","))), at)
     if not (_is(tokens, end, ")") and _is_word(tokens, end + 1, "as")):
         return False
-    return _is_word(tokens, end + 2, "not", "materialized") or (
-        _is(tokens, end + 2, "(") and _is_word(tokens, end + 3, "select", "with", "table")
-    )
+    start = end + 2
+    while _is_word(tokens, start, "not", "materialized"):  # the second one could be an alias, too
+        start += 1
+    return _is(tokens, start, "(") and _is_word(tokens, start + 1, "select", "with", "table")
 
 
 def _qualifier(tokens: Sequence[Token], at: int) -> str | None:
@@ -187,14 +195,16 @@ def _qualified_operator(tokens: Sequence[Token], at: int) -> tuple[str | None, s
     return schema, tokens[at].value
 
 
-def _look_up(connection: Connection, reach: Reach, near: Sequence[str]) -> list[_Fact]:
+def look_up(connection: Connection, reach: Reach, near: Sequence[str]) -> list[Fact]:
+    """Return what the server knows of the names in reach, where the schemas `near` are searched beside pg_catalog."""
     schemas = {*near, *(schema for schema, _ in reach.operators if schema is not None)}
     signs = {sign for _, sign in reach.operators}
     values = {"names": list(reach.names), "symbols": list(signs), "near": list(schemas), "casts": reach.casts}
-    return [_Fact(*row) for row in connection.execute(_FACTS, values)]
+    return [Fact(*row) for row in connection.execute(_FACTS, values)]
 
 
-def _problems(reach: Reach, facts: Sequence[_Fact], allowed: frozenset[str]) -> Iterator[str]:
+def find_problems(reach: Reach, facts: Sequence[Fact], allowed: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Yield a sentence for each thing within reach that is not known to read only."""
     volatile = {fact.name for fact in facts if fact.kind == "volatile"} - HARMLESS
     outside = [fact for fact in facts if fact.kind == "outside" and not _is_allowed(fact.schema, fact.name, allowed)]
     for schema, name in sorted(reach.calls, key=lambda call: (call[1], call[0] or "")):
@@ -205,7 +215,7 @@ def _problems(reach: Reach, facts: Sequence[_Fact], allowed: frozenset[str]) -> 
         yield from (
             _not_built_in(f"the function {fact.schema}.{name}", name)
             for fact in outside
-            if fact.name == name and schema in (None, "pg_catalog")
+            if fact.name == name and schema in (None, fact.schema)
         )
     for name in sorted(reach.fields):
         if name in volatile:
@@ -216,7 +226,7 @@ def _problems(reach: Reach, facts: Sequence[_Fact], allowed: frozenset[str]) -> 
             if fact.name == name and fact.is_field
         )
     for fact in facts:
-        if fact.kind in ("operator", "cast") and not _is_allowed(fact.schema, fact.function, allowed):
+        if fact.kind in ("operator", "cast", "domain") and not _is_allowed(fact.schema, fact.function, allowed):
             yield _not_built_in(f"the {fact.kind} {fact.name} calls {fact.schema}.{fact.function}", str(fact.function))
 
 

@@ -20,7 +20,8 @@ __all__ = ["find_names_beyond"]
 
 # Types whose values are names; the two of the text search (regconfig, regdictionary) lead to no table.
 _REG = re.compile(r"_?reg(class|proc|procedure|oper|operator|type|namespace|role|collation)")
-# Functions that take a name as text, beside those with a regclass or its like as an argument, which the server knows.
+# Functions that take a name as text, beside those that the server knows: with a regclass or its like as an argument, or with
+# a cstring, as types' own input functions have, which make a regclass as well.
 _TAKES_NAMES = re.compile(
     r"to_reg\w+|has_\w+_privilege|pg_get_(viewdef|serial_sequence|object_address)|row_security_active|pg_input_\w+"
 )
@@ -46,7 +47,8 @@ WHERE c.relname = ANY(%(names)s) AND n.nspname IN ('pg_catalog', 'information_sc
 UNION ALL
 SELECT 'takes names', p.proname::text FROM pg_catalog.pg_proc p
 WHERE p.proname = ANY(%(names)s) AND EXISTS (
-  SELECT FROM unnest(p.proargtypes) a(type) JOIN pg_catalog.pg_type t ON t.oid = a.type AND t.typname ~ '^_?reg(?!config|dictionary)')
+  SELECT FROM unnest(p.proargtypes) a(type) JOIN pg_catalog.pg_type t ON t.oid = a.type
+  WHERE t.typname ~ '^_?reg(?!config|dictionary)' OR t.typname = 'cstring')
 UNION ALL
 SELECT 'oid', a.attname::text FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
 WHERE a.attname = ANY(%(names)s) AND c.relnamespace = 'pg_catalog'::regnamespace
@@ -93,7 +95,7 @@ class _Walls:
     allowed: frozenset[str]
     others: frozenset[str]  # schemas that exist and may not be named
     closed: frozenset[str]  # relations of the catalogs that PUBLIC may not read
-    takers: frozenset[str]  # functions with a regclass or its like as an argument
+    takers: frozenset[str]  # functions with a regclass or its like as an argument, or what makes any type of a text
     oids: frozenset[str]  # columns that are an oid in all of the catalogs, and are not given another meaning here
 
     def problems(self) -> Iterator[str]:

@@ -34,7 +34,7 @@ _VALUES = frozenset({
 })  # fmt: skip
 # Words that a value follows, though a column can be called so.
 _BEFORE_VALUES = frozenset({"between", "by", "escape", "ilike", "like", "passing", "value", "values", "zone"})
-_NO_TYPES = frozenset({"escape", "ilike", "interval", "like", "path", "similar", "value", "values", "zone"})
+_NO_TYPES = _BEFORE_VALUES | {"groups", "interval", "path", "range", "rows", "similar"}
 # What PostgreSQL has and sqlglot 30 does not know, and something that it knows in the same place.
 _SHAPES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("using", "<operator>"), "ASC"),
@@ -197,6 +197,8 @@ def _shape_at(tokens: Sequence[Token], at: int) -> tuple[str, int]:
     for shape, instead in _SHAPES_BY_START.get(token.value, ()):
         if _fits(tokens[at : at + len(shape)], shape):
             return instead, len(shape)
+    if token.is_word("using") and tokens[at + 1 : at + 2] and tokens[at + 1].is_word("operator"):
+        return "ASC", _shape_at(tokens, at + 1)[1] + 1
     if token.is_word("operator") and tokens[at + 1 : at + 2] and tokens[at + 1].is_mark("("):
         end = next(n for n in range(at, len(tokens)) if tokens[n].is_mark(")"))
         return _sign(before), end - at + 1

@@ -38,6 +38,9 @@ SELECT * FROM jsonb_to_recordset('[{"a": 1, "b": "x"}]') AS r (a int, b text)
 SELECT * FROM ROWS FROM (generate_series(1, 3), unnest(ARRAY['a', 'b'])) WITH ORDINALITY AS r (n, word, place)
 SELECT u.word, u.place FROM unnest(string_to_array('a,b', ',')) WITH ORDINALITY AS u (word, place)
 SELECT name FROM catalog_products ORDER BY price USING >
+SELECT 'x' AS x, count(*) FROM sales_orders GROUP BY 'x'::text ORDER BY 'x'::text
+SELECT sum(id) OVER (ORDER BY placed_on RANGE '1 day' PRECEDING) FROM sales_orders
+SELECT name FROM catalog_products ORDER BY price USING OPERATOR(pg_catalog.<)
 SELECT 1 OPERATOR(pg_catalog.+) 2, @ -5, |/ 25.0, 5 # 3, ~ 1, 2 ^ 3, 7 % 3, 1 << 2
 SELECT int4range(1, 5) && int4range(3, 8), int4range(1, 5) -|- int4range(5, 8), '[1,3]'::int4range @> 2, point '(1,1)' <-> point '(2,2)', box '(1,1),(2,2)' |>> box '(0,0),(1,1)'
 SELECT CASE WHEN price > 10 THEN 'dear' ELSE 'cheap' END, coalesce(name, sku), nullif(name, ''), greatest(1, 2) FROM catalog_products

@@ -92,6 +92,19 @@ def test_a_cell_that_does_not_read_is_refused(
     assert "Traceback" not in capsys.readouterr().out
 
 
+def test_a_word_of_pythons_own_is_no_name_for_the_output(shell: InteractiveShell) -> None:
+    assert "a word of Python's own" in error(shell, "%%tenant acme -o class\nSELECT 1 AS n")
+    assert "no name of a variable" in error(shell, "%%tenant acme -o 2x\nSELECT 1 AS n")
+
+
+def test_a_cell_goes_through_the_guard_and_may_end_in_a_comment(shell: InteractiveShell) -> None:
+    assert "ts_stat cannot be used here" in error(shell, "%%tenant acme\nSELECT ('select 1'::text).ts_stat")
+    assert run(shell, "%%tenant acme\nSELECT 1 AS a; -- done").iloc[0, 0] == 1
+    assert "more than one statement" in error(shell, "%%tenants\nSELECT 1; SELECT 2")
+    run(shell, "ids = [1, 2]")
+    assert "= ANY(%(ids)s)" in error(shell, "%%tenant acme\nSELECT 1 WHERE 1 IN %(ids)s")
+
+
 def test_an_unknown_tenant_is_told_and_one_that_is_not_active(shell: InteractiveShell, erp: Planted) -> None:
     assert "did you mean acme" in error(shell, "%%tenant acne\nSELECT 1")
     assert "only active tenants are read" in error(shell, f"%%tenant {erp.suspended}\nSELECT 1")
