@@ -55,6 +55,7 @@ def execute(
         pass  # the attempt knows
     finally:
         stopper.close()
+        attempt.said.close()
     return attempt.ending, attempt.node
 
 

@@ -113,7 +113,7 @@ class _Run:
         try:
             result = self._execute(stopper, began)
         except Exception as error:
-            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            reason = f"{type(error).__name__}: {(Mask(self._values).text(str(error)).splitlines() or [''])[0]}"
             self._recorder.finish(self.start, self._result(None, Ending("failed", reason), time.perf_counter() - began))
             raise RunError(f"the run of {self.start.notebook} broke off: {reason}") from error
         self._recorder.finish(self.start, result)
