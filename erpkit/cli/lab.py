@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from erpkit.cli.output import print_target
+from erpkit.cli.output import print_target, say
 from erpkit.config import Settings, expand_home
 from erpkit.database import Database
 from erpkit.errors import UsageError
@@ -33,7 +33,7 @@ def command(folder: Path | None, options: tuple[str, ...]) -> int:
     with Database.open(settings) as database:
         print_target(database.target)
     root = _working_copy(folder or settings.home / "notebooks") if folder or _is_installed() else notebooks_folder()
-    click.echo(f"notebooks: {root}")
+    say(f"notebooks: {root}")
     arguments = [
         f"--ServerApp.root_dir={root}",
         "--LabApp.default_url=/lab/tree/inspect_tenants.ipynb",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from erpkit.cli.output import as_json, open_database, print_json, print_table
+from erpkit.cli.output import as_json, open_database, print_json, print_table, say
 from erpkit.config import Settings
 from erpkit.modules import ModuleLike, load_modules
 from erpkit.queries import check_queries, read_statements, without_generated_code
@@ -46,9 +46,9 @@ def check(slugs: tuple[str, ...], as_json: bool) -> int:
         found = [{"tenant": b.tenant, "module": b.module, "query": b.query, "error": b.error} for b in broken]
         print_json({"tenants": len(tenants), "queries": len(statements), "broken": found})
         return 3 if broken else 0
-    click.echo(f"{len(statements)} queries in {len(tenants)} tenants: {len(broken)} broken")
+    say(f"{len(statements)} queries in {len(tenants)} tenants: {len(broken)} broken")
     for query in broken:
-        click.echo(f"! {query}")
+        say(f"! {query}")
     return 3 if broken else 0
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from erpkit.modules.check import ModuleCheck
 from erpkit.modules.edges import Edge
+from erpkit.visible import visible
 
 __all__ = ["as_mermaid"]
 
@@ -37,4 +38,11 @@ def _arrow(edges: Iterable[Edge], *, cut: bool) -> str:
 
 
 def _text(name: str) -> str:
-    return name.replace("&", "#amp;").replace('"', "#quot;").replace("<", "#lt;").replace(">", "#gt;")
+    return (
+        visible(name)
+        .replace("&", "#amp;")
+        .replace("`", "#96;")
+        .replace('"', "#quot;")
+        .replace("<", "#lt;")
+        .replace(">", "#gt;")
+    )

@@ -187,7 +187,7 @@ def _pattern(word: str) -> str:
     """Return a pattern of the ways to write a word; of its backslashes, there may be more than there are."""
     parts = re.findall(r"\\+|[\r\n]+|.", word, re.DOTALL)
     return "".join(
-        f"{_BACKSLASH}{{{len(part)},{16 * len(part)}}}+" if part[0] == "\\" else _character(part) for part in parts
+        f"{_BACKSLASH}{{{len(part)},{16 * len(part)}}}" if part[0] == "\\" else _character(part) for part in parts
     )
 
 

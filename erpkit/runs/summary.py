@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from erpkit.visible import visible, visible_html
 
 __all__ = ["SCRAP", "Summary", "read_summary"]
 
@@ -31,20 +32,20 @@ class Summary:
 
     def __str__(self) -> str:
         lines = [self.title, *(f"  {name}: {value}" for name, value in self.facts.items())]
-        return "\n".join([*lines, *(f"  ! {finding}" for finding in self.findings)])
+        return "\n".join(map(visible, [*lines, *(f"  ! {finding}" for finding in self.findings)]))
 
     def html(self) -> str:
         """Return the summary as a piece of HTML with its styles in it."""
         color = "#b45309" if self.findings else "#15803d"
         facts = "".join(
-            f'<div style="min-width:6em"><div style="font-size:1.5em;font-weight:600">{html.escape(str(value))}</div>'
-            f'<div style="opacity:.7">{html.escape(name)}</div></div>'
+            f'<div style="min-width:6em"><div style="font-size:1.5em;font-weight:600">{visible_html(str(value))}</div>'
+            f'<div style="opacity:.7">{visible_html(name)}</div></div>'
             for name, value in self.facts.items()
         )
-        findings = "".join(f"<li>{html.escape(finding)}</li>" for finding in self.findings)
+        findings = "".join(f"<li>{visible_html(finding)}</li>" for finding in self.findings)
         return (
             f'<div style="border-left:4px solid {color};padding:.3em 1em;margin:.5em 0">'
-            f'<div style="font-weight:600">{html.escape(self.title)}</div>'
+            f'<div style="font-weight:600">{visible_html(self.title)}</div>'
             f'<div style="display:flex;flex-wrap:wrap;gap:.5em 2em;margin:.6em 0">{facts}</div>'
             + (f'<ul style="margin:.3em 0;padding-left:1.2em">{findings}</ul>' if findings else "")
             + "</div>"

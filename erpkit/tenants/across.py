@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ import psycopg.adapt
 from erpkit.database import Answer, Database, Tenant, sweep
 from erpkit.errors import UsageError
 from erpkit.tenants.frames import Part, combine
+from erpkit.visible import visible_html
 
 if TYPE_CHECKING:
     import pandas
@@ -50,7 +50,7 @@ class Across:
         ]
 
     def _repr_html_(self) -> str:
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        notes = "".join(f"<li>{visible_html(note)}</li>" for note in self.notes)
         return f"{self.frame.to_html(max_rows=60)}<ul>{notes}</ul>"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from erpkit.modules import ModuleCheck, cut_edges, find_impact
 from erpkit.ui.module_plot import plot_modules
 from erpkit.ui.module_tables import impact_table, what_if_table
 from erpkit.ui.show import Table
+from erpkit.visible import visible_html
 
 __all__ = ["ModuleExplorer", "explore_modules"]
 
@@ -90,4 +90,4 @@ class ModuleExplorer:
 
 
 def _said(text: str) -> str:
-    return f"<p>{html.escape(text)}</p>"
+    return f"<p>{visible_html(text)}</p>"

@@ -12,6 +12,7 @@ from erpkit.modules import Edge, ModuleCheck
 from erpkit.ui.module_layout import Layout, lay_out
 from erpkit.ui.module_part import FEW_ARROWS, Part, choose_part
 from erpkit.ui.plots import AMBER, BLUE, GREY, RED, Picture, picture_of
+from erpkit.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -249,6 +250,7 @@ def _width(label: str) -> float:
 
 
 def _label(name: str, more: int) -> str:
+    name = visible(name)
     short = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}…"
     return f"{short}  +{more}" if more else short
 
