@@ -101,7 +101,7 @@ def _closed(opened: list[str], name: str) -> Iterator[str]:
 
 def _end_of(name: str, text: str, start: int) -> tuple[int, int]:
     """Return where what is inside an element ends, and where its end tag does."""
-    end = re.compile(rf"</{re.escape(name)}[\s/>][^>]*>?|</{re.escape(name)}>", re.IGNORECASE).search(text, start)
+    end = re.compile(rf"</{re.escape(name)}(?:[\s/][^>]*)?(?:>|\Z)", re.IGNORECASE).search(text, start)
     return end.span() if end else (len(text), len(text))
 
 
