@@ -8,6 +8,7 @@ from dataclasses import asdict
 from erpkit.cli.output import print_json, print_table, say, say_script
 from erpkit.migrations import MigrationPlan, MigrationRun, estimate_plan, lint_plan
 from erpkit.migrations.parser import Direction
+from erpkit.visible import visible
 
 __all__ = ["show_plan", "show_run"]
 
@@ -43,7 +44,7 @@ def show_plan(
         say(f"! {slug}: {reason}")
     if sql:
         for migration, direction, statements in plan.scripts():
-            say_script("\n".join([f"-- {migration.name} ({direction})", *statements, ""]))
+            say_script("\n".join([f"-- {visible(migration.name)} ({direction})", *statements, ""]))
     for finding in lint.findings:
         say(f"{finding.level}: {finding.migration}:{finding.line}: {finding.rule}: {finding.statement}")
     if lint.note:

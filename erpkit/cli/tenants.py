@@ -29,6 +29,7 @@ from erpkit.tenants import (
     set_status,
 )
 from erpkit.tenants.registry import check_slug
+from erpkit.visible import visible
 
 
 @click.group("tenants")
@@ -92,7 +93,7 @@ def drift(slugs: tuple[str, ...], ddl: bool, as_json: bool) -> int:
     elif ddl:
         for slug, differences in found.items():
             if differences:
-                say_script("\n".join([f"-- tenant {slug}", *drift_script(differences), ""]))
+                say_script("\n".join([f"-- tenant {visible(slug)}", *drift_script(differences), ""]))
     else:
         for slug, differences in found.items():
             for one in differences:
