@@ -77,9 +77,11 @@ class Hider:
             return []
         found = [(start, end, True) for start, end in self._matches(text)]
         for between in _BETWEEN:
-            if between.search(text):
+            bare, count = between.subn("", text)
+            spans = list(self._matches(bare)) if count else []
+            if spans:  # where everything was costs more than to look
                 view = _View(text, between)
-                for start, end in self._matches(view.text):
+                for start, end in spans:
                     found += [(a, b, n == 0) for n, (a, b) in enumerate(view.parts(start, end))]
         return _merge(found)
 
@@ -117,16 +119,14 @@ class _Word:
 
 
 class _View:
-    """A text without what may stand inside a word, and where each part of it was."""
+    """Where each part of a text was before what may stand inside a word was taken out."""
 
     def __init__(self, text: str, between: re.Pattern[str]) -> None:
-        parts, self._at, self._was, length, end = [], [0], [0], 0, 0
+        self._at, self._was, length, end = [0], [0], 0, 0
         for match in between.finditer(text):
-            parts.append(text[end : match.start()])
             length, end = length + match.start() - end, match.end()
             self._at.append(length)
             self._was.append(end)
-        self.text = "".join([*parts, text[end:]])
 
     def parts(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Yield where the parts of `start` to `end` are in the whole text."""

@@ -125,7 +125,7 @@ def _shown_data(data: Mapping[str, Any]) -> dict[str, Any]:
             return {kind: texts[kind]}
     if "text/markdown" in texts:
         return {"text/markdown": texts["text/markdown"]}
-    plain = texts.get("text/plain") or texts.get("text/latex")
+    plain = texts.get("text/latex") or texts.get("text/plain")  # there is nothing that would set the formula
     return {"text/plain": plain} if plain else {}
 
 
