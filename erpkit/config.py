@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import tomllib
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 from erpkit.errors import UsageError
 
-__all__ = ["BROKERS", "Settings", "mask_url"]
+__all__ = ["BROKERS", "Settings", "acting_user", "expand_home", "mask_url"]
 
 BROKERS = ("memory", "nats", "kafka", "redis", "rediss", "amqp", "amqps")
 
@@ -52,7 +53,9 @@ class Settings:
         env = os.environ if environ is None else environ
         return cls(
             database=_look_up(env.get("ERPKIT_DATABASE") or "", env) or _libpq_database(env),
-            home=Path(env["ERPKIT_HOME"]).expanduser().absolute() if env.get("ERPKIT_HOME") else _default_home(),
+            home=expand_home("ERPKIT_HOME", env["ERPKIT_HOME"]).absolute()
+            if env.get("ERPKIT_HOME")
+            else _default_home(),
             modules=env.get("ERPKIT_MODULES") or None,
             tenants_query=env.get("ERPKIT_TENANTS_QUERY") or None,
             broker=env.get("ERPKIT_BROKER") or "memory:",
@@ -80,6 +83,29 @@ class Settings:
     def is_embedded(self) -> bool:
         """Whether the embedded server is used because no database is configured."""
         return self.database is None
+
+
+def acting_user(environ: Mapping[str, str] | None = None) -> str:
+    """Return the name of the person who acts, as records of runs, migrations, replays and dead letters keep it.
+
+    Under JupyterHub, where all servers may run as one user of the system, it is the hub's name. Else it is the login name, from
+    LOGNAME, USER or the passwd entry as `getpass.getuser` reads them, or `uid 12345` where the user has no name, as in
+    `docker run --user 12345`. It is a note for people: who can start erpkit can also set these variables.
+    """
+    if name := (os.environ if environ is None else environ).get("JUPYTERHUB_USER"):
+        return name
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # Python 3.13 raises the first one
+        return f"uid {os.getuid()}"
+
+
+def expand_home(name: str, path: str) -> Path:
+    """Return the path that the variable `name` holds, with `~` as the home folder; raises UsageError where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{name} is {path}, and there is no such home folder: write the whole path") from None
 
 
 def mask_url(url: str) -> str:
@@ -139,4 +165,7 @@ def _default_home() -> Path:
         return Path("/var/lib/erpkit")  # a server that runs under a user of its own cannot reach into a private home
     from platformdirs import user_data_path  # noqa: PLC0415 - only needed where ERPKIT_HOME is not set
 
-    return user_data_path("erpkit")
+    try:
+        return user_data_path("erpkit")
+    except RuntimeError:  # a user without a name and without HOME; what needs no folder must work all the same
+        return Path("/nonexistent/erpkit")

@@ -122,6 +122,7 @@ class EmbeddedServer:
         """
         if self.is_running() and self._has_reader:
             return False
+        _check_user()
         with _errors_as_one_line(self.home), self._locked():
             if self.is_running():
                 self._make_reader()  # an older erpkit started it
@@ -140,6 +141,7 @@ class EmbeddedServer:
         """Stop the server, cutting its connections; return whether it was running."""
         if not self.is_running():
             return False
+        _check_user()
         with _errors_as_one_line(self.home), self._locked():
             _run([find_binaries() / "pg_ctl", "stop", "-D", self.data, "-m", "fast", "-w"])
             if self.socket_folder != self.data:
@@ -255,6 +257,17 @@ def _processes_in(folder: Path) -> list[int]:
             if (entry / "cwd").readlink() == folder:
                 found.append(int(entry.name))
     return found
+
+
+def _check_user() -> None:
+    """Raise DatabaseError for a user without a name, as in `docker run --user 12345`: PostgreSQL's programs refuse to run."""
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        raise DatabaseError(
+            f"the embedded server does not run for uid {os.geteuid()}, which has no name in /etc/passwd: set ERPKIT_DATABASE, "
+            "or run as a user with a name"
+        ) from None
 
 
 def _is_root() -> bool:

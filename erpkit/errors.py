@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from erpkit.visible import visible
+
 __all__ = [
     "BrokerError",
     "DatabaseError",
@@ -27,7 +29,7 @@ class ErpkitError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         """Show one line in a notebook, too (IPython asks an exception for this)."""
-        return [f"{type(self).__name__}: {self}"]
+        return [f"{type(self).__name__}: {visible(self, keep=chr(10))}"]
 
 
 class UsageError(ErpkitError):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from erpkit.finding import Cause, Finding, exit_code, group_findings
 from erpkit.table import TONES, Table, format_value
+from erpkit.visible import visible, visible_html
 
 __all__ = ["SCRAP", "Picture", "Summary", "to_html"]
 
@@ -55,7 +55,7 @@ class Summary:
 
     def __str__(self) -> str:
         lines = [self.title, *(f"  {name}: {format_value(value)}" for name, value in self.facts.items())]
-        return "\n".join([*lines, *(f"  ! {cause}" for cause in self.causes)])
+        return "\n".join(map(visible, [*lines, *(f"  ! {cause}" for cause in self.causes)]))
 
     def html(self) -> str:
         """Return the summary as a piece of HTML with its styles in it."""
@@ -80,15 +80,15 @@ class Picture:
     def _repr_html_(self) -> str:
         if "<svg" not in self.svg:
             line, _, rest = self.svg.partition("\n")
-            more = f'<pre style="overflow-x:auto">{html.escape(rest)}</pre>' if rest else ""
-            return f"<p><em>{html.escape(line)}</em></p>{more}"
+            more = f'<pre style="overflow-x:auto">{visible_html(rest)}</pre>' if rest else ""
+            return f"<p><em>{visible_html(line)}</em></p>{more}"
         style = "margin:.4em 0 .8em;width:fit-content;max-width:100%;overflow-x:auto"
         note = (
-            f'<p style="opacity:.75;font-size:.9em;margin:.2em 0 .8em">{html.escape(self.note)}</p>'
+            f'<p style="opacity:.75;font-size:.9em;margin:.2em 0 .8em">{visible_html(self.note)}</p>'
             if self.note
             else ""
         )
-        return f'<div role="img" aria-label="{html.escape(self.text)}" style="{style}">{self.svg}</div>{note}'
+        return f'<div role="img" aria-label="{visible_html(self.text)}" style="{style}">{self.svg}</div>{note}'
 
     def __repr__(self) -> str:
         return self.text
@@ -102,7 +102,7 @@ def to_html(
     facts: Mapping[str, object] | None = None,
 ) -> str:
     """Return what a record is as HTML: a line, its facts, its findings by cause, and its tables."""
-    parts = [f'<p style="{_HEAD}">{html.escape(title)}</p>'] if title else []
+    parts = [f'<p style="{_HEAD}">{visible_html(title)}</p>'] if title else []
     if facts:
         parts.append(_facts(facts))
     if findings:
@@ -112,8 +112,8 @@ def to_html(
 
 def _facts(facts: Mapping[str, object]) -> str:
     figures = "".join(
-        f'<div style="min-width:6em"><div style="font-size:1.5em;font-weight:600">{html.escape(format_value(value))}</div>'
-        f'<div style="opacity:.7">{html.escape(name)}</div></div>'
+        f'<div style="min-width:6em"><div style="font-size:1.5em;font-weight:600">{visible_html(format_value(value))}</div>'
+        f'<div style="opacity:.7">{visible_html(name)}</div></div>'
         for name, value in facts.items()
     )
     return f'<div style="display:flex;flex-wrap:wrap;gap:.5em 2em;margin:.6em 0">{figures}</div>'
@@ -122,8 +122,8 @@ def _facts(facts: Mapping[str, object]) -> str:
 def _findings(findings: Sequence[Finding]) -> str:
     lines = []
     for cause in group_findings(findings):
-        remedy = f'<br><code style="opacity:.8">{html.escape(cause.remedy)}</code>' if cause.remedy else ""
+        remedy = f'<br><code style="opacity:.8">{visible_html(cause.remedy)}</code>' if cause.remedy else ""
         tone = TONES["muted" if cause.severity == "info" else cause.severity]
         label = f'<span style="{tone}padding:0 .4em;border-radius:3px">{cause.severity}</span>'
-        lines.append(f'<li style="margin:.25em 0">{label} {html.escape(str(cause))}{remedy}</li>')
+        lines.append(f'<li style="margin:.25em 0">{label} {visible_html(str(cause))}{remedy}</li>')
     return f'<ul style="margin:.3em 0;padding-left:0;list-style:none">{"".join(lines)}</ul>'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +14,15 @@ from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from erpkit.visible import visible, visible_html
 from erpkit.watching import is_a_notebook_watched
 
 if TYPE_CHECKING:
     import pandas
     from ipywidgets import Widget
     from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.table import Table as RichTable
+    from rich.text import Text
 
 __all__ = ["TONES", "Column", "Table", "Tone", "format_value"]
 
@@ -153,21 +155,25 @@ class Table(Generic[_Row]):
             for line in aligned
         )
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def rich(self) -> RichTable | Text:
+        """Return the table as the terminal's library draws it."""
         from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - slow to import
         from rich.table import Table as RichTable  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
 
         if not self.rows:
-            yield Text(self.empty)
-            return
-        table = RichTable(box=SIMPLE_HEAD, pad_edge=False, title=self.title or None, title_justify="left")
+            return Text(visible(self.empty))
+        title = Text(visible(self.title)) if self.title else None
+        table = RichTable(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
         for column, right in zip(self.columns, self.numeric, strict=True):
-            table.add_column(column.head, justify="right" if right else "left", no_wrap=right)
+            table.add_column(Text(visible(column.head)), justify="right" if right else "left", no_wrap=right)
         for row, texts in zip(self.rows, self.texts(), strict=True):
             cells = zip(self.columns, texts, strict=True)
             table.add_row(*(Text(text, style=_COLOURS[column.tone(row)]) for column, text in cells))
-        yield table
+        return table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.rich()
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         """Add a widget that sorts and filters where a person watches; the output of a run would keep what no page can draw."""
@@ -192,9 +198,9 @@ class Table(Generic[_Row]):
         return grid_of([column.head for column in self.columns], rows, self.numeric, long, len(self.rows))
 
     def _repr_html_(self) -> str:
-        title = f'<p style="{_HEAD}margin:.6em 0 .2em">{html.escape(self.title)}</p>' if self.title else ""
+        title = f'<p style="{_HEAD}margin:.6em 0 .2em">{visible_html(self.title)}</p>' if self.title else ""
         if not self.rows:
-            return f"{title}<p><em>{html.escape(self.empty)}</em></p>"
+            return f"{title}<p><em>{visible_html(self.empty)}</em></p>"
         most = [_largest(column, self.rows) if column.bar else 0.0 for column in self.columns]
         sticky = "position:sticky;top:0;background:var(--jp-layout-color0,Canvas);" if self.height else ""
         head = "".join(
@@ -240,13 +246,13 @@ def format_value(value: object, *, places: int | None = None, signed: bool = Fal
         return _duration(value.total_seconds())
     if isinstance(value, list | tuple | set | frozenset):
         return ", ".join(map(format_value, value)) or "–"
-    return _shown(str(value))
+    return visible(str(value))
 
 
 def _cell(tag: str, style: str, text: str, right: bool, bar: str = "") -> str:
     wrap = "white-space:normal;min-width:20em;overflow-wrap:anywhere" if len(text) > _LONG else "white-space:nowrap"
     align = "right" if right else "left"
-    return f'<{tag} style="{_CELL}{style}text-align:{align};{wrap}">{html.escape(_cut(text))}{bar}</{tag}>'
+    return f'<{tag} style="{_CELL}{style}text-align:{align};{wrap}">{visible_html(_cut(text))}{bar}</{tag}>'
 
 
 def _cut(text: str) -> str:
@@ -288,15 +294,10 @@ def _is_numeric(column: pandas.Series) -> bool:
 
 def _raw(value: object) -> str:
     if isinstance(value, dict | list):
-        return _shown(json.dumps(value, default=str, ensure_ascii=False))
+        return visible(json.dumps(value, default=str, ensure_ascii=False))
     if isinstance(value, datetime):
         return value.isoformat(" ", "seconds" if not value.microsecond else "milliseconds")
-    return value.isoformat() if isinstance(value, date) else _shown(str(value))
-
-
-def _shown(text: str) -> str:
-    """Show control characters instead of sending them to a terminal."""
-    return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+    return value.isoformat() if isinstance(value, date) else visible(str(value))
 
 
 def _duration(seconds: float) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import traceback
 from importlib import import_module
 from typing import NoReturn
 
 import click
 
 from erpkit import __version__
+from erpkit.cli.say import say, say_text
 from erpkit.errors import ErpkitError
 
 __all__ = ["main"]
@@ -65,19 +68,24 @@ def main() -> NoReturn:
     try:
         code = erpkit.main(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(said)
+        say_text(said.getvalue().rstrip("\n"), err=True)
         sys.exit(error.exit_code)
     except click.Abort:
-        click.echo("interrupted", err=True)
+        say("interrupted", err=True)
         sys.exit(130)
     except ErpkitError as error:
-        click.echo(f"erpkit: {error}", err=True)
+        say(f"erpkit: {error}", err=True)
         sys.exit(error.exit_code)
     except Exception as error:
         if not _is_database_error(error):
-            raise
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        click.echo(f"erpkit: the database said: {'; '.join([said, *getattr(error, '__notes__', [])])}", err=True)
+            say_text(
+                traceback.format_exc().rstrip("\n"), err=True
+            )  # as Python shows it, which sends on what is in a message
+            sys.exit(1)
+        message = (str(error).splitlines() or [type(error).__name__])[0]
+        say(f"erpkit: the database said: {'; '.join([message, *getattr(error, '__notes__', [])])}", err=True)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 

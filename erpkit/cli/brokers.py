@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager, suppress
 import click
 import psycopg
 
-from erpkit.cli.output import as_json, open_database, print_json, print_table, print_target
+from erpkit.cli.output import as_json, open_database, print_json, print_table, print_target, say
 from erpkit.config import Settings
 from erpkit.database import Database, Tenant
 from erpkit.errors import BrokerError, DatabaseError
@@ -52,13 +52,13 @@ def start() -> None:
     """Start the server; it runs until it is stopped, on this machine only."""
     server = NatsServer(Settings.from_env().home)
     started = server.start()
-    click.echo(f"NATS server {'started' if started else 'was running'}: export ERPKIT_BROKER={server.url}")
+    say(f"NATS server {'started' if started else 'was running'}: export ERPKIT_BROKER={server.url}")
 
 
 @nats.command("stop")
 def stop_() -> None:
     """Stop the server; its streams stay."""
-    click.echo(f"NATS server {'stopped' if NatsServer(Settings.from_env().home).stop() else 'was not running'}")
+    say(f"NATS server {'stopped' if NatsServer(Settings.from_env().home).stop() else 'was not running'}")
 
 
 def dispatch_from_broker(*, once: bool, as_json: bool = False) -> int:
@@ -73,7 +73,7 @@ def dispatch_from_broker(*, once: bool, as_json: bool = False) -> int:
     if as_json:
         print_json({"handled": result.handled, "dead": result.dead, "unknown": result.unknown})
     else:
-        click.echo(f"{result.handled} handled, {result.dead} dead, {result.unknown} for tenants that do not exist")
+        say(f"{result.handled} handled, {result.dead} dead, {result.unknown} for tenants that do not exist")
     return 3 if result.dead or result.unknown else 0
 
 
@@ -124,7 +124,7 @@ class _Forwarding:
             self.once()
         except (BrokerError, DatabaseError, psycopg.OperationalError) as error:
             wait = min(2 * wait, _PATIENCE)
-            click.echo(f"erpkit: {' '.join(str(error).split())}; next attempt in {wait:.0f} s", err=True)
+            say(f"erpkit: {' '.join(str(error).split())}; next attempt in {wait:.0f} s", err=True)
             with suppress(DatabaseError):
                 self._database.renew()
             return wait

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from erpkit.cli.output import as_json, print_json
+from erpkit.cli.output import as_json, print_json, say
 from erpkit.config import Settings
 from erpkit.embedded import EmbeddedServer
 
@@ -23,13 +23,13 @@ def start() -> None:
     """Start the server, making its data folder the first time; it runs until it is stopped."""
     server = _server()
     started = server.start()
-    click.echo(f"embedded server {'started' if started else 'was running'}: {server.url()}")
+    say(f"embedded server {'started' if started else 'was running'}: {server.url()}")
 
 
 @command.command()
 def stop() -> None:
     """Stop the server; its data stay."""
-    click.echo(f"embedded server {'stopped' if _server().stop() else 'was not running'}")
+    say(f"embedded server {'stopped' if _server().stop() else 'was not running'}")
 
 
 @command.command()
@@ -41,13 +41,13 @@ def status(as_json: bool) -> int:
     if as_json:
         print_json({"running": running, "data": server.data, "url": server.url()})
     else:
-        click.echo(f"embedded server {'runs' if running else 'does not run'}; data in {server.data}")
+        say(f"embedded server {'runs' if running else 'does not run'}; data in {server.data}")
         if not Settings.from_env().is_embedded:
-            click.echo("it is not used: a database is configured")
+            say("it is not used: a database is configured")
     return 0 if running else 3
 
 
 @command.command()
 def url() -> None:
     """Print the server's connection URL; it has no password."""
-    click.echo(_server().url())
+    say(_server().url())

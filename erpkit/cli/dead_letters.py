@@ -11,7 +11,7 @@ from uuid import UUID
 
 import click
 
-from erpkit.cli.output import as_json, open_database, print_errors, print_json, print_table
+from erpkit.cli.output import as_json, open_database, print_errors, print_json, print_table, say
 from erpkit.config import Settings
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import UsageError
@@ -86,7 +86,7 @@ def list_(slugs: tuple[str, ...], selection: LetterSelection, as_json: bool) -> 
     if as_json:
         print_json([*map(asdict, letters), *_unread(DeadLetter, errors)])
     elif not letters:
-        click.echo("no dead letters" if not errors else "no dead letters in the tenants that could be read")
+        say("no dead letters" if not errors else "no dead letters in the tenants that could be read")
     else:
         print_table(
             ["tenant", "offset", "topic", "handler", "error"],
@@ -110,7 +110,7 @@ def count(slugs: tuple[str, ...], by: Dimension | None, as_json: bool) -> int:
         listed = [*({**asdict(one), "kind": one.kind} for one in counts), *_unread(DeadLetterCount, errors)]
         print_json((sums | ({"errors": errors} if errors else {})) if by else listed)
     elif not counts:
-        click.echo("no dead letters" if not errors else "no dead letters in the tenants that could be read")
+        say("no dead letters" if not errors else "no dead letters in the tenants that could be read")
     elif by:
         print_table([by, "letters"], list(sums.items()))
     else:
@@ -220,12 +220,10 @@ def _print_plan(plan: LetterPlan, as_json: bool) -> None:
             [(c.letters, c.tenant, c.handler, c.cause) for c in plan.counts()],
         )
     for name, reason in plan.left_out.items():
-        click.echo(f"left out {name}: {reason}")
-    click.echo(
-        f"plan {plan.id}: {plan.action} {len(plan.letters)} dead letter(s), {plan.parked} event(s) parked behind them"
-    )
+        say(f"left out {name}: {reason}")
+    say(f"plan {plan.id}: {plan.action} {len(plan.letters)} dead letter(s), {plan.parked} event(s) parked behind them")
     if not plan.is_empty:
-        click.echo(f"dry run: to apply it, add --confirm {plan.id}")
+        say(f"dry run: to apply it, add --confirm {plan.id}")
 
 
 def _print_run(run: LetterRun, as_json: bool) -> None:
@@ -236,10 +234,10 @@ def _print_run(run: LetterRun, as_json: bool) -> None:
         if result.state in ("failed", "left alone"):
             mark = "!" if result.state == "failed" else "-"
             place = f"{result.tenant}: {result.handler}, offset {result.offset}"
-            click.echo(f"{mark} {place}: {result.state}: {result.detail}")
+            say(f"{mark} {place}: {result.state}: {result.detail}")
     states = {state: run.count(state) for state in ("handled", "discarded", "failed", "left alone")}
     shown = ", ".join(f"{number} {state}" for state, number in states.items() if number) or "nothing to do"
-    click.echo(f"{run.plan_id}: {shown}; {run.count('handled', was_parked=True)} parked event(s) handled after them")
+    say(f"{run.plan_id}: {shown}; {run.count('handled', was_parked=True)} parked event(s) handled after them")
 
 
 def _offsets(plan: LetterPlan) -> dict[str, list[int]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from erpkit.cli.output import print_table, print_target
+from erpkit.cli.output import print_table, print_target, say
 from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.embedded import EmbeddedServer
@@ -57,7 +57,12 @@ def _work(database: Database, registry: Registry, tenants: int, output: Path) ->
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     results = []
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description:<28}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns) as bar:
         task = bar.add_task("making tenants", total=tenants)
         plant_sample(
@@ -78,5 +83,6 @@ def _print_results(results: Sequence[RunResult], seconds: float) -> None:
     print_table(["notebook", "outcome", "seconds", "report"], rows)
     for result in results:
         for finding in result.summary.findings if result.summary else ():
-            click.echo(f"! {result.notebook}: {finding}")
-    click.echo(f"\n{seconds:.0f} s in all. Open a report in a browser, or go on in JupyterLab: erpkit lab")
+            say(f"! {result.notebook}: {finding}")
+    say()
+    say(f"{seconds:.0f} s in all. Open a report in a browser, or go on in JupyterLab: erpkit lab")

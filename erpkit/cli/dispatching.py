@@ -15,7 +15,7 @@ import click
 import psycopg
 
 from erpkit.cli.brokers import dispatch_from_broker
-from erpkit.cli.output import as_json, open_database, print_errors, print_json, print_table
+from erpkit.cli.output import as_json, open_database, print_errors, print_json, print_table, say
 from erpkit.config import Settings
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import ErpkitError, UsageError
@@ -99,7 +99,7 @@ def dispatch_(
         last = worker.run()
         if health_file is not None:
             health_file.unlink(missing_ok=True)
-        click.echo(f"stopped: {last.handled:,} handled, {last.dead:,} dead letters", err=as_json)
+        say(f"stopped: {last.handled:,} handled, {last.dead:,} dead letters", err=as_json)
     return 0
 
 
@@ -134,9 +134,9 @@ def lag(slugs: tuple[str, ...], max_lag: int | None, max_age: float | None, as_j
     else:
         _print_groups([g for g in groups if g.waiting], now)
         for slug in without:
-            click.echo(f"! {slug}: has no event log: `erpkit migrate up` first")
+            say(f"! {slug}: has no event log: `erpkit migrate up` first")
         for line in (*(f"{g.tenant}: {g.handler} is over the limit" for g in over), *map(str, holders)):
-            click.echo(f"! {line}")
+            say(f"! {line}")
     print_errors(errors, quiet=as_json)
     return 3 if over or errors else 0
 
@@ -154,9 +154,9 @@ def _dispatch_once(database: Database, registry: Registry, slugs: Sequence[str],
         print_table(["tenant", "handled", "dead", "parked"], [(r.tenant, r.handled, r.dead, r.parked) for r in results])
     for tenant in tenants:
         if not tenant.is_active:
-            click.echo(f"skipped {tenant.slug}: {tenant.status}", err=as_json)
+            say(f"skipped {tenant.slug}: {tenant.status}", err=as_json)
     for failure in failures:
-        click.echo(f"! {failure}", err=as_json)
+        say(f"! {failure}", err=as_json)
     return 1 if failures else 3 if any(r.dead for r in results) else 0
 
 
@@ -171,12 +171,12 @@ def _dispatch_tenant(database: Database, tenant: Tenant, registry: Registry, wat
 
 def _print_report(report: WorkerReport, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(_document(report), default=str))
+        print_json(_document(report), indent=None)
         return
     for news in report.news:
-        click.echo(f"{report.at:%Y-%m-%d %H:%M:%S} {news}")
+        say(f"{report.at:%Y-%m-%d %H:%M:%S} {news}")
     if not report.news:
-        click.echo(
+        say(
             f"{report.at:%Y-%m-%d %H:%M:%S} handled {report.handled:,} ({report.per_second:,.1f}/s), dead letters {report.dead:,}, "
             f"waiting {report.waiting:,}, the oldest for {report.oldest_age:,.0f} s"
         )
@@ -196,7 +196,7 @@ def _group(one: GroupLag, now: datetime) -> dict[str, Any]:
 
 def _print_groups(groups: Sequence[GroupLag], now: datetime) -> None:
     if not groups:
-        click.echo("nothing waits")
+        say("nothing waits")
         return
     print_table(
         ["tenant", "handler", "waiting", "oldest, s", "checkpoint"],
@@ -214,7 +214,7 @@ def _keep(path: Path, text: str) -> None:
     try:
         _replace(path, text)
     except OSError as error:
-        click.echo(f"erpkit: {path} was not written: {error.strerror}", err=True)
+        say(f"erpkit: {path} was not written: {error.strerror}", err=True)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -6,7 +6,7 @@ import click
 
 from erpkit.cli import brokers, dead_letters, replaying
 from erpkit.cli.dispatching import dispatch_, lag
-from erpkit.cli.output import as_json, open_database, print_json, print_table
+from erpkit.cli.output import as_json, open_database, print_json, print_table, say
 from erpkit.config import Settings
 from erpkit.database import IMPATIENT
 from erpkit.events import list_events
@@ -36,7 +36,7 @@ def list_(tenant: str, limit: int, as_json: bool) -> None:
             [{"offset": e.offset, "uuid": e.uuid, "topic": e.topic, "recorded_at": e.recorded_at} for e in events]
         )
     elif not events:
-        click.echo("the log is empty")
+        say("the log is empty")
     else:
         print_table(
             ["offset", "topic", "recorded", "uuid"],

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from erpkit.cli.output import as_json, open_database, print_json, print_table
+from erpkit.cli.output import as_json, open_database, print_json, print_table, say
 from erpkit.config import Settings
 from erpkit.events import handler_topics
 from erpkit.migrations import read_migrations
@@ -66,11 +66,11 @@ def inspect(slugs: tuple[str, ...], since: Path | None, as_json: bool) -> int:
     if before:
         _print_since(before, now, growth)
     if inspections and not inspections[0].is_exact:
-        click.echo("sizes, rows and events are PostgreSQL's estimates; name fewer tenants to have them counted")
+        say("sizes, rows and events are PostgreSQL's estimates; name fewer tenants to have them counted")
     if detail is not None:
         _print_detail(detail, growth.get(detail.inspection.tenant.slug))
     for problem in problems:
-        click.echo(f"! {problem}")
+        say(f"! {problem}")
     return 3 if problems else 0
 
 
@@ -107,13 +107,13 @@ def _print_since(before: Snapshot, now: Snapshot, growth: _Growths) -> None:
     elapsed = now.taken_at - before.taken_at
     known = [one for one in growth.values() if one.before]
     total = sum(one.size or 0 for one in known) / 2**20, sum(one.rows or 0 for one in known)
-    click.echo(
+    say(
         f"growth since {before.taken_at:%Y-%m-%d %H:%M %Z} ({_words(elapsed)}): {total[0]:+,.2f} MiB, {total[1]:+,} rows"
     )
     if not all(one.is_exact for one in growth.values()):
-        click.echo("~ a figure then or now is PostgreSQL's estimate")
+        say("~ a figure then or now is PostgreSQL's estimate")
     if len(known) < len(growth):
-        click.echo(f"– {len(growth) - len(known)} of {len(growth)} tenants are not in the earlier inspection")
+        say(f"– {len(growth) - len(known)} of {len(growth)} tenants are not in the earlier inspection")
 
 
 def _print_detail(detail: TenantDetail, growth: Growth | None) -> None:
@@ -131,18 +131,18 @@ def _print_detail(detail: TenantDetail, growth: Growth | None) -> None:
     print_table(["table", "rows", "KiB", "KiB of indexes", *more, "dead rows", "last vacuum"], tables)
     for table in growth.tables if growth else ():
         if table.before and table.now is None:
-            click.echo(f"- table {table.name} is gone, and with it {table.before.rows:,} rows")
+            say(f"- table {table.name} is gone, and with it {table.before.rows:,} rows")
     versions = ", ".join(f"{module} {version}" for module, version in i.versions.items())
-    click.echo(f"schema {i.tenant.schema}; versions {versions or 'not read' if i.unread else versions or 'none'}")
+    say(f"schema {i.tenant.schema}; versions {versions or 'not read' if i.unread else versions or 'none'}")
     if "last event" not in i.unread:
-        click.echo(f"last event {i.last_event:%Y-%m-%d %H:%M:%S %Z}" if i.last_event else "no events")
-        click.echo(f"events in the last seven days: {i.week_events or 0:,}")
+        say(f"last event {i.last_event:%Y-%m-%d %H:%M:%S %Z}" if i.last_event else "no events")
+        say(f"events in the last seven days: {i.week_events or 0:,}")
     for handler, events in sorted(i.backlog.items()):
-        click.echo(f"- {events:,} event(s) wait for {handler}")
+        say(f"- {events:,} event(s) wait for {handler}")
     for unused in i.unused_indexes:
-        click.echo(f"- index {unused.name} on {unused.table} was never used ({unused.size / 1024:,.0f} KiB)")
+        say(f"- index {unused.name} on {unused.table} was never used ({unused.size / 1024:,.0f} KiB)")
     for missing in i.missing_indexes:
-        click.echo(f"- an index seems to be missing on {missing}")
+        say(f"- an index seems to be missing on {missing}")
 
 
 def _signs(growth: Growth, unit: int, form: str) -> tuple[str, str]:

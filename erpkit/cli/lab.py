@@ -11,9 +11,10 @@ from pathlib import Path
 
 import click
 
-from erpkit.cli.output import print_target
-from erpkit.config import Settings
+from erpkit.cli.output import print_target, say
+from erpkit.config import Settings, expand_home
 from erpkit.database import Database
+from erpkit.errors import UsageError
 from erpkit.modules.entries import is_path
 from erpkit.runs import notebooks_folder
 
@@ -27,11 +28,12 @@ def command(folder: Path | None, options: tuple[str, ...]) -> int:
     In a checkout it opens the checkout's notebooks. An installed kit copies its notebooks to a folder of yours (by default
     `notebooks` under ERPKIT_HOME) and leaves those alone that are there already.
     """
+    _check_home()
     settings = Settings.from_env()
     with Database.open(settings) as database:
         print_target(database.target)
     root = _working_copy(folder or settings.home / "notebooks") if folder or _is_installed() else notebooks_folder()
-    click.echo(f"notebooks: {root}")
+    say(f"notebooks: {root}")
     arguments = [
         f"--ServerApp.root_dir={root}",
         "--LabApp.default_url=/lab/tree/inspect_tenants.ipynb",
@@ -48,13 +50,20 @@ def command(folder: Path | None, options: tuple[str, ...]) -> int:
     return subprocess.call(command, env=_environment() | {"ERPKIT_HOME": str(settings.home)}, cwd=root)
 
 
+def _check_home() -> None:
+    try:
+        Path.home()
+    except RuntimeError:
+        raise UsageError("JupyterLab keeps its state in a home folder, and this user has none: set HOME") from None
+
+
 def _environment() -> dict[str, str]:
     """Add erpkit's own defaults to JupyterLab's, which would ask each new user whether to fetch its makers' news.
 
     A modules.toml is named in full: a notebook runs in its own folder.
     """
     modules = os.environ.get("ERPKIT_MODULES", "")
-    own = {"ERPKIT_MODULES": str(Path(modules).absolute())} if is_path(modules) else {}
+    own = {"ERPKIT_MODULES": str(expand_home("ERPKIT_MODULES", modules).absolute())} if is_path(modules) else {}
     paths = [os.environ.get("JUPYTER_CONFIG_PATH"), str(Path(__file__).parent / "jupyter")]
     return os.environ | own | {"JUPYTER_CONFIG_PATH": os.pathsep.join(path for path in paths if path)}
 

@@ -9,7 +9,7 @@ import click
 
 from erpkit.app import compose
 from erpkit.app.extras import import_optional
-from erpkit.cli.output import as_json, print_json, print_table, print_target
+from erpkit.cli.output import as_json, print_json, print_table, print_target, say
 from erpkit.cli.serve import behind_lines, exit_at_sigterm
 from erpkit.config import Settings
 from erpkit.errors import UsageError
@@ -42,7 +42,7 @@ def command(allow_writes: bool, slugs: tuple[str, ...], only_list: bool, as_json
                 print_table(["tool", "access", "what it does"], rows)
             return
         for line in behind_lines(application):
-            click.echo(f"! {line}", err=True)
+            say(f"! {line}", err=True)
         _serve(server)
 
 

@@ -9,7 +9,7 @@ import click
 
 from erpkit.cli import migrate_files
 from erpkit.cli.migrate_output import show_plan, show_run
-from erpkit.cli.output import as_json, open_database, print_errors, print_json, print_table
+from erpkit.cli.output import as_json, open_database, print_errors, print_json, print_table, say
 from erpkit.config import Settings
 from erpkit.database import TEMPLATE, Connection, Database, Tenant
 from erpkit.migrations import (
@@ -247,7 +247,7 @@ def _plan_and_run(
             show_plan(planned, milliseconds, as_json=as_json, sql=show_sql, workers=choice["workers"])
             if not planned.is_empty:
                 hint = f"dry run: nothing was changed; to apply it, add --confirm {planned.id}"
-                click.echo(hint, err=as_json)
+                say(hint, err=as_json)
             return 3 if planned.is_empty and planned.refused else 0
         planned.check(confirm)
         if not only_named:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from erpkit.cli.output import as_json, print_json
+from erpkit.cli.output import as_json, print_json, say, say_script
 from erpkit.config import Settings
 from erpkit.errors import MigrationError, UsageError
 from erpkit.migrations import parse_migration
@@ -37,10 +37,10 @@ def show(file: Path, direction: str, as_json: bool) -> None:
         return
     # On standard error: what is on standard output can be run.
     if not parsed.use_transaction:
-        click.echo("NO TRANSACTION: each statement runs on its own; if one fails, those before it stay", err=True)
+        say("NO TRANSACTION: each statement runs on its own; if one fails, those before it stay", err=True)
     if parsed.uses_environment:
-        click.echo("ENVSUB: the statements hold values from this environment", err=True)
-    click.echo("\n\n".join(statements))
+        say("ENVSUB: the statements hold values from this environment", err=True)
+    say_script("\n\n".join(statements))
 
 
 @click.command()
@@ -55,7 +55,7 @@ def new(name: str, module: str, style: Style | None, as_json: bool) -> None:
     if as_json:
         print_json({"path": path})
     else:
-        click.echo(path)
+        say(path)
 
 
 @click.command()
@@ -71,15 +71,15 @@ def lint(names: tuple[str, ...], pg_version: str | None, as_json: bool) -> int:
         print_json([asdict(finding) for finding in findings])
     else:
         _print_findings(findings)
-        click.echo(f"{len(migrations)} migrations, {len(findings)} findings")
+        say(f"{len(migrations)} migrations, {len(findings)} findings")
     return 3 if any(finding.level in ("error", "warning") for finding in findings) else 0
 
 
 def _print_findings(findings: tuple[LintFinding, ...]) -> None:
     for finding in findings:
-        click.echo(f"{finding.path}:{finding.line}: {finding.level}: {finding.rule}")
-        click.echo(f"    {finding.statement}")
-        click.echo(f"  {finding.message} {finding.help}".rstrip())
+        say(f"{finding.path}:{finding.line}: {finding.level}: {finding.rule}")
+        say(f"    {finding.statement}")
+        say(f"  {finding.message} {finding.help}".rstrip())
 
 
 def _module(name: str) -> ModuleLike:

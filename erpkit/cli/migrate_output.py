@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 
-import click
-
-from erpkit.cli.output import print_json, print_table
+from erpkit.cli.output import print_json, print_table, say, say_script
 from erpkit.migrations import MigrationPlan, MigrationRun, estimate_plan, lint_plan
 from erpkit.migrations.parser import Direction
+from erpkit.visible import visible
 
 __all__ = ["show_plan", "show_run"]
 
@@ -40,19 +39,17 @@ def show_plan(
         return
     _show_waves(plan)
     for slug, status in plan.skipped.items():
-        click.echo(f"skipped {slug}: {status}")
+        say(f"skipped {slug}: {status}")
     for slug, reason in plan.refused.items():
-        click.echo(f"! {slug}: {reason}")
+        say(f"! {slug}: {reason}")
     if sql:
         for migration, direction, statements in plan.scripts():
-            click.echo("\n".join([f"-- {migration.name} ({direction})", *statements, ""]))
+            say_script("\n".join([f"-- {visible(migration.name)} ({direction})", *statements, ""]))
     for finding in lint.findings:
-        click.echo(f"{finding.level}: {finding.migration}:{finding.line}: {finding.rule}: {finding.statement}")
+        say(f"{finding.level}: {finding.migration}:{finding.line}: {finding.rule}: {finding.statement}")
     if lint.note:
-        click.echo(lint.note)
-    click.echo(
-        f"plan {plan.id}: {plan.step_count} {plan.direction} migrations on {len(plan.tenants)} schemas, {estimate}"
-    )
+        say(lint.note)
+    say(f"plan {plan.id}: {plan.step_count} {plan.direction} migrations on {len(plan.tenants)} schemas, {estimate}")
 
 
 def show_run(plan: MigrationPlan, run: MigrationRun, *, as_json: bool = False) -> int:
@@ -75,13 +72,13 @@ def _show_results(plan: MigrationPlan, run: MigrationRun) -> None:
             [(r.tenant, r.done_briefly, f"{r.seconds * 1000:.1f}", r.error or "") for r in results],
         )
     for slug, status in plan.skipped.items():
-        click.echo(f"skipped {slug}: {status}")
+        say(f"skipped {slug}: {status}")
     for slug, reason in plan.refused.items():
-        click.echo(f"! {slug}: {reason}")
+        say(f"! {slug}: {reason}")
     if run.not_started:
         why = next(iter(run.not_started.values()))
-        click.echo(f"{len(run.not_started)} tenants not started: {why}; run it again to go on")
-    click.echo(f"{run.done_count} migrations applied in {run.seconds:.1f} s, {len(run.failed)} tenants failed")
+        say(f"{len(run.not_started)} tenants not started: {why}; run it again to go on")
+    say(f"{run.done_count} migrations applied in {run.seconds:.1f} s, {len(run.failed)} tenants failed")
 
 
 def _show_waves(plan: MigrationPlan) -> None:
@@ -93,4 +90,4 @@ def _show_waves(plan: MigrationPlan) -> None:
     if lines:
         print_table(["wave", "tenant", "migrations"], lines[:_LINES])
     if len(lines) > _LINES:
-        click.echo(f"… and {len(lines) - _LINES} tenants more; --json lists them all")
+        say(f"… and {len(lines) - _LINES} tenants more; --json lists them all")

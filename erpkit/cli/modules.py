@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 import erpkit
-from erpkit.cli.output import as_json, print_json, print_target, show
+from erpkit.cli.output import as_json, print_json, print_target, say, say_script, show
 from erpkit.modules import Component, ModuleCheck, cut_edges, find_impact
 
 _SHOWN = 5  # pieces of evidence a finding
@@ -60,15 +60,15 @@ def check(odoo: tuple[Path, ...], no_database: bool, layers: str, as_json: bool)
              "cycles": [_component(component) for component in result.components]}
         )  # fmt: skip
         return 3 if result.findings else 0
-    click.echo(f"load order: {_listed(result.order) or result.load_order}")
+    say(f"load order: {_listed(result.order) or result.load_order}")
     for finding in result.findings:
-        click.echo(f"! {finding}")
+        say(f"! {finding}")
         for line in finding.evidence[:_SHOWN]:
-            click.echo(f"    {line}")
+            say(f"    {line}")
         if len(finding.evidence) > _SHOWN:
-            click.echo(f"    … and {len(finding.evidence) - _SHOWN} more")
+            say(f"    … and {len(finding.evidence) - _SHOWN} more")
     if not result.findings:
-        click.echo("no findings")
+        say("no findings")
     return 3 if result.findings else 0
 
 
@@ -90,20 +90,20 @@ def graph(
         return
     text = _written(result, "json" if as_json else form, impact)
     if output is None:
-        click.echo(text)
+        say_script(text)
         return
     try:
         output.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise click.UsageError(f"{output} cannot be written: {error.strerror}") from None
-    click.echo(f"written: {output}", err=True)
+    say(f"written: {output}", err=True)
 
 
 def _inspected(odoo: tuple[Path, ...], no_database: bool, layers: str, *, quiet: bool) -> ModuleCheck:
     result = erpkit.open().modules.check(odoo=odoo, layers=layers, database=not no_database)
     print_target(result.target, quiet=quiet)
     for text in result.not_read:
-        click.echo(f"not read: {text}", err=quiet)
+        say(f"not read: {text}", err=quiet)
     return result
 
 
@@ -121,11 +121,11 @@ def _answer(result: ModuleCheck, impact: str, what_if: tuple[str, ...], *, as_js
         return
     for answer in (found, without):
         if answer is not None:
-            click.echo(str(answer))
+            say(str(answer))
             for edge in answer.edges:
-                click.echo(f"    {edge}")
+                say(f"    {edge}")
     if without:
-        click.echo(f"load order then: {_listed(without.order) or 'none, there is a cycle'}")
+        say(f"load order then: {_listed(without.order) or 'none, there is a cycle'}")
 
 
 def _listed(names: Sequence[str], most: int = 60) -> str:

@@ -6,14 +6,16 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any
 
 import click
 
+from erpkit.cli.say import say, say_script, say_text
 from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.finding import Finding, group_findings
-from erpkit.table import Table
+from erpkit.table import Column, Table
 
 __all__ = [
     "as_json",
@@ -23,6 +25,9 @@ __all__ = [
     "print_json",
     "print_table",
     "print_target",
+    "say",
+    "say_script",
+    "say_text",
     "show",
 ]
 
@@ -41,43 +46,41 @@ def open_database(*, quiet: bool = False) -> Iterator[Database]:
 
 def print_target(target: str, *, quiet: bool = False) -> None:
     """Name what is about to be worked on."""
-    click.echo(f"target: {target}", err=quiet)
+    say(f"target: {target}", err=quiet)
 
 
 def print_errors(errors: Mapping[str, str], *, quiet: bool = False) -> None:
     """Name the tenants that could not be read, with the reason (on standard error where the output is for machines)."""
     for slug, reason in errors.items():
-        click.echo(f"! {slug}: {reason}", err=quiet)
+        say(f"! {slug}: {reason}", err=quiet)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table that fits the terminal; in a pipe it is as wide as it needs to be."""
-    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - slow to import
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
-    for row in rows:
-        table.add_row(*(Text(str(value)) for value in row))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    """Print rows under the names of their columns."""
+    show(Table([Column(name, itemgetter(number)) for number, name in enumerate(columns)], rows))
 
 
 def show(table: Table[Any]) -> None:
-    """Print a table that fits the terminal; in a pipe it is as wide as it needs to be."""
+    """Print a table that fits the terminal; in a pipe it is as wide as it needs to be, so that a row is a line."""
     from rich.console import Console  # noqa: PLC0415 - slow to import
+    from rich.measure import Measurement  # noqa: PLC0415
 
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    console, drawn = Console(), table.rich()
+    if not sys.stdout.isatty():
+        endless = console.options.update(width=1_000_000)
+        console = Console(width=max(200, Measurement.get(console, endless, drawn).maximum))
+    console.print(drawn)
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
     """Print findings by cause, the gravest first, each with the command that helps."""
     for cause in group_findings(findings):
-        click.echo(f"{'-' if cause.severity == 'info' else '!'} {cause}")
+        say(f"{'-' if cause.severity == 'info' else '!'} {cause}")
         if cause.remedy:
-            click.echo(f"    {cause.remedy}")
+            say(f"    {cause.remedy}")
 
 
-def print_json(value: object) -> None:
+def print_json(value: object, *, indent: int | None = 2) -> None:
     """Print JSON; times and uuids become text."""
-    click.echo(json.dumps(value, default=str, indent=2))
+    # JSON leaves DEL as it is; every other character that acts is not ASCII, or a control character that it escapes.
+    say_text(json.dumps(value, default=str, indent=indent).replace("\x7f", "\\u007f"))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
-from erpkit.cli.output import print_findings, show
+from erpkit.cli.output import print_findings, say, show
 from erpkit.finding import exit_code
 from erpkit.plan import Plan, Shown, Work
 from erpkit.ui.progress import progress_bar
@@ -22,12 +20,12 @@ def show_or_apply(plan: Plan[Any, Any], confirm: str, again: str) -> int:
     if not confirm:
         _show(plan.record)
         hint = f"dry run: nothing was changed; to apply it: {again} --confirm {plan.id}"
-        click.echo(f"plan {plan.id}: {plan.record}; {hint if plan.record.size else 'there is nothing to do'}")
+        say(f"plan {plan.id}: {plan.record}; {hint if plan.record.size else 'there is nothing to do'}")
         return exit_code(plan.record.findings)
     with progress_bar(plan.record.size, plan.unit) as advance:
         result = plan.apply(confirm, Work(advance))
     _show(result)
-    click.echo(str(result))
+    say(str(result))
     return exit_code(result.findings)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from erpkit.cli.output import as_json, open_database, print_json, print_table
+from erpkit.cli.output import as_json, open_database, print_json, print_table, say
 from erpkit.config import Settings
 from erpkit.modules import ModuleLike, load_modules
 from erpkit.queries import (
@@ -65,9 +65,9 @@ def check(slugs: tuple[str, ...], as_json: bool) -> int:
         unread = [str(error) for error in errors]
         print_json({"tenants": len(tenants), "queries": len(statements), "broken": found, "unread": unread})
         return 3 if broken or errors else 0
-    click.echo(f"{len(statements)} queries in {len(tenants)} tenants: {len(broken)} broken")
+    say(f"{len(statements)} queries in {len(tenants)} tenants: {len(broken)} broken")
     for line in (*errors, *_lines(broken, len(statements))):
-        click.echo(f"! {line}")
+        say(f"! {line}")
     return 3 if broken or errors else 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from erpkit.cli.output import as_json, open_database, print_json, print_table
+from erpkit.cli.output import as_json, open_database, print_json, print_table, say
 from erpkit.config import Settings
 from erpkit.migrations import read_migrations
 from erpkit.modules import load_modules
@@ -79,22 +79,22 @@ def _document(plan: RepairPlan) -> dict[str, object]:
 
 def _print_repair(plan: RepairPlan, confirm: str, left: Sequence[str]) -> None:
     for step in plan.steps:
-        click.echo(f"{step.statement}  -- {step.difference}")
+        say(f"{step.statement}  -- {step.difference}")
     for step in plan.left:
-        click.echo(f"! left out, {_WHY[step.risk]}: {_first_line(step)}  -- {step.difference}")
+        say(f"! left out, {_WHY[step.risk]}: {_first_line(step)}  -- {step.difference}")
     if confirm:
-        click.echo(f"repaired {plan.tenant.slug}: {len(plan.steps)} statement(s), {len(left)} difference(s) are left")
+        say(f"repaired {plan.tenant.slug}: {len(plan.steps)} statement(s), {len(left)} difference(s) are left")
         return
     if not plan.steps:
-        click.echo("nothing to repair" if not plan.left else "nothing would be run")
+        say("nothing to repair" if not plan.left else "nothing would be run")
         return
     lint = lint_repair(plan)
     for finding in lint.findings:
-        click.echo(f"! {finding.rule}: {finding.statement}: {finding.message}")
+        say(f"! {finding.rule}: {finding.statement}: {finding.message}")
     if lint.note:
-        click.echo(lint.note)
-    click.echo(f"plan {plan.id}: {len(plan.steps)} statement(s) in one transaction")
-    click.echo(f"dry run: nothing was changed; to run them, add --confirm {plan.id}")
+        say(lint.note)
+    say(f"plan {plan.id}: {len(plan.steps)} statement(s) in one transaction")
+    say(f"dry run: nothing was changed; to run them, add --confirm {plan.id}")
 
 
 def _first_line(step: RepairStep) -> str:
@@ -151,28 +151,28 @@ def _result_document(beside: Beside, restored: Restored | None) -> dict[str, obj
 
 def _print_plan(plan: RestorePlan) -> None:
     slug = plan.tenant.slug
-    click.echo(
+    say(
         f"{plan.path} is whole: {plan.manifest.slug}, {plan.manifest.row_count:,} rows, exported {plan.manifest.created_at}"
     )
     if plan.changes:
         rows = [(table, *("–" if n is None else f"{n:,}" for n in pair)) for table, pair in plan.changes.items()]
         print_table(["table", "rows now", "rows then"], rows)
-    click.echo(f"plan {plan.id}: import it as {plan.beside}, then {slug} becomes {plan.aside} and {plan.beside} {slug}")
+    say(f"plan {plan.id}: import it as {plan.beside}, then {slug} becomes {plan.aside} and {plan.beside} {slug}")
     if plan.tenant.is_active:
-        click.echo(f"! {slug} is active: erpkit tenants suspend {slug}, and plan again")
-    click.echo(f"dry run: nothing was changed; to do it, add --confirm {plan.id}")
+        say(f"! {slug} is active: erpkit tenants suspend {slug}, and plan again")
+    say(f"dry run: nothing was changed; to do it, add --confirm {plan.id}")
 
 
 def _print_restored(plan: RestorePlan, beside: Beside, restored: Restored | None) -> None:
     slug = plan.tenant.slug
     for line in (*beside.problems, *beside.drift, *beside.log_changes, *(restored.mentions if restored else ())):
-        click.echo(f"! {line}")
+        say(f"! {line}")
     if restored is None:
-        click.echo(f"not restored: {plan.beside} is kept beside {slug}, which is as it was")
+        say(f"not restored: {plan.beside} is kept beside {slug}, which is as it was")
         return
-    click.echo(f"restored {slug}, suspended; the damaged one is {restored.damaged.slug}, archived")
-    click.echo(f"look at it, then: erpkit tenants activate {slug}")
-    click.echo(
+    say(f"restored {slug}, suspended; the damaged one is {restored.damaged.slug}, archived")
+    say(f"look at it, then: erpkit tenants activate {slug}")
+    say(
         f"to undo: erpkit tenants rename {slug} {plan.beside}; erpkit tenants rename {restored.damaged.slug} {slug}; "
         f"erpkit tenants activate {slug}"
     )

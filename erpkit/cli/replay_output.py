@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-import click
-
-from erpkit.cli.output import print_errors, print_json, print_table
+from erpkit.cli.output import print_errors, print_json, print_table, say
 from erpkit.events import ReplayPlan, ReplayRecord, ReplayResult, ReplayRun, ShadowDiff, ShadowRecord, WatermillTopic
 
 __all__ = ["bar", "show_diff", "show_plan", "show_records", "show_results", "show_run", "show_shadows", "show_topics"]
@@ -44,14 +42,14 @@ def show_plan(plan: ReplayPlan, as_json: bool) -> int:
         ],
     )
     for name, does in plan.handlers.items():
-        click.echo(f"{name}: {does or 'it does not say what it does'}")
+        say(f"{name}: {does or 'it does not say what it does'}")
     for name, reason in plan.left_out.items():
-        click.echo(f"left out {name}: {reason}")
+        say(f"left out {name}: {reason}")
     print_errors(plan.errors)
     for name in plan.side_effects:
-        click.echo(f"! {name} has side effects: {plan.handlers[name] or 'it does not say which'}")
+        say(f"! {name} has side effects: {plan.handlers[name] or 'it does not say which'}")
     apply = f"dry run: to apply it, add --confirm {plan.id}" if plan.event_count else "there is nothing to do"
-    click.echo(f"plan {plan.id}: {plan.event_count} events; {apply}")
+    say(f"plan {plan.id}: {plan.event_count} events; {apply}")
     return 3 if plan.errors else 0
 
 
@@ -65,7 +63,7 @@ def show_run(run: ReplayRun, plan: ReplayPlan, as_json: bool) -> int:
     if run.state == "cancelled":
         if run.plan_id.startswith("replay-"):
             go_on = f"erpkit events replay --resume {run.replay_id} --confirm {run.plan_id}"
-            click.echo(f"to go on: {go_on}", err=True)
+            say(f"to go on: {go_on}", err=True)
         return 130
     return 3 if run.failed or run.known or plan.errors else 0
 
@@ -75,11 +73,11 @@ def _show_counts(run: ReplayRun, plan: ReplayPlan) -> None:
         counts = f"{run.handled} handled, {run.failed} failed, {run.resolved} dead letters resolved"
     else:
         counts = f"{run.handled} sent to {plan.target.broker}, {run.known} that it had already and dropped"
-    click.echo(f"replay {run.replay_id} {run.state}: {counts}")
+    say(f"replay {run.replay_id} {run.state}: {counts}")
     for failure in run.failures:
-        click.echo(f"! {failure.tenant}: {failure.handler} failed on offset {failure.offset}: {failure.error}")
+        say(f"! {failure.tenant}: {failure.handler} failed on offset {failure.offset}: {failure.error}")
     if run.known:
-        click.echo("! to send those all the same, under other message ids: plan it with --again")
+        say("! to send those all the same, under other message ids: plan it with --again")
 
 
 def show_records(records: Sequence[ReplayRecord], errors: Mapping[str, str], as_json: bool) -> None:
@@ -154,8 +152,8 @@ def show_diff(diff: ShadowDiff, as_json: bool) -> int:
         ["table", "live rows", "shadow rows", "only live", "only shadow", "differ"],
         [(t.table, t.live_rows, t.shadow_rows, t.only_live, t.only_shadow, t.differing) for t in diff.tables],
     )
-    click.echo(f"{diff.shadow.events} events in {diff.shadow.schema}, {diff.shadow.failed} failed")
-    click.echo(f"swap {diff.id}: {diff.count} rows; to apply it: --swap --confirm {diff.id}")
+    say(f"{diff.shadow.events} events in {diff.shadow.schema}, {diff.shadow.failed} failed")
+    say(f"swap {diff.id}: {diff.count} rows; to apply it: --swap --confirm {diff.id}")
     return 3 if diff.count else 0
 
 

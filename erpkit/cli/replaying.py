@@ -10,7 +10,7 @@ from uuid import UUID
 
 import click
 
-from erpkit.cli.output import as_json, open_database, print_errors, print_json, print_table
+from erpkit.cli.output import as_json, open_database, print_errors, print_json, print_table, say
 from erpkit.cli.replay_output import (
     bar,
     show_diff,
@@ -178,7 +178,7 @@ def _export(database: Database, tenants: Sequence[Tenant], selection: Selection,
     if as_json:
         print_json({"path": path, "events": written.events})
     else:
-        click.echo(f"{path}: {written.event_count} events of {len(written.events)} tenant(s)")
+        say(f"{path}: {written.event_count} events of {len(written.events)} tenant(s)")
     return 0
 
 
@@ -190,14 +190,14 @@ def _import(database: Database, registry: Registry, tenant: Tenant, path: Path, 
         if as_json:
             print_json({"plan": plan.id, "appended": count})
         else:
-            click.echo(f"{count} events appended to the log of {tenant.slug}")
+            say(f"{count} events appended to the log of {tenant.slug}")
         return 0
     if as_json:
         print_json({"plan": plan.id, "events": plan.event_count, "new": plan.new, "known": plan.known})
         return 0
     print_table(["topic", "new events"], sorted(plan.new.items()))
-    click.echo(f"{plan.known} are in the log of {tenant.slug} already; the new ones will be dispatched to all handlers")
-    click.echo(f"plan {plan.id}: {plan.event_count} events; dry run: to apply it, add --confirm {plan.id}")
+    say(f"{plan.known} are in the log of {tenant.slug} already; the new ones will be dispatched to all handlers")
+    say(f"plan {plan.id}: {plan.event_count} events; dry run: to apply it, add --confirm {plan.id}")
     return 0
 
 
@@ -207,12 +207,12 @@ def _shadow(
 ) -> int:  # fmt: skip
     if confirm:
         diff = swap_shadow(database, registry, find_shadow(database, registry, tenant, handler), confirm)
-        click.echo(f"swapped: {diff.count} rows of {tenant.slug} written or deleted", err=as_json)
+        say(f"swapped: {diff.count} rows of {tenant.slug} written or deleted", err=as_json)
         return 0
     if confirm is None:
         shadow = build_shadow(database, registry, tenant, handler, resume=resume, rate=rate)
         if not shadow.is_complete:
-            click.echo(f"stopped after {shadow.events} events: to go on, add --resume-shadow", err=True)
+            say(f"stopped after {shadow.events} events: to go on, add --resume-shadow", err=True)
             return 130
     else:
         shadow = find_shadow(database, registry, tenant, handler)
@@ -224,7 +224,7 @@ def _active(database: Database, slugs: Sequence[str], quiet: bool) -> list[Tenan
         found = find_tenants(connection, slugs)
     for tenant in found:
         if not tenant.is_active:
-            click.echo(f"skipped {tenant.slug}: {tenant.status}", err=quiet)
+            say(f"skipped {tenant.slug}: {tenant.status}", err=quiet)
     return [tenant for tenant in found if tenant.is_active]
 
 

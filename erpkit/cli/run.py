@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from erpkit.cli.output import as_json, print_target
+from erpkit.cli.output import as_json, print_target, say, say_text
 from erpkit.cli.run_output import print_fleet, print_parameters, print_result
 from erpkit.config import Settings
 from erpkit.database import Database
@@ -54,7 +54,7 @@ def command(
     of them. `erpkit run NOTEBOOK --help` shows its parameters.
     """
     if notebook is None:
-        click.echo(context.get_help())
+        say_text(context.get_help())
         if wants_help:
             return 0
         raise click.UsageError("name a notebook")
@@ -118,13 +118,13 @@ def _run_each(opened: Notebook, job: Job, slugs: Sequence[str], workers: int, as
     fleet = [tenant for tenant in found if slugs or tenant.is_active]
     for tenant in found:
         if tenant not in fleet:
-            click.echo(f"skipped {tenant.slug}: {tenant.status}", err=as_json)
+            say(f"skipped {tenant.slug}: {tenant.status}", err=as_json)
     if job.retry.times and not job.retry.writes and may_write(opened.parameters, job.parameters):
         raise UsageError(f"these runs of {opened.path.stem} may write: --retries needs --retry-writes")
     jobs = {t.slug: replace(job, parameters=_with_tenant(opened, job.parameters, t.slug)) for t in fleet}
     if not jobs:
         raise UsageError("there is no active tenant to run for")
-    done = run_fleet(jobs, workers, lambda slug, result: click.echo(f"{slug}: {result.verdict}", err=as_json))
+    done = run_fleet(jobs, workers, lambda slug, result: say(f"{slug}: {result.verdict}", err=as_json))
     print_fleet(done, as_json)
     return done.exit_code
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
-from erpkit.cli.output import print_json, print_table
+from erpkit.cli.output import print_json, print_table, say
 from erpkit.runs import FleetResult, Notebook, RunResult
 
 __all__ = ["print_fleet", "print_parameters", "print_result"]
@@ -14,12 +12,14 @@ __all__ = ["print_fleet", "print_parameters", "print_result"]
 
 def print_parameters(notebook: Notebook) -> None:
     """Print what a notebook can be told: name, type, default and help of each parameter."""
-    click.echo(f"{notebook.title} ({notebook.path})\n")
+    say(f"{notebook.title} ({notebook.path})")
+    say()
     for parameter in notebook.parameters:
-        help_ = f"\n      {parameter.help}" if parameter.help else ""
-        click.echo(f"  {parameter.name}: {parameter.annotation} = {parameter.default!r}{help_}")
+        say(f"  {parameter.name}: {parameter.annotation} = {parameter.default!r}")
+        if parameter.help:
+            say(f"      {parameter.help}")
     if not notebook.parameters:
-        click.echo("  It has no parameters.")
+        say("  It has no parameters.")
 
 
 def print_result(result: RunResult, as_json: bool) -> None:
@@ -28,10 +28,11 @@ def print_result(result: RunResult, as_json: bool) -> None:
     if as_json:
         print_json(_as_dict(result))
         return
-    click.echo(f"{result.notebook}: {result.verdict} in {result.seconds:.1f} s{_attempts(result)}")
+    say(f"{result.notebook}: {result.verdict} in {result.seconds:.1f} s{_attempts(result)}")
     for finding in result.findings:
-        click.echo(f"! {finding}")
-    click.echo(f"output {result.places[0]}\nreport {result.places[1]}")
+        say(f"! {finding}")
+    say(f"output {result.places[0]}")
+    say(f"report {result.places[1]}")
 
 
 def print_fleet(done: FleetResult, as_json: bool) -> None:
@@ -50,12 +51,12 @@ def print_fleet(done: FleetResult, as_json: bool) -> None:
     print_table(["tenant", "outcome", "seconds", "report"], table)
     for slug, result in done.results.items():
         for finding in result.findings:
-            click.echo(f"! {finding}" if finding.startswith(f"{slug}: ") else f"! {slug}: {finding}")
+            say(f"! {finding}" if finding.startswith(f"{slug}: ") else f"! {slug}: {finding}")
 
 
 def _print_problems(result: RunResult) -> None:
     for problem in result.problems:
-        click.echo(f"note: {problem}", err=True)
+        say(f"note: {problem}", err=True)
 
 
 def _attempts(result: RunResult) -> str:

@@ -10,7 +10,7 @@ import click
 from erpkit.app import Application, compose
 from erpkit.app.extras import import_optional
 from erpkit.app.resolve import check_domain
-from erpkit.cli.output import as_json, print_json, print_target
+from erpkit.cli.output import as_json, print_json, print_target, say
 from erpkit.config import Settings
 from erpkit.errors import UsageError
 from erpkit.events import WorkerReport
@@ -41,7 +41,7 @@ def command(host: str, port: int, domain: str | None, migrate: bool, dispatch: b
         asgi = http.build(application, domain)
         _show(application, server.url_of(listening, host), as_json)
         server.serve(asgi, listening)
-    click.echo("stopped", err=as_json)
+    say("stopped", err=as_json)
 
 
 def exit_at_sigterm() -> None:
@@ -54,9 +54,9 @@ def _show(application: Application, url: str, as_json: bool) -> None:
     if as_json:
         print_json({"url": url, "modules": list(application.routes), "behind": application.behind})
     else:
-        click.echo(f"{url}: {', '.join(f'/{name}' for name in application.routes)}, /health, /docs")
+        say(f"{url}: {', '.join(f'/{name}' for name in application.routes)}, /health, /docs")
         for line in behind_lines(application):
-            click.echo(f"! {line}")
+            say(f"! {line}")
     sys.stdout.flush()
 
 
@@ -71,4 +71,4 @@ def behind_lines(application: Application) -> list[str]:
 
 def _tell(report: WorkerReport) -> None:
     for line in report.news:
-        click.echo(f"dispatch: {line}", err=True)
+        say(f"dispatch: {line}", err=True)

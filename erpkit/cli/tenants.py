@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from erpkit.cli.inspection import inspect
-from erpkit.cli.output import as_json, open_database, print_json, print_table
+from erpkit.cli.output import as_json, open_database, print_json, print_table, say, say_script
 from erpkit.cli.repairs import repair, restore
 from erpkit.config import Settings
 from erpkit.migrations import read_migrations
@@ -33,6 +33,7 @@ from erpkit.tenants import (
     set_status,
 )
 from erpkit.tenants.registry import check_slug
+from erpkit.visible import visible
 
 
 @click.group("tenants")
@@ -65,7 +66,7 @@ def create(slug: str, name: str) -> None:
         with database.connection() as connection:
             plan = plan_provision(connection, migrations, slug, name)
         tenant = provision_tenant(database, plan, plan.id)
-    click.echo(f"created {tenant.slug}: schema {tenant.schema}, role {tenant.role}, {len(migrations)} migrations")
+    say(f"created {tenant.slug}: schema {tenant.schema}, role {tenant.role}, {len(migrations)} migrations")
 
 
 command.add_command(inspect)
@@ -96,12 +97,12 @@ def drift(slugs: tuple[str, ...], ddl: bool, as_json: bool) -> int:
     elif ddl:
         for slug, differences in found.items():
             if differences:
-                click.echo("\n".join([f"-- tenant {slug}", *drift_script(differences), ""]))
+                say_script("\n".join([f"-- tenant {visible(slug)}", *drift_script(differences), ""]))
     else:
         for slug, differences in found.items():
             for one in differences:
-                click.echo(f"! {slug}: {one}")
-        click.echo(f"{sum(map(bool, found.values()))} of {len(found)} tenants differ from _template")
+                say(f"! {slug}: {one}")
+        say(f"{sum(map(bool, found.values()))} of {len(found)} tenants differ from _template")
     return 3 if any(found.values()) else 0
 
 
@@ -109,7 +110,7 @@ def _set_status(slug: str, status: str) -> None:
     with open_database() as database, database.connection() as connection:
         database.check_writable()
         tenant = set_status(connection, slug, status)
-    click.echo(f"{tenant.slug} is {tenant.status}")
+    say(f"{tenant.slug} is {tenant.status}")
 
 
 @command.command()
@@ -143,7 +144,7 @@ def rename(slug: str, new_slug: str, name: str | None) -> int:
     with open_database() as database:
         moved = rename_tenant(database, slug, new_slug, name)
     tenant = moved.tenant
-    click.echo(f"renamed {slug} to {tenant.slug}: schema {tenant.schema}, role {tenant.role}")
+    say(f"renamed {slug} to {tenant.slug}: schema {tenant.schema}, role {tenant.role}")
     return _print_mentions(moved)
 
 
@@ -155,14 +156,14 @@ def drop(slug: str, confirm: str) -> None:
     with open_database() as database:
         if confirm:
             result = drop_tenant(database, slug, confirm)
-            click.echo(f"dropped {slug}: {result.dropped_count} objects in {len(result.batches)} transactions")
+            say(f"dropped {slug}: {result.dropped_count} objects in {len(result.batches)} transactions")
             return
         with database.connection() as connection:
             plan = plan_drop(connection, get_tenant(connection, slug))
     print_table(["table", "rows"], [(table, f"{rows:,}") for table, rows in plan.rows.items()])
-    click.echo(f"plan {plan.id}: {len(plan.tables)} tables, {plan.row_count:,} rows, {plan.size / 2**20:.1f} MiB")
+    say(f"plan {plan.id}: {len(plan.tables)} tables, {plan.row_count:,} rows, {plan.size / 2**20:.1f} MiB")
     plan.check(plan.id)
-    click.echo(f"dry run: nothing was dropped; to drop all of it for good, add --confirm {plan.id}")
+    say(f"dry run: nothing was dropped; to drop all of it for good, add --confirm {plan.id}")
 
 
 @command.command("hand-over")
@@ -177,21 +178,21 @@ def hand_over_(confirm: str) -> int:
         if confirm:
             run = hand_over(database, confirm)
             plan, failed = run.plan, run.failed
-            click.echo(f"handed over to {plan.owner}: {len(plan.parts) - len(failed)} of {len(plan.parts)} parts")
+            say(f"handed over to {plan.owner}: {len(plan.parts) - len(failed)} of {len(plan.parts)} parts")
         else:
             with database.connection() as connection:
                 plan, failed = plan_hand_over(connection), {}
             for statement in (statement for part in plan.parts for statement in part.statements):
-                click.echo(f"{statement};")
+                say(f"{statement};")
     for subject, reason in failed.items():
-        click.echo(f"! {subject} was not handed over: {reason}; plan it again")
+        say(f"! {subject} was not handed over: {reason}; plan it again")
     for schema, owners in plan.left.items():
-        click.echo(f"! schema {schema}: something belongs to {', '.join(owners)}, who can hand it over")
+        say(f"! schema {schema}: something belongs to {', '.join(owners)}, who can hand it over")
     if not plan.parts:
-        click.echo("nothing to hand over by this login")
+        say("nothing to hand over by this login")
     elif not confirm:
-        click.echo(f"plan {plan.id}: {plan.statement_count} statements")
-        click.echo(f"dry run: nothing was changed; to run them, add --confirm {plan.id}")
+        say(f"plan {plan.id}: {plan.statement_count} statements")
+        say(f"dry run: nothing was changed; to run them, add --confirm {plan.id}")
     return 3 if failed or plan.left else 0
 
 
@@ -204,9 +205,9 @@ def export(slug: str, file: Path) -> int:
         with database.connection() as connection:
             tenant = get_tenant(connection, slug)
         manifest = export_tenant(database, tenant, file)
-    click.echo(f"exported {slug} to {file}: {len(manifest.rows)} tables, {manifest.row_count:,} rows")
+    say(f"exported {slug} to {file}: {len(manifest.rows)} tables, {manifest.row_count:,} rows")
     for need in manifest.needs:
-        click.echo(f"where it is imported there must be: {need}")
+        say(f"where it is imported there must be: {need}")
     return _print_left_out(manifest)
 
 
@@ -223,21 +224,21 @@ def import_(file: Path, slug: str | None) -> int:
     with open_database() as database:
         moved = import_tenant(database, file, slug)
     tenant = moved.tenant
-    click.echo(f"imported {tenant.slug}: schema {tenant.schema}, role {tenant.role}; the row counts are the manifest's")
+    say(f"imported {tenant.slug}: schema {tenant.schema}, role {tenant.role}; the row counts are the manifest's")
     return max(_print_mentions(moved), _print_left_out(read_manifest(file)))
 
 
 def _print_left_out(manifest: Manifest) -> int:
     for one in manifest.left_out:
-        click.echo(f"! not in the file: {one}")
+        say(f"! not in the file: {one}")
     return 3 if manifest.left_out else 0
 
 
 def _print_mentions(moved: MovedTenant) -> int:
     for mention in moved.mentions:
-        click.echo(f"! {mention}")
+        say(f"! {mention}")
     if moved.mentions:
-        click.echo(
+        say(
             f"{len(moved.mentions)} object(s) still name the old schema in their text: rewrite by hand those that mean it"
         )
     return 3 if moved.mentions else 0

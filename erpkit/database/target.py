@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import NamedTuple
 
 import psycopg
@@ -74,4 +75,7 @@ def _reason(error: psycopg.Error) -> str:
     line = next((line for line in lines if "FATAL:" in line), None) or next(
         (line for line in lines if "failed: " in line), lines[0]
     )
-    return line.split("FATAL:")[-1].split("failed: ")[-1].strip()
+    reason = line.split("FATAL:")[-1].split("failed: ")[-1].strip()
+    if re.search(r"local user with ID \d+ does not exist", reason):  # libpq would log in under the system user's name
+        reason = f"{reason}: name the database's user in ERPKIT_DATABASE, or set PGUSER"
+    return reason

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -10,6 +9,7 @@ from uuid import UUID
 
 import psycopg
 
+from erpkit.config import acting_user
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError, UsageError
 from erpkit.events.dead_letters import DeadLetter, bury, describe_error
@@ -259,7 +259,7 @@ def _read(connection: Connection, uuid: UUID) -> Message | None:
 
 
 def _close(connection: Connection, letter: DeadLetter, status: str, reason: str) -> None:
-    facts = {"status": status, "who": _user(), "reason": reason}
+    facts = {"status": status, "who": acting_user(), "reason": reason}
     connection.execute(_CLOSE, {**facts, "handler": letter.handler, "uuid": letter.uuid})
 
 
@@ -272,10 +272,3 @@ def _note_failure(connection: Connection, letter: DeadLetter, error: Exception) 
 
 def _result(letter: DeadLetter, state: State, detail: str = "") -> LetterResult:
     return LetterResult(letter.tenant, letter.handler, letter.topic, letter.offset, letter.uuid, state, detail)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user without a name
-        return "unknown"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from uuid import UUID
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from erpkit.config import acting_user
 from erpkit.database import Connection, Database, Errors, Tenant, note_errors, read_tenants, tenants_with_table
 from erpkit.errors import ErpkitError, UsageError
 from erpkit.events.log import announce
@@ -170,7 +170,7 @@ def open_replay(database: Database, plan: ReplayPlan, replay_id: UUID) -> None:
                     "target) VALUES (%s, %s, %s, %s, %s, 'running', %s, %s, %s, %s)"
                 ).format(table),
                 [
-                    replay_id, plan.id, selection, sorted({step.handler for step in steps}), getpass.getuser(),
+                    replay_id, plan.id, selection, sorted({step.handler for step in steps}), acting_user(),
                     min(step.first_offset for step in steps) - 1, max(step.last_offset for step in steps),
                     sum(step.events for step in steps), Jsonb(asdict(plan.target)) if plan.target else None,
                 ],
@@ -211,7 +211,7 @@ def record(connection: Connection, replay_id: UUID, outcomes: Sequence[Outcome],
             "UPDATE erpkit_dead_letters d SET status = 'resolved', resolved_at = now(), resolved_by = %s, reason = %s "
             "FROM unnest(%s::text[], %s::uuid[]) r (handler, uuid) "
             "WHERE d.handler = r.handler AND d.uuid = r.uuid AND d.status = 'open'",
-            [getpass.getuser(), f"replay {replay_id}", *keys],
+            [acting_user(), f"replay {replay_id}", *keys],
         )
     states = Counter(outcome.state for outcome in outcomes)
     connection.execute(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
 import threading
@@ -15,6 +14,7 @@ from uuid import uuid4
 import psycopg
 from psycopg import sql
 
+from erpkit.config import acting_user
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import ErpkitError, PlanChangedError, UsageError
 from erpkit.events.log import announce
@@ -189,14 +189,14 @@ def _note(connection: Connection, shadow: Shadow, diff: ShadowDiff) -> None:
             "WHERE handler = ANY(%s) AND status = 'open' "
             "AND NOT EXISTS (SELECT FROM {} f WHERE f.handler = d.handler AND f.uuid = d.uuid)"
         ).format(failures),
-        [getpass.getuser(), f"rebuilt: {diff.id}", handlers],
+        [acting_user(), f"rebuilt: {diff.id}", handlers],
     )
     announce(connection)  # what was parked behind a letter is free now
     connection.execute(
         "INSERT INTO erpkit_replays (replay_id, plan_id, selection, handlers, requested_by, state, finished_at, planned, "
         "handled, failed, resolved) VALUES (%s, %s, '{\"target\": \"shadow\"}', %s, %s, 'done', now(), %s, %s, %s, %s)",
         [
-            uuid4(), diff.id, handlers, getpass.getuser(), diff.shadow.events, diff.shadow.events - diff.shadow.failed,
+            uuid4(), diff.id, handlers, acting_user(), diff.shadow.events, diff.shadow.events - diff.shadow.failed,
             diff.shadow.failed, resolved.rowcount,
         ],
     )  # fmt: skip

@@ -15,6 +15,7 @@ from erpkit.events.context import Context
 from erpkit.events.message import Message
 from erpkit.events.middleware import Handle, Middleware
 from erpkit.modules import EventHandler
+from erpkit.visible import visible
 
 __all__ = ["Watch", "Watchdog", "watched"]
 
@@ -70,8 +71,11 @@ class Watchdog(Watch):
         if time.monotonic() - since < limit:
             return
         sys.stderr.write(
-            f"erpkit: {handler.name} has had the event at offset {message.offset} of tenant {tenant.slug} in hand for more than "
-            f"{limit:g} s: this process ends\n"
+            visible(
+                f"erpkit: {handler.name} has had the event at offset {message.offset} of tenant {tenant.slug} in hand for more than "
+                f"{limit:g} s: this process ends"
+            )
+            + "\n"
         )
         sys.stderr.flush()
         os._exit(1)

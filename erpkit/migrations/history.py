@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import platform
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg import sql
 
+from erpkit.config import acting_user
 from erpkit.database import Connection, Tenant, grant_analysts, may_not_read, share_table
 from erpkit.errors import DatabaseError
 from erpkit.migrations.files import Migration
@@ -64,7 +64,7 @@ class Run:
 
     plan_id: str
     id: UUID = field(default_factory=uuid4)
-    who: str = field(default_factory=lambda: f"{_user()}@{platform.node()}")
+    who: str = field(default_factory=lambda: f"{acting_user()}@{platform.node()}")
 
 
 @dataclass(frozen=True)
@@ -239,10 +239,3 @@ def _values(tenant: Tenant, migration: Migration, direction: Direction, run: Run
         "state": state,
         "checksum": migration.checksum,
     }
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user without a name
-        return "unknown"

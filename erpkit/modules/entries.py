@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from traceback import extract_tb
 
-from erpkit.config import Settings
+from erpkit.config import Settings, expand_home
 from erpkit.errors import ModuleError
 from erpkit.modules.wiring import ModuleFinding
 
@@ -44,7 +44,7 @@ def read_candidates(settings: Settings) -> Candidates:
     if settings.modules is not None and is_path(settings.modules):
         from erpkit.modules.manifest import read_manifest  # noqa: PLC0415 - pydantic is slow to import
 
-        return Candidates(tuple(read_manifest(Path(settings.modules).expanduser())))
+        return Candidates(tuple(read_manifest(expand_home("ERPKIT_MODULES", settings.modules))))
     group = settings.modules or DEFAULT_GROUP
     entries = entry_points(group=group)
     if not entries and settings.modules is None and settings.is_embedded:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from erpkit.modules.edges import Edge
 from erpkit.modules.graph import ModuleGraph
+from erpkit.visible import visible
 
 __all__ = ["as_mermaid"]
 
@@ -39,4 +40,11 @@ def _arrow(edges: Iterable[Edge], *, cut: bool) -> str:
 
 
 def _text(name: str) -> str:
-    return name.replace("&", "#amp;").replace('"', "#quot;").replace("<", "#lt;").replace(">", "#gt;")
+    return (
+        visible(name)
+        .replace("&", "#amp;")
+        .replace("`", "#96;")
+        .replace('"', "#quot;")
+        .replace("<", "#lt;")
+        .replace(">", "#gt;")
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 import re
 import sys
@@ -19,6 +18,7 @@ from erpkit.modules.edges import Edge
 from erpkit.modules.graph import ModuleGraph
 from erpkit.modules.mermaid import as_mermaid
 from erpkit.result import Picture
+from erpkit.visible import visible, visible_html
 
 __all__ = ["draw_modules"]
 
@@ -224,7 +224,7 @@ def _legend(arrows: Sequence[_Arrow], notes: Sequence[str]) -> str:
         entries.append("┅┅ not declared itself")
     if any(arrow.is_cut for arrow in arrows):
         entries.append(f'<FONT COLOR="{_COLORS["cycle"]}"><B>━━</B></FONT> to cut')
-    lines = ["&#160;&#160;&#160;".join(entries), *(html.escape(note) for note in notes)]
+    lines = ["&#160;&#160;&#160;".join(entries), *(visible_html(note) for note in notes)]
     rows = "".join(f'<TR><TD ALIGN="LEFT">{line}</TD></TR>' for line in lines if line)
     return f'<TABLE BORDER="0" CELLSPACING="0" CELLPADDING="2">{rows}</TABLE>' if rows else " "
 
@@ -252,8 +252,7 @@ def _label(name: str, more: int) -> str:
 
 def _escape(text: str) -> str:
     """Return text for a quoted string, in which a backslash would begin one of Graphviz's escapes."""
-    shown = "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
-    return shown.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "&#10;")
+    return visible(text, keep="\n").replace("\\", "\\\\").replace('"', '\\"').replace("\n", "&#10;")
 
 
 def _in_words(graph: ModuleGraph, part: _Part) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import tempfile
+from dataclasses import replace
 from typing import Any
 
 from nbclient.exceptions import CellExecutionError, DeadKernelError
@@ -33,15 +36,39 @@ class Attempt:
         self.mask = mask
         self.node: Any = None
         self.ending = Ending("ok")
+        self.said = tempfile.TemporaryFile()  # noqa: SIM115 - the kernel's own standard output and error; it goes with this
+
+    def last_words(self) -> str:
+        """Return the last line that the kernel's process wrote itself, after a colon; "" for none."""
+        self.said.seek(max(0, self.said.seek(0, os.SEEK_END) - 10_000))
+        lines = self.said.read().decode(errors="replace").split("\n")
+        return next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
 
 
 class _Manager(NotebookExecutionManager):  # type: ignore[misc]
-    """Leaves a cell that was not run `pending`; papermill would call it `completed` after a timeout or a kernel's death."""
+    """Leaves a cell that was not run `pending`; papermill would call it `completed` after a timeout or a kernel's death.
+
+    Before it saves it masks what a secret in several outputs has left: each message was masked on its own.
+    """
+
+    def __init__(self, nb: Any, mask: Mask, output_path: str) -> None:
+        super().__init__(nb, output_path=output_path, progress_bar=False)
+        self._mask = mask
+        self._cells: list[Any] = []
+
+    def cell_start(self, cell: Any, cell_index: int | None = None, **_: Any) -> None:
+        self._cells = [cell]
+        super().cell_start(cell, cell_index)
+
+    def save(self, **_: Any) -> None:
+        self._mask.streams(output for cell in self._cells for output in cell.get("outputs", ()))
+        super().save()
 
     def notebook_complete(self, **_: Any) -> None:
         self.end_time = self.now()
         self.nb.metadata.papermill["end_time"] = self.end_time.isoformat()
         self.nb.metadata.papermill["duration"] = (self.end_time - self.start_time).total_seconds()
+        self._cells = list(self.nb.cells)
         self.save()
 
 
@@ -57,7 +84,8 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
     def start_new_kernel(self, **options: Any) -> None:
         if self.km.ipykernel:
             self.set_trait("extra_arguments", ["--IPKernelApp.log_level=CRITICAL"])  # an interrupt is no news
-        super().start_new_kernel(**options)
+        # What a process of the kernel writes past Jupyter is not masked, and would stand among the answers of `--json`.
+        super().start_new_kernel(stdout=self.attempt.said, stderr=self.attempt.said, **options)
         self.attempt.stopper.provisioner = self.km.provisioner
 
     def papermill_execute_cells(self) -> None:
@@ -89,7 +117,7 @@ class _Engine:
     ) -> Any:
         """Run the cells; the ending is told by `attempt`, not by an exception."""
         attempt.node = nb
-        manager = _Manager(nb, output_path=output_path, progress_bar=False)
+        manager = _Manager(nb, attempt.mask, output_path)
         manager.notebook_start()
         start = math.ceil(min(_START, attempt.stopper.left() or _START))
         client = _Client(
@@ -99,7 +127,8 @@ class _Engine:
         try:
             client.execute()
         except (CellExecutionError, DeadKernelError, RuntimeError, TimeoutError, _StoppedError) as error:
-            attempt.ending = _ending(client, error, attempt.stopper)
+            ending = _ending(client, error, attempt.stopper)
+            attempt.ending = replace(ending, error=ending.error and attempt.mask.text(ending.error))
         finally:
             manager.notebook_complete()
         return nb
@@ -124,13 +153,14 @@ def _ending(client: _Client, error: Exception, stopper: Stopper) -> Ending:
     if isinstance(error, CellExecutionError):
         if error.ename == "SystemExit" and error.evalue in ("", "0", "None"):
             return Ending("ok", None, client.cell_index)
+        # The whole is masked before it is cut: half of a secret of several lines is one, too.
         return Ending(
-            "failed", _first_line(f"{error.ename}: {client.attempt.mask.text(error.evalue)}"), client.cell_index
+            "failed", _first_line(client.attempt.mask.text(f"{error.ename}: {error.evalue}")), client.cell_index
         )
     if isinstance(error, DeadKernelError):
         return Ending("killed", f"the kernel died{_status(client)}", client.cell_index or 0)
     if client.cell_index is None:
-        return Ending("failed", f"the kernel did not start: {_first_line(str(error))}", 0)
+        return Ending("failed", f"the kernel did not start: {_first_line(str(error))}{client.attempt.last_words()}", 0)
     return Ending("failed", _first_line(str(error)), client.cell_index)
 
 

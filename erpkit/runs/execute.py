@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from erpkit.runs.stopper import Stopper
 if TYPE_CHECKING:
     from traitlets.config import Config
 
-__all__ = ["execute", "find_kernel"]
+__all__ = ["execute", "find_kernel", "home_folder"]
 
 
 def find_kernel(notebook: Notebook, wanted: str | None = None) -> str:
@@ -55,7 +55,20 @@ def execute(
         pass  # the attempt knows
     finally:
         stopper.close()
+        attempt.said.close()
     return attempt.ending, attempt.node
+
+
+@contextmanager
+def home_folder() -> Iterator[None]:
+    """Give Jupyter a temporary home folder where the user has none: one without a name, and without HOME."""
+    with ExitStack() as stack:
+        try:
+            Path.home()
+        except RuntimeError:
+            os.environ["HOME"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="erpkit-home-"))
+            stack.callback(os.environ.pop, "HOME")
+        yield
 
 
 def _literal(path: Path) -> str:

@@ -17,6 +17,7 @@ from erpkit.errors import RunError, UsageError
 from erpkit.runs.job import Job
 from erpkit.runs.notebook import Notebook
 from erpkit.runs.result import Outcome, RunResult, worst_exit_code
+from erpkit.runs.secrets import Mask
 
 __all__ = ["FleetResult", "run_fleet", "tenant_parameter"]
 
@@ -98,7 +99,7 @@ class _Processes:
         if self._stopped and process.returncode == -signal.SIGTERM:
             return None  # it was not yet so far that it could record anything
         if process.returncode != 0:
-            raise RunError(_why(process.returncode, err))
+            raise RunError(_why(process.returncode, Mask(job.parameters).text(err)))
         return job.read_result(out)
 
     def _watch(self, process: subprocess.Popen[str], job: Job) -> str:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from erpkit.runs.harmless import POLICY
+from erpkit.visible import visible_html
+
 __all__ = ["INDEX", "Entry", "head", "read_entries", "write_index"]
 
 INDEX = "index.html"
@@ -20,7 +23,8 @@ _META = re.compile(r'<meta name="erpkit-run" content="([^"]*)">')
 _HEAD = 16_384  # bytes of a report in which its meta is found
 _FILTER = "body:has(#n{n}:checked) tr[data-n]:not([data-n='{n}']) {{ display: none; }}"
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<html lang="en"><head><meta charset="utf-8">{policy}
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Runs</title><style>
 {style}
 {filters}
@@ -52,7 +56,7 @@ class Entry:
 
 def head(facts: Mapping[str, Any]) -> str:
     """Return the line in a report's head from which the index is made."""
-    return f'<meta name="erpkit-run" content="{html.escape(json.dumps(dict(facts)))}">'
+    return f'<meta name="erpkit-run" content="{visible_html(json.dumps(dict(facts)))}">'
 
 
 def read_entries(folder: Path) -> list[Entry]:
@@ -79,6 +83,7 @@ def _page(entries: Sequence[Entry]) -> str:
     notebooks = sorted({entry.notebook for entry in entries})
     choices = "".join(_choice(n, name) for n, name in enumerate(["all", *notebooks]))
     return _PAGE.format(
+        policy=POLICY,
         style=(Path(__file__).parent / "report.css").read_text(encoding="utf-8"),
         filters="\n".join(_FILTER.format(n=n) for n in range(1, len(notebooks) + 1)),
         choices=choices,
@@ -89,17 +94,17 @@ def _page(entries: Sequence[Entry]) -> str:
 
 def _choice(n: int, name: str) -> str:
     checked = "" if n else " checked"
-    return f'<label><input type="radio" name="notebook" id="n{n}"{checked}> {html.escape(name)}</label>'
+    return f'<label><input type="radio" name="notebook" id="n{n}"{checked}> {visible_html(name)}</label>'
 
 
 def _row(entry: Entry, n: int) -> str:
     mark = "good" if entry.outcome == "ok" else "look" if entry.outcome == "findings" else "bad"
     started = entry.started[:16].replace("T", " ")
-    tenants = html.escape(", ".join(entry.tenants))
+    tenants = visible_html(", ".join(entry.tenants))
     return (
-        f'<tr data-n="{n}"><td><time>{html.escape(started)}</time></td>'
-        f'<td><a href="{html.escape(entry.name)}" title="{html.escape(entry.title)}">{html.escape(entry.notebook)}</a></td>'
-        f'<td>{tenants}</td><td class="{mark}">{html.escape(entry.verdict)}</td><td class="number">{entry.seconds:.1f}</td></tr>'
+        f'<tr data-n="{n}"><td><time>{visible_html(started)}</time></td>'
+        f'<td><a href="{visible_html(entry.name)}" title="{visible_html(entry.title)}">{visible_html(entry.notebook)}</a></td>'
+        f'<td>{tenants}</td><td class="{mark}">{visible_html(entry.verdict)}</td><td class="number">{entry.seconds:.1f}</td></tr>'
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from erpkit.runs.result import Ending
+from erpkit.visible import visible_html
 
 __all__ = ["mark_cells"]
 
@@ -49,9 +50,8 @@ def _count(left: int) -> str:
 
 
 def _note(strong: str, rest: str = "") -> Any:
-    import html  # noqa: PLC0415
 
     import nbformat  # noqa: PLC0415
 
-    text = f'<div class="erpkit-note" style="color:#b91c1c"><b>{html.escape(strong)}</b> {html.escape(rest)}</div>'
+    text = f'<div class="erpkit-note" style="color:#b91c1c"><b>{visible_html(strong)}</b> {visible_html(rest)}</div>'
     return nbformat.v4.new_markdown_cell(text, metadata={"tags": [_TAG]})

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from erpkit.errors import RunError, UsageError
 from erpkit.runs.result import Outcome, RunResult
+from erpkit.visible import visible
 
 __all__ = ["is_news", "read_urls", "send_news"]
 
@@ -61,10 +62,11 @@ def _kind(result: RunResult) -> str:
 
 def _title(result: RunResult, before: Outcome | None) -> str:
     about = f" ({', '.join(result.tenants)})" if result.tenants else ""
-    return f"{result.notebook}{about}: {result.outcome}{f', was {before}' if before else ''}"
+    return visible(f"{result.notebook}{about}: {result.outcome}{f', was {before}' if before else ''}")
 
 
 def _body(result: RunResult) -> str:
     more = len(result.findings) - _FINDINGS
     lines = [result.verdict, *(f"- {finding}" for finding in result.findings[:_FINDINGS])]
-    return "\n".join([*lines, *([f"and {more} more"] if more > 0 else []), f"report {result.places[1]}"])
+    lines += [f"and {more} more"] if more > 0 else []
+    return "\n".join(map(visible, [*lines, f"report {result.places[1]}"]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import os
 import platform
@@ -11,6 +10,8 @@ import subprocess
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from erpkit.config import acting_user
 
 __all__ = ["Provenance", "read_provenance"]
 
@@ -30,7 +31,7 @@ class Provenance:
 def read_provenance(notebook: Path) -> Provenance:
     """Read who runs `notebook` and in what surroundings."""
     return Provenance(
-        who=_user(),
+        who=acting_user(),
         host=socket.gethostname(),
         pid=os.getpid(),
         checksum=hashlib.sha256(notebook.read_bytes()).hexdigest(),
@@ -64,10 +65,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user without a name
-        return "unknown"

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import html
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from erpkit.runs.harmless import POLICY, harmless
 from erpkit.runs.index import head
 from erpkit.runs.provenance import Provenance
 from erpkit.runs.result import RunResult
+from erpkit.visible import visible_html
 
 __all__ = ["run_key", "write_report"]
 
+_HTML, _SVG = "text/html", "image/svg+xml"
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<html lang="en"><head><meta charset="utf-8">{policy}
+<meta name="viewport" content="width=device-width, initial-scale=1">
 {meta}
 <title>{title}</title><style>
 {style}
@@ -35,21 +39,20 @@ def run_key(notebook: str, parameters: Mapping[str, Any]) -> str:
 
 
 def write_report(node: Any, title: str, result: RunResult, origin: Provenance) -> None:
-    """Write the text and the outputs of an executed notebook to the result's report, the run's facts and summary on top."""
-    from nbconvert import HTMLExporter  # noqa: PLC0415 - slow to import
+    """Write the text and the outputs of an executed notebook to the result's report, the run's facts and summary on top.
 
-    exporter = HTMLExporter(
-        template_name="basic", exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True
-    )
-    body, _ = exporter.from_notebook_node(_without_widgets(node))
+    Nothing of it acts: a script in an output would run under the name of whoever opens the report.
+    """
+    body, _ = _exporter().from_notebook_node(_shown(node))
     style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
     rows = "".join(
-        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd></div>"
+        f"<div><dt>{visible_html(name)}</dt><dd>{visible_html(str(value))}</dd></div>"
         for name, value in _facts(result, origin).items()
     )
     page = _PAGE.format(
+        policy=POLICY,
         meta=head(_entry(title, result)),
-        title=html.escape(title),
+        title=visible_html(title),
         style=style,
         facts=rows,
         summary=result.summary.html() if result.summary else "",
@@ -78,18 +81,52 @@ def _entry(title: str, result: RunResult) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _without_widgets(node: Any) -> Any:
-    """Take out what only a running kernel could fill; a widget that brings a table of its own leaves that."""
+def _exporter() -> Any:
+    from jinja2 import pass_context  # noqa: PLC0415 - slow to import
+    from nbconvert import HTMLExporter  # noqa: PLC0415
+
+    class Exporter(HTMLExporter):
+        """Makes harmless what text becomes; a text cell may hold any HTML."""
+
+        @pass_context
+        def markdown2html(self, context: Any, source: str) -> str:
+            return harmless(super().markdown2html(context, source))
+
+    made: Any = Exporter
+    return made(template_name="basic", exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True)
+
+
+def _shown(node: Any) -> Any:
+    """Return a copy with what a report shows, of each output in its richest form that needs no kernel and no script."""
     from copy import deepcopy  # noqa: PLC0415
 
     node = deepcopy(node)
     node.metadata.pop("widgets", None)
     for cell in node.cells:
+        cell.metadata = type(cell.metadata)()
+        if cell.cell_type == "raw":
+            cell.cell_type, cell.source = "markdown", f"<pre>{visible_html(cell.source)}</pre>"
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not _is_widget_alone(output)]
             for output in cell.outputs:
-                output.get("data", {}).pop(_WIDGET, None)
+                if "data" in output:
+                    output.metadata, output.data = type(output.data)(), type(output.data)(_shown_data(output.data))
     return node
+
+
+def _shown_data(data: Mapping[str, Any]) -> dict[str, Any]:
+    texts = {kind: "".join(value) if isinstance(value, list) else str(value) for kind, value in data.items()}
+    if _HTML in texts:
+        return {_HTML: harmless(texts[_HTML])}
+    if _SVG in texts:
+        return {_HTML: harmless(texts[_SVG])}
+    for kind in ("image/png", "image/jpeg"):
+        if re.fullmatch(r"[A-Za-z0-9+/=\s]+", texts.get(kind, "")):
+            return {kind: texts[kind]}
+    if "text/markdown" in texts:
+        return {"text/markdown": texts["text/markdown"]}
+    plain = texts.get("text/latex") or texts.get("text/plain")  # there is nothing that would set the formula
+    return {"text/plain": plain} if plain else {}
 
 
 def _is_widget_alone(output: Any) -> bool:

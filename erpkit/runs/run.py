@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from erpkit.errors import ErpkitError, RunError, UsageError
-from erpkit.runs.execute import execute, find_kernel
+from erpkit.runs.execute import execute, find_kernel, home_folder
 from erpkit.runs.index import read_entries, write_index
 from erpkit.runs.notebook import Notebook
 from erpkit.runs.notes import mark_cells
@@ -72,10 +72,9 @@ def run_notebook(
         raise UsageError(
             f"this run of {notebook.path.stem} may write, and is not tried again unless --retry-writes says so"
         )
-    name, urls = find_kernel(notebook, kernel), read_urls()
-    destination, stopper = Destination(place), Stopper(limits)
-    first = datetime.now(UTC)
-    with stopper.signals():
+    urls, stopper, first = read_urls(), Stopper(limits), datetime.now(UTC)
+    with home_folder(), stopper.signals():
+        name, destination = find_kernel(notebook, kernel), Destination(place)
         for attempt in range(1, retry.times + 2):
             run = _Run(notebook, values, name, destination, stem, attempt, recorder)
             result = run.do(stopper)
@@ -113,7 +112,7 @@ class _Run:
         try:
             result = self._execute(stopper, began)
         except Exception as error:
-            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            reason = f"{type(error).__name__}: {(Mask(self._values).text(str(error)).splitlines() or [''])[0]}"
             self._recorder.finish(self.start, self._result(None, Ending("failed", reason), time.perf_counter() - began))
             raise RunError(f"the run of {self.start.notebook} broke off: {reason}") from error
         self._recorder.finish(self.start, result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from erpkit.tenants.large import read_large
 from erpkit.tenants.reading_sql import check_reading
 from erpkit.tenants.sql_tokens import Kind, read_tokens
 from erpkit.tenants.values import Loading
+from erpkit.visible import visible_html
 
 if TYPE_CHECKING:
     import pandas
@@ -52,7 +52,7 @@ class Across:
         ]
 
     def _repr_html_(self) -> str:
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        notes = "".join(f"<li>{visible_html(note)}</li>" for note in self.notes)
         return f"{self.frame.to_html(max_rows=60)}<ul>{notes}</ul>"
 
 

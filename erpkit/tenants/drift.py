@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -113,7 +114,14 @@ def compare_schemas(
 
 def drift_script(differences: Iterable[Difference]) -> list[str]:
     """Put the DDL of differences into an order in which it can be run: what others need comes before them."""
-    return [difference.ddl for difference in in_order(differences)]
+    return [_commented(difference.ddl) for difference in in_order(differences)]
+
+
+def _commented(ddl: str) -> str:
+    """Let what is a comment stay one: a name with a line end in it would make a statement of its second line."""
+    if not ddl.startswith("--"):
+        return ddl
+    return "\n".join(line if line.startswith("--") else f"-- {line}" for line in re.split(r"\r\n?|\n", ddl))
 
 
 def in_order(differences: Iterable[Difference]) -> list[Difference]:

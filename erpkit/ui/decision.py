@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import threading
 from collections.abc import Callable
 from functools import cached_property
@@ -15,6 +14,7 @@ from erpkit.plan import Plan, PlanRecord, Shown, Work
 from erpkit.result import Summary, to_html
 from erpkit.ui.lab import run_below_button
 from erpkit.ui.progress import progress_bar
+from erpkit.visible import visible_html
 from erpkit.watching import is_a_notebook_watched
 
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ class Decision(Generic[_Record, _Result]):
 
     def _take(self, plan: Plan[_Record, _Result]) -> None:
         self.plan = plan
-        target = f" on <strong>{html.escape(plan.target)}</strong>"
-        self.head.value = f"<code>{html.escape(plan.id)}</code>: {html.escape(str(plan.record))}{target}"
+        target = f" on <strong>{visible_html(plan.target)}</strong>"
+        self.head.value = f"<code>{visible_html(plan.id)}</code>: {visible_html(str(plan.record))}{target}"
         self.view.value = _shown(plan.record)
         self._check()
 
@@ -171,7 +171,7 @@ class Decision(Generic[_Record, _Result]):
     def _tell(self, text: str, wrong: bool = False) -> None:
         color = ' style="color:var(--jp-error-color1,#dc2626)"' if wrong else ""
         role = "alert" if wrong else "status"
-        self.state.value = f'<span role="{role}"{color}>{html.escape(text)}</span>' if text else ""
+        self.state.value = f'<span role="{role}"{color}>{visible_html(text)}</span>' if text else ""
 
 
 def _shown(result: Shown) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from erpkit.tenants import Across, across, find_tenants
 from erpkit.ui.plots import plot_counts
 from erpkit.ui.reading import read_again
 from erpkit.ui.show import Table
+from erpkit.visible import visible_html
 from erpkit.watching import is_a_notebook_watched, unseen_widgets
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Explorer:
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         """Show the widget, and where there is no browser to draw it, its table."""
-        title = f"<p><strong>{html.escape(self._title())}</strong>: {self.state.value}</p>"
+        title = f"<p><strong>{visible_html(self._title())}</strong>: {self.state.value}</p>"
         widget = self.widget._repr_mimebundle_(**options) if is_a_notebook_watched() else {}
         return widget | {
             "text/plain": self._title(),
@@ -131,7 +131,7 @@ class Explorer:
             work()
         except (ErpkitError, psycopg.Error) as error:
             self.frame, self.picture.value, self.view.value = None, "", ""
-            self.state.value = f'<span role="alert" style="color:#dc2626">{html.escape(str(error))}</span>'
+            self.state.value = f'<span role="alert" style="color:#dc2626">{visible_html(str(error))}</span>'
         finally:
             self._is_busy = False
 

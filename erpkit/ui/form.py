@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from erpkit.ui.choices import Choices
 from erpkit.ui.declaration import declared_parameters
 from erpkit.ui.fields import Field, field_of
 from erpkit.ui.lab import run_below_button
+from erpkit.visible import visible_html
 from erpkit.watching import is_a_notebook_watched
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Form:
         self.run_below = run_below_button()
         for field in self.fields.values():
             field.input.observe(partial(self._set, field), names="value")
-        notes = [ipywidgets.HTML(f"<em>{html.escape(note)}</em>") for note in found.notes]
+        notes = [ipywidgets.HTML(f"<em>{visible_html(note)}</em>") for note in found.notes]
         rows = [_row(field) for field in self.fields.values()]
         self.widget = ipywidgets.VBox([*rows, *notes, self.problem, self.run_below])
 
@@ -74,14 +74,14 @@ class Form:
             self._namespace[name] = checked[name]
         except ErpkitError as error:
             self._wrong[name] = str(error)
-        self.problem.value = "".join(_ALERT.format(html.escape(line)) for line in list(self._wrong.values())[:1])
+        self.problem.value = "".join(_ALERT.format(visible_html(line)) for line in list(self._wrong.values())[:1])
         self.run_below.disabled = bool(self._wrong)
 
 
 def _row(field: Field) -> VBox:
     import ipywidgets  # noqa: PLC0415
 
-    help_ = ipywidgets.HTML(f'<span style="opacity:.75">{html.escape(_help(field.parameter))}</span>')
+    help_ = ipywidgets.HTML(f'<span style="opacity:.75">{visible_html(_help(field.parameter))}</span>')
     line = ipywidgets.HBox(
         [field.entry or field.input, help_], layout={"flex_flow": "row wrap", "align_items": "center"}
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from erpkit.database import Database
 from erpkit.errors import ErpkitError, PlanChangedError
 from erpkit.ui.lab import run_below_button
 from erpkit.ui.show import Table
+from erpkit.visible import visible_html
 from erpkit.watching import is_a_notebook_watched
 
 if TYPE_CHECKING:
@@ -194,12 +194,12 @@ class Guard(Generic[_Plan, _Result]):
 
     def _show_plan(self) -> None:
         what = "no plan: plan first" if self.plan is None else self._operation.describe(self.plan)
-        id_ = f"<code>{html.escape(self.plan.id)}</code>: " if self.plan else ""
-        self.head.value = f"{id_}{html.escape(what)} on <strong>{html.escape(self._database.target)}</strong>"
+        id_ = f"<code>{visible_html(self.plan.id)}</code>: " if self.plan else ""
+        self.head.value = f"{id_}{visible_html(what)} on <strong>{visible_html(self._database.target)}</strong>"
         self.plan_button.description = "Plan again" if self.plan else "Plan"
         self._check()
 
     def _tell(self, text: str, wrong: bool = False) -> None:
         color = ' style="color:var(--jp-error-color1,#dc2626)"' if wrong else ""
         role = "alert" if wrong else "status"
-        self.state.value = f'<span role="{role}"{color}>{html.escape(text)}</span>' if text else ""
+        self.state.value = f'<span role="{role}"{color}>{visible_html(text)}</span>' if text else ""

@@ -16,6 +16,7 @@ from erpkit.tenants import Across, across, find_tenants
 from erpkit.ui.progress import progress_bar
 from erpkit.ui.reading import name_some, read_again, reasons
 from erpkit.ui.show import Table
+from erpkit.visible import visible
 
 if TYPE_CHECKING:
     import pandas
@@ -91,7 +92,7 @@ class TenantMagics(Magics):
     def _give(self, frame: pandas.DataFrame, result: Across, arguments: Any) -> pandas.DataFrame | None:
         """Return the rows, or put them into a variable; what a reader must know is told above them."""
         for note in _notes(result, arguments.limit):
-            print(note)
+            print(visible(note))
         if arguments.output is None:
             return frame
         if not arguments.output.isidentifier():

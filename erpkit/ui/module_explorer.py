@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from erpkit.modules import ModuleCheck, cut_edges, find_impact
+from erpkit.visible import visible_html
 
 __all__ = ["ModuleExplorer", "explore_modules"]
 
@@ -88,4 +88,4 @@ class ModuleExplorer:
 
 
 def _said(text: str) -> str:
-    return f"<p>{html.escape(text)}</p>"
+    return f"<p>{visible_html(text)}</p>"

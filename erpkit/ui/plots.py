@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from erpkit.events import ReplayPlan
 from erpkit.tenants import Growth, TenantInspection
+from erpkit.visible import visible, visible_html
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,10 +31,10 @@ class Picture:
 
     def _repr_html_(self) -> str:
         if "<svg" not in self.svg:
-            return f"<p><em>{html.escape(self.svg)}</em></p>"
+            return f"<p><em>{visible_html(self.svg)}</em></p>"
         style = "color:#111;background:#fff;border-radius:.4em;padding:.4em;margin:.4em 0 .8em;"
         style += "width:fit-content;max-width:100%;overflow-x:auto"
-        return f'<div role="img" aria-label="{html.escape(self.text)}" style="{style}">{self.svg}</div>'
+        return f'<div role="img" aria-label="{visible_html(self.text)}" style="{style}">{self.svg}</div>'
 
     def __repr__(self) -> str:
         return self.text
@@ -100,7 +100,7 @@ def plot_counts(names: Sequence[str], counts: Sequence[int], title: str) -> Pict
 
 def _label(text: str) -> str:
     """Return one short line of text to stand beside a bar; a dollar sign would begin a formula."""
-    line = " ".join(text.split())
+    line = visible(" ".join(text.split()))
     return (line if len(line) <= _LABEL else f"{line[:_LABEL]}…").replace("$", r"\$")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from erpkit.grid import MOST_ROWS as MOST_ROWS_TO_SORT
 from erpkit.grid import grid_of
+from erpkit.visible import visible, visible_html
 from erpkit.watching import is_a_notebook_watched
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Table:
     raw: bool = False
 
     def __repr__(self) -> str:
-        return self.empty if self.frame.empty else str(self.frame.to_string(index=False))
+        return visible(self.empty if self.frame.empty else self.frame.to_string(index=False), keep="\n")
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         """Add the widget to what a front end can choose from; nothing is added where it would be debris."""
@@ -64,7 +64,7 @@ class Table:
             for values in self.frame.head(MOST_ROWS_TO_SORT).itertuples(index=False, name=None)
         ]
         long = [any(len(row[n]) > _LONG for row in rows) for n in range(len(numeric))]
-        return grid_of([str(name) for name in self.frame.columns], rows, numeric, long, len(self.frame))
+        return grid_of([visible(name) for name in self.frame.columns], rows, numeric, long, len(self.frame))
 
     def _numeric(self) -> list[bool]:
         return [
@@ -75,7 +75,7 @@ class Table:
 
     def _repr_html_(self) -> str:
         if self.frame.empty:
-            return f"<p><em>{html.escape(self.empty)}</em></p>"
+            return f"<p><em>{visible_html(self.empty)}</em></p>"
         numeric = self._numeric()
         head = _row([str(name) for name in self.frame.columns], numeric, "th", _HEAD if self.height else _BOLD)
         rows = [
@@ -103,7 +103,7 @@ def _row(values: list[str] | tuple[object, ...], numeric: list[bool], tag: str, 
 
 def _cell(value: object, number: bool, tag: str, style: str, raw: bool) -> str:
     text = _text(value, number and not raw)
-    shown = html.escape(_cut(text))
+    shown = visible_html(_cut(text))
     if _is_null(value):
         shown = f'<span style="opacity:.45">{shown}</span>'
     wrap = "white-space:normal;min-width:20em;overflow-wrap:anywhere" if len(text) > _LONG else "white-space:nowrap"
@@ -112,7 +112,7 @@ def _cell(value: object, number: bool, tag: str, style: str, raw: bool) -> str:
 
 def _sortable(value: object, numeric: bool, raw: bool) -> str:
     """Return the text of a cell that a browser sorts; among numbers it takes `-` for none."""
-    text = _cut(_text(value, numeric and not raw))
+    text = _cut(visible(_text(value, numeric and not raw), keep="\n\t"))
     return "-" if numeric and (_is_null(value) or text == "–") else text
 
 

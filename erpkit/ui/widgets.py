@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from erpkit.tenants import TenantInspection
+from erpkit.visible import visible_html
 from erpkit.watching import is_a_notebook_watched
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _details(inspection: TenantInspection) -> str:
         ("problems", "; ".join(inspection.problems) or "none"),
     ]
     lines = "".join(
-        f'<tr><th style="{_CELL};font-weight:600">{name}</th><td style="{_CELL}">{html.escape(text)}</td></tr>'
+        f'<tr><th style="{_CELL};font-weight:600">{name}</th><td style="{_CELL}">{visible_html(text)}</td></tr>'
         for name, text in facts
     )
     return f'<table style="line-height:1.4">{lines}</table>'
