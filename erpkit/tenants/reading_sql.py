@@ -50,24 +50,24 @@ WITH near AS (SELECT oid, nspname FROM pg_catalog.pg_namespace WHERE nspname = A
 SELECT 'volatile', p.proname::text, NULL::text, NULL::text, false FROM pg_catalog.pg_proc p
 WHERE p.proname = ANY(%(names)s) AND p.pronamespace = 'pg_catalog'::regnamespace
   AND (p.provolatile = 'v' OR NOT has_function_privilege('public', p.oid, 'EXECUTE'))
-UNION
+UNION ALL
 SELECT 'outside', p.proname::text, n.nspname::text, p.proname::text, bool_or(p.pronargs - p.pronargdefaults <= 1 AND p.pronargs > 0)
 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 WHERE p.proname = ANY(%(names)s) AND p.oid >= 16384
   AND (p.pronamespace IN (SELECT oid FROM near) OR n.nspname IN ('pg_catalog', 'information_schema'))
 GROUP BY 2, 3
-UNION
-SELECT 'operator', o.oprname::text, n.nspname::text, p.proname::text, false
+UNION ALL
+SELECT DISTINCT 'operator', o.oprname::text, n.nspname::text, p.proname::text, false
 FROM pg_catalog.pg_operator o JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 WHERE o.oprname = ANY(%(symbols)s) AND (p.oid >= 16384 OR p.provolatile = 'v')
-  AND o.oprnamespace IN (SELECT oid FROM near UNION SELECT 'pg_catalog'::regnamespace)
-UNION
+  AND (o.oprnamespace IN (SELECT oid FROM near) OR o.oprnamespace = 'pg_catalog'::regnamespace)
+UNION ALL
 SELECT 'domain', t.typname::text, n.nspname::text, p.proname::text, false
 FROM pg_catalog.pg_type t JOIN pg_catalog.pg_constraint k ON k.contypid = t.oid
   JOIN pg_catalog.pg_depend d ON d.classid = 'pg_constraint'::regclass AND d.objid = k.oid AND d.refclassid = 'pg_proc'::regclass
   JOIN pg_catalog.pg_proc p ON p.oid = d.refobjid JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 WHERE t.typname = ANY(%(names)s) AND t.typtype = 'd' AND p.oid >= 16384
-UNION
+UNION ALL
 SELECT 'cast', format('%%s AS %%s', s.typname, t.typname), n.nspname::text, p.proname::text, false
 FROM pg_catalog.pg_cast c JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
   JOIN pg_catalog.pg_type s ON s.oid = c.castsource JOIN pg_catalog.pg_type t ON t.oid = c.casttarget
