@@ -7,7 +7,6 @@ from erpkit.events.causes import DeadLetterCount, cause_of, count_dead_letters, 
 from erpkit.events.context import Context
 from erpkit.events.dead_letters import DeadLetter, DeadLetterDetail, list_dead_letters, show_dead_letter
 from erpkit.events.dispatch import CrashError, DispatchResult, dispatch, dispatch_batch
-from erpkit.events.event_files import EventFile, ImportPlan, export_events, import_events, plan_import
 from erpkit.events.lag import GroupLag, LockHolder, TopicRate, read_lag, read_lock_holders, read_rates
 from erpkit.events.letter_plan import LetterPlan, LetterSelection, plan_discard, plan_retry
 from erpkit.events.letter_run import LetterResult, LetterRun, run_discard, run_retry
@@ -15,8 +14,7 @@ from erpkit.events.log import append, list_events, read_events
 from erpkit.events.memory import EventBus
 from erpkit.events.message import Message, PayloadError, decode, encode
 from erpkit.events.parking import Parked, hold_back, list_parked
-from erpkit.events.replay import ReplayRun, run_replay
-from erpkit.events.replay_audit import (
+from erpkit.events.replay.audit import (
     ReplayRecord,
     ReplayResult,
     count_replay_results,
@@ -24,12 +22,13 @@ from erpkit.events.replay_audit import (
     list_replays,
     plan_resume,
 )
-from erpkit.events.replay_plan import ReplayPlan, ReplayStep, SendTarget, plan_replay
-from erpkit.events.replay_request import ReplayRequest, plan_request, run_request
-from erpkit.events.resend import plan_send, send_replay
-from erpkit.events.router import EVERY, careful, handle
-from erpkit.events.selection import Selection
-from erpkit.events.shadow import (
+from erpkit.events.replay.files import EventFile, ImportPlan, export_events, import_events, plan_import
+from erpkit.events.replay.plan import ReplayPlan, ReplayStep, SendTarget, plan_replay
+from erpkit.events.replay.request import ReplayRequest, plan_request, run_request
+from erpkit.events.replay.resend import plan_send, send_replay
+from erpkit.events.replay.run import ReplayRun, run_replay
+from erpkit.events.replay.selection import Selection
+from erpkit.events.replay.shadow import (
     Projection,
     Shadow,
     ShadowRecord,
@@ -39,11 +38,8 @@ from erpkit.events.shadow import (
     find_shadow,
     list_shadows,
 )
-from erpkit.events.shadow_swap import ShadowDiff, diff_shadow, rebuild_projection, swap_shadow
-from erpkit.events.timeout import HandlerTimeoutError, overdue
-from erpkit.events.upcasters import decode_message
-from erpkit.events.watchdog import Watch, Watchdog
-from erpkit.events.watermill import (
+from erpkit.events.replay.swap import ShadowDiff, diff_shadow, rebuild_projection, swap_shadow
+from erpkit.events.replay.watermill import (
     WatermillPlan,
     WatermillTopic,
     inspect_watermill,
@@ -51,6 +47,10 @@ from erpkit.events.watermill import (
     read_watermill,
     replay_watermill,
 )
+from erpkit.events.router import EVERY, careful, handle
+from erpkit.events.timeout import HandlerTimeoutError, overdue
+from erpkit.events.upcasters import decode_message
+from erpkit.events.watchdog import Watch, Watchdog
 from erpkit.events.worker import Worker, WorkerReport
 
 __all__ = [

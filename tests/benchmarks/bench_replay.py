@@ -22,7 +22,7 @@ from erpkit.config import Settings
 from erpkit.database import Database, Tenant
 from erpkit.embedded import EmbeddedServer
 from erpkit.events import Context, Selection, rebuild_projection
-from erpkit.events.selection import read_selected, stream_selected
+from erpkit.events.replay.selection import read_selected, stream_selected
 from erpkit.migrations import read_migrations
 from erpkit.modules import EventHandler, Module, Registry
 from erpkit.runs.rehearsal import drop_database

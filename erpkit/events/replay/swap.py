@@ -18,7 +18,7 @@ from erpkit.config import acting_user
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import ErpkitError, PlanChangedError, UsageError
 from erpkit.events.log import announce
-from erpkit.events.shadow import Shadow, advance, build_shadow, drop_in
+from erpkit.events.replay.shadow import Shadow, advance, build_shadow, drop_in
 from erpkit.modules import Registry
 
 __all__ = ["Difference", "ShadowDiff", "TableDiff", "diff_shadow", "rebuild_projection", "swap_shadow"]

@@ -19,8 +19,8 @@ from erpkit.errors import ErpkitError, UsageError
 from erpkit.events.faults import raise_if_lost
 from erpkit.events.message import Message
 from erpkit.events.pipelined import handle_pipelined, may_be_pipelined
-from erpkit.events.replay import Handed, Pace, hand_over, stop_on_interrupt
-from erpkit.events.selection import Selection, read_selected
+from erpkit.events.replay.run import Handed, Pace, hand_over, stop_on_interrupt
+from erpkit.events.replay.selection import Selection, read_selected
 from erpkit.modules import EventHandler, Registry
 
 __all__ = [

@@ -13,10 +13,10 @@ from erpkit.errors import UsageError
 from erpkit.events.brokers.broker import LIVE, Broker, Route
 from erpkit.events.brokers.forward import forward_group
 from erpkit.events.message import Message
-from erpkit.events.replay import ReplayRun, carry_out
-from erpkit.events.replay_audit import Outcome
-from erpkit.events.replay_plan import ReplayPlan, SendTarget, count_events, count_query, send_steps
-from erpkit.events.selection import Selection
+from erpkit.events.replay.audit import Outcome
+from erpkit.events.replay.plan import ReplayPlan, SendTarget, count_events, count_query, send_steps
+from erpkit.events.replay.run import ReplayRun, carry_out
+from erpkit.events.replay.selection import Selection
 
 __all__ = ["plan_send", "send_replay"]
 

@@ -18,7 +18,7 @@ from erpkit.database import Database, Tenant
 from erpkit.errors import ErpkitError, PlanChangedError, UsageError
 from erpkit.events.log import append
 from erpkit.events.message import Message, PayloadError, decode
-from erpkit.events.selection import Selection, stream_selected
+from erpkit.events.replay.selection import Selection, stream_selected
 from erpkit.modules import Registry
 
 __all__ = [

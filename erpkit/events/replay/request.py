@@ -12,12 +12,12 @@ from erpkit.database import Database, Tenant
 from erpkit.errors import UsageError
 from erpkit.events.brokers.broker import LIVE, Route
 from erpkit.events.brokers.opening import open_broker
-from erpkit.events.replay import ReplayRun, run_replay
-from erpkit.events.replay_audit import plan_resume
-from erpkit.events.replay_plan import ReplayPlan, plan_replay
-from erpkit.events.resend import plan_send, send_replay
-from erpkit.events.selection import Selection
-from erpkit.events.watermill import WatermillPlan, plan_watermill, replay_watermill
+from erpkit.events.replay.audit import plan_resume
+from erpkit.events.replay.plan import ReplayPlan, plan_replay
+from erpkit.events.replay.resend import plan_send, send_replay
+from erpkit.events.replay.run import ReplayRun, run_replay
+from erpkit.events.replay.selection import Selection
+from erpkit.events.replay.watermill import WatermillPlan, plan_watermill, replay_watermill
 from erpkit.modules import Registry
 
 __all__ = ["ReplayRequest", "plan_request", "run_request"]

@@ -15,7 +15,7 @@ from psycopg import sql
 from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.errors import UsageError
 from erpkit.events.brokers.broker import Route
-from erpkit.events.selection import Selection
+from erpkit.events.replay.selection import Selection
 from erpkit.modules import EventHandler, Registry
 
 __all__ = [

@@ -18,8 +18,8 @@ from erpkit.database import Connection, Database, Errors, Tenant, note_errors, r
 from erpkit.errors import ErpkitError, UsageError
 from erpkit.events.log import announce
 from erpkit.events.message import Message
-from erpkit.events.replay_plan import ReplayPlan, SendTarget, choose_handlers, count_query, send_steps, steps_of
-from erpkit.events.selection import Selection
+from erpkit.events.replay.plan import ReplayPlan, SendTarget, choose_handlers, count_query, send_steps, steps_of
+from erpkit.events.replay.selection import Selection
 from erpkit.modules import Registry
 
 __all__ = ["ReplayRecord", "ReplayResult", "count_replay_results", "list_replay_results", "list_replays", "plan_resume"]

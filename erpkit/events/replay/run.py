@@ -19,10 +19,10 @@ from erpkit.errors import BrokerError, DatabaseError, ErpkitError, PlanChangedEr
 from erpkit.events.faults import raise_if_lost
 from erpkit.events.log import append
 from erpkit.events.message import Message
-from erpkit.events.replay_audit import Outcome, claim, close_replay, open_replay, record
-from erpkit.events.replay_plan import ReplayPlan
+from erpkit.events.replay.audit import Outcome, claim, close_replay, open_replay, record
+from erpkit.events.replay.plan import ReplayPlan
+from erpkit.events.replay.selection import read_selected
 from erpkit.events.router import handle
-from erpkit.events.selection import read_selected
 from erpkit.modules import EventHandler, Registry
 
 __all__ = ["Pace", "ReplayFailure", "ReplayRun", "carry_out", "run_replay", "stop_on_interrupt"]

@@ -19,9 +19,9 @@ from psycopg import sql
 from erpkit.database import IMPATIENT, Connection, Database, Tenant, note_failure
 from erpkit.errors import ErpkitError, PlanChangedError, UsageError
 from erpkit.events.message import Message
-from erpkit.events.replay import Pace, ReplayFailure, ReplayRun, hand_over, stop_on_interrupt
-from erpkit.events.replay_plan import ReplayPlan, choose_handlers, steps_of
-from erpkit.events.selection import Selection
+from erpkit.events.replay.plan import ReplayPlan, choose_handlers, steps_of
+from erpkit.events.replay.run import Pace, ReplayFailure, ReplayRun, hand_over, stop_on_interrupt
+from erpkit.events.replay.selection import Selection
 from erpkit.modules import EventHandler, Registry
 
 __all__ = [
