@@ -23,10 +23,10 @@ from erpkit.events.replay.audit import (
     plan_resume,
 )
 from erpkit.events.replay.files import EventFile, ImportPlan, export_events, import_events, plan_import
-from erpkit.events.replay.plan import ReplayPlan, ReplayStep, SendTarget, plan_replay
+from erpkit.events.replay.plan import HandlerChoice, ReplayPlan, ReplayStep, SendTarget, plan_replay
 from erpkit.events.replay.request import ReplayRequest, plan_request, run_request
 from erpkit.events.replay.resend import plan_send, send_replay
-from erpkit.events.replay.run import ReplayRun, run_replay
+from erpkit.events.replay.run import ReplayRun, RunOptions, run_replay
 from erpkit.events.replay.selection import Selection
 from erpkit.events.replay.shadow import (
     Projection,
@@ -67,6 +67,7 @@ __all__ = [
     "EventFile",
     "Forwarded",
     "GroupLag",
+    "HandlerChoice",
     "HandlerTimeoutError",
     "ImportPlan",
     "LetterPlan",
@@ -86,6 +87,7 @@ __all__ = [
     "ReplayRun",
     "ReplayStep",
     "Route",
+    "RunOptions",
     "Selection",
     "SendTarget",
     "Shadow",

@@ -6,7 +6,6 @@ in order. Most of those here were first seen in Watermill's router.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -14,6 +13,7 @@ from erpkit.errors import ErpkitError
 from erpkit.events.context import Context
 from erpkit.events.faults import raise_if_lost
 from erpkit.events.message import Message, PayloadError
+from erpkit.events.rate import RateLimit
 
 __all__ = [
     "Handle",
@@ -151,17 +151,11 @@ def dead_letters(bury: Callable[[Context, Exception], None]) -> Middleware:
 
 def throttle(per_second: float) -> Middleware:
     """Let no more than so many messages a second through, evenly spread, over all threads that share the middleware."""
-    lock = threading.Lock()
-    next_turn = time.monotonic()
+    limit = RateLimit(per_second, burst=1)
 
     def middleware(following: Handle) -> Handle:
         def handle(context: Context) -> Sequence[Message]:
-            nonlocal next_turn
-            with lock:
-                now = time.monotonic()
-                turn = max(now, next_turn)
-                next_turn = turn + 1 / per_second
-            time.sleep(turn - now)
+            time.sleep(limit.reserve())
             return following(context)
 
         return handle

@@ -8,11 +8,12 @@ from typing import Any
 
 from erpkit.config import Settings
 from erpkit.database import TEMPLATE, Database, Tenant
-from erpkit.errors import DatabaseError, ErpkitError
+from erpkit.errors import DatabaseError, ErpkitError, PlanChangedError
 from erpkit.events import (
     ReplayPlan,
     ReplayRequest,
     ReplayRun,
+    RunOptions,
     Shadow,
     ShadowDiff,
     build_shadow,
@@ -104,7 +105,8 @@ def replay_buttons(
         return plan_request(database, registry, fleet, request, settings)
 
     def apply(database: Database, plan: ReplayPlan, confirm: str, work: Work) -> ReplayRun:
-        return run_request(database, registry, plan, confirm, settings, work.advance, rate=rate, stop=work.stop)
+        PlanChangedError.check(confirm, plan.id)
+        return run_request(database, registry, plan, settings, RunOptions(work.advance, work.stop, rate))
 
     return Guard(
         database,
@@ -138,9 +140,8 @@ def rebuild_buttons(
     stopped: list[Shadow] = []
 
     def make(database: Database, work: Work) -> ShadowDiff:
-        shadow = build_shadow(
-            database, registry, tenant, handler, resume=bool(stopped), rate=rate, stop=work.stop, progress=work.advance
-        )  # fmt: skip
+        options = RunOptions(work.advance, work.stop, rate, resume=bool(stopped))
+        shadow = build_shadow(database, registry, tenant, handler, options)
         stopped[:] = [] if shadow.is_complete else [shadow]
         if stopped:
             raise ErpkitError(f"stopped after {shadow.events:,} events: plan again to go on from there")

@@ -21,7 +21,7 @@ import psycopg
 from erpkit.config import Settings
 from erpkit.database import Database, Tenant
 from erpkit.embedded import EmbeddedServer
-from erpkit.events import Context, Selection, rebuild_projection
+from erpkit.events import Context, RunOptions, Selection, rebuild_projection
 from erpkit.events.replay.selection import read_selected, stream_selected
 from erpkit.migrations import read_migrations
 from erpkit.modules import EventHandler, Module, Registry
@@ -82,7 +82,7 @@ def _rebuild(database: Database, tenant: Tenant, events: int) -> None:
         if not early and done >= events / 10:
             early = _memory()
 
-    diff = rebuild_projection(database, SHOP, tenant, "shop.on_sold", progress=watch)
+    diff = rebuild_projection(database, SHOP, tenant, "shop.on_sold", RunOptions(watch))
     seconds = time.perf_counter() - started
     print(
         f"{diff.shadow.events} events rebuilt in {seconds:.0f} s: {diff.shadow.events / seconds:,.0f}/s, {diff.count} rows put "

@@ -12,6 +12,7 @@ import pytest
 from erpkit.database import Database, Tenant
 from erpkit.events import (
     Context,
+    HandlerChoice,
     LetterRun,
     LetterSelection,
     Message,
@@ -181,7 +182,9 @@ def test_a_worker_frees_what_a_replay_has_finished_though_nothing_new_comes(
     thread = threading.Thread(target=worker.run)
     thread.start()
     with shared_database.connection() as connection:
-        plan = plan_replay(connection, [tenant], STEPS, Selection(last_offset=1), side_effects=[HANDLER.name])
+        plan = plan_replay(
+            connection, [tenant], STEPS, Selection(last_offset=1), HandlerChoice(side_effects=[HANDLER.name])
+        )
     assert run_replay(shared_database, STEPS, plan, plan.id).resolved == 1
     thread.join()
     assert _taken(shared_database, tenant) == {"a": [1, 2]}

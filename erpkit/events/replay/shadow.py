@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +18,7 @@ from erpkit.errors import ErpkitError, UsageError
 from erpkit.events.faults import raise_if_lost
 from erpkit.events.message import Message
 from erpkit.events.pipelined import handle_pipelined, may_be_pipelined
-from erpkit.events.replay.run import Handed, Pace, hand_over
+from erpkit.events.replay.run import Handed, Pace, RunOptions, hand_over
 from erpkit.events.replay.selection import Selection, read_selected
 from erpkit.modules import EventHandler, Registry
 from erpkit.signals import stop_at_interrupt
@@ -45,7 +44,7 @@ class Shadow:
     """A projection in a scratch schema, with the events that its handlers were given there.
 
     `failed` are events that a handler failed on. `is_complete` says whether it came as far as the live handlers are; it does
-    not when it was stopped, and `build_shadow(…, resume=True)` goes on.
+    not when it was stopped, and `build_shadow` with the option `resume` goes on.
     """
 
     tenant: Tenant
@@ -99,38 +98,34 @@ def build_shadow(
     registry: Registry,
     tenant: Tenant,
     handler: str,
-    *,
-    resume: bool = False,
-    rate: float | None = None,
-    stop: threading.Event | None = None,
-    progress: Callable[[int], object] | None = None,
+    options: RunOptions | None = None,
 ) -> Shadow:
     """Rebuild the projection of `handler` from the first event on, in a scratch schema; live tables are not touched.
 
     Its handlers get what they handled in the log so far, in the order of the log, in constant memory. (The dispatcher keeps
     that order within each handler only: where two of them write one table, a difference may be just that.) They run under a role
     that can write nowhere else: one that writes a table it does not declare is refused by PostgreSQL. What another build
-    left behind is dropped, or with `resume` gone on with; do that only if the handlers are still the same code.
+    left behind is dropped, or with the option `resume` gone on with; do that only if the handlers are still the same code.
     """
     database.check_writable()
     projection = find_projection(registry, handler)
     if tenant.role is None:
         raise UsageError(f"tenant {tenant.slug} has no role of its own to hold a shadow's handlers back")
     shadow = Shadow(tenant, shadow_name(tenant, projection), projection, 0, 0, False)
-    if not (resume and _exists(database, shadow.schema)):
+    options = options or RunOptions()
+    if not (options.resume and _exists(database, shadow.schema)):
         drop_shadow(database, shadow.schema)
         _create(database, shadow)
-    stop = stop or threading.Event()
-    pace = Pace(rate, stop)
-    with stop_at_interrupt(stop):
-        while not stop.is_set():
+    pace = Pace(options)
+    with stop_at_interrupt(options.stop):
+        while not options.stop.is_set():
             with database.tenant_transaction(tenant, write=True) as connection:
                 events = advance(connection, registry, shadow, pace.batch)
             if events is None:
                 break
-            (progress or (lambda _: None))(events)
+            options.advance(events)
             pace.wait(events)
-    return _read(database, shadow, is_complete=not stop.is_set())
+    return _read(database, shadow, is_complete=not options.stop.is_set())
 
 
 def find_shadow(database: Database, registry: Registry, tenant: Tenant, handler: str) -> Shadow:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from erpkit.config import acting_user
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import ErpkitError, PlanChangedError, UsageError
 from erpkit.events.log import announce
+from erpkit.events.replay.run import RunOptions
 from erpkit.events.replay.shadow import Shadow, advance, build_shadow, drop_in
 from erpkit.modules import Registry
 
@@ -99,21 +99,15 @@ def rebuild_projection(
     registry: Registry,
     tenant: Tenant,
     handler: str,
-    *,
-    resume: bool = False,
-    rate: float | None = None,
-    stop: threading.Event | None = None,
-    progress: Callable[[int], object] | None = None,
+    options: RunOptions | None = None,
 ) -> ShadowDiff:
     """Rebuild the projection that `handler` keeps from the first event, and put it in place; return what that changed.
 
     In constant memory, beside the live tables, which change at the end, at once. Stopped or killed, nothing has changed and
-    `resume=True` goes on. To look at the difference first, use `build_shadow`, `diff_shadow` and `swap_shadow`. Raises
+    the option `resume` goes on. To look at the difference first, use `build_shadow`, `diff_shadow` and `swap_shadow`. Raises
     ErpkitError when it was stopped.
     """
-    shadow = build_shadow(
-        database, registry, tenant, handler, resume=resume, rate=rate, stop=stop, progress=progress
-    )  # fmt: skip
+    shadow = build_shadow(database, registry, tenant, handler, options)
     if not shadow.is_complete:
         raise ErpkitError(f"tenant {tenant.slug}: the rebuild was stopped after {shadow.events} events; resume it")
     with _transaction(database, tenant) as connection:
