@@ -13,7 +13,7 @@ from psycopg import sql
 
 from erpkit.database import Connection, Database, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.errors import PlanChangedError, UsageError
-from erpkit.events.backlog import handler_topics
+from erpkit.events.consumer import handler_topics
 from erpkit.events.dispatch import DispatchResult, dispatch
 from erpkit.events.lag import GroupLag, LockHolder, read_lag
 from erpkit.modules import Registry

@@ -10,24 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from erpkit.errors import ErpkitError
-from erpkit.events.context import Context
-from erpkit.events.faults import raise_if_lost
+from erpkit.events.context import Context, raise_if_lost
 from erpkit.events.message import Message, PayloadError
 from erpkit.events.rate import RateLimit
-
-__all__ = [
-    "Handle",
-    "HandlerError",
-    "Middleware",
-    "correlation",
-    "dead_letters",
-    "deduplicate",
-    "poisoned",
-    "recoverer",
-    "retry",
-    "savepoint",
-    "throttle",
-]
 
 Handle = Callable[[Context], Sequence[Message]]
 Middleware = Callable[[Handle], Handle]
@@ -128,8 +113,8 @@ def deduplicate(following: Handle) -> Handle:
     return handle
 
 
-def dead_letters(bury: Callable[[Context, Exception], None]) -> Middleware:
-    """Hand a message that keeps failing to `bury`, with its error, note that in the context, and go on with those behind it.
+def dead_letters(store: Callable[[Context, Exception], None]) -> Middleware:
+    """Dead-letter a message after its last retry: `store` it with its error, note that in the context, and go on.
 
     A lost connection is no fault of the message: DatabaseError then, and it is read again later. Needs a `savepoint` inside.
     """
@@ -140,7 +125,7 @@ def dead_letters(bury: Callable[[Context, Exception], None]) -> Middleware:
                 return following(context)
             except Exception as error:
                 raise_if_lost(context.connection, error, _place(context))
-                bury(context, error)
+                store(context, error)
                 context.error = error
                 return []
 

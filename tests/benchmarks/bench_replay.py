@@ -22,7 +22,7 @@ from erpkit.config import Settings
 from erpkit.database import Database, Tenant
 from erpkit.embedded import EmbeddedServer
 from erpkit.events import Context, RunOptions, Selection, rebuild_projection
-from erpkit.events.replay.selection import read_selected, stream_selected
+from erpkit.events.replay.selection import Span, read_selected, stream_selected
 from erpkit.migrations import read_migrations
 from erpkit.modules import EventHandler, Module, Registry
 from erpkit.runs.rehearsal import drop_database
@@ -109,7 +109,7 @@ def _batches(database: Database, tenant: Tenant, selection: Selection, read: int
     after = 0
     while after < read:
         with database.tenant_transaction(tenant) as connection:
-            after = read_selected(connection, selection, ["shop.Sold"], after, read, 500)[-1].offset or 0
+            after = read_selected(connection, selection, Span(["shop.Sold"], after, read), 500)[-1].offset or 0
 
 
 def _medians(ways: list[Callable[[], None]]) -> list[float]:

@@ -19,8 +19,6 @@ from erpkit.events.replay.selection import Selection
 from erpkit.events.replay.watermill import WatermillPlan, plan_watermill, replay_watermill
 from erpkit.modules import Registry
 
-__all__ = ["ReplayRequest", "plan_request", "run_request"]
-
 
 @dataclass(frozen=True)
 class ReplayRequest:

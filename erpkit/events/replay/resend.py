@@ -17,8 +17,6 @@ from erpkit.events.replay.plan import ReplayPlan, SendTarget, count_events, coun
 from erpkit.events.replay.run import ReplayRun, RunOptions, carry_out
 from erpkit.events.replay.selection import Selection
 
-__all__ = ["plan_send", "send_replay"]
-
 
 def plan_send(
     connection: Connection, tenants: Sequence[Tenant], selection: Selection, broker: Broker, route: Route = LIVE

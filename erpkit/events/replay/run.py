@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import BrokerError, DatabaseError, ErpkitError, PlanChangedError, UsageError
-from erpkit.events.faults import raise_if_lost
+from erpkit.events.batch import together_or_each
+from erpkit.events.consumer import Consumer
+from erpkit.events.context import raise_if_lost
+from erpkit.events.dead_letters import describe_error
 from erpkit.events.log import append
 from erpkit.events.message import Message
 from erpkit.events.rate import RateLimit
 from erpkit.events.replay.audit import Outcome, claim, close_replay, open_replay, record
 from erpkit.events.replay.plan import ReplayPlan
-from erpkit.events.replay.selection import read_selected
+from erpkit.events.replay.selection import Span, read_selected
 from erpkit.events.router import handle
 from erpkit.modules import EventHandler, Registry
 from erpkit.plan import Work
 from erpkit.signals import stop_at_interrupt
-
-__all__ = ["Pace", "ReplayFailure", "ReplayRun", "RunOptions", "carry_out", "run_replay"]
 
 _BATCH = 500
 _CATCH_UP = 1.0  # seconds of unused rate
 _FAILURES_KEPT = 1000  # in memory; all are in erpkit_replay_results
 
 Handed = tuple[str, Message, str | None]  # handler, message, error
+Pairs = Sequence[tuple[Consumer, Message]]
 # Gives events to whom they are for; returns what became of each, and what was published.
 Deliver = Callable[[Connection, Tenant, Sequence[Message]], tuple[list[Outcome], list[Message]]]
 
@@ -101,8 +105,12 @@ def run_replay(
     def deliver(
         connection: Connection, tenant: Tenant, messages: Sequence[Message]
     ) -> tuple[list[Outcome], list[Message]]:
-        pairs = [(handler, message) for message in messages for handler in handlers[tenant.slug, message.topic]]
-        handed, published = hand_over(connection, tenant, registry, pairs)
+        pairs = [
+            (Consumer(tenant, registry, handler), message)
+            for message in messages
+            for handler in handlers[tenant.slug, message.topic]
+        ]
+        handed, published = hand_over(connection, f"tenant {tenant.slug}: replay", pairs)
         return [Outcome(name, m, "failed" if error else "handled", error) for name, m, error in handed], published
 
     return carry_out(database, plan, confirm, deliver, options)
@@ -183,22 +191,20 @@ class _Replay:
         after = self.plan.positions.get(tenant.slug, min((step.first_offset for step in steps), default=1) - 1)
         last = max((step.last_offset for step in steps), default=0)
         while not self.options.stop.is_set():
-            messages = self._batch(tenant, topics, after, last)
+            messages = self._batch(tenant, Span(topics, after, last))
             if not messages:
                 close_replay(self.database, [tenant], self.replay_id, "done")
                 return
             after = messages[-1].offset or 0
             self._pace.wait(len(messages))
 
-    def _batch(self, tenant: Tenant, topics: Sequence[str], after: int, last: int) -> list[Message]:
+    def _batch(self, tenant: Tenant, span: Span) -> list[Message]:
         """Replay a batch in one transaction: effects, results, inbox and position become true together."""
         with self.database.tenant_transaction(tenant, write=True) as connection:
-            messages = read_selected(
-                connection, self.plan.selection, topics, after, last, self._pace.batch, self.replay_id
-            )
+            messages = read_selected(connection, self.plan.selection, span, self._pace.batch, self.replay_id)
             if not messages:
                 return []
-            claim(connection, self.replay_id, after)
+            claim(connection, self.replay_id, span.after)
             outcomes, published = self.deliver(connection, tenant, messages)
             resolved = record(connection, self.replay_id, outcomes, messages[-1].offset or 0)
             append(connection, published)
@@ -214,41 +220,92 @@ class _Replay:
 
 
 def hand_over(
-    connection: Connection, tenant: Tenant, registry: Registry, pairs: Sequence[tuple[EventHandler, Message]]
+    connection: Connection, what: str, pairs: Pairs, *, pipeline: bool = False
 ) -> tuple[list[Handed], list[Message]]:
-    """Run each handler on its message, in order; return what became of each, and what was published.
+    """Give each message to its consumer, in order; return what became of each, and what was published.
 
     All go in one savepoint; only when something fails, or a handler has side effects, which must not be tried twice, does
-    each get one of its own.
+    each get one of its own. A `pipeline` does not wait for each answer where no handler needs one. `what` is being done.
     """
-    if all(handler.replayable for handler, _ in pairs):
-        try:
-            with connection.transaction():
-                published = [
-                    event
-                    for handler, message in pairs
-                    for event in handle(connection, tenant, registry, handler, message)
-                ]
-            return [(handler.name, message, None) for handler, message in pairs], published
-        except Exception as error:
-            raise_if_lost(connection, error, f"tenant {tenant.slug}: replay")
-    return _one_by_one(connection, tenant, registry, pairs)
+    if not all(consumer.handler.replayable for consumer, _ in pairs):
+        return _hand_over_each(connection, what, pairs)
+    without = partial(
+        together_or_each,
+        connection,
+        what,
+        partial(_hand_over_all, connection, pairs),
+        partial(_hand_over_each, connection, what, pairs),
+    )
+    # A handler's time is not kept in a pipeline, as its statements end later.
+    if not pipeline or any(consumer.handler.timeout is not None for consumer, _ in pairs):
+        return without()
+
+    def pipelined() -> tuple[list[Handed], list[Message]]:
+        with _pipelined(connection):
+            return _hand_over_all(connection, pairs)
+
+    return together_or_each(connection, what, pipelined, without)
 
 
-def _one_by_one(
-    connection: Connection, tenant: Tenant, registry: Registry, pairs: Sequence[tuple[EventHandler, Message]]
-) -> tuple[list[Handed], list[Message]]:
+def _hand_over_all(connection: Connection, pairs: Pairs) -> tuple[list[Handed], list[Message]]:
+    published = [event for consumer, message in pairs for event in handle(connection, consumer, message)]
+    return [(consumer.name, message, None) for consumer, message in pairs], published
+
+
+def _hand_over_each(connection: Connection, what: str, pairs: Pairs) -> tuple[list[Handed], list[Message]]:
     outcomes: list[Handed] = []
     published: list[Message] = []
-    for handler, message in pairs:
+    for consumer, message in pairs:
         try:
             with connection.transaction():
-                published += handle(connection, tenant, registry, handler, message)
-            outcomes.append((handler.name, message, None))
+                published += handle(connection, consumer, message)
+            outcomes.append((consumer.name, message, None))
         except Exception as error:
-            raise_if_lost(connection, error, f"tenant {tenant.slug}: replay")
-            outcomes.append((handler.name, message, f"{type(error).__name__}: {error}".strip()))
+            raise_if_lost(connection, error, what)
+            outcomes.append((consumer.name, message, describe_error(error)))
     return outcomes, published
+
+
+class _Cursor(psycopg.Cursor[Any]):
+    """A cursor that waits for its answer when it is looked at; psycopg's own says -1 rows in a pipeline until then."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows the statement touched."""
+        self._await_answer()
+        return super().rowcount
+
+    @property
+    def description(self) -> list[psycopg.Column] | None:
+        """The columns of the answer."""
+        self._await_answer()
+        return super().description
+
+    @property
+    def statusmessage(self) -> str | None:
+        """What the server did."""
+        self._await_answer()
+        return super().statusmessage
+
+    def _await_answer(self) -> None:
+        if self.pgresult is None:
+            with self.connection.pipeline() as pipeline:
+                pipeline.sync()
+
+
+@contextmanager
+def _pipelined(connection: Connection) -> Iterator[None]:
+    """Let statements cost no round trip until their answer is looked at.
+
+    An error is raised at the next look or at the end of the block, and so does not tell which statement caused it. What a pipeline
+    cannot do (COPY, a server-side cursor) is refused by psycopg: go back and do it without.
+    """
+    usual, connection.cursor_factory = connection.cursor_factory, _Cursor
+    try:
+        with connection.pipeline():
+            yield
+    finally:
+        connection.cursor_factory = usual
 
 
 def _open(database: Database, plan: ReplayPlan, replay_id: UUID) -> None:

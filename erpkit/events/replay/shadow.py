@@ -15,17 +15,11 @@ from psycopg.types.json import Jsonb
 
 from erpkit.database import Connection, Database, Tenant, as_admin, as_owner, check_schema_name, create_schema
 from erpkit.errors import ErpkitError, UsageError
-from erpkit.events.faults import raise_if_lost
-from erpkit.events.message import Message
-from erpkit.events.pipelined import handle_pipelined, may_be_pipelined
-from erpkit.events.replay.run import Handed, Pace, RunOptions, hand_over
-from erpkit.events.replay.selection import Selection, read_selected
-from erpkit.modules import EventHandler, Registry
+from erpkit.events.consumer import Consumer
+from erpkit.events.replay.run import Pace, RunOptions, hand_over
+from erpkit.events.replay.selection import Selection, Span, read_selected
+from erpkit.modules import Registry
 from erpkit.signals import stop_at_interrupt
-
-__all__ = [
-    "Projection", "Shadow", "ShadowRecord", "build_shadow", "drop_shadow", "find_projection", "find_shadow", "list_shadows",
-]  # fmt: skip
 
 _PREFIX = "erpkit_shadow_"
 _EVERYTHING = Selection()
@@ -199,41 +193,29 @@ def advance(connection: Connection, registry: Registry, shadow: Shadow, limit: i
         row = connection.execute("SELECT positions FROM erpkit_shadow FOR UPDATE").fetchone()
         positions: dict[str, int] = row[0] if row else {}
         goals = dict(_checkpoints(connection, shadow.projection.handlers))
-        handlers = [registry.event_handlers[name] for name in shadow.projection.handlers]
-        behind = [h for h in handlers if positions[h.name] < goals[h.name]]
+        consumers = [
+            Consumer(shadow.tenant, registry, registry.event_handlers[name]) for name in shadow.projection.handlers
+        ]
+        behind = [one for one in consumers if positions[one.name] < goals[one.name]]
         if not behind:
             return None
-        topics = {registry.topic(h.event) for h in behind}
-        first, last = min(positions[h.name] for h in behind), max(goals[h.name] for h in behind)
-        messages = read_selected(connection, _EVERYTHING, sorted(topics), first, last, limit)
+        topics = {topic for one in behind for topic in one.group.topics}
+        first, last = min(positions[one.name] for one in behind), max(goals[one.name] for one in behind)
+        messages = read_selected(connection, _EVERYTHING, Span(sorted(topics), first, last), limit)
         reached = messages[-1].offset or 0 if len(messages) == limit else last
         pairs = [
-            (h, m) for m in messages for h in behind
-            if registry.topic(h.event) == m.topic and positions[h.name] < (m.offset or 0) <= goals[h.name]
+            (one, m) for m in messages for one in behind
+            if m.topic in one.group.topics and positions[one.name] < (m.offset or 0) <= goals[one.name]
         ]  # fmt: skip
-        outcomes = _hand_over(connection, shadow.tenant, registry, pairs)
+        outcomes, _ = hand_over(connection, f"tenant {shadow.tenant.slug}: a rebuild", pairs, pipeline=True)
         _check_walls(shadow, [(name, error) for name, _, error in outcomes if error])
         failures = [(name, m.offset, m.uuid, error) for name, m, error in outcomes if error]
         connection.cursor().executemany("INSERT INTO erpkit_shadow_failures VALUES (%s, %s, %s, %s)", failures)
-        moved = {h.name: max(positions[h.name], min(reached, goals[h.name])) for h in behind}
+        moved = {one.name: max(positions[one.name], min(reached, goals[one.name])) for one in behind}
         connection.execute(
             "UPDATE erpkit_shadow SET positions = %s, events = events + %s", [Jsonb(positions | moved), len(pairs)]
         )
     return len(messages)
-
-
-def _hand_over(
-    connection: Connection, tenant: Tenant, registry: Registry, pairs: Sequence[tuple[EventHandler, Message]]
-) -> list[Handed]:
-    """Hand events over in a pipeline; after any fault again without one, to find out whose it is."""
-    if all(may_be_pipelined(handler) for handler, _ in pairs):
-        try:
-            handle_pipelined(connection, tenant, registry, pairs)
-        except Exception as error:
-            raise_if_lost(connection, error, f"tenant {tenant.slug}: a rebuild")
-        else:
-            return [(handler.name, message, None) for handler, message in pairs]
-    return hand_over(connection, tenant, registry, pairs)[0]
 
 
 def _check_walls(shadow: Shadow, errors: Sequence[tuple[str, str]]) -> None:

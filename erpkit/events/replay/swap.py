@@ -16,12 +16,11 @@ from psycopg import sql
 from erpkit.config import acting_user
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import ErpkitError, PlanChangedError, UsageError
+from erpkit.events.checkpoints import group_lock
 from erpkit.events.log import announce
 from erpkit.events.replay.run import RunOptions
 from erpkit.events.replay.shadow import Shadow, advance, build_shadow, drop_in
 from erpkit.modules import Registry
-
-__all__ = ["Difference", "ShadowDiff", "TableDiff", "diff_shadow", "rebuild_projection", "swap_shadow"]
 
 _BATCH = 2000
 _LOCK_SECONDS = 10
@@ -127,10 +126,8 @@ def _transaction(database: Database, tenant: Tenant) -> Iterator[Connection]:
 
 def _swap(connection: Connection, registry: Registry, shadow: Shadow, confirm: str | None) -> ShadowDiff:
     diff = _settle(connection, registry, shadow, lock_tables=True)
-    if confirm is not None and confirm != diff.id:
-        raise PlanChangedError(
-            f"confirm={confirm!r} is not the id of the present difference, {diff.id}: nothing was done"
-        )
+    if confirm is not None:
+        PlanChangedError.check(confirm, diff.id)
     tables = [_Table.read(connection, shadow, table) for table in shadow.projection.tables]
     for table in reversed(tables):
         connection.execute(table.query("DELETE FROM {live} l WHERE NOT EXISTS (SELECT FROM {shadow} s WHERE {same})"))
@@ -146,10 +143,7 @@ def _settle(connection: Connection, registry: Registry, shadow: Shadow, *, lock_
     connection.execute("SET LOCAL role TO DEFAULT")
     connection.execute(sql.SQL("SET LOCAL lock_timeout TO {}").format(sql.Literal(f"{_LOCK_SECONDS}s")))
     for name in sorted(shadow.projection.handlers):  # the lock that a dispatcher takes for each batch
-        connection.execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended('erpkit.dispatch.' || current_schema() || '.' || %s, 0))",
-            [name],
-        )
+        connection.execute(f"SELECT pg_advisory_xact_lock({group_lock('current_schema()', '%s')})", [name])
     while advance(connection, registry, shadow, _BATCH) is not None:
         pass
     if lock_tables:

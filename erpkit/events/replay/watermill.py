@@ -17,17 +17,13 @@ from psycopg import sql
 
 from erpkit.database import IMPATIENT, Connection, Database, Tenant, note_failure
 from erpkit.errors import ErpkitError, PlanChangedError, UsageError
+from erpkit.events.consumer import Consumer
 from erpkit.events.message import Message
 from erpkit.events.replay.plan import HandlerChoice, ReplayPlan, choose_handlers, steps_of
 from erpkit.events.replay.run import Pace, ReplayFailure, ReplayRun, RunOptions, hand_over
 from erpkit.events.replay.selection import Selection
 from erpkit.modules import EventHandler, Registry
 from erpkit.signals import stop_at_interrupt
-
-__all__ = [
-    "Position", "WatermillGroup", "WatermillPlan", "WatermillTopic", "inspect_watermill", "list_watermill_topics",
-    "plan_watermill", "read_watermill", "replay_watermill", "stream_watermill",
-]  # fmt: skip
 
 _TABLE, _OFFSETS = "watermill_", "watermill_offsets_"
 _UUID_KEY = "_watermill_message_uuid"
@@ -222,9 +218,13 @@ class _Work:
 
     def replay(self, tenant: Tenant, messages: Sequence[Message]) -> None:
         named = [self._named(message) for message in messages]
-        pairs = [(handler, message) for message in named for handler in self._handlers.get(message.topic, ())]
+        pairs = [
+            (Consumer(tenant, self._registry, handler), message)
+            for message in named
+            for handler in self._handlers.get(message.topic, ())
+        ]
         with self._database.tenant_transaction(tenant, write=True) as connection:
-            outcomes, published = hand_over(connection, tenant, self._registry, pairs)
+            outcomes, published = hand_over(connection, f"tenant {tenant.slug}: replay", pairs)
             if published:
                 raise UsageError(
                     f"tenant {tenant.slug}: a handler publishes {published[0].topic}: leave it out of this replay"
