@@ -131,7 +131,7 @@ def _manifest(path: str) -> dict[str, Any]:
     if not path.endswith(".toml"):
         return {}
     try:
-        return tomllib.loads(Path(path).expanduser().read_text("utf-8"))
+        return tomllib.loads(expand_home("ERPKIT_MODULES", path).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
 
