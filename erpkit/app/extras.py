@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 from types import ModuleType
 
-from erpkit.errors import ModuleError, UsageError
+from erpkit.errors import ModuleError, UsageError, describe_error
 
 __all__ = ["import_optional", "load_routes"]
 
@@ -31,5 +31,4 @@ def load_routes(module: str, routes: object) -> object:
         import_module(place)
         return getattr(sys.modules[place], name)
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ModuleError(f"module {module}: its routes {routes} cannot be loaded: {reason}") from error
+        raise ModuleError(f"module {module}: its routes {routes} cannot be loaded: {describe_error(error)}") from error

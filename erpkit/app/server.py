@@ -12,7 +12,7 @@ from erpkit.errors import UsageError
 
 __all__ = ["listen", "serve", "url_of"]
 
-_GRACE = 30  # seconds for the requests in hand
+_GRACE = 30  # seconds for the requests under way
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -34,7 +34,7 @@ def url_of(listening: socket.socket, host: str) -> str:
 
 
 def serve(asgi: Any, listening: socket.socket) -> None:
-    """Serve `asgi` until SIGTERM or Ctrl-C; requests in hand are answered first."""
+    """Serve `asgi` until SIGTERM or Ctrl-C; requests under way are answered first."""
     config = uvicorn.Config(
         asgi, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE, server_header=False
     )

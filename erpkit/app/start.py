@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from erpkit.errors import ModuleError
+from erpkit.errors import ModuleError, describe_error
 from erpkit.modules import ModuleLike
 
 __all__ = ["dependents_of", "started"]
@@ -55,7 +55,7 @@ def _start(
         needing = dependents_of(module.name, modules)
         others = f"; {', '.join(needing)} need{'s' if len(needing) == 1 else ''} it" if needing else ""
         raise ModuleError(
-            f"module {module.name} did not start: {_reason(error)}{others}: nothing is running"
+            f"module {module.name} did not start: {describe_error(error)}{others}: nothing is running"
         ) from error
     running.append((module.name, life))
 
@@ -67,9 +67,5 @@ def _stop(running: list[tuple[str, Any]]) -> list[tuple[str, str]]:
         try:
             life.__exit__(None, None, None)
         except Exception as error:
-            failed.append((name, _reason(error)))
+            failed.append((name, describe_error(error)))
     return failed
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -111,7 +111,7 @@ class ModuleCheck(ModuleGraph):
 
 def module_table(modules: Sequence[ModuleLike]) -> Table[ModuleLike]:
     """One line a module: what it depends on and what it declares."""
-    return Table(_MODULES, modules, "There are no modules.")
+    return Table(_MODULES, modules, _NO_MODULES)
 
 
 def _tone(finding: ModuleFinding) -> Tone:
@@ -137,6 +137,7 @@ _FINDINGS = (
     Column[ModuleFinding]("remedy", lambda f: f.remedy),
     Column[ModuleFinding]("evidence", lambda f: list_evidence(f.evidence)),
 )
+_NO_MODULES = "There are no modules. ERPKIT_MODULES names an entry-point group or a modules.toml that registers them."
 _MODULES = (
     Column[ModuleLike]("module", lambda m: m.name),
     Column[ModuleLike]("depends on", lambda m: m.dependencies),

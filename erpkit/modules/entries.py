@@ -10,7 +10,7 @@ from pathlib import Path
 from traceback import extract_tb
 
 from erpkit.config import Settings, expand_home
-from erpkit.errors import ModuleError
+from erpkit.errors import ModuleError, NoModulesError, describe_error
 from erpkit.modules.wiring import ModuleFinding
 
 __all__ = ["DEFAULT_GROUP", "SAMPLE_GROUP", "Candidates", "find_modules", "is_path", "read_candidates"]
@@ -39,7 +39,7 @@ def read_candidates(settings: Settings) -> Candidates:
     """Load what is registered in the configured source: an entry-point group, or the path of a modules.toml.
 
     With the embedded server and no module of one's own, that is the sample ERP. Raises ModuleError for a source that is not
-    there or registers nothing, and for a modules.toml that is not valid.
+    there or registers nothing, and for a modules.toml that is not valid; NoModulesError where no source is named, either.
     """
     if settings.modules is not None and is_path(settings.modules):
         from erpkit.modules.manifest import read_manifest  # noqa: PLC0415 - pydantic is slow to import
@@ -52,9 +52,8 @@ def read_candidates(settings: Settings) -> Candidates:
     if not entries and settings.tenants_query is not None:
         return Candidates(())  # another ERP's database can be read without its modules
     if not entries:
-        raise ModuleError(
-            f"no module is registered under the entry-point group {group}: see ERPKIT_MODULES in the README"
-        )
+        kind = NoModulesError if settings.modules is None else ModuleError
+        raise kind(f"no module is registered under the entry-point group {group}: see ERPKIT_MODULES in the README")
     return _load_all(group, entries)
 
 
@@ -97,7 +96,7 @@ def _load(entry: EntryPoint) -> object:
 
 def _reason(error: BaseException) -> str:
     """Return what an import failed of, and where, in one line."""
-    said = f"{type(error).__name__}: {error}".splitlines()[0]
+    said = describe_error(error)
     frames = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
     last = frames[-1]
     is_ours = last.filename == __file__ or "importlib" in Path(last.filename).parts

@@ -8,8 +8,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from erpkit.config import Settings
+from erpkit.errors import NoModulesError
 from erpkit.modules.edges import Edge
-from erpkit.modules.entries import DEFAULT_GROUP, SAMPLE_GROUP, read_candidates
+from erpkit.modules.entries import DEFAULT_GROUP, SAMPLE_GROUP, Candidates, read_candidates
 from erpkit.modules.odoo import read_addons
 from erpkit.modules.wiring import ModuleFinding
 
@@ -35,7 +36,7 @@ def read_source(settings: Settings, odoo: Sequence[Path] = ()) -> Source:
     """Read what `settings.modules` names, or folders of Odoo's addons; an entry point that cannot be loaded is a finding.
 
     A folder's path as `settings.modules` is a folder of addons, too. Raises ModuleError or
-    UsageError where there is nothing to read at all.
+    UsageError for a source that is named and is not there.
     """
     named = Path(settings.modules) if settings.modules else None
     if not odoo and named is not None and named.is_dir():
@@ -44,7 +45,10 @@ def read_source(settings: Settings, odoo: Sequence[Path] = ()) -> Source:
         addons = read_addons(odoo)
         name = f"Odoo's addons in {', '.join(map(str, odoo))}"
         return Source(name, addons.modules, addons.findings, addons.imports, addons.outside, indirect=True)
-    found = read_candidates(settings)
+    try:
+        found = read_candidates(settings)
+    except NoModulesError:
+        found = Candidates(())  # which is a finding
     return Source(_name_of(settings), found.modules, found.faults)
 
 

@@ -6,10 +6,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from erpkit.runs.job import Job
 from erpkit.runs.notebook import Notebook
 from erpkit.runs.result import Outcome, RunResult, worst_exit_code
 from erpkit.runs.secrets import Mask
+from erpkit.signals import STOPS, handle_signals
 
 __all__ = ["FleetResult", "run_fleet", "tenant_parameter"]
 
@@ -60,7 +60,7 @@ def run_fleet(
     processes = _Processes()
     results: dict[str, RunResult] = {}
     errors: dict[str, str] = {}
-    with processes.signals(), ThreadPoolExecutor(workers) as pool:
+    with handle_signals(processes.stop, *STOPS), ThreadPoolExecutor(workers) as pool:
         futures = {pool.submit(processes.run, job): tenant for tenant, job in jobs.items()}
         for future in as_completed(futures):
             tenant, error = futures[future], future.exception()
@@ -111,22 +111,8 @@ class _Processes:
         finally:
             self._running.discard(process)
 
-    @contextmanager
-    def signals(self) -> Iterator[None]:
-        """Pass Ctrl-C and SIGTERM on, in the main thread alone, as Python has it."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {
-            number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _stop(self, *_: object) -> None:
+    def stop(self, _: int) -> None:
+        """Pass a signal on to the runs under way."""
         self._stopped = True
         for process in list(self._running):
             with suppress(ProcessLookupError):

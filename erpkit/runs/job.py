@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from erpkit.config import Settings
 from erpkit.database import Database
-from erpkit.errors import ErpkitError
 from erpkit.runs.notebook import open_notebook
 from erpkit.runs.record import Recorder
 from erpkit.runs.result import RunResult
@@ -30,7 +30,7 @@ class Job:
     kernel: str | None = None
 
     def to_json(self) -> str:
-        """Return the job as text; nothing of it is on a command line, which everybody on the machine can read."""
+        """Return the job as text; nothing of it is on a command line, which every user of the machine can read."""
         from pydantic import TypeAdapter  # noqa: PLC0415 - slow to import
 
         return TypeAdapter(Job).dump_json(self).decode()
@@ -42,13 +42,11 @@ class Job:
         return TypeAdapter(RunResult).validate_json(text)
 
 
-def open_recorder(settings: Settings) -> tuple[Recorder, Database | None]:
-    """Return the recorder for the configured database, and that; where it does not answer, the recorder knows why."""
-    try:
-        database = Database.open(settings)
-    except ErpkitError as error:
-        return Recorder(None, f"the run is not recorded: {error}"), None
-    return Recorder(database), database
+@contextmanager
+def open_recorder(settings: Settings) -> Iterator[Recorder]:
+    """Lend the recorder for the configured database; where that does not answer, the recorder knows why."""
+    with ExitStack() as stack:
+        yield Recorder.opening(lambda: stack.enter_context(Database.open(settings)))
 
 
 def do_job(text: str) -> str:
@@ -56,13 +54,9 @@ def do_job(text: str) -> str:
     from pydantic import TypeAdapter  # noqa: PLC0415
 
     job = TypeAdapter(Job).validate_json(text)
-    recorder, database = open_recorder(Settings.from_env())
-    try:
+    with open_recorder(Settings.from_env()) as recorder:
         result = run_notebook(
             open_notebook(job.notebook), job.parameters, job.place,
             limits=job.limits, retry=job.retry, kernel=job.kernel, recorder=recorder,
         )  # fmt: skip
-    finally:
-        if database is not None:
-            database.close()
     return TypeAdapter(RunResult).dump_json(result).decode()

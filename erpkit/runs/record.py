@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 
 from erpkit.database import Connection, Database, grant_analysts, share_table
-from erpkit.errors import ErpkitError
+from erpkit.errors import ErpkitError, first_line
 from erpkit.runs.provenance import Provenance
 from erpkit.runs.result import Outcome, RunResult
 
@@ -108,6 +108,14 @@ class Recorder:
         self.problem = problem
         self._ended = threading.Event()
 
+    @classmethod
+    def opening(cls, open_: Callable[[], Database]) -> Recorder:
+        """Return the recorder for the database that `open_` opens; where that does not answer, the recorder knows why."""
+        try:
+            return cls(open_())
+        except ErpkitError as error:
+            return cls(None, f"the run is not recorded: {error}")
+
     def start(self, run: RunStart) -> None:
         """Record that a run begins, and go on giving signs of life until `finish`."""
         self._ended = threading.Event()
@@ -169,4 +177,4 @@ def _update(connection: Connection, run: RunStart, result: RunResult) -> None:
 
 
 def _reason(error: psycopg.Error) -> str:
-    return error.diag.message_primary or (str(error).splitlines() or [type(error).__name__])[0]
+    return error.diag.message_primary or first_line(error)

@@ -7,15 +7,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from erpkit.runs.result import Outcome
+from erpkit.signals import STOPS, handle_signals
 
 __all__ = ["Stopper", "TimeLimits"]
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Stopper:
     """Knows the kernel of the run, interrupts it when the run has to stop, and kills it when that does not help.
 
     Nothing is raised in the run's thread: its cell ends with KeyboardInterrupt, or its kernel is found dead. `reason` then
-    says which it was: a time limit or somebody.
+    says which it was: a time limit or a person.
     """
 
     def __init__(self, limits: TimeLimits) -> None:
@@ -95,20 +94,11 @@ class Stopper:
         if self.reason is not None:
             self._kill()
 
-    @contextmanager
-    def signals(self) -> Iterator[None]:
-        """Let Ctrl-C, SIGTERM and a closed terminal stop the run; in the main thread alone, as Python has it."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def signals(self) -> AbstractContextManager[None]:
+        """Let Ctrl-C, SIGTERM and a closed terminal stop the run."""
+        return handle_signals(self._on_signal, *STOPS)
 
-    def _on_signal(self, number: int, _: object) -> None:
+    def _on_signal(self, number: int) -> None:
         self.stop("interrupted", f"by {signal.Signals(number).name}")
 
     def _after(self, seconds: float, why: str) -> threading.Timer:

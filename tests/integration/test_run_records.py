@@ -134,11 +134,9 @@ def test_what_cannot_be_written_fails_no_run_and_is_said_in_one_line(
         with pytest.MonkeyPatch.context() as patch:
             for name, value in environ.items():
                 patch.setenv(name, value)
-            recorder, opened = open_recorder(Settings.from_env())
-            recorder.finish(_start(notebook), _result("ok"))
-            assert why in str(recorder.problem)
-            if opened is not None:
-                opened.close()
+            with open_recorder(Settings.from_env()) as recorder:
+                recorder.finish(_start(notebook), _result("ok"))
+                assert why in str(recorder.problem)
     with database.connection() as connection:
         assert list_runs(connection) == []
 
