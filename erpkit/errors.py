@@ -94,7 +94,7 @@ class RunError(ErpkitError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class."""
+    """Return the first line of what an error says, or its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

@@ -6,9 +6,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from erpkit.runs.job import Job
 from erpkit.runs.notebook import Notebook
 from erpkit.runs.result import Outcome, RunResult, worst_exit_code
 from erpkit.runs.secrets import Mask
-from erpkit.signals import STOPS, handle_signals
+from erpkit.signals import caught_signals
 
 __all__ = ["FleetResult", "run_fleet", "tenant_parameter"]
 
@@ -60,7 +60,7 @@ def run_fleet(
     processes = _Processes()
     results: dict[str, RunResult] = {}
     errors: dict[str, str] = {}
-    with handle_signals(processes.stop, *STOPS), ThreadPoolExecutor(workers) as pool:
+    with processes.signals(), ThreadPoolExecutor(workers) as pool:
         futures = {pool.submit(processes.run, job): tenant for tenant, job in jobs.items()}
         for future in as_completed(futures):
             tenant, error = futures[future], future.exception()
@@ -111,8 +111,13 @@ class _Processes:
         finally:
             self._running.discard(process)
 
-    def stop(self, _: int) -> None:
-        """Pass a signal on to the runs under way."""
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Pass Ctrl-C, SIGTERM and a closed terminal on."""
+        with caught_signals(self._stop, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            yield
+
+    def _stop(self, _: int) -> None:
         self._stopped = True
         for process in list(self._running):
             with suppress(ProcessLookupError):

@@ -7,14 +7,16 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from erpkit.runs.result import Outcome
-from erpkit.signals import STOPS, handle_signals
+from erpkit.signals import caught_signals
 
 __all__ = ["Stopper", "TimeLimits"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,11 @@ class Stopper:
         if self.reason is not None:
             self._kill()
 
-    def signals(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def signals(self) -> Iterator[None]:
         """Let Ctrl-C, SIGTERM and a closed terminal stop the run."""
-        return handle_signals(self._on_signal, *STOPS)
+        with caught_signals(self._on_signal, *_SIGNALS):
+            yield
 
     def _on_signal(self, number: int) -> None:
         self.stop("interrupted", f"by {signal.Signals(number).name}")
