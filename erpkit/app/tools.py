@@ -14,7 +14,7 @@ from mcp_types import ToolAnnotations
 from pydantic import Field, ValidationError
 
 from erpkit.app.application import Application
-from erpkit.app.refusals import refusal_of
+from erpkit.app.call import refusal_of
 from erpkit.errors import ErpkitError, ModuleError, describe_error, first_line
 from erpkit.modules import Tool
 

@@ -17,8 +17,7 @@ from erpkit.embedded import EmbeddedServer
 from erpkit.modules import Registry
 from erpkit.modules.registry import SAMPLE_GROUP
 from erpkit.runs import RunResult
-from erpkit.runs.demo import NOTEBOOKS, renew_database, run_demo_notebook
-from erpkit.runs.sample import plant_sample
+from erpkit.runs.sample import NOTEBOOKS, plant_sample, renew_database, run_demo_notebook
 
 
 @click.command("demo")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import erpkit
-from erpkit.app.extras import import_optional
+from erpkit.app.application import import_optional
 from erpkit.cli.options import as_json, tenants_option
 from erpkit.cli.output import print_json, print_target, say, show
 from erpkit.cli.serve import behind_lines

@@ -15,11 +15,10 @@ from erpkit.cli.run_output import print_fleet, print_parameters, print_result
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
 from erpkit.runs import Notebook, Retry, TimeLimits, open_notebook, run_notebook, validate_parameters
-from erpkit.runs.fleet import run_fleet, tenant_parameter
-from erpkit.runs.job import Job
+from erpkit.runs.fleet import Job, run_fleet, tenant_parameter
 from erpkit.runs.output import read_tenants
+from erpkit.runs.parameters import may_write
 from erpkit.runs.record import Recorder
-from erpkit.runs.values import may_write
 
 _SECONDS = click.FloatRange(min=0, min_open=True)
 
@@ -115,7 +114,7 @@ def _run_each(erp: Erp, opened: Notebook, job: Job, slugs: Sequence[str], worker
         raise UsageError(f"these runs of {opened.path.stem} may write: --retries needs --retry-writes")
     jobs = {t.slug: replace(job, parameters=_with_tenant(opened, job.parameters, t.slug)) for t in fleet}
     if not jobs:
-        raise UsageError("there is no active tenant to run for")
+        raise UsageError("no tenant is active: there is nothing to run")
     done = run_fleet(jobs, workers, lambda slug, result: say(f"{slug}: {result.verdict}", err=as_json))
     print_fleet(done, as_json)
     return done.exit_code

@@ -8,8 +8,8 @@ import click
 
 import erpkit
 from erpkit.app import Application
-from erpkit.app.extras import import_optional
-from erpkit.app.resolve import check_domain
+from erpkit.app.application import import_optional
+from erpkit.app.http import check_domain
 from erpkit.cli.options import as_json
 from erpkit.cli.output import print_json, print_target, say
 from erpkit.errors import UsageError
@@ -30,7 +30,7 @@ def command(host: str, port: int, domain: str | None, migrate: bool, dispatch: b
     The tenant is named by the header X-Tenant, or by the host with --domain. Who may ask for which tenant is not checked here:
     put a proxy that authenticates in front of it.
     """
-    http, server = import_optional("erpkit.app.http", "http"), import_optional("erpkit.app.server", "http")
+    http, server = import_optional("erpkit.app.http", "http"), import_optional("erpkit.app.http", "http")
     domain = check_domain(domain) if domain is not None else None
     exit_at_sigterm()
     with (

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from erpkit.couplings.tables import TableOwners
 from erpkit.errors import QueryError, first_line
 from erpkit.modules import ModuleLike
-from erpkit.modules.edges import Edge, shorten_path
-from erpkit.modules.tables import TableOwners
+from erpkit.modules.wiring import Edge, shorten_path
 from erpkit.queries import queries_folder
 
 if TYPE_CHECKING:

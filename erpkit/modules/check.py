@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from erpkit.modules.cuts import smallest_cut
-from erpkit.modules.cycles import find_components, graph_of, shortest_cycle, within
-from erpkit.modules.edges import Couplings, Edge, declared_edges, event_edges
+from erpkit.modules.cycles import find_components, graph_of, shortest_cycle, smallest_cut, within
 from erpkit.modules.findings import (
+    Layers,
     coverage_findings,
     cycle_findings,
     duplicate_findings,
@@ -24,12 +23,10 @@ from erpkit.modules.findings import (
     unused_findings,
 )
 from erpkit.modules.graph import Component, ModuleGraph
-from erpkit.modules.layers import Layers
-from erpkit.modules.module import EventHandler, ModuleLike, topic_of
+from erpkit.modules.module import EventHandler, ModuleLike, protocol_faults, topic_of
 from erpkit.modules.order import dependency_graph
 from erpkit.modules.picture import draw_modules
-from erpkit.modules.protocol import protocol_faults
-from erpkit.modules.wiring import ModuleFinding, wiring_faults
+from erpkit.modules.wiring import Couplings, Edge, ModuleFinding, declared_edges, event_edges, wiring_faults
 from erpkit.result import Picture, Summary
 from erpkit.table import Column, Table, Tone
 

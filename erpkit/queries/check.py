@@ -19,7 +19,7 @@ from erpkit.finding import Finding
 from erpkit.modules import ModuleLike, is_foreign
 from erpkit.queries.generate import generated_path
 from erpkit.queries.sqlc import has_queries, queries_folder, run_sqlc
-from erpkit.queries.text import to_numbered
+from erpkit.queries.types import to_numbered
 from erpkit.result import Summary
 from erpkit.table import Column, Table
 
@@ -240,7 +240,7 @@ def _constants(module: ModuleLike, path: Path) -> Iterator[tuple[str, str]]:
                 yield node.target.id, str(ast.literal_eval(node.value))
     except (OSError, SyntaxError, ValueError) as error:
         raise QueryError(
-            f"module {module.name}: {path} is no generated code ({error}): run erpkit queries generate"
+            f"module {module.name}: {path} is not generated code ({error}): run erpkit queries generate"
         ) from None
 
 

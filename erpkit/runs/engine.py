@@ -84,7 +84,7 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
 
     def start_new_kernel(self, **options: Any) -> None:
         if self.km.ipykernel:
-            self.set_trait("extra_arguments", ["--IPKernelApp.log_level=CRITICAL"])  # an interrupt is no news
+            self.set_trait("extra_arguments", ["--IPKernelApp.log_level=CRITICAL"])  # an interrupt need not be reported
         # What a process of the kernel writes past Jupyter is not masked, and would stand among the answers of `--json`.
         super().start_new_kernel(stdout=self.attempt.said, stderr=self.attempt.said, **options)
         self.attempt.stopper.provisioner = self.km.provisioner

@@ -109,7 +109,7 @@ class Stopper:
         return self._start(threading.Timer(seconds, self._time_out, [why]))
 
     def _time_out(self, why: str) -> None:
-        if self.reason is None:  # a limit that is met while the run stops already is no second call for a stop
+        if self.reason is None:  # a limit that is met while the run stops already is not a second request to stop
             self.stop("timed out", why)
 
     def _start(self, timer: threading.Timer) -> threading.Timer:
