@@ -2,9 +2,9 @@
 
 from erpkit.tenants.across import Across, across
 from erpkit.tenants.detail import TenantDetail, inspect_tenant
-from erpkit.tenants.drift import Difference, drift_script, find_drift
+from erpkit.tenants.drift import Difference, Drift, compare_tenants, drift_script, find_drift
 from erpkit.tenants.exports import export_tenant
-from erpkit.tenants.growth import Growth, compare_snapshots
+from erpkit.tenants.fleet import FleetInspection
 from erpkit.tenants.hand_over import HandOverPlan, HandOverRun, hand_over, plan_hand_over
 from erpkit.tenants.imports import import_tenant
 from erpkit.tenants.inspection import TenantInspection, inspect_tenants
@@ -18,7 +18,15 @@ from erpkit.tenants.repair import RepairPlan, RepairRun, RepairStep, lint_repair
 from erpkit.tenants.restore import Beside, LogChange, Restored, RestorePlan, import_beside, plan_restore, swap_in
 from erpkit.tenants.roles import ANALYSTS
 from erpkit.tenants.rows import count_rows
-from erpkit.tenants.snapshot import Snapshot, describe_inspections, read_snapshot, take_snapshot, write_snapshot
+from erpkit.tenants.snapshot import (
+    Growth,
+    Snapshot,
+    compare_snapshots,
+    describe_inspections,
+    read_snapshot,
+    take_snapshot,
+    write_snapshot,
+)
 from erpkit.tenants.values import AsText
 
 __all__ = [
@@ -27,8 +35,10 @@ __all__ = [
     "AsText",
     "Beside",
     "Difference",
+    "Drift",
     "DropPlan",
     "DropResult",
+    "FleetInspection",
     "Growth",
     "HandOverPlan",
     "HandOverRun",
@@ -47,6 +57,7 @@ __all__ = [
     "TenantInspection",
     "across",
     "compare_snapshots",
+    "compare_tenants",
     "count_rows",
     "create_tenant",
     "describe_inspections",

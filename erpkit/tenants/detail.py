@@ -77,11 +77,18 @@ class TenantDetail:
 
 
 def inspect_tenant(
-    connection: Connection, tenant: Tenant, migrations: Sequence[Migration], *, topics: Mapping[str, str] | None = None
+    connection: Connection,
+    tenant: Tenant,
+    migrations: Sequence[Migration],
+    *,
+    topics: Mapping[str, str] | None = None,
+    among: Sequence[Tenant] = (),
 ) -> TenantDetail:
-    """Inspect one tenant in depth; `topics` as for `inspect_tenants`. A tenant without a schema has no tables."""
+    """Inspect one tenant in depth; `topics` and `among` as for `inspect_tenants`. A tenant without a schema has no tables."""
     locks = Locks(connection, [TEMPLATE.schema, tenant.schema])
-    (inspection,) = inspect_tenants(connection, [tenant], migrations, exact=True, topics=topics, locks=locks)
+    (inspection,) = inspect_tenants(
+        connection, [tenant], migrations, exact=True, topics=topics, locks=locks, among=among
+    )
     tables = locks.read(lambda: _rows(connection, _TABLES, tenant, locks))
     indexes = locks.read(lambda: _rows(connection, _INDEXES, tenant, locks))
     counted = [TableDetail(name, inspection.rows.get(name, 0), *facts) for name, *facts in tables]
