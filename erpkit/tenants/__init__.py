@@ -11,11 +11,22 @@ from erpkit.tenants.inspection import TenantInspection, inspect_tenants
 from erpkit.tenants.lifecycle import create_tenant, ensure_template, rename_tenant
 from erpkit.tenants.manifest import Manifest, read_manifest, verify_export
 from erpkit.tenants.mentions import Mention, MovedTenant
-from erpkit.tenants.provision import ProvisionPlan, plan_provision, provision_tenant
+from erpkit.tenants.offboard import Offboarded, OffboardPlan, offboard_tenant, plan_offboarding
+from erpkit.tenants.provision import Provisioned, ProvisionPlan, plan_provision, provision_tenant
 from erpkit.tenants.registry import ensure_registry, find_tenants, get_tenant, list_tenants, look_up, set_status
 from erpkit.tenants.removal import DropPlan, DropResult, drop_tenant, plan_drop
 from erpkit.tenants.repair import RepairPlan, RepairRun, RepairStep, lint_repair, plan_repair, read_repair, run_repair
-from erpkit.tenants.restore import Beside, LogChange, Restored, RestorePlan, import_beside, plan_restore, swap_in
+from erpkit.tenants.restore import (
+    Beside,
+    LogChange,
+    Restored,
+    RestorePlan,
+    RestoreRun,
+    import_beside,
+    plan_restore,
+    restore_tenant,
+    swap_in,
+)
 from erpkit.tenants.roles import ANALYSTS
 from erpkit.tenants.rows import count_rows
 from erpkit.tenants.snapshot import (
@@ -46,11 +57,15 @@ __all__ = [
     "Manifest",
     "Mention",
     "MovedTenant",
+    "OffboardPlan",
+    "Offboarded",
     "ProvisionPlan",
+    "Provisioned",
     "RepairPlan",
     "RepairRun",
     "RepairStep",
     "RestorePlan",
+    "RestoreRun",
     "Restored",
     "Snapshot",
     "TenantDetail",
@@ -77,8 +92,10 @@ __all__ = [
     "lint_repair",
     "list_tenants",
     "look_up",
+    "offboard_tenant",
     "plan_drop",
     "plan_hand_over",
+    "plan_offboarding",
     "plan_provision",
     "plan_repair",
     "plan_restore",
@@ -87,6 +104,7 @@ __all__ = [
     "read_repair",
     "read_snapshot",
     "rename_tenant",
+    "restore_tenant",
     "run_repair",
     "set_status",
     "swap_in",

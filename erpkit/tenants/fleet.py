@@ -15,7 +15,14 @@ from erpkit.table import Column, Table, Tone
 from erpkit.tenants.drift import Difference, drift_table
 from erpkit.tenants.health import Blocker
 from erpkit.tenants.inspection import TenantInspection
-from erpkit.tenants.snapshot import Growth, Snapshot, compare_snapshots, describe_growth, describe_inspections
+from erpkit.tenants.snapshot import (
+    Growth,
+    Snapshot,
+    compare_snapshots,
+    describe_change,
+    describe_growth,
+    describe_inspections,
+)
 
 __all__ = ["FleetInspection"]
 
@@ -143,8 +150,8 @@ class FleetInspection:
 
     def _grown(self) -> tuple[Column[TenantInspection], ...]:
         return (
-            Column("growth", lambda i: signed(self.growths[i.tenant.slug], 0), unit="MiB", right=True),
-            Column("more rows", lambda i: signed(self.growths[i.tenant.slug], 1), right=True),
+            Column("growth", lambda i: describe_change(self.growths[i.tenant.slug], 0), unit="MiB", right=True),
+            Column("more rows", lambda i: describe_change(self.growths[i.tenant.slug], 1), right=True),
         )
 
     def __iter__(self) -> Iterator[TenantInspection]:
@@ -158,13 +165,6 @@ class FleetInspection:
 
     def _repr_html_(self) -> str:
         return self.summary.html() + self.table._repr_html_()
-
-
-def signed(growth: Growth, part: int, unit: int = _MIB, places: int = 2) -> str:
-    """Return growth in size (part 0) or rows (1) as text: `+1.25`, `~+1.25` where it is estimated, `–` where it is not known."""
-    if growth.size is None or growth.rows is None:
-        return "–"
-    return f"{'' if growth.is_exact else '~'}" + (f"{growth.rows:+,}" if part else f"{growth.size / unit:+,.{places}f}")
 
 
 def _warn(count: Callable[[TenantInspection], object]) -> Callable[[TenantInspection], Tone]:

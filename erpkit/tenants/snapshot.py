@@ -19,6 +19,7 @@ __all__ = [
     "Snapshot",
     "TenantFigures",
     "compare_snapshots",
+    "describe_change",
     "describe_growth",
     "describe_inspections",
     "read_snapshot",
@@ -207,3 +208,10 @@ def describe_growth(growth: Growth) -> dict[str, Any]:
     """Return growth as plain values."""
     tables = {table.name: {"size": table.size, "rows": table.rows} for table in growth.tables}
     return {"size": growth.size, "rows": growth.rows, "exact": growth.is_exact, "tables": tables}
+
+
+def describe_change(growth: Growth, part: int, unit: int = 2**20, places: int = 2) -> str:
+    """Return growth in size (part 0) or rows (1) as text: `+1.25`, `~+1.25` where it is estimated, `–` where it is not known."""
+    if growth.size is None or growth.rows is None:
+        return "–"
+    return f"{'' if growth.is_exact else '~'}" + (f"{growth.rows:+,}" if part else f"{growth.size / unit:+,.{places}f}")
