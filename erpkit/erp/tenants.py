@@ -200,8 +200,9 @@ class Tenants(Mapping[str, ErpTenant]):
         database = self._own()
 
         def make(_: Work) -> DropPlan:
+            tenant = self._one(slug)
             with database.connection() as connection:
-                plan = plan_drop(connection, self._one(slug))
+                plan = plan_drop(connection, tenant)
             plan.refuse()
             return plan
 
@@ -215,8 +216,9 @@ class Tenants(Mapping[str, ErpTenant]):
         database = self._own()
 
         def make(_: Work) -> OffboardPlan:
+            tenant = self._one(slug)
             with database.connection() as connection:
-                return plan_offboarding(connection, self._one(slug), folder)
+                return plan_offboarding(connection, tenant, folder)
 
         def run(plan: OffboardPlan, work: Work) -> Offboarded:
             return offboard_tenant(database, plan, plan.id, lambda batch: work.advance(len(batch)))
@@ -231,8 +233,9 @@ class Tenants(Mapping[str, ErpTenant]):
         database, migrations = self._own(), _migrations(self._installation)
 
         def look() -> RepairPlan:
+            tenant = self._one(slug)
             with database.connection() as connection:
-                return read_repair(connection, self._one(slug), migrations, accept)
+                return read_repair(connection, tenant, migrations, accept)
 
         def make(_: Work) -> RepairPlan:
             plan = look()
