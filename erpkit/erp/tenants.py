@@ -37,6 +37,7 @@ from erpkit.tenants import (
     TenantDetail,
     compare_snapshots,
     compare_tenants,
+    count_rows,
     drop_tenant,
     export_tenant,
     hand_over,
@@ -60,7 +61,7 @@ from erpkit.tenants import (
     take_snapshot,
     write_snapshot,
 )
-from erpkit.tenants.repair import Risk
+from erpkit.tenants.repair import FleetState, Risk, read_fleet
 
 __all__ = ["ErpTenant", "Tenants"]
 
@@ -271,6 +272,17 @@ class Tenants(Mapping[str, ErpTenant]):
                 return plan_hand_over(connection)
 
         return self._bound(make, lambda plan, _: hand_over(database, plan.id), "parts")
+
+    def state(self, names: Sequence[str] | None = None) -> FleetState:
+        """Read drift and a fingerprint of all schemas, and count the rows of the tenants named, of all without a name."""
+        with self._own().connection() as connection:
+            return read_fleet(connection, names)
+
+    def rows(self) -> dict[str, dict[str, int]]:
+        """Count the rows of all tables, by tenant and table."""
+        tenants = self._installation.find()
+        with self._installation.database.connection() as connection:
+            return {tenant.slug: count_rows(connection, tenant.schema) for tenant in tenants}
 
     def export(self, slug: str, file: Path | str) -> Manifest:
         """Write a tenant to one file: a dump of its schema, and a manifest, which is returned."""
