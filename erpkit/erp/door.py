@@ -10,6 +10,7 @@ from typing import Any
 
 from erpkit.config import Settings
 from erpkit.erp.installation import Installation
+from erpkit.erp.migrations import Migrations
 from erpkit.erp.modules import Modules
 from erpkit.erp.runs import Runs
 from erpkit.erp.tenants import Tenants
@@ -26,6 +27,11 @@ class Erp(Installation):
     def tenants(self) -> Tenants:
         """The tenants by name, to look at or to work in."""
         return Tenants(self)
+
+    @cached_property
+    def migrations(self) -> Migrations:
+        """The migrations of all tenants: who has which, and bringing them up or down."""
+        return Migrations(self)
 
     @cached_property
     def modules(self) -> Modules:
