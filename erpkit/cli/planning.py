@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from erpkit.cli.output import print_findings, say, show
+from erpkit.cli.output import print_findings, say, say_script, show
 from erpkit.finding import exit_code
 from erpkit.plan import Plan, Shown, Work
 from erpkit.ui.progress import progress_bar
@@ -45,8 +45,12 @@ def apply_plan(plan: Plan[Any, Any], confirm: str) -> Any:
 
 
 def _show(result: Shown) -> None:
-    for table in result.tables:
-        show(table)
+    """Print the tables of a plan or result; of one that consists of SQL the script, which can be pasted."""
+    if script := getattr(result, "script", ""):
+        say_script(script)
+    else:
+        for table in result.tables:
+            show(table)
     print_findings(result.findings)
 
 

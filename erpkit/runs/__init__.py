@@ -6,7 +6,6 @@ from erpkit.runs.history import RunRecord, find_flaky, find_last, list_runs
 from erpkit.runs.notebook import Notebook, list_notebooks, notebooks_folder, open_notebook
 from erpkit.runs.parameters import Parameter, read_parameters
 from erpkit.runs.record import Recorder
-from erpkit.runs.rehearsal import Rehearsal
 from erpkit.runs.result import RunResult, read_summary, worst_exit_code
 from erpkit.runs.run import Retry, run_notebook
 from erpkit.runs.stopper import TimeLimits
@@ -17,7 +16,6 @@ __all__ = [
     "Notebook",
     "Parameter",
     "Recorder",
-    "Rehearsal",
     "Retry",
     "RunRecord",
     "RunResult",

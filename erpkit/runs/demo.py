@@ -15,8 +15,8 @@ from erpkit.events import Selection, plan_replay
 from erpkit.migrations import plan_up, read_applied, read_migrations
 from erpkit.modules import Registry
 from erpkit.runs.notebook import open_notebook
+from erpkit.runs.planted import drop_database
 from erpkit.runs.record import Recorder
-from erpkit.runs.rehearsal import drop_database
 from erpkit.runs.result import RunResult
 from erpkit.runs.run import run_notebook
 from erpkit.tenants import list_tenants

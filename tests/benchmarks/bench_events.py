@@ -29,7 +29,7 @@ from erpkit.events.awake import append_lock
 from erpkit.events.log import announce
 from erpkit.migrations import read_migrations
 from erpkit.modules import EventHandler, Module, Registry
-from erpkit.runs.rehearsal import drop_database
+from erpkit.runs.planted import drop_database
 from erpkit.tenants import create_tenant, list_tenants
 from tests.processes import start
 

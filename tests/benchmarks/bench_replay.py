@@ -25,7 +25,7 @@ from erpkit.events import Context, Selection, rebuild_projection
 from erpkit.events.replay.selection import read_selected, stream_selected
 from erpkit.migrations import read_migrations
 from erpkit.modules import EventHandler, Module, Registry
-from erpkit.runs.rehearsal import drop_database
+from erpkit.runs.planted import drop_database
 from erpkit.tenants import create_tenant
 
 NAME = "bench_replay"

@@ -14,6 +14,7 @@ from psycopg import sql
 
 from erpkit.config import Settings
 from erpkit.database import Database
+from erpkit.erp.door import Erp
 from erpkit.errors import DatabaseError
 from erpkit.events import handler_topics, read_lag
 from erpkit.modules import ModuleLike, Registry, load_modules
@@ -23,7 +24,7 @@ from erpkit.runs.sample import plant_sample, sample_kit
 from erpkit.runs.workers import WorkerProcess
 from erpkit.tenants import get_tenant, list_tenants
 
-__all__ = ["Rehearsal", "drop_database"]
+__all__ = ["Rehearsal"]
 
 _PATIENCE = 30.0  # seconds
 
@@ -31,11 +32,13 @@ _PATIENCE = 30.0  # seconds
 class Rehearsal:
     """A database of its own, beside the configured one, that lives until `close`; it holds four tenants of sample data.
 
-    `planted` tells which tenant is in which trouble, and `folder` is for files that go with it. Raises DatabaseError where
-    the login may not create databases.
+    `erp` is open over it and over the sample modules. `planted` tells which tenant is in which trouble, and `folder` is for
+    files that go with it. Without `settings` those of the environment hold. Raises DatabaseError where the login may not create
+    databases.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings | None = None) -> None:
+        settings = settings or Settings.from_env()
         self._name = f"erpkit_rehearsal_{uuid4().hex[:8]}"
         self._closed = False
         self._parent = Database.open(settings)
@@ -49,6 +52,7 @@ class Rehearsal:
         self.folder = Path(self._folder.name)
         self.worker = WorkerProcess(self.database.conninfo, SAMPLE_GROUP, self.folder / "health.json")
         atexit.register(self.close)  # also where a notebook stops half way
+        self.erp = self._open_erp(settings)
         self.planted: Any = self._fill()
 
     def close(self) -> None:
@@ -96,6 +100,12 @@ class Rehearsal:
     def careless_modules(self) -> list[ModuleLike]:
         """Return the sample ERP's modules and one more, which uses another without declaring it."""
         return [*self.registry.modules, sample_kit().careless_module()]
+
+    def _open_erp(self, settings: Settings) -> Erp:
+        """Open the door over the scratch database: its connections are this object's, and its settings say nothing else."""
+        erp = Erp(Settings(database=self.database.conninfo, home=settings.home, modules=SAMPLE_GROUP))
+        erp.__dict__ |= {"database": self.database, "registry": self.registry}
+        return erp
 
     def _create(self, *, keep: bool) -> None:
         if keep:
