@@ -15,6 +15,7 @@ from erpkit.app import Application, compose
 from erpkit.config import Settings
 from erpkit.database.rights import find_excess
 from erpkit.erp.installation import Installation
+from erpkit.erp.migrations import Migrations
 from erpkit.erp.modules import Modules
 from erpkit.erp.queries import Queries
 from erpkit.erp.runs import Runs
@@ -39,6 +40,11 @@ class Erp(Installation):
     def tenants(self) -> Tenants:
         """The tenants by name, to look at or to work in."""
         return Tenants(self)
+
+    @cached_property
+    def migrations(self) -> Migrations:
+        """The migrations of all tenants: who has which, and bringing them up or down."""
+        return Migrations(self)
 
     @cached_property
     def modules(self) -> Modules:
