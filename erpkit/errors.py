@@ -16,6 +16,7 @@ __all__ = [
     "QueryError",
     "RunError",
     "UsageError",
+    "first_line",
 ]
 
 
@@ -84,3 +85,8 @@ class QueryError(ErpkitError):
 
 class RunError(ErpkitError):
     """A notebook did not run to its end."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -14,11 +13,11 @@ import psycopg
 from psycopg import sql
 
 from erpkit.database import Connection, Database, Errors, Tenant, read_tenants, tenants_with_table
-from erpkit.errors import ErpkitError, PlanChangedError, UsageError
+from erpkit.errors import ErpkitError, PlanChangedError, UsageError, first_line
 from erpkit.events.backlog import handler_topics
 from erpkit.events.dispatch import DispatchResult, dispatch
 from erpkit.events.lag import EventLag, GroupLag, LockHolder, read_lag
-from erpkit.events.watchdog import Watchdog
+from erpkit.events.watchdog import Watch
 from erpkit.finding import Finding
 from erpkit.modules import Registry
 from erpkit.result import Summary
@@ -279,21 +278,15 @@ _HANDLED_COLUMNS = (
 )  # fmt: skip
 
 
-def dispatch_all(
-    database: Database, registry: Registry, tenants: Sequence[Tenant], limit: float | None = None
-) -> DispatchRun:
-    """Hand all that waits to its handlers, tenant after tenant; one that cannot be served holds up no other.
-
-    A handler that does not come back within `limit` seconds ends the process.
-    """
+def dispatch_all(database: Database, registry: Registry, tenants: Sequence[Tenant], watch: Watch) -> DispatchRun:
+    """Hand all that waits to its handlers, tenant after tenant; one that cannot be served holds up no other."""
     results: list[DispatchResult] = []
     failures: dict[str, str] = {}
-    with Watchdog(limit) if limit else nullcontext() as watch:
-        for tenant in (tenant for tenant in tenants if tenant.is_active):
-            try:
-                results.append(dispatch(database, tenant, registry, **({"watch": watch} if watch else {})))
-            except (ErpkitError, psycopg.Error) as error:
-                failures[tenant.slug] = first_line(error).removeprefix(f"tenant {tenant.slug}: ")
+    for tenant in (tenant for tenant in tenants if tenant.is_active):
+        try:
+            results.append(dispatch(database, tenant, registry, watch=watch))
+        except (ErpkitError, psycopg.Error) as error:
+            failures[tenant.slug] = first_line(error).removeprefix(f"tenant {tenant.slug}: ")
     return DispatchRun(results, failures, {tenant.slug: tenant.status for tenant in tenants if not tenant.is_active})
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 
 from erpkit.database import Connection, Database, Tenant
-from erpkit.errors import DatabaseError
+from erpkit.errors import DatabaseError, first_line
 from erpkit.events.backlog import handler_topics, read_waiting
 from erpkit.events.dispatch import BATCH, dispatch_batch
 from erpkit.events.lag import GroupLag, read_lag
@@ -186,14 +186,13 @@ class Worker:
             self._report([*news, *(f"{slug}: can be read again" for slug in again)])
 
     def _note_failure(self, slug: str, group: str, error: Exception) -> None:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if self._failing.get(f"{slug}, {group}") != reason:
             self._failing[f"{slug}, {group}"] = reason
             self._report([f"{slug}: {group} cannot be served: {reason}"])
 
     def _return_to_server(self, error: Exception) -> None:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        self._tell([f"lost the database, and tries again: {reason}"])
+        self._tell([f"lost the database, and tries again: {first_line(error)}"])
         pause = 0.1
         while not self._bell.has_rung:
             try:

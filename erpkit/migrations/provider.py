@@ -22,6 +22,7 @@ from erpkit.migrations.lane import Lane
 from erpkit.migrations.plan import MigrationPlan, TenantPlan, Wave
 from erpkit.migrations.script import Limits, check_statements
 from erpkit.migrations.worker import TenantResult, Worker
+from erpkit.signals import caught_signals
 
 __all__ = ["MigrationRun", "OnError", "run_plan"]
 
@@ -176,11 +177,9 @@ def interruptible(worker: Worker) -> Iterator[None]:
 
     listener = threading.Thread(target=listen, name="erpkit-interrupts", daemon=True)
     listener.start()
-    usual = {number: signal.signal(number, lambda number, _: signals.put(number)) for number in _INTERRUPTS}
     try:
-        yield
+        with caught_signals(signals.put, *_INTERRUPTS):
+            yield
     finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
         signals.put(None)
         listener.join()

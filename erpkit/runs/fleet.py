@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from erpkit.runs.job import Job
 from erpkit.runs.notebook import Notebook
 from erpkit.runs.result import Outcome, RunResult, worst_exit_code
 from erpkit.runs.secrets import Mask
+from erpkit.signals import caught_signals
 
 __all__ = ["FleetResult", "run_fleet", "tenant_parameter"]
 
@@ -113,20 +113,11 @@ class _Processes:
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Pass Ctrl-C and SIGTERM on, in the main thread alone, as Python has it."""
-        if threading.current_thread() is not threading.main_thread():
+        """Pass Ctrl-C, SIGTERM and a closed terminal on."""
+        with caught_signals(self._stop, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             yield
-            return
-        before = {
-            number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
-    def _stop(self, *_: object) -> None:
+    def _stop(self, _: int) -> None:
         self._stopped = True
         for process in list(self._running):
             with suppress(ProcessLookupError):

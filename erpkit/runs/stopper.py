@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from erpkit.runs.result import Outcome
+from erpkit.signals import caught_signals
 
 __all__ = ["Stopper", "TimeLimits"]
 
@@ -97,18 +98,11 @@ class Stopper:
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Let Ctrl-C, SIGTERM and a closed terminal stop the run; in the main thread alone, as Python has it."""
-        if threading.current_thread() is not threading.main_thread():
+        """Let Ctrl-C, SIGTERM and a closed terminal stop the run."""
+        with caught_signals(self._on_signal, *_SIGNALS):
             yield
-            return
-        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
-    def _on_signal(self, number: int, _: object) -> None:
+    def _on_signal(self, number: int) -> None:
         self.stop("interrupted", f"by {signal.Signals(number).name}")
 
     def _after(self, seconds: float, why: str) -> threading.Timer:

@@ -155,7 +155,7 @@ class ReplayPlan:
         events = Counter[str]()
         for step in self.steps:
             events[step.handler] += step.events
-        effects = {name: "yes, asked for by name" for name in self.side_effects}
+        effects = dict.fromkeys(self.side_effects, "yes, asked for by name")
         rows = [(name, does or "–", effects.get(name, "none"), events[name]) for name, does in self.handlers.items()]
         left = "none" if self.target else "yes"
         rows += [(name, f"left out: {reason}", left, 0) for name, reason in self.left_out.items()]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from types import FrameType
 from uuid import UUID, uuid4
 
 import psycopg
@@ -24,8 +22,9 @@ from erpkit.events.replay.plan import ReplayPlan
 from erpkit.events.replay.selection import read_selected
 from erpkit.events.router import handle
 from erpkit.modules import EventHandler, Registry
+from erpkit.signals import stop_at_interrupt
 
-__all__ = ["Pace", "ReplayFailure", "ReplayRun", "carry_out", "run_replay", "stop_on_interrupt"]
+__all__ = ["Pace", "ReplayFailure", "ReplayRun", "carry_out", "run_replay"]
 
 _BATCH = 500
 _FAILURES_KEPT = 1000  # in memory; all are in erpkit_replay_results
@@ -114,7 +113,7 @@ def carry_out(
     work = _Work(database, plan, replay_id, deliver, Pace(rate, stop), stop, progress or (lambda _: None))
     _open(database, plan, replay_id)
     try:
-        with stop_on_interrupt(stop):
+        with stop_at_interrupt(stop):
             for tenant in plan.tenants:
                 work.replay(tenant)
     except BaseException as error:
@@ -145,25 +144,6 @@ class Pace:
             return
         self._due = max(self._due, time.monotonic() - 1) + events / self._rate
         self._stop.wait(max(0.0, self._due - time.monotonic()))
-
-
-@contextmanager
-def stop_on_interrupt(stop: threading.Event) -> Iterator[None]:
-    """Let the first Ctrl-C set `stop`, so that what is in hand is finished; the second one interrupts at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    usual = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, usual)
-
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)
 
 
 class _Work:

@@ -19,9 +19,10 @@ from erpkit.errors import ErpkitError, UsageError
 from erpkit.events.faults import raise_if_lost
 from erpkit.events.message import Message
 from erpkit.events.pipelined import handle_pipelined, may_be_pipelined
-from erpkit.events.replay.run import Handed, Pace, hand_over, stop_on_interrupt
+from erpkit.events.replay.run import Handed, Pace, hand_over
 from erpkit.events.replay.selection import Selection, read_selected
 from erpkit.modules import EventHandler, Registry
+from erpkit.signals import stop_at_interrupt
 from erpkit.table import Column
 
 __all__ = [
@@ -132,7 +133,7 @@ def build_shadow(
         _create(database, shadow)
     stop = stop or threading.Event()
     pace = Pace(rate, stop)
-    with stop_on_interrupt(stop):
+    with stop_at_interrupt(stop):
         while not stop.is_set():
             with database.tenant_transaction(tenant, write=True) as connection:
                 events = advance(connection, registry, shadow, pace.batch)

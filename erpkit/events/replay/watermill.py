@@ -20,10 +20,11 @@ from erpkit.database import IMPATIENT, Connection, Database, Tenant, note_failur
 from erpkit.errors import ErpkitError, PlanChangedError, UsageError
 from erpkit.events.message import Message
 from erpkit.events.replay.plan import ReplayPlan, choose_handlers, steps_of
-from erpkit.events.replay.run import Pace, ReplayFailure, ReplayRun, hand_over, stop_on_interrupt
+from erpkit.events.replay.run import Pace, ReplayFailure, ReplayRun, hand_over
 from erpkit.events.replay.selection import Selection
 from erpkit.finding import Finding, not_read
 from erpkit.modules import EventHandler, Registry
+from erpkit.signals import stop_at_interrupt
 from erpkit.table import Column, Table
 
 __all__ = [
@@ -247,7 +248,7 @@ def replay_watermill(
     work = _Work(database, registry, plan, progress or (lambda _: None))
     stop = stop or threading.Event()
     pace = Pace(rate, stop)
-    with stop_on_interrupt(stop):
+    with stop_at_interrupt(stop):
         for tenant, topic in work.tables():
             for messages in stream_watermill(database, tenant, topic, plan.selection, pace.batch):
                 work.replay(tenant, messages)
