@@ -11,6 +11,7 @@ import psycopg
 from erpkit.database import Connection
 from erpkit.events.awake import append_lock, awake_lock
 from erpkit.events.message import Message
+from erpkit.table import Column
 
 __all__ = ["announce", "append", "list_events", "read_events", "to_message"]
 
@@ -23,6 +24,12 @@ _NOTIFY = (
     f"THEN pg_notify('{CHANNEL}', current_schema()) END"
 )
 
+EVENT_COLUMNS = (
+    Column[Message]("offset", lambda event: event.offset),
+    Column[Message]("topic", lambda event: event.topic),
+    Column[Message]("recorded", lambda event: event.recorded_at and f"{event.recorded_at:%Y-%m-%d %H:%M:%S}"),
+    Column[Message]("uuid", lambda event: event.uuid),
+)
 COLUMNS = '"offset", uuid, topic, payload, metadata, recorded_at'
 
 

@@ -12,6 +12,7 @@ from erpkit.events.log import COLUMNS, to_message
 from erpkit.events.message import Message
 from erpkit.events.upcasters import decode_message
 from erpkit.modules import EventHandler, Registry
+from erpkit.table import Column
 
 __all__ = ["Parked", "aggregate_of", "block", "hold_back", "list_parked", "lock", "park_if_blocked"]
 
@@ -64,6 +65,15 @@ class Parked:
     aggregate: str
     events: int
     first_offset: int
+
+
+PARKED_COLUMNS = (
+    Column[Parked]("tenant", lambda one: one.tenant),
+    Column[Parked]("handler", lambda one: one.handler),
+    Column[Parked]("aggregate", lambda one: one.aggregate),
+    Column[Parked]("events", lambda one: one.events, bar=True),
+    Column[Parked]("first offset", lambda one: one.first_offset),
+)
 
 
 def hold_back(
