@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from erpkit.config import Settings
     from erpkit.couplings import inspect_modules
     from erpkit.database import TEMPLATE, Database, Tenant
-    from erpkit.erp import Erp, open
+    from erpkit.erp import Erp, Rehearsal, open
     from erpkit.errors import ErpkitError
     from erpkit.events import (
         CommandBus,
@@ -59,7 +59,6 @@ if TYPE_CHECKING:
         Limits,
         describe_status,
         estimate_plan,
-        lint_plan,
         plan_down,
         plan_redo,
         plan_up,
@@ -85,7 +84,7 @@ if TYPE_CHECKING:
         load_modules,
         register,
     )
-    from erpkit.runs import Rehearsal, Summary, check_parameters, list_runs
+    from erpkit.runs import Summary, check_parameters, list_runs
     from erpkit.tenants import (
         across,
         compare_snapshots,
@@ -167,7 +166,6 @@ __all__ = [
     "inspect_modules",
     "inspect_tenants",
     "inspect_watermill",
-    "lint_plan",
     "list_dead_letters",
     "list_parked",
     "list_replays",
@@ -261,7 +259,6 @@ _WHERE = {
         "Limits",
         "describe_status",
         "estimate_plan",
-        "lint_plan",
         "plan_down",
         "plan_redo",
         "plan_up",
@@ -287,8 +284,8 @@ _WHERE = {
         "load_modules",
         "register",
     },
-    "erp": {"Erp", "open"},
-    "runs": {"Rehearsal", "Summary", "check_parameters", "list_runs"},
+    "erp": {"Erp", "Rehearsal", "open"},
+    "runs": {"Summary", "check_parameters", "list_runs"},
     "tenants": {
         "across",
         "compare_snapshots",

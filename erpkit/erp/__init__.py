@@ -2,5 +2,6 @@
 
 from erpkit.erp.door import Erp, open
 from erpkit.erp.installation import Installation
+from erpkit.erp.rehearsal import Rehearsal
 
-__all__ = ["Erp", "Installation", "open"]
+__all__ = ["Erp", "Installation", "Rehearsal", "open"]

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
+from erpkit.app import Application, compose
 from erpkit.config import Settings
+from erpkit.database.rights import find_excess
 from erpkit.erp.installation import Installation
+from erpkit.erp.migrations import Migrations
 from erpkit.erp.modules import Modules
+from erpkit.erp.queries import Queries
 from erpkit.erp.runs import Runs
 from erpkit.erp.tenants import Tenants
 from erpkit.errors import ErpkitError
+from erpkit.events import WorkerReport
+from erpkit.finding import group_findings
 from erpkit.tenants import Across, across
+from erpkit.visible import visible, visible_html
 
 __all__ = ["Erp", "open"]
+
+_MOST = 200  # tenants that the card looks at
+_CAUSES = 5  # of findings that it names
+_CELL = "text-align:left;vertical-align:top;padding:.2em 1em .2em .3em;"
 
 
 class Erp(Installation):
@@ -28,9 +42,19 @@ class Erp(Installation):
         return Tenants(self)
 
     @cached_property
+    def migrations(self) -> Migrations:
+        """The migrations of all tenants: who has which, and bringing them up or down."""
+        return Migrations(self)
+
+    @cached_property
     def modules(self) -> Modules:
         """The modules, and the check of what they declare."""
         return Modules(self)
+
+    @cached_property
+    def queries(self) -> Queries:
+        """The queries of the modules: generated code, and the check against every tenant."""
+        return Queries(self)
 
     @cached_property
     def runs(self) -> Runs:
@@ -56,15 +80,55 @@ class Erp(Installation):
         found = self.find(tenants)
         return across(self.database, sql, values, tenants=found, limit=limit, timeout=timeout, progress=progress)
 
+    def compose(
+        self, *, migrate: bool = False, dispatch: bool = False, on_report: Callable[[WorkerReport], object] = str
+    ) -> AbstractContextManager[Application]:
+        """Start the modules for the time of the block, and lend the application that they make; see `erpkit.app.compose`."""
+        if dispatch:
+            self.own("event log")
+        return compose(self.settings, migrate=migrate, dispatch=dispatch, on_report=on_report)
+
     def __str__(self) -> str:
-        width = max(map(len, self._card()))
-        return "\n".join(f"{name:<{width}}  {text}" for name, text in self._card().items())
+        card = self._card()
+        width = max(map(len, card))
+        lines = [
+            (name if n == 0 else "", line) for name, text in card.items() for n, line in enumerate(text.split("\n"))
+        ]
+        return "\n".join(f"{name:<{width}}  {visible(line)}".rstrip() for name, line in lines)
 
     __repr__ = __str__
 
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f'<tr><th style="{_CELL}font-weight:600">{visible_html(name)}</th>'
+            f'<td style="{_CELL}white-space:pre-line">{visible_html(text)}</td></tr>'
+            for name, text in self._card().items()
+        )
+        return f'<table style="line-height:1.4">{rows}</table>'
+
     def _card(self) -> dict[str, str]:
         """Return what matters at first sight, a line each; what cannot be read says why."""
-        return {"database": _told(lambda: self.target), "tenants": _told(self._count), "modules": _told(self._order)}
+        return {
+            "database": _told(lambda: self.target),
+            "login": _told(self._login),
+            "tenants": _told(self._count),
+            "modules": _told(self._order),
+            "to look at": _told(self._look),
+        }
+
+    def _login(self) -> str:
+        with self.database.connection() as connection:
+            name, excess = find_excess(connection)
+        return f"{name}: it may do more than read ({excess})" if excess else f"{name}: it may only read"
+
+    def _look(self) -> str:
+        """Name the gravest causes of findings, with the command that helps; of many tenants the command that reads them."""
+        if len(self.tenants) > _MOST:
+            return f"not read of more than {_MOST} tenants: erpkit tenants inspect"
+        causes = group_findings(self.tenants.inspect(exact=False).findings)
+        lines = [f"{cause}\n    {cause.remedy}" if cause.remedy else str(cause) for cause in causes[:_CAUSES]]
+        more = len(causes) - _CAUSES
+        return "\n".join([*lines, *([f"and {more} more: erpkit tenants inspect"] if more > 0 else [])]) or "nothing"
 
     def _count(self) -> str:
         counts = Counter(tenant.status for tenant in self.find())
@@ -81,6 +145,8 @@ def _told(read: Callable[[], str]) -> str:
         return read()
     except ErpkitError as error:
         return str(error)
+    except psycopg.Error as error:
+        return f"not read: {str(error).strip().splitlines()[0]}"
 
 
 def open(

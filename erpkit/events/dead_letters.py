@@ -16,15 +16,7 @@ from erpkit.events.consumer import Consumer
 from erpkit.events.log import name_log_behind
 from erpkit.events.message import Message
 from erpkit.events.parking import block
-
-__all__ = [
-    "DeadLetter",
-    "DeadLetterDetail",
-    "add_dead_letter",
-    "describe_error",
-    "list_dead_letters",
-    "show_dead_letter",
-]
+from erpkit.table import Column, Table
 
 _COLUMNS = 'handler, topic, "offset", uuid, error, attempts, failed_at'
 
@@ -69,6 +61,51 @@ class DeadLetterDetail:
     recorded_at: datetime | None
     metadata: Mapping[str, str] | None
     payload: Mapping[str, Any] | None
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What is known, by name; the payload only if it was read."""
+        letter = self.letter
+        closed = f"{self.resolved_at:%Y-%m-%d %H:%M} by {self.resolved_by}: {self.reason}" if self.resolved_at else ""
+        facts = {
+            "event": f"{letter.topic} at offset {letter.offset} of {letter.tenant}",
+            "uuid": str(letter.uuid),
+            "recorded": f"{self.recorded_at:%Y-%m-%d %H:%M:%S}" if self.recorded_at else "not in the log any more",
+            **(self.metadata or {}),
+            "handler": letter.handler,
+            "error": letter.error,
+            "attempts": f"{letter.attempts}, the last at {letter.failed_at:%Y-%m-%d %H:%M:%S}",
+            "status": self.status,
+            "closed": closed,
+            "holds back": f"{self.parked} events of {self.aggregate}" if self.aggregate else "",
+            **{f"payload: {name}": str(value) for name, value in (self.payload or {}).items()},
+        }
+        return {name: value for name, value in facts.items() if value}
+
+    @property
+    def table(self) -> Table[tuple[str, str]]:
+        """One line a fact."""
+        return Table(_FACTS, list(self.facts.items()))
+
+    def __str__(self) -> str:
+        return repr(self.table)
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
+
+
+LETTER_COLUMNS = (
+    Column[DeadLetter]("tenant", lambda one: one.tenant),
+    Column[DeadLetter]("offset", lambda one: one.offset),
+    Column[DeadLetter]("topic", lambda one: one.topic),
+    Column[DeadLetter]("handler", lambda one: one.handler),
+    Column[DeadLetter]("error", lambda one: one.error),
+    Column[DeadLetter]("failed", lambda one: one.failed_at),
+)
+_FACTS = (
+    Column[tuple[str, str]]("what", lambda row: row[0]),
+    Column[tuple[str, str]]("value", lambda row: row[1]),
+)
 
 
 def list_dead_letters(

@@ -13,12 +13,12 @@ from uuid import UUID
 
 from erpkit.database import Connection, Tenant, tenants_with_table
 from erpkit.errors import PlanChangedError, UsageError
-from erpkit.events.causes import DeadLetterCount, cause_of, group_letters
+from erpkit.events.causes import COUNT_COLUMNS, DeadLetterCount, cause_of, group_letters
 from erpkit.events.dead_letters import DeadLetter, list_dead_letters
 from erpkit.events.parking import Parked, list_parked
+from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
-
-__all__ = ["LetterPlan", "LetterSelection", "choose_letters", "plan_discard", "plan_retry"]
+from erpkit.table import Table
 
 _BEHIND = "lacks erpkit's own migrations: run `erpkit migrate up`"
 
@@ -87,6 +87,34 @@ class LetterPlan:
     def counts(self) -> list[DeadLetterCount]:
         """Return how many letters there are by tenant, handler, topic and cause, the most first."""
         return group_letters(self.letters)
+
+    @property
+    def size(self) -> int:
+        """How many dead letters there are."""
+        return len(self.letters)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """How many letters, and how many events are parked behind them."""
+        return {"planned": len(self.letters), "parked then": self.parked}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The tenants that could not be read, and what else is left out."""
+        left = [
+            Finding("left out", name, reason, "info")
+            for name, reason in self.left_out.items()
+            if name not in self.errors
+        ]
+        return [*not_read(self.errors), *left]
+
+    @property
+    def tables(self) -> tuple[Table[DeadLetterCount], ...]:
+        """One line a tenant, handler and cause: how many letters would be retried or discarded."""
+        return (Table(COUNT_COLUMNS, self.counts(), f"There is nothing to {self.action}."),)
+
+    def __str__(self) -> str:
+        return f"{self.action} {len(self.letters)} dead letter(s), {self.parked} event(s) parked behind them"
 
     def check(self, confirm: str) -> None:
         """Raise PlanChangedError unless `confirm` is this plan's id."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from erpkit.config import acting_user
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError, UsageError
 from erpkit.events.batch import handle_batch
+from erpkit.events.causes import cause_of
 from erpkit.events.consumer import Consumer
 from erpkit.events.context import raise_if_lost
 from erpkit.events.dead_letters import DeadLetter, describe_error
@@ -21,7 +22,9 @@ from erpkit.events.log import COLUMNS, append, to_message
 from erpkit.events.message import Message
 from erpkit.events.parking import hold_back, lock_parking
 from erpkit.events.router import handle
+from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
+from erpkit.table import Column, Table, Tone
 
 State = Literal["handled", "discarded", "failed", "left alone"]
 
@@ -59,6 +62,7 @@ class LetterRun:
 
     plan_id: str
     results: tuple[LetterResult, ...]
+    errors: Mapping[str, str] = field(default_factory=dict)  # of the plan: the tenants that could not be read
 
     def count(self, state: State, *, was_parked: bool = False) -> int:
         """Return how many dead letters, or parked events, ended in `state`."""
@@ -68,6 +72,63 @@ class LetterRun:
     def failed(self) -> tuple[LetterResult, ...]:
         """The events that the handler failed on, again or for the first time."""
         return tuple(result for result in self.results if result.state == "failed")
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """How many letters and parked events were handled, and how many failed."""
+        return {
+            "handled": self.count("handled"),
+            "discarded": self.count("discarded"),
+            "parked handled": self.count("handled", was_parked=True),
+            "failed": len(self.failed),
+        }
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What failed, by tenant, handler and cause, and what was left alone or could not be read."""
+        failed: dict[tuple[str, str, str], list[str]] = {}
+        for one in self.failed:
+            failed.setdefault((one.tenant, one.handler, cause_of(one.detail)), []).append(str(one.offset))
+        return [
+            *(
+                Finding("failed", tenant, f"{handler} failed: {cause}", evidence=(f"offsets {', '.join(offsets)}",))
+                for (tenant, handler, cause), offsets in failed.items()
+            ),
+            *(
+                Finding(
+                    "left alone", one.tenant, f"{one.handler}, offset {one.offset} left alone: {one.detail}", "info"
+                )
+                for one in self.results
+                if one.state == "left alone"
+            ),
+            *not_read(self.errors),
+        ]
+
+    @property
+    def tables(self) -> tuple[Table[LetterResult], ...]:
+        """One line an event, those that failed first; an event that had been parked is marked."""
+        rows = sorted(self.results, key=lambda result: result.state != "failed")
+        return (Table(_COLUMNS, rows, "There was nothing to do."),)
+
+    def __str__(self) -> str:
+        states: tuple[State, ...] = ("handled", "discarded", "failed", "left alone")
+        counts = [f"{self.count(state)} {state}" for state in states if self.count(state)]
+        parked = self.count("handled", was_parked=True)
+        return f"{self.plan_id}: {', '.join(counts) or 'nothing to do'}; {parked} parked event(s) handled after them"
+
+
+def _tone(result: LetterResult) -> Tone:
+    return "error" if result.state == "failed" else "warning" if result.state == "left alone" else ""
+
+
+_COLUMNS = (
+    Column[LetterResult]("tenant", lambda r: r.tenant),
+    Column[LetterResult]("offset", lambda r: r.offset),
+    Column[LetterResult]("topic", lambda r: r.topic),
+    Column[LetterResult]("handler", lambda r: r.handler),
+    Column[LetterResult]("state", lambda r: f"{r.state}, was parked" if r.was_parked else r.state, tone=_tone),
+    Column[LetterResult]("detail", lambda r: r.detail),
+)
 
 
 def run_retry(

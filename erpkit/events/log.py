@@ -12,6 +12,7 @@ import psycopg
 from erpkit.database import Connection, Tenant
 from erpkit.errors import DatabaseError, ErpkitError
 from erpkit.events.message import Message
+from erpkit.table import Column
 
 
 def append_lock(schema: str) -> str:
@@ -33,6 +34,12 @@ _NOTIFY = (
     f"THEN pg_notify('{CHANNEL}', current_schema()) END"
 )
 
+EVENT_COLUMNS = (
+    Column[Message]("offset", lambda event: event.offset),
+    Column[Message]("topic", lambda event: event.topic),
+    Column[Message]("recorded", lambda event: event.recorded_at and f"{event.recorded_at:%Y-%m-%d %H:%M:%S}"),
+    Column[Message]("uuid", lambda event: event.uuid),
+)
 COLUMNS = '"offset", uuid, topic, payload, metadata, recorded_at'
 
 

@@ -11,6 +11,7 @@ from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_wi
 from erpkit.events.consumer import Consumer
 from erpkit.events.log import COLUMNS, to_message
 from erpkit.events.message import Message, decode_message
+from erpkit.table import Column
 
 _BATCH = 500
 
@@ -61,6 +62,15 @@ class Parked:
     aggregate: str
     events: int
     first_offset: int
+
+
+PARKED_COLUMNS = (
+    Column[Parked]("tenant", lambda one: one.tenant),
+    Column[Parked]("handler", lambda one: one.handler),
+    Column[Parked]("aggregate", lambda one: one.aggregate),
+    Column[Parked]("events", lambda one: one.events, bar=True),
+    Column[Parked]("first offset", lambda one: one.first_offset),
+)
 
 
 def hold_back(connection: Connection, consumer: Consumer, messages: Sequence[Message]) -> list[Message]:

@@ -1,7 +1,6 @@
 """What people look at: tables, plots and widgets."""
 
 from erpkit.ui.buttons import (
-    migration_buttons,
     offboard_buttons,
     provision_buttons,
     rebuild_buttons,
@@ -15,6 +14,7 @@ from erpkit.ui.dead_letters import (
     parked_table,
     plot_causes,
 )
+from erpkit.ui.decision import Decision, decide
 from erpkit.ui.event_health import (
     failures_table,
     lag_table,
@@ -27,15 +27,6 @@ from erpkit.ui.event_health import (
 from erpkit.ui.explorer import Explorer, explore
 from erpkit.ui.form import Form, form
 from erpkit.ui.guard import Guard
-from erpkit.ui.migrations import (
-    lint_table,
-    migration_history_table,
-    migration_plan_table,
-    migration_results_table,
-    migration_scripts_table,
-    migration_status_table,
-    plot_migrations,
-)
 from erpkit.ui.module_explorer import ModuleExplorer, explore_modules
 from erpkit.ui.plots import Picture, plot_counts, plot_events, plot_growth, plot_replay
 from erpkit.ui.progress import progress_bar
@@ -52,7 +43,6 @@ from erpkit.ui.run_history import plot_runs
 from erpkit.ui.show import show
 from erpkit.ui.summaries import (
     summarize_inspection,
-    summarize_migrations,
     summarize_offboarding,
     summarize_provision,
     summarize_replay,
@@ -74,6 +64,7 @@ from erpkit.ui.tables import (
 from erpkit.ui.widgets import explore_tenants
 
 __all__ = [
+    "Decision",
     "Explorer",
     "Form",
     "Guard",
@@ -82,6 +73,7 @@ __all__ = [
     "blockers_table",
     "dead_letter_table",
     "dead_letters_table",
+    "decide",
     "drift_table",
     "drop_plan_table",
     "explore",
@@ -96,14 +88,7 @@ __all__ = [
     "letter_counts_table",
     "letter_plan_table",
     "letter_results_table",
-    "lint_table",
     "lock_holders_table",
-    "migration_buttons",
-    "migration_history_table",
-    "migration_plan_table",
-    "migration_results_table",
-    "migration_scripts_table",
-    "migration_status_table",
     "offboard_buttons",
     "parked_table",
     "plot_causes",
@@ -111,7 +96,6 @@ __all__ = [
     "plot_events",
     "plot_growth",
     "plot_lag",
-    "plot_migrations",
     "plot_rates",
     "plot_replay",
     "plot_runs",
@@ -132,7 +116,6 @@ __all__ = [
     "show",
     "summarize_event_health",
     "summarize_inspection",
-    "summarize_migrations",
     "summarize_offboarding",
     "summarize_provision",
     "summarize_rebuild",

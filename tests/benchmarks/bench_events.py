@@ -28,7 +28,7 @@ from erpkit.events import Message, Worker, append, dispatch
 from erpkit.events.log import announce, append_lock
 from erpkit.migrations import read_migrations
 from erpkit.modules import EventHandler, Module, Registry
-from erpkit.runs.rehearsal import drop_database
+from erpkit.runs.sample import drop_database
 from erpkit.tenants import create_tenant, list_tenants
 from tests.processes import start
 

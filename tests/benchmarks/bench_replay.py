@@ -25,7 +25,7 @@ from erpkit.events import Context, RunOptions, Selection, rebuild_projection
 from erpkit.events.replay.selection import Span, read_selected, stream_selected
 from erpkit.migrations import read_migrations
 from erpkit.modules import EventHandler, Module, Registry
-from erpkit.runs.rehearsal import drop_database
+from erpkit.runs.sample import drop_database
 from erpkit.tenants import create_tenant
 
 NAME = "bench_replay"

@@ -22,7 +22,7 @@ from erpkit.embedded import EmbeddedServer
 from erpkit.events import Context, Message, Worker, WorkerOptions, WorkerReport, append, list_dead_letters
 from erpkit.migrations import read_migrations
 from erpkit.modules import EventHandler, Module, Registry
-from erpkit.runs.rehearsal import drop_database
+from erpkit.runs.sample import drop_database
 from erpkit.tenants import create_tenant, list_tenants
 from tests.processes import start
 

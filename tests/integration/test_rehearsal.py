@@ -8,9 +8,9 @@ import pytest
 from erpkit.config import Settings
 from erpkit.database import Database, Tenant
 from erpkit.embedded import EmbeddedServer
+from erpkit.erp import Rehearsal
 from erpkit.errors import RunError
-from erpkit.runs import Rehearsal
-from erpkit.runs.planted import drop_database
+from erpkit.runs.sample import drop_database
 from erpkit.tenants import create_tenant, find_drift, inspect_tenants, list_tenants
 
 
@@ -40,6 +40,10 @@ def test_two_rehearsals_do_not_touch_each_other_and_leave_nothing_behind(
     first, second = Rehearsal(settings), Rehearsal(settings)
     roles = {tenant.role for one in (first, second) for tenant in _tenants(one)}
     assert (len(roles), first.planted) == (8, second.planted)
+    assert [len(one.erp.tenants) for one in (first, second)] == [4, 4]
+    assert first.erp.target.startswith("rehearsal on")
+    assert first.erp.target == first.database.target
+    assert len(first.erp.modules) == len(first.registry.modules)
     tenant = next(t for t in _tenants(first) if t.slug == first.planted.behind)
     with first.database.connection() as connection:
         connection.execute(f"TRUNCATE {tenant.schema}.sales_order_lines")

@@ -310,22 +310,33 @@ def test_a_replay_whose_plan_is_stale_writes_nothing(shared_database: Database, 
     assert _rows(shared_database, acme, "SELECT 1 FROM erpkit_replays UNION ALL SELECT 1 FROM catalog_categories") == []
 
 
+def _end_who_waits(database: Database, tenant: Tenant, locked: threading.Event) -> None:
+    waiting = "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
+    with psycopg.connect(database.conninfo) as holder:
+        holder.execute(f"LOCK TABLE {tenant.schema}.catalog_categories".encode())
+        locked.set()
+        while not holder.execute(waiting, [f"{tenant.schema}.catalog_categories"]).fetchall():
+            pass
+
+
 def test_a_lost_connection_ends_a_replay_as_failed_and_it_can_be_resumed(
     shared_database: Database, acme: Tenant
 ) -> None:
     _fill(shared_database, acme, 800)
     plan = _plan(shared_database, acme)
 
+    cutter: list[threading.Thread] = []
+
     def cut(_: int) -> None:
-        with psycopg.connect(shared_database.conninfo, autocommit=True) as connection:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
-                "AND pid <> pg_backend_pid()"
-            )
+        """Let the next batch wait for a lock, and end its session there: in the middle of its transaction."""
+        locked = threading.Event()
+        cutter.append(threading.Thread(target=_end_who_waits, args=(shared_database, acme, locked)))
+        cutter[-1].start()
+        assert locked.wait(30)
 
     with pytest.raises((ErpkitError, psycopg.Error)):
         run_replay(shared_database, CLOCK, plan, plan.id, RunOptions(cut))
-    shared_database.renew()
+    cutter[0].join()
     with shared_database.connection() as connection:
         (record,) = list_replays(connection, [acme])
     assert (record.state, record.handled) == ("failed", 500)

@@ -20,6 +20,7 @@ from erpkit.events.replay.run import Pace, RunOptions, hand_over
 from erpkit.events.replay.selection import Selection, Span, read_selected
 from erpkit.modules import Registry
 from erpkit.signals import stop_at_interrupt
+from erpkit.table import Column
 
 _PREFIX = "erpkit_shadow_"
 _EVERYTHING = Selection()
@@ -64,6 +65,16 @@ class ShadowRecord:
     events: int
     failed: int
     started_at: datetime
+
+
+SHADOW_COLUMNS = (
+    Column[ShadowRecord]("schema", lambda one: one.schema),
+    Column[ShadowRecord]("tenant", lambda one: one.tenant),
+    Column[ShadowRecord]("handlers", lambda one: one.handlers),
+    Column[ShadowRecord]("events", lambda one: one.events),
+    Column[ShadowRecord]("failed", lambda one: one.failed, tone=lambda one: "warning" if one.failed else ""),
+    Column[ShadowRecord]("started", lambda one: one.started_at),
+)
 
 
 def find_projection(registry: Registry, handler: str) -> Projection:

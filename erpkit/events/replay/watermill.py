@@ -22,8 +22,10 @@ from erpkit.events.message import Message
 from erpkit.events.replay.plan import HandlerChoice, ReplayPlan, choose_handlers, steps_of
 from erpkit.events.replay.run import Pace, ReplayFailure, ReplayRun, RunOptions, hand_over
 from erpkit.events.replay.selection import Selection
+from erpkit.finding import Finding, not_read
 from erpkit.modules import EventHandler, Registry
 from erpkit.signals import stop_at_interrupt
+from erpkit.table import Column, Table
 
 _TABLE, _OFFSETS = "watermill_", "watermill_offsets_"
 _UUID_KEY = "_watermill_message_uuid"
@@ -54,6 +56,43 @@ class WatermillTopic:
     first_time: datetime | None
     last_time: datetime | None
     groups: tuple[WatermillGroup, ...]
+
+
+@dataclass(frozen=True)
+class WatermillTopics:
+    """The topics in Watermill's tables of some tenants, and the tenants that could not be read with the reason."""
+
+    topics: Sequence[WatermillTopic]
+    errors: Mapping[str, str]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The tenants that could not be read."""
+        return not_read(self.errors)
+
+    @property
+    def table(self) -> Table[WatermillTopic]:
+        """One line a topic: how many events, since when, and how far each consumer group is behind."""
+        return Table(_TOPICS, self.topics, "No tenant has tables of Watermill's.")
+
+    def __repr__(self) -> str:
+        return repr(self.table)
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
+
+
+_TOPICS = (
+    Column[WatermillTopic]("tenant", lambda one: one.tenant),
+    Column[WatermillTopic]("topic", lambda one: one.topic),
+    Column[WatermillTopic]("events", lambda one: one.events, bar=True),
+    Column[WatermillTopic]("held back", lambda one: one.held_back),
+    Column[WatermillTopic]("first", lambda one: one.first_time),
+    Column[WatermillTopic]("last", lambda one: one.last_time),
+    Column[WatermillTopic](
+        "waiting, by group", lambda one: ", ".join(f"{g.name}: {g.lag:,}" for g in one.groups) or "no group"
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -96,6 +135,16 @@ def inspect_watermill(database: Database, tenant: Tenant) -> list[WatermillTopic
     with database.tenant_transaction(tenant) as connection:
         connection.execute(IMPATIENT)
         return [_inspect(connection, tenant, topic) for topic in list_watermill_topics(connection)]
+
+
+def read_watermill_topics(database: Database, tenants: Sequence[Tenant]) -> WatermillTopics:
+    """Read the topics of all `tenants`; one that cannot be read costs no other."""
+    errors: dict[str, str] = {}
+    topics: list[WatermillTopic] = []
+    for tenant in tenants:
+        with note_failure(tenant, errors):
+            topics += inspect_watermill(database, tenant)
+    return WatermillTopics(topics, errors)
 
 
 def read_watermill(

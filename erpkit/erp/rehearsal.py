@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import os
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,29 +17,32 @@ import psycopg
 from psycopg import sql
 
 from erpkit.config import Settings
-from erpkit.database import Database
-from erpkit.errors import DatabaseError
+from erpkit.database import Database, Tenant
+from erpkit.erp.door import Erp
+from erpkit.errors import DatabaseError, RunError
 from erpkit.events import handler_topics, read_lag
 from erpkit.modules import ModuleLike, Registry, load_modules
 from erpkit.modules.registry import SAMPLE_GROUP
-from erpkit.runs.planted import adopt_tenants, copy_planted, drop_database
-from erpkit.runs.sample import plant_sample, sample_kit
-from erpkit.runs.workers import WorkerProcess
+from erpkit.runs.sample import adopt_tenants, copy_planted, drop_database, plant_sample, sample_kit
 from erpkit.tenants import get_tenant, list_tenants
 
-__all__ = ["Rehearsal", "drop_database"]
+__all__ = ["Rehearsal", "WorkerProcess"]
 
 _PATIENCE = 30.0  # seconds
+_COMMAND = "from erpkit.cli import main; main()"
+_STARTED_WITHIN = 60.0  # seconds for a dispatcher
 
 
 class Rehearsal:
     """A database of its own, beside the configured one, that lives until `close`; it holds four tenants of sample data.
 
-    `planted` tells which tenant is in which trouble, and `folder` is for files that go with it. Raises DatabaseError where
-    the login may not create databases.
+    `erp` is open over it and over the sample modules. `planted` tells which tenant is in which trouble, and `folder` is for
+    files that go with it. Without `settings` those of the environment hold. Raises DatabaseError where the login may not create
+    databases.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings | None = None) -> None:
+        settings = settings or Settings.from_env()
         self._name = f"erpkit_rehearsal_{uuid4().hex[:8]}"
         self._closed = False
         self._parent = Database.open(settings)
@@ -49,6 +56,7 @@ class Rehearsal:
         self.folder = Path(self._folder.name)
         self.worker = WorkerProcess(self.database.conninfo, SAMPLE_GROUP, self.folder / "health.json")
         atexit.register(self.close)  # also where a notebook stops half way
+        self.erp = self._open_erp(settings)
         self.planted: Any = self._fill()
 
     def close(self) -> None:
@@ -66,9 +74,25 @@ class Rehearsal:
 
     def place_orders(self, slug: str, orders: int, seed: int = 1) -> None:
         """Let a tenant's customers order; what follows from it is left to a dispatcher."""
+        sample_kit().place_orders(self.database, self.registry, self._tenant(slug), orders, seed)
+
+    def drift_by_hand(self, slug: str) -> None:
+        """Let somebody change a tenant's function by hand, and write into the column that was added by hand."""
+        sample_kit().drift_by_hand(self.database, self._tenant(slug))
+
+    def damage(self, slug: str) -> Path:
+        """Export a tenant, let it go on working, and damage it; it is suspended then. Return the file of the export."""
+        path = self.folder / f"{slug}.erpkit"
+        sample_kit().damage(self.database, self.registry, self._tenant(slug), path)
+        return path
+
+    def count_handled(self, slug: str) -> Any:
+        """Let a tenant's handlers do what waits, and count its orders and what became of them."""
+        return sample_kit().count_handled(self.database, self.registry, self._tenant(slug))
+
+    def _tenant(self, slug: str) -> Tenant:
         with self.database.connection() as connection:
-            tenant = get_tenant(connection, slug)
-        sample_kit().place_orders(self.database, self.registry, tenant, orders, seed)
+            return get_tenant(connection, slug)
 
     def kill_worker(self) -> None:
         """Kill the dispatcher, and wait until the server has noticed and rolled back what it was at."""
@@ -97,6 +121,12 @@ class Rehearsal:
         """Return the sample ERP's modules and one more, which uses another without declaring it."""
         return [*self.registry.modules, sample_kit().careless_module()]
 
+    def _open_erp(self, settings: Settings) -> Erp:
+        """Open the door over the scratch database: its connections are this object's, and its settings say nothing else."""
+        erp = Erp(Settings(database=self.database.conninfo, home=settings.home, modules=SAMPLE_GROUP))
+        erp.__dict__ |= {"database": self.database, "registry": self.registry}
+        return erp
+
     def _create(self, *, keep: bool) -> None:
         if keep:
             copy_planted(self._parent, self._name, self._plant)
@@ -119,3 +149,38 @@ class Rehearsal:
     def _open(self, name: str) -> Database:
         conninfo = psycopg.conninfo.make_conninfo(self._parent.conninfo, dbname=name)
         return Database(conninfo, f"rehearsal on {self._parent.target}")
+
+
+class WorkerProcess:
+    """One dispatcher of a database; it is started by `start` and keeps a health file."""
+
+    def __init__(self, conninfo: str, modules: str, health_file: Path) -> None:
+        self._environment = os.environ | {"ERPKIT_DATABASE": conninfo, "ERPKIT_MODULES": modules}
+        self._process: subprocess.Popen[bytes] | None = None
+        self.health_file = health_file
+
+    def start(self) -> None:
+        """Start it, and wait for its first report."""
+        options = ["--poll", "0.2", "--every", "0.2", "--health-file", str(self.health_file)]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, "events", "dispatch", *options],
+            env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        self.wait(self.health_file.exists)
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        """Wait until `condition` holds; raises RunError when the dispatcher ends before, or a minute is over."""
+        deadline = time.monotonic() + _STARTED_WITHIN
+        while not condition():
+            if self._process is None or self._process.poll() is not None:
+                raise RunError("the rehearsal's dispatcher has ended")
+            if time.monotonic() > deadline:
+                raise RunError(f"the rehearsal's dispatcher was not ready within {_STARTED_WITHIN:.0f} s")
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """Kill it, as the system does when memory is short: nothing is finished, and nothing tidied up."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
