@@ -10,11 +10,19 @@ import click
 
 import erpkit
 from erpkit.cli.options import as_json
-from erpkit.cli.output import print_target, say, say_text
-from erpkit.cli.run_output import print_fleet, print_parameters, print_result
+from erpkit.cli.output import print_json, print_table, print_target, say, say_text
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
-from erpkit.runs import Notebook, Retry, TimeLimits, open_notebook, run_notebook, validate_parameters
+from erpkit.runs import (
+    FleetResult,
+    Notebook,
+    Retry,
+    RunResult,
+    TimeLimits,
+    open_notebook,
+    run_notebook,
+    validate_parameters,
+)
 from erpkit.runs.fleet import Job, run_fleet, tenant_parameter
 from erpkit.runs.output import read_tenants
 from erpkit.runs.parameters import may_write
@@ -60,7 +68,7 @@ def command(
         raise click.UsageError("name a notebook")
     opened = open_notebook(notebook)
     if wants_help:
-        print_parameters(opened)
+        _print_parameters(opened)
         return 0
     values = _parameters(opened, given, () if each_tenant else tenants)
     job = Job(str(opened.path), values, output, TimeLimits(timeout, cell_timeout), Retry(retries, retry_writes), kernel)
@@ -74,7 +82,7 @@ def command(
         result = run_notebook(
             opened, values, output, limits=job.limits, retry=job.retry, kernel=kernel, recorder=recorder
         )
-    print_result(result, as_json)
+    _print_result(result, as_json)
     return result.exit_code
 
 
@@ -116,9 +124,71 @@ def _run_each(erp: Erp, opened: Notebook, job: Job, slugs: Sequence[str], worker
     if not jobs:
         raise UsageError("no tenant is active: there is nothing to run")
     done = run_fleet(jobs, workers, lambda slug, result: say(f"{slug}: {result.verdict}", err=as_json))
-    print_fleet(done, as_json)
+    _print_fleet(done, as_json)
     return done.exit_code
 
 
 def _with_tenant(opened: Notebook, values: Mapping[str, Any], slug: str) -> dict[str, Any]:
     return {**values, **tenant_parameter(opened, [slug])}
+
+
+def _print_parameters(notebook: Notebook) -> None:
+    """Print what a notebook can be told: name, type, default and help of each parameter."""
+    say(f"{notebook.title} ({notebook.path})")
+    say()
+    for parameter in notebook.parameters:
+        say(f"  {parameter.name}: {parameter.annotation} = {parameter.default!r}")
+        if parameter.help:
+            say(f"      {parameter.help}")
+    if not notebook.parameters:
+        say("  It has no parameters.")
+
+
+def _print_result(result: RunResult, as_json: bool) -> None:
+    """Print what became of one run; what went wrong beside it goes to standard error."""
+    _print_problems(result)
+    if as_json:
+        print_json(_as_dict(result))
+        return
+    say(f"{result.notebook}: {result.verdict} in {result.seconds:.1f} s{_attempts(result)}")
+    for finding in result.findings:
+        say(f"! {finding}")
+    say(f"output {result.places[0]}")
+    say(f"report {result.places[1]}")
+
+
+def _print_fleet(done: FleetResult, as_json: bool) -> None:
+    """Print what became of one run a tenant."""
+    for result in done.results.values():
+        _print_problems(result)
+    if as_json:
+        rows: list[dict[str, Any]] = [{"tenant": slug, **_as_dict(result)} for slug, result in done.results.items()]
+        rows += [{"tenant": slug, "outcome": "killed", "error": error} for slug, error in done.errors.items()]
+        print_json(rows + [{"tenant": slug, "outcome": "interrupted", "error": "not begun"} for slug in done.left])
+        return
+    table = [(s, r.verdict, f"{r.seconds:.1f}{_attempts(r)}", r.places[1]) for s, r in done.results.items()]
+    table += [(slug, error, "", "") for slug, error in done.errors.items()] + [
+        (s, "not begun", "", "") for s in done.left
+    ]
+    print_table(["tenant", "outcome", "seconds", "report"], table)
+    for slug, result in done.results.items():
+        for finding in result.findings:
+            say(f"! {finding}" if finding.startswith(f"{slug}: ") else f"! {slug}: {finding}")
+
+
+def _print_problems(result: RunResult) -> None:
+    for problem in result.problems:
+        say(f"note: {problem}", err=True)
+
+
+def _attempts(result: RunResult) -> str:
+    return f", attempt {result.attempt}" if result.attempt > 1 else ""
+
+
+def _as_dict(result: RunResult) -> dict[str, Any]:
+    return {
+        "id": result.id, "notebook": result.notebook, "outcome": result.outcome, "exit_code": result.exit_code,
+        "seconds": round(result.seconds, 2), "error": result.error, "findings": list(result.findings),
+        "attempt": result.attempt, "output": result.places[0], "report": result.places[1],
+        "problems": list(result.problems),
+    }  # fmt: skip
