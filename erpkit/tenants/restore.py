@@ -231,7 +231,7 @@ class RestoreRun:
         undo = f"erpkit tenants rename {slug} {beside}; erpkit tenants rename {self.plan.aside} {slug}"
         activate = f"erpkit tenants activate {slug}"
         return [
-            Finding("next", slug, "it is suspended: look at it, then activate it", "info", activate),
+            Finding("next", slug, "it is suspended until it is activated: look at it first", "info", activate),
             Finding("next", slug, "to undo it, rename back", "info", f"{undo}; {activate}"),
         ]
 
