@@ -50,7 +50,7 @@ from erpkit.ui.replays import (
 from erpkit.ui.run_history import plot_runs
 from erpkit.ui.show import show
 from erpkit.ui.summaries import summarize_migrations, summarize_replay
-from erpkit.ui.tables import replay_failures_table, replay_plan_table
+from erpkit.ui.tables import dead_letters_table, replay_failures_table, replay_plan_table
 
 __all__ = [
     "Decision",
@@ -60,6 +60,7 @@ __all__ = [
     "ModuleExplorer",
     "Picture",
     "dead_letter_table",
+    "dead_letters_table",
     "decide",
     "explore",
     "explore_modules",

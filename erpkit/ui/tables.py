@@ -5,12 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from erpkit.events import ReplayPlan, ReplayRun
+from erpkit.events import DeadLetter, ReplayPlan, ReplayRun
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["frame_of", "replay_failures_table", "replay_plan_table"]
+__all__ = ["dead_letters_table", "frame_of", "replay_failures_table", "replay_plan_table"]
+
+
+def dead_letters_table(letters: Sequence[DeadLetter]) -> pandas.DataFrame:
+    """One line a dead letter; payloads are not shown."""
+    return frame_of(
+        [
+            {
+                "tenant": letter.tenant,
+                "offset": letter.offset,
+                "topic": letter.topic,
+                "handler": letter.handler,
+                "error": letter.error,
+                "failed": f"{letter.failed_at:%Y-%m-%d %H:%M}",
+            }
+            for letter in letters
+        ]
+    )
 
 
 def replay_plan_table(plan: ReplayPlan) -> pandas.DataFrame:
