@@ -12,7 +12,7 @@ from erpkit.errors import PlanChangedError, UsageError
 from erpkit.modules import Registry
 from erpkit.sample.demo import Planted, plant
 from erpkit.tenants import get_tenant, set_status
-from erpkit.tenants.rows import count_rows
+from erpkit.tenants.health import count_rows
 from tests.conftest import SMALL
 
 

@@ -10,7 +10,7 @@ from erpkit.modules import Registry
 from erpkit.runs import RunResult, open_notebook, run_notebook
 from erpkit.sample.demo import Planted, plant
 from erpkit.tenants import get_tenant, import_tenant, list_tenants, set_status, verify_export
-from erpkit.tenants.rows import count_rows
+from erpkit.tenants.health import count_rows
 from tests.conftest import SMALL
 
 

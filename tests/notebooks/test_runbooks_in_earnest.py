@@ -15,7 +15,7 @@ from erpkit.runs import read_summary
 from erpkit.runs.workers import WorkerProcess
 from erpkit.sample.demo import Planted, place_orders, plant
 from erpkit.tenants import export_tenant, find_drift, get_tenant, set_status
-from erpkit.tenants.rows import count_rows
+from erpkit.tenants.health import count_rows
 from tests.conftest import SMALL
 
 MODULES = ("catalog", "sales", "inventory", "billing")
