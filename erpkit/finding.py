@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Cause", "Finding", "Severity", "exit_code", "group_findings"]
+__all__ = ["NO_TENANTS", "Cause", "Finding", "Severity", "exit_code", "group_findings", "not_read"]
 
 Severity = Literal["error", "warning", "info"]
 
@@ -32,6 +32,10 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.problem}" if self.subject else self.problem
+
+
+# What a check finds that had nothing to look at.
+NO_TENANTS = Finding("no tenants", "", "there are no tenants to look at", remedy="erpkit tenants list")
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,11 @@ def group_findings(findings: Iterable[Finding]) -> list[Cause]:
         alike.setdefault((finding.severity, finding.kind, finding.problem, finding.of), []).append(finding)
     causes = [Cause(tuple(some)) for some in alike.values()]
     return sorted(causes, key=lambda cause: (_GRAVEST.index(cause.severity), -len(cause.subjects)))
+
+
+def not_read(errors: Mapping[str, str]) -> list[Finding]:
+    """Return a finding for each tenant that could not be read, with the reason."""
+    return [Finding("not read", slug, reason) for slug, reason in errors.items()]
 
 
 def exit_code(findings: Iterable[Finding]) -> int:

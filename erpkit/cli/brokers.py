@@ -14,10 +14,11 @@ from erpkit.cli.output import as_json, open_database, print_json, print_table, p
 from erpkit.config import Settings
 from erpkit.database import Database, Tenant
 from erpkit.errors import BrokerError, DatabaseError
-from erpkit.events.backlog import handler_topics
-from erpkit.events.brokers import Broker, Forwarded, consume, forward, open_broker
+from erpkit.events import consumer_groups
+from erpkit.events.brokers import Broker, ConsumeOptions, Forwarded, consume, forward, open_broker
 from erpkit.modules import Registry, load_modules
 from erpkit.nats import NatsServer
+from erpkit.signals import caught_signals
 from erpkit.tenants import find_tenants
 
 _EVERY = 1.0  # seconds between two looks at the logs
@@ -67,9 +68,8 @@ def dispatch_from_broker(*, once: bool, as_json: bool = False) -> int:
     registry = load_modules(settings)
     registry.check_handlers()
     with _open(settings, quiet=as_json) as (database, broker), stop_at_signals() as stop:
-        result = consume(
-            database, registry, broker, lambda: _list_tenants(database), stop=stop, idle=_IDLE if once else None
-        )
+        options = ConsumeOptions(stop, _IDLE if once else None)
+        result = consume(database, registry, broker, lambda: _list_tenants(database), options)
     if as_json:
         print_json({"handled": result.handled, "dead": result.dead, "unknown": result.unknown})
     else:
@@ -81,12 +81,8 @@ def dispatch_from_broker(*, once: bool, as_json: bool = False) -> int:
 def stop_at_signals() -> Iterator[threading.Event]:
     """Set the event at SIGTERM or SIGINT, so that a worker ends between two pieces of work."""
     stop = threading.Event()
-    before = {each: signal.signal(each, lambda *_: stop.set()) for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with caught_signals(lambda _: stop.set(), signal.SIGTERM, signal.SIGINT):
         yield stop
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 class _Forwarding:
@@ -97,7 +93,7 @@ class _Forwarding:
     ) -> None:
         self._database = database
         self._broker = broker
-        self._groups = list(handler_topics(registry).items())
+        self._groups = consumer_groups(registry)
         self._slugs = slugs
         self._stop = stop
         self._results: dict[str, Forwarded] = {}

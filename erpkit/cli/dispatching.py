@@ -18,12 +18,13 @@ from erpkit.cli.brokers import dispatch_from_broker
 from erpkit.cli.output import as_json, open_database, print_errors, print_json, print_table, say
 from erpkit.config import Settings
 from erpkit.database import Connection, Database, Tenant
-from erpkit.errors import ErpkitError, UsageError
+from erpkit.errors import ErpkitError, UsageError, first_line
 from erpkit.events import (
     DispatchResult,
     GroupLag,
     Watchdog,
     Worker,
+    WorkerOptions,
     WorkerReport,
     dispatch,
     handler_topics,
@@ -31,6 +32,7 @@ from erpkit.events import (
     read_lock_holders,
 )
 from erpkit.modules import Registry, load_modules
+from erpkit.signals import caught_signals
 from erpkit.tenants import find_tenants
 
 __all__ = ["dispatch_", "lag"]
@@ -93,10 +95,10 @@ def dispatch_(
         def tenants(connection: Connection) -> list[Tenant]:
             return find_tenants(connection, slugs)
 
-        worker = Worker(database, registry, tenants, report, poll=poll, limit=limit, report_every=every)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: worker.stop())
-        last = worker.run()
+        options = WorkerOptions(poll=poll, limit=limit, report_every=every)
+        worker = Worker(database, registry, tenants, report, options)
+        with caught_signals(lambda _: worker.stop(), signal.SIGTERM, signal.SIGINT):
+            last = worker.run()
         if health_file is not None:
             health_file.unlink(missing_ok=True)
         say(f"stopped: {last.handled:,} handled, {last.dead:,} dead letters", err=as_json)
@@ -165,7 +167,7 @@ def _dispatch_tenant(database: Database, tenant: Tenant, registry: Registry, wat
     try:
         return dispatch(database, tenant, registry, watch=watch)
     except (ErpkitError, psycopg.Error) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         return reason if tenant.slug in reason else f"tenant {tenant.slug}: {reason}"
 
 

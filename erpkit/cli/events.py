@@ -10,7 +10,7 @@ from erpkit.cli.output import as_json, open_database, print_json, print_table, s
 from erpkit.config import Settings
 from erpkit.database import IMPATIENT
 from erpkit.events import list_events
-from erpkit.events.faults import name_log_behind
+from erpkit.events.log import name_log_behind
 from erpkit.tenants import find_tenants
 
 

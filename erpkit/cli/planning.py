@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
 from typing import Any
+
+import click
+from click.core import ParameterSource
 
 from erpkit.cli.output import print_findings, say, say_script, show
 from erpkit.finding import exit_code
 from erpkit.plan import Plan, Shown, Work
 from erpkit.ui.progress import progress_bar
 
-__all__ = ["show_or_apply"]
+__all__ = ["apply_plan", "say_plan", "show_or_apply", "this_command"]
 
 
 def show_or_apply(plan: Plan[Any, Any], confirm: str, again: str) -> int:
@@ -19,14 +24,24 @@ def show_or_apply(plan: Plan[Any, Any], confirm: str, again: str) -> int:
     """
     if not confirm:
         _show(plan.record)
-        hint = f"dry run: nothing was changed; to apply it: {again} --confirm {plan.id}"
-        say(f"plan {plan.id}: {plan.record}; {hint if plan.record.size else 'there is nothing to do'}")
+        say_plan(plan, again)
         return exit_code(plan.record.findings)
-    with progress_bar(plan.record.size, plan.unit) as advance:
-        result = plan.apply(confirm, Work(advance))
+    result = apply_plan(plan, confirm)
     _show(result)
     say(str(result))
     return exit_code(result.findings)
+
+
+def say_plan(plan: Plan[Any, Any], again: str) -> None:
+    """Print a plan's id and size, with the command that applies it."""
+    hint = f"dry run: nothing was changed; to apply it: {again} --confirm {plan.id}"
+    say(f"plan {plan.id}: {plan.record}; {hint}" if plan.record.size else f"plan {plan.id}: there is nothing to do")
+
+
+def apply_plan(plan: Plan[Any, Any], confirm: str) -> Any:
+    """Apply a plan with its confirmed id, and draw how far that is where somebody watches; return the result."""
+    with progress_bar(plan.record.size, plan.unit) as advance:
+        return plan.apply(confirm, Work(advance))
 
 
 def _show(result: Shown) -> None:
@@ -37,3 +52,27 @@ def _show(result: Shown) -> None:
         for table in result.tables:
             show(table)
     print_findings(result.findings)
+
+
+def this_command() -> str:
+    """Return the command that is being carried out, as it was given, to be pasted with more options."""
+    context = click.get_current_context()
+    return shlex.join([*context.command_path.split(), *_given(context)])
+
+
+def _given(context: click.Context) -> Iterator[str]:
+    """Yield the arguments and options that were given, but neither an id that was confirmed nor the form of the output."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        value = context.params.get(name)
+        if (
+            name in ("confirm", "as_json", "show_sql")
+            or context.get_parameter_source(name) != ParameterSource.COMMANDLINE
+        ):
+            continue
+        option = [max(parameter.opts, key=len)] if isinstance(parameter, click.Option) else []
+        if value is True:
+            yield from option
+        elif value is not False:
+            for one in value if isinstance(value, tuple) else (value,):
+                yield from [*option, str(one)]

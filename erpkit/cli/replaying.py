@@ -23,10 +23,11 @@ from erpkit.cli.replay_output import (
 )
 from erpkit.config import Settings
 from erpkit.database import Database, Tenant, note_failure
-from erpkit.errors import UsageError
+from erpkit.errors import PlanChangedError, UsageError
 from erpkit.events import (
     ReplayRequest,
     ReplayResult,
+    RunOptions,
     Selection,
     WatermillTopic,
     build_shadow,
@@ -113,8 +114,9 @@ def replay(
         plan = plan_request(database, registry, tenants, request, settings)
         if not confirm:
             return show_plan(plan, as_json)
+        PlanChangedError.check(confirm, plan.id)
         with bar(plan.event_count) as progress:
-            run = run_request(database, registry, plan, confirm, settings, progress, rate=rate)
+            run = run_request(database, registry, plan, settings, RunOptions(progress, rate=rate))
     return show_run(run, plan, as_json)
 
 
@@ -210,7 +212,7 @@ def _shadow(
         say(f"swapped: {diff.count} rows of {tenant.slug} written or deleted", err=as_json)
         return 0
     if confirm is None:
-        shadow = build_shadow(database, registry, tenant, handler, resume=resume, rate=rate)
+        shadow = build_shadow(database, registry, tenant, handler, RunOptions(rate=rate, resume=resume))
         if not shadow.is_complete:
             say(f"stopped after {shadow.events} events: to go on, add --resume-shadow", err=True)
             return 130

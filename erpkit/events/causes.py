@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,8 +14,8 @@ from psycopg import sql
 from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.errors import UsageError
 from erpkit.events.dead_letters import DeadLetter
-
-__all__ = ["DeadLetterCount", "Dimension", "cause_of", "count_dead_letters", "group_letters", "sum_counts"]
+from erpkit.finding import Finding, Severity
+from erpkit.table import Column
 
 Dimension = Literal["tenant", "handler", "topic", "cause", "kind"]
 
@@ -46,6 +47,28 @@ class DeadLetterCount:
     def kind(self) -> str:
         """The type of the error, such as `ValueError`."""
         return self.cause.partition(":")[0]
+
+
+COUNT_COLUMNS = (
+    Column[DeadLetterCount]("letters", lambda one: one.letters, bar=True),
+    Column[DeadLetterCount]("cause", lambda one: one.cause),
+    Column[DeadLetterCount]("topic", lambda one: one.topic),
+    Column[DeadLetterCount]("handler", lambda one: one.handler),
+    Column[DeadLetterCount]("tenant", lambda one: one.tenant),
+    Column[DeadLetterCount]("first", lambda one: one.first_failed_at),
+    Column[DeadLetterCount]("last", lambda one: one.last_failed_at),
+)
+
+
+def letter_findings(counts: Iterable[DeadLetterCount], severity: Severity = "warning") -> list[Finding]:
+    """Return a finding for each tenant, handler and cause that has open dead letters."""
+    return [
+        Finding(
+            "dead letters", one.tenant, f"dead letters of {one.handler}: {one.cause}", severity,
+            f"erpkit events dead-letters retry --handler {shlex.quote(one.handler)}", (f"{one.letters:,} letters",),
+        )
+        for one in counts
+    ]  # fmt: skip
 
 
 def cause_of(error: str) -> str:

@@ -12,12 +12,11 @@ from psycopg import sql
 
 from erpkit.database import IMPATIENT, Connection, Database, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.errors import UsageError
-from erpkit.events.faults import name_log_behind
+from erpkit.events.consumer import Consumer
+from erpkit.events.log import name_log_behind
 from erpkit.events.message import Message
 from erpkit.events.parking import block
-from erpkit.modules import EventHandler, Registry
-
-__all__ = ["DeadLetter", "DeadLetterDetail", "bury", "describe_error", "list_dead_letters", "show_dead_letter"]
+from erpkit.table import Column, Table
 
 _COLUMNS = 'handler, topic, "offset", uuid, error, attempts, failed_at'
 
@@ -63,6 +62,51 @@ class DeadLetterDetail:
     metadata: Mapping[str, str] | None
     payload: Mapping[str, Any] | None
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """What is known, by name; the payload only if it was read."""
+        letter = self.letter
+        closed = f"{self.resolved_at:%Y-%m-%d %H:%M} by {self.resolved_by}: {self.reason}" if self.resolved_at else ""
+        facts = {
+            "event": f"{letter.topic} at offset {letter.offset} of {letter.tenant}",
+            "uuid": str(letter.uuid),
+            "recorded": f"{self.recorded_at:%Y-%m-%d %H:%M:%S}" if self.recorded_at else "not in the log any more",
+            **(self.metadata or {}),
+            "handler": letter.handler,
+            "error": letter.error,
+            "attempts": f"{letter.attempts}, the last at {letter.failed_at:%Y-%m-%d %H:%M:%S}",
+            "status": self.status,
+            "closed": closed,
+            "holds back": f"{self.parked} events of {self.aggregate}" if self.aggregate else "",
+            **{f"payload: {name}": str(value) for name, value in (self.payload or {}).items()},
+        }
+        return {name: value for name, value in facts.items() if value}
+
+    @property
+    def table(self) -> Table[tuple[str, str]]:
+        """One line a fact."""
+        return Table(_FACTS, list(self.facts.items()))
+
+    def __str__(self) -> str:
+        return repr(self.table)
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
+
+
+LETTER_COLUMNS = (
+    Column[DeadLetter]("tenant", lambda one: one.tenant),
+    Column[DeadLetter]("offset", lambda one: one.offset),
+    Column[DeadLetter]("topic", lambda one: one.topic),
+    Column[DeadLetter]("handler", lambda one: one.handler),
+    Column[DeadLetter]("error", lambda one: one.error),
+    Column[DeadLetter]("failed", lambda one: one.failed_at),
+)
+_FACTS = (
+    Column[tuple[str, str]]("what", lambda row: row[0]),
+    Column[tuple[str, str]]("value", lambda row: row[1]),
+)
+
 
 def list_dead_letters(
     connection: Connection, tenants: Sequence[Tenant], errors: Errors | None = None
@@ -102,22 +146,17 @@ def show_dead_letter(
     return DeadLetterDetail(DeadLetter(tenant.slug, *rows[0][:7]), *rows[0][7:])
 
 
-def bury(
-    connection: Connection,
-    registry: Registry,
-    handler: EventHandler,
-    message: Message,
-    error: Exception,
-    attempts: int,
+def add_dead_letter(
+    connection: Connection, consumer: Consumer, message: Message, error: Exception, attempts: int
 ) -> None:
-    """Write down that the handler failed on `message`, and hold back what comes after it in its aggregate, if it asks for that."""
+    """Dead-letter `message` for the handler, and hold back what comes after it in its aggregate, if the handler asks for that."""
     connection.execute(
         'INSERT INTO erpkit_dead_letters (handler, uuid, "offset", topic, error, attempts) '
         'VALUES (%s, %s, coalesce(%s, (SELECT "offset" FROM erpkit_events WHERE uuid = %s), 0), %s, %s, %s) '
         "ON CONFLICT (handler, uuid) DO UPDATE SET error = EXCLUDED.error, failed_at = now(), status = 'open'",
-        [handler.name, message.uuid, message.offset, message.uuid, message.topic, describe_error(error), attempts],
+        [consumer.name, message.uuid, message.offset, message.uuid, message.topic, describe_error(error), attempts],
     )
-    block(connection, registry, handler, message)
+    block(connection, consumer, message)
 
 
 def describe_error(error: BaseException) -> str:

@@ -5,31 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+import psycopg
 from psycopg import sql
 
 from erpkit.database import Connection, Database, Errors, Tenant, read_tenants, tenants_with_table
-from erpkit.errors import PlanChangedError, UsageError
-from erpkit.events.backlog import handler_topics
+from erpkit.errors import ErpkitError, PlanChangedError, UsageError, first_line
+from erpkit.events.consumer import handler_topics
 from erpkit.events.dispatch import DispatchResult, dispatch
-from erpkit.events.lag import GroupLag, LockHolder, read_lag
+from erpkit.events.lag import EventLag, GroupLag, LockHolder, read_lag
+from erpkit.events.watchdog import Watch
+from erpkit.finding import Finding
 from erpkit.modules import Registry
-
-__all__ = [
-    "Dispatcher",
-    "Handled",
-    "Health",
-    "TakeOver",
-    "audit_handled",
-    "explain_stop",
-    "list_dispatchers",
-    "plan_take_over",
-    "read_health",
-    "take_over",
-]
+from erpkit.result import Summary
+from erpkit.table import Column, Table
 
 _STALE = 180.0  # seconds; a worker reports every 60 unless it is told otherwise
 
@@ -103,6 +95,199 @@ class TakeOver:
     def events(self) -> int:
         """How many events wait, over all groups; handling them may publish more."""
         return sum(one.waiting for one in self.waiting)
+
+    @property
+    def size(self) -> int:
+        """The same as `events`."""
+        return self.events
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """How many events wait, and that none was handled yet."""
+        return {"handled": 0, "wait now": self.events}
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Nothing: what waits is what the plan is about."""
+        return ()
+
+    @property
+    def tables(self) -> tuple[Table[GroupLag], ...]:
+        """One line a tenant and handler for which events wait."""
+        return (Table(_WAITING, self.waiting, "Nothing waits."),)
+
+    def __str__(self) -> str:
+        return f"{self.events:,} events wait for {len(self.waiting):,} handlers"
+
+
+@dataclass(frozen=True)
+class DispatchRun:
+    """What became of handing over all that waited, a tenant after the other.
+
+    `failures` maps tenants that could not be served to the reason, `skipped` those that are not active to their status.
+    """
+
+    results: Sequence[DispatchResult]
+    failures: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    waiting: int = 0
+
+    @property
+    def handled(self) -> int:
+        """How many events were handled."""
+        return sum(one.handled for one in self.results)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """How many events were handled, and how many wait all the same."""
+        return {"handled": self.handled, "wait now": self.waiting}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The tenants that could not be served, and those in which events became dead letters."""
+        return [
+            *(Finding("failed", slug, reason, "error") for slug, reason in self.failures.items()),
+            *(
+                Finding(
+                    "dead letters", one.tenant, "events became dead letters", remedy="erpkit events dead-letters count"
+                )
+                for one in self.results
+                if one.dead
+            ),
+        ]
+
+    @property
+    def table(self) -> Table[DispatchResult]:
+        """One line a tenant: how many events were handled, became dead letters, and were parked."""
+        return Table(_RESULTS, self.results, "Nothing was handed over.")
+
+    @property
+    def tables(self) -> tuple[Table[DispatchResult], ...]:
+        """The one table."""
+        return (self.table,)
+
+    def __str__(self) -> str:
+        return f"{self.handled:,} events handled in {len(self.results):,} tenants"
+
+
+@dataclass(frozen=True)
+class DispatcherReport:
+    """Who dispatches, what waits, and what the last dispatcher wrote before it ended.
+
+    `handled` says, a tenant and handler, what became of the events up to its checkpoint.
+    """
+
+    target: str
+    lag: EventLag
+    connected: Sequence[Dispatcher]
+    health: Health | None
+    handled: Sequence[Handled] = ()
+
+    @property
+    def words(self) -> str:
+        """What is known of who dispatches and who stopped, a line each, the first thing to look at first."""
+        return "\n".join(explain_stop(self.lag.groups, self.connected, self.health, self.lag.holders, self.lag.at))
+
+    @property
+    def state(self) -> str:
+        """In two lines how many dispatchers are connected, and where events wait."""
+        waits = ", ".join(sorted({one.tenant for one in self.lag.behind})) or "none"
+        return (
+            f"dispatchers connected: {len(self.connected)}, health file left behind: {self.health is not None}\n"
+            f"tenants in which events wait: {waits}; holders of locks: {len(self.lag.holders)}"
+        )
+
+    @property
+    def proof(self) -> str:
+        """In one line how many groups wait, and how many handlers miss an event."""
+        missing = sum(one.missing != 0 for one in self.handled)
+        return (
+            f"groups that wait: {len(self.lag.behind)}, handlers that miss an event: {missing}, "
+            f"dispatchers connected: {len(self.connected)}"
+        )
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What waits too long, events that were neither handled nor put aside, and that no dispatcher is connected."""
+        return [
+            *self.lag.findings,
+            *(
+                Finding("missing", one.tenant, f"events are missing in the inbox of {one.handler}", "error",
+                        evidence=(f"{one.missing:,} of {one.events:,}",))
+                for one in self.handled
+                if one.missing
+            ),
+            *(() if self.connected else (Finding("no dispatcher", "", "no dispatcher is connected", remedy="erpkit events dispatch"),)),
+        ]  # fmt: skip
+
+    @property
+    def table(self) -> Table[Dispatcher]:
+        """One line a worker that is connected."""
+        return Table(_DISPATCHER_COLUMNS, self.connected, "No dispatcher is connected.")
+
+    @property
+    def handled_table(self) -> Table[tuple[str, list[Handled]]]:
+        """One line a handler, over all tenants: the events up to its checkpoints, and what became of them."""
+        handlers: dict[str, list[Handled]] = {}
+        for one in self.handled:
+            handlers.setdefault(one.handler, []).append(one)
+        return Table(_HANDLED_COLUMNS, list(handlers.items()), "There are no handlers.")
+
+    @property
+    def summary(self) -> Summary:
+        """What waits and who dispatches."""
+        facts = {"dispatchers": len(self.connected), "waiting": self.lag.waiting}
+        return Summary(f"Dispatchers on {self.target}", facts, self.findings)
+
+    def __repr__(self) -> str:
+        return self.words
+
+    def _repr_html_(self) -> str:
+        return self.summary.html() + self.lag.table._repr_html_()
+
+
+_WAITING = (
+    Column[GroupLag]("tenant", lambda one: one.tenant),
+    Column[GroupLag]("handler", lambda one: one.handler),
+    Column[GroupLag]("waiting", lambda one: one.waiting, bar=True),
+    Column[GroupLag]("oldest", lambda one: one.oldest),
+)
+_RESULTS = (
+    Column[DispatchResult]("tenant", lambda one: one.tenant),
+    Column[DispatchResult]("handled", lambda one: one.handled, bar=True),
+    Column[DispatchResult]("dead", lambda one: one.dead, tone=lambda one: "warning" if one.dead else ""),
+    Column[DispatchResult]("parked", lambda one: one.parked),
+)
+_DISPATCHER_COLUMNS = (
+    Column[Dispatcher]("process", lambda one: str(one.pid), right=True),
+    Column[Dispatcher]("user", lambda one: one.user),
+    Column[Dispatcher]("host", lambda one: one.host),
+    Column[Dispatcher]("since", lambda one: one.since),
+)
+_Handlers = tuple[str, list[Handled]]
+_HANDLED_COLUMNS = (
+    Column[_Handlers]("handler", lambda row: row[0]),
+    Column[_Handlers]("tenants", lambda row: len(row[1])),
+    Column[_Handlers]("events", lambda row: sum(one.events for one in row[1])),
+    Column[_Handlers]("handled once", lambda row: sum(one.handled for one in row[1])),
+    Column[_Handlers]("put aside", lambda row: sum(one.aside for one in row[1])),
+    Column[_Handlers](
+        "missing", lambda row: sum(one.missing for one in row[1]),
+        tone=lambda row: "error" if any(one.missing for one in row[1]) else "",
+    ),
+)  # fmt: skip
+
+
+def dispatch_all(database: Database, registry: Registry, tenants: Sequence[Tenant], watch: Watch) -> DispatchRun:
+    """Hand all that waits to its handlers, tenant after tenant; one that cannot be served holds up no other."""
+    results: list[DispatchResult] = []
+    failures: dict[str, str] = {}
+    for tenant in (tenant for tenant in tenants if tenant.is_active):
+        try:
+            results.append(dispatch(database, tenant, registry, watch=watch))
+        except (ErpkitError, psycopg.Error) as error:
+            failures[tenant.slug] = first_line(error).removeprefix(f"tenant {tenant.slug}: ")
+    return DispatchRun(results, failures, {tenant.slug: tenant.status for tenant in tenants if not tenant.is_active})
 
 
 def list_dispatchers(connection: Connection) -> list[Dispatcher]:

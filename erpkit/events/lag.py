@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from psycopg import sql
 
 from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.events.checkpoints import group_lock
-
-__all__ = ["GroupLag", "LockHolder", "TopicRate", "read_lag", "read_lock_holders", "read_rates"]
+from erpkit.finding import NO_TENANTS, Finding, not_read
+from erpkit.table import Column, Table, Tone, format_value
 
 _LONG = 10.0  # seconds after which an open transaction that holds a lock of the log is worth a look
 
@@ -98,13 +98,132 @@ class LockHolder:
     waiting: int
     query: str
 
-    def __str__(self) -> str:
+    @property
+    def problem(self) -> str:
+        """What it does, without the tenant."""
         holds = "appends to the log" if self.what == "append" else f"dispatches for {self.what}"
         behind = f"; {self.waiting} wait(s) behind it" if self.waiting else ""
-        return (
-            f"{self.tenant}: process {self.pid} ({self.user}) {holds} in a transaction open for {self.seconds:,.0f} s, "
-            f"{self.state}{behind}"
-        )
+        return f"process {self.pid} ({self.user}) {holds} in a transaction open for {self.seconds:,.0f} s, {self.state}{behind}"
+
+    def __str__(self) -> str:
+        return f"{self.tenant}: {self.problem}"
+
+
+@dataclass(frozen=True)
+class EventLag:
+    """How far handlers are behind the logs of some tenants, `at` some moment, and what holds them back.
+
+    `topics` maps the handlers that were asked about to their topics, `errors` the tenants that could not be read to the reason.
+    More than `max_lag` events of one handler and tenant, or one that has waited for more than `max_age` seconds, are findings;
+    None sets no limit.
+    """
+
+    at: datetime
+    tenants: Sequence[Tenant]
+    topics: Mapping[str, str]
+    groups: Sequence[GroupLag]
+    holders: Sequence[LockHolder]
+    errors: Mapping[str, str] = field(default_factory=dict)
+    max_lag: int | None = None
+    max_age: float | None = None
+
+    @property
+    def behind(self) -> list[GroupLag]:
+        """The groups for which events wait, the one that has waited longest first."""
+        return sorted((one for one in self.groups if one.waiting), key=lambda one: -one.age(self.at))
+
+    @property
+    def waiting(self) -> int:
+        """How many events wait, over all groups."""
+        return sum(one.waiting for one in self.groups)
+
+    @property
+    def oldest(self) -> float:
+        """For how many seconds the oldest event has waited; 0 where none does."""
+        return max((one.age(self.at) for one in self.groups), default=0.0)
+
+    @property
+    def without_log(self) -> list[str]:
+        """The tenants that have no event log."""
+        known = {one.tenant for one in self.groups} | self.errors.keys()
+        return [tenant.slug for tenant in self.tenants if self.topics and tenant.slug not in known]
+
+    @property
+    def table(self) -> Table[tuple[GroupLag, EventLag]]:
+        """One line a tenant and handler for which events wait, the one that has waited longest first."""
+        empty = "nothing waits" if not self.errors else "nothing waits in the tenants that could be read"
+        return Table(_LAG_COLUMNS, [(one, self) for one in self.behind], empty)
+
+    @property
+    def holder_table(self) -> Table[LockHolder]:
+        """One line a transaction that has held the lock of an append or of a dispatcher for long."""
+        return Table(_HOLDER_COLUMNS, self.holders, "No transaction is in the way.")
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Handlers over a limit, an event that ended a dispatcher, who holds a lock, and what was not looked at."""
+        return [
+            *(() if self.tenants else (NO_TENANTS,)),
+            *(() if self.topics else (_NO_HANDLERS,)),
+            *(finding for one in self.behind for finding in self._over(one)),
+            *(Finding("poison message", one.tenant, f"an event of {one.handler} ended its dispatcher", "error", _LOOK,
+                      (f"the one after offset {one.checkpoint}, {one.attempts} times",))
+              for one in self.groups if one.attempts),
+            *(Finding("lock holder", one.tenant, one.problem, remedy=f"SELECT pg_terminate_backend({one.pid})")
+              for one in self.holders),
+            *(Finding("no log", slug, "has no event log", remedy="erpkit migrate up") for slug in self.without_log),
+            *not_read(self.errors),
+        ]  # fmt: skip
+
+    def _over(self, one: GroupLag) -> Iterator[Finding]:
+        evidence = (f"{one.waiting:,} wait, the oldest for {_duration(one.age(self.at))}",)
+        if self.max_lag is not None and one.waiting > self.max_lag:
+            problem = f"more than {self.max_lag:,} events wait for {one.handler}"
+            yield Finding("lag", one.tenant, problem, "warning", _LOOK, evidence)
+        if self.max_age is not None and one.age(self.at) > self.max_age:
+            problem = f"an event has waited for {one.handler} for more than {_duration(self.max_age)}"
+            yield Finding("lag", one.tenant, problem, "warning", _LOOK, evidence)
+
+    def is_over(self, one: GroupLag) -> bool:
+        """Tell whether a group is over one of the limits."""
+        return any(True for _ in self._over(one))
+
+
+def _duration(seconds: float) -> str:
+    return format_value(timedelta(seconds=seconds))
+
+
+def _lag_tone(row: tuple[GroupLag, EventLag]) -> Tone:
+    return "warning" if row[1].is_over(row[0]) else ""
+
+
+_LOOK = "erpkit run runbooks/stopped_dispatcher -p rehearse false"
+_NO_HANDLERS = Finding(
+    "no modules", "", "no module handles an event, so nothing was looked at", remedy="erpkit modules list"
+)
+_LAG_COLUMNS = (
+    Column[tuple[GroupLag, EventLag]]("tenant", lambda row: row[0].tenant),
+    Column[tuple[GroupLag, EventLag]]("handler", lambda row: row[0].handler),
+    Column[tuple[GroupLag, EventLag]]("topic", lambda row: row[0].topic),
+    Column[tuple[GroupLag, EventLag]]("waiting", lambda row: row[0].waiting, bar=True, tone=_lag_tone),
+    Column[tuple[GroupLag, EventLag]](
+        "for", lambda row: timedelta(seconds=row[0].age(row[1].at)), right=True, tone=_lag_tone
+    ),
+    Column[tuple[GroupLag, EventLag]]("oldest", lambda row: row[0].oldest),
+    Column[tuple[GroupLag, EventLag]]("checkpoint", lambda row: row[0].checkpoint),
+    Column[tuple[GroupLag, EventLag]]("last handled", lambda row: (row[0].checkpoint and row[0].moved_at) or "never"),
+)
+_HOLDER_COLUMNS = (
+    Column[LockHolder]("tenant", lambda one: one.tenant),
+    Column[LockHolder]("holds", lambda one: one.what),
+    Column[LockHolder]("process", lambda one: str(one.pid), right=True),
+    Column[LockHolder]("user", lambda one: one.user),
+    Column[LockHolder]("application", lambda one: one.application),
+    Column[LockHolder]("state", lambda one: one.state),
+    Column[LockHolder]("open for", lambda one: timedelta(seconds=one.seconds), right=True),
+    Column[LockHolder]("wait behind it", lambda one: one.waiting),
+    Column[LockHolder]("last statement", lambda one: one.query),
+)
 
 
 def read_lag(

@@ -6,19 +6,19 @@ import fnmatch
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
 from erpkit.database import Connection, Tenant, tenants_with_table
 from erpkit.errors import PlanChangedError, UsageError
-from erpkit.events.causes import DeadLetterCount, cause_of, group_letters
+from erpkit.events.causes import COUNT_COLUMNS, DeadLetterCount, cause_of, group_letters
 from erpkit.events.dead_letters import DeadLetter, list_dead_letters
 from erpkit.events.parking import Parked, list_parked
+from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
-
-__all__ = ["LetterPlan", "LetterSelection", "choose_letters", "plan_discard", "plan_retry"]
+from erpkit.table import Table
 
 _BEHIND = "lacks erpkit's own migrations: run `erpkit migrate up`"
 
@@ -88,6 +88,34 @@ class LetterPlan:
         """Return how many letters there are by tenant, handler, topic and cause, the most first."""
         return group_letters(self.letters)
 
+    @property
+    def size(self) -> int:
+        """How many dead letters there are."""
+        return len(self.letters)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """How many letters, and how many events are parked behind them."""
+        return {"planned": len(self.letters), "parked then": self.parked}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The tenants that could not be read, and what else is left out."""
+        left = [
+            Finding("left out", name, reason, "info")
+            for name, reason in self.left_out.items()
+            if name not in self.errors
+        ]
+        return [*not_read(self.errors), *left]
+
+    @property
+    def tables(self) -> tuple[Table[DeadLetterCount], ...]:
+        """One line a tenant, handler and cause: how many letters would be retried or discarded."""
+        return (Table(COUNT_COLUMNS, self.counts(), f"There is nothing to {self.action}."),)
+
+    def __str__(self) -> str:
+        return f"{self.action} {len(self.letters)} dead letter(s), {self.parked} event(s) parked behind them"
+
     def check(self, confirm: str) -> None:
         """Raise PlanChangedError unless `confirm` is this plan's id."""
         PlanChangedError.check(confirm, self.id)
@@ -102,7 +130,7 @@ def plan_retry(
     whether the handler is replayable, and its side effects are wanted. Letters of tenants that are not active, and of handlers
     that no module has any more, are left out.
     """
-    return _plan("retry", connection, tenants, selection, set(registry.event_handlers), "")
+    return _plan("retry", connection, tenants, selection, set(registry.event_handlers))
 
 
 def plan_discard(
@@ -115,7 +143,7 @@ def plan_discard(
     """
     if not reason.strip():
         raise UsageError("a dead letter is not discarded without a reason: say why, for those who look later")
-    return _plan("discard", connection, tenants, selection, None, reason.strip())
+    return replace(_plan("discard", connection, tenants, selection, None), reason=reason.strip())
 
 
 def choose_letters(
@@ -135,7 +163,6 @@ def _plan(
     tenants: Sequence[Tenant],
     selection: LetterSelection | None,
     handlers: Collection[str] | None,
-    reason: str,
 ) -> LetterPlan:
     errors: dict[str, str] = {}
     ready = {tenant.slug for tenant in tenants_with_table(connection, "erpkit_parked", tenants, errors)}
@@ -147,7 +174,7 @@ def _plan(
     chosen = tuple(tenant for tenant in asked if tenant.slug in slugs)
     waiting = _count_behind(letters, list_parked(connection, chosen, errors))
     unread = {slug: text for slug, text in errors.items() if slug not in left or left[slug] == _BEHIND}
-    return LetterPlan(action, chosen, tuple(letters), waiting, reason, {**left, **gone, **unread}, unread)
+    return LetterPlan(action, chosen, tuple(letters), waiting, "", {**left, **gone, **unread}, unread)
 
 
 def _count_behind(letters: Iterable[DeadLetter], parked: Iterable[Parked]) -> int:

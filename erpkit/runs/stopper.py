@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from erpkit.runs.result import Outcome
+from erpkit.signals import caught_signals
 
 __all__ = ["Stopper", "TimeLimits"]
 
@@ -31,7 +32,7 @@ class Stopper:
     """Knows the kernel of the run, interrupts it when the run has to stop, and kills it when that does not help.
 
     Nothing is raised in the run's thread: its cell ends with KeyboardInterrupt, or its kernel is found dead. `reason` then
-    says which it was: a time limit or somebody.
+    says which it was: a time limit or a person.
     """
 
     def __init__(self, limits: TimeLimits) -> None:
@@ -97,25 +98,18 @@ class Stopper:
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Let Ctrl-C, SIGTERM and a closed terminal stop the run; in the main thread alone, as Python has it."""
-        if threading.current_thread() is not threading.main_thread():
+        """Let Ctrl-C, SIGTERM and a closed terminal stop the run."""
+        with caught_signals(self._on_signal, *_SIGNALS):
             yield
-            return
-        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
-    def _on_signal(self, number: int, _: object) -> None:
+    def _on_signal(self, number: int) -> None:
         self.stop("interrupted", f"by {signal.Signals(number).name}")
 
     def _after(self, seconds: float, why: str) -> threading.Timer:
         return self._start(threading.Timer(seconds, self._time_out, [why]))
 
     def _time_out(self, why: str) -> None:
-        if self.reason is None:  # a limit that is met while the run stops already is no second call for a stop
+        if self.reason is None:  # a limit that is met while the run stops already is not a second request to stop
             self.stop("timed out", why)
 
     def _start(self, timer: threading.Timer) -> threading.Timer:

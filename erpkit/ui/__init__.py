@@ -1,7 +1,6 @@
 """What people look at: tables, plots and widgets."""
 
 from erpkit.ui.buttons import (
-    migration_buttons,
     rebuild_buttons,
     replay_buttons,
 )
@@ -26,15 +25,6 @@ from erpkit.ui.event_health import (
 from erpkit.ui.explorer import Explorer, explore
 from erpkit.ui.form import Form, form
 from erpkit.ui.guard import Guard
-from erpkit.ui.migrations import (
-    lint_table,
-    migration_history_table,
-    migration_plan_table,
-    migration_results_table,
-    migration_scripts_table,
-    migration_status_table,
-    plot_migrations,
-)
 from erpkit.ui.module_explorer import ModuleExplorer, explore_modules
 from erpkit.ui.plots import Picture, plot_counts, plot_replay
 from erpkit.ui.progress import progress_bar
@@ -49,7 +39,7 @@ from erpkit.ui.replays import (
 )
 from erpkit.ui.run_history import plot_runs
 from erpkit.ui.show import show
-from erpkit.ui.summaries import summarize_migrations, summarize_replay
+from erpkit.ui.summaries import summarize_replay
 from erpkit.ui.tables import dead_letters_table, replay_failures_table, replay_plan_table
 
 __all__ = [
@@ -70,19 +60,11 @@ __all__ = [
     "letter_counts_table",
     "letter_plan_table",
     "letter_results_table",
-    "lint_table",
     "lock_holders_table",
-    "migration_buttons",
-    "migration_history_table",
-    "migration_plan_table",
-    "migration_results_table",
-    "migration_scripts_table",
-    "migration_status_table",
     "parked_table",
     "plot_causes",
     "plot_counts",
     "plot_lag",
-    "plot_migrations",
     "plot_rates",
     "plot_replay",
     "plot_runs",
@@ -99,7 +81,6 @@ __all__ = [
     "shadow_table",
     "show",
     "summarize_event_health",
-    "summarize_migrations",
     "summarize_rebuild",
     "summarize_replay",
     "watermill_table",

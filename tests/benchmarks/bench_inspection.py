@@ -15,7 +15,7 @@ from erpkit.embedded import EmbeddedServer
 from erpkit.events import handler_topics
 from erpkit.migrations import plan_up, read_applied, read_migrations, run_plan
 from erpkit.modules import load_modules
-from erpkit.runs.planted import drop_database
+from erpkit.runs.sample import drop_database
 from erpkit.tenants import create_tenant, ensure_template, find_drift, inspect_tenant, inspect_tenants, list_tenants
 
 NAME = "bench_inspection"

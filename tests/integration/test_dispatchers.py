@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from erpkit.database import Database, Tenant
+from erpkit.erp.rehearsal import WorkerProcess
 from erpkit.errors import PlanChangedError, UsageError
 from erpkit.events import dispatch, handler_topics, read_lag
 from erpkit.events.dispatchers import (
@@ -21,7 +22,6 @@ from erpkit.events.dispatchers import (
 )
 from erpkit.events.lag import GroupLag, LockHolder
 from erpkit.modules import Registry
-from erpkit.runs.workers import WorkerProcess
 from erpkit.sample.demo import place_orders, plant
 from erpkit.tenants import get_tenant
 from tests.conftest import SMALL

@@ -12,7 +12,16 @@ from click.testing import CliRunner, Result
 from erpkit.cli.events import command
 from erpkit.database import Database, Tenant
 from erpkit.errors import ErpkitError, UsageError
-from erpkit.events import Message, append, dispatch, handler_topics, read_lag, read_lock_holders, read_rates
+from erpkit.events import (
+    ConsumerGroup,
+    Message,
+    append,
+    dispatch,
+    handler_topics,
+    read_lag,
+    read_lock_holders,
+    read_rates,
+)
 from erpkit.migrations import Migration
 from erpkit.modules import Registry
 from erpkit.tenants import create_tenant
@@ -92,7 +101,7 @@ def test_the_transaction_of_a_dispatcher_is_named_with_its_group(
 
     with psycopg.connect(database.conninfo) as slow, database.connection() as connection:
         slow.execute("SET search_path TO tenant_acme")
-        read_batch(slow, "sales.on_order_placed", "sales.OrderPlaced", 1)
+        read_batch(slow, ConsumerGroup("sales.on_order_placed", ("sales.OrderPlaced",)), 1)
         (holder,) = read_lock_holders(connection, [acme], handler_topics(registry), long=0)
     assert holder.what == "sales.on_order_placed"
     assert str(holder).startswith(f"acme: process {holder.pid} (postgres) dispatches for sales.on_order_placed")

@@ -24,8 +24,7 @@ from fastapi import APIRouter, HTTPException, Response
 from mcp import Client, StdioServerParameters, stdio_client
 
 from erpkit.app import Application, Call
-from erpkit.app.http import TenantCall, build
-from erpkit.app.server import listen
+from erpkit.app.http import TenantCall, build, listen
 from erpkit.app.tools import build as build_tools
 from erpkit.database import Database, Tenant
 from erpkit.errors import ErpkitError, ModuleError, UsageError

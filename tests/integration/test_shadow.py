@@ -13,6 +13,7 @@ from erpkit.errors import ErpkitError, PlanChangedError, UsageError
 from erpkit.events import (
     Context,
     Message,
+    RunOptions,
     Shadow,
     append,
     build_shadow,
@@ -142,7 +143,7 @@ def test_a_shadow_of_a_sound_projection_does_not_differ(shared_database: Databas
     shadow = build_shadow(shared_database, SHOP, acme, "shop.on_sold")
     assert (shadow.events, shadow.failed, shadow.is_complete) == (4, 0, True)
     diff = diff_shadow(shared_database, SHOP, shadow)
-    assert [(t.table, t.live_rows, t.shadow_rows, t.count) for t in diff.tables] == [
+    assert [(t.table, t.live_rows, t.shadow_rows, t.count) for t in diff.differences] == [
         ("totals", 2, 2, 0), ("sales", 3, 3, 0),
     ]  # fmt: skip
 
@@ -159,7 +160,7 @@ def test_what_somebody_changed_by_hand_is_found_and_a_swap_mends_it(shared_datab
         )
     shadow = build_shadow(shared_database, SHOP, acme, "shop.on_sold")
     diff = diff_shadow(shared_database, SHOP, shadow)
-    totals, sales = diff.tables
+    totals, sales = diff.differences
     assert (totals.only_live, totals.only_shadow, totals.differing, sales.count) == (1, 1, 1, 0)
     assert {d.key["item"]: (d.live and d.live["amount"], d.shadow and d.shadow["amount"]) for d in totals.examples} == {
         1: (7, 0), 2: (None, 20), 3: (30, None),
@@ -259,14 +260,12 @@ def test_a_rebuild_that_was_stopped_changes_nothing_and_goes_on(shared_database:
         connection.execute("DELETE FROM tenant_acme.totals")
     stop = threading.Event()
     with pytest.raises(ErpkitError, match="the rebuild was stopped after 500 events"):
-        rebuild_projection(
-            shared_database, SHOP, acme, "shop.on_sold", stop=stop, progress=lambda _: stop.set()
-        )  # fmt: skip
+        rebuild_projection(shared_database, SHOP, acme, "shop.on_sold", RunOptions(lambda _: stop.set(), stop))
     assert _rows(shared_database, TOTALS) == []
     with shared_database.connection() as connection:
         assert [(s.tenant, s.events) for s in list_shadows(connection)] == [("acme", 500)]
     seen: list[int] = []
-    diff = rebuild_projection(shared_database, SHOP, acme, "shop.on_sold", resume=True, progress=seen.append)
+    diff = rebuild_projection(shared_database, SHOP, acme, "shop.on_sold", RunOptions(seen.append, resume=True))
     assert (sum(seen), diff.shadow.events) == (304, 804)
     assert _rows(shared_database, TOTALS) == [(1, 800, 1600), (2, 20, 40)]
 
@@ -309,7 +308,7 @@ def test_a_handler_that_looks_at_its_answers_or_copies_is_rebuilt_as_any_other(
     shared_database: Database, acme: Tenant, function: Callable[[Sold, Context], None]
 ) -> None:
     shadow = build_shadow(shared_database, _replaced(function, lambda e: e), acme, "shop.on_sold")
-    totals, sales = diff_shadow(shared_database, SHOP, shadow).tables
+    totals, sales = diff_shadow(shared_database, SHOP, shadow).differences
     assert (shadow.failed, totals.count, sales.shadow_rows) == (0, 0, 3)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -18,11 +18,19 @@ from erpkit.database import Connection, Database, Errors, Tenant, note_errors, r
 from erpkit.errors import ErpkitError, UsageError
 from erpkit.events.log import announce
 from erpkit.events.message import Message
-from erpkit.events.replay.plan import ReplayPlan, SendTarget, choose_handlers, count_query, send_steps, steps_of
+from erpkit.events.replay.plan import (
+    HandlerChoice,
+    ReplayPlan,
+    SendTarget,
+    choose_handlers,
+    count_query,
+    send_steps,
+    steps_of,
+)
 from erpkit.events.replay.selection import Selection
+from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
-
-__all__ = ["ReplayRecord", "ReplayResult", "count_replay_results", "list_replay_results", "list_replays", "plan_resume"]
+from erpkit.table import Column, Table, Tone
 
 
 class Outcome(NamedTuple):
@@ -67,6 +75,91 @@ class ReplayResult:
     uuid: UUID
     state: str
     error: str | None
+
+
+_Result = tuple[str, ReplayResult]  # tenant
+
+
+@dataclass(frozen=True)
+class ReplayHistory:
+    """Earlier replays of some tenants, the newest first, and the tenants that could not be read with the reason.
+
+    `results` are what became of each event, where that was asked for: by tenant, failures first.
+    """
+
+    records: Sequence[ReplayRecord]
+    errors: Mapping[str, str]
+    results: Mapping[str, Sequence[ReplayResult]] = field(default_factory=dict)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The tenants that could not be read."""
+        return not_read(self.errors)
+
+    @property
+    def table(self) -> Table[ReplayRecord]:
+        """One line a replay and tenant: who asked for it, and how it ended."""
+        return Table(_RECORDS, self.records, "Nothing was ever replayed here.")
+
+    @property
+    def result_table(self) -> Table[_Result]:
+        """One line an event: what became of it."""
+        rows = [(slug, one) for slug, results in self.results.items() for one in results]
+        return Table(_RESULTS, rows, "No result per event was kept.")
+
+    def __repr__(self) -> str:
+        return repr(self.table)
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
+
+
+def _state_tone(state: str) -> Tone:
+    return "error" if state == "failed" else "warning" if state in ("cancelled", "running", "known") else ""
+
+
+_RECORDS = (
+    Column[ReplayRecord]("tenant", lambda r: r.tenant),
+    Column[ReplayRecord]("replay", lambda r: r.replay_id),
+    Column[ReplayRecord]("to", lambda r: r.target or "handlers"),
+    Column[ReplayRecord]("state", lambda r: r.state, tone=lambda r: _state_tone(r.state)),
+    Column[ReplayRecord]("done", lambda r: r.handled),
+    Column[ReplayRecord]("failed", lambda r: r.failed, tone=lambda r: "error" if r.failed else ""),
+    Column[ReplayRecord]("planned", lambda r: r.planned),
+    Column[ReplayRecord]("by", lambda r: r.requested_by),
+    Column[ReplayRecord]("started", lambda r: r.started_at),
+    Column[ReplayRecord]("error", lambda r: r.error or ""),
+)
+_RESULTS = (
+    Column[_Result]("tenant", lambda row: row[0]),
+    Column[_Result]("offset", lambda row: row[1].offset),
+    Column[_Result]("uuid", lambda row: row[1].uuid),
+    Column[_Result]("to", lambda row: row[1].handler),
+    Column[_Result]("state", lambda row: row[1].state, tone=lambda row: _state_tone(row[1].state)),
+    Column[_Result]("error", lambda row: row[1].error or ""),
+)
+
+
+def read_replays(
+    database: Database, tenants: Sequence[Tenant], replay_id: UUID | None = None, limit: int = 50
+) -> ReplayHistory:
+    """Read the audit of all replays of `tenants`; of one of them also what became of up to `limit` events a tenant.
+
+    Raises UsageError where no tenant knows the one that was asked for.
+    """
+    errors: dict[str, str] = {}
+    with database.connection() as connection:
+        records = list_replays(connection, tenants, replay_id, errors)
+    if replay_id is None:
+        return ReplayHistory(records, errors)
+    if not records and not errors:
+        raise UsageError(f"no tenant knows a replay {replay_id}: see `erpkit events replays`")
+    results: dict[str, Sequence[ReplayResult]] = {}
+    known = {record.tenant for record in records}
+    for tenant in (tenant for tenant in tenants if tenant.slug in known):
+        with database.tenant_transaction(tenant) as connection:
+            results[tenant.slug] = list_replay_results(connection, replay_id, limit)
+    return ReplayHistory(records, errors, results)
 
 
 def list_replays(
@@ -138,7 +231,7 @@ def plan_resume(
     counts = sorted(read_tenants(connection, queries, errors))
     unfinished = tuple(tenant for tenant in unfinished if tenant.slug not in errors)
     if target is None:
-        steps = steps_of(registry, choose_handlers(registry, names, names)[0], selection, counts)
+        steps = steps_of(registry, choose_handlers(registry, HandlerChoice(names, names))[0], selection, counts)
     else:
         steps = send_steps(target, selection, counts)
     positions = {slug: row[4] for slug, row in left.items()}

@@ -19,17 +19,9 @@ from erpkit.errors import ErpkitError, PlanChangedError, UsageError
 from erpkit.events.log import append
 from erpkit.events.message import Message, PayloadError, decode
 from erpkit.events.replay.selection import Selection, stream_selected
+from erpkit.finding import Finding
 from erpkit.modules import Registry
-
-__all__ = [
-    "EventFile",
-    "ImportPlan",
-    "export_events",
-    "import_events",
-    "open_event_file",
-    "plan_import",
-    "read_event_file",
-]
+from erpkit.table import Column, Table
 
 _BATCH = 1000
 
@@ -45,6 +37,11 @@ class EventFile:
     def event_count(self) -> int:
         """How many events are in the file."""
         return sum(self.events.values())
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.event_count:,} events of {len(self.events):,} tenant(s)"
+
+    __repr__ = __str__
 
 
 @dataclass(frozen=True)
@@ -67,6 +64,62 @@ class ImportPlan:
     def event_count(self) -> int:
         """How many events would be appended."""
         return sum(self.new.values())
+
+    @property
+    def size(self) -> int:
+        """How many events are in the file."""
+        return self.event_count + self.known
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """How many events are new to the log, and how many it has."""
+        return {"tenant": self.tenant.slug, "planned": self.event_count, "known": self.known}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """That all handlers are given what is appended."""
+        given = f"the log of {self.tenant.slug} has {self.known:,} of them already; all handlers are given the new ones"
+        return [Finding("import", "", given, "info")]
+
+    @property
+    def tables(self) -> tuple[Table[tuple[str, int]], ...]:
+        """One line a topic: how many events are new to the log."""
+        return (Table(_TOPICS, sorted(self.new.items()), "No event is new to the log."),)
+
+    def __str__(self) -> str:
+        return f"{self.event_count:,} events for the log of {self.tenant.slug}"
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """How many events of a file were appended to a tenant's log."""
+
+    tenant: str
+    appended: int
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """How many events were appended."""
+        return {"appended": self.appended}
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Nothing: an import is done whole, or fails."""
+        return ()
+
+    @property
+    def tables(self) -> tuple[Table[tuple[str, int]], ...]:
+        """Nothing: the log shows them."""
+        return ()
+
+    def __str__(self) -> str:
+        return f"{self.appended:,} events appended to the log of {self.tenant}"
+
+
+_TOPICS = (
+    Column[tuple[str, int]]("topic", lambda row: row[0]),
+    Column[tuple[str, int]]("new events", lambda row: row[1], bar=True),
+)
 
 
 def export_events(
@@ -164,8 +217,7 @@ def import_events(
     or the log is another than the plan's.
     """
     present = plan_import(database, registry, plan.tenant, plan.path)
-    if confirm != present.id:
-        raise PlanChangedError(f"confirm={confirm!r} is not the id of the present plan, {present.id}: nothing was done")
+    PlanChangedError.check(confirm, present.id)
     for messages in _batches(read_event_file(plan.path, registry)):
         with database.tenant_transaction(plan.tenant, write=True) as connection:
             append(connection, messages)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -15,13 +16,12 @@ from psycopg import sql
 from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.errors import UsageError
 from erpkit.events.brokers.broker import Route
+from erpkit.events.causes import group_letters, letter_findings
+from erpkit.events.dead_letters import DeadLetter
 from erpkit.events.replay.selection import Selection
+from erpkit.finding import Finding, not_read
 from erpkit.modules import EventHandler, Registry
-
-__all__ = [
-    "ReplayPlan", "ReplayStep", "SendTarget", "choose_handlers", "count_events", "count_query", "describe_handler", "plan_replay",
-    "send_steps", "steps_of",
-]  # fmt: skip
+from erpkit.table import Column, Table
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,19 @@ class SendTarget:
 
 
 @dataclass(frozen=True)
+class HandlerChoice:
+    """Which handlers a replay's events go to.
+
+    `handlers` names those to use; without it all replayable ones are. A handler with side effects is left out unless
+    `side_effects` names it. `topics` maps the topics of another ERP's log to those of modules (see `plan_watermill`).
+    """
+
+    handlers: Sequence[str] = ()
+    side_effects: Sequence[str] = ()
+    topics: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ReplayStep:
     """The events of one topic of one tenant that one handler would see again, and what it does with each."""
 
@@ -76,7 +89,8 @@ class ReplayPlan:
     to the reason: their events are not in the plan.
 
     One that goes on where another stopped has that one's id in `resumes`, its plan's in `resumes_plan`, and what is done in
-    `positions`: the last offset by tenant.
+    `positions`: the last offset by tenant. `letters` are dead letters that are open now, and `skipped` tenants that are not active,
+    with their status: they say how things stand, and are not part of what the id stands for.
     """
 
     selection: Selection
@@ -88,6 +102,8 @@ class ReplayPlan:
     positions: Mapping[str, int] = field(default_factory=dict)
     target: SendTarget | None = None
     errors: Mapping[str, str] = field(default_factory=dict)
+    letters: Sequence[DeadLetter] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -117,21 +133,104 @@ class ReplayPlan:
         """The handlers in the plan that do more than write tables of their own: they were asked for by name."""
         return tuple(sorted({step.handler for step in self.steps if step.has_side_effects}))
 
+    @property
+    def size(self) -> int:
+        """The same as `event_count`."""
+        return self.event_count
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Its figures; those of what was done are 0."""
+        return {
+            "planned": self.event_count,
+            "sent" if self.target else "handled": 0,
+            "failed": 0,
+            "dead letters": len(self.letters),
+            "skipped": ", ".join(self.skipped) or "none",
+        }
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The tenants that could not be read, the handlers with side effects, and dead letters that are open."""
+        does = self.handlers
+        effects = [
+            Finding(
+                "side effects", name, f"has side effects: {does[name] or 'it does not say which'}", "info", of="handler"
+            )
+            for name in self.side_effects
+        ]
+        letters = () if self.target else self.letters  # what goes to a broker resolves none
+        return [*not_read(self.errors), *effects, *letter_findings(group_letters(letters), "info")]
+
+    @property
+    def handler_table(self) -> Table[_Handler]:
+        """One line a handler: what it does, whether it has side effects, how many events it would see; or why it is left out."""
+        events = Counter[str]()
+        for step in self.steps:
+            events[step.handler] += step.events
+        effects = dict.fromkeys(self.side_effects, "yes, asked for by name")
+        rows = [(name, does or "–", effects.get(name, "none"), events[name]) for name, does in self.handlers.items()]
+        left = "none" if self.target else "yes"
+        rows += [(name, f"left out: {reason}", left, 0) for name, reason in self.left_out.items()]
+        return Table(_TARGETS if self.target else _HANDLERS, rows, "No handler listens to these events.")
+
+    @property
+    def step_table(self) -> Table[ReplayStep]:
+        """One line a tenant, topic and handler: how many events it would see again, and which."""
+        return Table(_TARGET_STEPS if self.target else _STEPS, self.steps, "There is nothing to replay.")
+
+    @property
+    def tables(self) -> tuple[Table[Any], ...]:
+        """The handlers, and the events by tenant and topic."""
+        return self.handler_table, self.step_table
+
+    def __str__(self) -> str:
+        to = f"{self.target.broker}, subject {self.target.subject}" if self.target else "handlers"
+        return f"{self.event_count:,} event(s) of {len(self.tenants):,} tenant(s) to {to}"
+
+
+_Handler = tuple[str, str, str, int]  # name, what it does, side effects, events
+
+
+def _handler_columns(whom: str) -> tuple[Column[_Handler], ...]:
+    return (
+        Column[_Handler](whom, lambda row: row[0]),
+        Column[_Handler]("what it does", lambda row: row[1]),
+        Column[_Handler](
+            "side effects", lambda row: row[2], tone=lambda row: "warning" if row[2][:4] == "yes," else ""
+        ),
+        Column[_Handler]("events", lambda row: row[3], bar=True),
+    )
+
+
+def _step_columns(whom: str) -> tuple[Column[ReplayStep], ...]:
+    return (
+        Column[ReplayStep]("tenant", lambda step: step.tenant),
+        Column[ReplayStep]("topic", lambda step: step.topic),
+        Column[ReplayStep](whom, lambda step: step.handler),
+        Column[ReplayStep]("events", lambda step: step.events, bar=True),
+        Column[ReplayStep]("offsets", lambda step: f"{step.first_offset}–{step.last_offset}", right=True),
+        Column[ReplayStep]("first", lambda step: step.first_time),
+        Column[ReplayStep]("last", lambda step: step.last_time),
+    )
+
+
+_HANDLERS, _TARGETS = _handler_columns("handler"), _handler_columns("target")
+_STEPS, _TARGET_STEPS = _step_columns("handler"), _step_columns("target")
+
 
 def plan_replay(
     connection: Connection,
     tenants: Sequence[Tenant],
     registry: Registry,
     selection: Selection,
-    handlers: Sequence[str] = (),
-    side_effects: Sequence[str] = (),
+    choice: HandlerChoice | None = None,
 ) -> ReplayPlan:
-    """Plan to replay what `selection` holds in the logs of `tenants`.
+    """Plan to replay what `selection` holds in the logs of `tenants` to the handlers of `choice`.
 
-    `handlers` names those to use; without it all replayable ones are. A handler with side effects is left out unless
-    `side_effects` names it. Raises UsageError for a handler that does not exist.
+    Raises UsageError for a handler that does not exist.
     """
-    chosen, left_out = choose_handlers(registry, handlers, side_effects)
+    chosen, left_out = choose_handlers(registry, choice or HandlerChoice())
     errors: dict[str, str] = {}
     steps = steps_of(registry, chosen, selection, count_events(connection, tenants, selection, errors))
     with_steps = {step.tenant for step in steps}
@@ -171,11 +270,9 @@ def send_steps(target: SendTarget, selection: Selection, counts: Sequence[tuple[
     )
 
 
-def choose_handlers(
-    registry: Registry, handlers: Sequence[str], side_effects: Sequence[str]
-) -> tuple[list[EventHandler], dict[str, str]]:
+def choose_handlers(registry: Registry, choice: HandlerChoice) -> tuple[list[EventHandler], dict[str, str]]:
     """Return the handlers that a replay may use, and those that it leaves out with the reason. Pure."""
-    known = registry.event_handlers
+    known, handlers, side_effects = registry.event_handlers, choice.handlers, choice.side_effects
     if unknown := sorted({*handlers, *side_effects} - set(known)):
         raise UsageError(f"no handler is named {', '.join(unknown)}; there are {', '.join(known)}")
     asked = [handler for name, handler in known.items() if not handlers or name in handlers or name in side_effects]

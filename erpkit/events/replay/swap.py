@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import psycopg
@@ -17,11 +16,13 @@ from psycopg import sql
 from erpkit.config import acting_user
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import ErpkitError, PlanChangedError, UsageError
+from erpkit.events.checkpoints import group_lock
 from erpkit.events.log import announce
+from erpkit.events.replay.run import RunOptions
 from erpkit.events.replay.shadow import Shadow, advance, build_shadow, drop_in
+from erpkit.finding import Finding
 from erpkit.modules import Registry
-
-__all__ = ["Difference", "ShadowDiff", "TableDiff", "diff_shadow", "rebuild_projection", "swap_shadow"]
+from erpkit.table import Column, Table
 
 _BATCH = 2000
 _LOCK_SECONDS = 10
@@ -57,21 +58,135 @@ class TableDiff:
 
 @dataclass(frozen=True)
 class ShadowDiff:
-    """How a shadow differs from the live projection; `id` stands for exactly these differences."""
+    """How a shadow differs from the live projection, table by table; `id` stands for exactly these differences."""
 
     shadow: Shadow
-    tables: tuple[TableDiff, ...]
+    differences: tuple[TableDiff, ...]
 
     @property
     def id(self) -> str:
         """`swap-` and ten hexadecimal digits."""
-        facts = [self.shadow.schema, self.shadow.failed, [[t.table, t.count, t.digest] for t in self.tables]]
+        facts = [self.shadow.schema, self.shadow.failed, [[t.table, t.count, t.digest] for t in self.differences]]
         return f"swap-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]}"
 
     @property
     def count(self) -> int:
         """How many rows a swap would write or delete."""
-        return sum(table.count for table in self.tables)
+        return sum(table.count for table in self.differences)
+
+    @property
+    def size(self) -> int:
+        """The same as `count`."""
+        return self.count
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Its figures, and what it is about."""
+        return {
+            "swap": self.id,
+            "tenant": self.shadow.tenant.slug,
+            "tables": ", ".join(table.table for table in self.differences),
+            "events": self.shadow.events,
+            "failed": self.shadow.failed,
+            "different rows": self.count,
+            "written": 0,
+        }
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The tables that differ from what the events say, and whether handlers failed."""
+        return [
+            *(
+                Finding("difference", one.table, f"{one.count:,} row(s) differ from what the events say", of="table")
+                for one in self.differences
+                if one.count
+            ),
+            *self.failures,
+        ]
+
+    @property
+    def failures(self) -> list[Finding]:
+        """Whether the shadow's handlers failed on events."""
+        problem = f"handlers failed on {self.shadow.failed:,} events"
+        return [Finding("failed", self.shadow.tenant.slug, problem)] if self.shadow.failed else []
+
+    @property
+    def table(self) -> Table[TableDiff]:
+        """One line a table: its rows live and in the shadow, and how many differ."""
+        return Table(_TABLES, self.differences)
+
+    @property
+    def examples(self) -> Table[tuple[str, Difference]]:
+        """The first rows of each table that are not the same, with the columns in which they differ."""
+        rows = [(table.table, one) for table in self.differences for one in table.examples]
+        return Table(_EXAMPLES, rows, "The live projection is what the events say.")
+
+    @property
+    def tables(self) -> tuple[Table[Any], ...]:
+        """The tables, and the first rows that differ."""
+        return self.table, self.examples
+
+    def __str__(self) -> str:
+        events = f"{self.shadow.events:,} events in {self.shadow.schema}, {self.shadow.failed:,} failed"
+        return f"{self.count:,} row(s) of {self.shadow.tenant.slug} differ ({events})"
+
+
+@dataclass(frozen=True)
+class SwapResult:
+    """A shadow that was put in the live projection's place, with what differed until then."""
+
+    diff: ShadowDiff
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """How many rows were written or deleted."""
+        return {"written": self.diff.count}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Whether the shadow's handlers failed on events."""
+        return self.diff.failures
+
+    @property
+    def tables(self) -> tuple[Table[Any], ...]:
+        """What differed until then."""
+        return self.diff.tables
+
+    def __str__(self) -> str:
+        return f"swapped: {self.diff.count:,} row(s) of {self.diff.shadow.tenant.slug} written or deleted"
+
+
+def _key_text(row: tuple[str, Difference]) -> str:
+    return _text(row[1].key, list(row[1].key))
+
+
+def _row_text(row: tuple[str, Difference], which: Literal["live", "shadow"]) -> str:
+    """Return the columns in which a row differs, or that it is not there."""
+    one = row[1]
+    values, live, shadow = getattr(one, which), one.live or {}, one.shadow or {}
+    if values is None:
+        return "no such row"
+    return _text(values, [c for c in {**live, **shadow} if c not in one.key and live.get(c) != shadow.get(c)])
+
+
+def _text(row: Mapping[str, object], columns: Sequence[str]) -> str:
+    return ", ".join(f"{column} {json.dumps(row.get(column))}" for column in columns)
+
+
+_TABLES = (
+    Column[TableDiff]("table", lambda one: one.table),
+    Column[TableDiff]("live rows", lambda one: one.live_rows),
+    Column[TableDiff]("shadow rows", lambda one: one.shadow_rows),
+    Column[TableDiff]("only live", lambda one: one.only_live),
+    Column[TableDiff]("only in the shadow", lambda one: one.only_shadow),
+    Column[TableDiff]("different", lambda one: one.differing),
+)
+_EXAMPLES = (
+    Column[tuple[str, Difference]]("table", lambda row: row[0]),
+    Column[tuple[str, Difference]]("key", _key_text),
+    Column[tuple[str, Difference]]("live", lambda row: _row_text(row, "live")),
+    Column[tuple[str, Difference]]("rebuilt", lambda row: _row_text(row, "shadow")),
+)
 
 
 def diff_shadow(database: Database, registry: Registry, shadow: Shadow) -> ShadowDiff:
@@ -99,21 +214,15 @@ def rebuild_projection(
     registry: Registry,
     tenant: Tenant,
     handler: str,
-    *,
-    resume: bool = False,
-    rate: float | None = None,
-    stop: threading.Event | None = None,
-    progress: Callable[[int], object] | None = None,
+    options: RunOptions | None = None,
 ) -> ShadowDiff:
     """Rebuild the projection that `handler` keeps from the first event, and put it in place; return what that changed.
 
     In constant memory, beside the live tables, which change at the end, at once. Stopped or killed, nothing has changed and
-    `resume=True` goes on. To look at the difference first, use `build_shadow`, `diff_shadow` and `swap_shadow`. Raises
+    the option `resume` goes on. To look at the difference first, use `build_shadow`, `diff_shadow` and `swap_shadow`. Raises
     ErpkitError when it was stopped.
     """
-    shadow = build_shadow(
-        database, registry, tenant, handler, resume=resume, rate=rate, stop=stop, progress=progress
-    )  # fmt: skip
+    shadow = build_shadow(database, registry, tenant, handler, options)
     if not shadow.is_complete:
         raise ErpkitError(f"tenant {tenant.slug}: the rebuild was stopped after {shadow.events} events; resume it")
     with _transaction(database, tenant) as connection:
@@ -133,10 +242,8 @@ def _transaction(database: Database, tenant: Tenant) -> Iterator[Connection]:
 
 def _swap(connection: Connection, registry: Registry, shadow: Shadow, confirm: str | None) -> ShadowDiff:
     diff = _settle(connection, registry, shadow, lock_tables=True)
-    if confirm is not None and confirm != diff.id:
-        raise PlanChangedError(
-            f"confirm={confirm!r} is not the id of the present difference, {diff.id}: nothing was done"
-        )
+    if confirm is not None:
+        PlanChangedError.check(confirm, diff.id)
     tables = [_Table.read(connection, shadow, table) for table in shadow.projection.tables]
     for table in reversed(tables):
         connection.execute(table.query("DELETE FROM {live} l WHERE NOT EXISTS (SELECT FROM {shadow} s WHERE {same})"))
@@ -152,10 +259,7 @@ def _settle(connection: Connection, registry: Registry, shadow: Shadow, *, lock_
     connection.execute("SET LOCAL role TO DEFAULT")
     connection.execute(sql.SQL("SET LOCAL lock_timeout TO {}").format(sql.Literal(f"{_LOCK_SECONDS}s")))
     for name in sorted(shadow.projection.handlers):  # the lock that a dispatcher takes for each batch
-        connection.execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended('erpkit.dispatch.' || current_schema() || '.' || %s, 0))",
-            [name],
-        )
+        connection.execute(f"SELECT pg_advisory_xact_lock({group_lock('current_schema()', '%s')})", [name])
     while advance(connection, registry, shadow, _BATCH) is not None:
         pass
     if lock_tables:

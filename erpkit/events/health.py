@@ -1,0 +1,174 @@
+"""The health of event logs: what waits, what arrives, what failed, and who holds things back, over all tenants."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+from erpkit.database import Connection, Tenant
+from erpkit.events.causes import DeadLetterCount, count_dead_letters
+from erpkit.events.lag import EventLag, GroupLag, LockHolder, TopicRate, read_lag, read_lock_holders, read_rates
+from erpkit.finding import Finding, not_read
+from erpkit.result import Summary
+from erpkit.table import Column, Table, format_value
+from erpkit.visible import visible
+
+_Key = TypeVar("_Key")
+_Row = TypeVar("_Row")
+
+
+@dataclass(frozen=True)
+class EventHealth:
+    """How the handlers of some tenants keep up with what arrives; `skipped` are tenants that are not active."""
+
+    target: str
+    lag: EventLag
+    rates: Sequence[TopicRate]
+    counts: Sequence[DeadLetterCount]
+    skipped: Sequence[str] = ()
+    errors: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What waits too long, dead letters by cause, who holds things back, and what could not be read."""
+        unread = {slug: reason for slug, reason in self.errors.items() if slug not in self.lag.errors}
+        return [*self.lag.findings, *map(_letter_finding, self._causes), *not_read(unread)]
+
+    @property
+    def summary(self) -> Summary:
+        """Its figures, and what a person should look at."""
+        facts = {
+            "tenants": len(self.lag.tenants),
+            "waiting": self.lag.waiting,
+            "oldest": format_value(timedelta(seconds=self.lag.oldest)),
+            "last hour": sum(rate.hour for rate in self.rates),
+            "last day": sum(rate.day for rate in self.rates),
+            "dead letters": sum(count.letters for count in self.counts),
+            "skipped": ", ".join(self.skipped) or "none",
+        }
+        return Summary(f"Events on {self.target}", facts, self.findings)
+
+    @property
+    def waiting(self) -> Table[tuple[GroupLag, EventLag]]:
+        """One line a tenant and handler for which events wait, the one that has waited longest first."""
+        return self.lag.table
+
+    @property
+    def arrivals(self) -> Table[_Topic]:
+        """One line a topic: what was appended in the last hour and day over all tenants, and which tenant had most of it."""
+        rows = sorted(_group(self.rates, lambda rate: rate.topic).items())
+        return Table(_TOPICS, rows, "No event was appended in the last day.")
+
+    @property
+    def busiest(self) -> Table[_Topic]:
+        """One line a tenant: how many events its log got in the last hour and day, the busiest first."""
+        rows = _group(self.rates, lambda rate: rate.tenant).items()
+        return Table(_TENANTS, sorted(rows, key=lambda row: -_day(row)), "No event was appended in the last day.")
+
+    @property
+    def dead_letters(self) -> Table[_Cause]:
+        """One line a handler and cause: in how many tenants it occurs, how often, and since when; the most frequent first."""
+        return Table(_CAUSES, self._causes, "There are no dead letters.")
+
+    @property
+    def holders(self) -> Table[LockHolder]:
+        """One line a transaction that has held the lock of an append or of a dispatcher for long."""
+        return self.lag.holder_table
+
+    @property
+    def _causes(self) -> list[_Cause]:
+        causes = _group(self.counts, lambda count: (count.handler, count.cause))
+        return sorted(causes.items(), key=lambda cause: -_letters(cause))
+
+    def __repr__(self) -> str:
+        return str(self.summary)
+
+    def _repr_html_(self) -> str:
+        return self.summary.html() + self.waiting._repr_html_()
+
+
+_Topic = tuple[str, list[TopicRate]]  # or of a tenant
+_Cause = tuple[tuple[str, str], list[DeadLetterCount]]
+
+
+def read_event_lag(
+    connection: Connection, tenants: Sequence[Tenant], topics: Mapping[str, str], *, max_lag: int | None = None,
+    max_age: float | None = None, long: float = 10,
+) -> EventLag:  # fmt: skip
+    """Read how far the handlers of `topics` are behind, and who has held a lock of a log for more than `long` seconds."""
+    errors: dict[str, str] = {}
+    groups = read_lag(connection, tenants, topics, errors)
+    holders = read_lock_holders(connection, tenants, topics, long)
+    return EventLag(datetime.now(UTC), tenants, topics, groups, holders, errors, max_lag, max_age)
+
+
+def read_event_health(connection: Connection, target: str, tenants: Sequence[Tenant], lag: EventLag) -> EventHealth:
+    """Add to the lag of the active ones among `tenants` what arrives there and what failed."""
+    errors = dict(lag.errors)
+    rates = read_rates(connection, lag.tenants, errors)
+    counts = count_dead_letters(connection, lag.tenants, errors)
+    skipped = [tenant.slug for tenant in tenants if not tenant.is_active]
+    return EventHealth(target, lag, rates, counts, skipped, errors)
+
+
+def _group(rows: Iterable[_Row], key: Callable[[_Row], _Key]) -> dict[_Key, list[_Row]]:
+    groups: dict[_Key, list[_Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+def _hour(row: tuple[object, list[TopicRate]]) -> int:
+    return sum(rate.hour for rate in row[1])
+
+
+def _day(row: tuple[object, list[TopicRate]]) -> int:
+    return sum(rate.day for rate in row[1])
+
+
+def _busiest(row: _Topic) -> TopicRate:
+    return max(row[1], key=lambda rate: rate.day)
+
+
+def _letters(row: _Cause) -> int:
+    return sum(count.letters for count in row[1])
+
+
+def _tenants(row: _Cause) -> int:
+    return len({count.tenant for count in row[1]})
+
+
+def _letter_finding(row: _Cause) -> Finding:
+    (handler, cause), _ = row
+    tenants = _tenants(row)
+    problem = f"{_letters(row):,} dead letter(s) in {tenants:,} tenant{'s' if tenants != 1 else ''}: {cause}"
+    chosen = f"--handler {shlex.quote(handler)} --cause {shlex.quote(visible(cause))}"
+    return Finding("dead letters", handler, problem, remedy=f"erpkit events dead-letters retry {chosen}", of="handler")
+
+
+_TOPICS = (
+    Column[_Topic]("topic", lambda row: row[0]),
+    Column[_Topic]("tenants", lambda row: len(row[1])),
+    Column[_Topic]("last hour", _hour),
+    Column[_Topic]("last day", _day, bar=True),
+    Column[_Topic]("busiest", lambda row: _busiest(row).tenant),
+    Column[_Topic]("of it", lambda row: _busiest(row).day),
+    Column[_Topic]("newest", lambda row: max(rate.newest for rate in row[1])),
+)
+_TENANTS = (
+    Column[_Topic]("tenant", lambda row: row[0]),
+    Column[_Topic]("last hour", _hour),
+    Column[_Topic]("last day", _day, bar=True),
+    Column[_Topic]("newest", lambda row: max(rate.newest for rate in row[1])),
+)
+_CAUSES = (
+    Column[_Cause]("handler", lambda row: row[0][0]),
+    Column[_Cause]("cause", lambda row: row[0][1]),
+    Column[_Cause]("tenants", _tenants),
+    Column[_Cause]("letters", _letters, bar=True),
+    Column[_Cause]("first", lambda row: min(count.first_failed_at for count in row[1])),
+    Column[_Cause]("last", lambda row: max(count.last_failed_at for count in row[1])),
+)

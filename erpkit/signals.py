@@ -1,0 +1,58 @@
+"""Catching signals for a while, so that work ends in order instead of being interrupted."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["caught_signals", "exit_at_sigterm", "stop_at_interrupt", "stop_at_signals"]
+
+
+@contextmanager
+def caught_signals(on_signal: Callable[[int], object], *numbers: signal.Signals) -> Iterator[None]:
+    """Call `on_signal` with the number of each of these signals while the block runs; afterwards they do what they did before.
+
+    Outside the main thread it does nothing, as Python handles signals there alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda number, _: on_signal(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, usual in before.items():
+            _restore(number, usual)
+
+
+@contextmanager
+def stop_at_interrupt(stop: threading.Event) -> Iterator[None]:
+    """Let the first Ctrl-C set `stop`, so that the batch in flight is finished; the second one interrupts at once."""
+    usual = signal.getsignal(signal.SIGINT)
+
+    def ask(_number: int) -> None:
+        stop.set()
+        _restore(signal.SIGINT, usual)
+
+    with caught_signals(ask, signal.SIGINT):
+        yield
+
+
+@contextmanager
+def stop_at_signals() -> Iterator[threading.Event]:
+    """Lend an event that Ctrl-C and SIGTERM set, so that a worker ends between two pieces of work."""
+    stop = threading.Event()
+    with caught_signals(lambda _: stop.set(), signal.SIGTERM, signal.SIGINT):
+        yield stop
+
+
+def exit_at_sigterm() -> None:
+    """Let SIGTERM unwind the program as an error would, so that what was started is stopped."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+
+def _restore(number: signal.Signals, usual: signal._HANDLER) -> None:
+    signal.signal(number, signal.SIG_DFL if usual is None else usual)  # None: it was not set from Python
