@@ -26,8 +26,8 @@ from erpkit.events import (
     Worker,
     WorkerOptions,
     WorkerReport,
+    consumer_groups,
     dispatch,
-    handler_topics,
     read_lag,
     read_lock_holders,
 )
@@ -115,7 +115,7 @@ def dispatch_(
 def lag(slugs: tuple[str, ...], max_lag: int | None, max_age: float | None, as_json: bool) -> int:
     """Tell how many events wait for each handler, since when, and what holds them back; exit code 3 if a tenant cannot be read."""
     settings = Settings.from_env()
-    topics = handler_topics(load_modules(settings))
+    topics = consumer_groups(load_modules(settings))
     errors: dict[str, str] = {}
     with open_database(quiet=as_json) as database, database.connection() as connection:
         tenants = [tenant for tenant in find_tenants(connection, slugs, settings.tenants_query) if tenant.is_active]

@@ -49,9 +49,9 @@ def command(
 ) -> int:  # fmt: skip
     """Run NOTEBOOK, one of erpkit's by name or any by path, and write its output and an HTML report.
 
-    Parameters are checked before a kernel starts. Exit code 0: fine; 1: a cell failed; 2: bad parameters, nothing was started;
-    3: it ran and found a problem; 124: timed out; 130: interrupted; 137: its kernel died. With --each-tenant it is the worst
-    of them. `erpkit run NOTEBOOK --help` shows its parameters.
+    Parameters are checked before a kernel starts. Exit code 0: fine; 1: a cell failed; 2: bad parameters, nothing was started, or a
+    cell refused them; 3: it ran and found a problem; 124: timed out; 130: interrupted; 137: its kernel died. With --each-tenant it
+    is the worst of them. `erpkit run NOTEBOOK --help` shows its parameters.
     """
     if notebook is None:
         say_text(context.get_help())

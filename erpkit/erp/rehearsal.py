@@ -20,7 +20,7 @@ from erpkit.config import Settings
 from erpkit.database import Database, Tenant
 from erpkit.erp.door import Erp
 from erpkit.errors import DatabaseError, RunError
-from erpkit.events import handler_topics, read_lag
+from erpkit.events import consumer_groups, read_lag
 from erpkit.modules import ModuleLike, Registry, load_modules
 from erpkit.modules.registry import SAMPLE_GROUP
 from erpkit.runs.sample import adopt_tenants, copy_planted, drop_database, plant_sample, sample_kit
@@ -115,7 +115,7 @@ class Rehearsal:
         """Return how many events wait for a handler, over all active tenants."""
         with self.database.connection() as connection:
             active = [tenant for tenant in list_tenants(connection) if tenant.is_active]
-            return sum(one.waiting for one in read_lag(connection, active, handler_topics(self.registry)))
+            return sum(one.waiting for one in read_lag(connection, active, consumer_groups(self.registry)))
 
     def careless_modules(self) -> list[ModuleLike]:
         """Return the sample ERP's modules and one more, which uses another without declaring it."""

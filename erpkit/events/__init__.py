@@ -4,7 +4,7 @@ from erpkit.events.brokers import Consumed, ConsumeOptions, Forwarded, Route, co
 from erpkit.events.buses import CommandBus, QueryBus, carry_out, find_answer
 from erpkit.events.causes import DeadLetterCount, cause_of, count_dead_letters, group_letters, sum_counts
 from erpkit.events.checkpoints import read_backlog, read_waiting
-from erpkit.events.consumer import Consumer, ConsumerGroup, consumer_groups, handler_topics
+from erpkit.events.consumer import Consumer, ConsumerGroup, consumer_groups
 from erpkit.events.context import Context
 from erpkit.events.dead_letters import DeadLetter, DeadLetterDetail, list_dead_letters, show_dead_letter
 from erpkit.events.dispatch import CrashError, DispatchResult, dispatch, dispatch_batch
@@ -126,7 +126,6 @@ __all__ = [
     "forward",
     "group_letters",
     "handle",
-    "handler_topics",
     "hold_back",
     "import_events",
     "inspect_watermill",

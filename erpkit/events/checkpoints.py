@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -10,7 +10,7 @@ from psycopg import sql
 
 from erpkit.database import Connection, Errors, Tenant, fetch_union, read_tenants, tenants_with_table
 from erpkit.database.scope import scope_statements
-from erpkit.events.consumer import Consumer, ConsumerGroup
+from erpkit.events.consumer import Consumer, ConsumerGroup, group_rows
 from erpkit.events.log import COLUMNS, to_message
 from erpkit.events.message import Message
 
@@ -134,14 +134,14 @@ def move_checkpoint(connection: Connection, group: ConsumerGroup, offset: int, i
 
 
 def read_backlog(
-    connection: Connection, tenants: Sequence[Tenant], topics: Mapping[str, str], errors: Errors | None = None
+    connection: Connection, tenants: Sequence[Tenant], groups: Sequence[ConsumerGroup], errors: Errors | None = None
 ) -> dict[str, dict[str, int]]:
     """Return how many events wait for each handler, by tenant: those of its topic past its checkpoint; no zeros.
 
     `errors` is as in `read_tenants`.
     """
-    with_log = tenants_with_table(connection, "erpkit_events", tenants, errors) if topics else []
-    handlers = _values(topics.items())
+    with_log = tenants_with_table(connection, "erpkit_events", tenants, errors) if groups else []
+    handlers = group_rows(groups)
     queries = [(tenant, _count_query(tenant, handlers)) for tenant in with_log]
     backlog: dict[str, dict[str, int]] = {tenant.slug: {} for tenant in tenants}
     for slug, waiting in read_tenants(connection, queries, errors):
@@ -172,7 +172,7 @@ def read_waiting(
     `errors` as in `read_tenants`.
     """
     with_parked = _find_logs(connection, tenants)
-    handlers = _values((group.name, topic) for group in groups for topic in group.topics)
+    handlers = group_rows(groups)
     queries = [
         (tenant, _any_query(tenant, handlers, _NEW + _FREE if with_parked[tenant.schema] else _NEW))
         for tenant in (tenants if groups else ())
@@ -198,8 +198,3 @@ def _any_query(tenant: Tenant, handlers: sql.Composed, condition: str) -> sql.Co
         handlers=handlers,
         **{table: sql.Identifier(tenant.schema, f"erpkit_{table}") for table in tables},
     )
-
-
-def _values(pairs: Iterable[tuple[str, str]]) -> sql.Composed:
-    """Return names of groups and their topics as rows of VALUES."""
-    return sql.SQL(", ").join(sql.SQL("({}, {})").format(*map(sql.Literal, pair)) for pair in pairs)

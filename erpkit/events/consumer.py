@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+
+from psycopg import sql
 
 from erpkit.database import Connection, Tenant
 from erpkit.events.context import Context
@@ -60,6 +63,7 @@ def consumer_groups(registry: Registry) -> list[ConsumerGroup]:
     return [group_of(registry, handler) for handler in registry.event_handlers.values()]
 
 
-def handler_topics(registry: Registry) -> dict[str, str]:
-    """Return the topic that each consumer group of one topic reads, by the group's name."""
-    return {group.name: topic for group in consumer_groups(registry) for topic in group.topics}
+def group_rows(groups: Iterable[ConsumerGroup]) -> sql.Composed:
+    """Return groups as rows of VALUES, the name and one topic in each."""
+    pairs = [(group.name, topic) for group in groups for topic in group.topics]
+    return sql.SQL(", ").join(sql.SQL("({}, {})").format(*map(sql.Literal, pair)) for pair in pairs)

@@ -13,7 +13,7 @@ import psycopg
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError, first_line
 from erpkit.events.checkpoints import read_waiting
-from erpkit.events.consumer import Consumer, consumer_groups, handler_topics
+from erpkit.events.consumer import Consumer, consumer_groups
 from erpkit.events.dispatch import BATCH, dispatch_batch
 from erpkit.events.lag import GroupLag, read_lag
 from erpkit.events.listener import Listener, StopSignal
@@ -86,7 +86,7 @@ class Worker:
         self._on_report = on_report
         self._options = options or WorkerOptions()
         self._groups = consumer_groups(registry)
-        self._topics = handler_topics(registry)
+        self._topics = consumer_groups(registry)
         self._stop = StopSignal()
         self._watchdog = Watchdog(self._options.limit)
         self._tenants: dict[str, Tenant] = {}  # those that are active, by schema

@@ -76,7 +76,7 @@ def run_notebook(
         for attempt in range(1, retry.times + 2):
             run = _Run(notebook, values, name, destination, stem, attempt, recorder)
             result = run.do(stopper)
-            if result.outcome not in _RETRIED or attempt > retry.times:
+            if result.outcome not in _RETRIED or result.is_refused or attempt > retry.times:
                 break
             if not stopper.pause(min(retry.pause * 2 ** (attempt - 1), _LONGEST_PAUSE)):
                 break

@@ -15,7 +15,7 @@ import pytest
 
 from erpkit.database import Database, Tenant
 from erpkit.errors import BrokerError, DatabaseError
-from erpkit.events import Consumer, Context, Message, dispatch, handler_topics, read_events, read_lag
+from erpkit.events import Consumer, Context, Message, consumer_groups, dispatch, read_events, read_lag
 from erpkit.events.brokers import Consumed, ConsumeOptions, MemoryBroker, consume, forward
 from erpkit.events.brokers.consume import Deliveries, move_over_handled
 from erpkit.events.brokers.nats import NatsBroker
@@ -182,7 +182,7 @@ def test_what_is_no_event_is_left_out_and_holds_up_nothing(
 
 def _waiting(database: Database, tenant: Tenant) -> int:
     with database.connection() as connection:
-        return read_lag(connection, [tenant], handler_topics(COUNTER))[0].waiting
+        return read_lag(connection, [tenant], consumer_groups(COUNTER))[0].waiting
 
 
 def test_a_dispatcher_takes_over_from_the_broker_and_gives_back_and_nothing_is_handled_twice_or_skipped(
