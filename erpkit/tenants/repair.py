@@ -23,10 +23,10 @@ from erpkit.migrations.parser import ParsedMigration
 from erpkit.table import Column, Table
 from erpkit.tenants.ddl import DESTRUCTIVE, MARKS
 from erpkit.tenants.drift import Difference, drift_findings, find_drift, in_order
+from erpkit.tenants.health import count_rows
 from erpkit.tenants.lifecycle import lock_migrations
 from erpkit.tenants.objects import Fingerprint, read_fingerprints
 from erpkit.tenants.registry import find_tenants, get_tenant
-from erpkit.tenants.rows import count_rows
 from erpkit.visible import visible
 
 __all__ = [

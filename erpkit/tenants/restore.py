@@ -20,14 +20,12 @@ from erpkit.finding import Finding
 from erpkit.migrations import Migration, describe_status, plan_up, read_applied, run_plan
 from erpkit.table import Column, Table
 from erpkit.tenants.drift import Difference, drift_findings, find_drift
+from erpkit.tenants.health import count_rows
 from erpkit.tenants.imports import import_tenant
-from erpkit.tenants.lifecycle import lock_migrations, move_tenant, new_tenant
+from erpkit.tenants.lifecycle import Mention, find_mentions, lock_migrations, move_tenant, new_tenant
 from erpkit.tenants.locks import name_holders
-from erpkit.tenants.manifest import Manifest, verify_export
-from erpkit.tenants.mentions import Mention, find_mentions
-from erpkit.tenants.partial import sweep_partial_files
+from erpkit.tenants.manifest import Manifest, sweep_partial_files, verify_export
 from erpkit.tenants.registry import find_tenants, get_tenant, has_schema, list_tenants, set_status
-from erpkit.tenants.rows import count_rows
 
 __all__ = [
     "Beside",
@@ -231,7 +229,7 @@ class RestoreRun:
         undo = f"erpkit tenants rename {slug} {beside}; erpkit tenants rename {self.plan.aside} {slug}"
         activate = f"erpkit tenants activate {slug}"
         return [
-            Finding("next", slug, "it is suspended: look at it, then activate it", "info", activate),
+            Finding("next", slug, "it is suspended until it is activated: look at it first", "info", activate),
             Finding("next", slug, "to undo it, rename back", "info", f"{undo}; {activate}"),
         ]
 
