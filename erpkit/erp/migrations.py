@@ -35,8 +35,8 @@ from erpkit.migrations import (
     read_milliseconds,
     run_plan,
 )
-from erpkit.migrations.new import Style, new_migration
-from erpkit.migrations.provider import OnError
+from erpkit.migrations.files import Style, new_migration
+from erpkit.migrations.run import OnError
 from erpkit.modules import ModuleLike
 from erpkit.plan import Plan, Work
 from erpkit.tenants import ensure_template
@@ -225,7 +225,8 @@ class Migrations:
 
     def _status(self, connection: Connection, tenants: list[Tenant], migrations: tuple[Migration, ...]) -> FleetStatus:
         applied = read_applied(connection, tenants, migrations)
-        return FleetStatus(self._installation.target, tuple(tenants), migrations, applied)
+        installation = self._installation
+        return FleetStatus(installation.target, tuple(tenants), migrations, applied, installation.is_foreign)
 
     def _read(self) -> tuple[Migration, ...]:
         """Read the files, erpkit's own for its event log among them where the ERP has one."""

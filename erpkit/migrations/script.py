@@ -16,17 +16,6 @@ from erpkit.migrations.files import Migration, Step
 from erpkit.migrations.history import Run, note_start, record_done
 from erpkit.migrations.parser import Direction
 
-__all__ = [
-    "Limits",
-    "check_schema",
-    "check_statements",
-    "create_version_table",
-    "is_done",
-    "lock_schema",
-    "migration_body",
-    "migration_message",
-]
-
 NOT_DUE = "erpkit: not due"
 NO_SCHEMA = "erpkit: no schema"
 

@@ -15,8 +15,7 @@ from tenacity import RetryCallState, Retrying, sleep_using_event, wait_random_ex
 
 from erpkit.database import Connection, Database, PooledConnection, Tenant
 from erpkit.errors import DatabaseError, MigrationError
-from erpkit.migrations.apply import apply_without_transaction, send_steps
-from erpkit.migrations.faults import BUSY, describe_holders, explain, is_lost
+from erpkit.migrations.apply import BUSY, apply_without_transaction, describe_holders, explain, is_lost, send_steps
 from erpkit.migrations.files import Migration, Step
 from erpkit.migrations.history import Run, record
 from erpkit.migrations.parser import Direction

@@ -12,7 +12,7 @@ from erpkit import Module
 from erpkit.cli.migrate_files import new, show
 from erpkit.errors import MigrationError, UsageError
 from erpkit.migrations import Migration, collect_migrations, parse_migration, read_migrations, version_table
-from erpkit.migrations.new import Style, new_migration, next_version, write_template
+from erpkit.migrations.files import Style, new_migration, next_version, write_template
 
 NOON = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 UP = "-- +goose Up\nSELECT 1;\n"
