@@ -31,7 +31,7 @@ from erpkit.migrations.script import (
     migration_message,
 )
 
-# What another transaction is to blame for: waiting helps.
+# Another transaction caused these: waiting helps.
 BUSY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 
 # Who has a lock on an object of the schema, on the schema itself, on its migrations, or writes to a table of the registry.
@@ -80,7 +80,7 @@ def apply_migration(
 ) -> bool:
     """Apply one migration to one tenant under the schema's advisory lock, and record it in goose's table and the history.
 
-    Returns False when another runner was faster. `connection` is in autocommit mode. Raises MigrationError, naming the
+    Returns False where another runner has applied it already. `connection` is in autocommit mode. Raises MigrationError, naming the
     tenant and the file, and leaves the tenant at a whole version. A NO TRANSACTION file that fails half way is recorded as
     stopped there, as nothing can roll it back.
     """
@@ -150,10 +150,8 @@ def _send(connection: Connection, message: bytes, transactions: int) -> tuple[in
         return done, psycopg.errors.error_from_result(last, connection.info.encoding)
     if done == transactions:
         return done, None
-    connection.close()  # which rolls back, whatever it is in the middle of
-    return done, psycopg.ProgrammingError(
-        f"it did not come to its COMMIT, but ended at {pq.ExecStatus(last.status).name}"
-    )
+    connection.close()  # rolls back, whatever state the session is in
+    return done, psycopg.ProgrammingError(f"it ended before its COMMIT, at {pq.ExecStatus(last.status).name}")
 
 
 def apply_without_transaction(
@@ -201,7 +199,7 @@ def _apply(
     own.execute(f"SELECT {note_start(session=True)}".encode())
     own.execute(
         "SET lock_timeout TO 0"
-    )  # CREATE INDEX CONCURRENTLY waits for older transactions, and ends invalid without
+    )  # CREATE INDEX CONCURRENTLY waits for older transactions, and would leave an invalid index
     _run_statements(own, connection, tenant, migration, direction, run)
     own.execute(record_done(tenant, migration, direction, run).encode())
     return True
@@ -219,7 +217,7 @@ def _run_statements(
             ended += 1
         own.execute(give)
     except psycopg.Error as error:
-        with suppress(psycopg.Error):  # what it left half way is for another operator to mend, too
+        with suppress(psycopg.Error):  # so that any operator can mend what it left half way
             own.rollback()
             own.execute(give)
         text = f"statement {ended + 1} of {len(statements)} failed: {message_of(error, migration)}"
@@ -227,7 +225,7 @@ def _run_statements(
         text += "".join(f"; {note}" for note in getattr(error, "__notes__", []))
         text += describe_invalid_indexes(connection, tenant)
         milliseconds = 1000 * (time.perf_counter() - started)
-        with suppress(psycopg.Error):  # the server may be gone; the entry that it was begun stands
+        with suppress(psycopg.Error):  # the server may be gone; the entry that says it was begun remains
             record(connection, tenant, migration, direction, run, "stopped", milliseconds=milliseconds, error=text)
         raise MigrationError(f"tenant {tenant.slug}: {file_of(migration)} stopped half way: {text}") from error
 
@@ -252,7 +250,7 @@ def explain(tenant: Tenant, migration: Migration, error: BaseException, limits: 
         reason = "; ".join([reason, *getattr(error, "__notes__", [])])
     elif isinstance(error, psycopg.errors.LockNotAvailable):
         notes = "; ".join(getattr(error, "__notes__", [])[-1:])
-        reason = f"a lock was not to be had within {limits.lock_timeout:g} s, tried {tries} times{notes}"
+        reason = f"could not get a lock within {limits.lock_timeout:g} s, tried {tries} times{notes}"
     elif isinstance(error, psycopg.errors.QueryCanceled) and limits.statement_timeout:
         reason += f" (limit {limits.statement_timeout:g} s)"
     return f"tenant {tenant.slug}: {file_of(migration)} failed: {reason}"
@@ -285,11 +283,11 @@ def file_of(migration: Migration) -> str:
 def describe_holders(connection: Connection, tenant: Tenant, tables: Sequence[str] = ()) -> str:
     """Say which transactions hold locks on a tenant's objects, or its migration lock, or write to `tables` as well.
 
-    Empty where none does. What they run is not told: there may be a secret in it.
+    Empty where none does. Their statements are left out: they may hold secrets.
     """
     try:
         rows = connection.execute(_HOLDERS, {"schema": tenant.schema, "tables": list(tables)}).fetchall()
-    except psycopg.Error:  # who held it is a help only
+    except psycopg.Error:  # the holders are extra information only
         return ""
     return f"; held by {', '.join(_describe_holder(*row) for row in rows)}" if rows else ""
 
@@ -297,7 +295,7 @@ def describe_holders(connection: Connection, tenant: Tenant, tables: Sequence[st
 def _describe_holder(
     pid: int, user: str, app: str, state: str | None, seconds: float | None, query_seconds: float | None
 ) -> str:
-    who = f"{user}, {app}".encode("unicode_escape").decode()  # a role's name may have control characters in it
+    who = f"{user}, {app}".encode("unicode_escape").decode()  # the name of a role may hold control characters
     if not pid:
         return f"a prepared transaction ({who}, for {seconds or 0:.0f} s)"
     statement = f", last statement begun {query_seconds:.0f} s ago" if query_seconds is not None else ""
@@ -305,7 +303,7 @@ def _describe_holder(
 
 
 def describe_invalid_indexes(connection: Connection, tenant: Tenant) -> str:
-    """Name the invalid indexes that a failed CREATE INDEX CONCURRENTLY leaves, and how to be rid of them."""
+    """Name the invalid indexes that a failed CREATE INDEX CONCURRENTLY leaves, and how to remove them."""
     try:
         names = [name for (name,) in connection.execute(_INVALID, [tenant.schema])]
     except psycopg.Error:

@@ -84,7 +84,7 @@ def version_table(module: ModuleLike) -> str:
     table = declared if declared is not None else _default_table(module.name)
     if not _VERSION_TABLE.fullmatch(table):
         raise MigrationError(
-            f"module {module.name}: {table!r} is no name for a version table: use goose_db_version, or "
+            f"module {module.name}: {table!r} is not a valid name for a version table: use goose_db_version, or "
             "goose_db_version_ and a-z, 0-9, _ (63 characters at most)"
         )
     return table
@@ -122,7 +122,7 @@ def find_versions(folder: Path) -> dict[int, Path]:
     """Return the migration files of a folder (not of those below it) by version, in order, unread.
 
     Files without a version in their name are left alone, as by goose. Raises MigrationError for a version that is taken
-    twice or is no int64 from 1, and for a migration written in Go: goose would run it, and erpkit cannot.
+    twice or is not an int64 from 1, and for a migration written in Go: goose would run it, and erpkit cannot.
     """
     found: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -243,7 +243,7 @@ def _snake_case(name: str) -> str:
     words = _WORD_START.sub("_", name)
     if not _NAME.fullmatch(name) or len(words) > 100:
         raise UsageError(
-            f"{name!r} is no name for a migration: use a few words of letters and digits, such as 'add due dates'"
+            f"{name!r} is not a valid name for a migration: use a few words of letters and digits, such as 'add due dates'"
         )
     return re.sub("[ -]", "_", words).lower()
 

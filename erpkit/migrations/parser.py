@@ -178,7 +178,7 @@ def _annotation(number: int, line: str) -> str:
         raise _error(number, f"an annotation must start the line: {line.strip()!r}")
     name = line.replace("--", "").replace("+goose", "", 1).strip(SPACE).casefold()
     if name not in _ANNOTATIONS:
-        raise _error(number, f"{line.strip()!r} is no annotation of goose's")
+        raise _error(number, f"{line.strip()!r} is not an annotation that goose knows")
     return name
 
 
@@ -285,7 +285,7 @@ class _Reader:
     def _integer(self, name: str, word: str) -> int:
         word = word.strip(SPACE)
         if not _INTEGER.fullmatch(word):
-            raise MigrationError(f"${{{name}:…}}: {word!r} is no whole number")
+            raise MigrationError(f"${{{name}:…}}: {word!r} is not a whole number")
         return int(word)
 
     def _name(self) -> str:
