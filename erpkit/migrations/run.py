@@ -82,7 +82,10 @@ class MigrationRun:
         """Who failed and why, who was not started, and who is still behind."""
         remedy = "erpkit run runbooks/failed_migration -p rehearse false"
         return [
-            *(Finding("failed", r.tenant, r.reason, "error", remedy) for r in self.failed),
+            *(
+                Finding("failed", r.tenant, r.reason, "error", remedy)
+                for r in sorted(self.failed, key=lambda r: r.tenant)
+            ),
             *(
                 Finding("not started", slug, f"not started: {why}", remedy="erpkit migrate up")
                 for slug, why in self.not_started.items()
