@@ -37,6 +37,7 @@ from erpkit.tenants import (
     TenantDetail,
     compare_snapshots,
     compare_tenants,
+    count_rows,
     drop_tenant,
     export_tenant,
     hand_over,
@@ -60,7 +61,7 @@ from erpkit.tenants import (
     take_snapshot,
     write_snapshot,
 )
-from erpkit.tenants.repair import Risk
+from erpkit.tenants.repair import FleetState, Risk, read_fleet
 
 __all__ = ["ErpTenant", "Tenants"]
 
@@ -200,8 +201,9 @@ class Tenants(Mapping[str, ErpTenant]):
         database = self._own()
 
         def make(_: Work) -> DropPlan:
+            tenant = self._one(slug)
             with database.connection() as connection:
-                plan = plan_drop(connection, self._one(slug))
+                plan = plan_drop(connection, tenant)
             plan.refuse()
             return plan
 
@@ -215,8 +217,9 @@ class Tenants(Mapping[str, ErpTenant]):
         database = self._own()
 
         def make(_: Work) -> OffboardPlan:
+            tenant = self._one(slug)
             with database.connection() as connection:
-                return plan_offboarding(connection, self._one(slug), folder)
+                return plan_offboarding(connection, tenant, folder)
 
         def run(plan: OffboardPlan, work: Work) -> Offboarded:
             return offboard_tenant(database, plan, plan.id, lambda batch: work.advance(len(batch)))
@@ -231,8 +234,9 @@ class Tenants(Mapping[str, ErpTenant]):
         database, migrations = self._own(), _migrations(self._installation)
 
         def look() -> RepairPlan:
+            tenant = self._one(slug)
             with database.connection() as connection:
-                return read_repair(connection, self._one(slug), migrations, accept)
+                return read_repair(connection, tenant, migrations, accept)
 
         def make(_: Work) -> RepairPlan:
             plan = look()
@@ -268,6 +272,17 @@ class Tenants(Mapping[str, ErpTenant]):
                 return plan_hand_over(connection)
 
         return self._bound(make, lambda plan, _: hand_over(database, plan.id), "parts")
+
+    def state(self, names: Sequence[str] | None = None) -> FleetState:
+        """Read drift and a fingerprint of all schemas, and count the rows of the tenants named, of all without a name."""
+        with self._own().connection() as connection:
+            return read_fleet(connection, names)
+
+    def rows(self) -> dict[str, dict[str, int]]:
+        """Count the rows of all tables, by tenant and table."""
+        tenants = self._installation.find()
+        with self._installation.database.connection() as connection:
+            return {tenant.slug: count_rows(connection, tenant.schema) for tenant in tenants}
 
     def export(self, slug: str, file: Path | str) -> Manifest:
         """Write a tenant to one file: a dump of its schema, and a manifest, which is returned."""

@@ -6,11 +6,11 @@ from erpkit.tenants.drift import Difference, Drift, compare_tenants, drift_scrip
 from erpkit.tenants.exports import export_tenant
 from erpkit.tenants.fleet import FleetInspection
 from erpkit.tenants.hand_over import HandOverPlan, HandOverRun, hand_over, plan_hand_over
+from erpkit.tenants.health import count_rows
 from erpkit.tenants.imports import import_tenant
 from erpkit.tenants.inspection import TenantInspection, inspect_tenants
-from erpkit.tenants.lifecycle import create_tenant, ensure_template, rename_tenant
+from erpkit.tenants.lifecycle import Mention, MovedTenant, create_tenant, ensure_template, rename_tenant
 from erpkit.tenants.manifest import Manifest, read_manifest, verify_export
-from erpkit.tenants.mentions import Mention, MovedTenant
 from erpkit.tenants.offboard import Offboarded, OffboardPlan, offboard_tenant, plan_offboarding
 from erpkit.tenants.provision import Provisioned, ProvisionPlan, plan_provision, provision_tenant
 from erpkit.tenants.registry import ensure_registry, find_tenants, get_tenant, list_tenants, look_up, set_status
@@ -28,7 +28,6 @@ from erpkit.tenants.restore import (
     swap_in,
 )
 from erpkit.tenants.roles import ANALYSTS
-from erpkit.tenants.rows import count_rows
 from erpkit.tenants.snapshot import (
     Growth,
     Snapshot,

@@ -125,6 +125,8 @@ class Drift:
         return Summary(f"{self}: {self.target}" if self.target else str(self), self.facts, self.findings)
 
     def __str__(self) -> str:
+        if self.measure == _NOTHING or not self.differences:
+            return "nothing was compared"
         return f"{len(self.differing)} of {len(self.differences)} tenants differ from {self.measure}"
 
     def __repr__(self) -> str:

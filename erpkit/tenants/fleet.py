@@ -27,6 +27,7 @@ from erpkit.tenants.snapshot import (
 __all__ = ["FleetInspection"]
 
 _MIB = 2**20
+_Versions = tuple[str, Mapping[str, MigrationStatus]]  # a tenant, and its states by module
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,11 @@ class FleetInspection:
         return Table(_GROWTH, rows, "There is no earlier inspection to compare with.", title)
 
     @property
-    def migrations(self) -> Table[MigrationStatus]:
-        """One line a tenant and module: its version, and the migrations that it lacks."""
-        return Table(
-            _MIGRATIONS, [status for i in self.inspections for status in i.migrations], "There are no migrations."
-        )
+    def migrations(self) -> Table[_Versions]:
+        """The matrix: one line a tenant, one column a module, with the version applied and what is the matter with it."""
+        modules = dict.fromkeys(status.module for i in self.inspections for status in i.migrations)
+        lines = [(i.tenant.slug, {status.module: status for status in i.migrations}) for i in self.inspections]
+        return Table([_TENANT, *map(_module_column, modules)], lines if modules else [], "There are no migrations.")
 
     @property
     def rows(self) -> Table[tuple[str, Mapping[str, int]]]:
@@ -179,8 +180,19 @@ def _status_tone(i: TenantInspection) -> Tone:
     return "error" if not i.exists else "good" if i.tenant.is_active else "muted"
 
 
-def _migration_tone(status: MigrationStatus) -> Tone:
-    return {"current": "good", "dirty": "error", "unread": "error"}.get(status.state, "warning")  # type: ignore[return-value]
+def _module_column(module: str) -> Column[_Versions]:
+    def text(line: _Versions) -> str | None:
+        status = line[1].get(module)
+        if status is None or status.error:
+            return None if status is None else "not read"
+        return str(status.version) if status.state == "current" else f"{status.version}, {status.state}"
+
+    def tone(line: _Versions) -> Tone:
+        state = line[1][module].state if module in line[1] else ""
+        tones: dict[str, Tone] = {"": "muted", "current": "good", "dirty": "error", "unread": "error"}
+        return tones.get(state, "warning")
+
+    return Column(module, text, tone=tone)
 
 
 def _percent(growth: Growth) -> float | None:
@@ -232,13 +244,7 @@ _GROWTH = (
     Column[Growth]("figures", lambda g: "exact" if g.is_exact else "estimated"),
     Column[Growth]("grew most", _grew_most),
 )  # fmt: skip
-_MIGRATIONS = (
-    Column[MigrationStatus]("tenant", lambda s: s.tenant),
-    Column[MigrationStatus]("module", lambda s: s.module),
-    Column[MigrationStatus]("version", lambda s: s.version),
-    Column[MigrationStatus]("state", lambda s: s.state, tone=_migration_tone),
-    Column[MigrationStatus]("pending", lambda s: s.pending),
-)
+_TENANT = Column[_Versions]("tenant", lambda line: line[0])
 _Rows = tuple[str, Mapping[str, int]]
 _ROWS = (
     Column[_Rows]("table", lambda row: row[0]),

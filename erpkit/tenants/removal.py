@@ -14,10 +14,10 @@ from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError, PlanChangedError, UsageError
 from erpkit.finding import Finding
 from erpkit.table import Column, Table
+from erpkit.tenants.health import count_rows
 from erpkit.tenants.locks import WAIT, name_holders, short_waits
 from erpkit.tenants.registry import get_tenant, set_status
 from erpkit.tenants.roles import drop_roles
-from erpkit.tenants.rows import count_rows
 
 __all__ = ["DropPlan", "DropResult", "drop_tenant", "plan_drop"]
 

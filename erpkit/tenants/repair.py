@@ -23,13 +23,14 @@ from erpkit.migrations.parser import ParsedMigration
 from erpkit.table import Column, Table
 from erpkit.tenants.ddl import DESTRUCTIVE, MARKS
 from erpkit.tenants.drift import Difference, drift_findings, find_drift, in_order
+from erpkit.tenants.health import count_rows
 from erpkit.tenants.lifecycle import lock_migrations
 from erpkit.tenants.objects import Fingerprint, read_fingerprints
 from erpkit.tenants.registry import find_tenants, get_tenant
-from erpkit.tenants.rows import count_rows
 from erpkit.visible import visible
 
 __all__ = [
+    "FleetState",
     "RepairPlan",
     "RepairRun",
     "RepairStep",
@@ -318,16 +319,44 @@ class SchemaState:
     rows: Mapping[str, int] = field(repr=False)
 
 
-def read_fleet(connection: Connection, slugs: Sequence[str] = ()) -> dict[str, SchemaState]:
-    """Return the state of `_template` and of all tenants, by slug; rows are counted in those named alone."""
+@dataclass(frozen=True)
+class FleetState:
+    """The state of `_template` and of all tenants, by slug."""
+
+    states: Mapping[str, SchemaState]
+
+    def since(self, before: FleetState) -> list[str]:
+        """Say in a line each what has changed: schemas, and rows of the tables that were counted."""
+        changed = [slug for slug, one in self.states.items() if one.fingerprint != before._of(slug).fingerprint]
+        rows = [slug for slug, one in self.states.items() if one.rows != before._of(slug).rows]
+        return [
+            f"schemas that changed: {', '.join(changed) or 'none'}",
+            f"tenants with other rows: {', '.join(rows) or 'none'}",
+        ]
+
+    def _of(self, slug: str) -> SchemaState:
+        return self.states.get(slug, SchemaState((), None, {}))
+
+    def __getitem__(self, slug: str) -> SchemaState:
+        return self.states[slug]
+
+    def __str__(self) -> str:
+        lines = [f"{slug}: {one}" for slug, state in self.states.items() for one in state.drift]
+        return "\n".join(lines) or "no tenant differs"
+
+
+def read_fleet(connection: Connection, slugs: Sequence[str] | None = ()) -> FleetState:
+    """Return the state of `_template` and of all tenants; rows are counted in those named alone, or in all for None."""
     tenants = [TEMPLATE, *find_tenants(connection)]
     prints = read_fingerprints(connection, [tenant.schema for tenant in tenants])
     drift = find_drift(connection, tenants[1:], fingerprints=prints)
-    return {
-        tenant.slug: SchemaState(
-            tuple(drift.get(tenant.slug, ())),
-            prints.get(tenant.schema),
-            count_rows(connection, tenant.schema) if tenant.slug in slugs else {},
-        )
-        for tenant in tenants
-    }
+    return FleetState(
+        {
+            tenant.slug: SchemaState(
+                tuple(drift.get(tenant.slug, ())),
+                prints.get(tenant.schema),
+                count_rows(connection, tenant.schema) if slugs is None or tenant.slug in slugs else {},
+            )
+            for tenant in tenants
+        }
+    )

@@ -20,14 +20,12 @@ from erpkit.finding import Finding
 from erpkit.migrations import Migration, describe_status, plan_up, read_applied, run_plan
 from erpkit.table import Column, Table
 from erpkit.tenants.drift import Difference, drift_findings, find_drift
+from erpkit.tenants.health import count_rows
 from erpkit.tenants.imports import import_tenant
-from erpkit.tenants.lifecycle import lock_migrations, move_tenant, new_tenant
+from erpkit.tenants.lifecycle import Mention, find_mentions, lock_migrations, move_tenant, new_tenant
 from erpkit.tenants.locks import name_holders
-from erpkit.tenants.manifest import Manifest, verify_export
-from erpkit.tenants.mentions import Mention, find_mentions
-from erpkit.tenants.partial import sweep_partial_files
+from erpkit.tenants.manifest import Manifest, sweep_partial_files, verify_export
 from erpkit.tenants.registry import find_tenants, get_tenant, has_schema, list_tenants, set_status
-from erpkit.tenants.rows import count_rows
 
 __all__ = [
     "Beside",
@@ -101,17 +99,33 @@ class RestorePlan:
 
     @property
     def findings(self) -> list[Finding]:
-        """That the tenant is active: it has to be suspended first."""
+        """That the tenant is active, which has to be suspended first; and the tables that have fewer rows than the file."""
         slug = self.tenant.slug
-        if not self.tenant.is_active:
-            return []
+        suspend = f"erpkit tenants suspend {slug}"
         return [
-            Finding(
-                "active",
-                slug,
-                "it is active: suspend it first, and plan again",
-                remedy=f"erpkit tenants suspend {slug}",
-            )
+            *(
+                [Finding("active", slug, "it is active: suspend it first", remedy=suspend)]
+                if self.tenant.is_active
+                else []
+            ),
+            *(
+                Finding("fewer rows", slug, f"{table} has fewer rows than in the file")
+                for table in self.missing(self.rows)
+            ),
+        ]
+
+    def missing(self, rows: Mapping[str, int]) -> list[str]:
+        """Return the tables of the file of which these `rows` by table are too few."""
+        return [table for table, count in self.manifest.rows.items() if rows.get(table, 0) < count]
+
+    def verify(self, now: Mapping[str, Mapping[str, int]], before: Mapping[str, Mapping[str, int]]) -> list[str]:
+        """Compare the rows of all tenants now and before: the tenant's are the file's, the damaged one's are kept. Pure."""
+        slug = self.tenant.slug
+        others = [one for one in before if one not in (slug, self.beside) and now.get(one) != before[one]]
+        return [
+            f"{slug}: {len(self.missing(now.get(slug, {})))} tables with rows missing",
+            f"{self.aside}: {'kept with its rows' if now.get(self.aside) == self.rows else 'not there, or with other rows'}",
+            f"other tenants that changed: {', '.join(others) or 'none'}",
         ]
 
     @property
@@ -122,7 +136,7 @@ class RestorePlan:
 
     def __str__(self) -> str:
         slug = self.tenant.slug
-        return f"import {self.path} as {self.beside}, then {slug} becomes {self.aside} and {self.beside} {slug}"
+        return f"import {self.path.name} as {self.beside}, then {slug} becomes {self.aside} and {self.beside} {slug}"
 
     def check(self, confirm: str) -> None:
         """Raise UsageError while the tenant is active, and PlanChangedError unless `confirm` is this plan's id."""
@@ -215,7 +229,7 @@ class RestoreRun:
         undo = f"erpkit tenants rename {slug} {beside}; erpkit tenants rename {self.plan.aside} {slug}"
         activate = f"erpkit tenants activate {slug}"
         return [
-            Finding("next", slug, "it is suspended: look at it, then activate it", "info", activate),
+            Finding("next", slug, "it is suspended until it is activated: look at it first", "info", activate),
             Finding("next", slug, "to undo it, rename back", "info", f"{undo}; {activate}"),
         ]
 
