@@ -91,8 +91,9 @@ def status(slugs: tuple[str, ...], as_json: bool) -> int:
 @as_json
 def plan(slugs: tuple[str, ...], show_sql: bool, as_json: bool, **choice: Any) -> int:
     """Show what `up` would do: the plan's id, its waves, an estimate, and the statements that lock or rewrite."""
+    _check_to(choice)
     with _opened(as_json) as erp:
-        planned = _plan_up(erp, slugs, choice)
+        planned = erp.migrations.plan(slugs, **choice)
     _show_plan(planned, show_sql=show_sql, as_json=as_json)
     return 3 if _is_doubtful(planned.record) else 0
 
@@ -102,9 +103,10 @@ def plan(slugs: tuple[str, ...], show_sql: bool, as_json: bool, **choice: Any) -
 @_with(run_options)
 def up(slugs: tuple[str, ...], confirm: str, show_sql: bool, as_json: bool, **choice: Any) -> int:
     """Bring tenants to the newest version, `_template` first; a tenant that fails does not stop the others."""
+    _check_to(choice)
     with _opened(as_json) as erp:
         erp.database.check_writable()
-        return _show_or_apply(_plan_up(erp, slugs, choice), confirm, show_sql=show_sql, as_json=as_json)
+        return _show_or_apply(erp.migrations.plan(slugs, **choice), confirm, show_sql=show_sql, as_json=as_json)
 
 
 @command.command()
@@ -162,10 +164,9 @@ def _check_named(slugs: tuple[str, ...], everyone: bool) -> None:
         raise click.UsageError("name the tenants with --tenant, or take --all of them")
 
 
-def _plan_up(erp: Erp, slugs: tuple[str, ...], choice: dict[str, Any]) -> Plan[MigrationPlan, MigrationRun]:
+def _check_to(choice: dict[str, Any]) -> None:
     if choice["to"] is not None and choice["module"] is None:
         raise click.UsageError("--to needs --module: versions are numbered by module")
-    return erp.migrations.plan(slugs, **choice)
 
 
 def _is_doubtful(plan: MigrationPlan) -> bool:
@@ -191,12 +192,16 @@ def _show_plan(plan: Plan[MigrationPlan, MigrationRun], *, show_sql: bool, as_js
         if not plan.record.is_empty:
             say(f"dry run: nothing was changed; to apply it: {again} --confirm {plan.id}", err=True)
         return
-    show(plan.record.table)
+    if not plan.record.is_empty:
+        show(plan.record.table)
     _print_skipped(plan.record)
     for migration, direction, statements in plan.record.sql() if show_sql else ():
         say_script("\n".join([f"-- {visible(migration.name)} ({direction})", *statements, ""]))
     print_findings([finding for finding in plan.record.findings if finding.kind != "pending"])  # the table shows these
-    say_plan(plan, again)
+    if plan.record.before and plan.record.before.is_foreign:
+        say(f"plan {plan.id}: {plan.record}; erpkit only reads this ERP, and cannot apply it")
+    else:
+        say_plan(plan, again)
 
 
 def _plan_as_json(plan: MigrationPlan) -> dict[str, object]:

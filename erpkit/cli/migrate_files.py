@@ -9,8 +9,8 @@ import click
 
 import erpkit
 from erpkit.cli.output import as_json, print_findings, print_json, say, say_script
+from erpkit.migrations.files import Style
 from erpkit.migrations.lint import LintFinding
-from erpkit.migrations.new import Style
 
 __all__ = ["lint", "new", "show"]
 

@@ -34,8 +34,11 @@ def show_or_apply(plan: Plan[Any, Any], confirm: str, again: str) -> int:
 
 def say_plan(plan: Plan[Any, Any], again: str) -> None:
     """Print a plan's id and size, with the command that applies it."""
-    hint = f"dry run: nothing was changed; to apply it: {again} --confirm {plan.id}"
-    say(f"plan {plan.id}: {plan.record}; {hint}" if plan.record.size else f"plan {plan.id}: there is nothing to do")
+    if not plan.record.size:
+        say(f"plan {plan.id}: there is nothing to do")
+        return
+    say(f"plan {plan.id}: {plan.record}")
+    say(f"dry run: nothing was changed; to apply it: {again} --confirm {plan.id}")
 
 
 def apply_plan(plan: Plan[Any, Any], confirm: str) -> Any:
@@ -57,7 +60,7 @@ def _show(result: Shown) -> None:
 def this_command() -> str:
     """Return the command that is being carried out, as it was given, to be pasted with more options."""
     context = click.get_current_context()
-    return shlex.join([*context.command_path.split(), *_given(context)])
+    return shlex.join(["erpkit", *context.command_path.split()[1:], *_given(context)])
 
 
 def _given(context: click.Context) -> Iterator[str]:

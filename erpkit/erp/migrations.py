@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -35,8 +35,8 @@ from erpkit.migrations import (
     read_milliseconds,
     run_plan,
 )
-from erpkit.migrations.new import Style, new_migration
-from erpkit.migrations.provider import OnError
+from erpkit.migrations.files import Style, new_migration
+from erpkit.migrations.run import OnError
 from erpkit.modules import ModuleLike
 from erpkit.plan import Plan, Work
 from erpkit.tenants import ensure_template
@@ -60,6 +60,20 @@ class RunOptions(TypedDict, total=False):
     lock_timeout: float
     lock_attempts: int
     statement_timeout: float
+
+
+@dataclass(frozen=True)
+class Mend:
+    """The statement for each tenant that mends it, and whether it was run."""
+
+    statements: Mapping[str, str]
+    is_done: bool
+
+    def __str__(self) -> str:
+        lines = [f"{slug}: {statement}" for slug, statement in self.statements.items()]
+        return "\n".join([*lines, f"mended {len(lines)}" if self.is_done else "dry run: nothing was mended"])
+
+    __repr__ = __str__
 
 
 class Migrations:
@@ -133,6 +147,21 @@ class Migrations:
         with self._installation.database.connection() as connection:
             return MigrationHistory(self._installation.target, tuple(read_history(connection, tenants, limit)))
 
+    def mend(self, names: Sequence[str], statement: str, *, dry_run: bool = True) -> Mend:
+        """Run SQL in a transaction for each tenant, to make way for a migration that failed; `{schema}` stands for its schema.
+
+        Nothing is run with `dry_run`, and nothing where there is no statement.
+        """
+        tenants = self._installation.find(names) if names and statement else []
+        statements = {tenant.slug: statement.replace("{schema}", tenant.schema) for tenant in tenants}
+        if dry_run:
+            return Mend(statements, is_done=False)
+        self._installation.database.check_writable()
+        for text in statements.values():
+            with self._installation.database.transaction() as connection:
+                connection.execute(text.encode())
+        return Mend(statements, is_done=True)
+
     def lint(self, modules: Sequence[str] = (), *, pg_version: str | None = None) -> LintReport:
         """Name the statements that lock or rewrite tables, or break running code, in the files of modules; all without a name.
 
@@ -196,7 +225,8 @@ class Migrations:
 
     def _status(self, connection: Connection, tenants: list[Tenant], migrations: tuple[Migration, ...]) -> FleetStatus:
         applied = read_applied(connection, tenants, migrations)
-        return FleetStatus(self._installation.target, tuple(tenants), migrations, applied)
+        installation = self._installation
+        return FleetStatus(installation.target, tuple(tenants), migrations, applied, installation.is_foreign)
 
     def _read(self) -> tuple[Migration, ...]:
         """Read the files, erpkit's own for its event log among them where the ERP has one."""

@@ -94,6 +94,18 @@ class Rehearsal:
         with self.database.connection() as connection:
             return get_tenant(connection, slug)
 
+    def fail_migration(self) -> None:
+        """Let a release fail on the first two active tenants, where somebody added by hand the column that it adds."""
+        active = [tenant for tenant in self.erp.find() if tenant.is_active]
+        back = self.erp.migrations.down([tenant.slug for tenant in active], module="billing", to=3)
+        back.apply(back.id)
+        with self.database.connection() as connection:
+            for tenant in active[:2]:
+                table = sql.Identifier(tenant.schema, "billing_invoices")
+                connection.execute(sql.SQL("ALTER TABLE {} ADD COLUMN due_on date").format(table))
+        release = self.erp.migrations.plan()
+        release.apply(release.id)
+
     def kill_worker(self) -> None:
         """Kill the dispatcher, and wait until the server has noticed and rolled back what it was at."""
         self.worker.kill()

@@ -15,7 +15,7 @@ from erpkit.migrations.plan import (
     plan_redo,
     plan_up,
 )
-from erpkit.migrations.provider import MigrationRun, run_plan
+from erpkit.migrations.run import MigrationRun, run_plan
 from erpkit.migrations.script import Limits
 from erpkit.migrations.status import Applied, FleetStatus, MigrationStatus, describe_status, read_applied
 from erpkit.migrations.worker import TenantResult

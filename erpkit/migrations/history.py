@@ -57,7 +57,7 @@ SELECT EXISTS (SELECT FROM public.erpkit_migrations WHERE state IN ('running', '
 
 _NOW = "date_part('epoch', clock_timestamp())"
 
-# Whether somebody holds the migration lock of the schema `h`, as script.lock_schema takes it.
+# Whether a session holds the migration lock of the schema `h`, as script.lock_schema takes it.
 _LOCKED = """
 SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -195,8 +195,8 @@ def note_start(*, session: bool = False) -> str:
 def record_done(tenant: Tenant, migration: Migration, direction: Direction, run: Run) -> str:
     """Return the two statements that write goose's row and the history's, which knows the first one's id.
 
-    They belong into one transaction, the migration's own. The id is read from the table's sequence: to plan one statement
-    that returns it takes PostgreSQL twice as long.
+    They go into the migration's own transaction. The id is read from the table's sequence: PostgreSQL takes twice as long
+    to plan one statement that returns it.
     """
     table = sql.Identifier(tenant.schema, migration.version_table).as_string()
     values = {
@@ -223,7 +223,7 @@ def record(
     milliseconds: float = 0,
     error: str | None = None,
 ) -> None:
-    """Write what became of a migration that did not get done, on a connection in autocommit mode."""
+    """Record a migration that was not done, on a connection in autocommit mode."""
     values = _values(tenant, migration, direction, run, state) | {"milliseconds": milliseconds, "error": error}
     connection.execute(
         sql.SQL("INSERT INTO public.erpkit_migrations ({}) VALUES ({})").format(
@@ -286,7 +286,7 @@ def read_dirty(
 ) -> Mapping[tuple[str, str], dict[int, str]]:
     """Return what stopped half way: the last entry of a NO TRANSACTION migration says that it runs, or that it stopped.
 
-    `states` are the versions in force: goose, or somebody by hand, may have ended since what erpkit had begun.
+    `states` are the versions in force: goose, or a person, may have finished since then what erpkit began.
     """
     if not migrations or not has_history(connection):
         return {}

@@ -66,7 +66,7 @@ _IGNORE = re.compile(r"\s*--\s*squawk-ignore")
 
 @dataclass(frozen=True)
 class LintFinding:
-    """A statement that a rule of squawk's speaks against.
+    """A statement that breaks one of squawk's rules.
 
     `line` is that of the file, `statement` the first line of the statement as it is written there; `level` is `error` or
     `warning`. https://squawkhq.com/docs/<rule> says more.
@@ -102,7 +102,7 @@ class LintFinding:
 class LintReport:
     """What squawk found; `note` says why there can be no findings where squawk is not installed.
 
-    `checked` is how many migrations were checked, None where that is no matter.
+    `checked` is how many migrations were checked, None where the caller knows.
     """
 
     findings: tuple[LintFinding, ...]
@@ -164,7 +164,7 @@ def lint_migrations(
     is not installed, and MigrationError where it fails.
     """
     if pg_version is not None and not _VERSION.fullmatch(pg_version):
-        raise UsageError(f"{pg_version!r} is no PostgreSQL version: write 16 or 15.4")
+        raise UsageError(f"{pg_version!r} is not a PostgreSQL version: write 16 or 15.4")
     squawk = find_squawk()
     if not migrations:
         return ()
@@ -187,7 +187,7 @@ def _script(migration: Migration) -> tuple[str, list[int]]:
     lines: list[str] = ["BEGIN;"] if migration.content.use_transaction else []
     origin = [0] * len(lines)
     for start, text in sorted(_parts(migration)):
-        while origin and 0 < origin[-1] < start - 1:  # squawk-ignore speaks of the next line: keep them apart
+        while origin and 0 < origin[-1] < start - 1:  # squawk-ignore holds for the next line: keep them apart
             origin.append(origin[-1] + 1)
             lines.append("")
         for offset, line in enumerate(text.split("\n")):

@@ -249,7 +249,7 @@ class Estimate:
     def __str__(self) -> str:
         if not self.unknown:
             return f"about {_span(self.seconds)}"
-        never = f"{', '.join(self.unknown)} never ran before"
+        never = f"{_some(self.unknown)} never ran before"
         return f"about {_span(self.seconds)} for the rest; {never}" if self.seconds else f"no estimate: {never}"
 
 

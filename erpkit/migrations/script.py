@@ -16,17 +16,6 @@ from erpkit.migrations.files import Migration, Step
 from erpkit.migrations.history import Run, note_start, record_done
 from erpkit.migrations.parser import Direction
 
-__all__ = [
-    "Limits",
-    "check_schema",
-    "check_statements",
-    "create_version_table",
-    "is_done",
-    "lock_schema",
-    "migration_body",
-    "migration_message",
-]
-
 NOT_DUE = "erpkit: not due"
 NO_SCHEMA = "erpkit: no schema"
 
@@ -52,8 +41,8 @@ _COPIES = re.compile(r"(?:^|;)\s*copy\b[^;]*\b(?:from\s+stdin|to\s+stdout)\b", r
 class Limits:
     """How long, in seconds, a migration may wait for a lock and a statement may take; 0 is without end.
 
-    A lock that is not had in time is tried again `attempts` times in all, with a growing pause between. A server that was
-    lost is waited for `reconnect` seconds, and a little more.
+    A lock that could not be got in time is tried `attempts` times in all, with growing pauses. A server that was lost is
+    waited for about `reconnect` seconds.
     """
 
     lock_timeout: float = 3
@@ -77,14 +66,14 @@ def migration_message(
     Each is scope, lock, guard, the statements and the records; `new_tables` are made where they are first needed. After the
     last step of a tenant the session is made as new, so that the next tenant may have it. It acts as the schema's owner, where
     that is the operators' role, or `as_login`, and gives what it made to that owner. PostgreSQL leaves out the rest of a
-    message after an error, so that nothing but a ROLLBACK is to be done then: what was committed before it stays.
+    message after an error, so that only a ROLLBACK is needed then: what was committed before stays.
     """
     message = _message(tuple(steps), run, limits, frozenset(new_tables), is_last, as_login)
     slug = sql.Literal(tenant.slug).as_string()
     return message.replace(_ANY.schema, check_schema_name(tenant.schema)).replace(f"'{_ANY.slug}'", slug).encode()
 
 
-# Stands for whichever tenant: a message is made once, and then only the names are put in. No file holds these by chance.
+# Stands for any tenant: a message is made once, and then only the names are filled in. No file holds these by chance.
 _ANY = Tenant(slug=f"slug_{uuid4().hex}", schema=f"schema_{uuid4().hex}")
 
 
@@ -104,7 +93,7 @@ def _transaction(
     migration: Migration, direction: Direction, run: Run, limits: Limits, *, new_table: bool, as_login: bool
 ) -> tuple[str, ...]:
     return (
-        # Not what the database may have as its default: the guard must see what was committed while the lock was waited for.
+        # Whatever the database's default: the guard must see what was committed while this waited for the lock.
         "BEGIN ISOLATION LEVEL READ COMMITTED",
         f"SET LOCAL search_path TO {search_path(_ANY.schema)}",
         f"SET LOCAL lock_timeout TO {int(limits.lock_timeout * 1000)}",
@@ -131,18 +120,18 @@ def migration_body(
 
 
 def lock_schema(tenant: Tenant, *, session: bool = False) -> str:
-    """Return the statement that keeps every other runner from a tenant's schema, and its removal or renaming, too.
+    """Return the statement that locks out other runners, and the removal and renaming of the schema.
 
-    goose takes one key for the whole database, which makes tenants wait for each other.
+    goose takes one key for the whole database, so that tenants wait for each other.
     """
     function = "pg_advisory_lock" if session else "pg_advisory_xact_lock"
     return f"SELECT {function}(hashtextextended('erpkit.migrate.{check_schema_name(tenant.schema)}', 0))"
 
 
 def check_schema(tenant: Tenant) -> str:
-    """Return the statement that fails unless the tenant's schema is the present one; it may go while its lock is waited for."""
+    """Return the statement that fails unless the tenant's schema is the present one; it may be dropped before the lock is got."""
     schema = check_schema_name(tenant.schema)
-    return (  # the catalogue itself: what current_schema() knows may be older than the lock
+    return (  # asks the catalog, as current_schema() may answer from before the lock
         f"SELECT {_fails(NO_SCHEMA)} WHERE current_schema() IS DISTINCT FROM '{schema}' "  # noqa: S608 - checked
         f"OR NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = '{schema}')"
     )
@@ -160,17 +149,17 @@ def create_version_table(tenant: Tenant, migration: Migration) -> str:
 
 
 def is_done(tenant: Tenant, migration: Migration, direction: Direction) -> str:
-    """Return the expression that is true if the migration is not to be done any more: another runner was faster."""
+    """Return the expression that is true if another runner has done the migration already."""
     table = sql.Identifier(tenant.schema, migration.version_table).as_string()
     applied = f"(SELECT is_applied FROM {table} WHERE version_id = {migration.version} ORDER BY id DESC LIMIT 1)"  # noqa: S608
     return applied if direction == "up" else f"NOT coalesce({applied}, false)"
 
 
 def _guard(tenant: Tenant, migration: Migration, direction: Direction) -> str:
-    """Return the statement that fails where nothing is to be done, and otherwise notes the start.
+    """Return the statement that fails where the migration is done already, and otherwise notes the start.
 
-    That the schema is there still, under its name, is seen by its version table, which is looked up after the lock was had;
-    what current_schema() knows may be older.
+    Looking up the version table after taking the lock shows that the schema still exists under its name; current_schema() may
+    answer from before the lock.
     """
     schema, done = check_schema_name(tenant.schema), is_done(tenant, migration, direction)
     return (
@@ -205,7 +194,7 @@ def check_statements(migration: Migration) -> None:
             if "\0" in statement:
                 raise MigrationError(f"{where} holds a zero byte: PostgreSQL would not see what follows it")
             if _COPIES.search(bare):
-                raise MigrationError(f"{where} copies from or to the client, which there is none: write INSERT instead")
+                raise MigrationError(f"{where} copies from or to a client, and there is none: write INSERT instead")
             if migration.content.use_transaction and (found := _transaction_command(bare)):
                 raise MigrationError(
                     f"{where} is {found.upper()}: a migration is one transaction; use '-- +goose NO TRANSACTION' instead"

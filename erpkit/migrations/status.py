@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import psycopg
@@ -18,6 +18,7 @@ from erpkit.table import Column, Table, Tone
 
 MOST_LINES = 40  # of a table with a line for each tenant; with more, those that are alike are one line
 
+_FEW = 4  # versions that a line names
 _STATES = ("unread", "dirty", "unknown", "edited", "out of order", "pending", "current")  # the worst first
 _TONES: dict[str, Tone] = {"current": "good", "dirty": "error"}  # all others are warnings
 
@@ -107,12 +108,16 @@ _Line = tuple[str, Mapping[str, MigrationStatus]]  # a tenant, or how many, and 
 
 @dataclass(frozen=True)
 class FleetStatus:
-    """Which migrations each tenant has: the matrix of tenants and modules as a table, and findings."""
+    """Which migrations each tenant has: the matrix of tenants and modules as a table, and findings.
+
+    `is_foreign` says that erpkit only reads the ERP, and another tool migrates it.
+    """
 
     target: str
     tenants: tuple[Tenant, ...]
     migrations: tuple[Migration, ...]
     applied: Applied
+    is_foreign: bool = False
 
     @cached_property
     def statuses(self) -> tuple[MigrationStatus, ...]:
@@ -176,7 +181,11 @@ class FleetStatus:
                 Finding("not read", name, reason, of="tenant" if name in self.applied.unread else "table")
                 for name, reason in self.applied.errors.items()
             ),
-            *(finding for s in self.statuses for finding in _find_faults(s, inactive.get(s.tenant, ""))),
+            *(
+                replace(finding, remedy="") if self.is_foreign else finding
+                for status in self.statuses
+                for finding in _find_faults(status, inactive.get(status.tenant, ""))
+            ),
             *self._dirt(),
             *self._strangers(),
         )
@@ -267,7 +276,9 @@ def _find_faults(status: MigrationStatus, inactive: str) -> Iterator[Finding]:
 
 
 def _list(versions: Sequence[int]) -> str:
-    return ", ".join(map(str, versions))
+    """Name all of a few versions; of more the first and the last."""
+    few = len(versions) <= _FEW
+    return ", ".join(map(str, versions)) if few else f"{len(versions):,} versions, {versions[0]} to {versions[-1]}"
 
 
 def read_applied(connection: Connection, tenants: Sequence[Tenant], migrations: Sequence[Migration] = ()) -> Applied:

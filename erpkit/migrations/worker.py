@@ -1,4 +1,4 @@
-"""Taking one tenant through its plan: what waits for somebody else is tried again, what was stopped stays whole."""
+"""Migrating one tenant after the other on a connection: locks and lost servers are tried again, every stop is at a whole version."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from tenacity import RetryCallState, Retrying, sleep_using_event, wait_random_ex
 
 from erpkit.database import Connection, Database, PooledConnection, Tenant
 from erpkit.errors import DatabaseError, MigrationError
-from erpkit.migrations.apply import apply_without_transaction, send_steps
-from erpkit.migrations.faults import BUSY, describe_holders, explain, is_lost
+from erpkit.migrations.apply import BUSY, apply_without_transaction, describe_holders, explain, is_lost, send_steps
 from erpkit.migrations.files import Migration, Step
 from erpkit.migrations.history import Run, record
 from erpkit.migrations.parser import Direction
 from erpkit.migrations.plan import TenantPlan
 from erpkit.migrations.script import Limits
 
-# Migrations go in one message while they take no longer than this together: so long may an interrupt have to wait for it.
+# Seconds that the migrations of one message may take together: an interrupt may have to wait that long.
 _MESSAGE = 0.5
-# Then the pool may replace the connection: its backend keeps what it learnt of each tenant's tables.
+# After so many the pool may replace the connection: its backend caches the catalog of every tenant it has seen.
 _TENANTS = 50
 
 
-class Lane:
-    """A connection for one tenant after the other; to borrow and reset one for each takes a round trip and a third of a message."""
+class WorkerConnection:
+    """One worker's connection, kept from tenant to tenant while its session is as new: borrowing and resetting one for each
+    costs a round trip and a third of a message.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -47,7 +48,7 @@ class Lane:
         self.give_back()
 
     def take(self, tenant: Tenant) -> PooledConnection:
-        """Return the connection, for `tenant`; raises DatabaseError where none is to be had."""
+        """Return the connection, for `tenant`; raises DatabaseError where there is none."""
         self._visits += 1
         if self._connection is None:
             self._connection = self._stack.enter_context(self._database.visit([tenant]))
@@ -88,9 +89,9 @@ class TenantResult:
 
 @dataclass
 class _Progress:
-    """How far one tenant is: which steps are left, how often the one in hand was tried for a lock, what became of the others.
+    """How far one tenant is: which steps are left, how often the present one was tried for a lock, what became of the others.
 
-    `lost_since` is when the server ceased to answer, `losses` how often that was in the midst of the step in hand;
+    `lost_since` is when the server ceased to answer, `losses` how often it did during the present step;
     `new_tables` are the version tables still to be made.
     """
 
@@ -108,7 +109,7 @@ class _Progress:
         return cls(plan.tenant, deque(plan.steps), set(plan.new_tables))
 
     def pop(self, count: int = 1, *, done: bool = True) -> None:
-        """Go on to the next steps; those that somebody else was faster with are not `done` by us."""
+        """Go on to the next steps; those that another runner did are not `done`."""
         for migration, _ in [self.left.popleft() for _ in range(count)]:
             self.new_tables.discard(migration.version_table)
             self.done += [migration.name] if done else []
@@ -138,25 +139,25 @@ class Worker:
         )
 
     def end(self, why: str) -> None:
-        """Let each tenant end at the migrations in hand, and begin no other."""
+        """Let the migrations that have begun end, and begin no other."""
         if not self.stop.is_set():
             self.why = why
             self.stop.set()
 
     def cancel(self) -> None:
-        """Cancel the statements in hand; their migrations roll back."""
+        """Cancel the running statements; their migrations roll back."""
         for connection in list(self._working):
             connection.cancel_safe()
 
-    def migrate(self, plan: TenantPlan, lane: Lane) -> TenantResult:
-        """Apply what one tenant is to get, on the connection of a lane."""
+    def migrate(self, plan: TenantPlan, held: WorkerConnection) -> TenantResult:
+        """Apply what one tenant is to get, on the connection that the worker holds."""
         started, progress, error = time.perf_counter(), _Progress.of(plan), None
         try:
-            self._retrying(self._go_on, progress, lane)
+            self._retrying(self._go_on, progress, held)
         except MigrationError as failure:
             error = str(failure)
         except (psycopg.Error, DatabaseError) as failure:
-            if progress.left:  # else it was lost after the last commit: everything is done
+            if progress.left:  # else the connection was lost after the last commit: everything is done
                 error = explain(plan.tenant, progress.left[0][0], failure, self.limits, progress.locks)
                 if progress.lost_since is None:
                     self._record_failure(plan.tenant, *progress.left[0], error, time.perf_counter() - started)
@@ -166,14 +167,14 @@ class Worker:
             self.end(f"{plan.tenant.slug} failed")
         return TenantResult(plan.tenant.slug, tuple(progress.done), time.perf_counter() - started, error)
 
-    def _go_on(self, progress: _Progress, lane: Lane) -> None:
+    def _go_on(self, progress: _Progress, held: WorkerConnection) -> None:
         """Apply what is left, on one connection.
 
-        A commit whose answer was lost is found out by the next try, which sees that the migration is no longer due.
+        Where the answer to a commit was lost, the next try sees that the migration is done.
         """
         progress.is_clean = False
         try:
-            connection = lane.take(progress.tenant)
+            connection = held.take(progress.tenant)
             self._working.add(connection)
             try:
                 while progress.left and not self.stop.is_set():
@@ -184,7 +185,7 @@ class Worker:
             finally:
                 self._working.discard(connection)
         finally:
-            lane.leave(is_clean=progress.is_clean)
+            held.leave(is_clean=progress.is_clean)
 
     def _step(self, connection: Connection, progress: _Progress) -> None:
         """Apply the next step without a transaction, or all those that may go in one message."""
@@ -231,8 +232,10 @@ class Worker:
         return not self._is_to_blame(progress, error) and self._has_patience(progress)
 
     def _is_to_blame(self, progress: _Progress, error: BaseException) -> bool:
-        """Tell whether the server was lost in the same migration too often; then the run ends, or it would be lost again."""
-        progress.losses += not isinstance(error, DatabaseError)  # that says that there was no connection to begin with
+        """Tell whether the server was lost too often in the same migration, which would crash it again: then the run ends."""
+        progress.losses += not isinstance(
+            error, DatabaseError
+        )  # a DatabaseError says that there was no connection in the first place
         if progress.losses < self.limits.attempts:
             return False
         progress.lost_since = None
@@ -240,18 +243,18 @@ class Worker:
         return True
 
     def _has_patience(self, progress: _Progress) -> bool:
-        """Tell whether a lost server is still to be waited for; when it is not, the run ends, as no tenant would fare better."""
+        """Tell whether to go on waiting for a lost server; where not, the run ends, as the other tenants would fail, too."""
         now = time.perf_counter()
         progress.lost_since = now if progress.lost_since is None else progress.lost_since
         if now - progress.lost_since < self.limits.reconnect:
             return True
-        self.end(f"{self.database.target} was not to be had for {now - progress.lost_since:.0f} s")
+        self.end(f"{self.database.target} did not answer for {now - progress.lost_since:.0f} s")
         return False
 
     def _record_failure(
         self, tenant: Tenant, migration: Migration, direction: Direction, error: str, seconds: float
     ) -> None:
-        """Write a failure into the history; where that fails too, the run's result has to do."""
+        """Write a failure into the history; where that fails, too, only the run's result tells of it."""
         with suppress(psycopg.Error, DatabaseError), self.database.connection() as connection:
             record(
                 connection, tenant, migration, direction, self.run, "failed", milliseconds=1000 * seconds, error=error

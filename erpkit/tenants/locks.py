@@ -13,7 +13,7 @@ from psycopg.abc import Params, Query
 
 from erpkit.database import Connection, Tenant
 from erpkit.errors import DatabaseError
-from erpkit.migrations.faults import describe_holders
+from erpkit.migrations.apply import describe_holders
 
 __all__ = ["Locks", "TableLock", "name_holders", "read_locks", "short_waits"]
 

@@ -10,8 +10,8 @@ import pytest
 
 from erpkit.database import Database
 from erpkit.tenants import create_tenant
-from tests.command import erpkit
-from tests.integration.fleet import MODULE, steps, write_module
+from tests.command import erpkit, refused
+from tests.integration.fleet import MODULE, TABLE, steps, write_module
 
 Run = Callable[..., "CompletedProcess[str]"]
 
@@ -55,3 +55,49 @@ def test_a_tenant_that_fails_ends_the_command_with_1_and_is_named(run: Run, data
     assert [result["tenant"] for result in failed] == ["bluebird"]
     assert failed[0]["error"] == 'tenant bluebird: stock/00002_step.sql failed: relation "b2" already exists'
     assert failed[0]["done"][-1] == "stock/00001_step"
+
+
+def test_over_no_tenants_nothing_is_green(database: Database, tmp_path: Path) -> None:
+    _, environ = write_module(tmp_path, steps(1))
+
+    def run(*arguments: str) -> "CompletedProcess[str]":
+        return erpkit("migrate", *arguments, **environ, ERPKIT_DATABASE=database.conninfo)
+
+    for command in ("status", "plan"):
+        done = run(command)
+        assert (done.returncode, "! there are no tenants" in done.stdout) == (3, True), command
+    assert "erpkit has migrated nothing here" in run("history").stdout
+    plan = json.loads(run("plan", "--json").stdout)
+    assert run("up", "--confirm", plan["id"]).returncode == 0  # `_template` alone
+    assert run("status").returncode == 3
+    assert run("up").returncode == 3
+
+
+def test_an_erp_that_erpkit_only_reads_is_looked_at_and_not_migrated(database: Database, tmp_path: Path) -> None:
+    _, environ = write_module(tmp_path, steps(1))
+    with database.connection() as connection:
+        connection.execute(f"CREATE SCHEMA kunde_a; CREATE SCHEMA kunde_b; CREATE TABLE kunde_a.{TABLE} "
+                           "(id int, version_id bigint, is_applied bool); INSERT INTO kunde_a."
+                           f"{TABLE} VALUES (1, 0, true), (2, 1, true)")  # fmt: skip
+    query = (
+        "SELECT nspname AS slug, nspname AS schema_name, nspname AS name FROM pg_namespace WHERE nspname LIKE 'kunde%'"
+    )
+
+    def run(*arguments: str) -> "CompletedProcess[str]":
+        return erpkit(
+            "migrate", *arguments, **environ, ERPKIT_DATABASE=database.conninfo, ERPKIT_TENANTS_QUERY=query
+        )  # fmt: skip
+
+    status = run("status")
+    assert (status.returncode, "! kunde_b: stock is at 0 and lacks 1" in status.stdout) == (3, True)
+    assert "_template" not in status.stdout
+    planned = run("plan")
+    assert (planned.returncode, "--confirm" in planned.stdout) == (0, False)
+    for command in (["up"], ["down", "--all", "--module", MODULE, "--to", "0"], ["redo", "--all", "--module", MODULE]):
+        refused(run(*command), 2, "ERPKIT_TENANTS_QUERY is set")
+
+
+def test_the_command_that_applies_a_plan_is_the_one_that_was_given(run: Run) -> None:
+    told_command = run("plan", "--canary", "acme", "--module", MODULE).stderr
+    plan = json.loads(run("plan", "--canary", "acme", "--module", MODULE).stdout)
+    assert f"erpkit migrate up --canary acme --module {MODULE} --confirm {plan['id']}" in told_command

@@ -60,6 +60,7 @@ def test_a_runbook_says_what_is_expected_before_it_shows_what_is(name: str) -> N
         if cell.cell_type == "markdown":
             before = cell.source
         elif _is_checked(cell):
+            assert cell.outputs, cell.source
             assert re.search(r"\bexpected\b", before, re.IGNORECASE), cell.source
     for part in ("Check", "Plan", "Verify"):
         said = [
@@ -78,7 +79,8 @@ def test_a_runbook_rehearses_unless_it_is_told_not_to_and_its_guard_stands_befor
     assert "confirm" in defaults or name == "runbooks/undeclared_dependency"  # which writes nothing in earnest
     code = [cell.source for cell in _cells(name) if cell.cell_type == "code"]
     (guard,) = [number for number, source in enumerate(code) if re.search(r"^confirmed = ", source, re.MULTILINE)]
-    for verb in ("run_plan(", "run_retry(", "run_repair(", "import_beside(", "swap_in(", "take_over(", "decide("):
+    verbs = ("apply(", "run_plan(", "run_retry(", "run_repair(", "import_beside(", "swap_in(", "take_over(", "decide(")
+    for verb in verbs:
         for number, source in enumerate(code):
             if f".{verb}" in source or re.search(rf"(?<!\w){re.escape(verb)}", source):
                 assert number > guard or re.search(r"if rehears(e|al):", source), source

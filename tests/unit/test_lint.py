@@ -148,7 +148,7 @@ def test_the_servers_version_counts(tmp_path: Path) -> None:
     migrations = collect(tmp_path, "ALTER TABLE a ADD COLUMN b int DEFAULT 1;")
     assert lint_migrations(migrations, pg_version="16") == ()
     assert rules(lint_migrations(migrations, pg_version="10.3")) == [(2, "adding-field-with-default")]
-    with pytest.raises(UsageError, match="'--help' is no PostgreSQL version"):
+    with pytest.raises(UsageError, match="'--help' is not a PostgreSQL version"):
         lint_migrations(migrations, pg_version="--help")
 
 

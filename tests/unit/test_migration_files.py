@@ -12,7 +12,7 @@ from erpkit import Module
 from erpkit.cli.migrate_files import new, show
 from erpkit.errors import MigrationError, UsageError
 from erpkit.migrations import Migration, collect_migrations, parse_migration, read_migrations, version_table
-from erpkit.migrations.new import Style, new_migration, next_version, write_template
+from erpkit.migrations.files import Style, new_migration, next_version, write_template
 
 NOON = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 UP = "-- +goose Up\nSELECT 1;\n"
@@ -105,7 +105,7 @@ def test_a_module_has_a_version_table_of_its_own_unless_it_declares_one(tmp_path
     ["", "orders", "goose_db_version_", "Goose_db_version", 'goose_db_version"; --', "goose_db_version_" + "x" * 47],
 )
 def test_a_version_table_has_a_name_that_is_known_and_safe(tmp_path: Path, table: str) -> None:
-    with pytest.raises(MigrationError, match="stock.*is no name for a version table"):
+    with pytest.raises(MigrationError, match="stock.*is not a valid name for a version table"):
         read_migrations([module(tmp_path, "1_a.sql", table=table)])
 
 
@@ -154,7 +154,7 @@ def test_a_name_becomes_words_with_underscores(tmp_path: Path, given: str, writt
 
 @pytest.mark.parametrize("name", ["", " ", "../evil", "a/b", "2nd", "a.sql", "a\nb", "é", "a  b", "x" * 101])
 def test_a_bad_name_is_refused_and_nothing_is_written(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="is no name for a migration"):
+    with pytest.raises(UsageError, match="is not a valid name for a migration"):
         new_migration(module(tmp_path), name)
     assert list(tmp_path.iterdir()) == []
 

@@ -147,7 +147,7 @@ def test_a_message_that_does_not_come_to_its_commit_is_never_taken_for_done(
     migrate(database, fleet[:1], steps(1))
     with (
         database.connection() as connection,
-        pytest.raises(MigrationError, match=r"00002_step.sql failed: it did not come to its COMMIT"),
+        pytest.raises(MigrationError, match=r"00002_step.sql failed: it ended before its COMMIT"),
     ):
         apply_migration(connection, fleet[0], migration(2, "COPY count FROM STDIN;"))
     assert versions(database, fleet[:1]) == {"t01": (1,)}

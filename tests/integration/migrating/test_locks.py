@@ -56,7 +56,7 @@ def test_a_lock_that_is_not_released_fails_its_tenant_and_names_who_holds_it(
         pid = other.info.backend_pid
     assert list(errors(run)) == ["t03"]
     assert re.fullmatch(
-        r"tenant t03: stock/00002_step.sql failed: a lock was not to be had within 0.05 s, tried 2 times; "
+        r"tenant t03: stock/00002_step.sql failed: could not get a lock within 0.05 s, tried 2 times; "
         rf"held by process {pid} \(postgres, report, idle in transaction for \d+ s, last statement begun \d+ s ago\)",
         errors(run)["t03"],
     )

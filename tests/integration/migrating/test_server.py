@@ -85,7 +85,7 @@ def test_a_server_that_stays_away_ends_the_run_and_names_who_is_left(mortal_serv
         done = {result.tenant for result in run.results if result.error is None}
         assert done | set(errors(run)) | set(run.not_started) == {tenant.slug for tenant in fleet}
         assert 1 <= len(errors(run)) <= 3
-        assert all("own was not to be had for" in why for why in run.not_started.values())
+        assert all("own did not answer for" in why for why in run.not_started.values())
         assert find_halves(database, fleet) == []
         assert migrate(database, fleet, steps(3)).is_complete
         assert find_halves(database, fleet) == []

@@ -22,7 +22,7 @@ from erpkit.migrations.history import Run, ensure_history
 from erpkit.migrations.plan import MigrationPlan, TenantPlan, Wave, count_of
 from erpkit.migrations.script import Limits, check_statements
 from erpkit.migrations.status import MOST_LINES
-from erpkit.migrations.worker import Lane, TenantResult, Worker
+from erpkit.migrations.worker import TenantResult, Worker, WorkerConnection
 from erpkit.signals import caught_signals
 from erpkit.table import Column, Table, Tone
 
@@ -83,7 +83,10 @@ class MigrationRun:
         """Who failed and why, who was not started, and who is still behind."""
         remedy = "erpkit run runbooks/failed_migration -p rehearse false"
         return [
-            *(Finding("failed", r.tenant, r.reason, "error", remedy) for r in self.failed),
+            *(
+                Finding("failed", r.tenant, r.reason, "error", remedy)
+                for r in sorted(self.failed, key=lambda r: r.tenant)
+            ),
             *(
                 Finding("not started", slug, f"not started: {why}", remedy="erpkit migrate up")
                 for slug, why in self.not_started.items()
@@ -149,8 +152,8 @@ def run_plan(
 
     Tenants of a wave are migrated by `workers` side by side; each migration is a transaction of its own. A tenant that fails
     does not stop the others, unless `on_error` is "stop"; where more than the share `threshold` of a wave fails, later waves
-    are not begun. An interrupt (Ctrl-C), or `stop`, lets each worker finish the migration in hand, a second interrupt cancels
-    those too: every tenant is left at a whole version, and the run is returned with the tenants that were not started. Raises
+    are not begun. An interrupt (Ctrl-C), or `stop`, lets each worker finish its present migration, a second interrupt cancels
+    these, too: every tenant is left at a whole version, and the run is returned with the tenants that were not started. Raises
     PlanChangedError, with nothing done, when the id is another, and MigrationError for a file that must not be run.
     """
     database.check_writable()
@@ -171,7 +174,7 @@ def run_plan(
         if progress is not None:
             progress(result)
 
-    workers = min(workers, database.max_connections)  # more would wait for a connection until they are taken for lost
+    workers = min(workers, database.max_connections)  # more would wait for a connection until they time out
     with (
         interruptible(worker),
         ThreadPoolExecutor(workers, thread_name_prefix="erpkit-migrate") as threads,
@@ -192,34 +195,34 @@ def _run_wave(
     """Migrate the tenants of a wave, `width` at a time; return how many failed. `take` is called in this thread."""
     plans: deque[TenantPlan] = deque(wave.tenants)
     results: SimpleQueue[TenantResult | None] = SimpleQueue()
-    lanes = [threads.submit(_run_lane, worker, plans, results) for _ in range(min(width, len(plans)))]
+    running = [threads.submit(_run_tenants, worker, plans, results) for _ in range(min(width, len(plans)))]
     failed, ended = 0, 0
-    while ended < len(lanes):
-        # Python runs a signal's handler in this thread, which must wake for one that the system gave to another thread.
+    while ended < len(running):
+        # Python runs signal handlers in this thread, which must wake up when the system delivers a signal to another one.
         with suppress(Empty):
             if (result := results.get(timeout=0.2)) is None:
                 ended += 1
             else:
                 failed += result.error is not None
                 take(result)
-    for lane in lanes:
-        lane.result()
+    for one in running:
+        one.result()
     return failed
 
 
-def _run_lane(worker: Worker, plans: deque[TenantPlan], results: SimpleQueue[TenantResult | None]) -> None:
+def _run_tenants(worker: Worker, plans: deque[TenantPlan], results: SimpleQueue[TenantResult | None]) -> None:
     """Migrate tenant after tenant until none is left or the run is to stop; put None at the end."""
     try:
-        # What may be lost at the end is a connection that is given back.
-        with suppress(psycopg.Error, DatabaseError), Lane(worker.database) as lane:
+        # Only giving the connection back can fail here.
+        with suppress(psycopg.Error, DatabaseError), WorkerConnection(worker.database) as held:
             while not worker.stop.is_set() and (plan := _pop(plans)) is not None:
-                results.put(worker.migrate(plan, lane))
+                results.put(worker.migrate(plan, held))
     finally:
         results.put(None)
 
 
 def _pop(plans: deque[TenantPlan]) -> TenantPlan | None:
-    """Take the next tenant; another lane may have been faster, and so to look whether there is one does not do."""
+    """Take the next tenant, or None; another thread may empty the queue between a check and the pop."""
     try:
         return plans.popleft()
     except IndexError:
@@ -228,7 +231,7 @@ def _pop(plans: deque[TenantPlan]) -> TenantPlan | None:
 
 @contextmanager
 def _ending(worker: Worker) -> Iterator[None]:
-    """Let the threads begin no other tenant when the run breaks off: when `progress` fails, for one."""
+    """Stop the threads from beginning another tenant when the run breaks off, as when `progress` raises."""
     try:
         yield
     except BaseException as error:
@@ -238,12 +241,12 @@ def _ending(worker: Worker) -> Iterator[None]:
 
 @contextmanager
 def interruptible(worker: Worker) -> Iterator[None]:
-    """At a SIGINT or SIGTERM let the migrations in hand end; at a second one cancel them. In a thread it is not for us."""
+    """At SIGINT or SIGTERM let the migrations that have begun end; at a second one cancel them. Only the main thread gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    # A handler may run in the midst of another one: it must take no lock, and a SimpleQueue's put() takes none.
+    # A handler can interrupt another one, and so must not take a lock; SimpleQueue.put() takes none.
     signals: SimpleQueue[int | None] = SimpleQueue()
 
     def listen() -> None:
