@@ -100,7 +100,7 @@ def test_an_annotation_is_known_in_any_case_and_with_other_dashes_and_blanks(ann
 def test_an_annotation_is_one_inside_a_function_and_in_a_comment_at_a_lines_end_it_is_none() -> None:
     body = "CREATE FUNCTION f() ... AS $$\n-- +goose Down\n$$;"
     assert refusal(f"{UP}-- +goose StatementBegin\n{body}\n-- +goose StatementEnd\n").startswith("line 4: ")
-    assert "no annotation" in refusal(f"{UP}SELECT 1\n-- see +goose docs\n;")
+    assert "not an annotation" in refusal(f"{UP}SELECT 1\n-- see +goose docs\n;")
     assert up(f"{UP}SELECT 1 -- +goose Down\n;") == ("SELECT 1 -- +goose Down\n;",)
 
 
@@ -133,12 +133,12 @@ def test_no_transaction_holds_for_the_whole_file(place: str) -> None:
         ("-- +goose StatementBegin\n", "must follow"),
         ("-- +goose Up\n -- +goose Down\n", "line 2: an annotation must start the line"),
         ("-- +goose Up\n\t-- +goose Down\n", "must start the line"),
-        ("-- +goose Up\n-- +goose Sideways\n", "no annotation"),
-        ("-- +goose Up\n-- +goose Up now\n", "no annotation"),
-        ("-- +goose Up\n-- +goose\n", "no annotation"),
-        ("-- +goose Up +goose Up\n", "no annotation"),
+        ("-- +goose Up\n-- +goose Sideways\n", "not an annotation"),
+        ("-- +goose Up\n-- +goose Up now\n", "not an annotation"),
+        ("-- +goose Up\n-- +goose\n", "not an annotation"),
+        ("-- +goose Up +goose Up\n", "not an annotation"),
         ("-- +goose Up\n-- +Goose Down\nSELECT 1", "semicolon missing"),
-        ("-- +goose Up\n-- +goose ENVSUB\n", "no annotation"),
+        ("-- +goose Up\n-- +goose ENVSUB\n", "not an annotation"),
     ],
 )
 def test_a_broken_file_is_refused_with_the_place(text: str, problem: str) -> None:
