@@ -15,6 +15,7 @@ __all__ = [
     "PlanChangedError",
     "QueryError",
     "RunError",
+    "StoppedError",
     "UsageError",
     "first_line",
 ]
@@ -85,6 +86,12 @@ class QueryError(ErpkitError):
 
 class RunError(ErpkitError):
     """A notebook did not run to its end."""
+
+
+class StoppedError(ErpkitError):
+    """Long work was stopped before its end; it can be gone on with."""
+
+    exit_code = 130
 
 
 def first_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from erpkit.config import Settings
+from erpkit.erp.events import Events
 from erpkit.erp.installation import Installation
 from erpkit.erp.modules import Modules
 from erpkit.erp.runs import Runs
@@ -26,6 +27,11 @@ class Erp(Installation):
     def tenants(self) -> Tenants:
         """The tenants by name, to look at or to work in."""
         return Tenants(self)
+
+    @cached_property
+    def events(self) -> Events:
+        """The event log of each tenant: how handlers keep up, dead letters, replays."""
+        return Events(self)
 
     @cached_property
     def modules(self) -> Modules:
