@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from erpkit.cli.output import print_findings, print_json, say, show
+from erpkit.cli.output import print_findings, print_json, say, say_script, show
 from erpkit.finding import exit_code
 from erpkit.plan import Plan, Shown, Work
 from erpkit.ui.progress import progress_bar
@@ -51,6 +51,10 @@ def show_result(result: Shown) -> int:
 
 
 def _show(result: Shown) -> None:
-    for table in result.tables:
-        show(table)
+    """Print the tables of a plan or result; of one that consists of SQL the script, which can be pasted."""
+    if script := getattr(result, "script", ""):
+        say_script(script)
+    else:
+        for table in result.tables:
+            show(table)
     print_findings(result.findings)

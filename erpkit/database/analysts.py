@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import LiteralString
 
-from psycopg import sql
+from psycopg import pq, sql
 
-from erpkit.database.operators import as_owner, find_owner
+from erpkit.database.operators import OPERATORS, as_owner, find_owner
 from erpkit.database.scope import Connection
 from erpkit.errors import DatabaseError
 
@@ -31,7 +31,7 @@ UNION ALL
 SELECT 'ALTER DEFAULT PRIVILEGES IN SCHEMA _template GRANT SELECT ON TABLES TO {ANALYSTS}' FROM pg_namespace n, analyst a
  WHERE n.nspname = '_template' AND has_schema_privilege(n.oid, 'CREATE')
    AND NOT EXISTS (SELECT FROM pg_default_acl d, aclexplode(d.defaclacl) e
-                    WHERE d.defaclnamespace = n.oid AND d.defaclrole = current_user::regrole AND d.defaclobjtype = 'r'
+                    WHERE d.defaclnamespace = n.oid AND d.defaclrole = (SELECT oid FROM pg_roles WHERE rolname = current_user) AND d.defaclobjtype = 'r'
                       AND e.grantee = a.oid)
 """  # noqa: S608 - the group is a constant
 
@@ -60,8 +60,22 @@ def _grant(connection: Connection) -> None:
 def may_not_read(connection: Connection, table: str) -> DatabaseError:
     """Say that the login may not read a table of erpkit's in the schema public, and what to grant."""
     login = connection.info.user
-    to = sql.Identifier(login).as_string()
+    to = sql.Identifier(login).as_string() if not login.replace("_", "a").isalnum() or login != login.lower() else login
+    refused = f"the login {login} may not read public.{table}"
+    if _is_operator(connection):
+        return DatabaseError(f"{refused}: run erpkit tenants hand-over as the login that owns it")
     return DatabaseError(
-        f"the login {login} may not read public.{table}: GRANT {ANALYSTS} TO {to}, which lets it read all tenants, "
-        f"or GRANT SELECT ON public.{table} TO {to}"
+        f"{refused}: GRANT {ANALYSTS} TO {to}, which lets it read all tenants, or GRANT SELECT ON public.{table} TO {to}; "
+        f"to operate them, GRANT {OPERATORS} TO {to}"
     )
+
+
+def _is_operator(connection: Connection) -> bool:
+    if (
+        connection.info.transaction_status != pq.TransactionStatus.IDLE
+    ):  # what failed in a transaction leaves it unusable
+        return False
+    row = connection.execute(
+        "SELECT coalesce(pg_has_role(session_user, to_regrole(%s)::oid, 'MEMBER'), false)", [OPERATORS]
+    ).fetchone()
+    return row == (True,)

@@ -46,7 +46,9 @@ SELECT r.rolname::text FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_role
 _log = logging.getLogger("erpkit")
 _WAIT = 30  # seconds for a connection
 _LOOK = 1  # seconds of it after which to look whether the server is there at all
-_CLOSED_TWICE = "closed two connections in a row, one of them new"
+# The second one may have been on its way already when the server ended all sessions.
+_TRIES = 3
+_CLOSED = f"closed {_TRIES} connections in a row, the last ones new"
 _WAIT_FOR_MORE = 0.25  # seconds for one beside those that are held: to wait longer could be to wait for each other
 
 
@@ -285,8 +287,8 @@ class Database:
 
     def _take_alive(self, wait: float | None) -> PooledConnection:
         """Take a connection on which the server has just answered."""
-        for is_first in (True, False):
-            connection = self._take(wait) if is_first else self._take_new()
+        for attempt in range(_TRIES):
+            connection = self._take_new() if attempt else self._take(wait)
             try:
                 if is_alive(connection):
                     return connection
@@ -294,7 +296,7 @@ class Database:
                 self._give_back(connection)
                 raise
             self._give_back(connection)
-        raise DatabaseError(f"{self.target} {_CLOSED_TWICE}")
+        raise DatabaseError(f"{self.target} {_CLOSED}")
 
     def _take_new(self) -> PooledConnection:
         """Take a connection that is made now: when one has died, the others that the pool holds may have died with it."""
@@ -336,23 +338,17 @@ class _TenantTransaction(AbstractContextManager[Connection]):
         if self._write:
             self._database.check_writable()
         self._connection = self._database._take()
-        try:
-            self._enter()
-        except DatabaseError:
-            if not self._connection.closed:
-                raise
-            self._enter_again()
+        for left in reversed(range(_TRIES)):
+            try:
+                self._enter()
+                break
+            except DatabaseError as error:  # lost before anything of the block ran, if the connection is closed
+                if not self._connection.closed:
+                    raise
+                if not left:
+                    raise DatabaseError(f"{self._database.target} {_CLOSED}: {error}") from error
+                self._connection = self._database._take_new()
         return self._connection
-
-    def _enter_again(self) -> None:
-        """Enter on a new connection, once: the first one was lost before anything of the block ran."""
-        self._connection = self._database._take_new()
-        try:
-            self._enter()
-        except DatabaseError as error:
-            if not self._connection.closed:
-                raise
-            raise DatabaseError(f"{self._database.target} {_CLOSED_TWICE}: {error}") from error
 
     def _enter(self) -> None:
         try:

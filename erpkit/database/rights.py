@@ -12,7 +12,7 @@ from erpkit.database.operators import OPERATORS, OWNER_PREFIX, find_owner, owner
 from erpkit.database.scope import Connection, reset
 from erpkit.errors import ErpkitError
 
-__all__ = ["Login", "describe_excess", "mend", "name_grant"]
+__all__ = ["Login", "describe_excess", "find_excess", "mend", "name_grant"]
 
 # The roles that the login may take are few, once those that only read a tenant are left out; each is looked up by index.
 _EXCESS = """
@@ -69,13 +69,19 @@ SELECT session_user::text, coalesce(pg_has_role(session_user, to_regrole(%s)::oi
 
 def describe_excess(connection: Connection) -> str | None:
     """Say in one line what a login may do besides reading; None for one that may only read."""
-    row = connection.execute(_EXCESS).fetchone()
-    if row is None or row[1] is None:
+    login, excess = find_excess(connection)
+    if not excess:
         return None
     return (
-        f"the login {row[0]} may do more than read ({row[1]}): hostile SQL is not held; "
+        f"the login {login} may do more than read ({excess}): hostile SQL is not held; "
         "connect as a member of erpkit_analyst"
     )
+
+
+def find_excess(connection: Connection) -> tuple[str, str]:
+    """Return the name of the login, and what it may do besides reading as a clause; "" for one that may only read."""
+    row = connection.execute(_EXCESS).fetchone()
+    return (row[0], row[1] or "") if row else ("", "")
 
 
 def name_grant(connection: Connection, error: BaseException) -> None:

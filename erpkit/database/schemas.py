@@ -113,7 +113,8 @@ def fetch_union(
     limit = sql.SQL(f"SET LOCAL lock_timeout TO {int(patience * 1000)}; " if patience else "")
     while batch := list(islice(remaining, chunk)):
         cursor = connection.execute(limit + sql.SQL(" UNION ALL ").join(batch))
-        cursor.set_result(-1)
+        if patience:
+            cursor.set_result(-1)
         rows += cursor.fetchall()
     return rows
 

@@ -8,16 +8,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from erpkit.config import Settings
+from erpkit.database.rights import find_excess
 from erpkit.erp.events import Events
 from erpkit.erp.installation import Installation
 from erpkit.erp.modules import Modules
 from erpkit.erp.runs import Runs
 from erpkit.erp.tenants import Tenants
 from erpkit.errors import ErpkitError
+from erpkit.finding import group_findings
 from erpkit.tenants import Across, across
+from erpkit.visible import visible, visible_html
 
 __all__ = ["Erp", "open"]
+
+_MOST = 200  # tenants that the card looks at
+_CAUSES = 5  # of findings that it names
+_CELL = "text-align:left;vertical-align:top;padding:.2em 1em .2em .3em;"
 
 
 class Erp(Installation):
@@ -63,14 +72,46 @@ class Erp(Installation):
         return across(self.database, sql, values, tenants=found, limit=limit, timeout=timeout, progress=progress)
 
     def __str__(self) -> str:
-        width = max(map(len, self._card()))
-        return "\n".join(f"{name:<{width}}  {text}" for name, text in self._card().items())
+        card = self._card()
+        width = max(map(len, card))
+        lines = [
+            (name if n == 0 else "", line) for name, text in card.items() for n, line in enumerate(text.split("\n"))
+        ]
+        return "\n".join(f"{name:<{width}}  {visible(line)}".rstrip() for name, line in lines)
 
     __repr__ = __str__
 
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f'<tr><th style="{_CELL}font-weight:600">{visible_html(name)}</th>'
+            f'<td style="{_CELL}white-space:pre-line">{visible_html(text)}</td></tr>'
+            for name, text in self._card().items()
+        )
+        return f'<table style="line-height:1.4">{rows}</table>'
+
     def _card(self) -> dict[str, str]:
         """Return what matters at first sight, a line each; what cannot be read says why."""
-        return {"database": _told(lambda: self.target), "tenants": _told(self._count), "modules": _told(self._order)}
+        return {
+            "database": _told(lambda: self.target),
+            "login": _told(self._login),
+            "tenants": _told(self._count),
+            "modules": _told(self._order),
+            "to look at": _told(self._look),
+        }
+
+    def _login(self) -> str:
+        with self.database.connection() as connection:
+            name, excess = find_excess(connection)
+        return f"{name}: it may do more than read ({excess})" if excess else f"{name}: it may only read"
+
+    def _look(self) -> str:
+        """Name the gravest causes of findings, with the command that helps; of many tenants the command that reads them."""
+        if len(self.tenants) > _MOST:
+            return f"not read of more than {_MOST} tenants: erpkit tenants inspect"
+        causes = group_findings(self.tenants.inspect(exact=False).findings)
+        lines = [f"{cause}\n    {cause.remedy}" if cause.remedy else str(cause) for cause in causes[:_CAUSES]]
+        more = len(causes) - _CAUSES
+        return "\n".join([*lines, *([f"and {more} more: erpkit tenants inspect"] if more > 0 else [])]) or "nothing"
 
     def _count(self) -> str:
         counts = Counter(tenant.status for tenant in self.find())
@@ -87,6 +128,8 @@ def _told(read: Callable[[], str]) -> str:
         return read()
     except ErpkitError as error:
         return str(error)
+    except psycopg.Error as error:
+        return f"not read: {str(error).strip().splitlines()[0]}"
 
 
 def open(

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 
 from erpkit.config import Settings
-from erpkit.database import Database
+from erpkit.database import Database, Tenant
 from erpkit.erp.door import Erp
 from erpkit.errors import DatabaseError
 from erpkit.events import handler_topics, read_lag
@@ -70,9 +70,25 @@ class Rehearsal:
 
     def place_orders(self, slug: str, orders: int, seed: int = 1) -> None:
         """Let a tenant's customers order; what follows from it is left to a dispatcher."""
+        sample_kit().place_orders(self.database, self.registry, self._tenant(slug), orders, seed)
+
+    def drift_by_hand(self, slug: str) -> None:
+        """Let somebody change a tenant's function by hand, and write into the column that was added by hand."""
+        sample_kit().drift_by_hand(self.database, self._tenant(slug))
+
+    def damage(self, slug: str) -> Path:
+        """Export a tenant, let it go on working, and damage it; it is suspended then. Return the file of the export."""
+        path = self.folder / f"{slug}.erpkit"
+        sample_kit().damage(self.database, self.registry, self._tenant(slug), path)
+        return path
+
+    def count_handled(self, slug: str) -> Any:
+        """Let a tenant's handlers do what waits, and count its orders and what became of them."""
+        return sample_kit().count_handled(self.database, self.registry, self._tenant(slug))
+
+    def _tenant(self, slug: str) -> Tenant:
         with self.database.connection() as connection:
-            tenant = get_tenant(connection, slug)
-        sample_kit().place_orders(self.database, self.registry, tenant, orders, seed)
+            return get_tenant(connection, slug)
 
     def kill_worker(self) -> None:
         """Kill the dispatcher, and wait until the server has noticed and rolled back what it was at."""

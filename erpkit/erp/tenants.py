@@ -2,21 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
-from erpkit.database import Connection, Tenant
+from erpkit.database import Connection, Database, Tenant
 from erpkit.erp.installation import Installation
 from erpkit.errors import UsageError
-from erpkit.events import CommandBus, Message, QueryBus
+from erpkit.events import CommandBus, Message, QueryBus, handler_topics
+from erpkit.migrations import Migration, read_migrations
 from erpkit.modules import Query
+from erpkit.plan import Plan, PlanRecord, Shown, Work
 from erpkit.table import Column, Table, Tone
+from erpkit.tenants import (
+    Drift,
+    DropPlan,
+    DropResult,
+    FleetInspection,
+    HandOverPlan,
+    HandOverRun,
+    Manifest,
+    MovedTenant,
+    Offboarded,
+    OffboardPlan,
+    Provisioned,
+    ProvisionPlan,
+    RepairPlan,
+    RepairRun,
+    RestorePlan,
+    RestoreRun,
+    Snapshot,
+    TenantDetail,
+    compare_snapshots,
+    compare_tenants,
+    count_rows,
+    drop_tenant,
+    export_tenant,
+    hand_over,
+    import_tenant,
+    inspect_tenant,
+    inspect_tenants,
+    lint_repair,
+    offboard_tenant,
+    plan_drop,
+    plan_hand_over,
+    plan_offboarding,
+    plan_provision,
+    plan_restore,
+    provision_tenant,
+    read_repair,
+    read_snapshot,
+    rename_tenant,
+    restore_tenant,
+    run_repair,
+    set_status,
+    take_snapshot,
+    write_snapshot,
+)
+from erpkit.tenants.repair import FleetState, Risk, read_fleet
 
 __all__ = ["ErpTenant", "Tenants"]
 
 _Answer = TypeVar("_Answer")
+_Record = TypeVar("_Record", bound=PlanRecord)
+_Result = TypeVar("_Result", bound=Shown)
 
 
 @dataclass(frozen=True)
@@ -50,6 +101,17 @@ class ErpTenant:
         """Return the answer to a query by its one handler, which can only read."""
         return QueryBus(self.installation.database, self.installation.registry).ask(self.tenant, query)
 
+    def inspect(self, *, since: Path | str = "") -> TenantDetail:
+        """Inspect the tenant in depth; `since` is a file of an earlier inspection, to which growth is measured."""
+        before = _earlier(self.installation, since)
+        everyone = self.installation.find()
+        with self.installation.database.connection() as connection:
+            detail = inspect_tenant(
+                connection, self.tenant, _migrations(self.installation),
+                topics=handler_topics(self.installation.registry), among=everyone,
+            )  # fmt: skip
+        return replace(detail, target=self.installation.target, before=before)
+
     def __str__(self) -> str:
         return f"{self.tenant.slug}: schema {self.tenant.schema}, {self.tenant.status}"
 
@@ -64,10 +126,16 @@ class Tenants(Mapping[str, ErpTenant]):
 
     def __getitem__(self, name: str) -> ErpTenant:
         try:
-            (tenant,) = self._installation.find([name])
-        except (UsageError, ValueError) as error:
-            raise KeyError(str(error) if isinstance(error, UsageError) else f"{name!r} names several tenants") from None
-        return ErpTenant(self._installation, tenant)
+            return ErpTenant(self._installation, self._one(name))
+        except UsageError as error:
+            raise KeyError(str(error)) from None
+
+    def _one(self, name: str) -> Tenant:
+        """Return the one tenant of this name; raises UsageError for a name that no tenant has, and for several."""
+        found = self._installation.find([name])
+        if len(found) > 1:
+            raise UsageError(f"{name!r} names several tenants")
+        return found[0]
 
     def __iter__(self) -> Iterator[str]:
         return (tenant.slug for tenant in self._installation.find())
@@ -84,6 +152,181 @@ class Tenants(Mapping[str, ErpTenant]):
         empty = "There are no tenants. erpkit tenants create NAME makes one; erpkit demo makes a dozen to look around."
         return Table(_COLUMNS, self._installation.find(), empty)
 
+    def inspect(
+        self, names: Sequence[str] = (), *, since: Path | str = "", snapshot: Path | str = "", exact: bool | None = None
+    ) -> FleetInspection:
+        """Inspect tenants by names or patterns, all without one: size, rows, versions, events, dead letters, health, drift.
+
+        `since` is a file of an earlier inspection, to which growth is measured; `snapshot` one to keep this inspection in. Where
+        both are the same, the first inspection has nothing to compare with. `exact` counts rows and measures files; without it
+        that is done for up to 50 tenants. Raises UsageError for a file that cannot be used.
+        """
+        is_first = bool(since) and since == snapshot and not Path(since).exists()
+        before = None if is_first else _earlier(self._installation, since)
+        everyone = self._installation.find()
+        tenants = self._installation.find(names) if names else everyone
+        with self._installation.database.connection() as connection:
+            inspections = inspect_tenants(
+                connection, tenants, _migrations(self._installation), exact=exact,
+                topics=handler_topics(self._installation.registry), among=everyone,
+            )  # fmt: skip
+        target = self._installation.target
+        now = write_snapshot(snapshot, inspections, target) if snapshot else take_snapshot(inspections, target)
+        return FleetInspection(target, tuple(inspections), now, before)
+
+    def drift(self, names: Sequence[str] = (), against: str = "") -> Drift:
+        """Compare schemas with `_template`, or with the tenant `against`; without `_template`, with what most tenants have."""
+        everyone = self._installation.find()
+        tenants = self._installation.find(names) if names else everyone
+        model = self._one(against) if against else None
+        with self._installation.database.connection() as connection:
+            others = [tenant for tenant in tenants if model is None or tenant.slug != model.slug]
+            return compare_tenants(connection, others, against=model, among=everyone, target=self._installation.target)
+
+    def create(self, slug: str, name: str = "") -> Plan[ProvisionPlan, Provisioned]:
+        """Plan a new tenant: schema, roles and all migrations, or nothing. Raises UsageError for a bad or taken name."""
+        database = self._own()
+
+        def make(_: Work) -> ProvisionPlan:
+            with database.connection() as connection:
+                return plan_provision(connection, _migrations(self._installation), slug, name)
+
+        def run(plan: ProvisionPlan, _: Work) -> Provisioned:
+            return Provisioned(self.inspect([provision_tenant(database, plan, plan.id).slug]))
+
+        return self._bound(make, run, "tenants")
+
+    def drop(self, slug: str) -> Plan[DropPlan, DropResult]:
+        """Plan to drop a tenant for good. Raises UsageError for one that is active, or on which other schemas depend."""
+        database = self._own()
+
+        def make(_: Work) -> DropPlan:
+            tenant = self._one(slug)
+            with database.connection() as connection:
+                plan = plan_drop(connection, tenant)
+            plan.refuse()
+            return plan
+
+        def run(plan: DropPlan, work: Work) -> DropResult:
+            return drop_tenant(database, slug, plan.id, lambda batch: work.advance(len(batch)))
+
+        return self._bound(make, run, "tables")
+
+    def offboard(self, slug: str, folder: Path | str = ".") -> Plan[OffboardPlan, Offboarded]:
+        """Plan to export a tenant to a file in `folder`, to verify the file, and to drop the tenant. Raises as `drop`."""
+        database = self._own()
+
+        def make(_: Work) -> OffboardPlan:
+            tenant = self._one(slug)
+            with database.connection() as connection:
+                return plan_offboarding(connection, tenant, folder)
+
+        def run(plan: OffboardPlan, work: Work) -> Offboarded:
+            return offboard_tenant(database, plan, plan.id, lambda batch: work.advance(len(batch)))
+
+        return self._bound(make, run, "tables")
+
+    def repair(self, slug: str, accept: Sequence[Risk] = ()) -> Plan[RepairPlan, RepairRun]:
+        """Plan the statements that make a tenant's schema like `_template` again; with a risk only those that `accept` names.
+
+        The risks are `fails`, where rows may be in the way, and `loses`, where values are lost.
+        """
+        database, migrations = self._own(), _migrations(self._installation)
+
+        def look() -> RepairPlan:
+            tenant = self._one(slug)
+            with database.connection() as connection:
+                return read_repair(connection, tenant, migrations, accept)
+
+        def make(_: Work) -> RepairPlan:
+            plan = look()
+            return replace(plan, lint=lint_repair(plan)) if plan.steps else plan
+
+        def run(plan: RepairPlan, _: Work) -> RepairRun:
+            return run_repair(database, slug, migrations, plan.id, accept)
+
+        return self._bound(make, run, "statements", look=look)
+
+    def restore(self, file: Path | str, slug: str = "") -> Plan[RestorePlan, RestoreRun]:
+        """Plan to put an exported tenant in the place of the damaged one, or of `slug`; what was there is kept, archived.
+
+        The file is verified as a whole. The tenant has to be suspended before the plan can be applied, and to be activated after.
+        """
+        database, migrations = self._own(), _migrations(self._installation)
+
+        def make(_: Work) -> RestorePlan:
+            with database.connection() as connection:
+                return plan_restore(connection, Path(file), slug or None)
+
+        def run(plan: RestorePlan, _: Work) -> RestoreRun:
+            return restore_tenant(database, plan, plan.id, migrations)
+
+        return self._bound(make, run, "steps")
+
+    def hand_over(self) -> Plan[HandOverPlan, HandOverRun]:
+        """Plan to give what this login made before to all operators of the database."""
+        database = self._own()
+
+        def make(_: Work) -> HandOverPlan:
+            with database.connection() as connection:
+                return plan_hand_over(connection)
+
+        return self._bound(make, lambda plan, _: hand_over(database, plan.id), "parts")
+
+    def state(self, names: Sequence[str] | None = None) -> FleetState:
+        """Read drift and a fingerprint of all schemas, and count the rows of the tenants named, of all without a name."""
+        with self._own().connection() as connection:
+            return read_fleet(connection, names)
+
+    def rows(self) -> dict[str, dict[str, int]]:
+        """Count the rows of all tables, by tenant and table."""
+        tenants = self._installation.find()
+        with self._installation.database.connection() as connection:
+            return {tenant.slug: count_rows(connection, tenant.schema) for tenant in tenants}
+
+    def export(self, slug: str, file: Path | str) -> Manifest:
+        """Write a tenant to one file: a dump of its schema, and a manifest, which is returned."""
+        return export_tenant(self._own(), self._one(slug), Path(file))
+
+    def import_(self, file: Path | str, slug: str = "") -> MovedTenant:
+        """Make a tenant from an exported file, or nothing, under its own name or as `slug`."""
+        return import_tenant(self._own(), Path(file), slug or None)
+
+    def rename(self, slug: str, new_slug: str, name: str | None = None) -> MovedTenant:
+        """Give a tenant another slug, and with it another schema and role; its name for people stays without `name`."""
+        return rename_tenant(self._own(), slug, new_slug, name)
+
+    def suspend(self, slug: str) -> Tenant:
+        """Leave a tenant out of what is done to all tenants."""
+        return self._set_status(slug, "suspended")
+
+    def activate(self, slug: str) -> Tenant:
+        """Take a tenant back into what is done to all tenants."""
+        return self._set_status(slug, "active")
+
+    def archive(self, slug: str) -> Tenant:
+        """Keep a tenant for reading only, and out of what is done to all tenants, until it is activated."""
+        return self._set_status(slug, "archived")
+
+    def _set_status(self, slug: str, status: str) -> Tenant:
+        database = self._own()
+        database.check_writable()
+        with database.connection() as connection:
+            return set_status(connection, slug, status)
+
+    def _own(self) -> Database:
+        self._installation.own("registry of tenants")
+        return self._installation.database
+
+    def _bound(
+        self,
+        make: Callable[[Work], _Record],
+        run: Callable[[_Record, Work], _Result],
+        unit: str,
+        look: Callable[[], _Record] | None = None,
+    ) -> Plan[_Record, _Result]:
+        return Plan(make(Work()), make, run, self._installation.target, unit, False, look)
+
     def __repr__(self) -> str:
         return repr(self.table)
 
@@ -93,6 +336,19 @@ class Tenants(Mapping[str, ErpTenant]):
 
 def _tone(tenant: Tenant) -> Tone:
     return "" if tenant.is_active else "muted"
+
+
+def _migrations(installation: Installation) -> list[Migration]:
+    return list(read_migrations(installation.registry.modules, event_log=not installation.is_foreign))
+
+
+def _earlier(installation: Installation, since: Path | str) -> Snapshot | None:
+    """Read an earlier inspection; one of another database is refused before the work."""
+    if not since:
+        return None
+    before = read_snapshot(since)
+    compare_snapshots(before, take_snapshot([], installation.target))
+    return before
 
 
 _COLUMNS = (

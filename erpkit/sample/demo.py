@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from pathlib import Path
 from random import Random
 from uuid import UUID
 
@@ -15,15 +16,31 @@ from erpkit.modules import Module, Registry
 from erpkit.sample.careless import bonus
 from erpkit.sample.data import Size, do_business, send_orders
 from erpkit.sample.sales.messages import Line, PlaceOrder
-from erpkit.tenants import create_tenant, ensure_template, set_status
+from erpkit.tenants import Across, across, create_tenant, ensure_template, export_tenant, set_status
 
-__all__ = ["Planted", "careless_module", "choose_troubles", "place_orders", "plant"]
+__all__ = [
+    "Planted",
+    "careless_module",
+    "choose_troubles",
+    "count_handled",
+    "damage",
+    "drift_by_hand",
+    "place_orders",
+    "plant",
+]
 
 _SLUGS = (
     "acme", "bluebird", "cobalt", "delta_tools", "elm_street", "fjord", "granite", "harbour", "indigo", "juniper",
     "kestrel", "lagoon",
 )  # fmt: skip
 _SIZE = Size()
+_BY_HAND = """UPDATE sales_orders SET hotfix_note = 'paid in cash' WHERE currency = 'USD';
+CREATE OR REPLACE FUNCTION billing_in_euros(amount numeric, in_currency text) RETURNS numeric LANGUAGE sql AS 'SELECT amount'"""
+_HANDLED = """
+SELECT count(*) AS orders, count(r.order_id) AS reserved, count(invoice_id) AS invoices, count(invoiced) AS booked
+  FROM sales_orders LEFT JOIN (SELECT DISTINCT order_id FROM inventory_reservations) r USING (order_id)
+  LEFT JOIN billing_invoices USING (order_id) LEFT JOIN billing_ledger USING (invoice_id)
+"""
 _UNTIL = date(2026, 10, 31)
 
 
@@ -85,6 +102,29 @@ def place_orders(
 def careless_module() -> Module:
     """Return a module that uses another one without declaring it; the sample ERP does without."""
     return bonus.module
+
+
+def drift_by_hand(database: Database, tenant: Tenant) -> None:
+    """Let somebody change a function by hand, and write into the column that was added by hand."""
+    with database.transaction() as connection:
+        connection.execute(f"SET LOCAL search_path TO {tenant.schema}; {_BY_HAND}".encode())
+
+
+def damage(database: Database, registry: Registry, tenant: Tenant, path: Path) -> None:
+    """Export a tenant with three orders that are not handled yet, let it go on working, and damage it; it is suspended then."""
+    place_orders(database, registry, tenant, 3)
+    export_tenant(database, tenant, path)
+    dispatch(database, tenant, registry)
+    place_orders(database, registry, tenant, 2, seed=2)
+    with database.connection() as connection:
+        connection.execute(f"DROP TABLE {tenant.schema}.billing_ledger; TRUNCATE {tenant.schema}.sales_order_lines")
+        set_status(connection, tenant.slug, "suspended")
+
+
+def count_handled(database: Database, registry: Registry, tenant: Tenant) -> Across:
+    """Let a tenant's handlers do what waits, and count its orders and what became of them."""
+    dispatch(database, tenant, registry)
+    return across(database, _HANDLED, tenants=[tenant])
 
 
 def _plant_troubles(

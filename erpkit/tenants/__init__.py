@@ -2,23 +2,41 @@
 
 from erpkit.tenants.across import Across, across
 from erpkit.tenants.detail import TenantDetail, inspect_tenant
-from erpkit.tenants.drift import Difference, drift_script, find_drift
+from erpkit.tenants.drift import Difference, Drift, compare_tenants, drift_script, find_drift
 from erpkit.tenants.exports import export_tenant
-from erpkit.tenants.growth import Growth, compare_snapshots
+from erpkit.tenants.fleet import FleetInspection
 from erpkit.tenants.hand_over import HandOverPlan, HandOverRun, hand_over, plan_hand_over
+from erpkit.tenants.health import count_rows
 from erpkit.tenants.imports import import_tenant
 from erpkit.tenants.inspection import TenantInspection, inspect_tenants
-from erpkit.tenants.lifecycle import create_tenant, ensure_template, rename_tenant
+from erpkit.tenants.lifecycle import Mention, MovedTenant, create_tenant, ensure_template, rename_tenant
 from erpkit.tenants.manifest import Manifest, read_manifest, verify_export
-from erpkit.tenants.mentions import Mention, MovedTenant
-from erpkit.tenants.provision import ProvisionPlan, plan_provision, provision_tenant
+from erpkit.tenants.offboard import Offboarded, OffboardPlan, offboard_tenant, plan_offboarding
+from erpkit.tenants.provision import Provisioned, ProvisionPlan, plan_provision, provision_tenant
 from erpkit.tenants.registry import ensure_registry, find_tenants, get_tenant, list_tenants, look_up, set_status
 from erpkit.tenants.removal import DropPlan, DropResult, drop_tenant, plan_drop
 from erpkit.tenants.repair import RepairPlan, RepairRun, RepairStep, lint_repair, plan_repair, read_repair, run_repair
-from erpkit.tenants.restore import Beside, LogChange, Restored, RestorePlan, import_beside, plan_restore, swap_in
+from erpkit.tenants.restore import (
+    Beside,
+    LogChange,
+    Restored,
+    RestorePlan,
+    RestoreRun,
+    import_beside,
+    plan_restore,
+    restore_tenant,
+    swap_in,
+)
 from erpkit.tenants.roles import ANALYSTS
-from erpkit.tenants.rows import count_rows
-from erpkit.tenants.snapshot import Snapshot, describe_inspections, read_snapshot, take_snapshot, write_snapshot
+from erpkit.tenants.snapshot import (
+    Growth,
+    Snapshot,
+    compare_snapshots,
+    describe_inspections,
+    read_snapshot,
+    take_snapshot,
+    write_snapshot,
+)
 from erpkit.tenants.values import AsText
 
 __all__ = [
@@ -27,8 +45,10 @@ __all__ = [
     "AsText",
     "Beside",
     "Difference",
+    "Drift",
     "DropPlan",
     "DropResult",
+    "FleetInspection",
     "Growth",
     "HandOverPlan",
     "HandOverRun",
@@ -36,17 +56,22 @@ __all__ = [
     "Manifest",
     "Mention",
     "MovedTenant",
+    "OffboardPlan",
+    "Offboarded",
     "ProvisionPlan",
+    "Provisioned",
     "RepairPlan",
     "RepairRun",
     "RepairStep",
     "RestorePlan",
+    "RestoreRun",
     "Restored",
     "Snapshot",
     "TenantDetail",
     "TenantInspection",
     "across",
     "compare_snapshots",
+    "compare_tenants",
     "count_rows",
     "create_tenant",
     "describe_inspections",
@@ -66,8 +91,10 @@ __all__ = [
     "lint_repair",
     "list_tenants",
     "look_up",
+    "offboard_tenant",
     "plan_drop",
     "plan_hand_over",
+    "plan_offboarding",
     "plan_provision",
     "plan_repair",
     "plan_restore",
@@ -76,6 +103,7 @@ __all__ = [
     "read_repair",
     "read_snapshot",
     "rename_tenant",
+    "restore_tenant",
     "run_repair",
     "set_status",
     "swap_in",

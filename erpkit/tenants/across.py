@@ -12,6 +12,9 @@ import psycopg
 
 from erpkit.database import Answer, Connection, Database, Tenant, can_stream, column_names_and_types, sweep
 from erpkit.errors import UsageError
+from erpkit.finding import Finding
+from erpkit.result import Summary
+from erpkit.table import Table
 from erpkit.tenants.frames import Part, combine
 from erpkit.tenants.large import read_large
 from erpkit.tenants.reading_sql import check_reading
@@ -34,13 +37,45 @@ class Across:
     """What a query gave over all tenants: the rows, and what went wrong.
 
     `frame` has a column `tenant` first. `errors` maps the tenants that failed to the reason; `truncated` are those that had
-    more rows than the limit; `skipped` maps those that were not asked to their status.
+    more rows than the limit; `skipped` maps those that were not asked to their status, and `asked` counts the others.
     """
 
     frame: pandas.DataFrame
     errors: dict[str, str]
     truncated: tuple[str, ...]
     skipped: dict[str, str]
+    asked: int = 0
+    target: str = ""
+
+    @property
+    def table(self) -> Table[tuple[object, ...]]:
+        """The rows, as a filter would name their values."""
+        return Table.of_frame(self.frame, "no rows", raw=True)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """How many tenants there are, how many were asked, and what they gave."""
+        tenants = self.asked + len(self.skipped)
+        return {"tenants": tenants, "asked": self.asked, "rows": len(self.frame), "failed": len(self.errors)}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Who failed; who has more rows than the limit, and who was not asked; that there was no tenant to ask."""
+        if not self.asked:
+            return [Finding("no tenants", "", "there are no active tenants to ask", remedy="erpkit tenants list")]
+        return [
+            *(Finding("not read", slug, error) for slug, error in self.errors.items()),
+            *(Finding("limit", slug, "it has more rows than the limit", "info") for slug in self.truncated),
+            *(
+                Finding("not active", slug, f"{status}, and so not asked", "info")
+                for slug, status in self.skipped.items()
+            ),
+        ]
+
+    @property
+    def summary(self) -> Summary:
+        """How many tenants were asked, and what a reader of the rows must know."""
+        return Summary(f"{self.facts['tenants']} tenants on {self.target}", self.facts, self.findings)
 
     @property
     def notes(self) -> list[str]:
@@ -53,7 +88,7 @@ class Across:
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{visible_html(note)}</li>" for note in self.notes)
-        return f"{self.frame.to_html(max_rows=60)}<ul>{notes}</ul>"
+        return f"{self.table._repr_html_()}<ul>{notes}</ul>"
 
 
 def across(
@@ -106,7 +141,7 @@ def across(
     kept = [part.keep(limit) for part in parts if part.error is None]
     parts.clear()  # what `combine` has used up need not stay in memory
     skipped = {tenant.slug: tenant.status for tenant in tenants if not tenant.is_active}
-    return Across(combine(kept, named=named), errors, truncated, skipped)
+    return Across(combine(kept, named=named), errors, truncated, skipped, len(active), database.target)
 
 
 def _part(answer: Answer, loading: Loading) -> Part:

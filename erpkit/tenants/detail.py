@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any, LiteralString
 
 from psycopg import sql
 
 from erpkit.database import TEMPLATE, Connection, Tenant, read_tenants
+from erpkit.finding import Finding
 from erpkit.migrations import Migration
+from erpkit.result import Summary
+from erpkit.table import Column, Table
+from erpkit.tenants.drift import Difference, drift_table
 from erpkit.tenants.inspection import TenantInspection, inspect_tenants
 from erpkit.tenants.locks import Locks
+from erpkit.tenants.snapshot import Growth, Snapshot, compare_snapshots, describe_change, take_snapshot
+from erpkit.visible import visible_html
 
 __all__ = ["IndexDetail", "TableDetail", "TenantDetail", "inspect_tenant"]
 
@@ -68,20 +75,159 @@ class IndexDetail:
 
 @dataclass(frozen=True)
 class TenantDetail:
-    """All there is to know of one tenant: `inspection` is what is known of every one, counted exactly here."""
+    """All there is to know of one tenant: `inspection` is what is known of every one, counted exactly here.
+
+    `target` names the database, and `before` is an earlier inspection, to which growth is measured.
+    """
 
     inspection: TenantInspection
     tables: tuple[TableDetail, ...]
     indexes: tuple[IndexDetail, ...]
     topics: Mapping[str, int]
+    target: str = ""
+    before: Snapshot | None = None
+
+    @cached_property
+    def now(self) -> Snapshot:
+        """What can be compared later."""
+        return take_snapshot([self.inspection], self.target)
+
+    @property
+    def growth(self) -> Growth | None:
+        """How it grew since the earlier inspection; None without one."""
+        return compare_snapshots(self.before, self.now)[self.inspection.tenant.slug] if self.before else None
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What a person should look at."""
+        return self.inspection.findings
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Its figures."""
+        i = self.inspection
+        week = {} if i.week_events is None else {"events in 7 days": i.week_events}
+        return {
+            "status": i.tenant.status,
+            "MiB": round(i.size / 2**20, 1),
+            "rows": sum(i.rows.values()),
+            "events": i.event_count,
+            **week,
+            "pending": i.pending,
+            "dead letters": len(i.dead_letters),
+        }
+
+    @property
+    def summary(self) -> Summary:
+        """Its figures, and what a person should look at."""
+        tenant = self.inspection.tenant
+        return Summary(f"{tenant.slug} ({tenant.name}) on {self.target}", self.facts, self.findings)
+
+    @property
+    def table(self) -> Table[TableDetail]:
+        """One line a table, the largest first; with growth where there is an earlier inspection."""
+        columns = (*_TABLE_COLUMNS[:4], *self._grown(), *_TABLE_COLUMNS[4:])
+        return Table(columns, self.tables, "It has no tables.")
+
+    @property
+    def index_table(self) -> Table[IndexDetail]:
+        """One line an index, with how often it was used."""
+        return Table(_INDEX_COLUMNS, self.indexes, "It has no indexes.")
+
+    @property
+    def topic_table(self) -> Table[tuple[str, int]]:
+        """One line a topic, with its events in the log."""
+        return Table(_TOPIC_COLUMNS, list(self.topics.items()), "It has no events.")
+
+    @property
+    def drift_table(self) -> Table[tuple[str, Difference]]:
+        """One line a difference, in words and as the DDL that would undo it."""
+        return drift_table({self.inspection.tenant.slug: self.inspection.drift}, self.inspection.measure)
+
+    @property
+    def notes(self) -> list[str]:
+        """What else there is to say, a line each: versions, events, what waits, advice on indexes, tables that are gone."""
+        i = self.inspection
+        versions = ", ".join(f"{module} {version}" for module, version in i.versions.items())
+        lines = [
+            f"schema {i.tenant.schema}; versions {versions or ('not read' if i.unread else 'none')}",
+            *(self._event_lines() if "last event" not in i.unread else ()),
+            *(f"- {events:,} event(s) wait for {handler}" for handler, events in sorted(i.backlog.items())),
+            *(
+                f"- index {one.name} on {one.table} was never used ({one.size / 1024:,.0f} KiB)"
+                for one in i.unused_indexes
+            ),
+            *(f"- an index seems to be missing on {missing}" for missing in i.missing_indexes),
+        ]
+        growth = self.growth
+        gone = [table for table in (growth.tables if growth else ()) if table.before and table.now is None]
+        rows = {table.name: table.before.rows for table in gone if table.before}
+        return [*(f"- table {name} is gone, and with it {count:,} rows" for name, count in rows.items()), *lines]
+
+    def _event_lines(self) -> list[str]:
+        i = self.inspection
+        return [
+            f"last event {i.last_event:%Y-%m-%d %H:%M:%S %Z}" if i.last_event else "no events",
+            f"events in the last seven days: {i.week_events or 0:,}",
+        ]
+
+    def _grown(self) -> tuple[Column[TableDetail], ...]:
+        growth = self.growth
+        if growth is None:
+            return ()
+        grown = {table.name: table for table in growth.tables}
+
+        def text(table: TableDetail, part: int) -> str:
+            return describe_change(grown[table.name], part, 1024, 0) if table.name in grown else "–"
+
+        return (
+            Column("growth", lambda table: text(table, 0), unit="KiB", right=True),
+            Column("more rows", lambda table: text(table, 1), right=True),
+        )
+
+    def __repr__(self) -> str:
+        return str(self.summary)
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<p>{visible_html(note)}</p>" for note in self.notes)
+        return self.summary.html() + self.table._repr_html_() + notes
+
+
+_TABLE_COLUMNS = (
+    Column[TableDetail]("table", lambda t: t.name),
+    Column[TableDetail]("rows", lambda t: t.rows),
+    Column[TableDetail]("size", lambda t: t.size / 1024, unit="KiB", places=0, bar=True),
+    Column[TableDetail]("indexes", lambda t: t.index_size / 1024, unit="KiB", places=0, bar=True),
+    Column[TableDetail]("dead rows", lambda t: t.dead_rows),
+    Column[TableDetail]("last vacuum", lambda t: t.last_vacuum or "never"),
+)
+_INDEX_COLUMNS = (
+    Column[IndexDetail]("index", lambda one: one.name),
+    Column[IndexDetail]("table", lambda one: one.table),
+    Column[IndexDetail]("size", lambda one: one.size / 1024, unit="KiB", places=0, bar=True),
+    Column[IndexDetail]("used", lambda one: one.scans),
+    Column[IndexDetail]("unique", lambda one: one.is_unique),
+    Column[IndexDetail]("valid", lambda one: one.is_valid, tone=lambda one: "" if one.is_valid else "error"),
+)
+_TOPIC_COLUMNS = (
+    Column[tuple[str, int]]("topic", lambda row: row[0]),
+    Column[tuple[str, int]]("events", lambda row: row[1], bar=True),
+)
 
 
 def inspect_tenant(
-    connection: Connection, tenant: Tenant, migrations: Sequence[Migration], *, topics: Mapping[str, str] | None = None
+    connection: Connection,
+    tenant: Tenant,
+    migrations: Sequence[Migration],
+    *,
+    topics: Mapping[str, str] | None = None,
+    among: Sequence[Tenant] = (),
 ) -> TenantDetail:
-    """Inspect one tenant in depth; `topics` as for `inspect_tenants`. A tenant without a schema has no tables."""
+    """Inspect one tenant in depth; `topics` and `among` as for `inspect_tenants`. A tenant without a schema has no tables."""
     locks = Locks(connection, [TEMPLATE.schema, tenant.schema])
-    (inspection,) = inspect_tenants(connection, [tenant], migrations, exact=True, topics=topics, locks=locks)
+    (inspection,) = inspect_tenants(
+        connection, [tenant], migrations, exact=True, topics=topics, locks=locks, among=among
+    )
     tables = locks.read(lambda: _rows(connection, _TABLES, tenant, locks))
     indexes = locks.read(lambda: _rows(connection, _INDEXES, tenant, locks))
     counted = [TableDetail(name, inspection.rows.get(name, 0), *facts) for name, *facts in tables]

@@ -1,8 +1,9 @@
-"""How a tenant's schema differs from `_template`, the canonical one: in words, and as the DDL that would mend it."""
+"""How a tenant's schema differs from `_template`, the canonical one: in words, as findings, and as the DDL that would mend it."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,14 +11,30 @@ from typing import Literal
 from psycopg import sql
 
 from erpkit.database import TEMPLATE, Connection, Tenant
+from erpkit.finding import Finding
+from erpkit.result import Summary
+from erpkit.table import Column, Table
 from erpkit.tenants.ddl import mend_object, rank
-from erpkit.tenants.grants import GrantChange, compare_grants, read_grants
+from erpkit.tenants.grants import GrantChange, Grants, compare_grants, most_granted, read_grants, without_roles
 from erpkit.tenants.objects import SCHEMA, Fingerprint, SchemaObject, read_fingerprints, read_objects
+from erpkit.visible import visible
 
-__all__ = ["Change", "Difference", "compare_schemas", "drift_script", "find_drift", "in_order"]
+__all__ = [
+    "Change",
+    "Difference",
+    "Drift",
+    "compare_schemas",
+    "compare_tenants",
+    "drift_findings",
+    "drift_script",
+    "drift_table",
+    "find_drift",
+    "in_order",
+]
 
 Change = Literal["missing", "extra", "other", "unknown"]
 
+_NOTHING = "nothing"  # the measure of the only tenant of a database without a template
 _LONGEST = 100  # characters of a definition that fit into a sentence
 
 
@@ -47,53 +64,226 @@ class Difference:
         return f"{self.kind} {self.object} is {self.actual!r}, not {self.canonical!r}"
 
     @property
+    def is_lock(self) -> bool:
+        """Whether a lock kept the schema from being compared."""
+        return self.kind == "lock"
+
+    @property
     def _is_long(self) -> bool:
         return any("\n" in (text or "") or len(text or "") > _LONGEST for text in (self.canonical, self.actual))
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How the schemas of tenants differ from `measure`: `_template`, one of the tenants, or what most of them have."""
+
+    measure: str
+    differences: Mapping[str, Sequence[Difference]]
+    target: str = ""
+
+    @property
+    def findings(self) -> list[Finding]:
+        """One a difference and tenant; where there was nothing to compare, or nothing to compare with, that is one, too."""
+        if not self.differences:
+            return [Finding("no tenants", "", "there are no tenants to compare", remedy="erpkit tenants list")]
+        found = [one for slug, some in self.differences.items() for one in drift_findings(slug, some, self.measure)]
+        return found or self._nothing_to_compare()
+
+    def _nothing_to_compare(self) -> list[Finding]:
+        if self.measure != _NOTHING:
+            return []
+        words = "there is no _template, and no other tenant to compare it with"
+        return [Finding("not compared", slug, words) for slug in self.differences]
+
+    @property
+    def differing(self) -> dict[str, Sequence[Difference]]:
+        """The tenants that differ, or that could not be compared."""
+        return {slug: some for slug, some in self.differences.items() if some}
+
+    @property
+    def table(self) -> Table[tuple[str, Difference]]:
+        """One line a tenant and difference, in words and as the DDL that would undo it."""
+        return drift_table(self.differences, self.measure)
+
+    @property
+    def script(self) -> str:
+        """The DDL that would make each schema like the measure; what destroys data is a comment, for a person to decide on."""
+        parts = [
+            "\n".join([f"-- tenant {visible(slug)}", *drift_script(some), ""]) for slug, some in self.differing.items()
+        ]
+        return "\n".join(parts)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """How many tenants were compared, with what, and how many differ."""
+        compared = {"tenants": len(self.differences), "differing": len(self.differing)}
+        return {**compared, "differences": sum(map(len, self.differences.values())), "compared with": self.measure}
+
+    @property
+    def summary(self) -> Summary:
+        """How many tenants differ, and in what."""
+        return Summary(f"{self}: {self.target}" if self.target else str(self), self.facts, self.findings)
+
+    def __str__(self) -> str:
+        if self.measure == _NOTHING or not self.differences:
+            return "nothing was compared"
+        return f"{len(self.differing)} of {len(self.differences)} tenants differ from {self.measure}"
+
+    def __repr__(self) -> str:
+        return str(self.summary)
+
+    def _repr_html_(self) -> str:
+        return self.summary.html() + self.table._repr_html_()
+
+
+def drift_findings(slug: str, differences: Iterable[Difference], measure: str = TEMPLATE.slug) -> list[Finding]:
+    """Return a finding for each difference of a tenant: the same difference in many tenants is one cause."""
+    remedy = f"erpkit tenants repair {slug}" if measure == TEMPLATE.slug else f"erpkit tenants drift --ddl {slug}"
+    return [
+        Finding("not read", slug, str(one), remedy="try again when that transaction has ended" if one.is_lock else "")
+        if one.change == "unknown"
+        else Finding("drift", slug, str(one), remedy=remedy)
+        for one in differences
+    ]
+
+
+def drift_table(
+    differences: Mapping[str, Sequence[Difference]], measure: str = TEMPLATE.slug
+) -> Table[tuple[str, Difference]]:
+    """Return one line a tenant and difference."""
+    rows = [(slug, one) for slug, some in differences.items() for one in some]
+    return Table(_COLUMNS, rows, f"No difference from {measure}.")
+
+
+_COLUMNS = (
+    Column[tuple[str, Difference]]("tenant", lambda row: row[0]),
+    Column[tuple[str, Difference]]("difference", lambda row: str(row[1])),
+    Column[tuple[str, Difference]]("ddl", lambda row: row[1].ddl),
+)
 
 
 def find_drift(
     connection: Connection, tenants: Sequence[Tenant], *, fingerprints: Mapping[str, Fingerprint] | None = None
 ) -> dict[str, list[Difference]]:
-    """Return what is different in each tenant's schema, by slug; a fixed number of queries for all.
+    """Return what is different in each tenant's schema, by slug; see `compare_tenants`."""
+    return dict(compare_tenants(connection, tenants, fingerprints=fingerprints).differences)  # type: ignore[arg-type]
+
+
+def compare_tenants(
+    connection: Connection,
+    tenants: Sequence[Tenant],
+    *,
+    against: Tenant | None = None,
+    among: Sequence[Tenant] = (),
+    fingerprints: Mapping[str, Fingerprint] | None = None,
+    target: str = "",
+) -> Drift:
+    """Compare schemas with `_template`, or with the tenant `against`; a fixed number of queries for all.
 
     First a hash of each schema, made by PostgreSQL, is compared; the objects themselves are fetched only where it differs.
     `fingerprints` are those of all these schemas and the template's, if they were read before.
     A tenant in which somebody has locked a table exclusively has the one difference that says so, after a second.
     A tenant that lacks migrations differs for that reason: migrate first, then look for drift. Where there is no
-    `_template`, in a database that erpkit did not make, the first tenant that can be read stands for it.
+    `_template`, in a database that erpkit did not make, the measure is what most of the tenants `among` have.
     """
-    schemas = [TEMPLATE.schema, *(tenant.schema for tenant in tenants)]
-    prints = fingerprints or read_fingerprints(connection, schemas)
-    model = _model(tenants, prints)
+    schemas = [(against or TEMPLATE).schema, *(tenant.schema for tenant in tenants)]
+    prints = dict(fingerprints or read_fingerprints(connection, schemas))
+    if against is None and TEMPLATE.schema not in prints:
+        others = [tenant.schema for tenant in among if tenant.schema not in schemas]
+        prints |= read_fingerprints(connection, others) if others else {}
+        schemas += others
+        return Drift(*_against_most(connection, tenants, schemas[1:], prints), target)
+    model = against or TEMPLATE
+    return Drift(model.slug, _against_one(connection, tenants, model, prints), target)
+
+
+def _against_one(
+    connection: Connection, tenants: Sequence[Tenant], model: Tenant, prints: Mapping[str, Fingerprint]
+) -> dict[str, list[Difference]]:
     locks = {schema: one.lock for schema, one in prints.items() if one.lock is not None}
-    differing = [schema for schema in schemas[1:] if schema not in locks and prints.get(schema) != prints.get(model)]
+    differing = [
+        tenant.schema
+        for tenant in tenants
+        if tenant.schema not in locks and prints.get(tenant.schema) != prints.get(model.schema)
+    ]
     objects: dict[str, list[SchemaObject]] = {}
-    if differing and model not in locks:
-        objects, later = read_objects(connection, list(dict.fromkeys([model, *differing])))
+    if differing and model.schema not in locks:
+        objects, later = read_objects(connection, list(dict.fromkeys([model.schema, *differing])))
         locks |= later
-    grants = read_grants(connection, schemas)
-    found: dict[str, list[Difference]] = {}
-    for tenant in tenants:
-        if not grants[tenant.schema]:  # every schema has an owner, and so an entry of its own
-            words = f"its schema {tenant.schema} does not exist"
-            found[tenant.slug] = [
-                Difference("schema", words, "unknown", None, None, f"-- could not be compared: {words}")
-            ]
-            continue
-        differences = [_of_grant(one) for one in compare_grants(tenant, grants[model], grants[tenant.schema])]
-        if lock := _lock(locks, model, tenant.schema):
-            differences.append(lock)
-        elif tenant.schema in objects:
-            differences += compare_schemas(objects[model], objects[tenant.schema], tenant.schema)
-        found[tenant.slug] = sorted(differences, key=str)
-    return found
+    if model.schema in locks:  # nothing can be compared with it
+        locks |= {
+            tenant.schema: f"in {model.schema}, {locks[model.schema]}"
+            for tenant in tenants
+            if tenant.schema not in locks
+        }
+    grants = read_grants(connection, [model.schema, *(tenant.schema for tenant in tenants)])
+    canonical = objects.get(model.schema, [])
+    given = without_roles(grants[model.schema], {model.role, model.reader}) if model.role else grants[model.schema]
+    return {
+        tenant.slug: _differences(tenant, canonical, objects.get(tenant.schema), given, grants[tenant.schema], locks)
+        for tenant in tenants
+    }
 
 
-def _model(tenants: Sequence[Tenant], prints: Mapping[str, Fingerprint]) -> str:
-    if TEMPLATE.schema in prints:
-        return TEMPLATE.schema
-    readable = (tenant.schema for tenant in tenants if tenant.schema in prints and prints[tenant.schema].lock is None)
-    return next(readable, TEMPLATE.schema)
+def _against_most(
+    connection: Connection, tenants: Sequence[Tenant], schemas: Sequence[str], prints: Mapping[str, Fingerprint]
+) -> tuple[str, dict[str, list[Difference]]]:
+    """Compare with what most of the schemas have; of those with the same hash one is read, and counts for all of them."""
+    locks = {schema: one.lock for schema, one in prints.items() if one.lock is not None}
+    alike: dict[Fingerprint, list[str]] = {}
+    for schema in dict.fromkeys(schemas):
+        if schema in prints and schema not in locks:
+            alike.setdefault(prints[schema], []).append(schema)
+    objects: dict[str, list[SchemaObject]] = {}
+    if len(alike) > 1:
+        objects, later = read_objects(connection, [same[0] for same in alike.values()])
+        locks |= {schema: later[same[0]] for same in alike.values() if same[0] in later for schema in same}
+    canonical = most_common([(objects[same[0]], len(same)) for same in alike.values() if same[0] in objects])
+    read = {schema: objects[same[0]] for same in alike.values() if same[0] in objects for schema in same}
+    grants = read_grants(connection, list(dict.fromkeys(schemas)))
+    given = most_granted([one for one in grants.values() if one])
+    count = sum(map(len, alike.values()))
+    return f"most of {count} tenants" if count > 1 else _NOTHING, {
+        tenant.slug: _differences(tenant, canonical, read.get(tenant.schema), given, grants[tenant.schema], locks)
+        for tenant in tenants
+    }
+
+
+def _differences(
+    tenant: Tenant,
+    canonical: Sequence[SchemaObject],
+    objects: Sequence[SchemaObject] | None,
+    given: Grants,
+    grants: Grants,
+    locks: Mapping[str, str],
+) -> list[Difference]:
+    if not grants:  # every schema has an owner, and so an entry of its own
+        words = f"its schema {tenant.schema} does not exist"
+        return [Difference("schema", words, "unknown", None, None, f"-- could not be compared: {words}")]
+    differences = [_of_grant(one) for one in compare_grants(tenant, given, grants)]
+    if tenant.schema in locks:
+        words = " ".join(locks[tenant.schema].split())
+        differences.append(Difference("lock", words, "unknown", None, None, f"-- could not be compared: {words}"))
+    elif objects is not None:
+        differences += compare_schemas(canonical, objects, tenant.schema)
+    return sorted(differences, key=str)
+
+
+def most_common(schemas: Sequence[tuple[Sequence[SchemaObject], int]]) -> list[SchemaObject]:
+    """Return, of each object, the definition that most schemas have; none of one that most do not have. Pure.
+
+    Each schema comes with how many there are like it. Of two definitions that are as frequent the earlier one is taken.
+    """
+    keys = dict.fromkeys(key for objects, _ in schemas for key in _by_key(objects))
+    found = [(_by_key(objects), weight) for objects, weight in schemas]
+    chosen = []
+    for key in keys:
+        counts: Counter[SchemaObject | None] = Counter()
+        for objects, weight in found:
+            counts[objects.get(key)] += weight
+        most = max(counts.values())
+        chosen.append(next(one for one in sorted(counts, key=lambda one: one is None) if counts[one] == most))
+    return [one for one in chosen if one is not None]
 
 
 def compare_schemas(
@@ -181,14 +371,6 @@ def _in_schema(ddl: str, schema: str) -> str:
     quoted = f"{sql.Identifier(schema).as_string()}."
     literal = sql.quote(schema).strip()
     return ddl.replace(f"{SCHEMA}.", quoted).replace(f"'{SCHEMA}'", literal).replace(SCHEMA, schema)
-
-
-def _lock(locks: Mapping[str, str], model: str, schema: str) -> Difference | None:
-    """Say that a schema could not be compared, because of a lock in it or in the one it is compared with."""
-    if schema not in locks and model not in locks:
-        return None
-    words = " ".join((locks[schema] if schema in locks else f"in {model}, {locks[model]}").split())
-    return Difference("lock", words, "unknown", None, None, f"-- could not be compared: {words}")
 
 
 def _of_grant(change: GrantChange) -> Difference:

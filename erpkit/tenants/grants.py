@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,7 @@ from psycopg import sql
 
 from erpkit.database import ANALYSTS, Connection, Tenant
 
-__all__ = ["GrantChange", "Grants", "compare_grants", "read_grants"]
+__all__ = ["GrantChange", "Grants", "compare_grants", "most_granted", "read_grants", "without_roles"]
 
 # (kind, object) -> {(grantee, privilege)}; an empty grantee is PUBLIC, the owner's own privileges are left out. Defaults are those
 # of all roles that have any here, and under `some …` those of any of them.
@@ -107,6 +108,24 @@ def compare_grants(tenant: Tenant, canonical: Grants, actual: Grants) -> Iterato
         if key in canonical or key in defaults:
             yield from _changes(tenant, key, expected - found, "missing")
         yield from _changes(tenant, key, widest - expected, "extra")
+
+
+def most_granted(schemas: Sequence[Grants]) -> Grants:
+    """Return what is granted on each object in most of the schemas that have it. Pure."""
+    owners = Counter(key for grants in schemas for key in grants)
+    pairs = {key: Counter[tuple[str, str]]() for key in owners}
+    for grants in schemas:
+        for key, some in grants.items():
+            pairs[key].update(some)
+    return {
+        key: frozenset(pair for pair, count in counts.items() if 2 * count > owners[key])
+        for key, counts in pairs.items()
+    }
+
+
+def without_roles(grants: Grants, roles: Collection[str | None]) -> Grants:
+    """Return the grants without what is given to these roles: a tenant's own are no model for another's. Pure."""
+    return {key: frozenset(pair for pair in pairs if pair[0] not in roles) for key, pairs in grants.items()}
 
 
 def _own_grants(tenant: Tenant) -> dict[str, frozenset[tuple[str, str]]]:

@@ -13,9 +13,12 @@ from psycopg import sql
 from erpkit.database import TEMPLATE, Connection, Database, Tenant
 from erpkit.database.operators import OBJECTS, owner_name
 from erpkit.errors import PlanChangedError
+from erpkit.finding import Finding
+from erpkit.table import Column, Table
 from erpkit.tenants.lifecycle import lock_migrations
 from erpkit.tenants.registry import list_tenants
 from erpkit.tenants.roles import default_statements, operator_statements
+from erpkit.visible import visible
 
 __all__ = ["HandOverPart", "HandOverPlan", "HandOverRun", "hand_over", "plan_hand_over"]
 
@@ -86,9 +89,50 @@ class HandOverPlan:
         """How many statements it would run."""
         return sum(len(part.statements) for part in self.parts)
 
+    @property
+    def size(self) -> int:
+        """How many transactions it takes."""
+        return len(self.parts)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Its figures, with those of a result at naught."""
+        return {"parts": len(self.parts), "statements": self.statement_count, "handed over": 0, "failed": 0}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What belongs to other logins, who can hand it over."""
+        return [
+            Finding(
+                "another owner", f"schema {schema}", f"something belongs to {', '.join(owners)}, who can hand it over",
+                remedy="run erpkit tenants hand-over as that login", of="schema",
+            )
+            for schema, owners in self.left.items()
+        ]  # fmt: skip
+
+    @property
+    def tables(self) -> tuple[Table[tuple[str, str]], ...]:
+        """One line a statement."""
+        rows = [(part.subject, statement) for part in self.parts for statement in part.statements]
+        return (Table(_STATEMENTS, rows, "There is nothing to hand over by this login."),)
+
+    @property
+    def script(self) -> str:
+        """The statements, in their order."""
+        return "\n".join(f"{visible(statement)};" for part in self.parts for statement in part.statements)
+
     def check(self, confirm: str) -> None:
         """Raise PlanChangedError unless `confirm` is this plan's id."""
         PlanChangedError.check(confirm, self.id, "handed over")
+
+    def __str__(self) -> str:
+        return f"{self.statement_count} statements" if self.parts else "nothing to hand over by this login"
+
+
+_STATEMENTS = (
+    Column[tuple[str, str]]("of", lambda row: row[0]),
+    Column[tuple[str, str]]("statement", lambda row: row[1]),
+)
 
 
 @dataclass(frozen=True)
@@ -97,6 +141,35 @@ class HandOverRun:
 
     plan: HandOverPlan
     failed: Mapping[str, str]
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """How many parts were handed over, and how many could not be."""
+        return {"handed over": len(self.plan.parts) - len(self.failed), "failed": len(self.failed)}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What was not handed over, and what belongs to other logins."""
+        failed = [
+            Finding("not handed over", subject, f"was not handed over: {reason}; plan it again", of="part")
+            for subject, reason in self.failed.items()
+        ]
+        return [*failed, *self.plan.findings]
+
+    @property
+    def tables(self) -> tuple[Table[tuple[str, str]], ...]:
+        """One line a statement that was run."""
+        rows = [
+            (part.subject, statement)
+            for part in self.plan.parts
+            if part.subject not in self.failed
+            for statement in part.statements
+        ]
+        return (Table(_STATEMENTS, rows, "Nothing was handed over."),)
+
+    def __str__(self) -> str:
+        parts = len(self.plan.parts)
+        return f"handed over to {self.plan.owner}: {parts - len(self.failed)} of {parts} parts"
 
 
 def plan_hand_over(connection: Connection) -> HandOverPlan:

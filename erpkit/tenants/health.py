@@ -5,18 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from erpkit.database import Connection
+from psycopg import sql
 
-__all__ = [
-    "Blocker",
-    "IndexFacts",
-    "MissingIndex",
-    "TableFacts",
-    "read_blockers",
-    "read_indexes",
-    "read_missing",
-    "read_tables",
-]
+from erpkit.database import Connection, fetch_union
 
 LONG = 60.0  # seconds after which an open transaction is worth a look
 _SCANNED = 10_000  # rows from which on a table that is read from end to end is worth a look
@@ -177,3 +168,20 @@ def read_blockers(connection: Connection, schemas: Sequence[str], long: float = 
         blocker = Blocker(pid, user, application, state, seconds or 0.0, waits, tuple(by), tuple(tables), query)
         found.setdefault(schema, []).append(blocker)
     return found
+
+
+_TABLES_A_QUERY = (
+    50  # a query locks each of its tables and their indexes, and a big schema has more than the server can
+)
+
+
+def count_rows(connection: Connection, schema: str) -> dict[str, int]:
+    """Return the rows of every table of a schema, goose's version tables included, by table name."""
+    tables = connection.execute(
+        'SELECT tablename::text COLLATE "C" FROM pg_tables WHERE schemaname = %s ORDER BY 1', [schema]
+    ).fetchall()
+    queries = (
+        sql.SQL("SELECT {}, count(*) FROM {}").format(sql.Literal(table), sql.Identifier(schema, table))
+        for (table,) in tables
+    )
+    return dict(fetch_union(connection, queries, _TABLES_A_QUERY))

@@ -15,14 +15,12 @@ import psycopg
 from erpkit.database import Connection, Database, Tenant, as_owner, create_schema, give_to_owner
 from erpkit.errors import DatabaseError, UsageError
 from erpkit.migrations import read_applied
-from erpkit.tenants.lifecycle import new_tenant, prepare_database, refuse_taken, register
-from erpkit.tenants.manifest import Manifest, verify_export
-from erpkit.tenants.mentions import MovedTenant, find_mentions
-from erpkit.tenants.partial import sweep_partial_files
-from erpkit.tenants.programs import find_program, open_program
+from erpkit.tenants.exports import find_program, open_program
+from erpkit.tenants.health import count_rows
+from erpkit.tenants.lifecycle import MovedTenant, find_mentions, new_tenant, prepare_database, refuse_taken, register
+from erpkit.tenants.manifest import Manifest, sweep_partial_files, verify_export
 from erpkit.tenants.registry import check_slug, get_tenant
 from erpkit.tenants.roles import create_roles, grant_schema
-from erpkit.tenants.rows import count_rows
 
 __all__ = ["import_tenant", "rename_in_script"]
 

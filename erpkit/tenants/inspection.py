@@ -14,8 +14,10 @@ from psycopg import pq, sql
 
 from erpkit.database import TEMPLATE, Connection, Errors, Tenant, read_tenants
 from erpkit.events import DeadLetter, list_dead_letters, read_backlog
+from erpkit.events.causes import cause_of
+from erpkit.finding import Finding
 from erpkit.migrations import Applied, Migration, MigrationStatus, describe_status, read_applied
-from erpkit.tenants.drift import Difference, find_drift
+from erpkit.tenants.drift import Difference, Drift, compare_tenants, drift_findings
 from erpkit.tenants.health import (
     Blocker,
     IndexFacts,
@@ -28,6 +30,7 @@ from erpkit.tenants.health import (
 )
 from erpkit.tenants.locks import Locks, TableLock
 from erpkit.tenants.objects import Fingerprint, read_fingerprints
+from erpkit.tenants.registry import has_schema
 
 __all__ = ["TenantInspection", "inspect_tenants"]
 
@@ -56,6 +59,7 @@ class TenantInspection:
     estimates and `week_events`, the events of the last seven days, is None. Unused and missing indexes are advice, no problem.
     `locked` are tables that could not be read, whose size and rows are estimates for that reason; `unread` says what else of
     the tenant was left out, and `errors` maps what of it failed, as it lacks a right say, to the reason.
+    `measure` is what the schema was compared with.
     """
 
     tenant: Tenant
@@ -77,6 +81,7 @@ class TenantInspection:
     locked: Sequence[TableLock] = ()
     unread: Sequence[str] = ()
     errors: Mapping[str, str] = field(default_factory=dict)
+    measure: str = TEMPLATE.slug
 
     @property
     def versions(self) -> dict[str, int]:
@@ -96,27 +101,49 @@ class TenantInspection:
     @property
     def problems(self) -> list[str]:
         """What a person should look at, one line each."""
+        return [str(finding) for finding in self.findings]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What a person should look at, with the command that helps; what could not be read is one, too."""
+        slug, tenant = self.tenant.slug, self.tenant
         if not self.exists:
-            return [f"{self.tenant.slug}: its schema {self.tenant.schema} does not exist"]
-        problems = []
-        if not self.tenant.is_active:
-            problems.append(f"{self.tenant.slug}: {self.tenant.status}; fleet operations pass it over")
+            return [Finding("gone", slug, f"its schema {tenant.schema} does not exist", "error")]
+        findings = []
+        if not tenant.is_active:
+            words = f"{tenant.status}; fleet operations pass it over"
+            findings.append(Finding("not active", slug, words, remedy=f"erpkit tenants activate {slug}"))
         if self.pending:
             missing = [f"{s.module} {', '.join(map(str, s.pending))}" for s in self.migrations if s.pending]
-            problems.append(f"{self.tenant.slug}: behind on migrations ({'; '.join(missing)})")
-        if self.drift:
-            problems.append(f"{self.tenant.slug}: schema drift ({'; '.join(map(str, self.drift))})")
-        if self.dead_letters:
-            problems.append(
-                f"{self.tenant.slug}: {len(self.dead_letters)} dead letter(s), first {self.dead_letters[0].error}"
+            words = f"behind on migrations ({'; '.join(missing)})"
+            findings.append(Finding("pending", slug, words, remedy=f"erpkit migrate up --tenant {slug}"))
+        findings += drift_findings(slug, self.drift, self.measure)
+        findings += self._letter_findings()
+        findings += [Finding("blocker", slug, str(blocker)) for blocker in self.blockers]
+        findings += [Finding("not read", slug, line) for line in self._locked_lines()]
+        findings += [
+            Finding(
+                "not read",
+                slug,
+                f"{reason}; not read: {', '.join(w for w, why in self.errors.items() if why == reason)}",
             )
-        problems += [f"{self.tenant.slug}: {blocker}" for blocker in self.blockers]
-        problems += [f"{self.tenant.slug}: {line}" for line in self._locked_lines()]
-        problems += [
-            f"{self.tenant.slug}: {reason}; not read: {', '.join(what for what, why in self.errors.items() if why == reason)}"
             for reason in dict.fromkeys(self.errors.values())
         ]
-        return problems
+        return findings
+
+    def _letter_findings(self) -> list[Finding]:
+        """Return one finding a handler and cause; like errors of many tenants are one cause."""
+        remedy = f"erpkit events dead-letters list --tenant {self.tenant.slug}"
+        alike: dict[tuple[str, str], list[str]] = {}
+        for letter in self.dead_letters:
+            alike.setdefault((letter.handler, cause_of(letter.error)), []).append(f"offset {letter.offset}")
+        return [
+            Finding(
+                "dead letters", self.tenant.slug, f"dead letters of {handler}: {cause}", remedy=remedy,
+                evidence=tuple(offsets),
+            )
+            for (handler, cause), offsets in alike.items()
+        ]  # fmt: skip
 
     def _locked_lines(self) -> Iterator[str]:
         """Say who locks what, one line a process, and what was left out for it in the last one."""
@@ -144,11 +171,13 @@ def inspect_tenants(
     exact: bool | None = None,
     topics: Mapping[str, str] | None = None,
     locks: Locks | None = None,
+    among: Sequence[Tenant] = (),
 ) -> list[TenantInspection]:
     """Inspect `tenants`; drift is looked for in those that have every migration, as the others differ for that reason.
 
     `exact` counts rows and measures files; None does so for up to 50 tenants. `topics` are the handlers' topics (see
     `handler_topics`): with them the backlog is read, too. `locks` are those of these schemas, if they were read before.
+    Where there is no `_template`, drift is measured by what most of the tenants `among` have.
     A table that another process has locked exclusively is not waited for: its figures are estimates, and a problem says so.
     What is not in the catalogs is read under each tenant's reader: what fails there is among its `errors`, and costs no other.
     Raises DatabaseError where tables are locked faster than they can be read.
@@ -183,7 +212,10 @@ def inspect_tenants(
             for t in tenants
             if t.schema in tables and not _lacks(statuses.get(t.slug, ())) and t.slug not in failed["drift"]
         ]
-        drift = {} if _lacks(statuses.get(TEMPLATE.slug, ())) else _drift(connection, current, locks, fingerprints)
+        is_behind = _lacks(statuses.get(TEMPLATE.slug, ())) and has_schema(connection, TEMPLATE.schema)
+        if is_behind:
+            failed["drift"] |= {tenant.slug: "_template is behind on migrations" for tenant in current}
+        drift = Drift(TEMPLATE.slug, {}) if is_behind else _drift(connection, current, locks, fingerprints, among)
     rows = {schema: _estimates(facts) | counts.get(schema, {}) for schema, facts in tables.items()}
     return [
         TenantInspection(
@@ -195,7 +227,8 @@ def inspect_tenants(
             event_count=rows.get(tenant.schema, {}).get("erpkit_events", 0),
             last_event=events.get(tenant.slug, (None, None))[0],
             dead_letters=letters.get(tenant.slug, []),
-            drift=drift.get(tenant.slug, ()),
+            drift=drift.differences.get(tenant.slug, ()),
+            measure=drift.measure,
             is_exact=exact,
             week_events=events.get(tenant.slug, (None, None))[1],
             backlog=backlog.get(tenant.slug, {}),
@@ -245,13 +278,16 @@ def _drift(
     tenants: Sequence[Tenant],
     locks: Locks,
     fingerprints: Future[dict[str, Fingerprint]] | None,
-) -> dict[str, list[Difference]]:
+    among: Sequence[Tenant],
+) -> Drift:
     """Look for drift where nothing is locked; what a migration is at work on is about to change anyhow."""
     hashes = _unless_locked(fingerprints)
 
-    def find() -> dict[str, list[Difference]]:
+    def find() -> Drift:
         free = [] if locks.of(TEMPLATE.schema) else [tenant for tenant in tenants if not locks.of(tenant.schema)]
-        return find_drift(connection, free, fingerprints=hashes) if free else {}
+        if not free:
+            return Drift(TEMPLATE.slug, {})
+        return compare_tenants(connection, free, among=among, fingerprints=hashes)
 
     return locks.retry(find)
 

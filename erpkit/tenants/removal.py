@@ -12,10 +12,12 @@ from psycopg import sql
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError, PlanChangedError, UsageError
+from erpkit.finding import Finding
+from erpkit.table import Column, Table
+from erpkit.tenants.health import count_rows
 from erpkit.tenants.locks import WAIT, name_holders, short_waits
 from erpkit.tenants.registry import get_tenant, set_status
 from erpkit.tenants.roles import drop_roles
-from erpkit.tenants.rows import count_rows
 
 __all__ = ["DropPlan", "DropResult", "drop_tenant", "plan_drop"]
 
@@ -33,14 +35,14 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class DropPlan:
-    """What would be lost: exact `rows` of each table, and `size` in bytes with indexes.
+    """What would be lost: exact `rows` of each table, and `byte_count` with indexes.
 
     `dependents` are views and tables of other schemas that lean on this one; while there are any, nothing is dropped.
     """
 
     tenant: Tenant
     rows: Mapping[str, int] = field(repr=False)
-    size: int
+    byte_count: int
     dependents: tuple[str, ...] = ()
 
     @property
@@ -50,23 +52,51 @@ class DropPlan:
         return f"drop-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]}"
 
     @property
-    def tables(self) -> tuple[str, ...]:
-        """The names of its tables."""
-        return tuple(self.rows)
-
-    @property
     def row_count(self) -> int:
         """How many rows its tables hold, all in all."""
         return sum(self.rows.values())
 
-    def check(self, confirm: str) -> None:
-        """Raise UsageError unless the tenant may be dropped, and PlanChangedError unless `confirm` is this plan's id."""
+    @property
+    def size(self) -> int:
+        """How many tables are dropped; a schema without tables is one thing to drop all the same."""
+        return max(1, len(self.rows))
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Its figures, with those of a result at naught."""
+        return {"tenant": self.tenant.slug, "tables": len(self.rows), "rows": self.row_count, "dropped": 0}
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """There are none: what may not be dropped is refused."""
+        return ()
+
+    @property
+    def tables(self) -> tuple[Table[tuple[str, int]], ...]:
+        """One line a table that would be dropped, with its rows."""
+        return (Table(_LOST, list(self.rows.items()), "Its schema holds no tables."),)
+
+    def refuse(self) -> None:
+        """Raise UsageError unless the tenant may be dropped."""
         slug = self.tenant.slug
         if self.tenant.is_active:
             raise UsageError(f"tenant {slug} is active: suspend or archive it first; nothing was dropped")
         if self.dependents:
             raise UsageError(f"tenant {slug}: {', '.join(self.dependents)} depend on it; drop them first")
+
+    def check(self, confirm: str) -> None:
+        """Raise UsageError unless the tenant may be dropped, and PlanChangedError unless `confirm` is this plan's id."""
+        self.refuse()
         PlanChangedError.check(confirm, self.id, "dropped")
+
+    def __str__(self) -> str:
+        return f"drop {self.tenant.slug}: {len(self.rows)} tables, {self.row_count:,} rows, {self.byte_count / 2**20:.1f} MiB"
+
+
+_LOST = (
+    Column[tuple[str, int]]("table", lambda row: row[0]),
+    Column[tuple[str, int]]("rows", lambda row: row[1], bar=True),
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +110,31 @@ class DropResult:
     def dropped_count(self) -> int:
         """How many tables, views and sequences were dropped."""
         return sum(len(batch) for batch in self.batches)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """How much was dropped."""
+        return {"dropped": self.dropped_count}
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """There are none: what fails raises."""
+        return ()
+
+    @property
+    def tables(self) -> tuple[Table[tuple[int, str]], ...]:
+        """One line a table, view or sequence, with the transaction in which it was dropped."""
+        rows = [(number, name) for number, batch in enumerate(self.batches, 1) for name in batch]
+        return (Table(_DROPPED, rows, "Its schema held nothing."),)
+
+    def __str__(self) -> str:
+        return f"dropped {self.tenant}: {self.dropped_count} objects in {len(self.batches)} transactions"
+
+
+_DROPPED = (
+    Column[tuple[int, str]]("transaction", lambda row: row[0]),
+    Column[tuple[int, str]]("dropped", lambda row: row[1]),
+)
 
 
 def plan_drop(connection: Connection, tenant: Tenant) -> DropPlan:
@@ -102,7 +157,7 @@ def _plan(connection: Connection, tenant: Tenant) -> DropPlan:
 
 
 def drop_tenant(
-    database: Database, slug: str, confirm: str, progress: Callable[[tuple[str, ...]], None] | None = None
+    database: Database, slug: str, confirm: str, progress: Callable[[tuple[str, ...]], object] | None = None
 ) -> DropResult:
     """Drop a tenant that is suspended or archived, if `confirm` is the id of `plan_drop`: data, schema, roles and entry.
 

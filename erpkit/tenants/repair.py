@@ -16,17 +16,21 @@ import psycopg
 from erpkit.database import TEMPLATE, Connection, Database, Tenant, as_owner
 from erpkit.database.scope import scope_statements
 from erpkit.errors import DatabaseError, PlanChangedError, UsageError
+from erpkit.finding import Finding
 from erpkit.migrations import Migration, describe_status, lint_migrations, read_applied
 from erpkit.migrations.lint import LintReport
 from erpkit.migrations.parser import ParsedMigration
+from erpkit.table import Column, Table
 from erpkit.tenants.ddl import DESTRUCTIVE, MARKS
-from erpkit.tenants.drift import Difference, find_drift, in_order
+from erpkit.tenants.drift import Difference, drift_findings, find_drift, in_order
+from erpkit.tenants.health import count_rows
 from erpkit.tenants.lifecycle import lock_migrations
 from erpkit.tenants.objects import Fingerprint, read_fingerprints
 from erpkit.tenants.registry import find_tenants, get_tenant
-from erpkit.tenants.rows import count_rows
+from erpkit.visible import visible
 
 __all__ = [
+    "FleetState",
     "RepairPlan",
     "RepairRun",
     "RepairStep",
@@ -62,11 +66,15 @@ class RepairStep:
 
 @dataclass(frozen=True)
 class RepairPlan:
-    """What would be run in one tenant's schema, in this order, and the `left` steps, which nobody asked for."""
+    """What would be run in one tenant's schema, in this order, and the `left` steps, whose risk was not accepted.
+
+    `lint` is what squawk says of the steps, None where it was not asked.
+    """
 
     tenant: Tenant
     steps: tuple[RepairStep, ...]
     left: tuple[RepairStep, ...] = ()
+    lint: LintReport | None = None
 
     @property
     def id(self) -> str:
@@ -74,9 +82,58 @@ class RepairPlan:
         facts = [self.tenant.slug, self.tenant.schema, [step.statement for step in self.steps]]
         return f"repair-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]}"
 
+    @property
+    def size(self) -> int:
+        """How many statements would be run."""
+        return len(self.steps)
+
+    @property
+    def differences(self) -> list[str]:
+        """What is different, in words, each once."""
+        return list(dict.fromkeys(step.difference for step in (*self.steps, *self.left)))
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Its figures, with those of a result as they are before it."""
+        return {"tenant": self.tenant.slug, "planned": len(self.steps), "run": 0, "left": len(self.differences)}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is different, and what squawk says against a statement."""
+        slug = self.tenant.slug
+        return [
+            *(Finding("drift", slug, difference) for difference in self.differences),
+            *(
+                Finding("lint", slug, f"{one.rule}: {one.statement}: {one.message}", "info")
+                for one in (self.lint.findings if self.lint else ())
+            ),
+        ]
+
+    @property
+    def tables(self) -> tuple[Table[tuple[str, RepairStep]], ...]:
+        """One line a statement, in their order; then those that are left out."""
+        rows = [("yes", step) for step in self.steps] + [("no", step) for step in self.left]
+        return (Table(_STEPS, rows, "Nothing is different."),)
+
+    @property
+    def script(self) -> str:
+        """The statements as they would be run, each with what it undoes; those that are left out are comments."""
+        lines = [f"{step.statement}  -- {step.difference}" for step in self.steps]
+        lines += [f"-- left out, {_WHY[step.risk]}: {_first_line(step)}  -- {step.difference}" for step in self.left]
+        return "\n".join(visible(line, keep="\n\t") for line in lines)
+
+    @property
+    def note(self) -> str:
+        """What squawk could not do."""
+        return self.lint.note if self.lint else ""
+
     def check(self, confirm: str) -> None:
         """Raise PlanChangedError unless `confirm` is this plan's id."""
         PlanChangedError.check(confirm, self.id, "changed")
+
+    def __str__(self) -> str:
+        left = f", {len(self.left)} left out" if self.left else ""
+        return f"{len(self.steps)} statements in one transaction for {self.tenant.slug}{left}"
 
 
 @dataclass(frozen=True)
@@ -85,6 +142,46 @@ class RepairRun:
 
     plan: RepairPlan
     left: tuple[Difference, ...]
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """How many statements were run, and how many differences are left."""
+        return {"run": len(self.plan.steps), "left": len(self.left)}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is still different."""
+        return drift_findings(self.plan.tenant.slug, self.left)
+
+    @property
+    def tables(self) -> tuple[Table[tuple[str, RepairStep]], ...]:
+        """One line a statement that was run."""
+        return (Table(_STEPS[1:], [("yes", step) for step in self.plan.steps], "There was nothing to run."),)
+
+    def __str__(self) -> str:
+        return f"repaired {self.plan.tenant.slug}: {len(self.plan.steps)} statements, {len(self.left)} differences are left"
+
+
+def _first_line(step: RepairStep) -> str:
+    first, *more = step.statement.split("\n")
+    return f"{first} …" if more else first
+
+
+_WHY = {
+    "fails": "may fail where rows are in the way: --accept fails",
+    "loses": "loses values: --accept loses",
+    "by hand": "by hand",
+}
+_RISKS = {"none": "", "fails": "may fail", "loses": "loses values", "by hand": "by hand"}
+_Step = tuple[str, RepairStep]
+_STEPS = (
+    Column[_Step](
+        "runs", lambda row: f"{row[0]}, {_RISKS[row[1].risk]}".rstrip(", "),
+        tone=lambda row: "muted" if row[0] == "no" else "error" if row[1].risk == "loses" else "",
+    ),
+    Column[_Step]("difference", lambda row: row[1].difference),
+    Column[_Step]("statement", lambda row: row[1].statement),
+)  # fmt: skip
 
 
 def plan_repair(tenant: Tenant, differences: Sequence[Difference], accept: Collection[Risk] = ()) -> RepairPlan:
@@ -222,16 +319,44 @@ class SchemaState:
     rows: Mapping[str, int] = field(repr=False)
 
 
-def read_fleet(connection: Connection, slugs: Sequence[str] = ()) -> dict[str, SchemaState]:
-    """Return the state of `_template` and of all tenants, by slug; rows are counted in those named alone."""
+@dataclass(frozen=True)
+class FleetState:
+    """The state of `_template` and of all tenants, by slug."""
+
+    states: Mapping[str, SchemaState]
+
+    def since(self, before: FleetState) -> list[str]:
+        """Say in a line each what has changed: schemas, and rows of the tables that were counted."""
+        changed = [slug for slug, one in self.states.items() if one.fingerprint != before._of(slug).fingerprint]
+        rows = [slug for slug, one in self.states.items() if one.rows != before._of(slug).rows]
+        return [
+            f"schemas that changed: {', '.join(changed) or 'none'}",
+            f"tenants with other rows: {', '.join(rows) or 'none'}",
+        ]
+
+    def _of(self, slug: str) -> SchemaState:
+        return self.states.get(slug, SchemaState((), None, {}))
+
+    def __getitem__(self, slug: str) -> SchemaState:
+        return self.states[slug]
+
+    def __str__(self) -> str:
+        lines = [f"{slug}: {one}" for slug, state in self.states.items() for one in state.drift]
+        return "\n".join(lines) or "no tenant differs"
+
+
+def read_fleet(connection: Connection, slugs: Sequence[str] | None = ()) -> FleetState:
+    """Return the state of `_template` and of all tenants; rows are counted in those named alone, or in all for None."""
     tenants = [TEMPLATE, *find_tenants(connection)]
     prints = read_fingerprints(connection, [tenant.schema for tenant in tenants])
     drift = find_drift(connection, tenants[1:], fingerprints=prints)
-    return {
-        tenant.slug: SchemaState(
-            tuple(drift.get(tenant.slug, ())),
-            prints.get(tenant.schema),
-            count_rows(connection, tenant.schema) if tenant.slug in slugs else {},
-        )
-        for tenant in tenants
-    }
+    return FleetState(
+        {
+            tenant.slug: SchemaState(
+                tuple(drift.get(tenant.slug, ())),
+                prints.get(tenant.schema),
+                count_rows(connection, tenant.schema) if slugs is None or tenant.slug in slugs else {},
+            )
+            for tenant in tenants
+        }
+    )

@@ -16,18 +16,28 @@ from psycopg import sql
 
 from erpkit.database import Connection, Database, Tenant, create_schema, schemas_with_table
 from erpkit.errors import DatabaseError, MigrationError, PlanChangedError, UsageError
+from erpkit.finding import Finding
 from erpkit.migrations import Migration, describe_status, plan_up, read_applied, run_plan
-from erpkit.tenants.drift import Difference, find_drift
+from erpkit.table import Column, Table
+from erpkit.tenants.drift import Difference, drift_findings, find_drift
+from erpkit.tenants.health import count_rows
 from erpkit.tenants.imports import import_tenant
-from erpkit.tenants.lifecycle import lock_migrations, move_tenant, new_tenant
+from erpkit.tenants.lifecycle import Mention, find_mentions, lock_migrations, move_tenant, new_tenant
 from erpkit.tenants.locks import name_holders
-from erpkit.tenants.manifest import Manifest, verify_export
-from erpkit.tenants.mentions import Mention, find_mentions
-from erpkit.tenants.partial import sweep_partial_files
+from erpkit.tenants.manifest import Manifest, sweep_partial_files, verify_export
 from erpkit.tenants.registry import find_tenants, get_tenant, has_schema, list_tenants, set_status
-from erpkit.tenants.rows import count_rows
 
-__all__ = ["Beside", "LogChange", "RestorePlan", "Restored", "import_beside", "plan_restore", "swap_in"]
+__all__ = [
+    "Beside",
+    "LogChange",
+    "RestorePlan",
+    "RestoreRun",
+    "Restored",
+    "import_beside",
+    "plan_restore",
+    "restore_tenant",
+    "swap_in",
+]
 
 _NAME = 48 - len("_restored_9")  # characters that are left of a tenant's name
 
@@ -72,6 +82,62 @@ class RestorePlan:
             if self.rows.get(table) != self.manifest.rows.get(table)
         }
 
+    @property
+    def size(self) -> int:
+        """How many steps it takes: the import and the swap."""
+        return 2
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Its figures, with those of a result at naught."""
+        return {
+            "tenant": self.tenant.slug,
+            "status": self.tenant.status,
+            "rows in the file": self.manifest.row_count,
+            "restored": 0,
+        }
+
+    @property
+    def findings(self) -> list[Finding]:
+        """That the tenant is active, which has to be suspended first; and the tables that have fewer rows than the file."""
+        slug = self.tenant.slug
+        suspend = f"erpkit tenants suspend {slug}"
+        return [
+            *(
+                [Finding("active", slug, "it is active: suspend it first", remedy=suspend)]
+                if self.tenant.is_active
+                else []
+            ),
+            *(
+                Finding("fewer rows", slug, f"{table} has fewer rows than in the file")
+                for table in self.missing(self.rows)
+            ),
+        ]
+
+    def missing(self, rows: Mapping[str, int]) -> list[str]:
+        """Return the tables of the file of which these `rows` by table are too few."""
+        return [table for table, count in self.manifest.rows.items() if rows.get(table, 0) < count]
+
+    def verify(self, now: Mapping[str, Mapping[str, int]], before: Mapping[str, Mapping[str, int]]) -> list[str]:
+        """Compare the rows of all tenants now and before: the tenant's are the file's, the damaged one's are kept. Pure."""
+        slug = self.tenant.slug
+        others = [one for one in before if one not in (slug, self.beside) and now.get(one) != before[one]]
+        return [
+            f"{slug}: {len(self.missing(now.get(slug, {})))} tables with rows missing",
+            f"{self.aside}: {'kept with its rows' if now.get(self.aside) == self.rows else 'not there, or with other rows'}",
+            f"other tenants that changed: {', '.join(others) or 'none'}",
+        ]
+
+    @property
+    def tables(self) -> tuple[Table[tuple[str, int | None, int | None]], ...]:
+        """One line a table that has another number of rows now than in the export."""
+        rows = [(table, now, then) for table, (now, then) in self.changes.items()]
+        return (Table(_CHANGES, rows, "Each table has as many rows as in the export: compare the values first."),)
+
+    def __str__(self) -> str:
+        slug = self.tenant.slug
+        return f"import {self.path.name} as {self.beside}, then {slug} becomes {self.aside} and {self.beside} {slug}"
+
     def check(self, confirm: str) -> None:
         """Raise UsageError while the tenant is active, and PlanChangedError unless `confirm` is this plan's id."""
         if self.tenant.is_active:
@@ -79,6 +145,17 @@ class RestorePlan:
                 f"tenant {self.tenant.slug} is active: suspend it first, so that nothing more is written to it"
             )
         PlanChangedError.check(confirm, self.id, "changed")
+
+
+_CHANGES = (
+    Column[tuple[str, int | None, int | None]]("table", lambda row: row[0]),
+    Column[tuple[str, int | None, int | None]](
+        "rows now", lambda row: "no table" if row[1] is None else row[1], right=True
+    ),
+    Column[tuple[str, int | None, int | None]](
+        "rows then", lambda row: "no table" if row[2] is None else row[2], right=True
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -118,6 +195,67 @@ class Restored:
     tenant: Tenant
     damaged: Tenant
     mentions: tuple[Mention, ...] = ()
+
+
+@dataclass(frozen=True)
+class RestoreRun:
+    """What restoring brought: the imported tenant as it was compared, and the swap; None where a problem forbade it."""
+
+    plan: RestorePlan
+    beside: Beside
+    restored: Restored | None
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Whether it was restored, and what the swap means for events."""
+        status = self.restored.tenant.status if self.restored else self.plan.tenant.status
+        return {"status": status, "restored": int(self.restored is not None)}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What forbade the swap, what is different from `_template`, and texts that name a schema that moved."""
+        slug = self.plan.tenant.slug
+        kept = f"{self.plan.beside} is kept beside {slug}, which is as it was"
+        return [
+            *(Finding("not restored", slug, f"{problem}; {kept}", "error") for problem in self.beside.problems),
+            *drift_findings(slug if self.restored else self.plan.beside, self.beside.drift),
+            *(Finding("mention", slug, str(one)) for one in (self.restored.mentions if self.restored else ())),
+            *(Finding("events", slug, str(one), "info") for one in self.beside.log_changes),
+            *(self._next_steps() if self.restored else ()),
+        ]
+
+    def _next_steps(self) -> list[Finding]:
+        slug, beside = self.plan.tenant.slug, self.plan.beside
+        undo = f"erpkit tenants rename {slug} {beside}; erpkit tenants rename {self.plan.aside} {slug}"
+        activate = f"erpkit tenants activate {slug}"
+        return [
+            Finding("next", slug, "it is suspended until it is activated: look at it first", "info", activate),
+            Finding("next", slug, "to undo it, rename back", "info", f"{undo}; {activate}"),
+        ]
+
+    @property
+    def tables(self) -> tuple[Table[LogChange], ...]:
+        """One line a consequence for events."""
+        return (Table(_LOG, self.beside.log_changes, "The events of both logs are the same."),)
+
+    def __str__(self) -> str:
+        slug = self.plan.tenant.slug
+        if self.restored is None:
+            return f"not restored: {self.plan.beside} is kept beside {slug}, which is as it was"
+        return f"restored {slug}, suspended; the damaged one is {self.restored.damaged.slug}, archived"
+
+
+_LOG = (
+    Column[LogChange]("consequence", lambda one: "lost" if one.kind == "lost" else "handled again"),
+    Column[LogChange]("topic or handler", lambda one: one.name),
+    Column[LogChange]("events", lambda one: one.events, bar=True),
+)
+
+
+def restore_tenant(database: Database, plan: RestorePlan, confirm: str, migrations: Sequence[Migration]) -> RestoreRun:
+    """Import the file beside the damaged tenant, compare, and swap them unless a problem forbids it; see `import_beside`."""
+    beside = import_beside(database, plan, confirm, migrations)
+    return RestoreRun(plan, beside, None if beside.problems else swap_in(database, plan, confirm, beside))
 
 
 def plan_restore(connection: Connection, path: Path, slug: str | None = None) -> RestorePlan:

@@ -1,4 +1,4 @@
-"""An inspection in a file: written as JSON, and read again for a later one to be compared with."""
+"""An inspection in a file: written as JSON, read again, and compared with a later one for growth."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ from erpkit.tenants.inspection import TenantInspection
 
 __all__ = [
     "Figures",
+    "Growth",
     "Snapshot",
     "TenantFigures",
+    "compare_snapshots",
+    "describe_change",
+    "describe_growth",
     "describe_inspections",
     "read_snapshot",
     "take_snapshot",
@@ -35,6 +39,9 @@ class Figures:
     size: int
     rows: int
     is_exact: bool
+
+
+_NOTHING = Figures(size=0, rows=0, is_exact=True)
 
 
 @dataclass(frozen=True)
@@ -140,3 +147,71 @@ def _figures(tenant: Mapping[str, Any]) -> TenantFigures:
     }
     total = Figures(int(tenant["size"]), sum(map(int, rows.values())), tenant["exact"] and not locked)
     return TenantFigures(total, tables)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """One tenant, or one table of it, then and now; `before` is None for what the earlier inspection does not hold.
+
+    `now` is None for a table that is gone. `is_exact` is False where PostgreSQL estimated a figure, then or now.
+    """
+
+    name: str
+    before: Figures | None
+    now: Figures | None
+    tables: tuple[Growth, ...] = ()
+
+    @property
+    def size(self) -> int | None:
+        """By how many bytes it grew, or shrank; None where there is nothing to compare with."""
+        return self.now.size - self.before.size if self.before and self.now else None
+
+    @property
+    def rows(self) -> int | None:
+        """By how many rows it grew, or shrank; None where there is nothing to compare with."""
+        return self.now.rows - self.before.rows if self.before and self.now else None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether rows were counted and bytes measured both times."""
+        return all(figures.is_exact for figures in (self.before, self.now) if figures)
+
+
+def compare_snapshots(before: Snapshot, now: Snapshot) -> dict[str, Growth]:
+    """Return by slug how each tenant of `now` grew, with its tables. Pure.
+
+    Raises UsageError for snapshots of two databases, and for an earlier one that is the later.
+    """
+    if before.database != now.database:
+        raise UsageError(f"the earlier inspection is of {before.target}, and this one of {now.target}")
+    if before.taken_at > now.taken_at:
+        raise UsageError(
+            f"the earlier inspection was taken at {before.taken_at:%Y-%m-%d %H:%M %Z}, which is still to come"
+        )
+    return {
+        slug: Growth(
+            slug,
+            before.tenants[slug].total if slug in before.tenants else None,
+            tenant.total,
+            _tables(before.tenants[slug].tables, tenant.tables) if slug in before.tenants else (),
+        )
+        for slug, tenant in now.tenants.items()
+    }
+
+
+def _tables(before: Mapping[str, Figures], now: Mapping[str, Figures]) -> tuple[Growth, ...]:
+    """Compare tables; one that is new has grown from nothing."""
+    return tuple(Growth(table, before.get(table, _NOTHING), now.get(table)) for table in sorted({*before, *now}))
+
+
+def describe_growth(growth: Growth) -> dict[str, Any]:
+    """Return growth as plain values."""
+    tables = {table.name: {"size": table.size, "rows": table.rows} for table in growth.tables}
+    return {"size": growth.size, "rows": growth.rows, "exact": growth.is_exact, "tables": tables}
+
+
+def describe_change(growth: Growth, part: int, unit: int = 2**20, places: int = 2) -> str:
+    """Return growth in size (part 0) or rows (1) as text: `+1.25`, `~+1.25` where it is estimated, `–` where it is not known."""
+    if growth.size is None or growth.rows is None:
+        return "–"
+    return f"{'' if growth.is_exact else '~'}" + (f"{growth.rows:+,}" if part else f"{growth.size / unit:+,.{places}f}")

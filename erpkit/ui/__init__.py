@@ -2,8 +2,6 @@
 
 from erpkit.ui.buttons import (
     migration_buttons,
-    offboard_buttons,
-    provision_buttons,
     rebuild_buttons,
     replay_buttons,
 )
@@ -15,6 +13,7 @@ from erpkit.ui.dead_letters import (
     parked_table,
     plot_causes,
 )
+from erpkit.ui.decision import Decision, decide
 from erpkit.ui.event_health import (
     failures_table,
     lag_table,
@@ -37,7 +36,7 @@ from erpkit.ui.migrations import (
     plot_migrations,
 )
 from erpkit.ui.module_explorer import ModuleExplorer, explore_modules
-from erpkit.ui.plots import Picture, plot_counts, plot_events, plot_growth, plot_replay
+from erpkit.ui.plots import Picture, plot_counts, plot_replay
 from erpkit.ui.progress import progress_bar
 from erpkit.ui.replays import (
     replay_audit_table,
@@ -50,48 +49,23 @@ from erpkit.ui.replays import (
 )
 from erpkit.ui.run_history import plot_runs
 from erpkit.ui.show import show
-from erpkit.ui.summaries import (
-    summarize_inspection,
-    summarize_migrations,
-    summarize_offboarding,
-    summarize_provision,
-    summarize_replay,
-)
-from erpkit.ui.tables import (
-    blockers_table,
-    dead_letters_table,
-    drift_table,
-    drop_plan_table,
-    growth_table,
-    health_table,
-    indexes_table,
-    provision_plan_table,
-    replay_failures_table,
-    replay_plan_table,
-    rows_table,
-    tenants_table,
-)
-from erpkit.ui.widgets import explore_tenants
+from erpkit.ui.summaries import summarize_migrations, summarize_replay
+from erpkit.ui.tables import dead_letters_table, replay_failures_table, replay_plan_table
 
 __all__ = [
+    "Decision",
     "Explorer",
     "Form",
     "Guard",
     "ModuleExplorer",
     "Picture",
-    "blockers_table",
     "dead_letter_table",
     "dead_letters_table",
-    "drift_table",
-    "drop_plan_table",
+    "decide",
     "explore",
     "explore_modules",
-    "explore_tenants",
     "failures_table",
     "form",
-    "growth_table",
-    "health_table",
-    "indexes_table",
     "lag_table",
     "letter_counts_table",
     "letter_plan_table",
@@ -104,20 +78,15 @@ __all__ = [
     "migration_results_table",
     "migration_scripts_table",
     "migration_status_table",
-    "offboard_buttons",
     "parked_table",
     "plot_causes",
     "plot_counts",
-    "plot_events",
-    "plot_growth",
     "plot_lag",
     "plot_migrations",
     "plot_rates",
     "plot_replay",
     "plot_runs",
     "progress_bar",
-    "provision_buttons",
-    "provision_plan_table",
     "rates_table",
     "rebuild_buttons",
     "replay_audit_table",
@@ -126,17 +95,12 @@ __all__ = [
     "replay_handlers_table",
     "replay_plan_table",
     "replay_results_table",
-    "rows_table",
     "shadow_examples_table",
     "shadow_table",
     "show",
     "summarize_event_health",
-    "summarize_inspection",
     "summarize_migrations",
-    "summarize_offboarding",
-    "summarize_provision",
     "summarize_rebuild",
     "summarize_replay",
-    "tenants_table",
     "watermill_table",
 ]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from erpkit.config import Settings
 from erpkit.database import TEMPLATE, Database, Tenant
-from erpkit.errors import DatabaseError, ErpkitError
+from erpkit.errors import ErpkitError
 from erpkit.events import (
     ReplayPlan,
     ReplayRequest,
@@ -24,26 +23,14 @@ from erpkit.events import (
 )
 from erpkit.migrations import Migration, MigrationPlan, MigrationRun, plan_up, read_applied, run_plan
 from erpkit.modules import Registry
-from erpkit.tenants import (
-    DropPlan,
-    DropResult,
-    Manifest,
-    ProvisionPlan,
-    drop_tenant,
-    export_tenant,
-    find_tenants,
-    plan_drop,
-    plan_provision,
-    provision_tenant,
-    verify_export,
-)
+from erpkit.tenants import find_tenants
 from erpkit.ui.guard import Guard, Operation, Work
 from erpkit.ui.migrations import migration_plan_table, migration_results_table
 from erpkit.ui.replays import replay_handlers_table, shadow_table
 from erpkit.ui.show import show
-from erpkit.ui.tables import drop_plan_table, frame_of, provision_plan_table, replay_failures_table
+from erpkit.ui.tables import replay_failures_table
 
-__all__ = ["migration_buttons", "offboard_buttons", "provision_buttons", "rebuild_buttons", "replay_buttons"]
+__all__ = ["migration_buttons", "rebuild_buttons", "replay_buttons"]
 
 
 def migration_buttons(
@@ -162,59 +149,4 @@ def rebuild_buttons(
             result_table=lambda diff: show(shadow_table(diff)),
         ),
         diff,
-    )  # fmt: skip
-
-
-def provision_buttons(
-    database: Database, migrations: Sequence[Migration], plan: ProvisionPlan | None, slug: str, name: str = ""
-) -> Guard[ProvisionPlan, Tenant]:
-    """Plan and make a new tenant."""
-
-    def make(database: Database, _work: Work) -> ProvisionPlan:
-        with database.connection() as connection:
-            return plan_provision(connection, migrations, slug, name)
-
-    return Guard(
-        database,
-        Operation(
-            make, lambda database, plan, confirm, _: provision_tenant(database, plan, confirm), can_stop=False,
-            describe=lambda plan: f"tenant {plan.tenant.slug} with {len(plan.migrations):,} migration(s)",
-            plan_table=lambda plan: show(provision_plan_table(plan), "There are no migrations."),
-            outcome=lambda tenant: f"{tenant.slug} was created",
-            result_table=lambda t: show(frame_of([{"tenant": t.slug, "name": t.name, "schema": t.schema, "role": t.role}])),
-        ),
-        plan,
-    )  # fmt: skip
-
-
-def offboard_buttons(
-    database: Database, plan: DropPlan | None, slug: str, folder: str = "."
-) -> Guard[DropPlan, tuple[Manifest, DropResult]]:
-    """Plan an offboarding; export, verify and drop the tenant."""
-
-    def make(database: Database, _work: Work) -> DropPlan:
-        with database.connection() as connection:
-            (tenant,) = find_tenants(connection, [slug])
-            return plan_drop(connection, tenant)
-
-    def apply(database: Database, plan: DropPlan, confirm: str, work: Work) -> tuple[Manifest, DropResult]:
-        plan.check(confirm)
-        path = Path(folder).absolute() / f"{slug}-{plan.id}.erpkit"
-        export_tenant(database, plan.tenant, path)
-        manifest = verify_export(path)
-        if manifest.rows != plan.rows:
-            raise DatabaseError(f"{slug} has changed since it was planned: nothing was dropped")
-        return manifest, drop_tenant(database, slug, confirm, lambda batch: work.advance(len(batch)))
-
-    return Guard(
-        database,
-        Operation(
-            make, apply, unit="tables", can_stop=False,
-            size=lambda plan: len(plan.tables),
-            describe=lambda plan: f"drop {slug}: {len(plan.tables):,} table(s), {plan.row_count:,} row(s)",
-            plan_table=lambda plan: show(drop_plan_table(plan), "Its schema holds no tables."),
-            outcome=lambda done: f"{done[0].row_count:,} row(s) exported and verified; {slug} was dropped",
-            result_table=lambda done: show(frame_of([{"dropped": name} for batch in done[1].batches for name in batch])),
-        ),
-        plan,
     )  # fmt: skip

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from erpkit.config import Settings
 from erpkit.database import Database, Tenant
+from erpkit.erp import Installation
 from erpkit.errors import DatabaseError, ErpkitError, UsageError
-from erpkit.tenants import Across, across, find_tenants
-from erpkit.ui.plots import plot_counts
+from erpkit.table import Column, Table
+from erpkit.tenants import Across, across
 from erpkit.ui.reading import read_again
-from erpkit.ui.show import Table
 from erpkit.visible import visible_html
 from erpkit.watching import is_a_notebook_watched, unseen_widgets
 
@@ -28,6 +27,10 @@ _LIMIT = 200
 _BARS = 15
 _SECONDS = 15.0  # for one query: somebody sits and waits
 _NO_CHART = ("none", "")  # what is shown and its value: a column may be named none
+_CHART = (
+    Column[tuple[str, int]]("value", lambda row: row[0]),
+    Column[tuple[str, int]]("rows", lambda row: row[1], bar=True),
+)
 _STOPPED = ("canceling statement", "not reached in time")
 _EXAMPLE = "a condition in SQL, such as name ILIKE 'a%' AND amount > 100"
 
@@ -44,18 +47,16 @@ WHERE attrelid = (SELECT oid FROM pg_class WHERE relnamespace = current_schema()
   AND attnum > 0 AND NOT attisdropped ORDER BY attnum"""
 
 
-def explore(database: Database, tenant: str = "", table: str = "") -> Explorer:
-    """Return a widget over the tenants of `database`; it can only read, each tenant under its own role.
+def explore(erp: Installation, tenant: str = "", table: str = "") -> Explorer:
+    """Return a widget over the tenants of an ERP; it can only read, each tenant under its own role.
 
     It opens on `tenant` and `table`, or on the first ones. Without a browser it shows that table. Raises UsageError when
     the tenant is not known or not active, or has no such table.
     """
-    with database.connection() as connection:
-        tenants = find_tenants(connection, (), Settings.from_env().tenants_query)
-        chosen = find_tenants(connection, [tenant], Settings.from_env().tenants_query) if tenant else []
+    tenants, chosen = erp.find(), erp.find([tenant]) if tenant else []
     if chosen and not chosen[0].is_active:
         raise UsageError(f"{tenant} is {chosen[0].status}: only active tenants are read")
-    explorer = Explorer(database, [one for one in tenants if one.is_active])
+    explorer = Explorer(erp.database, [one for one in tenants if one.is_active])
     if tenant:
         explorer.tenant.value = tenant
     if table and table not in explorer.table.options:
@@ -167,7 +168,7 @@ class Explorer:
         names = ", ".join(_quote(column.name) for column in self._columns)
         result = self._read(f"SELECT {names} FROM {self._source()}")  # noqa: S608 - quoted, and read from the catalog
         self.frame = result.frame
-        self.view.value = Table(self.frame, "no rows", height="32em", raw=True)._repr_html_()
+        self.view.value = Table.of_frame(self.frame, "no rows", height="32em", raw=True)._repr_html_()
         self.picture.value = self._picture()
         count = f"{len(self.frame):,} row{'' if len(self.frame) == 1 else 's'}"
         self.state.value = f"the first {count}; there are more" if result.truncated else count
@@ -190,7 +191,8 @@ class Explorer:
         if column.is_time:
             counts = counts.iloc[::-1]
         values = ["NULL" if value is None or value != value else str(value) for value in counts["value"]]
-        return plot_counts(values, [int(n) for n in counts["n"]], self._chart_title(column, counts))._repr_html_()
+        rows = list(zip(values, map(int, counts["n"]), strict=True))
+        return Table(_CHART, rows, title=self._chart_title(column, counts))._repr_html_()
 
     def _chart_title(self, column: _Column, counts: pandas.DataFrame) -> str:
         by = f"month of {column.name}" if column.is_time else column.name

@@ -48,16 +48,17 @@ class TenantMagics(Magics):
         return self._opened
 
     @magic_arguments()
-    @argument("slug", help="the tenant")
+    @argument("slug", nargs="?", default="", help="the tenant; none: the first that is active")
     @argument("--limit", type=int, default=_LIMIT, help=f"the most rows to read ({_LIMIT:,})")
     @argument("-o", "--output", help="name of a variable for the DataFrame, which is then not shown")
     @cell_magic
     def tenant(self, line: str, cell: str) -> pandas.DataFrame | None:
         """Run the cell's SQL in one tenant: `%%tenant acme --limit 100`."""
         arguments = parse_argstring(self.tenant, line)
-        result = self._query([arguments.slug], cell, arguments.limit, named=False)
+        slug = arguments.slug or self._first()
+        result = self._query([slug], cell, arguments.limit, named=False)
         if result.skipped:
-            raise UsageError(f"{arguments.slug} is {result.skipped[arguments.slug]}: only active tenants are read")
+            raise UsageError(f"{slug} is {result.skipped[slug]}: only active tenants are read")
         return self._give(result.frame, result, arguments)
 
     @magic_arguments()
@@ -70,6 +71,14 @@ class TenantMagics(Magics):
         arguments = parse_argstring(self.tenants, line)
         result = self._query(arguments.slugs, cell, arguments.limit)
         return self._give(result.frame, result, arguments)
+
+    def _first(self) -> str:
+        with self.database.connection() as connection:
+            tenants = find_tenants(connection, (), self._settings.tenants_query)
+        for tenant in tenants:
+            if tenant.is_active:
+                return tenant.slug
+        raise UsageError("there are no active tenants to ask")
 
     def _query(self, slugs: list[str], cell: str, limit: int, *, named: bool = True) -> Across:
         query, params = bind_names(cell, self.shell.user_ns if self.shell is not None else {})

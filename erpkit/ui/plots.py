@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from erpkit.events import ReplayPlan
-from erpkit.tenants import Growth, TenantInspection
 from erpkit.visible import visible, visible_html
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-__all__ = ["Picture", "plot_counts", "plot_events", "plot_growth", "plot_replay"]
+__all__ = ["Picture", "plot_counts", "plot_replay"]
 
 BLUE, AMBER, RED, GREY, GREEN = "#2563eb", "#d97706", "#dc2626", "#94a3b8", "#16a34a"
 _LABEL = 40  # characters beside a bar
@@ -38,39 +37,6 @@ class Picture:
 
     def __repr__(self) -> str:
         return self.text
-
-
-def plot_events(inspections: Sequence[TenantInspection], most: int = 40) -> Picture:
-    """Draw size and number of events a tenant, those with a problem in amber, the suspended ones in grey.
-
-    Of more tenants than `most` the largest are drawn.
-    """
-    shown = "size, MiB"
-    if len(inspections) > most:
-        inspections = sorted(inspections, key=lambda i: -i.size)[:most]
-        shown = f"size, MiB: the {most} largest"
-    figure, (sizes, events) = figure_of(1, 2, height=0.27 * len(inspections) + 1.1)
-    names = [i.tenant.slug for i in inspections]
-    colors = [_tenant_color(i) for i in inspections]
-    _bars(sizes, names, [i.size / 2**20 for i in inspections], colors, shown)
-    _bars(events, names, [i.event_count for i in inspections], colors, "events in the log")
-    events.set_yticklabels([])
-    legend(figure, {"in order": BLUE, "to look at": AMBER, "not active": GREY})
-    return picture_of(figure, "size and events of each tenant")
-
-
-def plot_growth(growth: Mapping[str, Growth], most: int = 15) -> Picture:
-    """Draw by how much the tenants grew that grew most, in size and in rows; those that shrank are left out."""
-    grown = [one for one in growth.values() if (one.size or 0) > 0 or (one.rows or 0) > 0]
-    grown = sorted(grown, key=lambda one: (-(one.size or 0), -(one.rows or 0)))[:most]
-    if not grown:
-        return Picture("No tenant grew.", "no tenant grew")
-    figure, (sizes, rows) = figure_of(1, 2, height=0.27 * len(grown) + 0.8)
-    names = [one.name for one in grown]
-    _bars(sizes, names, [(one.size or 0) / 2**20 for one in grown], [BLUE] * len(grown), "grew by, MiB")
-    _bars(rows, names, [one.rows or 0 for one in grown], [BLUE] * len(grown), "grew by, rows")
-    rows.set_yticklabels([])
-    return picture_of(figure, f"growth of {len(grown)} tenants")
 
 
 def plot_replay(plan: ReplayPlan) -> Picture:
@@ -102,12 +68,6 @@ def _label(text: str) -> str:
     """Return one short line of text to stand beside a bar; a dollar sign would begin a formula."""
     line = visible(" ".join(text.split()))
     return (line if len(line) <= _LABEL else f"{line[:_LABEL]}…").replace("$", r"\$")
-
-
-def _tenant_color(inspection: TenantInspection) -> str:
-    if not inspection.tenant.is_active:
-        return GREY
-    return AMBER if inspection.problems else BLUE
 
 
 def _bars(axes: Axes, names: Sequence[str], values: Sequence[float], colors: Sequence[str], title: str) -> None:

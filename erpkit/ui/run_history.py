@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from erpkit.result import Picture
 from erpkit.runs import RunRecord
-from erpkit.ui.plots import AMBER, GREEN, GREY, RED, Picture, figure_of, legend, picture_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["plot_runs"]
 
-_COLORS = {"ok": GREEN, "findings": AMBER, "interrupted": GREY}
+_GREEN, _AMBER, _RED, _GREY = "#16a34a", "#d97706", "#dc2626", "#94a3b8"
+_COLORS = {"ok": _GREEN, "findings": _AMBER, "interrupted": _GREY}
+_INK = "#010203"  # stands for the colour of the page's text, which a reader in the dark has otherwise
 
 
 def plot_runs(runs: Sequence[RunRecord], most: int = 8) -> Picture:
@@ -23,15 +27,15 @@ def plot_runs(runs: Sequence[RunRecord], most: int = 8) -> Picture:
     rows = sorted(_by_notebook(ended), key=lambda row: -len(row[1]))[:most]
     if not rows:
         return Picture("No run was recorded.", "no run was recorded")
-    figure, axes = figure_of(len(rows), 1, height=0.9 * len(rows) + 0.9)
-    shared = [axes] if len(rows) == 1 else list(axes)
+    figure, shared = _figure(len(rows))
     for (notebook, same), one in zip(rows, shared, strict=True):
         _draw(one, notebook, same)
         one.sharex(shared[0])
         one.tick_params(labelbottom=one is shared[-1])
     _date_axis(shared[-1])
-    legend(figure, {"ok": GREEN, "findings": AMBER, "failed, timed out, killed": RED, "interrupted": GREY})
-    return picture_of(figure, f"how long the runs of {len(rows)} notebooks took over time")
+    _legend(figure, {"ok": _GREEN, "findings": _AMBER, "failed, timed out, killed": _RED, "interrupted": _GREY})
+    text = f"how long the runs of {len(rows)} notebooks took over time"
+    return Picture(_svg(figure, text), text)
 
 
 def _draw(axes: Axes, notebook: str, runs: Sequence[RunRecord]) -> None:
@@ -41,7 +45,7 @@ def _draw(axes: Axes, notebook: str, runs: Sequence[RunRecord]) -> None:
     axes.set_title(f"{notebook}, seconds", fontsize=9, loc="left")
     axes.set_ylim(0, max([*seconds, 0.1]) * 1.3)
     axes.margins(x=0.03)
-    axes.grid(axis="y", color="#e5e7eb")
+    axes.grid(axis="y", color="#8884")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(labelsize=8, left=False)
 
@@ -60,4 +64,36 @@ def _by_notebook(runs: Sequence[RunRecord]) -> list[tuple[str, list[RunRecord]]]
 
 
 def _color(run: RunRecord) -> str:
-    return _COLORS.get(run.outcome, RED)
+    return _COLORS.get(run.outcome, _RED)
+
+
+def _figure(rows: int) -> tuple[Figure, list[Axes]]:
+    """Make a figure without pyplot, which would keep it and choose a backend."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import
+
+    figure = Figure(figsize=(9, 0.9 * rows + 0.9), layout="constrained")
+    return figure, [axes for line in figure.subplots(rows, 1, squeeze=False) for axes in line]
+
+
+def _legend(figure: Figure, colors: dict[str, str]) -> None:
+    from matplotlib.patches import Patch  # noqa: PLC0415 - slow to import
+
+    handles = [Patch(color=color, label=label) for label, color in colors.items()]
+    figure.legend(
+        handles=handles, loc="outside lower left", ncols=len(handles), frameon=False, fontsize=9, labelcolor=_INK
+    )
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """Return the figure as SVG on a transparent ground, its text in the colour of the page's."""
+    for axes in figure.axes:
+        axes.tick_params(colors=_INK)
+        axes.title.set_color(_INK)
+        axes.xaxis.get_offset_text().set_color(_INK)
+        axes.spines["bottom"].set_color(_INK)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Title": title})
+    svg = buffer.getvalue().replace(_INK, "currentColor")
+    # On a narrow screen it is scrolled rather than made too small to be read: seven tenths of its size are legible.
+    least = f'<svg style="min-width:{50 * figure.get_figwidth():.0f}px" '
+    return svg[svg.index("<svg") :].replace("<svg ", least, 1)

@@ -1,4 +1,4 @@
-"""What people look at in the runbooks: repairs, restores, who dispatches, and dependencies that nobody declared."""
+"""What people look at in the runbooks: who dispatches, and dependencies that nobody declared."""
 
 from __future__ import annotations
 
@@ -8,43 +8,13 @@ from typing import TYPE_CHECKING
 
 from erpkit.events.dispatchers import Dispatcher, Handled
 from erpkit.modules.undeclared import Undeclared
-from erpkit.tenants import RepairPlan, RestorePlan
 from erpkit.ui.event_health import duration
 from erpkit.ui.tables import frame_of
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["dispatchers_table", "handled_table", "repair_plan_table", "restore_plan_table", "undeclared_table"]
-
-_RISKS = {"none": "", "fails": "may fail", "loses": "loses values", "by hand": "by hand"}
-
-
-def repair_plan_table(plan: RepairPlan) -> pandas.DataFrame:
-    """One line a statement, in their order; then those that are left out."""
-    steps = [("yes", step) for step in plan.steps] + [("no", step) for step in plan.left]
-    return frame_of(
-        [
-            {
-                "runs": f"{runs}, {_RISKS[step.risk]}".rstrip(", "),
-                "difference": step.difference,
-                "statement": step.statement,
-            }
-            for runs, step in steps
-        ]
-    )
-
-
-def restore_plan_table(plan: RestorePlan) -> pandas.DataFrame:
-    """One line a table that has another number of rows now than in the export."""
-    return frame_of(
-        [{"table": table, "rows now": _count(now), "rows then": _count(then)} for table, (now, then) in plan.changes.items()],
-        ["rows now", "rows then"],
-    )  # fmt: skip
-
-
-def _count(rows: int | None) -> str:
-    return "no table" if rows is None else f"{rows:,}"
+__all__ = ["dispatchers_table", "handled_table", "undeclared_table"]
 
 
 def dispatchers_table(dispatchers: Sequence[Dispatcher], now: datetime) -> pandas.DataFrame:

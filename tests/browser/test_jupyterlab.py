@@ -46,7 +46,7 @@ def outputs(page: Page, cell: int) -> Locator:
 
 
 def test_jupyterlab_opens_on_the_notebooks_and_one_runs_all_its_cells(page: Page, lab: Lab, planted: Planted) -> None:
-    """The inspection of all tenants; its picker then shows each one."""
+    """The inspection of all tenants, whose table sorts and filters."""
     page.goto(f"{lab.url}?token={lab.token}")
     listing = page.locator(".jp-DirListing-item")
     for name in ("inspect_tenants", "explore_tenants", "run_migrations"):
@@ -57,10 +57,6 @@ def test_jupyterlab_opens_on_the_notebooks_and_one_runs_all_its_cells(page: Page
     expect(page.get_by_text("5 tenants inspected on")).to_be_visible()
     expect(page.locator(ERROR)).to_have_count(0)
     sort_and_filter(page.locator(".dt-container").first, planted)
-    details = page.locator(".jp-OutputArea-output .widget-html-content")
-    for slug in (planted.drifted, planted.tenants[-1]):
-        page.get_by_label("Tenant", exact=True).select_option(slug)
-        expect(details.get_by_role("cell", name=f"tenant_{slug}")).to_be_visible()
 
 
 def sort_and_filter(table: Locator, planted: Planted) -> None:
@@ -134,13 +130,9 @@ def test_the_explorer_follows_its_pickers_and_tells_a_wrong_filter_in_one_line(p
     expect(widget.get_by_role("columnheader", name="sku")).to_be_visible()
     expect(widget.get_by_text("6 rows", exact=True)).to_be_visible()
     page.get_by_label("Chart by", exact=True).select_option("category")
-    expect(widget.locator("div[role=img]")).to_have_attribute(
-        "aria-label", re.compile("^bluebird, catalog_products: rows by category")
-    )
+    expect(widget.get_by_text(re.compile("^bluebird, catalog_products: rows by category"))).to_be_visible()
     page.get_by_label("Tenant", exact=True).select_option("acme")
-    expect(widget.locator("div[role=img]")).to_have_attribute(
-        "aria-label", re.compile("^acme, catalog_products: rows by category")
-    )
+    expect(widget.get_by_text(re.compile("^acme, catalog_products: rows by category"))).to_be_visible()
     condition = page.get_by_label("Filter", exact=True)
     condition.fill("categry = 'Fittings'")
     condition.press("Enter")

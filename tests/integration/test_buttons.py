@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+import erpkit
 from erpkit.config import Settings
 from erpkit.database import Database
+from erpkit.erp import Erp
 from erpkit.events import ReplayRequest, Selection, plan_replay
 from erpkit.migrations import Migration, plan_redo, plan_up, read_applied, run_plan
 from erpkit.modules import Registry, load_modules
 from erpkit.sample.demo import Planted, plant
 from erpkit.tenants import get_tenant, list_tenants, set_status
 from erpkit.ui import (
+    Decision,
     Guard,
+    decide,
     migration_buttons,
-    offboard_buttons,
-    provision_buttons,
     rebuild_buttons,
     replay_buttons,
 )
@@ -45,7 +47,13 @@ def environment(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ERPKIT_MODULES", "erpkit.sample")
 
 
-def click(guard: Guard[Any, Any], button: str) -> None:
+@pytest.fixture
+def door(database: Database) -> Iterator[Erp]:
+    with erpkit.open(database.conninfo, modules="erpkit.sample") as door:
+        yield door
+
+
+def click(guard: Guard[Any, Any] | Decision[Any, Any], button: str) -> None:
     """Click on a button, and wait for what it sets off."""
     assert guard.widget
     getattr(guard, f"{button}_button").click()
@@ -59,7 +67,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def told(guard: Guard[Any, Any]) -> str:
+def told(guard: Guard[Any, Any] | Decision[Any, Any]) -> str:
     return str(guard.state.value)
 
 
@@ -112,14 +120,11 @@ def test_a_plan_that_the_world_has_moved_away_from_is_refused_and_shown_anew(erp
     assert guard.plan.id in guard.head.value
 
 
-def test_the_buttons_work_after_the_last_cell_closed_the_database(
-    erp: Planted, database: Database, migrations: tuple[Migration, ...]
-) -> None:
-    guard = provision_buttons(database, migrations, None, "newcomer", "The Newcomer")
+def test_the_buttons_work_after_the_last_cell_closed_the_database(erp: Planted, database: Database, door: Erp) -> None:
+    guard = decide(door.tenants.create("newcomer", "The Newcomer"))
     click(guard, "plan")
-    assert guard.plan is not None
     guard.confirm.value = f" {guard.plan.id} "
-    database.close()
+    door.close()
     click(guard, "apply")
     assert "newcomer was created" in told(guard)
     assert "newcomer" in slugs(database)
@@ -181,11 +186,10 @@ def test_a_rebuild_is_stopped_gone_on_with_and_put_in_place(
 
 
 def test_an_active_tenant_is_not_offboarded_and_one_that_has_left_is(
-    erp: Planted, database: Database, tmp_path: Any
+    erp: Planted, database: Database, door: Erp, tmp_path: Any
 ) -> None:
-    guard = offboard_buttons(database, None, erp.suspended, str(tmp_path))
+    guard = decide(door.tenants.offboard(erp.suspended, tmp_path))
     click(guard, "plan")
-    assert guard.plan is not None
     guard.confirm.value = guard.plan.id
     with database.connection() as connection:
         set_status(connection, erp.suspended, "active")
@@ -199,10 +203,12 @@ def test_an_active_tenant_is_not_offboarded_and_one_that_has_left_is(
     assert (erp.suspended in slugs(database), [p.suffix for p in tmp_path.iterdir()]) == (False, [".erpkit"])
 
 
-def test_what_fails_is_told_in_one_line_and_the_buttons_work_again(database: Database, registry: Registry) -> None:
-    guard = offboard_buttons(database, None, "nobody")
+def test_what_fails_is_told_in_one_line_and_the_buttons_work_again(erp: Planted, door: Erp, tmp_path: Any) -> None:
+    door.tenants.suspend(erp.drifted)
+    guard = decide(door.tenants.offboard(erp.drifted, tmp_path))
+    door.tenants.activate(erp.drifted)
     click(guard, "plan")
     assert 'role="alert"' in told(guard)
-    assert "there is no tenant" in told(guard)
+    assert f"tenant {erp.drifted} is active" in told(guard)
     assert "Traceback" not in told(guard)
     assert (guard.plan_button.disabled, guard.apply_button.disabled) == (False, True)

@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import erpkit
 from erpkit.config import Settings
 from erpkit.database import Database
+from erpkit.erp import Erp
 from erpkit.errors import UsageError
 from erpkit.tenants import across, find_drift, find_tenants, inspect_tenants
 
@@ -51,7 +54,56 @@ def test_across_and_inspection_work_and_leave_no_table_behind(foreign: Database)
     assert sued.size > 0
 
 
-def test_drift_is_measured_against_the_first_tenant_where_there_is_no_template(foreign: Database) -> None:
+@pytest.fixture
+def door(foreign: Database) -> Iterator[Erp]:
+    with foreign.connection() as connection:
+        connection.execute(
+            "INSERT INTO customers VALUES ('ost.example.com', 'ost', 'Ost AG', false); CREATE SCHEMA ost;"
+            "CREATE TABLE ost.invoices (id int PRIMARY KEY, total numeric); CREATE INDEX by_total ON ost.invoices (total)"
+        )
+    with erpkit.open(foreign.conninfo, modules="erpkit.none", tenants_query=QUERY) as door:
+        yield door
+
+
+def test_drift_is_measured_by_what_most_tenants_have_where_there_is_no_template(door: Erp) -> None:
+    for names in ((), ["sued.example.com"]):  # named alone, it is compared with all of them, too
+        drift = door.tenants.drift(names)
+        assert (drift.measure, str(drift)) == (
+            "most of 3 tenants",
+            f"1 of {3 - 2 * len(names)} tenants differ from most of 3 tenants",
+        )
+        assert [str(finding) for finding in drift.findings] == ["sued.example.com: index by_total is missing"]
+        assert "_template" not in f"{drift!r}{drift.table!r}"
+    (finding,) = door.tenants["sued.example.com"].inspect().findings
+    assert (finding.problem, finding.remedy) == (
+        "index by_total is missing",
+        "erpkit tenants drift --ddl sued.example.com",
+    )
+
+
+def test_drift_is_measured_against_a_tenant_that_is_named(door: Erp) -> None:
+    drift = door.tenants.drift(against="sued.example.com")
+    assert drift.measure == "sued.example.com"
+    assert {slug: list(map(str, some)) for slug, some in drift.differences.items()} == {
+        slug: ["index by_total is extra"] for slug in ("nord.example.com", "ost.example.com")
+    }
+    assert 'DROP INDEX "nord".by_total' in drift.script
+
+
+def test_the_only_tenant_without_a_template_is_not_said_to_be_like_it(door: Erp, foreign: Database) -> None:
+    with foreign.connection() as connection:
+        connection.execute("DELETE FROM customers WHERE domain <> 'nord.example.com'")
+    drift = door.tenants.drift()
+    assert (str(drift), [one.kind for one in drift.findings]) == ("nothing was compared", ["not compared"])
+
+
+def test_what_changes_tenants_is_refused_in_one_line(door: Erp) -> None:
+    for change in (door.tenants.create, door.tenants.drop, door.tenants.suspend, door.tenants.repair):
+        with pytest.raises(UsageError, match="erpkit only reads this ERP, which has no registry of tenants"):
+            change("nord.example.com")
+
+
+def test_of_two_tenants_that_differ_the_one_that_has_more_is_the_measure(foreign: Database) -> None:
     with foreign.connection() as connection:
         drift = find_drift(connection, find_tenants(connection, (), QUERY))
     assert [str(line) for line in drift["sued.example.com"]] == ["index by_total is missing"]

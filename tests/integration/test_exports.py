@@ -41,10 +41,10 @@ from erpkit.tenants import (
     set_status,
     verify_export,
 )
+from erpkit.tenants.exports import find_program, without_password
+from erpkit.tenants.health import count_rows
 from erpkit.tenants.imports import rename_in_script
 from erpkit.tenants.manifest import DUMP, MANIFEST
-from erpkit.tenants.programs import find_program, without_password
-from erpkit.tenants.rows import count_rows
 from tests.conftest import SMALL, _new_database
 
 TRICKY = [

@@ -8,8 +8,7 @@ from erpkit.database import TEMPLATE, Connection, Database, Tenant
 from erpkit.tenants import create_tenant, ensure_template, find_drift
 from erpkit.tenants.ddl import MARKS
 from erpkit.tenants.drift import drift_script
-from erpkit.tenants.fingerprints import RAW_SINCE, fingerprint_query
-from erpkit.tenants.objects import deparsing, read_fingerprints
+from erpkit.tenants.objects import RAW_SINCE, deparsing, fingerprint_query, read_fingerprints
 
 SCHEMA = """
 CREATE TYPE mood AS ENUM ('low', 'high');

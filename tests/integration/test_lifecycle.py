@@ -213,7 +213,7 @@ def test_an_archived_tenant_can_be_read_and_not_written_until_it_is_activated(
 def test_dropping_needs_a_tenant_that_is_not_active_and_the_plans_id(database: Database, erp: Planted) -> None:
     with database.connection() as connection:
         plan = plan_drop(connection, get_tenant(connection, "acme"))
-        assert (plan.rows["catalog_products"], plan.size > 500_000) == (6, True)
+        assert (plan.rows["catalog_products"], plan.byte_count > 500_000) == (6, True)
         with pytest.raises(UsageError, match="tenant acme is active: suspend or archive it first"):
             drop_tenant(database, "acme", plan.id)
         set_status(connection, "acme", "suspended")
@@ -314,7 +314,7 @@ def test_a_drop_that_was_interrupted_is_completed_by_the_next(database: Database
         with pytest.raises(InterruptedDropError):
             drop_tenant(database, "acme", plan.id, progress=stop)
         left = plan_drop(connection, get_tenant(connection, "acme"))
-        assert (len(left.tables), left.tenant.status) == (70, "archived")
+        assert (len(left.rows), left.tenant.status) == (70, "archived")
         with pytest.raises(PlanChangedError):
             drop_tenant(database, "acme", plan.id)
         assert [len(batch) for batch in drop_tenant(database, "acme", left.id).batches] == [50, 20]

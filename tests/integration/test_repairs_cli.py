@@ -12,7 +12,7 @@ from erpkit.errors import PlanChangedError, UsageError
 from erpkit.modules import Registry
 from erpkit.sample.demo import Planted, plant
 from erpkit.tenants import get_tenant, set_status
-from erpkit.tenants.rows import count_rows
+from erpkit.tenants.health import count_rows
 from tests.conftest import SMALL
 
 
@@ -39,15 +39,15 @@ def test_repair_shows_the_statements_and_runs_those_that_were_confirmed(planted:
     code, shown = erpkit("repair", planted.drifted)
     assert (code, shown.splitlines()[0].startswith("target: ")) == (3, True)
     assert "CREATE INDEX billing_payments_invoice" in shown
-    assert "! left out, loses values: --accept loses: ALTER TABLE" in shown
+    assert "-- left out, loses values: --accept loses: ALTER TABLE" in shown
     plan = json.loads(erpkit("repair", planted.drifted, "--json")[1])
     assert (plan["applied"], len(plan["steps"]), len(plan["left"])) == (False, 1, 1)
-    assert f"to run them, add --confirm {plan['plan']}" in shown
+    assert f"to apply it: erpkit tenants repair {planted.drifted} --confirm {plan['plan']}" in shown
     with pytest.raises(PlanChangedError):
         erpkit("repair", planted.drifted, "--confirm", "repair-0000000000")
     code, done = erpkit("repair", planted.drifted, "--confirm", plan["plan"])
-    assert (code, "1 statement(s), 1 difference(s) are left" in done) == (3, True)
-    assert "nothing would be run" in erpkit("repair", planted.drifted)[1]
+    assert (code, "1 statements, 1 differences are left" in done) == (3, True)
+    assert "there is nothing to do" in erpkit("repair", planted.drifted)[1]
     lossy = json.loads(erpkit("repair", planted.drifted, "--accept", "loses", "--json")[1])
     code, _ = erpkit("repair", planted.drifted, "--accept", "loses", "--confirm", lossy["plan"])
     assert code == 0
@@ -69,7 +69,7 @@ def test_restore_shows_what_was_lost_and_puts_the_export_in_place(
     assert code == 0
     for text in (
         "sales_order_lines",
-        f"! {slug} is active: erpkit tenants suspend {slug}",
+        f"! {slug}: it is active: suspend it first\n    erpkit tenants suspend {slug}\n",
         "dry run: nothing was changed",
     ):
         assert text in shown
@@ -81,7 +81,7 @@ def test_restore_shows_what_was_lost_and_puts_the_export_in_place(
         set_status(connection, slug, "suspended")
     code, done = erpkit("restore", file, "--confirm", plan["plan"])
     assert (code, f"restored {slug}, suspended; the damaged one is {slug}_damaged, archived" in done) == (0, True)
-    assert f"to undo: erpkit tenants rename {slug} {slug}_restored" in done
+    assert f"erpkit tenants rename {slug} {slug}_restored" in done
     with shared_database.connection() as connection:
         assert count_rows(connection, get_tenant(connection, slug).schema) == rows
     with pytest.raises(UsageError, match="none.erpkit cannot be read"):

@@ -23,7 +23,7 @@ from erpkit.tenants import (
     set_status,
     swap_in,
 )
-from erpkit.tenants.rows import count_rows
+from erpkit.tenants.health import count_rows
 from tests.conftest import SMALL
 
 

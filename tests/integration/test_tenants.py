@@ -149,7 +149,11 @@ def test_inspection_finds_each_planted_trouble_and_no_other(
 ) -> None:
     with database.connection() as connection:
         inspections = {i.tenant.slug: i for i in inspect_tenants(connection, list_tenants(connection), migrations)}
-    assert {slug: len(i.problems) for slug, i in inspections.items()} == dict.fromkeys(erp.tenants, 1)
+    kinds = {erp.behind: "pending", erp.drifted: "drift", erp.suspended: "not active", erp.dead_letters: "dead letters"}
+    assert {slug: sorted({one.kind for one in i.findings}) for slug, i in inspections.items()} == {
+        slug: [kinds[slug]] for slug in erp.tenants
+    }
+    assert [one.problem for one in inspections[erp.drifted].findings] == list(map(str, inspections[erp.drifted].drift))
     assert inspections[erp.behind].pending == 1
     assert [str(one) for one in inspections[erp.drifted].drift] == [
         "column sales_orders.hotfix_note is extra", "index billing_payments_invoice is missing",

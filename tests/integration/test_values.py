@@ -188,11 +188,12 @@ def tenant(shared: Database) -> Tenant:
     with shared.connection() as connection:
         connection.execute("CREATE SCHEMA tenant_acme")
         name = shared.conninfo.rpartition("/")[2].partition("?")[0]
+        connection.execute(f'CREATE ROLE "{name}.read"; GRANT USAGE ON SCHEMA tenant_acme TO "{name}.read"'.encode())
         for setting in ("datestyle = 'German'", "intervalstyle = 'sql_standard'", "extra_float_digits = -15",
                         "bytea_output = 'escape'", "timezone = 'Europe/Amsterdam'"):  # fmt: skip
             connection.execute(f"ALTER DATABASE {name} SET {setting}".encode())
     shared.close()
-    return Tenant("acme", "tenant_acme")
+    return Tenant("acme", "tenant_acme", name)  # what becomes a regclass is held back where a tenant has no role
 
 
 @pytest.fixture(scope="module")
@@ -313,6 +314,7 @@ def test_columns_whose_types_differ_between_tenants_keep_their_values(shared: Da
         connection.execute(
             "CREATE TABLE tenant_blue.t AS SELECT 0.5::float8 AS n, 3 AS b, now() AS t, 'x' AS more, NULL::int AS none"
         )
+        connection.execute(f'GRANT SELECT ON tenant_acme.t TO "{tenant.reader}"'.encode())
     for limit in LIMITS:
         frame = across(shared, "SELECT * FROM t", tenants=[tenant, Tenant("blue", "tenant_blue")], limit=limit).frame
         assert frame["n"].tolist() == [9007199254740993, 0.5]

@@ -10,7 +10,7 @@ from erpkit.modules import Registry
 from erpkit.runs import RunResult, open_notebook, run_notebook
 from erpkit.sample.demo import Planted, plant
 from erpkit.tenants import get_tenant, import_tenant, list_tenants, set_status, verify_export
-from erpkit.tenants.rows import count_rows
+from erpkit.tenants.health import count_rows
 from tests.conftest import SMALL
 
 
@@ -73,7 +73,8 @@ def test_offboard_tenant_exports_verifies_and_drops_what_was_confirmed(
         rows = count_rows(connection, get_tenant(connection, planted.suspended).schema)
         set_status(connection, planted.suspended, "archived")
     stale = _run("offboard_tenant", tmp_path / "runs", **given, dry_run=False, confirm="drop-0000000000")
-    assert "nothing was dropped" in str(stale.error)
+    assert "is not the id of the present plan" in str(stale.error)
+    assert planted.suspended in _slugs(shared_database)
     done = _run("offboard_tenant", tmp_path / "runs", **given, dry_run=False, confirm=dry["plan"])
     assert (done.outcome, _facts(done)["exported"]) == ("ok", dry["rows"])
     assert planted.suspended not in _slugs(shared_database)

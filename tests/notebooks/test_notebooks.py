@@ -76,7 +76,7 @@ def test_inspect_tenants_takes_names(planted: Planted, tmp_path: Path) -> None:
 def test_a_report_is_one_file_without_code_that_needs_no_network(planted: Planted, tmp_path: Path) -> None:
     page = _run("inspect_tenants", tmp_path).report.read_text()
     assert "read_migrations" not in page
-    assert "<svg" in page
+    assert "height:.22em" in page  # a bar
     assert planted.drifted in page
     for outside in ("<script", "<link", ' src="http', "url(http", "vnd.jupyter.widget"):
         assert outside not in page
@@ -88,7 +88,6 @@ def test_explore_tenants_asks_all_of_them_and_shows_the_table_that_was_chosen(pl
     assert _facts(result) == {"tenants": 5, "asked": 4, "rows": 4, "failed": 0}
     page = result.report.read_text()
     for text in (
-        "<svg",
         "largest_table",
         "bluebird, catalog_products",
         "Fittings",

@@ -19,6 +19,11 @@ def _cells(name: str) -> list[Any]:
     return list(nbformat.read(open_notebook(name).path, as_version=4).cells)
 
 
+def _is_checked(cell: Any) -> bool:
+    """Whether nbval compares what the cell shows."""
+    return "nbval-check-output" in cell.metadata.get("tags", ()) or cell.source.startswith("# NBVAL_CHECK_OUTPUT\n")
+
+
 def _headings(name: str) -> list[str]:
     markdown = "\n".join(cell.source for cell in _cells(name) if cell.cell_type == "markdown")
     return re.findall(r"^## (\w+)", markdown, re.MULTILINE)
@@ -54,7 +59,7 @@ def test_a_runbook_says_what_is_expected_before_it_shows_what_is(name: str) -> N
     for cell in _cells(name):
         if cell.cell_type == "markdown":
             before = cell.source
-        elif "NBVAL_CHECK_OUTPUT" in cell.source:
+        elif _is_checked(cell):
             assert re.search(r"\bexpected\b", before, re.IGNORECASE), cell.source
     for part in ("Check", "Plan", "Verify"):
         said = [
@@ -73,7 +78,7 @@ def test_a_runbook_rehearses_unless_it_is_told_not_to_and_its_guard_stands_befor
     assert "confirm" in defaults or name == "runbooks/undeclared_dependency"  # which writes nothing in earnest
     code = [cell.source for cell in _cells(name) if cell.cell_type == "code"]
     (guard,) = [number for number, source in enumerate(code) if re.search(r"^confirmed = ", source, re.MULTILINE)]
-    for verb in ("run_plan(", "run_retry(", "run_repair(", "import_beside(", "swap_in(", "take_over("):
+    for verb in ("run_plan(", "run_retry(", "run_repair(", "import_beside(", "swap_in(", "take_over(", "decide("):
         for number, source in enumerate(code):
             if f".{verb}" in source or re.search(rf"(?<!\w){re.escape(verb)}", source):
                 assert number > guard or re.search(r"if rehears(e|al):", source), source
@@ -83,9 +88,8 @@ def test_a_runbook_rehearses_unless_it_is_told_not_to_and_its_guard_stands_befor
 def test_a_runbook_is_thin_and_checks_that_it_ends_well(name: str) -> None:
     code = [cell.source for cell in _cells(name) if cell.cell_type == "code"]
     assert 8 <= len(code) <= 15
-    checked = [source for source in code if source.startswith("# NBVAL_CHECK_OUTPUT\n")]
-    assert len(checked) >= 3
-    assert "erpkit.Summary(" in code[-1]
+    assert sum(_is_checked(cell) for cell in _cells(name)) >= 3
+    assert re.search(r"erpkit\.Summary\(|^decision\.summary$", code[-1], re.MULTILINE)
     assert "close()" in code[-1]
     for source in _long_cells(code):
         pytest.fail(f"more than 14 lines: {source}")

@@ -2,8 +2,7 @@
 
 import pytest
 
-from erpkit.tenants.casts import cast_risk
-from erpkit.tenants.ddl import mend_object
+from erpkit.tenants.ddl import cast_risk, mend_object
 from erpkit.tenants.objects import SchemaObject
 
 

@@ -1,0 +1,282 @@
+"""An inspection of all tenants: its summary, its findings, and what was found as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from erpkit.events import DeadLetter
+from erpkit.finding import Finding
+from erpkit.migrations import MigrationStatus
+from erpkit.result import Summary
+from erpkit.table import Column, Table, Tone
+from erpkit.tenants.drift import Difference, drift_table
+from erpkit.tenants.health import Blocker
+from erpkit.tenants.inspection import TenantInspection
+from erpkit.tenants.snapshot import (
+    Growth,
+    Snapshot,
+    compare_snapshots,
+    describe_change,
+    describe_growth,
+    describe_inspections,
+)
+
+__all__ = ["FleetInspection"]
+
+_MIB = 2**20
+_Versions = tuple[str, Mapping[str, MigrationStatus]]  # a tenant, and its states by module
+
+
+@dataclass(frozen=True)
+class FleetInspection:
+    """What was found of each tenant; `before` is an earlier inspection, to which the growth is measured."""
+
+    target: str
+    inspections: tuple[TenantInspection, ...]
+    now: Snapshot
+    before: Snapshot | None = None
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What a person should look at; that there are no tenants is a finding, too."""
+        if not self.inspections:
+            return [Finding("no tenants", "", "there are no tenants to inspect", remedy="erpkit tenants create NAME")]
+        return [finding for one in self.inspections for finding in one.findings]
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """The figures of all tenants together."""
+        return {
+            "tenants": len(self.inspections),
+            "active": sum(i.tenant.is_active for i in self.inspections),
+            "MiB": round(sum(i.size for i in self.inspections) / _MIB, 1),
+            "events": sum(i.event_count for i in self.inspections),
+            "dead letters": sum(len(i.dead_letters) for i in self.inspections),
+        }
+
+    @property
+    def summary(self) -> Summary:
+        """The figures, and every problem of every tenant by cause."""
+        return Summary(f"{len(self.inspections)} tenants inspected on {self.target}", self.facts, self.findings)
+
+    @cached_property
+    def growths(self) -> Mapping[str, Growth]:
+        """How each tenant grew since the earlier inspection; empty without one."""
+        return compare_snapshots(self.before, self.now) if self.before else {}
+
+    @property
+    def note(self) -> str:
+        """What to know of the figures: where they are estimates."""
+        if self.inspections and not self.inspections[0].is_exact:
+            return "sizes, rows and events are PostgreSQL's estimates; name fewer tenants to have them counted"
+        return ""
+
+    @property
+    def table(self) -> Table[TenantInspection]:
+        """One line a tenant: status, size, rows, events and what is not as it should be."""
+        columns = _FLEET if not self.growths else (*_FLEET[:5], *self._grown(), *_FLEET[5:])
+        return Table(columns, self.inspections, "There are no tenants.")
+
+    @property
+    def health(self) -> Table[TenantInspection]:
+        """One line a tenant: what waits, what grows, what a vacuum would clear away, and who is in the way."""
+        return Table(_HEALTH, self.inspections, "There are no tenants.")
+
+    @property
+    def growth(self) -> Table[Growth]:
+        """One line a tenant, those that grew most first; a tenant that is not in the earlier inspection comes last."""
+        title = f"since {self.before.taken_at:%Y-%m-%d %H:%M %Z}" if self.before else ""
+        rows = sorted(
+            self.growths.values(), key=lambda one: (one.size is None, -(one.size or 0), -(one.rows or 0), one.name)
+        )
+        return Table(_GROWTH, rows, "There is no earlier inspection to compare with.", title)
+
+    @property
+    def migrations(self) -> Table[_Versions]:
+        """The matrix: one line a tenant, one column a module, with the version applied and what is the matter with it."""
+        modules = dict.fromkeys(status.module for i in self.inspections for status in i.migrations)
+        lines = [(i.tenant.slug, {status.module: status for status in i.migrations}) for i in self.inspections]
+        return Table([_TENANT, *map(_module_column, modules)], lines if modules else [], "There are no migrations.")
+
+    @property
+    def rows(self) -> Table[tuple[str, Mapping[str, int]]]:
+        """One line a table: how many tenants have it, its rows over all of them, and who has the most."""
+        names = sorted({table for i in self.inspections for table in i.rows})
+        counts = [(name, {i.tenant.slug: i.rows[name] for i in self.inspections if name in i.rows}) for name in names]
+        return Table(_ROWS, counts, "There are no tables.")
+
+    @property
+    def drift(self) -> Table[tuple[str, Difference]]:
+        """One line a tenant and difference, in words and as the DDL that would undo it."""
+        measure = self.inspections[0].measure if self.inspections else "_template"
+        return drift_table({i.tenant.slug: i.drift for i in self.inspections}, measure)
+
+    @property
+    def blockers(self) -> Table[tuple[str, Blocker]]:
+        """One line a tenant and transaction that has been open for long or waits for a lock."""
+        rows = [(i.tenant.slug, blocker) for i in self.inspections for blocker in i.blockers]
+        return Table(_BLOCKERS, rows, "No transaction is in the way.")
+
+    @property
+    def indexes(self) -> Table[tuple[str, str, list[int]]]:
+        """One line an advice on indexes, with how many tenants it is for: they have the same schema."""
+        found: dict[tuple[str, str], list[int]] = {}
+        for i in self.inspections:
+            for unused in i.unused_indexes:
+                found.setdefault(("never used", f"{unused.table}: {unused.name}"), []).append(unused.size)
+            for missing in i.missing_indexes:
+                where = f"{missing.table} ({missing.columns})" if missing.columns else missing.table
+                found.setdefault((missing.reason, where), []).append(0)
+        rows = [(where, why, sizes) for (why, where), sizes in sorted(found.items())]
+        return Table(_INDEXES, rows, "There is nothing to say of the indexes.")
+
+    @property
+    def dead_letters(self) -> Table[DeadLetter]:
+        """One line a dead letter; payloads are not shown."""
+        return Table(
+            _LETTERS, [letter for i in self.inspections for letter in i.dead_letters], "There are no dead letters."
+        )
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """All that was found as plain values: what `erpkit tenants inspect --json` prints and `--since` reads."""
+        document = describe_inspections(self.inspections, self.now)
+        if self.before is None:
+            return document
+        tenants = [{**one, "growth": describe_growth(self.growths[one["slug"]])} for one in document["tenants"]]
+        return document | {"since": self.before.taken_at.isoformat(timespec="seconds"), "tenants": tenants}
+
+    def _grown(self) -> tuple[Column[TenantInspection], ...]:
+        return (
+            Column("growth", lambda i: describe_change(self.growths[i.tenant.slug], 0), unit="MiB", right=True),
+            Column("more rows", lambda i: describe_change(self.growths[i.tenant.slug], 1), right=True),
+        )
+
+    def __iter__(self) -> Iterator[TenantInspection]:
+        return iter(self.inspections)
+
+    def __len__(self) -> int:
+        return len(self.inspections)
+
+    def __repr__(self) -> str:
+        return str(self.summary)
+
+    def _repr_html_(self) -> str:
+        return self.summary.html() + self.table._repr_html_()
+
+
+def _warn(count: Callable[[TenantInspection], object]) -> Callable[[TenantInspection], Tone]:
+    return lambda i: "warning" if count(i) else ""
+
+
+def _gone(i: TenantInspection) -> Tone:
+    return "error" if not i.exists else "" if i.tenant.is_active else "muted"
+
+
+def _status_tone(i: TenantInspection) -> Tone:
+    return "error" if not i.exists else "good" if i.tenant.is_active else "muted"
+
+
+def _module_column(module: str) -> Column[_Versions]:
+    def text(line: _Versions) -> str | None:
+        status = line[1].get(module)
+        if status is None or status.error:
+            return None if status is None else "not read"
+        return str(status.version) if status.state == "current" else f"{status.version}, {status.state}"
+
+    def tone(line: _Versions) -> Tone:
+        state = line[1][module].state if module in line[1] else ""
+        tones: dict[str, Tone] = {"": "muted", "current": "good", "dirty": "error", "unread": "error"}
+        return tones.get(state, "warning")
+
+    return Column(module, text, tone=tone)
+
+
+def _percent(growth: Growth) -> float | None:
+    return 100 * (growth.size or 0) / growth.before.size if growth.before and growth.before.size else None
+
+
+def _grew_most(growth: Growth) -> str:
+    most = max(growth.tables, key=lambda table: table.size or 0, default=None)
+    return f"{most.name} ({most.size / _MIB:+,.2f} MiB)" if most and most.size and most.size > 0 else "–"
+
+
+def _largest(row: tuple[str, Mapping[str, int]]) -> str:
+    counts = row[1]
+    return max(counts, key=lambda slug: counts[slug]) if sum(counts.values()) else "–"
+
+
+_FLEET = (
+    Column[TenantInspection]("tenant", lambda i: i.tenant.slug, tone=_gone),
+    Column[TenantInspection]("schema", lambda i: i.tenant.schema, tone=_gone),
+    Column[TenantInspection]("status", lambda i: i.tenant.status if i.exists else "gone", tone=_status_tone),
+    Column[TenantInspection]("size", lambda i: i.size / _MIB, unit="MiB", places=2, bar=True),
+    Column[TenantInspection]("rows", lambda i: sum(i.rows.values())),
+    Column[TenantInspection]("events", lambda i: i.event_count, bar=True),
+    Column[TenantInspection]("last event", lambda i: i.last_event),
+    Column[TenantInspection]("pending", lambda i: i.pending, tone=_warn(lambda i: i.pending)),
+    Column[TenantInspection]("dead letters", lambda i: len(i.dead_letters), tone=_warn(lambda i: i.dead_letters)),
+    Column[TenantInspection]("drift", lambda i: len(i.drift), tone=_warn(lambda i: i.drift)),
+)
+_HEALTH = (
+    Column[TenantInspection]("tenant", lambda i: i.tenant.slug),
+    Column[TenantInspection]("events in 7 days", lambda i: i.week_events, right=True, bar=True),
+    Column[TenantInspection]("backlog", lambda i: sum(i.backlog.values()), bar=True),
+    Column[TenantInspection]("dead rows", lambda i: i.dead_rows, bar=True),
+    Column[TenantInspection]("unused indexes", lambda i: len(i.unused_indexes)),
+    Column[TenantInspection]("missing indexes", lambda i: len(i.missing_indexes)),
+    Column[TenantInspection](
+        "long or waiting transactions", lambda i: len(i.blockers), tone=_warn(lambda i: i.blockers)
+    ),
+    Column[TenantInspection]("locked tables", lambda i: len(i.locked), tone=_warn(lambda i: i.locked)),
+)
+_GROWTH = (
+    Column[Growth]("tenant", lambda g: g.name),
+    Column[Growth]("before", lambda g: g.before.size / _MIB if g.before else None, unit="MiB", places=2, right=True),
+    Column[Growth]("growth", lambda g: g.size / _MIB if g.size is not None else None, unit="MiB", places=2, signed=True,
+                   bar=True, right=True),
+    Column[Growth]("growth", _percent, unit="%", places=1, signed=True, right=True),
+    Column[Growth]("rows before", lambda g: g.before.rows if g.before else None, right=True),
+    Column[Growth]("more rows", lambda g: g.rows, signed=True, bar=True, right=True),
+    Column[Growth]("figures", lambda g: "exact" if g.is_exact else "estimated"),
+    Column[Growth]("grew most", _grew_most),
+)  # fmt: skip
+_TENANT = Column[_Versions]("tenant", lambda line: line[0])
+_Rows = tuple[str, Mapping[str, int]]
+_ROWS = (
+    Column[_Rows]("table", lambda row: row[0]),
+    Column[_Rows]("tenants", lambda row: len(row[1])),
+    Column[_Rows]("rows", lambda row: sum(row[1].values()), bar=True),
+    Column[_Rows]("most", lambda row: max(row[1].values(), default=0)),
+    Column[_Rows]("largest", _largest),
+)
+_BLOCKERS = (
+    Column[tuple[str, Blocker]]("tenant", lambda row: row[0]),
+    Column[tuple[str, Blocker]]("process", lambda row: str(row[1].pid), right=True),
+    Column[tuple[str, Blocker]]("user", lambda row: row[1].user),
+    Column[tuple[str, Blocker]]("open", lambda row: row[1].seconds, unit="s", places=1, bar=True),
+    Column[tuple[str, Blocker]](
+        "state",
+        lambda row: f"waits for {', '.join(map(str, row[1].blocked_by))}" if row[1].is_waiting else row[1].state,
+        tone=lambda row: "warning" if row[1].is_waiting else "",
+    ),
+    Column[tuple[str, Blocker]]("tables", lambda row: row[1].tables),
+)
+_Advice = tuple[str, str, list[int]]
+_INDEXES = (
+    Column[_Advice]("index", lambda row: row[0]),
+    Column[_Advice]("finding", lambda row: row[1]),
+    Column[_Advice]("tenants", lambda row: len(row[2])),
+    Column[_Advice]("size", lambda row: round(sum(row[2]) / 1024), unit="KiB", bar=True),
+)
+_LETTERS = (
+    Column[DeadLetter]("tenant", lambda d: d.tenant),
+    Column[DeadLetter]("offset", lambda d: d.offset),
+    Column[DeadLetter]("topic", lambda d: d.topic),
+    Column[DeadLetter]("handler", lambda d: d.handler),
+    Column[DeadLetter]("error", lambda d: d.error),
+    Column[DeadLetter]("failed", lambda d: d.failed_at),
+)
