@@ -22,6 +22,7 @@ __all__ = [
     "Planted",
     "careless_module",
     "choose_troubles",
+    "count_francs",
     "count_handled",
     "damage",
     "drift_by_hand",
@@ -36,6 +37,9 @@ _SLUGS = (
 _SIZE = Size()
 _BY_HAND = """UPDATE sales_orders SET hotfix_note = 'paid in cash' WHERE currency = 'USD';
 CREATE OR REPLACE FUNCTION billing_in_euros(amount numeric, in_currency text) RETURNS numeric LANGUAGE sql AS 'SELECT amount'"""
+_IN_FRANCS = """SELECT count(*) AS orders, count(invoice_id) AS invoices, count(invoiced) AS booked
+FROM sales_orders LEFT JOIN billing_invoices USING (order_id) LEFT JOIN billing_ledger USING (invoice_id)
+WHERE currency = 'CHF'"""
 _HANDLED = """
 SELECT count(*) AS orders, count(r.order_id) AS reserved, count(invoice_id) AS invoices, count(invoiced) AS booked
   FROM sales_orders LEFT JOIN (SELECT DISTINCT order_id FROM inventory_reservations) r USING (order_id)
@@ -125,6 +129,12 @@ def count_handled(database: Database, registry: Registry, tenant: Tenant) -> Acr
     """Let a tenant's handlers do what waits, and count its orders and what became of them."""
     dispatch(database, tenant, registry)
     return across(database, _HANDLED, tenants=[tenant])
+
+
+def count_francs(database: Database, registry: Registry, tenant: Tenant) -> Across:
+    """Let a tenant's handlers do what waits, and count its orders in francs, with their invoices and lines in the ledger."""
+    dispatch(database, tenant, registry)
+    return across(database, _IN_FRANCS, tenants=[tenant])
 
 
 def _plant_troubles(
