@@ -11,13 +11,13 @@ from uuid import UUID
 
 import click
 
-from erpkit.cli.output import as_json, open_erp, print_errors, print_json
+from erpkit.cli.output import as_json, open_erp, print_errors, print_findings, print_json
 from erpkit.cli.output import show as show_table
 from erpkit.cli.planning import THE_SAME, print_or_apply, show_or_apply
 from erpkit.errors import UsageError
 from erpkit.events import DeadLetter, DeadLetterCount, LetterPlan, LetterRun
 from erpkit.events.causes import Dimension
-from erpkit.finding import exit_code
+from erpkit.finding import NO_TENANTS, exit_code
 from erpkit.plan import Plan
 
 __all__ = ["command"]
@@ -92,7 +92,9 @@ def count(slugs: tuple[str, ...], by: Dimension | None, as_json: bool) -> int:
         counts = [{**asdict(one), "kind": one.kind} for one in found.counts]
         print_json([*counts, *_unread(DeadLetterCount, found.errors)])
     print_errors(found.errors, quiet=as_json)
-    return exit_code(found.findings)
+    if not found.tenants:
+        print_findings([NO_TENANTS], quiet=as_json)
+    return exit_code(found.findings) if found.tenants else 3
 
 
 @command.command()

@@ -214,7 +214,7 @@ class Events:
             active = [tenant for tenant in tenants if tenant.is_active]
             plan = plan_request(erp.database, erp.registry, active, asked, erp.settings)
             skipped = {tenant.slug: tenant.status for tenant in tenants if not tenant.is_active}
-            return replace(plan, letters=self._letters(tenants), skipped=skipped)
+            return replace(plan, letters=self._letters(tenants), skipped=skipped, found=len(tenants))
 
         def run(plan: ReplayPlan, work: Work) -> ReplayReport:
             done = run_request(

@@ -91,6 +91,10 @@ class Rehearsal:
         """Let a tenant's handlers do what waits, and count its orders in francs and what became of them."""
         return sample_kit().count_francs(self.database, self.registry, self._tenant(slug))
 
+    def count_outcomes(self, slug: str) -> Any:
+        """Count a tenant's orders, and what became of them so far."""
+        return sample_kit().count_outcomes(self.database, self._tenant(slug))
+
     def stop_dispatcher(self) -> str:
         """Start a dispatcher on forty orders, kill it in the middle, and place ten more; return its health file."""
         path = self.worker.health_file

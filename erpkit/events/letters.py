@@ -108,7 +108,7 @@ class OpenLetters:
     @property
     def _empty(self) -> str:
         if not self.tenants:
-            return "There are no tenants: erpkit tenants create NAME makes one."
+            return "no dead letters: there are no tenants (erpkit tenants create NAME makes one)"
         return "no dead letters" if not self.errors else "no dead letters in the tenants that could be read"
 
     def __repr__(self) -> str:

@@ -24,6 +24,7 @@ __all__ = [
     "choose_troubles",
     "count_francs",
     "count_handled",
+    "count_outcomes",
     "damage",
     "drift_by_hand",
     "place_orders",
@@ -43,6 +44,12 @@ WHERE currency = 'CHF'"""
 _HANDLED = """
 SELECT count(*) AS orders, count(r.order_id) AS reserved, count(invoice_id) AS invoices, count(invoiced) AS booked
   FROM sales_orders LEFT JOIN (SELECT DISTINCT order_id FROM inventory_reservations) r USING (order_id)
+  LEFT JOIN billing_invoices USING (order_id) LEFT JOIN billing_ledger USING (invoice_id)
+"""
+_OUTCOMES = """
+SELECT count(DISTINCT order_id) AS orders, count(DISTINCT r.order_id) AS reserved, count(DISTINCT s.order_id) AS short,
+       count(DISTINCT invoice_id) AS invoices, count(invoiced) FILTER (WHERE invoiced > 0) > 0 AS booked
+  FROM sales_orders LEFT JOIN inventory_reservations r USING (order_id) LEFT JOIN inventory_shortages s USING (order_id)
   LEFT JOIN billing_invoices USING (order_id) LEFT JOIN billing_ledger USING (invoice_id)
 """
 _UNTIL = date(2026, 10, 31)
@@ -135,6 +142,11 @@ def count_francs(database: Database, registry: Registry, tenant: Tenant) -> Acro
     """Let a tenant's handlers do what waits, and count its orders in francs, with their invoices and lines in the ledger."""
     dispatch(database, tenant, registry)
     return across(database, _IN_FRANCS, tenants=[tenant])
+
+
+def count_outcomes(database: Database, tenant: Tenant) -> Across:
+    """Count a tenant's orders, how many are reserved or on the list of shortages, and what followed from them."""
+    return across(database, _OUTCOMES, tenants=[tenant])
 
 
 def _plant_troubles(
