@@ -131,7 +131,7 @@ def _manifest(path: str) -> dict[str, Any]:
     if not path.endswith(".toml"):
         return {}
     try:
-        return tomllib.loads(Path(path).expanduser().read_text("utf-8"))
+        return tomllib.loads(expand_home("ERPKIT_MODULES", path).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
 
@@ -140,7 +140,7 @@ def _check_broker(url: str) -> None:
     scheme, _, rest = url.partition(":")
     if scheme not in BROKERS:
         # What is not understood may be a password: it is not repeated.
-        raise UsageError("ERPKIT_BROKER is no broker: use memory:, nats://host:4222, kafka://, redis:// or amqp://")
+        raise UsageError("ERPKIT_BROKER is not a broker: use memory:, nats://host:4222, kafka://, redis:// or amqp://")
     if scheme != "memory" and not mask_url(url).partition("://")[2].rpartition("@")[2].strip("/"):
         raise UsageError(f"ERPKIT_BROKER names no host: write it as {scheme}://host:port")
     if scheme == "memory" and rest:

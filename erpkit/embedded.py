@@ -164,7 +164,7 @@ class EmbeddedServer:
         _give_to_server_user(folder)
         info = folder.lstat()
         if not stat.S_ISDIR(info.st_mode) or info.st_uid != _server_uid() or info.st_mode & 0o077:
-            raise DatabaseError(f"{folder} belongs to somebody else: remove it, or set ERPKIT_HOME to a shorter path")
+            raise DatabaseError(f"{folder} belongs to another user: remove it, or set ERPKIT_HOME to a shorter path")
 
     def _bury_killed_server(self) -> None:
         """Wait until the processes of a server that was killed are gone, and remove its lock files.
@@ -245,7 +245,7 @@ def _is_dead(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except ProcessLookupError:
         return True
-    except OSError:  # somebody else's process, or a system without /proc: PostgreSQL decides
+    except OSError:  # another user's process, or a system without /proc: PostgreSQL decides
         return False
 
 

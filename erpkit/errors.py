@@ -12,11 +12,13 @@ __all__ = [
     "ErpkitError",
     "MigrationError",
     "ModuleError",
+    "NoModulesError",
     "PlanChangedError",
     "QueryError",
     "RunError",
     "StoppedError",
     "UsageError",
+    "describe_error",
     "first_line",
 ]
 
@@ -76,6 +78,10 @@ class ModuleError(ErpkitError):
     """The modules of the ERP do not fit together: start-up must not go on."""
 
 
+class NoModulesError(ModuleError):
+    """Nothing says where the modules are, and none is installed: what reads has nothing to show, and what runs cannot start."""
+
+
 class MigrationError(ErpkitError):
     """A migration file is broken, or a migration failed."""
 
@@ -97,3 +103,8 @@ class StoppedError(ErpkitError):
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, or its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the class of an error with the first line of its message, for errors of a library or of a module's own code."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["caught_signals", "stop_at_interrupt"]
+__all__ = ["caught_signals", "exit_at_sigterm", "stop_at_interrupt", "stop_at_signals"]
 
 
 @contextmanager
@@ -38,6 +39,19 @@ def stop_at_interrupt(stop: threading.Event) -> Iterator[None]:
 
     with caught_signals(ask, signal.SIGINT):
         yield
+
+
+@contextmanager
+def stop_at_signals() -> Iterator[threading.Event]:
+    """Lend an event that Ctrl-C and SIGTERM set, so that a worker ends between two pieces of work."""
+    stop = threading.Event()
+    with caught_signals(lambda _: stop.set(), signal.SIGTERM, signal.SIGINT):
+        yield stop
+
+
+def exit_at_sigterm() -> None:
+    """Let SIGTERM unwind the program as an error would, so that what was started is stopped."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 
 def _restore(number: signal.Signals, usual: signal._HANDLER) -> None:

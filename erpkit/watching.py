@@ -26,7 +26,7 @@ def is_a_notebook_watched() -> bool:
 
 @contextmanager
 def unseen_widgets() -> Iterator[None]:
-    """Let the widgets made in the block tell no front end of themselves, unless somebody watches: a run would keep them."""
+    """Let the widgets made in the block tell no front end of themselves, unless a person watches: a run would keep them."""
     import comm  # noqa: PLC0415 - only a kernel needs it, and ipywidgets brings it
 
     usual = comm.create_comm

@@ -18,7 +18,7 @@ from erpkit.database import Connection, Database
 from erpkit.embedded import EmbeddedServer
 from erpkit.migrations import Migration, read_migrations
 from erpkit.modules import Registry, load_modules
-from erpkit.runs.planted import drop_database
+from erpkit.runs.sample import drop_database
 from erpkit.sample.data import Size
 from erpkit.sample.demo import Planted, plant
 

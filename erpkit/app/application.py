@@ -2,23 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from erpkit.app.call import Call, enter_call
-from erpkit.app.start import started
-from erpkit.app.subscription import dispatching
 from erpkit.config import Settings
 from erpkit.database import TEMPLATE, Connection, Database, Tenant
-from erpkit.errors import MigrationError
-from erpkit.events import CommandBus, QueryBus, WorkerReport
+from erpkit.errors import MigrationError, ModuleError, UsageError, describe_error
+from erpkit.events import CommandBus, QueryBus, Worker, WorkerReport
 from erpkit.migrations import MigrationPlan, plan_up, read_applied, read_migrations, run_plan
-from erpkit.modules import Registry, Tool, load_modules, tools_of
+from erpkit.modules import ModuleLike, Registry, Tool, load_modules, tools_of
 from erpkit.tenants import ensure_template, find_tenants, look_up
 
-__all__ = ["Application", "compose"]
+
+def import_optional(module: str, extra: str) -> ModuleType:
+    """Import a module of erpkit's that needs the libraries of an extra; raises UsageError, naming the extra, without them."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library == "erpkit":
+            raise
+        raise UsageError(f"{library} is not installed: pip install 'erpkit[{extra}]'") from None
+
+
+def load_routes(module: str, routes: object) -> object:
+    """Return the routes of a module, imported if they are `package.module:name`; raises ModuleError where that fails."""
+    if not isinstance(routes, str):
+        return routes
+    place, _, name = routes.partition(":")
+    try:
+        import_module(place)
+        return getattr(sys.modules[place], name)
+    except Exception as error:
+        raise ModuleError(f"module {module}: its routes {routes} cannot be loaded: {describe_error(error)}") from error
+
+
+@contextmanager
+def started(modules: Sequence[ModuleLike]) -> Iterator[Mapping[str, Any]]:
+    """Start `modules`, given in load order, for the time of the block; lend their public objects by name.
+
+    A module's `lifespan` is given the public objects of those that it depends on. Raises ModuleError for one that does not
+    start, naming it and those that needed it, when those that had started are stopped again; and for those that do not stop.
+    """
+    public: dict[str, Any] = {}
+    running: list[tuple[str, Any]] = []
+    try:
+        for module in modules:
+            _start(module, modules, public, running)
+        yield public
+    except BaseException as error:
+        for name, reason in _stop(running):
+            error.add_note(f"module {name} did not stop: {reason}")
+        raise
+    if failed := _stop(running):
+        raise ModuleError("; ".join(f"module {name} did not stop: {reason}" for name, reason in failed))
+
+
+def dependents_of(name: str, modules: Sequence[ModuleLike]) -> list[str]:
+    """Return the names of the modules that need `name`, by way of others too, in load order. Pure."""
+    needing = {name}
+    for module in modules:
+        if needing & set(module.dependencies):
+            needing.add(module.name)
+    return [module.name for module in modules if module.name in needing and module.name != name]
+
+
+def _start(
+    module: ModuleLike, modules: Sequence[ModuleLike], public: dict[str, Any], running: list[tuple[str, Any]]
+) -> None:
+    lifespan = getattr(module, "lifespan", None)
+    if lifespan is None:
+        return
+    try:
+        life = lifespan({name: public[name] for name in module.dependencies if name in public})
+        public[module.name] = life.__enter__()
+    except Exception as error:
+        needing = dependents_of(module.name, modules)
+        others = f"; {', '.join(needing)} need{'s' if len(needing) == 1 else ''} it" if needing else ""
+        raise ModuleError(
+            f"module {module.name} did not start: {describe_error(error)}{others}: nothing is running"
+        ) from error
+    running.append((module.name, life))
+
+
+def _stop(running: list[tuple[str, Any]]) -> list[tuple[str, str]]:
+    """Stop in reverse order, each one whatever became of the others; return those that failed with the reason."""
+    failed = []
+    for name, life in reversed(running):
+        try:
+            life.__exit__(None, None, None)
+        except Exception as error:
+            failed.append((name, describe_error(error)))
+    return failed
+
+
+@contextmanager
+def dispatching(
+    database: Database, registry: Registry, on_report: Callable[[WorkerReport], object]
+) -> Iterator[Worker]:
+    """Hand events to their handlers in a thread for the time of the block; the batch in flight is finished at its end."""
+    database.check_writable()
+    worker = Worker(database, registry, find_tenants, on_report)
+    thread = threading.Thread(target=worker.run, name="erpkit-dispatch", daemon=True)
+    thread.start()
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        thread.join()
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from mcp_types import ToolAnnotations
 from pydantic import Field, ValidationError
 
 from erpkit.app.application import Application
-from erpkit.app.refusals import refusal_of
-from erpkit.errors import ErpkitError, ModuleError
+from erpkit.app.call import refusal_of
+from erpkit.errors import ErpkitError, ModuleError, describe_error, first_line
 from erpkit.modules import Tool
 
 __all__ = ["build"]
@@ -51,8 +51,7 @@ def _add(server: ToolServer, name: str, tool: Tool, call: Callable[..., Any]) ->
     except ErpkitError:
         raise
     except Exception as error:  # of the SDK or of pydantic, for a type that is not JSON, say
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ModuleError(f"tool {name} cannot be offered: {reason}") from error
+        raise ModuleError(f"tool {name} cannot be offered: {describe_error(error)}") from error
 
 
 def _one_line(error: ToolError) -> str:
@@ -62,7 +61,7 @@ def _one_line(error: ToolError) -> str:
     if isinstance(cause, ValidationError):
         first = cause.errors()[0]
         return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg'][0].lower()}{first['msg'][1:]}"
-    return str(error).splitlines()[0]
+    return first_line(error)
 
 
 def _callable(application: Application, name: str, tool: Tool, allowed: frozenset[str]) -> Callable[..., Any]:

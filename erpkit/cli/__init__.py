@@ -12,7 +12,7 @@ import click
 
 from erpkit import __version__
 from erpkit.cli.say import say, say_text
-from erpkit.errors import ErpkitError
+from erpkit.errors import ErpkitError, first_line
 
 __all__ = ["main"]
 
@@ -84,8 +84,7 @@ def main() -> NoReturn:
                 traceback.format_exc().rstrip("\n"), err=True
             )  # as Python shows it, which sends on what is in a message
             sys.exit(1)
-        message = (str(error).splitlines() or [type(error).__name__])[0]
-        say(f"erpkit: the database said: {'; '.join([message, *getattr(error, '__notes__', [])])}", err=True)
+        say(f"erpkit: the database said: {'; '.join([first_line(error), *getattr(error, '__notes__', [])])}", err=True)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ from erpkit.erp import Erp
 from erpkit.errors import BrokerError, DatabaseError
 from erpkit.events.brokers import Broker, Forwarded
 from erpkit.nats import NatsServer
+from erpkit.signals import stop_at_signals
 from erpkit.table import Column, Table
 
 _EVERY = 1.0  # seconds between two looks at the logs
@@ -67,18 +67,6 @@ def dispatch_from_broker(*, once: bool, as_json: bool = False) -> int:
     else:
         say(f"{result.handled} handled, {result.dead} dead, {result.unknown} for tenants that do not exist")
     return 3 if result.dead or result.unknown else 0
-
-
-@contextmanager
-def stop_at_signals() -> Iterator[threading.Event]:
-    """Set the event at SIGTERM or SIGINT, so that a worker ends between two pieces of work."""
-    stop = threading.Event()
-    before = {each: signal.signal(each, lambda *_: stop.set()) for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 class _Forwarding:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from erpkit.cli.output import as_json, print_json, say
-from erpkit.config import Settings
+import erpkit
+from erpkit.cli.options import as_json
+from erpkit.cli.output import print_json, say
 from erpkit.embedded import EmbeddedServer
 
 
@@ -15,7 +16,7 @@ def command() -> None:
 
 
 def _server() -> EmbeddedServer:
-    return EmbeddedServer(Settings.from_env().home)
+    return EmbeddedServer(erpkit.open().settings.home)
 
 
 @command.command()
@@ -28,7 +29,7 @@ def start() -> None:
 
 @command.command()
 def stop() -> None:
-    """Stop the server; its data stay."""
+    """Stop the server; its data are kept."""
     say(f"embedded server {'stopped' if _server().stop() else 'was not running'}")
 
 
@@ -42,7 +43,7 @@ def status(as_json: bool) -> int:
         print_json({"running": running, "data": server.data, "url": server.url()})
     else:
         say(f"embedded server {'runs' if running else 'does not run'}; data in {server.data}")
-        if not Settings.from_env().is_embedded:
+        if not erpkit.open().settings.is_embedded:
             say("it is not used: a database is configured")
     return 0 if running else 3
 

@@ -13,7 +13,7 @@ import click
 
 from erpkit.cli.output import as_json, open_erp, print_errors, print_findings, print_json
 from erpkit.cli.output import show as show_table
-from erpkit.cli.planning import THE_SAME, print_or_apply, show_or_apply
+from erpkit.cli.planning import print_or_apply, show_or_apply, this_command
 from erpkit.errors import UsageError
 from erpkit.events import DeadLetter, DeadLetterCount, LetterPlan, LetterRun
 from erpkit.events.causes import Dimension
@@ -142,7 +142,7 @@ def discard(slugs: tuple[str, ...], selection: dict[str, Any], reason: str, conf
 
 def _decide(plan: Plan[LetterPlan, LetterRun], confirm: str, as_json: bool) -> int:
     if not as_json:
-        return show_or_apply(plan, confirm, THE_SAME)
+        return show_or_apply(plan, confirm, this_command())
     print_errors(plan.record.errors, quiet=True)
     return print_or_apply(plan, confirm, _plan_document, _run_document)
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import click
 
+import erpkit
 from erpkit.cli.output import print_table, print_target, say
 from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.embedded import EmbeddedServer
-from erpkit.modules import Registry, load_modules
+from erpkit.modules import Registry
 from erpkit.modules.registry import SAMPLE_GROUP
 from erpkit.runs import RunResult
-from erpkit.runs.demo import NOTEBOOKS, renew_database, run_demo_notebook
-from erpkit.runs.sample import plant_sample
+from erpkit.runs.sample import NOTEBOOKS, plant_sample, renew_database, run_demo_notebook
 
 
 @click.command("demo")
@@ -34,14 +34,14 @@ def command(tenants: int, output: Path) -> int:
     database is configured, and replaces the sample data of an earlier demo, but no data of yours.
     """
     started = time.perf_counter()
-    settings = Settings(home=Settings.from_env().home, modules=SAMPLE_GROUP)
+    settings = Settings(home=erpkit.open().settings.home, modules=SAMPLE_GROUP)
     print_target("embedded")
     server = EmbeddedServer(settings.home)
     server.start()
     renew_database(server)
     _set_environment(settings)
-    with Database.open(settings) as database:
-        results = _work(database, load_modules(settings), tenants, output)
+    with erpkit.open(settings=settings) as erp:
+        results = _work(erp.database, erp.registry, tenants, output)
     _print_results(results, time.perf_counter() - started)
     return 1 if any(result.outcome == "failed" for result in results) else 0
 

@@ -17,8 +17,9 @@ from erpkit.cli.brokers import dispatch_from_broker
 from erpkit.cli.output import as_json, open_erp, print_findings, print_json, say, show
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
-from erpkit.events import GroupLag, WorkerReport
+from erpkit.events import GroupLag, WorkerOptions, WorkerReport
 from erpkit.finding import exit_code
+from erpkit.signals import caught_signals
 
 __all__ = ["dispatch_", "lag"]
 
@@ -72,10 +73,9 @@ def dispatch_(
             if health_file is not None:
                 _keep(health_file, json.dumps(_document(one), default=str))
 
-        worker = erp.events.worker(slugs, report, poll=poll, limit=limit, report_every=every)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: worker.stop())
-        last = worker.run()
+        worker = erp.events.worker(slugs, report, WorkerOptions(poll=poll, limit=limit, report_every=every))
+        with caught_signals(lambda _: worker.stop(), signal.SIGTERM, signal.SIGINT):
+            last = worker.run()
         if health_file is not None:
             health_file.unlink(missing_ok=True)
         say(f"stopped: {last.handled:,} handled, {last.dead:,} dead letters", err=as_json)

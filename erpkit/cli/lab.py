@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 
+import erpkit
 from erpkit.cli.output import print_target, say
-from erpkit.config import Settings, expand_home
-from erpkit.database import Database
+from erpkit.config import expand_home
 from erpkit.errors import UsageError
 from erpkit.modules.entries import is_path
 from erpkit.runs import notebooks_folder
@@ -29,9 +29,9 @@ def command(folder: Path | None, options: tuple[str, ...]) -> int:
     `notebooks` under ERPKIT_HOME) and leaves those alone that are there already.
     """
     _check_home()
-    settings = Settings.from_env()
-    with Database.open(settings) as database:
-        print_target(database.target)
+    with erpkit.open() as erp:
+        print_target(erp.target)
+        settings = erp.settings
     root = _working_copy(folder or settings.home / "notebooks") if folder or _is_installed() else notebooks_folder()
     say(f"notebooks: {root}")
     arguments = [

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from erpkit.app import compose
-from erpkit.app.extras import import_optional
-from erpkit.cli.output import as_json, print_json, print_table, print_target, say
-from erpkit.cli.serve import behind_lines, exit_at_sigterm
-from erpkit.config import Settings
+import erpkit
+from erpkit.app.application import import_optional
+from erpkit.cli.options import as_json, tenants_option
+from erpkit.cli.output import print_json, print_target, say, show
+from erpkit.cli.serve import behind_lines
 from erpkit.errors import UsageError
+from erpkit.modules import Tool
+from erpkit.signals import exit_at_sigterm
+from erpkit.table import Column, Table
 
 
 @click.command("mcp")
 @click.option("--allow-writes", is_flag=True, help="Offer the tools that change something, too.")
-@click.option("--tenant", "slugs", multiple=True, metavar="SLUG", help="Serve only this tenant; may be repeated.")
+@tenants_option("Serve only this tenant; may be repeated.")
 @click.option("--list", "only_list", is_flag=True, help="Show the tools instead of serving them.")
 @as_json
 def command(allow_writes: bool, slugs: tuple[str, ...], only_list: bool, as_json: bool) -> None:
@@ -28,22 +32,30 @@ def command(allow_writes: bool, slugs: tuple[str, ...], only_list: bool, as_json
     """
     tools = import_optional("erpkit.app.tools", "mcp")
     exit_at_sigterm()
-    with compose(Settings.from_env()) as application:
-        print_target(application.database.target, quiet=as_json or not only_list)
-        if unknown := [slug for slug in slugs if application.find_tenant(slug) is None]:
-            raise UsageError(f"there is no tenant {unknown[0]!r}")
-        server = tools.build(application, allow_writes=allow_writes, tenants=slugs)
-        if only_list:
-            offered = {name: tool for name, tool in application.tools.items() if allow_writes or not tool.writes}
-            rows = [(name, "writes" if t.writes else "reads", _first_line(t.function)) for name, t in offered.items()]
-            if as_json:
-                print_json([dict(zip(("tool", "access", "what"), row, strict=True)) for row in rows])
-            else:
-                print_table(["tool", "access", "what it does"], rows)
+    with erpkit.open() as erp:
+        print_target(erp.target, quiet=as_json or not only_list)
+        if only_list and not erp.modules:
+            _list({}, as_json)
             return
-        for line in behind_lines(application):
-            say(f"! {line}", err=True)
-        _serve(server)
+        with erp.compose() as application:
+            if unknown := [slug for slug in slugs if application.find_tenant(slug) is None]:
+                raise UsageError(f"there is no tenant {unknown[0]!r}")
+            server = tools.build(application, allow_writes=allow_writes, tenants=slugs)
+            if only_list:
+                _list(application.tools, as_json, allow_writes=allow_writes)
+                return
+            for line in behind_lines(application):
+                say(f"! {line}", err=True)
+            _serve(server)
+
+
+def _list(tools: Mapping[str, Tool], as_json: bool, *, allow_writes: bool = False) -> None:
+    offered = [(name, tool) for name, tool in tools.items() if allow_writes or not tool.writes]
+    if as_json:
+        print_json([{"tool": name, "access": _access(tool), "what": _what(tool)} for name, tool in offered])
+        return
+    writing = "No tool only reads: --allow-writes offers those that write."
+    show(Table(_COLUMNS, offered, writing if tools else "No module offers a tool: see Module(tools=…) in the README."))
 
 
 def _serve(server: Any) -> None:
@@ -66,5 +78,16 @@ def _serve(server: Any) -> None:
         raise error
 
 
-def _first_line(function: object) -> str:
-    return (function.__doc__ or "").strip().partition("\n")[0]
+def _access(tool: Tool) -> str:
+    return "writes" if tool.writes else "reads"
+
+
+def _what(tool: Tool) -> str:
+    return (tool.function.__doc__ or "").strip().partition("\n")[0]
+
+
+_COLUMNS = (
+    Column[tuple[str, Tool]]("tool", lambda row: row[0]),
+    Column[tuple[str, Tool]]("access", lambda row: _access(row[1])),
+    Column[tuple[str, Tool]]("what it does", lambda row: _what(row[1])),
+)

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import click
 
+import erpkit
+from erpkit import Erp
 from erpkit.cli import migrate_files
-from erpkit.cli.migrate_output import show_plan, show_run
-from erpkit.cli.output import as_json, open_database, print_errors, print_json, print_table, say
-from erpkit.config import Settings
-from erpkit.database import TEMPLATE, Connection, Database, Tenant
-from erpkit.migrations import (
-    Applied,
-    Limits,
-    Migration,
-    MigrationPlan,
-    MigrationStatus,
-    describe_status,
-    plan_down,
-    plan_redo,
-    plan_up,
-    read_applied,
-    read_history,
-    read_migrations,
-    read_milliseconds,
-    run_plan,
-)
-from erpkit.modules import load_modules
-from erpkit.tenants import ensure_template, find_tenants
-from erpkit.ui.progress import progress_bar
-
-Planner = Callable[[Sequence[Tenant], Sequence[Migration], Applied], MigrationPlan]
+from erpkit.cli.output import as_json, print_findings, print_json, print_target, say, say_script, show
+from erpkit.cli.planning import apply_plan, say_plan, this_command
+from erpkit.finding import exit_code
+from erpkit.migrations import MigrationPlan, MigrationRun
+from erpkit.plan import Plan
+from erpkit.visible import visible
 
 tenant_option = click.option(
     "--tenant", "slugs", multiple=True, metavar="SLUG", help="Only this tenant; may be repeated."
@@ -47,7 +32,7 @@ up_options = (
     tenant_option,
     canary_option,
     module_option,
-    click.option("--to", "to_version", type=click.IntRange(min=1), help="No further than this version; with --module."),
+    click.option("--to", type=click.IntRange(min=1), help="No further than this version; with --module."),
     click.option("--out-of-order", is_flag=True, help="Run migrations that are lower than an applied one as well."),
     click.option("--retry-dirty", is_flag=True, help="Run what stopped half way again, after it was mended by hand."),
 )
@@ -90,19 +75,14 @@ for _offline in (migrate_files.show, migrate_files.new, migrate_files.lint):
 @as_json
 def status(slugs: tuple[str, ...], as_json: bool) -> int:
     """Show the version of each module of each tenant; exit code 3 if one is not current."""
-    migrations = _migrations()
-    with open_database(quiet=as_json) as database, database.connection() as connection:
-        fleet = _fleet(connection, slugs)
-        applied = read_applied(connection, fleet, migrations)
-    statuses = describe_status(fleet, migrations, applied)
+    with _opened(as_json) as erp:
+        found = erp.migrations.status(slugs)
     if as_json:
-        print_json([vars(s) | {"state": s.state} for s in statuses])
-    else:
-        modules = list(dict.fromkeys(s.module for s in statuses))
-        cells = {(s.tenant, s.module): "unread" if s.error else f"{s.version}{_mark(s)}" for s in statuses}
-        print_table(["tenant", *modules], [(t.slug, *(cells[t.slug, module] for module in modules)) for t in fleet])
-    print_errors(applied.errors, quiet=as_json)
-    return 3 if applied.errors or any(s.state != "current" for s in statuses) else 0
+        print_json([vars(s) | {"state": s.state} for s in found.statuses])
+        return exit_code(found.findings)
+    show(found.table)
+    print_findings(found.findings)
+    return exit_code(found.findings)
 
 
 @command.command()
@@ -111,19 +91,20 @@ def status(slugs: tuple[str, ...], as_json: bool) -> int:
 @as_json
 def plan(slugs: tuple[str, ...], show_sql: bool, as_json: bool, **choice: Any) -> int:
     """Show what `up` would do: the plan's id, its waves, an estimate, and the statements that lock or rewrite."""
-    with open_database(quiet=as_json) as database:
-        planned, milliseconds = _plan(database, slugs, _up(**choice))
-    show_plan(planned, milliseconds, as_json=as_json, sql=show_sql)
-    return 3 if planned.refused else 0
+    with _opened(as_json) as erp:
+        planned = _plan_up(erp, slugs, choice)
+    _show_plan(planned, show_sql=show_sql, as_json=as_json)
+    return 3 if _is_doubtful(planned.record) else 0
 
 
 @command.command()
 @_with(up_options)
 @_with(run_options)
-def up(slugs: tuple[str, ...], **choice: Any) -> int:
+def up(slugs: tuple[str, ...], confirm: str, show_sql: bool, as_json: bool, **choice: Any) -> int:
     """Bring tenants to the newest version, `_template` first; a tenant that fails does not stop the others."""
-    names = ("canaries", "module", "to_version", "out_of_order", "retry_dirty")
-    return _plan_and_run(slugs, _up(**{name: choice.pop(name) for name in names}), **choice)
+    with _opened(as_json) as erp:
+        erp.database.check_writable()
+        return _show_or_apply(_plan_up(erp, slugs, choice), confirm, show_sql=show_sql, as_json=as_json)
 
 
 @command.command()
@@ -131,17 +112,14 @@ def up(slugs: tuple[str, ...], **choice: Any) -> int:
 @all_option
 @canary_option
 @click.option("--module", required=True, help="The module to take down.")
-@click.option("--to", "to_version", type=click.IntRange(min=0), required=True, help="The version to end at.")
+@click.option("--to", type=click.IntRange(min=0), required=True, help="The version to end at.")
 @_with(run_options)
-def down(
-    slugs: tuple[str, ...], everyone: bool, canaries: tuple[str, ...], module: str, to_version: int, **choice: Any
-) -> int:
+def down(slugs: tuple[str, ...], everyone: bool, confirm: str, show_sql: bool, as_json: bool, **choice: Any) -> int:
     """Take one module of tenants down to a version; `_template` stays as it is unless it is named, too, or with --all."""
-
-    def planner(tenants: Sequence[Tenant], migrations: Sequence[Migration], applied: Applied) -> MigrationPlan:
-        return plan_down(tenants, migrations, applied, module, to_version, canaries=canaries)
-
-    return _plan_and_run(slugs, planner, only_named=_only_named(slugs, everyone), **choice)
+    _check_named(slugs, everyone)
+    with _opened(as_json) as erp:
+        erp.database.check_writable()
+        return _show_or_apply(erp.migrations.down(slugs, **choice), confirm, show_sql=show_sql, as_json=as_json)
 
 
 @command.command()
@@ -150,13 +128,12 @@ def down(
 @canary_option
 @click.option("--module", required=True, help="The module whose last version is taken down and up again.")
 @_with(run_options)
-def redo(slugs: tuple[str, ...], everyone: bool, canaries: tuple[str, ...], module: str, **choice: Any) -> int:
+def redo(slugs: tuple[str, ...], everyone: bool, confirm: str, show_sql: bool, as_json: bool, **choice: Any) -> int:
     """Take the last applied version of a module down and up again, each tenant at its own."""
-
-    def planner(tenants: Sequence[Tenant], migrations: Sequence[Migration], applied: Applied) -> MigrationPlan:
-        return plan_redo(tenants, migrations, applied, module, canaries=canaries)
-
-    return _plan_and_run(slugs, planner, only_named=_only_named(slugs, everyone), **choice)
+    _check_named(slugs, everyone)
+    with _opened(as_json) as erp:
+        erp.database.check_writable()
+        return _show_or_apply(erp.migrations.redo(slugs, **choice), confirm, show_sql=show_sql, as_json=as_json)
 
 
 @command.command()
@@ -165,95 +142,88 @@ def redo(slugs: tuple[str, ...], everyone: bool, canaries: tuple[str, ...], modu
 @as_json
 def history(slugs: tuple[str, ...], limit: int, as_json: bool) -> None:
     """Show what was done to which tenant, the newest first: who, when, which plan, how long, and what failed."""
-    with open_database(quiet=as_json) as database, database.connection() as connection:
-        entries = read_history(connection, _named(connection, slugs) if slugs else None, limit)
+    with _opened(as_json) as erp:
+        found = erp.migrations.history(slugs, limit=limit)
     if as_json:
-        print_json([vars(entry) for entry in entries])
-        return
-    print_table(
-        ["at", "tenant", "migration", "state", "ms", "who", "plan", "error"],
-        [
-            (f"{e.at:%Y-%m-%d %H:%M:%S}", e.tenant, f"{e.module} {e.version} {e.direction}", e.state,
-             f"{e.milliseconds:.1f}", e.who, e.plan_id, e.error or "")
-            for e in entries
-        ],
-    )  # fmt: skip
+        print_json([vars(entry) for entry in found.entries])
+    else:
+        show(found.table)
 
 
-def _only_named(slugs: tuple[str, ...], everyone: bool) -> bool:
+@contextmanager
+def _opened(as_json: bool) -> Iterator[Erp]:
+    with erpkit.open() as erp:
+        print_target(erp.target, quiet=as_json)
+        yield erp
+
+
+def _check_named(slugs: tuple[str, ...], everyone: bool) -> None:
     if bool(slugs) == everyone:
         raise click.UsageError("name the tenants with --tenant, or take --all of them")
-    return not everyone
 
 
-def _mark(status: MigrationStatus) -> str:
-    marks = [f"+{len(status.pending)}"] if status.pending else []
-    marks += [status.state] if status.state not in ("current", "pending") else []
-    return f" ({', '.join(marks)})" if marks else ""
-
-
-def _up(**choice: Any) -> Planner:
-    if choice["to_version"] is not None and choice["module"] is None:
+def _plan_up(erp: Erp, slugs: tuple[str, ...], choice: dict[str, Any]) -> Plan[MigrationPlan, MigrationRun]:
+    if choice["to"] is not None and choice["module"] is None:
         raise click.UsageError("--to needs --module: versions are numbered by module")
-
-    def planner(tenants: Sequence[Tenant], migrations: Sequence[Migration], applied: Applied) -> MigrationPlan:
-        return plan_up(tenants, migrations, applied, **choice)
-
-    return planner
+    return erp.migrations.plan(slugs, **choice)
 
 
-def _migrations() -> tuple[Migration, ...]:
-    settings = Settings.from_env()
-    return read_migrations(load_modules(settings).modules, event_log=settings.tenants_query is None)
+def _is_doubtful(plan: MigrationPlan) -> bool:
+    """Tell whether a tenant is left alone that should not be, or there is none."""
+    return bool(plan.refused) or any(finding.kind in ("no tenants", "no migrations") for finding in plan.findings)
 
 
-def _fleet(connection: Connection, slugs: tuple[str, ...]) -> list[Tenant]:
-    return [TEMPLATE, *find_tenants(connection, slugs, Settings.from_env().tenants_query)]
+def _show_or_apply(plan: Plan[MigrationPlan, MigrationRun], confirm: str, *, show_sql: bool, as_json: bool) -> int:
+    """Show a plan, or apply it where its id was confirmed; return the exit code, which is 1 for a run that is incomplete."""
+    if not confirm:
+        _show_plan(plan, show_sql=show_sql, as_json=as_json)
+        return 3 if plan.record.is_empty and _is_doubtful(plan.record) else 0
+    run: MigrationRun = apply_plan(plan, confirm)
+    _show_run(plan.record, run, as_json=as_json)
+    return 1 if not run.is_complete or plan.record.refused or run.behind or run.not_verified else 0
 
 
-def _named(connection: Connection, slugs: tuple[str, ...]) -> list[Tenant]:
-    template = [TEMPLATE] if TEMPLATE.slug in slugs else []
-    others = [slug for slug in slugs if slug != TEMPLATE.slug]
-    query = Settings.from_env().tenants_query
-    return [*template, *(find_tenants(connection, others, query) if others else ())]
+def _show_plan(plan: Plan[MigrationPlan, MigrationRun], *, show_sql: bool, as_json: bool) -> None:
+    """Print a plan: its waves, who is left out and why, what the linter says, an estimate, its id, and how to apply it."""
+    again = this_command().replace("migrate plan", "migrate up", 1)
+    if as_json:
+        print_json(_plan_as_json(plan.record))
+        if not plan.record.is_empty:
+            say(f"dry run: nothing was changed; to apply it: {again} --confirm {plan.id}", err=True)
+        return
+    show(plan.record.table)
+    _print_skipped(plan.record)
+    for migration, direction, statements in plan.record.sql() if show_sql else ():
+        say_script("\n".join([f"-- {visible(migration.name)} ({direction})", *statements, ""]))
+    print_findings([finding for finding in plan.record.findings if finding.kind != "pending"])  # the table shows these
+    say_plan(plan, again)
 
 
-def _plan(
-    database: Database, slugs: tuple[str, ...], planner: Planner, *, only_named: bool = False
-) -> tuple[MigrationPlan, Any]:
-    migrations = _migrations()
-    with database.connection() as connection:
-        tenants = _named(connection, slugs) if only_named else _fleet(connection, slugs)
-        planned = planner(tenants, migrations, read_applied(connection, tenants, migrations))
-        return planned, read_milliseconds(connection)
+def _plan_as_json(plan: MigrationPlan) -> dict[str, object]:
+    steps = [
+        {"wave": wave.name, "tenant": p.tenant.slug, "migration": m.name, "direction": direction}
+        for wave in plan.waves
+        for p in wave.tenants
+        for m, direction in p.steps
+    ]
+    left = {"skipped": dict(plan.skipped), "refused": dict(plan.refused)}
+    facts = {"seconds": plan.estimate.seconds, "lint": [asdict(finding) for finding in plan.lint.findings]}
+    return {"id": plan.id, "direction": plan.direction, "steps": steps, **left, **facts}
 
 
-def _plan_and_run(
-    slugs: tuple[str, ...],
-    planner: Planner,
-    *,
-    confirm: str,
-    show_sql: bool,
-    lock_timeout: float,
-    lock_attempts: int,
-    statement_timeout: float,
-    as_json: bool,
-    only_named: bool = False,
-    **choice: Any,
-) -> int:
-    with open_database(quiet=as_json) as database:
-        planned, milliseconds = _plan(database, slugs, planner, only_named=only_named)
-        if not confirm:
-            show_plan(planned, milliseconds, as_json=as_json, sql=show_sql, workers=choice["workers"])
-            if not planned.is_empty:
-                hint = f"dry run: nothing was changed; to apply it, add --confirm {planned.id}"
-                say(hint, err=as_json)
-            return 3 if planned.is_empty and planned.refused else 0
-        planned.check(confirm)
-        if not only_named:
-            with database.connection() as connection:
-                ensure_template(connection)
-        limits = Limits(lock_timeout, statement_timeout, lock_attempts)
-        with progress_bar(len(planned.tenants), "tenants") as advance:
-            run = run_plan(database, planned, confirm, lambda _: advance(1), limits=limits, **choice)
-    return show_run(planned, run, as_json=as_json)
+def _show_run(plan: MigrationPlan, run: MigrationRun, *, as_json: bool) -> None:
+    """Print what became of each tenant."""
+    if as_json:
+        left = {"skipped": dict(plan.skipped), "refused": dict(plan.refused), "not_started": dict(run.not_started)}
+        results = [asdict(result) for result in run.results]
+        print_json({"plan": run.plan_id, "seconds": run.seconds, "done": run.done_count, "results": results, **left})
+        return
+    show(run.table)
+    _print_skipped(plan)
+    print_findings(run.findings)
+    say(str(run))
+
+
+def _print_skipped(plan: MigrationPlan) -> None:
+    for slug, status in plan.skipped.items():
+        say(f"skipped {slug}: {status}")

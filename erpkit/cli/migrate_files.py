@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from erpkit.cli.output import as_json, print_json, say, say_script
-from erpkit.config import Settings
-from erpkit.errors import MigrationError, UsageError
-from erpkit.migrations import parse_migration
-from erpkit.migrations.files import collect_migrations
-from erpkit.migrations.lint import LintFinding, lint_migrations
-from erpkit.migrations.new import Style, new_migration
-from erpkit.modules import ModuleLike, load_modules
+import erpkit
+from erpkit.cli.output import as_json, print_findings, print_json, say, say_script
+from erpkit.migrations.lint import LintFinding
+from erpkit.migrations.new import Style
 
 __all__ = ["lint", "new", "show"]
 
@@ -26,10 +21,7 @@ __all__ = ["lint", "new", "show"]
 @as_json
 def show(file: Path, direction: str, as_json: bool) -> None:
     """Print the statements of a migration file, as goose would split it; ENVSUB is filled in from the environment."""
-    try:
-        parsed = parse_migration(file.read_bytes().decode(), os.environ)
-    except (MigrationError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: {error}") from None
+    parsed = erpkit.open().migrations.show(file)
     statements = parsed.up if direction == "up" else parsed.down
     if as_json:
         told = {"use_transaction": parsed.use_transaction, "uses_environment": parsed.uses_environment}
@@ -51,7 +43,7 @@ def show(file: Path, direction: str, as_json: bool) -> None:
 @as_json
 def new(name: str, module: str, style: Style | None, as_json: bool) -> None:
     """Write an empty migration into a module's folder, and print its path; its version is in the style of the others."""
-    path = new_migration(_module(module), name, style=style)
+    path = erpkit.open().migrations.new(module, name, style=style)
     if as_json:
         print_json({"path": path})
     else:
@@ -64,27 +56,19 @@ def new(name: str, module: str, style: Style | None, as_json: bool) -> None:
 @as_json
 def lint(names: tuple[str, ...], pg_version: str | None, as_json: bool) -> int:
     """Name the statements that lock or rewrite tables, or break running code; exit code 3 if there is one."""
-    modules = [_module(name) for name in names] or load_modules(Settings.from_env()).modules
-    migrations = [migration for module in modules for migration in collect_migrations(module)]
-    findings = lint_migrations(migrations, pg_version=pg_version)
+    report = erpkit.open().migrations.lint(names, pg_version=pg_version)
     if as_json:
-        print_json([asdict(finding) for finding in findings])
-    else:
-        _print_findings(findings)
-        say(f"{len(migrations)} migrations, {len(findings)} findings")
-    return 3 if any(finding.level in ("error", "warning") for finding in findings) else 0
+        print_json([asdict(finding) for finding in report.findings])
+        return report.summary.exit_code
+    _print_lint(report.findings)
+    if not report.checked:
+        print_findings(report.all_findings)
+    say(f"{report.checked} migrations, {len(report.findings)} findings")
+    return report.summary.exit_code
 
 
-def _print_findings(findings: tuple[LintFinding, ...]) -> None:
+def _print_lint(findings: tuple[LintFinding, ...]) -> None:
     for finding in findings:
         say(f"{finding.path}:{finding.line}: {finding.level}: {finding.rule}")
         say(f"    {finding.statement}")
         say(f"  {finding.message} {finding.help}".rstrip())
-
-
-def _module(name: str) -> ModuleLike:
-    modules = load_modules(Settings.from_env()).modules
-    for module in modules:
-        if module.name == name:
-            return module
-    raise UsageError(f"there is no module {name!r}: there are {', '.join(known.name for known in modules)}")

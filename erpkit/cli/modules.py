@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 import erpkit
-from erpkit.cli.output import as_json, print_json, print_target, say, say_script, show
+from erpkit.cli.options import as_json
+from erpkit.cli.output import print_json, print_target, say, say_script, show
 from erpkit.modules import Component, ModuleCheck, cut_edges, find_impact
 
 _SHOWN = 5  # pieces of evidence a finding
@@ -51,7 +52,7 @@ def list_(as_json: bool) -> None:
 )
 @as_json
 def check(odoo: tuple[Path, ...], no_database: bool, layers: str, as_json: bool) -> int:
-    """Look for cycles, couplings nobody declared, and events nobody handles; exit code 3 if there are findings."""
+    """Look for cycles, undeclared couplings, and events without a handler; exit code 3 if there are findings."""
     result = _inspected(odoo, no_database, layers, quiet=as_json)
     if as_json:
         findings = [asdict(finding) | {"severity": finding.severity} for finding in result.findings]
@@ -59,7 +60,7 @@ def check(odoo: tuple[Path, ...], no_database: bool, layers: str, as_json: bool)
             {"order": result.order, "cycle": result.cycle, "not_read": result.not_read, "findings": findings,
              "cycles": [_component(component) for component in result.components]}
         )  # fmt: skip
-        return 3 if result.findings else 0
+        return result.summary.exit_code
     say(f"load order: {_listed(result.order) or result.load_order}")
     for finding in result.findings:
         say(f"! {finding}")
@@ -69,7 +70,7 @@ def check(odoo: tuple[Path, ...], no_database: bool, layers: str, as_json: bool)
             say(f"    … and {len(finding.evidence) - _SHOWN} more")
     if not result.findings:
         say("no findings")
-    return 3 if result.findings else 0
+    return result.summary.exit_code
 
 
 @command.command()
@@ -102,8 +103,10 @@ def graph(
 def _inspected(odoo: tuple[Path, ...], no_database: bool, layers: str, *, quiet: bool) -> ModuleCheck:
     result = erpkit.open().modules.check(odoo=odoo, layers=layers, database=not no_database)
     print_target(result.target, quiet=quiet)
+    found = {finding.problem for finding in result.findings}
     for text in result.not_read:
-        say(f"not read: {text}", err=quiet)
+        if text not in found:  # else it is told among the findings
+            say(f"not read: {text}", err=quiet)
     return result
 
 
@@ -139,7 +142,7 @@ def _written(result: ModuleCheck, form: str, impact: str) -> str:
     if form == "svg":
         return result.picture(around=impact).svg
     if form == "mermaid":
-        from erpkit.modules.mermaid import as_mermaid  # noqa: PLC0415
+        from erpkit.modules.picture import as_mermaid  # noqa: PLC0415
 
         return as_mermaid(result)
     return json.dumps(

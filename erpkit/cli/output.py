@@ -1,17 +1,16 @@
-"""What commands share: opening the database, and printing tables or JSON."""
+"""What commands share: opening the database, and printing tables, findings or JSON."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any
 
-import click
-
 import erpkit
+from erpkit.cli.options import as_json
 from erpkit.cli.say import say, say_script, say_text
 from erpkit.config import Settings
 from erpkit.database import Database
@@ -33,10 +32,6 @@ __all__ = [
     "say_text",
     "show",
 ]
-
-as_json: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON."
-)
 
 
 @contextmanager

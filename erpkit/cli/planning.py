@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import click
+from click.core import ParameterSource
 
 from erpkit.cli.output import print_findings, print_json, say, say_script, show
 from erpkit.finding import exit_code
 from erpkit.plan import Plan, Shown, Work
 from erpkit.ui.progress import progress_bar
 
-__all__ = ["THE_SAME", "apply_plan", "print_or_apply", "show_or_apply", "show_result"]
-
-THE_SAME = "the same command with"  # as `again`, of a command whose options choose much
+__all__ = ["apply_plan", "print_or_apply", "say_plan", "show_or_apply", "show_result", "this_command"]
 
 
 def show_or_apply(plan: Plan[Any, Any], confirm: str, again: str) -> int:
@@ -20,27 +22,11 @@ def show_or_apply(plan: Plan[Any, Any], confirm: str, again: str) -> int:
 
     Return the exit code.
     """
-    if confirm:
-        return show_result(apply_plan(plan, confirm))
-    _show(plan.record)
-    hint = f"dry run: nothing was changed; to apply it: {again} --confirm {plan.id}"
-    say(f"plan {plan.id}: {plan.record}; {hint if plan.record.size else 'there is nothing to do'}")
-    return exit_code(plan.record.findings)
-
-
-def print_or_apply(
-    plan: Plan[Any, Any], confirm: str, planned: Callable[[Any], object], done: Callable[[Any], object]
-) -> int:
-    """Do the same, and print JSON: what `planned` makes of the plan's record, or `done` of the result."""
-    result = apply_plan(plan, confirm) if confirm else plan.record
-    print_json((done if confirm else planned)(result))
-    return exit_code(result.findings)
-
-
-def apply_plan(plan: Plan[Any, Any], confirm: str) -> Any:
-    """Apply a plan, with a progress bar where a person watches; return the result."""
-    with progress_bar(plan.record.size, plan.unit) as advance:
-        return plan.apply(confirm, Work(advance))
+    if not confirm:
+        _show(plan.record)
+        say_plan(plan, again)
+        return exit_code(plan.record.findings)
+    return show_result(apply_plan(plan, confirm))
 
 
 def show_result(result: Shown) -> int:
@@ -48,6 +34,27 @@ def show_result(result: Shown) -> int:
     _show(result)
     say(str(result))
     return exit_code(result.findings)
+
+
+def print_or_apply(
+    plan: Plan[Any, Any], confirm: str, planned: Callable[[Any], object], done: Callable[[Any], object]
+) -> int:
+    """Print JSON: what `planned` makes of a plan's record; with `confirm`, apply it and print what `done` makes of the result."""
+    result = apply_plan(plan, confirm) if confirm else plan.record
+    print_json((done if confirm else planned)(result))
+    return exit_code(result.findings)
+
+
+def say_plan(plan: Plan[Any, Any], again: str) -> None:
+    """Print a plan's id and size, with the command that applies it."""
+    hint = f"dry run: nothing was changed; to apply it: {again} --confirm {plan.id}"
+    say(f"plan {plan.id}: {plan.record}; {hint}" if plan.record.size else f"plan {plan.id}: there is nothing to do")
+
+
+def apply_plan(plan: Plan[Any, Any], confirm: str) -> Any:
+    """Apply a plan with its confirmed id, and draw how far that is where somebody watches; return the result."""
+    with progress_bar(plan.record.size, plan.unit) as advance:
+        return plan.apply(confirm, Work(advance))
 
 
 def _show(result: Shown) -> None:
@@ -58,3 +65,27 @@ def _show(result: Shown) -> None:
         for table in result.tables:
             show(table)
     print_findings(result.findings)
+
+
+def this_command() -> str:
+    """Return the command that is being carried out, as it was given, to be pasted with more options."""
+    context = click.get_current_context()
+    return shlex.join([*context.command_path.split(), *_given(context)])
+
+
+def _given(context: click.Context) -> Iterator[str]:
+    """Yield the arguments and options that were given, but neither an id that was confirmed nor the form of the output."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        value = context.params.get(name)
+        if (
+            name in ("confirm", "as_json", "show_sql")
+            or context.get_parameter_source(name) != ParameterSource.COMMANDLINE
+        ):
+            continue
+        option = [max(parameter.opts, key=len)] if isinstance(parameter, click.Option) else []
+        if value is True:
+            yield from option
+        elif value is not False:
+            for one in value if isinstance(value, tuple) else (value,):
+                yield from [*option, str(one)]

@@ -12,7 +12,7 @@ from uuid import UUID
 import click
 
 from erpkit.cli.output import as_json, open_erp, print_errors, print_json, say, show
-from erpkit.cli.planning import THE_SAME, apply_plan, print_or_apply, show_or_apply, show_result
+from erpkit.cli.planning import apply_plan, print_or_apply, show_or_apply, show_result, this_command
 from erpkit.errors import UsageError
 from erpkit.events import ImportPlan, ReplayPlan, ReplayRecord, Selection, ShadowDiff
 from erpkit.events.replay.files import ImportResult
@@ -150,7 +150,7 @@ def _export(slugs: Sequence[str], selection: Selection, path: Path, as_json: boo
 
 def _import(plan: Plan[ImportPlan, ImportResult], confirm: str, as_json: bool) -> int:
     if not as_json:
-        return show_or_apply(plan, confirm, THE_SAME)
+        return show_or_apply(plan, confirm, this_command())
 
     def planned(record: ImportPlan) -> dict[str, object]:
         return {"plan": record.id, "events": record.event_count, "new": record.new, "known": record.known}
@@ -163,7 +163,8 @@ def _rebuild(plan: Plan[ShadowDiff, SwapResult], confirm: str, as_json: bool) ->
         say(str(apply_plan(plan, confirm)), err=True)
         return 0
     if not as_json:
-        return show_or_apply(plan, confirm, f"{THE_SAME} --swap")
+        again = this_command().replace(" --resume-shadow", "").replace(" --shadow", " --swap")
+        return show_or_apply(plan, confirm, again)
     diff = plan.record
     print_json({"swap": diff.id, "shadow": diff.shadow.schema, "tables": [asdict(table) for table in diff.differences]})
     return 3 if diff.count else 0
@@ -173,7 +174,7 @@ def _replay(plan: Plan[ReplayPlan, ReplayReport], confirm: str, as_json: bool) -
     for slug, status in plan.record.skipped.items():
         say(f"skipped {slug}: {status}", err=as_json)
     if not confirm and not as_json:
-        return show_or_apply(plan, "", THE_SAME)
+        return show_or_apply(plan, "", this_command())
     if as_json:
         print_errors(plan.record.errors, quiet=True)
     if not confirm:

@@ -8,17 +8,25 @@ from typing import Any
 
 import click
 
-from erpkit.cli.output import as_json, print_target, say, say_text
-from erpkit.cli.run_output import print_fleet, print_parameters, print_result
-from erpkit.config import Settings
-from erpkit.database import Database
+import erpkit
+from erpkit.cli.options import as_json
+from erpkit.cli.output import print_json, print_table, print_target, say, say_text
+from erpkit.erp import Erp
 from erpkit.errors import UsageError
-from erpkit.runs import Notebook, Retry, TimeLimits, open_notebook, run_notebook, validate_parameters
-from erpkit.runs.fleet import run_fleet, tenant_parameter
-from erpkit.runs.job import Job, open_recorder
+from erpkit.runs import (
+    FleetResult,
+    Notebook,
+    Retry,
+    RunResult,
+    TimeLimits,
+    open_notebook,
+    run_notebook,
+    validate_parameters,
+)
+from erpkit.runs.fleet import Job, run_fleet, tenant_parameter
 from erpkit.runs.output import read_tenants
+from erpkit.runs.parameters import may_write
 from erpkit.runs.record import Recorder
-from erpkit.runs.values import may_write
 
 _SECONDS = click.FloatRange(min=0, min_open=True)
 
@@ -49,9 +57,9 @@ def command(
 ) -> int:  # fmt: skip
     """Run NOTEBOOK, one of erpkit's by name or any by path, and write its output and an HTML report.
 
-    Parameters are checked before a kernel starts. Exit code 0: fine; 1: a cell failed; 2: bad parameters, nothing was started;
-    3: it ran and found a problem; 124: timed out; 130: interrupted; 137: its kernel died. With --each-tenant it is the worst
-    of them. `erpkit run NOTEBOOK --help` shows its parameters.
+    Parameters are checked before a kernel starts. Exit code 0: fine; 1: a cell failed; 2: bad parameters, nothing was started, or a
+    cell refused them; 3: it ran and found a problem; 124: timed out; 130: interrupted; 137: its kernel died. With --each-tenant it
+    is the worst of them. `erpkit run NOTEBOOK --help` shows its parameters.
     """
     if notebook is None:
         say_text(context.get_help())
@@ -60,24 +68,21 @@ def command(
         raise click.UsageError("name a notebook")
     opened = open_notebook(notebook)
     if wants_help:
-        print_parameters(opened)
+        _print_parameters(opened)
         return 0
     values = _parameters(opened, given, () if each_tenant else tenants)
     job = Job(str(opened.path), values, output, TimeLimits(timeout, cell_timeout), Retry(retries, retry_writes), kernel)
-    if each_tenant:
-        if {"tenant", "tenants"} & set(values):
-            raise UsageError("with --each-tenant, name tenants by --tenant")
-        return _run_each(opened, job, tenants, jobs, as_json)
-    recorder, database = open_recorder(Settings.from_env())
-    try:
-        _check_target(database, recorder, read_tenants(values), quiet=as_json)
+    if each_tenant and {"tenant", "tenants"} & set(values):
+        raise UsageError("with --each-tenant, name tenants by --tenant")
+    with erpkit.open() as erp:
+        if each_tenant:
+            return _run_each(erp, opened, job, tenants, jobs, as_json)
+        recorder = erp.runs.recorder()
+        _check_target(erp, recorder, read_tenants(values), quiet=as_json)
         result = run_notebook(
             opened, values, output, limits=job.limits, retry=job.retry, kernel=kernel, recorder=recorder
         )
-    finally:
-        if database is not None:
-            database.close()
-    print_result(result, as_json)
+    _print_result(result, as_json)
     return result.exit_code
 
 
@@ -94,27 +99,21 @@ def _parameters(opened: Notebook, given: Sequence[tuple[str, str]], tenants: Seq
     return validate_parameters(opened.parameters, values)
 
 
-def _check_target(database: Database | None, recorder: Recorder, slugs: Sequence[str], *, quiet: bool) -> None:
-    """Name the target, so that a tenant that it has not is told at once; one that cannot be reached only costs the record."""
-    from erpkit.tenants import find_tenants  # noqa: PLC0415 - not needed for --help
-
-    if database is None:
+def _check_target(erp: Erp, recorder: Recorder, slugs: Sequence[str], *, quiet: bool) -> None:
+    """Name the target, and refuse a tenant that it does not have; where the database does not answer, only the record is lost."""
+    if recorder.problem:
         if slugs:
             raise UsageError(f"tenants cannot be checked, and nothing was started: {recorder.problem}")
         print_target("not reached", quiet=quiet)
         return
-    with database.connection() as connection:
-        find_tenants(connection, slugs, Settings.from_env().tenants_query)
-    print_target(database.target, quiet=quiet)
+    erp.find(slugs)
+    print_target(erp.target, quiet=quiet)
 
 
-def _run_each(opened: Notebook, job: Job, slugs: Sequence[str], workers: int, as_json: bool) -> int:
-    from erpkit.tenants import find_tenants  # noqa: PLC0415
-
-    settings = Settings.from_env()
-    with Database.open(settings) as database, database.connection() as connection:
-        print_target(database.target, quiet=as_json)
-        found = find_tenants(connection, slugs, settings.tenants_query)
+def _run_each(erp: Erp, opened: Notebook, job: Job, slugs: Sequence[str], workers: int, as_json: bool) -> int:
+    print_target(erp.target, quiet=as_json)
+    found = erp.find(slugs)
+    erp.close()  # the runs have connections of their own
     fleet = [tenant for tenant in found if slugs or tenant.is_active]
     for tenant in found:
         if tenant not in fleet:
@@ -123,11 +122,73 @@ def _run_each(opened: Notebook, job: Job, slugs: Sequence[str], workers: int, as
         raise UsageError(f"these runs of {opened.path.stem} may write: --retries needs --retry-writes")
     jobs = {t.slug: replace(job, parameters=_with_tenant(opened, job.parameters, t.slug)) for t in fleet}
     if not jobs:
-        raise UsageError("there is no active tenant to run for")
+        raise UsageError("no tenant is active: there is nothing to run")
     done = run_fleet(jobs, workers, lambda slug, result: say(f"{slug}: {result.verdict}", err=as_json))
-    print_fleet(done, as_json)
+    _print_fleet(done, as_json)
     return done.exit_code
 
 
 def _with_tenant(opened: Notebook, values: Mapping[str, Any], slug: str) -> dict[str, Any]:
     return {**values, **tenant_parameter(opened, [slug])}
+
+
+def _print_parameters(notebook: Notebook) -> None:
+    """Print what a notebook can be told: name, type, default and help of each parameter."""
+    say(f"{notebook.title} ({notebook.path})")
+    say()
+    for parameter in notebook.parameters:
+        say(f"  {parameter.name}: {parameter.annotation} = {parameter.default!r}")
+        if parameter.help:
+            say(f"      {parameter.help}")
+    if not notebook.parameters:
+        say("  It has no parameters.")
+
+
+def _print_result(result: RunResult, as_json: bool) -> None:
+    """Print what became of one run; what went wrong beside it goes to standard error."""
+    _print_problems(result)
+    if as_json:
+        print_json(_as_dict(result))
+        return
+    say(f"{result.notebook}: {result.verdict} in {result.seconds:.1f} s{_attempts(result)}")
+    for finding in result.findings:
+        say(f"! {finding}")
+    say(f"output {result.places[0]}")
+    say(f"report {result.places[1]}")
+
+
+def _print_fleet(done: FleetResult, as_json: bool) -> None:
+    """Print what became of one run a tenant."""
+    for result in done.results.values():
+        _print_problems(result)
+    if as_json:
+        rows: list[dict[str, Any]] = [{"tenant": slug, **_as_dict(result)} for slug, result in done.results.items()]
+        rows += [{"tenant": slug, "outcome": "killed", "error": error} for slug, error in done.errors.items()]
+        print_json(rows + [{"tenant": slug, "outcome": "interrupted", "error": "not begun"} for slug in done.left])
+        return
+    table = [(s, r.verdict, f"{r.seconds:.1f}{_attempts(r)}", r.places[1]) for s, r in done.results.items()]
+    table += [(slug, error, "", "") for slug, error in done.errors.items()] + [
+        (s, "not begun", "", "") for s in done.left
+    ]
+    print_table(["tenant", "outcome", "seconds", "report"], table)
+    for slug, result in done.results.items():
+        for finding in result.findings:
+            say(f"! {finding}" if finding.startswith(f"{slug}: ") else f"! {slug}: {finding}")
+
+
+def _print_problems(result: RunResult) -> None:
+    for problem in result.problems:
+        say(f"note: {problem}", err=True)
+
+
+def _attempts(result: RunResult) -> str:
+    return f", attempt {result.attempt}" if result.attempt > 1 else ""
+
+
+def _as_dict(result: RunResult) -> dict[str, Any]:
+    return {
+        "id": result.id, "notebook": result.notebook, "outcome": result.outcome, "exit_code": result.exit_code,
+        "seconds": round(result.seconds, 2), "error": result.error, "findings": list(result.findings),
+        "attempt": result.attempt, "output": result.places[0], "report": result.places[1],
+        "problems": list(result.problems),
+    }  # fmt: skip

@@ -7,12 +7,13 @@ from dataclasses import asdict
 import click
 
 import erpkit
-from erpkit.cli.output import as_json, print_json, print_target, show
+from erpkit.cli.options import as_json, limit_option
+from erpkit.cli.output import print_json, print_target, show
 
 
 @click.command("runs")
 @click.option("--notebook", metavar="NAME", help="Only runs of this notebook.")
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many, the newest first.")
+@limit_option(20)
 @as_json
 def command(notebook: str | None, limit: int, as_json: bool) -> int:
     """List the runs that `erpkit run` recorded in the database, the newest first.

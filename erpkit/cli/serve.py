@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 
 import click
 
-from erpkit.app import Application, compose
-from erpkit.app.extras import import_optional
-from erpkit.app.resolve import check_domain
-from erpkit.cli.output import as_json, print_json, print_target, say
-from erpkit.config import Settings
+import erpkit
+from erpkit.app import Application
+from erpkit.app.application import import_optional
+from erpkit.app.http import check_domain
+from erpkit.cli.options import as_json
+from erpkit.cli.output import print_json, print_target, say
 from erpkit.errors import UsageError
 from erpkit.events import WorkerReport
+from erpkit.signals import exit_at_sigterm
 
 
 @click.command("serve")
@@ -29,12 +30,13 @@ def command(host: str, port: int, domain: str | None, migrate: bool, dispatch: b
     The tenant is named by the header X-Tenant, or by the host with --domain. Who may ask for which tenant is not checked here:
     put a proxy that authenticates in front of it.
     """
-    http, server = import_optional("erpkit.app.http", "http"), import_optional("erpkit.app.server", "http")
+    http, server = import_optional("erpkit.app.http", "http"), import_optional("erpkit.app.http", "http")
     domain = check_domain(domain) if domain is not None else None
     exit_at_sigterm()
     with (
         server.listen(host, port) as listening,  # before anything is changed
-        compose(Settings.from_env(), migrate=migrate, dispatch=dispatch, on_report=_tell) as application,
+        erpkit.open() as erp,
+        erp.compose(migrate=migrate, dispatch=dispatch, on_report=_tell) as application,
     ):
         if not application.routes:
             raise UsageError("no module has routes: see `Module(routes=…)` in the README")
@@ -42,11 +44,6 @@ def command(host: str, port: int, domain: str | None, migrate: bool, dispatch: b
         _show(application, server.url_of(listening, host), as_json)
         server.serve(asgi, listening)
     say("stopped", err=as_json)
-
-
-def exit_at_sigterm() -> None:
-    """Let SIGTERM unwind the program as an error would, so that what was started is stopped."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 
 def _show(application: Application, url: str, as_json: bool) -> None:

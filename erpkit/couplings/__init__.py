@@ -1,4 +1,4 @@
-"""Couplings between modules that nobody need have declared: imports, tables and queries, found in code and database."""
+"""Couplings between modules whether they are declared or not: imports, tables and queries, found in code and database."""
 
 from erpkit.couplings.find import find_couplings, inspect_modules
 

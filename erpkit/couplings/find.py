@@ -7,17 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from erpkit.config import Settings
-from erpkit.couplings.imports import import_edges
-from erpkit.couplings.packages import find_packages
+from erpkit.couplings.imports import find_packages, import_edges
 from erpkit.couplings.queries import query_edges
-from erpkit.couplings.tables import has_schema, table_edges
+from erpkit.couplings.tables import TableOwners, has_schema, table_edges
 from erpkit.database import TEMPLATE, Database
 from erpkit.embedded import EmbeddedServer
 from erpkit.errors import DatabaseError, ErpkitError
 from erpkit.modules import Layers, ModuleCheck, ModuleLike, check_modules, is_foreign
-from erpkit.modules.edges import Couplings, Edge
-from erpkit.modules.source import Source, read_source
-from erpkit.modules.tables import TableOwners
+from erpkit.modules.entries import Source, read_source
+from erpkit.modules.wiring import Couplings, Edge
 from erpkit.tenants import find_tenants
 
 __all__ = ["find_couplings", "inspect_modules"]
@@ -114,7 +112,7 @@ def _listed(names: Sequence[str], most: int = 5) -> str:
 
 
 def _tried(what: str, not_read: list[str], read: Callable[[], list[Edge]]) -> list[Edge]:
-    """Read a source of edges; that it cannot be read keeps nobody from the others."""
+    """Read a source of edges; if it cannot be read, the others still are."""
     try:
         return read()
     except ErpkitError as error:

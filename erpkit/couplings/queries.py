@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from erpkit.errors import QueryError
+from erpkit.couplings.tables import TableOwners
+from erpkit.errors import QueryError, first_line
 from erpkit.modules import ModuleLike
-from erpkit.modules.edges import Edge, shorten_path
-from erpkit.modules.tables import TableOwners
+from erpkit.modules.wiring import Edge, shorten_path
 from erpkit.queries import queries_folder
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ def _tables(text: str, place: str) -> list[str]:
     try:
         statements = sqlglot.parse(text, dialect="postgres")
     except sqlglot.errors.SqlglotError as error:
-        reason = str(error).splitlines()[0]
-        raise QueryError(f"{place}: not understood: {reason}") from None
+        raise QueryError(f"{place}: not understood: {first_line(error)}") from None
     trees = [statement for statement in statements if statement is not None]
     own = {cte.alias for tree in trees for cte in tree.find_all(expressions.CTE)}
     named = {_name(table) for tree in trees for table in tree.find_all(expressions.Table)}

@@ -1,13 +1,16 @@
-"""Foreign keys and views across modules' tables, read from the catalog of one schema."""
+"""Tables of modules: whose each one is, and the foreign keys and views across modules in the catalog of one schema."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
 from erpkit.database import Connection
-from erpkit.modules.edges import Edge, Kind
-from erpkit.modules.tables import TableOwners
+from erpkit.modules.module import ModuleLike, tables_of
+from erpkit.modules.wiring import Edge, Kind
 
-__all__ = ["has_schema", "table_edges"]
-
+_PREFIX = re.compile(r"[^*?\[]+\*")
 _KEYS = """
 SELECT c.conname::text, source.relname::text, target.relname::text
 FROM pg_constraint c
@@ -24,6 +27,25 @@ JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d
 JOIN pg_class used ON used.oid = d.refobjid AND used.oid <> v.oid
 WHERE v.relkind IN ('v', 'm') AND v.relnamespace = to_regnamespace(quote_ident(%s))
 ORDER BY 2, 3"""
+
+
+class TableOwners:
+    """The modules' tables; where several patterns match, the longest decides: `sales_eu_*` before `sales_*`."""
+
+    def __init__(self, modules: Sequence[ModuleLike]) -> None:
+        patterns = [(pattern, module.name) for module in modules for pattern in tables_of(module)]
+        self._prefixes = {pattern[:-1]: name for pattern, name in patterns if _PREFIX.fullmatch(pattern)}
+        self._others = [(pattern, name) for pattern, name in patterns if not _PREFIX.fullmatch(pattern)]
+        self._longest = max(map(len, self._prefixes), default=0)
+
+    def find(self, table: str) -> str | None:
+        """Return the name of the module that owns a table, or None."""
+        found = [(len(pattern), name) for pattern, name in self._others if fnmatchcase(table, pattern)]
+        for length in range(min(len(table), self._longest), 0, -1):
+            if (name := self._prefixes.get(table[:length])) is not None:
+                found.append((length, name))
+                break
+        return max(found)[1] if found else None
 
 
 def has_schema(connection: Connection, schema: str) -> bool:

@@ -30,8 +30,8 @@ SELECT 'GRANT USAGE ON SCHEMA _template TO {ANALYSTS}' FROM pg_namespace n, anal
 UNION ALL
 SELECT 'ALTER DEFAULT PRIVILEGES IN SCHEMA _template GRANT SELECT ON TABLES TO {ANALYSTS}' FROM pg_namespace n, analyst a
  WHERE n.nspname = '_template' AND has_schema_privilege(n.oid, 'CREATE')
-   AND NOT EXISTS (SELECT FROM pg_default_acl d, aclexplode(d.defaclacl) e
-                    WHERE d.defaclnamespace = n.oid AND d.defaclrole = (SELECT oid FROM pg_roles WHERE rolname = current_user) AND d.defaclobjtype = 'r'
+   AND NOT EXISTS (SELECT FROM pg_default_acl d JOIN pg_roles r ON r.oid = d.defaclrole, aclexplode(d.defaclacl) e
+                    WHERE d.defaclnamespace = n.oid AND r.rolname = current_user AND d.defaclobjtype = 'r'
                       AND e.grantee = a.oid)
 """  # noqa: S608 - the group is a constant
 

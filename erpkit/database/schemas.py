@@ -14,7 +14,7 @@ from psycopg import abc, adapt, pq, sql
 from erpkit.database.scope import Connection, no_schema
 from erpkit.database.sweep import Answer, sweep
 from erpkit.database.tenant import Tenant
-from erpkit.errors import DatabaseError, ErpkitError
+from erpkit.errors import DatabaseError, ErpkitError, first_line
 
 __all__ = [
     "IMPATIENT",
@@ -81,8 +81,7 @@ def note_failure(tenant: Tenant, errors: Errors) -> Iterator[None]:
     try:
         yield
     except (ErpkitError, psycopg.Error) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        errors[tenant.slug] = reason.removeprefix(f"tenant {tenant.slug}: ")
+        errors[tenant.slug] = first_line(error).removeprefix(f"tenant {tenant.slug}: ")
 
 
 def tenants_with_table(

@@ -9,7 +9,7 @@ import psycopg
 from psycopg import generators, pq, sql
 
 from erpkit.database.tenant import Tenant
-from erpkit.errors import DatabaseError
+from erpkit.errors import DatabaseError, first_line
 
 __all__ = [
     "DISCARD",
@@ -68,7 +68,7 @@ def enter_tenant(
     except psycopg.Error as error:
         if not connection.closed:
             connection.rollback()
-        raise DatabaseError(f"tenant {tenant.slug}: cannot enter its schema: {_first_line(error)}") from error
+        raise DatabaseError(f"tenant {tenant.slug}: cannot enter its schema: {first_line(error)}") from error
     if found != tenant.schema.encode():
         connection.rollback()
         raise DatabaseError(no_schema(tenant))
@@ -161,7 +161,7 @@ def commit(connection: Connection, tenant: Tenant) -> None:
     except BaseException as error:
         if _close(connection) and isinstance(error, psycopg.Error):
             raise DatabaseError(
-                f"tenant {tenant.slug}: the connection was lost during the commit ({_first_line(error)}): "
+                f"tenant {tenant.slug}: the connection was lost during the commit ({first_line(error)}): "
                 "look whether the data were written before you write them again"
             ) from error
         raise
@@ -210,7 +210,3 @@ def _run(connection: Connection, statements: bytes) -> pq.abc.PGresult:
     if result.status not in _FINE:
         raise psycopg.errors.error_from_result(result, connection.info.encoding)
     return result
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,6 +16,7 @@ from psycopg import pq, sql
 from erpkit.database.pool import TENANTS_A_CONNECTION, Database
 from erpkit.database.scope import OUTPUT, Connection, missing_grant, no_schema, search_path
 from erpkit.database.tenant import Tenant
+from erpkit.errors import first_line
 
 __all__ = ["Answer", "sweep"]
 
@@ -127,7 +128,7 @@ class _Lane:
                 yield _answer(self.connection.info.user, self.owed.popleft(), *self._answers)
                 self._answers.clear()
         except psycopg.OperationalError as error:
-            yield from self.give_up(str(error).strip().splitlines()[0])
+            yield from self.give_up(first_line(error))
         if not self.owed and not self.connection.closed:
             self.pgconn.exit_pipeline_mode()
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from erpkit.app import Application, compose
 from erpkit.config import Settings
 from erpkit.database.rights import find_excess
 from erpkit.erp.events import Events
 from erpkit.erp.installation import Installation
+from erpkit.erp.migrations import Migrations
 from erpkit.erp.modules import Modules
+from erpkit.erp.queries import Queries
 from erpkit.erp.runs import Runs
 from erpkit.erp.tenants import Tenants
 from erpkit.errors import ErpkitError
+from erpkit.events import WorkerReport
 from erpkit.finding import group_findings
 from erpkit.tenants import Across, across
 from erpkit.visible import visible, visible_html
@@ -43,9 +48,19 @@ class Erp(Installation):
         return Events(self)
 
     @cached_property
+    def migrations(self) -> Migrations:
+        """The migrations of all tenants: who has which, and bringing them up or down."""
+        return Migrations(self)
+
+    @cached_property
     def modules(self) -> Modules:
         """The modules, and the check of what they declare."""
         return Modules(self)
+
+    @cached_property
+    def queries(self) -> Queries:
+        """The queries of the modules: generated code, and the check against every tenant."""
+        return Queries(self)
 
     @cached_property
     def runs(self) -> Runs:
@@ -70,6 +85,14 @@ class Erp(Installation):
         values = dict(params) if isinstance(params, Mapping) else params
         found = self.find(tenants)
         return across(self.database, sql, values, tenants=found, limit=limit, timeout=timeout, progress=progress)
+
+    def compose(
+        self, *, migrate: bool = False, dispatch: bool = False, on_report: Callable[[WorkerReport], object] = str
+    ) -> AbstractContextManager[Application]:
+        """Start the modules for the time of the block, and lend the application that they make; see `erpkit.app.compose`."""
+        if dispatch:
+            self.own("event log")
+        return compose(self.settings, migrate=migrate, dispatch=dispatch, on_report=on_report)
 
     def __str__(self) -> str:
         card = self._card()

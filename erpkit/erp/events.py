@@ -25,21 +25,23 @@ from erpkit.events import (
     Message,
     ReplayPlan,
     ReplayRequest,
+    RunOptions,
     Selection,
     ShadowDiff,
     ShadowRecord,
     Watchdog,
     Worker,
+    WorkerOptions,
     WorkerReport,
     build_shadow,
     consume,
+    consumer_groups,
     count_replay_results,
     diff_shadow,
     drop_shadow,
     export_events,
     find_shadow,
     forward,
-    handler_topics,
     import_events,
     list_dead_letters,
     list_events,
@@ -55,7 +57,7 @@ from erpkit.events import (
     show_dead_letter,
     swap_shadow,
 )
-from erpkit.events.brokers import Broker
+from erpkit.events.brokers import Broker, ConsumeOptions
 from erpkit.events.dispatchers import (
     DispatcherReport,
     DispatchRun,
@@ -67,11 +69,10 @@ from erpkit.events.dispatchers import (
     read_health,
     take_over,
 )
-from erpkit.events.faults import name_log_behind
 from erpkit.events.health import EventHealth, read_event_health, read_event_lag
 from erpkit.events.lag import EventLag
 from erpkit.events.letters import OpenLetters, read_letters
-from erpkit.events.log import EVENT_COLUMNS
+from erpkit.events.log import EVENT_COLUMNS, name_log_behind
 from erpkit.events.replay.audit import ReplayHistory, read_replays
 from erpkit.events.replay.files import ImportResult
 from erpkit.events.replay.report import ReplayReport
@@ -130,14 +131,15 @@ class DeadLetters(OpenLetters):
     def _plan(
         self, plan_of: Callable[[Connection], LetterPlan], run_of: Callable[..., LetterRun]
     ) -> Plan[LetterPlan, LetterRun]:
-        database, registry = self.installation.database, self.installation.registry
+        erp = self.installation
 
         def make(_: Work) -> LetterPlan:
-            with database.connection() as connection:
+            with erp.database.connection() as connection:
                 return plan_of(connection)
 
         def run(plan: LetterPlan, work: Work) -> LetterRun:
-            return replace(run_of(database, registry, plan, plan.id, work.advance), errors=plan.errors)
+            done = run_of(erp.database, erp.registry, plan, plan.id, work.advance)
+            return replace(done, errors=plan.errors)
 
         return Plan(make(Work()), make, run, self.target, "letters", can_stop=False)
 
@@ -217,9 +219,8 @@ class Events:
             return replace(plan, letters=self._letters(tenants), skipped=skipped, found=len(tenants))
 
         def run(plan: ReplayPlan, work: Work) -> ReplayReport:
-            done = run_request(
-                erp.database, erp.registry, plan, plan.id, erp.settings, work.advance, rate=rate, stop=work.stop
-            )
+            options = RunOptions(work.advance, work.stop, rate=rate)
+            done = run_request(erp.database, erp.registry, plan, erp.settings, options)
             with erp.database.connection() as connection:
                 counts = count_replay_results(connection, plan.tenants, done.replay_id, {})
             return ReplayReport(plan, done, self._letters(erp.find(names)), counts)
@@ -235,29 +236,28 @@ class Events:
         shadow that stands is compared as it is. Raises StoppedError where the build is stopped before its end.
         """
         (owner,) = self._find([tenant])
-        database, registry = self._erp.database, self._erp.registry
-        registry.check_handlers()
+        erp = self._erp
+        erp.registry.check_handlers()
         goes_on = [resume]
 
         def make(work: Work) -> ShadowDiff:
-            shadow = build_shadow(
-                database, registry, owner, handler, resume=goes_on[0], rate=rate, stop=work.stop, progress=work.advance
-            )
+            options = RunOptions(work.advance, work.stop, rate=rate, resume=goes_on[0])
+            shadow = build_shadow(erp.database, erp.registry, owner, handler, options)
             goes_on[0] = not shadow.is_complete
             if not shadow.is_complete:
                 raise StoppedError(
                     f"stopped after {shadow.events:,} events: plan again to go on from there (--resume-shadow, resume = True)"
                 )
-            return diff_shadow(database, registry, shadow)
+            return diff_shadow(erp.database, erp.registry, shadow)
 
         def look() -> ShadowDiff:
-            return diff_shadow(database, registry, find_shadow(database, registry, owner, handler))
+            return diff_shadow(erp.database, erp.registry, find_shadow(erp.database, erp.registry, owner, handler))
 
         def run(diff: ShadowDiff, _: Work) -> SwapResult:
-            return SwapResult(swap_shadow(database, registry, diff.shadow, diff.id))
+            return SwapResult(swap_shadow(erp.database, erp.registry, diff.shadow, diff.id))
 
         first = make(Work()) if build else look()
-        return Plan(first, make, run, self._erp.target, "events", can_stop=False, look=look)
+        return Plan(first, make, run, erp.target, "events", can_stop=False, look=look)
 
     def replays(self, names: Sequence[str] = ()) -> ReplayHistory:
         """Read who replayed what, and how it ended."""
@@ -292,15 +292,15 @@ class Events:
     def import_from(self, path: Path | str, tenant: str) -> Plan[ImportPlan, ImportResult]:
         """Plan to append a file's events to a tenant's log, where it does not have them yet."""
         (owner,) = self._find([tenant])
-        database, registry = self._erp.database, self._erp.registry
+        erp = self._erp
 
         def make(_: Work) -> ImportPlan:
-            return plan_import(database, registry, owner, Path(path))
+            return plan_import(erp.database, erp.registry, owner, Path(path))
 
         def run(plan: ImportPlan, work: Work) -> ImportResult:
-            return ImportResult(owner.slug, import_events(database, registry, plan, plan.id, work.advance))
+            return ImportResult(owner.slug, import_events(erp.database, erp.registry, plan, plan.id, work.advance))
 
-        return Plan(make(Work()), make, run, self._erp.target, "events", can_stop=False)
+        return Plan(make(Work()), make, run, erp.target, "events", can_stop=False)
 
     def dispatch(self, names: Sequence[str] = (), *, limit: float = 60) -> DispatchRun:
         """Hand all that waits to its handlers, tenant after tenant.
@@ -314,18 +314,14 @@ class Events:
             return dispatch_all(self._erp.database, self._erp.registry, tenants, watch)
 
     def worker(
-        self, names: Sequence[str], on_report: Callable[[WorkerReport], Any], *, poll: float = 5, limit: float = 60,
-        report_every: float = 60,
-    ) -> Worker:  # fmt: skip
+        self, names: Sequence[str], on_report: Callable[[WorkerReport], Any], options: WorkerOptions | None = None
+    ) -> Worker:
         """Return a worker that dispatches until it is stopped: see `Worker`. A wrong name is told before anything starts."""
         erp = self._erp
         self._find(names)
         erp.registry.check_handlers()
         erp.database.check_writable()
-        return Worker(
-            erp.database, erp.registry, lambda _: erp.find(names), on_report, poll=poll, limit=limit,
-            report_every=report_every,
-        )  # fmt: skip
+        return Worker(erp.database, erp.registry, lambda _: erp.find(names), on_report, options)
 
     def dispatchers(
         self, names: Sequence[str] = (), *, health_file: str = "", max_age: float | None = None, audit: bool = False
@@ -335,10 +331,10 @@ class Events:
         With `audit`, also what became of each event up to the checkpoints.
         """
         tenants = self._active(names)
-        topics = handler_topics(self._erp.registry)
+        groups = consumer_groups(self._erp.registry)
         lag = self._lag(tenants, None, max_age, 10)
         with self._erp.database.connection() as connection:
-            handled = audit_handled(connection, tenants, topics, {}) if audit else []
+            handled = audit_handled(connection, tenants, groups, {}) if audit else []
             connected = list_dispatchers(connection)
         health = read_health(health_file) if health_file else None
         return DispatcherReport(self._erp.target, lag, connected, health, handled)
@@ -361,7 +357,7 @@ class Events:
     ) -> Iterator[Forwarded]:
         """Forward what the logs have to the broker, until all is there or `stop` is set; yield a record a tenant."""
         tenants = self._active(names)
-        broker.declare(list(handler_topics(self._erp.registry).items()))
+        broker.declare(consumer_groups(self._erp.registry))
         for tenant in tenants:
             if stop is None or not stop.is_set():
                 yield forward(self._erp.database, tenant, broker)
@@ -371,7 +367,8 @@ class Events:
         erp = self._erp
         erp.own("event log")
         erp.registry.check_handlers()
-        return consume(erp.database, erp.registry, broker, erp.find, stop=stop, idle=idle)
+        options = ConsumeOptions(stop or threading.Event(), idle)
+        return consume(erp.database, erp.registry, broker, erp.find, options)
 
     def broker(self) -> closing[Broker]:
         """Open the configured broker, as a context manager."""
@@ -387,9 +384,10 @@ class Events:
 
     def _lag(self, tenants: Sequence[Tenant], max_lag: int | None, max_age: float | None, long: float) -> EventLag:
         active = [tenant for tenant in tenants if tenant.is_active]
-        topics = handler_topics(self._erp.registry)
+        groups = consumer_groups(self._erp.registry)
         with self._erp.database.connection() as connection:
-            return read_event_lag(connection, active, topics, max_lag=max_lag, max_age=max_age, long=long)
+            lag = read_event_lag(connection, active, groups, long)
+        return replace(lag, max_lag=max_lag, max_age=max_age)
 
     def _letters(self, tenants: Sequence[Tenant]) -> tuple[Any, ...]:
         with self._erp.database.connection() as connection:

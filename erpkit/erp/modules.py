@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from erpkit.couplings import inspect_modules
 from erpkit.erp.installation import Installation
+from erpkit.errors import NoModulesError
 from erpkit.modules import ModuleCheck, ModuleLike
 from erpkit.modules.check import module_table
 from erpkit.table import Table
@@ -22,10 +24,17 @@ class Modules:
         self._installation = installation
 
     def __iter__(self) -> Iterator[ModuleLike]:
-        return iter(self._installation.registry.modules)
+        return iter(self._all)
 
     def __len__(self) -> int:
-        return len(self._installation.registry.modules)
+        return len(self._all)
+
+    @cached_property
+    def _all(self) -> tuple[ModuleLike, ...]:
+        try:
+            return self._installation.registry.modules
+        except NoModulesError:
+            return ()
 
     @property
     def table(self) -> Table[ModuleLike]:

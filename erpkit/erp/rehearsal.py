@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import os
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,19 +19,19 @@ from psycopg import sql
 from erpkit.config import Settings
 from erpkit.database import Database, Tenant
 from erpkit.erp.door import Erp
-from erpkit.errors import DatabaseError
-from erpkit.events import handler_topics, read_lag
+from erpkit.errors import DatabaseError, RunError
+from erpkit.events import consumer_groups, read_lag
 from erpkit.events.dispatchers import read_health
 from erpkit.modules import ModuleLike, Registry, load_modules
 from erpkit.modules.registry import SAMPLE_GROUP
-from erpkit.runs.planted import adopt_tenants, copy_planted, drop_database
-from erpkit.runs.sample import plant_sample, sample_kit
-from erpkit.runs.workers import WorkerProcess
+from erpkit.runs.sample import adopt_tenants, copy_planted, drop_database, plant_sample, sample_kit
 from erpkit.tenants import get_tenant, list_tenants
 
-__all__ = ["Rehearsal"]
+__all__ = ["Rehearsal", "WorkerProcess"]
 
 _PATIENCE = 30.0  # seconds
+_COMMAND = "from erpkit.cli import main; main()"
+_STARTED_WITHIN = 60.0  # seconds for a dispatcher
 
 
 class Rehearsal:
@@ -136,7 +140,7 @@ class Rehearsal:
         """Return how many events wait for a handler, over all active tenants."""
         with self.database.connection() as connection:
             active = [tenant for tenant in list_tenants(connection) if tenant.is_active]
-            return sum(one.waiting for one in read_lag(connection, active, handler_topics(self.registry)))
+            return sum(one.waiting for one in read_lag(connection, active, consumer_groups(self.registry)))
 
     def careless_modules(self) -> list[ModuleLike]:
         """Return the sample ERP's modules and one more, which uses another without declaring it."""
@@ -170,3 +174,38 @@ class Rehearsal:
     def _open(self, name: str) -> Database:
         conninfo = psycopg.conninfo.make_conninfo(self._parent.conninfo, dbname=name)
         return Database(conninfo, f"rehearsal on {self._parent.target}")
+
+
+class WorkerProcess:
+    """One dispatcher of a database; it is started by `start` and keeps a health file."""
+
+    def __init__(self, conninfo: str, modules: str, health_file: Path) -> None:
+        self._environment = os.environ | {"ERPKIT_DATABASE": conninfo, "ERPKIT_MODULES": modules}
+        self._process: subprocess.Popen[bytes] | None = None
+        self.health_file = health_file
+
+    def start(self) -> None:
+        """Start it, and wait for its first report."""
+        options = ["--poll", "0.2", "--every", "0.2", "--health-file", str(self.health_file)]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, "events", "dispatch", *options],
+            env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        self.wait(self.health_file.exists)
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        """Wait until `condition` holds; raises RunError when the dispatcher ends before, or a minute is over."""
+        deadline = time.monotonic() + _STARTED_WITHIN
+        while not condition():
+            if self._process is None or self._process.poll() is not None:
+                raise RunError("the rehearsal's dispatcher has ended")
+            if time.monotonic() > deadline:
+                raise RunError(f"the rehearsal's dispatcher was not ready within {_STARTED_WITHIN:.0f} s")
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """Kill it, as the system does when memory is short: nothing is finished, and nothing tidied up."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from erpkit.erp.installation import Installation
 from erpkit.runs.history import RunHistory, RunRecord, list_runs
+from erpkit.runs.record import Recorder
 
 __all__ = ["Runs"]
 
@@ -26,6 +27,10 @@ class Runs:
         with self._installation.database.connection() as connection:
             runs = list_runs(connection, notebook or None, since=since, limit=limit)
         return RunHistory(self._installation.target, tuple(runs), since)
+
+    def recorder(self) -> Recorder:
+        """Return what writes runs down in this database; where it does not answer, the recorder knows why."""
+        return Recorder.opening(lambda: self._installation.database)
 
     def __repr__(self) -> str:
         return repr(self.history().table)

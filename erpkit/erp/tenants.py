@@ -11,7 +11,7 @@ from typing import TypeVar
 from erpkit.database import Connection, Database, Tenant
 from erpkit.erp.installation import Installation
 from erpkit.errors import UsageError
-from erpkit.events import CommandBus, Message, QueryBus, handler_topics
+from erpkit.events import CommandBus, Message, QueryBus, consumer_groups
 from erpkit.migrations import Migration, read_migrations
 from erpkit.modules import Query
 from erpkit.plan import Plan, PlanRecord, Shown, Work
@@ -108,7 +108,7 @@ class ErpTenant:
         with self.installation.database.connection() as connection:
             detail = inspect_tenant(
                 connection, self.tenant, _migrations(self.installation),
-                topics=handler_topics(self.installation.registry), among=everyone,
+                groups=consumer_groups(self.installation.registry), among=everyone,
             )  # fmt: skip
         return replace(detail, target=self.installation.target, before=before)
 
@@ -168,7 +168,7 @@ class Tenants(Mapping[str, ErpTenant]):
         with self._installation.database.connection() as connection:
             inspections = inspect_tenants(
                 connection, tenants, _migrations(self._installation), exact=exact,
-                topics=handler_topics(self._installation.registry), among=everyone,
+                groups=consumer_groups(self._installation.registry), among=everyone,
             )  # fmt: skip
         target = self._installation.target
         now = write_snapshot(snapshot, inspections, target) if snapshot else take_snapshot(inspections, target)

@@ -1,9 +1,10 @@
 """Commands, events, each tenant's log of them, dispatch to handlers, dead letters and replay."""
 
-from erpkit.events.backlog import handler_topics, read_backlog, read_waiting
-from erpkit.events.brokers import Consumed, Forwarded, Route, consume, forward, open_broker
+from erpkit.events.brokers import Consumed, ConsumeOptions, Forwarded, Route, consume, forward, open_broker
 from erpkit.events.buses import CommandBus, QueryBus, carry_out, find_answer
 from erpkit.events.causes import DeadLetterCount, cause_of, count_dead_letters, group_letters, sum_counts
+from erpkit.events.checkpoints import read_backlog, read_waiting
+from erpkit.events.consumer import Consumer, ConsumerGroup, consumer_groups
 from erpkit.events.context import Context
 from erpkit.events.dead_letters import DeadLetter, DeadLetterDetail, list_dead_letters, show_dead_letter
 from erpkit.events.dispatch import CrashError, DispatchResult, dispatch, dispatch_batch
@@ -12,7 +13,7 @@ from erpkit.events.letter_plan import LetterPlan, LetterSelection, plan_discard,
 from erpkit.events.letter_run import LetterResult, LetterRun, run_discard, run_retry
 from erpkit.events.log import append, list_events, read_events
 from erpkit.events.memory import EventBus
-from erpkit.events.message import Message, PayloadError, decode, encode
+from erpkit.events.message import Message, PayloadError, decode, decode_message, encode
 from erpkit.events.parking import Parked, hold_back, list_parked
 from erpkit.events.replay.audit import (
     ReplayRecord,
@@ -23,10 +24,10 @@ from erpkit.events.replay.audit import (
     plan_resume,
 )
 from erpkit.events.replay.files import EventFile, ImportPlan, export_events, import_events, plan_import
-from erpkit.events.replay.plan import ReplayPlan, ReplayStep, SendTarget, plan_replay
+from erpkit.events.replay.plan import HandlerChoice, ReplayPlan, ReplayStep, SendTarget, plan_replay
 from erpkit.events.replay.request import ReplayRequest, plan_request, run_request
 from erpkit.events.replay.resend import plan_send, send_replay
-from erpkit.events.replay.run import ReplayRun, run_replay
+from erpkit.events.replay.run import ReplayRun, RunOptions, run_replay
 from erpkit.events.replay.selection import Selection
 from erpkit.events.replay.shadow import (
     Projection,
@@ -47,16 +48,18 @@ from erpkit.events.replay.watermill import (
     read_watermill,
     replay_watermill,
 )
-from erpkit.events.router import EVERY, careful, handle
+from erpkit.events.router import EVERY, handle, isolated
 from erpkit.events.timeout import HandlerTimeoutError, overdue
-from erpkit.events.upcasters import decode_message
 from erpkit.events.watchdog import Watch, Watchdog
-from erpkit.events.worker import Worker, WorkerReport
+from erpkit.events.worker import Worker, WorkerOptions, WorkerReport
 
 __all__ = [
     "EVERY",
     "CommandBus",
+    "ConsumeOptions",
     "Consumed",
+    "Consumer",
+    "ConsumerGroup",
     "Context",
     "CrashError",
     "DeadLetter",
@@ -67,6 +70,7 @@ __all__ = [
     "EventFile",
     "Forwarded",
     "GroupLag",
+    "HandlerChoice",
     "HandlerTimeoutError",
     "ImportPlan",
     "LetterPlan",
@@ -86,6 +90,7 @@ __all__ = [
     "ReplayRun",
     "ReplayStep",
     "Route",
+    "RunOptions",
     "Selection",
     "SendTarget",
     "Shadow",
@@ -97,13 +102,14 @@ __all__ = [
     "WatermillPlan",
     "WatermillTopic",
     "Worker",
+    "WorkerOptions",
     "WorkerReport",
     "append",
     "build_shadow",
-    "careful",
     "carry_out",
     "cause_of",
     "consume",
+    "consumer_groups",
     "count_dead_letters",
     "count_replay_results",
     "decode",
@@ -120,10 +126,10 @@ __all__ = [
     "forward",
     "group_letters",
     "handle",
-    "handler_topics",
     "hold_back",
     "import_events",
     "inspect_watermill",
+    "isolated",
     "list_dead_letters",
     "list_events",
     "list_parked",

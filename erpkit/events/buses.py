@@ -17,8 +17,6 @@ from erpkit.events.message import Message
 from erpkit.events.router import EVERY, chain
 from erpkit.modules import Query, QueryHandler, Registry
 
-__all__ = ["CommandBus", "Context", "QueryBus", "carry_out", "find_answer"]
-
 _Answer = TypeVar("_Answer")
 
 

@@ -12,10 +12,10 @@ from psycopg import sql
 
 from erpkit.database import IMPATIENT, Connection, Database, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.errors import UsageError
-from erpkit.events.faults import name_log_behind
+from erpkit.events.consumer import Consumer
+from erpkit.events.log import name_log_behind
 from erpkit.events.message import Message
 from erpkit.events.parking import block
-from erpkit.modules import EventHandler, Registry
 from erpkit.table import Column, Table
 
 _COLUMNS = 'handler, topic, "offset", uuid, error, attempts, failed_at'
@@ -146,22 +146,17 @@ def show_dead_letter(
     return DeadLetterDetail(DeadLetter(tenant.slug, *rows[0][:7]), *rows[0][7:])
 
 
-def bury(
-    connection: Connection,
-    registry: Registry,
-    handler: EventHandler,
-    message: Message,
-    error: Exception,
-    attempts: int,
+def add_dead_letter(
+    connection: Connection, consumer: Consumer, message: Message, error: Exception, attempts: int
 ) -> None:
-    """Write down that the handler failed on `message`, and hold back what comes after it in its aggregate, if it asks for that."""
+    """Dead-letter `message` for the handler, and hold back what comes after it in its aggregate, if the handler asks for that."""
     connection.execute(
         'INSERT INTO erpkit_dead_letters (handler, uuid, "offset", topic, error, attempts) '
         'VALUES (%s, %s, coalesce(%s, (SELECT "offset" FROM erpkit_events WHERE uuid = %s), 0), %s, %s, %s) '
         "ON CONFLICT (handler, uuid) DO UPDATE SET error = EXCLUDED.error, failed_at = now(), status = 'open'",
-        [handler.name, message.uuid, message.offset, message.uuid, message.topic, describe_error(error), attempts],
+        [consumer.name, message.uuid, message.offset, message.uuid, message.topic, describe_error(error), attempts],
     )
-    block(connection, registry, handler, message)
+    block(connection, consumer, message)
 
 
 def describe_error(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from psycopg import sql
 
 from erpkit.database import Connection, Database, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.errors import ErpkitError, PlanChangedError, UsageError, first_line
-from erpkit.events.backlog import handler_topics
+from erpkit.events.consumer import ConsumerGroup, consumer_groups, group_rows
 from erpkit.events.dispatch import DispatchResult, dispatch
 from erpkit.events.lag import EventLag, GroupLag, LockHolder, read_lag
 from erpkit.events.watchdog import Watch
@@ -359,22 +359,22 @@ def take_over(database: Database, registry: Registry, fleet: Sequence[Tenant], c
     database.check_writable()
     active = [tenant for tenant in fleet if tenant.is_active]
     with database.connection() as connection:
-        plan = plan_take_over(read_lag(connection, active, handler_topics(registry), {}))
+        plan = plan_take_over(read_lag(connection, active, consumer_groups(registry), {}))
     PlanChangedError.check(confirm, plan.id, "dispatched")
     behind = {one.tenant for one in plan.waiting}
     return [dispatch(database, tenant, registry) for tenant in active if tenant.slug in behind]
 
 
 def audit_handled(
-    connection: Connection, tenants: Sequence[Tenant], topics: Mapping[str, str], errors: Errors | None = None
+    connection: Connection, tenants: Sequence[Tenant], groups: Sequence[ConsumerGroup], errors: Errors | None = None
 ) -> list[Handled]:
     """Count, a tenant and handler, what became of the events up to its checkpoint.
 
     An inbox row commits together with the handler's effect, and there can be one an event and handler: what is in the inbox once was
     done once. `errors` is as in `read_tenants`.
     """
-    with_log = tenants_with_table(connection, "erpkit_events", tenants, errors) if topics else []
-    handlers = sql.SQL(", ").join(sql.SQL("({}, {})").format(*map(sql.Literal, pair)) for pair in topics.items())
+    with_log = tenants_with_table(connection, "erpkit_events", tenants, errors) if groups else []
+    handlers = group_rows(groups)
     queries = [(tenant, _handled(tenant, handlers)) for tenant in with_log]
     found = [Handled(*row) for row in read_tenants(connection, queries, errors)]
     return sorted(found, key=lambda one: (one.tenant, one.handler))

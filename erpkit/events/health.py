@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from erpkit.database import Connection, Tenant
 from erpkit.events.causes import DeadLetterCount, count_dead_letters
+from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.lag import EventLag, GroupLag, LockHolder, TopicRate, read_lag, read_lock_holders, read_rates
 from erpkit.finding import Finding, not_read
 from erpkit.result import Summary
@@ -95,14 +96,13 @@ _Cause = tuple[tuple[str, str], list[DeadLetterCount]]
 
 
 def read_event_lag(
-    connection: Connection, tenants: Sequence[Tenant], topics: Mapping[str, str], *, max_lag: int | None = None,
-    max_age: float | None = None, long: float = 10,
-) -> EventLag:  # fmt: skip
-    """Read how far the handlers of `topics` are behind, and who has held a lock of a log for more than `long` seconds."""
+    connection: Connection, tenants: Sequence[Tenant], groups: Sequence[ConsumerGroup], long: float = 10
+) -> EventLag:
+    """Read how far the handlers of `groups` are behind, and who has held a lock of a log for more than `long` seconds."""
     errors: dict[str, str] = {}
-    groups = read_lag(connection, tenants, topics, errors)
-    holders = read_lock_holders(connection, tenants, topics, long)
-    return EventLag(datetime.now(UTC), tenants, topics, groups, holders, errors, max_lag, max_age)
+    lag = read_lag(connection, tenants, groups, errors)
+    holders = read_lock_holders(connection, tenants, groups, long)
+    return EventLag(datetime.now(UTC), tenants, groups, lag, holders, errors)
 
 
 def read_event_health(connection: Connection, target: str, tenants: Sequence[Tenant], lag: EventLag) -> EventHealth:

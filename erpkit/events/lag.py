@@ -10,6 +10,7 @@ from psycopg import sql
 
 from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.events.checkpoints import group_lock
+from erpkit.events.consumer import ConsumerGroup, group_rows
 from erpkit.finding import NO_TENANTS, Finding, not_read
 from erpkit.table import Column, Table, Tone, format_value
 
@@ -113,14 +114,14 @@ class LockHolder:
 class EventLag:
     """How far handlers are behind the logs of some tenants, `at` some moment, and what holds them back.
 
-    `topics` maps the handlers that were asked about to their topics, `errors` the tenants that could not be read to the reason.
+    `consumers` are the groups that were asked about, `errors` the tenants that could not be read to the reason.
     More than `max_lag` events of one handler and tenant, or one that has waited for more than `max_age` seconds, are findings;
     None sets no limit.
     """
 
     at: datetime
     tenants: Sequence[Tenant]
-    topics: Mapping[str, str]
+    consumers: Sequence[ConsumerGroup]
     groups: Sequence[GroupLag]
     holders: Sequence[LockHolder]
     errors: Mapping[str, str] = field(default_factory=dict)
@@ -146,7 +147,7 @@ class EventLag:
     def without_log(self) -> list[str]:
         """The tenants that have no event log."""
         known = {one.tenant for one in self.groups} | self.errors.keys()
-        return [tenant.slug for tenant in self.tenants if self.topics and tenant.slug not in known]
+        return [tenant.slug for tenant in self.tenants if self.consumers and tenant.slug not in known]
 
     @property
     def table(self) -> Table[tuple[GroupLag, EventLag]]:
@@ -164,7 +165,7 @@ class EventLag:
         """Handlers over a limit, an event that ended a dispatcher, who holds a lock, and what was not looked at."""
         return [
             *(() if self.tenants else (NO_TENANTS,)),
-            *(() if self.topics else (_NO_HANDLERS,)),
+            *(() if self.consumers else (_NO_HANDLERS,)),
             *(finding for one in self.behind for finding in self._over(one)),
             *(Finding("poison message", one.tenant, f"an event of {one.handler} ended its dispatcher", "error", _LOOK,
                       (f"the one after offset {one.checkpoint}, {one.attempts} times",))
@@ -227,13 +228,13 @@ _HOLDER_COLUMNS = (
 
 
 def read_lag(
-    connection: Connection, tenants: Sequence[Tenant], topics: Mapping[str, str], errors: Errors | None = None
+    connection: Connection, tenants: Sequence[Tenant], groups: Sequence[ConsumerGroup], errors: Errors | None = None
 ) -> list[GroupLag]:
-    """Return how far each handler of `topics` is behind, for every tenant that has a log, by tenant and handler.
+    """Return how far each handler of `groups` is behind, for every tenant that has a log, by tenant and handler.
 
     `errors` is as in `read_tenants`.
     """
-    handlers = sql.SQL(", ").join(sql.SQL("({}, {})").format(*map(sql.Literal, pair)) for pair in topics.items())
+    handlers = group_rows(groups)
     queries = [
         (
             tenant,
@@ -244,7 +245,7 @@ def read_lag(
                 events=sql.Identifier(tenant.schema, "erpkit_events"),
             ),
         )
-        for tenant in (tenants_with_table(connection, "erpkit_events", tenants, errors) if topics else ())
+        for tenant in (tenants_with_table(connection, "erpkit_events", tenants, errors) if groups else ())
     ]
     lag = [GroupLag(*row) for row in read_tenants(connection, queries, errors)]
     return sorted(lag, key=lambda one: (one.tenant, one.handler))
@@ -265,7 +266,7 @@ def read_rates(connection: Connection, tenants: Sequence[Tenant], errors: Errors
 
 
 def read_lock_holders(
-    connection: Connection, tenants: Sequence[Tenant], topics: Mapping[str, str], long: float = _LONG
+    connection: Connection, tenants: Sequence[Tenant], groups: Sequence[ConsumerGroup], long: float = _LONG
 ) -> list[LockHolder]:
     """Return the transactions that have held the append's or a dispatcher's lock for more than `long` seconds, longest first."""
     if not tenants:
@@ -277,7 +278,7 @@ def read_lock_holders(
     ).format(
         slugs=sql.Literal([tenant.slug for tenant in tenants]),
         schemas=sql.Literal([tenant.schema for tenant in tenants]),
-        names=sql.Literal(list(topics)),
+        names=sql.Literal([group.name for group in groups]),
         lock=sql.SQL(group_lock("t.schema", "h.name")),
     )
     rows = connection.execute(sql.SQL(_HOLDERS).format(keys=keys, long=sql.Literal(long)))

@@ -6,7 +6,7 @@ import fnmatch
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
@@ -130,7 +130,7 @@ def plan_retry(
     whether the handler is replayable, and its side effects are wanted. Letters of tenants that are not active, and of handlers
     that no module has any more, are left out.
     """
-    return _plan("retry", connection, tenants, selection, set(registry.event_handlers), "")
+    return _plan("retry", connection, tenants, selection, set(registry.event_handlers))
 
 
 def plan_discard(
@@ -143,7 +143,7 @@ def plan_discard(
     """
     if not reason.strip():
         raise UsageError("a dead letter is not discarded without a reason: say why, for those who look later")
-    return _plan("discard", connection, tenants, selection, None, reason.strip())
+    return replace(_plan("discard", connection, tenants, selection, None), reason=reason.strip())
 
 
 def choose_letters(
@@ -163,7 +163,6 @@ def _plan(
     tenants: Sequence[Tenant],
     selection: LetterSelection | None,
     handlers: Collection[str] | None,
-    reason: str,
 ) -> LetterPlan:
     errors: dict[str, str] = {}
     ready = {tenant.slug for tenant in tenants_with_table(connection, "erpkit_parked", tenants, errors)}
@@ -175,7 +174,7 @@ def _plan(
     chosen = tuple(tenant for tenant in asked if tenant.slug in slugs)
     waiting = _count_behind(letters, list_parked(connection, chosen, errors))
     unread = {slug: text for slug, text in errors.items() if slug not in left or left[slug] == _BEHIND}
-    return LetterPlan(action, chosen, tuple(letters), waiting, reason, {**left, **gone, **unread}, unread)
+    return LetterPlan(action, chosen, tuple(letters), waiting, "", {**left, **gone, **unread}, unread)
 
 
 def _count_behind(letters: Iterable[DeadLetter], parked: Iterable[Parked]) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
 
@@ -12,19 +12,19 @@ import psycopg
 from erpkit.config import acting_user
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError, UsageError
+from erpkit.events.batch import handle_batch
 from erpkit.events.causes import cause_of
-from erpkit.events.dead_letters import DeadLetter, bury, describe_error
-from erpkit.events.faults import raise_if_lost
+from erpkit.events.consumer import Consumer
+from erpkit.events.context import raise_if_lost
+from erpkit.events.dead_letters import DeadLetter, describe_error
 from erpkit.events.letter_plan import LetterPlan
 from erpkit.events.log import COLUMNS, append, to_message
 from erpkit.events.message import Message
-from erpkit.events.parking import hold_back, lock, park_if_blocked
+from erpkit.events.parking import hold_back, lock_parking
 from erpkit.events.router import handle
 from erpkit.finding import Finding, not_read
-from erpkit.modules import EventHandler, Registry
+from erpkit.modules import Registry
 from erpkit.table import Column, Table, Tone
-
-__all__ = ["LetterResult", "LetterRun", "run_discard", "run_retry"]
 
 State = Literal["handled", "discarded", "failed", "left alone"]
 
@@ -178,28 +178,33 @@ def _run(
 ) -> Iterator[LetterResult]:
     for tenant in plan.tenants:
         letters = [letter for letter in plan.letters if letter.tenant == tenant.slug]
+        handlers = {name: registry.event_handlers.get(name) for name in dict.fromkeys(one.handler for one in letters)}
+        consumers = {
+            name: Consumer(tenant, registry, handler) for name, handler in handlers.items() if handler is not None
+        }
         for letter in letters:
-            yield _settle(database, tenant, registry, plan, letter)
+            yield _close_letter(database, tenant, consumers.get(letter.handler), plan, letter)
             if progress is not None:
                 progress(1)
-        for name in dict.fromkeys(letter.handler for letter in letters):
-            handler = registry.event_handlers.get(name)
-            if handler is not None and handler.ordered_by is not None:
-                yield from _release(database, tenant, registry, handler)
+        for consumer in consumers.values():
+            if consumer.handler.ordered_by is not None:
+                yield from _release(database, consumer)
 
 
-def _settle(
-    database: Database, tenant: Tenant, registry: Registry, plan: LetterPlan, letter: DeadLetter
+def _close_letter(
+    database: Database, tenant: Tenant, consumer: Consumer | None, plan: LetterPlan, letter: DeadLetter
 ) -> LetterResult:
     """Retry or discard one letter in a transaction of its own; a lost connection concerns this one only."""
     try:
         with database.tenant_transaction(tenant, write=True) as connection:
-            lock(connection, letter.handler)
+            lock_parking(connection, letter.handler)
             if why := _why_leave(connection, letter):
                 return _result(letter, "left alone", why)
             if plan.action == "discard":
                 return _discard(connection, letter, plan.reason)
-            return _retry(connection, tenant, registry, plan, letter)
+            if consumer is None:
+                return _result(letter, "left alone", "no module has this handler any more")
+            return _retry(connection, consumer, plan, letter)
     except (psycopg.Error, DatabaseError) as error:
         return _result(letter, "failed", describe_error(error))
 
@@ -218,23 +223,21 @@ def _why_leave(connection: Connection, letter: DeadLetter) -> str:
     return f"offset {earlier[0]} of the same aggregate comes first" if earlier and earlier[0] is not None else ""
 
 
-def _retry(
-    connection: Connection, tenant: Tenant, registry: Registry, plan: LetterPlan, letter: DeadLetter
-) -> LetterResult:
-    handler = registry.event_handlers[letter.handler]
+def _retry(connection: Connection, consumer: Consumer, plan: LetterPlan, letter: DeadLetter) -> LetterResult:
     message = _read(connection, letter.uuid)
     if message is None:
         return _result(letter, "failed", "the event is not in the log any more")
     try:
         with connection.transaction():
-            published = _handle_once(connection, tenant, registry, handler, message)
+            is_new = _enter_inbox(connection, letter.handler, letter.uuid)
+            published = handle(connection, consumer, message) if is_new else []
             _close(connection, letter, "resolved", f"retried: {plan.id}")
     except Exception as error:
-        raise_if_lost(connection, error, handler.name)
+        raise_if_lost(connection, error, consumer.name)
         _note_failure(connection, letter, error)
         return _result(letter, "failed", describe_error(error))
-    append(connection, published or [])
-    if published is None:
+    append(connection, published)
+    if not is_new:
         return _result(letter, "left alone", "handled otherwise in the meantime; it is closed now")
     return _result(letter, "handled")
 
@@ -245,68 +248,33 @@ def _discard(connection: Connection, letter: DeadLetter, reason: str) -> LetterR
     return _result(letter, "discarded")
 
 
-def _release(database: Database, tenant: Tenant, registry: Registry, handler: EventHandler) -> Iterator[LetterResult]:
+def _release(database: Database, consumer: Consumer) -> Iterator[LetterResult]:
     """Handle what nothing holds back any more, a batch a transaction, until nothing of it is left."""
     while True:
         try:
-            results = _release_batch(database, tenant, registry, handler)
+            results = _release_batch(database, consumer)
         except (psycopg.Error, DatabaseError) as error:
-            nothing = LetterResult(tenant.slug, handler.name, registry.topic(handler.event), 0, UUID(int=0), "failed")
-            yield replace(nothing, detail=f"parked events stay parked: {describe_error(error)}", was_parked=True)
+            nothing = Message(consumer.group.topics[0], {}, UUID(int=0))
+            yield _released(consumer, nothing, "failed", f"parked events stay parked: {describe_error(error)}")
             return
         yield from results
         if not results:
             return
 
 
-def _release_batch(database: Database, tenant: Tenant, registry: Registry, handler: EventHandler) -> list[LetterResult]:
-    """Handle a batch of freed events at once, or one by one where one of them fails."""
-    with database.tenant_transaction(tenant, write=True) as connection:
-        ready = hold_back(connection, registry, handler, [])
-        published: list[Message] = []
-        try:
-            with connection.transaction():
-                for message in ready:
-                    published += _handle_once(connection, tenant, registry, handler, message) or []
-            results = [_freed(tenant, handler, message, "handled") for message in ready]
-        except Exception as error:
-            raise_if_lost(connection, error, handler.name)
-            results, published = _handle_each(connection, tenant, registry, handler, ready)
-        append(connection, published)
-    return results
+def _release_batch(database: Database, consumer: Consumer) -> list[LetterResult]:
+    """Handle a batch of events that are free again; one that fails becomes a dead letter at once."""
+    with database.tenant_transaction(consumer.tenant, write=True) as connection:
+        result = handle_batch(connection, consumer, hold_back(connection, consumer, []), attempts=1)
+        append(connection, result.published)
+    handled = [_released(consumer, message, "handled") for message in result.handled]
+    failed = [_released(consumer, message, "failed", describe_error(error)) for message, error in result.dead]
+    return sorted([*handled, *failed], key=lambda one: one.offset)
 
 
-def _handle_each(
-    connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, messages: Iterable[Message]
-) -> tuple[list[LetterResult], list[Message]]:
-    results: list[LetterResult] = []
-    published: list[Message] = []
-    for message in messages:
-        if park_if_blocked(connection, registry, handler, message):
-            continue  # an earlier one of its aggregate failed just now
-        try:
-            with connection.transaction():
-                published += _handle_once(connection, tenant, registry, handler, message) or []
-            results.append(_freed(tenant, handler, message, "handled"))
-        except Exception as error:
-            raise_if_lost(connection, error, handler.name)
-            bury(connection, registry, handler, message, error, 1)
-            results.append(_freed(tenant, handler, message, "failed", describe_error(error)))
-    return results, published
-
-
-def _freed(tenant: Tenant, handler: EventHandler, message: Message, state: State, detail: str = "") -> LetterResult:
-    offset = message.offset or 0
-    return LetterResult(tenant.slug, handler.name, message.topic, offset, message.uuid, state, detail, was_parked=True)
-
-
-def _handle_once(
-    connection: Connection, tenant: Tenant, registry: Registry, handler: EventHandler, message: Message
-) -> list[Message] | None:
-    """Handle an event and enter it in the inbox; None where it is there already, and nothing is done."""
-    if not _enter_inbox(connection, handler.name, message.uuid):
-        return None
-    return handle(connection, tenant, registry, handler, message)
+def _released(consumer: Consumer, message: Message, state: State, detail: str = "") -> LetterResult:
+    offset, slug = message.offset or 0, consumer.tenant.slug
+    return LetterResult(slug, consumer.name, message.topic, offset, message.uuid, state, detail, was_parked=True)
 
 
 def _enter_inbox(connection: Connection, handler: str, uuid: UUID) -> bool:

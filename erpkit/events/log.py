@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
 import psycopg
 
-from erpkit.database import Connection
-from erpkit.events.awake import append_lock, awake_lock
+from erpkit.database import Connection, Tenant
+from erpkit.errors import DatabaseError, ErpkitError
 from erpkit.events.message import Message
 from erpkit.table import Column
 
-__all__ = ["announce", "append", "list_events", "read_events", "to_message"]
+
+def append_lock(schema: str) -> str:
+    """Return the SQL expression of the key of the lock that an append holds until its commit; `schema` is an expression."""
+    return f"hashtextextended('erpkit.append.' || {schema}, 0)"
+
+
+def polled_lock(schema: str) -> str:
+    """Return the SQL expression of the key of the lock that a worker shares while it polls a tenant."""
+    return f"hashtextextended('erpkit.awake.' || {schema}, 0)"
+
 
 CHANNEL = "erpkit_events"  # of NOTIFY, in the database of the tenants; what is said is the schema
 _COPY_FROM = 10  # messages; COPY takes two round trips more than INSERT, and a quarter of its time a row
 _LOCK = f"SELECT pg_advisory_xact_lock({append_lock('current_schema()')})"
-# Only where no worker looks at the tenant anyway, and after the lock, as such a worker asks whether anybody has that.
+# Only where no worker polls the tenant, and after the lock, as such a worker asks whether an append has that.
 _NOTIFY = (
-    f"SELECT CASE WHEN pg_try_advisory_xact_lock({awake_lock('current_schema()')}) "
+    f"SELECT CASE WHEN pg_try_advisory_xact_lock({polled_lock('current_schema()')}) "
     f"THEN pg_notify('{CHANNEL}', current_schema()) END"
 )
 
@@ -38,7 +48,7 @@ def append(connection: Connection, messages: Sequence[Message]) -> None:
 
     The tenant's lock is held until that commit, so that offsets become visible in their order and no reader skips one. A
     message whose uuid is in the log already is left out. The commit wakes the workers that listen on `erpkit_events`, unless
-    one of them is awake and looks at this tenant anyway.
+    one of them polls this tenant.
     """
     if not messages:
         return
@@ -56,7 +66,7 @@ def append(connection: Connection, messages: Sequence[Message]) -> None:
 
 
 def announce(connection: Connection) -> None:
-    """Let the commit wake a worker for the tenant whose transaction `connection` is in, if none is awake for it."""
+    """Let the commit wake a worker for the tenant whose transaction `connection` is in, if none polls it."""
     connection.execute(_NOTIFY)
 
 
@@ -99,3 +109,18 @@ def to_message(row: tuple[Any, ...]) -> Message:
     """Build a message from a row of the log's `COLUMNS`."""
     offset, uuid, topic, payload, metadata, recorded_at = row
     return Message(topic, payload, uuid, metadata, offset, recorded_at)
+
+
+@contextmanager
+def name_log_behind(tenant: Tenant) -> Iterator[None]:
+    """Name the tenant, and what to do, where its event log lacks a table or a column, or cannot be read."""
+    try:
+        yield
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+        raise ErpkitError(
+            f"tenant {tenant.slug}: its event log is behind: `erpkit migrate up` first ({error.diag.message_primary})"
+        ) from error
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable) as error:
+        raise DatabaseError(
+            f"tenant {tenant.slug}: its event log cannot be read: {error.diag.message_primary}"
+        ) from error

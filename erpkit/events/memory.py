@@ -10,10 +10,8 @@ from erpkit.errors import UsageError
 from erpkit.events.context import Context, new_message
 from erpkit.events.message import Message
 from erpkit.events.middleware import Middleware
-from erpkit.events.router import handle
+from erpkit.events.router import run_handler
 from erpkit.modules import EventHandler, Registry
-
-__all__ = ["EventBus"]
 
 _NOWHERE = Tenant("memory", "tenant_memory")
 
@@ -80,7 +78,8 @@ class EventBus:
 
     def _route(self, handler: EventHandler, message: Message, middleware: tuple[Middleware, ...]) -> None:
         connection: Any = self._connection  # a handler that needs none does without
-        for published in handle(connection, self._tenant, self._registry, handler, message, middleware):
+        context = Context(connection, self._tenant, message, self._registry, handler.name)
+        for published in run_handler(handler, context, middleware):
             for other in self._find(published.topic):
                 self._pending.append((other, _Sent(self, None, message=published)))
 

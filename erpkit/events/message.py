@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID, uuid4, uuid5
 
 from erpkit.errors import ErpkitError
+from erpkit.modules import Registry
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
-
-__all__ = ["Message", "PayloadError", "decode", "encode"]
 
 
 _T = TypeVar("_T")
@@ -115,6 +114,35 @@ def decode(kind: type[_T], payload: Mapping[str, Any]) -> _T:
         event = _validate(kind, payload)
         _tell_unknown(kind, [str(e["loc"][-1]) for e in error.errors() if e["type"] in _EXTRA])
     return event
+
+
+def decode_message(registry: Registry, kind: type[_T], message: Message) -> _T:
+    """Build the event of a message, whatever version it was written in; raises PayloadError when that cannot be done."""
+    return decode(kind, upcast(registry, kind, message))
+
+
+def upcast(registry: Registry, kind: type, message: Message) -> Mapping[str, Any]:
+    """Return the payload of a message in the present version of its type.
+
+    Raises PayloadError for a version that is newer than known, as this ERP cannot tell what it means, and for a payload that
+    an upcaster fails on.
+    """
+    present = registry.version(kind)
+    if message.version > present:
+        raise PayloadError(
+            f"{message.topic}: the payload of {message.uuid} is of version {message.version}, and {present} is the newest known "
+            "here: deploy the version of the ERP that wrote it, then retry"
+        )
+    payload = message.payload
+    for upcaster in registry.upcasters(kind)[message.version - 1 :]:
+        try:
+            payload = upcaster.function(dict(payload))
+        except Exception as error:
+            raise PayloadError(
+                f"{message.topic}: the upcaster from version {upcaster.from_version} failed on {message.uuid}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    return payload
 
 
 def _validate(kind: type[_T], payload: Mapping[str, Any]) -> _T:

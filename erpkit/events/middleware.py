@@ -6,28 +6,13 @@ in order. Most of those here were first seen in Watermill's router.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 
 from erpkit.errors import ErpkitError
-from erpkit.events.context import Context
-from erpkit.events.faults import raise_if_lost
+from erpkit.events.context import Context, raise_if_lost
 from erpkit.events.message import Message, PayloadError
-
-__all__ = [
-    "Handle",
-    "HandlerError",
-    "Middleware",
-    "correlation",
-    "dead_letters",
-    "deduplicate",
-    "poisoned",
-    "recoverer",
-    "retry",
-    "savepoint",
-    "throttle",
-]
+from erpkit.events.rate import RateLimit
 
 Handle = Callable[[Context], Sequence[Message]]
 Middleware = Callable[[Handle], Handle]
@@ -128,8 +113,8 @@ def deduplicate(following: Handle) -> Handle:
     return handle
 
 
-def dead_letters(bury: Callable[[Context, Exception], None]) -> Middleware:
-    """Hand a message that keeps failing to `bury`, with its error, note that in the context, and go on with those behind it.
+def dead_letters(store: Callable[[Context, Exception], None]) -> Middleware:
+    """Dead-letter a message after its last retry: `store` it with its error, note that in the context, and go on.
 
     A lost connection is no fault of the message: DatabaseError then, and it is read again later. Needs a `savepoint` inside.
     """
@@ -140,7 +125,7 @@ def dead_letters(bury: Callable[[Context, Exception], None]) -> Middleware:
                 return following(context)
             except Exception as error:
                 raise_if_lost(context.connection, error, _place(context))
-                bury(context, error)
+                store(context, error)
                 context.error = error
                 return []
 
@@ -151,17 +136,11 @@ def dead_letters(bury: Callable[[Context, Exception], None]) -> Middleware:
 
 def throttle(per_second: float) -> Middleware:
     """Let no more than so many messages a second through, evenly spread, over all threads that share the middleware."""
-    lock = threading.Lock()
-    next_turn = time.monotonic()
+    limit = RateLimit(per_second, burst=1)
 
     def middleware(following: Handle) -> Handle:
         def handle(context: Context) -> Sequence[Message]:
-            nonlocal next_turn
-            with lock:
-                now = time.monotonic()
-                turn = max(now, next_turn)
-                next_turn = turn + 1 / per_second
-            time.sleep(turn - now)
+            time.sleep(limit.reserve())
             return following(context)
 
         return handle

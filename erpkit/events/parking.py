@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
+from erpkit.events.consumer import Consumer
 from erpkit.events.log import COLUMNS, to_message
-from erpkit.events.message import Message
-from erpkit.events.upcasters import decode_message
-from erpkit.modules import EventHandler, Registry
+from erpkit.events.message import Message, decode_message
 from erpkit.table import Column
-
-__all__ = ["Parked", "aggregate_of", "block", "hold_back", "list_parked", "lock", "park_if_blocked"]
 
 _BATCH = 500
 
@@ -76,59 +73,58 @@ PARKED_COLUMNS = (
 )
 
 
-def hold_back(
-    connection: Connection, registry: Registry, handler: EventHandler, messages: Sequence[Message]
-) -> list[Message]:
+def hold_back(connection: Connection, consumer: Consumer, messages: Sequence[Message]) -> list[Message]:
     """Return what the handler may be given now: events that waited and are free again, then those of `messages` that need not.
 
     The others are parked in the present transaction, so that the checkpoint may move past them. A handler without `ordered_by`
     gets all of `messages`; one with it pays a lock and two look-ups in an index while nothing is blocked. Call it before each
     batch, an empty one too: that is how events are freed whose dead letter was closed by other means.
     """
-    if handler.ordered_by is None:
+    if consumer.handler.ordered_by is None:
         return list(messages)
     with connection.pipeline():
-        lock(connection, handler.name)
-        found = connection.execute(_ANY, {"handler": handler.name})
+        lock_parking(connection, consumer.name)
+        found = connection.execute(_ANY, {"handler": consumer.name})
     if found.fetchone() == (False,):
         return list(messages)
-    rows = connection.execute(_RELEASE, {"handler": handler.name, "limit": _BATCH}).fetchall()
-    blocked = _park(connection, registry, handler, messages)
+    rows = connection.execute(_RELEASE, {"handler": consumer.name, "limit": _BATCH}).fetchall()
+    blocked = _park(connection, consumer, messages)
     return [*map(to_message, rows), *(message for message in messages if message.uuid not in blocked)]
 
 
-def park_if_blocked(connection: Connection, registry: Registry, handler: EventHandler, message: Message) -> bool:
+def park_if_blocked(connection: Connection, consumer: Consumer, message: Message) -> bool:
     """Park one event if an earlier one of its aggregate became a dead letter in this very batch; tell whether it is parked."""
-    if handler.ordered_by is None:
+    if consumer.handler.ordered_by is None:
         return False
-    lock(connection, handler.name)
-    return bool(_park(connection, registry, handler, [message]))
+    lock_parking(connection, consumer.name)
+    return bool(_park(connection, consumer, [message]))
 
 
-def block(connection: Connection, registry: Registry, handler: EventHandler, message: Message) -> None:
+def block(connection: Connection, consumer: Consumer, message: Message) -> None:
     """Let the dead letter of `message` hold back the later events of its aggregate.
 
     A payload that cannot be decoded tells no aggregate, and so holds back nothing.
     """
-    if handler.ordered_by is not None:
+    if consumer.handler.ordered_by is not None:
         connection.execute(
             "UPDATE erpkit_dead_letters SET aggregate = %s WHERE handler = %s AND uuid = %s",
-            [aggregate_of(registry, handler, message), handler.name, message.uuid],
+            [aggregate_of(consumer, message), consumer.name, message.uuid],
         )
 
 
-def aggregate_of(registry: Registry, handler: EventHandler, message: Message) -> str | None:
+def aggregate_of(consumer: Consumer, message: Message) -> str | None:
     """Return the key by which the handler wants the event ordered; None where it has none or the payload does not tell."""
-    if handler.ordered_by is None:
+    ordered_by = consumer.handler.ordered_by
+    if ordered_by is None:
         return None
     try:
-        return str(handler.ordered_by(decode_message(registry, handler.event, message)))
+        return str(ordered_by(decode_message(consumer.registry, consumer.handler.event, message)))
     except Exception:  # the handler will fail on it as well, and that is what is reported
         return None
 
 
-def lock(connection: Connection, handler: str) -> None:
-    """Wait until nobody else parks or frees events of this handler; held until the end of the transaction.
+def lock_parking(connection: Connection, handler: str) -> None:
+    """Lock parking and freeing the events of this handler until the end of the transaction.
 
     A dispatcher that looked before a dead letter was closed would otherwise park an event after the last one was freed.
     """
@@ -148,18 +144,16 @@ def list_parked(connection: Connection, tenants: Sequence[Tenant], errors: Error
     return [Parked(*row) for row in sorted(read_tenants(connection, queries, errors))]
 
 
-def _park(
-    connection: Connection, registry: Registry, handler: EventHandler, messages: Sequence[Message]
-) -> set[object]:
+def _park(connection: Connection, consumer: Consumer, messages: Sequence[Message]) -> set[object]:
     """Park those that must wait, and return their uuids."""
-    keys = [(message, aggregate_of(registry, handler, message)) for message in messages]
+    keys = [(message, aggregate_of(consumer, message)) for message in messages]
     ordered = [(message, key) for message, key in keys if key is not None]
     if not ordered:
         return set()
     rows = connection.execute(
         _PARK,
         {
-            "handler": handler.name,
+            "handler": consumer.name,
             "uuids": [message.uuid for message, _ in ordered],
             "offsets": [message.offset for message, _ in ordered],
             "aggregates": [key for _, key in ordered],

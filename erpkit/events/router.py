@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from erpkit.database import Connection, Tenant
+from erpkit.database import Connection
+from erpkit.events.consumer import Consumer
 from erpkit.events.context import Context
-from erpkit.events.message import Message
+from erpkit.events.message import Message, decode_message
 from erpkit.events.middleware import (
     Handle,
     Middleware,
@@ -20,39 +21,33 @@ from erpkit.events.middleware import (
 )
 from erpkit.events.timeout import timeout
 from erpkit.events.tracing import tracing
-from erpkit.events.upcasters import decode_message
-from erpkit.modules import EventHandler, Registry
-
-__all__ = ["EVERY", "careful", "chain", "handle", "run_handler"]
+from erpkit.modules import EventHandler
 
 # What every handler of an event runs in, the outermost first; its timeout, if it has one, is the innermost. None of these costs
 # a round trip: a dispatcher hands on a batch in them, with one savepoint and one look into the inbox for all of it.
 EVERY: tuple[Middleware, ...] = (tracing, correlation, recoverer)
 
 
-def careful(bury: Callable[[Context, Exception], None], attempts: int = 3, *more: Middleware) -> tuple[Middleware, ...]:
+def isolated(
+    store: Callable[[Context, Exception], None], attempts: int = 3, *more: Middleware
+) -> tuple[Middleware, ...]:
     """Return all the middleware for a message on its own, the outermost first: what a dispatcher uses after a fault.
 
-    `bury` sees only the last attempt's error; the span holds all attempts, and that error; each attempt has a savepoint, which
-    takes back the inbox row too. `more` goes inside, around each attempt. Make it once, not once a message.
+    `store` keeps a dead letter, and sees only the last attempt's error; the span holds all attempts, and that error. Each attempt
+    has a savepoint, which takes back the inbox row too. `more` goes inside, around each attempt. Make it once, not once a message.
     """
-    return (dead_letters(bury), tracing, correlation, retry(attempts), savepoint, deduplicate, recoverer, *more)
+    return (dead_letters(store), tracing, correlation, retry(attempts), savepoint, deduplicate, recoverer, *more)
 
 
 def handle(
-    connection: Connection,
-    tenant: Tenant,
-    registry: Registry,
-    handler: EventHandler,
-    message: Message,
-    middleware: tuple[Middleware, ...] = EVERY,
+    connection: Connection, consumer: Consumer, message: Message, middleware: tuple[Middleware, ...] = EVERY
 ) -> list[Message]:
     """Run one handler on one message inside the present transaction; return what it published, which the caller appends.
 
     Raises what the handler raises, PayloadError for a payload that does not fit, HandlerTimeoutError for a handler that was
     too slow: the transaction, or a savepoint in it, is then to be rolled back.
     """
-    return list(run_handler(handler, Context(connection, tenant, message, registry, handler.name), middleware))
+    return list(run_handler(consumer.handler, consumer.context(connection, message), middleware))
 
 
 def run_handler(

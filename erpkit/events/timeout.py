@@ -14,8 +14,6 @@ from erpkit.events.context import Context
 from erpkit.events.message import Message
 from erpkit.events.middleware import Handle, HandlerError, Middleware
 
-__all__ = ["HandlerTimeoutError", "Running", "overdue", "timeout"]
-
 _AGAIN = 0.03  # seconds between two attempts to cancel
 
 _running: set[Running] = set()  # the handlers at work that have a limit, in all threads

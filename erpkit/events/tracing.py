@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanKind, Tracer
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-__all__ = ["tracing"]
-
 
 def tracing(following: Handle) -> Handle:
     """Record each message as a span, a child of the one that published it, over processes and brokers.

@@ -17,17 +17,18 @@ from erpkit.events.middleware import Handle, Middleware
 from erpkit.modules import EventHandler
 from erpkit.visible import visible
 
-__all__ = ["Watch", "Watchdog", "watched"]
-
 
 class Watch:
-    """What is told which event is in which handler's hands; this one takes no notice."""
+    """What is told which event a handler has in flight; this one takes no notice."""
 
     def begin(self, tenant: Tenant, handler: EventHandler, message: Message) -> None:
         """Note that the handler has the event now."""
 
     def end(self) -> None:
         """Note that no handler has one."""
+
+
+UNWATCHED = Watch()
 
 
 class Watchdog(Watch):
@@ -39,7 +40,7 @@ class Watchdog(Watch):
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
-        self._in_hand: tuple[float, Tenant, EventHandler, Message] | None = None
+        self._in_flight: tuple[float, Tenant, EventHandler, Message] | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="erpkit-watchdog", daemon=True)
 
@@ -55,16 +56,16 @@ class Watchdog(Watch):
 
     def begin(self, tenant: Tenant, handler: EventHandler, message: Message) -> None:
         """Give the handler its time from now on."""
-        self._in_hand = (time.monotonic(), tenant, handler, message)
+        self._in_flight = (time.monotonic(), tenant, handler, message)
 
     def end(self) -> None:
         """Let nothing be timed."""
-        self._in_hand = None
+        self._in_flight = None
 
     def _watch(self) -> None:
         while not self._over.wait(min(1.0, self.limit / 4)):
-            if self._in_hand is not None:
-                self._check(*self._in_hand)
+            if self._in_flight is not None:
+                self._check(*self._in_flight)
 
     def _check(self, since: float, tenant: Tenant, handler: EventHandler, message: Message) -> None:
         limit = max(self.limit, 2 * (handler.timeout or 0))
@@ -72,7 +73,7 @@ class Watchdog(Watch):
             return
         sys.stderr.write(
             visible(
-                f"erpkit: {handler.name} has had the event at offset {message.offset} of tenant {tenant.slug} in hand for more than "
+                f"erpkit: {handler.name} has had the event at offset {message.offset} of tenant {tenant.slug} in flight for more than "
                 f"{limit:g} s: this process ends"
             )
             + "\n"
@@ -82,7 +83,7 @@ class Watchdog(Watch):
 
 
 def watched(watch: Watch, handler: EventHandler) -> Middleware:
-    """Tell `watch` what the handler has in hand, for each attempt anew."""
+    """Tell `watch` what the handler has in flight, for each attempt anew."""
 
     def middleware(following: Handle) -> Handle:
         def handle(context: Context) -> Sequence[Message]:

@@ -12,14 +12,13 @@ import psycopg
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError, first_line
-from erpkit.events.backlog import handler_topics, read_waiting
+from erpkit.events.checkpoints import read_waiting
+from erpkit.events.consumer import Consumer, consumer_groups
 from erpkit.events.dispatch import BATCH, dispatch_batch
 from erpkit.events.lag import GroupLag, read_lag
-from erpkit.events.listener import Bell, Listener
+from erpkit.events.listener import Listener, StopSignal
 from erpkit.events.watchdog import Watchdog
 from erpkit.modules import Registry
-
-__all__ = ["Worker", "WorkerReport"]
 
 _LONGEST_PAUSE = 5.0  # seconds between two attempts to reach the server again
 
@@ -52,13 +51,25 @@ class WorkerReport:
         return max((one.age(self.at) for one in self.lag), default=0.0)
 
 
+@dataclass(frozen=True)
+class WorkerOptions:
+    """How a worker works: `batch` events at a time, with a report every `report_every` seconds.
+
+    Every `poll` seconds it looks at all tenants, for what it did not hear of. An event that a handler has in flight for more
+    than `limit` seconds ends the process (see `Watchdog`).
+    """
+
+    batch: int = BATCH
+    poll: float = 5.0
+    limit: float = 60.0
+    report_every: float = 60.0
+
+
 class Worker:
     """Serves all active tenants that `tenants` lists, in turn, one batch a group and tenant: a busy one holds up no other.
 
     Several may run at once, on one machine or many: an advisory lock leaves each group of a tenant to one of them. It wakes
-    when something is appended, and looks at all tenants every `poll` seconds besides, for what it did not hear of. An event
-    that a handler has in hand for more than `limit` seconds ends the process (see `Watchdog`). `on_report` gets a report
-    every `report_every` seconds and whenever something changes.
+    when something is appended. `on_report` gets a report now and then, and whenever something changes.
     """
 
     def __init__(
@@ -67,22 +78,17 @@ class Worker:
         registry: Registry,
         tenants: Callable[[Connection], Sequence[Tenant]],
         on_report: Callable[[WorkerReport], Any],
-        *,
-        batch: int = BATCH,
-        poll: float = 5.0,
-        limit: float = 60.0,
-        report_every: float = 60.0,
+        options: WorkerOptions | None = None,
     ) -> None:
         self._database = database
         self._registry = registry
         self._list = tenants
         self._on_report = on_report
-        self._batch = batch
-        self._poll = poll
-        self._report_every = report_every
-        self._topics = handler_topics(registry)
-        self._bell = Bell()
-        self._watchdog = Watchdog(limit)
+        self._options = options or WorkerOptions()
+        self._groups = consumer_groups(registry)
+        self._topics = consumer_groups(registry)
+        self._stop = StopSignal()
+        self._watchdog = Watchdog(self._options.limit)
         self._tenants: dict[str, Tenant] = {}  # those that are active, by schema
         self._skipped: dict[str, str] = {}
         self._failing: dict[str, str] = {}
@@ -91,33 +97,33 @@ class Worker:
         self._reported = (time.monotonic(), 0)  # when, and how many were handled by then
 
     def stop(self) -> None:
-        """Ask it to finish the batch in hand and return from `run`; may be called by a signal's handler."""
-        self._bell.ring()
+        """Ask it to finish the batch in flight and return from `run`; may be called by a signal's handler."""
+        self._stop.set()
 
     def run(self) -> WorkerReport:
         """Serve until `stop` is called; return the last report. It survives a restart of the server."""
         with self._watchdog:
-            while not self._bell.has_rung:
+            while not self._stop.is_set:
                 try:
                     self._serve()
                 except (psycopg.OperationalError, DatabaseError) as error:
                     self._return_to_server(error)
-        self._bell.close()
+        self._stop.close()
         return self._describe(())
 
     def _serve(self) -> None:
-        with Listener(self._database.conninfo, self._bell) as listener:
+        with Listener(self._database.conninfo, self._stop) as listener:
             due: set[str] = set()
             next_poll = next_report = time.monotonic()
-            while not self._bell.has_rung:
+            while not self._stop.is_set:
                 now = time.monotonic()
                 if now >= next_poll:
-                    due, next_poll = self._look_at_all(), now + self._poll
+                    due, next_poll = self._look_at_all(), now + self._options.poll
                 if now >= next_report:
                     self._report(())
-                    next_report = now + self._report_every
+                    next_report = now + self._options.report_every
                 due = self._run_round(due & self._tenants.keys())
-                listener.awake.stay(due)
+                listener.polled.add(due)
                 due |= listener.schemas(0 if due else min(next_poll, next_report) - time.monotonic(), self._tenants)
 
     def _look_at_all(self) -> set[str]:
@@ -143,11 +149,11 @@ class Worker:
         asked = [self._tenants[schema] for schema in sorted(schemas)]
         errors: dict[str, str] = {}
         with self._database.connection() as connection:
-            waiting = read_waiting(connection, asked, self._topics, errors)
+            waiting = read_waiting(connection, asked, self._groups, errors)
         self._note_unread(asked, errors)
         again = set()
         for tenant, group in waiting:
-            if self._bell.has_rung:
+            if self._stop.is_set:
                 break
             if (tenant.schema, group) not in self._left and self._run_batch(tenant, group):
                 again.add(tenant.schema)
@@ -155,11 +161,9 @@ class Worker:
 
     def _run_batch(self, tenant: Tenant, group: str) -> bool:
         """Return whether it got on; where it did not, another has the group or the tenant cannot be served for now."""
-        handler = self._registry.event_handlers[group]
+        consumer = Consumer(tenant, self._registry, self._registry.event_handlers[group], self._watchdog)
         try:
-            handled, dead, parked = dispatch_batch(
-                self._database, tenant, self._registry, handler, self._batch, self._watchdog
-            )
+            handled, dead, parked = dispatch_batch(self._database, consumer, self._options.batch)
         except Exception as error:  # of the tenant or of the server, as those of handlers are dealt with
             self._left.add((tenant.schema, group))
             self._note_failure(tenant.slug, group, error)
@@ -194,11 +198,11 @@ class Worker:
     def _return_to_server(self, error: Exception) -> None:
         self._tell([f"lost the database, and tries again: {first_line(error)}"])
         pause = 0.1
-        while not self._bell.has_rung:
+        while not self._stop.is_set:
             try:
                 self._database.renew()
             except DatabaseError:
-                self._bell.wait(pause)
+                self._stop.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
                 self._tell(["has the database again"])

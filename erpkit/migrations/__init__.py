@@ -1,25 +1,35 @@
 """Migrations over all tenants: goose's files and tables, a plan with an id, and a run that names who failed."""
 
 from erpkit.migrations.apply import apply_migration
-from erpkit.migrations.estimate import Estimate, estimate_plan
 from erpkit.migrations.files import Migration, collect_migrations, read_migrations, version_table
-from erpkit.migrations.history import HistoryEntry, read_history, read_milliseconds
-from erpkit.migrations.lint import LintFinding, LintReport, lint_migrations, lint_plan
+from erpkit.migrations.history import HistoryEntry, MigrationHistory, read_history, read_milliseconds
+from erpkit.migrations.lint import LintFinding, LintReport, lint_migrations, lint_report
 from erpkit.migrations.parser import ParsedMigration, parse_migration
-from erpkit.migrations.plan import MigrationPlan, TenantPlan, Wave, plan_down, plan_redo, plan_up
+from erpkit.migrations.plan import (
+    Estimate,
+    MigrationPlan,
+    TenantPlan,
+    Wave,
+    estimate_plan,
+    plan_down,
+    plan_redo,
+    plan_up,
+)
 from erpkit.migrations.provider import MigrationRun, run_plan
 from erpkit.migrations.script import Limits
-from erpkit.migrations.status import Applied, MigrationStatus, describe_status, read_applied
+from erpkit.migrations.status import Applied, FleetStatus, MigrationStatus, describe_status, read_applied
 from erpkit.migrations.worker import TenantResult
 
 __all__ = [
     "Applied",
     "Estimate",
+    "FleetStatus",
     "HistoryEntry",
     "Limits",
     "LintFinding",
     "LintReport",
     "Migration",
+    "MigrationHistory",
     "MigrationPlan",
     "MigrationRun",
     "MigrationStatus",
@@ -32,7 +42,7 @@ __all__ = [
     "describe_status",
     "estimate_plan",
     "lint_migrations",
-    "lint_plan",
+    "lint_report",
     "parse_migration",
     "plan_down",
     "plan_redo",

@@ -14,10 +14,13 @@ from psycopg import sql
 from erpkit.config import acting_user
 from erpkit.database import Connection, Tenant, grant_analysts, may_not_read, share_table
 from erpkit.errors import DatabaseError
+from erpkit.finding import Finding
 from erpkit.migrations.files import Migration
 from erpkit.migrations.parser import Direction
+from erpkit.result import Summary
+from erpkit.table import Column, Table, Tone
 
-__all__ = ["HistoryEntry", "Run", "ensure_history", "read_history", "read_milliseconds"]
+STILL_RUNNING = "is still running"
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS public.erpkit_migrations (
@@ -46,6 +49,10 @@ SELECT DISTINCT ON (schema_name, version_table, version)
        schema_name, version_table, version, direction, state, checksum, goose_id, module, who, at, error
   FROM public.erpkit_migrations WHERE schema_name = ANY(%s) AND state <> 'failed'
  ORDER BY schema_name, version_table, version, id DESC
+"""
+
+_ANY_DIRTY = """
+SELECT EXISTS (SELECT FROM public.erpkit_migrations WHERE state IN ('running', 'stopped') AND schema_name = ANY(%s))
 """
 
 _NOW = "date_part('epoch', clock_timestamp())"
@@ -82,6 +89,77 @@ class HistoryEntry:
     who: str
     plan_id: str
     run: UUID
+
+    @property
+    def what(self) -> str:
+        """Module, version and direction."""
+        return f"{self.module} {self.version} {self.direction}"
+
+
+@dataclass(frozen=True)
+class MigrationHistory:
+    """What was done to which tenant, the newest first."""
+
+    target: str
+    entries: tuple[HistoryEntry, ...]
+
+    @property
+    def table(self) -> Table[HistoryEntry]:
+        """One line a migration of a tenant: when, what, who, which plan, how long, and what failed."""
+        return Table(_COLUMNS, self.entries, "erpkit has migrated nothing here.")
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why the newest migration that failed or stopped did so, by tenant."""
+        return {entry.tenant: entry.error or "" for entry in reversed(self.entries) if entry.state in _BAD}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What stopped half way, or failed, and has not been done since."""
+        latest: dict[tuple[str, str, int], HistoryEntry] = {}
+        for entry in self.entries:
+            latest.setdefault((entry.tenant, entry.module, entry.version), entry)
+        return [
+            Finding(
+                entry.state, entry.tenant, f"{entry.what}: {entry.error}", "error" if entry.state == "stopped" else "warning",
+                f"erpkit migrate status --tenant {entry.tenant}",
+            )
+            for entry in latest.values()
+            if entry.state in _BAD
+        ]  # fmt: skip
+
+    @property
+    def summary(self) -> Summary:
+        """How many entries there are, and what has failed and was not done since."""
+        failed = sum(entry.state in _BAD for entry in self.entries)
+        return Summary(
+            f"History of migrations on {self.target}", {"entries": len(self.entries), "failed": failed}, self.findings
+        )
+
+    def __repr__(self) -> str:
+        return repr(self.table)
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
+
+
+_BAD = ("failed", "stopped")
+
+
+def _tone(entry: HistoryEntry) -> Tone:
+    return "error" if entry.state in _BAD else "warning" if entry.state == "running" else ""
+
+
+_COLUMNS = (
+    Column[HistoryEntry]("at", lambda e: f"{e.at:%Y-%m-%d %H:%M:%S}"),
+    Column[HistoryEntry]("tenant", lambda e: e.tenant),
+    Column[HistoryEntry]("migration", lambda e: e.what),
+    Column[HistoryEntry]("state", lambda e: e.state, tone=_tone),
+    Column[HistoryEntry]("time", lambda e: e.milliseconds, unit="ms", places=1, bar=True),
+    Column[HistoryEntry]("who", lambda e: e.who),
+    Column[HistoryEntry]("plan", lambda e: e.plan_id),
+    Column[HistoryEntry]("error", lambda e: e.error or ""),
+)
 
 
 def ensure_history(connection: Connection) -> None:
@@ -210,7 +288,10 @@ def read_dirty(
 
     `states` are the versions in force: goose, or somebody by hand, may have ended since what erpkit had begun.
     """
-    if all(m.content.use_transaction for m in migrations) or not has_history(connection):
+    if not migrations or not has_history(connection):
+        return {}
+    # A file that has a transaction by now, or a module that is no longer loaded, may have stopped half way before.
+    if connection.execute(_ANY_DIRTY, [list(schemas)]).fetchone() == (False,):
         return {}
     dirty: dict[tuple[str, str], dict[int, str]] = {}
     query = f"SELECT *, EXISTS ({_LOCKED}) FROM ({_LATEST}) h WHERE state IN ('running', 'stopped')"  # noqa: S608
@@ -220,7 +301,7 @@ def read_dirty(
         if (version in states.get((schema, table), ())) == (direction == "up"):
             continue
         what = f"{module} {version} ({direction}) by {who} at {at:%Y-%m-%d %H:%M}"
-        present = "is still running" if is_locked else "was begun and never ended"
+        present = STILL_RUNNING if is_locked else "was begun and never ended"
         dirty.setdefault((schema, table), {})[version] = f"{what}: {error or present}"
     return dirty
 

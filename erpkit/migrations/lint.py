@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from erpkit.errors import MigrationError, UsageError
+from erpkit.finding import Finding, Severity
 from erpkit.migrations.files import Migration
-from erpkit.migrations.plan import MigrationPlan
-
-__all__ = ["DEFAULT_RULES", "LintFinding", "LintReport", "find_squawk", "lint_migrations", "lint_plan"]
+from erpkit.result import Summary
+from erpkit.table import Column, Table, Tone
 
 _LOCKS_OR_REWRITES = (
     "adding-field-with-default",  # a volatile default, or a generated column, rewrites the table
@@ -84,20 +84,72 @@ class LintFinding:
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.level}: {self.rule}: {self.message}{self.help and ' ' + self.help}"
 
+    @property
+    def severity(self) -> Severity:
+        """The level that squawk gives it."""
+        return "error" if self.level == "error" else "warning"
+
+    @property
+    def finding(self) -> Finding:
+        """What squawk says, as a finding."""
+        problem = f"{self.rule}: {self.statement}"
+        return Finding(
+            "lint", f"{self.migration}:{self.line}", problem, self.severity, self.help, (self.message,), "line"
+        )
+
 
 @dataclass(frozen=True)
 class LintReport:
-    """The findings for a plan; `note` says why there can be none where squawk is not installed."""
+    """What squawk found; `note` says why there can be no findings where squawk is not installed.
+
+    `checked` is how many migrations were checked, None where that is no matter.
+    """
 
     findings: tuple[LintFinding, ...]
     note: str = ""
+    checked: int | None = None
+
+    @property
+    def all_findings(self) -> list[Finding]:
+        """The findings as records that other results have, too; that nothing was linted is one of them."""
+        nothing = [Finding("no migrations", "", "there are no migrations", remedy="erpkit modules list")]
+        note = [Finding("not linted", "", self.note, "info")] if self.note else []
+        return [*(finding.finding for finding in self.findings), *note, *(nothing if self.checked == 0 else [])]
+
+    @property
+    def table(self) -> Table[LintFinding]:
+        """One line a statement that locks, rewrites or breaks running code."""
+        return Table(_COLUMNS, self.findings, self.note or "No statement locks, rewrites or breaks anything.")
+
+    @property
+    def summary(self) -> Summary:
+        """How many migrations were checked, and what was found."""
+        facts = {"migrations": self.checked, "findings": len(self.findings)}
+        return Summary("Lint of migrations", facts, self.all_findings)
+
+    def __repr__(self) -> str:
+        return repr(self.table)
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
 
 
-def lint_plan(plan: MigrationPlan) -> LintReport:
-    """Check the Up statements of a plan; without squawk the report says so instead of failing, as a plan can do without."""
-    up = [migration for migration, direction, _ in plan.scripts() if direction == "up"]
+def _tone(finding: LintFinding) -> Tone:
+    return finding.severity if finding.severity != "info" else ""
+
+
+_COLUMNS = (
+    Column[LintFinding]("where", lambda f: f"{f.migration}:{f.line}"),
+    Column[LintFinding]("statement", lambda f: f.statement),
+    Column[LintFinding]("level", lambda f: f.level, tone=_tone),
+    Column[LintFinding]("why", lambda f: f"{f.rule}: {f.message} {f.help}".rstrip()),
+)
+
+
+def lint_report(migrations: Sequence[Migration]) -> LintReport:
+    """Check the Up statements of `migrations`; without squawk the report says so instead of failing."""
     try:
-        return LintReport(lint_migrations(up))
+        return LintReport(lint_migrations(migrations))
     except UsageError as error:
         return LintReport((), f"not linted: {error}")
 

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from erpkit.database import TEMPLATE, Tenant
 from erpkit.errors import PlanChangedError, UsageError
+from erpkit.finding import Finding
 from erpkit.migrations.files import Migration, Step
+from erpkit.migrations.lint import LintReport, lint_report
 from erpkit.migrations.parser import Direction
-from erpkit.migrations.status import Applied
+from erpkit.migrations.status import MOST_LINES, Applied, FleetStatus
+from erpkit.table import Column, Table
 
-__all__ = ["MigrationPlan", "TenantPlan", "Wave", "plan_down", "plan_redo", "plan_up"]
+_BEHIND = ("pending", "out of order")
+_SHOWN = 4  # migrations, or tenants, that a line names
+
+Milliseconds = Mapping[
+    tuple[str, int, Direction], float
+]  # how long each migration took, by module, version and direction
 
 
 @dataclass(frozen=True)
@@ -39,18 +48,28 @@ class Wave:
     tenants: tuple[TenantPlan, ...]
 
 
+_Line = tuple[str, list[TenantPlan]]  # a wave, and tenants that get the same
+_Script = tuple[Migration, Direction, str, int]  # a statement, and how many tenants get it
+
+
 @dataclass(frozen=True)
 class MigrationPlan:
     """Who gets which migrations, in waves: `_template`, then the canaries, then the rest.
 
     `skipped` are tenants that fleet operations leave alone, `refused` those that cannot be migrated as they are, or read; both
     map a slug to the reason. `id` is a hash of what would be done: it changes as soon as anything of it does.
+
+    `before` is what was found when it was made, `milliseconds` how long migrations took before, and `workers` how many tenants
+    are to be migrated side by side: for people, and not part of the id.
     """
 
     direction: str
     waves: tuple[Wave, ...]
     skipped: Mapping[str, str]
     refused: Mapping[str, str]
+    before: FleetStatus | None = field(default=None, compare=False, repr=False)
+    milliseconds: Milliseconds = field(default_factory=dict, compare=False, repr=False)
+    workers: int = field(default=3, compare=False, repr=False)
 
     @cached_property
     def id(self) -> str:
@@ -83,7 +102,83 @@ class MigrationPlan:
         """How many migrations would run, over all tenants."""
         return sum(len(plan.steps) for plan in self.tenants)
 
-    def scripts(self) -> Iterator[tuple[Migration, Direction, tuple[str, ...]]]:
+    @property
+    def size(self) -> int:
+        """How many schemas would be migrated."""
+        return len(self.tenants)
+
+    @cached_property
+    def estimate(self) -> Estimate:
+        """How long it is going to take."""
+        return estimate_plan(self, self.milliseconds, self.workers)
+
+    @cached_property
+    def lint(self) -> LintReport:
+        """What squawk says of the Up statements; it is asked once, when this is first used."""
+        return lint_report([migration for migration, direction, _ in self.sql() if direction == "up"])
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """How much there is to do, and who is left alone."""
+        pending = {status.tenant for status in self.before.statuses if status.pending} if self.before else ()
+        return {
+            "found behind": len(pending), "planned": self.step_count, "applied": 0, "failed": 0, "not started": 0,
+            "skipped": ", ".join(self.skipped) or "none",
+        }  # fmt: skip
+
+    @property
+    def refusals(self) -> list[Finding]:
+        """The tenants that cannot be migrated as they are, or could not be read."""
+        unread = self.before.applied.errors if self.before else {}
+        tables = unread.keys() - (self.before.applied.unread if self.before else {})
+        return [
+            Finding(
+                "not read" if name in unread else "refused", name, reason, remedy=_remedy(name, reason),
+                of="table" if name in tables else "tenant",
+            )
+            for name, reason in self.refused.items()
+        ]  # fmt: skip
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Who is refused and why, what the linter says, who is behind, and what else was found to be wrong."""
+        return [*self.refusals, *self.lint.all_findings, *self._found()]
+
+    def _found(self) -> Iterator[Finding]:
+        planned = {plan.tenant.slug for plan in self.tenants} if self.direction == "up" else set()
+        for finding in self.before.findings if self.before else ():
+            if finding.subject not in self.refused and (finding.kind not in _BEHIND or finding.subject in planned):
+                yield finding
+
+    @property
+    def table(self) -> Table[_Line]:
+        """One line a schema, in the order in which they are migrated; with more than 40, a line for all that get the same."""
+        alike: dict[object, _Line] = {}
+        for wave in self.waves:
+            for plan in wave.tenants:
+                key = plan.tenant.slug if self.size <= MOST_LINES else (wave.name, plan.steps)
+                alike.setdefault(key, (wave.name, []))[1].append(plan)
+        return Table(_COLUMNS, list(alike.values()), "There is nothing to do.")
+
+    @property
+    def tables(self) -> list[Table[_Line]]:
+        """Who gets what."""
+        return [self.table]
+
+    @property
+    def scripts(self) -> Table[_Script]:
+        """The SQL that would run: one line a statement, once for all tenants that get it."""
+        tenants = Counter(step for plan in self.tenants for step in plan.steps)
+        rows = [(m, direction, one, tenants[m, direction]) for m, direction, texts in self.sql() for one in texts]
+        return Table(_SCRIPTS, rows, "There is no SQL to run.")
+
+    def __str__(self) -> str:
+        if self.is_empty:
+            return "nothing to do"
+        way = "" if self.direction == "up" else f" ({self.direction})"
+        return f"{count_of(self.step_count, 'migration')}{way} on {count_of(self.size, 'schema')}, {self.estimate}"
+
+    def sql(self) -> Iterator[tuple[Migration, Direction, tuple[str, ...]]]:
         """Yield the SQL that would run, once for each migration and direction, for people to read.
 
         Where a file takes values from the environment they may be secret: its statements are left out.
@@ -99,6 +194,85 @@ class MigrationPlan:
     def check(self, confirm: str) -> None:
         """Raise PlanChangedError unless `confirm` is this plan's id."""
         PlanChangedError.check(confirm, self.id)
+
+
+def count_of(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{number:,} {noun}{'s' if number != 1 else ''}"
+
+
+def _remedy(name: str, reason: str) -> str:
+    if reason.startswith("out of order"):
+        return f"erpkit migrate up --tenant {name} --out-of-order"
+    if reason.startswith("dirty"):
+        return f"erpkit migrate up --tenant {name} --retry-dirty  # once it is mended by hand"
+    return ""
+
+
+def _who(line: _Line) -> str:
+    slugs = [plan.tenant.slug for plan in line[1]]
+    return slugs[0] if len(slugs) == 1 else f"{len(slugs):,}: {_some(slugs)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """Name all of a few; of more the first ones and the last."""
+    return ", ".join(names) if len(names) <= _SHOWN else f"{', '.join(names[: _SHOWN - 1])} … {names[-1]}"
+
+
+def _what(line: _Line) -> str:
+    return _some([m.name + (f" ({way})" if way == "down" else "") for m, way in line[1][0].steps])
+
+
+_COLUMNS = (
+    Column[_Line]("wave", lambda line: line[0]),
+    Column[_Line]("tenant", _who),
+    Column[_Line]("migrations", _what),
+    Column[_Line]("count", lambda line: len(line[1][0].steps)),
+    Column[_Line]("statements", lambda line: sum(len(m.content.statements(way)) for m, way in line[1][0].steps)),
+)
+_SCRIPTS = (
+    Column[_Script]("migration", lambda row: row[0].name),
+    Column[_Script]("direction", lambda row: row[1]),
+    Column[_Script]("tenants", lambda row: row[3]),
+    Column[_Script]("in a transaction", lambda row: row[0].content.use_transaction),
+    Column[_Script]("statement", lambda row: row[2]),
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """`seconds` for the migrations that ran somewhere before; `unknown` are those that never did, by name."""
+
+    seconds: float
+    unknown: tuple[str, ...]
+
+    def __str__(self) -> str:
+        if not self.unknown:
+            return f"about {_span(self.seconds)}"
+        never = f"{', '.join(self.unknown)} never ran before"
+        return f"about {_span(self.seconds)} for the rest; {never}" if self.seconds else f"no estimate: {never}"
+
+
+def estimate_plan(plan: MigrationPlan, milliseconds: Milliseconds, workers: int = 3) -> Estimate:
+    """Add up the medians of earlier runs, wave by wave: the tenants of a wave share the workers."""
+    seconds = 0.0
+    for wave in plan.waves:
+        times = [
+            sum(milliseconds.get((m.module, m.version, direction), 0.0) for m, direction in tenant.steps)
+            for tenant in wave.tenants
+        ]
+        seconds += max(sum(times) / workers, max(times)) / 1000
+    steps = dict.fromkeys(step for tenant in plan.tenants for step in tenant.steps)
+    unknown = dict.fromkeys(m.name for m, direction in steps if (m.module, m.version, direction) not in milliseconds)
+    return Estimate(seconds, tuple(unknown))
+
+
+def _span(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def plan_up(

@@ -17,14 +17,14 @@ import psycopg
 
 from erpkit.database import Database
 from erpkit.errors import DatabaseError
+from erpkit.finding import Finding
 from erpkit.migrations.history import Run, ensure_history
-from erpkit.migrations.lane import Lane
-from erpkit.migrations.plan import MigrationPlan, TenantPlan, Wave
+from erpkit.migrations.plan import MigrationPlan, TenantPlan, Wave, count_of
 from erpkit.migrations.script import Limits, check_statements
-from erpkit.migrations.worker import TenantResult, Worker
+from erpkit.migrations.status import MOST_LINES
+from erpkit.migrations.worker import Lane, TenantResult, Worker
 from erpkit.signals import caught_signals
-
-__all__ = ["MigrationRun", "OnError", "run_plan"]
+from erpkit.table import Column, Table, Tone
 
 OnError = Literal["continue", "stop"]
 
@@ -33,12 +33,19 @@ _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(frozen=True)
 class MigrationRun:
-    """The results of a run in the order in which tenants were done; `not_started` maps the others to the reason."""
+    """The results of a run in the order in which tenants were done; `not_started` maps the others to the reason.
+
+    `plan` is what was applied, and `left` what the same choice plans after it: the verification. `not_verified` says why that
+    could not be read.
+    """
 
     plan_id: str
     results: tuple[TenantResult, ...]
     not_started: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    plan: MigrationPlan | None = field(default=None, compare=False, repr=False)
+    left: MigrationPlan | None = field(default=None, compare=False, repr=False)
+    not_verified: str = ""
 
     @property
     def done_count(self) -> int:
@@ -54,6 +61,76 @@ class MigrationRun:
     def is_complete(self) -> bool:
         """Whether everything that was planned was done."""
         return not self.failed and not self.not_started
+
+    @property
+    def behind(self) -> tuple[str, ...]:
+        """The tenants that still lack what was planned, although they neither failed nor were left out."""
+        if self.left is None or self.left.direction == "redo":  # which can always be done again
+            return ()
+        return tuple(p.tenant.slug for p in self.left.tenants if p.tenant.slug not in self._named)
+
+    @property
+    def _named(self) -> set[str]:
+        return {*(result.tenant for result in self.failed), *self.not_started}
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What became of the plan."""
+        return {"applied": self.done_count, "failed": len(self.failed), "not started": len(self.not_started)}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Who failed and why, who was not started, and who is still behind."""
+        remedy = "erpkit run runbooks/failed_migration -p rehearse false"
+        return [
+            *(Finding("failed", r.tenant, r.reason, "error", remedy) for r in self.failed),
+            *(
+                Finding("not started", slug, f"not started: {why}", remedy="erpkit migrate up")
+                for slug, why in self.not_started.items()
+            ),
+            *([Finding("not read", "", f"not verified: {self.not_verified}")] if self.not_verified else []),
+            *self._found_after(),
+        ]
+
+    def _found_after(self) -> Iterator[Finding]:
+        after = self.left or self.plan
+        if self.left is not None and self.left.direction == "down":
+            yield from (Finding("behind", slug, "was not taken down") for slug in self.behind)
+        for finding in after.findings if after else ():
+            if finding.kind not in ("lint", "not linted") and finding.subject not in self._named:
+                yield finding
+
+    @property
+    def table(self) -> Table[TenantResult]:
+        """One line a tenant, the failed ones first; with more than 40 tenants these alone."""
+        results = self.failed if len(self.results) > MOST_LINES else sorted(self.results, key=lambda r: r.error is None)
+        empty = "No tenant failed." if self.results else "There was nothing to do."
+        return Table(_COLUMNS, results, empty)
+
+    @property
+    def tables(self) -> list[Table[TenantResult]]:
+        """What became of each tenant."""
+        return [self.table]
+
+    def __str__(self) -> str:
+        done = f"{count_of(self.done_count, 'migration')} applied in {self.seconds:.1f} s"
+        left = ""
+        if self.not_started:
+            why = next(iter(self.not_started.values()))
+            left = f", {count_of(len(self.not_started), 'tenant')} not started: {why}; run it again to go on"
+        return f"{done}, {count_of(len(self.failed), 'tenant')} failed{left}"
+
+
+def _tone(result: TenantResult) -> Tone:
+    return "error" if result.error else "good"
+
+
+_COLUMNS = (
+    Column[TenantResult]("tenant", lambda r: r.tenant, tone=_tone),
+    Column[TenantResult]("done", lambda r: r.done_briefly),
+    Column[TenantResult]("time", lambda r: r.seconds * 1000, unit="ms", places=1, bar=True),
+    Column[TenantResult]("error", lambda r: r.error or ""),
+)
 
 
 def run_plan(

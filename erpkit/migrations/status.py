@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import psycopg
 from psycopg import sql
 
 from erpkit.database import TEMPLATE, Connection, Tenant, may_not_read, read_tenants
+from erpkit.finding import Finding
 from erpkit.migrations.files import VERSION_TABLE, Migration
-from erpkit.migrations.history import read_dirty, read_edited
+from erpkit.migrations.history import STILL_RUNNING, read_dirty, read_edited
+from erpkit.result import Summary, to_html
+from erpkit.table import Column, Table, Tone
 
-__all__ = ["Applied", "MigrationStatus", "describe_status", "read_applied"]
+MOST_LINES = 40  # of a table with a line for each tenant; with more, those that are alike are one line
+
+_STATES = ("unread", "dirty", "unknown", "edited", "out of order", "pending", "current")  # the worst first
+_TONES: dict[str, Tone] = {"current": "good", "dirty": "error"}  # all others are warnings
 
 _Key = tuple[str, str]  # (schema, version table)
 
@@ -77,15 +84,190 @@ class MigrationStatus:
     @property
     def state(self) -> str:
         """One word, the worst that holds: `unread`, `dirty`, `unknown`, `edited`, `out of order`, `pending` or `current`."""
-        states = {
-            "unread": self.error,
-            "dirty": self.dirty,
-            "unknown": self.unknown,
-            "edited": self.edited,
-            "out of order": self.out_of_order,
-            "pending": self.pending,
+        found = (self.error, self.dirty, self.unknown, self.edited, self.out_of_order, self.pending, True)
+        return next(state for state, holds in zip(_STATES, found, strict=True) if holds)
+
+    @property
+    def text(self) -> str:
+        """The version, with what is the matter: `4` if current, `3 (+1)` with one migration pending."""
+        if self.error:
+            return "unread"
+        marks = [f"+{len(self.pending)}"] if self.pending else []
+        marks += [self.state] if self.state not in ("current", "pending") else []
+        return f"{self.version}" + (f" ({', '.join(marks)})" if marks else "")
+
+    @property
+    def tone(self) -> Tone:
+        """The colour of the state."""
+        return _TONES.get(self.state, "warning")
+
+
+_Line = tuple[str, Mapping[str, MigrationStatus]]  # a tenant, or how many, and the states by module
+
+
+@dataclass(frozen=True)
+class FleetStatus:
+    """Which migrations each tenant has: the matrix of tenants and modules as a table, and findings."""
+
+    target: str
+    tenants: tuple[Tenant, ...]
+    migrations: tuple[Migration, ...]
+    applied: Applied
+
+    @cached_property
+    def statuses(self) -> tuple[MigrationStatus, ...]:
+        """One record per tenant and module."""
+        return tuple(describe_status(self.tenants, self.migrations, self.applied))
+
+    @property
+    def behind(self) -> tuple[str, ...]:
+        """The active tenants that lack a migration, or where one stopped half way."""
+        active = {tenant.slug for tenant in self.tenants if tenant.is_active and tenant.schema != TEMPLATE.schema}
+        return tuple(dict.fromkeys(s.tenant for s in self.statuses if s.tenant in active and (s.pending or s.dirty)))
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules that have migrations, in load order."""
+        return tuple(self._modules)
+
+    @cached_property
+    def _modules(self) -> dict[str, str]:
+        """The version table of each module that has migrations."""
+        return {migration.module: migration.version_table for migration in self.migrations}
+
+    @property
+    def table(self) -> Table[_Line]:
+        """The matrix: one line a tenant, one column a module, the highest version applied and what is the matter with it.
+
+        With more than 40 tenants those that are current in all modules are one line, and the worst come first.
+        """
+        inactive = {tenant.slug for tenant in self.tenants if not tenant.is_active}
+        tenant = Column[_Line]("tenant", lambda line: line[0], tone=lambda line: "muted" if line[0] in inactive else "")
+        lines = self._lines if len(self._lines) <= MOST_LINES else _shorten(self._lines)
+        return Table([tenant, *map(self._column, self._modules)], lines, "There are no tenants.")
+
+    @property
+    def _lines(self) -> list[_Line]:
+        by_tenant: dict[str, dict[str, MigrationStatus]] = {tenant.slug: {} for tenant in self.tenants}
+        for status in self.statuses:
+            by_tenant[status.tenant][status.module] = status
+        return list(by_tenant.items())
+
+    def _column(self, module: str) -> Column[_Line]:
+        def tone(line: _Line) -> Tone:
+            found = line[1][module].tone
+            # Without the history it is not known what was edited or stopped half way.
+            return "" if found == "good" and self.applied.no_history else found
+
+        return Column(module, lambda line: line[1][module].text, tone=tone)
+
+    @property
+    def tables(self) -> list[Table[_Line]]:
+        """The matrix."""
+        return [self.table]
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is not as the files say, and what could not be looked at."""
+        inactive = {tenant.slug: tenant.status for tenant in self.tenants if not tenant.is_active}
+        return (
+            *self._nothing_read(),
+            *(
+                Finding("not read", name, reason, of="tenant" if name in self.applied.unread else "table")
+                for name, reason in self.applied.errors.items()
+            ),
+            *(finding for s in self.statuses for finding in _find_faults(s, inactive.get(s.tenant, ""))),
+            *self._dirt(),
+            *self._strangers(),
+        )
+
+    def _nothing_read(self) -> Iterator[Finding]:
+        if all(tenant.schema == TEMPLATE.schema for tenant in self.tenants):
+            yield Finding("no tenants", "", "there are no tenants", remedy="erpkit tenants list")
+        if not self.migrations:
+            yield Finding("no migrations", "", "no module has migrations", remedy="erpkit modules list", of="module")
+
+    def _dirt(self) -> Iterator[Finding]:
+        """Find what stopped half way, in modules that are no longer loaded, too."""
+        slugs = {tenant.schema: tenant.slug for tenant in self.tenants}
+        for (schema, table), texts in self.applied.dirty.items():
+            for version, text in texts.items():
+                what = f"{table.removeprefix(f'{VERSION_TABLE}_')} {version}"
+                if text.endswith(STILL_RUNNING):
+                    yield Finding("running", slugs[schema], f"{what} is still running", evidence=(text,))
+                else:
+                    remedy = f"erpkit migrate up --tenant {slugs[schema]} --retry-dirty  # once it is mended by hand"
+                    yield Finding("dirty", slugs[schema], f"{what} stopped half way", "error", remedy, (text,))
+
+    def _strangers(self) -> Iterator[Finding]:
+        """Find version tables that no module has."""
+        known, slugs = set(self._modules.values()), {tenant.schema: tenant.slug for tenant in self.tenants}
+        for (schema, table), versions in self.applied.versions.items():
+            if versions and table not in known and slugs[schema] not in self.applied.unread:
+                problem = f"{table} belongs to no module that is loaded: its migrations were not looked at"
+                yield Finding("not looked at", slugs[schema], problem, "info")
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """How many tenants there are, and how many are current, are behind or were not read."""
+        worst = {name: _rank(states) for name, states in self._lines}
+        return {
+            "tenants": sum(tenant.schema != TEMPLATE.schema for tenant in self.tenants),
+            "modules": len(self._modules),
+            "current": sum(_STATES[rank] == "current" for name, rank in worst.items() if name != TEMPLATE.slug),
+            "behind": len(self.behind),
+            "not read": len(self.applied.errors),
         }
-        return next((state for state, found in states.items() if found), "current")
+
+    @property
+    def summary(self) -> Summary:
+        """Its figures, and what needs a look."""
+        return Summary(f"Migrations on {self.target}", self.facts, self.findings)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{count:,} {name}" for name, count in self.facts.items())
+
+    def __repr__(self) -> str:
+        return "\n".join([repr(self.table), *(f"! {finding}" for finding in self.findings)])
+
+    def _repr_html_(self) -> str:
+        return to_html("", findings=self.findings, tables=self.tables)
+
+
+def _rank(states: Mapping[str, MigrationStatus]) -> int:
+    return min((_STATES.index(status.state) for status in states.values()), default=len(_STATES) - 1)
+
+
+def _shorten(lines: Sequence[_Line]) -> list[_Line]:
+    """Return those that are not current, the worst first, and one line for all the others."""
+    current = [line for line in lines if line[0] != TEMPLATE.slug and _rank(line[1]) == len(_STATES) - 1]
+    names = {name for name, _ in current}
+    shown = sorted((line for line in lines if line[0] not in names), key=lambda line: _rank(line[1]))
+    return [*shown, *([(f"{len(current):,} others", current[0][1])] if current else [])]
+
+
+def _find_faults(status: MigrationStatus, inactive: str) -> Iterator[Finding]:
+    """Find what is not as the files say in one module of a tenant; `inactive` is why `migrate up` passes over it."""
+    tenant, module, late = status.tenant, status.module, status.out_of_order
+    if pending := [version for version in status.pending if version not in late]:
+        problem = f"{module} is at {status.version} and lacks {_list(pending)}"
+        remedy = f"erpkit tenants activate {tenant}" if inactive else "erpkit migrate up"
+        yield Finding("pending", tenant, problem + (f" ({inactive})" if inactive else ""), remedy=remedy)
+    if late:
+        problem = f"{module} is at {status.version} and lacks {_list(late)}, which is out of order"
+        yield Finding("out of order", tenant, problem, remedy="erpkit migrate up --out-of-order")
+    if status.edited:
+        remedy = "restore the file, and put the change into a new migration"
+        yield Finding(
+            "edited", tenant, f"{module} {_list(status.edited)} was edited after it was applied", remedy=remedy
+        )
+    if status.unknown:
+        remedy = "install the release that has the file"
+        yield Finding("unknown", tenant, f"{module} {_list(status.unknown)} is applied and has no file", remedy=remedy)
+
+
+def _list(versions: Sequence[int]) -> str:
+    return ", ".join(map(str, versions))
 
 
 def read_applied(connection: Connection, tenants: Sequence[Tenant], migrations: Sequence[Migration] = ()) -> Applied:

@@ -1,11 +1,10 @@
 """Modules of the ERP: what one is, which there are, the order they load in, and what is wrong with them."""
 
 from erpkit.modules.check import ModuleCheck, check_modules
-from erpkit.modules.edges import Couplings, Edge
 from erpkit.modules.entries import Candidates, read_candidates
+from erpkit.modules.findings import Layers
 from erpkit.modules.graph import Component, ModuleGraph
 from erpkit.modules.impact import Impact, WhatIf, cut_edges, find_impact
-from erpkit.modules.layers import Layers
 from erpkit.modules.module import (
     CommandHandler,
     EventHandler,
@@ -16,14 +15,14 @@ from erpkit.modules.module import (
     Tool,
     Upcaster,
     is_foreign,
+    register,
     tables_of,
     tools_of,
     topic_of,
 )
 from erpkit.modules.order import load_order
-from erpkit.modules.protocol import register
 from erpkit.modules.registry import Registry, find_modules, load_modules
-from erpkit.modules.wiring import ModuleFinding
+from erpkit.modules.wiring import Couplings, Edge, ModuleFinding
 
 __all__ = [
     "Candidates",

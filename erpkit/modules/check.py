@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from erpkit.modules.cuts import smallest_cut
-from erpkit.modules.cycles import find_components, graph_of, shortest_cycle, within
-from erpkit.modules.edges import Couplings, Edge, declared_edges, event_edges
+from erpkit.modules.cycles import find_components, graph_of, shortest_cycle, smallest_cut, within
 from erpkit.modules.findings import (
+    Layers,
     coverage_findings,
     cycle_findings,
     duplicate_findings,
@@ -24,12 +23,10 @@ from erpkit.modules.findings import (
     unused_findings,
 )
 from erpkit.modules.graph import Component, ModuleGraph
-from erpkit.modules.layers import Layers
-from erpkit.modules.module import EventHandler, ModuleLike, topic_of
+from erpkit.modules.module import EventHandler, ModuleLike, protocol_faults, topic_of
 from erpkit.modules.order import dependency_graph
 from erpkit.modules.picture import draw_modules
-from erpkit.modules.protocol import protocol_faults
-from erpkit.modules.wiring import ModuleFinding, wiring_faults
+from erpkit.modules.wiring import Couplings, Edge, ModuleFinding, declared_edges, event_edges, wiring_faults
 from erpkit.result import Picture, Summary
 from erpkit.table import Column, Table, Tone
 
@@ -111,7 +108,7 @@ class ModuleCheck(ModuleGraph):
 
 def module_table(modules: Sequence[ModuleLike]) -> Table[ModuleLike]:
     """One line a module: what it depends on and what it declares."""
-    return Table(_MODULES, modules, "There are no modules.")
+    return Table(_MODULES, modules, _NO_MODULES)
 
 
 def _tone(finding: ModuleFinding) -> Tone:
@@ -137,6 +134,7 @@ _FINDINGS = (
     Column[ModuleFinding]("remedy", lambda f: f.remedy),
     Column[ModuleFinding]("evidence", lambda f: list_evidence(f.evidence)),
 )
+_NO_MODULES = "There are no modules. ERPKIT_MODULES names an entry-point group or a modules.toml that registers them."
 _MODULES = (
     Column[ModuleLike]("module", lambda m: m.name),
     Column[ModuleLike]("depends on", lambda m: m.dependencies),

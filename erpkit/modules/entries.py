@@ -1,19 +1,18 @@
-"""Where the modules come from: entry points, or a modules.toml."""
+"""Where the modules come from: entry points, a modules.toml, or folders of Odoo's addons."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from traceback import extract_tb
 
 from erpkit.config import Settings, expand_home
-from erpkit.errors import ModuleError
-from erpkit.modules.wiring import ModuleFinding
-
-__all__ = ["DEFAULT_GROUP", "SAMPLE_GROUP", "Candidates", "find_modules", "is_path", "read_candidates"]
+from erpkit.errors import ModuleError, NoModulesError, describe_error
+from erpkit.modules.odoo import read_addons
+from erpkit.modules.wiring import Edge, ModuleFinding
 
 DEFAULT_GROUP = "erpkit.modules"
 SAMPLE_GROUP = "erpkit.sample"
@@ -39,7 +38,7 @@ def read_candidates(settings: Settings) -> Candidates:
     """Load what is registered in the configured source: an entry-point group, or the path of a modules.toml.
 
     With the embedded server and no module of one's own, that is the sample ERP. Raises ModuleError for a source that is not
-    there or registers nothing, and for a modules.toml that is not valid.
+    there or registers nothing, and for a modules.toml that is not valid; NoModulesError where no source is named, either.
     """
     if settings.modules is not None and is_path(settings.modules):
         from erpkit.modules.manifest import read_manifest  # noqa: PLC0415 - pydantic is slow to import
@@ -52,9 +51,8 @@ def read_candidates(settings: Settings) -> Candidates:
     if not entries and settings.tenants_query is not None:
         return Candidates(())  # another ERP's database can be read without its modules
     if not entries:
-        raise ModuleError(
-            f"no module is registered under the entry-point group {group}: see ERPKIT_MODULES in the README"
-        )
+        kind = NoModulesError if settings.modules is None else ModuleError
+        raise kind(f"no module is registered under the entry-point group {group}: see ERPKIT_MODULES in the README")
     return _load_all(group, entries)
 
 
@@ -97,8 +95,49 @@ def _load(entry: EntryPoint) -> object:
 
 def _reason(error: BaseException) -> str:
     """Return what an import failed of, and where, in one line."""
-    said = f"{type(error).__name__}: {error}".splitlines()[0]
+    said = describe_error(error)
     frames = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
     last = frames[-1]
     is_ours = last.filename == __file__ or "importlib" in Path(last.filename).parts
     return said if is_ours else f"{said} ({last.filename}:{last.lineno})"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Candidates for modules and what was wrong on the way to them; `imports` were read with them, of Odoo's addons.
+
+    Modules `outside` exist elsewhere; with `indirect`, what is declared by way of others is declared well enough.
+    """
+
+    name: str
+    candidates: tuple[object, ...]
+    findings: tuple[ModuleFinding, ...] = ()
+    imports: tuple[Edge, ...] | None = None
+    outside: tuple[str, ...] = ()
+    indirect: bool = False
+
+
+def read_source(settings: Settings, odoo: Sequence[Path] = ()) -> Source:
+    """Read what `settings.modules` names, or folders of Odoo's addons; an entry point that cannot be loaded is a finding.
+
+    A folder's path as `settings.modules` is a folder of addons, too. Raises ModuleError or
+    UsageError for a source that is named and is not there.
+    """
+    named = Path(settings.modules) if settings.modules else None
+    if not odoo and named is not None and named.is_dir():
+        odoo = [named]
+    if odoo:
+        addons = read_addons(odoo)
+        name = f"Odoo's addons in {', '.join(map(str, odoo))}"
+        return Source(name, addons.modules, addons.findings, addons.imports, addons.outside, indirect=True)
+    try:
+        found = read_candidates(settings)
+    except NoModulesError:
+        found = Candidates(())  # which is a finding
+    return Source(_name_of(settings), found.modules, found.faults)
+
+
+def _name_of(settings: Settings) -> str:
+    if settings.modules is None and settings.is_embedded and not entry_points(group=DEFAULT_GROUP):
+        return SAMPLE_GROUP
+    return settings.modules or DEFAULT_GROUP

@@ -4,28 +4,49 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import pairwise
 
-from erpkit.modules.edges import Couplings, Edge
+from erpkit.errors import UsageError
 from erpkit.modules.graph import Component
-from erpkit.modules.layers import Layers
-from erpkit.modules.module import ModuleLike, topic_of
-from erpkit.modules.protocol import protocol_faults, short
-from erpkit.modules.wiring import NOT_READ, ModuleFinding
+from erpkit.modules.module import ModuleLike, protocol_faults, short, topic_of
+from erpkit.modules.wiring import NOT_READ, Couplings, Edge, ModuleFinding
 
-__all__ = [
-    "coverage_findings",
-    "cycle_findings",
-    "duplicate_findings",
-    "event_findings",
-    "layer_findings",
-    "list_evidence",
-    "missing_findings",
-    "not_module_findings",
-    "self_findings",
-    "undeclared_findings",
-    "unused_findings",
-]
+
+@dataclass(frozen=True)
+class Layers:
+    """Patterns of module names, the highest layer first; a module that no pattern matches is in no layer, and free."""
+
+    patterns: tuple[tuple[str, ...], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Layers:
+        """Read `billing > sales, inventory > catalog*`; raises UsageError for a layer without a name."""
+        if not text.strip():
+            return cls()
+        layers = tuple(tuple(name.strip() for name in layer.split(",")) for layer in text.split(">"))
+        if not all(name for layer in layers for name in layer):
+            raise UsageError(
+                f"layers {text!r}: a name is missing: write them as 'billing > sales, inventory > catalog'"
+            )
+        return cls(layers)
+
+    def of(self, module: str) -> int | None:
+        """Return a module's layer, 0 for the highest, or None."""
+        found = (n for n, layer in enumerate(self.patterns) if any(fnmatchcase(module, name) for name in layer))
+        return next(found, None)
+
+    def unused(self, modules: Iterable[str]) -> list[str]:
+        """Return the patterns that match no module: a name that was mistyped, say."""
+        names = list(modules)
+        return [
+            pattern
+            for layer in self.patterns
+            for pattern in layer
+            if not any(fnmatchcase(name, pattern) for name in names)
+        ]
+
 
 _EVIDENCE = 6  # pieces that a line names
 _NAMED = 12  # modules or edges in a sentence
@@ -43,9 +64,9 @@ def coverage_findings(modules: Sequence[ModuleLike], couplings: Couplings | None
 
 
 def not_module_findings(candidates: Sequence[object]) -> list[ModuleFinding]:
-    """What was registered and is no module, with all that is wrong with it."""
+    """What was registered and is not a module, with all that is wrong with it."""
     return [
-        ModuleFinding("no module", (), f"{short(one)} is no module", "register an erpkit.Module", tuple(faults))
+        ModuleFinding("no module", (), f"{short(one)} is not a module", "register an erpkit.Module", tuple(faults))
         for one in candidates
         if (faults := protocol_faults(one))
     ]
@@ -162,7 +183,7 @@ def unused_findings(edges: Iterable[Edge], couplings: Couplings | None) -> list[
 
 
 def layer_findings(edges: Iterable[Edge], layers: Layers, known: set[str]) -> list[ModuleFinding]:
-    """Modules that need one of a higher layer, and layers that name nobody."""
+    """Modules that need one of a higher layer, and layers that no module is in."""
     mistyped = [
         ModuleFinding("unknown layer", (), f"no module is named {name}, which the layers list", "correct the layers")
         for name in layers.unused(known)
@@ -184,14 +205,14 @@ def layer_findings(edges: Iterable[Edge], layers: Layers, known: set[str]) -> li
 
 
 def event_findings(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:
-    """Events that nobody handles."""
+    """Events without a handler."""
     publisher = {event: module.name for module in modules for event in module.publishes}
     handled = {handler.event for module in modules for handler in module.subscribes}
     return [
         ModuleFinding(
             "unhandled event",
             (name,),
-            f"nobody handles {topic_of(name, event)}",
+            f"no module handles {topic_of(name, event)}",
             "subscribe to it or stop publishing it",
             (f"published by {name}",),
         )

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from erpkit.modules.cuts import Cut
-from erpkit.modules.edges import Edge
+from erpkit.modules.cycles import Cut
 from erpkit.modules.module import ModuleLike
-from erpkit.modules.wiring import ModuleFinding
+from erpkit.modules.wiring import Edge, ModuleFinding
 
 __all__ = ["Component", "ModuleGraph"]
 

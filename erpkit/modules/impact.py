@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from erpkit.errors import UsageError
 from erpkit.modules.check import ModuleCheck, find_cycles
 from erpkit.modules.cycles import graph_of
-from erpkit.modules.edges import Edge
 from erpkit.modules.findings import list_evidence
 from erpkit.modules.graph import Component
+from erpkit.modules.wiring import Edge
 from erpkit.table import Column, Table
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def find_impact(check: ModuleCheck, module: str) -> Impact:
 def _pair(check: ModuleCheck, text: str) -> Pair:
     source, found, target = (part.strip() for part in text.partition("->"))
     if not (source and found and target):
-        raise UsageError(f"{text!r} is no edge: write it as sales->catalog")
+        raise UsageError(f"{text!r} is not an edge: write it as sales->catalog")
     if (source, target) not in check.pairs:
         known = [f"{one}->{other}" for one, other in check.pairs]
         raise UsageError(f"there is no edge {source}->{target}{_meant(f'{source}->{target}', known)}")

@@ -156,7 +156,7 @@ def _event(place: str, module: str, event: str) -> str:
     name = event.removeprefix(f"{module}.")
     if not _EVENT.fullmatch(name):
         raise ModuleError(
-            f"{place}: publishes: {event!r} is no event of {module}: write its name alone, OrderPlaced say"
+            f"{place}: publishes: {event!r} is not an event of {module}: write its name alone, OrderPlaced say"
         )
     return name
 
@@ -164,7 +164,7 @@ def _event(place: str, module: str, event: str) -> str:
 def _handler(place: str, module: str, topic: str, messages: _Messages) -> EventHandler:
     found = _SUBSCRIPTION.fullmatch(topic)
     if found is None:
-        raise ModuleError(f"{place}: subscribes: {topic!r} is no topic: write sales.OrderPlaced, module first")
+        raise ModuleError(f"{place}: subscribes: {topic!r} is not a topic: write sales.OrderPlaced, module first")
     return EventHandler(f"{module}.on_{topic.replace('.', '_')}", messages.type_of(found[1], found[2]), _elsewhere)
 
 

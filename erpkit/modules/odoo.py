@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from erpkit.errors import UsageError
-from erpkit.modules.edges import Edge, shorten_path
 from erpkit.modules.module import CommandHandler, EventHandler
-from erpkit.modules.wiring import ModuleFinding
+from erpkit.modules.wiring import Edge, ModuleFinding, shorten_path
 
 __all__ = ["Addons", "OdooModule", "read_addons", "read_manifest"]
 
@@ -167,7 +166,7 @@ def _values(path: Path, name: str, tree: ast.Dict) -> tuple[dict[str, Any], dict
         key = key_node.value if isinstance(key_node, ast.Constant) else None
         place = f"{shorten_path(path)}:{node.lineno}"
         if not isinstance(key, str):
-            findings.append(_invalid(name, f"{place}: a key that is no text: {_source(key_node or node)}"))
+            findings.append(_invalid(name, f"{place}: a key that is not text: {_source(key_node or node)}"))
             continue
         lines[key] = node.lineno
         try:

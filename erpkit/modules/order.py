@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from erpkit.errors import ModuleError
 from erpkit.modules.cycles import find_components, shortest_cycle
-from erpkit.modules.module import ModuleLike
-from erpkit.modules.protocol import check_module
+from erpkit.modules.module import ModuleLike, check_module
 
 if TYPE_CHECKING:
     import networkx
@@ -25,7 +24,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
 def load_order(candidates: Iterable[object]) -> tuple[ModuleLike, ...]:
     """Sort modules so that each follows those that it depends on; by name where the dependencies leave a choice.
 
-    Raises ModuleError for an object that is no module, a duplicate, a missing dependency, a module that depends on itself, and
+    Raises ModuleError for an object that is not a module, a duplicate, a missing dependency, a module that depends on itself, and
     cycles, each of them named in full.
     """
     modules = [_checked(candidate) for candidate in candidates]
@@ -74,7 +73,7 @@ def _checked(candidate: object) -> ModuleLike:
     module = check_module(candidate)
     if not _NAME.fullmatch(module.name):
         raise ModuleError(
-            f"{module.name!r} is no module name: use a-z, 0-9 and _, a letter first, at most 40 characters"
+            f"{module.name!r} is not a module name: use a-z, 0-9 and _, a letter first, at most 40 characters"
         )
     return module
 

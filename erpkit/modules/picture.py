@@ -1,4 +1,4 @@
-"""The picture of the module graph, drawn by Graphviz."""
+"""The picture of the module graph: drawn by Graphviz, and as Mermaid's text for a README or a wiki."""
 
 from __future__ import annotations
 
@@ -14,13 +14,50 @@ from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
-from erpkit.modules.edges import Edge
 from erpkit.modules.graph import ModuleGraph
-from erpkit.modules.mermaid import as_mermaid
+from erpkit.modules.wiring import Edge
 from erpkit.result import Picture
 from erpkit.visible import visible, visible_html
 
-__all__ = ["draw_modules"]
+
+def as_mermaid(graph: ModuleGraph) -> str:
+    """Write a flowchart: arrows lead from a module to those that need it; undeclared ones are dotted, cycles and cuts red."""
+    ids = {name: f"m{number}" for number, name in enumerate([*graph.names, *graph.outside])}
+    in_cycle = {
+        pair for component in graph.components for pair in zip(component.path, component.path[1:], strict=False)
+    }
+    to_cut = {pair for component in graph.components for pair in component.cut.edges}
+    lines = ["flowchart LR", *(f'    {ids[name]}["{_text(name)}"]' for name in ids)]
+    red = []
+    for number, (pair, edges) in enumerate(graph.pairs.items()):
+        lines.append(f"    {ids[pair[1]]} {_arrow(edges, cut=pair in to_cut)} {ids[pair[0]]}")
+        if pair in in_cycle | to_cut:
+            red.append(str(number))
+    if red:
+        lines.append(f"    linkStyle {','.join(red)} stroke:#dc2626,stroke-width:3px")
+    if graph.outside:
+        lines.append(f"    class {','.join(ids[name] for name in graph.outside)} outside")
+        lines.append("    classDef outside stroke-dasharray:4")
+    return "\n".join(lines)
+
+
+def _arrow(edges: Iterable[Edge], *, cut: bool) -> str:
+    kinds = list(dict.fromkeys(edge.kind for edge in edges))
+    line = "-->" if "declared" in kinds else "-.->"
+    words = [kind for kind in kinds if kind != "declared"] + (["to cut"] if cut else [])
+    return f"{line}|{', '.join(words)}|" if words else line
+
+
+def _text(name: str) -> str:
+    return (
+        visible(name)
+        .replace("&", "#amp;")
+        .replace("`", "#96;")
+        .replace('"', "#quot;")
+        .replace("<", "#lt;")
+        .replace(">", "#gt;")
+    )
+
 
 Pair = tuple[str, str]
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from erpkit.errors import QueryError
-from erpkit.queries.declared import NOTHING_DECLARED, Declared
 from erpkit.queries.names import enum_names, function_name, row_classes
-from erpkit.queries.schemas import Apart
+from erpkit.queries.schemas import NOTHING_DECLARED, Apart, Declared
 from erpkit.queries.types import AS_SQLC_SAYS, Column, Enum, Name, Result, Table, python_type
 
 __all__ = ["Query", "Request", "parse_request"]
@@ -152,7 +151,7 @@ class _Parser:
         )
 
     def _embedded(self, raw: Mapping[str, str]) -> Table:
-        """Return the table that sqlc finds by the embedded name: where that is no alias, it may be another schema's."""
+        """Return the table that sqlc finds by the embedded name: where that is not an alias, it may be another schema's."""
         name = self._name(raw)
         return self.tables.get(name) or next(table for other, table in self.tables.items() if other.name == name.name)
 
@@ -173,7 +172,7 @@ class _Parser:
             file=raw.get("filename", ""),
         )
         if query.command == ":copyfrom":
-            from erpkit.queries.copying import as_copy  # noqa: PLC0415 - its parser is only needed here
+            from erpkit.queries.analysis import as_copy  # noqa: PLC0415 - its parser is only needed here
 
             text, copied = as_copy(query.file, query.name, query.text, self.written)
             return replace(query, text=text, copied=copied)
@@ -181,7 +180,7 @@ class _Parser:
 
     def _with_results(self, query: Query) -> Query:
         """Keep of sqlc's word what the SQL bears out; where the SQL is not understood, anything may be NULL."""
-        from erpkit.queries.nullability import read_query  # noqa: PLC0415 - its parser is only needed here
+        from erpkit.queries.analysis import read_query  # noqa: PLC0415 - its parser is only needed here
 
         reading = read_query(query.text, self.written, self.functions, dict(query.parameters))
         firsts = _firsts(query.columns, reading.results) if reading is not None else None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import psycopg
@@ -14,12 +15,15 @@ from psycopg import pq, sql
 
 from erpkit.database import TENANTS_A_CONNECTION, Connection, Database, Tenant, search_path
 from erpkit.errors import QueryError
+from erpkit.finding import Finding
 from erpkit.modules import ModuleLike, is_foreign
 from erpkit.queries.generate import generated_path
 from erpkit.queries.sqlc import has_queries, queries_folder, run_sqlc
-from erpkit.queries.text import to_numbered
+from erpkit.queries.types import to_numbered
+from erpkit.result import Summary
+from erpkit.table import Column, Table
 
-__all__ = ["BrokenQuery", "Statement", "check_queries", "read_each_module", "read_statements"]
+__all__ = ["BrokenQuery", "QueryCheck", "Statement", "check_queries", "read_each_module", "read_statements"]
 
 _GROUPS_A_BATCH = 50
 _SCOPE = (
@@ -47,7 +51,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class BrokenQuery:
-    """A query that a tenant's schema does not bear, or that its role may not run, and what PostgreSQL says about it."""
+    """A query that does not fit a tenant's schema, or that its role may not run, and what PostgreSQL says about it."""
 
     tenant: str
     module: str
@@ -56,6 +60,82 @@ class BrokenQuery:
 
     def __str__(self) -> str:
         return f"{self.tenant}: {self.module}.{self.query}: {self.error}"
+
+
+@dataclass(frozen=True)
+class QueryCheck:
+    """What the check of all queries in all tenants found: `broken` queries, and `unread`, why modules could not be read."""
+
+    target: str
+    modules: int
+    tenants: int
+    queries: int
+    broken: tuple[BrokenQuery, ...] = ()
+    unread: tuple[str, ...] = ()
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """Its figures, by name."""
+        return {"modules": self.modules, "tenants": self.tenants, "queries": self.queries, "broken": len(self.broken)}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What was not looked at, and each broken query; a tenant in which all are, for one reason, is one finding."""
+        return [*self._not_looked_at(), *dict.fromkeys(map(self._finding, self.broken))]
+
+    @property
+    def table(self) -> Table[BrokenQuery]:
+        """One line a broken query."""
+        return Table(_BROKEN, self.broken, "No query is broken.")
+
+    @property
+    def tables(self) -> list[Table[BrokenQuery]]:
+        """Its one table."""
+        return [self.table]
+
+    @property
+    def summary(self) -> Summary:
+        """How many queries were checked, and what is wrong with them."""
+        return Summary(f"{self} on {self.target}", self.facts, self.findings)
+
+    def _not_looked_at(self) -> Iterator[Finding]:
+        if not self.modules:
+            yield Finding(
+                "no modules", "", "there are no modules, so no query was checked", remedy="set ERPKIT_MODULES"
+            )
+        if not self.tenants:
+            yield Finding(
+                "no tenants", "", "there are no tenants, so no query was checked", remedy="erpkit tenants create NAME"
+            )
+        if self.modules and not self.queries and not self.unread:
+            yield Finding("no queries", "", "no module has queries", "info")
+        yield from (Finding("not read", "", text, "error") for text in self.unread)
+
+    def _finding(self, one: BrokenQuery) -> Finding:
+        if one.tenant in self._whole:
+            return Finding("not read", one.tenant, one.error, "error")
+        return Finding("broken query", one.tenant, f"{one.module}.{one.query}: {one.error}", "error")
+
+    @cached_property
+    def _whole(self) -> set[str]:
+        """The tenants in which every query is broken for the same reason."""
+        counts = Counter(one.tenant for one in self.broken)
+        reasons = Counter(tenant for tenant, _ in {(one.tenant, one.error) for one in self.broken})
+        return {slug for slug, count in counts.items() if count == self.queries > 1 and reasons[slug] == 1}
+
+    def __str__(self) -> str:
+        return f"{self.queries} queries in {self.tenants} tenants: {len(self.broken)} broken"
+
+    def _repr_html_(self) -> str:
+        return self.summary.html() + self.table._repr_html_()
+
+
+_BROKEN = (
+    Column[BrokenQuery]("tenant", lambda b: b.tenant),
+    Column[BrokenQuery]("module", lambda b: b.module),
+    Column[BrokenQuery]("query", lambda b: b.query),
+    Column[BrokenQuery]("error", lambda b: b.error, tone=lambda _: "error"),
+)
 
 
 @dataclass(frozen=True)
@@ -101,7 +181,7 @@ def check_queries(database: Database, tenants: Sequence[Tenant], statements: Seq
     """Let PostgreSQL plan all `statements` in each tenant's schema and under its role, and return those that it refuses.
 
     A plan, unlike PREPARE, asks for the rights on tables, columns and functions as well. Not seen are rights that are only
-    asked for when a row is at hand (a sequence's, what a function's body does, row-level security); and before PostgreSQL 16
+    checked when a row is processed (a sequence's, what a function's body does, row-level security); and before PostgreSQL 16
     no rights at all. An archived tenant, whose role may not write, is checked under the login's own. An analyst's login may take
     no role that writes: there each statement is prepared under the tenant's reader, and rights are not asked for.
 
@@ -160,7 +240,7 @@ def _constants(module: ModuleLike, path: Path) -> Iterator[tuple[str, str]]:
                 yield node.target.id, str(ast.literal_eval(node.value))
     except (OSError, SyntaxError, ValueError) as error:
         raise QueryError(
-            f"module {module.name}: {path} is no generated code ({error}): run erpkit queries generate"
+            f"module {module.name}: {path} is not generated code ({error}): run erpkit queries generate"
         ) from None
 
 

@@ -1,28 +1,75 @@
-"""Names of SQL as names of Python."""
+"""Names of SQL as names of Python, and how generated code is laid out."""
 
 from __future__ import annotations
 
+import ast
 import keyword
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import count
 
-from erpkit.queries.layout import IMPORTED
 from erpkit.queries.types import PYTHON_TYPES, Name
 
-__all__ = [
-    "LOCALS",
-    "TYPE_NAMES",
-    "camel",
-    "enum_names",
-    "fields",
-    "function_name",
-    "quoted",
-    "row_classes",
-    "snake",
-    "unique",
-]
+WIDTH = 120
+_IMPORTS = (
+    ("collections.abc", ("Iterable",)),
+    ("dataclasses", ("dataclass",)),
+    ("datetime", ("date", "datetime", "time", "timedelta")),
+    ("decimal", ("Decimal",)),
+    ("typing", ("Any", "Final", "Literal")),
+    ("uuid", ("UUID",)),
+    ("", ()),
+    ("psycopg", ("Connection", "Cursor")),
+    ("psycopg.rows", ("tuple_row",)),
+    ("psycopg.types.json", ("Json", "Jsonb")),
+    ("", ()),
+    ("erpkit.queries.arrays", ("enum_list", "enum_lists")),
+    ("erpkit.queries.batches", ("copy_rows", "run_batch")),
+)
+IMPORTED = frozenset(name for _, names in _IMPORTS for name in names)
+
+
+def imports(source: str) -> str:
+    """Write the imports that `source` needs, sorted as ruff sorts them."""
+    names = _names_used(source)
+    groups: list[list[str]] = [[]]
+    for package, offered in _IMPORTS:
+        used = [name for name in offered if name in names]
+        if not package:
+            groups.append([])
+        elif used:
+            groups[-1].append(f"from {package} import {', '.join(used)}")
+    return "\n\n".join("\n".join(group) for group in groups if group)
+
+
+def _names_used(source: str) -> set[str]:
+    """Return the names that the code refers to; a parameter called `date` does not refer to the type."""
+    used: set[str] = set()
+    for node in ast.parse(source).body:
+        own: set[str] = set()
+        if isinstance(node, ast.FunctionDef):
+            own = {argument.arg for argument in node.args.args}
+            for argument in node.args.args:
+                used |= _names_in(argument)
+            used |= _names_in(node.returns)
+        used |= _names_in(node) - own
+    return used
+
+
+def _names_in(node: ast.AST | None) -> set[str]:
+    return {found.id for found in ast.walk(node) if isinstance(found, ast.Name)} if node is not None else set()
+
+
+def bracket(opening: str, items: Sequence[str], closing: str, indent: int = 0) -> str:
+    """Lay out a bracket as ruff does: on one line, else its content on one, else an item a line."""
+    line = f"{opening}{', '.join(items)}{closing}"
+    if len(line) + indent <= WIDTH:
+        return line
+    if len(inner := f"    {', '.join(items)}") + indent <= WIDTH and not opening.endswith(("[", "{")):
+        return "\n".join([opening, inner, closing])
+    return "\n".join([opening, *(f"    {item}," for item in items), closing])
+
 
 TYPE_NAMES = frozenset({*PYTHON_TYPES.values(), "Any", "list"})
 _VARIABLES = {"connection", "cursor", "row", "found"}  # of generated functions
@@ -42,7 +89,7 @@ def snake(name: str) -> str:
 
 
 def camel(name: str) -> str:
-    """Turn `billing_invoices` into `BillingInvoices`; what is no name in Python loses the letters that are none."""
+    """Turn `billing_invoices` into `BillingInvoices`; characters that a Python name cannot have are left out."""
     words = "".join(part[:1].upper() + part[1:] for part in re.split(r"[\W_]+", name, flags=re.ASCII))
     return f"_{words}" if words[:1].isdigit() else words
 

@@ -8,10 +8,20 @@ from dataclasses import dataclass
 
 from erpkit.errors import QueryError
 from erpkit.queries.catalog import Query, Request
-from erpkit.queries.layout import IMPORTED, WIDTH, bracket, imports
-from erpkit.queries.names import LOCALS, camel, fields, function_name, quoted, snake, unique
-from erpkit.queries.text import to_psycopg, wrap
-from erpkit.queries.types import Column, Enum, Table, python_type
+from erpkit.queries.names import (
+    IMPORTED,
+    LOCALS,
+    WIDTH,
+    bracket,
+    camel,
+    fields,
+    function_name,
+    imports,
+    quoted,
+    snake,
+    unique,
+)
+from erpkit.queries.types import Column, Enum, Table, python_type, to_psycopg, wrap
 
 __all__ = ["ANNOTATIONS", "render"]
 

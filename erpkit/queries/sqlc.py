@@ -13,10 +13,9 @@ from typing import Any
 from erpkit.errors import QueryError
 from erpkit.modules import ModuleLike
 from erpkit.queries.catalog import Request, parse_request
-from erpkit.queries.declared import read_declared
 from erpkit.queries.render import ANNOTATIONS
-from erpkit.queries.schemas import Apart, tell_apart
-from erpkit.queries.text import pieces
+from erpkit.queries.schemas import Apart, read_declared, tell_apart
+from erpkit.queries.types import pieces
 
 __all__ = ["has_queries", "queries_folder", "run_sqlc", "schema_folders"]
 

@@ -4,12 +4,11 @@ from erpkit.result import Summary
 from erpkit.runs.fleet import FleetResult, run_fleet
 from erpkit.runs.history import RunRecord, find_flaky, find_last, list_runs
 from erpkit.runs.notebook import Notebook, list_notebooks, notebooks_folder, open_notebook
-from erpkit.runs.parameters import Parameter, read_parameters
+from erpkit.runs.parameters import Parameter, check_parameters, read_parameters, validate_parameters
 from erpkit.runs.record import Recorder
 from erpkit.runs.result import RunResult, read_summary, worst_exit_code
 from erpkit.runs.run import Retry, run_notebook
 from erpkit.runs.stopper import TimeLimits
-from erpkit.runs.values import check_parameters, validate_parameters
 
 __all__ = [
     "FleetResult",

@@ -6,7 +6,7 @@ import os
 import sys
 
 from erpkit.errors import ErpkitError
-from erpkit.runs.job import do_job
+from erpkit.runs.fleet import do_job
 
 if __name__ == "__main__":
     # The kernel inherits standard output; what it or its children write there must not get into the answer.

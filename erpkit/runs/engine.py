@@ -13,6 +13,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NotebookExecutionManager, papermill_engines
 
+from erpkit.errors import first_line
 from erpkit.runs.result import Ending
 from erpkit.runs.secrets import Mask
 from erpkit.runs.stopper import Stopper
@@ -83,7 +84,7 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
 
     def start_new_kernel(self, **options: Any) -> None:
         if self.km.ipykernel:
-            self.set_trait("extra_arguments", ["--IPKernelApp.log_level=CRITICAL"])  # an interrupt is no news
+            self.set_trait("extra_arguments", ["--IPKernelApp.log_level=CRITICAL"])  # an interrupt need not be reported
         # What a process of the kernel writes past Jupyter is not masked, and would stand among the answers of `--json`.
         super().start_new_kernel(stdout=self.attempt.said, stderr=self.attempt.said, **options)
         self.attempt.stopper.provisioner = self.km.provisioner
@@ -155,13 +156,15 @@ def _ending(client: _Client, error: Exception, stopper: Stopper) -> Ending:
             return Ending("ok", None, client.cell_index)
         # The whole is masked before it is cut: half of a secret of several lines is one, too.
         return Ending(
-            "failed", _first_line(client.attempt.mask.text(f"{error.ename}: {error.evalue}")), client.cell_index
+            "failed",
+            (client.attempt.mask.text(f"{error.ename}: {error.evalue}").splitlines() or [""])[0],
+            client.cell_index,
         )
     if isinstance(error, DeadKernelError):
         return Ending("killed", f"the kernel died{_status(client)}", client.cell_index or 0)
     if client.cell_index is None:
-        return Ending("failed", f"the kernel did not start: {_first_line(str(error))}{client.attempt.last_words()}", 0)
-    return Ending("failed", _first_line(str(error)), client.cell_index)
+        return Ending("failed", f"the kernel did not start: {first_line(error)}{client.attempt.last_words()}", 0)
+    return Ending("failed", first_line(error), client.cell_index)
 
 
 def _status(client: _Client) -> str:
@@ -170,10 +173,6 @@ def _status(client: _Client) -> str:
     if code is None:
         return ""
     return " of SIGKILL (out of memory?)" if code == -9 else f", exit status {code}"
-
-
-def _first_line(text: str) -> str:
-    return (text.splitlines() or [""])[0]
 
 
 papermill_engines.register(ENGINE, _Engine)

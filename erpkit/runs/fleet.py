@@ -1,4 +1,4 @@
-"""One run a tenant, side by side, each in a process of its own: papermill changes directory, and a run may be killed."""
+"""Runs as jobs, each in a process of its own: one a tenant, side by side. papermill changes directory, and a run may be killed."""
 
 from __future__ import annotations
 
@@ -8,18 +8,64 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from erpkit.config import Settings
+from erpkit.database import Database
 from erpkit.errors import RunError, UsageError
-from erpkit.runs.job import Job
-from erpkit.runs.notebook import Notebook
+from erpkit.runs.notebook import Notebook, open_notebook
+from erpkit.runs.record import Recorder
 from erpkit.runs.result import Outcome, RunResult, worst_exit_code
+from erpkit.runs.run import Retry, run_notebook
 from erpkit.runs.secrets import Mask
+from erpkit.runs.stopper import TimeLimits
 from erpkit.signals import caught_signals
 
-__all__ = ["FleetResult", "run_fleet", "tenant_parameter"]
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be done: the arguments of `run_notebook`, as plain values."""
+
+    notebook: str
+    parameters: Mapping[str, Any]
+    place: str
+    limits: TimeLimits
+    retry: Retry
+    kernel: str | None = None
+
+    def to_json(self) -> str:
+        """Return the job as text; nothing of it is on a command line, which every user of the machine can read."""
+        from pydantic import TypeAdapter  # noqa: PLC0415 - slow to import
+
+        return TypeAdapter(Job).dump_json(self).decode()
+
+    def read_result(self, text: str) -> RunResult:
+        """Return the result that the job's process wrote."""
+        from pydantic import TypeAdapter  # noqa: PLC0415
+
+        return TypeAdapter(RunResult).validate_json(text)
+
+
+@contextmanager
+def open_recorder(settings: Settings) -> Iterator[Recorder]:
+    """Lend the recorder for the configured database; where that does not answer, the recorder knows why."""
+    with ExitStack() as stack:
+        yield Recorder.opening(lambda: stack.enter_context(Database.open(settings)))
+
+
+def do_job(text: str) -> str:
+    """Do a job that came as text; return its result as text."""
+    from pydantic import TypeAdapter  # noqa: PLC0415
+
+    job = TypeAdapter(Job).validate_json(text)
+    with open_recorder(Settings.from_env()) as recorder:
+        result = run_notebook(
+            open_notebook(job.notebook), job.parameters, job.place,
+            limits=job.limits, retry=job.retry, kernel=job.kernel, recorder=recorder,
+        )  # fmt: skip
+    return TypeAdapter(RunResult).dump_json(result).decode()
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class RunHistory:
     @property
     def table(self) -> Table[RunRecord]:
         """One line a run."""
-        return Table(_COLUMNS, self.runs, "No run was recorded.")
+        return Table(_COLUMNS, self.runs, _NO_RUNS)
 
     @property
     def failures(self) -> Table[RunRecord]:
@@ -103,7 +103,7 @@ class RunHistory:
         """One line a notebook with the same parameters: how often it ran, how it ended, how long it took, how often it turned."""
         flaky = find_flaky(self.runs)
         rows = [(key, same, flaky.get(key, 0)) for key, same in sorted(_group(self.runs).items())]
-        return Table(_WORK, rows, "No run was recorded.")
+        return Table(_WORK, rows, _NO_RUNS)
 
     @property
     def findings(self) -> list[Finding]:
@@ -149,6 +149,7 @@ def _last(runs: Sequence[RunRecord]) -> RunRecord:
     return next((run for run in runs if run.is_good is not None), runs[0])
 
 
+_NO_RUNS = "No run was recorded. erpkit run NOTEBOOK runs one and records it."
 _COLUMNS = (
     Column[RunRecord]("started", lambda r: r.started_at),
     Column[RunRecord]("notebook", lambda r: r.notebook),

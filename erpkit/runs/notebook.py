@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from erpkit.errors import UsageError
+from erpkit.errors import UsageError, first_line
 from erpkit.runs.parameters import Parameter, read_parameters
 
 __all__ = ["Notebook", "list_notebooks", "notebooks_folder", "open_notebook"]
@@ -75,7 +75,7 @@ def _read(path: Path) -> Any:
     except nbformat.reader.NotJSONError:
         raise UsageError(f"{path} is not a notebook: it is not JSON") from None
     except (nbformat.ValidationError, AttributeError, KeyError, ValueError, TypeError) as error:
-        raise UsageError(f"{path} is not a notebook: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"{path} is not a notebook: {first_line(error)}") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     return node

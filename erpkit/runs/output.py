@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from erpkit.errors import RunError, UsageError
+from erpkit.errors import RunError, UsageError, first_line
 
 __all__ = ["Destination", "output_name", "read_tenants"]
 
@@ -77,8 +77,7 @@ class Destination:
         try:
             _find_handler(target).write(file.read_text(encoding="utf-8"), target)
         except Exception as error:  # each handler has its own
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise RunError(f"the output {target} cannot be written: {reason}") from None
+            raise RunError(f"the output {target} cannot be written: {first_line(error)}") from None
         return target
 
 

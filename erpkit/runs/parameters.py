@@ -1,18 +1,21 @@
-"""A notebook's parameters: declared once, by its parameters cell, and read from that cell's syntax tree."""
+"""A notebook's parameters: declared once, by its parameters cell; and the values that a run gives to them."""
 
 from __future__ import annotations
 
 import ast
 import io
+import json
+import re
 import tokenize
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, Literal, Optional
 
 from erpkit.errors import UsageError
-
-__all__ = ["Parameter", "read_parameters", "type_of"]
+from erpkit.runs.secrets import refuse_password
 
 # What a parameter may be annotated with; anything else in an annotation is an error, as it would have to be run.
 _TYPES: dict[str, object] = {
@@ -93,7 +96,7 @@ def _literal(name: str, node: ast.expr | None) -> Any:
 
 
 def type_of(name: str, annotation: str) -> Any:
-    """Return what the text of an annotation stands for; raises UsageError for what is no type of a parameter."""
+    """Return what the text of an annotation stands for; raises UsageError for what a parameter cannot be."""
     tree = ast.parse(annotation, mode="eval")
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     try:
@@ -125,3 +128,135 @@ class _Comments:
         while (first := first - 1) in self._alone:
             lines.append(self._text[first])
         return " ".join(reversed(lines))
+
+
+_PLAN_ID = re.compile(r"[a-z][a-z_-]*-[0-9a-z]+")
+_INJECTED = "# Parameters"  # the first line of the cell that papermill and jupyter-scheduler put in
+
+
+def validate_parameters(parameters: Sequence[Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the values of `given`, which may be strings from a command line, against their declarations.
+
+    Returns what JSON can hold: numbers, strings, lists; dates are ISO text, which `check_parameters` turns back. Raises
+    UsageError for an unknown name, a value of another type, a `confirm` that is not a plan's id, and a value with a password in
+    it, which every output of the run would repeat; for a wrong default, too.
+    """
+    declared = {parameter.name: parameter for parameter in parameters}
+    for name in given:
+        if name not in declared:
+            raise UsageError(f"there is no parameter {name!r}{_suggest(name, list(declared))}")
+    for parameter in parameters:
+        if parameter.name not in given:
+            _check(parameter, parameter.default)
+    return {name: _check(declared[name], value) for name, value in given.items()}
+
+
+def check_parameters(namespace: dict[str, Any]) -> None:
+    """Check the parameters of the running notebook, and convert what came as text; call it as `check_parameters(globals())`.
+
+    papermill's own command line puts in whatever it is given (`-p dry_run flase` becomes a true string, `-p dryrun false` a
+    variable that is never read). Raises UsageError.
+    """
+    annotations = dict(namespace.get("__annotations__", {}))
+    for name in _unknown_names(namespace.get("In", ()), annotations):
+        raise UsageError(f"there is no parameter {name!r}{_suggest(name, list(annotations))}")
+    for name, annotation in annotations.items():
+        if name in namespace and not name.startswith("_"):
+            refuse_password(name, namespace[name])
+            kind = type_of(name, annotation) if isinstance(annotation, str) else annotation
+            namespace[name] = convert(name, _type_name(annotation), kind, namespace[name])
+
+
+def convert(name: str, annotation: str, kind: Any, value: Any) -> Any:
+    """Return `value` as a `kind`; text is read as a command line means it, lists as JSON or with commas."""
+    from pydantic import ValidationError  # noqa: PLC0415 - slow to import
+
+    adapter = _adapter(name, annotation, kind)
+    try:
+        is_text = isinstance(value, str)
+        converted = _from_text(adapter, annotation, value) if is_text else adapter.validate_python(value)
+    except ValidationError:
+        raise UsageError(f"parameter {name} = {value!r} is not of type {annotation}") from None
+    if name == "confirm" and converted and not _PLAN_ID.fullmatch(str(converted)):
+        raise UsageError(f"parameter confirm = {value!r} is not the id of a plan, such as migrate-2b0323b455")
+    return converted
+
+
+def may_write(parameters: Sequence[Parameter], values: Mapping[str, Any]) -> bool:
+    """Tell whether a run with these values may change something: it is neither a dry run nor a rehearsal, or it confirms a plan."""
+    effective = {parameter.name: parameter.default for parameter in parameters} | dict(values)
+    return effective.get("dry_run") is False or effective.get("rehearse") is False or bool(effective.get("confirm"))
+
+
+def _check(parameter: Parameter, value: Any) -> Any:
+    refuse_password(parameter.name, value)
+    converted = convert(parameter.name, parameter.annotation, parameter.type, value)
+    refuse_password(parameter.name, converted)  # JSON text has become what it means
+    return _adapter(parameter.name, parameter.annotation, parameter.type).dump_python(converted, mode="json")
+
+
+def _adapter(name: str, annotation: str, kind: Any) -> Any:
+    from pydantic import TypeAdapter  # noqa: PLC0415
+    from pydantic.errors import PydanticSchemaGenerationError  # noqa: PLC0415
+
+    try:
+        return TypeAdapter(kind)
+    except PydanticSchemaGenerationError:
+        raise UsageError(f"parameter {name}: {annotation} is not a type that a parameter can have") from None
+
+
+def _from_text(adapter: Any, annotation: str, text: str) -> Any:
+    """Read text as a type, as a command line gives it: `none` where None is allowed, commas or JSON for a list."""
+    if re.search(r"\bNone\b|\bOptional\b", annotation) and text.lower() in ("", "none", "null"):
+        return adapter.validate_python(text if "str" in annotation and text.lower() != "none" else None)
+    if re.match(r"(Optional\[)?(list|dict)\b", annotation):
+        return adapter.validate_python(_structure(text))
+    return adapter.validate_strings(text)
+
+
+def _structure(text: str) -> Any:
+    if text.strip().startswith(("[", "{")):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            return text
+    return [part.strip() for part in text.split(",")] if text.strip() else []
+
+
+def _unknown_names(cells: Sequence[str], annotations: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the cell that was put in sets, and no cell before it does."""
+    injected = next((index for index, cell in enumerate(cells) if cell.startswith(_INJECTED)), None)
+    if injected is None:
+        return
+    known = {name for cell in cells[:injected] for name in _assigned(cell)} | set(annotations)
+    yield from (name for name in _assigned(cells[injected]) if name not in known)
+
+
+def _assigned(source: str) -> Iterator[str]:
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:
+        return
+    for node in body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+def _type_name(annotation: Any) -> str:
+    plain = isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias)
+    return annotation.__name__ if plain else str(annotation).replace("typing.", "")
+
+
+def _suggest(name: str, known: Sequence[str]) -> str:
+    import difflib  # noqa: PLC0415
+
+    near = difflib.get_close_matches(name, known, n=1)
+    return (
+        f"; did you mean {near[0]}?"
+        if near
+        else f"; there are {', '.join(known)}"
+        if known
+        else ": the notebook has none"
+    )

@@ -1,22 +1,79 @@
-"""The record of runs in the database: `public.erpkit_runs`, a row a run, written when it begins and when it ends."""
+"""The record of runs in the database: where each comes from, how it began and how it ended, in `public.erpkit_runs`."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import platform
+import socket
+import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from erpkit.config import acting_user
 from erpkit.database import Connection, Database, grant_analysts, share_table
-from erpkit.errors import ErpkitError
-from erpkit.runs.provenance import Provenance
+from erpkit.errors import ErpkitError, first_line
 from erpkit.runs.result import Outcome, RunResult
 
-__all__ = ["BEAT", "Recorder", "RunStart"]
+
+@dataclass(frozen=True)
+class Provenance:
+    """`revision` is the git commit that holds the notebook, with `+changed` where the file differs; "" outside git."""
+
+    who: str
+    host: str
+    pid: int
+    checksum: str
+    revision: str
+    versions: dict[str, str]
+
+
+def read_provenance(notebook: Path) -> Provenance:
+    """Read who runs `notebook` and in what surroundings."""
+    return Provenance(
+        who=acting_user(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        checksum=hashlib.sha256(notebook.read_bytes()).hexdigest(),
+        revision=_revision(notebook),
+        versions={
+            "python": platform.python_version(),
+            **{n: _version(n) for n in ("erpkit", "papermill", "ipykernel")},
+        },
+    )
+
+
+def _revision(notebook: Path) -> str:
+    commit = _git(notebook, "rev-parse", "HEAD")
+    if not commit or not _git(notebook, "ls-files", "--", notebook.name):
+        return ""
+    return commit + ("+changed" if _git(notebook, "status", "--porcelain", "--", notebook.name) else "")
+
+
+def _git(notebook: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=notebook.parent, capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
 
 BEAT = 15.0  # seconds between two signs of life of a run
 
@@ -108,6 +165,14 @@ class Recorder:
         self.problem = problem
         self._ended = threading.Event()
 
+    @classmethod
+    def opening(cls, open_: Callable[[], Database]) -> Recorder:
+        """Return the recorder for the database that `open_` opens; where that does not answer, the recorder knows why."""
+        try:
+            return cls(open_())
+        except ErpkitError as error:
+            return cls(None, f"the run is not recorded: {error}")
+
     def start(self, run: RunStart) -> None:
         """Record that a run begins, and go on giving signs of life until `finish`."""
         self._ended = threading.Event()
@@ -169,4 +234,4 @@ def _update(connection: Connection, run: RunStart, result: RunResult) -> None:
 
 
 def _reason(error: psycopg.Error) -> str:
-    return error.diag.message_primary or (str(error).splitlines() or [type(error).__name__])[0]
+    return error.diag.message_primary or first_line(error)

@@ -10,7 +10,7 @@ from typing import Any
 
 from erpkit.runs.harmless import POLICY, harmless
 from erpkit.runs.index import head
-from erpkit.runs.provenance import Provenance
+from erpkit.runs.record import Provenance
 from erpkit.runs.result import RunResult
 from erpkit.visible import visible_html
 
@@ -41,7 +41,7 @@ def run_key(notebook: str, parameters: Mapping[str, Any]) -> str:
 def write_report(node: Any, title: str, result: RunResult, origin: Provenance) -> None:
     """Write the text and the outputs of an executed notebook to the result's report, the run's facts and summary on top.
 
-    Nothing of it acts: a script in an output would run under the name of whoever opens the report.
+    Nothing of it acts: a script in an output would run with the rights of the person who opens the report.
     """
     body, _ = _exporter().from_notebook_node(_shown(node))
     style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from erpkit.errors import UsageError
 from erpkit.finding import Finding
 from erpkit.result import SCRAP, Summary
 
@@ -55,8 +56,17 @@ class RunResult:
 
     @property
     def exit_code(self) -> int:
-        """0; 1 for a failure, 3 for findings, 124 for a timeout, 130 for an interruption, 137 for a dead kernel."""
-        return EXIT_CODES[self.outcome]
+        """0; 1 for a failure, 3 for findings, 124 for a timeout, 130 for an interruption, 137 for a dead kernel.
+
+        2 where a cell refused what was asked of it, as a command that is used wrongly would: a tenant that does not exist, say,
+        or events of an ERP that has no event log.
+        """
+        return 2 if self.is_refused else EXIT_CODES[self.outcome]
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether a cell ended with UsageError: to run it again would bring the same."""
+        return self.outcome == "failed" and (self.error or "").startswith(f"{UsageError.__name__}: ")
 
     @property
     def verdict(self) -> str:

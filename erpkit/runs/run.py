@@ -11,19 +11,17 @@ from typing import Any
 from uuid import uuid4
 
 from erpkit.errors import ErpkitError, RunError, UsageError
-from erpkit.runs.execute import execute, find_kernel, home_folder
+from erpkit.runs.execute import execute, find_kernel, home_folder, mark_cells
 from erpkit.runs.index import read_entries, write_index
 from erpkit.runs.notebook import Notebook
-from erpkit.runs.notes import mark_cells
 from erpkit.runs.notify import is_news, read_urls, send_news
 from erpkit.runs.output import Destination, output_name, read_tenants
-from erpkit.runs.provenance import read_provenance
-from erpkit.runs.record import Recorder, RunStart
+from erpkit.runs.parameters import may_write, validate_parameters
+from erpkit.runs.record import Recorder, RunStart, read_provenance
 from erpkit.runs.report import run_key, write_report
 from erpkit.runs.result import Ending, Outcome, RunResult, read_summary
 from erpkit.runs.secrets import Mask, check_references
 from erpkit.runs.stopper import Stopper, TimeLimits
-from erpkit.runs.values import may_write, validate_parameters
 
 __all__ = ["Retry", "run_notebook"]
 
@@ -62,7 +60,7 @@ def run_notebook(
     overwritten. Each attempt is a run of its own with its own files; the last one is returned.
 
     Raises UsageError, before a kernel is started, for bad parameters, a missing kernel, and a place that cannot be written;
-    whatever becomes of the cells is no exception but the outcome. Ctrl-C and SIGTERM end the kernel, and then the run, as
+    what becomes of the cells is the outcome, and raises nothing. Ctrl-C and SIGTERM end the kernel, and then the run, as
     `interrupted`.
     """
     limits, retry, recorder = limits or TimeLimits(), retry or Retry(), recorder or Recorder(None)
@@ -78,7 +76,7 @@ def run_notebook(
         for attempt in range(1, retry.times + 2):
             run = _Run(notebook, values, name, destination, stem, attempt, recorder)
             result = run.do(stopper)
-            if result.outcome not in _RETRIED or attempt > retry.times:
+            if result.outcome not in _RETRIED or result.is_refused or attempt > retry.times:
                 break
             if not stopper.pause(min(retry.pause * 2 ** (attempt - 1), _LONGEST_PAUSE)):
                 break

@@ -12,7 +12,7 @@ from jupyter_scheduler.executors import DefaultExecutionManager
 
 from erpkit.config import Settings
 from erpkit.errors import RunError
-from erpkit.runs.job import open_recorder
+from erpkit.runs.fleet import open_recorder
 from erpkit.runs.notebook import open_notebook
 from erpkit.runs.run import run_notebook
 
@@ -26,15 +26,11 @@ class ExecutionManager(DefaultExecutionManager):  # type: ignore[misc]
         """Run the notebook into the job's staging area; raises an error, which the job then shows, unless it ran to its end."""
         job = self.model
         target = Path(self.staging_paths.get("ipynb") or self.staging_paths["html"]).with_suffix("")
-        recorder, database = open_recorder(Settings.from_env())
-        try:
+        with open_recorder(Settings.from_env()) as recorder:
             notebook = open_notebook(self.staging_paths["input"])
             result = run_notebook(
                 notebook, job.parameters or {}, target.parent, target.name, recorder=recorder, index=False
             )
-        finally:
-            if database is not None:
-                database.close()
         if "html" in self.staging_paths:
             result.report.replace(self.staging_paths["html"])
         if result.outcome not in ("ok", "findings"):

@@ -32,7 +32,7 @@ class Stopper:
     """Knows the kernel of the run, interrupts it when the run has to stop, and kills it when that does not help.
 
     Nothing is raised in the run's thread: its cell ends with KeyboardInterrupt, or its kernel is found dead. `reason` then
-    says which it was: a time limit or somebody.
+    says which it was: a time limit or a person.
     """
 
     def __init__(self, limits: TimeLimits) -> None:
@@ -109,7 +109,7 @@ class Stopper:
         return self._start(threading.Timer(seconds, self._time_out, [why]))
 
     def _time_out(self, why: str) -> None:
-        if self.reason is None:  # a limit that is met while the run stops already is no second call for a stop
+        if self.reason is None:  # a limit that is met while the run stops already is not a second request to stop
             self.stop("timed out", why)
 
     def _start(self, timer: threading.Timer) -> threading.Timer:

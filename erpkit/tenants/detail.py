@@ -11,6 +11,7 @@ from typing import Any, LiteralString
 from psycopg import sql
 
 from erpkit.database import TEMPLATE, Connection, Tenant, read_tenants
+from erpkit.events import ConsumerGroup
 from erpkit.finding import Finding
 from erpkit.migrations import Migration
 from erpkit.result import Summary
@@ -220,13 +221,13 @@ def inspect_tenant(
     tenant: Tenant,
     migrations: Sequence[Migration],
     *,
-    topics: Mapping[str, str] | None = None,
+    groups: Sequence[ConsumerGroup] = (),
     among: Sequence[Tenant] = (),
 ) -> TenantDetail:
-    """Inspect one tenant in depth; `topics` and `among` as for `inspect_tenants`. A tenant without a schema has no tables."""
+    """Inspect one tenant in depth; `groups` and `among` as for `inspect_tenants`. A tenant without a schema has no tables."""
     locks = Locks(connection, [TEMPLATE.schema, tenant.schema])
     (inspection,) = inspect_tenants(
-        connection, [tenant], migrations, exact=True, topics=topics, locks=locks, among=among
+        connection, [tenant], migrations, exact=True, groups=groups, locks=locks, among=among
     )
     tables = locks.read(lambda: _rows(connection, _TABLES, tenant, locks))
     indexes = locks.read(lambda: _rows(connection, _INDEXES, tenant, locks))

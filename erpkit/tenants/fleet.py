@@ -181,18 +181,10 @@ def _status_tone(i: TenantInspection) -> Tone:
 
 
 def _module_column(module: str) -> Column[_Versions]:
-    def text(line: _Versions) -> str | None:
-        status = line[1].get(module)
-        if status is None or status.error:
-            return None if status is None else "not read"
-        return str(status.version) if status.state == "current" else f"{status.version}, {status.state}"
-
     def tone(line: _Versions) -> Tone:
-        state = line[1][module].state if module in line[1] else ""
-        tones: dict[str, Tone] = {"": "muted", "current": "good", "dirty": "error", "unread": "error"}
-        return tones.get(state, "warning")
+        return line[1][module].tone if module in line[1] else "muted"
 
-    return Column(module, text, tone=tone)
+    return Column(module, lambda line: line[1][module].text if module in line[1] else None, tone=tone)
 
 
 def _percent(growth: Growth) -> float | None:

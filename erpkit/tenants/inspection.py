@@ -13,7 +13,7 @@ import psycopg
 from psycopg import pq, sql
 
 from erpkit.database import TEMPLATE, Connection, Errors, Tenant, read_tenants
-from erpkit.events import DeadLetter, list_dead_letters, read_backlog
+from erpkit.events import ConsumerGroup, DeadLetter, list_dead_letters, read_backlog
 from erpkit.events.causes import cause_of
 from erpkit.finding import Finding
 from erpkit.migrations import Applied, Migration, MigrationStatus, describe_status, read_applied
@@ -169,14 +169,14 @@ def inspect_tenants(
     migrations: Sequence[Migration],
     *,
     exact: bool | None = None,
-    topics: Mapping[str, str] | None = None,
+    groups: Sequence[ConsumerGroup] = (),
     locks: Locks | None = None,
     among: Sequence[Tenant] = (),
 ) -> list[TenantInspection]:
     """Inspect `tenants`; drift is looked for in those that have every migration, as the others differ for that reason.
 
-    `exact` counts rows and measures files; None does so for up to 50 tenants. `topics` are the handlers' topics (see
-    `handler_topics`): with them the backlog is read, too. `locks` are those of these schemas, if they were read before.
+    `exact` counts rows and measures files; None does so for up to 50 tenants. With `groups`, the consumer groups
+    of all handlers, the backlog is read, too. `locks` are those of these schemas, if they were read before.
     Where there is no `_template`, drift is measured by what most of the tenants `among` have.
     A table that another process has locked exclusively is not waited for: its figures are estimates, and a problem says so.
     What is not in the catalogs is read under each tenant's reader: what fails there is among its `errors`, and costs no other.
@@ -192,7 +192,7 @@ def inspect_tenants(
         counts = _counts(connection, tenants, locks, failed["rows"]) if exact else {}
         events = _events(connection, there, tables, failed["last event"], exact=exact)
         letters = _by_tenant(list_dead_letters(connection, there, failed["dead letters"]))
-        backlog = read_backlog(connection, there, topics or {}, failed["backlog"])
+        backlog = read_backlog(connection, there, groups, failed["backlog"])
         unused, missing = read_indexes(connection, schemas), read_missing(connection, schemas)
         blockers = read_blockers(connection, schemas)
         applied = (

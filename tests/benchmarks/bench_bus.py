@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from erpkit.database import Tenant
-from erpkit.events import EVERY, Context, EventBus, Message, handle
+from erpkit.events import EVERY, Consumer, Context, EventBus, Message, handle
 from erpkit.modules import EventHandler, Module, Registry
 
 GOAL = 300_000
@@ -89,10 +89,10 @@ def _publish(bus: EventBus, handlers: int) -> Callable[[int], int]:
 
 
 def _route(messages: int) -> int:
-    registry, tenant, connection = _registry(_count), Tenant("memory", "tenant_memory"), _nothing()
+    consumer, connection = Consumer(Tenant("memory", "tenant_memory"), _registry(_count), HANDLER), _nothing()
     message = Message("clock.Ticked", {"number": 1})
     for _ in range(messages):
-        handle(connection, tenant, registry, HANDLER, message)
+        handle(connection, consumer, message)
     return messages
 
 

@@ -25,11 +25,10 @@ from erpkit.config import Settings
 from erpkit.database import Connection, Database, Tenant
 from erpkit.embedded import EmbeddedServer
 from erpkit.events import Message, Worker, append, dispatch
-from erpkit.events.awake import append_lock
-from erpkit.events.log import announce
+from erpkit.events.log import announce, append_lock
 from erpkit.migrations import read_migrations
 from erpkit.modules import EventHandler, Module, Registry
-from erpkit.runs.planted import drop_database
+from erpkit.runs.sample import drop_database
 from erpkit.tenants import create_tenant, list_tenants
 from tests.processes import start
 

@@ -12,10 +12,10 @@ import psycopg
 from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.embedded import EmbeddedServer
-from erpkit.events import handler_topics
+from erpkit.events import consumer_groups
 from erpkit.migrations import plan_up, read_applied, read_migrations, run_plan
 from erpkit.modules import load_modules
-from erpkit.runs.planted import drop_database
+from erpkit.runs.sample import drop_database
 from erpkit.tenants import create_tenant, ensure_template, find_drift, inspect_tenant, inspect_tenants, list_tenants
 
 NAME = "bench_inspection"
@@ -26,7 +26,7 @@ def main(count: int) -> None:
     server = EmbeddedServer(Settings.from_env().home)
     server.start()
     registry = load_modules(Settings(modules="erpkit.sample"))
-    migrations, topics = read_migrations(registry.modules), handler_topics(registry)
+    migrations, groups = read_migrations(registry.modules), consumer_groups(registry)
     with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {NAME}")
         try:
@@ -41,9 +41,9 @@ def main(count: int) -> None:
                     tenants = list_tenants(connection)
                     connection.execute("ANALYZE")
             for name, work in {
-                "inspection": lambda c: inspect_tenants(c, tenants, migrations, topics=topics),
+                "inspection": lambda c: inspect_tenants(c, tenants, migrations, groups=groups),
                 "drift": lambda c: find_drift(c, tenants),
-                "detail": lambda c: inspect_tenant(c, tenants[0], migrations, topics=topics),
+                "detail": lambda c: inspect_tenant(c, tenants[0], migrations, groups=groups),
             }.items():
                 _measure(server.url(NAME), name, work)
         finally:

@@ -27,7 +27,7 @@ from erpkit.config import Settings
 from erpkit.database import Connection, Database, Tenant
 from erpkit.embedded import EmbeddedServer
 from erpkit.migrations import Applied, Migration, parse_migration, plan_up, read_applied, run_plan
-from erpkit.runs.planted import drop_database
+from erpkit.runs.sample import drop_database
 
 NAME = "bench_migrations"
 WORKERS = 3

@@ -19,7 +19,7 @@ from erpkit.migrations import Migration, read_migrations
 from erpkit.migrations.script import create_version_table
 from erpkit.modules import load_modules
 from erpkit.queries import Statement, check_queries, read_statements
-from erpkit.runs.planted import drop_database
+from erpkit.runs.sample import drop_database
 from erpkit.tenants.lifecycle import new_tenant, prepare_database
 from erpkit.tenants.roles import create_roles, grant_schema
 

@@ -21,11 +21,11 @@ import psycopg
 from erpkit.config import Settings
 from erpkit.database import Database, Tenant
 from erpkit.embedded import EmbeddedServer
-from erpkit.events import Context, Selection, rebuild_projection
-from erpkit.events.replay.selection import read_selected, stream_selected
+from erpkit.events import Context, RunOptions, Selection, rebuild_projection
+from erpkit.events.replay.selection import Span, read_selected, stream_selected
 from erpkit.migrations import read_migrations
 from erpkit.modules import EventHandler, Module, Registry
-from erpkit.runs.planted import drop_database
+from erpkit.runs.sample import drop_database
 from erpkit.tenants import create_tenant
 
 NAME = "bench_replay"
@@ -82,7 +82,7 @@ def _rebuild(database: Database, tenant: Tenant, events: int) -> None:
         if not early and done >= events / 10:
             early = _memory()
 
-    diff = rebuild_projection(database, SHOP, tenant, "shop.on_sold", progress=watch)
+    diff = rebuild_projection(database, SHOP, tenant, "shop.on_sold", RunOptions(watch))
     seconds = time.perf_counter() - started
     print(
         f"{diff.shadow.events} events rebuilt in {seconds:.0f} s: {diff.shadow.events / seconds:,.0f}/s, {diff.count} rows put "
@@ -109,7 +109,7 @@ def _batches(database: Database, tenant: Tenant, selection: Selection, read: int
     after = 0
     while after < read:
         with database.tenant_transaction(tenant) as connection:
-            after = read_selected(connection, selection, ["shop.Sold"], after, read, 500)[-1].offset or 0
+            after = read_selected(connection, selection, Span(["shop.Sold"], after, read), 500)[-1].offset or 0
 
 
 def _medians(ways: list[Callable[[], None]]) -> list[float]:

@@ -23,7 +23,7 @@ import psycopg
 from erpkit.config import Settings
 from erpkit.database import Database, Tenant
 from erpkit.embedded import EmbeddedServer
-from erpkit.runs.planted import drop_database
+from erpkit.runs.sample import drop_database
 from erpkit.tenants import across
 
 NAME = "bench_tenancy"

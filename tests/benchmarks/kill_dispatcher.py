@@ -19,10 +19,10 @@ import psycopg
 from erpkit.config import Settings
 from erpkit.database import Database, Tenant
 from erpkit.embedded import EmbeddedServer
-from erpkit.events import Context, Message, Worker, WorkerReport, append, list_dead_letters
+from erpkit.events import Context, Message, Worker, WorkerOptions, WorkerReport, append, list_dead_letters
 from erpkit.migrations import read_migrations
 from erpkit.modules import EventHandler, Module, Registry
-from erpkit.runs.planted import drop_database
+from erpkit.runs.sample import drop_database
 from erpkit.tenants import create_tenant, list_tenants
 from tests.processes import start
 
@@ -66,7 +66,7 @@ def kill_often(database: Database, events: int, kills: int, seed: int = 1) -> in
 
 def serve(conninfo: str) -> None:
     """Be the process that is killed."""
-    Worker(Database(conninfo, "x"), ERP, list_tenants, str, batch=20).run()
+    Worker(Database(conninfo, "x"), ERP, list_tenants, str, WorkerOptions(batch=20)).run()
 
 
 def _serve_the_rest(database: Database) -> None:
@@ -74,7 +74,7 @@ def _serve_the_rest(database: Database) -> None:
         if not report.waiting:
             worker.stop()
 
-    worker = Worker(database, ERP, list_tenants, stop_when_done, report_every=0.1)
+    worker = Worker(database, ERP, list_tenants, stop_when_done, WorkerOptions(report_every=0.1))
     worker.run()
 
 

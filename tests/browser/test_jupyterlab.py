@@ -159,7 +159,7 @@ def test_cells_of_sql_show_rows_and_one_that_writes_one_clear_line(page: Page, l
     expect(outputs(page, 1).first).to_contain_text(f"{planted.suspended}: suspended")
     outputs(page, 1).get_by_role("button", name="tenant: Activate to sort").click()
     expect(outputs(page, 1).locator("th[aria-sort=ascending]")).to_have_text("tenant")
-    refusal = "UsageError: only a query that reads can be run here: SELECT, WITH, VALUES or TABLE"
+    refusal = "UsageError: only a query that reads can be run here: SELECT, WITH, VALUES, TABLE, EXPLAIN or SHOW"
     expect(outputs(page, 2)).to_have_count(1)
     expect(outputs(page, 2)).to_have_text(refusal)
 

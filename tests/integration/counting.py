@@ -9,8 +9,8 @@ from itertools import count
 from uuid import uuid4
 
 from erpkit.database import Database, Tenant
-from erpkit.events import CommandBus, Context, Message, append
-from erpkit.events.brokers import Broker, Consumed, consume, forward
+from erpkit.events import CommandBus, ConsumerGroup, Context, Message, append
+from erpkit.events.brokers import Broker, Consumed, ConsumeOptions, consume, forward
 from erpkit.migrations import Migration
 from erpkit.modules import CommandHandler, EventHandler, Module, Registry
 from erpkit.tenants import create_tenant
@@ -60,7 +60,10 @@ COUNTER = Registry.of(
         )
     ]
 )
-GROUPS = [("counter.on_counted", "counter.Counted"), ("counter.on_noticed", "counter.Noticed")]
+GROUPS = [
+    ConsumerGroup("counter.on_counted", ("counter.Counted",)),
+    ConsumerGroup("counter.on_noticed", ("counter.Noticed",)),
+]
 
 # In the order in which they were written: by transaction, then by statement.
 SEEN = "SELECT name FROM catalog_categories WHERE name LIKE 'seen%' ORDER BY xmin::text::bigint, cmin::text::bigint"
@@ -104,7 +107,7 @@ def consuming(database: Database, tenant: Tenant, broker: Broker) -> Iterator[li
     """Consume beside the block; the result is in the list after it."""
     stop, result = threading.Event(), list[Consumed]()
     thread = threading.Thread(
-        target=lambda: result.append(consume(database, COUNTER, broker, lambda: [tenant], stop=stop))
+        target=lambda: result.append(consume(database, COUNTER, broker, lambda: [tenant], ConsumeOptions(stop)))
     )
     thread.start()
     try:

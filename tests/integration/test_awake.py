@@ -10,7 +10,7 @@ import pytest
 
 from erpkit.database import Database, Tenant
 from erpkit.events import Message, append
-from erpkit.events.awake import Awake
+from erpkit.events.listener import PolledTenants
 from erpkit.migrations import read_migrations
 from erpkit.tenants import create_tenant
 
@@ -37,13 +37,13 @@ def _heard(worker: psycopg.Connection) -> list[str]:
     return [notify.payload for notify in worker.notifies(timeout=0.1)]
 
 
-def _let_go(awake: Awake, schema: str) -> bool:
+def _let_go(polled: PolledTenants, schema: str) -> bool:
     """Look at what is due until one is let go of, for ten seconds at the most."""
     deadline = time.monotonic() + 10
-    while awake.pause() < float("inf") and time.monotonic() < deadline:
-        time.sleep(min(awake.pause(), 0.01))
-        due = awake.due()
-    return awake.pause() == float("inf") and due == {schema}
+    while polled.wait_time() < float("inf") and time.monotonic() < deadline:
+        time.sleep(min(polled.wait_time(), 0.01))
+        due = polled.due()
+    return polled.wait_time() == float("inf") and due == {schema}
 
 
 def test_an_append_says_nothing_while_a_worker_looks_at_the_tenant_and_again_after_that(
@@ -51,12 +51,12 @@ def test_an_append_says_nothing_while_a_worker_looks_at_the_tenant_and_again_aft
 ) -> None:
     _append(shared_database, acme)
     assert _heard(worker) == ["tenant_acme"]
-    awake = Awake(worker)
-    awake.stay(["tenant_acme"])
+    polled = PolledTenants(worker)
+    polled.add(["tenant_acme"])
     for count in (1, 50):
         _append(shared_database, acme, count)
     assert _heard(worker) == []
-    assert _let_go(awake, "tenant_acme")  # with a last look at it
+    assert _let_go(polled, "tenant_acme")  # with a last look at it
     _append(shared_database, acme)
     assert _heard(worker) == ["tenant_acme"]
 
@@ -64,17 +64,17 @@ def test_an_append_says_nothing_while_a_worker_looks_at_the_tenant_and_again_aft
 def test_a_tenant_is_looked_at_until_an_append_that_said_nothing_is_committed(
     shared_database: Database, acme: Tenant, worker: psycopg.Connection
 ) -> None:
-    awake = Awake(worker)
-    awake.stay(["tenant_acme"])
+    polled = PolledTenants(worker)
+    polled.add(["tenant_acme"])
     with shared_database.tenant_transaction(acme, write=True) as connection:
         append(connection, [Message("notes.Noted", {"number": 1})])
         until = time.monotonic() + 0.8  # past its time
         while time.monotonic() < until:
-            awake.due()
-            assert awake.pause() <= 0.1
-            time.sleep(awake.pause())
+            polled.due()
+            assert polled.wait_time() <= 0.1
+            time.sleep(polled.wait_time())
     assert _heard(worker) == []
-    assert _let_go(awake, "tenant_acme")
+    assert _let_go(polled, "tenant_acme")
 
 
 def test_a_worker_does_not_stay_where_an_append_is_about_to_wake_it(
@@ -82,17 +82,17 @@ def test_a_worker_does_not_stay_where_an_append_is_about_to_wake_it(
 ) -> None:
     with shared_database.tenant_transaction(acme, write=True) as connection:
         append(connection, [Message("notes.Noted", {"number": 1})])
-        awake = Awake(worker)
-        awake.stay(["tenant_acme"])
-        assert awake.due() == set()
+        polled = PolledTenants(worker)
+        polled.add(["tenant_acme"])
+        assert polled.due() == set()
     assert _heard(worker) == ["tenant_acme"]
-    awake.stay(["tenant_acme"])
-    assert awake.pause() <= 0.1
+    polled.add(["tenant_acme"])
+    assert polled.wait_time() <= 0.1
 
 
 def test_a_worker_that_ends_leaves_nobody_believing_that_it_is_awake(shared_database: Database, acme: Tenant) -> None:
     with psycopg.connect(shared_database.conninfo, autocommit=True) as dead:
-        Awake(dead).stay(["tenant_acme"])
+        PolledTenants(dead).add(["tenant_acme"])
     with psycopg.connect(shared_database.conninfo, autocommit=True) as worker:
         worker.execute("LISTEN erpkit_events")
         deadline = time.monotonic() + 10

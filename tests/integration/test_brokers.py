@@ -7,7 +7,7 @@ import pytest
 
 from erpkit.database import Database, Tenant
 from erpkit.errors import BrokerError
-from erpkit.events import Message, append, dispatch, handler_topics, list_dead_letters, read_lag
+from erpkit.events import Message, append, consumer_groups, dispatch, list_dead_letters, read_lag
 from erpkit.events.brokers import Broker, MemoryBroker, Route, Subscription
 from erpkit.events.brokers.kafka import KafkaBroker
 from erpkit.events.brokers.rabbit import RabbitBroker
@@ -47,7 +47,7 @@ def acme(shared_database: Database, migrations: tuple[Migration, ...]) -> Tenant
 
 def _waiting(database: Database, tenant: Tenant) -> dict[str, int]:
     with database.connection() as connection:
-        return {one.handler: one.waiting for one in read_lag(connection, [tenant], handler_topics(COUNTER))}
+        return {one.handler: one.waiting for one in read_lag(connection, [tenant], consumer_groups(COUNTER))}
 
 
 def test_each_event_has_its_effect_once_and_in_order_and_none_is_said_to_wait(

@@ -111,7 +111,7 @@ def _is_forwarded(database: Database) -> object:
     [
         ("", ("forward", "--once"), 2, ("ERPKIT_BROKER is memory:", "nats://host:4222")),
         ("", ("replay", "--to", "broker"), 2, ("ERPKIT_BROKER is memory:",)),
-        ("mqtt://x:s3cret@host", ("forward",), 2, ("ERPKIT_BROKER is no broker",)),
+        ("mqtt://x:s3cret@host", ("forward",), 2, ("ERPKIT_BROKER is not a broker",)),
         ("nats://erp:s3cret@127.0.0.1:1", ("forward", "--once"), 1, ("nats://***@127.0.0.1:1",)),
         ("nats://127.0.0.1:1", ("dispatch", "--from-broker", "--tenant", "acme"), 2, ("leave out --tenant",)),
     ],

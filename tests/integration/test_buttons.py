@@ -18,9 +18,7 @@ from erpkit.sample.demo import Planted, plant
 from erpkit.tenants import get_tenant, list_tenants, set_status
 from erpkit.ui import (
     Decision,
-    Guard,
     decide,
-    migration_buttons,
 )
 from tests.conftest import SMALL
 
@@ -47,7 +45,7 @@ def door(database: Database) -> Iterator[Erp]:
         yield door
 
 
-def click(guard: Guard[Any, Any] | Decision[Any, Any], button: str) -> None:
+def click(guard: Decision[Any, Any], button: str) -> None:
     """Click on a button, and wait for what it sets off."""
     assert guard.widget
     getattr(guard, f"{button}_button").click()
@@ -61,7 +59,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def told(guard: Guard[Any, Any] | Decision[Any, Any]) -> str:
+def told(guard: Decision[Any, Any]) -> str:
     return str(guard.state.value)
 
 
@@ -79,25 +77,30 @@ def slugs(database: Database) -> set[str]:
 def test_apply_wants_the_plans_own_id_and_then_does_what_was_planned(
     erp: Planted, database: Database, migrations: tuple[Migration, ...]
 ) -> None:
-    guard = migration_buttons(database, migrations, None)
-    assert guard.widget
-    assert (guard.plan, guard.apply_button.disabled) == (None, True)
-    click(guard, "plan")
-    assert guard.plan is not None
-    assert guard.plan.id in guard.head.value
-    assert erp.behind in guard.view.value
-    guard.confirm.value = "migrate-0000000000"
-    assert guard.apply_button.disabled
-    assert f"is not the id of the present plan, {guard.plan.id}" in told(guard)
-    assert pending(database, migrations) == 1
-    guard.confirm.value = guard.plan.id
-    assert (guard.apply_button.disabled, told(guard)) == (False, "")
-    click(guard, "apply")
-    assert "1 migration(s) applied, 0 tenant(s) failed" in told(guard)
-    assert guard.result is not None
-    assert [result.tenant for result in guard.result.results] == [erp.behind]
-    assert pending(database, migrations) == 0
-    assert (guard.confirm.value, guard.apply_button.disabled, guard.bar.value) == ("", True, guard.bar.max)
+    with erpkit.open() as door:
+        decision = decide(door.migrations.plan())
+        assert decision.widget
+        assert decision.apply_button.disabled
+        decision.plan_button.click()
+        decision.wait(30)
+        assert decision.plan.id in decision.head.value
+        assert erp.behind in decision.view.value
+        decision.confirm.value = "migrate-0000000000"
+        assert decision.apply_button.disabled
+        assert f"is not the id of the present plan, {decision.plan.id}" in decision.state.value
+        assert pending(database, migrations) == 1
+        decision.confirm.value = decision.plan.id
+        assert (decision.apply_button.disabled, decision.state.value) == (False, "")
+        door.close()  # as the last cell of a notebook may do
+        decision.apply_button.click()
+        decision.wait(30)
+        assert "1 migration applied" in decision.state.value
+        assert "0 tenants failed" in decision.state.value
+        assert decision.result is not None
+        assert [result.tenant for result in decision.result.results] == [erp.behind]
+        assert pending(database, migrations) == 0
+        assert (decision.confirm.value, decision.apply_button.disabled) == ("", True)
+        assert decision.bar.value == decision.bar.max
 
 
 def test_a_plan_that_the_world_has_moved_away_from_is_refused_and_shown_anew(

@@ -9,7 +9,7 @@ import pytest
 from erpkit.database import Database
 from erpkit.embedded import EmbeddedServer
 from erpkit.modules import Registry
-from erpkit.runs.demo import NOTEBOOKS, renew_database
+from erpkit.runs.sample import NOTEBOOKS, renew_database
 from erpkit.sample.demo import Planted, plant
 from tests.command import erpkit, refused
 from tests.conftest import SMALL

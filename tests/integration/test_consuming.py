@@ -15,11 +15,10 @@ import pytest
 
 from erpkit.database import Database, Tenant
 from erpkit.errors import BrokerError, DatabaseError
-from erpkit.events import Context, Message, dispatch, handler_topics, read_events, read_lag
-from erpkit.events.brokers import Consumed, MemoryBroker, consume, forward
-from erpkit.events.brokers.effects import Effects
+from erpkit.events import Consumer, Context, Message, consumer_groups, dispatch, read_events, read_lag
+from erpkit.events.brokers import Consumed, ConsumeOptions, MemoryBroker, consume, forward
+from erpkit.events.brokers.consume import Deliveries, move_over_handled
 from erpkit.events.brokers.nats import NatsBroker
-from erpkit.events.brokers.settled import settle
 from erpkit.migrations import Migration
 from erpkit.modules import EventHandler, Module, Registry
 from erpkit.nats import NatsServer
@@ -48,7 +47,6 @@ from dataclasses import replace
 from erpkit.database import Database, Tenant
 from erpkit.events.brokers import consume
 from erpkit.events.brokers.nats import NatsBroker
-from erpkit.events.brokers.settled import settle
 from tests.integration.counting import COUNTER
 
 class Deadly(NatsBroker):
@@ -95,6 +93,10 @@ def unacknowledged(server: NatsServer) -> int:
     return asyncio.run(read())
 
 
+def _deliveries(database: Database, tenant: Tenant, registry: Registry) -> Deliveries:
+    return Deliveries(database, Consumer(tenant, registry, registry.event_handlers["counter.on_counted"]))
+
+
 def test_an_event_that_ends_its_consumer_every_time_becomes_a_dead_letter_and_its_neighbours_do_not(
     shared_database: Database, acme: Tenant
 ) -> None:
@@ -102,14 +104,14 @@ def test_an_event_that_ends_its_consumer_every_time_becomes_a_dead_letter_and_it
     write_events(shared_database, acme, 3)
     with shared_database.tenant_transaction(acme) as connection:
         messages = read_events(connection, "counter.Counted", 0, 3)
-    effects = Effects(shared_database, acme, FATAL, FATAL.event_handlers["counter.on_counted"])
+    deliveries = _deliveries(shared_database, acme, FATAL)
     for _ in range(5):  # in a batch, then alone four times
         with pytest.raises(KeyboardInterrupt):
-            effects.apply(messages)
-    assert effects.apply(messages) == 1
+            deliveries.handle(messages)
+    assert deliveries.handle(messages) == 1
     assert select(shared_database, acme, SEEN) == ["seen 00100", "seen 00102"]
     assert select(shared_database, acme, "SELECT error FROM erpkit_dead_letters") == [
-        "ConsumerEndedError: its consumer ended 5 times with it in hand"
+        "ConsumerEndedError: its consumer ended 5 times with it in flight"
     ]
 
 
@@ -137,7 +139,7 @@ def test_nothing_is_acknowledged_while_the_database_is_away(shared_database: Dat
         return [acme]
 
     thread = threading.Thread(
-        target=consume, args=(shared_database, COUNTER, broker, list_tenants), kwargs={"stop": stop}
+        target=consume, args=(shared_database, COUNTER, broker, list_tenants, ConsumeOptions(stop))
     )
     thread.start()
     wait_until(lambda: len(select(shared_database, acme, SEEN)) == 10)
@@ -155,7 +157,7 @@ def test_events_of_a_suspended_tenant_wait_as_dead_letters_and_those_of_no_tenan
     forward(shared_database, acme, broker)
     broker.publish("gone", [Message("counter.Counted", {"number": 1})])
     suspended = replace(acme, status="suspended")
-    assert consume(shared_database, COUNTER, broker, lambda: [suspended], idle=0.5) == Consumed(0, 2, 1)
+    assert consume(shared_database, COUNTER, broker, lambda: [suspended], ConsumeOptions(idle=0.5)) == Consumed(0, 2, 1)
     assert select(shared_database, acme, "SELECT DISTINCT error FROM erpkit_dead_letters") == [
         f"NotActiveError: tenant {acme.slug} is suspended"
     ]
@@ -180,7 +182,7 @@ def test_what_is_no_event_is_left_out_and_holds_up_nothing(
 
 def _waiting(database: Database, tenant: Tenant) -> int:
     with database.connection() as connection:
-        return read_lag(connection, [tenant], handler_topics(COUNTER))[0].waiting
+        return read_lag(connection, [tenant], consumer_groups(COUNTER))[0].waiting
 
 
 def test_a_dispatcher_takes_over_from_the_broker_and_gives_back_and_nothing_is_handled_twice_or_skipped(
@@ -209,11 +211,11 @@ def test_a_checkpoint_stays_before_what_is_still_to_come_from_the_broker(
     write_events(shared_database, acme, 2500)
     with shared_database.tenant_transaction(acme) as connection:
         messages = read_events(connection, "counter.Counted", 0, 2500)
-    effects = Effects(shared_database, acme, COUNTER, COUNTER.event_handlers["counter.on_counted"])
+    deliveries = _deliveries(shared_database, acme, COUNTER)
 
     def handle(chosen: Sequence[Message]) -> int:
-        effects.apply(chosen)
-        settle(shared_database, acme, "counter.on_counted", "counter.Counted")
+        deliveries.handle(chosen)
+        move_over_handled(shared_database, acme, deliveries.consumer.group)
         return _waiting(shared_database, acme)
 
     assert handle(messages[:1]) == 2499
@@ -248,11 +250,12 @@ def test_a_dead_letter_that_was_discarded_stays_so_when_its_event_comes_again(
     write_events(shared_database, acme, 2, first=13)
     with shared_database.tenant_transaction(acme) as connection:
         messages = read_events(connection, "counter.Counted", 0, 2)
-    effects = Effects(shared_database, acme, COUNTER, COUNTER.event_handlers["counter.on_counted"])
-    assert effects.apply(messages) == 1
+    deliveries = _deliveries(shared_database, acme, COUNTER)
+    assert deliveries.handle(messages) == 1
     with shared_database.tenant_transaction(acme, write=True) as connection:
         connection.execute("UPDATE erpkit_dead_letters SET status = 'discarded'")
-    assert effects.apply(messages) == 0
-    assert replace(effects, tenant=replace(acme, status="suspended")).apply(messages[:1]) == 0
+    assert deliveries.handle(messages) == 0
+    suspended = _deliveries(shared_database, replace(acme, status="suspended"), COUNTER)
+    assert suspended.handle(messages[:1]) == 0
     assert select(shared_database, acme, "SELECT status FROM erpkit_dead_letters") == ["discarded"]
     assert select(shared_database, acme, SEEN) == ["seen 00014"]

@@ -1,14 +1,16 @@
 """Who dispatches, who stopped, and taking over from a worker that was killed."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from erpkit.database import Database, Tenant
+from erpkit.erp.rehearsal import WorkerProcess
 from erpkit.errors import PlanChangedError, UsageError
-from erpkit.events import dispatch, handler_topics, read_lag
+from erpkit.events import ConsumerGroup, consumer_groups, dispatch, read_lag
 from erpkit.events.dispatchers import (
     Dispatcher,
     Health,
@@ -21,7 +23,6 @@ from erpkit.events.dispatchers import (
 )
 from erpkit.events.lag import GroupLag, LockHolder
 from erpkit.modules import Registry
-from erpkit.runs.workers import WorkerProcess
 from erpkit.sample.demo import place_orders, plant
 from erpkit.tenants import get_tenant
 from tests.conftest import SMALL
@@ -61,7 +62,7 @@ def test_a_worker_that_was_killed_leaves_traces_and_its_work_is_taken_over_once(
     database: Database, registry: Registry, tmp_path: Path
 ) -> None:
     plant(database, registry, tenants=2, size=SMALL)
-    topics = handler_topics(registry)
+    groups = consumer_groups(registry)
     worker = WorkerProcess(database.conninfo, "erpkit.sample", tmp_path / "health.json")
     try:
         worker.start()
@@ -73,7 +74,7 @@ def test_a_worker_that_was_killed_leaves_traces_and_its_work_is_taken_over_once(
     place_orders(database, registry, tenant, 4, size=SMALL)
     with database.connection() as connection:
         worker_is_gone = not list_dispatchers(connection)
-        lag = read_lag(connection, [tenant], topics)
+        lag = read_lag(connection, [tenant], groups)
     assert (worker_is_gone, read_health(tmp_path / "health.json") is not None) == (True, True)
     plan = plan_take_over(lag)
     assert {one.handler: one.waiting for one in plan.waiting} == {
@@ -81,19 +82,19 @@ def test_a_worker_that_was_killed_leaves_traces_and_its_work_is_taken_over_once(
     }  # fmt: skip
     with pytest.raises(PlanChangedError, match="nothing was dispatched"):
         take_over(database, registry, [tenant], "dispatch-0000000000")
-    assert _missing(database, tenant, topics) == 0
+    assert _missing(database, tenant, groups) == 0
     (result,) = take_over(database, registry, [tenant], plan.id)
     assert result.handled >= 8
-    assert _missing(database, tenant, topics) == 0
+    assert _missing(database, tenant, groups) == 0
     with pytest.raises(PlanChangedError):  # the checkpoints have moved
         take_over(database, registry, [tenant], plan.id)
     with database.connection() as connection:
-        assert not plan_take_over(read_lag(connection, [tenant], topics)).waiting
+        assert not plan_take_over(read_lag(connection, [tenant], groups)).waiting
         connection.execute(f"DELETE FROM {tenant.schema}.erpkit_inbox WHERE handler = 'sales.on_order_placed'")
-    assert _missing(database, tenant, topics) == 17
+    assert _missing(database, tenant, groups) == 17
     assert dispatch(database, tenant, registry).handled == 0
 
 
-def _missing(database: Database, tenant: Tenant, topics: dict[str, str]) -> int:
+def _missing(database: Database, tenant: Tenant, groups: Sequence[ConsumerGroup]) -> int:
     with database.connection() as connection:
-        return sum(one.missing for one in audit_handled(connection, [tenant], topics))
+        return sum(one.missing for one in audit_handled(connection, [tenant], groups))

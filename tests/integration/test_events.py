@@ -14,6 +14,7 @@ from erpkit.errors import ErpkitError, PlanChangedError, UsageError
 from erpkit.events import (
     CommandBus,
     Context,
+    HandlerChoice,
     Message,
     PayloadError,
     Selection,
@@ -292,10 +293,14 @@ def test_a_handler_with_side_effects_is_left_out_unless_it_is_named(
         plan = plan_replay(connection, [tenant], registry, Selection("sales.OrderPlaced"))
         assert plan.left_out["inventory.on_order_placed"] == "has side effects"
         named = plan_replay(
-            connection, [tenant], registry, Selection("sales.OrderPlaced"), [], ["inventory.on_order_placed"]
+            connection,
+            [tenant],
+            registry,
+            Selection("sales.OrderPlaced"),
+            HandlerChoice(side_effects=["inventory.on_order_placed"]),
         )
         with pytest.raises(UsageError, match=r"no handler is named inventory\.on_order"):
-            plan_replay(connection, [tenant], registry, Selection(), ["inventory.on_order"])
+            plan_replay(connection, [tenant], registry, Selection(), HandlerChoice(["inventory.on_order"]))
     assert "inventory.on_order_placed" in {step.handler for step in named.steps}
 
 
@@ -307,7 +312,9 @@ def test_a_replay_finishes_what_became_a_dead_letter_once_the_cause_is_mended(
         letters = list_dead_letters(connection, [tenant])
         connection.execute(f"INSERT INTO {tenant.schema}.billing_exchange_rates VALUES ('CHF', 1.05)")
         window = Selection("inventory.StockReserved", letters[0].offset, letters[-1].offset)
-        plan = plan_replay(connection, [tenant], registry, window, [], ["billing.on_stock_reserved"])
+        plan = plan_replay(
+            connection, [tenant], registry, window, HandlerChoice(side_effects=["billing.on_stock_reserved"])
+        )
     run = run_replay(database, registry, plan, plan.id)
     assert (run.handled, run.resolved, list_dead(database, tenant)) == (3, 3, [])
     dispatch(database, tenant, registry)
@@ -324,7 +331,7 @@ def test_an_event_that_fails_in_a_replay_is_reported_and_left_behind(database: D
     dispatch(database, acme, COUNTER)
     with database.connection() as connection:
         connection.execute("DELETE FROM tenant_acme.catalog_categories WHERE name LIKE 'seen%'")
-        plan = plan_replay(connection, [acme], COUNTER, Selection(), [], ["counter.on_counted"])
+        plan = plan_replay(connection, [acme], COUNTER, Selection(), HandlerChoice(side_effects=["counter.on_counted"]))
     run = run_replay(database, COUNTER, plan, plan.id)
     assert (run.handled, [(f.offset, f.error) for f in run.failures]) == (2, [(2, "ValueError: thirteen")])
     seen = "SELECT name FROM catalog_categories WHERE name LIKE 'seen%' ORDER BY 1"

@@ -113,7 +113,11 @@ def test_two_forwarders_at_once_send_each_event_once(shared_database: Database, 
     for thread in threads:
         thread.join()
     forward(shared_database, acme, broker)
-    note = Subscription(*GROUPS[0], lambda deliveries: received.extend(each.message.offset for each in deliveries))
+    note = Subscription(
+        GROUPS[0].name,
+        GROUPS[0].topics[0],
+        lambda deliveries: received.extend(each.message.offset for each in deliveries),
+    )
     with broker.consuming([note]):
         wait_until(lambda: len(received) >= 300)
     assert received == list(range(1, 301))

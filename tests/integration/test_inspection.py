@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from erpkit.database import TEMPLATE, Connection, Database, Tenant
-from erpkit.events import dispatch, handler_topics
+from erpkit.events import consumer_groups, dispatch
 from erpkit.migrations import Migration
 from erpkit.modules import Registry
 from erpkit.runs import open_notebook, run_notebook
@@ -124,15 +124,15 @@ def test_the_backlog_counts_events_that_wait_for_each_handler(
     registry: Registry,
     migrations: tuple[Migration, ...],
 ) -> None:
-    topics = handler_topics(registry)
-    (inspection,) = inspect_tenants(connection, [tenant], migrations, topics=topics)
+    groups = consumer_groups(registry)
+    (inspection,) = inspect_tenants(connection, [tenant], migrations, groups=groups)
     assert inspection.backlog == {}
-    handler, topic = next(iter(topics.items()))
+    handler, topic = groups[0].name, groups[0].topics[0]
     with connection.transaction(force_rollback=True):
         connection.execute(
             f'UPDATE {tenant.schema}.erpkit_checkpoints SET "offset" = 0 WHERE consumer_group = %s', [handler]
         )
-        (inspection,) = inspect_tenants(connection, [tenant], migrations, topics=topics)
+        (inspection,) = inspect_tenants(connection, [tenant], migrations, groups=groups)
         count = connection.execute(
             f"SELECT count(*) FROM {tenant.schema}.erpkit_events WHERE topic = %s", [topic]
         ).fetchone()
@@ -152,7 +152,7 @@ def test_one_tenant_is_shown_in_depth(
     connection: Connection, tenant: Tenant, registry: Registry, migrations: tuple[Migration, ...]
 ) -> None:
     connection.execute(f"VACUUM {tenant.schema}.sales_orders")
-    detail = inspect_tenant(connection, tenant, migrations, topics=handler_topics(registry))
+    detail = inspect_tenant(connection, tenant, migrations, groups=consumer_groups(registry))
     tables = {table.name: table for table in detail.tables}
     assert tables["sales_orders"].rows == 13
     assert tables["sales_orders"].last_vacuum is not None
@@ -209,7 +209,7 @@ def test_locked_bookkeeping_is_not_read_and_nothing_is_concluded_from_that(
 ) -> None:
     tenants = list_tenants(connection)
     with _locked(shared_database, tenants[0], table):
-        locked, *others = inspect_tenants(connection, tenants, migrations, topics=handler_topics(registry))
+        locked, *others = inspect_tenants(connection, tenants, migrations, groups=consumer_groups(registry))
     assert locked.unread == ("versions", "last event", "dead letters", "backlog", "drift")
     assert [line.split(" is ")[0] for line in locked.problems] == [f"{tenants[0].slug}: table {table}"]
     assert (locked.pending, locked.last_event) == (0, None)

@@ -12,7 +12,16 @@ from click.testing import CliRunner, Result
 from erpkit.cli.events import command
 from erpkit.database import Database, Tenant
 from erpkit.errors import ErpkitError, UsageError
-from erpkit.events import Message, append, dispatch, handler_topics, read_lag, read_lock_holders, read_rates
+from erpkit.events import (
+    ConsumerGroup,
+    Message,
+    append,
+    consumer_groups,
+    dispatch,
+    read_lag,
+    read_lock_holders,
+    read_rates,
+)
 from erpkit.migrations import Migration
 from erpkit.modules import Registry
 from erpkit.tenants import create_tenant
@@ -45,7 +54,7 @@ def test_the_lag_of_a_group_is_what_waits_and_for_how_long(
 ) -> None:
     _append(database, acme, 3, minutes=10)
     with database.connection() as connection:
-        lag = {one.handler: one for one in read_lag(connection, [acme], handler_topics(registry))}
+        lag = {one.handler: one for one in read_lag(connection, [acme], consumer_groups(registry))}
     late = lag["inventory.on_stock_short"]
     assert (late.waiting, late.checkpoint, late.topic) == (3, 0, "inventory.StockShort")
     assert 600 <= late.age(datetime.now(UTC)) < 660
@@ -53,7 +62,7 @@ def test_the_lag_of_a_group_is_what_waits_and_for_how_long(
     assert len(lag) == len(registry.event_handlers)
     dispatch(database, acme, registry)
     with database.connection() as connection:
-        after = {one.handler: one for one in read_lag(connection, [acme], handler_topics(registry))}
+        after = {one.handler: one for one in read_lag(connection, [acme], consumer_groups(registry))}
     done = after["inventory.on_stock_short"]
     assert (done.waiting, done.oldest, done.checkpoint, done.in_hand, done.attempts) == (0, None, 3, None, 0)
 
@@ -68,21 +77,21 @@ def test_rates_are_of_the_last_hour_and_day(database: Database, acme: Tenant) ->
 
 
 def test_the_transaction_that_others_wait_behind_is_named(database: Database, acme: Tenant, registry: Registry) -> None:
-    topics = handler_topics(registry)
+    groups = consumer_groups(registry)
     with psycopg.connect(database.conninfo) as slow, database.connection() as connection:
         slow.execute("SET search_path TO tenant_acme")
         append(slow, [Message("inventory.StockShort", {})])
         waiter = threading.Thread(target=_append, args=(database, acme, 1))
         waiter.start()
-        holders = read_lock_holders(connection, [acme], topics, long=0)
+        holders = read_lock_holders(connection, [acme], groups, long=0)
         while not holders or not holders[0].waiting:
-            holders = read_lock_holders(connection, [acme], topics, long=0)
+            holders = read_lock_holders(connection, [acme], groups, long=0)
         slow.rollback()
         waiter.join()
         (holder,) = [one for one in holders if one.what == "append"]
         assert (holder.tenant, holder.pid, holder.waiting) == ("acme", slow.info.backend_pid, 1)
         assert holder.state == "idle in transaction"
-        assert read_lock_holders(connection, [acme], topics, long=0) == []
+        assert read_lock_holders(connection, [acme], groups, long=0) == []
 
 
 def test_the_transaction_of_a_dispatcher_is_named_with_its_group(
@@ -92,8 +101,8 @@ def test_the_transaction_of_a_dispatcher_is_named_with_its_group(
 
     with psycopg.connect(database.conninfo) as slow, database.connection() as connection:
         slow.execute("SET search_path TO tenant_acme")
-        read_batch(slow, "sales.on_order_placed", "sales.OrderPlaced", 1)
-        (holder,) = read_lock_holders(connection, [acme], handler_topics(registry), long=0)
+        read_batch(slow, ConsumerGroup("sales.on_order_placed", ("sales.OrderPlaced",)), 1)
+        (holder,) = read_lock_holders(connection, [acme], consumer_groups(registry), long=0)
     assert holder.what == "sales.on_order_placed"
     assert str(holder).startswith(f"acme: process {holder.pid} (postgres) dispatches for sales.on_order_placed")
 

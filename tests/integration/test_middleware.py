@@ -18,14 +18,15 @@ from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError, ErpkitError, ModuleError
 from erpkit.events import (
     CommandBus,
+    Consumer,
     Context,
     HandlerTimeoutError,
     Message,
     QueryBus,
     append,
-    careful,
     dispatch,
     handle,
+    isolated,
     list_dead_letters,
     overdue,
     read_events,
@@ -54,7 +55,7 @@ class Write(Query[int]):
     pass
 
 
-buried: list[str] = []
+stored: list[str] = []
 attempts: list[int] = []
 release = threading.Event()
 
@@ -102,9 +103,9 @@ def _answer_and_write(query: Write, context: Context) -> int:
     return 1
 
 
-def _bury(context: Context, error: Exception) -> None:
-    context.connection.execute("INSERT INTO catalog_categories VALUES (%s)", [f"buried {context.message.uuid}"])
-    buried.append(f"{type(error).__name__}: {error}")
+def _store(context: Context, error: Exception) -> None:
+    context.connection.execute("INSERT INTO catalog_categories VALUES (%s)", [f"dead {context.message.uuid}"])
+    stored.append(f"{type(error).__name__}: {error}")
 
 
 ANSWERS = (QueryHandler(Publish, _answer_and_publish), QueryHandler(Write, _answer_and_write))
@@ -119,7 +120,7 @@ def acme(shared_database: Database) -> Tenant:
 
 @pytest.fixture(autouse=True)
 def _fresh(shared_database: Database, acme: Tenant) -> None:
-    buried.clear()
+    stored.clear()
     attempts.clear()
     release.clear()
     with shared_database.tenant_transaction(acme, write=True) as connection:
@@ -142,47 +143,49 @@ def test_each_attempt_begins_where_the_first_one_did(shared_database: Database, 
     """What a failed attempt wrote and published is gone, the inbox row too, and the transaction goes on."""
     message = _message()
     with shared_database.tenant_transaction(acme, write=True) as connection:
-        published = handle(connection, acme, COUNTER, _handler(_third_time_lucky), message, careful(_bury))
+        published = handle(connection, Consumer(acme, COUNTER, _handler(_third_time_lucky)), message, isolated(_store))
         assert attempts == [1, 2, 3]
         assert [m.payload for m in published] == [{"number": 103}]
-        assert (_categories(connection), buried) == (["seen 1"], [])
+        assert (_categories(connection), stored) == (["seen 1"], [])
 
 
 def test_a_message_that_was_handled_is_left_out(shared_database: Database, acme: Tenant) -> None:
     message, handler = _message(), _handler(_write)
     with shared_database.tenant_transaction(acme, write=True) as connection:
-        handle(connection, acme, COUNTER, handler, message, careful(_bury))
+        handle(connection, Consumer(acme, COUNTER, handler), message, isolated(_store))
     with shared_database.tenant_transaction(acme, write=True) as connection:
-        handle(connection, acme, COUNTER, handler, message, careful(_bury))  # a second row would be a duplicate key
-        assert (_categories(connection), buried) == (["seen 1"], [])
+        handle(
+            connection, Consumer(acme, COUNTER, handler), message, isolated(_store)
+        )  # a second row would be a duplicate key
+        assert (_categories(connection), stored) == (["seen 1"], [])
 
 
-def test_a_message_that_keeps_failing_is_buried_and_those_behind_it_are_handled(
+def test_a_message_that_keeps_failing_is_stored_and_those_behind_it_are_handled(
     shared_database: Database, acme: Tenant
 ) -> None:
     bad, good = _message(1), _message(2)
     with shared_database.tenant_transaction(acme, write=True) as connection:
-        handle(connection, acme, COUNTER, _handler(_sleep_long, 0.05), bad, careful(_bury, attempts=2))
-        handle(connection, acme, COUNTER, _handler(_write), good, careful(_bury))
+        handle(connection, Consumer(acme, COUNTER, _handler(_sleep_long, 0.05)), bad, isolated(_store, attempts=2))
+        handle(connection, Consumer(acme, COUNTER, _handler(_write)), good, isolated(_store))
     with shared_database.tenant_transaction(acme) as connection:
-        assert _categories(connection) == [f"buried {bad.uuid}", "seen 2"]
+        assert _categories(connection) == [f"dead {bad.uuid}", "seen 2"]
         inbox = connection.execute("SELECT uuid FROM erpkit_inbox WHERE uuid IN (%s, %s)", [bad.uuid, good.uuid])
         assert inbox.fetchall() == [(good.uuid,)]
-    assert buried == ["HandlerTimeoutError: tenant acme: counter._sleep_long took longer than its 0.05 s"]
+    assert stored == ["HandlerTimeoutError: tenant acme: counter._sleep_long took longer than its 0.05 s"]
 
 
-def test_a_payload_that_does_not_fit_is_buried_without_more_attempts(shared_database: Database, acme: Tenant) -> None:
+def test_a_payload_that_does_not_fit_is_stored_without_more_attempts(shared_database: Database, acme: Tenant) -> None:
     message = Message("counter.Counted", {"number": "many"})
     with shared_database.tenant_transaction(acme, write=True) as connection:
-        handle(connection, acme, COUNTER, _handler(_write), message, careful(_bury))
-    assert buried[0].startswith("PayloadError: Counted.number")
+        handle(connection, Consumer(acme, COUNTER, _handler(_write)), message, isolated(_store))
+    assert stored[0].startswith("PayloadError: Counted.number")
 
 
 def test_a_lost_connection_is_no_fault_of_the_message(shared_database: Database, acme: Tenant) -> None:
     with pytest.raises(DatabaseError, match=r"tenant acme: counter\._drop_connection on .* the connection was lost"):  # noqa: SIM117
         with shared_database.tenant_transaction(acme, write=True) as connection:
-            handle(connection, acme, COUNTER, _handler(_drop_connection), _message(), careful(_bury))
-    assert buried == []
+            handle(connection, Consumer(acme, COUNTER, _handler(_drop_connection)), _message(), isolated(_store))
+    assert stored == []
 
 
 @pytest.mark.parametrize("function", [_sleep_long, _sleep_often])
@@ -194,7 +197,7 @@ def test_a_handler_that_waits_for_the_database_too_long_is_cancelled(
         before = connection.execute("SHOW statement_timeout").fetchone()
         started = time.monotonic()
         with pytest.raises(HandlerTimeoutError, match="took longer than its 0.15 s"), connection.transaction():
-            handle(connection, acme, COUNTER, _handler(function, 0.15), _message())
+            handle(connection, Consumer(acme, COUNTER, _handler(function, 0.15)), _message())
         assert time.monotonic() - started < 30  # and not the minute that it would take
         assert connection.execute("SHOW statement_timeout").fetchone() == before
         assert _categories(connection) == []
@@ -203,7 +206,7 @@ def test_a_handler_that_waits_for_the_database_too_long_is_cancelled(
 def test_a_handler_that_keeps_to_its_time_changes_no_setting(shared_database: Database, acme: Tenant) -> None:
     with shared_database.tenant_transaction(acme, write=True) as connection:
         before = connection.execute("SHOW statement_timeout").fetchone()
-        handle(connection, acme, COUNTER, _handler(_write, 5), _message())
+        handle(connection, Consumer(acme, COUNTER, _handler(_write, 5)), _message())
         assert connection.execute("SHOW statement_timeout").fetchone() == before
         assert _categories(connection) == ["seen 1"]
     assert overdue(grace=-5) == []
@@ -217,7 +220,7 @@ def test_a_handler_that_hangs_outside_the_database_is_reported_and_refused_when_
     def work() -> None:
         try:
             with shared_database.tenant_transaction(acme, write=True) as connection:
-                handle(connection, acme, COUNTER, _handler(_hang, 0.05), _message())
+                handle(connection, Consumer(acme, COUNTER, _handler(_hang, 0.05)), _message())
         except Exception as error:
             errors.append(error)
 

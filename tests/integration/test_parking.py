@@ -11,12 +11,15 @@ import pytest
 
 from erpkit.database import Database, Tenant
 from erpkit.events import (
+    Consumer,
     Context,
+    HandlerChoice,
     LetterRun,
     LetterSelection,
     Message,
     Selection,
     Worker,
+    WorkerOptions,
     WorkerReport,
     append,
     dispatch,
@@ -33,7 +36,7 @@ from erpkit.events import (
     run_retry,
     show_dead_letter,
 )
-from erpkit.events.dead_letters import bury
+from erpkit.events.dead_letters import add_dead_letter
 from erpkit.migrations import Migration
 from erpkit.modules import EventHandler, Module, Registry, Upcaster
 from erpkit.tenants import create_tenant
@@ -177,11 +180,15 @@ def test_a_worker_frees_what_a_replay_has_finished_though_nothing_new_comes(
         if report.handled or len(reports) > 100:
             worker.stop()
 
-    worker = Worker(shared_database, STEPS, lambda _: [tenant], stop_when_freed, poll=0.1, report_every=0.1)
+    worker = Worker(
+        shared_database, STEPS, lambda _: [tenant], stop_when_freed, WorkerOptions(poll=0.1, report_every=0.1)
+    )
     thread = threading.Thread(target=worker.run)
     thread.start()
     with shared_database.connection() as connection:
-        plan = plan_replay(connection, [tenant], STEPS, Selection(last_offset=1), side_effects=[HANDLER.name])
+        plan = plan_replay(
+            connection, [tenant], STEPS, Selection(last_offset=1), HandlerChoice(side_effects=[HANDLER.name])
+        )
     assert run_replay(shared_database, STEPS, plan, plan.id).resolved == 1
     thread.join()
     assert _taken(shared_database, tenant) == {"a": [1, 2]}
@@ -279,10 +286,12 @@ def test_a_batch_costs_one_look_up_while_nothing_is_blocked_and_none_without_a_k
     messages = [Message("steps.Step", encode(Step("a", 1)), offset=1)]
     with shared_database.tenant_transaction(tenant, write=True) as connection:
         assert (
-            count_queries(connection, lambda: hold_back(connection, STEPS, HANDLER, messages)) == 2
+            count_queries(connection, lambda: hold_back(connection, Consumer(tenant, STEPS, HANDLER), messages)) == 2
         )  # a lock, a look-up
-        assert count_queries(connection, lambda: hold_back(connection, STEPS, unordered, messages)) == 0
-        assert hold_back(connection, STEPS, HANDLER, messages) == messages
+        assert (
+            count_queries(connection, lambda: hold_back(connection, Consumer(tenant, STEPS, unordered), messages)) == 0
+        )
+        assert hold_back(connection, Consumer(tenant, STEPS, HANDLER), messages) == messages
 
 
 def test_an_event_does_not_overtake_those_that_are_still_parked_after_a_batch_was_freed(
@@ -308,7 +317,9 @@ def test_a_retry_waits_for_a_dispatcher_that_is_parking_and_frees_what_it_parked
     _publish(shared_database, tenant, ("a", 2))
     thread = threading.Thread(target=_retry, args=(shared_database, tenant))
     with shared_database.tenant_transaction(tenant, write=True) as dispatcher:
-        assert hold_back(dispatcher, STEPS, HANDLER, read_events(dispatcher, "steps.Step", 1, 10)) == []
+        assert (
+            hold_back(dispatcher, Consumer(tenant, STEPS, HANDLER), read_events(dispatcher, "steps.Step", 1, 10)) == []
+        )
         thread.start()
         with shared_database.connection() as connection:
             while thread.is_alive() and not connection.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
@@ -325,8 +336,10 @@ def test_an_event_that_a_broker_brought_waits_by_its_place_in_the_log(
     _publish(shared_database, tenant, ("a", 1), ("a", 2))
     with shared_database.tenant_transaction(tenant, write=True) as connection:
         first, second = (replace(m, offset=None) for m in read_events(connection, "steps.Step", 0, 10))
-        bury(connection, STEPS, HANDLER, first, ValueError("step 1"), 3)
-        assert hold_back(connection, STEPS, HANDLER, [first, second]) == [first]  # one does not wait for itself
+        add_dead_letter(connection, Consumer(tenant, STEPS, HANDLER), first, ValueError("step 1"), 3)
+        assert hold_back(connection, Consumer(tenant, STEPS, HANDLER), [first, second]) == [
+            first
+        ]  # one does not wait for itself
     assert _state(shared_database, tenant) == ([1], {"a": 1})
 
 

@@ -17,7 +17,7 @@ import erpkit.embedded
 from erpkit.database import TENANTS_A_CONNECTION, Connection, Database, Tenant
 from erpkit.embedded import EmbeddedServer
 from erpkit.errors import DatabaseError
-from erpkit.events import Message, Worker, WorkerReport, append, dispatch
+from erpkit.events import Message, Worker, WorkerOptions, WorkerReport, append, dispatch
 from erpkit.migrations import Migration, plan_up, read_applied, run_plan
 from erpkit.modules import Registry
 from erpkit.sample.data import do_business
@@ -282,7 +282,7 @@ def test_a_worker_behind_pgbouncer_finds_events_by_looking_and_leaves_no_lock_to
         if report.handled or report.dead:
             worker.stop()
 
-    worker = Worker(bouncer, registry, list_tenants, stop_when_done, poll=0.1, report_every=0.1)
+    worker = Worker(bouncer, registry, list_tenants, stop_when_done, WorkerOptions(poll=0.1, report_every=0.1))
     with ThreadPoolExecutor() as threads:
         run = threads.submit(worker.run)
         with database.tenant_transaction(tenant, write=True) as connection:

@@ -10,7 +10,7 @@ from erpkit.database import Database, Tenant
 from erpkit.embedded import EmbeddedServer
 from erpkit.erp import Rehearsal
 from erpkit.errors import RunError
-from erpkit.runs.planted import drop_database
+from erpkit.runs.sample import drop_database
 from erpkit.tenants import create_tenant, find_drift, inspect_tenants, list_tenants
 
 

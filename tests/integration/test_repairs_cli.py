@@ -52,7 +52,7 @@ def test_repair_shows_the_statements_and_runs_those_that_were_confirmed(planted:
     code, _ = erpkit("repair", planted.drifted, "--accept", "loses", "--confirm", lossy["plan"])
     assert code == 0
     code, nothing = erpkit("repair", planted.drifted)
-    assert (code, "nothing to repair" in nothing) == (0, True)
+    assert (code, "there is nothing to do" in nothing) == (0, True)
     with pytest.raises(UsageError, match=f"{planted.behind}: billing is pending"):
         erpkit("repair", planted.behind)
 

@@ -17,9 +17,11 @@ from erpkit.database import Database, Tenant
 from erpkit.errors import ErpkitError, PlanChangedError, UsageError
 from erpkit.events import (
     Context,
+    HandlerChoice,
     Message,
     ReplayPlan,
     ReplayRequest,
+    RunOptions,
     Selection,
     append,
     list_replay_results,
@@ -175,7 +177,7 @@ def test_a_plan_says_what_each_handler_does_and_names_those_with_side_effects(
     _fill(shared_database, acme, 2)
     with shared_database.connection() as connection:
         without = plan_replay(connection, [acme], CLOCK, Selection())
-        named = plan_replay(connection, [acme], CLOCK, Selection(), [], ["clock.mail"])
+        named = plan_replay(connection, [acme], CLOCK, Selection(), HandlerChoice(side_effects=["clock.mail"]))
     assert (without.side_effects, without.left_out) == ((), {"clock.mail": "has side effects"})
     assert named.side_effects == ("clock.mail",)
     assert named.handlers == {
@@ -202,7 +204,7 @@ def test_a_replay_that_is_stopped_half_way_goes_on_and_handles_each_event_once(
     _fill(shared_database, bluebird, 10)
     plan = _plan(shared_database, acme, bluebird)
     stop = threading.Event()
-    run = run_replay(shared_database, CLOCK, plan, plan.id, lambda _: stop.set(), stop=stop)
+    run = run_replay(shared_database, CLOCK, plan, plan.id, RunOptions(lambda _: stop.set(), stop))
     assert (run.state, run.handled) == ("cancelled", 500)
     assert len(_noted(shared_database, acme)) == 500
     with shared_database.connection() as connection:
@@ -229,7 +231,7 @@ def test_a_replay_that_is_stopped_half_way_goes_on_and_handles_each_event_once(
 def test_ctrl_c_ends_a_replay_after_the_batch_in_hand(shared_database: Database, acme: Tenant) -> None:
     _fill(shared_database, acme, 600)
     plan = _plan(shared_database, acme)
-    run = run_replay(shared_database, CLOCK, plan, plan.id, lambda _: signal.raise_signal(signal.SIGINT))
+    run = run_replay(shared_database, CLOCK, plan, plan.id, RunOptions(lambda _: signal.raise_signal(signal.SIGINT)))
     assert (run.state, run.handled, len(_noted(shared_database, acme))) == ("cancelled", 500, 500)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -238,11 +240,11 @@ def test_a_replay_that_is_killed_can_be_resumed(shared_database: Database, acme:
     _fill(shared_database, acme, 2000)
     plan = _plan(shared_database, acme)
     code = (
-        "from tests.integration.test_replay import CLOCK, Database, Tenant, _plan, run_replay\n"
+        "from tests.integration.test_replay import CLOCK, Database, RunOptions, Tenant, _plan, run_replay\n"
         f"database = Database({shared_database.conninfo!r}, 'x')\n"
         f"acme = Tenant('acme', 'tenant_acme', {acme.role!r})\n"
         "plan = _plan(database, acme)\n"
-        "run_replay(database, CLOCK, plan, plan.id, rate=400)"
+        "run_replay(database, CLOCK, plan, plan.id, RunOptions(rate=400))"
     )
     worker = subprocess.Popen([sys.executable, "-c", code])
     while not _noted(shared_database, acme) and worker.poll() is None:
@@ -264,14 +266,14 @@ def test_two_that_resume_the_same_replay_do_not_both_do_it(shared_database: Data
     _fill(shared_database, acme, 1600)
     plan = _plan(shared_database, acme)
     stop = threading.Event()
-    run = run_replay(shared_database, CLOCK, plan, plan.id, lambda _: stop.set(), stop=stop)
+    run = run_replay(shared_database, CLOCK, plan, plan.id, RunOptions(lambda _: stop.set(), stop))
     rest = _resume(shared_database, run.replay_id, acme)
 
     def meddle(_: int) -> None:
         run_replay(shared_database, CLOCK, _resume(shared_database, run.replay_id, acme), plan.id)
 
     with pytest.raises(ErpkitError, match="another process goes on with it"):
-        run_replay(shared_database, CLOCK, rest, plan.id, meddle)
+        run_replay(shared_database, CLOCK, rest, plan.id, RunOptions(meddle))
     assert len(_noted(shared_database, acme)) == 1600
 
 
@@ -293,10 +295,10 @@ def test_a_replay_keeps_to_its_rate(shared_database: Database, acme: Tenant) -> 
     _fill(shared_database, acme, 60)
     plan = _plan(shared_database, acme)
     started = time.monotonic()
-    run_replay(shared_database, CLOCK, plan, plan.id, rate=100)
+    run_replay(shared_database, CLOCK, plan, plan.id, RunOptions(rate=100))
     assert time.monotonic() - started >= 0.6
     with pytest.raises(UsageError, match="rate = 0 is no rate"):
-        run_replay(shared_database, CLOCK, plan, plan.id, rate=0)
+        run_replay(shared_database, CLOCK, plan, plan.id, RunOptions(rate=0))
 
 
 def test_a_replay_whose_plan_is_stale_writes_nothing(shared_database: Database, acme: Tenant) -> None:
@@ -308,22 +310,33 @@ def test_a_replay_whose_plan_is_stale_writes_nothing(shared_database: Database, 
     assert _rows(shared_database, acme, "SELECT 1 FROM erpkit_replays UNION ALL SELECT 1 FROM catalog_categories") == []
 
 
+def _end_who_waits(database: Database, tenant: Tenant, locked: threading.Event) -> None:
+    waiting = "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
+    with psycopg.connect(database.conninfo) as holder:
+        holder.execute(f"LOCK TABLE {tenant.schema}.catalog_categories".encode())
+        locked.set()
+        while not holder.execute(waiting, [f"{tenant.schema}.catalog_categories"]).fetchall():
+            pass
+
+
 def test_a_lost_connection_ends_a_replay_as_failed_and_it_can_be_resumed(
     shared_database: Database, acme: Tenant
 ) -> None:
     _fill(shared_database, acme, 800)
     plan = _plan(shared_database, acme)
 
+    cutter: list[threading.Thread] = []
+
     def cut(_: int) -> None:
-        with psycopg.connect(shared_database.conninfo, autocommit=True) as connection:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
-                "AND pid <> pg_backend_pid()"
-            )
+        """Let the next batch wait for a lock, and end its session there: in the middle of its transaction."""
+        locked = threading.Event()
+        cutter.append(threading.Thread(target=_end_who_waits, args=(shared_database, acme, locked)))
+        cutter[-1].start()
+        assert locked.wait(30)
 
     with pytest.raises((ErpkitError, psycopg.Error)):
-        run_replay(shared_database, CLOCK, plan, plan.id, cut)
-    shared_database.renew()
+        run_replay(shared_database, CLOCK, plan, plan.id, RunOptions(cut))
+    cutter[0].join()
     with shared_database.connection() as connection:
         (record,) = list_replays(connection, [acme])
     assert (record.state, record.handled) == ("failed", 500)

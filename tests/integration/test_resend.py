@@ -15,6 +15,7 @@ from erpkit.events import (
     Message,
     ReplayPlan,
     Route,
+    RunOptions,
     Selection,
     append,
     list_replay_results,
@@ -138,7 +139,7 @@ def test_a_broker_that_is_killed_in_the_middle_gets_the_rest_when_the_replay_is_
         os.kill(nats.pid, signal.SIGKILL)
 
     with pytest.raises(BrokerError, match="to go on when it is back: erpkit events replay --resume") as caught:
-        send_replay(shared_database, jetstream, plan, plan.id, kill)
+        send_replay(shared_database, jetstream, plan, plan.id, RunOptions(kill))
     nats.start()
     with shared_database.connection() as connection:
         (record,) = list_replays(connection, [acme])
@@ -183,7 +184,7 @@ def test_one_that_is_stopped_half_way_goes_on_and_publishes_each_event_once(
     write_events(shared_database, acme, 700)
     plan = _plan(shared_database, acme, jetstream)
     stop = threading.Event()
-    run = send_replay(shared_database, jetstream, plan, plan.id, lambda _: stop.set(), stop=stop)
+    run = send_replay(shared_database, jetstream, plan, plan.id, RunOptions(lambda _: stop.set(), stop))
     assert (run.state, run.handled) == ("cancelled", 500)
     rest = _resume(shared_database, acme, run.replay_id)
     with pytest.raises(UsageError, match="goes to broker:audit, not to handlers: nothing was done"):

@@ -14,9 +14,8 @@ import pytest
 from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.runs import Recorder, RunResult, Summary, find_flaky, find_last, list_runs, open_notebook, run_notebook
-from erpkit.runs.job import open_recorder
-from erpkit.runs.provenance import read_provenance
-from erpkit.runs.record import RunStart
+from erpkit.runs.fleet import open_recorder
+from erpkit.runs.record import RunStart, read_provenance
 from erpkit.runs.result import Outcome
 from tests.command import erpkit
 from tests.tiny import write_notebook
@@ -134,11 +133,9 @@ def test_what_cannot_be_written_fails_no_run_and_is_said_in_one_line(
         with pytest.MonkeyPatch.context() as patch:
             for name, value in environ.items():
                 patch.setenv(name, value)
-            recorder, opened = open_recorder(Settings.from_env())
-            recorder.finish(_start(notebook), _result("ok"))
-            assert why in str(recorder.problem)
-            if opened is not None:
-                opened.close()
+            with open_recorder(Settings.from_env()) as recorder:
+                recorder.finish(_start(notebook), _result("ok"))
+                assert why in str(recorder.problem)
     with database.connection() as connection:
         assert list_runs(connection) == []
 

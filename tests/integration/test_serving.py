@@ -24,12 +24,11 @@ from fastapi import APIRouter, HTTPException, Response
 from mcp import Client, StdioServerParameters, stdio_client
 
 from erpkit.app import Application, Call
-from erpkit.app.http import TenantCall, build
-from erpkit.app.server import listen
+from erpkit.app.http import TenantCall, build, listen
 from erpkit.app.tools import build as build_tools
 from erpkit.database import Database, Tenant
 from erpkit.errors import ErpkitError, ModuleError, UsageError
-from erpkit.events import handler_topics, list_events, read_lag
+from erpkit.events import consumer_groups, list_events, read_lag
 from erpkit.migrations import Migration
 from erpkit.modules import Module, Registry, Tool
 from erpkit.sample.data import Size, do_business
@@ -137,7 +136,7 @@ class Erp:
     def waiting(self) -> int:
         """How many events wait for a handler, or are handled at the moment."""
         with self.database.connection() as connection:
-            groups = read_lag(connection, [self.tenant], handler_topics(self.registry))
+            groups = read_lag(connection, [self.tenant], consumer_groups(self.registry))
         return sum(group.waiting for group in groups)
 
     def newest_events(self, number: int) -> list[str]:

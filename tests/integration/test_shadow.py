@@ -13,6 +13,7 @@ from erpkit.errors import ErpkitError, PlanChangedError, UsageError
 from erpkit.events import (
     Context,
     Message,
+    RunOptions,
     Shadow,
     append,
     build_shadow,
@@ -259,14 +260,12 @@ def test_a_rebuild_that_was_stopped_changes_nothing_and_goes_on(shared_database:
         connection.execute("DELETE FROM tenant_acme.totals")
     stop = threading.Event()
     with pytest.raises(ErpkitError, match="the rebuild was stopped after 500 events"):
-        rebuild_projection(
-            shared_database, SHOP, acme, "shop.on_sold", stop=stop, progress=lambda _: stop.set()
-        )  # fmt: skip
+        rebuild_projection(shared_database, SHOP, acme, "shop.on_sold", RunOptions(lambda _: stop.set(), stop))
     assert _rows(shared_database, TOTALS) == []
     with shared_database.connection() as connection:
         assert [(s.tenant, s.events) for s in list_shadows(connection)] == [("acme", 500)]
     seen: list[int] = []
-    diff = rebuild_projection(shared_database, SHOP, acme, "shop.on_sold", resume=True, progress=seen.append)
+    diff = rebuild_projection(shared_database, SHOP, acme, "shop.on_sold", RunOptions(seen.append, resume=True))
     assert (sum(seen), diff.shadow.events) == (304, 804)
     assert _rows(shared_database, TOTALS) == [(1, 800, 1600), (2, 20, 40)]
 

@@ -11,6 +11,7 @@ from erpkit.database import Database, Tenant
 from erpkit.errors import PlanChangedError, UsageError
 from erpkit.events import (
     Context,
+    HandlerChoice,
     ReplayRun,
     Selection,
     inspect_watermill,
@@ -97,7 +98,7 @@ def _seen(database: Database) -> list[object]:
 def _replay(
     database: Database, tenant: Tenant, selection: Selection, side_effects: tuple[str, ...] = (), **topics: str
 ) -> ReplayRun:
-    plan = plan_watermill(database, SHOP, [tenant], selection, (), side_effects, topics)
+    plan = plan_watermill(database, SHOP, [tenant], selection, HandlerChoice((), side_effects, topics))
     return replay_watermill(database, SHOP, plan, plan.id)
 
 

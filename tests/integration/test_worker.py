@@ -21,17 +21,19 @@ import pytest
 from erpkit.database import Connection, Database, Tenant
 from erpkit.embedded import EmbeddedServer
 from erpkit.events import (
+    Consumer,
     Context,
     Message,
     Watchdog,
     Worker,
+    WorkerOptions,
     WorkerReport,
     append,
     dispatch,
     list_dead_letters,
     read_events,
 )
-from erpkit.events.checkpoints import mark_in_hand, read_batch
+from erpkit.events.checkpoints import mark_in_flight, read_batch
 from erpkit.migrations import read_migrations
 from erpkit.modules import EventHandler, Module, Registry
 from erpkit.tenants import create_tenant, list_tenants, set_status
@@ -97,7 +99,7 @@ def _running(
 ) -> Iterator[list[WorkerReport]]:
     """Run a worker in a thread until the block ends; yield the reports that it makes."""
     reports: list[WorkerReport] = []
-    worker = Worker(database, registry or _erp(), list_tenants, reports.append, poll=poll, batch=batch)
+    worker = Worker(database, registry or _erp(), list_tenants, reports.append, WorkerOptions(poll=poll, batch=batch))
     thread = threading.Thread(target=worker.run)
     thread.start()
     try:
@@ -155,13 +157,13 @@ def test_a_busy_tenant_does_not_hold_up_the_others(database: Database, acme: Ten
     assert order[:20] == (["acme"] * 5 + ["bluebird"] * 5) * 2
 
 
-def test_a_worker_that_is_stopped_finishes_the_batch_in_hand_and_no_other(database: Database, acme: Tenant) -> None:
+def test_a_worker_that_is_stopped_finishes_the_batch_in_flight_and_no_other(database: Database, acme: Tenant) -> None:
     def stop(event: Noted, context: Context) -> None:
         _note(event, context)
         worker.stop()
 
     _append(database, acme, *range(20))
-    worker = Worker(database, _erp(stop), list_tenants, str, batch=5)
+    worker = Worker(database, _erp(stop), list_tenants, str, WorkerOptions(batch=5))
     assert worker.run().handled == 5
     assert _effects(database, acme) == [0, 1, 2, 3, 4]
     assert dispatch(database, acme, _erp()).handled == 15
@@ -197,13 +199,13 @@ def test_an_event_that_hangs_or_ends_the_process_becomes_a_dead_letter_after_thr
     assert codes == [code] * 4 + [0]  # once in a batch, three times alone
     if poison == -1:
         assert (tmp_path / "0").read_text().splitlines()[-1] == (
-            "erpkit: notes.on_noted has had the event at offset 3 of tenant acme in hand for more than 1 s: this process ends"
+            "erpkit: notes.on_noted has had the event at offset 3 of tenant acme in flight for more than 1 s: this process ends"
         )
     assert _effects(database, acme) == [1, 2, 4, 5]
     with database.connection() as connection:
         (letter,) = list_dead_letters(connection, [acme])
     assert (letter.offset, letter.attempts) == (3, 3)
-    assert letter.error == "CrashError: its dispatcher ended 3 times with it in hand"
+    assert letter.error == "CrashError: its dispatcher ended 3 times with it in flight"
 
 
 def _dispatch_in_process(database: Database, tenant: Tenant, limit: float, stderr: Path) -> int | None:
@@ -217,19 +219,23 @@ def _dispatch(conninfo: str, tenant: Tenant, limit: float) -> None:
         dispatch(Database(conninfo, "x"), tenant, _erp(), watch=watch)
 
 
-def test_what_is_in_hand_is_noted_for_all_to_see_while_the_group_stays_locked(database: Database, acme: Tenant) -> None:
+def test_what_is_in_flight_is_marked_for_all_to_see_while_the_group_stays_locked(
+    database: Database, acme: Tenant
+) -> None:
     _append(database, acme, 1, 2)
+    erp = _erp()
+    consumer = Consumer(acme, erp, erp.event_handlers["notes.on_noted"])
     with database.tenant_transaction(acme, write=True) as connection:
-        assert read_batch(connection, "notes.on_noted", "notes.Noted", 10) is not None
-        mark_in_hand(connection, acme, "notes.on_noted", 2, 0, 30)
+        assert read_batch(connection, consumer.group, 10) is not None
+        mark_in_flight(connection, consumer, 2, 0, 30)
         scope = connection.execute("SELECT current_schema(), current_user, current_setting('statement_timeout')")
         assert scope.fetchone() == (acme.schema, acme.role, "30s")
         with database.tenant_transaction(acme) as other:
-            assert read_batch(other, "notes.on_noted", "notes.Noted", 10) is None
+            assert read_batch(other, consumer.group, 10) is None
             assert other.execute("SELECT in_hand FROM erpkit_checkpoints").fetchone() == (2,)
         connection.execute("INSERT INTO effects (number) VALUES (1)")
     with database.tenant_transaction(acme) as other:
-        assert read_batch(other, "notes.on_noted", "notes.Noted", 10) is not None  # the session keeps nothing
+        assert read_batch(other, consumer.group, 10) is not None  # the session keeps nothing
     assert _effects(database, acme) == [1]
 
 

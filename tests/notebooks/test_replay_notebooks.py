@@ -8,7 +8,7 @@ import pytest
 
 from erpkit.config import Settings
 from erpkit.database import Database
-from erpkit.events import ReplayPlan, ReplayRequest, Selection, plan_replay, plan_request, run_replay
+from erpkit.events import ReplayPlan, ReplayRequest, RunOptions, Selection, plan_replay, plan_request, run_replay
 from erpkit.modules import Registry, load_modules
 from erpkit.nats import NatsServer
 from erpkit.runs import RunResult, open_notebook, run_notebook
@@ -45,7 +45,7 @@ def test_a_replay_that_was_stopped_is_resumed_from_the_notebook(
         tenant = get_tenant(connection, "bluebird")
         plan = plan_replay(connection, [tenant], registry, Selection("sales.*"))
     stop = threading.Event()
-    run = run_replay(shared_database, registry, plan, plan.id, lambda _: stop.set(), rate=4, stop=stop)
+    run = run_replay(shared_database, registry, plan, plan.id, RunOptions(lambda _: stop.set(), stop, rate=4))
     assert run.handled == 1
     again = {"resume": str(run.replay_id), "export_to": str(tmp_path / "events.jsonl"), "topic": "sales.*"}
     dry = _run("replay_events", tmp_path, **again)

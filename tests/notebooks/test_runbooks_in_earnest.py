@@ -10,9 +10,9 @@ import pytest
 
 from erpkit.cli.run import command
 from erpkit.database import Database, Tenant
+from erpkit.erp.rehearsal import WorkerProcess
 from erpkit.modules import Registry
 from erpkit.runs import read_summary
-from erpkit.runs.workers import WorkerProcess
 from erpkit.sample.demo import Planted, place_orders, plant
 from erpkit.tenants import export_tenant, find_drift, get_tenant, set_status
 from erpkit.tenants.health import count_rows

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from erpkit.app.extras import import_optional
-from erpkit.app.resolve import check_domain, tenant_of
-from erpkit.app.start import dependents_of, started
+from erpkit.app.application import dependents_of, import_optional, started
+from erpkit.app.http import check_domain, tenant_of
 from erpkit.errors import ErpkitError, ModuleError, UsageError
 from erpkit.modules import Module, load_order
 from erpkit.modules.module import Lifespan
@@ -121,7 +120,7 @@ def test_a_request_that_names_two_tenants_names_none() -> None:
 
 @pytest.mark.parametrize("domain", ["https://erp.test", "erp.test:80", "", "a b"])
 def test_a_domain_is_a_name_alone(domain: str) -> None:
-    with pytest.raises(UsageError, match="is no domain: write erp.example.com"):
+    with pytest.raises(UsageError, match="is not a domain: write erp.example.com"):
         check_domain(domain)
 
 

@@ -50,8 +50,8 @@ def test_a_manifests_graph_and_findings_are_those_of_any_modules(tmp_path: Path)
     assert set(check.graph.edges) == {("billing", "sales"), ("sales", "billing")}
     assert {finding.problem for finding in check.findings} == {
         "billing -> sales -> billing",
-        "sales.on_stock_Gone waits for Gone, which nobody publishes",
-        "nobody handles sales.OrderCancelled",
+        "sales.on_stock_Gone waits for Gone, which no module publishes",
+        "no module handles sales.OrderCancelled",
     }
 
 
@@ -82,11 +82,11 @@ FAULTS = {
     "[[module]]\nname = 'a'\ndepends = 'b'": "modules.toml: module a: depends: input should be a valid list",
     "[[module]]\nname = 'a'\ndepends = [1]": "modules.toml: module a: depends: input should be a valid string",
     "[[module]]\nname = 'a'\nmigrations = 'gone'": "module a: migrations: there is no folder ",
-    "[[module]]\nname = 'a'\npublishes = ['b.C']": "module a: publishes: 'b.C' is no event of a: write its name alone",
-    "[[module]]\nname = 'a'\nsubscribes = ['C']": "module a: subscribes: 'C' is no topic: write sales.OrderPlaced",
+    "[[module]]\nname = 'a'\npublishes = ['b.C']": "module a: publishes: 'b.C' is not an event of a: write its name alone",
+    "[[module]]\nname = 'a'\nsubscribes = ['C']": "module a: subscribes: 'C' is not a topic: write sales.OrderPlaced",
     "[[module]]\nname = 'a'\n[[module]]\nname = 'a'": "more than one module is named a",
     "[[module]]\nname = 'a'\ndepends = ['b']": "module a depends on b, which is not registered",
-    "[[module]]\nname = 'A b'": "'A b' is no module name",
+    "[[module]]\nname = 'A b'": "'A b' is not a module name",
     "[[module]]\nname = 'a'\ndepends = ['a']": "module a depends on itself (a -> a)",
 }
 

@@ -154,7 +154,7 @@ def test_statements_with_values_of_the_environment_are_not_shown() -> None:
     text = "-- +goose ENVSUB ON\n-- +goose Up\nSELECT '$PASSWORD';"
     secret = Migration("sales", 1, Path("00001_step.sql"), parse_migration(text, {"PASSWORD": "hunter2"}))
     plan = plan_up([ACME], [secret], NOTHING)
-    assert "hunter2" not in str(next(iter(plan.scripts()))[2])
+    assert "hunter2" not in str(next(iter(plan.sql()))[2])
     assert (
         plan.id
         != plan_up([ACME], [Migration("sales", 1, Path("00001_step.sql"), parse_migration(text, {}))], NOTHING).id

@@ -5,9 +5,8 @@ from random import Random
 
 import pytest
 
-from erpkit.modules import cuts
-from erpkit.modules.cuts import Cut, smallest_cut
-from erpkit.modules.cycles import Graph, find_components, graph_of, shortest_cycle
+from erpkit.modules import cycles
+from erpkit.modules.cycles import Cut, Graph, find_components, graph_of, shortest_cycle, smallest_cut
 
 
 def _ring(size: int) -> dict[str, list[str]]:
@@ -43,7 +42,7 @@ def test_the_cut_of_a_small_component_is_the_smallest_there_is() -> None:
 
 def test_the_cut_of_a_large_component_breaks_every_cycle_and_its_bound_is_true(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = [smallest_cut(_random(9, 0.3, seed), [str(n) for n in range(9)]) for seed in range(25)]
-    monkeypatch.setattr(cuts, "_EXACT", 0)
+    monkeypatch.setattr(cycles, "_EXACT", 0)
     for seed, best in enumerate(exact):
         graph = _random(9, 0.3, seed)
         cut = smallest_cut(graph, list(graph))

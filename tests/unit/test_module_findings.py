@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from erpkit.config import Settings
+from erpkit.couplings.tables import TableOwners
 from erpkit.errors import ModuleError, UsageError
 from erpkit.modules import (
     Couplings,
@@ -20,9 +21,8 @@ from erpkit.modules import (
     cut_edges,
     find_impact,
 )
-from erpkit.modules.mermaid import as_mermaid
-from erpkit.modules.source import read_source
-from erpkit.modules.tables import TableOwners
+from erpkit.modules.entries import read_source
+from erpkit.modules.picture import as_mermaid
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def test_each_cycle_of_start_up_is_one_finding() -> None:
 
 def test_an_event_that_nobody_handles_is_found() -> None:
     (finding,) = check_modules([Module("sales", publishes=(Forgotten,))]).findings
-    assert (finding.kind, finding.problem) == ("unhandled event", "nobody handles sales.Forgotten")
+    assert (finding.kind, finding.problem) == ("unhandled event", "no module handles sales.Forgotten")
 
 
 def test_a_handler_of_an_event_that_nobody_publishes_is_found_with_its_place() -> None:
@@ -151,7 +151,9 @@ def test_what_if_tells_what_would_have_to_change_and_what_is_left() -> None:
     assert str(both).endswith("no cycle would be left")
 
 
-@pytest.mark.parametrize(("edge", "told"), [("sales->catlog", "did you mean sales->catalog"), ("sales", "is no edge")])
+@pytest.mark.parametrize(
+    ("edge", "told"), [("sales->catlog", "did you mean sales->catalog"), ("sales", "is not an edge")]
+)
 def test_an_edge_that_there_is_not_is_refused(edge: str, told: str) -> None:
     with pytest.raises(UsageError, match=told):
         cut_edges(check_modules(SHOP), [edge])

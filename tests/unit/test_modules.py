@@ -98,13 +98,13 @@ def test_two_handlers_of_one_name_are_refused() -> None:
 
 @pytest.mark.parametrize("candidate", [42, "sales", Module, object()])
 def test_an_object_that_is_no_module_is_named(candidate: object) -> None:
-    with pytest.raises(ModuleError, match="is no module"):
+    with pytest.raises(ModuleError, match="is not a module"):
         load_order([candidate])
 
 
 @pytest.mark.parametrize("name", ["", "Sales", "sales-eu", 'x"; drop schema acme; --', "a" * 41])
 def test_a_bad_name_is_refused(name: str) -> None:
-    with pytest.raises(ModuleError, match="no module name"):
+    with pytest.raises(ModuleError, match="not a module name"):
         load_order([Module(name)])
 
 

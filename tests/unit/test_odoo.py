@@ -62,7 +62,7 @@ def test_a_manifest_becomes_a_module(tmp_path: Path) -> None:
         ("{'name': 'x', 'depends': [], 'version': open('/x').read()}", ":1: 'version' is an expression, which is not run: open("),
         ("{'name': 'x',\n 'depends': ['base'] + EXTRA}", ":2: 'depends' is an expression"),
         ("{'name': 'x', 'depends': ['base'],\n 'summary': f'{1}'}", ":2: 'summary' is an expression"),
-        ("{'name': 'x', 'depends': ['base'], **more}", ":1: a key that is no text"),
+        ("{'name': 'x', 'depends': ['base'], **more}", ":1: a key that is not text"),
         ("{'name': 'x',\n\n 'depends': 'base'}", ":3: 'depends' must be list or tuple, not str"),
         ("{'name': 'x', 'depends': ['base', 3]}", ":1: 'depends' must hold names of addons"),
         ("{'name': 7, 'depends': []}", ":1: 'name' must be str, not int"),

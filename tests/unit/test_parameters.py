@@ -8,7 +8,7 @@ import pytest
 
 from erpkit.errors import UsageError
 from erpkit.runs import check_parameters, read_parameters, validate_parameters
-from erpkit.runs.values import may_write
+from erpkit.runs.parameters import may_write
 
 CELL = '''
 from datetime import datetime

@@ -12,8 +12,7 @@ from erpkit.queries.catalog import Query, Request, parse_request
 from erpkit.queries.names import enum_names, fields, row_classes
 from erpkit.queries.render import render
 from erpkit.queries.schemas import tell_apart
-from erpkit.queries.text import to_numbered, to_psycopg, wrap
-from erpkit.queries.types import Column, Enum, Name, Table, python_type
+from erpkit.queries.types import Column, Enum, Name, Table, python_type, to_numbered, to_psycopg, wrap
 
 _QUERY = Query("GetIt", ":one", "SELECT 1", (), (), ())
 

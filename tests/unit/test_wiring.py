@@ -69,7 +69,7 @@ FAULTS = {
         Module("a_b", tools=(Tool(count),)),
         Module("a", tools=(Tool(b_count),)),
     ],
-    "a.on_shipped waits for Shipped, which nobody publishes: publish": [
+    "a.on_shipped waits for Shipped, which no module publishes: publish": [
         Module("a", subscribes=(EventHandler("a.on_shipped", Shipped, do),))
     ],
     "b has an upcaster of Shipped, which it does not publish: move": [
@@ -110,7 +110,7 @@ def test_an_event_is_of_the_version_that_follows_its_last_upcaster() -> None:
 
 @pytest.mark.parametrize("seconds", [0, -1.5])
 def test_a_timeout_is_above_zero(seconds: float) -> None:
-    with pytest.raises(ValueError, match=r"a\.on_shipped: timeout = .* is no time"):
+    with pytest.raises(ValueError, match=r"a\.on_shipped: timeout = .* is not a time"):
         EventHandler("a.on_shipped", Shipped, do, timeout=seconds)
 
 

@@ -10,9 +10,8 @@ from typing import Protocol
 from uuid import UUID
 
 from erpkit.errors import UsageError
+from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
-
-__all__ = ["LIVE", "Broker", "Delivery", "Route", "Subscription"]
 
 _SUBJECT = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _LONGEST = 100  # characters; Kafka allows 249 for all of a topic's name
@@ -80,8 +79,8 @@ class Broker(Protocol):
         Return the uuids of those that it had already, by their message id, and dropped.
         """
 
-    def declare(self, groups: Sequence[tuple[str, str]], route: Route = LIVE) -> None:
-        """Make sure that what is published from now on is kept: for these groups, each with its topic, and on this route."""
+    def declare(self, groups: Sequence[ConsumerGroup], route: Route = LIVE) -> None:
+        """Make sure that what is published from now on is kept: for these groups, and on this route."""
 
     def consuming(self, subscriptions: Sequence[Subscription]) -> AbstractContextManager[None]:
         """Deliver to `subscriptions` while the block runs."""

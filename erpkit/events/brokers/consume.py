@@ -6,27 +6,70 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
+from uuid import UUID
 
 import psycopg
 
-from erpkit.database import Database, Tenant
-from erpkit.errors import DatabaseError
+from erpkit.database import Connection, Database, Tenant
+from erpkit.errors import DatabaseError, ErpkitError
+from erpkit.events.batch import ATTEMPTS, handle_batch
 from erpkit.events.brokers.broker import Broker, Delivery, Subscription
-from erpkit.events.brokers.effects import Effects
-from erpkit.events.brokers.settled import settle
+from erpkit.events.consumer import Consumer, ConsumerGroup, group_of
+from erpkit.events.dead_letters import add_dead_letter
+from erpkit.events.log import append
 from erpkit.events.message import Message
+from erpkit.events.parking import hold_back
 from erpkit.modules import EventHandler, Registry
-
-__all__ = ["Consumed", "consume"]
 
 _LOOK = 0.05  # seconds between two looks at `stop`
 _FORGET_TENANTS = 30  # seconds
-_END_WITHIN = 10  # seconds for what is in hand when it is to stop
+_END_WITHIN = 10  # seconds for what is in flight when it is to stop
+_STEP = 1000  # events that one statement looks at to move a checkpoint
+_CRASHES = 5  # of a consumer, each time with the same event in flight
+
+# Each consumer moves it after its commit: of two at once, the later one sees what both have done.
+_MOVE_CHECKPOINT = """
+WITH following AS MATERIALIZED (
+    SELECT "offset", uuid FROM erpkit_events WHERE topic = ANY(%(topics)s)
+       AND "offset" > coalesce((SELECT "offset" FROM erpkit_checkpoints WHERE consumer_group = %(handler)s), 0)
+     ORDER BY "offset" LIMIT %(step)s
+), done AS (
+    SELECT "offset" FROM following WHERE "offset" < coalesce((
+        SELECT "offset" FROM following f
+         WHERE NOT EXISTS (SELECT FROM erpkit_inbox i WHERE i.handler = %(handler)s AND i.uuid = f.uuid)
+           AND NOT EXISTS (SELECT FROM erpkit_dead_letters d WHERE d.handler = %(handler)s AND d.uuid = f.uuid)
+           AND NOT EXISTS (SELECT FROM erpkit_parked p WHERE p.handler = %(handler)s AND p.uuid = f.uuid)
+         ORDER BY "offset" LIMIT 1), 9223372036854775807)
+), moved AS (
+    INSERT INTO erpkit_checkpoints (consumer_group, "offset")
+    SELECT %(handler)s, max("offset") FROM done HAVING count(*) > 0
+        ON CONFLICT (consumer_group) DO UPDATE
+       SET "offset" = greatest(erpkit_checkpoints."offset", EXCLUDED."offset"), updated_at = now()
+)
+SELECT count(*) FROM done
+"""
 
 _log = logging.getLogger("erpkit.brokers")
+
+
+class NotActiveError(ErpkitError):
+    """An event came for a tenant that is suspended or archived."""
+
+
+class ConsumerEndedError(ErpkitError):
+    """The process of the consumer ended each time that it had this event in flight."""
+
+
+@dataclass(frozen=True)
+class ConsumeOptions:
+    """When to end: once `stop` is set, or nothing was delivered for `idle` seconds (None: never for that)."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    idle: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,11 +86,9 @@ def consume(
     registry: Registry,
     broker: Broker,
     list_tenants: Callable[[], Sequence[Tenant]],
-    *,
-    stop: threading.Event | None = None,
-    idle: float | None = None,
+    options: ConsumeOptions | None = None,
 ) -> Consumed:
-    """Hand events from the broker to their handlers until `stop` is set, or for `idle` seconds nothing came.
+    """Hand events from the broker to their handlers until the options tell it to end.
 
     Each handler is a consumer group. Its effect and its inbox row commit together, and the broker is told after that: what is
     delivered again does nothing. An event that fails three times becomes a dead letter, as do those of a tenant that is not
@@ -55,23 +96,24 @@ def consume(
     Checkpoints move with it: `dispatch` goes on where it stopped, and handles nothing twice.
     Raises BrokerError when the broker cannot be reached.
     """
-    consumer = _Consumer(database, registry, list_tenants)
+    options = options or ConsumeOptions()
+    work = _Consuming(database, registry, list_tenants)
     subscriptions = [
-        Subscription(handler.name, registry.topic(handler.event), partial(consumer.receive, handler))
+        Subscription(handler.name, topic, partial(work.receive, handler))
         for handler in registry.event_handlers.values()
+        for topic in group_of(registry, handler).topics
     ]
-    stop = stop or threading.Event()
     with broker.consuming(subscriptions):
-        consumer.last_delivery = time.monotonic()
-        while not stop.wait(_LOOK):
-            if idle is not None and time.monotonic() - consumer.last_delivery > idle and not consumer.busy:
+        work.last_delivery = time.monotonic()
+        while not options.stop.wait(_LOOK):
+            if options.idle is not None and work.idle_for() > options.idle:
                 break
-    consumer.wait_until_idle()
-    return Consumed(consumer.handled, consumer.dead, consumer.unknown)
+    work.wait_until_idle()
+    return Consumed(work.handled, work.dead, work.unknown)
 
 
 @dataclass
-class _Consumer:
+class _Consuming:
     """What the handlers' threads share."""
 
     database: Database
@@ -101,8 +143,12 @@ class _Consumer:
                 self.busy -= 1
                 self.last_delivery = time.monotonic()
 
+    def idle_for(self) -> float:
+        """Return for how many seconds nothing was delivered; 0 while something is in flight."""
+        return 0.0 if self.busy else time.monotonic() - self.last_delivery
+
     def wait_until_idle(self) -> None:
-        """Let what is in hand end; what takes too long is delivered again."""
+        """Let what is in flight end; what takes too long is delivered again."""
         deadline = time.monotonic() + _END_WITHIN
         while self.busy and time.monotonic() < deadline:
             time.sleep(_LOOK)
@@ -114,8 +160,9 @@ class _Consumer:
             _log.warning("group %s: %d events for %s, which is no tenant, were left", handler.name, len(messages), slug)
             self._count(unknown=len(messages))
         else:
-            dead = Effects(self.database, tenant, self.registry, handler).apply(messages)
-            settle(self.database, tenant, handler.name, self.registry.topic(handler.event))
+            consumer = Consumer(tenant, self.registry, handler)
+            dead = Deliveries(self.database, consumer).handle(messages)
+            move_over_handled(self.database, tenant, consumer.group)
             self._count(handled=len(messages) - dead, dead=dead)
 
     def _tenant(self, slug: str) -> Tenant | None:
@@ -128,3 +175,100 @@ class _Consumer:
     def _count(self, handled: int = 0, dead: int = 0, unknown: int = 0) -> None:
         with self._lock:
             self.handled, self.dead, self.unknown = self.handled + handled, self.dead + dead, self.unknown + unknown
+
+
+@dataclass(frozen=True)
+class Deliveries:
+    """What one consumer does with what the broker brings it: each effect once, and no event that stops the others."""
+
+    database: Database
+    consumer: Consumer
+
+    def handle(self, messages: Sequence[Message]) -> int:
+        """Handle messages, all in one transaction if that goes; return how many became dead letters now.
+
+        They are marked as in flight before. Where some are already, the last consumer ended with them in flight: then each is
+        handled alone, so that only the one that ends a process again and again becomes a dead letter for it.
+        """
+        tenant = self.consumer.tenant
+        if not tenant.is_active:
+            return self._dead_letter_all(messages, NotActiveError(f"tenant {tenant.slug} is {tenant.status}"))
+        if self._mark_in_flight(messages):
+            return self._handle_all(messages)
+        return sum(self._handle_alone(message) for message in messages)
+
+    def _handle_all(self, messages: Sequence[Message]) -> int:
+        with self._transaction() as connection:
+            new = self._without_letters(connection, messages)
+            result = handle_batch(connection, self.consumer, hold_back(connection, self.consumer, new))
+            self._forget(connection, messages)
+            append(connection, result.published)
+        return len(result.dead)
+
+    def _handle_alone(self, message: Message) -> int:
+        if self._count_attempt(message) <= _CRASHES:
+            return self._handle_all([message])
+        return self._dead_letter_all(
+            [message], ConsumerEndedError(f"its consumer ended {_CRASHES} times with it in flight")
+        )
+
+    def _dead_letter_all(self, messages: Sequence[Message], error: Exception) -> int:
+        with self._transaction() as connection:
+            new = self._without_letters(connection, messages)
+            for message in new:
+                add_dead_letter(connection, self.consumer, message, error, ATTEMPTS)
+            self._forget(connection, messages)
+        return len(new)
+
+    def _without_letters(self, connection: Connection, messages: Sequence[Message]) -> list[Message]:
+        """Leave out what came again though it is a dead letter: retrying or discarding it is up to an operator."""
+        rows = connection.execute(
+            "SELECT uuid FROM erpkit_dead_letters WHERE handler = %s AND uuid = ANY (%s)",
+            [self.consumer.name, _uuids(messages)],
+        )
+        letters = {uuid for (uuid,) in rows}
+        return [message for message in messages if message.uuid not in letters]
+
+    def _mark_in_flight(self, messages: Sequence[Message]) -> bool:
+        """Mark these as in flight, in a transaction of its own; return whether none of them was already."""
+        with self._transaction() as connection:
+            cursor = connection.execute(
+                "INSERT INTO erpkit_deliveries (handler, uuid) SELECT %s, unnest(%s::uuid[]) ON CONFLICT DO NOTHING",
+                [self.consumer.name, _uuids(messages)],
+            )
+        return cursor.rowcount == len({message.uuid for message in messages})
+
+    def _count_attempt(self, message: Message) -> int:
+        with self._transaction() as connection:
+            row = connection.execute(
+                "INSERT INTO erpkit_deliveries AS d (handler, uuid) VALUES (%s, %s) "
+                "ON CONFLICT (handler, uuid) DO UPDATE SET attempts = d.attempts + 1 RETURNING attempts",
+                [self.consumer.name, message.uuid],
+            ).fetchone()
+        return row[0] if row else 0
+
+    def _transaction(self) -> AbstractContextManager[Connection]:
+        return self.database.tenant_transaction(self.consumer.tenant, write=True)
+
+    def _forget(self, connection: Connection, messages: Sequence[Message]) -> None:
+        connection.execute(
+            "DELETE FROM erpkit_deliveries WHERE handler = %s AND uuid = ANY (%s)",
+            [self.consumer.name, _uuids(messages)],
+        )
+
+
+def _uuids(messages: Sequence[Message]) -> list[UUID]:
+    return [message.uuid for message in messages]
+
+
+def move_over_handled(database: Database, tenant: Tenant, group: ConsumerGroup) -> None:
+    """Move a group's checkpoint up to the first event that it has neither handled, nor dead-lettered, nor parked.
+
+    Deliveries need not come in the order of the log, and one that failed comes again after later ones. So the checkpoint stays
+    before the first event that is not done: `events lag` then tells the truth, and a dispatcher that takes over begins there.
+    """
+    moved = _STEP
+    while moved == _STEP:
+        with database.tenant_transaction(tenant, write=True) as connection:
+            values = {"handler": group.name, "topics": list(group.topics), "step": _STEP}
+            ((moved,),) = connection.execute(_MOVE_CHECKPOINT, values).fetchall()

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.events.brokers.broker import Broker
+from erpkit.events.checkpoints import group_lock
 from erpkit.events.log import COLUMNS, to_message
 from erpkit.events.message import Message
-
-__all__ = ["Forwarded", "forward", "forward_group"]
 
 BATCH = 500
 
@@ -67,11 +66,8 @@ def _read(connection: Connection, after: int, limit: int) -> list[Message]:
 
 
 def _lock(connection: Connection, group: str) -> bool:
-    row = connection.execute(
-        "SELECT pg_try_advisory_xact_lock(hashtextextended('erpkit.dispatch.' || current_schema() || '.' || %s, 0))",
-        [group],
-    ).fetchone()
-    return row == (True,)
+    query = f"SELECT pg_try_advisory_xact_lock({group_lock('current_schema()', '%s')})"
+    return connection.execute(query, [group]).fetchone() == (True,)
 
 
 def _checkpoint(connection: Connection, group: str) -> int:

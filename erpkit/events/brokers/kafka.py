@@ -14,9 +14,8 @@ from faststream.security import BaseSecurity, SASLPlaintext
 from erpkit.events.brokers.broker import Route, Subscription
 from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
 from erpkit.events.brokers.wire import headers_of
+from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
-
-__all__ = ["KafkaBroker"]
 
 
 class KafkaBroker(StreamBroker):
@@ -41,7 +40,7 @@ class KafkaBroker(StreamBroker):
             graceful_timeout=None,
         )
 
-    async def _declare(self, client: Any, groups: Sequence[tuple[str, str]], route: Route) -> None:
+    async def _declare(self, client: Any, groups: Sequence[ConsumerGroup], route: Route) -> None:
         """Do nothing: Kafka keeps what nobody has read yet."""
 
     async def _send(self, client: Any, tenant: str, message: Message, route: Route) -> bool:

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from uuid import UUID
 
 from erpkit.events.brokers.broker import LIVE, Delivery, Route, Subscription
+from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
-
-__all__ = ["MemoryBroker"]
 
 _PAUSE = 0.1  # seconds before what failed is delivered again
 _BATCH = 100
@@ -37,16 +36,17 @@ class MemoryBroker:
             self._changed.notify_all()
         return set()
 
-    def declare(self, groups: Sequence[tuple[str, str]], route: Route = LIVE) -> None:  # noqa: ARG002
-        """Keep what is published from now on for these groups, each with its topic."""
+    def declare(self, groups: Sequence[ConsumerGroup], route: Route = LIVE) -> None:  # noqa: ARG002
+        """Keep what is published from now on for these groups."""
         with self._changed:
             for group in groups:
-                self._queues.setdefault(group, deque())
+                for topic in group.topics:
+                    self._queues.setdefault((group.name, topic), deque())
 
     @contextmanager
     def consuming(self, subscriptions: Sequence[Subscription]) -> Iterator[None]:
         """Deliver to `subscriptions`, each from a thread of its own, while the block runs."""
-        self.declare([(subscription.group, subscription.topic) for subscription in subscriptions])
+        self.declare([ConsumerGroup(each.group, (each.topic,)) for each in subscriptions])
         stop = threading.Event()
         threads = [threading.Thread(target=self._serve, args=(each, stop), daemon=True) for each in subscriptions]
         for thread in threads:

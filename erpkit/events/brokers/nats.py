@@ -15,9 +15,8 @@ from nats.js.errors import BadRequestError, NotFoundError
 from erpkit.events.brokers.broker import LIVE, Route, Subscription
 from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
 from erpkit.events.brokers.wire import STREAM, headers_of, subject_of
+from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
-
-__all__ = ["NatsBroker"]
 
 DUPLICATE_WINDOW = 3600  # seconds in which JetStream drops a second message with the same id
 _FETCH_FOR = 1.0  # seconds until the server is asked anew when nothing comes
@@ -49,7 +48,7 @@ class NatsBroker(StreamBroker):
             graceful_timeout=None,
         )
 
-    async def _declare(self, client: Any, groups: Sequence[tuple[str, str]], route: Route) -> None:  # noqa: ARG002
+    async def _declare(self, client: Any, groups: Sequence[ConsumerGroup], route: Route) -> None:  # noqa: ARG002
         jetstream = client.connection.jetstream()
         name, subjects = self._stream(route), f"{route.subject}.>"
         try:

@@ -6,8 +6,6 @@ from erpkit.config import Settings, mask_url
 from erpkit.errors import UsageError
 from erpkit.events.brokers.broker import Broker
 
-__all__ = ["open_broker"]
-
 
 def open_broker(settings: Settings, *, lasting: bool = False) -> Broker:
     """Return the broker that ERPKIT_BROKER names; it connects when it is first used.

@@ -12,9 +12,8 @@ from faststream.rabbit import RabbitBroker as Client
 from erpkit.events.brokers.broker import Route, Subscription
 from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
 from erpkit.events.brokers.wire import headers_of, message_id, subject_of
+from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
-
-__all__ = ["RabbitBroker"]
 
 _EXCHANGE = RabbitExchange("erp", type=ExchangeType.TOPIC, durable=True)
 
@@ -37,11 +36,12 @@ class RabbitBroker(StreamBroker):
             graceful_timeout=None,
         )
 
-    async def _declare(self, client: Any, groups: Sequence[tuple[str, str]], route: Route) -> None:  # noqa: ARG002
+    async def _declare(self, client: Any, groups: Sequence[ConsumerGroup], route: Route) -> None:  # noqa: ARG002
         exchange = await client.declare_exchange(_EXCHANGE)
-        for group, topic in groups:
-            queue = await client.declare_queue(_queue(group, topic))
-            await queue.bind(exchange, subject_of("*", topic))
+        for group in groups:
+            for topic in group.topics:
+                queue = await client.declare_queue(_queue(group.name, topic))
+                await queue.bind(exchange, subject_of("*", topic))
 
     async def _send(self, client: Any, tenant: str, message: Message, route: Route) -> bool:
         await client.publish(

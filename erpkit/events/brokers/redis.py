@@ -16,9 +16,8 @@ from redis.exceptions import ResponseError
 from erpkit.events.brokers.broker import Route, Subscription
 from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
 from erpkit.events.brokers.wire import headers_of
+from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
-
-__all__ = ["RedisBroker"]
 
 
 class RedisBroker(StreamBroker):
@@ -34,12 +33,13 @@ class RedisBroker(StreamBroker):
         silent: Any = None
         return Client(self.url, socket_timeout=timeout, apply_types=False, logger=silent, graceful_timeout=None)
 
-    async def _declare(self, client: Any, groups: Sequence[tuple[str, str]], route: Route) -> None:  # noqa: ARG002
+    async def _declare(self, client: Any, groups: Sequence[ConsumerGroup], route: Route) -> None:  # noqa: ARG002
         """Make each group at the beginning of its stream: a new one would see only what comes after it."""
         redis = await client.connect()
-        for group, topic in groups:
-            with suppress(ResponseError):  # it is there already
-                await redis.xgroup_create(f"erp.{topic}", group, id="0", mkstream=True)
+        for group in groups:
+            for topic in group.topics:
+                with suppress(ResponseError):  # it is there already
+                    await redis.xgroup_create(f"erp.{topic}", group.name, id="0", mkstream=True)
 
     async def _send(self, client: Any, tenant: str, message: Message, route: Route) -> bool:
         await self._add(client, tenant, message, route)

@@ -25,9 +25,8 @@ from erpkit.config import mask_url
 from erpkit.errors import BrokerError
 from erpkit.events.brokers.broker import LIVE, Delivery, Route, Subscription
 from erpkit.events.brokers.wire import MalformedError, from_wire
+from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
-
-__all__ = ["BATCH", "StreamBroker", "as_it_is"]
 
 BATCH = 100  # messages handed over at a time, where the broker can
 _HANDLERS_AT_ONCE = 4  # of the pool's eight connections
@@ -67,14 +66,14 @@ class StreamBroker(ABC):
         known: set[UUID] = self._call(self._publish_all, tenant, messages, route)
         return known
 
-    def declare(self, groups: Sequence[tuple[str, str]], route: Route = LIVE) -> None:
-        """Make sure that what is published from now on is kept: for these groups, each with its topic, and on this route."""
+    def declare(self, groups: Sequence[ConsumerGroup], route: Route = LIVE) -> None:
+        """Make sure that what is published from now on is kept: for these groups, and on this route."""
         self._call(self._declare_all, groups, route)
 
     @contextmanager
     def consuming(self, subscriptions: Sequence[Subscription]) -> Iterator[None]:
         """Deliver to `subscriptions` while the block runs; a message is acknowledged after its `receive` has returned."""
-        self.declare([(subscription.group, subscription.topic) for subscription in subscriptions])
+        self.declare([ConsumerGroup(each.group, (each.topic,)) for each in subscriptions])
         consumer = self._call(self._start_consumer, subscriptions)
         try:
             yield
@@ -93,7 +92,7 @@ class StreamBroker(ABC):
         """Make a FastStream broker, not connected yet."""
 
     @abstractmethod
-    async def _declare(self, client: Any, groups: Sequence[tuple[str, str]], route: Route) -> None:
+    async def _declare(self, client: Any, groups: Sequence[ConsumerGroup], route: Route) -> None:
         """Make on the broker what these groups and the route need."""
 
     @abstractmethod
@@ -143,7 +142,7 @@ class StreamBroker(ABC):
             self._publisher = client
         return self._publisher
 
-    async def _declare_all(self, groups: Sequence[tuple[str, str]], route: Route) -> None:
+    async def _declare_all(self, groups: Sequence[ConsumerGroup], route: Route) -> None:
         client = await self._connected()
         try:
             with anyio.fail_after(self.acknowledge_within):

@@ -14,8 +14,6 @@ from uuid import UUID
 from erpkit.events.brokers.broker import LIVE, Delivery, Route
 from erpkit.events.message import Message
 
-__all__ = ["STREAM", "MalformedError", "from_wire", "headers_of", "message_id", "subject_of"]
-
 STREAM = "ERP"
 
 _UUID = "_watermill_message_uuid"

@@ -18,7 +18,15 @@ from erpkit.database import Connection, Database, Errors, Tenant, note_errors, r
 from erpkit.errors import ErpkitError, UsageError
 from erpkit.events.log import announce
 from erpkit.events.message import Message
-from erpkit.events.replay.plan import ReplayPlan, SendTarget, choose_handlers, count_query, send_steps, steps_of
+from erpkit.events.replay.plan import (
+    HandlerChoice,
+    ReplayPlan,
+    SendTarget,
+    choose_handlers,
+    count_query,
+    send_steps,
+    steps_of,
+)
 from erpkit.events.replay.selection import Selection
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
@@ -223,7 +231,7 @@ def plan_resume(
     counts = sorted(read_tenants(connection, queries, errors))
     unfinished = tuple(tenant for tenant in unfinished if tenant.slug not in errors)
     if target is None:
-        steps = steps_of(registry, choose_handlers(registry, names, names)[0], selection, counts)
+        steps = steps_of(registry, choose_handlers(registry, HandlerChoice(names, names))[0], selection, counts)
     else:
         steps = send_steps(target, selection, counts)
     positions = {slug: row[4] for slug, row in left.items()}

@@ -217,8 +217,7 @@ def import_events(
     or the log is another than the plan's.
     """
     present = plan_import(database, registry, plan.tenant, plan.path)
-    if confirm != present.id:
-        raise PlanChangedError(f"confirm={confirm!r} is not the id of the present plan, {present.id}: nothing was done")
+    PlanChangedError.check(confirm, present.id)
     for messages in _batches(read_event_file(plan.path, registry)):
         with database.tenant_transaction(plan.tenant, write=True) as connection:
             append(connection, messages)

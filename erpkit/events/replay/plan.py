@@ -53,6 +53,19 @@ class SendTarget:
 
 
 @dataclass(frozen=True)
+class HandlerChoice:
+    """Which handlers a replay's events go to.
+
+    `handlers` names those to use; without it all replayable ones are. A handler with side effects is left out unless
+    `side_effects` names it. `topics` maps the topics of another ERP's log to those of modules (see `plan_watermill`).
+    """
+
+    handlers: Sequence[str] = ()
+    side_effects: Sequence[str] = ()
+    topics: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ReplayStep:
     """The events of one topic of one tenant that one handler would see again, and what it does with each."""
 
@@ -214,15 +227,13 @@ def plan_replay(
     tenants: Sequence[Tenant],
     registry: Registry,
     selection: Selection,
-    handlers: Sequence[str] = (),
-    side_effects: Sequence[str] = (),
+    choice: HandlerChoice | None = None,
 ) -> ReplayPlan:
-    """Plan to replay what `selection` holds in the logs of `tenants`.
+    """Plan to replay what `selection` holds in the logs of `tenants` to the handlers of `choice`.
 
-    `handlers` names those to use; without it all replayable ones are. A handler with side effects is left out unless
-    `side_effects` names it. Raises UsageError for a handler that does not exist.
+    Raises UsageError for a handler that does not exist.
     """
-    chosen, left_out = choose_handlers(registry, handlers, side_effects)
+    chosen, left_out = choose_handlers(registry, choice or HandlerChoice())
     errors: dict[str, str] = {}
     steps = steps_of(registry, chosen, selection, count_events(connection, tenants, selection, errors))
     with_steps = {step.tenant for step in steps}
@@ -262,11 +273,9 @@ def send_steps(target: SendTarget, selection: Selection, counts: Sequence[tuple[
     )
 
 
-def choose_handlers(
-    registry: Registry, handlers: Sequence[str], side_effects: Sequence[str]
-) -> tuple[list[EventHandler], dict[str, str]]:
+def choose_handlers(registry: Registry, choice: HandlerChoice) -> tuple[list[EventHandler], dict[str, str]]:
     """Return the handlers that a replay may use, and those that it leaves out with the reason. Pure."""
-    known = registry.event_handlers
+    known, handlers, side_effects = registry.event_handlers, choice.handlers, choice.side_effects
     if unknown := sorted({*handlers, *side_effects} - set(known)):
         raise UsageError(f"no handler is named {', '.join(unknown)}; there are {', '.join(known)}")
     asked = [handler for name, handler in known.items() if not handlers or name in handlers or name in side_effects]

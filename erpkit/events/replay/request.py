@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -13,21 +12,19 @@ from erpkit.errors import UsageError
 from erpkit.events.brokers.broker import LIVE, Route
 from erpkit.events.brokers.opening import open_broker
 from erpkit.events.replay.audit import plan_resume
-from erpkit.events.replay.plan import ReplayPlan, plan_replay
+from erpkit.events.replay.plan import HandlerChoice, ReplayPlan, plan_replay
 from erpkit.events.replay.resend import plan_send, send_replay
-from erpkit.events.replay.run import ReplayRun, run_replay
+from erpkit.events.replay.run import ReplayRun, RunOptions, run_replay
 from erpkit.events.replay.selection import Selection
 from erpkit.events.replay.watermill import WatermillPlan, plan_watermill, replay_watermill
 from erpkit.modules import Registry
-
-__all__ = ["ReplayRequest", "plan_request", "run_request"]
 
 
 @dataclass(frozen=True)
 class ReplayRequest:
     """Which events go where.
 
-    They go to handlers (`handlers` and `side_effects` as in `plan_replay`), or with `send_to` to a broker: `broker` for what
+    They go to handlers (`handlers` and `side_effects` as in `HandlerChoice`), or with `send_to` to a broker: `broker` for what
     handlers listen to, `broker:SUBJECT` for another subject; `again` sends what the broker has already, under other message
     ids. `watermill` reads Watermill's tables in place of the log. `resume` is the id of a replay that was stopped: its
     selection and its target hold. Raises UsageError for what does not go together.
@@ -63,14 +60,14 @@ def plan_request(
     database: Database, registry: Registry, tenants: Sequence[Tenant], request: ReplayRequest, settings: Settings
 ) -> ReplayPlan:
     """Plan what was asked for; `settings` name the broker. Nothing is changed, and no broker is asked."""
-    choice = (request.selection, request.handlers, request.side_effects)
+    choice = HandlerChoice(request.handlers, request.side_effects)
     if request.watermill:
-        return plan_watermill(database, registry, tenants, *choice)
+        return plan_watermill(database, registry, tenants, request.selection, choice)
     with database.connection() as connection:
         if request.resume:
             return plan_resume(connection, tenants, registry, request.resume)
         if not request.send_to:
-            return plan_replay(connection, tenants, registry, *choice)
+            return plan_replay(connection, tenants, registry, request.selection, choice)
         with closing(open_broker(settings, lasting=True)) as broker:
             return plan_send(connection, tenants, request.selection, broker, request.route())
 
@@ -79,17 +76,16 @@ def run_request(
     database: Database,
     registry: Registry,
     plan: ReplayPlan,
-    confirm: str,
     settings: Settings,
-    progress: Callable[[int], object] | None = None,
-    *,
-    rate: float | None = None,
-    stop: threading.Event | None = None,
+    options: RunOptions | None = None,
 ) -> ReplayRun:
-    """Carry out a plan of `plan_request` if `confirm` is its id: see `run_replay`, `send_replay` and `replay_watermill`."""
+    """Carry out a plan of `plan_request` whose id was confirmed: see `run_replay`, `send_replay` and `replay_watermill`.
+
+    `settings` name the broker. Check the id before, by `Plan.apply` or `PlanChangedError.check`.
+    """
     if isinstance(plan, WatermillPlan):
-        return replay_watermill(database, registry, plan, confirm, progress, rate=rate, stop=stop)
+        return replay_watermill(database, registry, plan, plan.id, options)
     if plan.target is None:
-        return run_replay(database, registry, plan, confirm, progress, rate=rate, stop=stop)
+        return run_replay(database, registry, plan, plan.id, options)
     with closing(open_broker(settings, lasting=True)) as broker:
-        return send_replay(database, broker, plan, confirm, progress, rate=rate, stop=stop)
+        return send_replay(database, broker, plan, plan.id, options)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from psycopg import sql
@@ -15,10 +14,8 @@ from erpkit.events.brokers.forward import forward_group
 from erpkit.events.message import Message
 from erpkit.events.replay.audit import Outcome
 from erpkit.events.replay.plan import ReplayPlan, SendTarget, count_events, count_query, send_steps
-from erpkit.events.replay.run import ReplayRun, carry_out
+from erpkit.events.replay.run import ReplayRun, RunOptions, carry_out
 from erpkit.events.replay.selection import Selection
-
-__all__ = ["plan_send", "send_replay"]
 
 
 def plan_send(
@@ -45,10 +42,7 @@ def send_replay(
     broker: Broker,
     plan: ReplayPlan,
     confirm: str,
-    progress: Callable[[int], object] | None = None,
-    *,
-    rate: float | None = None,
-    stop: threading.Event | None = None,
+    options: RunOptions | None = None,
 ) -> ReplayRun:
     """Carry out `plan` if `confirm` is its id: publish each tenant's events in the order of its log.
 
@@ -70,7 +64,7 @@ def send_replay(
 
     if confirm == plan.id:
         broker.declare([], route)
-    return carry_out(database, plan, confirm, deliver, progress, rate=rate, stop=stop)
+    return carry_out(database, plan, confirm, deliver, options)
 
 
 def _count(

@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import BrokerError, DatabaseError, ErpkitError, PlanChangedError, UsageError
-from erpkit.events.faults import raise_if_lost
+from erpkit.events.batch import together_or_each
+from erpkit.events.consumer import Consumer
+from erpkit.events.context import raise_if_lost
+from erpkit.events.dead_letters import describe_error
 from erpkit.events.log import append
 from erpkit.events.message import Message
+from erpkit.events.rate import RateLimit
 from erpkit.events.replay.audit import Outcome, claim, close_replay, open_replay, record
 from erpkit.events.replay.plan import ReplayPlan
-from erpkit.events.replay.selection import read_selected
+from erpkit.events.replay.selection import Span, read_selected
 from erpkit.events.router import handle
 from erpkit.modules import EventHandler, Registry
+from erpkit.plan import Work
 from erpkit.signals import stop_at_interrupt
 
-__all__ = ["Pace", "ReplayFailure", "ReplayRun", "carry_out", "run_replay"]
-
 _BATCH = 500
+_CATCH_UP = 1.0  # seconds of unused rate
 _FAILURES_KEPT = 1000  # in memory; all are in erpkit_replay_results
 
 Handed = tuple[str, Message, str | None]  # handler, message, error
+Pairs = Sequence[tuple[Consumer, Message]]
 # Gives events to whom they are for; returns what became of each, and what was published.
 Deliver = Callable[[Connection, Tenant, Sequence[Message]], tuple[list[Outcome], list[Message]]]
+
+
+@dataclass(frozen=True)
+class RunOptions(Work):
+    """How long work on events goes: `advance` and `stop` as in `Work`, and at most `rate` events a second (None: no limit).
+
+    With `resume` a rebuild goes on where an earlier one stopped; a replay's plan says that itself. Raises UsageError for a rate
+    that is not above 0.
+    """
+
+    rate: float | None = None
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rate is not None and self.rate <= 0:
+            raise UsageError(f"rate = {self.rate} is no rate: give events per second, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -67,17 +88,13 @@ def run_replay(
     registry: Registry,
     plan: ReplayPlan,
     confirm: str,
-    progress: Callable[[int], object] | None = None,
-    *,
-    rate: float | None = None,
-    stop: threading.Event | None = None,
+    options: RunOptions | None = None,
 ) -> ReplayRun:
     """Carry out `plan` if `confirm` is its id; live checkpoints stay where they are.
 
     Each tenant's events go to all their handlers in the order of the log. An event that a handler fails on is reported and
-    left behind; one that succeeds closes its dead letter. `rate` is in events per second. `stop`, or Ctrl-C, ends it after the
-    batch in hand, and `plan_resume` goes on from there; so it does after a crash. Raises PlanChangedError, with nothing done,
-    when the id is another.
+    left behind; one that succeeds closes its dead letter. `options.stop`, or Ctrl-C, ends it after the batch in flight, and
+    `plan_resume` goes on from there; so it does after a crash. Raises PlanChangedError, with nothing done, when the id is another.
     """
     if plan.target is not None:
         raise UsageError(f"plan {plan.id} goes to {plan.target}, not to handlers: nothing was done")
@@ -88,34 +105,29 @@ def run_replay(
     def deliver(
         connection: Connection, tenant: Tenant, messages: Sequence[Message]
     ) -> tuple[list[Outcome], list[Message]]:
-        pairs = [(handler, message) for message in messages for handler in handlers[tenant.slug, message.topic]]
-        handed, published = hand_over(connection, tenant, registry, pairs)
+        pairs = [
+            (Consumer(tenant, registry, handler), message)
+            for message in messages
+            for handler in handlers[tenant.slug, message.topic]
+        ]
+        handed, published = hand_over(connection, f"tenant {tenant.slug}: replay", pairs)
         return [Outcome(name, m, "failed" if error else "handled", error) for name, m, error in handed], published
 
-    return carry_out(database, plan, confirm, deliver, progress, rate=rate, stop=stop)
+    return carry_out(database, plan, confirm, deliver, options)
 
 
 def carry_out(
-    database: Database,
-    plan: ReplayPlan,
-    confirm: str,
-    deliver: Deliver,
-    progress: Callable[[int], object] | None = None,
-    *,
-    rate: float | None = None,
-    stop: threading.Event | None = None,
+    database: Database, plan: ReplayPlan, confirm: str, deliver: Deliver, options: RunOptions | None
 ) -> ReplayRun:
     """Give the events of a plan to `deliver`, batch by batch, and write down what becomes of each: see `run_replay`."""
-    if confirm != plan.id:
-        raise PlanChangedError(f"confirm={confirm!r} is not the id of the present plan, {plan.id}: nothing was done")
-    replay_id = plan.resumes or uuid4()
-    stop = stop or threading.Event()
-    work = _Work(database, plan, replay_id, deliver, Pace(rate, stop), stop, progress or (lambda _: None))
+    PlanChangedError.check(confirm, plan.id)
+    replay_id, options = plan.resumes or uuid4(), options or RunOptions()
+    replay = _Replay(database, plan, replay_id, deliver, options)
     _open(database, plan, replay_id)
     try:
-        with stop_at_interrupt(stop):
+        with stop_at_interrupt(options.stop):
             for tenant in plan.tenants:
-                work.replay(tenant)
+                replay.run(tenant)
     except BaseException as error:
         state = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
         with suppress(ErpkitError, psycopg.Error):  # of both faults, the first one is told
@@ -124,77 +136,77 @@ def carry_out(
             go_on = f"erpkit events replay --resume {replay_id} --confirm {plan.id}"
             raise type(error)(f"{error}; to go on when it is back: {go_on}") from error
         raise
-    if stop.is_set():
+    if options.stop.is_set():
         close_replay(database, plan.tenants, replay_id, "cancelled")
-    return work.result()
+    return replay.result()
 
 
 class Pace:
-    """Holds work back to a rate; `stop` wakes it."""
+    """Keeps work in batches to the rate of `options`; to stop ends a wait, too."""
 
-    def __init__(self, rate: float | None, stop: threading.Event) -> None:
-        if rate is not None and rate <= 0:
-            raise UsageError(f"rate = {rate} is no rate: give events per second, or leave it out")
-        self._rate, self._stop, self._due = rate, stop, time.monotonic()
-        self.batch = _BATCH if rate is None else max(1, min(_BATCH, int(rate / 4)))
+    def __init__(self, options: RunOptions) -> None:
+        self.batch = _BATCH if options.rate is None else max(1, min(_BATCH, int(options.rate / 4)))
+        self._stop = options.stop
+        self._limit = None if options.rate is None else RateLimit(options.rate, catch_up=_CATCH_UP)
 
     def wait(self, events: int) -> None:
-        """Wait until `events` more may have been done."""
-        if self._rate is None:
-            return
-        self._due = max(self._due, time.monotonic() - 1) + events / self._rate
-        self._stop.wait(max(0.0, self._due - time.monotonic()))
+        """Wait, after `events` more were done, until the rate is kept."""
+        if self._limit is not None:
+            self._stop.wait(self._limit.reserve(events))
 
 
-class _Work:
+@dataclass
+class _Replay:
     """One run of a plan, with what it has counted so far."""
 
-    def __init__(
-        self, database: Database, plan: ReplayPlan, replay_id: UUID, deliver: Deliver, pace: Pace, stop: threading.Event,
-        progress: Callable[[int], object],
-    ) -> None:  # fmt: skip
-        self._database, self._plan, self._replay_id, self._deliver = database, plan, replay_id, deliver
-        self._pace, self._stop, self._progress = pace, stop, progress
-        self._states, self._resolved = Counter[str](), 0
-        self._failures: list[ReplayFailure] = []
+    database: Database
+    plan: ReplayPlan
+    replay_id: UUID
+    deliver: Deliver
+    options: RunOptions
+    _states: Counter[str] = field(default_factory=Counter)
+    _resolved: int = 0
+    _failures: list[ReplayFailure] = field(default_factory=list)
+    _pace: Pace = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._pace = Pace(self.options)
 
     def result(self) -> ReplayRun:
         return ReplayRun(
-            self._plan.id,
-            self._replay_id,
+            self.plan.id,
+            self.replay_id,
             self._states["handled"] + self._states["sent"],
             self._resolved,
             tuple(self._failures),
             self._states["failed"],
-            "cancelled" if self._stop.is_set() else "done",
+            "cancelled" if self.options.stop.is_set() else "done",
             self._states["known"],
         )
 
-    def replay(self, tenant: Tenant) -> None:
+    def run(self, tenant: Tenant) -> None:
         """Replay all of one tenant, batch by batch, unless it is told to stop."""
-        steps = [step for step in self._plan.steps if step.tenant == tenant.slug]
+        steps = [step for step in self.plan.steps if step.tenant == tenant.slug]
         topics = sorted({step.topic for step in steps})
-        after = self._plan.positions.get(tenant.slug, min((step.first_offset for step in steps), default=1) - 1)
+        after = self.plan.positions.get(tenant.slug, min((step.first_offset for step in steps), default=1) - 1)
         last = max((step.last_offset for step in steps), default=0)
-        while not self._stop.is_set():
-            messages = self._batch(tenant, topics, after, last)
+        while not self.options.stop.is_set():
+            messages = self._batch(tenant, Span(topics, after, last))
             if not messages:
-                close_replay(self._database, [tenant], self._replay_id, "done")
+                close_replay(self.database, [tenant], self.replay_id, "done")
                 return
             after = messages[-1].offset or 0
             self._pace.wait(len(messages))
 
-    def _batch(self, tenant: Tenant, topics: Sequence[str], after: int, last: int) -> list[Message]:
+    def _batch(self, tenant: Tenant, span: Span) -> list[Message]:
         """Replay a batch in one transaction: effects, results, inbox and position become true together."""
-        with self._database.tenant_transaction(tenant, write=True) as connection:
-            messages = read_selected(
-                connection, self._plan.selection, topics, after, last, self._pace.batch, self._replay_id
-            )
+        with self.database.tenant_transaction(tenant, write=True) as connection:
+            messages = read_selected(connection, self.plan.selection, span, self._pace.batch, self.replay_id)
             if not messages:
                 return []
-            claim(connection, self._replay_id, after)
-            outcomes, published = self._deliver(connection, tenant, messages)
-            resolved = record(connection, self._replay_id, outcomes, messages[-1].offset or 0)
+            claim(connection, self.replay_id, span.after)
+            outcomes, published = self.deliver(connection, tenant, messages)
+            resolved = record(connection, self.replay_id, outcomes, messages[-1].offset or 0)
             append(connection, published)
         self._count(tenant, outcomes, resolved)
         return messages
@@ -204,45 +216,96 @@ class _Work:
         self._states.update(outcome.state for outcome in outcomes)
         self._resolved += resolved
         self._failures += failures[: _FAILURES_KEPT - len(self._failures)]
-        self._progress(len(outcomes))
+        self.options.advance(len(outcomes))
 
 
 def hand_over(
-    connection: Connection, tenant: Tenant, registry: Registry, pairs: Sequence[tuple[EventHandler, Message]]
+    connection: Connection, what: str, pairs: Pairs, *, pipeline: bool = False
 ) -> tuple[list[Handed], list[Message]]:
-    """Run each handler on its message, in order; return what became of each, and what was published.
+    """Give each message to its consumer, in order; return what became of each, and what was published.
 
     All go in one savepoint; only when something fails, or a handler has side effects, which must not be tried twice, does
-    each get one of its own.
+    each get one of its own. A `pipeline` does not wait for each answer where no handler needs one. `what` is being done.
     """
-    if all(handler.replayable for handler, _ in pairs):
-        try:
-            with connection.transaction():
-                published = [
-                    event
-                    for handler, message in pairs
-                    for event in handle(connection, tenant, registry, handler, message)
-                ]
-            return [(handler.name, message, None) for handler, message in pairs], published
-        except Exception as error:
-            raise_if_lost(connection, error, f"tenant {tenant.slug}: replay")
-    return _one_by_one(connection, tenant, registry, pairs)
+    if not all(consumer.handler.replayable for consumer, _ in pairs):
+        return _hand_over_each(connection, what, pairs)
+    without = partial(
+        together_or_each,
+        connection,
+        what,
+        partial(_hand_over_all, connection, pairs),
+        partial(_hand_over_each, connection, what, pairs),
+    )
+    # A handler's time is not kept in a pipeline, as its statements end later.
+    if not pipeline or any(consumer.handler.timeout is not None for consumer, _ in pairs):
+        return without()
+
+    def pipelined() -> tuple[list[Handed], list[Message]]:
+        with _pipelined(connection):
+            return _hand_over_all(connection, pairs)
+
+    return together_or_each(connection, what, pipelined, without)
 
 
-def _one_by_one(
-    connection: Connection, tenant: Tenant, registry: Registry, pairs: Sequence[tuple[EventHandler, Message]]
-) -> tuple[list[Handed], list[Message]]:
+def _hand_over_all(connection: Connection, pairs: Pairs) -> tuple[list[Handed], list[Message]]:
+    published = [event for consumer, message in pairs for event in handle(connection, consumer, message)]
+    return [(consumer.name, message, None) for consumer, message in pairs], published
+
+
+def _hand_over_each(connection: Connection, what: str, pairs: Pairs) -> tuple[list[Handed], list[Message]]:
     outcomes: list[Handed] = []
     published: list[Message] = []
-    for handler, message in pairs:
+    for consumer, message in pairs:
         try:
             with connection.transaction():
-                published += handle(connection, tenant, registry, handler, message)
-            outcomes.append((handler.name, message, None))
+                published += handle(connection, consumer, message)
+            outcomes.append((consumer.name, message, None))
         except Exception as error:
-            raise_if_lost(connection, error, f"tenant {tenant.slug}: replay")
-            outcomes.append((handler.name, message, f"{type(error).__name__}: {error}".strip()))
+            raise_if_lost(connection, error, what)
+            outcomes.append((consumer.name, message, describe_error(error)))
     return outcomes, published
+
+
+class _Cursor(psycopg.Cursor[Any]):
+    """A cursor that waits for its answer when it is looked at; psycopg's own says -1 rows in a pipeline until then."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows the statement touched."""
+        self._await_answer()
+        return super().rowcount
+
+    @property
+    def description(self) -> list[psycopg.Column] | None:
+        """The columns of the answer."""
+        self._await_answer()
+        return super().description
+
+    @property
+    def statusmessage(self) -> str | None:
+        """What the server did."""
+        self._await_answer()
+        return super().statusmessage
+
+    def _await_answer(self) -> None:
+        if self.pgresult is None:
+            with self.connection.pipeline() as pipeline:
+                pipeline.sync()
+
+
+@contextmanager
+def _pipelined(connection: Connection) -> Iterator[None]:
+    """Let statements cost no round trip until their answer is looked at.
+
+    An error is raised at the next look or at the end of the block, and so does not tell which statement caused it. What a pipeline
+    cannot do (COPY, a server-side cursor) is refused by psycopg: go back and do it without.
+    """
+    usual, connection.cursor_factory = connection.cursor_factory, _Cursor
+    try:
+        with connection.pipeline():
+            yield
+    finally:
+        connection.cursor_factory = usual
 
 
 def _open(database: Database, plan: ReplayPlan, replay_id: UUID) -> None:

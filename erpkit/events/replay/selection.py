@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from psycopg import sql
@@ -14,8 +15,6 @@ from erpkit.database import Connection
 from erpkit.errors import UsageError
 from erpkit.events.log import COLUMNS
 from erpkit.events.message import Message
-
-__all__ = ["Selection", "read_selected", "stream_selected"]
 
 _ROWS_A_FETCH = 2000
 
@@ -73,16 +72,22 @@ class Selection:
         return sql.SQL(" AND ").join([sql.SQL("true"), *parts])
 
 
+class Span(NamedTuple):
+    """A part of the log: events of `topics` past offset `after`, up to `last`."""
+
+    topics: Sequence[str]
+    after: int
+    last: int
+
+
 def read_selected(
     connection: Connection,
     selection: Selection,
-    topics: Sequence[str],
-    after: int,
-    last: int,
+    span: Span,
     limit: int,
     replay_id: UUID | None = None,
 ) -> list[Message]:
-    """Read up to `limit` selected events of `topics` past offset `after`, up to `last`, in the order of the log.
+    """Read up to `limit` selected events of a part of the log, in its order.
 
     Each topic is read along its index and the pieces are merged, so that all batches together read the log once.
     """
@@ -93,9 +98,9 @@ def read_selected(
     pieces = [
         piece.format(
             columns=sql.SQL(COLUMNS), topic=sql.Literal(topic), condition=selection.condition(),
-            after=sql.Literal(after), last=sql.Literal(last), limit=sql.Literal(limit),
+            after=sql.Literal(span.after), last=sql.Literal(span.last), limit=sql.Literal(limit),
         )
-        for topic in topics
+        for topic in span.topics
     ]  # fmt: skip
     if not pieces:
         return []

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,18 +15,12 @@ from psycopg.types.json import Jsonb
 
 from erpkit.database import Connection, Database, Tenant, as_admin, as_owner, check_schema_name, create_schema
 from erpkit.errors import ErpkitError, UsageError
-from erpkit.events.faults import raise_if_lost
-from erpkit.events.message import Message
-from erpkit.events.pipelined import handle_pipelined, may_be_pipelined
-from erpkit.events.replay.run import Handed, Pace, hand_over
-from erpkit.events.replay.selection import Selection, read_selected
-from erpkit.modules import EventHandler, Registry
+from erpkit.events.consumer import Consumer
+from erpkit.events.replay.run import Pace, RunOptions, hand_over
+from erpkit.events.replay.selection import Selection, Span, read_selected
+from erpkit.modules import Registry
 from erpkit.signals import stop_at_interrupt
 from erpkit.table import Column
-
-__all__ = [
-    "Projection", "Shadow", "ShadowRecord", "build_shadow", "drop_shadow", "find_projection", "find_shadow", "list_shadows",
-]  # fmt: skip
 
 _PREFIX = "erpkit_shadow_"
 _EVERYTHING = Selection()
@@ -46,7 +39,7 @@ class Shadow:
     """A projection in a scratch schema, with the events that its handlers were given there.
 
     `failed` are events that a handler failed on. `is_complete` says whether it came as far as the live handlers are; it does
-    not when it was stopped, and `build_shadow(…, resume=True)` goes on.
+    not when it was stopped, and `build_shadow` with the option `resume` goes on.
     """
 
     tenant: Tenant
@@ -110,38 +103,34 @@ def build_shadow(
     registry: Registry,
     tenant: Tenant,
     handler: str,
-    *,
-    resume: bool = False,
-    rate: float | None = None,
-    stop: threading.Event | None = None,
-    progress: Callable[[int], object] | None = None,
+    options: RunOptions | None = None,
 ) -> Shadow:
     """Rebuild the projection of `handler` from the first event on, in a scratch schema; live tables are not touched.
 
     Its handlers get what they handled in the log so far, in the order of the log, in constant memory. (The dispatcher keeps
     that order within each handler only: where two of them write one table, a difference may be just that.) They run under a role
     that can write nowhere else: one that writes a table it does not declare is refused by PostgreSQL. What another build
-    left behind is dropped, or with `resume` gone on with; do that only if the handlers are still the same code.
+    left behind is dropped, or with the option `resume` gone on with; do that only if the handlers are still the same code.
     """
     database.check_writable()
     projection = find_projection(registry, handler)
     if tenant.role is None:
         raise UsageError(f"tenant {tenant.slug} has no role of its own to hold a shadow's handlers back")
     shadow = Shadow(tenant, shadow_name(tenant, projection), projection, 0, 0, False)
-    if not (resume and _exists(database, shadow.schema)):
+    options = options or RunOptions()
+    if not (options.resume and _exists(database, shadow.schema)):
         drop_shadow(database, shadow.schema)
         _create(database, shadow)
-    stop = stop or threading.Event()
-    pace = Pace(rate, stop)
-    with stop_at_interrupt(stop):
-        while not stop.is_set():
+    pace = Pace(options)
+    with stop_at_interrupt(options.stop):
+        while not options.stop.is_set():
             with database.tenant_transaction(tenant, write=True) as connection:
                 events = advance(connection, registry, shadow, pace.batch)
             if events is None:
                 break
-            (progress or (lambda _: None))(events)
+            options.advance(events)
             pace.wait(events)
-    return _read(database, shadow, is_complete=not stop.is_set())
+    return _read(database, shadow, is_complete=not options.stop.is_set())
 
 
 def find_shadow(database: Database, registry: Registry, tenant: Tenant, handler: str) -> Shadow:
@@ -215,41 +204,29 @@ def advance(connection: Connection, registry: Registry, shadow: Shadow, limit: i
         row = connection.execute("SELECT positions FROM erpkit_shadow FOR UPDATE").fetchone()
         positions: dict[str, int] = row[0] if row else {}
         goals = dict(_checkpoints(connection, shadow.projection.handlers))
-        handlers = [registry.event_handlers[name] for name in shadow.projection.handlers]
-        behind = [h for h in handlers if positions[h.name] < goals[h.name]]
+        consumers = [
+            Consumer(shadow.tenant, registry, registry.event_handlers[name]) for name in shadow.projection.handlers
+        ]
+        behind = [one for one in consumers if positions[one.name] < goals[one.name]]
         if not behind:
             return None
-        topics = {registry.topic(h.event) for h in behind}
-        first, last = min(positions[h.name] for h in behind), max(goals[h.name] for h in behind)
-        messages = read_selected(connection, _EVERYTHING, sorted(topics), first, last, limit)
+        topics = {topic for one in behind for topic in one.group.topics}
+        first, last = min(positions[one.name] for one in behind), max(goals[one.name] for one in behind)
+        messages = read_selected(connection, _EVERYTHING, Span(sorted(topics), first, last), limit)
         reached = messages[-1].offset or 0 if len(messages) == limit else last
         pairs = [
-            (h, m) for m in messages for h in behind
-            if registry.topic(h.event) == m.topic and positions[h.name] < (m.offset or 0) <= goals[h.name]
+            (one, m) for m in messages for one in behind
+            if m.topic in one.group.topics and positions[one.name] < (m.offset or 0) <= goals[one.name]
         ]  # fmt: skip
-        outcomes = _hand_over(connection, shadow.tenant, registry, pairs)
+        outcomes, _ = hand_over(connection, f"tenant {shadow.tenant.slug}: a rebuild", pairs, pipeline=True)
         _check_walls(shadow, [(name, error) for name, _, error in outcomes if error])
         failures = [(name, m.offset, m.uuid, error) for name, m, error in outcomes if error]
         connection.cursor().executemany("INSERT INTO erpkit_shadow_failures VALUES (%s, %s, %s, %s)", failures)
-        moved = {h.name: max(positions[h.name], min(reached, goals[h.name])) for h in behind}
+        moved = {one.name: max(positions[one.name], min(reached, goals[one.name])) for one in behind}
         connection.execute(
             "UPDATE erpkit_shadow SET positions = %s, events = events + %s", [Jsonb(positions | moved), len(pairs)]
         )
     return len(messages)
-
-
-def _hand_over(
-    connection: Connection, tenant: Tenant, registry: Registry, pairs: Sequence[tuple[EventHandler, Message]]
-) -> list[Handed]:
-    """Hand events over in a pipeline; after any fault again without one, to find out whose it is."""
-    if all(may_be_pipelined(handler) for handler, _ in pairs):
-        try:
-            handle_pipelined(connection, tenant, registry, pairs)
-        except Exception as error:
-            raise_if_lost(connection, error, f"tenant {tenant.slug}: a rebuild")
-        else:
-            return [(handler.name, message, None) for handler, message in pairs]
-    return hand_over(connection, tenant, registry, pairs)[0]
 
 
 def _check_walls(shadow: Shadow, errors: Sequence[tuple[str, str]]) -> None:

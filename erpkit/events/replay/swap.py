@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,7 +16,9 @@ from psycopg import sql
 from erpkit.config import acting_user
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import ErpkitError, PlanChangedError, UsageError
+from erpkit.events.checkpoints import group_lock
 from erpkit.events.log import announce
+from erpkit.events.replay.run import RunOptions
 from erpkit.events.replay.shadow import Shadow, advance, build_shadow, drop_in
 from erpkit.finding import Finding
 from erpkit.modules import Registry
@@ -213,21 +214,15 @@ def rebuild_projection(
     registry: Registry,
     tenant: Tenant,
     handler: str,
-    *,
-    resume: bool = False,
-    rate: float | None = None,
-    stop: threading.Event | None = None,
-    progress: Callable[[int], object] | None = None,
+    options: RunOptions | None = None,
 ) -> ShadowDiff:
     """Rebuild the projection that `handler` keeps from the first event, and put it in place; return what that changed.
 
     In constant memory, beside the live tables, which change at the end, at once. Stopped or killed, nothing has changed and
-    `resume=True` goes on. To look at the difference first, use `build_shadow`, `diff_shadow` and `swap_shadow`. Raises
+    the option `resume` goes on. To look at the difference first, use `build_shadow`, `diff_shadow` and `swap_shadow`. Raises
     ErpkitError when it was stopped.
     """
-    shadow = build_shadow(
-        database, registry, tenant, handler, resume=resume, rate=rate, stop=stop, progress=progress
-    )  # fmt: skip
+    shadow = build_shadow(database, registry, tenant, handler, options)
     if not shadow.is_complete:
         raise ErpkitError(f"tenant {tenant.slug}: the rebuild was stopped after {shadow.events} events; resume it")
     with _transaction(database, tenant) as connection:
@@ -247,10 +242,8 @@ def _transaction(database: Database, tenant: Tenant) -> Iterator[Connection]:
 
 def _swap(connection: Connection, registry: Registry, shadow: Shadow, confirm: str | None) -> ShadowDiff:
     diff = _settle(connection, registry, shadow, lock_tables=True)
-    if confirm is not None and confirm != diff.id:
-        raise PlanChangedError(
-            f"confirm={confirm!r} is not the id of the present difference, {diff.id}: nothing was done"
-        )
+    if confirm is not None:
+        PlanChangedError.check(confirm, diff.id)
     tables = [_Table.read(connection, shadow, table) for table in shadow.projection.tables]
     for table in reversed(tables):
         connection.execute(table.query("DELETE FROM {live} l WHERE NOT EXISTS (SELECT FROM {shadow} s WHERE {same})"))
@@ -266,10 +259,7 @@ def _settle(connection: Connection, registry: Registry, shadow: Shadow, *, lock_
     connection.execute("SET LOCAL role TO DEFAULT")
     connection.execute(sql.SQL("SET LOCAL lock_timeout TO {}").format(sql.Literal(f"{_LOCK_SECONDS}s")))
     for name in sorted(shadow.projection.handlers):  # the lock that a dispatcher takes for each batch
-        connection.execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended('erpkit.dispatch.' || current_schema() || '.' || %s, 0))",
-            [name],
-        )
+        connection.execute(f"SELECT pg_advisory_xact_lock({group_lock('current_schema()', '%s')})", [name])
     while advance(connection, registry, shadow, _BATCH) is not None:
         pass
     if lock_tables:

@@ -7,7 +7,6 @@ transaction that still runs, so that none that commits late is skipped; `watermi
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,19 +17,15 @@ from psycopg import sql
 
 from erpkit.database import IMPATIENT, Connection, Database, Tenant, note_failure
 from erpkit.errors import ErpkitError, PlanChangedError, UsageError
+from erpkit.events.consumer import Consumer
 from erpkit.events.message import Message
-from erpkit.events.replay.plan import ReplayPlan, choose_handlers, steps_of
-from erpkit.events.replay.run import Pace, ReplayFailure, ReplayRun, hand_over
+from erpkit.events.replay.plan import HandlerChoice, ReplayPlan, choose_handlers, steps_of
+from erpkit.events.replay.run import Pace, ReplayFailure, ReplayRun, RunOptions, hand_over
 from erpkit.events.replay.selection import Selection
 from erpkit.finding import Finding, not_read
 from erpkit.modules import EventHandler, Registry
 from erpkit.signals import stop_at_interrupt
 from erpkit.table import Column, Table
-
-__all__ = [
-    "Position", "WatermillGroup", "WatermillPlan", "WatermillTopic", "inspect_watermill", "list_watermill_topics",
-    "plan_watermill", "read_watermill", "replay_watermill", "stream_watermill",
-]  # fmt: skip
 
 _TABLE, _OFFSETS = "watermill_", "watermill_offsets_"
 _UUID_KEY = "_watermill_message_uuid"
@@ -170,7 +165,7 @@ def read_watermill(
             offset=sql.Literal(after[1]), limit=sql.Literal(limit),
         )
     )  # fmt: skip
-    return [((row[0], row[1]), _message(topic, *row[1:])) for row in rows]
+    return [((row[0], row[1]), _message(topic, row[1:])) for row in rows]
 
 
 def stream_watermill(
@@ -192,16 +187,15 @@ def plan_watermill(
     registry: Registry,
     tenants: Sequence[Tenant],
     selection: Selection,
-    handlers: Sequence[str] = (),
-    side_effects: Sequence[str] = (),
-    topics: Mapping[str, str] | None = None,
+    choice: HandlerChoice | None = None,
 ) -> WatermillPlan:
-    """Plan to hand the selected events of Watermill's tables to handlers; `handlers` and `side_effects` as in `plan_replay`.
+    """Plan to hand the selected events of Watermill's tables to the handlers of `choice`.
 
-    `topics` maps Watermill's topics to those of modules; without it an event goes by its topic, or by the `name` in its
+    Its `topics` map Watermill's topics to those of modules; without it an event goes by its topic, or by the `name` in its
     metadata. Events that no chosen handler listens to are passed over.
     """
-    chosen, left_out = choose_handlers(registry, handlers, side_effects)
+    choice = choice or HandlerChoice()
+    chosen, left_out = choose_handlers(registry, choice)
     wanted = {registry.topic(handler.event) for handler in chosen}
     tables: list[tuple[str, str]] = []
     counts: list[tuple[Any, ...]] = []
@@ -213,7 +207,7 @@ def plan_watermill(
             counted = [(topic, _count_by_name(connection, topic, selection)) for topic in found]
             tables += [(tenant.slug, topic) for topic in found]
             for topic, rows in counted:
-                counts += [(tenant.slug, _name(topic, name, topics or {}, wanted), *rest) for name, *rest in rows]
+                counts += [(tenant.slug, _name(topic, name, choice.topics, wanted), *rest) for name, *rest in rows]
     steps = steps_of(registry, chosen, replace(selection, topic="*"), counts)
     with_steps = {step.tenant for step in steps}
     return WatermillPlan(
@@ -223,7 +217,7 @@ def plan_watermill(
         left_out,
         errors=errors,
         sources=tuple(tables),
-        renamed=tuple(sorted((topics or {}).items())),
+        renamed=tuple(sorted(choice.topics.items())),
     )
 
 
@@ -232,10 +226,7 @@ def replay_watermill(
     registry: Registry,
     plan: WatermillPlan,
     confirm: str,
-    progress: Callable[[int], object] | None = None,
-    *,
-    rate: float | None = None,
-    stop: threading.Event | None = None,
+    options: RunOptions | None = None,
 ) -> ReplayRun:
     """Carry out `plan` if `confirm` is its id; Watermill's tables, and the offsets in them, stay as they are.
 
@@ -243,17 +234,16 @@ def replay_watermill(
     follow one another, as Watermill knows no order between them. What handlers publish has no log to go to: raises
     UsageError, the batch undone, when they do.
     """
-    if confirm != plan.id:
-        raise PlanChangedError(f"confirm={confirm!r} is not the id of the present plan, {plan.id}: nothing was done")
-    work = _Work(database, registry, plan, progress or (lambda _: None))
-    stop = stop or threading.Event()
-    pace = Pace(rate, stop)
-    with stop_at_interrupt(stop):
+    PlanChangedError.check(confirm, plan.id)
+    options = options or RunOptions()
+    work = _Work(database, registry, plan, options.advance)
+    pace = Pace(options)
+    with stop_at_interrupt(options.stop):
         for tenant, topic in work.tables():
             for messages in stream_watermill(database, tenant, topic, plan.selection, pace.batch):
                 work.replay(tenant, messages)
                 pace.wait(len(messages))
-                if stop.is_set():
+                if options.stop.is_set():
                     return work.result("cancelled")
     return work.result("done")
 
@@ -280,9 +270,13 @@ class _Work:
 
     def replay(self, tenant: Tenant, messages: Sequence[Message]) -> None:
         named = [self._named(message) for message in messages]
-        pairs = [(handler, message) for message in named for handler in self._handlers.get(message.topic, ())]
+        pairs = [
+            (Consumer(tenant, self._registry, handler), message)
+            for message in named
+            for handler in self._handlers.get(message.topic, ())
+        ]
         with self._database.tenant_transaction(tenant, write=True) as connection:
-            outcomes, published = hand_over(connection, tenant, self._registry, pairs)
+            outcomes, published = hand_over(connection, f"tenant {tenant.slug}: replay", pairs)
             if published:
                 raise UsageError(
                     f"tenant {tenant.slug}: a handler publishes {published[0].topic}: leave it out of this replay"
@@ -332,7 +326,8 @@ def _condition(selection: Selection) -> sql.Composed:
     return sql.SQL("{} AND uuid = ANY({})").format(condition, sql.Literal([str(uuid) for uuid in selection.uuids]))
 
 
-def _message(topic: str, offset: int, uuid: str, payload: Any, metadata: Mapping[str, Any], time: datetime) -> Message:
+def _message(topic: str, row: Sequence[Any]) -> Message:
+    offset, uuid, payload, metadata, time = row
     texts = {key: str(value) for key, value in metadata.items()}
     try:
         return Message(topic, payload, UUID(uuid), texts, offset, time)

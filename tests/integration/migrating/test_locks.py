@@ -9,7 +9,7 @@ import pytest
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.embedded import EmbeddedServer
-from erpkit.migrations import Limits, MigrationRun, read_history
+from erpkit.migrations import Limits, MigrationRun, read_history, run_plan
 from erpkit.tenants.lifecycle import lock_migrations
 from tests.integration.fleet import (
     CONCURRENTLY,
@@ -20,6 +20,7 @@ from tests.integration.fleet import (
     in_background,
     migrate,
     migration,
+    plan_for,
     receive,
     session,
     start_runner,
@@ -136,9 +137,10 @@ def locked(database: Database, tenant: Tenant) -> Iterator[Connection]:
 
 
 def test_a_no_transaction_migration_of_a_tenant_that_is_gone_says_so(database: Database, fleet: list[Tenant]) -> None:
+    plan = plan_for(database, fleet[2:3], [migration(1, "CREATE TABLE a (id int);", head=CONCURRENTLY)])
     with session(database) as other:
         other.execute("DROP SCHEMA tenant_t03 CASCADE")
-    run = migrate(database, fleet[2:3], [migration(1, "CREATE TABLE a (id int);", head=CONCURRENTLY)])
+    run = run_plan(database, plan, plan.id)
     assert errors(run) == {
         "t03": "tenant t03: its schema tenant_t03 does not exist any more: it was dropped or renamed"
     }

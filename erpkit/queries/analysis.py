@@ -1,24 +1,19 @@
-"""What a query's results surely are: never NULL, and of which type.
-
-sqlc calls a cast, a comparison, an arithmetic expression and most functions' results not null, types them by the first
-function of that name, and knows nothing of a RIGHT JOIN inside a view. What is read here from the SQL itself is less, and
-holds: a column is not null where its table says so and no outer join can leave it out; an expression by the rules below.
-"""
+"""What a parser finds out about a query: the type and the nullability of its results, and the COPY that an INSERT amounts to."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import sqlglot
+from psycopg import sql
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
+from erpkit.errors import QueryError
 from erpkit.queries.expressions import Scope, Source, common, expression, is_one_row, name_of
-from erpkit.queries.text import spaced
-from erpkit.queries.types import Column, Name, Result, Table
-
-__all__ = ["Reading", "read_query"]
+from erpkit.queries.types import Column, Name, Result, Table, spaced
 
 
 @dataclass(frozen=True)
@@ -170,3 +165,47 @@ def _output_name(item: exp.Expr) -> str:
     if isinstance(item, exp.Alias):
         return name_of(item.args["alias"])
     return name_of(item.this) if isinstance(item, exp.Column) else item.key
+
+
+def as_copy(file: str, query: str, text: str, tables: Mapping[Name, Table]) -> tuple[str, tuple[int, ...]]:
+    """Return the COPY, and the number of the parameter that each column takes.
+
+    sqlc has refused all but one row of parameters, ON CONFLICT, RETURNING and WITH. Raises QueryError for what else a COPY cannot do.
+    """
+    tree = _parse(text)
+    values = tree.expression if isinstance(tree, exp.Insert) else None
+    row = values.expressions[0] if isinstance(values, exp.Values) else None
+    if tree is None or row is None or not all(isinstance(value, exp.Parameter) for value in row.expressions):
+        raise _refused(file, query, "is no INSERT of one row of parameters into whole columns")
+    target, columns = _target(tree)
+    name = Name(name_of(target.args["db"]) if target.args.get("db") else "", name_of(target.this))
+    table = tables.get(name)
+    if table is not None and table.is_view:
+        raise _refused(file, query, f"fills {name}, which is a view")
+    return _copy(name, columns), tuple(int(value.name) for value in row.expressions)
+
+
+def _parse(text: str) -> exp.Expr | None:
+    """Parse it without what a COPY does anyway."""
+    plain = re.sub(r"\bOVERRIDING\s+SYSTEM\s+VALUE\b", "", spaced(text), flags=re.IGNORECASE)
+    try:
+        return sqlglot.parse_one(plain, read="postgres")
+    except SqlglotError:
+        return None
+
+
+def _target(tree: exp.Expr) -> tuple[exp.Expr, list[str]]:
+    """Return the table, and the columns if they are named."""
+    if isinstance(tree.this, exp.Schema):
+        return tree.this.this, [name_of(part) for part in tree.this.expressions]
+    return tree.this, []
+
+
+def _copy(name: Name, columns: Sequence[str]) -> str:
+    target = sql.Identifier(*([name.schema] if name.schema else []), name.name).as_string()
+    listed = ", ".join(sql.Identifier(column).as_string() for column in columns)
+    return f"COPY {target} ({listed}) FROM STDIN"
+
+
+def _refused(file: str, query: str, reason: str) -> QueryError:
+    return QueryError(f"{file}: query {query} {reason}, and COPY cannot do that: use :batchexec")

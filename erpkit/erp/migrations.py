@@ -1,0 +1,223 @@
+"""The migrations of an installation: who has which, and bringing tenants up or down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+import psycopg
+
+from erpkit.database import TEMPLATE, Connection, Tenant
+from erpkit.erp.installation import Installation
+from erpkit.errors import ErpkitError, MigrationError, UsageError
+from erpkit.migrations import (
+    Applied,
+    FleetStatus,
+    Limits,
+    LintReport,
+    Migration,
+    MigrationHistory,
+    MigrationPlan,
+    MigrationRun,
+    ParsedMigration,
+    collect_migrations,
+    lint_migrations,
+    parse_migration,
+    plan_down,
+    plan_redo,
+    plan_up,
+    read_applied,
+    read_history,
+    read_migrations,
+    read_milliseconds,
+    run_plan,
+)
+from erpkit.migrations.new import Style, new_migration
+from erpkit.migrations.provider import OnError
+from erpkit.modules import ModuleLike
+from erpkit.plan import Plan, Work
+from erpkit.tenants import ensure_template
+
+__all__ = ["Migrations", "RunOptions"]
+
+_Decide = Callable[[Sequence[Tenant], Sequence[Migration], Applied], MigrationPlan]
+
+
+class RunOptions(TypedDict, total=False):
+    """How a plan is run.
+
+    `workers` is how many tenants are migrated side by side. A tenant that fails ends the run where `on_error` is "stop"; where
+    more than the share `threshold` of a wave fails, later waves are left out. A lock is waited for `lock_timeout` seconds,
+    `lock_attempts` times, and a statement may take `statement_timeout` seconds; 0 is without end.
+    """
+
+    workers: int
+    on_error: OnError
+    threshold: float
+    lock_timeout: float
+    lock_attempts: int
+    statement_timeout: float
+
+
+class Migrations:
+    """The migrations of all tenants, in goose's files and tables. It shows itself as the matrix of tenants and modules."""
+
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+
+    def status(self, names: Sequence[str] = ()) -> FleetStatus:
+        """Return which migrations tenants have, all of them without a name, and `_template`; what is not current is a finding."""
+        migrations = self._read()
+        with self._installation.database.connection() as connection:
+            return self._status(connection, self._fleet(names), migrations)
+
+    def plan(
+        self,
+        names: Sequence[str] = (),
+        *,
+        canaries: Sequence[str] = (),
+        module: str | None = None,
+        to: int | None = None,
+        out_of_order: bool = False,
+        retry_dirty: bool = False,
+        **how: Unpack[RunOptions],
+    ) -> Plan[MigrationPlan, MigrationRun]:
+        """Plan to bring tenants to the newest version: `_template` first, then the `canaries`, then the rest.
+
+        `module` plans that one alone, and `to` no further than that version of it. `out_of_order` runs migrations that are lower
+        than an applied one as well, `retry_dirty` what stopped half way, after it was mended by hand. `how` is as in RunOptions.
+        """
+        if to is not None and module is None:
+            raise UsageError("a version to end at needs a module: versions are numbered by module")
+
+        def decide(tenants: Sequence[Tenant], migrations: Sequence[Migration], applied: Applied) -> MigrationPlan:
+            return plan_up(
+                tenants, migrations, applied, canaries=canaries, module=module, to_version=to, out_of_order=out_of_order,
+                retry_dirty=retry_dirty,
+            )  # fmt: skip
+
+        return self._bind(lambda: self._fleet(names), decide, how, makes_template=True)
+
+    def down(
+        self,
+        names: Sequence[str] = (),
+        *,
+        module: str,
+        to: int,
+        canaries: Sequence[str] = (),
+        **how: Unpack[RunOptions],
+    ) -> Plan[MigrationPlan, MigrationRun]:
+        """Plan to take one module of tenants down to a version; without names, of all active tenants and `_template`."""
+
+        def decide(tenants: Sequence[Tenant], migrations: Sequence[Migration], applied: Applied) -> MigrationPlan:
+            return plan_down(tenants, migrations, applied, module, to, canaries=canaries)
+
+        return self._bind(lambda: self._named(names), decide, how)
+
+    def redo(
+        self, names: Sequence[str] = (), *, module: str, canaries: Sequence[str] = (), **how: Unpack[RunOptions]
+    ) -> Plan[MigrationPlan, MigrationRun]:
+        """Plan to take the last applied version of one module down and up again, each tenant at its own; names as in `down`."""
+
+        def decide(tenants: Sequence[Tenant], migrations: Sequence[Migration], applied: Applied) -> MigrationPlan:
+            return plan_redo(tenants, migrations, applied, module, canaries=canaries)
+
+        return self._bind(lambda: self._named(names), decide, how)
+
+    def history(self, names: Sequence[str] = (), *, limit: int = 50) -> MigrationHistory:
+        """Return what was done to which tenant, the newest first; without a name those that are gone are included."""
+        tenants = self._named(names) if names else None
+        with self._installation.database.connection() as connection:
+            return MigrationHistory(self._installation.target, tuple(read_history(connection, tenants, limit)))
+
+    def lint(self, modules: Sequence[str] = (), *, pg_version: str | None = None) -> LintReport:
+        """Name the statements that lock or rewrite tables, or break running code, in the files of modules; all without a name.
+
+        Raises UsageError where squawk is not installed.
+        """
+        chosen = [self._module(name) for name in modules] or self._installation.registry.modules
+        migrations = [migration for module in chosen for migration in collect_migrations(module)]
+        return LintReport(lint_migrations(migrations, pg_version=pg_version), checked=len(migrations))
+
+    def new(self, module: str, name: str, *, style: Style | None = None) -> Path:
+        """Write an empty migration into a module's folder and return its path; its version is in the style of the others."""
+        return new_migration(self._module(module), name, style=style)
+
+    def show(self, file: Path) -> ParsedMigration:
+        """Return the statements of a migration file, as goose would split it; ENVSUB is filled in from the environment."""
+        try:
+            return parse_migration(file.read_bytes().decode(), os.environ)
+        except (MigrationError, UnicodeDecodeError) as error:
+            raise UsageError(f"{file}: {error}") from None
+
+    def __repr__(self) -> str:
+        return repr(self.status())
+
+    def _repr_html_(self) -> str:
+        return self.status()._repr_html_()
+
+    def _bind(
+        self, find: Callable[[], list[Tenant]], decide: _Decide, how: RunOptions, *, makes_template: bool = False
+    ) -> Plan[MigrationPlan, MigrationRun]:
+        installation, defaults = self._installation, Limits()
+        limits = Limits(
+            how.get("lock_timeout", defaults.lock_timeout),
+            how.get("statement_timeout", defaults.statement_timeout),
+            how.get("lock_attempts", defaults.attempts),
+        )
+        workers = how.get("workers", 3)
+
+        def make(_work: Work) -> MigrationPlan:
+            migrations, tenants = self._read(), find()
+            with installation.database.connection() as connection:
+                before = self._status(connection, tenants, migrations)
+                milliseconds = read_milliseconds(connection)
+            planned = decide(tenants, migrations, before.applied)
+            return replace(planned, before=before, milliseconds=milliseconds, workers=workers)
+
+        def run(plan: MigrationPlan, work: Work) -> MigrationRun:
+            installation.database.check_writable()
+            if makes_template:
+                with installation.database.connection() as connection:
+                    ensure_template(connection)
+            done = run_plan(
+                installation.database, plan, plan.id, lambda _: work.advance(1), workers=workers,
+                on_error=how.get("on_error", "continue"), threshold=how.get("threshold", 0.0), limits=limits, stop=work.stop,
+            )  # fmt: skip
+            try:
+                return replace(done, plan=plan, left=make(work))
+            except (ErpkitError, psycopg.Error) as error:  # what was done is to be told all the same
+                return replace(done, plan=plan, not_verified=(str(error).splitlines() or [type(error).__name__])[0])
+
+        return Plan(make(Work()), make, run, installation.target, "tenants")
+
+    def _status(self, connection: Connection, tenants: list[Tenant], migrations: tuple[Migration, ...]) -> FleetStatus:
+        applied = read_applied(connection, tenants, migrations)
+        return FleetStatus(self._installation.target, tuple(tenants), migrations, applied)
+
+    def _read(self) -> tuple[Migration, ...]:
+        """Read the files, erpkit's own for its event log among them where the ERP has one."""
+        return read_migrations(self._installation.registry.modules, event_log=not self._installation.is_foreign)
+
+    def _fleet(self, names: Sequence[str]) -> list[Tenant]:
+        """Return tenants, and `_template` before them where the ERP has one."""
+        template = [] if self._installation.is_foreign else [TEMPLATE]
+        return [*template, *self._installation.find(names)]
+
+    def _named(self, names: Sequence[str]) -> list[Tenant]:
+        """Return the tenants named, which `_template` may be one of; the whole fleet without a name."""
+        if not names:
+            return self._fleet(())
+        others = [name for name in names if name != TEMPLATE.slug]
+        template = [TEMPLATE] if len(others) < len(names) else []
+        return [*template, *(self._installation.find(others) if others else ())]
+
+    def _module(self, name: str) -> ModuleLike:
+        modules = self._installation.registry.modules
+        for module in modules:
+            if module.name == name:
+                return module
+        raise UsageError(f"there is no module {name!r}: there are {', '.join(known.name for known in modules)}")

@@ -1,0 +1,160 @@
+"""Nothing is green that was not looked at: every reading command where there is nothing, little or not all to be read.
+
+A list of nothing ends with 0 and says what to do next. A check over nothing, or not over all, ends with 3 and says so. What an
+ERP that erpkit did not make cannot have ends with 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from erpkit.database import Database
+from erpkit.embedded import EmbeddedServer
+from erpkit.modules import Registry
+from erpkit.sample.demo import plant
+from erpkit.tenants import list_tenants
+from tests.command import erpkit
+from tests.conftest import SMALL
+from tests.situations import FOREIGN, analyst_login, empty_database, foreign_database
+
+UNREAD = "bluebird"
+FOREIGN_NAMES = tuple(name.replace('"', "") for name in ("nord-0001", "select"))
+
+# Command, exit code, and words of what it says.
+NOTHING = [
+    ("tenants list", 0, "erpkit tenants create"),
+    ("tenants inspect", 3, "no tenants"),
+    ("tenants drift", 3, "no tenants"),
+    ("migrate status", 3, "no tenants"),
+    ("migrate plan", 3, "no tenants"),
+    ("migrate history", 0, "migrated nothing"),
+    ("events list acme", 2, "acme"),
+    ("events lag", 3, "no tenants"),
+    ("events replays", 0, "replay"),
+    ("events shadows", 0, "shadow"),
+    ("events dead-letters list", 0, "dead letter"),
+    ("events dead-letters count", 3, "no tenants"),
+    ("runs", 0, "erpkit run NOTEBOOK"),
+    ("queries check", 3, "no tenants"),
+    ("modules list", 0, "billing"),
+    ("modules check", 3, "not read"),
+    ("mcp --list", 0, "sales_list_orders"),
+]
+NO_MODULES = [
+    ("modules list", 0, "ERPKIT_MODULES"),
+    ("modules check", 3, "no modules"),
+    ("queries check", 3, "no modules"),
+    ("mcp --list", 0, "No module offers a tool"),
+]
+IN_ANOTHER_ERP = [
+    ("tenants list", 0, *FOREIGN_NAMES),
+    ("tenants inspect", 0, *FOREIGN_NAMES),
+    ("tenants drift", 0, "3"),
+    ("migrate status", 3, "no module has migrations"),
+    ("migrate plan", 3, "no module has migrations"),
+    ("migrate history", 0, "migrated nothing"),
+    ("events list select", 2, "no event log"),
+    ("events lag", 2, "no event log"),
+    ("events replays", 2, "no event log"),
+    ("events shadows", 2, "no event log"),
+    ("events dead-letters list", 2, "no event log"),
+    ("events dead-letters count", 2, "no event log"),
+    ("runs", 0, "No run was recorded"),
+    ("queries check", 3, "no modules"),
+    ("modules list", 0, "ERPKIT_MODULES"),
+    ("modules check", 3, "no modules"),
+    ("mcp --list", 0, "No module offers a tool"),
+]
+WITH_ONE_UNREAD = [
+    ("tenants list", 0, "acme", UNREAD),
+    ("tenants inspect", 3, "acme", UNREAD, "GRANT"),
+    ("tenants drift", 3, "cobalt"),  # the catalog of a schema is open to all
+    ("migrate status", 3, "acme", UNREAD, "GRANT"),
+    ("migrate plan", 3, UNREAD, "GRANT"),
+    ("migrate history", 0, "cobalt"),
+    ("events list acme", 0, "sales.OrderPlaced"),
+    (f"events list {UNREAD}", 1, UNREAD, "GRANT"),
+    ("events lag", 3, UNREAD, "GRANT"),
+    ("events replays", 3, UNREAD, "GRANT"),
+    ("events shadows", 0, "shadow"),  # by the names of schemas, which are open to all
+    ("events dead-letters list", 3, "acme", UNREAD, "GRANT"),
+    ("events dead-letters count", 3, "acme", UNREAD, "GRANT"),
+    ("runs", 0, "No run was recorded"),
+    ("queries check", 3, UNREAD, "GRANT"),
+    ("modules list", 0, "billing"),
+    ("modules check", 0, "load order"),
+    ("mcp --list", 0, "sales_list_orders"),
+]
+Expected = tuple[object, ...]
+
+
+@pytest.fixture(scope="module")
+def nothing(server: EmbeddedServer) -> Iterator[dict[str, str]]:
+    """A database with nothing in it."""
+    with empty_database(server, "nothing_is_here") as environ:
+        yield environ
+
+
+@pytest.fixture(scope="module")
+def foreign(server: EmbeddedServer) -> Iterator[dict[str, str]]:
+    """A database of another ERP."""
+    with foreign_database(server, "another_erp") as environ:
+        yield environ
+
+
+@pytest.fixture(scope="module")
+def unread(shared_database: Database, registry: Registry) -> Iterator[dict[str, str]]:
+    """An analyst's login that may read all tenants but one."""
+    plant(shared_database, registry, tenants=4, size=SMALL)
+    with shared_database.connection() as connection:
+        (tenant,) = [each for each in list_tenants(connection) if each.slug == UNREAD]
+    with analyst_login(shared_database, "reads_all_but_one", tenant) as environ:
+        yield environ
+
+
+def _by_command(expected: Sequence[Expected]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("expected", expected, ids=lambda each: str(each[0]))
+
+
+def _assert_ends(expected: Expected, environ: dict[str, str]) -> None:
+    command, code, *words = expected
+    done = erpkit(*str(command).split(), **environ)
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said
+    assert (done.returncode, [word for word in words if str(word) not in said]) == (code, []), said
+
+
+@_by_command(NOTHING)
+def test_over_nothing_a_list_gives_a_hint_and_a_check_is_not_green(expected: Expected, nothing: dict[str, str]) -> None:
+    _assert_ends(expected, nothing)
+
+
+@_by_command(NO_MODULES)
+def test_without_modules_a_list_gives_a_hint_and_a_check_is_not_green(
+    expected: Expected, nothing: dict[str, str]
+) -> None:
+    _assert_ends(expected, {"ERPKIT_DATABASE": nothing["ERPKIT_DATABASE"]})
+
+
+@_by_command(IN_ANOTHER_ERP)
+def test_of_another_erp_what_it_has_is_read_and_what_it_cannot_have_is_refused(
+    expected: Expected, foreign: dict[str, str]
+) -> None:
+    _assert_ends(expected, foreign)
+
+
+@_by_command(WITH_ONE_UNREAD)
+def test_a_tenant_that_may_not_be_read_is_named_with_the_others_beside_it(
+    expected: Expected, unread: dict[str, str]
+) -> None:
+    _assert_ends(expected, unread)
+
+
+def test_reading_another_erp_leaves_nothing_behind_in_it(foreign: dict[str, str]) -> None:
+    tables = (
+        "SELECT schemaname, tablename FROM pg_tables WHERE schemaname !~ '^(pg_|information_schema$)' ORDER BY 1, 2"
+    )
+    with Database(foreign["ERPKIT_DATABASE"], "foreign") as database, database.connection() as connection:
+        assert connection.execute(tables).fetchall() == [(schema, "invoices") for schema in sorted(FOREIGN)]
