@@ -16,6 +16,7 @@ __all__ = [
     "PlanChangedError",
     "QueryError",
     "RunError",
+    "StoppedError",
     "UsageError",
     "describe_error",
     "first_line",
@@ -91,6 +92,12 @@ class QueryError(ErpkitError):
 
 class RunError(ErpkitError):
     """A notebook did not run to its end."""
+
+
+class StoppedError(ErpkitError):
+    """Long work was stopped before its end; it can be gone on with."""
+
+    exit_code = 130
 
 
 def first_line(error: BaseException) -> str:

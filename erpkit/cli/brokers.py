@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 
 import click
 import psycopg
 
-from erpkit.cli.output import as_json, open_database, print_json, print_table, print_target, say
+import erpkit
+from erpkit.cli.output import as_json, print_json, print_target, say, show
 from erpkit.config import Settings
-from erpkit.database import Database, Tenant
+from erpkit.erp import Erp
 from erpkit.errors import BrokerError, DatabaseError
-from erpkit.events import consumer_groups
-from erpkit.events.brokers import Broker, ConsumeOptions, Forwarded, consume, forward, open_broker
-from erpkit.modules import Registry, load_modules
+from erpkit.events.brokers import Broker, Forwarded
 from erpkit.nats import NatsServer
-from erpkit.signals import caught_signals
-from erpkit.tenants import find_tenants
+from erpkit.signals import stop_at_signals
+from erpkit.table import Column, Table
 
 _EVERY = 1.0  # seconds between two looks at the logs
 _PATIENCE = 30.0  # seconds, the longest wait after a fault
@@ -32,15 +30,13 @@ _IDLE = 5.0  # seconds without a delivery that end --once
 @as_json
 def forward_(slugs: tuple[str, ...], once: bool, as_json: bool) -> None:
     """Forward the logs to the broker (ERPKIT_BROKER): at least once, in order, from a checkpoint of their own."""
-    settings = Settings.from_env()
-    registry = load_modules(settings)
-    with _open(settings, quiet=as_json) as (database, broker), stop_at_signals() as stop:
-        work = _Forwarding(database, broker, registry, slugs, stop)
+    with _open(quiet=as_json) as (erp, broker), stop_at_signals() as stop:
+        work = _Forwarding(erp, broker, slugs, stop)
         results = work.once() if once else work.until_stopped()
     if as_json:
         print_json([{"tenant": r.tenant, "events": r.events, "offset": r.offset} for r in results])
     else:
-        print_table(["tenant", "forwarded", "up to offset"], [(r.tenant, r.events, r.offset) for r in results])
+        show(Table(_FORWARDED, results, "There was nothing to forward."))
 
 
 @click.group("nats")
@@ -64,12 +60,8 @@ def stop_() -> None:
 
 def dispatch_from_broker(*, once: bool, as_json: bool = False) -> int:
     """Run the handlers on what comes from the broker, until SIGTERM, or with `once` until nothing comes for five seconds."""
-    settings = Settings.from_env()
-    registry = load_modules(settings)
-    registry.check_handlers()
-    with _open(settings, quiet=as_json) as (database, broker), stop_at_signals() as stop:
-        options = ConsumeOptions(stop, _IDLE if once else None)
-        result = consume(database, registry, broker, lambda: _list_tenants(database), options)
+    with _open(quiet=as_json) as (erp, broker), stop_at_signals() as stop:
+        result = erp.events.consume(broker, stop=stop, idle=_IDLE if once else None)
     if as_json:
         print_json({"handled": result.handled, "dead": result.dead, "unknown": result.unknown})
     else:
@@ -77,33 +69,20 @@ def dispatch_from_broker(*, once: bool, as_json: bool = False) -> int:
     return 3 if result.dead or result.unknown else 0
 
 
-@contextmanager
-def stop_at_signals() -> Iterator[threading.Event]:
-    """Set the event at SIGTERM or SIGINT, so that a worker ends between two pieces of work."""
-    stop = threading.Event()
-    with caught_signals(lambda _: stop.set(), signal.SIGTERM, signal.SIGINT):
-        yield stop
-
-
 class _Forwarding:
     """The logs of some tenants on their way to a broker."""
 
-    def __init__(
-        self, database: Database, broker: Broker, registry: Registry, slugs: Sequence[str], stop: threading.Event
-    ) -> None:
-        self._database = database
+    def __init__(self, erp: Erp, broker: Broker, slugs: Sequence[str], stop: threading.Event) -> None:
+        self._erp = erp
         self._broker = broker
-        self._groups = consumer_groups(registry)
         self._slugs = slugs
         self._stop = stop
         self._results: dict[str, Forwarded] = {}
 
     def once(self) -> list[Forwarded]:
         """Forward all there is, unless it is to stop between two tenants."""
-        self._broker.declare(self._groups)
-        for tenant in _list_tenants(self._database, self._slugs):
-            if tenant.is_active and not self._stop.is_set():
-                self._add(forward(self._database, tenant, self._broker))
+        for result in self._erp.events.forward(self._broker, self._slugs, self._stop):
+            self._add(result)
         return list(self._results.values())
 
     def until_stopped(self) -> list[Forwarded]:
@@ -122,7 +101,7 @@ class _Forwarding:
             wait = min(2 * wait, _PATIENCE)
             say(f"erpkit: {' '.join(str(error).split())}; next attempt in {wait:.0f} s", err=True)
             with suppress(DatabaseError):
-                self._database.renew()
+                self._erp.database.renew()
             return wait
         return _EVERY
 
@@ -133,12 +112,15 @@ class _Forwarding:
 
 
 @contextmanager
-def _open(settings: Settings, *, quiet: bool) -> Iterator[tuple[Database, Broker]]:
-    with closing(open_broker(settings, lasting=True)) as broker, open_database(quiet=quiet) as database:
+def _open(*, quiet: bool) -> Iterator[tuple[Erp, Broker]]:
+    with erpkit.open() as erp, erp.events.broker() as broker:
+        print_target(erp.target, quiet=quiet)
         print_target(f"broker {broker.name}", quiet=quiet)
-        yield database, broker
+        yield erp, broker
 
 
-def _list_tenants(database: Database, slugs: Sequence[str] = ()) -> list[Tenant]:
-    with database.connection() as connection:
-        return find_tenants(connection, slugs)
+_FORWARDED = (
+    Column[Forwarded]("tenant", lambda one: one.tenant),
+    Column[Forwarded]("forwarded", lambda one: one.events),
+    Column[Forwarded]("up to offset", lambda one: one.offset),
+)

@@ -7,33 +7,19 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
-import psycopg
 
 from erpkit.cli.brokers import dispatch_from_broker
-from erpkit.cli.output import as_json, open_database, print_errors, print_json, print_table, say
-from erpkit.config import Settings
-from erpkit.database import Connection, Database, Tenant
-from erpkit.errors import ErpkitError, UsageError, first_line
-from erpkit.events import (
-    DispatchResult,
-    GroupLag,
-    Watchdog,
-    Worker,
-    WorkerOptions,
-    WorkerReport,
-    consumer_groups,
-    dispatch,
-    read_lag,
-    read_lock_holders,
-)
-from erpkit.modules import Registry, load_modules
+from erpkit.cli.output import as_json, open_erp, print_findings, print_json, say, show
+from erpkit.erp import Erp
+from erpkit.errors import UsageError
+from erpkit.events import GroupLag, WorkerOptions, WorkerReport
+from erpkit.finding import exit_code
 from erpkit.signals import caught_signals
-from erpkit.tenants import find_tenants
 
 __all__ = ["dispatch_", "lag"]
 
@@ -78,25 +64,16 @@ def dispatch_(
         raise UsageError("--once ends by itself and keeps no health file: leave out --health-file")
     if health_file is not None:
         _check_writable(health_file)
-    registry = load_modules(Settings.from_env())
-    registry.check_handlers()
-    with open_database(quiet=as_json) as database:
-        database.check_writable()
+    with open_erp(quiet=as_json, own="event log") as erp:
         if once:
-            return _dispatch_once(database, registry, slugs, limit, as_json)
-        with database.connection() as connection:
-            find_tenants(connection, slugs)  # a wrong name is told before anything starts
+            return _dispatch_once(erp, slugs, limit, as_json)
 
         def report(one: WorkerReport) -> None:
             _print_report(one, as_json)
             if health_file is not None:
                 _keep(health_file, json.dumps(_document(one), default=str))
 
-        def tenants(connection: Connection) -> list[Tenant]:
-            return find_tenants(connection, slugs)
-
-        options = WorkerOptions(poll=poll, limit=limit, report_every=every)
-        worker = Worker(database, registry, tenants, report, options)
+        worker = erp.events.worker(slugs, report, WorkerOptions(poll=poll, limit=limit, report_every=every))
         with caught_signals(lambda _: worker.stop(), signal.SIGTERM, signal.SIGINT):
             last = worker.run()
         if health_file is not None:
@@ -113,62 +90,33 @@ def dispatch_(
 @click.option("--max-age", type=_SECONDS, help="Exit code 3 where one has waited for more seconds.")
 @as_json
 def lag(slugs: tuple[str, ...], max_lag: int | None, max_age: float | None, as_json: bool) -> int:
-    """Tell how many events wait for each handler, since when, and what holds them back; exit code 3 if a tenant cannot be read."""
-    settings = Settings.from_env()
-    topics = consumer_groups(load_modules(settings))
-    errors: dict[str, str] = {}
-    with open_database(quiet=as_json) as database, database.connection() as connection:
-        tenants = [tenant for tenant in find_tenants(connection, slugs, settings.tenants_query) if tenant.is_active]
-        groups = read_lag(connection, tenants, topics, errors)
-        holders = read_lock_holders(connection, tenants, topics)
-    now = datetime.now(UTC)
-    over = [
-        g
-        for g in groups
-        if (max_lag is not None and g.waiting > max_lag) or (max_age is not None and g.age(now) > max_age)
-    ]
-    known = {g.tenant for g in groups} | errors.keys()
-    without = [tenant.slug for tenant in tenants if topics and tenant.slug not in known]
+    """Tell how many events wait for each handler, since when, and what holds them back.
+
+    Exit code 3 if a limit is passed, a transaction holds a log back, or a tenant has no log or cannot be read.
+    """
+    with open_erp(quiet=as_json, own="event log") as erp:
+        found = erp.events.lag(slugs, max_lag=max_lag, max_age=max_age)
     if as_json:
-        figures = [_group(g, now) for g in groups]
-        found = {"groups": figures, "lock_holders": [asdict(holder) for holder in holders], "without_log": without}
-        print_json(found | {"errors": errors})
+        groups, holders = [_group(g, found.at) for g in found.groups], [asdict(holder) for holder in found.holders]
+        print_json(
+            {"groups": groups, "lock_holders": holders, "without_log": found.without_log, "errors": dict(found.errors)}
+        )
     else:
-        _print_groups([g for g in groups if g.waiting], now)
-        for slug in without:
-            say(f"! {slug}: has no event log: `erpkit migrate up` first")
-        for line in (*(f"{g.tenant}: {g.handler} is over the limit" for g in over), *map(str, holders)):
-            say(f"! {line}")
-    print_errors(errors, quiet=as_json)
-    return 3 if over or errors else 0
+        show(found.table)
+    print_findings(found.findings, quiet=as_json)
+    return exit_code(found.findings)
 
 
-def _dispatch_once(database: Database, registry: Registry, slugs: Sequence[str], limit: float, as_json: bool) -> int:
-    with database.connection() as connection:
-        tenants = find_tenants(connection, slugs)
-    with Watchdog(limit) as watch:
-        outcomes = [_dispatch_tenant(database, tenant, registry, watch) for tenant in tenants if tenant.is_active]
-    results = [one for one in outcomes if isinstance(one, DispatchResult)]
-    failures = [one for one in outcomes if isinstance(one, str)]
+def _dispatch_once(erp: Erp, slugs: Sequence[str], limit: float, as_json: bool) -> int:
+    run = erp.events.dispatch(slugs, limit=limit)
     if as_json:
-        print_json([asdict(result) for result in results])
+        print_json([asdict(result) for result in run.results])
     else:
-        print_table(["tenant", "handled", "dead", "parked"], [(r.tenant, r.handled, r.dead, r.parked) for r in results])
-    for tenant in tenants:
-        if not tenant.is_active:
-            say(f"skipped {tenant.slug}: {tenant.status}", err=as_json)
-    for failure in failures:
-        say(f"! {failure}", err=as_json)
-    return 1 if failures else 3 if any(r.dead for r in results) else 0
-
-
-def _dispatch_tenant(database: Database, tenant: Tenant, registry: Registry, watch: Watchdog) -> DispatchResult | str:
-    """Return the result, or why the tenant cannot be served: that holds up no other."""
-    try:
-        return dispatch(database, tenant, registry, watch=watch)
-    except (ErpkitError, psycopg.Error) as error:
-        reason = first_line(error)
-        return reason if tenant.slug in reason else f"tenant {tenant.slug}: {reason}"
+        show(run.table)
+    for slug, status in run.skipped.items():
+        say(f"skipped {slug}: {status}", err=as_json)
+    print_findings(run.findings, quiet=as_json)
+    return 1 if run.failures else exit_code(run.findings)
 
 
 def _print_report(report: WorkerReport, as_json: bool) -> None:
@@ -194,16 +142,6 @@ def _document(report: WorkerReport) -> dict[str, Any]:
 
 def _group(one: GroupLag, now: datetime) -> dict[str, Any]:
     return asdict(one) | {"oldest_age": round(one.age(now), 1)}
-
-
-def _print_groups(groups: Sequence[GroupLag], now: datetime) -> None:
-    if not groups:
-        say("nothing waits")
-        return
-    print_table(
-        ["tenant", "handler", "waiting", "oldest, s", "checkpoint"],
-        [(g.tenant, g.handler, f"{g.waiting:,}", f"{g.age(now):,.0f}", g.checkpoint) for g in groups],
-    )
 
 
 def _check_writable(path: Path) -> None:

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import click
 
-from erpkit.cli import brokers, dead_letters, replaying
-from erpkit.cli.dispatching import dispatch_, lag
-from erpkit.cli.output import as_json, open_database, print_json, print_table, say
-from erpkit.config import Settings
-from erpkit.database import IMPATIENT
-from erpkit.events import list_events
-from erpkit.events.log import name_log_behind
-from erpkit.tenants import find_tenants
+from erpkit.cli import brokers, dead_letters, dispatching, replaying
+from erpkit.cli.output import as_json, open_erp, print_json, show
 
 
 @click.group("events")
@@ -25,28 +19,19 @@ def command() -> None:
 @as_json
 def list_(tenant: str, limit: int, as_json: bool) -> None:
     """List a tenant's newest events, without their payloads."""
-    with open_database(quiet=as_json) as database:
-        with database.connection() as connection:
-            (found,) = find_tenants(connection, [tenant], Settings.from_env().tenants_query)
-        with name_log_behind(found), database.tenant_transaction(found) as connection:
-            connection.execute(IMPATIENT)
-            events = list_events(connection, limit)
+    with open_erp(quiet=as_json, own="event log") as erp:
+        events = erp.events.list(tenant, limit)
     if as_json:
         print_json(
-            [{"offset": e.offset, "uuid": e.uuid, "topic": e.topic, "recorded_at": e.recorded_at} for e in events]
+            [{"offset": e.offset, "uuid": e.uuid, "topic": e.topic, "recorded_at": e.recorded_at} for e in events.rows]
         )
-    elif not events:
-        say("the log is empty")
     else:
-        print_table(
-            ["offset", "topic", "recorded", "uuid"],
-            [(e.offset, e.topic, f"{e.recorded_at:%Y-%m-%d %H:%M:%S}", e.uuid) for e in events],
-        )
+        show(events)
 
 
 command.add_command(dead_letters.command)
-command.add_command(dispatch_)
-command.add_command(lag)
+command.add_command(dispatching.dispatch_)
+command.add_command(dispatching.lag)
 command.add_command(replaying.replay)
 command.add_command(replaying.replays)
 command.add_command(replaying.shadows)

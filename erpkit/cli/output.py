@@ -9,16 +9,19 @@ from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any
 
+import erpkit
 from erpkit.cli.options import as_json
 from erpkit.cli.say import say, say_script, say_text
 from erpkit.config import Settings
 from erpkit.database import Database
+from erpkit.erp import Erp
 from erpkit.finding import Finding, group_findings
 from erpkit.table import Column, Table
 
 __all__ = [
     "as_json",
     "open_database",
+    "open_erp",
     "print_errors",
     "print_findings",
     "print_json",
@@ -37,6 +40,19 @@ def open_database(*, quiet: bool = False) -> Iterator[Database]:
     with Database.open(Settings.from_env()) as database:
         print_target(database.target, quiet=quiet)
         yield database
+
+
+@contextmanager
+def open_erp(*, quiet: bool = False, own: str = "") -> Iterator[Erp]:
+    """Open the configured ERP and name it on the first line (on standard error where the output is for machines).
+
+    Raises UsageError, before anything else, where the ERP is one that erpkit only reads, and has no `own` of erpkit's.
+    """
+    with erpkit.open() as erp:
+        if own:
+            erp.own(own)
+        print_target(erp.target, quiet=quiet)
+        yield erp
 
 
 def print_target(target: str, *, quiet: bool = False) -> None:
@@ -67,12 +83,12 @@ def show(table: Table[Any]) -> None:
     console.print(drawn)
 
 
-def print_findings(findings: Sequence[Finding]) -> None:
-    """Print findings by cause, the gravest first, each with the command that helps."""
+def print_findings(findings: Sequence[Finding], *, quiet: bool = False) -> None:
+    """Print findings by cause, the gravest first, each with the command that helps (`quiet`: on standard error)."""
     for cause in group_findings(findings):
-        say(f"{'-' if cause.severity == 'info' else '!'} {cause}")
+        say(f"{'-' if cause.severity == 'info' else '!'} {cause}", err=quiet)
         if cause.remedy:
-            say(f"    {cause.remedy}")
+            say(f"    {cause.remedy}", err=quiet)
 
 
 def print_json(value: object, *, indent: int | None = 2) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from erpkit.cli.output import print_findings, say, say_script, show
+from erpkit.cli.output import print_findings, print_json, say, say_script, show
 from erpkit.finding import exit_code
 from erpkit.plan import Plan, Shown, Work
 from erpkit.ui.progress import progress_bar
 
-__all__ = ["apply_plan", "say_plan", "show_or_apply", "this_command"]
+__all__ = ["apply_plan", "print_or_apply", "say_plan", "show_or_apply", "show_result", "this_command"]
 
 
 def show_or_apply(plan: Plan[Any, Any], confirm: str, again: str) -> int:
@@ -26,9 +26,22 @@ def show_or_apply(plan: Plan[Any, Any], confirm: str, again: str) -> int:
         _show(plan.record)
         say_plan(plan, again)
         return exit_code(plan.record.findings)
-    result = apply_plan(plan, confirm)
+    return show_result(apply_plan(plan, confirm))
+
+
+def show_result(result: Shown) -> int:
+    """Print what became of a plan; return the exit code."""
     _show(result)
     say(str(result))
+    return exit_code(result.findings)
+
+
+def print_or_apply(
+    plan: Plan[Any, Any], confirm: str, planned: Callable[[Any], object], done: Callable[[Any], object]
+) -> int:
+    """Print JSON: what `planned` makes of a plan's record; with `confirm`, apply it and print what `done` makes of the result."""
+    result = apply_plan(plan, confirm) if confirm else plan.record
+    print_json((done if confirm else planned)(result))
     return exit_code(result.findings)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,43 +11,15 @@ from uuid import UUID
 
 import click
 
-from erpkit.cli.output import as_json, open_database, print_errors, print_json, print_table, say
-from erpkit.cli.replay_output import (
-    bar,
-    show_diff,
-    show_plan,
-    show_records,
-    show_results,
-    show_run,
-    show_shadows,
-    show_topics,
-)
-from erpkit.config import Settings
-from erpkit.database import Database, Tenant, note_failure
-from erpkit.errors import PlanChangedError, UsageError
-from erpkit.events import (
-    ReplayRequest,
-    ReplayResult,
-    RunOptions,
-    Selection,
-    WatermillTopic,
-    build_shadow,
-    diff_shadow,
-    drop_shadow,
-    export_events,
-    find_shadow,
-    import_events,
-    inspect_watermill,
-    list_replay_results,
-    list_replays,
-    list_shadows,
-    plan_import,
-    plan_request,
-    run_request,
-    swap_shadow,
-)
-from erpkit.modules import Registry, load_modules
-from erpkit.tenants import find_tenants
+from erpkit.cli.output import as_json, open_erp, print_errors, print_json, say, show
+from erpkit.cli.planning import apply_plan, print_or_apply, show_or_apply, show_result, this_command
+from erpkit.errors import UsageError
+from erpkit.events import ImportPlan, ReplayPlan, ReplayRecord, Selection, ShadowDiff
+from erpkit.events.replay.files import ImportResult
+from erpkit.events.replay.report import ReplayReport
+from erpkit.events.replay.swap import SwapResult
+from erpkit.finding import exit_code
+from erpkit.plan import Plan
 
 __all__ = ["replay", "replays", "shadows", "watermill"]
 
@@ -88,36 +61,30 @@ def replay(
         raise UsageError("--resume, --to, --from, --watermill and --shadow or --swap exclude one another")
     if resume_shadow and not shadow:
         raise UsageError("--resume-shadow goes with --shadow")
-    settings = Settings.from_env()
-    registry = load_modules(settings)
-    if not (target or source):
-        registry.check_handlers()
-    moments = (_moment("--since", since), _moment("--until", until))
-    selection = Selection(topic, from_offset, to_offset, *moments, uuids, correlation_id)
     if target and target.partition(":")[0] not in {"broker", "file"}:
         raise UsageError(f"--to {target!r} is no target: write broker, broker:SUBJECT or file:PATH")
-    is_file = (target or "").startswith("file:")
-    send_to = "" if is_file else target or ""
-    resume = str(resumed or "")
-    request = ReplayRequest(selection, handlers, side_effects, send_to, again, from_watermill, resume)
-    with open_database(quiet=as_json) as database:
-        tenants = _active(database, slugs, as_json)
-        if is_file:
-            return _export(database, tenants, selection, _path("--to", target or ""), as_json)
+    chosen: dict[str, Any] = {
+        "topic": topic, "first_offset": from_offset, "last_offset": to_offset, "since": _moment("--since", since),
+        "until": _moment("--until", until), "uuids": uuids, "correlation_id": correlation_id,
+    }  # fmt: skip
+    selection = Selection(**chosen)
+    if (target or "").startswith("file:"):
+        if again:
+            raise UsageError("again is for a replay to a broker: leave it out, or say where to send the events")
+        return _export(slugs, selection, _path("--to", target or ""), as_json)
+    with open_erp(quiet=as_json, own="event log") as erp:
         if source:
-            tenant = _one("--from", "--tenant", tenants)
-            return _import(database, registry, tenant, _path("--from", source), confirm, as_json)
+            tenant = _one("--from", "--tenant", slugs)
+            return _import(erp.events.import_from(_path("--from", source), tenant), confirm, as_json)
         if shadow or swap:
-            tenant = _one("--shadow", "--tenant", tenants)
-            handler = _one("--shadow", "--handler", handlers)
-            return _shadow(database, registry, tenant, handler, confirm if swap else None, resume_shadow, rate, as_json)
-        plan = plan_request(database, registry, tenants, request, settings)
-        if not confirm:
-            return show_plan(plan, as_json)
-        PlanChangedError.check(confirm, plan.id)
-        with bar(plan.event_count) as progress:
-            run = run_request(database, registry, plan, settings, RunOptions(progress, rate=rate))
-    return show_run(run, plan, as_json)
+            tenant, handler = _one("--shadow", "--tenant", slugs), _one("--shadow", "--handler", handlers)
+            plan = erp.events.rebuild(tenant, handler, rate=rate, resume=resume_shadow, build=not swap)
+            return _rebuild(plan, confirm if swap else "", as_json)
+        request: dict[str, Any] = {
+            "handlers": handlers, "side_effects": side_effects, "send_to": target or "", "again": again,
+            "watermill": from_watermill, "resume": str(resumed or ""),
+        }  # fmt: skip
+        return _replay(erp.events.replay(slugs, rate=rate, **chosen, **request), confirm, as_json)
 
 
 @click.command()
@@ -127,23 +94,18 @@ def replay(
 @as_json
 def replays(slugs: tuple[str, ...], of: UUID | None, limit: int, as_json: bool) -> int:
     """List earlier replays: who asked, what came of them, and which can be resumed; or the events of one, failures first."""
-    with open_database(quiet=as_json) as database:
-        with database.connection() as connection:
-            tenants = find_tenants(connection, slugs)
-            errors: dict[str, str] = {}
-            records = list_replays(connection, tenants, of, errors)
-        print_errors(errors, quiet=True)
-        if of is None:
-            show_records(records, errors, as_json)
-            return 3 if errors else 0
-        if not records and not errors:
-            raise UsageError(f"no tenant knows a replay {of}: see `erpkit events replays`")
-        results: dict[str, list[ReplayResult]] = {}
-        for tenant in (tenant for tenant in tenants if tenant.slug in {record.tenant for record in records}):
-            with database.tenant_transaction(tenant) as connection:
-                results[tenant.slug] = list_replay_results(connection, of, limit)
-    show_results(results, as_json)
-    return 3 if errors else 0
+    with open_erp(quiet=as_json, own="event log") as erp:
+        found = erp.events.replay_results(of, slugs, limit) if of else erp.events.replays(slugs)
+    print_errors(found.errors, quiet=True)
+    if not as_json:
+        show(found.result_table if of else found.table)
+    elif of:
+        print_json([{"tenant": slug, **asdict(one)} for slug, results in found.results.items() for one in results])
+    else:
+        empty = dict.fromkeys(field.name for field in fields(ReplayRecord))
+        unread = [{**empty, "tenant": slug, "error": reason} for slug, reason in found.errors.items()]
+        print_json([*map(asdict, found.records), *unread])
+    return exit_code(found.findings)
 
 
 @click.command()
@@ -151,12 +113,14 @@ def replays(slugs: tuple[str, ...], of: UUID | None, limit: int, as_json: bool) 
 @as_json
 def shadows(drop: str | None, as_json: bool) -> None:
     """List the shadows that stand in the database, those that a crash left behind too."""
-    with open_database(quiet=as_json) as database:
+    with open_erp(quiet=as_json, own="event log") as erp:
         if drop:
-            drop_shadow(database, drop)
-        with database.connection() as connection:
-            found = list_shadows(connection)
-    show_shadows(found, as_json)
+            erp.events.drop_shadow(drop)
+        found = erp.events.shadows()
+    if as_json:
+        print_json([asdict(shadow) for shadow in found.rows])
+    else:
+        show(found)
 
 
 @click.command()
@@ -164,70 +128,78 @@ def shadows(drop: str | None, as_json: bool) -> None:
 @as_json
 def watermill(slugs: tuple[str, ...], as_json: bool) -> int:
     """List the topics in Watermill's own tables, with the lag of each consumer group."""
-    errors: dict[str, str] = {}
-    topics: list[WatermillTopic] = []
-    with open_database(quiet=as_json) as database:
-        for tenant in _active(database, slugs, as_json):
-            with note_failure(tenant, errors):
-                topics += inspect_watermill(database, tenant)
-    show_topics(topics, as_json)
-    print_errors(errors, quiet=as_json)
-    return 3 if errors else 0
+    with open_erp(quiet=as_json, own="event log") as erp:
+        found = erp.events.watermill(slugs)
+    if as_json:
+        print_json([asdict(topic) for topic in found.topics])
+    else:
+        show(found.table)
+    print_errors(found.errors, quiet=as_json)
+    return exit_code(found.findings)
 
 
-def _export(database: Database, tenants: Sequence[Tenant], selection: Selection, path: Path, as_json: bool) -> int:
-    written = export_events(database, tenants, selection, path)
+def _export(slugs: Sequence[str], selection: Selection, path: Path, as_json: bool) -> int:
+    with open_erp(quiet=as_json, own="event log") as erp:
+        written = erp.events.export_to(path, slugs, selection)
     if as_json:
         print_json({"path": path, "events": written.events})
     else:
-        say(f"{path}: {written.event_count} events of {len(written.events)} tenant(s)")
+        say(str(written))
     return 0
 
 
-def _import(database: Database, registry: Registry, tenant: Tenant, path: Path, confirm: str, as_json: bool) -> int:
-    plan = plan_import(database, registry, tenant, path)
-    if confirm:
-        with bar(plan.event_count + plan.known) as progress:
-            count = import_events(database, registry, plan, confirm, progress)
-        if as_json:
-            print_json({"plan": plan.id, "appended": count})
-        else:
-            say(f"{count} events appended to the log of {tenant.slug}")
+def _import(plan: Plan[ImportPlan, ImportResult], confirm: str, as_json: bool) -> int:
+    if not as_json:
+        return show_or_apply(plan, confirm, this_command())
+
+    def planned(record: ImportPlan) -> dict[str, object]:
+        return {"plan": record.id, "events": record.event_count, "new": record.new, "known": record.known}
+
+    return print_or_apply(plan, confirm, planned, lambda result: {"plan": plan.id, "appended": result.appended})
+
+
+def _rebuild(plan: Plan[ShadowDiff, SwapResult], confirm: str, as_json: bool) -> int:
+    if confirm and as_json:
+        say(str(apply_plan(plan, confirm)), err=True)
         return 0
+    if not as_json:
+        again = this_command().replace(" --resume-shadow", "").replace(" --shadow", " --swap")
+        return show_or_apply(plan, confirm, again)
+    diff = plan.record
+    print_json({"swap": diff.id, "shadow": diff.shadow.schema, "tables": [asdict(table) for table in diff.differences]})
+    return 3 if diff.count else 0
+
+
+def _replay(plan: Plan[ReplayPlan, ReplayReport], confirm: str, as_json: bool) -> int:
+    for slug, status in plan.record.skipped.items():
+        say(f"skipped {slug}: {status}", err=as_json)
+    if not confirm and not as_json:
+        return show_or_apply(plan, "", this_command())
     if as_json:
-        print_json({"plan": plan.id, "events": plan.event_count, "new": plan.new, "known": plan.known})
-        return 0
-    print_table(["topic", "new events"], sorted(plan.new.items()))
-    say(f"{plan.known} are in the log of {tenant.slug} already; the new ones will be dispatched to all handlers")
-    say(f"plan {plan.id}: {plan.event_count} events; dry run: to apply it, add --confirm {plan.id}")
-    return 0
-
-
-def _shadow(
-    database: Database, registry: Registry, tenant: Tenant, handler: str, confirm: str | None, resume: bool,
-    rate: float | None, as_json: bool,
-) -> int:  # fmt: skip
-    if confirm:
-        diff = swap_shadow(database, registry, find_shadow(database, registry, tenant, handler), confirm)
-        say(f"swapped: {diff.count} rows of {tenant.slug} written or deleted", err=as_json)
-        return 0
-    if confirm is None:
-        shadow = build_shadow(database, registry, tenant, handler, RunOptions(rate=rate, resume=resume))
-        if not shadow.is_complete:
-            say(f"stopped after {shadow.events} events: to go on, add --resume-shadow", err=True)
-            return 130
+        print_errors(plan.record.errors, quiet=True)
+    if not confirm:
+        print_json(_plan_document(plan.record))
+        return exit_code(plan.record.findings)
+    report: ReplayReport = apply_plan(plan, confirm)
+    if as_json:
+        print_json(asdict(report.run))
     else:
-        shadow = find_shadow(database, registry, tenant, handler)
-    return show_diff(diff_shadow(database, registry, shadow), as_json)
+        show_result(report)
+    if report.go_on:
+        say(f"to go on: {report.go_on}", err=True)
+    return 130 if report.run.state == "cancelled" else exit_code(report.findings)
 
 
-def _active(database: Database, slugs: Sequence[str], quiet: bool) -> list[Tenant]:
-    with database.connection() as connection:
-        found = find_tenants(connection, slugs)
-    for tenant in found:
-        if not tenant.is_active:
-            say(f"skipped {tenant.slug}: {tenant.status}", err=quiet)
-    return [tenant for tenant in found if tenant.is_active]
+def _plan_document(plan: ReplayPlan) -> dict[str, object]:
+    return {
+        "plan": plan.id,
+        "events": plan.event_count,
+        "target": plan.target and asdict(plan.target),
+        "side_effects": plan.side_effects,
+        "left_out": plan.left_out,
+        "steps": [asdict(step) for step in plan.steps],
+        "errors": dict(plan.errors),
+    }
 
 
 def _one(what: str, option: str, values: Sequence[Any]) -> Any:

@@ -14,6 +14,7 @@ import psycopg
 from erpkit.app import Application, compose
 from erpkit.config import Settings
 from erpkit.database.rights import find_excess
+from erpkit.erp.events import Events
 from erpkit.erp.installation import Installation
 from erpkit.erp.migrations import Migrations
 from erpkit.erp.modules import Modules
@@ -40,6 +41,11 @@ class Erp(Installation):
     def tenants(self) -> Tenants:
         """The tenants by name, to look at or to work in."""
         return Tenants(self)
+
+    @cached_property
+    def events(self) -> Events:
+        """The event log of each tenant: how handlers keep up, dead letters, replays."""
+        return Events(self)
 
     @cached_property
     def migrations(self) -> Migrations:

@@ -21,6 +21,7 @@ from erpkit.database import Database, Tenant
 from erpkit.erp.door import Erp
 from erpkit.errors import DatabaseError, RunError
 from erpkit.events import consumer_groups, read_lag
+from erpkit.events.dispatchers import read_health
 from erpkit.modules import ModuleLike, Registry, load_modules
 from erpkit.modules.registry import SAMPLE_GROUP
 from erpkit.runs.sample import adopt_tenants, copy_planted, drop_database, plant_sample, sample_kit
@@ -89,6 +90,30 @@ class Rehearsal:
     def count_handled(self, slug: str) -> Any:
         """Let a tenant's handlers do what waits, and count its orders and what became of them."""
         return sample_kit().count_handled(self.database, self.registry, self._tenant(slug))
+
+    def count_francs(self, slug: str) -> Any:
+        """Let a tenant's handlers do what waits, and count its orders in francs and what became of them."""
+        return sample_kit().count_francs(self.database, self.registry, self._tenant(slug))
+
+    def count_outcomes(self, slug: str) -> Any:
+        """Count a tenant's orders, and what became of them so far."""
+        return sample_kit().count_outcomes(self.database, self._tenant(slug))
+
+    def stop_dispatcher(self) -> str:
+        """Start a dispatcher on forty orders, kill it in the middle, and place ten more; return its health file."""
+        path = self.worker.health_file
+        self.worker.start()
+        self.place_orders("bluebird", 40)
+        self.worker.wait(lambda: (health := read_health(path)) is not None and health.handled > 0)
+        self.kill_worker()
+        self.place_orders("bluebird", 10, seed=2)
+        return str(path)
+
+    def start_dispatcher(self) -> None:
+        """Start a dispatcher again, and wait until it has done what five more orders set off."""
+        self.worker.start()
+        self.place_orders("bluebird", 5, seed=3)
+        self.worker.wait(lambda: self.count_waiting() == 0)
 
     def _tenant(self, slug: str) -> Tenant:
         with self.database.connection() as connection:

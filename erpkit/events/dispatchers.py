@@ -239,6 +239,12 @@ class DispatcherReport:
         facts = {"dispatchers": len(self.connected), "waiting": self.lag.waiting}
         return Summary(f"Dispatchers on {self.target}", facts, self.findings)
 
+    def add_to(self, summary: Summary) -> Summary:
+        """Return the summary of a take-over with what waits now, and what this report finds."""
+        return Summary(
+            summary.title, {**summary.facts, "wait now": self.lag.waiting}, [*summary.findings, *self.findings]
+        )
+
     def __repr__(self) -> str:
         return self.words
 

@@ -102,7 +102,7 @@ class LetterPlan:
     def findings(self) -> list[Finding]:
         """The tenants that could not be read, and what else is left out."""
         left = [
-            Finding("left out", name, reason, "info")
+            Finding("left out", name, f"left out: {reason}", "info")
             for name, reason in self.left_out.items()
             if name not in self.errors
         ]

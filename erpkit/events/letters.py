@@ -87,9 +87,28 @@ class OpenLetters:
         return Summary(f"{len(self.letters):,} dead letters on {self.target}", facts, self.findings)
 
     @property
+    def affected(self) -> list[str]:
+        """The tenants that have such letters, by name."""
+        return sorted({letter.tenant for letter in self.letters})
+
+    def add_to(self, summary: Summary) -> Summary:
+        """Return the summary of a plan, or of its result, with these letters as those that are open still."""
+        facts = {**summary.facts, "still open": len(self.letters)}
+        return Summary(summary.title, facts, [*summary.findings, *self.findings])
+
+    def __str__(self) -> str:
+        causes = [f"{one.letters:,} letters: {one.cause} ({one.handler}, {one.tenant})" for one in self.counts]
+        return "\n".join([*causes, self.line])
+
+    @property
+    def line(self) -> str:
+        """How many letters there are, and how many events wait behind them."""
+        return f"{len(self.letters):,} dead letters open, {self.parked_events:,} events parked behind them"
+
+    @property
     def _empty(self) -> str:
         if not self.tenants:
-            return "There are no tenants: erpkit tenants create NAME makes one."
+            return "no dead letters: there are no tenants (erpkit tenants create NAME makes one)"
         return "no dead letters" if not self.errors else "no dead letters in the tenants that could be read"
 
     def __repr__(self) -> str:

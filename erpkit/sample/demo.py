@@ -22,7 +22,9 @@ __all__ = [
     "Planted",
     "careless_module",
     "choose_troubles",
+    "count_francs",
     "count_handled",
+    "count_outcomes",
     "damage",
     "drift_by_hand",
     "place_orders",
@@ -36,9 +38,18 @@ _SLUGS = (
 _SIZE = Size()
 _BY_HAND = """UPDATE sales_orders SET hotfix_note = 'paid in cash' WHERE currency = 'USD';
 CREATE OR REPLACE FUNCTION billing_in_euros(amount numeric, in_currency text) RETURNS numeric LANGUAGE sql AS 'SELECT amount'"""
+_IN_FRANCS = """SELECT count(*) AS orders, count(invoice_id) AS invoices, count(invoiced) AS booked
+FROM sales_orders LEFT JOIN billing_invoices USING (order_id) LEFT JOIN billing_ledger USING (invoice_id)
+WHERE currency = 'CHF'"""
 _HANDLED = """
 SELECT count(*) AS orders, count(r.order_id) AS reserved, count(invoice_id) AS invoices, count(invoiced) AS booked
   FROM sales_orders LEFT JOIN (SELECT DISTINCT order_id FROM inventory_reservations) r USING (order_id)
+  LEFT JOIN billing_invoices USING (order_id) LEFT JOIN billing_ledger USING (invoice_id)
+"""
+_OUTCOMES = """
+SELECT count(DISTINCT order_id) AS orders, count(DISTINCT r.order_id) AS reserved, count(DISTINCT s.order_id) AS short,
+       count(DISTINCT invoice_id) AS invoices, count(invoiced) FILTER (WHERE invoiced > 0) > 0 AS booked
+  FROM sales_orders LEFT JOIN inventory_reservations r USING (order_id) LEFT JOIN inventory_shortages s USING (order_id)
   LEFT JOIN billing_invoices USING (order_id) LEFT JOIN billing_ledger USING (invoice_id)
 """
 _UNTIL = date(2026, 10, 31)
@@ -125,6 +136,17 @@ def count_handled(database: Database, registry: Registry, tenant: Tenant) -> Acr
     """Let a tenant's handlers do what waits, and count its orders and what became of them."""
     dispatch(database, tenant, registry)
     return across(database, _HANDLED, tenants=[tenant])
+
+
+def count_francs(database: Database, registry: Registry, tenant: Tenant) -> Across:
+    """Let a tenant's handlers do what waits, and count its orders in francs, with their invoices and lines in the ledger."""
+    dispatch(database, tenant, registry)
+    return across(database, _IN_FRANCS, tenants=[tenant])
+
+
+def count_outcomes(database: Database, tenant: Tenant) -> Across:
+    """Count a tenant's orders, how many are reserved or on the list of shortages, and what followed from them."""
+    return across(database, _OUTCOMES, tenants=[tenant])
 
 
 def _plant_troubles(

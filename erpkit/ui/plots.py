@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from erpkit.events import ReplayPlan
 from erpkit.visible import visible, visible_html
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-__all__ = ["Picture", "plot_counts", "plot_replay"]
+__all__ = ["Picture", "plot_counts"]
 
 BLUE, AMBER, RED, GREY, GREEN = "#2563eb", "#d97706", "#dc2626", "#94a3b8", "#16a34a"
 _LABEL = 40  # characters beside a bar
@@ -37,24 +36,6 @@ class Picture:
 
     def __repr__(self) -> str:
         return self.text
-
-
-def plot_replay(plan: ReplayPlan) -> Picture:
-    """Draw how many events each handler would see again, over all tenants."""
-    totals: dict[str, int] = {}
-    for step in plan.steps:
-        totals[step.handler] = totals.get(step.handler, 0) + step.events
-    figure, axes = figure_of(1, 1, height=0.32 * len(totals) + 1)
-    _bars(
-        axes,
-        list(totals),
-        list(totals.values()),
-        [BLUE] * len(totals),
-        "events to publish again" if plan.target else "events to hand over again",
-    )
-    return picture_of(
-        figure, ", ".join(f"{handler}: {events}" for handler, events in totals.items()) or "nothing to replay"
-    )
 
 
 def plot_counts(names: Sequence[str], counts: Sequence[int], title: str) -> Picture:

@@ -10,24 +10,17 @@ from typing import Any
 import pytest
 
 import erpkit
-from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.erp import Erp
-from erpkit.events import ReplayRequest, Selection, plan_replay
 from erpkit.migrations import Migration, plan_redo, plan_up, read_applied, run_plan
-from erpkit.modules import Registry, load_modules
+from erpkit.modules import Registry
 from erpkit.sample.demo import Planted, plant
 from erpkit.tenants import get_tenant, list_tenants, set_status
 from erpkit.ui import (
     Decision,
-    Guard,
     decide,
-    rebuild_buttons,
-    replay_buttons,
 )
 from tests.conftest import SMALL
-
-ALL = ReplayRequest(Selection("*"))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +45,7 @@ def door(database: Database) -> Iterator[Erp]:
         yield door
 
 
-def click(guard: Guard[Any, Any] | Decision[Any, Any], button: str) -> None:
+def click(guard: Decision[Any, Any], button: str) -> None:
     """Click on a button, and wait for what it sets off."""
     assert guard.widget
     getattr(guard, f"{button}_button").click()
@@ -66,7 +59,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def told(guard: Guard[Any, Any] | Decision[Any, Any]) -> str:
+def told(guard: Decision[Any, Any]) -> str:
     return str(guard.state.value)
 
 
@@ -110,10 +103,11 @@ def test_apply_wants_the_plans_own_id_and_then_does_what_was_planned(
         assert decision.bar.value == decision.bar.max
 
 
-def test_a_plan_that_the_world_has_moved_away_from_is_refused_and_shown_anew(erp: Planted, database: Database) -> None:
-    guard = replay_buttons(database, load_modules(Settings.from_env()), None, [erp.behind], ALL, Settings.from_env())
-    click(guard, "plan")
-    assert guard.plan is not None
+def test_a_plan_that_the_world_has_moved_away_from_is_refused_and_shown_anew(
+    erp: Planted, database: Database, door: Erp
+) -> None:
+    guard = decide(door.events.replay([erp.behind]))
+    assert guard.widget
     stale = guard.confirm.value = guard.plan.id
     with database.connection() as connection:
         connection.execute(f'DELETE FROM tenant_{erp.behind}.erpkit_events WHERE "offset" = 1')
@@ -147,44 +141,38 @@ def test_migrations_are_stopped_between_tenants(
     assert all(result.error is None or "at a whole version: stopped" in result.error for result in run.results)
 
 
-def test_a_replay_is_stopped_by_the_button_and_says_so(erp: Planted, database: Database, registry: Registry) -> None:
-    with database.connection() as connection:
-        active = [tenant for tenant in list_tenants(connection) if tenant.is_active]
-        plan = plan_replay(connection, active, registry, ALL.selection)
-    guard = replay_buttons(database, registry, plan, [], ALL, Settings.from_env(), rate=8)
+def test_a_replay_is_stopped_by_the_button_and_says_so(erp: Planted, door: Erp) -> None:
+    guard = decide(door.events.replay(rate=8))
     assert guard.widget
-    guard.confirm.value = plan.id
+    guard.confirm.value = guard.plan.id
     guard.apply_button.click()
     wait_until(lambda: bool(guard.bar.value))
     assert not guard.stop_button.disabled
     click(guard, "stop")
     assert guard.result is not None
-    assert guard.result.state == "cancelled"
-    assert 0 < guard.result.handled < plan.event_count
+    assert guard.result.run.state == "cancelled"
+    assert 0 < guard.result.run.handled < guard.plan.record.event_count
     assert "cancelled" in told(guard)
+    assert "--resume" in guard.view.value
     assert (guard.stop_button.disabled, guard.plan_button.disabled) == (True, False)
 
 
-def test_a_rebuild_is_stopped_gone_on_with_and_put_in_place(
-    erp: Planted, database: Database, registry: Registry
-) -> None:
+def test_a_rebuild_is_stopped_gone_on_with_and_put_in_place(erp: Planted, database: Database, door: Erp) -> None:
     prices = "SELECT sku, price FROM tenant_bluebird.catalog_price_list ORDER BY 1"
     with database.connection() as connection:
-        tenant, before = get_tenant(connection, "bluebird"), connection.execute(prices).fetchall()
+        before = connection.execute(prices).fetchall()
         connection.execute("UPDATE tenant_bluebird.catalog_price_list SET price = 0")
-    guard = rebuild_buttons(database, registry, None, tenant, "catalog.on_price_changed", rate=20)
+    guard = decide(door.events.rebuild("bluebird", "catalog.on_price_changed", rate=20))
     assert guard.widget
     guard.plan_button.click()
     wait_until(lambda: "events" in told(guard))
     click(guard, "stop")
     assert "plan again to go on from there" in told(guard)
-    assert guard.plan is None
     click(guard, "plan")
-    assert guard.plan is not None
     assert f"{len(before)} row(s) of bluebird differ" in guard.head.value
     guard.confirm.value = guard.plan.id
     click(guard, "apply")
-    assert f"{len(before)} row(s) written or deleted" in told(guard)
+    assert f"{len(before)} row(s) of bluebird written or deleted" in told(guard)
     with database.connection() as connection:
         assert connection.execute(prices).fetchall() == before
 

@@ -113,6 +113,25 @@ def test_events_are_replayed_after_a_dry_run(erp: Planted) -> None:
     assert "0 failed" in done.stdout
 
 
+def test_an_erp_that_erpkit_only_reads_has_no_event_log_and_each_command_says_so(erp: Planted) -> None:
+    query = {
+        "ERPKIT_TENANTS_QUERY": "SELECT slug, schema_name FROM public.tenants",
+        "ERPKIT_BROKER": "nats://localhost:1",
+    }
+    for arguments in ("list acme", "lag", "dispatch --once", "dispatch --from-broker", "forward --once", "replay", "replays",
+                      "shadows", "watermill", "dead-letters list", "dead-letters count", "dead-letters show acme 1",
+                      "dead-letters retry", "dead-letters discard --reason x", "replay --to file:x"):  # fmt: skip
+        refused(erpkit("events", *arguments.split(), **query), 2, "only reads this ERP, which has no event log")
+
+
+def test_no_tenants_are_not_good_tenants(database: Database) -> None:
+    for arguments in ("lag", "dead-letters count", "replay"):
+        done = erpkit("events", *arguments.split())
+        assert (done.returncode, "! there are no tenants to look at" in done.stdout) == (3, True), arguments
+    done = erpkit("events", "dead-letters", "list")
+    assert (done.returncode, "there are no tenants" in done.stdout) == (0, True)
+
+
 def test_a_migration_file_is_shown_as_statements(tmp_path: Path) -> None:
     file = tmp_path / "1_a.sql"
     file.write_text("-- +goose Up\nSELECT 1;\nSELECT 2;\n-- +goose Down\nSELECT 3;\n")

@@ -36,7 +36,7 @@ def test_letters_are_counted_shown_and_retried_by_plan(erp: Planted, database: D
     (plan,) = re.findall(r"--confirm (retry-\w{10})", dry.stdout)
     options = ("events", "dead-letters", "retry", "--cause", "no exchange rate", "--confirm", plan)
     again = erpkit(*options)  # the cause is not mended yet
-    assert (again.returncode, again.stdout.count("! ")) == (3, 3)
+    assert (again.returncode, again.stdout.count("failed  ")) == (3, 3)
     with database.connection() as connection:
         connection.execute(f"INSERT INTO tenant_{erp.dead_letters}.billing_exchange_rates VALUES ('CHF', 1.05)")
     done = erpkit(*options)

@@ -61,8 +61,10 @@ def test_event_health_finds_what_waits_what_failed_and_who_holds_things_back(
     facts = result.summary.facts
     assert (facts["waiting"], facts["dead letters"], facts["skipped"]) == (1, 3, planted.suspended)
     findings = "\n".join(result.findings)
-    assert f"{planted.tenants[0]}: one waits for inventory.on_stock_short for 60 min" in findings
-    assert "3 dead letter(s) of billing.on_stock_reserved: ErpkitError: no exchange rate for CHF on order …" in findings
+    assert f"{planted.tenants[0]}: an event has waited for inventory.on_stock_short for more than 5 min" in findings
+    assert "60 min" in result.report.read_text()
+    cause = "3 dead letter(s) in 1 tenant: ErpkitError: no exchange rate for CHF on order …"
+    assert f"billing.on_stock_reserved: {cause}" in findings
     assert f"bluebird: process {pid} (postgres) appends to the log in a transaction open for" in findings
     assert len(result.summary.findings) == 3
     node = nbformat.read(result.output, as_version=4)
@@ -74,9 +76,18 @@ def test_event_health_finds_what_waits_what_failed_and_who_holds_things_back(
     ]
 
 
+def test_event_health_is_not_green_where_there_is_nothing_to_look_at(
+    planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ERPKIT_TENANTS_QUERY", "SELECT slug, schema_name FROM public.tenants")
+    foreign = _run(tmp_path)
+    assert (foreign.outcome, foreign.summary) == ("failed", None)
+    assert "erpkit only reads this ERP, which has no event log of erpkit's" in str(foreign.error)
+
+
 def test_event_health_is_content_with_tenants_that_keep_up(planted: Planted, tmp_path: Path) -> None:
     result = _run(tmp_path, tenants=["bluebird"])
     assert (result.outcome, result.summary and result.summary.findings) == ("ok", [])
     page = result.report.read_text()
-    assert "No event waits." in page
+    assert "nothing waits" in page
     assert "No transaction is in the way." in page

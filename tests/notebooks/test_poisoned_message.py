@@ -38,7 +38,7 @@ def test_the_first_run_changes_nothing_and_the_next_one_mends_and_retries(
     assert dry.summary is not None
     assert (dry.outcome, dry.summary.facts["planned"], dry.summary.facts["still open"]) == ("findings", 3, 3)
     page = dry.report.read_text()
-    for text in ("ErpkitError: no exchange rate for CHF", "nothing was mended", "correlation_id", "<svg"):
+    for text in ("ErpkitError: no exchange rate for CHF", "nothing was mended", "correlation_id"):
         assert text in page
     assert "payload: currency" not in page
     assert _open(database, erp.dead_letters) == 3

@@ -79,7 +79,7 @@ def test_a_runbook_rehearses_unless_it_is_told_not_to_and_its_guard_stands_befor
     assert "confirm" in defaults or name == "runbooks/undeclared_dependency"  # which writes nothing in earnest
     code = [cell.source for cell in _cells(name) if cell.cell_type == "code"]
     (guard,) = [number for number, source in enumerate(code) if re.search(r"^confirmed = ", source, re.MULTILINE)]
-    verbs = ("apply(", "run_plan(", "run_retry(", "run_repair(", "import_beside(", "swap_in(", "take_over(", "decide(")
+    verbs = ("apply(", "run_plan(", "run_retry(", "run_repair(", "import_beside(", "swap_in(", "decide(")
     for verb in verbs:
         for number, source in enumerate(code):
             if f".{verb}" in source or re.search(rf"(?<!\w){re.escape(verb)}", source):
@@ -91,7 +91,7 @@ def test_a_runbook_is_thin_and_checks_that_it_ends_well(name: str) -> None:
     code = [cell.source for cell in _cells(name) if cell.cell_type == "code"]
     assert 8 <= len(code) <= 15
     assert sum(_is_checked(cell) for cell in _cells(name)) >= 3
-    assert re.search(r"erpkit\.Summary\(|^decision\.summary$", code[-1], re.MULTILINE)
+    assert re.search(r"erpkit\.Summary\(|^decision\.summary$|\.add_to\(decision\.summary\)$", code[-1], re.MULTILINE)
     assert "close()" in code[-1]
     for source in _long_cells(code):
         pytest.fail(f"more than 14 lines: {source}")

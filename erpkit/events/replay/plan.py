@@ -19,7 +19,7 @@ from erpkit.events.brokers.broker import Route
 from erpkit.events.causes import group_letters, letter_findings
 from erpkit.events.dead_letters import DeadLetter
 from erpkit.events.replay.selection import Selection
-from erpkit.finding import Finding, not_read
+from erpkit.finding import NO_TENANTS, Finding, not_read
 from erpkit.modules import EventHandler, Registry
 from erpkit.table import Column, Table
 
@@ -90,7 +90,8 @@ class ReplayPlan:
 
     One that goes on where another stopped has that one's id in `resumes`, its plan's in `resumes_plan`, and what is done in
     `positions`: the last offset by tenant. `letters` are dead letters that are open now, and `skipped` tenants that are not active,
-    with their status: they say how things stand, and are not part of what the id stands for.
+    with their status; `found` is how many tenants there are, if that was counted. They say how things stand, and the id does not
+    stand for them.
     """
 
     selection: Selection
@@ -104,6 +105,7 @@ class ReplayPlan:
     errors: Mapping[str, str] = field(default_factory=dict)
     letters: Sequence[DeadLetter] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
+    found: int | None = None
 
     @property
     def id(self) -> str:
@@ -159,8 +161,9 @@ class ReplayPlan:
             )
             for name in self.side_effects
         ]
+        nothing = [NO_TENANTS] if self.found == 0 else []
         letters = () if self.target else self.letters  # what goes to a broker resolves none
-        return [*not_read(self.errors), *effects, *letter_findings(group_letters(letters), "info")]
+        return [*nothing, *not_read(self.errors), *effects, *letter_findings(group_letters(letters), "info")]
 
     @property
     def handler_table(self) -> Table[_Handler]:
@@ -177,7 +180,7 @@ class ReplayPlan:
     @property
     def step_table(self) -> Table[ReplayStep]:
         """One line a tenant, topic and handler: how many events it would see again, and which."""
-        return Table(_TARGET_STEPS if self.target else _STEPS, self.steps, "There is nothing to replay.")
+        return Table(_TARGET_STEPS if self.target else _STEPS, self.steps, "There is nothing to replay.", height="30em")
 
     @property
     def tables(self) -> tuple[Table[Any], ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from erpkit.events.causes import cause_of, group_letters, letter_findings
@@ -24,7 +24,7 @@ class ReplayReport:
     plan: ReplayPlan
     run: ReplayRun
     letters: Sequence[DeadLetter] = ()
-    counts: Mapping[tuple[str, str], Mapping[str, int]] = {}
+    counts: Mapping[tuple[str, str], Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def facts(self) -> dict[str, object]:

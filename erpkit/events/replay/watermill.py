@@ -97,15 +97,15 @@ _TOPICS = (
 
 @dataclass(frozen=True)
 class WatermillPlan(ReplayPlan):
-    """What a replay of Watermill's tables would do. Its steps have modules' topics; `tables` are tenant and topic of Watermill's."""
+    """What a replay of Watermill's tables would do. Its steps have modules' topics; `sources` are tenant and topic of Watermill's."""
 
-    tables: tuple[tuple[str, str], ...] = ()
+    sources: tuple[tuple[str, str], ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
 
     @property
     def id(self) -> str:
         """The id of the plan; it changes with the events, the choice and the names."""
-        facts = repr((super().id, self.tables, self.renamed))
+        facts = repr((super().id, self.sources, self.renamed))
         return f"watermill-{hashlib.sha256(facts.encode()).hexdigest()[:10]}"
 
 
@@ -216,7 +216,7 @@ def plan_watermill(
         steps,
         left_out,
         errors=errors,
-        tables=tuple(tables),
+        sources=tuple(tables),
         renamed=tuple(sorted(choice.topics.items())),
     )
 
@@ -262,7 +262,10 @@ class _Work:
 
     def tables(self) -> list[tuple[Tenant, str]]:
         return [
-            (tenant, topic) for tenant in self._plan.tenants for slug, topic in self._plan.tables if slug == tenant.slug
+            (tenant, topic)
+            for tenant in self._plan.tenants
+            for slug, topic in self._plan.sources
+            if slug == tenant.slug
         ]
 
     def replay(self, tenant: Tenant, messages: Sequence[Message]) -> None:
