@@ -19,7 +19,7 @@ from psycopg import sql
 from erpkit.config import Settings
 from erpkit.database import Database, Tenant
 from erpkit.erp.door import Erp
-from erpkit.errors import DatabaseError, RunError
+from erpkit.errors import DatabaseError, RunError, UsageError
 from erpkit.events import consumer_groups, read_lag
 from erpkit.events.dispatchers import read_health
 from erpkit.modules import ModuleLike, Registry, load_modules
@@ -38,7 +38,7 @@ class Rehearsal:
     """A database of its own, beside the configured one, that lives until `close`; it holds four tenants of sample data.
 
     `erp` is open over it and over the sample modules. `planted` tells which tenant is in which trouble, and `folder` is for
-    files that go with it. Without `settings` those of the environment hold. Raises DatabaseError where the login may not create
+    files that go with it. Without `settings` those of the environment hold. Raises UsageError where the login may not create
     databases.
     """
 
@@ -51,7 +51,7 @@ class Rehearsal:
         try:
             self._create(keep=settings.is_embedded)
         except psycopg.errors.InsufficientPrivilege:
-            raise DatabaseError(f"{self._parent.target}: a rehearsal needs a login that may create databases") from None
+            raise UsageError(f"{self._parent.target}: a rehearsal needs a login that may create databases") from None
         self.database = self._open(self._name)
         self._folder = tempfile.TemporaryDirectory(prefix="erpkit-rehearsal-")
         self.folder = Path(self._folder.name)
