@@ -11,7 +11,7 @@ from typing import Self
 from erpkit.config import Settings
 from erpkit.database import Database, Tenant
 from erpkit.errors import UsageError
-from erpkit.modules import Registry, load_modules
+from erpkit.modules import Registry, find_modules, load_modules
 from erpkit.tenants import find_tenants
 
 __all__ = ["Installation"]
@@ -37,6 +37,11 @@ class Installation:
     def registry(self) -> Registry:
         """The modules in load order; raises ModuleError, naming the culprit, when they do not fit together."""
         return load_modules(self.settings)
+
+    @cached_property
+    def candidates(self) -> Sequence[object]:
+        """The modules as they were registered, not yet sorted and checked."""
+        return find_modules(self.settings)
 
     @property
     def target(self) -> str:

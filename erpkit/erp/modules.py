@@ -7,11 +7,12 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from erpkit.couplings import inspect_modules
+from erpkit.couplings import find_couplings, inspect_modules
 from erpkit.erp.installation import Installation
 from erpkit.errors import NoModulesError
-from erpkit.modules import ModuleCheck, ModuleLike
+from erpkit.modules import ModuleCheck, ModuleLike, find_modules
 from erpkit.modules.check import module_table
+from erpkit.modules.undeclared import Declarations, plan_declarations
 from erpkit.table import Table
 
 __all__ = ["Modules"]
@@ -53,6 +54,17 @@ class Modules:
         settings = self._installation.settings
         settings = replace(settings, modules=source or settings.modules)
         return inspect_modules(settings, odoo=odoo, layers=layers, use_database=database)
+
+    def undeclared(self, source: str = "") -> Declarations:
+        """Find what modules use without declaring it, and check them as they would be if they declared it.
+
+        `source` is as in `check`. Raises ErpkitError where there is nothing to read.
+        """
+        erp = self._installation
+        settings = replace(erp.settings, modules=source or erp.settings.modules)
+        candidates = erp.candidates if not source else find_modules(settings)
+        modules = [one for one in candidates if isinstance(one, ModuleLike)]
+        return plan_declarations(candidates, find_couplings(modules, erp.database, settings.tenants_query))
 
     def __repr__(self) -> str:
         return repr(self.table)

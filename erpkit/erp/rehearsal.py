@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,10 +19,10 @@ from psycopg import sql
 from erpkit.config import Settings
 from erpkit.database import Database, Tenant
 from erpkit.erp.door import Erp
-from erpkit.errors import DatabaseError, RunError, UsageError
+from erpkit.errors import DatabaseError, ErpkitError, RunError, UsageError
 from erpkit.events import consumer_groups, read_lag
 from erpkit.events.dispatchers import read_health
-from erpkit.modules import ModuleLike, Registry, load_modules
+from erpkit.modules import Registry, load_modules
 from erpkit.modules.registry import SAMPLE_GROUP
 from erpkit.runs.sample import adopt_tenants, copy_planted, drop_database, plant_sample, sample_kit
 from erpkit.tenants import get_tenant, list_tenants
@@ -154,9 +154,27 @@ class Rehearsal:
             active = [tenant for tenant in list_tenants(connection) if tenant.is_active]
             return sum(one.waiting for one in read_lag(connection, active, consumer_groups(self.registry)))
 
-    def careless_modules(self) -> list[ModuleLike]:
-        """Return the sample ERP's modules and one more, which uses another without declaring it."""
-        return [*self.registry.modules, sample_kit().careless_module()]
+    def with_modules(self, modules: Sequence[Any] = ()) -> Erp:
+        """Open the door with other modules: by default the sample's and one more, which uses another without declaring it."""
+        candidates = tuple(modules) or (*self.registry.modules, sample_kit().careless_module())
+        erp = self._open_erp(self.erp.settings)
+        erp.__dict__ |= {"registry": Registry.of(candidates), "candidates": candidates}
+        return erp
+
+    def release_carelessly(self, erp: Erp) -> Iterator[str]:
+        """Release the module `bonus` to the tenants that are there, and try to make another one; say what became of it."""
+        release = erp.migrations.plan(module="bonus")
+        yield f"released to {release.apply(release.id).done_count} schemas"
+        try:
+            newcomer = erp.tenants.create("newcomer")
+            newcomer.apply(newcomer.id)
+        except ErpkitError as error:
+            yield f"newcomer cannot be made: {str(error).split('failed: ')[-1]}"
+
+    def referenced(self, slug: str, table: str) -> Any:
+        """Return the tables that a table of a tenant refers to, as a DataFrame."""
+        query = "SELECT confrelid::regclass::text AS refers_to FROM pg_constraint WHERE conrelid = to_regclass(%s) AND contype = 'f'"
+        return self.erp.query(query, [table], tenants=[slug]).frame
 
     def _open_erp(self, settings: Settings) -> Erp:
         """Open the door over the scratch database: its connections are this object's, and its settings say nothing else."""

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
-from erpkit.modules.check import ModuleCheck
+from erpkit.finding import Finding
+from erpkit.modules.check import ModuleCheck, check_modules
 from erpkit.modules.module import Module, ModuleLike
-
-__all__ = ["Undeclared", "declare", "find_undeclared"]
+from erpkit.modules.wiring import Couplings
+from erpkit.result import Summary
+from erpkit.table import Column, Table
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,70 @@ class Undeclared:
             return f"declare: Module({self.module!r}, dependencies={self.dependencies!r})"
         path = " -> ".join(self.cycle)
         return f"cut: declaring it would close the cycle {path}; let {self.module} publish what {self.needs} handles, or move it there"
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """What modules use without declaring it, and how they would be if they declared what can be.
+
+    `check` is of the modules as they are, `planned` of `modules`, which declare more; `left` is what they still do not.
+    """
+
+    check: ModuleCheck
+    undeclared: tuple[Undeclared, ...]
+    modules: tuple[object, ...]
+    planned: ModuleCheck
+    left: tuple[Undeclared, ...]
+
+    @property
+    def is_cure(self) -> bool:
+        """Whether the declarations leave nothing undeclared and no cycle."""
+        return not self.left and not self.planned.cycle
+
+    @property
+    def table(self) -> Table[tuple[Undeclared, str]]:
+        """One line a piece of evidence that a module needs another one."""
+        rows = [(one, evidence) for one in self.undeclared for evidence in one.evidence]
+        return Table(_EVIDENCE, rows, "Every dependency is declared.")
+
+    @property
+    def cures(self) -> str:
+        """What to change, and the load order then, a line each."""
+        return "\n".join([*(one.cure for one in self.undeclared), f"load order then: {self.planned.load_order}"])
+
+    def summary(self, remaining: Sequence[Undeclared] | None = None) -> Summary:
+        """Sum up what is to declare and to cut; `remaining` are the findings, by default all that is undeclared."""
+        to_declare = sum(one.can_be_declared for one in self.undeclared)
+        findings = [
+            Finding("undeclared dependency", one.module, f"needs {one.needs}", remedy=one.cure, of="module")
+            for one in (self.undeclared if remaining is None else remaining)
+        ]
+        facts = {"to declare": to_declare, "to cut": len(self.undeclared) - to_declare}
+        return Summary(f"Undeclared dependencies of {len(self.check.modules)} modules", facts, findings)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{one.module} needs {one.needs}, and declares {', '.join(one.dependencies[:-1]) or 'nothing'}"
+            for one in self.undeclared
+        ]
+        return "\n".join([f"load order: {self.check.load_order}", *lines])
+
+
+_EVIDENCE = (
+    Column[tuple[Undeclared, str]]("module", lambda row: row[0].module),
+    Column[tuple[Undeclared, str]]("needs", lambda row: row[0].needs),
+    Column[tuple[Undeclared, str]]("evidence", lambda row: row[1]),
+)
+
+
+def plan_declarations(modules: Iterable[object], couplings: Couplings) -> Declarations:
+    """Check modules against their couplings, and again as they would be if they declared what they use. Pure."""
+    candidates = tuple(modules)
+    check = check_modules(candidates, couplings)
+    undeclared = tuple(find_undeclared(check))
+    declared = tuple(declare(candidates, undeclared))
+    planned = check_modules(declared, couplings)
+    return Declarations(check, undeclared, declared, planned, tuple(find_undeclared(planned)))
 
 
 def find_undeclared(check: ModuleCheck) -> list[Undeclared]:

@@ -4,7 +4,6 @@ from erpkit.ui.decision import Decision, decide
 from erpkit.ui.explorer import Explorer, explore
 from erpkit.ui.form import Form, form
 from erpkit.ui.module_explorer import ModuleExplorer, explore_modules
-from erpkit.ui.plots import Picture, plot_counts
 from erpkit.ui.progress import progress_bar
 from erpkit.ui.run_history import plot_runs
 from erpkit.ui.show import show
@@ -14,12 +13,10 @@ __all__ = [
     "Explorer",
     "Form",
     "ModuleExplorer",
-    "Picture",
     "decide",
     "explore",
     "explore_modules",
     "form",
-    "plot_counts",
     "plot_runs",
     "progress_bar",
     "show",

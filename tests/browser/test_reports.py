@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 CELL = """
 import pandas
 from erpkit import Summary, ui
+from erpkit.result import Picture
 
-ui.plot_counts(["acme", "bluebird"], [3, 4], "orders")
+Picture('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9" width="90"><circle r="4" cx="5" cy="5"/></svg>', "orders: 2 values")
 """
 TABLE = """ui.show(pandas.DataFrame({"a rather long name of a column " + str(n): range(5) for n in range(6)}))"""
 
