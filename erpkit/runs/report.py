@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from erpkit.result import SCRAP
 from erpkit.runs.harmless import POLICY, harmless
 from erpkit.runs.index import head
 from erpkit.runs.record import Provenance
@@ -107,7 +108,10 @@ def _shown(node: Any) -> Any:
         if cell.cell_type == "raw":
             cell.cell_type, cell.source = "markdown", f"<pre>{visible_html(cell.source)}</pre>"
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if not _is_widget_alone(output)]
+            # The summary stands at the top of the report already.
+            cell.outputs = [
+                one for one in cell.outputs if not _is_widget_alone(one) and SCRAP not in one.get("data", {})
+            ]
             for output in cell.outputs:
                 if "data" in output:
                     output.metadata, output.data = type(output.data)(), type(output.data)(_shown_data(output.data))

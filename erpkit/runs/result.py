@@ -71,10 +71,12 @@ class RunResult:
     @property
     def verdict(self) -> str:
         """The outcome in a few words."""
-        if self.outcome not in ("ok", "findings"):
+        if self.outcome == "ok":
+            return "ok"
+        if self.outcome != "findings":
             return f"{self.outcome}: {self.error}"
         count = len(self.findings)
-        return f"{count} finding{'s' if count != 1 else ''}" if count else "ok"
+        return f"{count} finding{'s' if count != 1 else ''}"
 
     @property
     def findings(self) -> tuple[str, ...]:
