@@ -47,7 +47,7 @@ import pandas
 from erpkit import Summary, ui
 from erpkit.result import Picture
 from IPython.display import HTML, Javascript, Latex, Markdown, SVG, display
-display(Picture('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9" width="90"><circle r="4" cx="5" cy="5"/></svg>', "orders: 2 values"))
+display(Picture('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9" width="90"></svg>', "orders: 2 values"))
 display(pandas.DataFrame({"amount": [1, 2]}).style.map(lambda _: "color: rgb(1, 2, 3)"))
 display(SVG('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9" width="90"><circle id="dot" r="4" cx="5" cy="5"/></svg>'))
 display(Markdown("some **bold** words <script>ACT</script>"), Latex("$x < y$"), Javascript("ACT"))
