@@ -151,9 +151,10 @@ def read_backlog(
 
 def _count_query(tenant: Tenant, handlers: sql.Composed) -> sql.Composed:
     return sql.SQL(
-        "SELECT {slug}, (SELECT jsonb_object_agg(h.name, w.events) FROM (VALUES {handlers}) h (name, topic) "
-        "LEFT JOIN {checkpoints} c ON c.consumer_group = h.name CROSS JOIN LATERAL (SELECT count(*) AS events FROM {events} e "
-        'WHERE e.topic = h.topic AND e."offset" > coalesce(c."offset", 0)) w WHERE w.events > 0)'
+        "SELECT {slug}, (SELECT jsonb_object_agg(name, events) FROM (SELECT h.name, sum(w.events) AS events "
+        "FROM (VALUES {handlers}) h (name, topic) LEFT JOIN {checkpoints} c ON c.consumer_group = h.name "
+        "CROSS JOIN LATERAL (SELECT count(*) AS events FROM {events} e "
+        'WHERE e.topic = h.topic AND e."offset" > coalesce(c."offset", 0)) w WHERE w.events > 0 GROUP BY h.name) g)'
     ).format(
         slug=sql.Literal(tenant.slug),
         handlers=handlers,

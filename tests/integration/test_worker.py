@@ -22,6 +22,7 @@ from erpkit.database import Connection, Database, Tenant
 from erpkit.embedded import EmbeddedServer
 from erpkit.events import (
     Consumer,
+    ConsumerGroup,
     Context,
     Message,
     Watchdog,
@@ -33,7 +34,7 @@ from erpkit.events import (
     list_dead_letters,
     read_events,
 )
-from erpkit.events.checkpoints import mark_in_flight, read_batch
+from erpkit.events.checkpoints import mark_in_flight, move_checkpoint, read_backlog, read_batch, read_waiting
 from erpkit.migrations import read_migrations
 from erpkit.modules import EventHandler, Module, Registry
 from erpkit.tenants import create_tenant, list_tenants, set_status
@@ -343,3 +344,24 @@ def test_an_append_that_is_rolled_back_wakes_nobody_and_leaves_nothing(database:
         assert heard(listener) == []
         _append(database, acme, *range(50))
         assert heard(listener) == ["tenant_acme"]
+
+
+def test_a_group_of_several_topics_reads_them_in_the_order_of_the_log(database: Database, acme: Tenant) -> None:
+    _append(database, acme, 1, 2)
+    with database.tenant_transaction(acme, write=True) as connection:
+        append(connection, [Message("notes.Torn", {"number": 3})])
+    _append(database, acme, 4)
+    group = ConsumerGroup("notes.all", ("notes.Noted", "notes.Torn"))
+    with database.tenant_transaction(acme, write=True) as connection:
+        found = read_batch(connection, group, 3)
+        assert found is not None
+        assert [message.payload["number"] for message in found[1]] == [1, 2, 3]
+        assert read_backlog(connection, [acme], [group])["acme"] == {"notes.all": 4}
+        move_checkpoint(connection, group, 3)
+        found = read_batch(connection, group, 3)
+        assert found is not None
+        assert [message.payload["number"] for message in found[1]] == [4]
+    groups = [group, ConsumerGroup("notes.torn", ("notes.Torn",))]
+    with database.connection() as connection:
+        assert read_waiting(connection, [acme], groups) == [(acme, "notes.all"), (acme, "notes.torn")]
+        assert read_backlog(connection, [acme], groups)["acme"] == {"notes.all": 1, "notes.torn": 1}

@@ -25,7 +25,7 @@ from erpkit.events.replay.audit import Outcome, claim, close_replay, open_replay
 from erpkit.events.replay.plan import ReplayPlan
 from erpkit.events.replay.selection import Span, read_selected
 from erpkit.events.router import handle
-from erpkit.modules import EventHandler, Registry
+from erpkit.modules import Registry
 from erpkit.plan import Work
 from erpkit.signals import stop_at_interrupt
 
@@ -98,18 +98,16 @@ def run_replay(
     """
     if plan.target is not None:
         raise UsageError(f"plan {plan.id} goes to {plan.target}, not to handlers: nothing was done")
-    handlers: dict[tuple[str, str], list[EventHandler]] = {}
+    tenants = {tenant.slug: tenant for tenant in plan.tenants}
+    consumers: dict[tuple[str, str], list[Consumer]] = {}
     for step in plan.steps:
-        handlers.setdefault((step.tenant, step.topic), []).append(registry.event_handlers[step.handler])
+        consumer = Consumer(tenants[step.tenant], registry, registry.event_handlers[step.handler])
+        consumers.setdefault((step.tenant, step.topic), []).append(consumer)
 
     def deliver(
         connection: Connection, tenant: Tenant, messages: Sequence[Message]
     ) -> tuple[list[Outcome], list[Message]]:
-        pairs = [
-            (Consumer(tenant, registry, handler), message)
-            for message in messages
-            for handler in handlers[tenant.slug, message.topic]
-        ]
+        pairs = [(one, message) for message in messages for one in consumers[tenant.slug, message.topic]]
         handed, published = hand_over(connection, f"tenant {tenant.slug}: replay", pairs)
         return [Outcome(name, m, "failed" if error else "handled", error) for name, m, error in handed], published
 
