@@ -336,7 +336,7 @@ def explain_stop(
         )
     in_hand = [f"{one.tenant}, {one.handler}" for one in lag if one.in_hand is not None]
     if in_hand and not dispatchers:
-        words.append(f"it ended with a batch in hand: {'; '.join(in_hand[:3])}")
+        words.append(f"it ended with a batch in flight: {'; '.join(in_hand[:3])}")
     for holder in holders:
         words.append(f"{holder}; if it hangs: SELECT pg_terminate_backend({holder.pid})")
     return words
@@ -354,7 +354,7 @@ def take_over(database: Database, registry: Registry, fleet: Sequence[Tenant], c
     """Hand all that waits to its handlers, tenant after tenant, if `confirm` is the id of the present plan.
 
     Raises PlanChangedError where the checkpoints have moved since: then somebody else dispatches. Beside a worker it does no harm: an
-    advisory lock leaves each group to one of them, and what a dispatcher had in hand when it ended is handled one by one, once.
+    advisory lock leaves each group to one of them, and what a dispatcher had in flight when it ended is handled one by one, once.
     """
     database.check_writable()
     active = [tenant for tenant in fleet if tenant.is_active]

@@ -41,7 +41,7 @@ def test_a_killed_worker_is_told_from_one_that_ended_in_order_and_from_one_that_
     assert killed == [
         "no dispatcher is connected to this database",
         "the health file is of 2026-11-25 02:53:20: its dispatcher did not end in order, as it would have removed it",
-        "it ended with a batch in hand: acme, billing.on_stock_reserved",
+        "it ended with a batch in flight: acme, billing.on_stock_reserved",
     ]
     in_order = explain_stop([], [], None, [], NOW)
     assert in_order[1] == "there is no health file: the last dispatcher ended in order, or kept none"
