@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -39,6 +40,9 @@ DISCARD = (
 # drop those before it costs half of what it would in a transaction of their own after it.
 _LEAVE = b"DEALLOCATE ALL; SELECT pg_catalog.pg_advisory_unlock_all(); ROLLBACK"
 _FINE = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY)
+_DENIED = re.compile(
+    "permission denied for (?P<kind>schema|table|view|materialized view|foreign table|sequence) (?P<name>.+)"
+)
 # The forms in which PostgreSQL writes values, which a server, database or role may have set otherwise: these lose nothing.
 OUTPUT = (
     "pg_catalog.set_config('client_encoding', CASE pg_catalog.getdatabaseencoding() WHEN 'SQL_ASCII' "
@@ -112,15 +116,22 @@ def no_schema(tenant: Tenant) -> str:
     return f"tenant {tenant.slug}: there is no schema {tenant.schema}, or its role may not use it"
 
 
-def missing_grant(tenant: Tenant, who: str) -> str:
-    """Return the statement that would give `who` what reading a tenant needs."""
+def missing_grant(tenant: Tenant, who: str, message: str) -> str | None:
+    """Return the statement that gives `who` what reading a tenant needs and PostgreSQL's `message` says is missing.
+
+    None where it says something else: that what is not the tenant's is refused is as it should be. Pure.
+    """
+    schema, grantee = sql.Identifier(tenant.schema), sql.Identifier(who)
     if tenant.reader is not None and who != tenant.reader:
-        return sql.SQL("GRANT {} TO {}").format(sql.Identifier(tenant.reader), sql.Identifier(who)).as_string()
-    return (
-        sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA {} TO {}")
-        .format(sql.Identifier(tenant.schema), sql.Identifier(who))
-        .as_string()
-    )
+        return sql.SQL("GRANT {} TO {}").format(sql.Identifier(tenant.reader), grantee).as_string()
+    denied = _DENIED.fullmatch(message)
+    if denied is None or denied["name"].startswith("pg_"):
+        return None
+    if denied["kind"] != "schema":
+        return sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA {} TO {}").format(schema, grantee).as_string()
+    if denied["name"] != tenant.schema:
+        return None
+    return sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(schema, grantee).as_string()
 
 
 def set_output(connection: Connection) -> None:

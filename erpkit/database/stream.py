@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from psycopg import errors, generators, pq
 
 from erpkit.database.pool import Database
-from erpkit.database.scope import Connection, set_output
+from erpkit.database.scope import Connection, missing_grant, set_output
 from erpkit.database.tenant import Tenant
+from erpkit.errors import DatabaseError
 
 __all__ = ["Stream", "can_stream", "column_names_and_types", "open_stream"]
 
@@ -77,16 +78,20 @@ def open_stream(database: Database, tenant: Tenant, query: bytes, *, deadline: f
     """Describe a query that gives rows, in a transaction of the tenant's reader, to read them next.
 
     `deadline` is a reading of time.monotonic(); the server holds it. Raises DatabaseError when the tenant cannot be entered,
-    and psycopg's errors for what the query does.
+    or a right is missing, with the GRANT that gives it, and psycopg's errors for what else the query does.
     """
     left = max(math.ceil((deadline - time.monotonic()) * 10), 1) / 10
     with database.tenant_transaction(tenant, statement_timeout=left) as connection:
         set_output(connection)
         pgconn = connection.pgconn
-        _run(connection, lambda: pgconn.send_prepare(b"", query))
-        shape = _run(connection, lambda: pgconn.send_describe_prepared(b""))
         try:
+            _run(connection, lambda: pgconn.send_prepare(b"", query))
+            shape = _run(connection, lambda: pgconn.send_describe_prepared(b""))
             yield Stream(*column_names_and_types(shape), connection, query)
+        except errors.InsufficientPrivilege as error:
+            message = error.diag.message_primary or str(error)
+            grant = missing_grant(tenant, tenant.reader or connection.info.user, message)
+            raise DatabaseError(f"{message}: {grant}" if grant else message) from error
         except BaseException:
             _cancel(connection)
             raise

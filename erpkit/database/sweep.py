@@ -219,6 +219,6 @@ def _reason(result: pq.abc.PGresult, tenant: Tenant, who: str) -> str:
     """Return PostgreSQL's message, with what would mend it where a right is missing, or who waited where a table is locked."""
     message = pq.error_message(result).strip().splitlines()[0]
     state = result.error_field(pq.DiagnosticField.SQLSTATE)
-    if state == _NO_RIGHT:
-        return f"{message}: {missing_grant(tenant, who)}"
+    if state == _NO_RIGHT and (grant := missing_grant(tenant, who, message)):
+        return f"{message}: {grant}"
     return "could not get a lock within 1 s: another transaction has locked a table" if state == _LOCKED else message

@@ -256,7 +256,7 @@ def _ways(connection: Connection, tenants: Sequence[Tenant]) -> dict[str, _Way |
     """Return how each tenant is checked, by slug, or what keeps it from that; unseen, it would look as if each table were missing."""
     rows = connection.execute(
         "SELECT slug, n.oid IS NOT NULL, has_schema_privilege(n.oid, 'USAGE'), r.oid IS NOT NULL, pg_has_role(r.oid, 'MEMBER'), "
-        "has_schema_privilege(r.oid, n.oid, 'USAGE'), pg_has_role(rr.oid, 'MEMBER') AND has_schema_privilege(rr.oid, n.oid, 'USAGE') "
+        "has_schema_privilege(r.oid, n.oid, 'USAGE'), pg_has_role(rr.oid, 'MEMBER'), has_schema_privilege(rr.oid, n.oid, 'USAGE') "
         "FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS t (slug, schema, role, reader) "
         "LEFT JOIN pg_namespace n ON n.nspname = schema LEFT JOIN pg_roles r ON r.rolname = role "
         "LEFT JOIN pg_roles rr ON rr.rolname = reader",
@@ -279,30 +279,35 @@ def _way(
     has_role: bool,
     may_take: bool | None,
     role_may_use: bool | None,
-    may_read: bool | None,
+    may_take_reader: bool | None,
+    reader_may_use: bool | None,
 ) -> _Way | str:
     """Decide how a tenant is checked. Pure."""
     if not exists:
         return f"there is no schema {tenant.schema}"
     if tenant.role is None:
-        grant = (
-            sql.SQL("GRANT USAGE ON SCHEMA {} TO {}")
-            .format(sql.Identifier(tenant.schema), sql.Identifier(login))
-            .as_string()
-        )
-        return _Way(None, plans=True) if is_usable else f"this login may not use the schema {tenant.schema}: {grant}"
+        refusal = f"this login may not use the schema {tenant.schema}: {_usage(tenant.schema, login)}"
+        return _Way(None, plans=True) if is_usable else refusal
     if tenant.status == "archived" and is_usable:
         return _Way(None, plans=True)
     if tenant.status != "archived" and may_take and role_may_use:
         return _Way(tenant.role, plans=True)
-    if may_read and not may_take:
+    if may_take_reader and reader_may_use and not may_take:
         return _Way(tenant.reader, plans=False)
     if not has_role:
         return f"there is no role {tenant.role}"
+    if may_take_reader and tenant.reader and not may_take:
+        return (
+            f"the role {tenant.reader} may not use the schema {tenant.schema}: {_usage(tenant.schema, tenant.reader)}"
+        )
     if not may_take:
         grant = sql.SQL("GRANT {} TO {}").format(sql.Identifier(tenant.reader or ""), sql.Identifier(login)).as_string()
         return f"this login may not take the role {tenant.role}: {grant}"
-    return f"the role {tenant.role} may not use the schema {tenant.schema}"
+    return f"the role {tenant.role} may not use the schema {tenant.schema}: {_usage(tenant.schema, tenant.role)}"
+
+
+def _usage(schema: str, who: str) -> str:
+    return sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(schema), sql.Identifier(who)).as_string()
 
 
 def _plan_all(pgconn: pq.abc.PGconn, groups: Sequence[_Group]) -> Iterator[tuple[_Group, str | None]]:

@@ -24,6 +24,7 @@ from erpkit.embedded import find_binaries
 from erpkit.errors import DatabaseError, UsageError
 from erpkit.migrations import read_applied
 from erpkit.tenants.health import count_rows
+from erpkit.tenants.locks import WAIT, name_holders
 from erpkit.tenants.losses import Loss, find_losses, find_needs
 from erpkit.tenants.manifest import DUMP, MANIFEST, Manifest, partial_file, sweep_partial_files
 from erpkit.tenants.registry import has_schema
@@ -59,8 +60,9 @@ def _export(database: Database, tenant: Tenant, file: IO[bytes]) -> Manifest:
         if not has_schema(connection, check_schema_name(tenant.schema)):
             raise DatabaseError(f"tenant {tenant.slug}: there is no schema {tenant.schema}")
         try:
-            with connection.transaction():
+            with name_holders(connection, tenant, "nothing was exported"), connection.transaction():
                 connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                connection.execute(sql.SQL("SET LOCAL lock_timeout TO {}").format(WAIT))
                 return _export_snapshot(connection, tenant, file)
         except psycopg.Error as error:
             reason = error.diag.message_primary or str(error).strip()
@@ -108,7 +110,7 @@ def _dump(connection: Connection, tenant: Tenant, snapshot: str, archive: zipfil
     program = find_program("pg_dump", connection.info.server_version)
     command: list[str | Path] = [
         program, "--format=custom", f"--schema={tenant.schema}", "--no-owner", "--no-privileges", "--no-password",
-        "--encoding=UTF8", "--lock-wait-timeout=10s", f"--snapshot={snapshot}", f"--dbname={without_password(connection)}",
+        "--encoding=UTF8", f"--lock-wait-timeout={WAIT}", f"--snapshot={snapshot}", f"--dbname={without_password(connection)}",
     ]  # fmt: skip
     digest = hashlib.sha256()
     with open_program(command, connection) as output, archive.open(DUMP, "w", force_zip64=True) as member:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ _NO_TYPES = _BEFORE_VALUES | {"groups", "interval", "path", "range", "rows", "si
 _SHAPES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("using", "<operator>"), "ASC"),
     (("at", "local"), "AT TIME ZONE 'UTC'"),
+    (("bit", "varying"), "varbit"),
     (("collation", "for"), "collation_for"),
     (("similar", "to"), "SIMILAR TO"),
     (("similar", "<string>", "escape"), ", 'x' ,"),
@@ -46,13 +47,13 @@ _SHAPES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("as", "not", "materialized"), "AS NOT MATERIALIZED"),
     (("array", "[", "]"), "ARRAY [ 1 ]"),
     (("[", "]"), ""),  # of a type
-    (("null", "on", "null"), ""),
-    (("absent", "on", "null"), ""),
-    *(((one, *more, "wrapper"), "") for one in ("with", "without")
-      for more in ((), ("array",), ("conditional",), ("unconditional",), ("conditional", "array"), ("unconditional", "array"))),
-    *(((one, "quotes"), "") for one in ("keep", "omit")),
-    (("on", "scalar", "string"), ""),
 )  # fmt: skip
+# The calls of SQL/JSON, whose clauses sqlglot 30 knows in part: PASSING, RETURNING, COLUMNS, what to do ON EMPTY.
+_JSON = (
+    "json_array", "json_arrayagg", "json_exists", "json_object", "json_objectagg", "json_query", "json_serialize",
+    "json_table", "json_value",
+)  # fmt: skip
+_PLAIN_CALL, _COMMA = read_tokens("f(NULL)"), Token(Kind.MARK, ",", ",")
 
 _SHAPES_BY_START = {
     start: [(shape, to) for shape, to in _SHAPES if shape[0] == start] for start in {s[0] for s, _ in _SHAPES}
@@ -97,7 +98,7 @@ def read_statement(text: str) -> Statement:
         return _show(tokens)
     tree = _parse(query)
     _check_reads(tree)
-    return Statement(tuple(tokens), len(query) == len(tokens), _defined(tree))
+    return Statement(tuple(tokens), len(query) == len(tokens), _defined(tree) | _json_columns(query))
 
 
 def _show(tokens: Sequence[Token]) -> Statement:
@@ -182,7 +183,7 @@ def _for_sqlglot(tokens: Sequence[Token]) -> str:
     something of the same shape.
     """
     words: list[str] = []
-    tokens = _without_join_names(tokens)
+    tokens = _without_join_names(_without_json(tokens))
     at = 0
     while at < len(tokens):
         word, count = _shape_at(tokens, at)
@@ -215,6 +216,66 @@ def _is_type(token: Token) -> bool:
 def _sign(before: Token | None) -> str:
     """Return an operator that sqlglot knows, between two values or before one."""
     return "||" if before is not None and ends_value(before) else "-"
+
+
+def _without_json(tokens: Sequence[Token]) -> Sequence[Token]:
+    """Write each call of SQL/JSON as one of a plain function, whose arguments are the queries in it: these are looked into."""
+    kept: list[Token] = []
+    at = 0
+    while at < len(tokens):
+        if not _is_json(tokens, at):
+            kept.append(tokens[at])
+            at += 1
+            continue
+        end = _closing(tokens, at + 1)
+        kept += _PLAIN_CALL[:-1]
+        for query in _queries(tokens[at + 2 : end]):
+            kept += [_COMMA, *_without_json(query)]
+        kept.append(_PLAIN_CALL[-1])
+        at = end + 1
+    return kept
+
+
+def _is_json(tokens: Sequence[Token], at: int) -> bool:
+    if not tokens[at].is_word(*_JSON) or at + 1 == len(tokens) or not tokens[at + 1].is_mark("("):
+        return False
+    return at == 0 or not (tokens[at - 1].is_word("as", "with", "recursive") or tokens[at - 1].is_mark("."))
+
+
+def _queries(body: Sequence[Token]) -> Iterator[Sequence[Token]]:
+    """Yield what stands in brackets and begins as a query, or the whole body where that does."""
+    if body and body[0].is_word(*_BEGIN):
+        yield [_PLAIN_CALL[1], *body, _PLAIN_CALL[-1]]
+        return
+    at = 0
+    while at < len(body):
+        first = next((token for token in body[at:] if not token.is_mark("(")), None)
+        if body[at].is_mark("(") and first is not None and first.is_word(*_BEGIN):
+            end = _closing(body, at)
+            yield body[at : end + 1]
+            at = end
+        at += 1
+
+
+def _closing(tokens: Sequence[Token], start: int) -> int:
+    """Return where the bracket closes that opens at `start`."""
+    depth = 0
+    for at in range(start, len(tokens)):
+        depth += tokens[at].is_mark("(") - tokens[at].is_mark(")")
+        if depth == 0:
+            return at
+    return len(tokens) - 1  # not reached: brackets come in pairs
+
+
+def _json_columns(tokens: Sequence[Token]) -> frozenset[str]:
+    """Return the names in calls of json_table, among them those that it gives to columns."""
+    return frozenset(
+        token.value
+        for at in range(len(tokens))
+        if _is_json(tokens, at) and tokens[at].value == "json_table"
+        for token in tokens[at + 2 : _closing(tokens, at + 1)]
+        if token.is_name
+    )
 
 
 def _without_join_names(tokens: Sequence[Token]) -> Sequence[Token]:
@@ -258,5 +319,6 @@ def ends_value(token: Token) -> bool:
 
 def _fits(tokens: Sequence[Token], shape: Sequence[str]) -> bool:
     return len(tokens) == len(shape) and all(
-        token.is_word(part) or f"<{token.kind.value}>" == part for token, part in zip(tokens, shape, strict=True)
+        token.is_word(part) or token.is_mark(part) or f"<{token.kind.value}>" == part
+        for token, part in zip(tokens, shape, strict=True)
     )

@@ -27,12 +27,17 @@ SELECT string_agg(DISTINCT name, ', ' ORDER BY name), array_agg(price ORDER BY p
 SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY price), mode() WITHIN GROUP (ORDER BY category) FROM catalog_products
 SELECT count(*) FROM catalog_products TABLESAMPLE bernoulli (50) REPEATABLE (7)
 SELECT count(*) FROM catalog_products TABLESAMPLE SYSTEM (50)
-SELECT to_tsvector('english', name)  plainto_tsquery('english', 'chair'), ts_rank(to_tsvector('simple', name), to_tsquery('a & b')) FROM catalog_products
+SELECT to_tsvector('english', name) @@ plainto_tsquery('english', 'chair'), ts_rank(to_tsvector('simple', name), to_tsquery('a & b')) FROM catalog_products
 SELECT '{"a": {"b": [1, 2]}}'::jsonb #>> '{a,b}', '{"a": 1}'::jsonb @> '{}', '{"a": 1}'::jsonb ? 'a', '{"a": 1}'::jsonb ?| ARRAY['a'], '{"a": 1}'::jsonb - 'a', '{"a": 1}'::jsonb #- '{a}'
-SELECT jsonb_path_query('{"a": [1, 2]}', '$.a[*]'), '{"a": 1}'::jsonb @? '$.a', '{"a": 1}'::jsonb  '$.a == 1'
+SELECT jsonb_path_query('{"a": [1, 2]}', '$.a[*]'), '{"a": 1}'::jsonb @? '$.a', '{"a": 1}'::jsonb @@ '$.a == 1'
 SELECT j.* FROM json_table('[{"a": 1}]', '$[*]' COLUMNS (n FOR ORDINALITY, a int PATH '$.a')) AS j
 SELECT '{}' IS JSON OBJECT, '1' IS NOT JSON ARRAY, json_exists(jsonb '{"a": 1}', '$.a'), json_value(jsonb '{"a": 1}', '$.a' RETURNING int), json_query(jsonb '{"a": 1}', '$.a' WITH WRAPPER)
 SELECT json_object('a' : 1, 'b' VALUE 2), json_array(1, 2 NULL ON NULL), json_arrayagg(name ORDER BY name ABSENT ON NULL) FROM catalog_products
+SELECT j.* FROM json_table(jsonb '{"a": [{"x": 1}, {}]}', '$.a[*] ? (@.x != $no)' PASSING 2 AS no COLUMNS (x int PATH '$.x' DEFAULT 0 ON EMPTY ERROR ON ERROR, is_x bool EXISTS PATH '$.x', NESTED '$.y[*]' COLUMNS (y jsonb FORMAT JSON PATH '$' WITH WRAPPER KEEP QUOTES NULL ON EMPTY)) ERROR ON ERROR) AS j
+SELECT json_value((SELECT jsonb '{"a": 1}'), '$.a' RETURNING numeric(10, 2) DEFAULT 1.5 ON EMPTY NULL ON ERROR), json_query(jsonb '{}', '$.a' RETURNING jsonb EMPTY ARRAY ON EMPTY), json_exists(jsonb '{}', '$.a' PASSING 1 AS x FALSE ON ERROR), json_serialize('{}' RETURNING text)
+SELECT json_array(SELECT sku FROM catalog_products ORDER BY 1), json_array(1, NULL NULL ON NULL RETURNING jsonb), json_objectagg(sku : price ABSENT ON NULL WITH UNIQUE KEYS RETURNING jsonb) FILTER (WHERE price > 1) FROM catalog_products
+WITH json_array (a) AS (SELECT 1) SELECT json_array.a FROM json_array
+SELECT array_agg(attrelid)::oid[], 1 = ANY('{1}'::oid[]), '{a}'::name[], CAST('{1}' AS oid[]), '{1}'::bit varying(3)[] FROM pg_attribute WHERE attrelid = 'catalog_products'::regclass
 SELECT key, value FROM jsonb_each_text('{"a": 1}') AS pair (key, value)
 SELECT * FROM jsonb_to_recordset('[{"a": 1, "b": "x"}]') AS r (a int, b text)
 SELECT * FROM ROWS FROM (generate_series(1, 3), unnest(ARRAY['a', 'b'])) WITH ORDINALITY AS r (n, word, place)

@@ -217,6 +217,10 @@ def test_a_tenant_given_twice_is_asked_once(shared: Database, tenants: list[Tena
         "SELECT pg_read_file('/etc/passwd')",
         "SELECT 1 INTO taken",
         "SELECT n FROM generate_series(1, 4) n FOR UPDATE OF n",
+        "SELECT json_value(((SELECT payload FROM erpkit_events) FOR UPDATE), '$.a')",
+        "SELECT json_array(SELECT 1 FROM erpkit_events FOR SHARE)",
+        "SELECT json_query((WITH d AS (DELETE FROM erpkit_events RETURNING payload) TABLE d), '$' WITH WRAPPER)",
+        "SELECT json_value(json_query((SELECT jsonb '{}' INTO taken), '$'), '$.a' DEFAULT 1 ON EMPTY)",
         "SELECT lo_creat(-1)",
     ],
 )
@@ -232,6 +236,29 @@ def test_what_reads_elsewhere_is_refused_by_the_tenants_role(
 ) -> None:
     result = across(shared, query, tenants=tenants[:1], limit=limit)
     assert "permission denied" in result.errors["acme"]
+
+
+@pytest.mark.parametrize("limit", [None, 100])
+def test_a_missing_right_names_its_grant_and_what_is_not_the_tenants_names_none(
+    shared: Database, tenants: list[Tenant], limit: int | None
+) -> None:
+    reader = tenants[0].reader
+
+    def error(query: str) -> str:
+        return across(shared, query, tenants=tenants[:1], limit=limit).errors["acme"]
+
+    assert error("TABLE tenant_bluebird.catalog_categories") == "permission denied for schema tenant_bluebird"
+    assert error("TABLE pg_authid") == "permission denied for table pg_authid"
+    assert error("SELECT current_setting('data_directory')") == 'permission denied to examine "data_directory"'
+    with shared.connection() as connection:
+        connection.execute(f'REVOKE SELECT ON tenant_acme.catalog_categories FROM "{reader}"'.encode())
+    try:
+        assert error("TABLE catalog_categories") == (
+            f'permission denied for table catalog_categories: GRANT SELECT ON ALL TABLES IN SCHEMA "tenant_acme" TO "{reader}"'
+        )
+    finally:
+        with shared.connection() as connection:
+            connection.execute(f'GRANT SELECT ON tenant_acme.catalog_categories TO "{reader}"'.encode())
 
 
 def test_nothing_of_a_sweep_stays_on_a_connection(shared: Database, tenants: list[Tenant]) -> None:

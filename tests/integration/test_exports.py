@@ -495,6 +495,18 @@ def test_a_tenant_without_a_schema_is_not_exported(database: Database, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_export_does_not_wait_for_a_locked_table_for_ever(
+    database: Database, migrations: tuple[Migration, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("erpkit.tenants.exports.WAIT", "1s")
+    tenant = create_tenant(database, migrations, "busy")
+    with psycopg.connect(database.conninfo) as other:
+        other.execute("LOCK TABLE tenant_busy.sales_orders")
+        with pytest.raises(DatabaseError, match=f"held by process {other.info.backend_pid} .*; nothing was exported"):
+            export_tenant(database, tenant, tmp_path / "busy.erpkit")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_password_never_stands_on_a_command_line(database: Database, server: EmbeddedServer, tmp_path: Path) -> None:
     login = f"keeper_{database.conninfo.split('/')[3].split('?')[0]}"
     rules = server.data / "pg_hba.conf"

@@ -287,15 +287,24 @@ def test_check_names_what_the_tenants_role_may_not_do(
     broken = check_queries(database, [acme, archived], statements)
     assert [str(one) for one in broken] == ["acme: sales.add_order: permission denied for table sales_orders"]
     broken = check_queries(database, [bluebird], statements)
-    assert {one.error for one in broken} == {f"the role {bluebird.role} may not use the schema tenant_bluebird"}
+    assert {one.error for one in broken} == {
+        f"the role {bluebird.role} may not use the schema tenant_bluebird: "
+        f'GRANT USAGE ON SCHEMA "tenant_bluebird" TO "{bluebird.role}"'
+    }
     login = f"login_{uuid4().hex[:8]}"
     with database.connection() as connection:
         connection.execute(f"CREATE ROLE {login} LOGIN")
         with Database(psycopg.conninfo.make_conninfo(database.conninfo, user=login), "as another login") as seen:
             broken = check_queries(seen, [acme], statements)
+            connection.execute(
+                f'GRANT "{acme.reader}" TO {login}; REVOKE USAGE ON SCHEMA tenant_acme FROM "{acme.reader}"'
+            )
+            without_usage = check_queries(seen, [acme], statements)
         connection.execute(f"DROP ROLE {login}")
     (error,) = {one.error for one in broken}
     assert error == f'this login may not take the role {acme.role}: GRANT "{acme.reader}" TO "{login}"'
+    (error,) = {one.error for one in without_usage}
+    assert error.endswith(f'may not use the schema tenant_acme: GRANT USAGE ON SCHEMA "tenant_acme" TO "{acme.reader}"')
 
 
 def test_check_asks_for_the_right_to_call_a_function_and_does_not_call_it(
