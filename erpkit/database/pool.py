@@ -317,7 +317,13 @@ class Database:
             connection_class=PooledConnection,
             min_size=0,
             max_size=self.max_connections,
-            kwargs={"autocommit": True, "application_name": "erpkit", "prepare_threshold": None, "connect_timeout": 10},
+            kwargs={
+                "autocommit": True,
+                "application_name": "erpkit",
+                "prepare_threshold": None,
+                "connect_timeout": 10,
+                "client_encoding": "UTF8",  # a server's own may lack what is sent, and SQL_ASCII makes bytes of all text
+            },
             open=True,
             timeout=_WAIT,
             reconnect_timeout=0,  # else the pool pauses longer and longer, and misses that the server is back

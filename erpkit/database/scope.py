@@ -46,7 +46,7 @@ _DENIED = re.compile(
 # The forms in which PostgreSQL writes values, which a server, database or role may have set otherwise: these lose nothing.
 OUTPUT = (
     "pg_catalog.set_config('client_encoding', CASE pg_catalog.getdatabaseencoding() WHEN 'SQL_ASCII' "
-    "THEN pg_catalog.current_setting('client_encoding') ELSE 'UTF8' END, true), "
+    "THEN 'SQL_ASCII' ELSE 'UTF8' END, true), "
     "pg_catalog.set_config('DateStyle', 'ISO', true), "
     "pg_catalog.set_config('IntervalStyle', 'postgres', true), pg_catalog.set_config('extra_float_digits', '1', true), "
     "pg_catalog.set_config('bytea_output', 'hex', true)"

@@ -165,13 +165,17 @@ def _prepare(
     EXPLAIN and SHOW are none: they cannot stand in another statement.
     """
     with database.connection() as connection:
-        statement = check_reading(
-            connection,
-            _bind(connection, query, params),
-            tenants,
-            shared_schemas=database.shared_schemas,
-            allowed_functions=database.allowed_functions,
-        )
+        text = _bind(connection, query, params)
+        try:
+            statement = check_reading(
+                connection,
+                text,
+                tenants,
+                shared_schemas=database.shared_schemas,
+                allowed_functions=database.allowed_functions,
+            )
+        except psycopg.errors.UntranslatableCharacter as error:
+            raise UsageError(f"the database cannot hold a character of the SQL: {error.diag.message_primary}") from None
     text = _limited(statement.text, limit) if statement.is_query else statement.text
     return text.encode(), statement.is_query  # in UTF-8, which both ways of reading have set before the server reads it
 

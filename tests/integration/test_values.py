@@ -17,7 +17,8 @@ from psycopg.types.range import Range
 
 from erpkit.database import Database, Tenant
 from erpkit.embedded import EmbeddedServer
-from erpkit.tenants import AsText, across
+from erpkit.errors import UsageError
+from erpkit.tenants import AsText, across, find_tenants
 from tests.conftest import _new_database
 
 LIMITS = (10_000, None)  # the first asks for a small result, the second for a large one
@@ -331,14 +332,24 @@ def test_bytes_that_are_no_text_in_the_servers_encoding_are_shown(server: Embedd
     with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
         connection.execute("CREATE DATABASE test_ascii TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
         connection.execute("CREATE DATABASE test_latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
+    listed = (
+        "SELECT nspname::text AS slug, nspname::text AS schema_name FROM pg_namespace WHERE nspname = 'tenant_acme'"
+    )
     for name, query in (("ascii", r"SELECT convert_from('\x61e4', 'SQL_ASCII') AS t"), ("latin", "SELECT 'aä' AS t")):
         with Database(server.url(f"test_{name}"), name) as database:
             with database.connection() as connection:
                 connection.execute("CREATE SCHEMA tenant_acme")
+                tenants = find_tenants(connection, (), listed)
+            assert [tenant.slug for tenant in tenants] == ["tenant_acme"]
             for limit in LIMITS:
-                result = across(database, query, tenants=[Tenant("acme", "tenant_acme")], limit=limit)
+                result = across(database, query, tenants=tenants, limit=limit)
                 assert result.errors == {}
                 assert (list(result.frame["t"]), result.errors) == ([r"a\xe4" if name == "ascii" else "aä"], {})
+            if name == "latin":
+                with pytest.raises(UsageError, match="the database cannot hold a character of the SQL: .* in encoding"):
+                    across(database, "SELECT 1 AS 日", tenants=tenants)
+            else:
+                assert list(across(database, "SELECT '日' AS t", tenants=tenants).frame["t"]) == ["日"]
 
 
 def _check(database: Database, tenant: Tenant, texts: Mapping[Kind, Sequence[str | None]]) -> None:
