@@ -142,7 +142,7 @@ class Decision(Generic[_Record, _Result]):
         self.stop_button.disabled = not self.plan.can_stop
         self.result = self.plan.apply(self.confirm.value.strip(), self._work)
         self.confirm.value = ""
-        self.view.value = _shown(self.result)
+        self.view.value = self.summary.html() + to_html("", tables=self.result.tables)
         self.run_below.layout.display = None
         self._tell(str(self.result))
 

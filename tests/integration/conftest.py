@@ -32,7 +32,7 @@ def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
 
 @pytest.fixture(scope="module")
 def jetstream(nats: NatsServer) -> Iterator[NatsBroker]:
-    broker = NatsBroker(nats.url, acknowledge_within=1, redeliver_after=2)
+    broker = NatsBroker(nats.url, acknowledge_within=5, redeliver_after=2)
     yield broker
     broker.close()
 

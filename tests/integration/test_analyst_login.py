@@ -1,6 +1,7 @@
 """What a login can do that is a member of the group of analysts and nothing else, and one that may read some tenants only."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from subprocess import CompletedProcess
 from uuid import uuid4
@@ -74,6 +75,13 @@ COMMANDS = [
 ]  # fmt: skip
 
 
+def _told(text: str) -> list[str]:
+    """Return the lines without the target, and without dead rows, which PostgreSQL counts when it comes to it."""
+    lines = [line for line in text.splitlines() if not line.startswith("target: ")]
+    is_inspection = any("dead rows" in line for line in lines)
+    return [re.sub(r"\d+ *$", "", line) if is_inspection else line for line in lines]
+
+
 def test_an_analyst_is_shown_what_an_operator_is(shared_database: Database, analyst: str) -> None:
     operator, reads = _commands(shared_database.conninfo), _commands(analyst)
     with shared_database.connection() as connection:  # or a vacuum between two looks would clear dead rows away
@@ -81,8 +89,7 @@ def test_an_analyst_is_shown_what_an_operator_is(shared_database: Database, anal
     for command in COMMANDS:
         expected, found = operator(*command.split()), reads(*command.split())
         assert "denied" not in found.stdout + found.stderr, command
-        lines = [line for line in found.stdout.splitlines() if not line.startswith("target: ")]
-        assert lines == [line for line in expected.stdout.splitlines() if not line.startswith("target: ")], command
+        assert _told(found.stdout) == _told(expected.stdout), command
         assert found.returncode == expected.returncode, command
 
 

@@ -19,6 +19,7 @@ from erpkit.sample.demo import Planted, plant
 from erpkit.tenants import find_tenants
 from erpkit.ui import Explorer, explore
 from tests.conftest import SMALL
+from tests.integration.counting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +175,8 @@ def test_an_interrupted_cell_is_cancelled_in_the_server_and_the_next_one_works(
     )
     assert time.monotonic() - started < 15
     watcher.join()
-    with database.connection() as connection:
-        assert connection.execute(sleeping).fetchone() == (0,)
+    with database.connection() as connection:  # what was cancelled may take a moment to end
+        wait_until(lambda: connection.execute(sleeping).fetchone() == (0,))
     assert run(shell, "%%tenant acme\nSELECT 1 AS one").iloc[0, 0] == 1
 
 

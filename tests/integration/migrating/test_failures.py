@@ -128,8 +128,8 @@ def test_a_statement_over_its_limit_fails_its_tenant_and_rolls_back(database: Da
 @pytest.mark.parametrize(
     ("statement", "why"),
     [
-        ("COPY count FROM STDIN;", "copies from or to the client"),
-        ("COPY count TO STDOUT WITH (FORMAT csv);", "copies from or to the client"),
+        ("COPY count FROM STDIN;", "copies from or to a client"),
+        ("COPY count TO STDOUT WITH (FORMAT csv);", "copies from or to a client"),
         ("SELECT '\0';", "holds a zero byte"),
     ],
 )
