@@ -61,7 +61,8 @@ class Decision(Generic[_Record, _Result]):
     def _ipython_display_(self) -> None:
         from IPython.display import HTML, display  # noqa: PLC0415 - only a notebook needs it
 
-        display(self.widget if self.result is None and is_a_notebook_watched() else HTML(self._html()))
+        has_buttons = is_a_notebook_watched() and (self.result is None or "widget" in self.__dict__)
+        display(self.widget if has_buttons else HTML(self._html()))
 
     def _html(self) -> str:
         if self.result is None:

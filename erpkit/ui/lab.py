@@ -35,8 +35,7 @@ def run_below_button(text: str = "Run the cells below") -> Button | HTML:
 
 
 def _run_below(app: Any) -> None:
-    """Go to the next cell first: the one with the button is the selected one, and stays as it is."""
-    app.commands.execute("notebook:move-cursor-down")
+    """Run the button's own cell as well, which shows the same again: to go down from it, JupyterLab would pass over folded cells."""
     app.commands.execute("notebook:run-all-below")
 
 
