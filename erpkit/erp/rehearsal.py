@@ -210,7 +210,8 @@ class WorkerProcess:
     """One dispatcher of a database; it is started by `start` and keeps a health file."""
 
     def __init__(self, conninfo: str, modules: str, health_file: Path) -> None:
-        self._environment = os.environ | {"ERPKIT_DATABASE": conninfo, "ERPKIT_MODULES": modules}
+        own = {"ERPKIT_DATABASE": conninfo, "ERPKIT_MODULES": modules, "ERPKIT_TENANTS_QUERY": ""}
+        self._environment = os.environ | own  # whatever ERP is operated, the scratch one is erpkit's
         self._process: subprocess.Popen[bytes] | None = None
         self.health_file = health_file
 
