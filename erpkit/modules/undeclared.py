@@ -74,7 +74,7 @@ class Declarations:
         """Sum up what is to declare and to cut; `remaining` are the findings, by default all that is undeclared."""
         to_declare = sum(one.can_be_declared for one in self.undeclared)
         findings = [
-            Finding("undeclared dependency", one.module, f"needs {one.needs}", remedy=one.cure, of="module")
+            Finding("undeclared dependency", "", f"{one.module} needs {one.needs}: {one.cure}", of="module")
             for one in (self.undeclared if remaining is None else remaining)
         ]
         facts = {"to declare": to_declare, "to cut": len(self.undeclared) - to_declare}
