@@ -24,7 +24,9 @@ from tests.integration.fleet import (
 )  # fmt: skip
 
 TENANTS, KILLS = 24, 50
+WORKERS = 3  # as many as run_plan takes
 STEPS = steps(4, pause=0.01)
+WHOLE = TENANTS * len(STEPS)
 
 
 def _kill_after(database: Database, fleet: Sequence[Tenant], migrations: Sequence[Migration], seconds: float) -> None:
@@ -84,14 +86,14 @@ def test_a_runner_killed_fifty_times_leaves_every_tenant_at_a_whole_version(data
     fleet, in_the_midst = _start_over(database, TENANTS), 0
     for number in range(KILLS):
         before = sum(map(len, versions(database, fleet).values()))
-        if before == TENANTS * len(STEPS):
+        if before > WHOLE - 4 * WORKERS:  # what the workers sent last would complete it
             fleet, before = _start_over(database, TENANTS), 0
-        _kill_at(database, fleet, STEPS, before + chance.randrange((TENANTS * len(STEPS) - before + 1) // 2))
+        _kill_at(database, fleet, STEPS, before + 1 + chance.randrange((WHOLE - before) // 2))
         assert find_halves(database, fleet) == [], f"after kill {number} with seed {seed}"
-        in_the_midst += before < sum(map(len, versions(database, fleet).values())) < TENANTS * len(STEPS)
+        in_the_midst += before < sum(map(len, versions(database, fleet).values())) < WHOLE
         with database.connection() as connection:
             assert _advisory_locks(connection) == []
-    assert in_the_midst >= KILLS / 4, f"the kills came too early or too late to show anything, with seed {seed}"
+    assert in_the_midst >= KILLS / 2, f"the kills came too early or too late to show anything, with seed {seed}"
     assert migrate(database, fleet, STEPS).is_complete
     assert set(versions(database, fleet).values()) == {(1, 2, 3, 4)}
     assert find_halves(database, fleet) == []
