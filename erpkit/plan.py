@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ from erpkit.finding import Finding, group_findings
 from erpkit.result import Summary, to_html
 from erpkit.table import Table
 
-__all__ = ["Plan", "PlanRecord", "Shown", "Work"]
+__all__ = ["Plan", "PlanRecord", "Shown", "Work", "plan_id"]
 
 
 class Shown(Protocol):
@@ -41,6 +43,11 @@ class PlanRecord(Shown, Protocol):
     @property
     def size(self) -> int:
         """How many things doing it takes; 0 where there is nothing to do."""
+
+
+def plan_id(kind: str, facts: object) -> str:
+    """Return `kind` and ten hexadecimal digits that stand for exactly these facts; times and uuids count as text."""
+    return f"{kind}-{hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:10]}"
 
 
 _Record = TypeVar("_Record", bound=PlanRecord)

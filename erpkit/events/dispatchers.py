@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from erpkit.events.lag import EventLag, GroupLag, LockHolder, read_lag
 from erpkit.events.watchdog import Watch
 from erpkit.finding import Finding
 from erpkit.modules import Registry
+from erpkit.plan import plan_id
 from erpkit.result import Summary
 from erpkit.table import Column, Table
 
@@ -89,7 +89,7 @@ class TakeOver:
     @property
     def id(self) -> str:
         """`dispatch-` and ten hexadecimal digits that stand for where all groups are: it changes once somebody else dispatches."""
-        return f"dispatch-{hashlib.sha256(json.dumps(self.checkpoints).encode()).hexdigest()[:10]}"
+        return plan_id("dispatch", self.checkpoints)
 
     @property
     def events(self) -> int:

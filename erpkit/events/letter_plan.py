@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -18,6 +16,7 @@ from erpkit.events.dead_letters import DeadLetter, list_dead_letters
 from erpkit.events.parking import Parked, list_parked
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
+from erpkit.plan import plan_id
 from erpkit.table import Table
 
 _BEHIND = "lacks erpkit's own migrations: run `erpkit migrate up`"
@@ -77,7 +76,7 @@ class LetterPlan:
     def id(self) -> str:
         """`retry-` or `discard-` and ten hexadecimal digits that stand for exactly these letters, and the reason."""
         facts = [self.action, self.reason, [(d.tenant, d.handler, str(d.uuid)) for d in self.letters]]
-        return f"{self.action}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]}"
+        return plan_id(self.action, facts)
 
     @property
     def is_empty(self) -> bool:

@@ -16,6 +16,7 @@ from erpkit.migrations.files import Migration, Step
 from erpkit.migrations.lint import LintReport, lint_report
 from erpkit.migrations.parser import Direction
 from erpkit.migrations.status import MOST_LINES, Applied, FleetStatus
+from erpkit.plan import plan_id
 from erpkit.table import Column, Table
 
 _BEHIND = ("pending", "out of order")
@@ -80,7 +81,7 @@ class MigrationPlan:
             for wave in self.waves
             for plan in wave.tenants
         ]
-        return f"migrate-{hashlib.sha256(json.dumps([self.direction, steps]).encode()).hexdigest()[:10]}"
+        return plan_id("migrate", [self.direction, steps])
 
     @property
     def tenants(self) -> tuple[TenantPlan, ...]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +12,7 @@ from erpkit.database import TEMPLATE, Connection, Database, Tenant
 from erpkit.database.operators import OBJECTS, owner_name
 from erpkit.errors import PlanChangedError
 from erpkit.finding import Finding
+from erpkit.plan import plan_id
 from erpkit.table import Column, Table
 from erpkit.tenants.lifecycle import lock_migrations
 from erpkit.tenants.registry import list_tenants
@@ -82,7 +81,7 @@ class HandOverPlan:
     def id(self) -> str:
         """`hand-over-` and ten hexadecimal digits that stand for exactly these statements."""
         facts = [[part.subject, *part.statements] for part in self.parts]
-        return f"hand-over-{hashlib.sha256(json.dumps([self.owner, facts]).encode()).hexdigest()[:10]}"
+        return plan_id("hand-over", [self.owner, facts])
 
     @property
     def statement_count(self) -> int:

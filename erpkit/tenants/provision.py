@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
 
@@ -11,6 +9,7 @@ from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import MigrationError, PlanChangedError
 from erpkit.finding import Finding
 from erpkit.migrations import Migration, plan_up, read_applied, run_plan
+from erpkit.plan import plan_id
 from erpkit.table import Column, Table
 from erpkit.tenants.fleet import FleetInspection
 from erpkit.tenants.inspection import TenantInspection
@@ -30,7 +29,7 @@ class ProvisionPlan:
     def id(self) -> str:
         """`provision-` and ten hexadecimal digits that stand for exactly this tenant and these migrations."""
         facts = [astuple(self.tenant), [(m.name, m.content.up) for m in self.migrations]]
-        return f"provision-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]}"
+        return plan_id("provision", facts)
 
     @property
     def size(self) -> int:

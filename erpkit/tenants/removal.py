@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -13,6 +11,7 @@ from psycopg import sql
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError, PlanChangedError, UsageError
 from erpkit.finding import Finding
+from erpkit.plan import plan_id
 from erpkit.table import Column, Table
 from erpkit.tenants.health import count_rows
 from erpkit.tenants.locks import WAIT, name_holders, short_waits
@@ -49,7 +48,7 @@ class DropPlan:
     def id(self) -> str:
         """`drop-` and ten hexadecimal digits that stand for exactly these tables and row counts."""
         facts = [self.tenant.slug, self.tenant.schema, sorted(self.rows.items())]
-        return f"drop-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]}"
+        return plan_id("drop", facts)
 
     @property
     def row_count(self) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from erpkit.finding import Finding
 from erpkit.migrations import Migration, describe_status, lint_migrations, read_applied
 from erpkit.migrations.lint import LintReport
 from erpkit.migrations.parser import ParsedMigration
+from erpkit.plan import plan_id
 from erpkit.table import Column, Table
 from erpkit.tenants.ddl import DESTRUCTIVE, MARKS
 from erpkit.tenants.drift import Difference, drift_findings, find_drift, in_order
@@ -80,7 +79,7 @@ class RepairPlan:
     def id(self) -> str:
         """`repair-` and ten hexadecimal digits that stand for exactly these statements in this schema."""
         facts = [self.tenant.slug, self.tenant.schema, [step.statement for step in self.steps]]
-        return f"repair-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]}"
+        return plan_id("repair", facts)
 
     @property
     def size(self) -> int:

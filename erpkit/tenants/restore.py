@@ -5,8 +5,6 @@ Nothing of the damaged tenant is thrown away: it goes on as an archived one unde
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from erpkit.database import Connection, Database, Tenant, create_schema, schemas
 from erpkit.errors import DatabaseError, MigrationError, PlanChangedError, UsageError
 from erpkit.finding import Finding
 from erpkit.migrations import Migration, describe_status, plan_up, read_applied, run_plan
+from erpkit.plan import plan_id
 from erpkit.table import Column, Table
 from erpkit.tenants.drift import Difference, drift_findings, find_drift
 from erpkit.tenants.health import count_rows
@@ -71,7 +70,7 @@ class RestorePlan:
     def id(self) -> str:
         """`restore-` and ten hexadecimal digits that stand for exactly this file and the tenant as it is now."""
         facts = [self.tenant.slug, self.tenant.schema, self.manifest.sha256, sorted(self.rows.items()), self.aside]
-        return f"restore-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]}"
+        return plan_id("restore", facts)
 
     @property
     def changes(self) -> dict[str, tuple[int | None, int | None]]:

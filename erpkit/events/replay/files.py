@@ -21,6 +21,7 @@ from erpkit.events.message import Message, PayloadError, decode
 from erpkit.events.replay.selection import Selection, stream_selected
 from erpkit.finding import Finding
 from erpkit.modules import Registry
+from erpkit.plan import plan_id
 from erpkit.table import Column, Table
 
 _BATCH = 1000
@@ -58,7 +59,7 @@ class ImportPlan:
     def id(self) -> str:
         """`import-` and ten hexadecimal digits that stand for this file, this tenant and what is new to it."""
         facts = [self.digest, self.tenant.slug, sorted(self.new.items()), self.known]
-        return f"import-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]}"
+        return plan_id("import", facts)
 
     @property
     def event_count(self) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +19,7 @@ from erpkit.events.dead_letters import DeadLetter
 from erpkit.events.replay.selection import Selection
 from erpkit.finding import NO_TENANTS, Finding, not_read
 from erpkit.modules import EventHandler, Registry
+from erpkit.plan import plan_id
 from erpkit.table import Column, Table
 
 
@@ -113,7 +112,7 @@ class ReplayPlan:
         if self.resumes is not None:
             return self.resumes_plan
         facts = [asdict(self.selection), [asdict(step) for step in self.steps]]
-        return f"replay-{hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:10]}"
+        return plan_id("replay", facts)
 
     @property
     def event_count(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from erpkit.events.replay.run import RunOptions
 from erpkit.events.replay.shadow import Shadow, advance, build_shadow, drop_in
 from erpkit.finding import Finding
 from erpkit.modules import Registry
+from erpkit.plan import plan_id
 from erpkit.table import Column, Table
 
 _BATCH = 2000
@@ -67,7 +67,7 @@ class ShadowDiff:
     def id(self) -> str:
         """`swap-` and ten hexadecimal digits."""
         facts = [self.shadow.schema, self.shadow.failed, [[t.table, t.count, t.digest] for t in self.differences]]
-        return f"swap-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]}"
+        return plan_id("swap", facts)
 
     @property
     def count(self) -> int:
