@@ -41,10 +41,8 @@ def grid_of(
         return None
     import pandas  # noqa: PLC0415 - slow to import
 
-    few, cut = (
-        len(rows) < _FEW,
-        f"; only the first {len(rows):,} of {total:,} rows are here" if total > len(rows) else "",
-    )
+    few = len(rows) < _FEW
+    cut = f"; only the first {len(rows):,} of {total:,} rows are here" if total > len(rows) else ""
     return table(
         pandas.DataFrame(rows, columns=list(names), dtype=object),
         showIndex=False,

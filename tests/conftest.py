@@ -21,6 +21,7 @@ from erpkit.modules import Registry, load_modules
 from erpkit.runs.sample import drop_database
 from erpkit.sample.data import Size
 from erpkit.sample.demo import Planted, plant
+from tests.situations import empty_database, foreign_database
 
 SMALL = Size(products=6, customers=3, orders=10)
 
@@ -87,6 +88,20 @@ def shared_database(server: EmbeddedServer) -> Iterator[Database]:
 def erp(database: Database, registry: Registry) -> Planted:
     """Four tenants of sample data in `database`, one in each trouble."""
     return plant(database, registry, tenants=4, size=SMALL)
+
+
+@pytest.fixture(scope="module")
+def nothing(server: EmbeddedServer) -> Iterator[dict[str, str]]:
+    """A database with nothing in it."""
+    with empty_database(server, "nothing_is_here") as environ:
+        yield environ
+
+
+@pytest.fixture(scope="module")
+def foreign(server: EmbeddedServer) -> Iterator[dict[str, str]]:
+    """A database of another ERP."""
+    with foreign_database(server, "another_erp") as environ:
+        yield environ
 
 
 class CountingCursor(psycopg.Cursor[tuple[Any, ...]]):

@@ -6,7 +6,7 @@ from erpkit.events.causes import DeadLetterCount, cause_of, count_dead_letters, 
 from erpkit.events.checkpoints import read_backlog, read_waiting
 from erpkit.events.consumer import Consumer, ConsumerGroup, consumer_groups
 from erpkit.events.context import Context
-from erpkit.events.dead_letters import DeadLetter, DeadLetterDetail, list_dead_letters, show_dead_letter
+from erpkit.events.dead_letters import LETTER_COLUMNS, DeadLetter, DeadLetterDetail, list_dead_letters, show_dead_letter
 from erpkit.events.dispatch import CrashError, DispatchResult, dispatch, dispatch_batch
 from erpkit.events.lag import GroupLag, LockHolder, TopicRate, read_lag, read_lock_holders, read_rates
 from erpkit.events.letter_plan import LetterPlan, LetterSelection, plan_discard, plan_retry
@@ -55,6 +55,7 @@ from erpkit.events.worker import Worker, WorkerOptions, WorkerReport
 
 __all__ = [
     "EVERY",
+    "LETTER_COLUMNS",
     "CommandBus",
     "ConsumeOptions",
     "Consumed",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from erpkit.events import DeadLetter
+from erpkit.events import LETTER_COLUMNS, DeadLetter
 from erpkit.finding import Finding
 from erpkit.migrations import MigrationStatus
 from erpkit.result import Summary
@@ -137,7 +137,9 @@ class FleetInspection:
     def dead_letters(self) -> Table[DeadLetter]:
         """One line a dead letter; payloads are not shown."""
         return Table(
-            _LETTERS, [letter for i in self.inspections for letter in i.dead_letters], "There are no dead letters."
+            LETTER_COLUMNS,
+            [letter for i in self.inspections for letter in i.dead_letters],
+            "There are no dead letters.",
         )
 
     @property
@@ -263,12 +265,4 @@ _INDEXES = (
     Column[_Advice]("finding", lambda row: row[1]),
     Column[_Advice]("tenants", lambda row: len(row[2])),
     Column[_Advice]("size", lambda row: round(sum(row[2]) / 1024), unit="KiB", bar=True),
-)
-_LETTERS = (
-    Column[DeadLetter]("tenant", lambda d: d.tenant),
-    Column[DeadLetter]("offset", lambda d: d.offset),
-    Column[DeadLetter]("topic", lambda d: d.topic),
-    Column[DeadLetter]("handler", lambda d: d.handler),
-    Column[DeadLetter]("error", lambda d: d.error),
-    Column[DeadLetter]("failed", lambda d: d.failed_at),
 )

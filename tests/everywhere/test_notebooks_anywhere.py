@@ -13,34 +13,19 @@ from typing import Any
 import pytest
 
 from erpkit.database import Database
-from erpkit.embedded import EmbeddedServer
 from erpkit.modules import Registry
 from erpkit.runs import list_notebooks
 from erpkit.sample.demo import plant
 from erpkit.tenants import list_tenants
 from tests.command import erpkit
 from tests.conftest import SMALL
-from tests.situations import analyst_login, empty_database, foreign_database
+from tests.situations import analyst_login
 
 NOTEBOOKS = list_notebooks()
 UNREAD = "bluebird"
 
 # These may end with 0 where there is nothing: a list, and the plan of a first tenant; a runbook rehearses on a database of its own.
 FINE_OVER_NOTHING = {"run_history", "provision_tenant"}
-
-
-@pytest.fixture(scope="module")
-def nothing(server: EmbeddedServer) -> Iterator[dict[str, str]]:
-    """A database with nothing in it."""
-    with empty_database(server, "nothing_is_here") as environ:
-        yield environ
-
-
-@pytest.fixture(scope="module")
-def foreign(server: EmbeddedServer) -> Iterator[dict[str, str]]:
-    """A database of another ERP."""
-    with foreign_database(server, "another_erp") as environ:
-        yield environ
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,12 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from erpkit.database import Database
-from erpkit.embedded import EmbeddedServer
 from erpkit.modules import Registry
 from erpkit.sample.demo import plant
 from erpkit.tenants import list_tenants
 from tests.command import erpkit
 from tests.conftest import SMALL
-from tests.situations import FOREIGN, analyst_login, empty_database, foreign_database
+from tests.situations import FOREIGN, analyst_login
 
 UNREAD = "bluebird"
 FOREIGN_NAMES = tuple(name.replace('"', "") for name in ("nord-0001", "select"))
@@ -88,20 +87,6 @@ WITH_ONE_UNREAD = [
     ("mcp --list", 0, "sales_list_orders"),
 ]
 Expected = tuple[object, ...]
-
-
-@pytest.fixture(scope="module")
-def nothing(server: EmbeddedServer) -> Iterator[dict[str, str]]:
-    """A database with nothing in it."""
-    with empty_database(server, "nothing_is_here") as environ:
-        yield environ
-
-
-@pytest.fixture(scope="module")
-def foreign(server: EmbeddedServer) -> Iterator[dict[str, str]]:
-    """A database of another ERP."""
-    with foreign_database(server, "another_erp") as environ:
-        yield environ
 
 
 @pytest.fixture(scope="module")
