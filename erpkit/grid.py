@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ipywidgets import Widget
 
-__all__ = ["MOST_ROWS", "grid_of"]
+__all__ = ["LONG", "MOST_ROWS", "grid_of"]
 
 MOST_ROWS = 10_000  # all of it is sent to the browser, which draws the page that is shown
+LONG = 48  # characters; longer text may wrap
 _PAGE = 25
+_SORTABLE = 3  # rows; fewer are not worth a widget
 _FEW = 5  # rows below which there is nothing to search for
 
 _STYLE = """
@@ -27,14 +29,14 @@ table.dataTable > tbody > tr > td.erpkit-long { white-space: normal; min-width: 
 """
 
 
-def grid_of(
-    names: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], long: Sequence[bool], total: int
-) -> Widget | None:
-    """Return a widget that shows `rows` of text; None where the library is not installed.
+def grid_of(names: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], total: int) -> Widget | None:
+    """Return a widget that shows `rows` of text; None where there is little to sort, or the library is not installed.
 
-    `total` is how many rows there are. Columns that are `numeric` sort as numbers, whatever groups their thousands; those that
-    are `long` wrap.
+    `total` is how many rows there are. Columns that are `numeric` sort as numbers, whatever groups their thousands; those with
+    a text longer than `LONG` characters wrap.
     """
+    if total < _SORTABLE:
+        return None
     try:
         table = import_module("itables.widget").ITable
     except ImportError:
@@ -74,6 +76,9 @@ def grid_of(
                 "className": "dt-right",
             },
             {"targets": [n for n, is_number in enumerate(numeric) if not is_number], "className": "dt-left"},
-            {"targets": [n for n, is_long in enumerate(long) if is_long], "className": "erpkit-long"},
+            {
+                "targets": [n for n in range(len(names)) if any(len(row[n]) > LONG for row in rows)],
+                "className": "erpkit-long",
+            },
         ],
     )

@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
 from itertools import islice
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
+from erpkit import grid
 from erpkit.visible import visible, visible_html
 from erpkit.watching import is_a_notebook_watched
 
@@ -24,14 +25,23 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-__all__ = ["TONES", "Column", "Table", "Tone", "format_value"]
+__all__ = [
+    "MOST_ROWS",
+    "TONES",
+    "Column",
+    "Table",
+    "Tone",
+    "cut",
+    "format_value",
+    "is_null",
+    "is_numeric",
+    "sortable_bundle",
+]
 
 Tone = Literal["", "error", "warning", "good", "muted"]
 
 MOST_ROWS = 200  # of a table in HTML
-_SORTABLE = 3  # rows; fewer are not worth a widget
 _NONE = ("–", "NULL")  # among numbers DataTables takes `-` for none
-_LONG = 48  # characters; longer text may wrap
 _LONGEST = 300  # characters; of longer text the beginning is shown
 
 TONES: dict[Tone, str] = {
@@ -98,7 +108,7 @@ class Table(Generic[_Row]):
     def of_frame(cls, frame: pandas.DataFrame, empty: str = "none", **options: Any) -> Table[tuple[object, ...]]:
         """Return a table of a DataFrame, without its index."""
         columns = [
-            Column[tuple[object, ...]](str(name), itemgetter(n), right=_is_numeric(frame.iloc[:, n]))
+            Column[tuple[object, ...]](str(name), itemgetter(n), right=is_numeric(frame.iloc[:, n]))
             for n, name in enumerate(frame.columns)
         ]
         table = Table(columns, list(frame.itertuples(index=False, name=None)), empty, **options)
@@ -176,26 +186,15 @@ class Table(Generic[_Row]):
         yield self.rich()
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        """Add a widget that sorts and filters where a person watches; the output of a run would keep what no page can draw."""
-        grid = self.grid() if is_a_notebook_watched() else None
-        if grid is None:
-            return {}
-        bundle = grid._repr_mimebundle_(**options)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle  # with metadata, which widgets do not need
-        return data | {"text/plain": repr(self)}
+        return sortable_bundle(self, options)
 
     def grid(self) -> Widget | None:
         """Return a widget that sorts and filters; None where there is little to sort, or no library for it."""
-        if len(self.rows) < _SORTABLE:
-            return None
-        from erpkit.grid import MOST_ROWS, grid_of  # noqa: PLC0415 - only a notebook needs it
-
         rows = [
-            ["-" if right and text in _NONE else _cut(text) for text, right in zip(texts, self.numeric, strict=True)]
-            for texts in self.texts(MOST_ROWS)
+            ["-" if right and text in _NONE else cut(text) for text, right in zip(texts, self.numeric, strict=True)]
+            for texts in self.texts(grid.MOST_ROWS)
         ]
-        long = [any(len(row[n]) > _LONG for row in rows) for n in range(len(self.columns))]
-        return grid_of([column.head for column in self.columns], rows, self.numeric, long, len(self.rows))
+        return grid.grid_of([column.head for column in self.columns], rows, self.numeric, len(self.rows))
 
     def _repr_html_(self) -> str:
         title = f'<p style="{_HEAD}margin:.6em 0 .2em">{visible_html(self.title)}</p>' if self.title else ""
@@ -227,13 +226,27 @@ class Table(Generic[_Row]):
     def _text(self, column: Column[_Row], row: _Row) -> str:
         if self.raw:
             value = column.value(row)
-            return "NULL" if _is_null(value) else _raw(value)
+            return "NULL" if is_null(value) else _raw(value)
         return column.text(row)
+
+
+class _Sortable(Protocol):
+    def grid(self) -> Widget | None: ...
+
+
+def sortable_bundle(table: _Sortable, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table's widget where a person watches; the output of a run would keep what no page can draw."""
+    widget = table.grid() if is_a_notebook_watched() else None
+    if widget is None:
+        return {}
+    bundle: Any = widget._repr_mimebundle_(**options)
+    data = bundle[0] if isinstance(bundle, tuple) else bundle  # with metadata, which widgets do not need
+    return dict(data | {"text/plain": repr(table)})
 
 
 def format_value(value: object, *, places: int | None = None, signed: bool = False) -> str:
     """Return a value as text for people: grouped numbers, times in minutes, lists with commas, `–` for none."""
-    if _is_null(value):
+    if is_null(value):
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -250,12 +263,13 @@ def format_value(value: object, *, places: int | None = None, signed: bool = Fal
 
 
 def _cell(tag: str, style: str, text: str, right: bool, bar: str = "") -> str:
-    wrap = "white-space:normal;min-width:20em;overflow-wrap:anywhere" if len(text) > _LONG else "white-space:nowrap"
+    wrap = "white-space:normal;min-width:20em;overflow-wrap:anywhere" if len(text) > grid.LONG else "white-space:nowrap"
     align = "right" if right else "left"
-    return f'<{tag} style="{_CELL}{style}text-align:{align};{wrap}">{visible_html(_cut(text))}{bar}</{tag}>'
+    return f'<{tag} style="{_CELL}{style}text-align:{align};{wrap}">{visible_html(cut(text))}{bar}</{tag}>'
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
+    """Return the beginning of a text that is too long for a cell."""
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
@@ -271,21 +285,21 @@ def _largest(column: Column[_Row], rows: Sequence[_Row]) -> float:
 
 
 def _first(column: Column[_Row], rows: Sequence[_Row]) -> object:
-    return next((value for row in islice(rows, MOST_ROWS) if not _is_null(value := column.value(row))), None)
+    return next((value for row in islice(rows, MOST_ROWS) if not is_null(value := column.value(row))), None)
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
 
 
-def _is_null(value: object) -> bool:
+def is_null(value: object) -> bool:
     """Tell whether this is None or one of pandas' kinds of it, which alone are not equal to themselves."""
     return (
         value is None or type(value).__name__ in {"NAType", "NaTType"} or (isinstance(value, float) and value != value)
     )
 
 
-def _is_numeric(column: pandas.Series) -> bool:
+def is_numeric(column: pandas.Series) -> bool:
     """Tell whether a column of a DataFrame holds numbers; exact decimals are objects to pandas."""
     if column.dtype.kind != "O":
         return column.dtype.kind in "iuf"

@@ -8,10 +8,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from erpkit.grid import LONG, grid_of
 from erpkit.grid import MOST_ROWS as MOST_ROWS_TO_SORT
-from erpkit.grid import grid_of
+from erpkit.table import MOST_ROWS, cut, is_null, is_numeric, sortable_bundle
 from erpkit.visible import visible, visible_html
-from erpkit.watching import is_a_notebook_watched
 
 if TYPE_CHECKING:
     import pandas
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Table", "show"]
 
-MOST_ROWS = 200
-_FEW = 3  # rows; fewer are not worth a widget
-_LONG = 48  # characters; longer text may wrap
-_LONGEST = 300  # characters; of longer text the beginning is shown
 _BOLD = "font-weight:600;"
 _HEAD = f"{_BOLD}position:sticky;top:0;background:var(--jp-layout-color0,Canvas);"
 _CELL = "padding:.25em .6em;border:0;border-bottom:1px solid #8884;vertical-align:top;"
@@ -46,30 +42,21 @@ class Table:
         return visible(self.empty if self.frame.empty else self.frame.to_string(index=False), keep="\n")
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        """Add the widget to what a front end can choose from; nothing is added where it would be debris."""
-        grid = self.grid() if is_a_notebook_watched() else None
-        if grid is None:
-            return {}
-        bundle = grid._repr_mimebundle_(**options)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle  # with metadata, which widgets do not need
-        return data | {"text/plain": repr(self)}
+        return sortable_bundle(self, options)
 
     def grid(self) -> Widget | None:
         """Return a widget that sorts and filters; None where there is little to sort, or nothing to do it with."""
-        if len(self.frame) < _FEW:
-            return None
         numeric = self._numeric()
         rows = [
             [_sortable(value, number, self.raw) for value, number in zip(values, numeric, strict=True)]
             for values in self.frame.head(MOST_ROWS_TO_SORT).itertuples(index=False, name=None)
         ]
-        long = [any(len(row[n]) > _LONG for row in rows) for n in range(len(numeric))]
-        return grid_of([visible(name) for name in self.frame.columns], rows, numeric, long, len(self.frame))
+        return grid_of([visible(name) for name in self.frame.columns], rows, numeric, len(self.frame))
 
     def _numeric(self) -> list[bool]:
         return [
             name in self.frame.attrs.get("numbers", ())
-            or _is_numeric(self.frame.iloc[:, n])  # some hold numbers as text
+            or is_numeric(self.frame.iloc[:, n])  # some hold numbers as text
             for n, name in enumerate(self.frame.columns)
         ]
 
@@ -103,25 +90,21 @@ def _row(values: list[str] | tuple[object, ...], numeric: list[bool], tag: str, 
 
 def _cell(value: object, number: bool, tag: str, style: str, raw: bool) -> str:
     text = _text(value, number and not raw)
-    shown = visible_html(_cut(text))
-    if _is_null(value):
+    shown = visible_html(cut(text))
+    if is_null(value):
         shown = f'<span style="opacity:.45">{shown}</span>'
-    wrap = "white-space:normal;min-width:20em;overflow-wrap:anywhere" if len(text) > _LONG else "white-space:nowrap"
+    wrap = "white-space:normal;min-width:20em;overflow-wrap:anywhere" if len(text) > LONG else "white-space:nowrap"
     return f'<{tag} style="{_CELL}{style}text-align:{"right" if number else "left"};{wrap}">{shown}</{tag}>'
 
 
 def _sortable(value: object, numeric: bool, raw: bool) -> str:
     """Return the text of a cell that a browser sorts; among numbers it takes `-` for none."""
-    text = _cut(visible(_text(value, numeric and not raw), keep="\n\t"))
-    return "-" if numeric and (_is_null(value) or text == "–") else text
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    text = cut(visible(_text(value, numeric and not raw), keep="\n\t"))
+    return "-" if numeric and (is_null(value) or text == "–") else text
 
 
 def _text(value: object, grouped: bool) -> str:
-    if _is_null(value):
+    if is_null(value):
         return "NULL"
     if grouped and isinstance(value, int | float | Decimal):
         return f"{value:,}"
@@ -130,18 +113,3 @@ def _text(value: object, grouped: bool) -> str:
     if isinstance(value, datetime):
         return value.isoformat(" ", "seconds" if not value.microsecond else "milliseconds")
     return str(value)
-
-
-def _is_null(value: object) -> bool:
-    """Tell whether this is None or one of pandas' kinds of it, which alone are not equal to themselves."""
-    return (
-        value is None or type(value).__name__ in {"NAType", "NaTType"} or (isinstance(value, float) and value != value)
-    )
-
-
-def _is_numeric(column: pandas.Series) -> bool:
-    """Tell whether a column holds numbers; exact decimals are objects to pandas."""
-    if column.dtype.kind != "O":
-        return column.dtype.kind in "iuf"
-    first = next((value for value in column if value is not None), None)
-    return isinstance(first, Decimal)
