@@ -55,7 +55,7 @@ def say_plan(plan: Plan[Any, Any], again: str) -> None:
 
 
 def apply_plan(plan: Plan[Any, Any], confirm: str) -> Any:
-    """Apply a plan with its confirmed id, and draw how far that is where somebody watches; return the result."""
+    """Apply a plan and return its result; draw the progress in a terminal."""
     with progress_bar(plan.record.size, plan.unit) as advance:
         return plan.apply(confirm, Work(advance))
 
@@ -71,7 +71,7 @@ def _show(result: Shown) -> None:
 
 
 def this_command() -> str:
-    """Return the command that is being carried out, as it was given, to be pasted with more options."""
+    """Return the command line of the running command, ready to paste with more options."""
     context = click.get_current_context()
     return shlex.join(["erpkit", *context.command_path.split()[1:], *_given(context)])
 

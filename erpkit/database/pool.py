@@ -161,7 +161,7 @@ class Database:
         return reading.apart()
 
     def name_login(self, tenants: Sequence[Tenant]) -> None:
-        """Name, once, a login that may do more than read; call it before SQL that somebody typed is run in `tenants`."""
+        """Warn once of a login that may do more than read; call it before running a user's SQL in `tenants`."""
         side = self.reading(tenants)
         if side._is_named:
             return

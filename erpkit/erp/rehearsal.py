@@ -78,7 +78,7 @@ class Rehearsal:
         sample_kit().place_orders(self.database, self.registry, self._tenant(slug), orders, seed)
 
     def drift_by_hand(self, slug: str) -> None:
-        """Let somebody change a tenant's function by hand, and write into the column that was added by hand."""
+        """Change a function of the tenant by hand, and fill a column that was added by hand."""
         sample_kit().drift_by_hand(self.database, self._tenant(slug))
 
     def damage(self, slug: str) -> Path:
@@ -120,7 +120,7 @@ class Rehearsal:
             return get_tenant(connection, slug)
 
     def fail_migration(self) -> None:
-        """Let a release fail on the first two active tenants, where somebody added by hand the column that it adds."""
+        """Make a release fail on the first two active tenants: add its new column there by hand."""
         active = [tenant for tenant in self.erp.find() if tenant.is_active]
         back = self.erp.migrations.down([tenant.slug for tenant in active], module="billing", to=3)
         back.apply(back.id)

@@ -1,4 +1,4 @@
-"""The graph of modules as it was found: who needs whom, in which order they load, and what makes cycles."""
+"""The module graph: dependencies, load order and cycles."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def careless_module() -> Module:
 
 
 def drift_by_hand(database: Database, tenant: Tenant) -> None:
-    """Let somebody change a function by hand, and write into the column that was added by hand."""
+    """Change a function of the tenant by hand, and fill a column that was added by hand."""
     with database.transaction() as connection:
         connection.execute(f"SET LOCAL search_path TO {tenant.schema}; {_BY_HAND}".encode())
 

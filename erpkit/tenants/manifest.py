@@ -170,8 +170,8 @@ _PREFIX, _SUFFIX = ".erpkit-", ".partial"
 def partial_file(folder: Path) -> Iterator[tuple[IO[bytes], Path]]:
     """Make a file in `folder` for its owner alone, and remove that name at the end: link it to another one to keep it.
 
-    It is locked while its process lives, which the operating system sees to: so nobody has to guess from a process id, which
-    may be another process's by now, or one of another container that shares the folder.
+    The operating system holds its lock for the life of the process. A process id would not do: it may be reused, or belong to
+    another container that shares the folder.
     """
     file, path = _make(folder)
     with file:

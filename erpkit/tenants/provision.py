@@ -77,7 +77,7 @@ _MIGRATIONS = (
 
 @dataclass(frozen=True)
 class Provisioned:
-    """A tenant that was made, as it was inspected right after it."""
+    """A new tenant, with its inspection."""
 
     fleet: FleetInspection
 

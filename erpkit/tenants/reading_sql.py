@@ -1,4 +1,4 @@
-"""SQL that somebody typed, held to reading: what it reaches is looked up on the server before it is sent.
+"""The check that a user's SQL only reads: the server is asked what each name in it does, before it runs.
 
 A read-only transaction and a tenant's role hold a statement only as long as it cannot leave them, and a function can: one
 that runs SQL given as text, or changes a setting. PostgreSQL marks what does more than read as VOLATILE, so a name that has a

@@ -198,7 +198,7 @@ class Restored:
 
 @dataclass(frozen=True)
 class RestoreRun:
-    """What restoring brought: the imported tenant as it was compared, and the swap; None where a problem forbade it."""
+    """The result of a restore: the comparison with the imported tenant, and the swap, or None if a problem prevented it."""
 
     plan: RestorePlan
     beside: Beside
