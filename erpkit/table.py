@@ -138,10 +138,6 @@ class Table(Generic[_Row]):
         """Return the table with its first rows."""
         return replace(self, rows=self.rows[:most])
 
-    def filtered(self, keep: Callable[[_Row], bool]) -> Table[_Row]:
-        """Return the table with the rows that are to be kept."""
-        return replace(self, rows=[row for row in self.rows if keep(row)])
-
     def to_json(self) -> str:
         """Return the rows as a JSON array of objects; times and uuids are text."""
         return json.dumps(self.records(), default=str, indent=2)
