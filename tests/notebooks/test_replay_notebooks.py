@@ -15,7 +15,7 @@ from erpkit.runs import RunResult, open_notebook, run_notebook
 from erpkit.sample.demo import Planted, plant
 from erpkit.tenants import get_tenant
 from tests.conftest import SMALL
-from tests.integration.streams import stored
+from tests.events.brokers.streams import stored
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,127 @@
+"""erpkit events forward, dispatch --from-broker and replay --to broker, as an operator meets them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from erpkit.database import Database
+from erpkit.modules import Registry
+from erpkit.nats import NatsServer
+from erpkit.sample.demo import Planted, plant
+from tests.command import erpkit, refused
+from tests.conftest import SMALL
+from tests.counting import wait_until
+from tests.events.brokers.streams import stored
+
+
+@pytest.fixture(scope="module")
+def planted(shared_database: Database, registry: Registry) -> Planted:
+    return plant(shared_database, registry, tenants=4, size=SMALL)
+
+
+@pytest.fixture(autouse=True)
+def environment(shared_database: Database, nats: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ERPKIT_DATABASE", shared_database.conninfo)
+    monkeypatch.setenv("ERPKIT_MODULES", "erpkit.sample")
+    monkeypatch.setenv("ERPKIT_HOME", str(nats.home))
+    monkeypatch.setenv("ERPKIT_BROKER", nats.url)
+
+
+def test_the_sample_erp_works_through_nats_as_it_does_from_its_log(
+    planted: Planted, shared_database: Database, nats: NatsServer
+) -> None:
+    """Everything was handled from the log already: what comes again through the broker has no effect."""
+    started = erpkit("events", "nats", "start").stdout
+    assert started == f"NATS server was running: export ERPKIT_BROKER={nats.url}\n"
+    slugs = [slug for slug in planted.tenants if slug != planted.suspended]
+    before = _fingerprint(shared_database)
+    forwarded = erpkit("events", "forward", "--once", "--json")
+    assert {row["tenant"] for row in json.loads(forwarded.stdout)} == set(slugs), forwarded.stderr
+    assert sum(row["events"] for row in json.loads(forwarded.stdout)) > 100
+    done = erpkit("events", "dispatch", "--from-broker", "--once")
+    assert done.returncode in {0, 3}, done.stderr
+    assert int(done.stdout.splitlines()[-1].split()[0]) > 100
+    assert _fingerprint(shared_database) == before
+    again = json.loads(erpkit("events", "forward", "--once", "--json").stdout)
+    assert [row["events"] for row in again] == [0] * len(slugs)
+
+
+def test_events_are_replayed_to_a_subject_and_what_the_broker_drops_is_a_finding(
+    planted: Planted, nats: NatsServer
+) -> None:
+    chosen = ("events", "replay", "--tenant", "bluebird", "--topic", "billing.*", "--to", "broker:audit")
+    plan = json.loads(erpkit(*chosen, "--json").stdout)
+    assert plan["target"] == {"broker": nats.url, "subject": "audit", "again": False}
+    done = erpkit(*chosen, "--confirm", plan["plan"])
+    assert f"{plan['events']} sent to {nats.url}, 0 that it had already" in done.stdout
+    assert len(stored(nats, "bluebird", "audit", "AUDIT")) == plan["events"]
+    again = erpkit(*chosen, "--confirm", plan["plan"])
+    assert (again.returncode, "plan it with --again" in again.stdout) == (3, True)
+    last = json.loads(erpkit("events", "replays", "--json").stdout)[0]["replay_id"]
+    results = json.loads(erpkit("events", "replays", "--results", last, "--json").stdout)
+    assert [(r["tenant"], r["handler"], r["state"]) for r in results] == [("bluebird", "broker:audit", "known")] * plan[
+        "events"
+    ]
+
+
+def _fingerprint(database: Database) -> object:
+    with database.connection() as connection:
+        return connection.execute(
+            "SELECT (SELECT count(*) FROM tenant_acme.erpkit_events), (SELECT count(*) FROM tenant_acme.erpkit_inbox), "
+            "(SELECT sum(invoiced - paid) FROM tenant_acme.billing_ledger)"
+        ).fetchone()
+
+
+def test_the_forwarder_works_on_through_an_outage_and_ends_cleanly_at_sigterm(
+    planted: Planted, shared_database: Database, nats: NatsServer
+) -> None:
+    with shared_database.connection() as connection:
+        connection.execute("DELETE FROM tenant_acme.erpkit_checkpoints WHERE consumer_group = 'forward.nats'")
+    nats.stop()
+    worker = subprocess.Popen(
+        [sys.executable, "-c", "from erpkit.cli import main; main()", "events", "forward", "--json"],
+        env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert worker.stderr is not None
+    told = ""
+    while "next attempt in" not in told:
+        told = worker.stderr.readline()
+    assert f"broker {nats.url}" in told
+    nats.start()
+    wait_until(lambda: _is_forwarded(shared_database))
+    worker.send_signal(signal.SIGTERM)
+    out, err = worker.communicate(timeout=30)
+    assert worker.returncode == 0, err
+    assert sum(row["events"] for row in json.loads(out)) > 0
+
+
+def _is_forwarded(database: Database) -> object:
+    with database.connection() as connection:
+        return connection.execute(
+            "SELECT 1 FROM tenant_acme.erpkit_checkpoints WHERE consumer_group = 'forward.nats'"
+        ).fetchone()
+
+
+@pytest.mark.parametrize(
+    ("broker", "arguments", "code", "words"),
+    [
+        ("", ("forward", "--once"), 2, ("ERPKIT_BROKER is memory:", "nats://host:4222")),
+        ("", ("replay", "--to", "broker"), 2, ("ERPKIT_BROKER is memory:",)),
+        ("mqtt://x:s3cret@host", ("forward",), 2, ("ERPKIT_BROKER is not a broker",)),
+        ("nats://erp:s3cret@127.0.0.1:1", ("forward", "--once"), 1, ("nats://***@127.0.0.1:1",)),
+        ("nats://127.0.0.1:1", ("dispatch", "--from-broker", "--tenant", "acme"), 2, ("leave out --tenant",)),
+    ],
+)
+def test_a_mistake_in_the_broker_is_one_line_without_a_password(
+    planted: Planted, monkeypatch: pytest.MonkeyPatch, broker: str, arguments: tuple[str, ...], code: int,
+    words: tuple[str, ...],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("ERPKIT_BROKER", broker)
+    done = erpkit("events", *arguments)
+    told = [line for line in done.stderr.splitlines() if not line.startswith("skipped")]
+    refused(subprocess.CompletedProcess(done.args, done.returncode, "", "\n".join(told)), code, *words)
+    assert "s3cret" not in done.stdout + done.stderr
