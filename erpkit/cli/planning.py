@@ -14,8 +14,6 @@ from erpkit.finding import exit_code
 from erpkit.plan import Plan, Shown, Work
 from erpkit.ui.progress import progress_bar
 
-__all__ = ["apply_plan", "print_or_apply", "say_plan", "show_or_apply", "show_result", "this_command"]
-
 
 def show_or_apply(plan: Plan[Any, Any], confirm: str, again: str) -> int:
     """Print a plan with the command that applies it, `again` with its id; with `confirm`, apply it and print what became of it.

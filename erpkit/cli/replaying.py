@@ -4,30 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import click
 
-from erpkit.cli.output import as_json, open_erp, print_errors, print_json, say, show
+from erpkit.cli.output import (
+    as_json,
+    confirm_option,
+    limit_option,
+    open_erp,
+    print_errors,
+    print_json,
+    read_time,
+    say,
+    show,
+    tenants_option,
+)
 from erpkit.cli.planning import apply_plan, print_or_apply, show_or_apply, show_result, this_command
 from erpkit.errors import UsageError
 from erpkit.events import ImportPlan, ReplayPlan, ReplayRecord, Selection, ShadowDiff
 from erpkit.events.replay.files import ImportResult
-from erpkit.events.replay.report import ReplayReport
+from erpkit.events.replay.request import ReplayReport
 from erpkit.events.replay.swap import SwapResult
 from erpkit.finding import exit_code
 from erpkit.plan import Plan
 
-__all__ = ["replay", "replays", "shadows", "watermill"]
-
-_tenants = click.option("--tenant", "slugs", multiple=True, metavar="SLUG", help="Only this tenant; may be repeated.")
-
 
 @click.command()
-@_tenants
+@tenants_option()
 @click.option("--topic", default="*", show_default=True, help="Pattern of topics, such as billing.*")
 @click.option("--from-offset", type=int, help="First offset in the log.")
 @click.option("--to-offset", type=int, help="Last offset.")
@@ -48,7 +54,7 @@ _tenants = click.option("--tenant", "slugs", multiple=True, metavar="SLUG", help
 @click.option("--shadow", is_flag=True, help="Rebuild the handler's projection beside the live one, and compare.")
 @click.option("--resume-shadow", is_flag=True, help="With --shadow: go on with one that was stopped.")
 @click.option("--swap", is_flag=True, help="Put the shadow in the live projection's place.")
-@click.option("--confirm", default="", metavar="PLAN_ID", help="Apply the plan with this id; without it, show it.")
+@confirm_option()
 @as_json
 def replay(
     slugs: tuple[str, ...], topic: str, from_offset: int | None, to_offset: int | None, since: str | None, until: str | None,
@@ -64,8 +70,8 @@ def replay(
     if target and target.partition(":")[0] not in {"broker", "file"}:
         raise UsageError(f"--to {target!r} is no target: write broker, broker:SUBJECT or file:PATH")
     chosen: dict[str, Any] = {
-        "topic": topic, "first_offset": from_offset, "last_offset": to_offset, "since": _moment("--since", since),
-        "until": _moment("--until", until), "uuids": uuids, "correlation_id": correlation_id,
+        "topic": topic, "first_offset": from_offset, "last_offset": to_offset, "since": read_time("--since", since),
+        "until": read_time("--until", until), "uuids": uuids, "correlation_id": correlation_id,
     }  # fmt: skip
     selection = Selection(**chosen)
     if (target or "").startswith("file:"):
@@ -88,9 +94,9 @@ def replay(
 
 
 @click.command()
-@_tenants
+@tenants_option()
 @click.option("--results", "of", type=click.UUID, metavar="REPLAY_ID", help="What became of each event of this one.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="With --results: of each tenant.")
+@limit_option(50, "With --results: of each tenant.")
 @as_json
 def replays(slugs: tuple[str, ...], of: UUID | None, limit: int, as_json: bool) -> int:
     """List earlier replays: who asked, what came of them, and which can be resumed; or the events of one, failures first."""
@@ -124,7 +130,7 @@ def shadows(drop: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@_tenants
+@tenants_option()
 @as_json
 def watermill(slugs: tuple[str, ...], as_json: bool) -> int:
     """List the topics in Watermill's own tables, with the lag of each consumer group."""
@@ -213,10 +219,3 @@ def _path(option: str, text: str) -> Path:
     if kind != "file" or not path:
         raise UsageError(f"{option} {text!r} is no file: write it as file:PATH")
     return Path(path)
-
-
-def _moment(option: str, text: str | None) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text) if text else None
-    except ValueError:
-        raise UsageError(f"{option} {text!r} is no time: write it as 2026-01-31T08:00:00+00:00") from None

@@ -1,16 +1,15 @@
-"""erpkit run: a notebook, headlessly, once or once for each tenant."""
+"""erpkit run: a notebook, headlessly, once or once for each tenant; and erpkit runs: the record of what ran."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
 
 import erpkit
-from erpkit.cli.options import as_json
-from erpkit.cli.output import print_json, print_table, print_target, say, say_text
+from erpkit.cli.output import as_json, limit_option, print_json, print_table, print_target, say, say_text, show
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
 from erpkit.runs import (
@@ -192,3 +191,22 @@ def _as_dict(result: RunResult) -> dict[str, Any]:
         "attempt": result.attempt, "output": result.places[0], "report": result.places[1],
         "problems": list(result.problems),
     }  # fmt: skip
+
+
+@click.command("runs")
+@click.option("--notebook", metavar="NAME", help="Only runs of this notebook.")
+@limit_option(20)
+@as_json
+def runs(notebook: str | None, limit: int, as_json: bool) -> int:
+    """List the runs that `erpkit run` recorded in the database, the newest first.
+
+    `running` is a run that is under way; `lost` one whose process gave no sign of life for a minute.
+    """
+    with erpkit.open() as erp:
+        print_target(erp.target, quiet=as_json)
+        history = erp.runs.history(notebook or "", limit=limit)
+    if as_json:
+        print_json([asdict(run) for run in history.runs])
+    else:
+        show(history.table)
+    return 0

@@ -8,8 +8,6 @@ import click
 
 from erpkit.visible import visible
 
-__all__ = ["say", "say_script", "say_text"]
-
 
 def say(text: object = "", *, err: bool = False) -> None:
     r"""Print one line; whatever in it would act on a terminal, or begin another line, is shown as `\x1b` or `\n`."""

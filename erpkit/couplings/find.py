@@ -14,7 +14,7 @@ from erpkit.database import TEMPLATE, Database
 from erpkit.embedded import EmbeddedServer
 from erpkit.errors import DatabaseError, ErpkitError
 from erpkit.modules import Layers, ModuleCheck, ModuleLike, check_modules, is_foreign
-from erpkit.modules.entries import Source, read_source
+from erpkit.modules.registry import Source, read_source
 from erpkit.modules.wiring import Couplings, Edge
 from erpkit.tenants import find_tenants
 

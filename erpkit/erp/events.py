@@ -71,18 +71,16 @@ from erpkit.events.dispatchers import (
 )
 from erpkit.events.health import EventHealth, read_event_health, read_event_lag
 from erpkit.events.lag import EventLag
-from erpkit.events.letters import OpenLetters, read_letters
+from erpkit.events.letter_plan import OpenLetters, read_letters
 from erpkit.events.log import EVENT_COLUMNS, name_log_behind
 from erpkit.events.replay.audit import ReplayHistory, read_replays
 from erpkit.events.replay.files import ImportResult
-from erpkit.events.replay.report import ReplayReport
+from erpkit.events.replay.request import ReplayReport
 from erpkit.events.replay.shadow import SHADOW_COLUMNS
 from erpkit.events.replay.swap import SwapResult
 from erpkit.events.replay.watermill import WatermillTopics, read_watermill_topics
 from erpkit.plan import Plan, Work
 from erpkit.table import Table
-
-__all__ = ["DeadLetters", "Events"]
 
 _SELECTION = {one.name for one in fields(Selection)}
 

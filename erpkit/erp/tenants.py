@@ -63,8 +63,6 @@ from erpkit.tenants import (
 )
 from erpkit.tenants.repair import FleetState, Risk, read_fleet
 
-__all__ = ["ErpTenant", "Tenants"]
-
 _Answer = TypeVar("_Answer")
 _Record = TypeVar("_Record", bound=PlanRecord)
 _Result = TypeVar("_Result", bound=Shown)

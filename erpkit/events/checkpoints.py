@@ -26,8 +26,8 @@ _MARK = (
 
 # One topic is read along its index, and so are the pieces of several, which are merged.
 _EVENTS = f"""
-SELECT {COLUMNS} FROM erpkit_events WHERE topic = %s
-   AND "offset" > coalesce((SELECT "offset" FROM erpkit_checkpoints WHERE consumer_group = %s), 0)
+SELECT {COLUMNS} FROM erpkit_events WHERE {{of_topic}}
+       "offset" > coalesce((SELECT "offset" FROM erpkit_checkpoints WHERE consumer_group = %s), 0)
  ORDER BY "offset" LIMIT %s
 """  # noqa: S608
 
@@ -74,27 +74,29 @@ def group_lock(schema: str, group: str) -> str:
     return f"hashtextextended('erpkit.dispatch.' || {schema} || '.' || {group}, 0)"
 
 
-def read_batch(connection: Connection, group: ConsumerGroup, limit: int) -> tuple[Checkpoint, list[Message]] | None:
-    """Lock a group until the transaction ends, and read where it stands and what follows, in one round trip.
+def read_batch(connection: Connection, group: ConsumerGroup, limit: int) -> tuple[Checkpoint, list[Message] | None]:
+    """Lock a group until the transaction ends, and read its checkpoint and the events after it, in one round trip.
 
-    Return None where another dispatcher has it.
+    A group without topics reads all of them. The events are None where another dispatcher holds the lock.
     """
     with connection.pipeline():
         lock = connection.execute(_LOCK.format(group_lock("current_schema()", "%s")), [group.name])
         checkpoint = connection.execute(_CHECKPOINT, [group.name])
         events = connection.execute(*_following(group, limit))
-    if lock.fetchone() != (True,):
-        return None
-    row = checkpoint.fetchone()
-    return Checkpoint(*row) if row else Checkpoint(), [to_message(event) for event in events]
+    is_locked, row = lock.fetchone() == (True,), checkpoint.fetchone()
+    found = Checkpoint(*row) if row else Checkpoint()
+    return found, [to_message(event) for event in events] if is_locked else None
 
 
 def _following(group: ConsumerGroup, limit: int) -> tuple[str, list[object]]:
     """Return the query for the events of a group's topics after its checkpoint, with its values."""
+    if not group.topics:
+        return _EVENTS.format(of_topic=""), [group.name, limit]
+    one_topic = _EVENTS.format(of_topic="topic = %s AND")
     values: list[object] = [value for topic in group.topics for value in (topic, group.name, limit)]
     if len(group.topics) == 1:
-        return _EVENTS, values
-    pieces = " UNION ALL ".join(f"({_EVENTS})" for _ in group.topics)
+        return one_topic, values
+    pieces = " UNION ALL ".join(f"({one_topic})" for _ in group.topics)
     return f'SELECT * FROM ({pieces}) e ORDER BY "offset" LIMIT %s', [*values, limit]  # noqa: S608
 
 

@@ -13,10 +13,9 @@ from psycopg import sql
 
 from erpkit.database import Connection, Database, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.errors import ErpkitError, PlanChangedError, UsageError, first_line
-from erpkit.events.consumer import ConsumerGroup, consumer_groups, group_rows
+from erpkit.events.consumer import ConsumerGroup, Watch, consumer_groups, group_rows
 from erpkit.events.dispatch import DispatchResult, dispatch
 from erpkit.events.lag import EventLag, GroupLag, LockHolder, read_lag
-from erpkit.events.watchdog import Watch
 from erpkit.finding import Finding
 from erpkit.modules import Registry
 from erpkit.plan import plan_id

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from erpkit.database import Connection, Tenant
-from erpkit.events.causes import DeadLetterCount, count_dead_letters
 from erpkit.events.consumer import ConsumerGroup
+from erpkit.events.dead_letters import DeadLetterCount, count_dead_letters
 from erpkit.events.lag import EventLag, GroupLag, LockHolder, TopicRate, read_lag, read_lock_holders, read_rates
 from erpkit.finding import Finding, not_read
 from erpkit.result import Summary

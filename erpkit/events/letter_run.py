@@ -12,11 +12,9 @@ import psycopg
 from erpkit.config import acting_user
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError, UsageError
-from erpkit.events.batch import handle_batch
-from erpkit.events.causes import cause_of
-from erpkit.events.consumer import Consumer
-from erpkit.events.context import raise_if_lost
-from erpkit.events.dead_letters import DeadLetter, describe_error
+from erpkit.events.consumer import Consumer, raise_if_lost
+from erpkit.events.dead_letters import DeadLetter, cause_of, describe_error
+from erpkit.events.dispatch import handle_batch
 from erpkit.events.letter_plan import LetterPlan
 from erpkit.events.log import COLUMNS, append, to_message
 from erpkit.events.message import Message

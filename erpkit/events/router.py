@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from erpkit.database import Connection
-from erpkit.events.consumer import Consumer
-from erpkit.events.context import Context
+from erpkit.events.consumer import Consumer, Context
 from erpkit.events.message import Message, decode_message
 from erpkit.events.middleware import (
     Handle,
@@ -18,9 +17,9 @@ from erpkit.events.middleware import (
     recoverer,
     retry,
     savepoint,
+    tracing,
 )
 from erpkit.events.timeout import timeout
-from erpkit.events.tracing import tracing
 from erpkit.modules import EventHandler
 
 # What every handler of an event runs in, the outermost first; its timeout, if it has one, is the innermost. None of these costs

@@ -22,18 +22,24 @@ from erpkit.modules.findings import (
     undeclared_findings,
     unused_findings,
 )
-from erpkit.modules.graph import Component, ModuleGraph
 from erpkit.modules.module import EventHandler, ModuleLike, protocol_faults, topic_of
-from erpkit.modules.order import dependency_graph
 from erpkit.modules.picture import draw_modules
-from erpkit.modules.wiring import Couplings, Edge, ModuleFinding, declared_edges, event_edges, wiring_faults
+from erpkit.modules.registry import dependency_graph
+from erpkit.modules.wiring import (
+    Component,
+    Couplings,
+    Edge,
+    ModuleFinding,
+    ModuleGraph,
+    declared_edges,
+    event_edges,
+    wiring_faults,
+)
 from erpkit.result import Picture, Summary
 from erpkit.table import Column, Table, Tone
 
 if TYPE_CHECKING:
     import networkx
-
-__all__ = ["ModuleCheck", "check_modules", "find_cycles", "module_table"]
 
 _NO_LAYERS = Layers()
 

@@ -9,9 +9,8 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 
 from erpkit.errors import UsageError
-from erpkit.modules.graph import Component
 from erpkit.modules.module import ModuleLike, protocol_faults, short, topic_of
-from erpkit.modules.wiring import NOT_READ, Couplings, Edge, ModuleFinding
+from erpkit.modules.wiring import NOT_READ, Component, Couplings, Edge, ModuleFinding
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from erpkit.errors import ModuleError
 from erpkit.modules.module import EventHandler, Module
 
-__all__ = ["ForeignModule", "read_manifest"]
-
 _EVENT = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
 _SUBSCRIPTION = re.compile(r"([a-z][a-z0-9_]*)\.([A-Za-z][A-Za-z0-9_-]*)", re.ASCII)
 

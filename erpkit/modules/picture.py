@@ -14,8 +14,7 @@ from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
-from erpkit.modules.graph import ModuleGraph
-from erpkit.modules.wiring import Edge
+from erpkit.modules.wiring import Edge, ModuleGraph
 from erpkit.result import Picture
 from erpkit.visible import visible, visible_html
 

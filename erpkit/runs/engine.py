@@ -18,8 +18,6 @@ from erpkit.runs.result import Ending
 from erpkit.runs.secrets import Mask
 from erpkit.runs.stopper import Stopper
 
-__all__ = ["ENGINE", "Attempt"]
-
 ENGINE = "erpkit"
 
 _START = 60  # seconds for a kernel to answer

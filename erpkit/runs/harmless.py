@@ -10,8 +10,6 @@ import html
 import re
 from collections.abc import Iterator
 
-__all__ = ["POLICY", "harmless"]
-
 POLICY = (
     '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; font-src data:; '
     "media-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'\">"

@@ -14,8 +14,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from html.entities import codepoint2name
 from itertools import accumulate
 
-__all__ = ["Hider"]
-
 _MASK = "***"
 _ANYWHERE = 6  # characters; a shorter word is as likely to be a part of what should be read
 _WHOLE_WORD = (

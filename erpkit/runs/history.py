@@ -17,8 +17,6 @@ from erpkit.result import Summary
 from erpkit.runs.report import run_key
 from erpkit.table import Column, Table, Tone
 
-__all__ = ["RunHistory", "RunRecord", "find_flaky", "find_last", "list_runs"]
-
 _LOST_AFTER = 60  # seconds without a sign of life
 
 _RUNS = """

@@ -11,8 +11,6 @@ from typing import Any
 from erpkit.errors import UsageError, first_line
 from erpkit.runs.parameters import Parameter, read_parameters
 
-__all__ = ["Notebook", "list_notebooks", "notebooks_folder", "open_notebook"]
-
 _PACKAGE = Path(__file__).parent.parent
 
 

@@ -15,8 +15,6 @@ from uuid import uuid4
 
 from erpkit.errors import RunError, UsageError, first_line
 
-__all__ = ["Destination", "output_name", "read_tenants"]
-
 _EMPTY = '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
 # What papermill.iorw calls the client of each scheme, and papermill's extra that brings it.
 _CLIENTS = {

@@ -12,8 +12,6 @@ from erpkit.errors import UsageError
 from erpkit.finding import Finding
 from erpkit.result import SCRAP, Summary
 
-__all__ = ["EXIT_CODES", "OUTCOMES", "Ending", "Outcome", "RunResult", "read_summary", "worst_exit_code"]
-
 Outcome = Literal["ok", "findings", "failed", "timed out", "killed", "interrupted"]
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)  # from the best to the worst

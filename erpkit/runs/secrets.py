@@ -11,8 +11,6 @@ from typing import Any
 from erpkit.errors import UsageError
 from erpkit.runs.hidden import Hider
 
-__all__ = ["Mask", "check_references", "refuse_password"]
-
 _KEYS = r"pass(?:word|wd|phrase)|pwd"
 _PASSWORD = re.compile(
     rf"""(?:{_KEYS})["']?\s*=\s*[^\s&]     # libpq's and a shell's password=…, passwd=…, PGPASSWORD=…, sslpassword=…

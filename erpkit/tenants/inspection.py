@@ -14,7 +14,7 @@ from psycopg import pq, sql
 
 from erpkit.database import TEMPLATE, Connection, Errors, Tenant, read_tenants
 from erpkit.events import ConsumerGroup, DeadLetter, list_dead_letters, read_backlog
-from erpkit.events.causes import cause_of
+from erpkit.events.dead_letters import cause_of
 from erpkit.finding import Finding
 from erpkit.migrations import Applied, Migration, MigrationStatus, describe_status, read_applied
 from erpkit.tenants.drift import Difference, Drift, compare_tenants, drift_findings

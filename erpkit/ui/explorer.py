@@ -21,8 +21,6 @@ from erpkit.watching import is_a_notebook_watched, unseen_widgets
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Explorer", "explore"]
-
 _LIMIT = 200
 _BARS = 15
 _SECONDS = 15.0  # for one query: somebody sits and waits

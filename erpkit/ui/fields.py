@@ -12,8 +12,6 @@ from typing import Any, Literal, get_args, get_origin
 from erpkit.errors import UsageError
 from erpkit.runs import Parameter
 
-__all__ = ["Field", "field_of"]
-
 _LABEL = "11em"
 _PATTERNS = ("topic", "modules", "impact")  # what is chosen for these may be changed by hand
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import pandas
     from IPython.core.interactiveshell import InteractiveShell
 
-__all__ = ["TenantMagics", "register"]
-
 _LIMIT = 1_000
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 

@@ -8,8 +8,6 @@ from importlib import import_module
 
 from erpkit.watching import is_watched
 
-__all__ = ["progress_bar"]
-
 
 @contextmanager
 def progress_bar(total: int, what: str, *, after: float = 1.0) -> Iterator[Callable[[int], object]]:

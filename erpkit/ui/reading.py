@@ -9,8 +9,6 @@ import psycopg
 
 from erpkit.database import Database
 
-__all__ = ["name_some", "read_again", "reasons"]
-
 _Result = TypeVar("_Result")
 _NAMED = 3  # tenants that a line names; the others are counted
 

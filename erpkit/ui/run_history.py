@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_runs"]
-
 _GREEN, _AMBER, _RED, _GREY = "#16a34a", "#d97706", "#dc2626", "#94a3b8"
 _COLORS = {"ok": _GREEN, "findings": _AMBER, "interrupted": _GREY}
 _INK = "#010203"  # stands for the colour of the page's text, which a reader in the dark has otherwise

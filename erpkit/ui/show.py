@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import pandas
     from ipywidgets import Widget
 
-__all__ = ["Table", "show"]
-
 _BOLD = "font-weight:600;"
 _HEAD = f"{_BOLD}position:sticky;top:0;background:var(--jp-layout-color0,Canvas);"
 _CELL = "padding:.25em .6em;border:0;border-bottom:1px solid #8884;vertical-align:top;"

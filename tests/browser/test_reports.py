@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 pytest.importorskip("playwright.sync_api", reason="there is no playwright: pip install playwright")
-pytest.importorskip("erpkit.runs.index", reason="runs leave no index page yet")
+pytest.importorskip("erpkit.runs.report", reason="runs leave no index page yet")
 
 from playwright.sync_api import expect
 

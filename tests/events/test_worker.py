@@ -227,16 +227,16 @@ def test_what_is_in_flight_is_marked_for_all_to_see_while_the_group_stays_locked
     erp = _erp()
     consumer = Consumer(acme, erp, erp.event_handlers["notes.on_noted"])
     with database.tenant_transaction(acme, write=True) as connection:
-        assert read_batch(connection, consumer.group, 10) is not None
+        assert read_batch(connection, consumer.group, 10)[1] is not None
         mark_in_flight(connection, consumer, 2, 0, 30)
         scope = connection.execute("SELECT current_schema(), current_user, current_setting('statement_timeout')")
         assert scope.fetchone() == (acme.schema, acme.role, "30s")
         with database.tenant_transaction(acme) as other:
-            assert read_batch(other, consumer.group, 10) is None
+            assert read_batch(other, consumer.group, 10)[1] is None
             assert other.execute("SELECT in_hand FROM erpkit_checkpoints").fetchone() == (2,)
         connection.execute("INSERT INTO effects (number) VALUES (1)")
     with database.tenant_transaction(acme) as other:
-        assert read_batch(other, consumer.group, 10) is not None  # the session keeps nothing
+        assert read_batch(other, consumer.group, 10)[1] is not None  # the session keeps nothing
     assert _effects(database, acme) == [1]
 
 
@@ -353,14 +353,14 @@ def test_a_group_of_several_topics_reads_them_in_the_order_of_the_log(database: 
     _append(database, acme, 4)
     group = ConsumerGroup("notes.all", ("notes.Noted", "notes.Torn"))
     with database.tenant_transaction(acme, write=True) as connection:
-        found = read_batch(connection, group, 3)
-        assert found is not None
-        assert [message.payload["number"] for message in found[1]] == [1, 2, 3]
+        _, messages = read_batch(connection, group, 3)
+        assert messages is not None
+        assert [message.payload["number"] for message in messages] == [1, 2, 3]
         assert read_backlog(connection, [acme], [group])["acme"] == {"notes.all": 4}
         move_checkpoint(connection, group, 3)
-        found = read_batch(connection, group, 3)
-        assert found is not None
-        assert [message.payload["number"] for message in found[1]] == [4]
+        _, messages = read_batch(connection, group, 3)
+        assert messages is not None
+        assert [message.payload["number"] for message in messages] == [4]
     groups = [group, ConsumerGroup("notes.torn", ("notes.Torn",))]
     with database.connection() as connection:
         assert read_waiting(connection, [acme], groups) == [(acme, "notes.all"), (acme, "notes.torn")]

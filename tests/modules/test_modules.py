@@ -20,7 +20,7 @@ from erpkit.modules import (
     register,
     tables_of,
 )
-from erpkit.modules.order import dependency_graph, find_cycles
+from erpkit.modules.registry import dependency_graph, find_cycles
 
 
 @dataclass(frozen=True)

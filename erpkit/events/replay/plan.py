@@ -14,8 +14,7 @@ from psycopg import sql
 from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.errors import UsageError
 from erpkit.events.brokers.broker import Route
-from erpkit.events.causes import group_letters, letter_findings
-from erpkit.events.dead_letters import DeadLetter
+from erpkit.events.dead_letters import DeadLetter, group_letters, letter_findings
 from erpkit.events.replay.selection import Selection
 from erpkit.finding import NO_TENANTS, Finding, not_read
 from erpkit.modules import EventHandler, Registry

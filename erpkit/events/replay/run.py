@@ -14,13 +14,12 @@ import psycopg
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import BrokerError, DatabaseError, ErpkitError, PlanChangedError, UsageError
-from erpkit.events.batch import together_or_each
-from erpkit.events.consumer import Consumer
-from erpkit.events.context import raise_if_lost
+from erpkit.events.consumer import Consumer, raise_if_lost
 from erpkit.events.dead_letters import describe_error
+from erpkit.events.dispatch import together_or_each
 from erpkit.events.log import append
 from erpkit.events.message import Message
-from erpkit.events.rate import RateLimit
+from erpkit.events.middleware import RateLimit
 from erpkit.events.replay.audit import Outcome, claim, close_replay, open_replay, record
 from erpkit.events.replay.plan import ReplayPlan
 from erpkit.events.replay.selection import Span, read_selected

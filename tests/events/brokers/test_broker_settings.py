@@ -6,7 +6,7 @@ import pytest
 
 from erpkit.config import Settings, mask_url
 from erpkit.errors import UsageError
-from erpkit.events.brokers.opening import open_broker
+from erpkit.events.brokers.broker import open_broker
 from erpkit.events.brokers.wire import MalformedError, from_wire, headers_of
 from erpkit.events.message import Message
 

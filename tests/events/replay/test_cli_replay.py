@@ -104,7 +104,7 @@ def test_a_projection_changed_by_hand_is_found_and_mended(planted: Planted, shar
         (("--swap", "--handler", "catalog.on_price_changed", "--confirm", "x"), "acme has no shadow of catalog_price_list"),
         (("--shadow", "--handler", "inventory.on_order_placed"), "declares no table that it keeps"),
         (("--resume", "00000000-0000-0000-0000-000000000000"), "no tenant knows a replay"),
-        (("--since", "yesterday"), "is no time"),
+        (("--since", "yesterday"), "is not a time"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused_in_one_line(planted: Planted, arguments: tuple[str, ...], message: str) -> None:
