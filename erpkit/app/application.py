@@ -76,7 +76,7 @@ def enter_call(
         call = Call(connection, tenant, message, registry, name, public=public)
         yield call
         if call.published and not write:
-            raise ErpkitError(f"{name}: what only reads publishes no events")
+            raise ErpkitError(f"{name}: a query or a tool that only reads cannot publish events")
         append(connection, call.published)
 
 
@@ -112,13 +112,13 @@ def refusal_of(error: Exception, name: str) -> RefusedError:
         return error
     if isinstance(error, DatabaseError):  # it names the server
         _log.error("%s: %s", name, _line(error))
-        return RefusedError(503, "the database does not answer as it should: try again")
+        return RefusedError(503, "the database returned an error: try again")
     for kind, status in _STATUSES:
         if isinstance(error, kind):
             return RefusedError(status, _line(error))
     if isinstance(error, psycopg.OperationalError):
         _log.error("%s: %s", name, _line(error))
-        return RefusedError(503, "the database does not answer as it should: try again")
+        return RefusedError(503, "the database returned an error: try again")
     _log.error("%s failed", name, exc_info=error)
     return RefusedError(500, f"{name} failed: see the server's log")
 

@@ -46,7 +46,9 @@ def _selection(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--until", help="Failed before."),
         click.option("--since", help="Failed at or after: 2026-01-31T08:00:00+00:00"),
-        click.option("--offset", "offsets", type=int, multiple=True, help="Only the event here; may be repeated."),
+        click.option(
+            "--offset", "offsets", type=int, multiple=True, help="Only the event at this offset; may be repeated."
+        ),
         click.option("--uuid", "uuids", type=click.UUID, multiple=True, help="Only this event; may be repeated."),
         click.option("--cause", default="", metavar="TEXT", help="A part of the error, or of its cause."),
         click.option("--topic", default="*", show_default=True, help="Pattern of topics, such as billing.*"),
@@ -79,7 +81,7 @@ def list_(slugs: tuple[str, ...], selection: dict[str, Any], as_json: bool) -> i
 
 @command.command()
 @tenants_option()
-@click.option("--by", type=click.Choice(get_args(Dimension)), help="Add them up by this alone.")
+@click.option("--by", type=click.Choice(get_args(Dimension)), help="Count by this alone.")
 @as_json
 def count(slugs: tuple[str, ...], by: Dimension | None, as_json: bool) -> int:
     """Count open dead letters; errors that differ only in numbers or values are one cause. Exit code 3 if there are any."""
@@ -101,7 +103,7 @@ def count(slugs: tuple[str, ...], by: Dimension | None, as_json: bool) -> int:
 @command.command()
 @click.argument("tenant")
 @click.argument("offset", type=int)
-@click.option("--handler", default="", help="Which one's, where several failed on the event.")
+@click.option("--handler", default="", help="The handler, where several failed on the event.")
 @click.option("--payload", is_flag=True, help="Show the business data in the event, too.")
 @as_json
 def show(tenant: str, offset: int, handler: str, payload: bool, as_json: bool) -> None:

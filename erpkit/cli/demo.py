@@ -31,7 +31,7 @@ def command(tenants: int, output: Path) -> int:
     """Start the embedded server, make an ERP with a dozen tenants in it, and run the four notebooks on it.
 
     A few troubles are planted, so that the notebooks have something to find. It always uses the embedded server, whatever
-    database is configured, and replaces the sample data of an earlier demo, but no data of yours.
+    database is configured, and replaces the sample data of an earlier demo, but none of your own data.
     """
     started = time.perf_counter()
     settings = Settings(home=erpkit.open().settings.home, modules=SAMPLE_GROUP)

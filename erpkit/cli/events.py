@@ -175,9 +175,9 @@ _SECONDS = click.FloatRange(min=0, min_open=True)
 @click.option("--from-broker", is_flag=True, help="Take the events from ERPKIT_BROKER instead of the logs.")
 @tenants_option()
 @click.option(
-    "--limit", type=_SECONDS, default=60, show_default=True, help="Seconds a handler may have one event in hand."
+    "--limit", type=_SECONDS, default=60, show_default=True, help="Seconds that a handler may take for one event."
 )
-@click.option("--poll", type=_SECONDS, default=5, show_default=True, help="Seconds between two looks at all tenants.")
+@click.option("--poll", type=_SECONDS, default=5, show_default=True, help="Seconds between two polls of all tenants.")
 @click.option("--every", type=_SECONDS, default=60, show_default=True, help="Seconds between two reports.")
 @click.option(
     "--health-file", type=click.Path(path_type=Path, dir_okay=False), help="Keep the last report there, as JSON."
@@ -195,19 +195,12 @@ def dispatch_(
 ) -> int:
     """Hand events that are not handled yet to their handlers, and go on until stopped.
 
-    SIGTERM or Ctrl-C lets it finish the batch in hand. Several may run at once and share the tenants. When a handler does
+    SIGTERM or Ctrl-C lets it finish the batch in flight. Several may run at once and share the tenants. When a handler does
     not come back within --limit it ends with exit code 1, and a supervisor is to start it again.
     """
+    _check_options(once, from_broker, slugs, health_file)
     if from_broker:
-        if slugs or health_file:
-            raise UsageError(
-                "--from-broker serves all tenants and keeps no health file: leave out --tenant and --health-file"
-            )
         return dispatch_from_broker(once=once)
-    if once and health_file:
-        raise UsageError("--once ends by itself and keeps no health file: leave out --health-file")
-    if health_file is not None:
-        _check_writable(health_file)
     with open_erp(quiet=as_json, own="event log") as erp:
         if once:
             return _dispatch_once(erp, slugs, limit, as_json)
@@ -288,9 +281,17 @@ def _group(one: GroupLag, now: datetime) -> dict[str, Any]:
     return asdict(one) | {"oldest_age": round(one.age(now), 1)}
 
 
-def _check_writable(path: Path) -> None:
-    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-        raise UsageError(f"--health-file {path}: {path.parent} is no folder that can be written to")
+def _check_options(once: bool, from_broker: bool, slugs: Sequence[str], health_file: Path | None) -> None:
+    """Raise UsageError for options that do not go together, and for a health file that cannot be written."""
+    if from_broker and (slugs or health_file):
+        raise UsageError(
+            "--from-broker serves all tenants and keeps no health file: leave out --tenant and --health-file"
+        )
+    if once and health_file:
+        raise UsageError("--once ends by itself and keeps no health file: leave out --health-file")
+    folder = health_file.parent if health_file else None
+    if folder and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise UsageError(f"--health-file {health_file}: cannot write to the folder {folder}")
 
 
 def _keep(path: Path, text: str) -> None:

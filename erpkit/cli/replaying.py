@@ -40,19 +40,21 @@ from erpkit.plan import Plan
 @click.option("--since", help="Recorded at or after: 2026-01-31T08:00:00+00:00")
 @click.option("--until", help="Recorded before.")
 @click.option("--uuid", "uuids", multiple=True, type=click.UUID, help="Only this event; may be repeated.")
-@click.option("--correlation-id", metavar="ID", help="Only what goes back to this command.")
+@click.option("--correlation-id", metavar="ID", help="Only events that this command caused.")
 @click.option("--handler", "handlers", multiple=True, help="Only this handler; may be repeated.")
-@click.option("--side-effects", multiple=True, metavar="HANDLER", help="Use this handler though it has side effects.")
+@click.option("--side-effects", multiple=True, metavar="HANDLER", help="Use this handler although it has side effects.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Events per second at most.")
-@click.option("--resume", "resumed", type=click.UUID, metavar="REPLAY_ID", help="Go on with a replay that was stopped.")
+@click.option("--resume", "resumed", type=click.UUID, metavar="REPLAY_ID", help="Resume a replay that was stopped.")
 @click.option(
     "--to", "target", metavar="TARGET", help="broker, broker:SUBJECT (publish them), or file:PATH (JSON lines)."
 )
-@click.option("--again", is_flag=True, help="With --to broker: also what it has already, under other message ids.")
+@click.option(
+    "--again", is_flag=True, help="With --to broker: send events that it has already, too, under other message ids."
+)
 @click.option("--from", "source", metavar="file:PATH", help="Append a file's events to the tenant's log.")
 @click.option("--watermill", "from_watermill", is_flag=True, help="Read Watermill's own tables in place of the log.")
 @click.option("--shadow", is_flag=True, help="Rebuild the handler's projection beside the live one, and compare.")
-@click.option("--resume-shadow", is_flag=True, help="With --shadow: go on with one that was stopped.")
+@click.option("--resume-shadow", is_flag=True, help="With --shadow: resume one that was stopped.")
 @click.option("--swap", is_flag=True, help="Put the shadow in the live projection's place.")
 @confirm_option()
 @as_json
@@ -62,13 +64,13 @@ def replay(
     rate: float | None, resumed: UUID | None, target: str | None, again: bool, source: str | None, from_watermill: bool,
     shadow: bool, resume_shadow: bool, swap: bool, confirm: str, as_json: bool,
 ) -> int:  # fmt: skip
-    """Hand events of the past to handlers once more, or elsewhere; Ctrl-C ends it after the batch in hand."""
+    """Hand events of the past to handlers once more, or elsewhere; Ctrl-C ends it after the batch in flight."""
     if sum(map(bool, (resumed, target, source, from_watermill, shadow or swap))) > 1:
         raise UsageError("--resume, --to, --from, --watermill and --shadow or --swap exclude one another")
     if resume_shadow and not shadow:
         raise UsageError("--resume-shadow goes with --shadow")
     if target and target.partition(":")[0] not in {"broker", "file"}:
-        raise UsageError(f"--to {target!r} is no target: write broker, broker:SUBJECT or file:PATH")
+        raise UsageError(f"--to {target!r} is not a target: write broker, broker:SUBJECT or file:PATH")
     chosen: dict[str, Any] = {
         "topic": topic, "first_offset": from_offset, "last_offset": to_offset, "since": read_time("--since", since),
         "until": read_time("--until", until), "uuids": uuids, "correlation_id": correlation_id,
@@ -192,7 +194,7 @@ def _replay(plan: Plan[ReplayPlan, ReplayReport], confirm: str, as_json: bool) -
     else:
         show_result(report)
     if report.go_on:
-        say(f"to go on: {report.go_on}", err=True)
+        say(f"to resume: {report.go_on}", err=True)
     return 130 if report.run.state == "cancelled" else exit_code(report.findings)
 
 
@@ -217,5 +219,5 @@ def _one(what: str, option: str, values: Sequence[Any]) -> Any:
 def _path(option: str, text: str) -> Path:
     kind, _, path = text.partition(":")
     if kind != "file" or not path:
-        raise UsageError(f"{option} {text!r} is no file: write it as file:PATH")
+        raise UsageError(f"{option} {text!r} is not a file: write it as file:PATH")
     return Path(path)

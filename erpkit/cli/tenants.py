@@ -333,7 +333,7 @@ def export(slug: str, file: Path) -> int:
         manifest = erp.tenants.export(slug, file)
     say(f"exported {slug} to {file}: {len(manifest.rows)} tables, {manifest.row_count:,} rows")
     for need in manifest.needs:
-        say(f"where it is imported there must be: {need}")
+        say(f"the import needs: {need}")
     return _print_left_out(manifest)
 
 
@@ -366,6 +366,6 @@ def _print_mentions(moved: MovedTenant) -> int:
         say(f"! {mention}")
     if moved.mentions:
         say(
-            f"{len(moved.mentions)} object(s) still name the old schema in their text: rewrite by hand those that mean it"
+            f"{len(moved.mentions)} object(s) still name the old schema in their text: rewrite by hand those that refer to it"
         )
     return 3 if moved.mentions else 0

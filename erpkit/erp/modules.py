@@ -45,7 +45,7 @@ class Modules:
 
     @property
     def table(self) -> Table[ModuleLike]:
-        """One line a module: what it depends on and what it declares."""
+        """One row per module: what it depends on and what it declares."""
         return module_table(tuple(self))
 
     def check(

@@ -146,7 +146,7 @@ class Tenants(Mapping[str, ErpTenant]):
 
     @property
     def table(self) -> Table[Tenant]:
-        """One line a tenant: its name for people, its schema and its status."""
+        """One row per tenant: its name for people, its schema and its status."""
         empty = "There are no tenants. erpkit tenants create NAME makes one; erpkit demo makes a dozen to look around."
         return Table(_COLUMNS, self._installation.find(), empty)
 

@@ -19,7 +19,7 @@ from erpkit.events.dead_letters import (
 from erpkit.events.dispatch import CrashError, DispatchResult, dispatch, dispatch_batch
 from erpkit.events.lag import GroupLag, LockHolder, TopicRate, read_lag, read_lock_holders, read_rates
 from erpkit.events.letter_plan import LetterPlan, LetterSelection, plan_discard, plan_retry
-from erpkit.events.letter_run import LetterResult, LetterRun, run_discard, run_retry
+from erpkit.events.letter_run import LetterResult, LetterRun, run_letters
 from erpkit.events.log import append, list_events, read_events
 from erpkit.events.message import Message, PayloadError, decode, decode_message, encode
 from erpkit.events.parking import Parked, hold_back, list_parked
@@ -162,10 +162,9 @@ __all__ = [
     "read_watermill",
     "rebuild_projection",
     "replay_watermill",
-    "run_discard",
+    "run_letters",
     "run_replay",
     "run_request",
-    "run_retry",
     "send_replay",
     "show_dead_letter",
     "sum_counts",

@@ -1,4 +1,4 @@
-"""The buses: a command or a query goes to its one handler, in a transaction of a tenant; an event to all of its, in memory."""
+"""The buses: commands and queries go to their one handler in a tenant's transaction, events in memory to all of theirs."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def find_answer(query: Query[_Answer], context: Context) -> _Answer:
     def call(context: Context) -> Sequence[Message]:
         answers.append(handler.function(query, context))
         if context.published:
-            raise ErpkitError(f"{context.message.topic}: a query publishes no events: make it a command")
+            raise ErpkitError(f"{context.message.topic}: a query cannot publish events: make it a command")
         return ()
 
     chain(EVERY, call)(context)
@@ -154,7 +154,7 @@ class EventBus:
             self.run()
 
     def run(self) -> int:
-        """Hand on all that is queued, and what its handlers publish; return how many times a handler was called."""
+        """Hand all queued events, and those that are published meanwhile, to their handlers; return how many calls that were."""
         handled = 0
         self._running = True
         try:
@@ -188,7 +188,7 @@ class EventBus:
 
 
 class _Sent:
-    """An event on its way; its message is made when it is looked at, as ids and JSON would take most of the time."""
+    """An event on its way. Its message is only made when it is read: making ids and JSON would take most of the time."""
 
     __slots__ = ("_message", "_publisher", "bus", "event", "number")
 
@@ -218,7 +218,7 @@ class _Sent:
 
 
 class _InMemory(Context):
-    """A handler's context whose parts are made when they are looked at: most handlers look at few of them."""
+    """A handler's context whose parts are only made when they are read: most handlers read few of them."""
 
     def __init__(self, bus: EventBus, handler: str, sent: _Sent) -> None:
         self.handler = handler

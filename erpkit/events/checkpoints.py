@@ -1,4 +1,4 @@
-"""How far a consumer group has come in a tenant's log, and what a dispatcher of it has in flight."""
+"""The checkpoint of a consumer group in a tenant's log, and the events that its dispatcher has in flight."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ _TENANTS_A_QUERY = 100  # the quickest of 50 to 1,000, measured
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a group stands: all up to `offset` is handled.
+    """The checkpoint of a group: it has handled all events up to `offset`.
 
-    `in_flight` is set where a dispatcher ended before it was done: the last offset of what it had taken. `attempts` is how
-    often one has begun on the first event after `offset` alone since then.
+    `in_flight` is the last offset of the batch of a dispatcher that ended before it was done, None where none did. `attempts`
+    counts how often the first event after `offset` was tried alone since then.
     """
 
     offset: int = 0
@@ -70,7 +70,7 @@ class Checkpoint:
 
 
 def group_lock(schema: str, group: str) -> str:
-    """Return the SQL expression of the key of the advisory lock that a group's one dispatcher holds; both are expressions."""
+    """Return, as SQL, the key of the advisory lock that a group's one dispatcher holds; both arguments are SQL expressions."""
     return f"hashtextextended('erpkit.dispatch.' || {schema} || '.' || {group}, 0)"
 
 
@@ -138,7 +138,7 @@ def move_checkpoint(connection: Connection, group: ConsumerGroup, offset: int, i
 def read_backlog(
     connection: Connection, tenants: Sequence[Tenant], groups: Sequence[ConsumerGroup], errors: Errors | None = None
 ) -> dict[str, dict[str, int]]:
-    """Return how many events wait for each handler, by tenant: those of its topic past its checkpoint; no zeros.
+    """Return how many events wait for each handler, by tenant: those of its topic after its checkpoint; zeros are left out.
 
     `errors` is as in `read_tenants`.
     """
@@ -168,7 +168,7 @@ def _count_query(tenant: Tenant, handlers: sql.Composed) -> sql.Composed:
 def read_waiting(
     connection: Connection, tenants: Sequence[Tenant], groups: Sequence[ConsumerGroup], errors: Errors | None = None
 ) -> list[tuple[Tenant, str]]:
-    """Return each tenant and group for which some event waits, uncounted: quick however many there are.
+    """Return each tenant and group for which an event waits. It does not count them, and so is fast for any number.
 
     A parked event whose dead letter was closed, by a replay say, waits as one past the checkpoint does. It is read under the
     login's own rights, many tenants a query, as dispatchers ask all the time; only where that fails, tenant by tenant, with
@@ -190,7 +190,7 @@ def read_waiting(
 
 
 def _find_logs(connection: Connection, tenants: Sequence[Tenant]) -> dict[str, bool]:
-    """Return the schemas that have a log, and whether events were ever parked there: to ask each would take twice as long."""
+    """Return the schemas that have a log, and whether events were ever parked there; asking each one would take twice as long."""
     return dict(connection.execute(_LOGS, [[tenant.schema for tenant in tenants]]).fetchall())
 
 

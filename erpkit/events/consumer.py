@@ -1,4 +1,4 @@
-"""Who handles events: consumer groups, the handler of one at work for one tenant, and the context that it is given."""
+"""Who handles events: consumer groups, the handler of one for one tenant, and the context that handlers are given."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from erpkit.modules import EventHandler, Registry
 
 
 class Watch:
-    """What is told which event a handler has in flight; this one takes no notice."""
+    """Learns which event a handler has in flight; this one ignores it."""
 
     def begin(self, tenant: Tenant, handler: EventHandler, message: Message) -> None:
-        """Note that the handler has the event now."""
+        """Record that the handler starts on the event."""
 
     def end(self) -> None:
-        """Note that no handler has one."""
+        """Record that no handler has an event in flight."""
 
 
 UNWATCHED = Watch()
@@ -53,14 +53,14 @@ class Context:
         self.published.append(self.caused(event, len(self.published)))
 
     def caused(self, event: object, number: int) -> Message:
-        """Return the message of an event that follows from the handled one, the `number`th of this handler."""
+        """Return the message of the `number`th event that this handler publishes."""
         kind = type(event)
         topic, version = self.registry.topic(kind), self.registry.version(kind)
         return self.message.cause(topic, encode(event), f"{self.handler}/{number}", version)
 
     @property
     def is_lost(self) -> bool:
-        """Whether the connection to the database is gone: no fault of the message."""
+        """Whether the connection to the database is gone: which is not the message's fault."""
         return self.connection is not None and self.connection.closed  # the bus in memory may have none
 
 
@@ -75,7 +75,7 @@ def new_message(registry: Registry, value: object, uuid: UUID | None = None) -> 
 
 
 def raise_if_lost(connection: Connection | None, error: Exception, what: str) -> None:
-    """Raise DatabaseError if the connection on which `error` came up is gone: the event is to be read again later.
+    """Raise DatabaseError if the connection on which `error` came up is gone: the event will be read again later.
 
     `what` was being done; it begins the message.
     """
@@ -85,7 +85,7 @@ def raise_if_lost(connection: Connection | None, error: Exception, what: str) ->
 
 @dataclass(frozen=True)
 class ConsumerGroup:
-    """The name by which checkpoints, locks and brokers know a reader of events, and the topics that it reads.
+    """A reader of events: the name under which checkpoints, locks and brokers know it, and the topics that it reads.
 
     Each event handler is a group of its own, and of one topic so far.
     """
@@ -96,7 +96,7 @@ class ConsumerGroup:
 
 @dataclass(frozen=True)
 class Consumer:
-    """One handler at work for one tenant. `watch` is told which event the handler has."""
+    """One handler working for one tenant; `watch` learns which event it has in flight."""
 
     tenant: Tenant
     registry: Registry
@@ -114,7 +114,7 @@ class Consumer:
         return group_of(self.registry, self.handler)
 
     def context(self, connection: Connection, message: Message) -> Context:
-        """Return what the handler is given with `message`."""
+        """Return the context that the handler gets with `message`."""
         return Context(connection, self.tenant, message, self.registry, self.handler.name)
 
     def __str__(self) -> str:

@@ -87,7 +87,7 @@ class DeadLetterDetail:
 
     @property
     def table(self) -> Table[tuple[str, str]]:
-        """One line a fact."""
+        """One row per fact."""
         return Table(_FACTS, list(self.facts.items()))
 
     def __str__(self) -> str:
@@ -152,7 +152,7 @@ def show_dead_letter(
 def add_dead_letter(
     connection: Connection, consumer: Consumer, message: Message, error: Exception, attempts: int
 ) -> None:
-    """Dead-letter `message` for the handler, and hold back what comes after it in its aggregate, if the handler asks for that."""
+    """Dead-letter `message` for the handler, and hold back later events of its aggregate if the handler is ordered."""
     connection.execute(
         'INSERT INTO erpkit_dead_letters (handler, uuid, "offset", topic, error, attempts) '
         'VALUES (%s, %s, coalesce(%s, (SELECT "offset" FROM erpkit_events WHERE uuid = %s), 0), %s, %s, %s) '
@@ -222,7 +222,7 @@ def letter_findings(counts: Iterable[DeadLetterCount], severity: Severity = "war
 
 
 def cause_of(error: str) -> str:
-    """Return the first line of an error with numbers, ids and quoted values taken out, so that like errors are equal. Pure."""
+    """Return the first line of an error without numbers, ids and quoted values, so that similar errors are equal. Pure."""
     line = error.strip().partition("\n")[0]
     for value in _VALUES:
         line = value.sub(_GAP, line)

@@ -40,7 +40,7 @@ class BatchResult:
 def together_or_each(
     connection: Connection, what: str, together: Callable[[], _Result], each: Callable[[], _Result]
 ) -> _Result:
-    """Do `together` in one savepoint; after any fault undo it and do `each` instead, which looks after its own savepoints.
+    """Do `together` in one savepoint; after any error undo it and do `each` instead, which sets its own savepoints.
 
     A lost connection is no fault of an event: raises DatabaseError then, which begins with `what` was being done.
     """
@@ -55,7 +55,7 @@ def together_or_each(
 def handle_batch(
     connection: Connection, consumer: Consumer, messages: Sequence[Message], attempts: int = ATTEMPTS
 ) -> BatchResult:
-    """Handle messages, each once, as its inbox tells; the caller appends what was published.
+    """Handle messages that are not in the handler's inbox yet; the caller appends what was published.
 
     One that fails `attempts` times becomes a dead letter.
     """
@@ -107,13 +107,13 @@ def handle_each(
 
 @lru_cache(maxsize=1000)
 def _middleware(handler: EventHandler, watch: Watch) -> tuple[Middleware, ...]:
-    """For a batch, whose savepoint and look into the inbox are one for all."""
+    """Return the middleware for a batch, which has one savepoint and one look into the inbox."""
     return (*EVERY, watched(watch, handler))
 
 
 @lru_cache(maxsize=1000)
 def _isolated_middleware(handler: EventHandler, watch: Watch, attempts: int) -> tuple[Middleware, ...]:
-    """For one after the other, after a fault."""
+    """Return the middleware for messages one by one, after an error."""
 
     def store(context: Context, error: Exception) -> None:
         consumer = Consumer(context.tenant, context.registry, handler)
@@ -127,7 +127,7 @@ STATEMENT_TIMEOUT = 30.0  # seconds
 
 
 class CrashError(ErpkitError):
-    """The process of a handler ended, or hung and was ended, each time that it had this event in flight."""
+    """The process of a handler ended, or hung and was killed, each time that it had this event in flight."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def dispatch_batch(database: Database, consumer: Consumer, limit: int = BATCH) -
 def _dispatch_suspect(
     connection: Connection, consumer: Consumer, suspect: Message, checkpoint: Checkpoint
 ) -> Dispatched:
-    """Handle one event that may have ended the last dispatcher's process, or give it up; keep the others suspect."""
+    """Handle one event that may have ended the last dispatcher's process, or dead-letter it; the others remain suspect."""
     in_flight, offset = checkpoint.in_flight or 0, suspect.offset or 0
     is_hopeless = checkpoint.attempts >= ATTEMPTS
     if not is_hopeless:
@@ -214,6 +214,6 @@ def _dispatch_suspect(
 
 
 def _count(messages: list[Message], result: BatchResult, given_up: int = 0) -> Dispatched:
-    """Count what became of messages, some of which may be named twice; those that neither succeeded nor died were parked."""
+    """Count the results of messages, some of which may be listed twice; those neither handled nor dead-lettered were parked."""
     handled, dead = len(result.handled), len(result.dead) + given_up
     return Dispatched(handled, dead, len({message.uuid for message in messages}) - handled - dead)

@@ -56,7 +56,7 @@ class LetterSelection:
                 raise UsageError(f"{name} = {moment.isoformat()} has no time zone: add one, +00:00 for UTC")
 
     def holds(self, letter: DeadLetter) -> bool:
-        """Tell whether a dead letter is among those meant."""
+        """Tell whether a dead letter is selected."""
         return (
             fnmatch.fnmatchcase(letter.handler, self.handler)
             and fnmatch.fnmatchcase(letter.topic, self.topic)
@@ -121,7 +121,7 @@ class LetterPlan:
 
     @property
     def tables(self) -> tuple[Table[DeadLetterCount], ...]:
-        """One line a tenant, handler and cause: how many letters would be retried or discarded."""
+        """One row per tenant, handler and cause: how many letters would be retried or discarded."""
         return (Table(COUNT_COLUMNS, self.counts(), f"There is nothing to {self.action}."),)
 
     def __str__(self) -> str:
@@ -153,7 +153,7 @@ def plan_discard(
     without a reason.
     """
     if not reason.strip():
-        raise UsageError("a dead letter is not discarded without a reason: say why, for those who look later")
+        raise UsageError("discarding a dead letter needs a reason: it is kept with the letter")
     return replace(_plan("discard", connection, tenants, selection, None), reason=reason.strip())
 
 
@@ -225,7 +225,7 @@ class OpenLetters:
 
     @property
     def oldest(self) -> DeadLetter | None:
-        """The letter that failed first; None where there is none."""
+        """The dead letter that failed first; None where there is none."""
         return min(self.letters, key=lambda letter: letter.failed_at, default=None)
 
     def count(self, by: Dimension) -> Table[_Sum]:
@@ -235,17 +235,17 @@ class OpenLetters:
 
     @property
     def table(self) -> Table[DeadLetter]:
-        """One line a dead letter, by tenant and offset; payloads are not shown."""
+        """One row per dead letter, by tenant and offset; payloads are not shown."""
         return Table(LETTER_COLUMNS, self.letters, self._empty)
 
     @property
     def causes(self) -> Table[DeadLetterCount]:
-        """One line a cause, topic, handler and tenant, the most letters first."""
+        """One row per cause, topic, handler and tenant, the most letters first."""
         return Table(COUNT_COLUMNS, self.counts, self._empty)
 
     @property
     def parked_table(self) -> Table[Parked]:
-        """One line an aggregate whose events wait behind a dead letter."""
+        """One row per aggregate whose events wait behind a dead letter."""
         return Table(PARKED_COLUMNS, self.parked, "Nothing is parked.")
 
     @property
@@ -270,7 +270,7 @@ class OpenLetters:
         return sorted({letter.tenant for letter in self.letters})
 
     def add_to(self, summary: Summary) -> Summary:
-        """Return the summary of a plan, or of its result, with these letters as those that are open still."""
+        """Return the summary of a plan, or of its result, with these letters as those that are still open."""
         facts = {**summary.facts, "still open": len(self.letters)}
         return Summary(summary.title, facts, [*summary.findings, *self.findings])
 
@@ -299,7 +299,7 @@ class OpenLetters:
 def read_letters(
     connection: Connection, target: str, tenants: Sequence[Tenant], selection: LetterSelection
 ) -> OpenLetters:
-    """Read the open dead letters of `tenants` that `selection` chooses; a tenant that cannot be read costs no other."""
+    """Read the open dead letters of `tenants` that `selection` chooses; a tenant that cannot be read does not stop the others."""
     errors: dict[str, str] = {}
     letters, _ = choose_letters(list_dead_letters(connection, tenants, errors), selection, None)
     handlers = {(letter.tenant, letter.handler) for letter in letters}

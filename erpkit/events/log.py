@@ -16,12 +16,12 @@ from erpkit.table import Column
 
 
 def append_lock(schema: str) -> str:
-    """Return the SQL expression of the key of the lock that an append holds until its commit; `schema` is an expression."""
+    """Return, as SQL, the key of the lock that an append holds until its commit; `schema` is an SQL expression."""
     return f"hashtextextended('erpkit.append.' || {schema}, 0)"
 
 
 def polled_lock(schema: str) -> str:
-    """Return the SQL expression of the key of the lock that a worker shares while it polls a tenant."""
+    """Return, as SQL, the key of the lock that a worker shares while it polls a tenant."""
     return f"hashtextextended('erpkit.awake.' || {schema}, 0)"
 
 
@@ -66,7 +66,7 @@ def append(connection: Connection, messages: Sequence[Message]) -> None:
 
 
 def announce(connection: Connection) -> None:
-    """Let the commit wake a worker for the tenant whose transaction `connection` is in, if none polls it."""
+    """Make the commit wake a worker for the tenant of the transaction, unless one polls it."""
     connection.execute(_NOTIFY)
 
 
@@ -118,7 +118,7 @@ def name_log_behind(tenant: Tenant) -> Iterator[None]:
         yield
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
         raise ErpkitError(
-            f"tenant {tenant.slug}: its event log is behind: `erpkit migrate up` first ({error.diag.message_primary})"
+            f"tenant {tenant.slug}: its event log lacks migrations: run `erpkit migrate up` first ({error.diag.message_primary})"
         ) from error
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable) as error:
         raise DatabaseError(

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 class RateLimit:
-    """Tells for how long to wait so that no more than `per_second` messages a second go through, evenly spread.
+    """Computes how long to wait so that at most `per_second` messages a second pass, evenly spread.
 
-    The first `burst` messages need not wait. Time that passed unused is made up for, up to `catch_up` seconds of it.
+    The first `burst` messages do not wait. Up to `catch_up` seconds of unused rate can be used later.
     """
 
     def __init__(self, per_second: float, *, burst: int = 0, catch_up: float = 0.0) -> None:
@@ -34,7 +34,7 @@ class RateLimit:
         self._lock = threading.Lock()
 
     def reserve(self, messages: int = 1) -> float:
-        """Count `messages` as let through, and return the seconds after which all that were let through fit the rate."""
+        """Count `messages` as passed, and return how many seconds to wait until the rate is kept."""
         with self._lock:
             now = time.monotonic()
             self._paid_at = max(self._paid_at, now - self._catch_up) + messages * self._cost
@@ -46,7 +46,7 @@ Middleware = Callable[[Handle], Handle]
 
 
 class HandlerError(ErpkitError):
-    """A handler did what no handler may: it tried to end the process, say, or took longer than it was given."""
+    """A handler did what it must not do: it tried to end the process, or took longer than its timeout."""
 
 
 def correlation(following: Handle) -> Handle:
@@ -67,7 +67,7 @@ def correlation(following: Handle) -> Handle:
 
 
 def recoverer(following: Handle) -> Handle:
-    """Let no handler end the process, and note in every error which handler and message it came from.
+    """Keep a handler from ending the process, and note in every error which handler and message it came from.
 
     SystemExit and the like become a HandlerError; Ctrl-C stays what it is. Other errors keep their type and get a note.
     """
@@ -162,7 +162,7 @@ def dead_letters(store: Callable[[Context, Exception], None]) -> Middleware:
 
 
 def throttle(per_second: float) -> Middleware:
-    """Let no more than so many messages a second through, evenly spread, over all threads that share the middleware."""
+    """Limit messages to `per_second`, evenly spread, over all threads that share the middleware."""
     limit = RateLimit(per_second, burst=1)
 
     def middleware(following: Handle) -> Handle:

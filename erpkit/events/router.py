@@ -1,4 +1,4 @@
-"""Running a handler on a message through its middleware: the one way, whoever asks for it."""
+"""The router: the one way to run a handler on a message, through its middleware."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EVERY: tuple[Middleware, ...] = (tracing, correlation, recoverer)
 def isolated(
     store: Callable[[Context, Exception], None], attempts: int = 3, *more: Middleware
 ) -> tuple[Middleware, ...]:
-    """Return all the middleware for a message on its own, the outermost first: what a dispatcher uses after a fault.
+    """Return all the middleware for a message on its own, the outermost first: what a dispatcher uses after an error.
 
     `store` keeps a dead letter, and sees only the last attempt's error; the span holds all attempts, and that error. Each attempt
     has a savepoint, which takes back the inbox row too. `more` goes inside, around each attempt. Make it once, not once a message.
@@ -52,7 +52,7 @@ def handle(
 def run_handler(
     handler: EventHandler, context: Context, middleware: tuple[Middleware, ...] = EVERY
 ) -> Sequence[Message]:
-    """Run one handler on the message in `context`, as `handle` does; what became of it stands in the context then."""
+    """Run one handler on the message in `context`, as `handle` does; the context has its result afterwards."""
     return _wrapped(handler, middleware)(context)
 
 

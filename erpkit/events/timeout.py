@@ -27,12 +27,12 @@ _running: set[Running] = set()  # the handlers at work that have a limit, in all
 
 
 class HandlerTimeoutError(HandlerError):
-    """A handler took longer than it was given; what it did is undone."""
+    """A handler took longer than its timeout; its work is rolled back."""
 
 
 @dataclass(eq=False)
 class Running:
-    """A handler at work that may take `seconds`; `started` is on the clock of `time.monotonic`."""
+    """A running handler that may take `seconds`; `started` is on the clock of `time.monotonic`."""
 
     handler: str
     tenant: str
@@ -43,12 +43,12 @@ class Running:
 
     @property
     def is_over(self) -> bool:
-        """Whether its time is over."""
+        """Whether its time is up."""
         return time.monotonic() - self.started >= self.seconds
 
 
 def overdue(grace: float = 5) -> list[Running]:
-    """Return the handlers that go on `grace` seconds after their time was over.
+    """Return the handlers that still run `grace` seconds after their timeout.
 
     They hang outside the database, and no thread can be stopped from without in Python: a worker that finds one must end its
     process. The transaction then rolls back, and the message is read again.
@@ -58,7 +58,7 @@ def overdue(grace: float = 5) -> list[Running]:
 
 
 def timeout(seconds: float) -> Middleware:
-    """Give a handler so many seconds, then cancel the statement that it is at and raise HandlerTimeoutError.
+    """Cancel a handler's current statement after `seconds`, and raise HandlerTimeoutError.
 
     PostgreSQL refuses each single statement that takes longer (statement_timeout); a guard cancels the one at work when the
     handler's whole time is over. What a handler does outside the database, a loop or a call of a service, goes on to its end
@@ -110,7 +110,7 @@ class _Guard:
         _running.discard(self._running)
 
     def _expire(self) -> None:
-        """Cancel the statement at work until the handler ends: one that comes between two statements hits none."""
+        """Cancel again and again until the handler ends: a cancellation between two statements has no effect."""
         while not self._ended.is_set():
             with self._running.lock:
                 if not self._running.done:
@@ -157,11 +157,11 @@ class Watchdog(Watch):
         self._thread.join()
 
     def begin(self, tenant: Tenant, handler: EventHandler, message: Message) -> None:
-        """Give the handler its time from now on."""
+        """Start the time of a handler."""
         self._in_flight = (time.monotonic(), tenant, handler, message)
 
     def end(self) -> None:
-        """Let nothing be timed."""
+        """Stop timing."""
         self._in_flight = None
 
     def _watch(self) -> None:
@@ -185,7 +185,7 @@ class Watchdog(Watch):
 
 
 def watched(watch: Watch, handler: EventHandler) -> Middleware:
-    """Tell `watch` what the handler has in flight, for each attempt anew."""
+    """Tell `watch` which event the handler has in flight, anew for each attempt."""
 
     def middleware(following: Handle) -> Handle:
         def handle(context: Context) -> Sequence[Message]:

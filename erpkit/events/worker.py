@@ -32,7 +32,7 @@ _RELEASE = "SELECT s FROM unnest(%s::text[]) s WHERE CASE WHEN pg_try_advisory_x
 
 
 class StopSignal:
-    """Ends a wait from outside: from a signal's handler, say, where a lock could be held already."""
+    """Ends a wait from outside, such as from a signal handler, which must not take a lock."""
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
@@ -54,9 +54,9 @@ class StopSignal:
 
 
 class Listener:
-    """A connection that hears of appends; use it in a `with` block. It raises psycopg.OperationalError once it is lost.
+    """A connection that listens for appends; use it in a `with` block. It raises psycopg.OperationalError once it is lost.
 
-    It does not hear of those to the tenants in `polled`, which are to be looked at when they are due.
+    Appends to the tenants in `polled` do not notify: poll those when they are due.
     """
 
     def __init__(self, conninfo: str, stop: StopSignal) -> None:
@@ -76,9 +76,9 @@ class Listener:
         self._connection.close()
 
     def schemas(self, seconds: float, served: Container[str]) -> set[str]:
-        """Wait until something was appended to one of those that are `served`, or one is due; at most this long.
+        """Wait until something was appended to a `served` schema, or one is due, for at most `seconds`.
 
-        Return those that are to be looked at now.
+        Return the schemas to read now.
         """
         heard = self._heard()
         if not heard and seconds > 0:
@@ -94,7 +94,7 @@ class Listener:
 
 @dataclass
 class _Turn:
-    """When a tenant is looked at next, how long after the last time, and when that ends unless something is found."""
+    """When a tenant is polled next, the pause before that, and when polling ends unless something is found."""
 
     next: float
     pause: float
@@ -117,7 +117,7 @@ class PolledTenants:
         self._may_lock = row == (connection.info.backend_pid,)
 
     def add(self, schemas: Iterable[str]) -> None:
-        """Poll these for a while: something was found there, or announced. Call it before the next look."""
+        """Poll these schemas for a while: something was found or announced there. Call it before the next read."""
         now = time.monotonic()
         fresh = [schema for schema in schemas if schema not in self._turns]
         for schema in self._lock(fresh):
@@ -127,7 +127,7 @@ class PolledTenants:
                 self._turns[schema] = _Turn(now + _FIRST, _FIRST, now + _LINGER)
 
     def due(self) -> set[str]:
-        """Return what is to be looked at now, one last time where nothing was found for long: appends there notify again."""
+        """Return the schemas to read now, a last time where nothing was found for long: from then on appends there notify."""
         now = time.monotonic()
         due = {schema for schema, turn in self._turns.items() if turn.next <= now}
         for schema in self._release([schema for schema in due if self._turns[schema].end <= now]):
@@ -143,7 +143,7 @@ class PolledTenants:
         return max(0.0, min((turn.next for turn in self._turns.values()), default=float("inf")) - time.monotonic())
 
     def _lock(self, schemas: list[str]) -> list[str]:
-        """Share the locks of these; leave out one whose append is about to notify."""
+        """Share the locks of these schemas; leave out one whose append is about to notify."""
         schemas = schemas[: _MOST - len(self._turns)]
         if not (schemas and self._may_lock):
             return []
@@ -162,7 +162,7 @@ _LONGEST_PAUSE = 5.0  # seconds between two attempts to reach the server again
 
 @dataclass(frozen=True)
 class WorkerReport:
-    """What a worker did since it began, and how it stands; `news` is what changed since its last report.
+    """What a worker did since it started, and its state; `news` is what changed since its last report.
 
     `per_second` is over the time since the last report. `skipped` maps tenants that are left alone to their status,
     `failing` those that could not be served to the reason. `lag` holds the groups with events that wait, as of `at`.
@@ -203,7 +203,7 @@ class WorkerOptions:
 
 
 class Worker:
-    """Serves all active tenants that `tenants` lists, in turn, one batch a group and tenant: a busy one holds up no other.
+    """Serves all active tenants that `tenants` lists in turn, one batch per group and tenant, so that a busy one delays no other.
 
     Several may run at once, on one machine or many: an advisory lock leaves each group of a tenant to one of them. It wakes
     when something is appended. `on_report` gets a report now and then, and whenever something changes.
@@ -238,7 +238,7 @@ class Worker:
         self._stop.set()
 
     def run(self) -> WorkerReport:
-        """Serve until `stop` is called; return the last report. It survives a restart of the server."""
+        """Serve until `stop` is called; return the last report. It reconnects after a restart of the server."""
         with self._watchdog:
             while not self._stop.is_set:
                 try:
@@ -264,14 +264,12 @@ class Worker:
                 due |= listener.schemas(0 if due else min(next_poll, next_report) - time.monotonic(), self._tenants)
 
     def _look_at_all(self) -> set[str]:
-        """Read which tenants there are, and forget who could not be served."""
+        """Read which tenants there are, and forget which could not be served."""
         with self._database.connection() as connection:
             tenants = self._list(connection)
         self._tenants = {tenant.schema: tenant for tenant in tenants if tenant.is_active}
         skipped = {tenant.slug: tenant.status for tenant in tenants if not tenant.is_active}
-        news = [
-            f"leaves {slug} alone: {status}" for slug, status in skipped.items() if self._skipped.get(slug) != status
-        ]
+        news = [f"skips {slug}: {status}" for slug, status in skipped.items() if self._skipped.get(slug) != status]
         news += [f"serves {slug} again" for slug in self._skipped.keys() - skipped.keys()]
         self._skipped = skipped
         self._left.clear()
@@ -280,7 +278,7 @@ class Worker:
         return set(self._tenants)
 
     def _run_round(self, schemas: set[str]) -> set[str]:
-        """Hand one batch to each handler for which events wait; return the schemas that are worth another look at once."""
+        """Hand one batch to each handler for which events wait; return the schemas to read again at once."""
         if not schemas:
             return set()
         asked = [self._tenants[schema] for schema in sorted(schemas)]
@@ -297,7 +295,7 @@ class Worker:
         return again
 
     def _run_batch(self, tenant: Tenant, group: str) -> bool:
-        """Return whether it got on; where it did not, another has the group or the tenant cannot be served for now."""
+        """Return whether it made progress; otherwise another worker has the group, or the tenant cannot be served for now."""
         consumer = Consumer(tenant, self._registry, self._registry.event_handlers[group], self._watchdog)
         try:
             handled, dead, parked = dispatch_batch(self._database, consumer, self._options.batch)
@@ -315,7 +313,7 @@ class Worker:
         return handled + dead + parked > 0
 
     def _note_unread(self, asked: Sequence[Tenant], errors: Mapping[str, str]) -> None:
-        """Tell of tenants whose log cannot be read, and of those whose can be again."""
+        """Report tenants whose log cannot be read, and those whose log can be read again."""
         news = [
             f"{slug}: cannot be read: {error}" for slug, error in errors.items() if self._failing.get(slug) != error
         ]
@@ -333,7 +331,7 @@ class Worker:
             self._report([f"{slug}: {group} cannot be served: {reason}"])
 
     def _return_to_server(self, error: Exception) -> None:
-        self._tell([f"lost the database, and tries again: {first_line(error)}"])
+        self._tell([f"lost the database connection, and retries: {first_line(error)}"])
         pause = 0.1
         while not self._stop.is_set:
             try:
@@ -342,7 +340,7 @@ class Worker:
                 self._stop.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
-                self._tell(["has the database again"])
+                self._tell(["has reconnected to the database"])
                 return
 
     def _report(self, news: Sequence[str]) -> None:

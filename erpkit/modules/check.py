@@ -67,17 +67,17 @@ class ModuleCheck(ModuleGraph):
 
     @property
     def finding_table(self) -> Table[ModuleFinding]:
-        """One line a finding: its kind, the problem, the remedy and what shows it."""
+        """One row per finding: its kind, the problem, the remedy and what shows it."""
         return Table(_FINDINGS, self.findings, "There are none.")
 
     @property
     def module_table(self) -> Table[ModuleLike]:
-        """One line a module: what it depends on and what it declares."""
+        """One row per module: what it depends on and what it declares."""
         return module_table(self.modules)
 
     @property
     def event_table(self) -> Table[tuple[str, list[EventHandler]]]:
-        """One line an event: its topic and who handles it."""
+        """One row per event: its topic and who handles it."""
         handlers = [handler for module in self.modules for handler in module.subscribes]
         events = [(module, event) for module in self.modules for event in module.publishes]
         rows = [(topic_of(m.name, event), [h for h in handlers if h.event is event]) for m, event in events]
@@ -113,7 +113,7 @@ class ModuleCheck(ModuleGraph):
 
 
 def module_table(modules: Sequence[ModuleLike]) -> Table[ModuleLike]:
-    """One line a module: what it depends on and what it declares."""
+    """One row per module: what it depends on and what it declares."""
     return Table(_MODULES, modules, _NO_MODULES)
 
 

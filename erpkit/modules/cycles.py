@@ -110,7 +110,7 @@ class Cut:
 
     def __str__(self) -> str:
         edges = ", ".join(f"{source} -> {target}" for source, target in self.edges)
-        return edges if self.is_smallest else f"{edges} (at least {self.at_least} must go; fewer than these may do)"
+        return edges if self.is_smallest else f"{edges} (at least {self.at_least} must go; a smaller cut may exist)"
 
 
 def smallest_cut(graph: Graph, component: Collection[str], cost: Callable[[Pair], int] = lambda _: 0) -> Cut:

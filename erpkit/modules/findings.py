@@ -127,7 +127,7 @@ def _cycle_finding(component: Component, pairs: Mapping[tuple[str, str], Sequenc
     shown = [*component.cut.edges[:_NAMED]]
     more = f" and {len(component.cut.edges) - _NAMED} more" if len(component.cut.edges) > _NAMED else ""
     edges = ", ".join(f"{source} -> {target}" for source, target in shown) + more
-    how = "" if component.cut.is_smallest else f" (at least {component.cut.at_least} must go; fewer than these may do)"
+    how = "" if component.cut.is_smallest else f" (at least {component.cut.at_least} must go; a smaller cut may exist)"
     remedy = f"cut {edges}{how}: let the needed module publish an event that the other handles"
     steps = (
         [] if component.is_declared else [pair for pair in pairwise(component.path) if pair not in component.cut.edges]
@@ -195,7 +195,7 @@ def layer_findings(edges: Iterable[Edge], layers: Layers, known: set[str]) -> li
             "layer violation",
             (source, target),
             f"{source} (layer {below + 1}) needs {target} of the higher layer {above + 1}",
-            f"turn it round: let {target} need {source}",
+            f"reverse the dependency: let {target} need {source}",
             tuple(f"{edge.kind}: {edge.evidence}" for edge in several),
         )
         for (source, target), several in _by_pair(edges).items()

@@ -38,7 +38,7 @@ class WhatIf:
         names = ", ".join(f"{source} -> {target}" for source, target in self.cut)
         places = f"{len(self.edges)} place{'' if len(self.edges) == 1 else 's'} to change"
         if not self.before:
-            cycles = "there is no cycle now, and would be none"
+            cycles = "there is no cycle now, and there would be none"
         elif not self.after:
             cycles = "no cycle would be left"
         else:
@@ -189,7 +189,7 @@ class Declarations:
 
     @property
     def table(self) -> Table[tuple[Undeclared, str]]:
-        """One line a piece of evidence that a module needs another one."""
+        """One row per piece of evidence that a module needs another one."""
         rows = [(one, evidence) for one in self.undeclared for evidence in one.evidence]
         return Table(_EVIDENCE, rows, "Every dependency is declared.")
 

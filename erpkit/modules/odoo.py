@@ -218,7 +218,7 @@ def _needs_what_cannot_be_installed(modules: Sequence[OdooModule]) -> Iterator[M
                     "not installable",
                     (module.name, name),
                     problem,
-                    "port it or do without",
+                    "port it, or remove the dependency",
                     (module.declared_at(name),),
                 )
 

@@ -112,7 +112,7 @@ def _load(entry: EntryPoint) -> object:
         return entry.load()
     except (Exception, SystemExit) as error:
         problem = f"entry point {entry.name} ({entry.value}) cannot be loaded: {_reason(error)}"
-        return ModuleFinding("cannot be loaded", (entry.name,), problem, "mend its import, or uninstall it")
+        return ModuleFinding("cannot be loaded", (entry.name,), problem, "fix its import, or uninstall it")
 
 
 def _reason(error: BaseException) -> str:

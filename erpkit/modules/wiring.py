@@ -179,7 +179,7 @@ def _orphan_handlers(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
     for module in modules:
         for handler in module.subscribes:
             if handler.event not in published:
-                problem = f"{handler.name} waits for {handler.event.__name__}, which no module publishes"
+                problem = f"{handler.name} subscribes to {handler.event.__name__}, which no module publishes"
                 remedy, place = "publish the event or remove the handler", handler_place(module, handler)
                 yield ModuleFinding("orphan handler", (module.name,), problem, remedy, (place,) if place else ())
 

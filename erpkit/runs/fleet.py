@@ -172,7 +172,7 @@ class _Processes:
 
 def _why(code: int, err: str) -> str:
     if code < 0:
-        return f"the process of the run was ended by {signal.Signals(-code).name}"
+        return f"the process of the run was killed by {signal.Signals(-code).name}"
     return (err.strip().splitlines() or [f"the process of the run ended with exit code {code}"])[-1].removeprefix(
         "erpkit: "
     )

@@ -88,17 +88,17 @@ class RunHistory:
 
     @property
     def table(self) -> Table[RunRecord]:
-        """One line a run."""
+        """One row per run."""
         return Table(_COLUMNS, self.runs, _NO_RUNS)
 
     @property
     def failures(self) -> Table[RunRecord]:
-        """One line a run that failed, timed out, was killed or was lost."""
+        """One row per run that failed, timed out, was killed or was lost."""
         return Table(_COLUMNS, [run for run in self.runs if run.is_good is False], "No run failed.")
 
     @property
     def work(self) -> Table[tuple[str, list[RunRecord], int]]:
-        """One line a notebook with the same parameters: how often it ran, how it ended, how long it took, how often it turned."""
+        """One row per notebook with the same parameters: how often it ran, how it ended, how long it took, how often it turned."""
         flaky = find_flaky(self.runs)
         rows = [(key, same, flaky.get(key, 0)) for key, same in sorted(_group(self.runs).items())]
         return Table(_WORK, rows, _NO_RUNS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,7 +64,7 @@ def send_news(urls: list[str], result: RunResult, before: Outcome | None) -> Non
         targets.notify(body=_body(result), title=_title(result, before), notify_type=_kind(result)) if targets else None
     )
     if unknown or not sent:
-        reason = f"{unknown} of its URLs cannot be understood" if unknown else "a receiver did not take the message"
+        reason = f"{unknown} of its URLs cannot be understood" if unknown else "a receiver did not accept the message"
         raise RunError(f"ERPKIT_NOTIFY: {reason}")
 
 
@@ -126,22 +126,31 @@ def run_notebook(
     values = validate_parameters(notebook.parameters, given)
     check_references(values)
     if retry.times and not retry.writes and may_write(notebook.parameters, values):
-        raise UsageError(
-            f"this run of {notebook.path.stem} may write, and is not tried again unless --retry-writes says so"
-        )
+        raise UsageError(f"this run of {notebook.path.stem} may write: it is only retried with --retry-writes")
     urls, stopper, first = read_urls(), Stopper(limits), datetime.now(UTC)
     with home_folder(), stopper.signals():
         name, destination = find_kernel(notebook, kernel), Destination(place)
-        for attempt in range(1, retry.times + 2):
-            run = _Run(notebook, values, name, destination, stem, attempt, recorder)
-            result = run.do(stopper)
-            if result.outcome not in _RETRIED or result.is_refused or attempt > retry.times:
-                break
-            if not stopper.pause(min(retry.pause * 2 ** (attempt - 1), _LONGEST_PAUSE)):
-                break
+
+        def begin(attempt: int) -> _Run:
+            return _Run(notebook, values, name, destination, stem, attempt, recorder)
+
+        run, result = _try_until_done(begin, retry, stopper)
     if index and destination.url is None:
         write_index(destination.folder)
     return _tell(result, replace(run.start, started_at=first), destination, recorder, urls)
+
+
+def _try_until_done(begin: Callable[[int], _Run], retry: Retry, stopper: Stopper) -> tuple[_Run, RunResult]:
+    """Run attempt after attempt until one need not or may not be tried again; return the last one."""
+    attempt = 1
+    while True:
+        run = begin(attempt)
+        result = run.do(stopper)
+        if result.outcome not in _RETRIED or result.is_refused or attempt > retry.times:
+            return run, result
+        if not stopper.pause(min(retry.pause * 2 ** (attempt - 1), _LONGEST_PAUSE)):
+            return run, result
+        attempt += 1
 
 
 class _Run:
@@ -171,7 +180,7 @@ class _Run:
         except Exception as error:
             reason = f"{type(error).__name__}: {(Mask(self._values).text(str(error)).splitlines() or [''])[0]}"
             self._recorder.finish(self.start, self._result(None, Ending("failed", reason), time.perf_counter() - began))
-            raise RunError(f"the run of {self.start.notebook} broke off: {reason}") from error
+            raise RunError(f"the run of {self.start.notebook} was aborted: {reason}") from error
         self._recorder.finish(self.start, result)
         return result
 

@@ -71,7 +71,7 @@ def refuse_password(name: str, value: object) -> None:
     """
     if _holds_password(name, value):
         raise UsageError(
-            f"parameter {name} holds a password or a token, and a run writes its parameters down: use env:NAME, ERPKIT_DATABASE, "
+            f"parameter {name} holds a password or a token, and a run records its parameters: use env:NAME, ERPKIT_DATABASE, "
             "pg_service.conf or .pgpass"
         )
 

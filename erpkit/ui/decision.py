@@ -192,7 +192,7 @@ class Decision(Generic[_Record, _Result]):
     def _stop(self) -> None:
         self._work.stop.set()
         self.stop_button.disabled = True
-        self._tell("stopping: what has begun ends first …")
+        self._tell("stopping after the work in progress …")
 
     def _check(self) -> None:
         """Enable Apply for the plan's own id, and refuse another one in a line."""

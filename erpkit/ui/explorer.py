@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
@@ -14,12 +14,13 @@ from erpkit.erp import Installation
 from erpkit.errors import DatabaseError, ErpkitError, UsageError
 from erpkit.table import Column, Table
 from erpkit.tenants import Across, across
-from erpkit.ui.reading import read_again
 from erpkit.visible import visible_html
 from erpkit.watching import is_a_notebook_watched, unseen_widgets
 
 if TYPE_CHECKING:
     import pandas
+
+_Result = TypeVar("_Result")
 
 _LIMIT = 200
 _BARS = 15
@@ -53,7 +54,7 @@ def explore(erp: Installation, tenant: str = "", table: str = "") -> Explorer:
     """
     tenants, chosen = erp.find(), erp.find([tenant]) if tenant else []
     if chosen and not chosen[0].is_active:
-        raise UsageError(f"{tenant} is {chosen[0].status}: only active tenants are read")
+        raise UsageError(f"{tenant} is {chosen[0].status}: only active tenants can be read")
     explorer = Explorer(erp.database, [one for one in tenants if one.is_active])
     if tenant:
         explorer.tenant.value = tenant
@@ -62,6 +63,18 @@ def explore(erp: Installation, tenant: str = "", table: str = "") -> Explorer:
     if table:
         explorer.table.value = table
     return explorer
+
+
+def read_again(database: Database, read: Callable[[], _Result]) -> _Result:
+    """Return what `read` returns, with a second try where the server closed connections that the pool still held.
+
+    A kernel lives for days, and the server may restart meanwhile. Raises DatabaseError when it does not answer.
+    """
+    try:
+        return read()
+    except psycopg.OperationalError:
+        database.renew()
+        return read()
 
 
 @dataclass(frozen=True)

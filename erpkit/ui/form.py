@@ -8,11 +8,10 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from erpkit.config import Settings
-from erpkit.database import Database
+from erpkit.erp import Installation
 from erpkit.errors import ErpkitError, UsageError
 from erpkit.modules import Registry, load_modules
 from erpkit.runs import Parameter, check_parameters, read_parameters, validate_parameters
-from erpkit.tenants import find_tenants
 from erpkit.ui.decision import run_below_button
 from erpkit.ui.fields import Field, field_of
 from erpkit.visible import visible_html
@@ -74,8 +73,8 @@ class Choices:
     def tenants(self) -> list[str]:
         """Every tenant, by name."""
         try:
-            with Database.open(self._settings) as database, database.connection() as connection:
-                return [tenant.slug for tenant in find_tenants(connection, (), self._settings.tenants_query)]
+            with Installation(self._settings) as erp:
+                return [tenant.slug for tenant in erp.find()]
         except ErpkitError as error:
             self.notes.append(f"tenants cannot be listed: {error}")
             return []

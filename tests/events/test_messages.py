@@ -80,8 +80,8 @@ def test_a_field_that_is_not_known_is_left_out_and_told_once(caplog: pytest.LogC
     payload = {"name": "x", "price": "1", "colour": "red", "parcels": [{"weight": 1, "nott": "x"}]}
     assert decode(Sent, payload) == decode(Sent, payload) == Sent("x", Decimal(1), (Parcel(1),))
     assert sorted(record.getMessage() for record in caplog.records) == [
-        "Sent: unknown field colour left out: misspelt, or of a newer version",
-        "Sent: unknown field nott left out: misspelt, or of a newer version",
+        "Sent: ignored the unknown field colour: it is misspelt, or of a newer version",
+        "Sent: ignored the unknown field nott: it is misspelt, or of a newer version",
     ]
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 

@@ -271,7 +271,7 @@ def test_a_suspended_tenant_is_left_alone_until_it_is_active_again(database: Dat
         set_status(connection, "acme", "suspended")
     _append(database, acme, 1)
     with _running(database, poll=0.2) as reports:
-        _until(lambda: "leaves acme alone: suspended" in _news(reports))
+        _until(lambda: "skips acme: suspended" in _news(reports))
         assert _effects(database, acme) == []
         with database.connection() as connection:
             set_status(connection, "acme", "active")
@@ -308,7 +308,7 @@ def test_a_worker_survives_a_restart_of_the_server() -> None:
                 server.stop()
                 _until(lambda: any(news.startswith("lost the database") for news in _news(reports)))
                 server.start()
-                _until(lambda: "has the database again" in _news(reports))
+                _until(lambda: "has reconnected to the database" in _news(reports))
                 database.renew()
                 _append(database, tenant, 2)
                 _until(lambda: _effects(database, tenant) == [1, 2])

@@ -90,4 +90,4 @@ def test_event_health_is_content_with_tenants_that_keep_up(planted: Planted, tmp
     assert (result.outcome, result.summary and result.summary.findings) == ("ok", [])
     page = result.report.read_text()
     assert "nothing waits" in page
-    assert "No transaction is in the way." in page
+    assert "No transaction holds a lock for long." in page

@@ -167,7 +167,7 @@ def test_a_rebuild_is_stopped_gone_on_with_and_put_in_place(erp: Planted, databa
     guard.plan_button.click()
     wait_until(lambda: "events" in told(guard))
     click(guard, "stop")
-    assert "plan again to go on from there" in told(guard)
+    assert "plan again to resume" in told(guard)
     click(guard, "plan")
     assert f"{len(before)} row(s) of bluebird differ" in guard.head.value
     guard.confirm.value = guard.plan.id

@@ -23,7 +23,7 @@ _LONGEST = 100  # characters; Kafka allows 249 for all of a topic's name
 
 @dataclass(frozen=True)
 class Route:
-    """Where messages are published: on `<subject>.<tenant>.<topic>`, or `<subject>.<topic>` where a broker keeps tenants together.
+    """Where messages are published: `<subject>.<tenant>.<topic>`, or `<subject>.<topic>` where tenants share a topic.
 
     Handlers listen to the subject `erp`. With `again`, what is replayed has a message id of this replay's own, and a broker that
     drops duplicates takes what it had before. Raises UsageError for what can be no subject.
@@ -35,7 +35,7 @@ class Route:
     def __post_init__(self) -> None:
         if not _SUBJECT.fullmatch(self.subject) or len(self.subject) > _LONGEST:
             raise UsageError(
-                f"{self.subject!r} is no subject: use letters, digits, - and _ in parts joined by dots, such as audit.replay"
+                f"{self.subject!r} is not a subject: use letters, digits, - and _ in parts joined by dots, such as audit.replay"
             )
 
     @property
@@ -98,7 +98,7 @@ _BATCH = 100
 
 
 class MemoryBroker:
-    """Keeps for each declared group what was published on its topic, until it is acknowledged."""
+    """Keeps what was published on the topic of each declared group until it is acknowledged."""
 
     scheme = "memory"
     name = "memory:"
@@ -108,7 +108,7 @@ class MemoryBroker:
         self._changed = threading.Condition()
 
     def publish(self, tenant: str, messages: Sequence[Message], route: Route = LIVE) -> set[UUID]:
-        """Hand the messages to every group of their topic; without one, or on a route of their own, they are gone."""
+        """Hand the messages to every group of their topic; without one, or on another route, they are dropped."""
         with self._changed:
             for message in messages:
                 for (_, topic), queue in self._queues.items():

@@ -98,12 +98,12 @@ class ReplayHistory:
 
     @property
     def table(self) -> Table[ReplayRecord]:
-        """One line a replay and tenant: who asked for it, and how it ended."""
+        """One row per replay and tenant: who asked for it, and how it ended."""
         return Table(_RECORDS, self.records, "Nothing was ever replayed here.")
 
     @property
     def result_table(self) -> Table[_Result]:
-        """One line an event: what became of it."""
+        """One row per event: what became of it."""
         rows = [(slug, one) for slug, results in self.results.items() for one in results]
         return Table(_RESULTS, rows, "No result per event was kept.")
 
@@ -153,7 +153,7 @@ def read_replays(
     if replay_id is None:
         return ReplayHistory(records, errors)
     if not records and not errors:
-        raise UsageError(f"no tenant knows a replay {replay_id}: see `erpkit events replays`")
+        raise UsageError(f"no tenant has a replay {replay_id}: see `erpkit events replays`")
     results: dict[str, Sequence[ReplayResult]] = {}
     known = {record.tenant for record in records}
     for tenant in (tenant for tenant in tenants if tenant.slug in known):
@@ -214,13 +214,13 @@ def plan_resume(
     try:
         replay_id = UUID(str(replay_id))
     except ValueError:
-        raise UsageError(f"{replay_id!r} is no replay's id: see `erpkit events replays`") from None
+        raise UsageError(f"{replay_id!r} is not the id of a replay: see `erpkit events replays`") from None
     errors: dict[str, str] = {}
     rows = {row[0]: row[1:] for row in _read(connection, tenants, _RESUME, replay_id, errors)}
     if not rows and errors:
         note_errors(errors, None)
     if not rows:
-        raise UsageError(f"no tenant knows a replay {replay_id}: see `erpkit events replays`")
+        raise UsageError(f"no tenant has a replay {replay_id}: see `erpkit events replays`")
     left = {slug: row for slug, row in rows.items() if row[3] != "done"}
     if not left:
         raise UsageError(f"replay {replay_id} is done: there is nothing to resume")
@@ -276,7 +276,7 @@ def claim(connection: Connection, replay_id: UUID, after: int) -> None:
         "SELECT last_offset FROM erpkit_replays WHERE replay_id = %s FOR UPDATE", [replay_id]
     ).fetchone()
     if row != (after,):
-        raise ErpkitError(f"replay {replay_id}: another process goes on with it")
+        raise ErpkitError(f"replay {replay_id}: another process has resumed it")
 
 
 def record(connection: Connection, replay_id: UUID, outcomes: Sequence[Outcome], last_offset: int) -> int:

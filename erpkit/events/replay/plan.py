@@ -165,7 +165,7 @@ class ReplayPlan:
 
     @property
     def handler_table(self) -> Table[_Handler]:
-        """One line a handler: what it does, whether it has side effects, how many events it would see; or why it is left out."""
+        """One row per handler: what it does, whether it has side effects, how many events it would see; or why it is left out."""
         events = Counter[str]()
         for step in self.steps:
             events[step.handler] += step.events
@@ -177,7 +177,7 @@ class ReplayPlan:
 
     @property
     def step_table(self) -> Table[ReplayStep]:
-        """One line a tenant, topic and handler: how many events it would see again, and which."""
+        """One row per tenant, topic and handler: how many events it would see again, and which."""
         return Table(_TARGET_STEPS if self.target else _STEPS, self.steps, "There is nothing to replay.", height="30em")
 
     @property

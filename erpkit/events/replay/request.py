@@ -125,7 +125,9 @@ class ReplayRequest:
 
     def __post_init__(self) -> None:
         if sum(map(bool, (self.send_to, self.watermill, self.resume))) > 1:
-            raise UsageError("a target, Watermill's tables and an earlier replay exclude one another: name one of them")
+            raise UsageError(
+                "a target, Watermill's tables and an earlier replay exclude one another: give only one of them"
+            )
         if self.again and not self.send_to:
             raise UsageError("again is for a replay to a broker: leave it out, or say where to send the events")
         if self.send_to and (self.handlers or self.side_effects):
@@ -137,7 +139,7 @@ class ReplayRequest:
         """Return the route to the broker's subject."""
         kind, found, subject = self.send_to.partition(":")
         if kind != "broker" or (found and not subject):
-            raise UsageError(f"{self.send_to!r} is no target: write broker, or broker:SUBJECT")
+            raise UsageError(f"{self.send_to!r} is not a target: write broker, or broker:SUBJECT")
         return Route(subject or LIVE.subject, self.again)
 
 
@@ -228,12 +230,12 @@ class ReplayReport:
 
     @property
     def failures(self) -> Table[ReplayFailure]:
-        """One line an event that a handler failed on again; the first thousand."""
+        """One row per event that a handler failed on again; the first thousand."""
         return Table(_FAILURES, self.run.failures, "No event failed.")
 
     @property
     def results(self) -> Table[_Count]:
-        """One line a tenant and handler, or target: how many events it handled, and how many it failed on.
+        """One row per tenant and handler, or target: how many events it handled, and how many it failed on.
 
         For a broker it is how many were sent, and how many it knew already and dropped.
         """

@@ -51,7 +51,7 @@ class RunOptions(Work):
 
     def __post_init__(self) -> None:
         if self.rate is not None and self.rate <= 0:
-            raise UsageError(f"rate = {self.rate} is no rate: give events per second, or leave it out")
+            raise UsageError(f"rate = {self.rate} is not a rate: give events per second, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def carry_out(
             close_replay(database, plan.tenants, replay_id, state, f"{type(error).__name__}: {error}".strip())
         if isinstance(error, BrokerError | DatabaseError):
             go_on = f"erpkit events replay --resume {replay_id} --confirm {plan.id}"
-            raise type(error)(f"{error}; to go on when it is back: {go_on}") from error
+            raise type(error)(f"{error}; to resume when it is back: {go_on}") from error
         raise
     if options.stop.is_set():
         close_replay(database, plan.tenants, replay_id, "cancelled")
@@ -310,5 +310,5 @@ def _open(database: Database, plan: ReplayPlan, replay_id: UUID) -> None:
         open_replay(database, plan, replay_id)
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
         raise ErpkitError(
-            f"a tenant's event log is behind: `erpkit migrate up` first ({error.diag.message_primary})"
+            f"a tenant's event log lacks migrations: run `erpkit migrate up` first ({error.diag.message_primary})"
         ) from error

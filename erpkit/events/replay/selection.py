@@ -40,7 +40,7 @@ class Selection:
         try:
             object.__setattr__(self, "uuids", tuple(UUID(str(uuid)) for uuid in self.uuids))
         except ValueError:
-            raise UsageError(f"uuids = {', '.join(map(str, self.uuids))}: one of them is no uuid") from None
+            raise UsageError(f"uuids = {', '.join(map(str, self.uuids))}: one of them is not a uuid") from None
         for name, moment in (("since", self.since), ("until", self.until)):
             if moment is not None and moment.tzinfo is None:
                 raise UsageError(f"{name} = {moment.isoformat()} has no time zone: add one, +00:00 for UTC")

@@ -112,7 +112,7 @@ class ShadowDiff:
 
     @property
     def table(self) -> Table[TableDiff]:
-        """One line a table: its rows live and in the shadow, and how many differ."""
+        """One row per table: its rows live and in the shadow, and how many differ."""
         return Table(_TABLES, self.differences)
 
     @property

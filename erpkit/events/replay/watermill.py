@@ -72,7 +72,7 @@ class WatermillTopics:
 
     @property
     def table(self) -> Table[WatermillTopic]:
-        """One line a topic: how many events, since when, and how far each consumer group is behind."""
+        """One row per topic: how many events, since when, and how far each consumer group is behind."""
         return Table(_TOPICS, self.topics, "No tenant has tables of Watermill's.")
 
     def __repr__(self) -> str:
