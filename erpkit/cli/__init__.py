@@ -1,4 +1,4 @@
-"""The command line: argument parsing and printing only. One file a group of commands, loaded when it is used."""
+"""The command line: argument parsing and printing only. One file per group of commands, loaded when it is used."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def erpkit() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; what erpkit knows to be wrong is told in one line, without a traceback."""
+    """Run the command line; print an error of erpkit in one line, without a traceback."""
     try:
         code = erpkit.main(standalone_mode=False)
     except click.ClickException as error:

@@ -47,7 +47,7 @@ def command(tenants: int, output: Path) -> int:
 
 
 def _set_environment(settings: Settings) -> None:
-    """The kernels read the environment: let it name what the demo works on, and nothing else."""
+    """Make the environment, which the kernels read, name what the demo works on and nothing else."""
     for name in [name for name in os.environ if name.startswith("PG") or name == "ERPKIT_DATABASE"]:
         del os.environ[name]
     os.environ.update(ERPKIT_HOME=str(settings.home), ERPKIT_MODULES=SAMPLE_GROUP)

@@ -127,7 +127,7 @@ class _Forwarding:
         return list(self._results.values())
 
     def until_stopped(self) -> list[Forwarded]:
-        """Forward what comes until it is to stop; a fault of the broker or the database is told, and tried again later."""
+        """Forward what comes until it is to stop; after an error of the broker or the database, print it and try again later."""
         wait = _EVERY
         while True:
             wait = self._round(wait)
@@ -135,7 +135,7 @@ class _Forwarding:
                 return list(self._results.values())
 
     def _round(self, wait: float) -> float:
-        """Forward all there is; return how long to wait then: after a fault, twice as long as before."""
+        """Forward all there is; return how long to wait then: after an error, twice as long as before."""
         try:
             self.once()
         except (BrokerError, DatabaseError, psycopg.OperationalError) as error:
@@ -295,7 +295,7 @@ def _check_options(once: bool, from_broker: bool, slugs: Sequence[str], health_f
 
 
 def _keep(path: Path, text: str) -> None:
-    """Write a report; a disk that is full holds up no event, and the old file's age tells of it."""
+    """Write a report; an error of the disk stops no event, and shows in the old file's age."""
     try:
         _replace(path, text)
     except OSError as error:

@@ -16,8 +16,6 @@ import erpkit
 from erpkit.cli.say import say as say
 from erpkit.cli.say import say_script as say_script
 from erpkit.cli.say import say_text as say_text
-from erpkit.config import Settings
-from erpkit.database import Database
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
 from erpkit.finding import Finding, group_findings
@@ -52,14 +50,6 @@ def read_time(option: str, text: str | None) -> datetime | None:
 
 
 @contextmanager
-def open_database(*, quiet: bool = False) -> Iterator[Database]:
-    """Open the configured database and name it on the first line (on standard error where the output is for machines)."""
-    with Database.open(Settings.from_env()) as database:
-        print_target(database.target, quiet=quiet)
-        yield database
-
-
-@contextmanager
 def open_erp(*, quiet: bool = False, own: str = "") -> Iterator[Erp]:
     """Open the configured ERP and name it on the first line (on standard error where the output is for machines).
 
@@ -73,7 +63,7 @@ def open_erp(*, quiet: bool = False, own: str = "") -> Iterator[Erp]:
 
 
 def print_target(target: str, *, quiet: bool = False) -> None:
-    """Name what is about to be worked on."""
+    """Print what the command works on."""
     say(f"target: {target}", err=quiet)
 
 
@@ -89,7 +79,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 
 def show(table: Table[Any]) -> None:
-    """Print a table that fits the terminal; in a pipe it is as wide as it needs to be, so that a row is a line."""
+    """Print a table that fits the terminal; in a pipe it is as wide as needed, so that each row is one line."""
     from rich.console import Console  # noqa: PLC0415 - slow to import
     from rich.measure import Measurement  # noqa: PLC0415
 

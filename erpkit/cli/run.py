@@ -99,7 +99,7 @@ def _parameters(opened: Notebook, given: Sequence[tuple[str, str]], tenants: Seq
 
 
 def _check_target(erp: Erp, recorder: Recorder, slugs: Sequence[str], *, quiet: bool) -> None:
-    """Name the target, and refuse a tenant that it does not have; where the database does not answer, only the record is lost."""
+    """Name the target, and refuse a tenant that it does not have; if the database does not answer, the run is only not recorded."""
     if recorder.problem:
         if slugs:
             raise UsageError(f"tenants cannot be checked, and nothing was started: {recorder.problem}")
@@ -144,7 +144,7 @@ def _print_parameters(notebook: Notebook) -> None:
 
 
 def _print_result(result: RunResult, as_json: bool) -> None:
-    """Print what became of one run; what went wrong beside it goes to standard error."""
+    """Print the result of one run; other problems go to standard error."""
     _print_problems(result)
     if as_json:
         print_json(_as_dict(result))
@@ -157,7 +157,7 @@ def _print_result(result: RunResult, as_json: bool) -> None:
 
 
 def _print_fleet(done: FleetResult, as_json: bool) -> None:
-    """Print what became of one run a tenant."""
+    """Print the results of one run per tenant."""
     for result in done.results.values():
         _print_problems(result)
     if as_json:

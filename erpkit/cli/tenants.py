@@ -75,7 +75,7 @@ def _print_fleet(fleet: FleetInspection, detail: TenantDetail | None) -> None:
 
 
 def _narrow(table: Table[TenantInspection]) -> Table[TenantInspection]:
-    """Leave out what a terminal has no room for, and add what waits."""
+    """Leave out columns for which a terminal has no room, and add the backlog."""
     more = (
         Column[TenantInspection]("backlog", lambda i: sum(i.backlog.values())),
         Column[TenantInspection]("dead rows", lambda i: i.dead_rows),

@@ -221,6 +221,17 @@ def letter_findings(counts: Iterable[DeadLetterCount], severity: Severity = "war
     ]  # fmt: skip
 
 
+def failure_findings(failures: Iterable[tuple[str, str, str, int]]) -> list[Finding]:
+    """Return a finding for each tenant, handler and cause of failures: tenant, handler, error and offset of each."""
+    offsets: dict[tuple[str, str, str], list[str]] = {}
+    for tenant, handler, error, offset in failures:
+        offsets.setdefault((tenant, handler, cause_of(error)), []).append(str(offset))
+    return [
+        Finding("failed", tenant, f"{handler} failed: {cause}", evidence=(f"offsets {', '.join(found)}",))
+        for (tenant, handler, cause), found in offsets.items()
+    ]
+
+
 def cause_of(error: str) -> str:
     """Return the first line of an error without numbers, ids and quoted values, so that similar errors are equal. Pure."""
     line = error.strip().partition("\n")[0]

@@ -24,6 +24,7 @@ from erpkit.events.dead_letters import (
     list_dead_letters,
     sum_counts,
 )
+from erpkit.events.log import check_time_zones
 from erpkit.events.parking import PARKED_COLUMNS, Parked, list_parked
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
@@ -51,9 +52,7 @@ class LetterSelection:
     until: datetime | None = None
 
     def __post_init__(self) -> None:
-        for name, moment in (("since", self.since), ("until", self.until)):
-            if moment is not None and moment.tzinfo is None:
-                raise UsageError(f"{name} = {moment.isoformat()} has no time zone: add one, +00:00 for UTC")
+        check_time_zones(since=self.since, until=self.until)
 
     def holds(self, letter: DeadLetter) -> bool:
         """Tell whether a dead letter is selected."""

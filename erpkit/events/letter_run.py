@@ -13,7 +13,7 @@ from erpkit.config import acting_user
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError
 from erpkit.events.consumer import Consumer, raise_if_lost
-from erpkit.events.dead_letters import DeadLetter, cause_of, describe_error
+from erpkit.events.dead_letters import DeadLetter, describe_error, failure_findings
 from erpkit.events.dispatch import handle_batch
 from erpkit.events.letter_plan import LetterPlan
 from erpkit.events.log import COLUMNS, append, to_message
@@ -84,14 +84,8 @@ class LetterRun:
     @property
     def findings(self) -> list[Finding]:
         """What failed, by tenant, handler and cause, and what was left alone or could not be read."""
-        failed: dict[tuple[str, str, str], list[str]] = {}
-        for one in self.failed:
-            failed.setdefault((one.tenant, one.handler, cause_of(one.detail)), []).append(str(one.offset))
         return [
-            *(
-                Finding("failed", tenant, f"{handler} failed: {cause}", evidence=(f"offsets {', '.join(offsets)}",))
-                for (tenant, handler, cause), offsets in failed.items()
-            ),
+            *failure_findings((one.tenant, one.handler, one.detail, one.offset) for one in self.failed),
             *(
                 Finding(
                     "left alone", one.tenant, f"{one.handler}, offset {one.offset} left alone: {one.detail}", "info"

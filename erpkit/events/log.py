@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import psycopg
 
 from erpkit.database import Connection, Tenant
-from erpkit.errors import DatabaseError, ErpkitError
+from erpkit.errors import DatabaseError, ErpkitError, UsageError
 from erpkit.events.message import Message
 from erpkit.table import Column
 
@@ -109,6 +110,13 @@ def to_message(row: tuple[Any, ...]) -> Message:
     """Build a message from a row of the log's `COLUMNS`."""
     offset, uuid, topic, payload, metadata, recorded_at = row
     return Message(topic, payload, uuid, metadata, offset, recorded_at)
+
+
+def check_time_zones(**moments: datetime | None) -> None:
+    """Raise UsageError, naming it, for a moment without a time zone: the log's times have one."""
+    for name, moment in moments.items():
+        if moment is not None and moment.tzinfo is None:
+            raise UsageError(f"{name} = {moment.isoformat()} has no time zone: add one, +00:00 for UTC")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What is wrong with a set of modules, as findings for people rather than as errors at start-up."""
+"""Checking modules: what is wrong with them as findings, rather than as errors at start-up."""
 
 from __future__ import annotations
 

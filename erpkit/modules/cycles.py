@@ -198,7 +198,7 @@ def _without_common_edges(graph: Graph) -> dict[str, list[str]]:
 
 
 def _hitting(cycles: list[set[Pair]]) -> list[Pair]:
-    """Choose edges so that each cycle has one, those first that most have; leave off when an edge hits but a few."""
+    """Choose edges so that each cycle has one, those first that most have; stop when an edge would only break a few."""
     chosen: list[Pair] = []
     few = len(cycles) // 8
     while cycles:

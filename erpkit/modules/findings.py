@@ -1,4 +1,4 @@
-"""The faults of a module graph, each with what shows it and what to do. Pure."""
+"""The findings on a module graph, each with its evidence and its remedy. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from erpkit.modules.wiring import NOT_READ, Component, Couplings, Edge, ModuleFi
 
 @dataclass(frozen=True)
 class Layers:
-    """Patterns of module names, the highest layer first; a module that no pattern matches is in no layer, and free."""
+    """Patterns of module names, the highest layer first; a module that no pattern matches is in no layer."""
 
     patterns: tuple[tuple[str, ...], ...] = ()
 
@@ -52,7 +52,7 @@ _NAMED = 12  # modules or edges in a sentence
 
 
 def coverage_findings(modules: Sequence[ModuleLike], couplings: Couplings | None) -> list[ModuleFinding]:
-    """What was not looked at: nothing at all, where there are no modules, or a source of couplings that could not be read."""
+    """Findings for what was not read: no modules at all, or a source of couplings that could not be read."""
     nothing = ModuleFinding(
         "no modules", (), "no module was found, so nothing was checked", "set ERPKIT_MODULES, or register modules"
     )
@@ -88,7 +88,7 @@ def duplicate_findings(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:
 
 
 def missing_findings(edges: Iterable[Edge], known: set[str]) -> list[ModuleFinding]:
-    """Dependencies on modules that there are not."""
+    """Dependencies on modules that do not exist."""
     return [
         ModuleFinding(
             "missing dependency",
@@ -112,7 +112,7 @@ def self_findings(edges: Iterable[Edge]) -> list[ModuleFinding]:
 
 
 def cycle_findings(components: Iterable[Component], edges: Iterable[Edge]) -> list[ModuleFinding]:
-    """One finding a component: a cycle, the edges to cut, and what each of these rests on."""
+    """One finding per component: a cycle, the edges to cut, and the evidence for each edge."""
     pairs = _by_pair(edges)
     return [_cycle_finding(component, pairs) for component in components]
 
@@ -165,7 +165,7 @@ def undeclared_findings(edges: Iterable[Edge], *, indirect: bool) -> list[Module
 
 
 def unused_findings(edges: Iterable[Edge], couplings: Couplings | None) -> list[ModuleFinding]:
-    """Declared dependencies that nothing found bears out, of modules of which all was read."""
+    """Declared dependencies that nothing uses, for modules that were read completely."""
     if couplings is None:
         return []
     return [

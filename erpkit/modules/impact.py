@@ -1,4 +1,4 @@
-"""What would be otherwise: if an edge were cut, or if a module changed."""
+"""What-if questions on a module graph: an edge that is cut, a module that changes, a dependency that is declared."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ _DEPENDENTS = (
 
 
 def cut_edges(check: ModuleCheck, cuts: Sequence[str]) -> WhatIf:
-    """Tell how the modules would be without the edges named, `sales->catalog` each; raises UsageError for one that is none."""
+    """Tell how the modules would be without the edges named, `sales->catalog` each; raises UsageError for an unknown edge."""
     pairs = tuple(_pair(check, text) for text in cuts)
     inside = [edge for edge in check.edges if edge.target in check.names]
     left = [edge for edge in inside if (edge.source, edge.target) not in pairs]

@@ -99,7 +99,7 @@ def _validate(path: Path, document: Mapping[str, Any]) -> _Manifest:
 
 
 def _describe(document: Mapping[str, Any], where: Sequence[int | str], kind: str, said: str) -> str:
-    """Say what pydantic found in the file's own words: the module by its name, the key, and what it should be."""
+    """Translate pydantic's error into the file's terms: the module by its name, the key, and what it should be."""
     place, fields, key = _place(document, where)
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(key, fields, n=1)

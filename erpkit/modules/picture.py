@@ -152,7 +152,7 @@ def _choose(graph: ModuleGraph, around: str, most: int) -> _Part:
 
 
 def _names(graph: ModuleGraph, around: str, most: int) -> list[str]:
-    """Choose modules to draw, in the order of how interesting they are."""
+    """Choose modules to draw, the most interesting first."""
     known = [*graph.names, *(graph.outside if len(graph.names) + len(graph.outside) <= most else ())]
     needed_by: dict[str, set[str]] = {}
     for source, target in graph.pairs:

@@ -1,4 +1,4 @@
-"""Which modules the ERP has: sorted, and checked before anything else starts."""
+"""The registry of modules: where they come from, their load order, and the look-ups by message."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _load(entry: EntryPoint) -> object:
 
 
 def _reason(error: BaseException) -> str:
-    """Return what an import failed of, and where, in one line."""
+    """Return why and where an import failed, in one line."""
     said = describe_error(error)
     frames = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
     last = frames[-1]
@@ -182,7 +182,7 @@ def load_order(candidates: Iterable[object]) -> tuple[ModuleLike, ...]:
 
 
 def _sort(modules: Sequence[ModuleLike]) -> Iterator[str]:
-    """Give the names in load order: Kahn's algorithm by graphlib, as every command sorts, and networkx takes long to import."""
+    """Yield the names in load order, by graphlib: every command sorts, and networkx is slow to import."""
     sorter = TopologicalSorter({module.name: module.dependencies for module in modules})
     try:
         sorter.prepare()

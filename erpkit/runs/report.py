@@ -1,4 +1,4 @@
-"""An HTML report of a run: no code, one file, readable offline and on a phone."""
+"""The HTML report of a run (one file, no code, readable offline and on a phone), and the index of a folder of reports."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PAGE = """<!doctype html>
 
 
 def run_key(notebook: str, parameters: Mapping[str, Any]) -> str:
-    """Return what tells which runs are the same work: notebook and parameters, without the id of a plan."""
+    """Return the key by which runs are the same work: notebook and parameters, without the id of a plan."""
     rest = {name: value for name, value in parameters.items() if name != "confirm"}
     return f"{notebook} {json.dumps(rest, sort_keys=True)}" if rest else notebook
 
@@ -192,7 +192,7 @@ def read_entries(folder: Path) -> list[Entry]:
 
 
 def write_index(folder: Path) -> Path:
-    """Write the index of a folder, in one step, so that a reader never sees half of it; runs that end at once wait in line."""
+    """Write the index of a folder, in one step, so that a reader never sees half of it; runs that end at the same time take turns."""
     target = folder / INDEX
     with _alone(folder):
         draft = folder / f".{INDEX}.{os.getpid()}"

@@ -1,4 +1,4 @@
-"""Running one notebook headlessly, and saying truly what became of it."""
+"""Running one notebook headlessly, and telling what became of it, in a record, a report and notifications."""
 
 from __future__ import annotations
 

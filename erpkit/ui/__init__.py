@@ -1,4 +1,4 @@
-"""What people look at: tables, plots and widgets."""
+"""What only a notebook needs: tables, plots and widgets."""
 
 from erpkit.ui.decision import Decision, decide
 from erpkit.ui.explorer import Explorer, explore

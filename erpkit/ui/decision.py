@@ -112,7 +112,7 @@ class Decision(Generic[_Record, _Result]):
 
     @cached_property
     def widget(self) -> VBox:
-        """The buttons and what is said beside them; made when they are shown, as a run would keep them in its output."""
+        """The buttons and the messages beside them; made when they are shown, or a run would keep them in its output."""
         import ipywidgets as widgets  # noqa: PLC0415 - slow to import
 
         wide = {"width": "max-content"}
@@ -195,7 +195,7 @@ class Decision(Generic[_Record, _Result]):
         self._tell("stopping after the work in progress …")
 
     def _check(self) -> None:
-        """Enable Apply for the plan's own id, and refuse another one in a line."""
+        """Enable Apply for the plan's own id, and show an error for another one."""
         self.apply_button.disabled = not self._is_confirmed()
         given = self.confirm.value.strip()
         wrong = bool(given) and not self._is_confirmed()

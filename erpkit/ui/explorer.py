@@ -1,4 +1,4 @@
-"""A widget to look around in: tenant, table, filter and chart."""
+"""The explorer: a widget to look at a tenant's tables, with a filter and a chart."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def explore(erp: Installation, tenant: str = "", table: str = "") -> Explorer:
 
 
 def read_again(database: Database, read: Callable[[], _Result]) -> _Result:
-    """Return what `read` returns, with a second try where the server closed connections that the pool still held.
+    """Return what `read` returns, trying again once if the server has closed the pool's connections.
 
     A kernel lives for days, and the server may restart meanwhile. Raises DatabaseError when it does not answer.
     """
@@ -134,7 +134,7 @@ class Explorer:
         }
 
     def _react(self, work: Callable[[], None], _change: object = None) -> None:
-        """Do the work for one change; what the work itself changes is not reacted to, and what fails is told in one line."""
+        """Do the work for one change, ignore the changes that the work makes itself, and show an error in one line."""
         if self._is_busy:
             return
         self._is_busy = True

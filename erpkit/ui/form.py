@@ -35,7 +35,7 @@ def declared_parameters(namespace: Mapping[str, Any]) -> list[Parameter]:
 
 
 def _read(source: str) -> Sequence[Parameter]:
-    """Return what a cell declares: nothing, for a cell that no parameters cell could be."""
+    """Return what a cell declares; nothing if it cannot be a parameters cell."""
     try:
         return read_parameters(source)
     except UsageError:
@@ -155,7 +155,7 @@ class Form:
         return self.widget._repr_mimebundle_(**options) | {"text/plain": "the parameters as a form"}
 
     def _set(self, field: Field, _change: object = None) -> None:
-        """Give the notebook's variable the value of a field; a wrong one leaves it as it was, and is told."""
+        """Set the notebook's variable to the value of a field; show an error for a wrong value, and keep the old one."""
         name = field.parameter.name
         self._wrong.pop(name, None)
         try:

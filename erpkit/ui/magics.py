@@ -1,4 +1,4 @@
-"""`%%tenant` and `%%tenants`: cells of plain SQL that give a DataFrame. `%load_ext erpkit` brings them."""
+"""`%%tenant` and `%%tenants`: cells of plain SQL that return a DataFrame. `%load_ext erpkit` loads them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class TenantMagics(Magics):
             return across(self._erp.database, query, params, tenants=tenants, limit=limit, progress=done, named=named)
 
     def _give(self, frame: pandas.DataFrame, result: Across, arguments: Any) -> pandas.DataFrame | None:
-        """Return the rows, or put them into a variable; what a reader must know is told above them."""
+        """Return the rows, or put them into a variable; print notes on them first."""
         for note in _notes(result, arguments.limit):
             print(visible(note))
         if arguments.output is None:
@@ -135,6 +135,6 @@ def register(shell: Any) -> None:
 
 
 def _sortable(frame: pandas.DataFrame) -> dict[str, Any]:
-    """Return a DataFrame's widget; nothing for one whose index says something, which the widget would leave out."""
+    """Return a DataFrame's widget; nothing for one with a meaningful index, which the widget would not show."""
     is_numbered = type(frame.index).__name__ == "RangeIndex" and frame.columns.nlevels == 1
     return dict(Table(frame, raw=True)._repr_mimebundle_()) if is_numbered else {}

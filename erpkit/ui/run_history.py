@@ -1,4 +1,4 @@
-"""What people look at to see how runs went: durations over time, failures, flaky ones."""
+"""The plot of recorded runs: durations over time, by outcome."""
 
 from __future__ import annotations
 

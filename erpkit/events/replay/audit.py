@@ -1,4 +1,4 @@
-"""What is written down about a replay: who asked for it, how far it came, and what became of each event."""
+"""The audit of replays: who asked for one, how far it came, and the result of each event."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ _RESULTS = (
 def read_replays(
     database: Database, tenants: Sequence[Tenant], replay_id: UUID | None = None, limit: int = 50
 ) -> ReplayHistory:
-    """Read the audit of all replays of `tenants`; of one of them also what became of up to `limit` events a tenant.
+    """Read the audit of all replays of `tenants`; for one replay also the results of up to `limit` events per tenant.
 
     Raises UsageError where no tenant knows the one that was asked for.
     """
@@ -207,7 +207,7 @@ def count_replay_results(
 def plan_resume(
     connection: Connection, tenants: Sequence[Tenant], registry: Registry, replay_id: UUID | str
 ) -> ReplayPlan:
-    """Plan what a replay that was cancelled, killed or failed has left to do; the plan keeps its id.
+    """Plan the rest of a replay that was cancelled, killed or failed; the plan keeps its id.
 
     Raises UsageError when none of `tenants` knows that replay, or nothing is left of it.
     """
@@ -247,7 +247,7 @@ _RESUME = f"plan_id, selection, handlers, state, last_offset, until, {_TARGET}"
 
 
 def open_replay(database: Database, plan: ReplayPlan, replay_id: UUID) -> None:
-    """Note in every tenant of the plan, in one transaction, that it is being replayed."""
+    """Record in every tenant of the plan, in one transaction, that the replay runs."""
     selection = Jsonb(json.loads(json.dumps(asdict(plan.selection), default=str)))
     with database.transaction() as connection, connection.pipeline():
         for tenant in plan.tenants:
@@ -271,7 +271,7 @@ def open_replay(database: Database, plan: ReplayPlan, replay_id: UUID) -> None:
 
 
 def claim(connection: Connection, replay_id: UUID, after: int) -> None:
-    """Lock the audit row until the batch commits; raise ErpkitError when another process went on with the replay."""
+    """Lock the audit row until the batch commits; raise ErpkitError when another process has resumed the replay."""
     row = connection.execute(
         "SELECT last_offset FROM erpkit_replays WHERE replay_id = %s FOR UPDATE", [replay_id]
     ).fetchone()
@@ -320,7 +320,7 @@ def record(connection: Connection, replay_id: UUID, outcomes: Sequence[Outcome],
 def close_replay(
     database: Database, tenants: Sequence[Tenant], replay_id: UUID, state: str, error: str | None = None
 ) -> None:
-    """Note how the replay ended in those of `tenants` where it still runs."""
+    """Record how the replay ended in those of `tenants` where it still runs."""
     query = "UPDATE {} SET state = %s, error = %s, finished_at = now() WHERE replay_id = %s AND state = 'running'"
     with database.transaction() as connection, connection.pipeline():
         for tenant in tenants:

@@ -1,4 +1,4 @@
-"""Events as a file of JSON lines, and back into a log."""
+"""Exporting events to a file of JSON lines, and importing such a file into a log."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BATCH = 1000
 
 @dataclass(frozen=True)
 class EventFile:
-    """A file of JSON lines that was written, and how many events of which tenants are in it."""
+    """An exported file of JSON lines, and how many events of each tenant are in it."""
 
     path: Path
     events: dict[str, int]
@@ -105,12 +105,12 @@ class ImportResult:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Nothing: an import is done whole, or fails."""
+        """None: an import succeeds as a whole, or raises."""
         return ()
 
     @property
     def tables(self) -> tuple[Table[tuple[str, int]], ...]:
-        """Nothing: the log shows them."""
+        """None: the log shows the events."""
         return ()
 
     def __str__(self) -> str:
@@ -149,7 +149,7 @@ def export_events(
 
 @contextmanager
 def open_event_file(path: Path) -> Iterator[Callable[[Tenant, Message], None]]:
-    """Give a function that writes one event of a tenant; the file takes its name when all went well."""
+    """Yield a function that writes one event of a tenant; the file gets its name when the block succeeds."""
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a folder")
     part = path.with_name(f"{path.name}.part")

@@ -1,4 +1,4 @@
-"""What a replay would do: which handlers would see which events again, and what they would do with them."""
+"""The plan of a replay: which handlers would see which events again, and what they would do with them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class ReplayStep:
 
 @dataclass(frozen=True)
 class ReplayPlan:
-    """What a replay would do. `left_out` maps what it leaves alone to the reason; `id` changes with the world.
+    """What a replay would do. `left_out` maps what it leaves alone to the reason; `id` changes when the events or the handlers do.
 
     With a `target` the events go there, and each step has that in place of a handler. `errors` maps tenants that could not be read
     to the reason: their events are not in the plan.
@@ -234,8 +234,13 @@ def plan_replay(
     chosen, left_out = choose_handlers(registry, choice or HandlerChoice())
     errors: dict[str, str] = {}
     steps = steps_of(registry, chosen, selection, count_events(connection, tenants, selection, errors))
-    with_steps = {step.tenant for step in steps}
-    return ReplayPlan(selection, tuple(t for t in tenants if t.slug in with_steps), steps, left_out, errors=errors)
+    return ReplayPlan(selection, with_steps(tenants, steps), steps, left_out, errors=errors)
+
+
+def with_steps(tenants: Sequence[Tenant], steps: Sequence[ReplayStep]) -> tuple[Tenant, ...]:
+    """Return the tenants of which there are steps. Pure."""
+    slugs = {step.tenant for step in steps}
+    return tuple(tenant for tenant in tenants if tenant.slug in slugs)
 
 
 def steps_of(

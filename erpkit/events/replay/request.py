@@ -14,7 +14,7 @@ from erpkit.database import Connection, Database, Errors, Tenant, read_tenants, 
 from erpkit.errors import UsageError
 from erpkit.events.brokers.broker import LIVE, Broker, Route, open_broker
 from erpkit.events.brokers.forward import forward_group
-from erpkit.events.dead_letters import DeadLetter, cause_of, group_letters, letter_findings
+from erpkit.events.dead_letters import DeadLetter, failure_findings, group_letters, letter_findings
 from erpkit.events.message import Message
 from erpkit.events.replay.audit import Outcome, plan_resume
 from erpkit.events.replay.plan import (
@@ -25,6 +25,7 @@ from erpkit.events.replay.plan import (
     count_query,
     plan_replay,
     send_steps,
+    with_steps,
 )
 from erpkit.events.replay.run import ReplayFailure, ReplayRun, RunOptions, carry_out, run_replay
 from erpkit.events.replay.selection import Selection
@@ -47,10 +48,7 @@ def plan_send(
     steps = send_steps(target, selection, forwarded)
     waiting = sum(row[2] for row in rest if selection.has_topic(row[1]))
     left_out = {f"{waiting} event(s)": "not forwarded yet: `erpkit events forward` sends them"} if waiting else {}
-    with_steps = {step.tenant for step in steps}
-    return ReplayPlan(
-        selection, tuple(t for t in tenants if t.slug in with_steps), steps, left_out, target=target, errors=errors
-    )
+    return ReplayPlan(selection, with_steps(tenants, steps), steps, left_out, target=target, errors=errors)
 
 
 def send_replay(
@@ -86,7 +84,7 @@ def send_replay(
 def _count(
     connection: Connection, tenants: Sequence[Tenant], selection: Selection, group: str | None, errors: Errors
 ) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
-    """Count what is up to the checkpoint of `group`, and what is past it; without a group all is on the first side."""
+    """Count the events up to the checkpoint of `group`, and those after it; without a group all are on the first side."""
     if group is None:
         return count_events(connection, tenants, selection, errors), []
     logs = tenants_with_table(connection, "erpkit_events", tenants, errors)
@@ -198,7 +196,7 @@ class ReplayReport:
 
     @property
     def go_on(self) -> str:
-        """The command that does what a replay that was stopped has left; empty where there is none."""
+        """The command that resumes a replay that was stopped; empty for any other."""
         if self.run.state != "cancelled" or not self.run.plan_id.startswith("replay-"):
             return ""
         return f"erpkit events replay --resume {self.run.replay_id} --confirm {self.run.plan_id}"
@@ -214,18 +212,9 @@ class ReplayReport:
         return [
             *([stopped] if self.run.state == "cancelled" else ()),
             *([Finding("known", "", known, remedy=_AGAIN)] if self.run.known else ()),
-            *self._failures(),
+            *failure_findings((one.tenant, one.handler, one.error, one.offset) for one in self.run.failures),
             *not_read(self.plan.errors),
             *letter_findings(group_letters(letters), "info"),
-        ]
-
-    def _failures(self) -> list[Finding]:
-        groups: dict[tuple[str, str, str], list[str]] = {}
-        for one in self.run.failures:
-            groups.setdefault((one.tenant, one.handler, cause_of(one.error)), []).append(str(one.offset))
-        return [
-            Finding("failed", tenant, f"{handler} failed: {cause}", evidence=(f"offsets {', '.join(offsets)}",))
-            for (tenant, handler, cause), offsets in groups.items()
         ]
 
     @property

@@ -1,4 +1,4 @@
-"""Handing events of the past to chosen handlers once more: planned, confirmed, recorded, and resumed where it stopped."""
+"""Running a replay: it hands past events to handlers again, records each result, and can be resumed."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ Deliver = Callable[[Connection, Tenant, Sequence[Message]], tuple[list[Outcome],
 
 @dataclass(frozen=True)
 class RunOptions(Work):
-    """How long work on events goes: `advance` and `stop` as in `Work`, and at most `rate` events a second (None: no limit).
+    """How work on events runs: `advance` and `stop` as in `Work`, and at most `rate` events a second (None: no limit).
 
-    With `resume` a rebuild goes on where an earlier one stopped; a replay's plan says that itself. Raises UsageError for a rate
+    With `resume` a rebuild continues where an earlier one stopped; a replay's plan says that itself. Raises UsageError for a rate
     that is not above 0.
     """
 
@@ -89,7 +89,7 @@ def run_replay(
     confirm: str,
     options: RunOptions | None = None,
 ) -> ReplayRun:
-    """Carry out `plan` if `confirm` is its id; live checkpoints stay where they are.
+    """Carry out `plan` if `confirm` is its id; live checkpoints do not move.
 
     Each tenant's events go to all their handlers in the order of the log. An event that a handler fails on is reported and
     left behind; one that succeeds closes its dead letter. `options.stop`, or Ctrl-C, ends it after the batch in flight, and
@@ -139,7 +139,7 @@ def carry_out(
 
 
 class Pace:
-    """Keeps work in batches to the rate of `options`; to stop ends a wait, too."""
+    """Keeps batches of work to the rate of `options`; a stop also ends a wait."""
 
     def __init__(self, options: RunOptions) -> None:
         self.batch = _BATCH if options.rate is None else max(1, min(_BATCH, int(options.rate / 4)))
@@ -196,7 +196,7 @@ class _Replay:
             self._pace.wait(len(messages))
 
     def _batch(self, tenant: Tenant, span: Span) -> list[Message]:
-        """Replay a batch in one transaction: effects, results, inbox and position become true together."""
+        """Replay a batch in one transaction: effects, results, inbox and position commit together."""
         with self.database.tenant_transaction(tenant, write=True) as connection:
             messages = read_selected(connection, self.plan.selection, span, self._pace.batch, self.replay_id)
             if not messages:
@@ -264,7 +264,7 @@ def _hand_over_each(connection: Connection, what: str, pairs: Pairs) -> tuple[li
 
 
 class _Cursor(psycopg.Cursor[Any]):
-    """A cursor that waits for its answer when it is looked at; psycopg's own says -1 rows in a pipeline until then."""
+    """A cursor that waits for its answer when that is read; psycopg's own reports -1 rows in a pipeline until then."""
 
     @property
     def rowcount(self) -> int:
@@ -292,10 +292,10 @@ class _Cursor(psycopg.Cursor[Any]):
 
 @contextmanager
 def _pipelined(connection: Connection) -> Iterator[None]:
-    """Let statements cost no round trip until their answer is looked at.
+    """Send statements without waiting, until an answer is read.
 
-    An error is raised at the next look or at the end of the block, and so does not tell which statement caused it. What a pipeline
-    cannot do (COPY, a server-side cursor) is refused by psycopg: go back and do it without.
+    An error is raised when the next answer is read or at the end of the block, and so does not tell which statement caused
+    it. psycopg refuses what a pipeline cannot do (COPY, a server-side cursor): then do the work without one.
     """
     usual, connection.cursor_factory = connection.cursor_factory, _Cursor
     try:

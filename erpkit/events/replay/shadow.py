@@ -1,4 +1,4 @@
-"""A projection rebuilt beside the live one: a scratch schema that handlers fill from the log, and nothing else."""
+"""Shadows: a projection rebuilt beside the live one, in a scratch schema that handlers fill from the log."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Shadow:
 
 @dataclass(frozen=True)
 class ShadowRecord:
-    """A scratch schema that stands in the database, finished or left behind by a crash."""
+    """A scratch schema in the database, complete or left behind by a crash."""
 
     schema: str
     tenant: str
@@ -136,7 +136,7 @@ def build_shadow(
 
 
 def find_shadow(database: Database, registry: Registry, tenant: Tenant, handler: str) -> Shadow:
-    """Return the shadow of a projection that stands in the database; raises UsageError when there is none."""
+    """Return the existing shadow of a projection; raises UsageError when there is none."""
     projection = find_projection(registry, handler)
     shadow = Shadow(tenant, shadow_name(tenant, projection), projection, 0, 0, False)
     if not _exists(database, shadow.schema):
@@ -145,7 +145,7 @@ def find_shadow(database: Database, registry: Registry, tenant: Tenant, handler:
 
 
 def list_shadows(connection: Connection) -> list[ShadowRecord]:
-    """Return the scratch schemas that stand in the database, by name."""
+    """Return the scratch schemas in the database, by name."""
     names = connection.execute(
         "SELECT schemaname FROM pg_tables WHERE tablename = 'erpkit_shadow' AND starts_with(schemaname, %s) ORDER BY 1",
         [_PREFIX],
