@@ -191,7 +191,7 @@ def test_a_letter_whose_event_was_handled_otherwise_is_closed_without_a_second_e
     _run(shared_database, tenant, f"INSERT INTO erpkit_inbox VALUES ('notes.on_noted', '{uuid}')")
     plan = _plan(shared_database, tenant)
     (result,) = run_letters(shared_database, NOTES, plan, plan.id).results
-    assert (result.state, "handled otherwise" in result.detail) == ("left alone", True)
+    assert (result.state, "handled by other means" in result.detail) == ("left alone", True)
     assert (_noted(shared_database, tenant), _open(shared_database, tenant)) == ([], [])
 
 
@@ -214,7 +214,7 @@ def _discard(database: Database, tenant: Tenant, reason: str) -> None:
 
 def test_a_discarded_letter_keeps_who_and_why_and_does_not_come_back(shared_database: Database, tenant: Tenant) -> None:
     _publish(shared_database, tenant, Noted(1, "arsenic"))
-    with shared_database.connection() as connection, pytest.raises(UsageError, match="without a reason"):
+    with shared_database.connection() as connection, pytest.raises(UsageError, match="needs a reason"):
         plan_discard(connection, [tenant], " ")
     _discard(shared_database, tenant, "a test order")
     detail = show_dead_letter(shared_database, tenant, 1)
