@@ -44,7 +44,7 @@ def test_a_killed_worker_is_told_from_one_that_ended_in_order_and_from_one_that_
         "it ended with a batch in flight: acme, billing.on_stock_reserved",
     ]
     in_order = explain_stop([], [], None, [], NOW)
-    assert in_order[1] == "there is not a health file: the last dispatcher stopped normally, or kept none"
+    assert in_order[1] == "there is no health file: the last dispatcher stopped normally, or kept none"
     hangs = explain_stop([IN_HAND], [LISTENER], HEALTH, [HOLDER], NOW)
     assert hangs[0] == "process 7 of erp from 10.0.0.5 listens since 2026-11-25 03:00:00"
     assert hangs[1].startswith("the last report is 400 s old")

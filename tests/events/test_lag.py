@@ -145,7 +145,7 @@ def test_a_tenant_that_is_not_migrated_is_named_and_holds_up_no_other(
     assert lag.return_value == 3
     shown = run("list", "aardvark").exception
     assert isinstance(shown, ErpkitError)
-    assert str(shown).startswith("tenant aardvark: its event log is behind")
+    assert str(shown).startswith("tenant aardvark: its event log lacks migrations")
 
 
 @pytest.mark.parametrize("options", [("--once", "--health-file", "x"), ("--health-file", "/nowhere/x")])

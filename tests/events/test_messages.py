@@ -112,7 +112,7 @@ def test_a_version_that_is_newer_than_known_is_refused_and_says_what_to_do() -> 
 
 @pytest.mark.parametrize("version", ["", "two", "0", "-1", "1.0", "²"])
 def test_a_version_that_is_no_number_is_refused(version: str) -> None:
-    with pytest.raises(PayloadError, match="no number above 0"):
+    with pytest.raises(PayloadError, match="not a number above 0"):
         decode_message(REGISTRY, Sent, _message({}, version=version))
 
 

@@ -158,7 +158,7 @@ def test_a_window_that_can_hold_no_event_is_refused(window: dict[str, Any], mess
     ("request_", "message"),
     [
         ({"send_to": "kafka"}, "'kafka' is not a target: write broker, or broker:SUBJECT"),
-        ({"send_to": "broker:"}, "is no target"),
+        ({"send_to": "broker:"}, "is not a target"),
         ({"send_to": "broker:a b"}, "'a b' is not a subject"),
         ({"send_to": "broker", "watermill": True}, "exclude one another"),
         ({"send_to": "broker", "resume": "x"}, "exclude one another"),
