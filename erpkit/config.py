@@ -12,8 +12,6 @@ from typing import Any
 
 from erpkit.errors import UsageError
 
-__all__ = ["BROKERS", "Settings", "acting_user", "expand_home", "mask_url"]
-
 BROKERS = ("memory", "nats", "kafka", "redis", "rediss", "amqp", "amqps")
 
 _LIBPQ_TARGETS = ("PGSERVICE", "PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE")

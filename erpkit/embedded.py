@@ -26,8 +26,6 @@ from urllib.parse import quote
 
 from erpkit.errors import DatabaseError
 
-__all__ = ["DATABASE", "READER", "EmbeddedServer", "find_binaries", "reading_url"]
-
 DATABASE = "erpkit"
 READER = "erpkit_reader"  # the login of what only reads, and the file beside the socket that says that it is there
 

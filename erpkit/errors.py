@@ -6,22 +6,6 @@ from typing import Any
 
 from erpkit.visible import visible
 
-__all__ = [
-    "BrokerError",
-    "DatabaseError",
-    "ErpkitError",
-    "MigrationError",
-    "ModuleError",
-    "NoModulesError",
-    "PlanChangedError",
-    "QueryError",
-    "RunError",
-    "StoppedError",
-    "UsageError",
-    "describe_error",
-    "first_line",
-]
-
 
 class ErpkitError(Exception):
     """Anything that a person can understand and mend; the command line prints it as one line.

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["NO_TENANTS", "Cause", "Finding", "Severity", "exit_code", "group_findings", "not_read"]
-
 Severity = Literal["error", "warning", "info"]
 
 _GRAVEST: tuple[Severity, ...] = ("error", "warning", "info")

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ipywidgets import Widget
 
-__all__ = ["LONG", "MOST_ROWS", "grid_of"]
-
 MOST_ROWS = 10_000  # all of it is sent to the browser, which draws the page that is shown
 LONG = 48  # characters; longer text may wrap
 _PAGE = 25

@@ -16,8 +16,6 @@ from pathlib import Path
 
 from erpkit.errors import BrokerError
 
-__all__ = ["NatsServer", "find_nats_server"]
-
 _START_WITHIN = 10  # seconds
 
 

@@ -14,8 +14,6 @@ from erpkit.finding import Finding, group_findings
 from erpkit.result import Summary, to_html
 from erpkit.table import Table
 
-__all__ = ["Plan", "PlanRecord", "Shown", "Work", "plan_id"]
-
 
 class Shown(Protocol):
     """What a plan and the result of applying it have in common: `str()` says it in a line, and the rest shows it in full."""

@@ -10,8 +10,6 @@ from erpkit.finding import Cause, Finding, exit_code, group_findings
 from erpkit.table import TONES, Table, format_value
 from erpkit.visible import visible, visible_html
 
-__all__ = ["SCRAP", "Picture", "Summary", "to_html"]
-
 # The MIME type by which a value is recorded in a notebook; scrapbook reads it as well.
 SCRAP = "application/scrapbook.scrap.json+json"
 

@@ -8,8 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["caught_signals", "exit_at_sigterm", "stop_at_interrupt", "stop_at_signals"]
-
 
 @contextmanager
 def caught_signals(on_signal: Callable[[int], object], *numbers: signal.Signals) -> Iterator[None]:

@@ -25,19 +25,6 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-__all__ = [
-    "MOST_ROWS",
-    "TONES",
-    "Column",
-    "Table",
-    "Tone",
-    "cut",
-    "format_value",
-    "is_null",
-    "is_numeric",
-    "sortable_bundle",
-]
-
 Tone = Literal["", "error", "warning", "good", "muted"]
 
 MOST_ROWS = 200  # of a table in HTML

@@ -5,8 +5,6 @@ from __future__ import annotations
 import html
 import re
 
-__all__ = ["visible", "visible_html"]
-
 # Control characters of ASCII and Unicode, format characters without a picture of their own (marks and overrides of direction,
 # zero width, tags), ends of lines and paragraphs, halves of surrogate pairs. Joiners stay between letters that they join.
 _ACTS = re.compile(

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["is_a_notebook_watched", "is_watched", "unseen_widgets"]
-
 
 def is_watched() -> bool:
     """Tell whether a person sits at this notebook or terminal.

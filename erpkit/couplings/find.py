@@ -18,8 +18,6 @@ from erpkit.modules.entries import Source, read_source
 from erpkit.modules.wiring import Couplings, Edge
 from erpkit.tenants import find_tenants
 
-__all__ = ["find_couplings", "inspect_modules"]
-
 _ODOO = "Odoo's XML, its models' inheritance and its database were not read: that a dependency is unused cannot be told"
 
 

@@ -16,8 +16,6 @@ from erpkit.queries import queries_folder
 if TYPE_CHECKING:
     from sqlglot import expressions
 
-__all__ = ["query_edges"]
-
 _NAME = re.compile(r"^--\s*name:\s*(\w+)", re.MULTILINE)
 _WORD = re.compile(r"[a-z_]\w*", re.IGNORECASE)
 

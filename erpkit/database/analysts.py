@@ -10,8 +10,6 @@ from erpkit.database.operators import OPERATORS, as_owner, find_owner
 from erpkit.database.scope import Connection
 from erpkit.errors import DatabaseError
 
-__all__ = ["ANALYSTS", "grant_analysts", "may_not_read"]
-
 ANALYSTS: LiteralString = "erpkit_analyst"
 
 # What is missing and is this login's to give. New tables of `_template` come with the default privilege.

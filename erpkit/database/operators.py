@@ -14,20 +14,6 @@ from psycopg import sql
 
 from erpkit.database.scope import Connection
 
-__all__ = [
-    "OBJECTS",
-    "OPERATORS",
-    "OWNER_PREFIX",
-    "act_as_owner",
-    "as_admin",
-    "as_owner",
-    "create_schema",
-    "find_owner",
-    "give_to_owner",
-    "owner_name",
-    "share_table",
-]
-
 OPERATORS = "erpkit_operator"
 OWNER_PREFIX = f"{OPERATORS}."
 

@@ -33,8 +33,6 @@ from erpkit.errors import DatabaseError, UsageError
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
 
-__all__ = ["TENANTS_A_CONNECTION", "Database", "PooledConnection"]
-
 # A backend grew from 13 MB to 174 MB over 1,000 tenants of three tables, for all that it keeps of each table.
 TENANTS_A_CONNECTION = 500
 

@@ -12,8 +12,6 @@ from erpkit.database.operators import OPERATORS, OWNER_PREFIX, find_owner, owner
 from erpkit.database.scope import Connection, reset
 from erpkit.errors import ErpkitError
 
-__all__ = ["Login", "describe_excess", "find_excess", "mend", "name_grant"]
-
 # The roles that the login may take are few, once those that only read a tenant are left out; each is looked up by index.
 _EXCESS = """
 WITH login AS (SELECT * FROM pg_catalog.pg_roles WHERE rolname = session_user),

@@ -16,17 +16,6 @@ from erpkit.database.sweep import Answer, sweep
 from erpkit.database.tenant import Tenant
 from erpkit.errors import DatabaseError, ErpkitError, first_line
 
-__all__ = [
-    "IMPATIENT",
-    "Errors",
-    "fetch_union",
-    "note_errors",
-    "note_failure",
-    "read_tenants",
-    "schemas_with_table",
-    "tenants_with_table",
-]
-
 # Why tenants could not be read, by slug: filled in by what reads many of them.
 Errors = MutableMapping[str, str]
 

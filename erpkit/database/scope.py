@@ -12,23 +12,6 @@ from psycopg import generators, pq, sql
 from erpkit.database.tenant import Tenant
 from erpkit.errors import DatabaseError, first_line
 
-__all__ = [
-    "DISCARD",
-    "OUTPUT",
-    "Connection",
-    "check_in_transaction",
-    "commit",
-    "enter_tenant",
-    "is_alive",
-    "leave_unchanged",
-    "missing_grant",
-    "no_schema",
-    "reset",
-    "scope_statements",
-    "search_path",
-    "set_output",
-]
-
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 # All that a session can set, undone: what DISCARD ALL does (PostgreSQL manual), which cannot be sent with other statements.

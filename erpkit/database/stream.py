@@ -16,8 +16,6 @@ from erpkit.database.scope import Connection, missing_grant, set_output
 from erpkit.database.tenant import Tenant
 from erpkit.errors import DatabaseError
 
-__all__ = ["Stream", "can_stream", "column_names_and_types", "open_stream"]
-
 _CHUNK = 5_000
 _GRACE = 1.0  # seconds in which the server is to take a cancellation
 

@@ -18,8 +18,6 @@ from erpkit.database.scope import OUTPUT, Connection, missing_grant, no_schema, 
 from erpkit.database.tenant import Tenant
 from erpkit.errors import first_line
 
-__all__ = ["Answer", "sweep"]
-
 _LATE = "not reached in time"
 _GRACE = 1.0  # seconds after the deadline in which what still runs is cancelled, tenant by tenant
 _NO_RIGHT, _LOCKED = b"42501", b"55P03"

@@ -14,8 +14,6 @@ from erpkit.database.analysts import ANALYSTS
 from erpkit.database.scope import Connection
 from erpkit.errors import DatabaseError, UsageError
 
-__all__ = ["Target", "probe"]
-
 # A login that inherits nothing reads the registry by taking the role of the group; not one that has rights of its own there.
 _IS_ANALYST = f"""
 SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = '{ANALYSTS}' AND pg_has_role(oid, 'MEMBER') AND NOT pg_has_role(oid, 'USAGE'))

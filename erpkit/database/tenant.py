@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from erpkit.errors import UsageError
 
-__all__ = ["TEMPLATE", "Tenant", "check_schema_name"]
-
 _SCHEMA_NAME = re.compile(r"_template|(?!pg_)[a-z][a-z0-9_]{0,62}", re.ASCII)
 
 

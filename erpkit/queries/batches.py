@@ -13,8 +13,6 @@ from psycopg import Connection, Cursor
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-__all__ = ["copy_rows", "run_batch"]
-
 _T = TypeVar("_T")
 _AT_ONCE = 1_000  # elements that are under way before their results are read
 

@@ -11,8 +11,6 @@ from erpkit.queries.names import enum_names, function_name, row_classes
 from erpkit.queries.schemas import NOTHING_DECLARED, Apart, Declared
 from erpkit.queries.types import AS_SQLC_SAYS, Column, Enum, Name, Result, Table, python_type
 
-__all__ = ["Query", "Request", "parse_request"]
-
 _SYSTEM = ("pg_catalog", "information_schema", "pg_temp")
 _BUILT_IN = "pg_catalog"
 

@@ -23,8 +23,6 @@ from erpkit.queries.types import to_numbered
 from erpkit.result import Summary
 from erpkit.table import Column, Table
 
-__all__ = ["BrokenQuery", "QueryCheck", "Statement", "check_queries", "read_each_module", "read_statements"]
-
 _GROUPS_A_BATCH = 50
 _SCOPE = (
     b"SELECT pg_catalog.set_config('search_path', $1, true), pg_catalog.set_config('lock_timeout', '1s', true), "

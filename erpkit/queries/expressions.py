@@ -9,8 +9,6 @@ from sqlglot import exp
 
 from erpkit.queries.types import AS_SQLC_SAYS, PYTHON_TYPES, Column, Name, Result, Table
 
-__all__ = ["Scope", "Source", "common", "expression", "is_one_row", "name_of"]
-
 UNKNOWN = Column("", "", not_null=False)
 
 

@@ -23,8 +23,6 @@ from erpkit.queries.names import (
 )
 from erpkit.queries.types import Column, Enum, Table, python_type, to_psycopg, wrap
 
-__all__ = ["ANNOTATIONS", "render"]
-
 _ROWS = (":one", ":many", ":batchone", ":batchmany")
 _SERIES = (":copyfrom", ":batchexec", ":batchone", ":batchmany")  # these take many rows of parameters
 

@@ -17,8 +17,6 @@ from erpkit.queries.render import ANNOTATIONS
 from erpkit.queries.schemas import Apart, read_declared, tell_apart
 from erpkit.queries.types import pieces
 
-__all__ = ["has_queries", "queries_folder", "run_sqlc", "schema_folders"]
-
 _EVENT_LOG = Path(__file__).parent.parent / "events" / "migrations"  # erpkit's own tables, in each tenant's schema
 _ANNOTATION = re.compile(r"^\s*(?:--|#|/\*)[ \t]*name:[ \t]*(\w+)[ \t]*(:?\w*)", re.MULTILINE)
 _HINTS = {

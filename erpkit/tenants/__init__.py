@@ -1,5 +1,6 @@
 """Tenants: the registry, their lives from creation to removal, inspecting all, and drift."""
 
+from erpkit.database import ANALYSTS
 from erpkit.tenants.across import Across, across
 from erpkit.tenants.detail import TenantDetail, inspect_tenant
 from erpkit.tenants.drift import Difference, Drift, compare_tenants, drift_script, find_drift
@@ -27,7 +28,6 @@ from erpkit.tenants.restore import (
     restore_tenant,
     swap_in,
 )
-from erpkit.tenants.roles import ANALYSTS
 from erpkit.tenants.snapshot import (
     Growth,
     Snapshot,

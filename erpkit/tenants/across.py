@@ -25,8 +25,6 @@ from erpkit.visible import visible_html
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Across", "across"]
-
 _IN_LIST = re.compile(r"\bin (?P<bracket>\( )?%(?: \( (?P<name>\w+) \))? s\b", re.IGNORECASE)
 _FEW, _MANY_ROWS = 10, 10_000  # so few tenants, and maybe more rows than these of each, are read one after the other
 _MAY_BE_LIMITED = re.compile(r"limit|fetch|offset|for\b|into", re.IGNORECASE)

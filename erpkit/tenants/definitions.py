@@ -8,8 +8,6 @@ front of its own objects, as the search_path is empty, and chr(1) stands there i
 
 from __future__ import annotations
 
-__all__ = ["COMMON", "FUNCTION", "OBJECTS", "PARTS", "RELATION"]
-
 # The parameter is an array of schema names.
 COMMON = """
 own AS MATERIALIZED (

@@ -22,8 +22,6 @@ from erpkit.tenants.locks import Locks
 from erpkit.tenants.snapshot import Growth, Snapshot, compare_snapshots, describe_change, take_snapshot
 from erpkit.visible import visible_html
 
-__all__ = ["IndexDetail", "TableDetail", "TenantDetail", "inspect_tenant"]
-
 # What is measured waits for whoever has locked the table, so a locked one is as large as the last vacuum found it.
 _TABLES = """
 SELECT relname,

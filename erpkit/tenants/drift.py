@@ -19,19 +19,6 @@ from erpkit.tenants.grants import GrantChange, Grants, compare_grants, most_gran
 from erpkit.tenants.objects import SCHEMA, Fingerprint, SchemaObject, read_fingerprints, read_objects
 from erpkit.visible import visible
 
-__all__ = [
-    "Change",
-    "Difference",
-    "Drift",
-    "compare_schemas",
-    "compare_tenants",
-    "drift_findings",
-    "drift_script",
-    "drift_table",
-    "find_drift",
-    "in_order",
-]
-
 Change = Literal["missing", "extra", "other", "unknown"]
 
 _NOTHING = "nothing"  # the measure of the only tenant of a database without a template

@@ -24,8 +24,6 @@ from erpkit.tenants.snapshot import (
     describe_inspections,
 )
 
-__all__ = ["FleetInspection"]
-
 _MIB = 2**20
 _Versions = tuple[str, Mapping[str, MigrationStatus]]  # a tenant, and its states by module
 

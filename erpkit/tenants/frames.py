@@ -13,8 +13,6 @@ from erpkit.tenants.values import AsText
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Array", "Part", "combine", "make_array", "make_masked", "make_times"]
-
 Array = Any  # one of pandas' arrays; what is made of them is typed, they are not
 
 # PostgreSQL's type oids (pg_type.dat) and the pandas dtype that holds their values without loss, nulls included. What is not

@@ -11,8 +11,6 @@ from psycopg import sql
 
 from erpkit.database import ANALYSTS, Connection, Tenant
 
-__all__ = ["GrantChange", "Grants", "compare_grants", "most_granted", "read_grants", "without_roles"]
-
 # (kind, object) -> {(grantee, privilege)}; an empty grantee is PUBLIC, the owner's own privileges are left out. Defaults are those
 # of all roles that have any here, and under `some …` those of any of them.
 Grants = Mapping[tuple[str, str], frozenset[tuple[str, str]]]

@@ -19,8 +19,6 @@ from erpkit.tenants.registry import list_tenants
 from erpkit.tenants.roles import default_statements, operator_statements
 from erpkit.visible import visible
 
-__all__ = ["HandOverPart", "HandOverPlan", "HandOverRun", "hand_over", "plan_hand_over"]
-
 _TABLES = ("tenants", "erpkit_migrations", "erpkit_runs")
 _SHADOW = "erpkit_shadow_%"
 

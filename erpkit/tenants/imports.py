@@ -22,8 +22,6 @@ from erpkit.tenants.manifest import Manifest, sweep_partial_files, verify_export
 from erpkit.tenants.registry import check_slug, get_tenant
 from erpkit.tenants.roles import create_roles, grant_schema
 
-__all__ = ["import_tenant", "rename_in_script"]
-
 _TRANSACTION_TIMEOUT = 170000  # the first server that knows this setting, which newer programs always write
 
 # What a script that pg_restore wrote is made of; only a name outside of all else may be a schema's.

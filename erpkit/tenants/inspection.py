@@ -32,8 +32,6 @@ from erpkit.tenants.locks import Locks, TableLock
 from erpkit.tenants.objects import Fingerprint, read_fingerprints
 from erpkit.tenants.registry import has_schema
 
-__all__ = ["TenantInspection", "inspect_tenants"]
-
 EXACT = 50  # up to this many tenants, rows are counted and sizes are measured
 
 _MANY = 200  # tenants from which on a second connection is worth it

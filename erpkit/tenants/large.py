@@ -14,8 +14,6 @@ from erpkit.errors import DatabaseError
 from erpkit.tenants.frames import Array, Part, make_array, make_masked, make_times
 from erpkit.tenants.values import AsText, Loading
 
-__all__ = ["read_large"]
-
 
 @dataclass(frozen=True)
 class _Fixed:

@@ -15,8 +15,6 @@ from erpkit.database import Connection, Tenant
 from erpkit.errors import DatabaseError
 from erpkit.migrations.apply import describe_holders
 
-__all__ = ["Locks", "TableLock", "name_holders", "read_locks", "short_waits"]
-
 PATIENCE = 1.0  # seconds that a statement waits for a lock
 _MOMENT = 0.2  # seconds after which a lock that is still there counts: a migration holds most of its own for less
 _TRIES = 5

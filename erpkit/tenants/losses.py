@@ -13,9 +13,6 @@ from psycopg import sql
 
 from erpkit.database import Connection, Tenant
 
-__all__ = ["Loss", "find_losses", "find_needs"]
-
-
 _COPY = "copy them into a column of type bytea (lo_get), and empty the one that refers to them"
 _BRING_HOME = "move that table into the tenant's schema (ALTER TABLE … SET SCHEMA), or detach it"
 

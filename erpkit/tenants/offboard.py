@@ -15,8 +15,6 @@ from erpkit.tenants.manifest import Manifest, verify_export
 from erpkit.tenants.registry import list_tenants
 from erpkit.tenants.removal import DropPlan, DropResult, drop_tenant, plan_drop
 
-__all__ = ["OffboardPlan", "Offboarded", "offboard_tenant", "plan_offboarding"]
-
 
 @dataclass(frozen=True)
 class OffboardPlan:

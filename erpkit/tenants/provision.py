@@ -15,8 +15,6 @@ from erpkit.tenants.fleet import FleetInspection
 from erpkit.tenants.inspection import TenantInspection
 from erpkit.tenants.lifecycle import create_tenant, ensure_template, new_tenant, refuse_taken
 
-__all__ = ["ProvisionPlan", "Provisioned", "plan_provision", "provision_tenant"]
-
 
 @dataclass(frozen=True)
 class ProvisionPlan:

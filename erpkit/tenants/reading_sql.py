@@ -19,8 +19,6 @@ from erpkit.tenants.schema_walls import find_names_beyond
 from erpkit.tenants.sql_tokens import Kind, Token
 from erpkit.tenants.statement import Statement, ends_value, read_statement
 
-__all__ = ["HARMLESS", "Fact", "Reach", "check_reading", "find_problems", "find_reach", "look_up"]
-
 CATALOGS = ("pg_catalog", "information_schema")
 
 # VOLATILE because they give another value each time, or look at files' sizes; none of them does anything.

@@ -15,18 +15,6 @@ from erpkit.errors import UsageError
 from erpkit.tenants.locks import WAIT, name_holders
 from erpkit.tenants.roles import forbid_writing, grant_schema
 
-__all__ = [
-    "STATUSES",
-    "check_slug",
-    "ensure_registry",
-    "find_tenants",
-    "get_tenant",
-    "has_schema",
-    "list_tenants",
-    "look_up",
-    "set_status",
-]
-
 STATUSES = ("active", "suspended", "archived")
 
 _SLUG = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)

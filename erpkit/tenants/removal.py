@@ -18,8 +18,6 @@ from erpkit.tenants.locks import WAIT, name_holders, short_waits
 from erpkit.tenants.registry import get_tenant, set_status
 from erpkit.tenants.roles import drop_roles
 
-__all__ = ["DropPlan", "DropResult", "drop_tenant", "plan_drop"]
-
 BATCH = 50  # each table takes several locks: its own, its indexes', its sequences', its toast table's
 
 _KINDS = {

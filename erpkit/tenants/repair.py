@@ -28,20 +28,6 @@ from erpkit.tenants.objects import Fingerprint, read_fingerprints
 from erpkit.tenants.registry import find_tenants, get_tenant
 from erpkit.visible import visible
 
-__all__ = [
-    "FleetState",
-    "RepairPlan",
-    "RepairRun",
-    "RepairStep",
-    "Risk",
-    "SchemaState",
-    "lint_repair",
-    "plan_repair",
-    "read_fleet",
-    "read_repair",
-    "run_repair",
-]
-
 Risk = Literal["none", "fails", "loses", "by hand"]
 
 _CODE = ("function", "procedure", "view", "materialized view", "rule", "trigger")  # one statement on many lines

@@ -26,18 +26,6 @@ from erpkit.tenants.locks import name_holders
 from erpkit.tenants.manifest import Manifest, sweep_partial_files, verify_export
 from erpkit.tenants.registry import find_tenants, get_tenant, has_schema, list_tenants, set_status
 
-__all__ = [
-    "Beside",
-    "LogChange",
-    "RestorePlan",
-    "RestoreRun",
-    "Restored",
-    "import_beside",
-    "plan_restore",
-    "restore_tenant",
-    "swap_in",
-]
-
 _NAME = 48 - len("_restored_9")  # characters that are left of a tenant's name
 
 # What only the damaged log has, and what its handlers did since the export with events that the exported one has too.

@@ -16,20 +16,6 @@ from erpkit.database import ANALYSTS, OPERATORS, Connection, Tenant, as_admin, a
 from erpkit.database.operators import owner_name
 from erpkit.errors import DatabaseError
 
-__all__ = [
-    "ANALYSTS",
-    "OPERATORS",
-    "create_roles",
-    "default_statements",
-    "drop_roles",
-    "ensure_analysts",
-    "ensure_operators",
-    "forbid_writing",
-    "grant_schema",
-    "operator_statements",
-    "role_name",
-]
-
 _NAME_LIMIT = 63 - len(".read")  # PostgreSQL cuts longer names off, and then two of them may be one
 _DEFAULTS = (
     "IN SCHEMA {schema} GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {role}",

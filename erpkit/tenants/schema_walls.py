@@ -16,8 +16,6 @@ from erpkit.database import Connection
 from erpkit.tenants.sql_tokens import Token
 from erpkit.tenants.statement import Statement
 
-__all__ = ["find_names_beyond"]
-
 # Types whose values are names; the two of the text search (regconfig, regdictionary) lead to no table.
 _REG = re.compile(r"_?reg(class|proc|procedure|oper|operator|type|namespace|role|collation)")
 # Functions that take a name as text, beside those that the server knows: with a regclass or its like as an argument, or with

@@ -13,20 +13,6 @@ from typing import Any
 from erpkit.errors import UsageError
 from erpkit.tenants.inspection import TenantInspection
 
-__all__ = [
-    "Figures",
-    "Growth",
-    "Snapshot",
-    "TenantFigures",
-    "compare_snapshots",
-    "describe_change",
-    "describe_growth",
-    "describe_inspections",
-    "read_snapshot",
-    "take_snapshot",
-    "write_snapshot",
-]
-
 FORM = 1  # of the file; a later erpkit that writes another one raises it
 
 _HOW = "make one with erpkit tenants inspect --json"

@@ -14,8 +14,6 @@ from enum import Enum
 
 from erpkit.errors import UsageError
 
-__all__ = ["Kind", "Token", "read_tokens", "write"]
-
 _LONGEST = 5_000_000  # characters
 _MOST_TOKENS = 20_000
 _DEEPEST = 60  # brackets in brackets; the parser takes some fifteen calls for each

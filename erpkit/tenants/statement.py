@@ -12,8 +12,6 @@ from erpkit.tenants.sql_tokens import Kind, Token, read_tokens, write
 if TYPE_CHECKING:
     from sqlglot import exp
 
-__all__ = ["Statement", "ends_value", "read_statement"]
-
 _BEGIN = ("select", "with", "values", "table")
 _ONLY_READS = "only a query that reads can be run here: SELECT, WITH, VALUES, TABLE, EXPLAIN or SHOW"
 _ONE = "this is more than one statement: run each by itself"

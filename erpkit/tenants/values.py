@@ -14,8 +14,6 @@ from psycopg import pq
 from psycopg.adapt import AdaptersMap, Loader, Transformer
 from psycopg.postgres import types
 
-__all__ = ["AsText", "Loading"]
-
 _UNFIT = (psycopg.DataError, ValueError, ArithmeticError, RecursionError)
 _SAFE_DIGITS = 15  # a float holds any number of so many digits
 
