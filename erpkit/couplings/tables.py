@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from erpkit.database import Connection
+from erpkit.errors import QueryError, first_line
 from erpkit.modules.module import ModuleLike, tables_of
-from erpkit.modules.wiring import Edge, Kind
+from erpkit.modules.wiring import Edge, Kind, shorten_path
+from erpkit.queries import queries_folder
+
+if TYPE_CHECKING:
+    from sqlglot import expressions
 
 _PREFIX = re.compile(r"[^*?\[]+\*")
 _KEYS = """
@@ -68,3 +75,51 @@ def table_edges(connection: Connection, schema: str, owners: TableOwners) -> lis
 def _edge(owners: TableOwners, kind: Kind, from_table: str, to_table: str, evidence: str) -> Edge | None:
     source, target = owners.find(from_table), owners.find(to_table)
     return None if source is None or target is None or source == target else Edge(source, target, kind, evidence)
+
+
+_NAME = re.compile(r"^--\s*name:\s*(\w+)", re.MULTILINE)
+_WORD = re.compile(r"[a-z_]\w*", re.IGNORECASE)
+
+
+def query_edges(modules: Sequence[ModuleLike], owners: TableOwners) -> list[Edge]:
+    """Return an edge for each query and foreign table; raises QueryError where sqlglot does not understand one."""
+    return [edge for module in modules for edge in _edges_of(module, owners)]
+
+
+def _edges_of(module: ModuleLike, owners: TableOwners) -> Iterator[Edge]:
+    folder = queries_folder(module)
+    for path in sorted(folder.glob("*.sql")) if folder else ():
+        for name, line, text in _queries(path):
+            if not any(owners.find(word) not in (None, module.name) for word in set(_WORD.findall(text.lower()))):
+                continue  # no word in it could be another module's table: it need not be parsed
+            for table in _tables(text, f"{shorten_path(path)}:{line}"):
+                owner = owners.find(table)
+                if owner is not None and owner != module.name:
+                    yield Edge(module.name, owner, "query", f"{name} ({shorten_path(path)}:{line}) uses {table}")
+
+
+def _queries(path: Path) -> Iterator[tuple[str, int, str]]:
+    """Yield name, line and text of each query in a file."""
+    text = path.read_text(encoding="utf-8")
+    starts = list(_NAME.finditer(text))
+    for start, end in zip(starts, [*(match.start() for match in starts[1:]), len(text)], strict=True):
+        yield start[1], text.count("\n", 0, start.start()) + 1, text[start.start() : end]
+
+
+def _tables(text: str, place: str) -> list[str]:
+    """Return the tables that a statement names; names of its own, WITH's, are none."""
+    import sqlglot  # noqa: PLC0415 - slow to import
+    from sqlglot import expressions  # noqa: PLC0415
+
+    try:
+        statements = sqlglot.parse(text, dialect="postgres")
+    except sqlglot.errors.SqlglotError as error:
+        raise QueryError(f"{place}: not understood: {first_line(error)}") from None
+    trees = [statement for statement in statements if statement is not None]
+    own = {cte.alias for tree in trees for cte in tree.find_all(expressions.CTE)}
+    named = {_name(table) for tree in trees for table in tree.find_all(expressions.Table)}
+    return sorted(named - own - {""})
+
+
+def _name(table: expressions.Table) -> str:
+    return table.name if getattr(table.this, "quoted", False) else table.name.lower()

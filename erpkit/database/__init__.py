@@ -1,6 +1,5 @@
 """Connections, the pool, and transactions that are scoped to one tenant."""
 
-from erpkit.database.analysts import ANALYSTS, grant_analysts, may_not_read
 from erpkit.database.operators import (
     OPERATORS,
     act_as_owner,
@@ -12,6 +11,7 @@ from erpkit.database.operators import (
     share_table,
 )
 from erpkit.database.pool import TENANTS_A_CONNECTION, Database, PooledConnection
+from erpkit.database.rights import ANALYSTS, grant_analysts, may_not_read
 from erpkit.database.schemas import (
     IMPATIENT,
     Errors,
@@ -22,10 +22,18 @@ from erpkit.database.schemas import (
     schemas_with_table,
     tenants_with_table,
 )
-from erpkit.database.scope import DISCARD, Connection, enter_tenant, no_schema, scope_statements, search_path
-from erpkit.database.stream import Stream, can_stream, column_names_and_types, open_stream
-from erpkit.database.sweep import Answer, sweep
-from erpkit.database.tenant import TEMPLATE, Tenant, check_schema_name
+from erpkit.database.scope import (
+    DISCARD,
+    TEMPLATE,
+    Connection,
+    Tenant,
+    check_schema_name,
+    enter_tenant,
+    no_schema,
+    scope_statements,
+    search_path,
+)
+from erpkit.database.sweep import Answer, Stream, can_stream, column_names_and_types, open_stream, sweep
 
 __all__ = [
     "ANALYSTS",

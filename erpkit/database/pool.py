@@ -18,6 +18,7 @@ from erpkit.config import Settings
 from erpkit.database.rights import describe_excess, name_grant
 from erpkit.database.scope import (
     Connection,
+    Tenant,
     check_in_transaction,
     commit,
     enter_tenant,
@@ -26,7 +27,6 @@ from erpkit.database.scope import (
     reset,
 )
 from erpkit.database.target import probe
-from erpkit.database.tenant import Tenant
 from erpkit.embedded import EmbeddedServer, reading_url
 from erpkit.errors import DatabaseError, UsageError
 

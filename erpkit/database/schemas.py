@@ -11,9 +11,8 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import abc, adapt, pq, sql
 
-from erpkit.database.scope import Connection, no_schema
+from erpkit.database.scope import Connection, Tenant, no_schema
 from erpkit.database.sweep import Answer, sweep
-from erpkit.database.tenant import Tenant
 from erpkit.errors import DatabaseError, ErpkitError, first_line
 
 # Why tenants could not be read, by slug: filled in by what reads many of them.

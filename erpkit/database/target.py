@@ -10,7 +10,7 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from erpkit.database.analysts import ANALYSTS
+from erpkit.database.rights import ANALYSTS
 from erpkit.database.scope import Connection
 from erpkit.errors import DatabaseError, UsageError
 

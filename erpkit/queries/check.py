@@ -17,8 +17,7 @@ from erpkit.database import TENANTS_A_CONNECTION, Connection, Database, Tenant, 
 from erpkit.errors import QueryError
 from erpkit.finding import Finding
 from erpkit.modules import ModuleLike, is_foreign
-from erpkit.queries.generate import generated_path
-from erpkit.queries.sqlc import has_queries, queries_folder, run_sqlc
+from erpkit.queries.generate import generated_path, has_queries, queries_folder, run_sqlc
 from erpkit.queries.types import to_numbered
 from erpkit.result import Summary
 from erpkit.table import Column, Table

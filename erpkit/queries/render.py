@@ -8,20 +8,25 @@ from dataclasses import dataclass
 
 from erpkit.errors import QueryError
 from erpkit.queries.catalog import Query, Request
-from erpkit.queries.names import (
+from erpkit.queries.types import (
     IMPORTED,
     LOCALS,
     WIDTH,
+    Column,
+    Enum,
+    Table,
     bracket,
     camel,
     fields,
     function_name,
     imports,
+    python_type,
     quoted,
     snake,
+    to_psycopg,
     unique,
+    wrap,
 )
-from erpkit.queries.types import Column, Enum, Table, python_type, to_psycopg, wrap
 
 _ROWS = (":one", ":many", ":batchone", ":batchmany")
 _SERIES = (":copyfrom", ":batchexec", ":batchone", ":batchmany")  # these take many rows of parameters

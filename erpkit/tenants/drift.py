@@ -15,8 +15,9 @@ from erpkit.finding import Finding
 from erpkit.result import Summary
 from erpkit.table import Column, Table
 from erpkit.tenants.ddl import mend_object, rank
-from erpkit.tenants.grants import GrantChange, Grants, compare_grants, most_granted, read_grants, without_roles
-from erpkit.tenants.objects import SCHEMA, Fingerprint, SchemaObject, read_fingerprints, read_objects
+from erpkit.tenants.fingerprints import Fingerprint, read_fingerprints
+from erpkit.tenants.objects import SCHEMA, SchemaObject, read_objects
+from erpkit.tenants.roles import GrantChange, Grants, compare_grants, most_granted, read_grants, without_roles
 from erpkit.visible import visible
 
 Change = Literal["missing", "extra", "other", "unknown"]

@@ -18,6 +18,7 @@ from erpkit.events.causes import cause_of
 from erpkit.finding import Finding
 from erpkit.migrations import Applied, Migration, MigrationStatus, describe_status, read_applied
 from erpkit.tenants.drift import Difference, Drift, compare_tenants, drift_findings
+from erpkit.tenants.fingerprints import Fingerprint, read_fingerprints
 from erpkit.tenants.health import (
     Blocker,
     IndexFacts,
@@ -29,7 +30,6 @@ from erpkit.tenants.health import (
     read_tables,
 )
 from erpkit.tenants.locks import Locks, TableLock
-from erpkit.tenants.objects import Fingerprint, read_fingerprints
 from erpkit.tenants.registry import has_schema
 
 EXACT = 50  # up to this many tenants, rows are counted and sizes are measured

@@ -22,9 +22,9 @@ from erpkit.plan import plan_id
 from erpkit.table import Column, Table
 from erpkit.tenants.ddl import DESTRUCTIVE, MARKS
 from erpkit.tenants.drift import Difference, drift_findings, find_drift, in_order
+from erpkit.tenants.fingerprints import Fingerprint, read_fingerprints
 from erpkit.tenants.health import count_rows
 from erpkit.tenants.lifecycle import lock_migrations
-from erpkit.tenants.objects import Fingerprint, read_fingerprints
 from erpkit.tenants.registry import find_tenants, get_tenant
 from erpkit.visible import visible
 

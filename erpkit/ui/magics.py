@@ -12,10 +12,10 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.errors import DatabaseError, UsageError
+from erpkit.table import Table
 from erpkit.tenants import Across, across, find_tenants
 from erpkit.ui.progress import progress_bar
 from erpkit.ui.reading import name_some, read_again, reasons
-from erpkit.ui.show import Table
 from erpkit.visible import visible
 
 if TYPE_CHECKING:
@@ -147,4 +147,4 @@ def register(shell: Any) -> None:
 def _sortable(frame: pandas.DataFrame) -> dict[str, Any]:
     """Return a DataFrame's widget; nothing for one whose index says something, which the widget would leave out."""
     is_numbered = type(frame.index).__name__ == "RangeIndex" and frame.columns.nlevels == 1
-    return dict(Table(frame, raw=True)._repr_mimebundle_()) if is_numbered else {}
+    return dict(Table.of_frame(frame, raw=True)._repr_mimebundle_()) if is_numbered else {}

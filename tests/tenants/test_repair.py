@@ -17,7 +17,7 @@ from erpkit.tenants import (
     run_repair,
 )
 from erpkit.tenants.drift import Difference
-from erpkit.tenants.objects import read_fingerprints
+from erpkit.tenants.fingerprints import read_fingerprints
 from tests.tenants.test_drift import CHANGES
 
 
