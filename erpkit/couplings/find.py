@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from erpkit.config import Settings
-from erpkit.couplings.tables import TableOwners, has_schema, query_edges, table_edges
-from erpkit.database import TEMPLATE, Database
+from erpkit.couplings.tables import TableOwners, query_edges, table_edges
+from erpkit.database import TEMPLATE, Database, has_schema
 from erpkit.embedded import EmbeddedServer
 from erpkit.errors import DatabaseError, ErpkitError, ModuleError
 from erpkit.modules import Layers, ModuleCheck, ModuleLike, check_modules, is_foreign
@@ -109,9 +109,9 @@ def _of_tables(database: Database | None, owners: TableOwners, tenants_query: st
         return table_edges(connection, schema, owners)
 
 
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def _tried(what: str, not_read: list[str], read: Callable[[], list[Edge]]) -> list[Edge]:

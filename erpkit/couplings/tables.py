@@ -55,12 +55,6 @@ class TableOwners:
         return max(found)[1] if found else None
 
 
-def has_schema(connection: Connection, schema: str) -> bool:
-    """Tell whether there is a schema of that name."""
-    row = connection.execute("SELECT to_regnamespace(quote_ident(%s)) IS NOT NULL", [schema]).fetchone()
-    return row == (True,)
-
-
 def table_edges(connection: Connection, schema: str, owners: TableOwners) -> list[Edge]:
     """Return an edge from the module that has a foreign key or a view to the one whose table it needs; two round trips."""
     keys = connection.execute(_KEYS, [schema]).fetchall()

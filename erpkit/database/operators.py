@@ -67,6 +67,17 @@ END $erpkit$
 """
 
 
+def database_name(connection: Connection) -> str:
+    """Return the name of the database by the server's word: behind a pooler the connection's own may be an alias."""
+    ((name,),) = connection.execute("SELECT current_database()::text").fetchall()
+    return str(name)
+
+
+def lock_shared(connection: Connection) -> None:
+    """Let no other process make what all tenants share, such as groups and records, until the transaction ends."""
+    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0))")
+
+
 def owner_name(database: str) -> str:
     """Return the role that owns what the operators of a database make. Roles belong to the whole server."""
     if len(database.encode()) > _NAME_LIMIT:
@@ -77,8 +88,7 @@ def owner_name(database: str) -> str:
 
 def find_owner(connection: Connection) -> str | None:
     """Return the role that owns what the operators of this database make, if the login may act as it."""
-    row = connection.execute("SELECT current_database()").fetchone()
-    name = owner_name(row[0] if row else "")
+    name = owner_name(database_name(connection))
     right = "SET" if connection.info.server_version >= 160000 else "MEMBER"
     found = connection.execute(
         "SELECT FROM pg_catalog.pg_roles WHERE rolname = %s AND pg_has_role(session_user, oid, %s)", [name, right]
@@ -100,13 +110,13 @@ def create_schema(connection: Connection, schema: str, like: str | None = None) 
     connection.execute(statement)
 
 
-def act_as_owner(schema: str, *, session: bool = False) -> str:
+def act_as_owner(schema: str) -> str:
     """Return the statement that lets the transaction act as the owner of a schema, where that is the operators' role.
 
     What is made then belongs to all of them. A schema that belongs to a login is left to that login.
     """
     return (
-        f"SELECT pg_catalog.set_config('role', pg_catalog.pg_get_userbyid(nspowner), {str(not session).lower()}) "  # noqa: S608 - quoted
+        f"SELECT pg_catalog.set_config('role', pg_catalog.pg_get_userbyid(nspowner), true) "  # noqa: S608 - quoted
         f"FROM pg_catalog.pg_namespace WHERE nspname = {_literal(schema)} "
         f"AND pg_catalog.starts_with(pg_catalog.pg_get_userbyid(nspowner), {_literal(OWNER_PREFIX)})"
     )

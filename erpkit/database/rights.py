@@ -7,10 +7,18 @@ from dataclasses import dataclass
 from typing import LiteralString
 
 import psycopg
-from psycopg import pq, sql
+from psycopg import pq
 
-from erpkit.database.operators import OPERATORS, OWNER_PREFIX, as_owner, find_owner, owner_name
-from erpkit.database.scope import Connection, reset
+from erpkit.database.operators import (
+    OPERATORS,
+    OWNER_PREFIX,
+    as_owner,
+    database_name,
+    find_owner,
+    lock_shared,
+    owner_name,
+)
+from erpkit.database.scope import Connection, quote_name, reset
 from erpkit.errors import DatabaseError, ErpkitError
 
 # The roles that the login may take are few, once those that only read a tenant are left out; each is looked up by index.
@@ -93,7 +101,7 @@ def name_grant(connection: Connection, error: BaseException) -> None:
         return
     try:
         reset(connection)
-        ((database,),) = connection.execute("SELECT current_database()::text").fetchall()
+        database = database_name(connection)
         ((name, is_member, has_operators),) = connection.execute(_FACTS, [OPERATORS, owner_name(database)]).fetchall()
         login = Login(name, database, is_member, has_operators, find_owner(connection))
     except psycopg.Error:  # the way out is a help only
@@ -147,7 +155,7 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 
 def _quoted(name: str) -> str:
-    return name if re.fullmatch("[a-z_][a-z0-9_]*", name) else sql.Identifier(name).as_string()
+    return name if re.fullmatch("[a-z_][a-z0-9_]*", name) else quote_name(name)
 
 
 ANALYSTS: LiteralString = "erpkit_analyst"
@@ -190,7 +198,7 @@ def _grant(connection: Connection) -> None:
     if not connection.execute(_MISSING).fetchone():
         return
     with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0))")
+        lock_shared(connection)
         for (grant,) in connection.execute(_MISSING).fetchall():
             connection.execute(grant.encode())
 
@@ -198,7 +206,7 @@ def _grant(connection: Connection) -> None:
 def may_not_read(connection: Connection, table: str) -> DatabaseError:
     """Say that the login may not read a table of erpkit's in the schema public, and what to grant."""
     login = connection.info.user
-    to = sql.Identifier(login).as_string() if not login.replace("_", "a").isalnum() or login != login.lower() else login
+    to = _quoted(login)
     refused = f"the login {login} may not read public.{table}"
     if _is_operator(connection):
         return DatabaseError(f"{refused}: run erpkit tenants hand-over as the login that owns it")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, LiteralString
@@ -11,7 +11,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import abc, adapt, pq, sql
 
-from erpkit.database.scope import Connection, Tenant, no_schema
+from erpkit.database.scope import Connection, Tenant, grant_usage, no_schema
 from erpkit.database.sweep import Answer, sweep
 from erpkit.errors import DatabaseError, ErpkitError, first_line
 
@@ -106,12 +106,9 @@ def fetch_union(
     return rows
 
 
-def schemas_with_table(connection: Connection, table: str, schemas: Sequence[str]) -> set[str]:
-    """Return those of `schemas` that have a table of this name."""
-    rows = connection.execute(
-        "SELECT schemaname FROM pg_tables WHERE tablename = %s AND schemaname = ANY(%s)", [table, list(schemas)]
-    )
-    return {schema for (schema,) in rows}
+def has_schema(connection: Connection, schema: str) -> bool:
+    """Tell whether there is a schema of this name."""
+    return connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", [schema]).fetchone() is not None
 
 
 def _rows(transformer: abc.Transformer, login: str, answer: Answer) -> list[tuple[Any, ...]]:
@@ -129,6 +126,4 @@ def _why(tenant: Tenant, error: str, login: str) -> str:
     """Say of a schema that was found in the catalog, and yet is not the present one, that a right is missing."""
     if error != no_schema(tenant) or tenant.schema == "$user":
         return error
-    names = sql.Identifier(tenant.schema), sql.Identifier(tenant.reader or login)
-    grant = sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(*names).as_string()
-    return f"permission denied for schema {tenant.schema}: {grant}"
+    return f"permission denied for schema {tenant.schema}: {grant_usage(tenant.schema, tenant.reader or login)}"

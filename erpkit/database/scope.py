@@ -42,14 +42,13 @@ def enter_tenant(
     *,
     write: bool = False,
     statement_timeout: float | None = None,
-    as_role: bool = True,
 ) -> None:
     """Begin a transaction on `connection` that is scoped to `tenant`, in one round trip.
 
     Everything is SET LOCAL, so that nothing outlives the transaction, behind PgBouncer too. Raises DatabaseError when the
     tenant's schema does not exist, and when the connection is lost: then it is closed.
     """
-    role = (tenant.role if write else tenant.reader) if as_role else None
+    role = tenant.role if write else tenant.reader
     try:
         found = _run(connection, _entrance(tenant.schema, role, statement_timeout, write)).get_value(0, 0)
     except psycopg.Error as error:
@@ -69,7 +68,7 @@ def _entrance(schema: str, role: str | None, statement_timeout: float | None, wr
 
 def scope_statements(schema: str, role: str | None, statement_timeout: float | None) -> tuple[str, ...]:
     """Return the statements that scope the present transaction to a tenant; the last one reads the schema that came of it."""
-    switch = (f"SET LOCAL ROLE {sql.Identifier(role).as_string()}",) if role is not None else ()
+    switch = (f"SET LOCAL ROLE {quote_name(role)}",) if role is not None else ()
     return (
         f"SET LOCAL search_path TO {search_path(schema)}",
         *switch,
@@ -87,7 +86,7 @@ def search_path(schema: str) -> str:
     """
     if not schema or "\0" in schema or schema.startswith("pg_") or schema == "information_schema":
         return "pg_temp"
-    return f"{sql.Identifier(schema).as_string()}, pg_temp"
+    return f"{quote_name(schema)}, pg_temp"
 
 
 def no_schema(tenant: Tenant) -> str:
@@ -104,17 +103,24 @@ def missing_grant(tenant: Tenant, who: str, message: str) -> str | None:
 
     None where it says something else: that what is not the tenant's is refused is as it should be. Pure.
     """
-    schema, grantee = sql.Identifier(tenant.schema), sql.Identifier(who)
     if tenant.reader is not None and who != tenant.reader:
-        return sql.SQL("GRANT {} TO {}").format(sql.Identifier(tenant.reader), grantee).as_string()
+        return f"GRANT {quote_name(tenant.reader)} TO {quote_name(who)}"
     denied = _DENIED.fullmatch(message)
     if denied is None or denied["name"].startswith("pg_"):
         return None
     if denied["kind"] != "schema":
-        return sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA {} TO {}").format(schema, grantee).as_string()
-    if denied["name"] != tenant.schema:
-        return None
-    return sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(schema, grantee).as_string()
+        return f"GRANT SELECT ON ALL TABLES IN SCHEMA {quote_name(tenant.schema)} TO {quote_name(who)}"
+    return grant_usage(tenant.schema, who) if denied["name"] == tenant.schema else None
+
+
+def grant_usage(schema: str, who: str) -> str:
+    """Return the statement that lets a role use a schema."""
+    return f"GRANT USAGE ON SCHEMA {quote_name(schema)} TO {quote_name(who)}"
+
+
+def quote_name(name: str) -> str:
+    """Return a name as SQL writes it, in double quotes."""
+    return sql.Identifier(name).as_string()
 
 
 def set_output(connection: Connection) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 from psycopg import pq, sql
 
-from erpkit.database import TENANTS_A_CONNECTION, Connection, Database, Tenant, search_path
+from erpkit.database import TENANTS_A_CONNECTION, Connection, Database, Tenant, grant_usage, quote_name, search_path
 from erpkit.errors import QueryError
 from erpkit.finding import Finding
 from erpkit.modules import ModuleLike, is_foreign
@@ -283,7 +283,7 @@ def _way(
     if not exists:
         return f"there is no schema {tenant.schema}"
     if tenant.role is None:
-        refusal = f"this login may not use the schema {tenant.schema}: {_usage(tenant.schema, login)}"
+        refusal = f"this login may not use the schema {tenant.schema}: {grant_usage(tenant.schema, login)}"
         return _Way(None, plans=True) if is_usable else refusal
     if tenant.status == "archived" and is_usable:
         return _Way(None, plans=True)
@@ -294,17 +294,11 @@ def _way(
     if not has_role:
         return f"there is no role {tenant.role}"
     if may_take_reader and tenant.reader and not may_take:
-        return (
-            f"the role {tenant.reader} may not use the schema {tenant.schema}: {_usage(tenant.schema, tenant.reader)}"
-        )
+        return f"the role {tenant.reader} may not use the schema {tenant.schema}: {grant_usage(tenant.schema, tenant.reader)}"
     if not may_take:
-        grant = sql.SQL("GRANT {} TO {}").format(sql.Identifier(tenant.reader or ""), sql.Identifier(login)).as_string()
+        grant = f"GRANT {quote_name(tenant.reader or '')} TO {quote_name(login)}"
         return f"this login may not take the role {tenant.role}: {grant}"
-    return f"the role {tenant.role} may not use the schema {tenant.schema}: {_usage(tenant.schema, tenant.role)}"
-
-
-def _usage(schema: str, who: str) -> str:
-    return sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(schema), sql.Identifier(who)).as_string()
+    return f"the role {tenant.role} may not use the schema {tenant.schema}: {grant_usage(tenant.schema, tenant.role)}"
 
 
 def _plan_all(pgconn: pq.abc.PGconn, groups: Sequence[_Group]) -> Iterator[tuple[_Group, str | None]]:

@@ -22,7 +22,7 @@ from erpkit.database import (
     open_stream,
     sweep,
 )
-from erpkit.errors import DatabaseError, UsageError
+from erpkit.errors import DatabaseError, UsageError, first_line
 from erpkit.finding import Finding
 from erpkit.result import Summary
 from erpkit.table import Table
@@ -182,7 +182,7 @@ def _prepare(
                 allowed_functions=database.allowed_functions,
             )
         except psycopg.errors.UntranslatableCharacter as error:
-            raise UsageError(f"the database cannot hold a character of the SQL: {error.diag.message_primary}") from None
+            raise UsageError(f"the database cannot hold a character of the SQL: {first_line(error)}") from None
     text = _limited(statement.text, limit) if statement.is_query else statement.text
     return text.encode(), statement.is_query  # in UTF-8, which both ways of reading have set before the server reads it
 
@@ -259,7 +259,7 @@ def read_large(database: Database, tenant: Tenant, query: bytes, *, deadline: fl
             count, arrays = _read(stream)
         return Part(tenant.slug, stream.names, stream.types, arrays=arrays, count=count)
     except (psycopg.Error, DatabaseError) as error:
-        return Part(tenant.slug, error=str(error).strip().splitlines()[0])
+        return Part(tenant.slug, error=first_line(error))
 
 
 def _read(stream: Stream) -> tuple[int, list[Array]]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from psycopg import sql
 
-from erpkit.database import TEMPLATE, Connection, Tenant
+from erpkit.database import TEMPLATE, Connection, Tenant, quote_name
 from erpkit.finding import Finding
 from erpkit.result import Summary
 from erpkit.table import Column, Table
@@ -356,7 +356,7 @@ def _words(thing: SchemaObject | None) -> str | None:
 
 
 def _in_schema(ddl: str, schema: str) -> str:
-    quoted = f"{sql.Identifier(schema).as_string()}."
+    quoted = f"{quote_name(schema)}."
     literal = sql.quote(schema).strip()
     return ddl.replace(f"{SCHEMA}.", quoted).replace(f"'{SCHEMA}'", literal).replace(SCHEMA, schema)
 

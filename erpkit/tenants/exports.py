@@ -20,14 +20,13 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from erpkit.database import Connection, Database, Tenant, check_schema_name
+from erpkit.database import Connection, Database, Tenant, check_schema_name, has_schema
 from erpkit.embedded import find_binaries
-from erpkit.errors import DatabaseError, UsageError
+from erpkit.errors import DatabaseError, UsageError, first_line
 from erpkit.migrations import read_applied
 from erpkit.tenants.health import count_rows
 from erpkit.tenants.locks import WAIT, name_holders
 from erpkit.tenants.manifest import DUMP, MANIFEST, Manifest, partial_file, sweep_partial_files
-from erpkit.tenants.registry import has_schema
 
 _CHUNK = 2**20
 
@@ -65,8 +64,7 @@ def _export(database: Database, tenant: Tenant, file: IO[bytes]) -> Manifest:
                 connection.execute(sql.SQL("SET LOCAL lock_timeout TO {}").format(WAIT))
                 return _export_snapshot(connection, tenant, file)
         except psycopg.Error as error:
-            reason = error.diag.message_primary or str(error).strip()
-            raise DatabaseError(f"tenant {tenant.slug} cannot be exported: {reason}") from error
+            raise DatabaseError(f"tenant {tenant.slug} cannot be exported: {first_line(error)}") from error
 
 
 def _export_snapshot(connection: Connection, tenant: Tenant, file: IO[bytes]) -> Manifest:

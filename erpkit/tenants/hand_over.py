@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import psycopg
-from psycopg import sql
 
-from erpkit.database import TEMPLATE, Connection, Database, Tenant
-from erpkit.database.operators import OBJECTS, owner_name
-from erpkit.errors import PlanChangedError
+from erpkit.database import TEMPLATE, Connection, Database, Tenant, quote_name
+from erpkit.database.operators import OBJECTS, database_name, owner_name
+from erpkit.errors import PlanChangedError, first_line
 from erpkit.finding import Finding
 from erpkit.plan import plan_id
 from erpkit.table import Column, Table
@@ -118,10 +117,6 @@ class HandOverPlan:
         """The statements, in their order."""
         return "\n".join(f"{visible(statement)};" for part in self.parts for statement in part.statements)
 
-    def check(self, confirm: str) -> None:
-        """Raise PlanChangedError unless `confirm` is this plan's id."""
-        PlanChangedError.check(confirm, self.id, "handed over")
-
     def __str__(self) -> str:
         return f"{self.statement_count} statements" if self.parts else "nothing to hand over by this login"
 
@@ -171,8 +166,7 @@ class HandOverRun:
 
 def plan_hand_over(connection: Connection) -> HandOverPlan:
     """Plan what this login can give to the operators of the database: tenants' schemas with all in them, roles, and tables."""
-    ((database,),) = connection.execute("SELECT current_database()::text").fetchall()
-    owner = owner_name(database)
+    owner = owner_name(database_name(connection))
     tenants = [TEMPLATE, *list_tenants(connection), *_shadows(connection)]
     ours, left, closed = _objects(connection, tenants, owner)
     shared = operator_statements(connection, by_superuser=True)
@@ -200,14 +194,14 @@ def hand_over(database: Database, confirm: str) -> HandOverRun:
     failed: dict[str, str] = {}
     with database.connection() as connection:
         plan = plan_hand_over(connection)
-        plan.check(confirm)
+        PlanChangedError.check(confirm, plan.id, "handed over")
         for part in plan.parts:
             try:
                 _run(connection, part)
             except psycopg.Error as error:
                 if part.tenant is None:  # the others need it
                     raise
-                failed[part.subject] = error.diag.message_primary or str(error).strip()
+                failed[part.subject] = first_line(error)
     return HandOverRun(plan, failed)
 
 
@@ -239,7 +233,7 @@ def _objects(
     rows = connection.execute(_NOT_OURS, {"schemas": [tenant.schema for tenant in tenants], "owner": owner})
     for schema, alter, present, is_ours in rows:
         if is_ours:
-            ours.setdefault(schema, []).append(f"{alter} OWNER TO {_quoted(owner)}")
+            ours.setdefault(schema, []).append(f"{alter} OWNER TO {quote_name(owner)}")
         else:
             others[schema] = tuple(sorted({*others.get(schema, ()), present}))
             if alter.startswith("ALTER SCHEMA "):
@@ -252,9 +246,9 @@ def _public(connection: Connection, owner: str, *, may_own: bool) -> Iterator[st
         if not is_ours:
             continue
         if has_create or may_own:
-            yield f"ALTER TABLE public.{table} OWNER TO {_quoted(owner)}"
+            yield f"ALTER TABLE public.{table} OWNER TO {quote_name(owner)}"
         else:
-            yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON public.{table} TO {_quoted(owner)}"
+            yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON public.{table} TO {quote_name(owner)}"
 
 
 def _loose_roles(connection: Connection, tenants: Sequence[Tenant], owner: str) -> set[str]:
@@ -266,12 +260,8 @@ def _loose_roles(connection: Connection, tenants: Sequence[Tenant], owner: str) 
 def _of_roles(tenant: Tenant, loose: set[str], owner: str) -> Iterator[str]:
     for role in _roles_of(tenant):
         if role in loose:
-            yield f"GRANT {_quoted(role)} TO {_quoted(owner)} WITH ADMIN OPTION"
+            yield f"GRANT {quote_name(role)} TO {quote_name(owner)} WITH ADMIN OPTION"
 
 
 def _roles_of(tenant: Tenant) -> list[str]:
     return [role for role in (tenant.role, tenant.reader, f"{tenant.role}.copy") if role] if tenant.role else []
-
-
-def _quoted(name: str) -> str:
-    return sql.Identifier(name).as_string()

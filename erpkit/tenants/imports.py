@@ -13,7 +13,7 @@ from typing import IO
 import psycopg
 
 from erpkit.database import Connection, Database, Tenant, as_owner, create_schema, give_to_owner
-from erpkit.errors import DatabaseError, UsageError
+from erpkit.errors import DatabaseError, UsageError, first_line
 from erpkit.migrations import read_applied
 from erpkit.tenants.exports import find_program, open_program
 from erpkit.tenants.health import count_rows
@@ -118,15 +118,16 @@ def _import(
             register(own, tenant)
     except psycopg.errors.UniqueViolation as error:
         if error.diag.table_name not in ("pg_authid", "pg_namespace", "tenants"):
-            raise DatabaseError(f"tenant {tenant.slug} cannot be imported: {error.diag.message_primary}") from error
+            raise DatabaseError(f"tenant {tenant.slug} cannot be imported: {first_line(error)}") from error
         raise UsageError(f"tenant {tenant.slug} cannot be imported: somebody else has just created it") from None
     except (psycopg.errors.DuplicateObject, psycopg.errors.DuplicateSchema) as error:
-        raise UsageError(f"tenant {tenant.slug} cannot be imported: {error.diag.message_primary}") from None
+        raise UsageError(f"tenant {tenant.slug} cannot be imported: {first_line(error)}") from None
     except psycopg.Error as error:
         if isinstance(error, psycopg.errors.InsufficientPrivilege) and not as_login:
             return _import(connection, tenant, manifest, dump, as_login=True)
-        reason = error.diag.message_primary or str(error).strip()
-        raise DatabaseError(f"tenant {tenant.slug} cannot be imported: {reason}; nothing of it was kept") from error
+        raise DatabaseError(
+            f"tenant {tenant.slug} cannot be imported: {first_line(error)}; nothing of it was kept"
+        ) from error
 
 
 def _restore(connection: Connection, tenant: Tenant, manifest: Manifest, dump: IO[bytes]) -> None:

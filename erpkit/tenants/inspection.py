@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import pq, sql
 
-from erpkit.database import TEMPLATE, Connection, Errors, Tenant, read_tenants
+from erpkit.database import TEMPLATE, Connection, Errors, Tenant, has_schema, read_tenants
 from erpkit.events import ConsumerGroup, DeadLetter, list_dead_letters, read_backlog
 from erpkit.events.causes import cause_of
 from erpkit.finding import Finding
@@ -30,7 +30,6 @@ from erpkit.tenants.health import (
     read_tables,
 )
 from erpkit.tenants.locks import Locks, TableLock
-from erpkit.tenants.registry import has_schema
 
 EXACT = 50  # up to this many tenants, rows are counted and sizes are measured
 

@@ -21,8 +21,10 @@ from erpkit.database import (
     create_schema,
     give_to_owner,
     grant_analysts,
+    has_schema,
 )
-from erpkit.errors import DatabaseError, ErpkitError, MigrationError, PlanChangedError, UsageError
+from erpkit.database.operators import database_name, lock_shared
+from erpkit.errors import DatabaseError, ErpkitError, MigrationError, PlanChangedError, UsageError, first_line
 from erpkit.finding import Finding
 from erpkit.migrations import Migration, apply_migration, plan_up, read_applied, run_plan
 from erpkit.migrations.history import Run, ensure_history
@@ -32,7 +34,7 @@ from erpkit.table import Column, Table
 from erpkit.tenants.fleet import FleetInspection
 from erpkit.tenants.inspection import TenantInspection
 from erpkit.tenants.locks import name_holders
-from erpkit.tenants.registry import check_slug, ensure_registry, get_tenant, has_schema, list_tenants
+from erpkit.tenants.registry import check_slug, ensure_registry, get_tenant, list_tenants
 from erpkit.tenants.roles import (
     create_roles,
     drop_roles,
@@ -84,7 +86,7 @@ def rename_tenant(database: Database, slug: str, new_slug: str, name: str | None
                 lock_migrations(connection, old)
                 move_tenant(connection, old, new)
         except psycopg.Error as error:
-            raise DatabaseError(f"tenant {slug} cannot be renamed to {new_slug}: {_reason(error)}") from error
+            raise DatabaseError(f"tenant {slug} cannot be renamed to {new_slug}: {first_line(error)}") from error
         mentions = find_mentions(connection, old.schema, new.schema, everywhere=True)
         return MovedTenant(get_tenant(connection, new_slug), mentions)
 
@@ -97,8 +99,7 @@ def lock_migrations(connection: Connection, tenant: Tenant) -> None:
 
 def new_tenant(connection: Connection, slug: str, name: str = "") -> Tenant:
     """Return the record of a tenant that is still to be made: what its schema, its role and its name will be."""
-    row = connection.execute("SELECT current_database()").fetchone()
-    role = role_name(row[0] if row else "", check_slug(slug))
+    role = role_name(database_name(connection), check_slug(slug))
     return Tenant(slug, check_schema_name(f"tenant_{slug}"), role, name or slug.replace("_", " ").title())
 
 
@@ -110,7 +111,7 @@ def prepare_database(connection: Connection) -> None:
         ensure_analysts(connection)
         ensure_history(connection)
     except psycopg.errors.InsufficientPrivilege as error:
-        raise DatabaseError(f"tenants cannot be created: {_reason(error)}; {_NEEDS}") from error
+        raise DatabaseError(f"tenants cannot be created: {first_line(error)}; {_NEEDS}") from error
 
 
 def ensure_template(connection: Connection) -> Tenant:
@@ -121,7 +122,7 @@ def ensure_template(connection: Connection) -> Tenant:
     with suppress(psycopg.errors.InsufficientPrivilege, DatabaseError):  # then it is the login's own
         ensure_operators(connection)
     with connection.transaction():  # of two processes that come at once, the second one finds it
-        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0))")
+        lock_shared(connection)
         if not has_schema(connection, TEMPLATE.schema):
             create_schema(connection, TEMPLATE.schema)
     grant_analysts(connection)
@@ -221,7 +222,7 @@ def _teardown(connection: Connection, tenant: Tenant) -> None:
 
 
 def _creation_error(tenant: Tenant, error: psycopg.Error, migration: Migration | None = None) -> ErpkitError:
-    reason = _reason(error)
+    reason = first_line(error)
     if migration is not None:
         return MigrationError(f"tenant {tenant.slug}: {migration.path} failed: {reason}; the tenant was not created")
     if isinstance(error, psycopg.errors.UniqueViolation):
@@ -231,10 +232,6 @@ def _creation_error(tenant: Tenant, error: psycopg.Error, migration: Migration |
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return DatabaseError(f"tenant {tenant.slug} cannot be created: {reason}; {_NEEDS}")
     return DatabaseError(f"tenant {tenant.slug} cannot be created: {reason}")
-
-
-def _reason(error: psycopg.Error) -> str:
-    return error.diag.message_primary or str(error).strip()
 
 
 # Each text as it is after the move: what PostgreSQL keeps by object id shows the new name there.
@@ -349,10 +346,6 @@ class ProvisionPlan:
         """One line a migration that the new tenant would get, in order."""
         return (Table(_MIGRATIONS, self.migrations, "There are no migrations."),)
 
-    def check(self, confirm: str) -> None:
-        """Raise PlanChangedError unless `confirm` is this plan's id."""
-        PlanChangedError.check(confirm, self.id)
-
     def __str__(self) -> str:
         tenant = self.tenant
         return (
@@ -411,7 +404,7 @@ def provision_tenant(database: Database, plan: ProvisionPlan, confirm: str) -> T
     What fails on `_template` would fail on the tenant: it raises MigrationError, and the tenant is not created.
     """
     database.check_writable()
-    plan.check(confirm)
+    PlanChangedError.check(confirm, plan.id)
     with database.connection() as connection:
         template = ensure_template(connection)
         migrations = plan_up([template], plan.migrations, read_applied(connection, [template]))

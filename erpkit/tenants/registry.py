@@ -10,8 +10,9 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from erpkit.database import Connection, Tenant, may_not_read, share_table
-from erpkit.errors import UsageError
+from erpkit.database import Connection, Tenant, has_schema, may_not_read, share_table
+from erpkit.database.operators import lock_shared
+from erpkit.errors import UsageError, first_line
 from erpkit.tenants.locks import WAIT, name_holders
 from erpkit.tenants.roles import forbid_writing, grant_schema
 
@@ -32,7 +33,7 @@ def check_slug(slug: str) -> str:
 def ensure_registry(connection: Connection) -> None:
     """Make public.tenants if it is missing; two processes may do so at once."""
     with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0))")
+        lock_shared(connection)
         if connection.execute("SELECT to_regclass('public.tenants')").fetchone() != (None,):
             share_table(connection, "tenants")  # IF NOT EXISTS would demand the right to create it
             return
@@ -69,7 +70,7 @@ def _foreign_tenants(connection: Connection, query: str) -> list[Tenant]:
             rows = connection.cursor(row_factory=dict_row).execute(query.encode()).fetchall()
         tenants = [_foreign_tenant(row) for row in rows]
     except psycopg.Error as error:
-        raise UsageError(f"ERPKIT_TENANTS_QUERY failed: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"ERPKIT_TENANTS_QUERY failed: {first_line(error)}") from None
     except KeyError as error:
         raise UsageError(f"ERPKIT_TENANTS_QUERY gives no column {error}: it needs slug and schema_name") from None
     for what, values in (("tenant", [t.slug for t in tenants]), ("schema", [t.schema for t in tenants])):
@@ -144,11 +145,6 @@ def set_status(connection: Connection, slug: str, status: str) -> Tenant:
         elif tenant.status == "archived":
             grant_schema(connection, tenant)
     return get_tenant(connection, slug)
-
-
-def has_schema(connection: Connection, schema: str) -> bool:
-    """Tell whether there is a schema of this name."""
-    return connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", [schema]).fetchone() is not None
 
 
 def _suggest(slug: str, known: Sequence[str]) -> str:

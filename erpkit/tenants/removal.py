@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 
 from erpkit.database import Connection, Database, Tenant
-from erpkit.errors import DatabaseError, PlanChangedError, UsageError
+from erpkit.errors import DatabaseError, PlanChangedError, UsageError, first_line
 from erpkit.finding import Finding
 from erpkit.plan import plan_id
 from erpkit.table import Column, Table
@@ -181,9 +181,8 @@ def drop_tenant(
                         progress(batch)
                 _drop_rest(connection, tenant)
         except psycopg.Error as error:
-            reason = error.diag.message_primary or str(error).strip()
             raise DatabaseError(
-                f"tenant {slug} is archived and dropped in part: {reason}; mend that, then plan and drop it again"
+                f"tenant {slug} is archived and dropped in part: {first_line(error)}; mend that, then plan and drop it again"
             ) from error
         return DropResult(slug, tuple(batches))
 

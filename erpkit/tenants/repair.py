@@ -13,7 +13,7 @@ import psycopg
 
 from erpkit.database import TEMPLATE, Connection, Database, Tenant, as_owner
 from erpkit.database.scope import scope_statements
-from erpkit.errors import DatabaseError, PlanChangedError, UsageError
+from erpkit.errors import DatabaseError, PlanChangedError, UsageError, first_line
 from erpkit.finding import Finding
 from erpkit.migrations import Migration, describe_status, lint_migrations, read_applied
 from erpkit.migrations.lint import LintReport
@@ -32,6 +32,7 @@ Risk = Literal["none", "fails", "loses", "by hand"]
 
 _CODE = ("function", "procedure", "view", "materialized view", "rule", "trigger")  # one statement on many lines
 _BY_HAND = "-- by hand: "
+_SECONDS = 30  # that a statement may take
 _BEGINS = re.compile(r"ALTER|CREATE|DROP|GRANT|REVOKE|-- ")  # other lines go on with the one before
 
 
@@ -111,10 +112,6 @@ class RepairPlan:
     def note(self) -> str:
         """What squawk could not do."""
         return self.lint.note if self.lint else ""
-
-    def check(self, confirm: str) -> None:
-        """Raise PlanChangedError unless `confirm` is this plan's id."""
-        PlanChangedError.check(confirm, self.id, "changed")
 
     def __str__(self) -> str:
         left = f", {len(self.left)} left out" if self.left else ""
@@ -220,8 +217,6 @@ def run_repair(
     migrations: Sequence[Migration],
     confirm: str,
     accept: Collection[Risk] = (),
-    *,
-    statement_timeout: float = 30,
 ) -> RepairRun:
     """Repair a tenant, if `confirm` is the id of what `read_repair` plans now, in one transaction in its schema.
 
@@ -235,8 +230,8 @@ def run_repair(
             with connection.transaction():
                 lock_migrations(connection, tenant)
                 plan = read_repair(connection, tenant, migrations, accept)
-                plan.check(confirm)
-                connection.execute("; ".join(scope_statements(tenant.schema, None, statement_timeout)).encode())
+                PlanChangedError.check(confirm, plan.id, "changed")
+                connection.execute("; ".join(scope_statements(tenant.schema, None, _SECONDS)).encode())
                 _run_steps(connection, plan)
                 return RepairRun(plan, _verify(connection, plan))
         except psycopg.errors.LockNotAvailable:
@@ -244,8 +239,7 @@ def run_repair(
                 f"tenant {slug} is in use: it was not repaired, nothing was changed; try again"
             ) from None
         except psycopg.Error as error:
-            reason = error.diag.message_primary or str(error).strip()
-            raise DatabaseError(f"tenant {slug} was not repaired: {reason}; nothing was changed") from error
+            raise DatabaseError(f"tenant {slug} was not repaired: {first_line(error)}; nothing was changed") from error
 
 
 def _run_steps(connection: Connection, plan: RepairPlan) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from erpkit.database import Connection, Database, Tenant, create_schema, schemas_with_table
-from erpkit.errors import DatabaseError, MigrationError, PlanChangedError, UsageError
+from erpkit.database import Connection, Database, Tenant, create_schema, has_schema, tenants_with_table
+from erpkit.errors import DatabaseError, MigrationError, PlanChangedError, UsageError, first_line
 from erpkit.finding import Finding
 from erpkit.migrations import Migration, describe_status, plan_up, read_applied, run_plan
 from erpkit.plan import plan_id
@@ -24,7 +24,7 @@ from erpkit.tenants.imports import import_tenant
 from erpkit.tenants.lifecycle import Mention, find_mentions, lock_migrations, move_tenant, new_tenant
 from erpkit.tenants.locks import name_holders
 from erpkit.tenants.manifest import Manifest, sweep_partial_files, verify_export
-from erpkit.tenants.registry import find_tenants, get_tenant, has_schema, list_tenants, set_status
+from erpkit.tenants.registry import find_tenants, get_tenant, list_tenants, set_status
 
 _NAME = 48 - len("_restored_9")  # characters that are left of a tenant's name
 
@@ -285,7 +285,7 @@ def import_beside(database: Database, plan: RestorePlan, confirm: str, migration
             tenant,
             _problems(connection, plan, tenant, migrations),
             tuple(find_drift(connection, [tenant])[tenant.slug]),
-            _log_changes(connection, plan.tenant.schema, tenant.schema),
+            _log_changes(connection, plan.tenant, tenant),
         )
 
 
@@ -306,9 +306,7 @@ def swap_in(database: Database, plan: RestorePlan, confirm: str, beside: Beside)
             with name_holders(connection, damaged, "nothing was changed"), connection.transaction():
                 kept = _swap(connection, damaged, imported, plan.aside)
         except psycopg.Error as error:
-            raise DatabaseError(
-                f"tenant {damaged.slug} was not restored: {error.diag.message_primary or error}"
-            ) from error
+            raise DatabaseError(f"tenant {damaged.slug} was not restored: {first_line(error)}") from error
         old = {plan.manifest.schema, imported.schema}
         mentions = [one for schema in sorted(old) for one in find_mentions(connection, schema, damaged.schema)]
         return Restored(get_tenant(connection, damaged.slug), kept, tuple(mentions))
@@ -349,12 +347,12 @@ def _problems(
     )
 
 
-def _log_changes(connection: Connection, damaged: str, beside: str) -> tuple[LogChange, ...]:
+def _log_changes(connection: Connection, damaged: Tenant, beside: Tenant) -> tuple[LogChange, ...]:
     """Compare the logs by the events' uuids; what the damaged tenant has no tables for cannot be told."""
-    names = {"damaged": sql.Identifier(damaged), "beside": sql.Identifier(beside)}
+    names = {"damaged": sql.Identifier(damaged.schema), "beside": sql.Identifier(beside.schema)}
     found: list[LogChange] = []
     for kind, table, query in (("lost", "erpkit_events", _LOST), ("again", "erpkit_inbox", _AGAIN)):
-        if schemas_with_table(connection, table, [damaged, beside]) == {damaged, beside}:
+        if len(tenants_with_table(connection, table, [damaged, beside])) == 2:
             rows = connection.execute(sql.SQL(query).format(**names))
             found += [LogChange(kind, name, events) for name, events in rows]
     return tuple(found)

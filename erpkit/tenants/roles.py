@@ -15,8 +15,18 @@ from typing import Literal
 
 from psycopg import sql
 
-from erpkit.database import ANALYSTS, OPERATORS, Connection, Tenant, as_admin, as_owner, find_owner, grant_analysts
-from erpkit.database.operators import owner_name
+from erpkit.database import (
+    ANALYSTS,
+    OPERATORS,
+    Connection,
+    Tenant,
+    as_admin,
+    as_owner,
+    find_owner,
+    grant_analysts,
+    quote_name,
+)
+from erpkit.database.operators import lock_shared, owner_name
 from erpkit.errors import DatabaseError
 
 _NAME_LIMIT = 63 - len(".read")  # PostgreSQL cuts longer names off, and then two of them may be one
@@ -62,7 +72,7 @@ def ensure_operators(connection: Connection) -> None:
     if not operator_statements(connection):
         return
     with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0))")
+        lock_shared(connection)
         for statement in operator_statements(connection):
             connection.execute(statement.encode())
 
@@ -75,7 +85,7 @@ def operator_statements(connection: Connection, *, by_superuser: bool = False) -
         [OPERATORS],
     ).fetchall()
     owner, join = owner_name(database), [] if is_superuser else ["CURRENT_USER"]
-    role = sql.Identifier(owner).as_string()
+    role = quote_name(owner)
     statements = []
     if not has_group:
         statements.append(
@@ -86,8 +96,7 @@ def operator_statements(connection: Connection, *, by_superuser: bool = False) -
     if find_owner(connection) is not None:
         return statements + _grants_to_create(connection, database, owner)
     if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [owner]).fetchone() is not None:
-        name = sql.Identifier(login).as_string()
-        raise DatabaseError(f"the login {login} does not operate {database}: GRANT {OPERATORS} TO {name}")
+        raise DatabaseError(f"the login {login} does not operate {database}: GRANT {OPERATORS} TO {quote_name(login)}")
     if is_superuser and not by_superuser:
         return statements
     statements.append(f"CREATE ROLE {role} NOLOGIN NOINHERIT CREATEROLE")
@@ -97,7 +106,7 @@ def operator_statements(connection: Connection, *, by_superuser: bool = False) -
 
 def _grants_to_create(connection: Connection, database: str, owner: str) -> list[str]:
     """Return the grants of CREATE that the owner lacks, and that the login may make; without them each operator needs them."""
-    name, role = (sql.Identifier(one).as_string() for one in (database, owner))
+    name, role = quote_name(database), quote_name(owner)
     ((on_database, on_public),) = connection.execute(
         "SELECT has_database_privilege(current_database(), 'CREATE WITH GRANT OPTION') "
         "AND NOT coalesce(has_database_privilege(to_regrole(quote_ident(%(owner)s)), current_database(), 'CREATE'), false), "
@@ -345,8 +354,7 @@ def _changes(
 
 def _statement(schema: str, key: tuple[str, str], privileges: Sequence[str], grantee: str, change: str) -> str:
     kind, name = key
-    quoted = sql.Identifier(schema).as_string()
-    who = sql.Identifier(grantee).as_string() if grantee else "PUBLIC"
+    quoted, who = quote_name(schema), quote_name(grantee) if grantee else "PUBLIC"
     verb, to = ("GRANT", "TO") if change == "missing" else ("REVOKE", "FROM")
     what = ", ".join(privileges)
     if kind.startswith("default "):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from erpkit.errors import UsageError
+from erpkit.errors import UsageError, first_line
 from erpkit.tenants.sql_tokens import Kind, Token, read_tokens, write
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _parse(tokens: Sequence[Token]) -> exp.Expr:
     except sqlglot.errors.ParseError as error:
         raise UsageError(f"syntax error: {_reason(error.errors)}") from None
     except sqlglot.errors.SqlglotError as error:
-        raise UsageError(f"syntax error: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"syntax error: {first_line(error)}") from None
     except RecursionError:
         raise UsageError("the SQL is nested too deeply to be parsed") from None
     if len(trees) != 1 or trees[0] is None:
