@@ -36,6 +36,12 @@ OUTPUT = (
 )
 
 
+def connect_beside(connection: Connection) -> Connection:
+    """Connect to the same database as the same login, outside the pool: for work beside, or that changes the session."""
+    info = connection.info
+    return psycopg.connect(info.dsn, password=info.password or None, autocommit=True, application_name="erpkit")
+
+
 def enter_tenant(
     connection: Connection,
     tenant: Tenant,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from psycopg import sql
 
-from erpkit.database import Connection, fetch_union
+from erpkit.database import Connection
+
+_T = TypeVar("_T")
 
 LONG = 60.0  # seconds after which an open transaction is worth a look
+_TABLES_A_QUERY = 50  # whose rows are counted
 _SCANNED = 10_000  # rows from which on a table that is read from end to end is worth a look
 
 # A table that was never analysed has no estimates: where the activity statistics say that it is not small, it is measured.
@@ -62,7 +66,7 @@ SELECT own.nspname, own.relname, '', format('%%s rows read from end to end %%s t
 # Only locks on the schemas' own tables count; a transaction without one touches no tenant.
 _BLOCKERS = """
 SELECT n.nspname, l.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.state, ''),
-       extract(epoch FROM clock_timestamp() - a.xact_start)::float, bool_or(NOT l.granted),
+       coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float, bool_or(NOT l.granted),
        pg_blocking_pids(l.pid), array_agg(DISTINCT c.relname::text), left(coalesce(a.query, ''), 200)
   FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_stat_activity a ON a.pid = l.pid
@@ -145,34 +149,31 @@ def read_tables(
 
 def read_indexes(connection: Connection, schemas: Sequence[str]) -> Mapping[str, list[IndexFacts]]:
     """Return the indexes of each schema that nothing has used."""
-    found: dict[str, list[IndexFacts]] = {}
-    for schema, table, name, size in connection.execute(_INDEXES, [list(schemas)]):
-        found.setdefault(schema, []).append(IndexFacts(table, name, size))
-    return found
+    return _by_schema(connection.execute(_INDEXES, [list(schemas)]), IndexFacts)
 
 
 def read_missing(connection: Connection, schemas: Sequence[str]) -> Mapping[str, list[MissingIndex]]:
     """Return where an index seems to be missing in each schema."""
-    found: dict[str, list[MissingIndex]] = {}
-    for schema, *facts in connection.execute(_MISSING, {"schemas": list(schemas), "scanned": _SCANNED}):
-        found.setdefault(schema, []).append(MissingIndex(*facts))
-    return found
+    rows = connection.execute(_MISSING, {"schemas": list(schemas), "scanned": _SCANNED})
+    return _by_schema(rows, MissingIndex)
 
 
 def read_blockers(connection: Connection, schemas: Sequence[str], long: float = LONG) -> Mapping[str, list[Blocker]]:
-    """Return, a schema, the transactions that wait for a lock on its tables or were open for more than `long` seconds."""
-    found: dict[str, list[Blocker]] = {}
-    for schema, pid, user, application, state, seconds, waits, by, tables, query in connection.execute(
-        _BLOCKERS, [list(schemas), long]
-    ):
-        blocker = Blocker(pid, user, application, state, seconds or 0.0, waits, tuple(by), tuple(tables), query)
-        found.setdefault(schema, []).append(blocker)
+    """Return, by schema, the transactions that wait for a lock on its tables or were open for more than `long` seconds."""
+
+    def make(*facts: Any) -> Blocker:
+        values: list[Any] = [tuple(fact) if isinstance(fact, list) else fact for fact in facts]
+        return Blocker(*values)
+
+    return _by_schema(connection.execute(_BLOCKERS, [list(schemas), long]), make)
+
+
+def _by_schema(rows: Iterable[tuple[Any, ...]], make: Callable[..., _T]) -> dict[str, list[_T]]:
+    """Make a record of each row, whose first column is its schema."""
+    found: dict[str, list[_T]] = {}
+    for schema, *facts in rows:
+        found.setdefault(schema, []).append(make(*facts))
     return found
-
-
-_TABLES_A_QUERY = (
-    50  # a query locks each of its tables and their indexes, and a big schema has more than the server can
-)
 
 
 def count_rows(connection: Connection, schema: str) -> dict[str, int]:
@@ -180,8 +181,17 @@ def count_rows(connection: Connection, schema: str) -> dict[str, int]:
     tables = connection.execute(
         'SELECT tablename::text COLLATE "C" FROM pg_tables WHERE schemaname = %s ORDER BY 1', [schema]
     ).fetchall()
-    queries = (
-        sql.SQL("SELECT {}, count(*) FROM {}").format(sql.Literal(table), sql.Identifier(schema, table))
-        for (table,) in tables
-    )
-    return dict(fetch_union(connection, queries, _TABLES_A_QUERY))
+    queries = count_queries(schema, [table for (table,) in tables])
+    return {table: count for query in queries for _, table, count in connection.execute(query)}
+
+
+def count_queries(schema: str, tables: Sequence[str]) -> Iterator[sql.Composed]:
+    """Yield queries that give schema, table and number of rows, for some of the tables each.
+
+    A query locks all of its tables and their indexes, and a big schema has more of them than the server has locks.
+    """
+    for start in range(0, len(tables), _TABLES_A_QUERY):
+        yield sql.SQL(" UNION ALL ").join(
+            sql.SQL("SELECT {}, {}, count(*) FROM {}").format(schema, table, sql.Identifier(schema, table))
+            for table in tables[start : start + _TABLES_A_QUERY]
+        )

@@ -12,7 +12,7 @@ from typing import IO
 
 import psycopg
 
-from erpkit.database import Connection, Database, Tenant, as_owner, create_schema, give_to_owner
+from erpkit.database import Connection, Database, Tenant, as_owner, connect_beside, create_schema, give_to_owner
 from erpkit.errors import DatabaseError, UsageError, first_line
 from erpkit.migrations import read_applied
 from erpkit.tenants.exports import find_program, open_program
@@ -100,12 +100,8 @@ def _import(
 
     The dump is restored as the schema's owner. What it may not do the login may, perhaps: then all is done again `as_login`.
     """
-    info = connection.info
     try:
-        with (
-            psycopg.connect(info.dsn, password=info.password or None, autocommit=True) as own,
-            own.transaction(),
-        ):
+        with connect_beside(connection) as own, own.transaction():
             own.execute("SET LOCAL client_min_messages TO warning")
             create_roles(own, tenant)
             create_schema(own, tenant.schema)
