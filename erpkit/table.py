@@ -358,16 +358,17 @@ def _grid(names: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence
             "info": f"_START_–_END_ of _TOTAL_{cut}",
             "infoFiltered": "(of _MAX_)",
         },
-        columnDefs=[
-            {
-                "targets": [n for n, is_number in enumerate(numeric) if is_number],
-                "type": "num-fmt",
-                "className": "dt-right",
-            },
-            {"targets": [n for n, is_number in enumerate(numeric) if not is_number], "className": "dt-left"},
-            {
-                "targets": [n for n in range(len(names)) if any(len(row[n]) > _WRAPS for row in rows)],
-                "className": "erpkit-long",
-            },
-        ],
+        columnDefs=_column_definitions(rows, numeric),
     )
+
+
+def _column_definitions(rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> list[dict[str, object]]:
+    """Tell DataTables which columns are numbers, and which have texts that wrap."""
+    numbers = [n for n, is_number in enumerate(numeric) if is_number]
+    others = [n for n, is_number in enumerate(numeric) if not is_number]
+    long = [n for n in range(len(numeric)) if any(len(row[n]) > _WRAPS for row in rows)]
+    return [
+        {"targets": numbers, "type": "num-fmt", "className": "dt-right"},
+        {"targets": others, "className": "dt-left"},
+        {"targets": long, "className": "erpkit-long"},
+    ]

@@ -19,7 +19,7 @@ from erpkit.table import Column, Table
 from erpkit.tenants.drift import Difference, drift_table
 from erpkit.tenants.inspection import TenantInspection, inspect_tenants
 from erpkit.tenants.locks import Locks
-from erpkit.tenants.snapshot import Growth, Snapshot, compare_snapshots, describe_change, take_snapshot
+from erpkit.tenants.snapshot import Growth, Snapshot, compare_snapshots, growth_columns, take_snapshot
 from erpkit.visible import visible_html
 
 # What is measured waits for whoever has locked the table, so a locked one is as large as the last vacuum found it.
@@ -125,7 +125,11 @@ class TenantDetail:
     @property
     def table(self) -> Table[TableDetail]:
         """One line a table, the largest first; with growth where there is an earlier inspection."""
-        columns = (*_TABLE_COLUMNS[:4], *self._grown(), *_TABLE_COLUMNS[4:])
+        columns, growth = _TABLE_COLUMNS, self.growth
+        if growth is not None:
+            tables = {table.name: table for table in growth.tables}
+            grown = growth_columns(lambda table: tables.get(table.name), "KiB", 1024, 0)
+            columns = (*columns[:4], *grown, *columns[4:])
         return Table(columns, self.tables, "It has no tables.")
 
     @property
@@ -170,20 +174,6 @@ class TenantDetail:
             f"events in the last seven days: {i.week_events or 0:,}",
         ]
 
-    def _grown(self) -> tuple[Column[TableDetail], ...]:
-        growth = self.growth
-        if growth is None:
-            return ()
-        grown = {table.name: table for table in growth.tables}
-
-        def text(table: TableDetail, part: int) -> str:
-            return describe_change(grown[table.name], part, 1024, 0) if table.name in grown else "–"
-
-        return (
-            Column("growth", lambda table: text(table, 0), unit="KiB", right=True),
-            Column("more rows", lambda table: text(table, 1), right=True),
-        )
-
     def __repr__(self) -> str:
         return str(self.summary)
 
@@ -192,7 +182,7 @@ class TenantDetail:
         return self.summary.html() + self.table._repr_html_() + notes
 
 
-_TABLE_COLUMNS = (
+_TABLE_COLUMNS: tuple[Column[TableDetail], ...] = (
     Column[TableDetail]("table", lambda t: t.name),
     Column[TableDetail]("rows", lambda t: t.rows),
     Column[TableDetail]("size", lambda t: t.size / 1024, unit="KiB", places=0, bar=True),

@@ -19,9 +19,9 @@ from erpkit.tenants.snapshot import (
     Growth,
     Snapshot,
     compare_snapshots,
-    describe_change,
     describe_growth,
     describe_inspections,
+    growth_columns,
 )
 
 _MIB = 2**20
@@ -75,7 +75,10 @@ class FleetInspection:
     @property
     def table(self) -> Table[TenantInspection]:
         """One line a tenant: status, size, rows, events and what is not as it should be."""
-        columns = _FLEET if not self.growths else (*_FLEET[:5], *self._grown(), *_FLEET[5:])
+        columns = _FLEET
+        if self.growths:
+            grown = growth_columns(lambda i: self.growths[i.tenant.slug], "MiB", _MIB, 2)
+            columns = (*_FLEET[:5], *grown, *_FLEET[5:])
         return Table(columns, self.inspections, "There are no tenants.")
 
     @property
@@ -149,12 +152,6 @@ class FleetInspection:
         tenants = [{**one, "growth": describe_growth(self.growths[one["slug"]])} for one in document["tenants"]]
         return document | {"since": self.before.taken_at.isoformat(timespec="seconds"), "tenants": tenants}
 
-    def _grown(self) -> tuple[Column[TenantInspection], ...]:
-        return (
-            Column("growth", lambda i: describe_change(self.growths[i.tenant.slug], 0), unit="MiB", right=True),
-            Column("more rows", lambda i: describe_change(self.growths[i.tenant.slug], 1), right=True),
-        )
-
     def __iter__(self) -> Iterator[TenantInspection]:
         return iter(self.inspections)
 
@@ -201,7 +198,7 @@ def _largest(row: tuple[str, Mapping[str, int]]) -> str:
     return max(counts, key=lambda slug: counts[slug]) if sum(counts.values()) else "–"
 
 
-_FLEET = (
+_FLEET: tuple[Column[TenantInspection], ...] = (
     Column[TenantInspection]("tenant", lambda i: i.tenant.slug, tone=_gone),
     Column[TenantInspection]("schema", lambda i: i.tenant.schema, tone=_gone),
     Column[TenantInspection]("status", lambda i: i.tenant.status if i.exists else "gone", tone=_status_tone),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -226,8 +227,7 @@ def _drop_relations(connection: Connection, schema: str) -> tuple[str, ...]:
 
 
 def _drop_rest(connection: Connection, tenant: Tenant) -> None:
-    with connection.transaction():
-        connection.execute(f"SET LOCAL client_min_messages TO warning; SET LOCAL lock_timeout TO '{WAIT}'")
+    with _transaction(connection):
         connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(tenant.schema)))
         if tenant.role is not None:
             drop_roles(connection, tenant)
@@ -236,9 +236,15 @@ def _drop_rest(connection: Connection, tenant: Tenant) -> None:
 
 def _run(connection: Connection, statements: list[sql.Composed]) -> None:
     if statements:
-        with connection.transaction():
-            connection.execute(f"SET LOCAL client_min_messages TO warning; SET LOCAL lock_timeout TO '{WAIT}'")
+        with _transaction(connection):
             connection.execute(sql.SQL("; ").join(statements))
+
+
+@contextmanager
+def _transaction(connection: Connection) -> Iterator[None]:
+    with connection.transaction():
+        connection.execute(f"SET LOCAL client_min_messages TO warning; SET LOCAL lock_timeout TO '{WAIT}'")
+        yield
 
 
 def _dependents(connection: Connection, schema: str) -> tuple[str, ...]:

@@ -30,12 +30,9 @@ from erpkit.database.operators import lock_shared, owner_name
 from erpkit.errors import DatabaseError
 
 _NAME_LIMIT = 63 - len(".read")  # PostgreSQL cuts longer names off, and then two of them may be one
-_DEFAULTS = (
-    "IN SCHEMA {schema} GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {role}",
-    "IN SCHEMA {schema} GRANT USAGE, SELECT ON SEQUENCES TO {role}",
-    "IN SCHEMA {schema} GRANT SELECT ON TABLES TO {reader}",
-    "IN SCHEMA {schema} GRANT SELECT ON SEQUENCES TO {reader}",
-)
+# What a tenant's roles get on all tables and sequences of its schema, present and future; both roles may use the schema.
+_READ = (("SELECT", "TABLES", "{role}, {reader}"), ("SELECT", "SEQUENCES", "{role}, {reader}"))
+_WRITE = (("INSERT, UPDATE, DELETE", "TABLES", "{role}"), ("USAGE", "SEQUENCES", "{role}"))  # until it is archived
 _INHERIT_OPTION = 160000  # the first version that decides inheritance at each GRANT
 
 
@@ -139,25 +136,21 @@ def create_roles(connection: Connection, tenant: Tenant) -> None:
 
 def grant_schema(connection: Connection, tenant: Tenant) -> None:
     """Let the roles of a tenant use its schema, with all tables that it has and will get, and no other."""
-    granted = [
-        "GRANT USAGE ON SCHEMA {schema} TO {role}, {reader}",
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}",
-        "GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {role}",
-        "GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {reader}",
-        "GRANT SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {reader}",
-    ]
-    _execute_as_both(connection, tenant, granted, [f"ALTER DEFAULT PRIVILEGES {one}" for one in _DEFAULTS])
+    granted = [f"GRANT {what} ON ALL {kind} IN SCHEMA {{schema}} TO {who}" for what, kind, who in (*_READ, *_WRITE)]
+    _execute_as_both(
+        connection,
+        tenant,
+        ["GRANT USAGE ON SCHEMA {schema} TO {role}, {reader}", *granted],
+        _defaults((*_READ, *_WRITE)),
+    )
 
 
 def forbid_writing(connection: Connection, tenant: Tenant) -> None:
     """Take from the role of a tenant what `grant_schema` gave it, except reading."""
-    granted = [
-        "REVOKE INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} FROM {role}",
-        "REVOKE USAGE ON ALL SEQUENCES IN SCHEMA {schema} FROM {role}",
-    ]
+    granted = [f"REVOKE {what} ON ALL {kind} IN SCHEMA {{schema}} FROM {who}" for what, kind, who in _WRITE]
     defaults = [
-        "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} REVOKE INSERT, UPDATE, DELETE ON TABLES FROM {role}",
-        "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} REVOKE USAGE ON SEQUENCES FROM {role}",
+        f"ALTER DEFAULT PRIVILEGES IN SCHEMA {{schema}} REVOKE {what} ON {kind} FROM {who}"
+        for what, kind, who in _WRITE
     ]
     _execute_as_both(connection, tenant, granted, defaults)
 
@@ -170,10 +163,14 @@ def drop_roles(connection: Connection, tenant: Tenant) -> None:
 
 def default_statements(tenant: Tenant, owner: str) -> list[str]:
     """Return what `grant_schema` says of the tables that `owner` will make; an archived tenant's role may only read them."""
-    wanted = [one.replace(", INSERT, UPDATE, DELETE", "").replace("USAGE, ", "") for one in _DEFAULTS]
+    statements = _defaults(_READ if tenant.status == "archived" else (*_READ, *_WRITE), "FOR ROLE {owner} ")
+    return [_fill(statement, tenant, owner).as_string() for statement in statements]
+
+
+def _defaults(given: Sequence[tuple[str, str, str]], of: str = "") -> list[str]:
     return [
-        _fill(f"ALTER DEFAULT PRIVILEGES FOR ROLE {{owner}} {one}", tenant, owner).as_string()
-        for one in (wanted if tenant.status == "archived" else _DEFAULTS)
+        f"ALTER DEFAULT PRIVILEGES {of}IN SCHEMA {{schema}} GRANT {what} ON {kind} TO {who}"
+        for what, kind, who in given
     ]
 
 
@@ -212,21 +209,6 @@ def _fill(statement: str, tenant: Tenant, owner: str = "") -> sql.Composed:
 # (kind, object) -> {(grantee, privilege)}; an empty grantee is PUBLIC, the owner's own privileges are left out. Defaults are those
 # of all roles that have any here, and under `some …` those of any of them.
 Grants = Mapping[tuple[str, str], frozenset[tuple[str, str]]]
-
-_OF_READER = {  # what create_tenant gives the role that reads
-    "schema": frozenset({"USAGE"}),
-    "table": frozenset({"SELECT"}),
-    "sequence": frozenset({"SELECT"}),
-    "default tables": frozenset({"SELECT"}),
-    "default sequences": frozenset({"SELECT"}),
-}
-_OF_ROLE = {  # and the one that handlers run under, until the tenant is archived
-    "schema": frozenset({"USAGE"}),
-    "table": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),
-    "sequence": frozenset({"SELECT", "USAGE"}),
-    "default tables": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),
-    "default sequences": frozenset({"SELECT", "USAGE"}),
-}
 
 # Objects with equal privileges are one row, so that a thousand schemas are a few thousand rows.
 _ACLS = """
@@ -325,16 +307,15 @@ def without_roles(grants: Grants, roles: Collection[str | None]) -> Grants:
 
 
 def _own_grants(tenant: Tenant) -> dict[str, frozenset[tuple[str, str]]]:
-    of_role = _OF_READER if tenant.status == "archived" else _OF_ROLE
-    return {
-        kind: frozenset(
-            (grantee, privilege)
-            for grantee, privileges in ((tenant.role, of_role[kind]), (tenant.reader, _OF_READER[kind]))
-            if grantee is not None
-            for privilege in privileges
-        )
-        for kind in _OF_ROLE
-    }
+    roles = {"{role}": tenant.role, "{reader}": tenant.reader}
+    granted = [("USAGE", "SCHEMAS", "{role}, {reader}"), *_READ, *(() if tenant.status == "archived" else _WRITE)]
+    own: dict[str, set[tuple[str, str]]] = {}
+    for privileges, kind, grantees in granted:
+        names = [name for one in grantees.split(", ") if (name := roles[one]) is not None]
+        pairs = {(name, privilege) for name in names for privilege in privileges.split(", ")}
+        for key in (kind.removesuffix("S").lower(), f"default {kind.lower()}"):
+            own.setdefault(key, set()).update(pairs)
+    return {kind: frozenset(pairs) for kind, pairs in own.items()}
 
 
 def _changes(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from erpkit.errors import UsageError
+from erpkit.table import Column
 from erpkit.tenants.inspection import TenantInspection
 
 FORM = 1  # of the file; a later erpkit that writes another one raises it
+
+_Row = TypeVar("_Row")
 
 _HOW = "make one with erpkit tenants inspect --json"
 
@@ -196,8 +199,22 @@ def describe_growth(growth: Growth) -> dict[str, Any]:
     return {"size": growth.size, "rows": growth.rows, "exact": growth.is_exact, "tables": tables}
 
 
-def describe_change(growth: Growth, part: int, unit: int = 2**20, places: int = 2) -> str:
-    """Return growth in size (part 0) or rows (1) as text: `+1.25`, `~+1.25` where it is estimated, `–` where it is not known."""
-    if growth.size is None or growth.rows is None:
-        return "–"
-    return f"{'' if growth.is_exact else '~'}" + (f"{growth.rows:+,}" if part else f"{growth.size / unit:+,.{places}f}")
+def growth_columns(of: Callable[[_Row], Growth | None], unit: str, size: int, places: int) -> tuple[Column[_Row], ...]:
+    """Return two columns with a row's growth, in units of `size` bytes and in rows: `+1.25`, or `~+1.25` for an estimate."""
+
+    def text(row: _Row, figure: Callable[[Growth], str]) -> str:
+        growth = of(row)
+        if growth is None or growth.size is None:
+            return "–"
+        return f"{'' if growth.is_exact else '~'}{figure(growth)}"
+
+    def size_of(growth: Growth) -> str:
+        return f"{(growth.size or 0) / size:+,.{places}f}"
+
+    def rows_of(growth: Growth) -> str:
+        return f"{growth.rows or 0:+,}"
+
+    return (
+        Column("growth", lambda row: text(row, size_of), unit=unit, right=True),
+        Column("more rows", lambda row: text(row, rows_of), right=True),
+    )
