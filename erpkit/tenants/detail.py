@@ -128,7 +128,7 @@ class TenantDetail:
         columns, growth = _TABLE_COLUMNS, self.growth
         if growth is not None:
             tables = {table.name: table for table in growth.tables}
-            grown = growth_columns(lambda table: tables.get(table.name), "KiB", 1024, 0)
+            grown: Sequence[Column[TableDetail]] = growth_columns(lambda table: tables.get(table.name), "KiB", 1024, 0)
             columns = (*columns[:4], *grown, *columns[4:])
         return Table(columns, self.tables, "It has no tables.")
 

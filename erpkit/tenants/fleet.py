@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -77,7 +77,9 @@ class FleetInspection:
         """One line a tenant: status, size, rows, events and what is not as it should be."""
         columns = _FLEET
         if self.growths:
-            grown = growth_columns(lambda i: self.growths[i.tenant.slug], "MiB", _MIB, 2)
+            grown: Sequence[Column[TenantInspection]] = growth_columns(
+                lambda i: self.growths[i.tenant.slug], "MiB", _MIB, 2
+            )
             columns = (*_FLEET[:5], *grown, *_FLEET[5:])
         return Table(columns, self.inspections, "There are no tenants.")
 
