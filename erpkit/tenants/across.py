@@ -35,16 +35,19 @@ if TYPE_CHECKING:
     import pandas
 
 _IN_LIST = re.compile(r"\bin (?P<bracket>\( )?%(?: \( (?P<name>\w+) \))? s\b", re.IGNORECASE)
-_FEW, _MANY_ROWS = 10, 10_000  # so few tenants, and maybe more rows than these of each, are read one after the other
+_FEW, _MANY_ROWS = (
+    10,
+    10_000,
+)  # up to so many tenants, with maybe more rows each, are read one after the other, as streams
 _MAY_BE_LIMITED = re.compile(r"limit|fetch|offset|for\b|into", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Across:
-    """What a query gave over all tenants: the rows, and what went wrong.
+    """The result of a query over all tenants: the rows, and what went wrong.
 
-    `frame` has a column `tenant` first. `errors` maps the tenants that failed to the reason; `truncated` are those that had
-    more rows than the limit; `skipped` maps those that were not asked to their status, and `asked` counts the others.
+    The first column of `frame` is `tenant`. `errors` maps the tenants that failed to the reason; `truncated` are those with
+    more rows than the limit; `skipped` maps those that were not queried to their status, and `asked` counts the others.
     """
 
     frame: pandas.DataFrame
@@ -56,32 +59,32 @@ class Across:
 
     @property
     def table(self) -> Table[tuple[object, ...]]:
-        """The rows, as a filter would name their values."""
+        """The rows, with values as SQL writes them."""
         return Table.of_frame(self.frame, "no rows", raw=True)
 
     @property
     def facts(self) -> dict[str, object]:
-        """How many tenants there are, how many were asked, and what they gave."""
+        """How many tenants there are, how many were queried, how many failed, and the number of rows."""
         tenants = self.asked + len(self.skipped)
         return {"tenants": tenants, "asked": self.asked, "rows": len(self.frame), "failed": len(self.errors)}
 
     @property
     def findings(self) -> list[Finding]:
-        """Who failed; who has more rows than the limit, and who was not asked; that there was no tenant to ask."""
+        """The tenants that failed, were cut off or were skipped; or that there was no tenant to query."""
         if not self.asked:
-            return [Finding("no tenants", "", "there are no active tenants to ask", remedy="erpkit tenants list")]
+            return [Finding("no tenants", "", "there are no active tenants to query", remedy="erpkit tenants list")]
         return [
             *(Finding("not read", slug, error) for slug, error in self.errors.items()),
             *(Finding("limit", slug, "it has more rows than the limit", "info") for slug in self.truncated),
             *(
-                Finding("not active", slug, f"{status}, and so not asked", "info")
+                Finding("not active", slug, f"{status}: it was not queried", "info")
                 for slug, status in self.skipped.items()
             ),
         ]
 
     @property
     def summary(self) -> Summary:
-        """How many tenants were asked, and what a reader of the rows must know."""
+        """How many tenants were queried, and what a reader of the rows must know."""
         return Summary(f"{self.facts['tenants']} tenants on {self.target}", self.facts, self.findings)
 
     @property
@@ -112,19 +115,19 @@ def across(
 ) -> Across:
     """Run one reading query in every active tenant's schema and return all rows as one DataFrame.
 
-    Each tenant is read under its own role, in a read-only transaction of its own: one that fails is named beside the rows of
-    the others; one that is given twice is read once. `limit` is the most rows a tenant may give, `timeout` the seconds for all
-    of them together; the server holds both. `progress` is called with the number of tenants done. Without `named` the frame
-    has no column `tenant`. Raises UsageError for anything but one SELECT, WITH, VALUES, TABLE, EXPLAIN or SHOW, and for one that
-    reaches more than reading (see `reading_sql`).
+    Each tenant is read under its own role, in a read-only transaction of its own, so that a failure does not affect the others;
+    a tenant that is given twice is read once. `limit` is the maximum of rows from each tenant, `timeout` the seconds for all of
+    them together; the server enforces both. `progress` is called with the number of tenants done. Without `named` the frame has
+    no column `tenant`. Raises UsageError for anything but one SELECT, WITH, VALUES, TABLE, EXPLAIN or SHOW, and for a statement
+    that could do more than read (see `reading_sql`).
 
-    Every column and every value arrives. Columns of the same name get a number: `a`, `a_2`; so does the query's own `tenant`
-    beside that of the frame. Dtypes are nullable integers and floats (NaN stays apart from NULL), UTC timestamps in
-    microseconds, exact decimals as objects, and parsed jsonb, with a Decimal for a number that a float would round. A value
-    that Python would change or cannot hold arrives as an `AsText`, which is a str of PostgreSQL's own text: infinite times,
-    years before 1 and after 9999, 24:00:00, intervals with months (a timedelta has days of 24 hours), arrays that do not begin
-    at 1, a JSON null, json with a key twice, and the record `()`. A column of timestamps with such a value has the dtype
-    object. Values of types that Python has no class for, such as enums and points, are str.
+    No column and no value is lost. Columns of the same name get a number: `a`, `a_2`; so does a column `tenant` of the query's
+    own. Dtypes are nullable integers and floats (NaN and NULL stay different), UTC timestamps in microseconds, exact decimals as
+    objects, and parsed jsonb, with a Decimal for a number that a float would round. A value that Python would change or cannot
+    hold becomes an `AsText`, which is a str of PostgreSQL's own text: infinite times, years before 1 and after 9999, 24:00:00,
+    intervals with months (a timedelta has days of 24 hours), arrays that do not begin at 1, a JSON null, json with a duplicate
+    key, and the record `()`. A column of timestamps with such a value has the dtype object. Values of types for which Python
+    has no class, such as enums and points, are str.
     """
     active = list({tenant.slug: tenant for tenant in tenants if tenant.is_active}.values())
     statement, is_limited = _prepare(database, query, params, active, limit)
@@ -146,7 +149,7 @@ def across(
     errors = {part.tenant: part.error for part in parts if part.error is not None}
     truncated = tuple(part.tenant for part in parts if limit is not None and part.count > limit)
     kept = [part.keep(limit) for part in parts if part.error is None]
-    parts.clear()  # what `combine` has used up need not stay in memory
+    parts.clear()  # frees memory before `combine` needs as much again
     skipped = {tenant.slug: tenant.status for tenant in tenants if not tenant.is_active}
     return Across(combine(kept, named=named), errors, truncated, skipped, len(active), database.target)
 
@@ -167,9 +170,9 @@ def _prepare(
     tenants: Sequence[Tenant],
     limit: int | None,
 ) -> tuple[bytes, bool]:
-    """Bind the parameters and check the text that came of it; return it as it is sent to all tenants, and whether it is a query.
+    """Bind the parameters and check the resulting text; return it as it is sent, and whether it is a query.
 
-    EXPLAIN and SHOW are none: they cannot stand in another statement.
+    EXPLAIN and SHOW are not queries: they cannot stand inside another statement.
     """
     with database.connection() as connection:
         text = _bind(connection, query, params)
@@ -184,7 +187,7 @@ def _prepare(
         except psycopg.errors.UntranslatableCharacter as error:
             raise UsageError(f"the database cannot hold a character of the SQL: {first_line(error)}") from None
     text = _limited(statement.text, limit) if statement.is_query else statement.text
-    return text.encode(), statement.is_query  # in UTF-8, which both ways of reading have set before the server reads it
+    return text.encode(), statement.is_query  # both ways of reading set the encoding UTF-8 first
 
 
 def _limited(text: str, limit: int | None) -> str:
@@ -192,11 +195,11 @@ def _limited(text: str, limit: int | None) -> str:
         return text
     if _MAY_BE_LIMITED.search(text):
         return f"SELECT * FROM (\n{text}\n) limited LIMIT {limit + 1}"  # noqa: S608 - the query is the user's own
-    return f"(\n{text}\n) LIMIT {limit + 1}"  # a quarter less work for the server than a subquery
+    return f"(\n{text}\n) LIMIT {limit + 1}"  # takes the server a quarter less time than a subquery
 
 
 def _bind(connection: Connection, query: str, params: Sequence[Any] | dict[str, Any] | None) -> str:
-    """Put the parameters in as literals, once for all tenants."""
+    """Write the parameters into the query as literals, once for all tenants."""
     if params is None:
         return query
     _check_lists(query, params)
@@ -207,7 +210,7 @@ def _bind(connection: Connection, query: str, params: Sequence[Any] | dict[str, 
 
 
 def _check_lists(query: str, params: Sequence[Any] | dict[str, Any]) -> None:
-    """Raise UsageError for `IN %(ids)s`, which is no SQL once the list is bound, and `IN (%(ids)s)`, which finds nothing."""
+    """Raise UsageError for `IN %(ids)s`, which becomes invalid SQL, and for `IN (%(ids)s)` with a list, which finds nothing."""
     words = " ".join(
         "''" if token.is_string or token.kind is Kind.QUOTED else token.text for token in read_tokens(query)
     )
@@ -215,12 +218,12 @@ def _check_lists(query: str, params: Sequence[Any] | dict[str, Any]) -> None:
         is_list = isinstance(params, dict) and isinstance(params.get(found["name"]), (list, tuple, set))
         if not found["bracket"] or is_list:
             place = f"%({found['name']})s" if found["name"] else "%s"
-            raise UsageError(f"IN {place}: compare with a list by = ANY({place})")
+            raise UsageError(f"IN {place} does not take a list: write = ANY({place})")
 
 
 @dataclass(frozen=True)
 class _Fixed:
-    """How PostgreSQL sends the values of a type, all of the same width, and the dtype that holds them."""
+    """A type of fixed width: the function that sends its values, the numpy type of what is sent, and the dtype that holds it."""
 
     send: str
     sent: str
@@ -245,14 +248,14 @@ _TIMES = (1114, 1184)
 _SAME_IN_BINARY = (19, 25, 1042, 1043)  # text
 _EPOCH = 946_684_800_000_000  # microseconds from 1970 to PostgreSQL's 2000
 _DAY = 86_400_000_000
-# The timestamps that Python has, whatever the time zone of the session: from 0001-01-02 to before 9999-12-31.
+# Python holds these timestamps in every time zone: from 0001-01-02 to before 9999-12-31.
 _FIRST, _LAST = -730_118 * _DAY, 2_921_938 * _DAY - 1
 
 
 def read_large(database: Database, tenant: Tenant, query: bytes, *, deadline: float) -> Part:
-    """Return all rows that a query gives in one tenant, or why there are none; values are as those of a small result.
+    """Return all rows of a query in one tenant, or the error; the values equal those of a small result.
 
-    For results of many rows: it takes a few round trips more, and a third of the time that rows of Python's values would.
+    Use it for many rows: it takes a few more round trips, and a third of the time that Python's values would take.
     """
     try:
         with open_stream(database, tenant, query, deadline=deadline) as stream:
@@ -263,7 +266,7 @@ def read_large(database: Database, tenant: Tenant, query: bytes, *, deadline: fl
 
 
 def _read(stream: Stream) -> tuple[int, list[Array]]:
-    """Read the columns of fixed width as one, and each other one as text."""
+    """Read all columns of fixed width as one, and each of the others as text."""
     types = dict(enumerate(stream.types, 1))
     packed = _Packed({number: oid for number, oid in types.items() if oid in _FIXED})
     texts = {number: _Texts(number, oid) for number, oid in types.items() if oid not in _FIXED}
@@ -278,7 +281,7 @@ def _read(stream: Stream) -> tuple[int, list[Array]]:
 
 
 class _Texts:
-    """A column that is read as its type's output function writes it, which a cast to text is not always."""
+    """A column that is read as text by its type's output function, which may differ from a cast to text."""
 
     def __init__(self, number: int, oid: int) -> None:
         name = f"c{number}"
@@ -296,10 +299,11 @@ class _Texts:
 
 
 class _Packed:
-    """The columns of fixed width in one bytea: to fetch a value costs more than to decode it.
+    """The columns of fixed width, packed into one bytea, as fetching a value takes longer than decoding it.
 
-    A row with a NULL comes as PostgreSQL sends a record: the number of fields, then of each its type, its length, which is -1
-    for NULL, and its value. It is never as long as a row without NULL, as no value is longer than what stands before it.
+    A row with a NULL comes as PostgreSQL sends a record: the number of fields, then for each field its type, its length, which
+    is -1 for NULL, and its value. Its length always differs from that of a row without NULL, as no value is longer than the
+    eight bytes in front of it.
     """
 
     def __init__(self, types: dict[int, int]) -> None:
@@ -329,12 +333,12 @@ class _Packed:
             self._nulls[number].append(numpy.zeros(len(cells), bool))
 
     def _add_with_nulls(self, data: bytes, lengths: Any) -> None:
-        """Go from column to column, in all rows at once; `place` is where each row's next field begins."""
+        """Decode column by column, in all rows at once; `place` is where each row's next field begins."""
         import numpy  # noqa: PLC0415
 
         is_record = lengths != self._row.itemsize
         place = numpy.cumsum(lengths) - lengths + 4 * is_record
-        data += bytes(16)  # what is read for a NULL, and then left out, may lie beyond the end
+        data += bytes(16)  # reading a NULL's bytes, which are dropped, may go beyond the end
         for number, kind in self._kinds.items():
             is_null = is_record & (_read_at(data, ">i4", 4, place + 4) < 0)
             place += 8 * is_record
@@ -345,7 +349,7 @@ class _Packed:
             place += numpy.where(is_null, 0, kind.width)
 
     def array(self, number: int, stream: Stream) -> Array:
-        """Return a column; what it was collected in is free before the next one is made."""
+        """Return a column, and free its parts before the next one is made."""
         import numpy  # noqa: PLC0415
 
         values = numpy.concatenate([numpy.empty(0, self._kinds[number].kept), *self._values.pop(number)])
@@ -361,7 +365,7 @@ def _read_at(data: bytes, kind: str, width: int, places: Any) -> Any:
 
 
 def _times(oid: int, values: Any, is_null: Any, stream: Stream) -> Array:
-    """Return timestamps; the server writes those as text that Python may not have."""
+    """Return timestamps; the server writes those as text that Python may be unable to hold."""
     import numpy  # noqa: PLC0415
 
     rows = numpy.flatnonzero(((values < _FIRST) | (values > _LAST)) & ~is_null)

@@ -1,7 +1,7 @@
-"""The roles of a tenant, and the groups of analysts and of operators.
+"""The roles of a tenant and their privileges, and the groups of analysts and of operators.
 
-Each tenant has two roles that cannot log in: one that its handlers run under, and `<role>.read` for analysts. The second one
-is needed because READ ONLY is no wall: whoever may take a role may begin a READ WRITE transaction under it.
+Each tenant has two roles that cannot log in: one that its handlers run under, and `<role>.read` for analysts. Analysts need one of
+their own because READ ONLY is not a barrier: whoever may take a role may begin a READ WRITE transaction under it.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from erpkit.database import (
 from erpkit.database.operators import lock_shared, owner_name
 from erpkit.errors import DatabaseError
 
-_NAME_LIMIT = 63 - len(".read")  # PostgreSQL cuts longer names off, and then two of them may be one
+_NAME_LIMIT = 63 - len(".read")  # PostgreSQL truncates longer names, which may make two of them equal
 # What a tenant's roles get on all tables and sequences of its schema, present and future; both roles may use the schema.
 _READ = (("SELECT", "TABLES", "{role}, {reader}"), ("SELECT", "SEQUENCES", "{role}, {reader}"))
 _WRITE = (("INSERT, UPDATE, DELETE", "TABLES", "{role}"), ("USAGE", "SEQUENCES", "{role}"))  # until it is archived
-_INHERIT_OPTION = 160000  # the first version that decides inheritance at each GRANT
+_INHERIT_OPTION = 160000  # the first version with GRANT … WITH INHERIT
 
 
 def role_name(database: str, slug: str) -> str:
-    """Return the role of a tenant. Roles belong to the whole server: with the database's name in it, each has its own."""
+    """Return the name of a tenant's role, which has the database's name in it, as roles belong to the whole server."""
     name = f"{database}.tenant_{slug}"
     if len(name.encode()) <= _NAME_LIMIT:
         return name
@@ -46,10 +46,10 @@ def role_name(database: str, slug: str) -> str:
 
 
 def ensure_analysts(connection: Connection) -> None:
-    """Make the group `erpkit_analyst` if it is missing, and let it read what is no tenant's; many processes may do so at once.
+    """Create the group `erpkit_analyst` if it is missing, and let it read the registry, the records and `_template`.
 
-    A login that is a member reads nothing by itself, but may take the reading role of any tenant:
-    `GRANT erpkit_analyst TO ann`.
+    Several processes may do so at once. A login becomes an analyst by `GRANT erpkit_analyst TO ann`: it may then take the
+    reading role of any tenant, and reads nothing without that.
     """
     if connection.execute("SELECT to_regrole(%s)", [ANALYSTS]).fetchone() == (None,):
         connection.execute(
@@ -60,11 +60,11 @@ def ensure_analysts(connection: Connection) -> None:
 
 
 def ensure_operators(connection: Connection) -> None:
-    """Make the group `erpkit_operator`, and the role that owns what its members make here, if one of them is missing.
+    """Create the group `erpkit_operator`, and the role that owns what its members create here, if one of them is missing.
 
-    The login becomes a member of both. Another one needs nothing but `GRANT erpkit_operator TO bob`: the role may create roles,
-    and gets the right to create schemas here if the login may grant it. What a superuser makes is its own until operators work
-    here: it makes the group alone. Raises DatabaseError where others operate this database, and the login is not one of them.
+    The login becomes a member of both. Another login needs `GRANT erpkit_operator TO bob` and nothing else: the role may create
+    roles, and gets the privilege to create schemas here if the login may grant it. For a superuser only the group is created,
+    as long as no operator works here. Raises DatabaseError if the database has operators and the login is not one of them.
     """
     if not operator_statements(connection):
         return
@@ -75,7 +75,7 @@ def ensure_operators(connection: Connection) -> None:
 
 
 def operator_statements(connection: Connection, *, by_superuser: bool = False) -> list[str]:
-    """Return what is still to be done for `ensure_operators`; `by_superuser` for a superuser who makes the role as well."""
+    """Return the statements that `ensure_operators` has still to run; `by_superuser` lets a superuser create the role, too."""
     ((database, login, is_superuser, has_group),) = connection.execute(
         "SELECT current_database()::text, rolname::text, rolsuper, to_regrole(%s) IS NOT NULL "
         "FROM pg_roles WHERE rolname = current_user",
@@ -102,7 +102,7 @@ def operator_statements(connection: Connection, *, by_superuser: bool = False) -
 
 
 def _grants_to_create(connection: Connection, database: str, owner: str) -> list[str]:
-    """Return the grants of CREATE that the owner lacks, and that the login may make; without them each operator needs them."""
+    """Return the grants of CREATE that the owner lacks and the login may give; otherwise each operator needs them."""
     name, role = quote_name(database), quote_name(owner)
     ((on_database, on_public),) = connection.execute(
         "SELECT has_database_privilege(current_database(), 'CREATE WITH GRANT OPTION') "
@@ -118,7 +118,7 @@ def _grants_to_create(connection: Connection, database: str, owner: str) -> list
 
 
 def create_roles(connection: Connection, tenant: Tenant) -> None:
-    """Make both roles of a tenant whose schema need not exist yet, in a transaction; the operators may take and drop them."""
+    """Create both roles of a tenant, whose schema need not exist yet; call it in a transaction."""
     only_by_set_role = " WITH INHERIT FALSE, SET TRUE" if connection.info.server_version >= _INHERIT_OPTION else ""
     owner = find_owner(connection)
     with _as(connection, owner):
@@ -135,7 +135,7 @@ def create_roles(connection: Connection, tenant: Tenant) -> None:
 
 
 def grant_schema(connection: Connection, tenant: Tenant) -> None:
-    """Let the roles of a tenant use its schema, with all tables that it has and will get, and no other."""
+    """Let the roles of a tenant use its schema, and its present and future tables."""
     granted = [f"GRANT {what} ON ALL {kind} IN SCHEMA {{schema}} TO {who}" for what, kind, who in (*_READ, *_WRITE)]
     _execute_as_both(
         connection,
@@ -146,7 +146,7 @@ def grant_schema(connection: Connection, tenant: Tenant) -> None:
 
 
 def forbid_writing(connection: Connection, tenant: Tenant) -> None:
-    """Take from the role of a tenant what `grant_schema` gave it, except reading."""
+    """Revoke from the role of a tenant all that `grant_schema` granted, except reading."""
     granted = [f"REVOKE {what} ON ALL {kind} IN SCHEMA {{schema}} FROM {who}" for what, kind, who in _WRITE]
     defaults = [
         f"ALTER DEFAULT PRIVILEGES IN SCHEMA {{schema}} REVOKE {what} ON {kind} FROM {who}"
@@ -156,13 +156,13 @@ def forbid_writing(connection: Connection, tenant: Tenant) -> None:
 
 
 def drop_roles(connection: Connection, tenant: Tenant) -> None:
-    """Drop both roles of a tenant, if they are there; call it in a transaction."""
+    """Drop both roles of a tenant, if they exist; call it in a transaction."""
     with as_admin(connection, tenant.role or ""):
         _execute(connection, tenant, ["DROP ROLE IF EXISTS {reader}", "DROP ROLE IF EXISTS {role}"])
 
 
 def default_statements(tenant: Tenant, owner: str) -> list[str]:
-    """Return what `grant_schema` says of the tables that `owner` will make; an archived tenant's role may only read them."""
+    """Return the default privileges of `grant_schema` for tables that `owner` will create; read-only for an archived tenant."""
     statements = _defaults(_READ if tenant.status == "archived" else (*_READ, *_WRITE), "FOR ROLE {owner} ")
     return [_fill(statement, tenant, owner).as_string() for statement in statements]
 
@@ -186,7 +186,7 @@ def _as(connection: Connection, role: str | None) -> Iterator[None]:
 def _execute_as_both(
     connection: Connection, tenant: Tenant, statements: Sequence[str], defaults: Sequence[str]
 ) -> None:
-    """Run them as the schema's owner, and the defaults as the login, too: each role has its own for what it makes."""
+    """Run them as the schema's owner, and the defaults as the login, too, as default privileges belong to the creating role."""
     with connection.transaction():
         with as_owner(connection, tenant.schema):
             _execute(connection, tenant, [*statements, *defaults])
@@ -206,11 +206,11 @@ def _fill(statement: str, tenant: Tenant, owner: str = "") -> sql.Composed:
     )
 
 
-# (kind, object) -> {(grantee, privilege)}; an empty grantee is PUBLIC, the owner's own privileges are left out. Defaults are those
-# of all roles that have any here, and under `some …` those of any of them.
+# (kind, object) -> {(grantee, privilege)}; an empty grantee is PUBLIC, the owner's own privileges are left out. A default privilege
+# is listed if all roles that have defaults here give it, and under `some …` if any of them does.
 Grants = Mapping[tuple[str, str], frozenset[tuple[str, str]]]
 
-# Objects with equal privileges are one row, so that a thousand schemas are a few thousand rows.
+# One row for all objects with equal privileges, so that a thousand schemas give a few thousand rows.
 _ACLS = """
 WITH own AS MATERIALIZED (SELECT oid, nspname, nspowner, nspacl FROM pg_namespace WHERE nspname = ANY(%s)),
 acls (nspname, kind, names, acl, owner) AS (
@@ -259,7 +259,7 @@ def read_grants(connection: Connection, schemas: Sequence[str]) -> dict[str, Gra
             (grantee, privilege) for grantee, privilege in (grant.split("\x01") for grant in grants or ())
         )
         for name in names:
-            if (kind, name) in found[schema]:  # the defaults of another role that makes tables here
+            if (kind, name) in found[schema]:  # the default privileges of another role that creates tables here
                 found[schema][f"some {kind}", name] = pairs | found[schema][kind, name]
                 pairs &= found[schema][kind, name]
             found[schema][kind, name] = pairs
@@ -267,10 +267,10 @@ def read_grants(connection: Connection, schemas: Sequence[str]) -> dict[str, Gra
 
 
 def compare_grants(tenant: Tenant, canonical: Grants, actual: Grants) -> Iterator[GrantChange]:
-    """Compare a tenant's privileges with the template's and those that its own role is given. Pure.
+    """Compare a tenant's privileges with the template's and those of its own roles. Pure.
 
-    An object that is itself missing or extra is not also reported for what its role may do. That analysts read the template
-    themselves is no model for tenants.
+    An object that is itself missing or extra is not reported again for its privileges. Analysts' own privileges on the template
+    do not apply to tenants.
     """
     if not actual or actual is canonical:
         return
@@ -289,7 +289,7 @@ def compare_grants(tenant: Tenant, canonical: Grants, actual: Grants) -> Iterato
 
 
 def most_granted(schemas: Sequence[Grants]) -> Grants:
-    """Return what is granted on each object in most of the schemas that have it. Pure."""
+    """Return the privileges that most of the schemas that have an object grant on it. Pure."""
     owners = Counter(key for grants in schemas for key in grants)
     pairs = {key: Counter[tuple[str, str]]() for key in owners}
     for grants in schemas:
@@ -302,7 +302,7 @@ def most_granted(schemas: Sequence[Grants]) -> Grants:
 
 
 def without_roles(grants: Grants, roles: Collection[str | None]) -> Grants:
-    """Return the grants without what is given to these roles: a tenant's own are no model for another's. Pure."""
+    """Return the grants without those to these roles, such as the roles of the tenant that others are compared with. Pure."""
     return {key: frozenset(pair for pair in pairs if pair[0] not in roles) for key, pairs in grants.items()}
 
 

@@ -295,7 +295,7 @@ def test_parameters_are_in_the_text_that_is_checked(erp: Database) -> None:
 
 @pytest.mark.parametrize("query", ["SELECT 1 WHERE 1 IN %(ids)s", "SELECT 1 WHERE 1 in (%(ids)s)"])
 def test_a_list_after_in_is_told_how_to_be_written(erp: Database, query: str) -> None:
-    with pytest.raises(UsageError, match=r"IN %\(ids\)s: compare with a list by = ANY\(%\(ids\)s\)"):
+    with pytest.raises(UsageError, match=r"IN %\(ids\)s does not take a list: write = ANY\(%\(ids\)s\)"):
         across(erp, query, {"ids": [1, 2]}, tenants=[SUED])
     with pytest.raises(UsageError, match=r"= ANY\(%s\)"):
         across(erp, "SELECT 1 WHERE 1 IN %s", [[1, 2]], tenants=[SUED])
