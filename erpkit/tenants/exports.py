@@ -1,4 +1,10 @@
-"""Exporting a tenant: one file that holds a pg_dump of its schema and a manifest, both of one moment."""
+"""Export a tenant to one file, which holds a pg_dump of its schema and a manifest, both of one snapshot.
+
+With `--schema`, pg_dump writes the objects of that schema. It silently omits large objects, which belong to no schema; rows that are
+stored in tables of other schemas; and what belongs to the database as a whole, such as publications and casts (PostgreSQL manual,
+pg_dump, "--schema"). So these losses are found before an export is written. `--no-owner` and `--no-privileges` omit owners and
+privileges on purpose.
+"""
 
 from __future__ import annotations
 
@@ -32,23 +38,23 @@ _CHUNK = 2**20
 
 
 def export_tenant(database: Database, tenant: Tenant, path: Path) -> Manifest:
-    """Write a tenant's schema to the file `path`, readable by its owner alone, and return what it holds.
+    """Write a tenant's schema to the file `path`, which only its owner can read, and return its manifest.
 
-    Dump, row counts and versions are of one snapshot. The file appears under its name when it is whole; what an export that
-    was killed left beside it is removed by the next one. What belongs to the tenant and is not in the file is the manifest's
-    `left_out`. The history of its migrations stays in the database where they were applied. Raises UsageError where there is
-    such a file already, and where data would be lost; DatabaseError when pg_dump fails.
+    Dump, row counts and versions are of one snapshot. The file gets its name when it is complete; the next export removes the
+    partial file of one that was killed. The manifest lists as `left_out` what belongs to the tenant and is not in the file. The
+    history of its migrations stays in the database. Raises UsageError if the file exists, and if data would be lost;
+    DatabaseError if pg_dump fails.
     """
     path = path.absolute()
     if path.exists():
-        raise UsageError(f"{path} is there already: choose another name or move it away")
+        raise UsageError(f"{path} already exists: choose another name or move it away")
     sweep_partial_files(path.parent)
     try:
         with partial_file(path.parent) as (file, partial):
             manifest = _export(database, tenant, file)
             os.link(partial, path)  # unlike a rename, it never replaces a file
     except FileExistsError:
-        raise UsageError(f"{path} is there already: choose another name or move it away") from None
+        raise UsageError(f"{path} already exists: choose another name or move it away") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}") from None
     return manifest
@@ -104,7 +110,7 @@ def _refuse_data_loss(tenant: Tenant, losses: Sequence[Loss]) -> None:
 
 
 def _dump(connection: Connection, tenant: Tenant, snapshot: str, archive: zipfile.ZipFile) -> str:
-    """Write pg_dump's output into the archive and return its sha256; through a pipe, so that pg_dump ends when we do."""
+    """Write pg_dump's output into the archive and return its sha256; a pipe makes pg_dump end when this process does."""
     program = find_program("pg_dump", connection.info.server_version)
     command: list[str | Path] = [
         program, "--format=custom", f"--schema={tenant.schema}", "--no-owner", "--no-privileges", "--no-password",
@@ -122,7 +128,7 @@ _SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret"})
 
 
 def find_program(name: str, server_version: int) -> Path:
-    """Return a program that is at least as new as the server; raises DatabaseError, naming what there is, without one."""
+    """Return a program that is at least as new as the server; raises DatabaseError, which names those found, without one."""
     found = {path: _major(path) for path in _candidates(name)}
     major = server_version // 10_000
     fit = [path for path, version in found.items() if version >= major]
@@ -138,10 +144,10 @@ def find_program(name: str, server_version: int) -> Path:
 def open_program(
     command: Sequence[str | Path], connection: Connection | None = None, file: int | None = None
 ) -> Iterator[IO[bytes]]:
-    """Run a program beside us and lend its output; raises DatabaseError with its reason when it fails.
+    """Run a program and lend its output; raises DatabaseError with its message when it fails.
 
-    It connects as `connection` does, if one is given, and inherits the open `file`. When we are killed, it ends with its next
-    output.
+    It connects as `connection` does, if one is given, and inherits the open `file`. If this process is killed, the program ends
+    at its next output.
     """
     with (
         tempfile.TemporaryFile() as errors,
@@ -162,9 +168,9 @@ def open_program(
 
 
 def without_password(connection: Connection) -> str:
-    """Return the connection string of `connection`, without secrets, and with the one host that it reached.
+    """Return the connection string of `connection` without secrets, and with only the host that it reached.
 
-    A command line can be read by everybody on the machine; and a snapshot is known to the server that exported it alone.
+    Everybody on the machine can read a command line; and only the server that exported a snapshot knows it.
     """
     known = {key: value for key, value in connection.info.get_parameters().items() if key not in _SECRETS}
     if "," in known.get("host", ""):
@@ -176,7 +182,7 @@ def without_password(connection: Connection) -> str:
 def _candidates(name: str) -> list[Path]:
     installed = shutil.which(name)
     paths = [Path(installed)] if installed else []
-    with suppress(DatabaseError):  # the wheel may be missing where the database is one's own
+    with suppress(DatabaseError):  # the wheel may be missing if the database is not the embedded one
         paths.append(find_binaries() / name)
     return paths
 
@@ -206,21 +212,21 @@ _BRING_HOME = "move that table into the tenant's schema (ALTER TABLE … SET SCH
 
 @dataclass(frozen=True)
 class Loss:
-    """Something of a tenant that the export would not hold; where it is data, `remedy` says what to do first."""
+    """Something of a tenant that the export would not hold; for data, `remedy` says what to do first."""
 
     what: str
     remedy: str = ""
 
     @property
     def is_data(self) -> bool:
-        """Whether rows or large objects would be lost, which has a remedy before the export."""
+        """Whether rows or large objects would be lost."""
         return bool(self.remedy)
 
     def __str__(self) -> str:
         return self.what
 
 
-# Each part of a column that is an oid: through domains, arrays and composite types, with the expression that reads it.
+# Each column, or part of one in a domain, an array or a composite type, that is an oid, with the expression that reads it.
 _OID_PARTS = """
 WITH RECURSIVE parts (relation, part, type, expression) AS (
   SELECT c.oid, a.attname::text, a.atttypid, format('t.%%I', a.attname)
@@ -242,7 +248,7 @@ SELECT c.relname, p.part, p.expression FROM parts p JOIN pg_class c ON c.oid = p
 WHERE p.type = 'oid'::regtype ORDER BY 1, 2
 """
 
-# Tables whose rows are in part, or as a part, stored in another schema.
+# Tables of which a partition or child is in another schema, and partitions and children of such tables.
 _ROWS_ELSEWHERE = """
 SELECT format('the rows of %%s, a part of table %%s', i.inhrelid::regclass, i.inhparent::regclass)
 FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent JOIN pg_class c ON c.oid = i.inhrelid
@@ -254,7 +260,7 @@ _LEFT_OUT = """
 WITH home AS (SELECT oid, nspowner FROM pg_namespace WHERE nspname = %(schema)s),
 own AS (SELECT c.* FROM pg_class c JOIN home ON home.oid = c.relnamespace),
 mine AS (SELECT r.oid FROM pg_roles r WHERE r.rolname IN (%(role)s, %(reader)s)),
-usual AS (  -- roles that erpkit makes itself, and those that may make such roles: an import gives them their rights anew
+usual AS (  -- roles that erpkit creates, and those that may create roles: an import grants them their privileges again
   SELECT oid FROM pg_roles WHERE starts_with(rolname, 'erpkit_') OR starts_with(rolname, current_database() || '.')
       OR rolsuper OR rolcreaterole OR rolname = current_user
 ),
@@ -310,7 +316,7 @@ UNION ALL SELECT format('that role %%I is a member of %%I', m.rolname, g.rolname
 ORDER BY 1
 """
 
-# What objects of the schema refer to outside of it; PostgreSQL notes no dependency on what is built in.
+# Objects outside the schema that its objects refer to; PostgreSQL records no dependency on built-in objects.
 _NEEDS = """
 WITH home AS (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s),
 relations AS (SELECT c.oid FROM pg_class c JOIN home ON home.oid = c.relnamespace),
@@ -344,11 +350,11 @@ SELECT DISTINCT coalesce('extension ' || quote_ident(x.extname), pg_describe_obj
 
 
 def find_losses(connection: Connection, tenant: Tenant) -> tuple[Loss, ...]:
-    """Return what an export of a tenant would leave behind, data first.
+    """Return what an export of a tenant would not hold, data first.
 
-    Data are large objects that a column of type oid refers to, in domains, arrays and composite types as well, and rows in
-    tables of other schemas that are a part of the tenant's. A number in a text or integer column may stand for a large object
-    too: that cannot be told.
+    Data are large objects that a column of type oid refers to, also inside domains, arrays and composite types, and rows of
+    partitions and children in other schemas. A number in a text or integer column may refer to a large object, too: that cannot
+    be detected.
     """
     names = {"schema": tenant.schema, "role": tenant.role or "", "reader": tenant.reader or ""}
     elsewhere = connection.execute(_ROWS_ELSEWHERE, names)
@@ -360,12 +366,12 @@ def find_losses(connection: Connection, tenant: Tenant) -> tuple[Loss, ...]:
 
 
 def find_needs(connection: Connection, tenant: Tenant) -> tuple[str, ...]:
-    """Return what a tenant's objects refer to outside of their schema, and what has to be there where they are imported."""
+    """Return the objects outside the schema that a tenant's objects refer to: an import needs them."""
     return tuple(what for (what,) in connection.execute(_NEEDS, {"schema": tenant.schema}))
 
 
 def _large_objects(connection: Connection, schema: str) -> list[Loss]:
-    """Count the large objects that each column refers to: by its values, as an oid may stand for anything."""
+    """Count the large objects that each column refers to; its values tell, as an oid may identify anything."""
     if connection.execute("SELECT FROM pg_largeobject_metadata LIMIT 1").fetchone() is None:
         return []
     found = []

@@ -1,4 +1,4 @@
-"""Handing over to the operators of a database what one login made before: planned, confirmed, and a transaction a schema."""
+"""Hand over to the operators of a database what one login created before, with one transaction for each schema."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ class HandOverPart:
 
     @property
     def subject(self) -> str:
-        """What it is about, for people."""
+        """The name of the part, for people."""
         return "what all tenants share" if self.tenant is None else f"schema {self.tenant.schema}"
 
 
 @dataclass(frozen=True)
 class HandOverPlan:
-    """What would be given to `owner`, the role that the operators share; `left` is what belongs to other logins, by schema."""
+    """What `owner`, the operators' role, would get; `left` are other logins that own something, by schema."""
 
     owner: str
     parts: tuple[HandOverPart, ...] = field(repr=False)
@@ -92,12 +92,12 @@ class HandOverPlan:
 
     @property
     def facts(self) -> dict[str, object]:
-        """Its figures, with those of a result at naught."""
+        """Its figures, with those of the result at zero."""
         return {"parts": len(self.parts), "statements": self.statement_count, "handed over": 0, "failed": 0}
 
     @property
     def findings(self) -> list[Finding]:
-        """What belongs to other logins, who can hand it over."""
+        """The schemas in which something belongs to other logins, which can hand it over."""
         return [
             Finding(
                 "another owner", f"schema {schema}", f"something belongs to {', '.join(owners)}, who can hand it over",
@@ -129,7 +129,7 @@ _STATEMENTS = (
 
 @dataclass(frozen=True)
 class HandOverRun:
-    """What was handed over, and the reasons of what was not, by subject: plan it again to go on."""
+    """A hand-over that was run; `failed` maps parts that failed to the reason: plan again to go on."""
 
     plan: HandOverPlan
     failed: Mapping[str, str]
@@ -141,7 +141,7 @@ class HandOverRun:
 
     @property
     def findings(self) -> list[Finding]:
-        """What was not handed over, and what belongs to other logins."""
+        """The parts that failed, and the schemas in which something belongs to other logins."""
         failed = [
             Finding("not handed over", subject, f"was not handed over: {reason}; plan it again", of="part")
             for subject, reason in self.failed.items()
@@ -165,7 +165,7 @@ class HandOverRun:
 
 
 def plan_hand_over(connection: Connection) -> HandOverPlan:
-    """Plan what this login can give to the operators of the database: tenants' schemas with all in them, roles, and tables."""
+    """Plan to give the operators all that this login owns: tenants' schemas with their objects, roles, and tables in public."""
     owner = owner_name(database_name(connection))
     tenants = [TEMPLATE, *list_tenants(connection), *_shadows(connection)]
     ours, left, closed = _objects(connection, tenants, owner)
@@ -185,10 +185,10 @@ def plan_hand_over(connection: Connection) -> HandOverPlan:
 
 
 def hand_over(database: Database, confirm: str) -> HandOverRun:
-    """Carry out what `plan_hand_over` plans now, if `confirm` is its id.
+    """Run what `plan_hand_over` plans now, if `confirm` is its id.
 
-    A schema that cannot be handed over, as when a migration runs in it, does not stop the others. Raises PlanChangedError, with
-    nothing done, where the id is another.
+    A schema that cannot be handed over, for example because a migration runs in it, does not stop the others. Raises
+    PlanChangedError, with nothing done, if the id differs.
     """
     database.check_writable()
     failed: dict[str, str] = {}
@@ -215,7 +215,7 @@ def _run(connection: Connection, part: HandOverPart) -> None:
 
 
 def _shadows(connection: Connection) -> list[Tenant]:
-    """Return the scratch schemas of replays as tenants without a role."""
+    """Return the shadow schemas of replays as tenants without a role."""
     rows = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE %s ORDER BY 1", [_SHADOW])
     return [Tenant(schema, schema) for (schema,) in rows]
 
@@ -223,9 +223,9 @@ def _shadows(connection: Connection) -> list[Tenant]:
 def _objects(
     connection: Connection, tenants: Sequence[Tenant], owner: str
 ) -> tuple[dict[str, list[str]], dict[str, tuple[str, ...]], set[str]]:
-    """Return the statements for what the login may give away, and the owners of what it may not, by schema.
+    """Return by schema the statements for objects that the login may give away, and the owners of the others.
 
-    The third are the schemas that belong to others themselves: their owner sees to the rest of them.
+    The third result are the schemas that belong to other logins, whose owners have to hand over the rest of them.
     """
     ours: dict[str, list[str]] = {}
     others: dict[str, tuple[str, ...]] = {}

@@ -1,4 +1,4 @@
-"""Dropping a tenant: planned, confirmed, and in batches, so that a big schema does not exhaust the server's lock table."""
+"""Drop a tenant in batches, so that a big schema does not exhaust the server's locks; or export it first, and then drop it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from erpkit.tenants.manifest import Manifest, verify_export
 from erpkit.tenants.registry import get_tenant, list_tenants, set_status
 from erpkit.tenants.roles import drop_roles
 
-BATCH = 50  # each table takes several locks: its own, its indexes', its sequences', its toast table's
+BATCH = 50  # tables; each takes several locks: for itself, its indexes, sequences and toast table
 
 _KINDS = {
     "v": "VIEW",
@@ -36,9 +36,9 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class DropPlan:
-    """What would be lost: exact `rows` of each table, and `byte_count` with indexes.
+    """What would be lost: the exact `rows` of each table, and `byte_count` with indexes.
 
-    `dependents` are views and tables of other schemas that lean on this one; while there are any, nothing is dropped.
+    `dependents` are views and tables of other schemas that depend on this one; while there are any, nothing is dropped.
     """
 
     tenant: Tenant
@@ -54,22 +54,22 @@ class DropPlan:
 
     @property
     def row_count(self) -> int:
-        """How many rows its tables hold, all in all."""
+        """How many rows its tables hold together."""
         return sum(self.rows.values())
 
     @property
     def size(self) -> int:
-        """How many tables are dropped; a schema without tables is one thing to drop all the same."""
+        """How many tables are dropped, at least 1: a schema without tables is dropped, too."""
         return max(1, len(self.rows))
 
     @property
     def facts(self) -> dict[str, object]:
-        """Its figures, with those of a result at naught."""
+        """Its figures, with those of the result at zero."""
         return {"tenant": self.tenant.slug, "tables": len(self.rows), "rows": self.row_count, "dropped": 0}
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """There are none: what may not be dropped is refused."""
+        """None: planning refuses what may not be dropped."""
         return ()
 
     @property
@@ -83,7 +83,9 @@ class DropPlan:
         if self.tenant.is_active:
             raise UsageError(f"tenant {slug} is active: suspend or archive it first; nothing was dropped")
         if self.dependents:
-            raise UsageError(f"tenant {slug}: {', '.join(self.dependents)} depend on it; drop them first")
+            raise UsageError(
+                f"tenant {slug}: {', '.join(self.dependents)} depend on it: drop them first; nothing was dropped"
+            )
 
     def check(self, confirm: str) -> None:
         """Raise UsageError unless the tenant may be dropped, and PlanChangedError unless `confirm` is this plan's id."""
@@ -102,7 +104,7 @@ _LOST = (
 
 @dataclass(frozen=True)
 class DropResult:
-    """What was dropped: the tables, views and sequences of each transaction, in their order."""
+    """The tables, views and sequences that were dropped, by transaction and in order."""
 
     tenant: str
     batches: tuple[tuple[str, ...], ...] = field(repr=False)
@@ -119,7 +121,7 @@ class DropResult:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """There are none: what fails raises."""
+        """None: a failure raises."""
         return ()
 
     @property
@@ -141,7 +143,7 @@ _DROPPED = (
 def plan_drop(connection: Connection, tenant: Tenant) -> DropPlan:
     """Read what dropping `tenant` would lose.
 
-    Raises DatabaseError, which names who holds the lock, where a table cannot be read within a second.
+    Raises DatabaseError, which names who holds the lock, if it cannot read a table within a second.
     """
     with name_holders(connection, tenant, "nothing was dropped"), short_waits(connection):
         return _plan(connection, tenant)
@@ -160,11 +162,10 @@ def _plan(connection: Connection, tenant: Tenant) -> DropPlan:
 def drop_tenant(
     database: Database, slug: str, confirm: str, progress: Callable[[tuple[str, ...]], object] | None = None
 ) -> DropResult:
-    """Drop a tenant that is suspended or archived, if `confirm` is the id of `plan_drop`: data, schema, roles and entry.
+    """Drop a suspended or archived tenant with its data, schema, roles and entry, if `confirm` is the id of `plan_drop`.
 
-    The tenant is archived first. What follows is one transaction for each fifty tables; `progress` is called after each.
-    When it is interrupted, the tenant stays archived with what is left of it: plan and drop it again to go on. So it is where
-    a lock is not to be got within ten seconds; the error names who holds it.
+    It archives the tenant first, and then drops fifty tables in each transaction; `progress` is called after each. If it is
+    interrupted, or cannot get a lock within ten seconds, the rest of the tenant stays archived: plan and drop it again to go on.
     """
     database.check_writable()
     with database.connection() as connection:
@@ -183,13 +184,13 @@ def drop_tenant(
                 _drop_rest(connection, tenant)
         except psycopg.Error as error:
             raise DatabaseError(
-                f"tenant {slug} is archived and dropped in part: {first_line(error)}; mend that, then plan and drop it again"
+                f"tenant {slug} is archived and dropped in part: {first_line(error)}; fix that, then plan and drop it again"
             ) from error
         return DropResult(slug, tuple(batches))
 
 
 def _drop_foreign_keys(connection: Connection, schema: str) -> bool:
-    """Drop one batch of the foreign keys: with them, a table would take its neighbours' locks as well."""
+    """Drop one batch of the foreign keys, as dropping a table would lock the tables on the other side, too."""
     rows = connection.execute(
         "SELECT c.relname, k.conname FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid "
         "WHERE k.connamespace = to_regnamespace(%s) AND k.contype = 'f' AND k.conparentid = 0 ORDER BY 1, 2 LIMIT %s",
@@ -208,7 +209,7 @@ def _drop_foreign_keys(connection: Connection, schema: str) -> bool:
 
 
 def _drop_relations(connection: Connection, schema: str) -> tuple[str, ...]:
-    """Drop one batch: views, then tables, partitions before what they are part of, then sequences that nothing owns."""
+    """Drop one batch: views first, then tables, partitions before their parents, then sequences without an owner."""
     rows = connection.execute(
         "SELECT c.relname, c.relkind::text FROM pg_class c WHERE c.relnamespace = to_regnamespace(%s) "
         "AND c.relkind = ANY(%s) AND NOT EXISTS "
@@ -248,7 +249,7 @@ def _transaction(connection: Connection) -> Iterator[None]:
 
 
 def _dependents(connection: Connection, schema: str) -> tuple[str, ...]:
-    """Name the views and tables of other schemas that CASCADE would take along, or take a foreign key from."""
+    """Return the views and tables of other schemas that CASCADE would drop, or whose foreign key it would drop."""
     rows = connection.execute(
         "SELECT DISTINCT o.oid::regclass::text FROM pg_class t JOIN pg_depend d "
         "ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.classid = 'pg_rewrite'::regclass "
@@ -263,19 +264,19 @@ def _dependents(connection: Connection, schema: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class OffboardPlan:
-    """What would be lost, as a plan to drop it says, and the folder that its export goes to first."""
+    """A plan to drop a tenant, and the folder that it is exported to first."""
 
     drop: DropPlan
     folder: Path
 
     @property
     def id(self) -> str:
-        """The id of what would be dropped."""
+        """The id of the plan to drop it."""
         return self.drop.id
 
     @property
     def path(self) -> Path:
-        """The file that the export would be."""
+        """The file of the export."""
         return self.folder / f"{self.drop.tenant.slug}-{self.id}.erpkit"
 
     @property
@@ -285,12 +286,12 @@ class OffboardPlan:
 
     @property
     def facts(self) -> dict[str, object]:
-        """Its figures, with those of a result at naught."""
+        """Its figures, with those of the result at zero."""
         return {**self.drop.facts, "exported": 0}
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """There are none: what may not be dropped is refused."""
+        """None: planning refuses what may not be dropped."""
         return self.drop.findings
 
     @property
@@ -304,7 +305,7 @@ class OffboardPlan:
 
 @dataclass(frozen=True)
 class Offboarded:
-    """A tenant that was exported and dropped; `remaining` are the tenants that there are now."""
+    """A tenant that was exported and dropped; `remaining` are the tenants after that."""
 
     path: Path
     manifest: Manifest
@@ -313,12 +314,12 @@ class Offboarded:
 
     @property
     def facts(self) -> dict[str, object]:
-        """How many rows are in the file, and how much was dropped."""
+        """How many rows were exported, and how many objects were dropped."""
         return {"exported": self.manifest.row_count, "dropped": self.dropped.dropped_count}
 
     @property
     def findings(self) -> list[Finding]:
-        """A tenant that is there all the same, and what of it is not in the file."""
+        """A tenant that is still registered, and what the file does not hold of it."""
         slug = self.dropped.tenant
         is_there = slug in {tenant.slug for tenant in self.remaining}
         return [
@@ -338,7 +339,7 @@ class Offboarded:
 
 
 def plan_offboarding(connection: Connection, tenant: Tenant, folder: Path | str = ".") -> OffboardPlan:
-    """Read what would be lost. Raises UsageError for an active tenant, and as `plan_drop`."""
+    """Plan to export and drop a tenant. Raises UsageError for an active tenant, and as `plan_drop`."""
     plan = plan_drop(connection, tenant)
     plan.refuse()
     return OffboardPlan(plan, Path(folder).absolute())
@@ -347,9 +348,9 @@ def plan_offboarding(connection: Connection, tenant: Tenant, folder: Path | str 
 def offboard_tenant(
     database: Database, plan: OffboardPlan, confirm: str, progress: Callable[[tuple[str, ...]], object] | None = None
 ) -> Offboarded:
-    """Export the tenant, read the file again as a whole, and drop the tenant, if `confirm` is the plan's id.
+    """Export the tenant, verify the whole file, and drop the tenant, if `confirm` is the plan's id.
 
-    Raises DatabaseError, with nothing dropped, where the rows of the file are not those of the plan; else as `drop_tenant`.
+    Raises DatabaseError, with nothing dropped, if the file has other numbers of rows than the plan; else as `drop_tenant`.
     """
     plan.drop.check(confirm)
     tenant = plan.drop.tenant

@@ -1,6 +1,6 @@
-"""Restoring a tenant from its export: the file is imported beside it, compared, and put in its place; what was there is kept.
+"""Restore a tenant from its export: import the file beside it, compare both, and swap them.
 
-Nothing of the damaged tenant is thrown away: it goes on as an archived one under another name, and renaming back is the way to undo.
+The damaged tenant is kept under another name, archived; to undo a restore, rename it back.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from erpkit.tenants.registry import find_tenants, get_tenant, list_tenants, set_
 
 _NAME = 48 - len("_restored_9")  # characters that are left of a tenant's name
 
-# What only the damaged log has, and what its handlers did since the export with events that the exported one has too.
+# Events that only the damaged log has; and events of both that a handler has handled since the export.
 _LOST = """
 SELECT topic, count(*) FROM {damaged}.erpkit_events d
  WHERE NOT EXISTS (SELECT FROM {beside}.erpkit_events b WHERE b.uuid = d.uuid) GROUP BY 1 ORDER BY 1
@@ -43,7 +43,7 @@ SELECT d.handler, count(*) FROM {damaged}.erpkit_inbox d JOIN {beside}.erpkit_ev
 class RestorePlan:
     """What would be done: `path` is imported as `beside`, takes the place of `tenant`, and that is kept as `aside`.
 
-    `rows` are the damaged tenant's by table. `is_imported` tells that an earlier run came as far as the import.
+    `rows` are the damaged tenant's by table. `is_imported` tells that an earlier run has done the import.
     """
 
     tenant: Tenant
@@ -62,7 +62,7 @@ class RestorePlan:
 
     @property
     def changes(self) -> dict[str, tuple[int | None, int | None]]:
-        """The tables whose rows are not as many as in the export: rows now and then, None where there is no such table."""
+        """The tables with another number of rows than in the export: rows now and then, None if the table is missing."""
         return {
             table: (self.rows.get(table), self.manifest.rows.get(table))
             for table in sorted({*self.rows, *self.manifest.rows})
@@ -76,7 +76,7 @@ class RestorePlan:
 
     @property
     def facts(self) -> dict[str, object]:
-        """Its figures, with those of a result at naught."""
+        """Its figures, with those of the result at zero."""
         return {
             "tenant": self.tenant.slug,
             "status": self.tenant.status,
@@ -86,7 +86,7 @@ class RestorePlan:
 
     @property
     def findings(self) -> list[Finding]:
-        """That the tenant is active, which has to be suspended first; and the tables that have fewer rows than the file."""
+        """That the tenant is active and must be suspended first; and the tables with fewer rows than in the file."""
         slug = self.tenant.slug
         suspend = f"erpkit tenants suspend {slug}"
         return [
@@ -102,7 +102,7 @@ class RestorePlan:
         ]
 
     def missing(self, rows: Mapping[str, int]) -> list[str]:
-        """Return the tables of the file of which these `rows` by table are too few."""
+        """Return the tables that have fewer rows, by these `rows`, than in the file."""
         return [table for table, count in self.manifest.rows.items() if rows.get(table, 0) < count]
 
     def verify(self, now: Mapping[str, Mapping[str, int]], before: Mapping[str, Mapping[str, int]]) -> list[str]:
@@ -147,9 +147,9 @@ _CHANGES = (
 
 @dataclass(frozen=True)
 class LogChange:
-    """A consequence for events: `lost` are those of a topic that only the damaged log has.
+    """What a restore does to events: a topic's events that only the damaged log has are `lost`.
 
-    `again` are those that a handler had in its inbox since the export and that it will get once more.
+    Events that a handler has handled since the export come `again`.
     """
 
     kind: str
@@ -158,7 +158,7 @@ class LogChange:
 
     def __str__(self) -> str:
         if self.kind == "lost":
-            return f"{self.events} event(s) {self.name} came after the export: they are in the damaged log only"
+            return f"{self.events} event(s) {self.name} came after the export: only the damaged log has them"
         return f"{self.events} event(s) were handled by {self.name} after the export: it gets them again"
 
 
@@ -166,7 +166,7 @@ class LogChange:
 class Beside:
     """The imported tenant before the swap.
 
-    `problems` forbid the swap; `drift` is what is different from `_template`, `log_changes` what the swap means for events.
+    `problems` forbid the swap; `drift` are its differences from `_template`, `log_changes` what the swap does to events.
     """
 
     tenant: Tenant
@@ -177,7 +177,7 @@ class Beside:
 
 @dataclass(frozen=True)
 class Restored:
-    """The tenant as it is now, suspended still, and the damaged one; `mentions` are texts that name a schema that moved."""
+    """The restored tenant, still suspended, and the damaged one; `mentions` are texts that name a renamed schema."""
 
     tenant: Tenant
     damaged: Tenant
@@ -246,9 +246,9 @@ def restore_tenant(database: Database, plan: RestorePlan, confirm: str, migratio
 
 
 def plan_restore(connection: Connection, path: Path, slug: str | None = None) -> RestorePlan:
-    """Verify an export file as a whole and plan to put it in the place of the tenant that it is of, or of `slug`.
+    """Verify a whole export file and plan to put it in the place of its tenant, or of `slug`.
 
-    Raises UsageError for a file that is damaged, and where there is no such tenant: then there is nothing in the way of an import.
+    Raises UsageError for a damaged file, and if there is no such tenant, as it can be imported then.
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name the export file to restore from")
@@ -256,7 +256,7 @@ def plan_restore(connection: Connection, path: Path, slug: str | None = None) ->
     manifest = verify_export(path)
     known = {tenant.slug for tenant in list_tenants(connection)}
     if slug is None and manifest.slug not in known:
-        raise UsageError(f"there is no tenant {manifest.slug}: erpkit tenants import {path} makes it")
+        raise UsageError(f"there is no tenant {manifest.slug}: import it by erpkit tenants import {path}")
     tenant = get_tenant(connection, slug or manifest.slug)
     beside = f"{tenant.slug[:_NAME]}_restored"
     aside = _free_name(f"{tenant.slug[:_NAME]}_damaged", known)
@@ -267,7 +267,7 @@ def plan_restore(connection: Connection, path: Path, slug: str | None = None) ->
 def import_beside(database: Database, plan: RestorePlan, confirm: str, migrations: Sequence[Migration]) -> Beside:
     """Import the file as a suspended tenant beside the damaged one, migrate it, and compare, if `confirm` is the plan's id.
 
-    It is suspended so that no dispatcher serves it. Where an earlier run has imported it, it is compared only.
+    It is suspended so that no dispatcher serves it. If an earlier run has imported it, that step is skipped.
     """
     database.check_writable()
     plan.check(confirm)
@@ -277,7 +277,7 @@ def import_beside(database: Database, plan: RestorePlan, confirm: str, migration
         tenant = get_tenant(connection, plan.beside)
         if tenant.is_active:
             raise UsageError(
-                f"tenant {tenant.slug} is active, and no import of a restore: rename it; nothing was changed"
+                f"tenant {tenant.slug} is active, so no restore imported it: rename it; nothing was changed"
             )
     _migrate(database, tenant, migrations)
     with database.connection() as connection:
@@ -292,7 +292,7 @@ def import_beside(database: Database, plan: RestorePlan, confirm: str, migration
 def swap_in(database: Database, plan: RestorePlan, confirm: str, beside: Beside) -> Restored:
     """Put the imported tenant in the place of the damaged one, which is archived, in one transaction.
 
-    Raises UsageError while something forbids it, and PlanChangedError where the damaged tenant is not as planned any more.
+    Raises UsageError if `beside` has problems, and PlanChangedError if the damaged tenant has changed since the plan.
     """
     database.check_writable()
     if beside.problems:
@@ -315,7 +315,7 @@ def swap_in(database: Database, plan: RestorePlan, confirm: str, beside: Beside)
 def _swap(connection: Connection, damaged: Tenant, imported: Tenant, aside: str) -> Tenant:
     for tenant in (damaged, imported):
         lock_migrations(connection, tenant)
-    if not has_schema(connection, damaged.schema):  # somebody dropped it: an empty one is kept in its place
+    if not has_schema(connection, damaged.schema):  # it was dropped: an empty one is kept in its place
         create_schema(connection, damaged.schema)
     kept = new_tenant(connection, aside, f"{damaged.name} (damaged)")
     move_tenant(connection, damaged, kept)
@@ -324,12 +324,12 @@ def _swap(connection: Connection, damaged: Tenant, imported: Tenant, aside: str)
 
 
 def _migrate(database: Database, tenant: Tenant, migrations: Sequence[Migration]) -> None:
-    """Bring it to the newest version: the export may be older than the last release."""
-    served = replace(tenant, status="active")  # as it will be
+    """Migrate it to the newest version, as the export may be older than the last release."""
+    served = replace(tenant, status="active")  # as it will be after the restore
     with database.connection() as connection:
         plan = plan_up([served], migrations, read_applied(connection, [served], migrations))
     if failed := run_plan(database, plan, plan.id).failed:
-        raise MigrationError(f"{failed[0].error}; tenant {tenant.slug} is kept beside, and nothing else was changed")
+        raise MigrationError(f"{failed[0].error}; tenant {tenant.slug} is kept, and nothing else was changed")
 
 
 def _problems(
@@ -348,7 +348,7 @@ def _problems(
 
 
 def _log_changes(connection: Connection, damaged: Tenant, beside: Tenant) -> tuple[LogChange, ...]:
-    """Compare the logs by the events' uuids; what the damaged tenant has no tables for cannot be told."""
+    """Compare the logs by the events' uuids, as far as both tenants have the tables."""
     names = {"damaged": sql.Identifier(damaged.schema), "beside": sql.Identifier(beside.schema)}
     found: list[LogChange] = []
     for kind, table, query in (("lost", "erpkit_events", _LOST), ("again", "erpkit_inbox", _AGAIN)):
@@ -362,4 +362,4 @@ def _free_name(name: str, taken: Collection[str]) -> str:
     for free in (name, *(f"{name}_{number}" for number in range(2, 10))):
         if free not in taken:
             return free
-    raise UsageError(f"{name} and eight more of its kind are there already: drop those that nobody needs")
+    raise UsageError(f"{name} and eight more names of this kind are taken: drop the tenants that nobody needs")

@@ -78,7 +78,7 @@ def test_a_tenant_is_exported_archived_dropped_and_imported_again(erp: Planted, 
     refused(erpkit("tenants", "drop", "acme"), 2, "no tenant 'acme'")
     assert "imported apex: schema tenant_apex" in erpkit("tenants", "import", file, "--as", "apex").stdout
     assert "renamed apex to acme: schema tenant_acme" in erpkit("tenants", "rename", "apex", "acme").stdout
-    refused(erpkit("tenants", "import", file), 2, "there is a tenant acme or a schema tenant_acme already")
+    refused(erpkit("tenants", "import", file), 2, "tenant acme or schema tenant_acme already exists")
     refused(erpkit("tenants", "rename", "acme", "a,b"), 2, "'a,b' is not a valid tenant name")
 
 
