@@ -21,9 +21,9 @@ class Fingerprint:
 
 
 def read_fingerprints(connection: Connection, schemas: Sequence[str]) -> dict[str, Fingerprint]:
-    """Return a fingerprint of each of `schemas` that has objects: far quicker to read than the objects themselves.
+    """Return a fingerprint of each of `schemas` that has objects.
 
-    Equal fingerprints mean equal schemas; different ones only that the objects must be looked at.
+    Equal fingerprints mean equal schemas; if they differ, the objects must be compared.
     """
     rows, locks = read_unlocked(connection, fingerprint_query(connection.info.server_version), schemas)
     return {schema: Fingerprint(int(count), digest) for schema, count, digest in rows} | {

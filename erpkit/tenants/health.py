@@ -1,4 +1,4 @@
-"""What PostgreSQL itself knows of schemas: sizes, rows, dead rows, indexes, locks and long transactions."""
+"""What PostgreSQL knows of schemas: sizes, rows, dead rows, indexes, locks and long transactions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _T = TypeVar("_T")
 
 LONG = 60.0  # seconds after which an open transaction is worth a look
 _TABLES_A_QUERY = 50  # whose rows are counted
-_SCANNED = 10_000  # rows from which on a table that is read from end to end is worth a look
+_SCANNED = 10_000  # from so many rows on, a table that is scanned as a whole is worth a look
 
-# A table that was never analysed has no estimates: where the activity statistics say that it is not small, it is measured.
+# A table that was never analysed has no estimates; it is measured if the activity statistics say that it is not small.
 _TABLES = """
 SELECT n.nspname, c.relname,
        CASE WHEN pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_deleted(c.oid) > 0
@@ -40,7 +40,7 @@ SELECT n.nspname, t.relname, i.relname, i.relpages * current_setting('block_size
  ORDER BY 1, 2, 3
 """
 
-# An index serves a foreign key if the key's columns come first in it, in whichever order.
+# An index serves a foreign key if the key's columns are its first columns, in any order.
 _MISSING = """
 WITH own AS MATERIALIZED (
     SELECT c.oid, c.relname, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -63,7 +63,7 @@ SELECT own.nspname, own.relname, '', format('%%s rows read from end to end %%s t
  ORDER BY 1, 2, 3
 """
 
-# Only locks on the schemas' own tables count; a transaction without one touches no tenant.
+# Only locks on the schemas' own tables count: a transaction without such a lock uses no tenant.
 _BLOCKERS = """
 SELECT n.nspname, l.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.state, ''),
        coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float, bool_or(NOT l.granted),
@@ -80,7 +80,7 @@ HAVING bool_or(NOT l.granted) OR clock_timestamp() - a.xact_start > make_interva
 
 @dataclass(frozen=True)
 class TableFacts:
-    """One table: its rows as PostgreSQL estimates them, its bytes with indexes, and the dead rows a vacuum would clear away."""
+    """One table: its estimated rows, its bytes with indexes, and the dead rows that a vacuum would remove."""
 
     name: str
     rows: int
@@ -90,7 +90,7 @@ class TableFacts:
 
 @dataclass(frozen=True)
 class IndexFacts:
-    """An index that nothing used since the statistics began and that enforces nothing; `size` as of the last vacuum."""
+    """An index without a constraint that was not used since the statistics began; `size` as of the last vacuum."""
 
     table: str
     name: str
@@ -99,7 +99,7 @@ class IndexFacts:
 
 @dataclass(frozen=True)
 class MissingIndex:
-    """A place where an index seems to be missing: the columns of a foreign key, or a large table that is read as a whole."""
+    """A place where an index seems to be missing: the columns of a foreign key, or a large table that is scanned as a whole."""
 
     table: str
     columns: str
@@ -111,7 +111,7 @@ class MissingIndex:
 
 @dataclass(frozen=True)
 class Blocker:
-    """A transaction on a tenant's tables that has been open for long, or that waits for a lock; `blocked_by` are process ids."""
+    """A transaction on a tenant's tables that has been open for long or waits for a lock; `blocked_by` are process ids."""
 
     pid: int
     user: str
@@ -134,9 +134,9 @@ class Blocker:
 def read_tables(
     connection: Connection, schemas: Sequence[str], *, exact: bool, locked: Sequence[int] = ()
 ) -> dict[str, list[TableFacts]]:
-    """Return the tables of each schema that exists; sizes are measured if `exact`, else from the last vacuum or analyze.
+    """Return the tables of each schema that exists; sizes are measured if `exact`, else as of the last vacuum or analyze.
 
-    Measuring waits for whoever has locked the table exclusively; the tables with the oids `locked` are estimated instead.
+    Measuring waits for an exclusive lock on the table, so the tables with the oids `locked` are estimated instead.
     """
     rows = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s)", [list(schemas)])
     found: dict[str, list[TableFacts]] = {schema: [] for (schema,) in rows}
@@ -148,12 +148,12 @@ def read_tables(
 
 
 def read_indexes(connection: Connection, schemas: Sequence[str]) -> Mapping[str, list[IndexFacts]]:
-    """Return the indexes of each schema that nothing has used."""
+    """Return the unused indexes of each schema."""
     return _by_schema(connection.execute(_INDEXES, [list(schemas)]), IndexFacts)
 
 
 def read_missing(connection: Connection, schemas: Sequence[str]) -> Mapping[str, list[MissingIndex]]:
-    """Return where an index seems to be missing in each schema."""
+    """Return the places in each schema where an index seems to be missing."""
     rows = connection.execute(_MISSING, {"schemas": list(schemas), "scanned": _SCANNED})
     return _by_schema(rows, MissingIndex)
 

@@ -1,4 +1,4 @@
-"""What there is to know of tenants: size, rows, versions, events, dead letters, drift; a fixed number of queries for all."""
+"""Inspect tenants: size, rows, versions, events, dead letters and drift, in a fixed number of queries for all."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from erpkit.tenants.locks import Locks, TableLock
 
 EXACT = 50  # up to this many tenants, rows are counted and sizes are measured
 
-_MANY = 200  # tenants from which on a second connection is worth it
+_MANY = 200  # from so many tenants on, further connections are worth it
 
 _EVENTS = 'SELECT {slug}, (SELECT recorded_at FROM {log} ORDER BY "offset" DESC LIMIT 1), {week}'
 _WEEK = "(SELECT count(*) FROM {log} WHERE recorded_at > now() - interval '7 days')"
@@ -47,13 +47,13 @@ _OfTenant = TypeVar("_OfTenant", MigrationStatus, DeadLetter)
 
 @dataclass(frozen=True)
 class TenantInspection:
-    """The state of one tenant: `size` in bytes with indexes, `rows` a table, and what is not as it should be.
+    """The state of one tenant: `size` in bytes with indexes, `rows` of each table, and what a person should look at.
 
-    With `is_exact` rows were counted and files measured; otherwise `size`, `rows` and `event_count` are PostgreSQL's own
-    estimates and `week_events`, the events of the last seven days, is None. Unused and missing indexes are advice, no problem.
-    `locked` are tables that could not be read, whose size and rows are estimates for that reason; `unread` says what else of
-    the tenant was left out, and `errors` maps what of it failed, as it lacks a right say, to the reason.
-    `measure` is what the schema was compared with.
+    With `is_exact`, rows were counted and files measured; otherwise `size`, `rows` and `event_count` are PostgreSQL's estimates
+    and `week_events`, the events of the last seven days, is None. Unused and missing indexes are advice, not findings. `locked`
+    are tables that could not be read, so that their size and rows are estimates; `unread` lists the parts that were not read,
+    and `errors` maps those that failed, for example because of a missing privilege, to the reason. `measure` is what the schema
+    was compared with.
     """
 
     tenant: Tenant
@@ -94,18 +94,18 @@ class TenantInspection:
 
     @property
     def problems(self) -> list[str]:
-        """What a person should look at, one line each."""
+        """What a person should look at, in one line each."""
         return [str(finding) for finding in self.findings]
 
     @property
     def findings(self) -> list[Finding]:
-        """What a person should look at, with the command that helps; what could not be read is one, too."""
+        """What a person should look at, with the command that helps; also what could not be read."""
         slug, tenant = self.tenant.slug, self.tenant
         if not self.exists:
             return [Finding("gone", slug, f"its schema {tenant.schema} does not exist", "error")]
         findings = []
         if not tenant.is_active:
-            words = f"{tenant.status}; fleet operations pass it over"
+            words = f"{tenant.status}: operations on all tenants skip it"
             findings.append(Finding("not active", slug, words, remedy=f"erpkit tenants activate {slug}"))
         if self.pending:
             missing = [f"{s.module} {', '.join(map(str, s.pending))}" for s in self.migrations if s.pending]
@@ -126,7 +126,7 @@ class TenantInspection:
         return findings
 
     def _letter_findings(self) -> list[Finding]:
-        """Return one finding a handler and cause; like errors of many tenants are one cause."""
+        """Return one finding for each handler and cause; similar errors of many tenants are one cause."""
         remedy = f"erpkit events dead-letters list --tenant {self.tenant.slug}"
         alike: dict[tuple[str, str], list[str]] = {}
         for letter in self.dead_letters:
@@ -140,7 +140,7 @@ class TenantInspection:
         ]  # fmt: skip
 
     def _locked_lines(self) -> Iterator[str]:
-        """Say who locks what, one line a process, and what was left out for it in the last one."""
+        """Return one line for each process that has locked tables; the last one adds what was not read."""
         holders: dict[str, list[str]] = {}
         for lock in self.locked:
             who = (
@@ -167,14 +167,13 @@ def inspect_tenants(
     locks: Locks | None = None,
     among: Sequence[Tenant] = (),
 ) -> list[TenantInspection]:
-    """Inspect `tenants`; drift is looked for in those that have every migration, as the others differ for that reason.
+    """Inspect `tenants`; only those that have every migration are checked for drift, as the others differ anyway.
 
-    `exact` counts rows and measures files; None does so for up to 50 tenants. With `groups`, the consumer groups
-    of all handlers, the backlog is read, too. `locks` are those of these schemas, if they were read before.
-    Where there is no `_template`, drift is measured by what most of the tenants `among` have.
-    A table that another process has locked exclusively is not waited for: its figures are estimates, and a problem says so.
-    What is not in the catalogs is read under each tenant's reader: what fails there is among its `errors`, and costs no other.
-    Raises DatabaseError where tables are locked faster than they can be read.
+    `exact` counts rows and measures files; None does so for up to 50 tenants. With `groups`, the consumer groups of all handlers,
+    the backlog is read, too. `locks` are those of these schemas, if they were read before. Without a `_template`, drift is measured
+    by what most of the tenants `among` have. It does not wait for a table that another process has locked exclusively: the table's
+    figures are estimates, and a finding says so. Tenants' own tables are read under each tenant's reader: a failure is among the
+    tenant's `errors` and does not affect the others. Raises DatabaseError if more and more tables are locked meanwhile.
     """
     exact = len(tenants) <= EXACT if exact is None else exact
     locks = locks or Locks(connection, [TEMPLATE.schema, *(tenant.schema for tenant in tenants)])
@@ -281,9 +280,9 @@ class _Reading:
 def _beside(
     connection: Connection, tenants: Sequence[Tenant], migrations: Sequence[Migration], locks: Locks
 ) -> Iterator[tuple[Future[Applied] | None, Future[dict[str, Fingerprint]] | None]]:
-    """Read the versions of many tenants and hash their schemas, over half of an inspection's time, on connections of their own.
+    """Read the versions of many tenants and hash their schemas on further connections: that is over half of an inspection's time.
 
-    Not where `connection` is in a transaction, which another connection would not see.
+    It does not do so if `connection` is in a transaction, as another connection would not see its changes.
     """
     if len(tenants) < _MANY or connection.info.transaction_status != pq.TransactionStatus.IDLE:
         yield None, None
@@ -295,7 +294,7 @@ def _beside(
 
 
 def _unless_locked(future: Future[_T] | None) -> _T | None:
-    """Return what was read beside; None where it was not, or where a table was locked."""
+    """Return the result of a future; None without one, or if a table was locked."""
     with suppress(psycopg.errors.LockNotAvailable):
         return future.result() if future else None
     return None
@@ -308,7 +307,7 @@ def _drift(
     fingerprints: Future[dict[str, Fingerprint]] | None,
     among: Sequence[Tenant],
 ) -> Drift:
-    """Look for drift where nothing is locked; what a migration is at work on is about to change anyhow."""
+    """Look for drift in tenants without locks; a schema that a migration works on is about to change anyhow."""
     hashes = _unless_locked(fingerprints)
 
     def find() -> Drift:
@@ -326,7 +325,7 @@ def _unread(tenant: Tenant, locks: Locks) -> tuple[str, ...]:
 
 
 def _named(tables: Sequence[str]) -> str:
-    """Name a few tables, and count more."""
+    """Name up to three tables, and count the others."""
     if len(tables) == 1:
         return f"table {tables[0]}"
     return f"tables {', '.join(tables[:3])}" + (f" and {len(tables) - 3} more" if len(tables) > 3 else "")

@@ -21,7 +21,7 @@ from erpkit.tenants.locks import read_locks
 
 SCHEMA = "\x01"  # stands in definitions for the name of the schema itself, so that equal things compare equal
 
-_ATTEMPTS = 4  # somebody may lock a table in between
+_ATTEMPTS = 4  # another session may lock a table in between
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class SchemaObject:
 
 @contextmanager
 def deparsing(connection: Connection) -> Iterator[None]:
-    """Read with an empty search_path, so that definitions name the schema of everything that is not PostgreSQL's own.
+    """Read with an empty search_path, so that definitions name the schema of every object that is not built in.
 
-    Some definitions wait for whoever has locked their table exclusively: one second at most, then LockNotAvailable is raised.
+    Some definitions wait for an exclusive lock on their table, at most one second; then LockNotAvailable is raised.
     """
     with connection.transaction():
         connection.execute(
@@ -54,7 +54,7 @@ def deparsing(connection: Connection) -> Iterator[None]:
 def read_objects(
     connection: Connection, schemas: Sequence[str]
 ) -> tuple[dict[str, list[SchemaObject]], dict[str, str]]:
-    """Return all that each of `schemas` consists of, in one query, and which could not be read because of whose lock."""
+    """Return the objects of each of `schemas`, in one query, and the schemas that a lock kept from being read, with a clause."""
     rows, locks = read_unlocked(connection, f"WITH {OBJECTS} SELECT * FROM objects", schemas)
     found: dict[str, list[SchemaObject]] = {schema: [] for schema in schemas if schema not in locks}
     for schema, *parts in rows:
@@ -65,7 +65,7 @@ def read_objects(
 def read_unlocked(
     connection: Connection, query: str, schemas: Sequence[str]
 ) -> tuple[list[tuple[Any, ...]], dict[str, str]]:
-    """Run a query over `schemas`, without those that somebody has locked; raises DatabaseError when it cannot go round a lock."""
+    """Run a query over `schemas` except locked ones, which are returned, too; raises DatabaseError if a lock cannot be avoided."""
     locks: dict[str, str] = {}
     for _ in range(_ATTEMPTS):
         left = [schema for schema in schemas if schema not in locks]
@@ -75,7 +75,7 @@ def read_unlocked(
         except psycopg.errors.LockNotAvailable:
             locks |= read_locks(connection, left)
     raise DatabaseError(
-        "schemas cannot be compared: something that they refer to is locked by another transaction; try again when it has ended"
+        "schemas cannot be compared: an object that they refer to is locked by another transaction; try again when it has ended"
     )
 
 
@@ -94,7 +94,7 @@ own AS MATERIALIZED (
 )
 """
 
-# A function's header with the schema's name taken out, and the body as it is. For an alias p of pg_proc and n of `own`.
+# A function's header without the schema's name, and its unchanged body; p is an alias of pg_proc and n of `own`.
 FUNCTION = """(
     SELECT replace(replace(left(d.text, d.body), n.prefix, chr(1) || '.'), quote_literal(n.nspname), '''' || chr(1) || '''')
            || substr(d.text, d.body + 1)
@@ -131,7 +131,7 @@ _POLICIES = """
            || coalesce(' WITH CHECK (' || replace(pg_get_expr(p.polwithcheck, c.oid), c.prefix, chr(1) || '.') || ')', '')
       FROM pg_policy p JOIN own_class c ON c.oid = p.polrelid"""
 
-# Whoever made the schema owns what is in it; who that is may differ from tenant to tenant.
+# Objects usually belong to the schema's owner, who may differ from tenant to tenant.
 _OWNERS = """
     SELECT nspname, 'owner of ' || kind, name, name,
            CASE relowner WHEN nspowner THEN 'the owner of the schema' ELSE relowner::regrole::text END
