@@ -57,14 +57,14 @@ def find_couplings(
     *,
     use_database: bool = True,
 ) -> Couplings:
-    """Find imports, foreign keys, views and queries across modules; what cannot be looked at is told in `not_read`.
+    """Find imports, foreign keys, views and queries across modules; `not_read` lists what could not be read.
 
-    Without a schema `_template`, in a database that erpkit did not make, the first tenant's stands for it.
+    Without a schema `_template`, in a database that erpkit did not make, it reads the first tenant's schema.
     """
     owners = TableOwners(modules)
     packages = find_packages(modules)
     not_read: list[str] = []
-    not_asked = [] if use_database else ["foreign keys and views were not read: the database was not to be asked"]
+    not_asked = [] if use_database else ["foreign keys and views were not read, as the database was not to be used"]
     edges = [
         *_tried("imports were not read", not_read, lambda: import_edges(packages)),
         *_tried("queries were not read", not_read, lambda: query_edges(modules, owners)),
@@ -115,7 +115,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _tried(what: str, not_read: list[str], read: Callable[[], list[Edge]]) -> list[Edge]:
-    """Read a source of edges; if it cannot be read, the others still are."""
+    """Read a source of edges; if that fails, add the reason to `not_read`."""
     try:
         return read()
     except ErpkitError as error:
@@ -133,10 +133,10 @@ def _opened(settings: Settings, *, use_database: bool) -> Iterator[Database | No
 
 
 def find_packages(modules: Sequence[ModuleLike]) -> dict[str, str]:
-    """Return the package of each module by its name: the attribute `package`, else where its record was loaded from.
+    """Return the package of each module by its name: its attribute `package`, or else the package that holds its record.
 
-    Left out are those that have none (of another language, say), and those of which several are in one package: there
-    an import cannot be attributed to one of them.
+    Modules without a package, for example in another language, are left out, and so are modules that share a package, as an
+    import cannot be attributed to one of them.
     """
     homes = _homes(modules)
     found = {
@@ -147,7 +147,7 @@ def find_packages(modules: Sequence[ModuleLike]) -> dict[str, str]:
 
 
 def _homes(modules: Sequence[ModuleLike]) -> dict[int, list[ModuleType]]:
-    """Look into all loaded Python modules for those that hold a record."""
+    """Return the loaded Python modules that hold each record."""
     wanted: dict[int, list[ModuleType]] = {id(module): [] for module in modules}
     for loaded in list(sys.modules.values()):
         for value in list(getattr(loaded, "__dict__", {}).values()):
@@ -157,7 +157,7 @@ def _homes(modules: Sequence[ModuleLike]) -> dict[int, list[ModuleType]]:
 
 
 def _home(holders: Sequence[ModuleType]) -> str | None:
-    """Choose the package furthest down: what is above it only passes the record on. A script has none."""
+    """Return the deepest package, as those above only re-export the record; None for a script."""
     packages = sorted(_packages(holders), key=lambda name: (-name.count("."), name))
     return packages[0] if packages else None
 
@@ -170,9 +170,9 @@ def _packages(holders: Sequence[ModuleType]) -> Iterator[str]:
 
 
 def import_edges(packages: Mapping[str, str]) -> list[Edge]:
-    """Return an edge for each line of a module's package that imports from another's; `packages` are by module name.
+    """Return an edge for each import from one module's package in another's; `packages` are by module name.
 
-    Raises ModuleError where grimp is missing, or cannot read the code.
+    Raises ModuleError if grimp is missing or cannot read the code.
     """
     if len(packages) < 2:
         return []
@@ -194,13 +194,13 @@ def _read(roots: list[str]) -> ImportGraph:
         raise ModuleError("grimp is not installed: pip install 'erpkit[graph]'") from None
     try:
         return grimp.build_graph(*roots, cache_dir=None)
-    except Exception as error:  # of many kinds: a package that cannot be found, or a file that is not Python
+    except Exception as error:  # of many classes: a missing package, or a file that is not Python
         reason = next(iter(str(error).splitlines()), "")
         raise ModuleError(f"{', '.join(roots)}: {type(error).__name__}: {reason}") from error
 
 
 def _owner(module: str, owners: Mapping[str, str]) -> str | None:
-    """Return whose a Python module is: that of the nearest package above it."""
+    """Return the owner of a Python module: that of the nearest package above it."""
     while module:
         if module in owners:
             return owners[module]

@@ -1,4 +1,4 @@
-"""Tables of modules: whose each one is, and the foreign keys and views across modules in the catalog of one schema."""
+"""The owners of tables, and foreign keys, views and queries that use another module's tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ JOIN pg_class source ON source.oid = c.conrelid JOIN pg_class target ON target.o
 WHERE c.contype = 'f' AND source.relnamespace = to_regnamespace(quote_ident(%s)) AND c.conparentid = 0
 ORDER BY 2, 1"""
 
-# A view's rule depends on each table, view and column that its query reads.
+# A view's rewrite rule depends on each table, view and column that its query reads.
 _VIEWS = """
 SELECT DISTINCT CASE v.relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END, v.relname::text, used.relname::text
 FROM pg_class v
@@ -37,7 +37,7 @@ ORDER BY 2, 3"""
 
 
 class TableOwners:
-    """The modules' tables; where several patterns match, the longest decides: `sales_eu_*` before `sales_*`."""
+    """Finds the module that owns a table; of several matching patterns the longest decides: `sales_eu_*` before `sales_*`."""
 
     def __init__(self, modules: Sequence[ModuleLike]) -> None:
         patterns = [(pattern, module.name) for module in modules for pattern in tables_of(module)]
@@ -56,7 +56,7 @@ class TableOwners:
 
 
 def table_edges(connection: Connection, schema: str, owners: TableOwners) -> list[Edge]:
-    """Return an edge from the module that has a foreign key or a view to the one whose table it needs; two round trips."""
+    """Return an edge from each foreign key or view to the module whose table it uses; takes two round trips."""
     keys = connection.execute(_KEYS, [schema]).fetchall()
     views = connection.execute(_VIEWS, [schema]).fetchall()
     edges = [
@@ -76,7 +76,7 @@ _WORD = re.compile(r"[a-z_]\w*", re.IGNORECASE)
 
 
 def query_edges(modules: Sequence[ModuleLike], owners: TableOwners) -> list[Edge]:
-    """Return an edge for each query and foreign table; raises QueryError where sqlglot does not understand one."""
+    """Return an edge for each query and each table of another module in it; raises QueryError if sqlglot cannot parse one."""
     return [edge for module in modules for edge in _edges_of(module, owners)]
 
 
@@ -85,7 +85,7 @@ def _edges_of(module: ModuleLike, owners: TableOwners) -> Iterator[Edge]:
     for path in sorted(folder.glob("*.sql")) if folder else ():
         for name, line, text in _queries(path):
             if not any(owners.find(word) not in (None, module.name) for word in set(_WORD.findall(text.lower()))):
-                continue  # no word in it could be another module's table: it need not be parsed
+                continue  # without the name of another module's table it need not be parsed
             for table in _tables(text, f"{shorten_path(path)}:{line}"):
                 owner = owners.find(table)
                 if owner is not None and owner != module.name:
@@ -101,7 +101,7 @@ def _queries(path: Path) -> Iterator[tuple[str, int, str]]:
 
 
 def _tables(text: str, place: str) -> list[str]:
-    """Return the tables that a statement names; names of its own, WITH's, are none."""
+    """Return the tables that a statement names, without those that its WITH defines."""
     import sqlglot  # noqa: PLC0415 - slow to import
     from sqlglot import expressions  # noqa: PLC0415
 

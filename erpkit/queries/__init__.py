@@ -1,4 +1,4 @@
-"""Typed queries: sqlc's files beside each module, Python generated from them, and a check against every tenant's schema."""
+"""Typed queries: sqlc's files of each module, Python generated from them, and a check against every tenant's schema."""
 
 from erpkit.queries.check import BrokenQuery, QueryCheck, Statement, check_queries, read_each_module, read_statements
 from erpkit.queries.generate import BrokenModulesError, GeneratedFile, generate, queries_folder, without_generated_code

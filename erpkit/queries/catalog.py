@@ -1,4 +1,4 @@
-"""What sqlc says about a module's queries, read into records: each with what it takes, what it returns and of which tables. Pure."""
+"""Read sqlc's description of a module's queries into records, with what sqlc leaves out of the migrations. Pure."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ _TYPE = re.compile(r"\bCREATE\s+TYPE\s+" + _NAME, re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Declared:
-    """Names out of migrations, as they are written there.
+    """Names that migrations declare, as they are written there.
 
-    `functions` are those of which there is one, so that its result has one type. The columns of `views` and `copies` (made by
-    CREATE TABLE … AS) are never NOT NULL. `own` are all names without a schema.
+    `functions` are those without overloads, whose result has one type. The columns of `views` and `copies` (by CREATE TABLE … AS)
+    are never NOT NULL. `own` are all names without a schema.
     """
 
     views: frozenset[Name]
@@ -59,7 +59,7 @@ NOTHING_DECLARED = Declared(frozenset(), frozenset(), frozenset(), {}, frozenset
 
 
 def read_declared(texts: Iterable[str]) -> Declared:
-    """Read what migrations declare outside of comments and strings; what is dropped later is still in it."""
+    """Return the names that migrations declare outside comments and strings, including those that are dropped later."""
     text = "\n".join(
         "".join(" " if is_opaque and not piece.startswith('"') else piece for piece, is_opaque in pieces(text))
         for text in texts
@@ -80,7 +80,7 @@ def read_declared(texts: Iterable[str]) -> Declared:
 
 
 def fold(identifier: str) -> str:
-    """Read an identifier as PostgreSQL does."""
+    """Return an identifier as PostgreSQL folds it."""
     return identifier[1:-1].replace('""', '"') if identifier.startswith('"') else identifier.lower()
 
 
@@ -98,16 +98,16 @@ _PUBLIC = re.compile(
 
 @dataclass(frozen=True)
 class Apart:
-    """The names that stand for one thing in `public` and for another in the tenant's schema.
+    """Names that exist both in `public` and in the tenant's schema.
 
-    sqlc is shown another schema, `alias`, of as many letters, where `public` stands in front of one of them.
+    sqlc is given another schema, `alias`, which has as many letters, wherever `public` qualifies one of them.
     """
 
     alias: str = ""
     names: frozenset[str] = frozenset()
 
     def hide(self, text: str) -> str:
-        """Write SQL as sqlc is shown it."""
+        """Return SQL as it is given to sqlc."""
 
         def shown(match: re.Match[str]) -> str:
             if match["name"] is None or fold(match["name"]) not in self.names:
@@ -117,11 +117,11 @@ class Apart:
         return _PUBLIC.sub(shown, text) if self.names else text
 
     def restore(self, text: str) -> str:
-        """Write what sqlc says as it is meant."""
+        """Return sqlc's text with the schema `public` again."""
         return text.replace(self.alias, "public") if self.names else text
 
     def of_sqlc(self, schema: str, name: str) -> Name:
-        """Name what sqlc means by a schema and a name."""
+        """Return the name that sqlc means by a schema and a name."""
         return Name({"public": "", self.alias: "public" if self.names else ""}.get(schema, schema), name)
 
     def written(self, name: Name) -> Name:
@@ -130,7 +130,7 @@ class Apart:
 
 
 def tell_apart(texts: Sequence[str], own: Collection[str]) -> Apart:
-    """Find the names that are declared without a schema, `own`, and are used in `public` as well."""
+    """Return the names that are declared without a schema, `own`, and also used with `public`."""
     used = {fold(match["name"]) for text in texts for match in _PUBLIC.finditer(text) if match["name"] is not None}
     names = frozenset(used & set(own))
     if not names:
@@ -141,10 +141,10 @@ def tell_apart(texts: Sequence[str], own: Collection[str]) -> Apart:
 
 @dataclass(frozen=True)
 class Query:
-    """One query: its name and annotation, its SQL with `$1` placeholders, and what goes in and comes out.
+    """One query: its name and annotation, its SQL with `$1` placeholders, its parameters and columns.
 
-    `table` is the one whose rows it returns, if it returns those. `copied` are the numbers of the parameters that `:copyfrom` fills
-    a table's columns with, in the columns' order; its `text` is a COPY.
+    `table` is the table whose whole rows it returns, if it does. For `:copyfrom`, `text` is a COPY, and `copied` are the numbers of
+    the parameters in the order of its columns.
     """
 
     name: str
@@ -162,7 +162,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Request:
-    """What code is generated from: the queries of one module, with the enums and tables that they may name."""
+    """The input of the code generation: the queries of one module, with the enums and tables that they may use."""
 
     queries: tuple[Query, ...]
     enums: Mapping[Name, Enum]
@@ -179,7 +179,7 @@ class _Types:
     composites: Collection[Name]
 
     def find(self, raw: Mapping[str, str]) -> Name:
-        """Read the name of a type; sqlc writes a parameter's as `schema.name` without a schema."""
+        """Return the name of a type; sqlc writes a parameter's type as the name `schema.name` with an empty schema."""
         schema, name = raw["schema"], raw["name"].removeprefix(f"{_BUILT_IN}.")
         if schema == _BUILT_IN or name != raw["name"]:
             return Name(_BUILT_IN, name)
@@ -195,7 +195,7 @@ class _Types:
         return name in self.enums or name in self.domains or name in self.composites
 
     def below(self, name: Name) -> Name:
-        """Return the type that a domain is made of in the end; what no migration declares is built in."""
+        """Return the base type of a domain of any depth; a type that no migration declares is built in."""
         for _ in range(len(self.domains)):
             if (base := self.domains.get(name)) is None:
                 break
@@ -206,12 +206,12 @@ class _Types:
 def parse_request(
     request: Mapping[str, Any], declared: Declared = NOTHING_DECLARED, apart: Apart | None = None
 ) -> Request:
-    """Read sqlc's description, a plugin's request in JSON, into records."""
+    """Read sqlc's description, the JSON of a plugin's request, into records."""
     return _Parser(request, declared, apart or Apart()).request()
 
 
 class _Parser:
-    """The catalog of one description, against which its queries are read."""
+    """Reads the queries of one description against its catalog."""
 
     def __init__(self, request: Mapping[str, Any], declared: Declared, apart: Apart) -> None:
         schemas = [schema for schema in request["catalog"]["schemas"] if schema["name"] not in _SYSTEM]
@@ -253,7 +253,7 @@ class _Parser:
         return _Types(self.apart, {name: Enum(name, named[name], values[name]) for name in values}, domains, composites)
 
     def _columns(self, columns: Sequence[Mapping[str, Any]], is_nullable: bool) -> Iterator[Column]:
-        """Read a table's columns; PostgreSQL itself calls none of a view's NOT NULL."""
+        """Return a table's columns; in PostgreSQL, no column of a view is NOT NULL."""
         for raw in columns:
             column = self._column(raw)
             yield replace(column, not_null=False) if is_nullable else column
@@ -273,7 +273,7 @@ class _Parser:
         )
 
     def _embedded(self, raw: Mapping[str, str]) -> Table:
-        """Return the table that sqlc finds by the embedded name: where that is not an alias, it may be another schema's."""
+        """Return the embedded table; if its name is not an alias, it may belong to another schema."""
         name = self._name(raw)
         return self.tables.get(name) or next(table for other, table in self.tables.items() if other.name == name.name)
 
@@ -301,7 +301,7 @@ class _Parser:
         return self._with_results(query) if query.columns else query
 
     def _with_results(self, query: Query) -> Query:
-        """Keep of sqlc's word what the SQL bears out; where the SQL is not understood, anything may be NULL."""
+        """Keep sqlc's types as far as the SQL confirms them; if the SQL is not understood, every column may be NULL."""
         from erpkit.queries.analysis import read_query  # noqa: PLC0415 - its parser is only needed here
 
         reading = read_query(query.text, self.written, self.functions, dict(query.parameters))
@@ -316,16 +316,16 @@ class _Parser:
         return replace(query, columns=columns, is_one_row=reading.is_one_row, table=table)
 
     def _refuse_doubtful(self, query: Query) -> None:
-        """Refuse an embedded name that may be that of several tables."""
+        """Raise QueryError for an embedded name that several tables have."""
         for column in query.columns:
             if column.embeds and sum(name.name == column.embeds.name.name for name in self.tables) > 1:
                 raise QueryError(
-                    f"{query.file}: query {query.name} embeds {column.name}, and more than one schema has a table of that name: "
-                    "its SQL does not tell which: give each an alias"
+                    f"{query.file}: query {query.name} embeds {column.name}, and several schemas have a table of that name: "
+                    "give each an alias"
                 )
 
     def _table(self, columns: Sequence[Column], named: Collection[Name]) -> Table | None:
-        """Find the table whose rows are returned; sqlc's word decides between those of the same columns."""
+        """Return the table whose rows the query returns; among tables with equal columns, sqlc's origin decides."""
         shape = _shape(columns)
         same = [table for name, table in self.tables.items() if name in named and _shape(table.columns) == shape]
         origins = {column.table for column in columns}
@@ -336,7 +336,7 @@ def _refuse_ambiguous(query: Query, firsts: Sequence[Result]) -> None:
     for column, first in zip(query.columns, firsts, strict=True):
         if column.embeds is not None and first.is_ambiguous:
             raise QueryError(
-                f"{query.file}: query {query.name} embeds {first.source}, and two tables go by that name there: give each an alias"
+                f"{query.file}: query {query.name} embeds {first.source}, and two tables have that name there: give each an alias"
             )
 
 
@@ -345,7 +345,7 @@ def _shape(columns: Sequence[Column]) -> list[tuple[str, str]]:
 
 
 def _firsts(columns: Sequence[Column], results: Sequence[Result]) -> list[Result] | None:
-    """Return the first result of each column; an embedded table has as many as it has columns. None where they do not add up."""
+    """Return the first result of each column, as an embedded table has several; None if the numbers do not match."""
     firsts: list[Result] = []
     position = 0
     for column in columns:

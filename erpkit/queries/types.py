@@ -1,4 +1,4 @@
-"""What queries consist of: their text, names, tables, enums and columns, and the Python type that each is read as."""
+"""Parts of queries: text, tables, enums and columns, their Python types and names, and the format of generated code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple
 
-AS_SQLC_SAYS = "?"  # the type that is written down in the SQL, or that of a function of which there is only one
+AS_SQLC_SAYS = "?"  # the type that sqlc found: written in the SQL, or that of a function without overloads
 
 _NAMES = {
     "int": "int2 int4 int8 smallint integer int bigint smallserial serial bigserial serial2 serial4 serial8 oid",
@@ -27,7 +27,7 @@ _NAMES = {
     "timedelta": "interval",
     "None": "void",
 }
-# What is not in here (a domain, a range, a network address) is Any.
+# All other types (ranges, network addresses, …) are Any.
 PYTHON_TYPES: Mapping[str, str] = {name: python for python, names in _NAMES.items() for name in names.split()} | {
     "double precision": "float",
     "character varying": "str",
@@ -50,7 +50,7 @@ class Name(NamedTuple):
 
 @dataclass(frozen=True)
 class Enum:
-    """An enum, and what generated code calls it."""
+    """An enum, and its name in generated code."""
 
     name: Name
     python: str
@@ -59,7 +59,7 @@ class Enum:
 
 @dataclass(frozen=True)
 class Table:
-    """A table or a view, and the class that generated code has for its rows."""
+    """A table or a view, and the class of its rows in generated code."""
 
     name: Name
     row_class: str
@@ -71,8 +71,8 @@ class Table:
 class Column:
     """A column or a parameter as sqlc describes it.
 
-    `type` is a built-in type's name without its `pg_catalog.`, or that of a type of the ERP, with its schema where it is not the
-    tenant's own. `table` is where a query's column comes from by sqlc's word.
+    `type` is the name of a built-in type without `pg_catalog.`, or of a type of the ERP, with its schema unless that is the
+    tenant's. `table` is the origin of a query's column according to sqlc.
     """
 
     name: str
@@ -85,26 +85,26 @@ class Column:
 
     @property
     def is_json(self) -> bool:
-        """Whether a value must be wrapped on its way in."""
+        """Whether a parameter must be wrapped for the driver."""
         return self.type in ("json", "jsonb")
 
     @property
     def is_of_schema(self) -> bool:
-        """Whether it is of a type that has another number in each schema, so that the driver does not know it."""
+        """Whether its type has a different oid in each schema, so that the driver does not know it."""
         return self.enum is not None or self.type == "citext"
 
     @property
     def is_read_as_text(self) -> bool:
-        """Whether it is an array that the driver hands over as text."""
+        """Whether it is an array that the driver returns as text."""
         return self.dimensions == 1 and self.is_of_schema
 
 
 @dataclass(frozen=True)
 class Result:
-    """One expression that a query returns; `source` is the table, or its alias, that stands in front of it.
+    """One expression that a query returns; `source` is the table or alias that qualifies it.
 
-    `table` is that table where it is known to be one. `is_optional` says that an outer join may leave its row out. `is_ambiguous`
-    says that several tables go by that name.
+    `table` is that table, if it is known. `is_optional` tells that an outer join may leave its row out, `is_ambiguous` that several
+    tables have that name.
     """
 
     column: Column
@@ -115,7 +115,7 @@ class Result:
 
 
 def python_type(column: Column) -> str:
-    """Return the annotation of a column: `list[...]` a dimension of an array, `| None` where NULL may come."""
+    """Return the annotation of a column: `list[...]` for each dimension of an array, `| None` if it may be NULL."""
     if column.embeds is not None:
         return f"{column.embeds.row_class}{'' if column.not_null else ' | None'}"
     if column.dimensions > 1 and column.is_of_schema:
@@ -126,7 +126,7 @@ def python_type(column: Column) -> str:
     return name if column.not_null or name in ("Any", "None") else f"{name} | None"
 
 
-# What may hold a dollar sign or a word that is none of the statement's: strings, quoted names, comments, $$ … $$.
+# Strings, quoted names, comments and $$ … $$, in which dollar signs and words are not part of the statement.
 _OPAQUE = re.compile(
     r"""(?P<opaque>[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/|\$(?P<tag>[A-Za-z_]*)\$.*?\$(?P=tag)\$)""",
     re.DOTALL,
@@ -135,7 +135,7 @@ _WIDTH = 100
 
 
 def to_psycopg(text: str, names: Mapping[int, str], slices: Collection[int] = ()) -> str:
-    """Turn `$1` into `%(name)s`, double every literal %, and compare with a slice by ANY, which takes any length."""
+    """Replace `$1` by `%(name)s`, double every literal %, and compare with a slice by ANY, which takes any length."""
     parts = []
     for piece, is_opaque in pieces(text):
         part = piece.replace("%", "%%")
@@ -147,7 +147,7 @@ def to_psycopg(text: str, names: Mapping[int, str], slices: Collection[int] = ()
 
 
 def to_numbered(text: str) -> str:
-    """Turn psycopg's named placeholders into `$1`, for the server itself."""
+    """Replace psycopg's named placeholders by `$1`, for the server."""
     numbers: dict[str, int] = {}
 
     def replaced(match: re.Match[str]) -> str:
@@ -157,12 +157,12 @@ def to_numbered(text: str) -> str:
 
 
 def spaced(text: str) -> str:
-    """Put a blank behind each placeholder: sqlglot reads `$1,$` as the beginning of a string."""
+    """Add a blank after each placeholder, as sqlglot reads `$1,$` as the start of a string."""
     return "".join(piece if is_opaque else re.sub(r"\$\d+", r"\g<0> ", piece) for piece, is_opaque in pieces(text))
 
 
 def wrap(text: str) -> str:
-    """Break lines that are too long, at blanks outside of strings and comments."""
+    """Break long lines at blanks outside strings and comments."""
     lines = [""]
     for piece, is_opaque in pieces(text):
         for word in [piece] if is_opaque else re.split(r"(?<=\s)", piece):
@@ -178,7 +178,7 @@ def wrap(text: str) -> str:
 
 
 def pieces(text: str) -> Iterator[tuple[str, bool]]:
-    """Split a text into what is SQL and what is opaque: strings, quoted names, comments, function bodies."""
+    """Split a text into SQL and opaque pieces: strings, quoted names, comments, function bodies."""
     start = 0
     for match in _OPAQUE.finditer(text):
         yield text[start : match.start()], False
@@ -214,7 +214,7 @@ IMPORTED = frozenset(name for _, names in _IMPORTS for name in names)
 
 
 def imports(source: str) -> str:
-    """Write the imports that `source` needs, sorted as ruff sorts them."""
+    """Return the imports that `source` needs, sorted as by ruff."""
     names = _names_used(source)
     groups: list[list[str]] = [[]]
     for package, offered in _IMPORTS:
@@ -245,7 +245,7 @@ def _names_in(node: ast.AST | None) -> set[str]:
 
 
 def bracket(opening: str, items: Sequence[str], closing: str, indent: int = 0) -> str:
-    """Lay out a bracket as ruff does: on one line, else its content on one, else an item a line."""
+    """Format a bracket as ruff does: on one line, or its content on one line, or each item on its own line."""
     line = f"{opening}{', '.join(items)}{closing}"
     if len(line) + indent <= WIDTH:
         return line
@@ -256,35 +256,35 @@ def bracket(opening: str, items: Sequence[str], closing: str, indent: int = 0) -
 
 TYPE_NAMES = frozenset({*PYTHON_TYPES.values(), "Any", "list"})
 _VARIABLES = {"connection", "cursor", "row", "found"}  # of generated functions
-LOCALS = _VARIABLES | {name for name in IMPORTED if "_" in name}  # and what they call
+LOCALS = _VARIABLES | {name for name in IMPORTED if "_" in name}  # and the functions that they call
 
 
 def quoted(text: str) -> str:
-    """Write a string as ruff does."""
+    """Return a string literal as ruff writes it."""
     quote = "'" if '"' in text and "'" not in text else '"'
     escaped = text.replace("\\", "\\\\").replace(quote, f"\\{quote}")
     return quote + escaped.replace("\n", "\\n").replace("\r", "\\r") + quote
 
 
 def snake(name: str) -> str:
-    """Turn `PlaceOrder` or `Odd Name` into `place_order`, `odd_name`; a keyword gets an underscore."""
+    """Return `PlaceOrder` as `place_order`, `Odd Name` as `odd_name`; a keyword gets an underscore."""
     return _identifier(re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower())
 
 
 def camel(name: str) -> str:
-    """Turn `billing_invoices` into `BillingInvoices`; characters that a Python name cannot have are left out."""
+    """Return `billing_invoices` as `BillingInvoices`, without characters that Python names cannot have."""
     words = "".join(part[:1].upper() + part[1:] for part in re.split(r"[\W_]+", name, flags=re.ASCII))
     return f"_{words}" if words[:1].isdigit() else words
 
 
 def function_name(query: str) -> str:
-    """Name a query's function; it may hide no type, and its constant no import."""
+    """Return the name of a query's function; it must not hide a type, nor its constant an import."""
     name = snake(query)
     return f"{name}_" if name in TYPE_NAMES or not IMPORTED.isdisjoint({name, name.upper()}) else name
 
 
 def fields(columns: Iterable[str]) -> list[str]:
-    """Name the fields of a class: none hides a type from its neighbours, is private to the class, or comes twice."""
+    """Return the names of a class's fields: none hides a type, has a private name, or occurs twice."""
     names: list[str] = []
     for number, column in enumerate(columns, 1):
         field = re.sub("^__+", "_", snake(column or f"column_{number}"))
@@ -293,7 +293,7 @@ def fields(columns: Iterable[str]) -> list[str]:
 
 
 def unique(name: str, taken: Collection[str], separator: str = "_") -> str:
-    """Return `name`, or one like it that is not taken."""
+    """Return `name`, or a similar one that is not taken."""
     if name not in taken:
         return name
     if name in LOCALS:
@@ -302,19 +302,19 @@ def unique(name: str, taken: Collection[str], separator: str = "_") -> str:
 
 
 def row_classes(tables: Iterable[Name]) -> dict[Name, str]:
-    """Name the classes of tables' rows: the schema stands in front only where two schemas have a table of that name."""
+    """Return the names of the classes of tables' rows; the schema is part of it only if two schemas have such a table."""
     return _class_names({name: f"{camel(name.name)}Row" for name in tables}, set())
 
 
 def enum_names(enums: Iterable[Name], taken: Collection[str]) -> dict[Name, str]:
-    """Name enums likewise, beside the names that generated code imports or has `taken`."""
+    """Return the names of enums likewise; they must differ from imports and from names `taken`."""
     wanted = {name: camel(name.name) for name in enums}
     no_names = {"", *IMPORTED, *keyword.kwlist}
     return _class_names({name: f"{plain}Enum" if plain in no_names else plain for name, plain in wanted.items()}, taken)
 
 
 def _class_names(wanted: Mapping[Name, str], taken: Collection[str]) -> dict[Name, str]:
-    """Give out names in an order that does not depend on where things were declared: the tenant's own come first."""
+    """Assign names in an order that does not depend on where things were declared: the tenant's own come first."""
     common = {plain for plain, times in Counter(wanted.values()).items() if times > 1}
     given: dict[Name, str] = {}
     for name, plain in sorted(wanted.items()):

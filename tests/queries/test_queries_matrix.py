@@ -296,7 +296,7 @@ def test_the_code_of_odd_names_is_strictly_typed_and_formatted(zoo: Module) -> N
 @pytest.mark.parametrize(
     ("annotation", "said"),
     [
-        (":execlastid", "is :execlastid, which is not known"),
+        (":execlastid", "is :execlastid, an unknown annotation"),
         (":nothing", "is :nothing"),
         ("many", "is many"),
         ("", "has no"),

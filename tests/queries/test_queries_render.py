@@ -118,7 +118,7 @@ def test_json_is_wrapped_on_its_way_in() -> None:
 
 def test_an_annotation_that_is_not_known_is_named() -> None:
     with pytest.raises(
-        QueryError, match="module shop: shop.sql: query GetIt is :execlastid, which is not known: use :one, :many"
+        QueryError, match="module shop: shop.sql: query GetIt is :execlastid, an unknown annotation: use :one, :many"
     ):
         render("shop", _request(":execlastid", file="shop.sql"))
 
