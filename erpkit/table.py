@@ -1,4 +1,4 @@
-"""Tables: the columns of a record declared once, and shown in a terminal, as HTML, as a DataFrame, as JSON or as CSV."""
+"""Tables, whose columns are declared once: for a terminal, as HTML, as a widget, as a DataFrame, as JSON and as CSV."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def _plain(_row: Any) -> Tone:
 
 @dataclass(frozen=True)
 class Column(Generic[_Row]):
-    """One column: its head, the value of a row, and how that is shown.
+    """One column: its head, the value of a row, and how it is shown.
 
-    `unit` stands in the head. `places` are the decimals of a number; `signed` numbers show a plus. `tone` colours a cell. A
-    column with a `bar` shows how each number compares with the largest. `right` aligns text as numbers are.
+    `unit` is added to the head. `places` are the decimals of a number; `signed` numbers show a plus. `tone` colours a cell. A `bar`
+    shows how each number compares with the largest. `right` aligns text to the right, as numbers are.
     """
 
     name: str
@@ -83,10 +83,10 @@ class Column(Generic[_Row]):
 
 @dataclass(frozen=True)
 class Table(Generic[_Row]):
-    """Rows of one kind, with their columns; `empty` is what to say where there are none.
+    """Rows of one kind, with their columns; `empty` is the text for a table without rows.
 
-    It shows itself in a notebook and in a terminal; `frame` is a DataFrame to go on with. With `raw`, numbers are not grouped
-    by thousands: values are shown as a filter would name them. A table that is higher than `height` scrolls under its head.
+    It shows itself in a notebook and in a terminal; `frame` is a DataFrame for further work. With `raw`, values are shown as SQL
+    writes them: numbers are not grouped by thousands. A table that is higher than `height` scrolls under its head.
     """
 
     columns: Sequence[Column[_Row]]
@@ -132,7 +132,7 @@ class Table(Generic[_Row]):
         return json.dumps(self.records(), default=str, indent=2)
 
     def to_csv(self) -> str:
-        """Return the rows as CSV with a head; values are written in full, and numbers without grouping."""
+        """Return the rows as CSV with a head; values are complete, and numbers are not grouped."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(column.head for column in self.columns)
@@ -151,7 +151,7 @@ class Table(Generic[_Row]):
         )
 
     def rich(self) -> RichTable | Text:
-        """Return the table as the terminal's library draws it."""
+        """Return the table for a terminal, as one of rich's."""
         from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - slow to import
         from rich.table import Table as RichTable  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
@@ -171,7 +171,7 @@ class Table(Generic[_Row]):
         yield self.rich()
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        """Return the widget where a person watches: the output of a run would keep what no page can draw."""
+        """Return the widget if a person watches: in the output of a run, no page could draw it."""
         widget = self.grid() if is_a_notebook_watched() else None
         if widget is None:
             return {}
@@ -180,7 +180,7 @@ class Table(Generic[_Row]):
         return dict(data | {"text/plain": repr(self)})
 
     def grid(self) -> Widget | None:
-        """Return a widget that sorts and filters; None where there is little to sort, or no library for it."""
+        """Return a widget that sorts and filters; None if there is little to sort, or no library for it."""
         rows = [
             ["-" if right and text in _NONE else _cut(text) for text, right in zip(texts, self.numeric, strict=True)]
             for texts in self.texts(_MOST_TO_SORT)
@@ -222,7 +222,7 @@ class Table(Generic[_Row]):
 
 
 def format_value(value: object, *, places: int | None = None, signed: bool = False) -> str:
-    """Return a value as text for people: grouped numbers, times in minutes, lists with commas, `–` for none."""
+    """Return a value as text for people: grouped numbers, times to the minute, lists with commas, `–` for None."""
     if _is_null(value):
         return "–"
     if isinstance(value, bool):
@@ -270,7 +270,7 @@ def _is_number(value: object) -> bool:
 
 
 def _is_null(value: object) -> bool:
-    """Tell whether this is None or one of pandas' kinds of it, which alone are not equal to themselves."""
+    """Tell whether a value is None or one of pandas' nulls."""
     return (
         value is None or type(value).__name__ in {"NAType", "NaTType"} or (isinstance(value, float) and value != value)
     )
@@ -284,7 +284,7 @@ def _column_of(frame: pandas.DataFrame, number: int) -> Column[tuple[object, ...
 
 
 def _is_numeric(column: pandas.Series) -> bool:
-    """Tell whether a column of a DataFrame holds numbers; exact decimals are objects to pandas."""
+    """Tell whether a column of a DataFrame holds numbers; pandas keeps decimals as objects."""
     if column.dtype.kind != "O":
         return column.dtype.kind in "iuf"
     return isinstance(next((value for value in column if value is not None), None), Decimal)
@@ -299,7 +299,7 @@ def _raw(value: object) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Put a duration in one unit: `45 s`, `12 min`, `30 h`, `5 d`."""
+    """Return a duration in one unit: `45 s`, `12 min`, `30 h`, `5 d`."""
     for unit, length in (("d", 86_400.0), ("h", 3600.0), ("min", 60.0)):
         if abs(seconds) >= 2 * length:
             return f"{seconds / length:,.0f} {unit}"
@@ -319,10 +319,10 @@ table.dataTable > tbody > tr > td.erpkit-long { white-space: normal; min-width: 
 
 
 def _grid(names: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], total: int) -> Widget | None:
-    """Return a widget that shows `rows` of text; None where there is little to sort, or the library is not installed.
+    """Return a DataTables widget of `rows` of text; None if there is little to sort, or itables is not installed.
 
-    `total` is how many rows there are. Columns that are `numeric` sort as numbers, whatever groups their thousands; those with
-    a text longer than `_WRAPS` characters wrap.
+    `total` is the number of rows. `numeric` columns sort as numbers in spite of grouped thousands; columns with a text longer than
+    `_WRAPS` characters wrap.
     """
     if total < _SORTABLE:
         return None
@@ -363,7 +363,7 @@ def _grid(names: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence
 
 
 def _column_definitions(rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> list[dict[str, object]]:
-    """Tell DataTables which columns are numbers, and which have texts that wrap."""
+    """Tell DataTables which columns hold numbers, and which have texts that wrap."""
     numbers = [n for n, is_number in enumerate(numeric) if is_number]
     others = [n for n, is_number in enumerate(numeric) if not is_number]
     long = [n for n in range(len(numeric)) if any(len(row[n]) > _WRAPS for row in rows)]

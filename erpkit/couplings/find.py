@@ -15,6 +15,7 @@ from erpkit.couplings.tables import TableOwners, query_edges, table_edges
 from erpkit.database import TEMPLATE, Database, has_schema
 from erpkit.embedded import EmbeddedServer
 from erpkit.errors import DatabaseError, ErpkitError, ModuleError
+from erpkit.finding import name_some
 from erpkit.modules import Layers, ModuleCheck, ModuleLike, check_modules, is_foreign
 from erpkit.modules.entries import Source, read_source
 from erpkit.modules.wiring import Couplings, Edge, place_of
@@ -81,10 +82,10 @@ def find_couplings(
     partly = everyone if not_read or not_asked else strangers
     foreign = frozenset(module.name for module in modules if is_foreign(module)) & strangers
     if strangers - foreign:
-        names = _listed(sorted(strangers - foreign))
+        names = name_some(sorted(strangers - foreign), 5)
         not_read.append(f"imports of {names} were not read: no Python package of its own was found")
     if foreign:
-        not_asked.append(f"imports of {_listed(sorted(foreign))} were not read: they are not written in Python")
+        not_asked.append(f"imports of {name_some(sorted(foreign), 5)} were not read: they are not written in Python")
     return Couplings(tuple(edges), tuple(not_read), partly, tuple(not_asked))
 
 
@@ -107,11 +108,6 @@ def _of_tables(database: Database | None, owners: TableOwners, tenants_query: st
                 raise DatabaseError(f"{database.target} has no schema {schema} and no tenant")
             schema = tenants[0].schema
         return table_edges(connection, schema, owners)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
 
 
 def _tried(what: str, not_read: list[str], read: Callable[[], list[Edge]]) -> list[Edge]:

@@ -15,7 +15,7 @@ from psycopg import pq, sql
 from erpkit.database import TEMPLATE, Connection, Errors, Tenant, connect_beside, has_schema, read_tenants
 from erpkit.events import ConsumerGroup, DeadLetter, list_dead_letters, read_backlog
 from erpkit.events.causes import cause_of
-from erpkit.finding import Finding
+from erpkit.finding import Finding, name_some
 from erpkit.migrations import Applied, Migration, MigrationStatus, describe_status, read_applied
 from erpkit.tenants.drift import Difference, Drift, compare_tenants, drift_findings
 from erpkit.tenants.fingerprints import Fingerprint, read_fingerprints
@@ -328,7 +328,7 @@ def _named(tables: Sequence[str]) -> str:
     """Name up to three tables, and count the others."""
     if len(tables) == 1:
         return f"table {tables[0]}"
-    return f"tables {', '.join(tables[:3])}" + (f" and {len(tables) - 3} more" if len(tables) > 3 else "")
+    return f"tables {name_some(tables, 3)}"
 
 
 def _by_tenant(records: Sequence[_OfTenant]) -> dict[str, list[_OfTenant]]:

@@ -12,10 +12,11 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.errors import DatabaseError, UsageError
+from erpkit.finding import name_some
 from erpkit.table import Table
 from erpkit.tenants import Across, across, find_tenants
 from erpkit.ui.progress import progress_bar
-from erpkit.ui.reading import name_some, read_again, reasons
+from erpkit.ui.reading import read_again, reasons
 from erpkit.visible import visible
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _notes(result: Across, limit: int) -> list[str]:
     notes = reasons(result.errors)
     if result.truncated:
         rows = "row" if limit == 1 else "rows"
-        notes.append(f"{name_some(list(result.truncated))}: only the first {limit:,} {rows}; --limit reads more")
+        notes.append(f"{name_some(result.truncated, 3)}: only the first {limit:,} {rows}; --limit reads more")
     return notes + [f"{line}, and so skipped" for line in reasons(result.skipped)]
 
 

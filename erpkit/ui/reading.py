@@ -8,11 +8,9 @@ from typing import TypeVar
 import psycopg
 
 from erpkit.database import Database
-
-__all__ = ["name_some", "read_again", "reasons"]
+from erpkit.finding import name_some
 
 _Result = TypeVar("_Result")
-_NAMED = 3  # tenants that a line names; the others are counted
 
 
 def read_again(database: Database, read: Callable[[], _Result]) -> _Result:
@@ -32,10 +30,4 @@ def reasons(errors: Mapping[str, str]) -> list[str]:
     tenants: dict[str, list[str]] = {}
     for slug, reason in errors.items():
         tenants.setdefault(reason, []).append(slug)
-    return [f"{name_some(slugs)}: {reason}" for reason, slugs in tenants.items()]
-
-
-def name_some(slugs: list[str]) -> str:
-    """Name the first few tenants, and count the others."""
-    more = len(slugs) - _NAMED
-    return ", ".join(slugs) if more <= 1 else f"{', '.join(slugs[:_NAMED])} and {more} more"
+    return [f"{name_some(slugs, 3)}: {reason}" for reason, slugs in tenants.items()]

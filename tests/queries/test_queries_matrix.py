@@ -319,6 +319,7 @@ def test_an_embedded_row_that_cannot_be_told_from_a_missing_one_is_refused(zoo: 
         "-- name: Odd :many\nSELECT sqlc.embed(n) FROM zoo_animal a LEFT JOIN zoo_note n ON n.animal_id = a.id;"
     )
     with pytest.raises(
-        QueryError, match=r"odd\.sql: query Odd embeds n, which an outer join may leave out, and \S+ has no NOT NULL column"
+        QueryError,
+        match=r"odd\.sql: query Odd embeds n, which an outer join may leave out, and \S+ has no NOT NULL column",
     ):
         generate([zoo])
