@@ -283,12 +283,12 @@ def _link_device(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_compress, "no export file: its dump is compressed"),
+        (_compress, "not an export file: its dump is compressed"),
         (
             lambda path: _write(path, manifest_json=b" " * (2**24 + 1)),
-            "no export file: its manifest.json is longer than 16 MiB",
+            "not an export file: its manifest.json is longer than 16 MiB",
         ),
-        (_lie_about_size, "no export file: its manifest.json is longer than 16 MiB"),
+        (_lie_about_size, "not an export file: its manifest.json is longer than 16 MiB"),
         (lambda path: _write(path, manifest_json=b"[" * 2**20), "its manifest cannot be read"),
         (lambda path: _write(path, manifest_json=b'{"format": 1, "format": 1}'), "its manifest cannot be read"),
         (lambda path: _write(path, manifest_json=b'{"format": %s}' % (b"9" * 10_000)), "its manifest cannot be read"),
@@ -296,17 +296,17 @@ def _link_device(path: Path) -> None:
         (lambda path: _write(path, manifest_json=b"null"), "its manifest cannot be read"),
         (
             lambda path: _add(path, MANIFEST),
-            "no export file: it does not hold manifest.json and dump, once each and nothing",
+            "not an export file: it does not hold manifest.json and dump, once each and nothing",
         ),
         (
             lambda path: _add(path, DUMP),
-            "no export file: it does not hold manifest.json and dump, once each and nothing",
+            "not an export file: it does not hold manifest.json and dump, once each and nothing",
         ),
         (
             lambda path: _add(path, "../../etc/passwd"),
-            "no export file: it does not hold manifest.json and dump, once each",
+            "not an export file: it does not hold manifest.json and dump, once each",
         ),
-        (_fill_contents, "no export file: its table of contents is longer than 1 MiB"),
+        (_fill_contents, "not an export file: its table of contents is longer than 1 MiB"),
         (lambda path: _reseal(path, schema="((a+)+)+$"), "the schema in its manifest is not a valid name"),
         (_make_pipe, "cannot be read: it is not a regular file"),
         (_link_device, "cannot be read: it is not a regular file"),
