@@ -1,4 +1,4 @@
-"""Looking at modules, their code, their queries and the database, and checking what is declared against it."""
+"""Find what modules use of each other in code, queries and the database, and check their declarations against it."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from erpkit.tenants import find_tenants
 if TYPE_CHECKING:
     from grimp import ImportGraph
 
-_ODOO = "Odoo's XML, its models' inheritance and its database were not read: that a dependency is unused cannot be told"
+_ODOO = "Odoo's XML, its models' inheritance and its database were not read: so unused dependencies cannot be found"
 
 
 def inspect_modules(
     settings: Settings, *, odoo: Sequence[Path] = (), layers: str = "", use_database: bool = True
 ) -> ModuleCheck:
-    """Read the modules that `settings` name, or Odoo's addons, find their couplings in fact, and check all of it.
+    """Read the modules that `settings` name, or Odoo's addons, find their actual couplings, and check them.
 
-    The embedded server is asked where it runs, and not started for it. Raises ErpkitError where there are no modules to
-    read, or where a database is configured and does not answer.
+    The embedded server is used if it runs, and is not started. Raises ErpkitError if there are no modules, or if a configured
+    database does not answer.
     """
     declared_layers = Layers.parse(layers)
     source = read_source(settings, odoo)
@@ -66,17 +66,11 @@ def find_couplings(
     packages = find_packages(modules)
     not_read: list[str] = []
     not_asked = [] if use_database else ["foreign keys and views were not read, as the database was not to be used"]
-    edges = [
-        *_tried("imports were not read", not_read, lambda: import_edges(packages)),
-        *_tried("queries were not read", not_read, lambda: query_edges(modules, owners)),
-        *(
-            _tried(
-                "foreign keys and views were not read", not_read, lambda: _of_tables(database, owners, tenants_query)
-            )
-            if use_database
-            else ()
-        ),
-    ]
+    edges = _tried("imports were not read", not_read, lambda: import_edges(packages))
+    edges += _tried("queries were not read", not_read, lambda: query_edges(modules, owners))
+    if use_database:
+        what = "foreign keys and views were not read"
+        edges += _tried(what, not_read, lambda: _of_tables(database, owners, tenants_query))
     everyone = frozenset(module.name for module in modules)
     strangers = everyone - set(packages)
     partly = everyone if not_read or not_asked else strangers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -109,7 +109,6 @@ def across(
     tenants: Sequence[Tenant],
     limit: int | None = 10_000,
     timeout: float = 60,
-    connections: int = 3,
     progress: Callable[[int], object] | None = None,
     named: bool = True,
 ) -> Across:
@@ -133,14 +132,9 @@ def across(
     statement, is_limited = _prepare(database, query, params, active, limit)
     database.name_login(active)
     deadline = time.monotonic() + timeout
-    if is_limited and len(active) <= _FEW and (limit is None or limit > _MANY_ROWS) and can_stream():
-        found = (read_large(database, tenant, statement, deadline=deadline) for tenant in active)
-    else:
-        loading = Loading()
-        answers = sweep(database, lambda _: [statement], active, deadline=deadline, connections=connections)
-        found = (_part(answer, loading) for answer in answers)
+    is_large = is_limited and len(active) <= _FEW and (limit is None or limit > _MANY_ROWS) and can_stream()
     parts = []
-    for part in found:
+    for part in _read_parts(database, active, statement, deadline, is_large=is_large):
         parts.append(part)
         if progress is not None:
             progress(1)
@@ -152,6 +146,18 @@ def across(
     parts.clear()  # frees memory before `combine` needs as much again
     skipped = {tenant.slug: tenant.status for tenant in tenants if not tenant.is_active}
     return Across(combine(kept, named=named), errors, truncated, skipped, len(active), database.target)
+
+
+def _read_parts(
+    database: Database, tenants: Sequence[Tenant], statement: bytes, deadline: float, *, is_large: bool
+) -> Iterator[Part]:
+    """Yield what each tenant gave: large results one tenant after the other, others pipelined."""
+    if is_large:
+        yield from (read_large(database, tenant, statement, deadline=deadline) for tenant in tenants)
+        return
+    loading = Loading()
+    for answer in sweep(database, lambda _: [statement], tenants, deadline=deadline):
+        yield _part(answer, loading)
 
 
 def _part(answer: Answer, loading: Loading) -> Part:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from erpkit.database import Connection
-from erpkit.tenants.objects import COMMON, FUNCTION, OBJECTS, PARTS, RELATION, read_unlocked
+from erpkit.tenants.objects import COMMON, OBJECTS, PARTS, read_unlocked
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,19 @@ def read_fingerprints(connection: Connection, schemas: Sequence[str]) -> dict[st
     }
 
 
-# The query that hashes schemas from the catalogs' own columns, without putting each object into words.
-#
-# It only has to be different wherever the definitions are: two schemas with the same hash are equal, two with different
-# ones may yet be (where a column was dropped, say, the others keep their numbers). What it leaves to PostgreSQL's own
-# words is what holds the number of an object of one schema: that differs from tenant to tenant, and may be another tenant's.
+# Columns, defaults, constraints and indexes, of which a schema has the most, are hashed from the columns of the catalogs, which is
+# faster than PostgreSQL's definitions; all other objects are hashed by their definitions. Schemas with equal hashes are equal;
+# schemas with different hashes may be equal, too: if a column was dropped, for example, the others keep their numbers. Where a
+# catalog's column holds the oid of an object of the schema, which differs between tenants, the definition is hashed.
 
 
-RAW_SINCE = 170000  # before, a stored expression holds its place in the statement that made it
+RAW_SINCE = 170000  # older versions keep in a stored expression its position in the statement that made it
 
 _ENFORCED_SINCE = 180000
-_OURS = 16384  # the first number that an object gets which is not PostgreSQL's own
+_OURS = 16384  # the first oid of an object that is not built in
 
-# A stored expression is compared as it is, unless it names something by a number of five digits, may name it by a constant of a
-# type such as regclass (24, 2202 …), or has the schema's name in a text, letter by letter.
+# A stored expression is hashed as it is stored, unless it contains an oid of five digits or more, a constant of a type such as
+# regclass (24, 2202 …), which is an oid, or the bytes of the schema's name in a text constant.
 _NUMBERED = "[0-9]{5}|:consttype (24|220[2-9]|221[0-1]|3734|3735|3769|3770|4089|4090|4096|4097|4191|4192) "
 
 
@@ -55,9 +54,9 @@ def _expression(tree: str, words: str) -> str:
     )
 
 
-# Most expressions are those of many tables, and are looked at once. `object` is that of the only constant in one such as
-# nextval('…'), which every serial column has: its number is given in bytes from the lowest (on a machine with another order
-# no object is found by it, and PostgreSQL's words are taken); `rest` is all but that constant.
+# Many tables have the same expressions, so that each distinct one is examined once. `object` is the oid of the only constant in an
+# expression such as nextval('…'), which every serial column has; its bytes are stored lowest first (on a big-endian machine no object
+# has the resulting oid, and the definition is hashed). `rest` is the expression without that constant.
 _OWN = f"""
 raw AS MATERIALIZED (
     SELECT own.*, (SELECT string_agg((CASE WHEN b < 128 THEN b ELSE b - 256 END)::text, ' ' ORDER BY i)
@@ -82,12 +81,6 @@ raw AS MATERIALIZED (
 )
 """
 
-_RELATIONS = f"""
-    SELECT c.relnamespace, ROW('relation'::text, c.relname, c.relkind, c.relpersistence, c.relrowsecurity, c.relforcerowsecurity,
-           CASE WHEN c.relowner <> c.nspowner THEN c.relowner END,
-           CASE WHEN c.relkind IN ('v', 'm', 'p', 'f') THEN {RELATION} END)
-      FROM own_class c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')"""
-
 _COLUMNS = f"""
     SELECT n.oid, ROW('column'::text, c.relname, a.attname, a.attnum, a.atttypmod, a.attnotnull, a.attidentity, a.attgenerated,
            a.attoptions, CASE WHEN a.atttypid < {_OURS} THEN a.atttypid END, CASE WHEN a.attcollation < {_OURS} THEN a.attcollation END,
@@ -102,7 +95,7 @@ _DEFAULTS = f"""
       FROM pg_attrdef d JOIN own_class c ON c.oid = d.adrelid JOIN raw n ON n.oid = c.relnamespace
       JOIN expressions e ON e.tree = d.adbin::text LEFT JOIN own_class s ON s.oid = e.object"""
 
-# A unique key's columns and storage are those of its index, which is hashed among the indexes.
+# The columns and the storage of a unique key are hashed with its index.
 _CONSTRAINTS = f"""
     SELECT n.oid, ROW('constraint'::text, c.relname, k.conname, k.contype, k.condeferrable, k.condeferred, k.convalidated,
            k.connoinherit, k.conkey, k.confkey, k.confupdtype, k.confdeltype, k.confmatchtype, k.confdelsetcols,
@@ -125,37 +118,8 @@ _INDEXES = f"""
       JOIN own_class t ON t.oid = x.indrelid LEFT JOIN expressions e
         ON (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL) AND e.tree = concat(x.indexprs, x.indpred)"""
 
-_FUNCTIONS = f"""
-    SELECT n.oid, ROW('function'::text, p.proname, p.prokind, p.prolang, p.procost, p.prorows, p.provariadic,
-           p.prosecdef, p.proleakproof,
-           CASE WHEN p.proowner <> n.nspowner THEN p.proowner END, p.proisstrict,
-           p.proretset, p.provolatile, p.proparallel, p.proargmodes, p.proargnames, p.prosrc, p.probin,
-           CASE WHEN p.proargdefaults IS NULL AND p.prosqlbody IS NULL AND p.proconfig IS NULL AND p.prosupport = 0
-                     AND NOT {_OURS} <= ANY(p.prorettype || p.proargtypes::oid[] || p.proallargtypes || p.protrftypes)
-                THEN concat(p.prorettype, '/', p.proargtypes, '/', p.proallargtypes, '/', p.protrftypes)
-                WHEN p.prokind <> 'a' THEN {FUNCTION}
-                ELSE replace(pg_get_function_identity_arguments(p.oid), n.prefix, chr(1) || '.') END)
-      FROM pg_proc p JOIN raw n ON n.oid = p.pronamespace"""
-
-_TRIGGERS = """
-    SELECT n.oid, ROW('trigger'::text, c.relname, t.tgname, t.tgtype, t.tgenabled, t.tgdeferrable, t.tginitdeferred, t.tgattr::int2[],
-           t.tgoldtable, t.tgnewtable, p.proname, CASE WHEN p.pronamespace <> n.oid THEN p.pronamespace::regnamespace::text END,
-           CASE WHEN t.tgqual IS NOT NULL OR t.tgnargs > 0 OR t.tgconstraint <> 0
-                THEN replace(pg_get_triggerdef(t.oid), n.prefix, chr(1) || '.') END)
-      FROM pg_trigger t JOIN own_class c ON c.oid = t.tgrelid JOIN raw n ON n.oid = c.relnamespace JOIN pg_proc p ON p.oid = t.tgfoid
-     WHERE NOT t.tgisinternal"""
-
-_SEQUENCES = """
-    SELECT c.relnamespace, ROW('sequence'::text, c.relname, s.seqtypid, s.seqstart, s.seqincrement, s.seqmax, s.seqmin,
-           s.seqcache, s.seqcycle,
-           t.relname, d.refobjsubid)
-      FROM pg_sequence s JOIN own_class c ON c.oid = s.seqrelid
-      LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass
-                           AND d.deptype IN ('a', 'i')
-      LEFT JOIN pg_class t ON t.oid = d.refobjid WHERE d.deptype IS DISTINCT FROM 'i'"""
-
-_RAW = (_RELATIONS, _COLUMNS, _DEFAULTS, _CONSTRAINTS, _INDEXES, _FUNCTIONS, _TRIGGERS, _SEQUENCES)
-_IN_WORDS = [PARTS[name] for name in ("row security", "policies", "parents", "rules", "types", "statistics")]
+_RAW = (_COLUMNS, _DEFAULTS, _CONSTRAINTS, _INDEXES)  # a schema has the most of these
+_IN_WORDS = [part for name, part in PARTS.items() if name not in ("columns", "constraints", "indexes")]
 
 
 def fingerprint_query(server_version: int) -> str:

@@ -95,13 +95,13 @@ own AS MATERIALIZED (
 """
 
 # A function's header without the schema's name, and its unchanged body; p is an alias of pg_proc and n of `own`.
-FUNCTION = """(
+_FUNCTION = """(
     SELECT replace(replace(left(d.text, d.body), n.prefix, chr(1) || '.'), quote_literal(n.nspname), '''' || chr(1) || '''')
            || substr(d.text, d.body + 1)
       FROM (SELECT f.text, CASE WHEN p.prosqlbody IS NULL THEN position('AS $' IN f.text) ELSE length(f.text) END AS body
               FROM (SELECT pg_get_functiondef(p.oid) AS text) f) d)"""
 
-RELATION = """(
+_RELATION = """(
     CASE WHEN c.relkind IN ('v', 'm') THEN coalesce('WITH (' || array_to_string(c.reloptions, ', ') || E')\\n', '')
               || replace(pg_get_viewdef(c.oid), c.prefix, chr(1) || '.')
          WHEN c.relkind = 'p' THEN 'partition by ' || replace(pg_get_partkeydef(c.oid), c.prefix, chr(1) || '.')
@@ -112,7 +112,7 @@ RELATION = """(
 
 _RELATIONS = f"""
     SELECT nspname, kind, '', name,
-           {RELATION}
+           {_RELATION}
       FROM own_class c WHERE relkind IN ('r', 'p', 'v', 'm', 'f')"""
 
 _ROW_SECURITY = """
@@ -184,7 +184,7 @@ _INDEXES = """
 _FUNCTIONS = f"""
     SELECT n.nspname, CASE p.prokind WHEN 'p' THEN 'procedure' WHEN 'a' THEN 'aggregate' ELSE 'function' END, '',
            quote_ident(p.proname) || '(' || replace(pg_get_function_identity_arguments(p.oid), n.prefix, chr(1) || '.') || ')',
-           CASE WHEN p.prokind = 'a' THEN '' ELSE {FUNCTION} END
+           CASE WHEN p.prokind = 'a' THEN '' ELSE {_FUNCTION} END
       FROM pg_proc p JOIN own n ON n.oid = p.pronamespace"""
 
 _TRIGGERS = """

@@ -194,15 +194,15 @@ class RestoreRun:
 
     @property
     def facts(self) -> dict[str, object]:
-        """Whether it was restored, and what the swap means for events."""
+        """The tenant's status, and whether it was restored."""
         status = self.restored.tenant.status if self.restored else self.plan.tenant.status
         return {"status": status, "restored": int(self.restored is not None)}
 
     @property
     def findings(self) -> list[Finding]:
-        """What forbade the swap, what is different from `_template`, and texts that name a schema that moved."""
+        """Problems that forbade the swap, drift, texts that name a renamed schema, and the next steps."""
         slug = self.plan.tenant.slug
-        kept = f"{self.plan.beside} is kept beside {slug}, which is as it was"
+        kept = f"{self.plan.beside} was kept, and {slug} was not changed"
         return [
             *(Finding("not restored", slug, f"{problem}; {kept}", "error") for problem in self.beside.problems),
             *drift_findings(slug if self.restored else self.plan.beside, self.beside.drift),
@@ -216,19 +216,19 @@ class RestoreRun:
         undo = f"erpkit tenants rename {slug} {beside}; erpkit tenants rename {self.plan.aside} {slug}"
         activate = f"erpkit tenants activate {slug}"
         return [
-            Finding("next", slug, "it is suspended until it is activated: look at it first", "info", activate),
+            Finding("next", slug, "it is suspended: check it, then activate it", "info", activate),
             Finding("next", slug, "to undo it, rename back", "info", f"{undo}; {activate}"),
         ]
 
     @property
     def tables(self) -> tuple[Table[LogChange], ...]:
-        """One line a consequence for events."""
+        """One line for each topic or handler whose events differ."""
         return (Table(_LOG, self.beside.log_changes, "The events of both logs are the same."),)
 
     def __str__(self) -> str:
         slug = self.plan.tenant.slug
         if self.restored is None:
-            return f"not restored: {self.plan.beside} is kept beside {slug}, which is as it was"
+            return f"not restored: {self.plan.beside} was kept, and {slug} was not changed"
         return f"restored {slug}, suspended; the damaged one is {self.restored.damaged.slug}, archived"
 
 
@@ -240,7 +240,7 @@ _LOG = (
 
 
 def restore_tenant(database: Database, plan: RestorePlan, confirm: str, migrations: Sequence[Migration]) -> RestoreRun:
-    """Import the file beside the damaged tenant, compare, and swap them unless a problem forbids it; see `import_beside`."""
+    """Import the file beside the damaged tenant, compare both, and swap them unless there are problems."""
     beside = import_beside(database, plan, confirm, migrations)
     return RestoreRun(plan, beside, None if beside.problems else swap_in(database, plan, confirm, beside))
 
