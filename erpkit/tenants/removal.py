@@ -263,44 +263,23 @@ def _dependents(connection: Connection, schema: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class OffboardPlan:
-    """A plan to drop a tenant, and the folder that it is exported to first."""
+class OffboardPlan(DropPlan):
+    """A plan to export a tenant to a file in `folder`, and to drop it then."""
 
-    drop: DropPlan
-    folder: Path
-
-    @property
-    def id(self) -> str:
-        """The id of the plan to drop it."""
-        return self.drop.id
+    folder: Path = Path()
 
     @property
     def path(self) -> Path:
         """The file of the export."""
-        return self.folder / f"{self.drop.tenant.slug}-{self.id}.erpkit"
-
-    @property
-    def size(self) -> int:
-        """How many tables are dropped."""
-        return self.drop.size
+        return self.folder / f"{self.tenant.slug}-{self.id}.erpkit"
 
     @property
     def facts(self) -> dict[str, object]:
         """Its figures, with those of the result at zero."""
-        return {**self.drop.facts, "exported": 0}
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        """None: planning refuses what may not be dropped."""
-        return self.drop.findings
-
-    @property
-    def tables(self) -> tuple[Table[tuple[str, int]], ...]:
-        """One line a table that would be dropped, with its rows."""
-        return self.drop.tables
+        return {**super().facts, "exported": 0}
 
     def __str__(self) -> str:
-        return f"export to {self.path}, and {self.drop}"
+        return f"export to {self.path}, and {super().__str__()}"
 
 
 @dataclass(frozen=True)
@@ -342,7 +321,7 @@ def plan_offboarding(connection: Connection, tenant: Tenant, folder: Path | str 
     """Plan to export and drop a tenant. Raises UsageError for an active tenant, and as `plan_drop`."""
     plan = plan_drop(connection, tenant)
     plan.refuse()
-    return OffboardPlan(plan, Path(folder).absolute())
+    return OffboardPlan(plan.tenant, plan.rows, plan.byte_count, plan.dependents, Path(folder).absolute())
 
 
 def offboard_tenant(
@@ -352,11 +331,11 @@ def offboard_tenant(
 
     Raises DatabaseError, with nothing dropped, if the file has other numbers of rows than the plan; else as `drop_tenant`.
     """
-    plan.drop.check(confirm)
-    tenant = plan.drop.tenant
+    plan.check(confirm)
+    tenant = plan.tenant
     export_tenant(database, tenant, plan.path)
     manifest = verify_export(plan.path)
-    if manifest.rows != plan.drop.rows:
+    if manifest.rows != plan.rows:
         raise DatabaseError(f"{tenant.slug} has changed since it was planned: nothing was dropped")
     dropped = drop_tenant(database, tenant.slug, confirm, progress)
     with database.connection() as connection:
