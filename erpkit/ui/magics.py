@@ -13,10 +13,10 @@ from erpkit.config import Settings
 from erpkit.erp import Installation
 from erpkit.errors import DatabaseError, UsageError
 from erpkit.finding import Finding, group_findings, not_read
+from erpkit.table import Table
 from erpkit.tenants import Across, across
 from erpkit.ui.explorer import read_again
 from erpkit.ui.progress import progress_bar
-from erpkit.ui.show import Table
 from erpkit.visible import visible
 
 if TYPE_CHECKING:
@@ -137,4 +137,4 @@ def register(shell: Any) -> None:
 def _sortable(frame: pandas.DataFrame) -> dict[str, Any]:
     """Return a DataFrame's widget; nothing for one with a meaningful index, which the widget would not show."""
     is_numbered = type(frame.index).__name__ == "RangeIndex" and frame.columns.nlevels == 1
-    return dict(Table(frame, raw=True)._repr_mimebundle_()) if is_numbered else {}
+    return dict(Table.of_frame(frame, raw=True)._repr_mimebundle_()) if is_numbered else {}

@@ -188,7 +188,7 @@ def test_the_command_line_names_its_target_and_what_it_did_not_read() -> None:
     lines = _run("check", "--no-database", ERPKIT_MODULES="erpkit.sample").splitlines()
     assert lines == [
         "target: erpkit.sample, no database",
-        "not read: foreign keys and views were not read: the database was not to be asked",
+        "not read: foreign keys and views were not read, as the database was not to be used",
         "load order: catalog, sales, inventory, billing",
         "no findings",
     ]

@@ -245,7 +245,7 @@ def test_what_was_read_before_the_connection_died_is_no_failure(mortal: tuple[Da
 def test_a_lost_connection_that_a_block_does_not_mind_is_told_at_the_end(mortal: tuple[Database, Tenant]) -> None:
     database, tenant = mortal
     with (
-        pytest.raises(DatabaseError, match="tenant acme: the connection was lost, and so the transaction was rolled"),
+        pytest.raises(DatabaseError, match="tenant acme: the connection was lost: the transaction was rolled"),
         database.tenant_transaction(tenant, write=True) as connection,
         pytest.raises(psycopg.OperationalError),
     ):

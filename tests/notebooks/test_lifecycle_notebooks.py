@@ -51,7 +51,7 @@ def test_provision_tenant_is_a_dry_run_first_and_then_makes_the_tenant(
     assert (done.outcome, _facts(done)["created"], _facts(done)["drift"]) == ("ok", 1, 0)
     assert "newcomer" in _slugs(shared_database)
     again = _run("provision_tenant", tmp_path, slug="newcomer")
-    assert "there is a tenant newcomer" in str(again.error)
+    assert "tenant newcomer or schema tenant_newcomer already exists" in str(again.error)
 
 
 def test_offboard_tenant_refuses_an_active_tenant(planted: Planted, shared_database: Database, tmp_path: Path) -> None:

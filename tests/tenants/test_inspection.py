@@ -308,7 +308,7 @@ def test_the_command_line_waits_for_no_lock_and_shows_growth(
     assert (notes[1], notes[5]) == ("5,000", "+5,000")
     connection.execute(f"DROP TABLE {grown.schema}.notes")
     (tmp_path / "list.json").write_text("[]")
-    refused(erpkit("tenants", "inspect", "--since", str(tmp_path / "list.json"), **environ), 2, "is no inspection")
+    refused(erpkit("tenants", "inspect", "--since", str(tmp_path / "list.json"), **environ), 2, "is not an inspection")
 
 
 def test_the_notebook_waits_for_no_lock_and_compares_each_run_with_the_one_before(

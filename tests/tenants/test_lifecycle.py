@@ -167,9 +167,9 @@ def test_renaming_names_what_still_has_the_old_schema_in_its_text(database: Data
 
 
 def test_renaming_to_a_taken_or_bad_name_changes_nothing(database: Database, tenants: list[Tenant]) -> None:
-    with pytest.raises(UsageError, match="there is a tenant bluebird or a schema tenant_bluebird already"):
+    with pytest.raises(UsageError, match="tenant bluebird or schema tenant_bluebird already exists"):
         rename_tenant(database, "acme", "bluebird")
-    with pytest.raises(UsageError, match="no tenant name"):
+    with pytest.raises(UsageError, match="not a valid tenant name"):
         rename_tenant(database, "acme", 'x"; drop schema tenant_acme; --')
     with database.connection() as connection:
         connection.execute('CREATE ROLE "' + str(tenants[0].role).replace("acme", "apex.read") + '"')

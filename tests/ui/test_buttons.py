@@ -113,7 +113,7 @@ def test_a_plan_that_the_world_has_moved_away_from_is_refused_and_shown_anew(
         connection.execute(f'DELETE FROM tenant_{erp.behind}.erpkit_events WHERE "offset" = 1')
     click(guard, "apply")
     assert (guard.result, guard.apply_button.disabled) == (None, True)
-    assert f"{stale} is stale, the plan is {guard.plan.id} by now: nothing was done" in told(guard)
+    assert f"{stale} is stale: the plan is now {guard.plan.id}; nothing was done" in told(guard)
     assert guard.plan.id != stale
     assert guard.plan.id in guard.head.value
 

@@ -20,7 +20,7 @@ def test_the_broker_is_in_memory_unless_it_is_named() -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("mqtt://erp:s3cret@host", "is not a broker: use memory:, nats://"),
+        ("mqtt://erp:s3cret@host", "is not a broker's URL: use memory:, nats://"),
         ("host:4222", "is not a broker"),
         ("s3cret", "is not a broker"),
         ("nats://", "names no host: write it as nats://host:port"),
