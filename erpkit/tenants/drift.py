@@ -22,17 +22,17 @@ from erpkit.visible import visible
 
 Change = Literal["missing", "extra", "other", "unknown"]
 
-_NOTHING = "nothing"  # the measure of the only tenant of a database without a template
-_LONGEST = 100  # characters of a definition that fit into a sentence
+_NOTHING = "nothing"  # the measure if a database has one tenant and no template
+_LONGEST = 100  # characters of a definition that is shown in a sentence
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One difference from `_template`; `ddl` would undo it, and `str()` puts it in words.
+    """One difference from `_template`; `ddl` would undo it, and `str()` describes it.
 
-    What destroys data stands in `ddl` as a comment that begins with `-- destructive: `, and what fails on some data as one that
-    begins with `-- fails where rows exist: ` or `-- fails where a value does not fit: `, for a person to decide on. With the
-    change `unknown` the schema could not be compared: `object` names the lock that it has, or says that it is gone.
+    Statements in `ddl` that destroy data are comments that begin with `-- destructive: `; those that may fail on existing data begin
+    with `-- fails where rows exist: ` or `-- fails where a value does not fit: `. A person decides on both. With the change
+    `unknown`, the schema could not be compared: `object` says that it is locked or does not exist.
     """
 
     kind: str
@@ -48,12 +48,12 @@ class Difference:
         if self.change != "other":
             return f"{self.kind} {self.object} is {self.change}"
         if self._is_long:
-            return f"{self.kind} {self.object} is defined otherwise"
+            return f"{self.kind} {self.object} is defined differently"
         return f"{self.kind} {self.object} is {self.actual!r}, not {self.canonical!r}"
 
     @property
     def is_lock(self) -> bool:
-        """Whether a lock kept the schema from being compared."""
+        """Whether the schema could not be compared because of a lock."""
         return self.kind == "lock"
 
     @property

@@ -266,7 +266,7 @@ def test_a_commit_whose_answer_was_lost_is_told_and_never_repeated(mortal: tuple
         )
     ran = 0
     with (
-        pytest.raises(DatabaseError, match="tenant acme: the connection was lost during the commit .*: look whether"),
+        pytest.raises(DatabaseError, match="tenant acme: the connection was lost during the commit .*: check whether"),
         database.tenant_transaction(tenant, write=True) as connection,
     ):
         ran += 1

@@ -164,5 +164,7 @@ def test_a_file_that_is_damaged_or_of_nobody_is_told_before_anything_starts(
         with pytest.raises(UsageError, match="the dump was changed after the export"):
             plan_restore(connection, tmp_path / "bad.erpkit")
         connection.execute("DELETE FROM public.tenants WHERE slug = %s", [planted.suspended])
-        with pytest.raises(UsageError, match=f"there is no tenant {planted.suspended}: erpkit tenants import"):
+        with pytest.raises(
+            UsageError, match=f"there is no tenant {planted.suspended}: import it by erpkit tenants import"
+        ):
             plan_restore(connection, file)

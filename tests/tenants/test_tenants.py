@@ -139,7 +139,7 @@ def test_an_unknown_tenant_is_refused_with_near_names(database: Database, migrat
 def test_an_unknown_status_is_refused(database: Database, migrations: tuple[Migration, ...]) -> None:
     create_tenant(database, migrations, "acme")
     with database.connection() as connection:
-        with pytest.raises(UsageError, match="no status"):
+        with pytest.raises(UsageError, match="not a status"):
             set_status(connection, "acme", "asleep")
         assert set_status(connection, "acme", "suspended").status == "suspended"
 
