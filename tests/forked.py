@@ -57,6 +57,7 @@ def _become(arguments: list[str], environ: dict[str, str], folder: str, out: str
     os.environ.clear()
     os.environ.update(environ)
     sys.argv = ["erpkit", *arguments]
+    sys.path[:0] = filter(None, environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123
     streams: list[tuple[Any, int]] = [(open(out, "w"), 1), (open(err, "w"), 2)]  # noqa: SIM115, PTH123
     for stream, number in streams:

@@ -18,14 +18,14 @@ from erpkit.events import Selection, plan_replay
 from erpkit.migrations import Migration, plan_up, read_applied
 from erpkit.modules import Registry
 from erpkit.runs import RunResult, list_notebooks, open_notebook, read_summary, run_notebook
-from erpkit.sample.demo import Planted, plant
+from erpkit.sample.demo import Planted
 from erpkit.tenants import list_tenants
-from tests.conftest import SMALL
+from tests.conftest import plant_copy
 
 
 @pytest.fixture(scope="module")
 def planted(shared_database: Database, registry: Registry) -> Planted:
-    return plant(shared_database, registry, tenants=5, size=SMALL)
+    return plant_copy(shared_database, registry, 5)
 
 
 @pytest.fixture(autouse=True)
