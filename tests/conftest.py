@@ -30,6 +30,14 @@ SMALL = Size(products=6, customers=3, orders=10)
 _MEMORY = Path("/dev/shm")
 SCRATCH = _MEMORY if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 4 * 2**30 else Path("/tmp")
 
+_LONG = (
+    "test_jupyterlab", "test_notebooks", "test_queries", "test_cli", "test_lifecycle", "test_migration_kills", "test_brokers",
+    "test_scheduling", "test_values", "test_embedded", "test_odd_tenants", "test_worker", "test_migrate_cli", "test_nameless_user",
+    "test_runbooks_in_earnest", "test_lifecycle_notebooks", "test_replay_notebooks", "test_reports", "test_runs", "test_run_cli",
+    "test_exports", "test_forwarding", "test_analyst_login", "test_nothing_is_green", "test_dead_connections", "test_inspection",
+    "test_existing_erp", "test_masked_runs", "test_run_receivers", "test_typed_registration", "test_brokers_cli",
+)  # fmt: skip
+
 _home = Path(tempfile.mkdtemp(prefix="erpkit-tests-", dir=SCRATCH))
 
 
@@ -41,6 +49,12 @@ def pytest_configure() -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each kernel and each command compiles erpkit anew
     sys.dont_write_bytecode = False
     _home.chmod(0o755)  # as root, the server's user must be able to walk to its data
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no worker has one left when the others are done."""
+    order = {name: number for number, name in enumerate(_LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def pytest_unconfigure() -> None:
