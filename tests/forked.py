@@ -25,11 +25,11 @@ import erpkit.sample
 
 _PATIENCE = 120  # seconds
 _LATE = {  # what a command imports when it is called
-    "demo": ("erpkit.runs.engine", "ipykernel.kernelspec", "nbconvert", "pandas"),
+    "demo": ("erpkit.runs.engine", "ipykernel.kernelspec", "IPython", "nbconvert.exporters.html", "pandas"),
     "mcp": ("erpkit.app.tools",),
     "modules": ("grimp", "networkx", "sqlglot"),
     "queries": ("sqlglot",),
-    "run": ("erpkit.runs.engine", "ipykernel.kernelspec", "nbconvert"),
+    "run": ("erpkit.runs.engine", "ipykernel.kernelspec", "IPython", "nbconvert.exporters.html"),
 }
 
 

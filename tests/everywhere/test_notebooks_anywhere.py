@@ -1,6 +1,6 @@
 """Every notebook where there is nothing, little or not all to be read: it ends truly, and never green over nothing.
 
-It takes minutes, so that the daily suite leaves it out: `pytest tests/everywhere`.
+It takes minutes, so that the daily suite leaves it out: `pytest --dist=worksteal tests/everywhere`.
 """
 
 from __future__ import annotations
