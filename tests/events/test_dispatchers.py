@@ -23,9 +23,9 @@ from erpkit.events.dispatchers import (
 )
 from erpkit.events.lag import GroupLag, LockHolder
 from erpkit.modules import Registry
-from erpkit.sample.demo import place_orders, plant
+from erpkit.sample.demo import place_orders
 from erpkit.tenants import get_tenant
-from tests.conftest import SMALL
+from tests.conftest import SMALL, plant_copy
 
 NOW = datetime(2026, 11, 25, 3, 0, tzinfo=UTC)
 HEALTH = Health(NOW - timedelta(seconds=400), 10, 0, 0)
@@ -61,7 +61,7 @@ def test_a_health_file_that_is_none_is_named(tmp_path: Path) -> None:
 def test_a_worker_that_was_killed_leaves_traces_and_its_work_is_taken_over_once(
     database: Database, registry: Registry, tmp_path: Path
 ) -> None:
-    plant(database, registry, tenants=2, size=SMALL)
+    plant_copy(database, registry, 2)
     groups = consumer_groups(registry)
     worker = WorkerProcess(database.conninfo, "erpkit.sample", tmp_path / "health.json")
     try:

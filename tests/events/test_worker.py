@@ -39,6 +39,7 @@ from erpkit.migrations import read_migrations
 from erpkit.modules import EventHandler, Module, Registry
 from erpkit.tenants import create_tenant, list_tenants, set_status
 from tests.benchmarks.kill_dispatcher import kill_often
+from tests.conftest import SCRATCH
 from tests.processes import start
 
 
@@ -295,7 +296,7 @@ def test_a_tenant_that_cannot_be_served_is_named_and_holds_up_no_other(database:
 
 
 def test_a_worker_survives_a_restart_of_the_server() -> None:
-    home = Path(tempfile.mkdtemp(prefix="erpkit-restart-", dir="/tmp"))
+    home = Path(tempfile.mkdtemp(prefix="erpkit-restart-", dir=SCRATCH))
     home.chmod(0o755)
     server = EmbeddedServer(home)
     server.start()

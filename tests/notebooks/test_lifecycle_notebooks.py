@@ -8,15 +8,15 @@ import pytest
 from erpkit.database import Database
 from erpkit.modules import Registry
 from erpkit.runs import RunResult, open_notebook, run_notebook
-from erpkit.sample.demo import Planted, plant
+from erpkit.sample.demo import Planted
 from erpkit.tenants import get_tenant, import_tenant, list_tenants, set_status, verify_export
 from erpkit.tenants.health import count_rows
-from tests.conftest import SMALL
+from tests.conftest import plant_copy
 
 
 @pytest.fixture(scope="module")
 def planted(shared_database: Database, registry: Registry) -> Planted:
-    return plant(shared_database, registry, tenants=4, size=SMALL)
+    return plant_copy(shared_database, registry)
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,6 @@ from erpkit.embedded import EmbeddedServer
 from erpkit.errors import DatabaseError, UsageError
 from erpkit.migrations import Migration
 from erpkit.modules import Registry
-from erpkit.sample.demo import plant
 from erpkit.tenants import (
     Manifest,
     create_tenant,
@@ -45,7 +44,7 @@ from erpkit.tenants.exports import find_program, without_password
 from erpkit.tenants.health import count_rows
 from erpkit.tenants.imports import rename_in_script
 from erpkit.tenants.manifest import DUMP, MANIFEST
-from tests.conftest import SMALL, _new_database
+from tests.conftest import _new_database, plant_copy
 
 TRICKY = [
     "tenant_acme.", "COPY tenant_acme.x FROM stdin;", "\\.", "a\tb\nc", "'tenant_acme.x'::regclass", "$$", "--", "\\restrict x",
@@ -55,7 +54,7 @@ TRICKY = [
 @pytest.fixture(scope="module")
 def original(shared_database: Database, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with the data of acme, in which many things look like its schema's name."""
-    plant(shared_database, registry, tenants=4, size=SMALL)
+    plant_copy(shared_database, registry)
     with shared_database.connection() as connection:
         tenant = get_tenant(connection, "acme")
         connection.execute(

@@ -31,6 +31,7 @@ from erpkit.tenants import (
     rename_tenant,
     set_status,
 )
+from tests.conftest import SCRATCH
 
 INSERT = "INSERT INTO catalog_categories VALUES ('x')"
 
@@ -324,7 +325,7 @@ def test_a_drop_that_was_interrupted_is_completed_by_the_next(database: Database
 @pytest.fixture
 def small_server() -> Iterator[Database]:
     """A server whose lock table is too small for a big schema."""
-    home = Path("/tmp") / f"erpkit-small-{uuid4().hex[:8]}"  # as root, the server's user must be able to walk to it
+    home = SCRATCH / f"erpkit-small-{uuid4().hex[:8]}"  # as root, the server's user must be able to walk to it
     server = EmbeddedServer(home)
     server.start()
     server.stop()

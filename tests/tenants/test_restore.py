@@ -10,7 +10,7 @@ from erpkit.errors import PlanChangedError, UsageError
 from erpkit.events import dispatch
 from erpkit.migrations import Migration
 from erpkit.modules import Registry
-from erpkit.sample.demo import Planted, place_orders, plant
+from erpkit.sample.demo import Planted, place_orders
 from erpkit.tenants import (
     export_tenant,
     find_drift,
@@ -24,12 +24,12 @@ from erpkit.tenants import (
     swap_in,
 )
 from erpkit.tenants.health import count_rows
-from tests.conftest import SMALL
+from tests.conftest import SMALL, plant_copy
 
 
 @pytest.fixture(scope="module")
 def planted(shared_database: Database, registry: Registry) -> Planted:
-    return plant(shared_database, registry, tenants=4, size=SMALL)
+    return plant_copy(shared_database, registry)
 
 
 def _export(database: Database, slug: str, folder: Path) -> Path:

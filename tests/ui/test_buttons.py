@@ -14,18 +14,18 @@ from erpkit.database import Database
 from erpkit.erp import Erp
 from erpkit.migrations import Migration, plan_redo, plan_up, read_applied, run_plan
 from erpkit.modules import Registry
-from erpkit.sample.demo import Planted, plant
+from erpkit.sample.demo import Planted
 from erpkit.tenants import get_tenant, list_tenants, set_status
 from erpkit.ui import (
     Decision,
     decide,
 )
-from tests.conftest import SMALL
+from tests.conftest import plant_copy
 
 
 @pytest.fixture(scope="module")
 def erp(shared_database: Database, registry: Registry) -> Planted:
-    return plant(shared_database, registry, tenants=5, size=SMALL)
+    return plant_copy(shared_database, registry, 5)
 
 
 @pytest.fixture

@@ -15,16 +15,16 @@ from erpkit.database import Database
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
 from erpkit.modules import Registry
-from erpkit.sample.demo import Planted, plant
+from erpkit.sample.demo import Planted
 from erpkit.tenants import find_tenants
 from erpkit.ui import Explorer, explore
-from tests.conftest import SMALL
+from tests.conftest import plant_copy
 from tests.counting import wait_until
 
 
 @pytest.fixture(scope="module")
 def erp(shared_database: Database, registry: Registry) -> Planted:
-    return plant(shared_database, registry, tenants=4, size=SMALL)
+    return plant_copy(shared_database, registry)
 
 
 @pytest.fixture
