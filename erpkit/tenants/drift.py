@@ -218,17 +218,19 @@ def _against_most(
 ) -> tuple[str, dict[str, list[Difference]]]:
     """Compare with what most of the schemas have; of schemas with the same hash only one is read."""
     locks = {schema: one.lock for schema, one in prints.items() if one.lock is not None}
-    alike: dict[Fingerprint, list[str]] = {}
-    for schema in dict.fromkeys(schemas):
-        if schema in prints and schema not in locks:
-            alike.setdefault(prints[schema], []).append(schema)
+    grants = read_grants(connection, list(dict.fromkeys(schemas)))
+    alike: dict[Fingerprint | None, list[str]] = {}
+    for schema, granted in grants.items():
+        if (
+            granted and schema not in locks
+        ):  # one with nothing in it has no hash, and a schema that is not there no grants
+            alike.setdefault(prints.get(schema), []).append(schema)
     objects: dict[str, list[SchemaObject]] = {}
     if len(alike) > 1:
         objects, later = read_objects(connection, [same[0] for same in alike.values()])
         locks |= {schema: later[same[0]] for same in alike.values() if same[0] in later for schema in same}
     canonical = most_common([(objects[same[0]], len(same)) for same in alike.values() if same[0] in objects])
     read = {schema: objects[same[0]] for same in alike.values() if same[0] in objects for schema in same}
-    grants = read_grants(connection, list(dict.fromkeys(schemas)))
     given = most_granted([one for one in grants.values() if one])
     count = sum(map(len, alike.values()))
     return f"most of {count} tenants" if count > 1 else _NOTHING, {

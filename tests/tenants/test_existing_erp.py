@@ -88,6 +88,17 @@ def test_drift_is_measured_against_a_tenant_that_is_named(door: Erp) -> None:
     assert 'DROP INDEX "nord".by_total' in drift.script
 
 
+def test_a_tenant_whose_schema_is_empty_lacks_what_most_tenants_have(door: Erp, foreign: Database) -> None:
+    with foreign.connection() as connection:
+        connection.execute(
+            "INSERT INTO customers VALUES ('west.example.com', 'west', 'West AG', false); CREATE SCHEMA west"
+        )
+    drift = door.tenants.drift(["west.example.com"])
+    assert drift.measure == "most of 4 tenants"
+    assert "table invoices is missing" in map(str, drift.differences["west.example.com"])
+    assert "drift" in {finding.kind for finding in door.tenants["west.example.com"].inspect().findings}
+
+
 def test_the_only_tenant_without_a_template_is_not_said_to_be_like_it(door: Erp, foreign: Database) -> None:
     with foreign.connection() as connection:
         connection.execute("DELETE FROM customers WHERE domain <> 'nord.example.com'")
