@@ -10,7 +10,8 @@ from typing import Literal
 
 from psycopg import sql
 
-from erpkit.database import TEMPLATE, Connection, Tenant, quote_name
+from erpkit.database import TEMPLATE, Connection, Tenant, has_schema, quote_name
+from erpkit.errors import UsageError
 from erpkit.finding import Finding
 from erpkit.result import Summary
 from erpkit.table import Column, Table
@@ -172,8 +173,11 @@ def compare_tenants(
     `fingerprints` are those of all these schemas and of the template, if they were read before. If another session has locked a
     table exclusively for more than a second, the tenant's only difference says so. A tenant that lacks migrations differs for that
     reason: migrate first, then look for drift. Without a `_template`, in a database that erpkit did not make, the measure is what
-    most of the tenants `among` have.
+    most of the tenants `among` have. Raises UsageError where the schema of `against` does not exist.
     """
+    if against is not None and not has_schema(connection, against.schema):
+        words = f"its schema {against.schema} does not exist, so nothing can be compared with it"
+        raise UsageError(f"tenant {against.slug}: {words}")
     schemas = [(against or TEMPLATE).schema, *(tenant.schema for tenant in tenants)]
     prints = dict(fingerprints or read_fingerprints(connection, schemas))
     if against is None and TEMPLATE.schema not in prints:

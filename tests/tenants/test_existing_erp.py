@@ -99,6 +99,13 @@ def test_a_tenant_whose_schema_is_empty_lacks_what_most_tenants_have(door: Erp, 
     assert "drift" in {finding.kind for finding in door.tenants["west.example.com"].inspect().findings}
 
 
+def test_nothing_is_compared_with_a_tenant_whose_schema_is_not_there(door: Erp, foreign: Database) -> None:
+    with foreign.connection() as connection:
+        connection.execute("DROP SCHEMA ost CASCADE")
+    with pytest.raises(UsageError, match="its schema ost does not exist, so nothing can be compared with it"):
+        door.tenants.drift(against="ost.example.com")
+
+
 def test_the_only_tenant_without_a_template_is_not_said_to_be_like_it(door: Erp, foreign: Database) -> None:
     with foreign.connection() as connection:
         connection.execute("DELETE FROM customers WHERE domain <> 'nord.example.com'")
