@@ -113,6 +113,12 @@ def test_the_only_tenant_without_a_template_is_not_said_to_be_like_it(door: Erp,
     assert (str(drift), [one.kind for one in drift.findings]) == ("nothing was compared", ["not compared"])
 
 
+def test_a_tenant_that_is_not_there_is_told_in_one_line_and_is_no_key(door: Erp) -> None:
+    with pytest.raises(UsageError, match=r"^there is no tenant 'west'"):
+        door.tenants["west"]
+    assert (door.tenants.get("west"), "west" in door.tenants, "nord.example.com" in door.tenants) == (None, False, True)
+
+
 def test_what_changes_tenants_is_refused_in_one_line(door: Erp) -> None:
     for change in (door.tenants.create, door.tenants.drop, door.tenants.suspend, door.tenants.repair):
         with pytest.raises(UsageError, match="erpkit only reads this ERP, which has no registry of tenants"):
