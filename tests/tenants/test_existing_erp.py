@@ -119,6 +119,11 @@ def test_a_tenant_that_is_not_there_is_told_in_one_line_and_is_no_key(door: Erp)
     assert (door.tenants.get("west"), "west" in door.tenants, "nord.example.com" in door.tenants) == (None, False, True)
 
 
+def test_a_text_in_place_of_a_list_of_tenants_is_not_taken_letter_by_letter(door: Erp) -> None:
+    with pytest.raises(UsageError, match=r"given as a list: write \['nord.example.com'\]"):
+        door.tenants.inspect("nord.example.com")
+
+
 def test_what_changes_tenants_is_refused_in_one_line(door: Erp) -> None:
     for change in (door.tenants.create, door.tenants.drop, door.tenants.suspend, door.tenants.repair):
         with pytest.raises(UsageError, match="erpkit only reads this ERP, which has no registry of tenants"):
