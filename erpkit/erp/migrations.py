@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import psycopg
 
@@ -183,8 +183,8 @@ class Migrations:
     def __repr__(self) -> str:
         return repr(self.status())
 
-    def _repr_html_(self) -> str:
-        return self.status()._repr_html_()
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        return self.status()._repr_mimebundle_()
 
     def _bind(
         self, find: Callable[[], list[Tenant]], decide: _Decide, how: RunOptions, *, makes_template: bool = False

@@ -19,7 +19,7 @@ from erpkit.events.lag import EventLag, GroupLag, LockHolder, read_lag
 from erpkit.finding import Finding
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table
 
 _STALE = 180.0  # seconds; a worker reports every 60 unless it is told otherwise
@@ -120,7 +120,7 @@ class TakeOver:
 
 
 @dataclass(frozen=True)
-class DispatchRun:
+class DispatchRun(Result):
     """The result of dispatching all that waited, tenant by tenant.
 
     `failures` maps tenants that could not be served to the reason, `skipped` those that are not active to their status.
@@ -170,7 +170,7 @@ class DispatchRun:
 
 
 @dataclass(frozen=True)
-class DispatcherReport:
+class DispatcherReport(Result):
     """Who dispatches, what waits, and the last report of the dispatcher that ended.
 
     `handled` says, a tenant and handler, what became of the events up to its checkpoint.

@@ -12,7 +12,7 @@ from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_wi
 from erpkit.events.checkpoints import group_lock
 from erpkit.events.consumer import ConsumerGroup, group_rows
 from erpkit.finding import NO_TENANTS, Finding, group_findings, not_read
-from erpkit.result import to_html
+from erpkit.result import Result, Summary, to_html
 from erpkit.table import Column, Table, Tone, format_value
 
 _LONG = 10.0  # seconds after which an open transaction that holds a lock of the log is worth a look
@@ -112,7 +112,7 @@ class LockHolder:
 
 
 @dataclass(frozen=True)
-class EventLag:
+class EventLag(Result):
     """How far handlers are behind the logs of some tenants, `at` some moment, and what holds them back.
 
     `consumers` are the groups that were asked about, `errors` the tenants that could not be read to the reason.
@@ -181,6 +181,12 @@ class EventLag:
             *(Finding("no log", slug, "has no event log", remedy="erpkit migrate up") for slug in self.without_log),
             *not_read(self.errors),
         ]  # fmt: skip
+
+    @property
+    def summary(self) -> Summary:
+        """How many events wait, for how long, and what a person should look at."""
+        facts = {"tenants": len(self.tenants), "waiting": self.waiting, "oldest": _duration(self.oldest)}
+        return Summary("Events that wait", facts, self.findings)
 
     def __repr__(self) -> str:
         return "\n".join([repr(self.table), *(f"! {cause}" for cause in group_findings(self.findings))])

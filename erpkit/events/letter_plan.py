@@ -29,7 +29,7 @@ from erpkit.events.parking import PARKED_COLUMNS, Parked, list_parked
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table
 
 _BEHIND = "lacks erpkit's own migrations: run `erpkit migrate up`"
@@ -196,7 +196,7 @@ _Sum = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class OpenLetters:
+class OpenLetters(Result):
     """The open dead letters that `selection` chooses, and what is parked behind those of their handlers.
 
     `errors` maps the tenants that could not be read to the reason.

@@ -20,7 +20,7 @@ from typing import Any
 from erpkit.errors import MigrationError, UsageError
 from erpkit.finding import Finding, Severity
 from erpkit.migrations.files import Migration
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table, Tone
 
 _LOCKS_OR_REWRITES = (
@@ -99,7 +99,7 @@ class LintFinding:
 
 
 @dataclass(frozen=True)
-class LintReport:
+class LintReport(Result):
     """What squawk found; `note` says why there can be no findings where squawk is not installed.
 
     `checked` is how many migrations were checked, None where the caller knows.

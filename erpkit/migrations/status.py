@@ -13,7 +13,7 @@ from erpkit.database import TEMPLATE, Connection, Tenant, may_not_read, read_ten
 from erpkit.finding import Finding
 from erpkit.migrations.files import VERSION_TABLE, Migration
 from erpkit.migrations.history import STILL_RUNNING, read_dirty, read_edited
-from erpkit.result import Summary, to_html
+from erpkit.result import Result, Summary, to_html
 from erpkit.table import Column, Table, Tone
 
 MOST_LINES = 40  # of a table with a line for each tenant; with more, those that are alike are one line
@@ -107,7 +107,7 @@ _Line = tuple[str, Mapping[str, MigrationStatus]]  # a tenant, or how many, and 
 
 
 @dataclass(frozen=True)
-class FleetStatus:
+class FleetStatus(Result):
     """Which migrations each tenant has: the matrix of tenants and modules as a table, and findings.
 
     `is_foreign` says that erpkit only reads the ERP, and another tool migrates it.

@@ -20,7 +20,7 @@ from erpkit.finding import Finding
 from erpkit.modules import ModuleLike, is_foreign
 from erpkit.queries.generate import generated_path, has_queries, queries_folder, run_sqlc
 from erpkit.queries.types import to_numbered
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table
 
 _GROUPS_A_BATCH = 50
@@ -61,7 +61,7 @@ class BrokenQuery:
 
 
 @dataclass(frozen=True)
-class QueryCheck:
+class QueryCheck(Result):
     """The result of the check in all tenants: `broken` queries, and in `unread` why modules could not be read."""
 
     target: str

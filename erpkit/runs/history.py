@@ -13,7 +13,7 @@ import psycopg
 
 from erpkit.database import Connection, may_not_read
 from erpkit.finding import Finding
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.runs.report import run_key
 from erpkit.table import Column, Table, Tone
 
@@ -79,7 +79,7 @@ class RunRecord:
 
 
 @dataclass(frozen=True)
-class RunHistory:
+class RunHistory(Result):
     """Runs, the newest first, as tables; `since` is how far back they were read, None for no limit."""
 
     target: str

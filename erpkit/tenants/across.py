@@ -24,7 +24,7 @@ from erpkit.database import (
 )
 from erpkit.errors import DatabaseError, UsageError, first_line
 from erpkit.finding import Finding, group_findings
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Table
 from erpkit.tenants.frames import Array, AsText, Loading, Part, combine, make_array, make_masked, make_times
 from erpkit.tenants.reading_sql import check_reading
@@ -43,7 +43,7 @@ _MAY_BE_LIMITED = re.compile(r"limit|fetch|offset|for\b|into", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Across:
+class Across(Result):
     """The result of a query over all tenants: the rows, and what went wrong.
 
     The first column of `frame` is `tenant`. `errors` maps the tenants that failed to the reason; `truncated` are those with

@@ -14,7 +14,7 @@ from erpkit.database import TEMPLATE, Connection, Tenant, read_tenants
 from erpkit.events import ConsumerGroup
 from erpkit.finding import Finding
 from erpkit.migrations import Migration
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table
 from erpkit.tenants.drift import Difference, drift_table
 from erpkit.tenants.inspection import TenantInspection, inspect_tenants
@@ -73,7 +73,7 @@ class IndexDetail:
 
 
 @dataclass(frozen=True)
-class TenantDetail:
+class TenantDetail(Result):
     """The state of one tenant in depth: `inspection` is that of `inspect_tenants`, with exact figures.
 
     `target` names the database; `before` is an earlier inspection, since which growth is measured.

@@ -13,7 +13,7 @@ from psycopg import sql
 from erpkit.database import TEMPLATE, Connection, Tenant, has_schema, quote_name
 from erpkit.errors import UsageError
 from erpkit.finding import Finding
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table
 from erpkit.tenants.ddl import mend_object, rank
 from erpkit.tenants.fingerprints import Fingerprint, read_fingerprints
@@ -63,7 +63,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Drift:
+class Drift(Result):
     """How the schemas of tenants differ from `measure`: `_template`, one of the tenants, or what most of them have."""
 
     measure: str

@@ -10,7 +10,7 @@ from typing import Any
 from erpkit.events import LETTER_COLUMNS, DeadLetter
 from erpkit.finding import Finding
 from erpkit.migrations import MigrationStatus
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table, Tone
 from erpkit.tenants.drift import Difference, drift_table
 from erpkit.tenants.health import Blocker
@@ -29,7 +29,7 @@ _Versions = tuple[str, Mapping[str, MigrationStatus]]  # a tenant, and its state
 
 
 @dataclass(frozen=True)
-class FleetInspection:
+class FleetInspection(Result):
     """The inspections of tenants; `before` is an earlier inspection, since which growth is measured."""
 
     target: str

@@ -17,6 +17,7 @@ from erpkit.events import ConsumerGroup, DeadLetter, list_dead_letters, read_bac
 from erpkit.events.dead_letters import cause_of
 from erpkit.finding import Finding, name_some
 from erpkit.migrations import Applied, Migration, MigrationStatus, describe_status, read_applied
+from erpkit.result import Result, Summary
 from erpkit.tenants.drift import Difference, Drift, compare_tenants, drift_findings
 from erpkit.tenants.fingerprints import Fingerprint, read_fingerprints
 from erpkit.tenants.health import (
@@ -46,7 +47,7 @@ _OfTenant = TypeVar("_OfTenant", MigrationStatus, DeadLetter)
 
 
 @dataclass(frozen=True)
-class TenantInspection:
+class TenantInspection(Result):
     """The state of one tenant: `size` in bytes with indexes, `rows` of each table, and what a person should look at.
 
     With `is_exact`, rows were counted and files measured; otherwise `size`, `rows` and `event_count` are PostgreSQL's estimates
@@ -124,6 +125,14 @@ class TenantInspection:
             for reason in dict.fromkeys(self.errors.values())
         ]
         return findings
+
+    @property
+    def summary(self) -> Summary:
+        """Its status, and what a person should look at."""
+        return Summary(self.tenant.slug, {"status": self.tenant.status if self.exists else "gone"}, self.findings)
+
+    def _repr_html_(self) -> str:
+        return self.summary.html()
 
     def _letter_findings(self) -> list[Finding]:
         """Return one finding for each handler and cause; similar errors of many tenants are one cause."""

@@ -30,6 +30,7 @@ from erpkit.migrations import Migration, apply_migration, plan_up, read_applied,
 from erpkit.migrations.history import Run, ensure_history
 from erpkit.migrations.script import check_statements, migration_body
 from erpkit.plan import plan_id
+from erpkit.result import Result
 from erpkit.table import Column, Table
 from erpkit.tenants.fleet import FleetInspection
 from erpkit.tenants.inspection import TenantInspection
@@ -359,7 +360,7 @@ _MIGRATIONS = (
 
 
 @dataclass(frozen=True)
-class Provisioned:
+class Provisioned(Result):
     """A new tenant and its inspection."""
 
     fleet: FleetInspection

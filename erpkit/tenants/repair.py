@@ -19,6 +19,7 @@ from erpkit.migrations import Migration, describe_status, lint_migrations, read_
 from erpkit.migrations.lint import LintReport
 from erpkit.migrations.parser import ParsedMigration
 from erpkit.plan import plan_id
+from erpkit.result import Result
 from erpkit.table import Column, Table
 from erpkit.tenants.ddl import DESTRUCTIVE, MARKS
 from erpkit.tenants.drift import Difference, drift_findings, find_drift, in_order
@@ -126,7 +127,7 @@ class RepairPlan:
 
 
 @dataclass(frozen=True)
-class RepairRun:
+class RepairRun(Result):
     """A repair that was run, and the differences from `_template` that are left."""
 
     plan: RepairPlan

@@ -24,6 +24,7 @@ from erpkit.events.replay.run import Pace, ReplayFailure, ReplayRun, RunOptions,
 from erpkit.events.replay.selection import Selection
 from erpkit.finding import Finding, not_read
 from erpkit.modules import EventHandler, Registry
+from erpkit.result import Result, Summary
 from erpkit.signals import stop_at_interrupt
 from erpkit.table import Column, Table
 
@@ -59,7 +60,7 @@ class WatermillTopic:
 
 
 @dataclass(frozen=True)
-class WatermillTopics:
+class WatermillTopics(Result):
     """The topics in Watermill's tables of some tenants, and the tenants that could not be read with the reason."""
 
     topics: Sequence[WatermillTopic]
@@ -74,6 +75,11 @@ class WatermillTopics:
     def table(self) -> Table[WatermillTopic]:
         """One row per topic: how many events, since when, and how far each consumer group is behind."""
         return Table(_TOPICS, self.topics, "No tenant has tables of Watermill's.")
+
+    @property
+    def summary(self) -> Summary:
+        """How many there are, and which tenants could not be read."""
+        return Summary("Topics in Watermill's tables", {"topics": len(self.topics)}, self.findings)
 
     def __repr__(self) -> str:
         return repr(self.table)
