@@ -111,7 +111,7 @@ class Migrations:
                 retry_dirty=retry_dirty,
             )  # fmt: skip
 
-        return self._bind(lambda: self._fleet(names), decide, how, makes_template=True)
+        return self._bind(names, decide, how, makes_template=True)
 
     def down(
         self,
@@ -127,7 +127,7 @@ class Migrations:
         def decide(tenants: Sequence[Tenant], migrations: Sequence[Migration], applied: Applied) -> MigrationPlan:
             return plan_down(tenants, migrations, applied, module, to, canaries=canaries)
 
-        return self._bind(lambda: self._named(names), decide, how)
+        return self._bind(names, decide, how)
 
     def redo(
         self, names: Sequence[str] = (), *, module: str, canaries: Sequence[str] = (), **how: Unpack[RunOptions]
@@ -137,7 +137,7 @@ class Migrations:
         def decide(tenants: Sequence[Tenant], migrations: Sequence[Migration], applied: Applied) -> MigrationPlan:
             return plan_redo(tenants, migrations, applied, module, canaries=canaries)
 
-        return self._bind(lambda: self._named(names), decide, how)
+        return self._bind(names, decide, how)
 
     def history(self, names: Sequence[str] = (), *, limit: int = 50) -> MigrationHistory:
         """Return what was done to which tenant, the newest first; without a name those that are gone are included."""
@@ -187,7 +187,7 @@ class Migrations:
         return self.status()._repr_mimebundle_()
 
     def _bind(
-        self, find: Callable[[], list[Tenant]], decide: _Decide, how: RunOptions, *, makes_template: bool = False
+        self, names: Sequence[str], decide: _Decide, how: RunOptions, *, makes_template: bool = False
     ) -> Plan[MigrationPlan, MigrationRun]:
         installation, defaults = self._installation, Limits()
         limits = Limits(
@@ -198,12 +198,12 @@ class Migrations:
         workers = how.get("workers", 3)
 
         def make(_work: Work) -> MigrationPlan:
-            migrations, tenants = self._read(), find()
+            migrations, tenants = self._read(), (self._fleet if makes_template else self._named)(names)
             with installation.database.connection() as connection:
                 before = self._status(connection, tenants, migrations)
                 milliseconds = read_milliseconds(connection)
             planned = decide(tenants, migrations, before.applied)
-            return replace(planned, before=before, milliseconds=milliseconds, workers=workers)
+            return replace(planned, before=before, milliseconds=milliseconds, workers=workers, named=frozenset(names))
 
         def run(plan: MigrationPlan, work: Work) -> MigrationRun:
             installation.database.check_writable()

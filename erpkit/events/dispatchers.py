@@ -16,7 +16,7 @@ from erpkit.errors import ErpkitError, PlanChangedError, UsageError, first_line
 from erpkit.events.consumer import ConsumerGroup, Watch, consumer_groups, group_rows
 from erpkit.events.dispatch import DispatchResult, dispatch
 from erpkit.events.lag import EventLag, GroupLag, LockHolder, read_lag
-from erpkit.finding import Finding
+from erpkit.finding import Finding, find_skipped
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
 from erpkit.result import Result, Summary
@@ -84,6 +84,7 @@ class TakeOver:
 
     waiting: tuple[GroupLag, ...]
     checkpoints: tuple[tuple[str, str, int], ...]
+    unseen: tuple[Finding, ...] = ()
 
     @property
     def id(self) -> str:
@@ -107,8 +108,8 @@ class TakeOver:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """None: the events that wait are the plan itself."""
-        return ()
+        """Who is skipped; the events that wait are the plan itself."""
+        return self.unseen
 
     @property
     def tables(self) -> tuple[Table[GroupLag], ...]:
@@ -130,6 +131,7 @@ class DispatchRun(Result):
     failures: Mapping[str, str] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
     waiting: int = 0
+    named: frozenset[str] = frozenset()
 
     @property
     def handled(self) -> int:
@@ -146,6 +148,7 @@ class DispatchRun(Result):
         """The tenants that could not be served, and those in which events became dead letters."""
         return [
             *(Finding("failed", slug, reason, "error") for slug, reason in self.failures.items()),
+            *find_skipped({slug: status for slug, status in self.skipped.items() if slug in self.named}, self.named),
             *(
                 Finding(
                     "dead letters", one.tenant, "events became dead letters", remedy="erpkit events dead-letters count"

@@ -85,11 +85,16 @@ class RunHistory(Result):
     target: str
     runs: tuple[RunRecord, ...]
     since: datetime | None = None
+    notebook: str = ""
 
     @property
     def table(self) -> Table[RunRecord]:
         """One row per run."""
-        return Table(_COLUMNS, self.runs, _NO_RUNS)
+        return Table(_COLUMNS, self.runs, self._empty)
+
+    @property
+    def _empty(self) -> str:
+        return "No recorded run matches." if self.notebook or self.since else _NO_RUNS
 
     @property
     def failures(self) -> Table[RunRecord]:
@@ -101,7 +106,7 @@ class RunHistory(Result):
         """One row per notebook with the same parameters: how often it ran, how it ended, how long it took, how often that changed."""
         flaky = find_flaky(self.runs)
         rows = [(key, same, flaky.get(key, 0)) for key, same in sorted(_group(self.runs).items())]
-        return Table(_WORK, rows, _NO_RUNS)
+        return Table(_WORK, rows, self._empty)
 
     @property
     def findings(self) -> list[Finding]:

@@ -47,7 +47,8 @@ class Across(Result):
     """The result of a query over all tenants: the rows, and what went wrong.
 
     The first column of `frame` is `tenant`. `errors` maps the tenants that failed to the reason; `truncated` are those with
-    more rows than the limit; `skipped` maps those that were not queried to their status, and `asked` counts the others.
+    more rows than the limit; `skipped` maps those that were not queried to their status, and `asked` counts the others. A
+    tenant that is skipped although it was asked for `by_name` is a problem.
     """
 
     frame: pandas.DataFrame
@@ -56,6 +57,7 @@ class Across(Result):
     skipped: dict[str, str]
     asked: int = 0
     target: str = ""
+    by_name: frozenset[str] = frozenset()
 
     @property
     def table(self) -> Table[tuple[object, ...]]:
@@ -71,13 +73,15 @@ class Across(Result):
     @property
     def findings(self) -> list[Finding]:
         """The tenants that failed, were cut off or were skipped; or that there was no tenant to query."""
-        if not self.asked:
+        if not self.asked and not self.by_name & self.skipped.keys():
             return [Finding("no tenants", "", "there are no active tenants to query", remedy="erpkit tenants list")]
         return [
             *(Finding("not read", slug, error) for slug, error in self.errors.items()),
             *(Finding("limit", slug, "it has more rows than the limit", "info") for slug in self.truncated),
             *(
-                Finding("not active", slug, f"{status}: it was not queried", "info")
+                Finding(
+                    "not active", slug, f"{status}: it was not queried", "warning" if slug in self.by_name else "info"
+                )
                 for slug, status in self.skipped.items()
             ),
         ]

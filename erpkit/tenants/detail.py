@@ -110,10 +110,10 @@ class TenantDetail(Result):
             "status": i.tenant.status,
             "MiB": round(i.size / 2**20, 1),
             "rows": sum(i.rows.values()),
-            "events": i.event_count,
+            "events": i.figure("events", i.event_count),
             **week,
-            "pending": i.pending,
-            "dead letters": len(i.dead_letters),
+            "migrations pending": i.figure("versions", i.pending),
+            "dead letters": i.figure("dead letters", len(i.dead_letters)),
         }
 
     @property
@@ -151,10 +151,12 @@ class TenantDetail(Result):
     def notes(self) -> list[str]:
         """Further lines: versions, events, backlog, advice on indexes, and tables that were dropped."""
         i = self.inspection
+        if not i.exists:
+            return []
         versions = ", ".join(f"{module} {version}" for module, version in i.versions.items())
         lines = [
             f"schema {i.tenant.schema}; versions {versions or ('not read' if i.unread else 'none')}",
-            *(self._event_lines() if "last event" not in i.unread else ()),
+            *(self._event_lines() if i.figure("last event", True) else ()),
             *(f"- {events:,} event(s) wait for {handler}" for handler, events in sorted(i.backlog.items())),
             *(
                 f"- index {one.name} on {one.table} was never used ({one.size / 1024:,.0f} KiB)"
@@ -179,7 +181,8 @@ class TenantDetail(Result):
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<p>{visible_html(note)}</p>" for note in self.notes)
-        return self.summary.html() + self.table._repr_html_() + notes
+        table = self.table._repr_html_() if self.inspection.exists else ""
+        return self.summary.html() + table + notes
 
 
 _TABLE_COLUMNS: tuple[Column[TableDetail], ...] = (

@@ -374,7 +374,11 @@ class Provisioned(Result):
     def facts(self) -> dict[str, object]:
         """Its pending migrations and its differences from `_template`."""
         (made,) = self.fleet.inspections
-        return {"created": 1, "pending": made.pending, "drift": len(made.drift)}
+        return {
+            "created": 1,
+            "migrations pending": made.figure("versions", made.pending),
+            "drift": made.figure("drift", len(made.drift)),
+        }
 
     @property
     def findings(self) -> list[Finding]:

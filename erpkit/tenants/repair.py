@@ -199,6 +199,8 @@ def read_repair(
     """
     fleet = [TEMPLATE, tenant]
     for status in describe_status(fleet, migrations, read_applied(connection, fleet, migrations)):
+        if status.error:
+            raise UsageError(f"{status.tenant} could not be read, so its drift is not repaired: {status.error}")
         if status.state not in ("current", "edited"):
             raise UsageError(
                 f"{status.tenant}: {status.module} is {status.state}: migrate it before you repair its drift"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
@@ -22,7 +22,7 @@ from erpkit.events.message import Message
 from erpkit.events.replay.plan import HandlerChoice, ReplayPlan, choose_handlers, steps_of, with_steps
 from erpkit.events.replay.run import Pace, ReplayFailure, ReplayRun, RunOptions, hand_over
 from erpkit.events.replay.selection import Selection
-from erpkit.finding import Finding, not_read
+from erpkit.finding import Finding, find_skipped, not_read
 from erpkit.modules import EventHandler, Registry
 from erpkit.result import Result, Summary
 from erpkit.signals import stop_at_interrupt
@@ -65,11 +65,13 @@ class WatermillTopics(Result):
 
     topics: Sequence[WatermillTopic]
     errors: Mapping[str, str]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    named: frozenset[str] = frozenset()
 
     @property
     def findings(self) -> list[Finding]:
-        """The tenants that could not be read."""
-        return not_read(self.errors)
+        """The tenants that could not be read, and those that were skipped."""
+        return [*not_read(self.errors), *find_skipped(self.skipped, self.named)]
 
     @property
     def table(self) -> Table[WatermillTopic]:
