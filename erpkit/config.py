@@ -28,7 +28,8 @@ class Settings:
     variable. `modules` is an entry-point group, or None for the default. `tenants_query` lists the tenants of an ERP that erpkit
     did not make; None means `public.tenants`. `broker` is the URL that events are forwarded to, `memory:` for none; it may hold a
     password: show `mask_url(broker)`. SQL that is typed may use `shared_schemas` beside the tenant's, and beside PostgreSQL's own
-    functions `allowed_functions`: names, with their schema or not, or `schema.*`.
+    functions `allowed_functions`: names, with their schema or not, or `schema.*`. `migration_state` names the tables in which
+    another tool keeps its migrations: `table column` or `table column order`.
     """
 
     database: str | None = field(default=None, repr=False)
@@ -38,6 +39,7 @@ class Settings:
     broker: str = field(default="memory:", repr=False)
     shared_schemas: tuple[str, ...] = ()
     allowed_functions: tuple[str, ...] = ()
+    migration_state: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_broker(self.broker)
@@ -46,8 +48,8 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Read `ERPKIT_DATABASE` (else libpq's variables, else embedded) and `ERPKIT_` `HOME`, `MODULES`, `TENANTS_QUERY`, `BROKER`.
 
-        `ERPKIT_SHARED_SCHEMAS` and `ERPKIT_ALLOWED_FUNCTIONS` are lists with commas; where they are not set, the modules.toml
-        that ERPKIT_MODULES names may have them as `shared_schemas` and `allowed_functions`. Raises UsageError for a broker
+        `ERPKIT_SHARED_SCHEMAS`, `ERPKIT_ALLOWED_FUNCTIONS` and `ERPKIT_MIGRATION_STATE` are lists with commas; where they are
+        not set, the modules.toml that ERPKIT_MODULES names may have them as `shared_schemas` and so on. Raises UsageError for a broker
         that cannot be meant.
         """
         env = os.environ if environ is None else environ
@@ -61,6 +63,7 @@ class Settings:
             broker=env.get("ERPKIT_BROKER") or "memory:",
             shared_schemas=_list("shared_schemas", env),
             allowed_functions=_list("allowed_functions", env),
+            migration_state=_list("migration_state", env),
         )
 
     def with_database(self, reference: str, environ: Mapping[str, str] | None = None) -> Settings:

@@ -72,13 +72,23 @@ for _offline in (migrate_files.show, migrate_files.new, migrate_files.lint):
 
 @command.command()
 @tenant_option
+@click.option(
+    "--against",
+    default="",
+    metavar="WHAT",
+    help="What another tool's state is compared with: newest, majority or a tenant; else _template or the newest.",
+)
 @as_json
-def status(slugs: tuple[str, ...], as_json: bool) -> int:
-    """Show the version of each module of each tenant; exit code 3 if one is not current."""
+def status(slugs: tuple[str, ...], against: str, as_json: bool) -> int:
+    """Show the version of each module of each tenant; exit code 3 if one is not current.
+
+    What Django, Alembic, Rails, golang-migrate, goose, Flyway, Prisma and others keep in the tenants' schemas is read as well: who
+    is behind whom, and what is dirty. ERPKIT_MIGRATION_STATE="table column order" names the table of any other tool.
+    """
     with _opened(as_json) as erp:
-        found = erp.migrations.status(slugs)
+        found = erp.migrations.status(slugs, against=against)
     if as_json:
-        print_json([vars(s) | {"state": s.state} for s in found.statuses])
+        print_json([*(vars(s) | {"state": s.state} for s in found.statuses), *found.foreign.documents])
         return exit_code(found.findings)
     show(found.table)
     print_findings(found.findings)

@@ -36,6 +36,7 @@ from erpkit.migrations import (
     run_plan,
 )
 from erpkit.migrations.files import Style, new_migration
+from erpkit.migrations.foreign_state import MAJORITY, NEWEST
 from erpkit.migrations.run import OnError
 from erpkit.modules import ModuleLike
 from erpkit.plan import Plan, Work
@@ -82,11 +83,17 @@ class Migrations:
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
 
-    def status(self, names: Sequence[str] = ()) -> FleetStatus:
-        """Return which migrations tenants have, all of them without a name, and `_template`; what is not current is a finding."""
+    def status(self, names: Sequence[str] = (), *, against: str = "") -> FleetStatus:
+        """Return which migrations tenants have, all of them without a name, and `_template`; what is not current is a finding.
+
+        Where another tool migrates them, they are compared with each other: `against` is `newest`, `majority` or a tenant;
+        without it, `_template` or the newest. Raises UsageError for a tenant that there is not.
+        """
         migrations = self._read()
+        if against not in ("", NEWEST, MAJORITY):
+            self._installation.find([against])
         with self._installation.database.connection() as connection:
-            return self._status(connection, self._fleet(names), migrations)
+            return self._status(connection, self._fleet(names), migrations, against)
 
     def plan(
         self,
@@ -223,10 +230,15 @@ class Migrations:
 
         return Plan(make(Work()), make, run, installation.target, "tenants")
 
-    def _status(self, connection: Connection, tenants: list[Tenant], migrations: tuple[Migration, ...]) -> FleetStatus:
+    def _status(
+        self, connection: Connection, tenants: list[Tenant], migrations: tuple[Migration, ...], against: str = ""
+    ) -> FleetStatus:
         applied = read_applied(connection, tenants, migrations)
         installation = self._installation
-        return FleetStatus(installation.target, tuple(tenants), migrations, applied, installation.is_foreign)
+        foreign = installation.foreign_states(connection, self._fleet(()), migrations, against)
+        return FleetStatus(
+            installation.target, tuple(tenants), migrations, applied, installation.is_foreign, foreign.only(tenants)
+        )
 
     def _read(self) -> tuple[Migration, ...]:
         """Read the files, erpkit's own for its event log among them where the ERP has one."""

@@ -104,11 +104,12 @@ class ErpTenant:
     def inspect(self, *, since: Path | str = "") -> TenantDetail:
         """Inspect the tenant in depth; `since` is a file of an earlier inspection, to which growth is measured."""
         before = _earlier(self.installation, since)
-        everyone = self.installation.find()
+        everyone, migrations = self.installation.find(), _migrations(self.installation)
         with self.installation.database.connection() as connection:
             detail = inspect_tenant(
-                connection, self.tenant, _migrations(self.installation),
+                connection, self.tenant, migrations,
                 groups=consumer_groups(self.installation.registry), among=everyone,
+                foreign=self.installation.foreign_states(connection, everyone, migrations),
             )  # fmt: skip
         return replace(detail, target=self.installation.target, before=before)
 
@@ -165,10 +166,12 @@ class Tenants(Mapping[str, ErpTenant]):
         before = None if is_first else _earlier(self._installation, since)
         everyone = self._installation.find()
         tenants = self._installation.find(names) if names else everyone
+        migrations = _migrations(self._installation)
         with self._installation.database.connection() as connection:
             inspections = inspect_tenants(
-                connection, tenants, _migrations(self._installation), exact=exact,
+                connection, tenants, migrations, exact=exact,
                 groups=consumer_groups(self._installation.registry), among=everyone,
+                foreign=self._installation.foreign_states(connection, everyone, migrations),
             )  # fmt: skip
         target = self._installation.target
         now = write_snapshot(snapshot, inspections, target) if snapshot else take_snapshot(inspections, target)

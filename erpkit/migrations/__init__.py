@@ -2,6 +2,13 @@
 
 from erpkit.migrations.apply import apply_migration
 from erpkit.migrations.files import Migration, collect_migrations, read_migrations, version_table
+from erpkit.migrations.foreign_state import (
+    ForeignState,
+    ForeignStates,
+    FoundTable,
+    find_state_tables,
+    read_foreign_states,
+)
 from erpkit.migrations.history import HistoryEntry, MigrationHistory, read_history, read_milliseconds
 from erpkit.migrations.lint import LintFinding, LintReport, lint_migrations, lint_report
 from erpkit.migrations.parser import ParsedMigration, parse_migration
@@ -24,6 +31,9 @@ __all__ = [
     "Applied",
     "Estimate",
     "FleetStatus",
+    "ForeignState",
+    "ForeignStates",
+    "FoundTable",
     "HistoryEntry",
     "Limits",
     "LintFinding",
@@ -41,6 +51,7 @@ __all__ = [
     "collect_migrations",
     "describe_status",
     "estimate_plan",
+    "find_state_tables",
     "lint_migrations",
     "lint_report",
     "parse_migration",
@@ -48,6 +59,7 @@ __all__ = [
     "plan_redo",
     "plan_up",
     "read_applied",
+    "read_foreign_states",
     "read_history",
     "read_migrations",
     "read_milliseconds",

@@ -281,14 +281,13 @@ def read_edited(
 def read_dirty(
     connection: Connection,
     schemas: Sequence[str],
-    migrations: Sequence[Migration],
     states: Mapping[tuple[str, str], Collection[int]],
 ) -> Mapping[tuple[str, str], dict[int, str]]:
     """Return what stopped half way: the last entry of a NO TRANSACTION migration says that it runs, or that it stopped.
 
     `states` are the versions in force: goose, or a person, may have finished since then what erpkit began.
     """
-    if not migrations or not has_history(connection):
+    if not has_history(connection):
         return {}
     # A file that has a transaction by now, or a module that is no longer loaded, may have stopped half way before.
     if connection.execute(_ANY_DIRTY, [list(schemas)]).fetchone() == (False,):

@@ -121,7 +121,7 @@ class MigrationPlan:
     @property
     def facts(self) -> dict[str, object]:
         """How much there is to do, and who is left alone."""
-        pending = {status.tenant for status in self.before.statuses if status.pending} if self.before else ()
+        pending = {status.tenant for status in self.before.found if status.pending} if self.before else ()
         return {
             "found behind": len(pending), "planned": self.step_count, "applied": 0, "failed": 0, "not started": 0,
             "skipped": ", ".join(self.skipped) or "none",

@@ -12,6 +12,7 @@ from psycopg import sql
 from erpkit.database import TEMPLATE, Connection, Tenant, may_not_read, read_tenants
 from erpkit.finding import Finding
 from erpkit.migrations.files import VERSION_TABLE, Migration
+from erpkit.migrations.foreign_state import ForeignState, ForeignStates
 from erpkit.migrations.history import STILL_RUNNING, read_dirty, read_edited
 from erpkit.result import Summary, to_html
 from erpkit.table import Column, Table, Tone
@@ -103,14 +104,14 @@ class MigrationStatus:
         return _TONES.get(self.state, "warning")
 
 
-_Line = tuple[str, Mapping[str, MigrationStatus]]  # a tenant, or how many, and the states by module
+_Line = tuple[str, Mapping[str, MigrationStatus | ForeignState]]  # a tenant, or how many, and the states by module
 
 
 @dataclass(frozen=True)
 class FleetStatus:
     """Which migrations each tenant has: the matrix of tenants and modules as a table, and findings.
 
-    `is_foreign` says that erpkit only reads the ERP, and another tool migrates it.
+    `is_foreign` says that erpkit only reads the ERP, and another tool migrates it. `foreign` is what other tools keep there.
     """
 
     target: str
@@ -118,6 +119,7 @@ class FleetStatus:
     migrations: tuple[Migration, ...]
     applied: Applied
     is_foreign: bool = False
+    foreign: ForeignStates = field(default_factory=ForeignStates)
 
     @cached_property
     def statuses(self) -> tuple[MigrationStatus, ...]:
@@ -125,10 +127,15 @@ class FleetStatus:
         return tuple(describe_status(self.tenants, self.migrations, self.applied))
 
     @property
+    def found(self) -> tuple[MigrationStatus | ForeignState, ...]:
+        """What was found of erpkit's own modules and of other tools' tables."""
+        return (*self.statuses, *self.foreign.states)
+
+    @property
     def behind(self) -> tuple[str, ...]:
         """The active tenants that lack a migration, or where one stopped half way."""
         active = {tenant.slug for tenant in self.tenants if tenant.is_active and tenant.schema != TEMPLATE.schema}
-        return tuple(dict.fromkeys(s.tenant for s in self.statuses if s.tenant in active and (s.pending or s.dirty)))
+        return tuple(dict.fromkeys(s.tenant for s in self.found if s.tenant in active and (s.pending or s.dirty)))
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -149,22 +156,28 @@ class FleetStatus:
         inactive = {tenant.slug for tenant in self.tenants if not tenant.is_active}
         tenant = Column[_Line]("tenant", lambda line: line[0], tone=lambda line: "muted" if line[0] in inactive else "")
         lines = self._lines if len(self._lines) <= MOST_LINES else _shorten(self._lines)
-        return Table([tenant, *map(self._column, self._modules)], lines, "There are no tenants.")
+        return Table([tenant, *map(self._column, self._columns)], lines, "There are no tenants.")
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        return (*self._modules, *self.foreign.tables)
 
     @property
     def _lines(self) -> list[_Line]:
-        by_tenant: dict[str, dict[str, MigrationStatus]] = {tenant.slug: {} for tenant in self.tenants}
-        for status in self.statuses:
+        by_tenant: dict[str, dict[str, MigrationStatus | ForeignState]] = {tenant.slug: {} for tenant in self.tenants}
+        for status in self.found:
             by_tenant[status.tenant][status.module] = status
         return list(by_tenant.items())
 
     def _column(self, module: str) -> Column[_Line]:
         def tone(line: _Line) -> Tone:
+            if module not in line[1]:
+                return "muted"
             found = line[1][module].tone
             # Without the history it is not known what was edited or stopped half way.
             return "" if found == "good" and self.applied.no_history else found
 
-        return Column(module, lambda line: line[1][module].text, tone=tone)
+        return Column(module, lambda line: line[1][module].text if module in line[1] else None, tone=tone)
 
     @property
     def tables(self) -> list[Table[_Line]]:
@@ -188,12 +201,13 @@ class FleetStatus:
             ),
             *self._dirt(),
             *self._strangers(),
+            *(finding for finding in self.foreign.findings if finding.subject not in self.applied.unread),
         )
 
     def _nothing_read(self) -> Iterator[Finding]:
         if all(tenant.schema == TEMPLATE.schema for tenant in self.tenants):
             yield Finding("no tenants", "", "there are no tenants", remedy="erpkit tenants list")
-        if not self.migrations:
+        if not self.migrations and not self.foreign.states:
             yield Finding("no migrations", "", "no module has migrations", remedy="erpkit modules list", of="module")
 
     def _dirt(self) -> Iterator[Finding]:
@@ -210,6 +224,8 @@ class FleetStatus:
 
     def _strangers(self) -> Iterator[Finding]:
         """Find version tables that no module has."""
+        if self.is_foreign:
+            return  # they are compared with each other
         known, slugs = set(self._modules.values()), {tenant.schema: tenant.slug for tenant in self.tenants}
         for (schema, table), versions in self.applied.versions.items():
             if versions and table not in known and slugs[schema] not in self.applied.unread:
@@ -243,7 +259,7 @@ class FleetStatus:
         return to_html("", findings=self.findings, tables=self.tables)
 
 
-def _rank(states: Mapping[str, MigrationStatus]) -> int:
+def _rank(states: Mapping[str, MigrationStatus | ForeignState]) -> int:
     return min((_STATES.index(status.state) for status in states.values()), default=len(_STATES) - 1)
 
 
@@ -284,7 +300,8 @@ def _list(versions: Sequence[int]) -> str:
 def read_applied(connection: Connection, tenants: Sequence[Tenant], migrations: Sequence[Migration] = ()) -> Applied:
     """Read the goose version tables of all `tenants`, each under its reader; one that cannot be read is among the `unread`.
 
-    With `migrations` it is also told which of them were edited after they were applied, and which stopped half way.
+    With `migrations` it is also told which of them were edited after they were applied. What stopped half way is told of modules
+    that are no longer there, too.
     """
     by_schema = {tenant.schema: tenant for tenant in tenants}
     tables = _find_tables(connection, list(by_schema))
@@ -314,7 +331,7 @@ def read_applied(connection: Connection, tenants: Sequence[Tenant], migrations: 
     versions = {key: tuple(state) for key, state in states.items()}
     try:
         edited = _edited(connection, list(by_schema), migrations, states)
-        dirty = read_dirty(connection, list(by_schema), migrations, states)
+        dirty = read_dirty(connection, list(by_schema), states)
     except psycopg.errors.InsufficientPrivilege:
         return Applied(versions, unread=unread, no_history=str(may_not_read(connection, "erpkit_migrations")))
     return Applied(versions, edited, dirty, unread)

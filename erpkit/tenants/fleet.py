@@ -9,7 +9,7 @@ from typing import Any
 
 from erpkit.events import LETTER_COLUMNS, DeadLetter
 from erpkit.finding import Finding
-from erpkit.migrations import MigrationStatus
+from erpkit.migrations import ForeignState, MigrationStatus
 from erpkit.result import Summary
 from erpkit.table import Column, Table, Tone
 from erpkit.tenants.drift import Difference, drift_table
@@ -27,7 +27,7 @@ from erpkit.tenants.snapshot import (
 __all__ = ["FleetInspection"]
 
 _MIB = 2**20
-_Versions = tuple[str, Mapping[str, MigrationStatus]]  # a tenant, and its states by module
+_Versions = tuple[str, Mapping[str, MigrationStatus | ForeignState]]  # a tenant, and its states by module
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,11 @@ class FleetInspection:
     @property
     def migrations(self) -> Table[_Versions]:
         """The matrix: one line a tenant, one column a module, with the version applied and what is the matter with it."""
-        modules = dict.fromkeys(status.module for i in self.inspections for status in i.migrations)
-        lines = [(i.tenant.slug, {status.module: status for status in i.migrations}) for i in self.inspections]
+        lines: list[_Versions] = [
+            (i.tenant.slug, {s.module: s for s in i.migrations} | {s.module: s for s in i.foreign})
+            for i in self.inspections
+        ]
+        modules = dict.fromkeys(module for _, states in lines for module in states)
         return Table([_TENANT, *map(_module_column, modules)], lines if modules else [], "There are no migrations.")
 
     @property

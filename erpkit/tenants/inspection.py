@@ -16,7 +16,15 @@ from erpkit.database import TEMPLATE, Connection, Errors, Tenant, read_tenants
 from erpkit.events import ConsumerGroup, DeadLetter, list_dead_letters, read_backlog
 from erpkit.events.causes import cause_of
 from erpkit.finding import Finding
-from erpkit.migrations import Applied, Migration, MigrationStatus, describe_status, read_applied
+from erpkit.migrations import (
+    Applied,
+    ForeignState,
+    ForeignStates,
+    Migration,
+    MigrationStatus,
+    describe_status,
+    read_applied,
+)
 from erpkit.tenants.drift import Difference, Drift, compare_tenants, drift_findings
 from erpkit.tenants.health import (
     Blocker,
@@ -59,7 +67,7 @@ class TenantInspection:
     estimates and `week_events`, the events of the last seven days, is None. Unused and missing indexes are advice, no problem.
     `locked` are tables that could not be read, whose size and rows are estimates for that reason; `unread` says what else of
     the tenant was left out, and `errors` maps what of it failed, as it lacks a right say, to the reason.
-    `measure` is what the schema was compared with.
+    `measure` is what the schema was compared with. `foreign` is what other tools keep of its migrations.
     """
 
     tenant: Tenant
@@ -82,6 +90,7 @@ class TenantInspection:
     unread: Sequence[str] = ()
     errors: Mapping[str, str] = field(default_factory=dict)
     measure: str = TEMPLATE.slug
+    foreign: Sequence[ForeignState] = ()
 
     @property
     def versions(self) -> dict[str, int]:
@@ -90,7 +99,11 @@ class TenantInspection:
 
     @property
     def pending(self) -> int:
-        """How many migrations it lacks."""
+        """How many migrations it lacks; of another tool's, as far as other tenants have them."""
+        return self._own_pending + sum(len(state.pending) for state in self.foreign)
+
+    @property
+    def _own_pending(self) -> int:
         return sum(len(status.pending) for status in self.migrations)
 
     @property
@@ -113,10 +126,11 @@ class TenantInspection:
         if not tenant.is_active:
             words = f"{tenant.status}; fleet operations pass it over"
             findings.append(Finding("not active", slug, words, remedy=f"erpkit tenants activate {slug}"))
-        if self.pending:
+        if self._own_pending:
             missing = [f"{s.module} {', '.join(map(str, s.pending))}" for s in self.migrations if s.pending]
             words = f"behind on migrations ({'; '.join(missing)})"
             findings.append(Finding("pending", slug, words, remedy=f"erpkit migrate up --tenant {slug}"))
+        findings += [finding for state in self.foreign for finding in state.findings if not state.error]
         findings += drift_findings(slug, self.drift, self.measure)
         findings += self._letter_findings()
         findings += [Finding("blocker", slug, str(blocker)) for blocker in self.blockers]
@@ -172,17 +186,20 @@ def inspect_tenants(
     groups: Sequence[ConsumerGroup] = (),
     locks: Locks | None = None,
     among: Sequence[Tenant] = (),
+    foreign: ForeignStates | None = None,
 ) -> list[TenantInspection]:
     """Inspect `tenants`; drift is looked for in those that have every migration, as the others differ for that reason.
 
     `exact` counts rows and measures files; None does so for up to 50 tenants. With `groups`, the consumer groups
     of all handlers, the backlog is read, too. `locks` are those of these schemas, if they were read before.
-    Where there is no `_template`, drift is measured by what most of the tenants `among` have.
+    Where there is no `_template`, drift is measured by what most of the tenants `among` have. `foreign` is what other tools keep of
+    their migrations.
     A table that another process has locked exclusively is not waited for: its figures are estimates, and a problem says so.
     What is not in the catalogs is read under each tenant's reader: what fails there is among its `errors`, and costs no other.
     Raises DatabaseError where tables are locked faster than they can be read.
     """
     exact = len(tenants) <= EXACT if exact is None else exact
+    foreign = foreign or ForeignStates()
     schemas = [tenant.schema for tenant in tenants]
     locks = locks or Locks(connection, [TEMPLATE.schema, *schemas])
     with _beside(connection, [TEMPLATE, *tenants], migrations, locks) as (versions, fingerprints):
@@ -200,6 +217,7 @@ def inspect_tenants(
             if versions
             else read_applied(connection, locks.readable([TEMPLATE, *tenants]), migrations)
         )
+        failed["versions"] |= {state.tenant: state.error for state in foreign.states if state.error}
         failed["versions"] |= {t.slug: applied.unread[t.slug] for t in there if t.slug in applied.unread}
         if applied.no_history:
             failed["edited and unfinished migrations"] = {tenant.slug: applied.no_history for tenant in there}
@@ -239,6 +257,7 @@ def inspect_tenants(
             locked=locks.of(tenant.schema),
             unread=tuple(dict.fromkeys([*_unread(tenant, locks), *_errors(tenant, failed)])),
             errors=_errors(tenant, failed),
+            foreign=foreign.of(tenant.slug),
         )
         for tenant in tenants
     ]

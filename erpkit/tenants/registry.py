@@ -11,7 +11,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from erpkit.database import Connection, Tenant, may_not_read, share_table
-from erpkit.errors import UsageError
+from erpkit.errors import UsageError, first_line
 from erpkit.tenants.locks import WAIT, name_holders
 from erpkit.tenants.roles import forbid_writing, grant_schema
 
@@ -69,6 +69,11 @@ def list_tenants(connection: Connection, query: str | None = None) -> list[Tenan
         rows = connection.execute(f"SELECT {_COLUMNS} FROM public.tenants ORDER BY slug").fetchall()  # noqa: S608
     except psycopg.errors.UndefinedTable:
         return []
+    except psycopg.errors.UndefinedColumn as error:
+        raise UsageError(
+            f"public.tenants is not erpkit's ({first_line(error)}): say which tenants there are by ERPKIT_TENANTS_QUERY; "
+            "erpkit doctor writes it"
+        ) from None
     except psycopg.errors.InsufficientPrivilege:
         raise may_not_read(connection, "tenants") from None
     return [Tenant(*row) for row in rows]
