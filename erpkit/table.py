@@ -42,6 +42,7 @@ Tone = Literal["", "error", "warning", "good", "muted"]
 
 MOST_ROWS = 200  # of a table in HTML
 _NONE = ("–", "NULL")  # among numbers DataTables takes `-` for none
+_NAME = 30  # characters of the first column that are never cut in a terminal
 _LONGEST = 300  # characters; of longer text the beginning is shown
 
 TONES: dict[Tone, str] = {
@@ -171,8 +172,13 @@ class Table(Generic[_Row]):
             return Text(visible(self.empty))
         title = Text(visible(self.title)) if self.title else None
         table = RichTable(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-        for column, right in zip(self.columns, self.numeric, strict=True):
-            table.add_column(Text(visible(column.head)), justify="right" if right else "left", no_wrap=right)
+        names = max(len(texts[0]) for texts in self.texts())  # whose row it is must stay readable in a narrow terminal
+        for number, (column, right) in enumerate(zip(self.columns, self.numeric, strict=True)):
+            whole = right or (number == 0 and names <= _NAME)
+            width = names if whole and number == 0 else None
+            table.add_column(
+                Text(visible(column.head)), justify="right" if right else "left", no_wrap=whole, min_width=width
+            )
         for row, texts in zip(self.rows, self.texts(), strict=True):
             cells = zip(self.columns, texts, strict=True)
             table.add_row(*(Text(text, style=_COLOURS[column.tone(row)]) for column, text in cells))

@@ -18,6 +18,10 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "demo": ("demo", "The whole kit on sample data, from nothing."),
+    "doctor": (
+        "doctor",
+        "What any database is to erpkit: its tenants, who lists and migrates them, and what to do next.",
+    ),
     "lab": ("lab", "JupyterLab on the notebooks."),
     "db": ("db", "The embedded server: start, stop, status, url."),
     "run": ("run", "Run a notebook headlessly, once or for each tenant."),

@@ -24,7 +24,8 @@ from erpkit.erp.tenants import Tenants
 from erpkit.errors import ErpkitError
 from erpkit.events import WorkerReport
 from erpkit.finding import group_findings
-from erpkit.tenants import Across, across
+from erpkit.tenants import Across, Diagnosis, across, examine
+from erpkit.tenants.doctor import quote
 from erpkit.visible import visible, visible_html
 
 __all__ = ["Erp", "open"]
@@ -66,6 +67,16 @@ class Erp(Installation):
     def runs(self) -> Runs:
         """The runs of notebooks that were recorded."""
         return Runs(self)
+
+    def doctor(self, *, named: str = "") -> Diagnosis:
+        """Look at the database, whatever it is, and tell what erpkit can do there; nothing is written.
+
+        `named` is how the database was named, where it is not the configured one: the commands to paste name it again.
+        """
+        connect = f"export ERPKIT_DATABASE={quote(named)}" if named else ""
+        settings = self.settings
+        with self.database.connection() as connection:
+            return examine(connection, self.target, settings.tenants_query, settings.migration_state, connect)
 
     def query(
         self,

@@ -139,7 +139,7 @@ class ForeignState:
             yield "not read", self.error, ""
             return
         if not self.exists:
-            yield "pending", f"has no {self.module}, which {self.measure} has", self.kind.command
+            yield "behind", f"has no {self.module}, which {self.measure} has", self.kind.command
             return
         if self.odd:
             yield "not understood", f"{self.module} has rows that are not understood: {', '.join(self.odd)}", ""
@@ -147,14 +147,14 @@ class ForeignState:
             remedy = self.kind.mend or self.kind.command
             yield "dirty", f"{', '.join(self.dirty)} stopped half way ({self.module} says so)", remedy
         if not self.applied and not self.dirty and not self.odd:
-            yield "pending", f"{self.module} is empty: it tells of no migration", self.kind.command
+            yield "behind", f"{self.module} is empty: it tells of no migration", self.kind.command
         elif self._differs:
             ahead = "" if self._is_behind or not self.kind.sorts else ", which is further"
-            yield "pending", f"is at {self.head}, {self.measure} at {self.version}{ahead}", self.kind.command
+            yield "behind", f"is at {self.head}, {self.measure} at {self.version}{ahead}", self.kind.command
         elif self.lacks:
-            yield "pending", f"lacks {_list(self.lacks)}, which {self.measure} has", self.kind.command
+            yield "behind", f"lacks {_list(self.lacks)}, which {self.measure} has", self.kind.command
         if self.extra:
-            yield "unknown", f"has {_list(self.extra)}, which {self.measure} lacks", ""
+            yield "ahead", f"has {_list(self.extra)}, which {self.measure} lacks", ""
 
     def _finding(self, kind: str, problem: str, remedy: str) -> Finding:
         severity: Severity = "error" if kind == "dirty" else "warning"
@@ -290,13 +290,12 @@ def _choose(states: Sequence[ForeignState], against: str) -> _Measure | None:
     usable = [state for state in states if state.applied and state.tenant != TEMPLATE.slug]
     if not usable:
         return None
-    kind = usable[0].kind
+    kind, counts = usable[0].kind, Counter(frozenset(state.applied) for state in usable)
+    alike = {frozenset(state.applied): state for state in reversed(usable)}  # the first of those that have the same
     if against == MAJORITY or (kind.is_one_row and not kind.sorts):
-        counts = Counter(frozenset(state.applied) for state in usable)
-        most = max(usable, key=lambda state: (counts[frozenset(state.applied)], _progress(state)))
-        name = f"most ({counts[frozenset(most.applied)]:,} of {len(states):,})"
-        return _Measure(name, most.applied, most.head)
-    newest = max(usable, key=_progress)
+        applied, most = max(alike.items(), key=lambda item: (counts[item[0]], _progress(item[1])))
+        return _Measure(f"most ({counts[applied]:,} of {len(states):,})", most.applied, most.head)
+    newest = max(reversed(alike.values()), key=_progress)
     return _Measure(newest.tenant, newest.applied, newest.head)
 
 
@@ -374,7 +373,7 @@ def _query(what: str, one: FoundTable, tenants: Mapping[str, Tenant], number: in
         "most": sql.Literal(MOST_ROWS), "slug": sql.Literal(tenants[one.schema].slug), "number": sql.Literal(number),
         "few": sql.Literal(_FEW), "odd": sql.Literal(_ODD), "width": sql.Literal(_WIDTH),
     }  # fmt: skip
-    return sql.SQL(_ROWS + what).format(**parts)
+    return sql.SQL(f"({_ROWS}{what})").format(**parts)  # one of several in a UNION
 
 
 def _text(expression: str) -> sql.Composable:

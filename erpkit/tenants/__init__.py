@@ -2,6 +2,7 @@
 
 from erpkit.tenants.across import Across, across
 from erpkit.tenants.detail import TenantDetail, inspect_tenant
+from erpkit.tenants.doctor import Ability, Diagnosis, examine
 from erpkit.tenants.drift import Difference, Drift, compare_tenants, drift_script, find_drift
 from erpkit.tenants.exports import export_tenant
 from erpkit.tenants.fleet import FleetInspection
@@ -41,9 +42,11 @@ from erpkit.tenants.values import AsText
 
 __all__ = [
     "ANALYSTS",
+    "Ability",
     "Across",
     "AsText",
     "Beside",
+    "Diagnosis",
     "Difference",
     "Drift",
     "DropPlan",
@@ -79,6 +82,7 @@ __all__ = [
     "drop_tenant",
     "ensure_registry",
     "ensure_template",
+    "examine",
     "export_tenant",
     "find_drift",
     "find_tenants",

@@ -77,8 +77,15 @@ class FleetInspection:
     @property
     def table(self) -> Table[TenantInspection]:
         """One line a tenant: status, size, rows, events and what is not as it should be."""
-        columns = _FLEET if not self.growths else (*_FLEET[:5], *self._grown(), *_FLEET[5:])
+        head, tail = _FLEET[:5], _FLEET[5:] if self.has_event_log else _FOREIGN
+        states = map(_state_column, dict.fromkeys(state.module for i in self.inspections for state in i.foreign))
+        columns = (*head, *(self._grown() if self.growths else ()), *tail, *states)
         return Table(columns, self.inspections, "There are no tenants.")
+
+    @property
+    def has_event_log(self) -> bool:
+        """Whether the tenants have an event log, which an ERP that erpkit did not make has not."""
+        return not self.inspections or any("erpkit_events" in i.rows or i.tenant.role for i in self.inspections)
 
     @property
     def health(self) -> Table[TenantInspection]:
@@ -192,6 +199,17 @@ def _module_column(module: str) -> Column[_Versions]:
     return Column(module, lambda line: line[1][module].text if module in line[1] else None, tone=tone)
 
 
+def _state_column(module: str) -> Column[TenantInspection]:
+    def find(i: TenantInspection) -> ForeignState | None:
+        return next((state for state in i.foreign if state.module == module), None)
+
+    def tone(i: TenantInspection) -> Tone:
+        state = find(i)
+        return state.tone if state and state.state != "current" else ""
+
+    return Column(module, lambda i: state.text if (state := find(i)) else None, tone=tone)
+
+
 def _percent(growth: Growth) -> float | None:
     return 100 * (growth.size or 0) / growth.before.size if growth.before and growth.before.size else None
 
@@ -218,6 +236,7 @@ _FLEET = (
     Column[TenantInspection]("dead letters", lambda i: len(i.dead_letters), tone=_warn(lambda i: i.dead_letters)),
     Column[TenantInspection]("drift", lambda i: len(i.drift), tone=_warn(lambda i: i.drift)),
 )
+_FOREIGN = (_FLEET[-1],)  # drift; what it lacks is beside the state of its own tool
 _HEALTH = (
     Column[TenantInspection]("tenant", lambda i: i.tenant.slug),
     Column[TenantInspection]("events in 7 days", lambda i: i.week_events, right=True, bar=True),

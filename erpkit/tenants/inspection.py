@@ -124,8 +124,7 @@ class TenantInspection:
             return [Finding("gone", slug, f"its schema {tenant.schema} does not exist", "error")]
         findings = []
         if not tenant.is_active:
-            words = f"{tenant.status}; fleet operations pass it over"
-            findings.append(Finding("not active", slug, words, remedy=f"erpkit tenants activate {slug}"))
+            findings.append(self._not_active())
         if self._own_pending:
             missing = [f"{s.module} {', '.join(map(str, s.pending))}" for s in self.migrations if s.pending]
             words = f"behind on migrations ({'; '.join(missing)})"
@@ -144,6 +143,13 @@ class TenantInspection:
             for reason in dict.fromkeys(self.errors.values())
         ]
         return findings
+
+    def _not_active(self) -> Finding:
+        """Say that it is passed over; in an ERP that erpkit did not make, which has no roles of erpkit's, that is no fault."""
+        words = f"{self.tenant.status}; fleet operations pass it over"
+        if self.tenant.role is None:
+            return Finding("not active", self.tenant.slug, words, "info")
+        return Finding("not active", self.tenant.slug, words, remedy=f"erpkit tenants activate {self.tenant.slug}")
 
     def _letter_findings(self) -> list[Finding]:
         """Return one finding a handler and cause; like errors of many tenants are one cause."""
