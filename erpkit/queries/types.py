@@ -123,10 +123,11 @@ def python_type(column: Column) -> str:
 
 
 # What may hold a dollar sign or a word that is none of the statement's: strings, quoted names, comments, $$ … $$.
-_OPAQUE = re.compile(
-    r"""(?P<opaque>[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/|\$(?P<tag>[A-Za-z_]*)\$.*?\$(?P=tag)\$)""",
-    re.DOTALL,
+OPAQUE = (
+    r"""(?P<opaque>[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/|"""
+    r"""\$(?P<tag>[A-Za-z_]*)\$.*?\$(?P=tag)\$)"""
 )
+_OPAQUE = re.compile(OPAQUE, re.DOTALL)
 _WIDTH = 100
 
 
