@@ -11,7 +11,10 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 # Names as customers have them: hyphens, capitals, umlauts, spaces. django-tenants refuses quotes.
-TENANTS = ("acme", "Bäckerei-Süd", "kunde-03", "Kunde 04", "Ost_AG", *(f"kunde_{n:02}" for n in range(5, 21)))[:20]
+DJANGO_TENANTS = ("acme", "Bäckerei-Süd", "kunde-03", "Kunde 04", "Ost_AG", *(f"kunde_{n:02}" for n in range(5, 21)))[
+    :20
+]
+ALEMBIC_TENANTS = tuple(f"firm-{n}" for n in range(1, 21))
 
 _SETTINGS = """
 import os
@@ -155,8 +158,8 @@ def make_django(folder: Path, conninfo: str) -> None:
     environ = {"DJANGO_SETTINGS_MODULE": "settings", "PYTHONPATH": str(folder)}
     _run(folder, "-m", "django", "makemigrations", "customers", **environ)
     _run(folder, "-m", "django", "migrate_schemas", "--shared", **environ)
-    _run(folder, "-c", _FILL.format(tenants=TENANTS), **environ)
-    _run(folder, "-m", "django", "migrate_schemas", f"--schema={TENANTS[-1]}", "shop", "0001", **environ)
+    _run(folder, "-c", _FILL.format(tenants=DJANGO_TENANTS), **environ)
+    _run(folder, "-m", "django", "migrate_schemas", f"--schema={DJANGO_TENANTS[-1]}", "shop", "0001", **environ)
 
 
 def make_alembic(folder: Path, conninfo: str) -> None:
@@ -177,7 +180,7 @@ def make_alembic(folder: Path, conninfo: str) -> None:
         "import sys; from alembic.config import main\n"
         "for s in sys.argv[1:]: main(['-x', 'schema=' + s, 'upgrade', 'head' if s != sys.argv[-1] else '3f2a'])"
     )
-    _run(folder, "-c", script, *[f"firm-{n}" for n in range(1, 21)], FLEET=url)
+    _run(folder, "-c", script, *ALEMBIC_TENANTS, FLEET=url)
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute(
             'CREATE TABLE public.firms (id int PRIMARY KEY, title text, "State" text);'
