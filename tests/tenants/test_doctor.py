@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -22,6 +23,7 @@ from tests.database.test_pool import bouncer
 
 __all__ = ["bouncer"]
 
+ROOT = Path(__file__).parent.parent.parent
 ODD = ("Nord-1", "o'hara", 'say "hi"', "$HOME `id` \\ !!", "süd, west", "select")
 
 
@@ -319,3 +321,44 @@ def test_it_shows_itself_in_a_notebook(database: Database) -> None:
     page = look(database)._repr_html_()
     assert "export ERPKIT_TENANTS_QUERY" in page
     assert "<b>" not in page
+
+
+FLEETS = {
+    "Django": (
+        ("acme", "Kunde-19"),
+        "CREATE TABLE shop_order (id int); CREATE TABLE django_migrations (id int, app text, name text, applied timestamptz)",
+        "CREATE TABLE customers_client (id int, schema_name text UNIQUE, name text);"
+        "CREATE TABLE customers_domain (id int, domain text, is_primary bool, tenant_id int);"
+        "CREATE TABLE django_migrations (id int, app text, name text, applied timestamptz);"
+        "INSERT INTO customers_client VALUES (1, 'public', 'us'), (2, 'acme', 'Acme'), (3, 'Kunde-19', 'Kunde')",
+    ),
+    "Rails": (
+        ("acme", "kunde_19"),
+        "CREATE TABLE orders (id int); CREATE TABLE schema_migrations (version varchar); CREATE TABLE ar_internal_metadata (key text)",
+        "CREATE TABLE companies (id int, subdomain text, name text);"
+        "INSERT INTO companies VALUES (1, 'acme', 'A'), (2, 'kunde_19', 'K');"
+        "CREATE TABLE orders (id int); CREATE TABLE schema_migrations (version varchar); CREATE TABLE ar_internal_metadata (key text)",
+    ),
+    "Alembic": (
+        ("firm-1", "firm-19"),
+        "CREATE TABLE orders (id int); CREATE TABLE alembic_version (version_num text)",
+        "SELECT 1",
+    ),
+    "goose": (
+        ("tenant_1", "tenant_19"),
+        "CREATE TABLE orders (id int); CREATE TABLE goose_db_version (id int, version_id bigint, is_applied bool, tstamp timestamp)",
+        "CREATE TABLE tenants (id int, name text); INSERT INTO tenants VALUES (1, 'A'), (19, 'B')",
+    ),
+}
+
+
+@pytest.mark.parametrize("tool", FLEETS)
+def test_the_readme_shows_the_line_that_the_doctor_writes(database: Database, tool: str) -> None:
+    schemas, tables, outside = FLEETS[tool]
+    make(database, schemas, tables)
+    run_sql(database, "RESET search_path", outside)
+    found = look(database)
+    (export,) = [command for command in found.commands if "TENANTS_QUERY" in command]
+    assert export in (ROOT / "README.md").read_text()
+    assert sorted(schema for schema, _, _ in listed(database, found)) == sorted(schemas)
+    assert found.facts["migrated by"].startswith(tool)
