@@ -150,7 +150,10 @@ class Tenants(Mapping[str, ErpTenant]):
     @property
     def table(self) -> Table[Tenant]:
         """One line a tenant: its name for people, its schema and its status."""
-        empty = "There are no tenants. erpkit tenants create NAME makes one; erpkit demo makes a dozen to look around."
+        empty = (
+            "There are no tenants. erpkit tenants create NAME makes one; erpkit demo makes a dozen to look around; "
+            "erpkit doctor finds those of an ERP that erpkit did not make."
+        )
         return Table(_COLUMNS, self._installation.find(), empty)
 
     def inspect(

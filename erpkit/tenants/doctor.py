@@ -7,10 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from psycopg import sql
-
 from erpkit.database import Connection, Tenant
-from erpkit.database.rights import find_excess
 from erpkit.errors import UsageError
 from erpkit.finding import Finding
 from erpkit.migrations import FoundTable, find_state_tables
@@ -20,21 +17,13 @@ from erpkit.result import Summary, to_html
 from erpkit.table import Column, Table, Tone
 from erpkit.tenants.family import Family, Schema, find_families, read_schemas
 from erpkit.tenants.listing import Listing, find_listing, write_query
+from erpkit.tenants.reading_login import Login, grants_lacking, grants_of_reader, read_login
 from erpkit.tenants.registry import list_tenants
 from erpkit.visible import visible_html
 
-__all__ = ["Ability", "Diagnosis", "Login", "examine"]
+__all__ = ["Ability", "Diagnosis", "examine"]
 
 _NAMED = 2  # schemas that a line names
-_READER = "erp_reader"  # the login that is proposed
-_MOST_GRANTS = 5  # schemas that are granted one by one
-_OWN = {"slug", "schema_name", "role_name", "name", "status"}  # the columns of erpkit's own public.tenants
-
-_LOGIN = """
-SELECT session_user::text, quote_ident(session_user), current_setting('server_version'), pg_backend_pid(), pg_is_in_recovery(),
-       ARRAY(SELECT attname::text FROM pg_catalog.pg_attribute
-              WHERE attrelid = to_regclass('public.tenants') AND attnum > 0 AND NOT attisdropped)
-"""
 # Where the foreign keys of schemas lead, and where extensions live: what tenants share.
 _SHARED = """
 SELECT t.nspname::text, array_agg(DISTINCT s.nspname::text) FROM pg_catalog.pg_constraint c
@@ -46,27 +35,6 @@ _EXTENSIONS = """
 SELECT DISTINCT n.nspname::text FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
  WHERE n.nspname <> 'pg_catalog'
 """
-
-
-@dataclass(frozen=True)
-class Login:
-    """Who is connected: `quoted` is the name as SQL writes it, `excess` what it may do besides reading.
-
-    `pooler` tells whether one is in between, and `registry` are the columns of public.tenants, if there is one.
-    """
-
-    name: str
-    quoted: str
-    version: str
-    excess: str
-    pooler: bool
-    is_standby: bool
-    registry: frozenset[str]
-
-    @property
-    def owns_registry(self) -> bool:
-        """Whether there is a public.tenants of erpkit's own."""
-        return self.registry >= _OWN
 
 
 @dataclass(frozen=True)
@@ -231,29 +199,11 @@ class Diagnosis:
         if not self.members or self.login.owns_registry:
             return ()
         if self.unreadable:
-            return tuple(self._missing())
-        return tuple(self._reader()) if self.login.excess else ()
-
-    def _missing(self) -> Iterator[str]:
-        login, lacking = self.login.quoted, [one.name for one in self.unreadable]
-        if len(lacking) > _MOST_GRANTS:
-            yield _grant_each(login, sql.SQL("unnest({}::text[])").format(sql.Literal(lacking)).as_string())
-        else:
-            names = ", ".join(sql.Identifier(name).as_string() for name in lacking)
-            yield f"GRANT USAGE ON SCHEMA {names} TO {login};"
-            yield f"GRANT SELECT ON ALL TABLES IN SCHEMA {names} TO {login};"
-
-    def _reader(self) -> Iterator[str]:
-        """Tenants that come later are granted by their owner's default privileges."""
-        yield f"CREATE ROLE {_READER} LOGIN;  -- its password: \\password {_READER}"
-        listed = f"(\n  {self.query}\n) q ON q.schema_name = n.nspname"
-        yield _grant_each(_READER, f"SELECT n.nspname FROM pg_namespace n JOIN {listed}")  # noqa: S608 - for a person to run
-        if self.listing:
-            yield f"GRANT USAGE ON SCHEMA {self.listing.column.schema} TO {_READER};"
-            yield f"GRANT SELECT ON {self.listing.column.place} TO {_READER};"
-        for owner in sorted({one.owner for one in self.members}):
-            yield f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT USAGE ON SCHEMAS TO {_READER};"
-            yield f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT SELECT ON TABLES TO {_READER};"
+            return tuple(grants_lacking(self.login, [one.name for one in self.unreadable]))
+        if not self.login.excess:
+            return ()
+        owners = sorted({one.owner for one in self.members})
+        return tuple(grants_of_reader(self.query, self.listing, owners))
 
     @property
     def commands(self) -> tuple[str, ...]:
@@ -351,7 +301,7 @@ def examine(
 def _examine(
     connection: Connection, target: str, query: str | None, declared: Sequence[str], connect: str
 ) -> Diagnosis:
-    login, schemas = _read_login(connection), read_schemas(connection)
+    login, schemas = read_login(connection), read_schemas(connection)
     families = find_families(schemas)
     family = families[0] if families else None
     errors: list[str] = []
@@ -362,7 +312,7 @@ def _examine(
     shared = [schema for schema, sources in connection.execute(_SHARED) if names & set(sources) and schema not in names]
     listing, written = None, query or ""
     if family is not None and query is None and not login.owns_registry:
-        listing, error = find_listing(connection, family, schemas)
+        listing, error = find_listing(connection, family, schemas, families[1:])
         errors += [error] if error else []
         written = write_query(listing, family, schemas, {"public", *shared})
     return Diagnosis(
@@ -374,28 +324,12 @@ def _examine(
     )  # fmt: skip
 
 
-def _read_login(connection: Connection) -> Login:
-    ((name, quoted, version, pid, is_standby, columns),) = connection.execute(_LOGIN).fetchall()
-    _, excess = find_excess(connection)
-    # A pooler gives a process id of its own at connection: the server's may be another one at each transaction.
-    is_pooled = pid != connection.info.backend_pid
-    return Login(name, quoted, version.split(" ")[0], excess, is_pooled, is_standby, frozenset(columns))
-
-
 def _listed_tenants(connection: Connection, query: str | None, errors: list[str]) -> list[Tenant]:
     try:
         return list_tenants(connection, query)
     except UsageError as error:
         errors.append(str(error))
         return []
-
-
-def _grant_each(login: str, schemas: str) -> str:
-    """Return a block that grants the reading of each schema that a query gives."""
-    grants = (f"GRANT USAGE ON SCHEMA %I TO {login}", f"GRANT SELECT ON ALL TABLES IN SCHEMA %I TO {login}")
-    lines = [f"  EXECUTE format({sql.Literal(grant).as_string()}, s);" for grant in grants]
-    query = schemas if schemas.startswith("SELECT") else f"SELECT {schemas}"
-    return "\n".join(["DO $grant$ DECLARE s text; BEGIN", f"FOR s IN {query} LOOP", *lines, "END LOOP; END $grant$;"])
 
 
 def quote(text: str) -> str:
@@ -407,10 +341,6 @@ def some(names: Sequence[str]) -> str:
     """Name a few, and count the others."""
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
-
-
-def _yes(works: object) -> str:
-    return "yes" if works else "no"
 
 
 def _preformatted(lines: Sequence[str]) -> str:

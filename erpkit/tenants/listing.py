@@ -108,12 +108,15 @@ class _Count:
         return (self.matching == self.schemas, self.schemas, -c.plausibility, self.matching - self.rows, c.is_unique)
 
 
-def find_listing(connection: Connection, family: Family, schemas: Sequence[Schema]) -> tuple[Listing | None, str]:
-    """Look for the table outside the family that names its schemas; return it, and what kept a table from being read.
+def find_listing(
+    connection: Connection, family: Family, schemas: Sequence[Schema], others: Sequence[Family] = ()
+) -> tuple[Listing | None, str]:
+    """Look for the table outside of all families that names the schemas of one; return it, and what kept one from being read.
 
     It takes three queries, however many schemas there are; large tables are left out.
     """
-    outside = [schema.name for schema in schemas if schema.name not in family.names]
+    inside = {name for each in (family, *others) for name in each.names}
+    outside = [schema.name for schema in schemas if schema.name not in inside]
     columns = [Column(*row) for row in connection.execute(_COLUMNS, [outside, _MOST_PAGES])]
     asked = [one for one in columns if one.category == "S" or (one.category == "N" and family.prefix)]
     counts, error = _count(connection, family, sorted(asked, key=lambda one: one.plausibility)[:_MOST_COLUMNS])

@@ -248,6 +248,7 @@ def test_what_a_login_may_not_read_is_told_with_grants_that_work(database: Datab
 
 def test_many_grants_are_one_block(database: Database, poor: str) -> None:
     run_sql(database, 'DROP OWNED BY "Poor"')
+    make(database, ["$grant$ nonsense"])
     with Database(poor, "poor") as theirs:
         (block,) = look(theirs).grants
         run_sql(database, block)
