@@ -81,6 +81,17 @@ def test_drift_is_measured_by_what_most_tenants_have_where_there_is_no_template(
     )
 
 
+def test_a_remedy_can_be_pasted_whatever_the_tenant_is_called(database: Database) -> None:
+    with database.connection() as connection:
+        for schema in ("A & B", "c", "d"):
+            connection.execute(f'CREATE SCHEMA "{schema}"; CREATE TABLE "{schema}".invoices (id int)'.encode())
+        connection.execute('ALTER TABLE "A & B".invoices ADD extra int')
+    query = "SELECT nspname AS slug, nspname AS schema_name FROM pg_namespace WHERE nspname IN ('A & B', 'c', 'd')"
+    with erpkit.open(database.conninfo, tenants_query=query) as erp:
+        (finding,) = erp.tenants.drift().findings
+    assert finding.remedy == "erpkit tenants drift --ddl 'A & B'"
+
+
 def test_drift_is_measured_against_a_tenant_that_is_named(door: Erp) -> None:
     drift = door.tenants.drift(against="sued.example.com")
     assert drift.measure == "sued.example.com"
