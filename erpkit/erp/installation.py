@@ -15,8 +15,6 @@ from erpkit.migrations import ForeignStates, Migration, read_foreign_states
 from erpkit.modules import Registry, find_modules, load_modules
 from erpkit.tenants import find_tenants
 
-__all__ = ["Installation"]
-
 _PATTERN = frozenset("*?[")
 
 

@@ -63,8 +63,6 @@ from erpkit.tenants import (
 )
 from erpkit.tenants.repair import FleetState, Risk, read_fleet
 
-__all__ = ["ErpTenant", "Tenants"]
-
 _Answer = TypeVar("_Answer")
 _Record = TypeVar("_Record", bound=PlanRecord)
 _Result = TypeVar("_Result", bound=Shown)
@@ -149,7 +147,7 @@ class Tenants(Mapping[str, ErpTenant]):
 
     @property
     def table(self) -> Table[Tenant]:
-        """One line a tenant: its name for people, its schema and its status."""
+        """One row per tenant: its name for people, its schema and its status."""
         empty = (
             "There are no tenants. erpkit tenants create NAME makes one; erpkit demo makes a dozen to look around; "
             "erpkit doctor finds those of an ERP that erpkit did not make."
