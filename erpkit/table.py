@@ -34,7 +34,6 @@ _SORTABLE = 3  # rows; fewer are not worth a widget
 _FEW = 5  # rows below which there is nothing to search for
 _WRAPS = 48  # characters; longer text may wrap
 _NONE = ("–", "NULL")  # among numbers DataTables takes `-` for none
-_NAME = 30  # characters of the first column that are never cut in a terminal
 _LONGEST = 300  # characters; of longer text the beginning is shown
 
 TONES: dict[Tone, str] = {
@@ -161,14 +160,13 @@ class Table(Generic[_Row]):
             return Text(visible(self.empty))
         title = Text(visible(self.title)) if self.title else None
         table = RichTable(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-        names = max(len(texts[0]) for texts in self.texts())  # whose row it is must stay readable in a narrow terminal
-        for number, (column, right) in enumerate(zip(self.columns, self.numeric, strict=True)):
-            whole = right or (number == 0 and names <= _NAME)
-            width = names if whole and number == 0 else None
+        lines = list(self.texts())
+        for n, (column, right) in enumerate(zip(self.columns, self.numeric, strict=True)):
             table.add_column(
-                Text(visible(column.head)), justify="right" if right else "left", no_wrap=whole, min_width=width
-            )
-        for row, texts in zip(self.rows, self.texts(), strict=True):
+                Text(visible(column.head)), justify="right" if right else "left", overflow="fold", no_wrap=n == 0,
+                min_width=max(len(line[n]) for line in lines) if right else None,
+            )  # fmt: skip
+        for row, texts in zip(self.rows, lines, strict=True):
             cells = zip(self.columns, texts, strict=True)
             table.add_row(*(Text(text, style=_COLOURS[column.tone(row)]) for column, text in cells))
         return table

@@ -27,6 +27,7 @@ from erpkit.tenants import (
     TenantInspection,
     read_manifest,
 )
+from erpkit.tenants.fleet import BACKLOG
 from erpkit.tenants.registry import check_slug
 from erpkit.tenants.repair import Risk
 
@@ -255,10 +256,7 @@ def _narrow(table: Table[TenantInspection], *, has_event_log: bool) -> Table[Ten
     return Table([*kept, *more], table.rows, table.empty)
 
 
-_WAITING = (
-    Column[TenantInspection]("backlog", lambda i: sum(i.backlog.values())),
-    Column[TenantInspection]("dead rows", lambda i: i.dead_rows),
-)
+_WAITING = (BACKLOG, Column[TenantInspection]("dead rows", lambda i: i.dead_rows))
 
 
 def _print_since(fleet: FleetInspection) -> None:
