@@ -211,7 +211,7 @@ def _plan_as_json(plan: MigrationPlan) -> dict[str, object]:
         for p in wave.tenants
         for m, direction in p.steps
     ]
-    left = {"skipped": dict(plan.skipped), "refused": dict(plan.refused)}
+    left = {"skipped": dict(plan.skipped), "refused": dict(plan.refused), "held": dict(plan.held)}
     facts = {"seconds": plan.estimate.seconds, "lint": [asdict(finding) for finding in plan.lint.findings]}
     return {"id": plan.id, "direction": plan.direction, "steps": steps, **left, **facts}
 
@@ -219,7 +219,10 @@ def _plan_as_json(plan: MigrationPlan) -> dict[str, object]:
 def _show_run(plan: MigrationPlan, run: MigrationRun, *, as_json: bool) -> None:
     """Print what became of each tenant."""
     if as_json:
-        left = {"skipped": dict(plan.skipped), "refused": dict(plan.refused), "not_started": dict(run.not_started)}
+        left = {
+            "skipped": dict(plan.skipped), "refused": dict(plan.refused), "held": dict(plan.held),
+            "not_started": dict(run.not_started),
+        }  # fmt: skip
         results = [asdict(result) for result in run.results]
         print_json({"plan": run.plan_id, "seconds": run.seconds, "done": run.done_count, "results": results, **left})
         return

@@ -5,6 +5,7 @@ What went wrong is told in one line: who held a lock, what was left behind, what
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,21 +19,24 @@ from erpkit.database import Connection, Tenant, give_to_owner, search_path
 from erpkit.database.rights import name_grant
 from erpkit.errors import DatabaseError, MigrationError
 from erpkit.migrations.files import Migration, Step
-from erpkit.migrations.history import Run, ensure_history, note_start, record, record_done
+from erpkit.migrations.history import Run, ensure_history, note_start, read_stop, record, record_done
 from erpkit.migrations.parser import Direction
 from erpkit.migrations.script import (
+    LOCKED,
     NO_SCHEMA,
     NOT_DUE,
     Limits,
     check_schema,
     create_version_table,
     is_done,
-    lock_schema,
     migration_message,
+    try_lock,
 )
 
 # Another transaction caused these: waiting helps.
 BUSY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1  # seconds between two tries for a schema's lock
 
 # Who has a lock on an object of the schema, on the schema itself, on its migrations, or writes to a table of the registry.
 _HOLDERS = """
@@ -108,13 +112,65 @@ def send_steps(
     *,
     new_tables: Collection[str] = (),
     is_last: bool = False,
-    as_login: bool = False,
+    stop: threading.Event | None = None,
 ) -> Sent:
     """Apply steps, a transaction each, in one round trip; `is_last` says that the tenant gets no others after them.
 
-    They act as the schema's owner, where that is the operators' role; a step that it may not do is tried again `as_login`.
-    Raises psycopg's errors only where the connection is lost.
+    They act as the schema's owner, where that is the operators' role; a step that it may not do is tried again as the login.
+    While another runner has the schema they are sent again and again, until the limit is over or `stop` is set. Raises
+    psycopg's errors only where the connection is lost.
     """
+    done = 0
+    for _ in pauses(limits.lock_timeout, stop):
+        sent = _send_steps(connection, tenant, steps[done:], run, limits, new_tables=new_tables, is_last=is_last)
+        done += sent.done
+        if LOCKED not in str(sent.error):
+            return replace(sent, done=done)
+    return Sent(done, error=_locked())
+
+
+def pauses(seconds: float, stop: threading.Event | None = None) -> Iterator[None]:
+    """Yield at once, and then again and again with pauses until `seconds` are over, never if that is 0, or `stop` is set."""
+    until, pause, stop = time.monotonic() + seconds, _FIRST_PAUSE, stop or threading.Event()
+    yield
+    while not stop.wait(pause) and (not seconds or time.monotonic() < until):
+        yield
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _locked() -> psycopg.Error:
+    return psycopg.errors.LockNotAvailable("another session has the lock of the schema's migrations")
+
+
+def wait_for_lock(
+    connection: Connection,
+    tenant: Tenant,
+    seconds: float,
+    *,
+    session: bool = False,
+    stop: threading.Event | None = None,
+) -> None:
+    """Lock other runners out of a tenant's schema, for the present transaction or the session.
+
+    It asks again and again rather than wait in PostgreSQL: CREATE INDEX CONCURRENTLY of the runner that has the lock waits for
+    whoever waits in a statement. Raises psycopg's LockNotAvailable after `seconds`, if they are not 0, or when `stop` is set.
+    """
+    statement = try_lock(tenant, session=session).encode()
+    if not any(connection.execute(statement).fetchone() == (True,) for _ in pauses(seconds, stop)):
+        raise _locked()
+
+
+def _send_steps(
+    connection: Connection,
+    tenant: Tenant,
+    steps: Sequence[Step],
+    run: Run,
+    limits: Limits,
+    *,
+    new_tables: Collection[str],
+    is_last: bool,
+    as_login: bool = False,
+) -> Sent:
     message = migration_message(
         tenant, steps, run, limits, new_tables=new_tables, is_last=is_last, as_login=as_login
     )  # fmt: skip
@@ -128,7 +184,7 @@ def send_steps(
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         if not as_login:
             left = steps[done:]
-            sent = send_steps(
+            sent = _send_steps(
                 connection, tenant, left, run, limits, new_tables=new_tables, is_last=is_last, as_login=True
             )  # fmt: skip
             return replace(sent, done=done + sent.done)
@@ -155,14 +211,21 @@ def _send(connection: Connection, message: bytes, transactions: int) -> tuple[in
 
 
 def apply_without_transaction(
-    connection: Connection, tenant: Tenant, step: Step, run: Run, limits: Limits, working: set[Connection]
+    connection: Connection,
+    tenant: Tenant,
+    step: Step,
+    run: Run,
+    limits: Limits,
+    working: set[Connection],
+    stop: threading.Event | None = None,
 ) -> bool:
     """Run a NO TRANSACTION file on a connection of its own, which `working` holds so that it can be cancelled.
 
     `connection` writes the history. Returns False when another runner was faster; raises psycopg's errors, and MigrationError
-    where it stopped half way.
+    where it stopped half way, now or before.
     """
     with _own_connection(connection, tenant, limits) as own, _noted(own, working):
+        wait_for_lock(own, tenant, limits.lock_timeout, session=True, stop=stop)
         return _apply(own, connection, tenant, *step, run)
 
 
@@ -190,11 +253,12 @@ def _noted(connection: Connection, working: set[Connection]) -> Iterator[None]:
 def _apply(
     own: Connection, connection: Connection, tenant: Tenant, migration: Migration, direction: Direction, run: Run
 ) -> bool:
-    own.execute(lock_schema(tenant, session=True).encode())
     own.execute(check_schema(tenant).encode())
     own.execute(create_version_table(tenant, migration).encode())
     if own.execute(f"SELECT {is_done(tenant, migration, direction)}".encode()).fetchone() == (True,):
         return False
+    if stopped := read_stop(connection, tenant, migration, direction, run):  # since the plan was made
+        raise MigrationError(f"tenant {tenant.slug}: {file_of(migration)} was not run again: dirty: {stopped}")
     record(connection, tenant, migration, direction, run, "running")
     own.execute(f"SELECT {note_start(session=True)}".encode())
     own.execute(

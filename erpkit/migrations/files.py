@@ -60,6 +60,9 @@ class Migration:
         if not self.version_table:
             object.__setattr__(self, "version_table", _default_table(self.module))
 
+    def __hash__(self) -> int:
+        return hash((self.version_table, self.version))  # not over all the text, as a plan looks up each tenant's
+
     @property
     def name(self) -> str:
         """Name for people: `billing/00004_due_dates`."""

@@ -17,6 +17,7 @@ from erpkit.migrations.history import Run, note_start, record_done
 from erpkit.migrations.parser import Direction
 
 NOT_DUE = "erpkit: not due"
+LOCKED = "erpkit: locked"
 NO_SCHEMA = "erpkit: no schema"
 
 # Quoted text and comments, as PostgreSQL's scanner sees them (manual, "Lexical Structure"); an open one runs to the end.
@@ -119,13 +120,22 @@ def migration_body(
     ]
 
 
-def lock_schema(tenant: Tenant, *, session: bool = False) -> str:
-    """Return the statement that locks out other runners, and the removal and renaming of the schema.
+def lock_schema(tenant: Tenant) -> str:
+    """Return the statement that locks out other runners, and the removal and renaming of the schema, or fails with LOCKED.
 
+    It does not wait: CREATE INDEX CONCURRENTLY of whoever has the lock would wait for this transaction, and both for ever.
     goose takes one key for the whole database, so that tenants wait for each other.
     """
-    function = "pg_advisory_lock" if session else "pg_advisory_xact_lock"
-    return f"SELECT {function}(hashtextextended('erpkit.migrate.{check_schema_name(tenant.schema)}', 0))"
+    return f"SELECT CASE WHEN pg_try_advisory_xact_lock({_key(tenant)}) THEN 0 ELSE {_fails(LOCKED)} END"
+
+
+def try_lock(tenant: Tenant, *, session: bool = False) -> str:
+    """Return the statement that takes the same lock, and answers whether it could, for this transaction or the session."""
+    return f"SELECT pg_try_advisory_{'lock' if session else 'xact_lock'}({_key(tenant)})"
+
+
+def _key(tenant: Tenant) -> str:
+    return f"hashtextextended('erpkit.migrate.{check_schema_name(tenant.schema)}', 0)"
 
 
 def check_schema(tenant: Tenant) -> str:

@@ -24,6 +24,7 @@ from erpkit.database import (
 )
 from erpkit.errors import DatabaseError, ErpkitError, MigrationError, UsageError
 from erpkit.migrations import Migration, apply_migration
+from erpkit.migrations.apply import wait_for_lock
 from erpkit.migrations.history import Run, ensure_history
 from erpkit.migrations.script import check_statements, migration_body
 from erpkit.tenants.locks import name_holders
@@ -87,7 +88,7 @@ def rename_tenant(database: Database, slug: str, new_slug: str, name: str | None
 def lock_migrations(connection: Connection, tenant: Tenant) -> None:
     """Keep migrations from the tenant's schema until the transaction ends; wait up to three seconds for one that runs."""
     connection.execute("SET LOCAL lock_timeout TO '3s'")
-    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.migrate.' || %s, 0))", [tenant.schema])
+    wait_for_lock(connection, tenant, 3)
 
 
 def new_tenant(connection: Connection, slug: str, name: str = "") -> Tenant:
