@@ -22,7 +22,16 @@ from erpkit.database.schemas import (
     schemas_with_table,
     tenants_with_table,
 )
-from erpkit.database.scope import DISCARD, Connection, enter_tenant, no_schema, scope_statements, search_path
+from erpkit.database.scope import (
+    DISCARD,
+    Connection,
+    check_session,
+    enter_tenant,
+    no_schema,
+    scope_statements,
+    search_path,
+    shared_schemas,
+)  # fmt: skip
 from erpkit.database.stream import Stream, can_stream, column_names_and_types, open_stream
 from erpkit.database.sweep import Answer, sweep
 from erpkit.database.tenant import TEMPLATE, Tenant, check_schema_name
@@ -46,6 +55,7 @@ __all__ = [
     "as_owner",
     "can_stream",
     "check_schema_name",
+    "check_session",
     "column_names_and_types",
     "create_schema",
     "enter_tenant",
@@ -63,6 +73,7 @@ __all__ = [
     "scope_statements",
     "search_path",
     "share_table",
+    "shared_schemas",
     "sweep",
     "tenants_with_table",
 ]

@@ -53,7 +53,13 @@ _WAIT_FOR_MORE = 0.25  # seconds for one beside those that are held: to wait lon
 
 
 class PooledConnection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection of the pool; `visited` are the schemas that its backend has seen."""
+    """A connection of the pool; `visited` are the schemas that its backend has seen.
+
+    `shared_schemas` follow a tenant's on the search_path, and `pooler` is what the settings say of one in between.
+    """
+
+    shared_schemas: tuple[str, ...] = ()
+    pooler: str = ""
 
     def __init__(self, pgconn: pq.abc.PGconn, row_factory: RowFactory[tuple[Any, ...]] = tuple_row) -> None:
         super().__init__(pgconn, row_factory)
@@ -64,7 +70,9 @@ class Database:
     """A PostgreSQL database with a pool of connections; open it with `Database.open(settings)`, in a `with` block or not.
 
     `target` names it for people: `embedded`, or host/database/user. `is_writable` is False where it belongs to an ERP that
-    erpkit only reads. `shared_schemas` and `allowed_functions` are what the settings open to SQL that is typed.
+    erpkit only reads. `shared_schemas` follow a tenant's on the search_path, and its role may write to the `writable_schemas`
+    among them; `allowed_functions` are what the settings open to SQL that is typed. `pooler` is "session" where one in that
+    mode is in between.
 
     A connection that died while the pool held it, as when the server restarted, is found when it is lent, and replaced by a
     new one. What was begun on a connection is never tried again.
@@ -78,7 +86,9 @@ class Database:
         self.conninfo = conninfo
         self.max_connections = max_connections
         self.shared_schemas: tuple[str, ...] = ()
+        self.writable_schemas: tuple[str, ...] = ()
         self.allowed_functions: tuple[str, ...] = ()
+        self.pooler = ""
         self._wait = _WAIT
         self._pool = self._new_pool()
         self._reading: Self | None = None
@@ -95,6 +105,7 @@ class Database:
         """
         database = cls._open(settings)
         database.shared_schemas, database.allowed_functions = settings.shared_schemas, settings.allowed_functions
+        database.writable_schemas, database.pooler = settings.writable_schemas, settings.pooler
         return database
 
     @classmethod
@@ -324,11 +335,15 @@ class Database:
                 "connect_timeout": 10,
                 "client_encoding": "UTF8",  # a server's own may lack what is sent, and SQL_ASCII makes bytes of all text
             },
+            configure=self._configure,
             open=True,
             timeout=_WAIT,
             reconnect_timeout=0,  # else the pool pauses longer and longer, and misses that the server is back
             name="erpkit",
         )
+
+    def _configure(self, connection: PooledConnection) -> None:
+        connection.shared_schemas, connection.pooler = self.shared_schemas, self.pooler
 
 
 class _TenantTransaction(AbstractContextManager[Connection]):

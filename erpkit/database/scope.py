@@ -10,16 +10,18 @@ import psycopg
 from psycopg import generators, pq, sql
 
 from erpkit.database.tenant import Tenant
-from erpkit.errors import DatabaseError, first_line
+from erpkit.errors import DatabaseError, UsageError, first_line
 
 __all__ = [
     "DISCARD",
     "OUTPUT",
     "Connection",
     "check_in_transaction",
+    "check_session",
     "commit",
     "enter_tenant",
     "is_alive",
+    "is_direct",
     "leave_unchanged",
     "missing_grant",
     "no_schema",
@@ -27,6 +29,7 @@ __all__ = [
     "scope_statements",
     "search_path",
     "set_output",
+    "shared_schemas",
 ]
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -67,8 +70,9 @@ def enter_tenant(
     tenant's schema does not exist, and when the connection is lost: then it is closed.
     """
     role = (tenant.role if write else tenant.reader) if as_role else None
+    shared = shared_schemas(connection)
     try:
-        found = _run(connection, _entrance(tenant.schema, role, statement_timeout, write)).get_value(0, 0)
+        found = _run(connection, _entrance(tenant.schema, role, statement_timeout, write, shared)).get_value(0, 0)
     except psycopg.Error as error:
         if not connection.closed:
             connection.rollback()
@@ -79,16 +83,23 @@ def enter_tenant(
 
 
 @lru_cache(maxsize=10_000)
-def _entrance(schema: str, role: str | None, statement_timeout: float | None, write: bool) -> bytes:
+def _entrance(
+    schema: str, role: str | None, statement_timeout: float | None, write: bool, shared: tuple[str, ...]
+) -> bytes:
     begin = "BEGIN READ WRITE" if write else "BEGIN READ ONLY"
-    return "; ".join((begin, *scope_statements(schema, role, statement_timeout))).encode()
+    return "; ".join((begin, *scope_statements(schema, role, statement_timeout, shared))).encode()
 
 
-def scope_statements(schema: str, role: str | None, statement_timeout: float | None) -> tuple[str, ...]:
-    """Return the statements that scope the present transaction to a tenant; the last one reads the schema that came of it."""
+def scope_statements(
+    schema: str, role: str | None, statement_timeout: float | None, shared: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """Return the statements that scope the present transaction to a tenant; the last one reads the schema that came of it.
+
+    The `shared` schemas follow the tenant's on the search_path.
+    """
     switch = (f"SET LOCAL ROLE {sql.Identifier(role).as_string()}",) if role is not None else ()
     return (
-        f"SET LOCAL search_path TO {search_path(schema)}",
+        f"SET LOCAL search_path TO {search_path(schema, shared)}",
         *switch,
         f"SET LOCAL statement_timeout TO {int((statement_timeout or 0) * 1000)}",  # late: from then on it is measured
         "SELECT current_schema()",
@@ -96,15 +107,39 @@ def scope_statements(schema: str, role: str | None, statement_timeout: float | N
 
 
 @lru_cache(maxsize=10_000)
-def search_path(schema: str) -> str:
-    """Return the search_path of a tenant: its schema, quoted, as a comma in it would add another one.
+def search_path(schema: str, shared: tuple[str, ...] = ()) -> str:
+    """Return the search_path of a tenant: its schema, quoted, as a comma in it would add another one, and the `shared` ones.
 
     `pg_temp` is named last, or a temporary table could stand in front of the tenant's (PostgreSQL manual, "search_path"). For a
     name that no tenant's schema can have there is nothing else on it, and so the entrance finds no schema.
     """
     if not schema or "\0" in schema or schema.startswith("pg_") or schema == "information_schema":
         return "pg_temp"
-    return f"{sql.Identifier(schema).as_string()}, pg_temp"
+    return ", ".join([*(sql.Identifier(name).as_string() for name in (schema, *shared)), "pg_temp"])
+
+
+def shared_schemas(connection: Connection) -> tuple[str, ...]:
+    """Return the schemas that follow a tenant's on this connection's search_path: those that the settings declare as shared."""
+    found: tuple[str, ...] = getattr(connection, "shared_schemas", ())
+    return found
+
+
+def is_direct(connection: Connection) -> bool:
+    """Tell whether PostgreSQL itself is at the other end: a pooler such as PgBouncer makes up the process id.
+
+    Only then is it certain that the next transaction finds what a session keeps: settings, locks, prepared statements.
+    """
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return row == (connection.info.backend_pid,)
+
+
+def check_session(connection: Connection, why: str) -> None:
+    """Raise UsageError where a pooler is in between, unless the settings say that it is in session mode; `why` is what needs one."""
+    if getattr(connection, "pooler", "") != "session" and not is_direct(connection):
+        raise UsageError(
+            f"{why} needs a session of its own, and a pooler is between erpkit and PostgreSQL, which hands each transaction to "
+            "another: connect to PostgreSQL itself, or set ERPKIT_POOLER=session where the pooler is in session mode"
+        )
 
 
 def no_schema(tenant: Tenant) -> str:

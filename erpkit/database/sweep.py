@@ -14,7 +14,15 @@ import psycopg
 from psycopg import pq, sql
 
 from erpkit.database.pool import TENANTS_A_CONNECTION, Database
-from erpkit.database.scope import OUTPUT, Connection, missing_grant, no_schema, search_path
+from erpkit.database.scope import (
+    OUTPUT,
+    Connection,
+    is_direct,
+    missing_grant,
+    no_schema,
+    search_path,
+    shared_schemas,
+)  # fmt: skip
 from erpkit.database.tenant import Tenant
 from erpkit.errors import first_line
 
@@ -100,15 +108,17 @@ class _Lane:
         manual, "Pipelining"), and the extended protocol takes one statement only: a query cannot end the transaction and
         go on.
         """
-        prepared = _is_direct(self.connection)
+        prepared = is_direct(self.connection)
         if prepared:
             self.pgconn.prepare(_NAME, _SCOPE)
         self.pgconn.enter_pipeline_mode()
+        shared = shared_schemas(self.connection)
         for tenant in self.owed:
+            path = search_path(tenant.schema, shared)
             if prepared:
-                self.pgconn.send_query_prepared(_NAME, _scope_values(tenant.schema, tenant.reader, timeout))
+                self.pgconn.send_query_prepared(_NAME, _scope_values(path, tenant.reader, timeout))
             else:
-                self.pgconn.send_query_params(_scope_query(tenant.schema, tenant.reader, timeout), None)
+                self.pgconn.send_query_params(_scope_query(path, tenant.reader, timeout), None)
             for statement in statements(tenant):
                 self.pgconn.send_query_params(statement, None)
             self.pgconn.pipeline_sync()
@@ -182,22 +192,13 @@ def _hurry(lanes: Iterable[_Lane], at_once: bool) -> Iterator[Answer]:
             yield from lane.give_up(_LATE)
 
 
-def _is_direct(connection: Connection) -> bool:
-    """Tell whether PostgreSQL itself is at the other end: a pooler such as PgBouncer makes up the process id.
-
-    Only then will the next transaction still find a statement that was prepared.
-    """
-    row = connection.execute("SELECT pg_backend_pid()").fetchone()
-    return row == (connection.info.backend_pid,)
+def _scope_values(path: str, role: str | None, timeout: int) -> tuple[bytes | None, ...]:
+    return str(timeout).encode(), path.encode(), role.encode() if role is not None else None
 
 
-def _scope_values(schema: str, role: str | None, timeout: int) -> tuple[bytes | None, ...]:
-    return str(timeout).encode(), search_path(schema).encode(), role.encode() if role is not None else None
-
-
-def _scope_query(schema: str, role: str | None, timeout: int) -> bytes:
+def _scope_query(path: str, role: str | None, timeout: int) -> bytes:
     """Return the statement with the values written into it, all at once: a schema's name may hold a `$3`."""
-    values = {f"${number}": value for number, value in enumerate((str(timeout), search_path(schema), role), 1)}
+    values = {f"${number}": value for number, value in enumerate((str(timeout), path, role), 1)}
     return re.sub(r"\$\d", lambda found: sql.Literal(values[found[0]]).as_string(), _SCOPE.decode()).encode()
 
 

@@ -35,11 +35,13 @@ from erpkit.migrations import (
     read_milliseconds,
     run_plan,
 )
+from erpkit.migrations.apply import check_own_sessions
 from erpkit.migrations.files import Style, new_migration
 from erpkit.migrations.run import OnError
 from erpkit.modules import ModuleLike
 from erpkit.plan import Plan, Work
 from erpkit.tenants import ensure_template
+from erpkit.tenants.roles import ensure_shared
 
 __all__ = ["Migrations", "RunOptions"]
 
@@ -204,14 +206,17 @@ class Migrations:
             with installation.database.connection() as connection:
                 before = self._status(connection, tenants, migrations)
                 milliseconds = read_milliseconds(connection)
-            planned = decide(tenants, migrations, before.applied)
+                planned = decide(tenants, migrations, before.applied)
+                if installation.database.is_writable:  # else the plan is only to be read
+                    check_own_sessions(connection, planned.migrations)
             return replace(planned, before=before, milliseconds=milliseconds, workers=workers)
 
         def run(plan: MigrationPlan, work: Work) -> MigrationRun:
             installation.database.check_writable()
-            if makes_template:
-                with installation.database.connection() as connection:
+            with installation.database.connection() as connection:
+                if makes_template:
                     ensure_template(connection)
+                ensure_shared(connection, installation.database.writable_schemas, [one.tenant for one in plan.tenants])
             done = run_plan(
                 installation.database, plan, plan.id, lambda _: work.advance(1), workers=workers,
                 on_error=how.get("on_error", "continue"), threshold=how.get("threshold", 0.0), limits=limits, stop=work.stop,

@@ -56,6 +56,9 @@ _ANY_DIRTY = """
 SELECT EXISTS (SELECT FROM public.erpkit_migrations WHERE state IN ('running', 'stopped') AND schema_name = ANY(%s))
 """
 
+# Role and search_path, as they were at the start and must be at the end.
+SCOPE = "current_user || ', search_path ' || current_setting('search_path')"
+
 _NOW = "date_part('epoch', clock_timestamp())"
 
 # Whether a session holds the migration lock of the schema `h`, as script.lock_schema takes it.
@@ -194,8 +197,12 @@ def may_read_history(connection: Connection) -> bool:
 
 
 def note_start(*, session: bool = False) -> str:
-    """Return the expression that notes when a migration begins, after it has its lock; `record_done` counts from there."""
-    return f"set_config('erpkit.began', {_NOW}::text, {str(not session).lower()})"
+    """Return the expression that notes when a migration begins, after it has its lock, with which role and search_path.
+
+    `record_done` counts from there, and `script.check_scope` compares.
+    """
+    is_local = str(not session).lower()
+    return f"set_config('erpkit.began', {_NOW}::text, {is_local}) || set_config('erpkit.scope', {SCOPE}, {is_local})"
 
 
 def record_done(tenant: Tenant, migration: Migration, direction: Direction, run: Run) -> str:

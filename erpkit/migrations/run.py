@@ -18,6 +18,7 @@ import psycopg
 from erpkit.database import Database
 from erpkit.errors import DatabaseError
 from erpkit.finding import Finding
+from erpkit.migrations.apply import check_own_sessions
 from erpkit.migrations.history import STILL_RUNNING, Run, any_dirty, ensure_history, newest_entry
 from erpkit.migrations.plan import MigrationPlan, TenantPlan, Wave, count_of
 from erpkit.migrations.script import Limits, check_statements
@@ -161,6 +162,7 @@ def run_plan(
     for migration in plan.migrations:
         check_statements(migration)
     with database.connection() as connection:
+        check_own_sessions(connection, plan.migrations)
         ensure_history(connection)
         known = newest_entry(connection) if plan.retries_dirty else 0
     worker = Worker(

@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 from psycopg import pq, sql
 
-from erpkit.database import TENANTS_A_CONNECTION, Connection, Database, Tenant, search_path
+from erpkit.database import TENANTS_A_CONNECTION, Connection, Database, Tenant, search_path, shared_schemas
 from erpkit.errors import QueryError
 from erpkit.finding import Finding
 from erpkit.modules import ModuleLike, is_foreign
@@ -198,7 +198,7 @@ def check_queries(database: Database, tenants: Sequence[Tenant], statements: Seq
                 _Group(tenant, way, statements) for tenant in part if not isinstance(way := ways[tenant.slug], str)
             ]
             suspects: list[_Group] = []
-            for group, error in _plan_all(connection.pgconn, groups):
+            for group, error in _plan_all(connection.pgconn, groups, shared_schemas(connection)):
                 if error is not None and error.startswith(_LOCK_TIMEOUT):
                     refused[group.tenant.slug] = error
                 elif error is not None:
@@ -206,7 +206,7 @@ def check_queries(database: Database, tenants: Sequence[Tenant], statements: Seq
             alone = [replace(group, statements=[one]) for group in suspects for one in group.statements]
             broken += [
                 BrokenQuery(group.tenant.slug, group.statements[0].module, group.statements[0].name, error)
-                for group, error in _plan_all(connection.pgconn, alone)
+                for group, error in _plan_all(connection.pgconn, alone, shared_schemas(connection))
                 if error
             ]
         broken += [
@@ -310,27 +310,31 @@ def _usage(schema: str, who: str) -> str:
     return sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(schema), sql.Identifier(who)).as_string()
 
 
-def _plan_all(pgconn: pq.abc.PGconn, groups: Sequence[_Group]) -> Iterator[tuple[_Group, str | None]]:
+def _plan_all(
+    pgconn: pq.abc.PGconn, groups: Sequence[_Group], shared: tuple[str, ...]
+) -> Iterator[tuple[_Group, str | None]]:
     """Plan each group in a transaction of its own, and yield the first error of each."""
     pgconn.nonblocking = 0  # libpq then reads answers while it waits to send
     pgconn.enter_pipeline_mode()
     for start in range(0, len(groups), _GROUPS_A_BATCH):
         batch = groups[start : start + _GROUPS_A_BATCH]
         for group in batch:
-            _send(pgconn, group)
+            _send(pgconn, group, shared)
         for group in batch:
             yield group, _first_error(pgconn)
     pgconn.exit_pipeline_mode()
     pgconn.nonblocking = 1
 
 
-def _send(pgconn: pq.abc.PGconn, group: _Group) -> None:
+def _send(pgconn: pq.abc.PGconn, group: _Group, shared: tuple[str, ...]) -> None:
     """Up to the sync point all is one implicit transaction: the local settings end with it.
 
     The unnamed statement is replaced by the next one, so nothing is left to deallocate.
     """
     role = group.way.role
-    pgconn.send_query_params(_SCOPE, [search_path(group.tenant.schema).encode(), role.encode() if role else None])
+    pgconn.send_query_params(
+        _SCOPE, [search_path(group.tenant.schema, shared).encode(), role.encode() if role else None]
+    )
     explains = group.way.plans and pgconn.server_version >= _GENERIC_PLAN
     for statement in group.statements:
         if explains and _CAN_BE_EXPLAINED.match(statement.text):

@@ -21,12 +21,14 @@ from erpkit.database import (
     create_schema,
     give_to_owner,
     grant_analysts,
+    search_path,
+    shared_schemas,
 )
 from erpkit.errors import DatabaseError, ErpkitError, MigrationError, UsageError
 from erpkit.migrations import Migration, apply_migration
-from erpkit.migrations.apply import wait_for_lock
+from erpkit.migrations.apply import check_own_sessions, message_of, send_body, wait_for_lock
 from erpkit.migrations.history import Run, ensure_history
-from erpkit.migrations.script import check_statements, migration_body
+from erpkit.migrations.script import check_statements
 from erpkit.tenants.locks import name_holders
 from erpkit.tenants.registry import check_slug, ensure_registry, get_tenant, has_schema, list_tenants
 from erpkit.tenants.roles import (
@@ -34,6 +36,7 @@ from erpkit.tenants.roles import (
     drop_roles,
     ensure_analysts,
     ensure_operators,
+    ensure_shared,
     grant_schema,
     role_name,
 )
@@ -52,13 +55,16 @@ def create_tenant(database: Database, migrations: Sequence[Migration], slug: str
     for migration in migrations:
         check_statements(migration)
     with database.connection() as connection:
+        check_own_sessions(connection, migrations)
         prepare_database(connection)
         tenant = new_tenant(connection, slug, name)
         if all(migration.content.use_transaction for migration in migrations):
             _create(connection, tenant, migrations)
         else:
             _create_in_stages(connection, tenant, migrations)
-        return get_tenant(connection, slug)
+        made = get_tenant(connection, slug)
+        ensure_shared(connection, database.writable_schemas, [made])
+        return made
 
 
 def rename_tenant(database: Database, slug: str, new_slug: str, name: str | None = None) -> MovedTenant:
@@ -135,10 +141,11 @@ def _create(connection: Connection, tenant: Tenant, migrations: Sequence[Migrati
             _setup(connection, tenant)
             if not as_login:
                 connection.execute(act_as_owner(tenant.schema).encode())
-            connection.execute(sql.SQL("SET LOCAL search_path TO {}, pg_temp").format(sql.Identifier(tenant.schema)))
+            path = search_path(tenant.schema, shared_schemas(connection))
+            connection.execute(f"SET LOCAL search_path TO {path}".encode())
             run = Run("create")
             for current in migrations:
-                connection.execute("\n;\n".join(migration_body(tenant, current, "up", run)).encode())
+                send_body(connection, tenant, (current, "up"), run)
             current = None
             connection.execute("SET LOCAL role TO DEFAULT")
             if as_login:
@@ -219,6 +226,7 @@ def _teardown(connection: Connection, tenant: Tenant) -> None:
 def _creation_error(tenant: Tenant, error: psycopg.Error, migration: Migration | None = None) -> ErpkitError:
     reason = _reason(error)
     if migration is not None:
+        reason = message_of(error, migration)
         return MigrationError(f"tenant {tenant.slug}: {migration.path} failed: {reason}; the tenant was not created")
     if isinstance(error, psycopg.errors.UniqueViolation):
         return UsageError(f"tenant {tenant.slug} cannot be created: somebody else has just created it")

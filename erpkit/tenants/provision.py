@@ -122,7 +122,9 @@ def provision_tenant(database: Database, plan: ProvisionPlan, confirm: str) -> T
     plan.check(confirm)
     with database.connection() as connection:
         template = ensure_template(connection)
-        migrations = plan_up([template], plan.migrations, read_applied(connection, [template]))
+        migrations = plan_up([template], plan.migrations, read_applied(connection, [template], plan.migrations))
+    for slug, reason in migrations.refused.items():
+        raise MigrationError(f"tenant {slug}: {reason}; {plan.tenant.slug} was not created")
     if failed := run_plan(database, migrations, migrations.id).failed:
         raise MigrationError(str(failed[0].error))
     return create_tenant(database, plan.migrations, plan.tenant.slug, plan.tenant.name)

@@ -12,7 +12,7 @@ from typing import Literal
 import psycopg
 
 from erpkit.database import TEMPLATE, Connection, Database, Tenant, as_owner
-from erpkit.database.scope import scope_statements
+from erpkit.database.scope import scope_statements, shared_schemas
 from erpkit.errors import DatabaseError, PlanChangedError, UsageError
 from erpkit.finding import Finding
 from erpkit.migrations import Migration, describe_status, lint_migrations, read_applied
@@ -250,7 +250,11 @@ def run_repair(
                 lock_migrations(connection, tenant)
                 plan = read_repair(connection, tenant, migrations, accept)
                 plan.check(confirm)
-                connection.execute("; ".join(scope_statements(tenant.schema, None, statement_timeout)).encode())
+                connection.execute(
+                    "; ".join(
+                        scope_statements(tenant.schema, None, statement_timeout, shared_schemas(connection))
+                    ).encode()
+                )
                 _run_steps(connection, plan)
                 return RepairRun(plan, _verify(connection, plan))
         except psycopg.errors.LockNotAvailable:

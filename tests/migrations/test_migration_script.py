@@ -23,7 +23,9 @@ def migration(text: str) -> Migration:
     ],
 )
 def test_a_quote_that_goose_would_cut_in_two_is_refused(text: str) -> None:
-    with pytest.raises(MigrationError, match="00001_step.sql: up statement 1 ends inside a quote or a comment"):
+    with pytest.raises(
+        MigrationError, match=r"00001_step.sql: up statement 1 \(line 2\) ends inside a quote or a comment"
+    ):
         check_statements(migration(text))
 
 

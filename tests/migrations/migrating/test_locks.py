@@ -59,7 +59,8 @@ def test_a_lock_that_is_not_released_fails_its_tenant_and_names_who_holds_it(
     assert list(errors(run)) == ["t03"]
     assert re.fullmatch(
         r"tenant t03: stock/00002_step.sql failed: could not get a lock within 0.05 s, tried 2 times; "
-        rf"held by process {pid} \(postgres, report, idle in transaction for \d+ s, last statement begun \d+ s ago\)",
+        rf"held by process {pid} \(postgres, report, idle in transaction for \d+ s, last statement begun \d+ s ago\); "
+        r"line 3: ALTER TABLE a1 ADD COLUMN note text;",
         errors(run)["t03"],
     )
     assert run.done_count == len(fleet) - 1
