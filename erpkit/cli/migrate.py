@@ -170,8 +170,12 @@ def _check_to(choice: dict[str, Any]) -> None:
 
 
 def _is_doubtful(plan: MigrationPlan) -> bool:
-    """Tell whether a tenant is left alone that should not be, or there is none."""
-    return bool(plan.refused) or any(finding.kind in ("no tenants", "no migrations") for finding in plan.findings)
+    """Tell whether a tenant is left alone that should not be, or there is none, or a statement is not for each tenant."""
+    return (
+        bool(plan.refused)
+        or plan.reaches
+        or any(finding.kind in ("no tenants", "no migrations") for finding in plan.findings)
+    )
 
 
 def _show_or_apply(plan: Plan[MigrationPlan, MigrationRun], confirm: str, *, show_sql: bool, as_json: bool) -> int:

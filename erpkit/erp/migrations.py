@@ -37,6 +37,7 @@ from erpkit.migrations import (
 )
 from erpkit.migrations.apply import check_own_sessions
 from erpkit.migrations.files import Style, new_migration
+from erpkit.migrations.lint import find_reaching, in_order
 from erpkit.migrations.run import OnError
 from erpkit.modules import ModuleLike
 from erpkit.plan import Plan, Work
@@ -44,6 +45,8 @@ from erpkit.tenants import ensure_template
 from erpkit.tenants.roles import ensure_shared
 
 __all__ = ["Migrations", "RunOptions"]
+
+_EXTENSIONS = "SELECT extname::text, nspname::text FROM pg_extension e JOIN pg_namespace n ON n.oid = extnamespace"
 
 _Decide = Callable[[Sequence[Tenant], Sequence[Migration], Applied], MigrationPlan]
 
@@ -165,13 +168,16 @@ class Migrations:
         return Mend(statements, is_done=True)
 
     def lint(self, modules: Sequence[str] = (), *, pg_version: str | None = None) -> LintReport:
-        """Name the statements that lock or rewrite tables, or break running code, in the files of modules; all without a name.
+        """Name the statements that lock or rewrite tables, break running code, or reach beyond the tenant, in the files of modules;
+        all without a name.
 
         Raises UsageError where squawk is not installed.
         """
         chosen = [self._module(name) for name in modules] or self._installation.registry.modules
         migrations = [migration for module in chosen for migration in collect_migrations(module)]
-        return LintReport(lint_migrations(migrations, pg_version=pg_version), checked=len(migrations))
+        own = find_reaching(migrations, self._installation.settings.shared_schemas)
+        found = lint_migrations(migrations, pg_version=pg_version)
+        return LintReport(in_order(migrations, [*own, *found]), checked=len(migrations))
 
     def new(self, module: str, name: str, *, style: Style | None = None) -> Path:
         """Write an empty migration into a module's folder and return its path; its version is in the style of the others."""
@@ -206,10 +212,14 @@ class Migrations:
             with installation.database.connection() as connection:
                 before = self._status(connection, tenants, migrations)
                 milliseconds = read_milliseconds(connection)
+                extensions = dict(connection.execute(_EXTENSIONS).fetchall())
                 planned = decide(tenants, migrations, before.applied)
                 if installation.database.is_writable:  # else the plan is only to be read
                     check_own_sessions(connection, planned.migrations)
-            return replace(planned, before=before, milliseconds=milliseconds, workers=workers)
+            return replace(
+                planned, before=before, milliseconds=milliseconds, workers=workers, extensions=extensions,
+                shared_schemas=installation.database.shared_schemas,
+            )  # fmt: skip
 
         def run(plan: MigrationPlan, work: Work) -> MigrationRun:
             installation.database.check_writable()

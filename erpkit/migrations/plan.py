@@ -13,7 +13,7 @@ from erpkit.database import TEMPLATE, Tenant
 from erpkit.errors import PlanChangedError, UsageError
 from erpkit.finding import Finding
 from erpkit.migrations.files import Migration, Step
-from erpkit.migrations.lint import LintReport, lint_report
+from erpkit.migrations.lint import REACHES, LintReport, lint_report
 from erpkit.migrations.parser import Direction
 from erpkit.migrations.status import MOST_LINES, Applied, FleetStatus
 from erpkit.plan import plan_id
@@ -63,7 +63,8 @@ class MigrationPlan:
     hash of what would be done: it changes as soon as anything of it does. `retries_dirty` says that what stopped half way may
     be run again.
 
-    `before` is what was found when it was made, `milliseconds` how long migrations took before, and `workers` how many tenants
+    `before` is what was found when it was made, `shared_schemas` are those that are declared, `extensions` those that are
+    installed, with the schema of each, `milliseconds` how long migrations took before, and `workers` how many tenants
     are to be migrated side by side: for people, and not part of the id.
     """
 
@@ -76,6 +77,8 @@ class MigrationPlan:
     workers: int = field(default=3, compare=False, repr=False)
     held: Mapping[str, str] = field(default_factory=dict)
     retries_dirty: bool = False
+    shared_schemas: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    extensions: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def id(self) -> str:
@@ -123,8 +126,14 @@ class MigrationPlan:
 
     @cached_property
     def lint(self) -> LintReport:
-        """What squawk says of the Up statements; it is asked once, when this is first used."""
-        return lint_report([migration for migration, direction, _ in self.sql() if direction == "up"])
+        """What squawk says of the Up statements, and which reach beyond the tenant; found out when this is first used."""
+        ups = [migration for migration, direction, _ in self.sql() if direction == "up"]
+        return lint_report(ups, self.shared_schemas, self.extensions)
+
+    @property
+    def reaches(self) -> bool:
+        """Whether a statement reaches beyond the tenant: what comes of it for the second tenant is not what the plan says."""
+        return any(finding.level == "error" and finding.rule in REACHES for finding in self.lint.findings)
 
     @property
     def facts(self) -> dict[str, object]:

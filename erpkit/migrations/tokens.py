@@ -43,7 +43,10 @@ class Token:
         if self.kind == "name":
             return self.text[1:-1].replace('""', '"') if self.text[0] == '"' else self.text
         if self.kind == "string":
-            return self.text if self.text[0] == "$" else self.text.split("'", 1)[-1][:-1].replace("''", "'")
+            if self.text[0] == "$":
+                mark = self.text[: self.text.index("$", 1) + 1]
+                return self.text[len(mark) : -len(mark)]
+            return self.text.split("'", 1)[-1][:-1].replace("''", "'")
         return self.text.lower()
 
 
