@@ -26,6 +26,7 @@ __all__ = [
     "give_to_owner",
     "owner_name",
     "share_table",
+    "shared_group",
 ]
 
 OPERATORS = "erpkit_operator"
@@ -87,6 +88,11 @@ def owner_name(database: str) -> str:
         digest = hashlib.sha256(database.encode()).hexdigest()[:10]
         database = f"{database.encode()[: _NAME_LIMIT - 11].decode(errors='ignore')}.{digest}"
     return f"{OWNER_PREFIX}{database}"
+
+
+def shared_group(database: str) -> str:
+    """Return the group of a database's tenants that may use the schemas that are declared as shared."""
+    return owner_name(database).replace(OPERATORS, "erpkit_shared", 1)
 
 
 def find_owner(connection: Connection) -> str | None:

@@ -36,7 +36,7 @@ from erpkit.migrations import (
     run_plan,
 )
 from erpkit.migrations.apply import check_own_sessions
-from erpkit.migrations.files import Style, new_migration
+from erpkit.migrations.files import Style, decode, new_migration
 from erpkit.migrations.lint import find_reaching, in_order
 from erpkit.migrations.run import OnError
 from erpkit.modules import ModuleLike
@@ -186,8 +186,8 @@ class Migrations:
     def show(self, file: Path) -> ParsedMigration:
         """Return the statements of a migration file, as goose would split it; ENVSUB is filled in from the environment."""
         try:
-            return parse_migration(file.read_bytes().decode(), os.environ)
-        except (MigrationError, UnicodeDecodeError) as error:
+            return parse_migration(decode(file.read_bytes()), os.environ)
+        except MigrationError as error:
             raise UsageError(f"{file}: {error}") from None
 
     def __repr__(self) -> str:

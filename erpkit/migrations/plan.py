@@ -15,6 +15,7 @@ from erpkit.finding import Finding
 from erpkit.migrations.files import Migration, Step
 from erpkit.migrations.lint import REACHES, LintReport, lint_report
 from erpkit.migrations.parser import Direction
+from erpkit.migrations.script import check_statements
 from erpkit.migrations.status import MOST_LINES, Applied, FleetStatus
 from erpkit.plan import plan_id
 from erpkit.table import Column, Table
@@ -313,7 +314,7 @@ def plan_up(
     refused unless `out_of_order`, which runs those first, as goose's `-allow-missing` does. A tenant where a NO TRANSACTION
     migration stopped half way is refused unless `retry_dirty`. `_template` and the canaries must show that the files work:
     where one of them is refused, the plan ends at its wave, and the others are `held`. Raises UsageError for a canary that is
-    not among the tenants.
+    not among the tenants, and MigrationError for a file that must not be run.
     """
     wanted = [m for m in migrations if module in (None, m.module) and (to_version is None or m.version <= to_version)]
     _check_module(migrations, module)
@@ -406,7 +407,10 @@ def _plan(
     held = _hold(waves, [gate.slug for gate in gates if gate.slug in refused])
     refused |= {name: reason for name, reason in applied.errors.items() if name not in applied.unread}
     made = tuple(Wave(name, tuple(plans)) for name, plans in waves.items() if plans)
-    return MigrationPlan(direction, made, skipped, refused, held=held)
+    plan = MigrationPlan(direction, made, skipped, refused, held=held)
+    for migration in plan.migrations:  # what the run would refuse is no plan
+        check_statements(migration)
+    return plan
 
 
 def _inactive(tenant: Tenant) -> str:

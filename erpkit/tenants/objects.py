@@ -11,7 +11,7 @@ import psycopg
 
 from erpkit.database import Connection
 from erpkit.errors import DatabaseError
-from erpkit.tenants.definitions import COMMON, FUNCTION, OBJECTS, PARTS, RELATION
+from erpkit.tenants.definitions import COMMON, FUNCTION, OBJECTS, PARTS, RELATION, no_member
 from erpkit.tenants.locks import read_locks
 
 SCHEMA = "\x01"  # stands in definitions for the name of the schema itself, so that equal things compare equal
@@ -198,7 +198,7 @@ _FUNCTIONS = f"""
                 THEN concat(p.prorettype, '/', p.proargtypes, '/', p.proallargtypes, '/', p.protrftypes)
                 WHEN p.prokind <> 'a' THEN {FUNCTION}
                 ELSE replace(pg_get_function_identity_arguments(p.oid), n.prefix, chr(1) || '.') END)
-      FROM pg_proc p JOIN raw n ON n.oid = p.pronamespace"""
+      FROM pg_proc p JOIN raw n ON n.oid = p.pronamespace WHERE {no_member("pg_proc", "p.oid")}"""
 
 _TRIGGERS = """
     SELECT n.oid, ROW('trigger'::text, c.relname, t.tgname, t.tgtype, t.tgenabled, t.tgdeferrable, t.tginitdeferred, t.tgattr::int2[],

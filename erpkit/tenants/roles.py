@@ -24,7 +24,7 @@ from erpkit.database import (
     grant_analysts,
     shared_schemas,
 )  # fmt: skip
-from erpkit.database.operators import owner_name
+from erpkit.database.operators import owner_name, shared_group
 from erpkit.errors import DatabaseError
 
 __all__ = [
@@ -183,7 +183,7 @@ def ensure_shared(connection: Connection, writable: Sequence[str] = (), tenants:
     if not shared:
         return
     database = connection.execute("SELECT current_database()::text").fetchone() or ("",)
-    group = _shared_group(database[0])
+    group = shared_group(database[0])
     missing = {
         name
         for (name,) in connection.execute(
@@ -210,10 +210,6 @@ def ensure_shared(connection: Connection, writable: Sequence[str] = (), tenants:
     with connection.transaction(), as_admin(connection, group):
         for (role,) in connection.execute(_NO_MEMBERS, [roles, group]).fetchall():
             connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), sql.Identifier(role)))
-
-
-def _shared_group(database: str) -> str:
-    return owner_name(database).replace(OPERATORS, "erpkit_shared", 1)
 
 
 def grant_schema(connection: Connection, tenant: Tenant) -> None:
