@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import erpkit
-from erpkit import Erp
 from erpkit.cli import migrate_files
 from erpkit.cli.output import as_json, print_findings, print_json, print_target, say, say_script, show
 from erpkit.cli.planning import apply_plan, say_plan, this_command
 from erpkit.finding import exit_code
-from erpkit.migrations import MigrationPlan, MigrationRun
-from erpkit.plan import Plan
 from erpkit.visible import visible
+
+if TYPE_CHECKING:
+    from erpkit import Erp
+    from erpkit.migrations import MigrationPlan, MigrationRun
+    from erpkit.plan import Plan
 
 tenant_option = click.option(
     "--tenant", "slugs", multiple=True, metavar="SLUG", help="Only this tenant; may be repeated."

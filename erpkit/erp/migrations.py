@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import psycopg
 
@@ -21,7 +21,6 @@ from erpkit.migrations import (
     Migration,
     MigrationHistory,
     MigrationPlan,
-    MigrationRun,
     ParsedMigration,
     collect_migrations,
     lint_migrations,
@@ -33,16 +32,16 @@ from erpkit.migrations import (
     read_history,
     read_migrations,
     read_milliseconds,
-    run_plan,
 )
 from erpkit.migrations.apply import check_own_sessions
 from erpkit.migrations.files import Style, decode, new_migration
 from erpkit.migrations.lint import find_reaching, in_order
-from erpkit.migrations.run import OnError
-from erpkit.modules import ModuleLike
 from erpkit.plan import Plan, Work
-from erpkit.tenants import ensure_template
-from erpkit.tenants.roles import ensure_shared
+
+if TYPE_CHECKING:
+    from erpkit.migrations import MigrationRun
+    from erpkit.migrations.run import OnError
+    from erpkit.modules import ModuleLike
 
 __all__ = ["Migrations", "RunOptions"]
 
@@ -222,6 +221,10 @@ class Migrations:
             )  # fmt: skip
 
         def run(plan: MigrationPlan, work: Work) -> MigrationRun:
+            from erpkit.migrations import run_plan  # noqa: PLC0415 - a plan alone is quicker without
+            from erpkit.tenants.lifecycle import ensure_template  # noqa: PLC0415
+            from erpkit.tenants.roles import ensure_shared  # noqa: PLC0415
+
             installation.database.check_writable()
             with installation.database.connection() as connection:
                 if makes_template:

@@ -1,28 +1,35 @@
 """Modules of the ERP: what one is, which there are, the order they load in, and what is wrong with them."""
 
-from erpkit.modules.check import ModuleCheck, check_modules
-from erpkit.modules.entries import Candidates, read_candidates
-from erpkit.modules.findings import Layers
-from erpkit.modules.graph import Component, ModuleGraph
-from erpkit.modules.impact import Impact, WhatIf, cut_edges, find_impact
-from erpkit.modules.module import (
-    CommandHandler,
-    EventHandler,
-    Module,
-    ModuleLike,
-    Query,
-    QueryHandler,
-    Tool,
-    Upcaster,
-    is_foreign,
-    register,
-    tables_of,
-    tools_of,
-    topic_of,
-)
-from erpkit.modules.order import load_order
-from erpkit.modules.registry import Registry, find_modules, load_modules
-from erpkit.modules.wiring import Couplings, Edge, ModuleFinding
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from erpkit.late import import_late
+
+if TYPE_CHECKING:
+    from erpkit.modules.check import ModuleCheck, check_modules
+    from erpkit.modules.entries import Candidates, read_candidates
+    from erpkit.modules.findings import Layers
+    from erpkit.modules.graph import Component, ModuleGraph
+    from erpkit.modules.impact import Impact, WhatIf, cut_edges, find_impact
+    from erpkit.modules.module import (
+        CommandHandler,
+        EventHandler,
+        Module,
+        ModuleLike,
+        Query,
+        QueryHandler,
+        Tool,
+        Upcaster,
+        is_foreign,
+        register,
+        tables_of,
+        tools_of,
+        topic_of,
+    )
+    from erpkit.modules.order import load_order
+    from erpkit.modules.registry import Registry, find_modules, load_modules
+    from erpkit.modules.wiring import Couplings, Edge, ModuleFinding
 
 __all__ = [
     "Candidates",
@@ -57,3 +64,5 @@ __all__ = [
     "tools_of",
     "topic_of",
 ]
+
+__getattr__ = import_late(__name__)

@@ -1,12 +1,19 @@
 """What people look at: tables, plots and widgets."""
 
-from erpkit.ui.decision import Decision, decide
-from erpkit.ui.explorer import Explorer, explore
-from erpkit.ui.form import Form, form
-from erpkit.ui.module_explorer import ModuleExplorer, explore_modules
-from erpkit.ui.progress import progress_bar
-from erpkit.ui.run_history import plot_runs
-from erpkit.ui.show import show
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from erpkit.late import import_late
+
+if TYPE_CHECKING:
+    from erpkit.ui.decision import Decision, decide
+    from erpkit.ui.explorer import Explorer, explore
+    from erpkit.ui.form import Form, form
+    from erpkit.ui.module_explorer import ModuleExplorer, explore_modules
+    from erpkit.ui.progress import progress_bar
+    from erpkit.ui.run_history import plot_runs
+    from erpkit.ui.show import show
 
 __all__ = [
     "Decision",
@@ -21,3 +28,5 @@ __all__ = [
     "progress_bar",
     "show",
 ]
+
+__getattr__ = import_late(__name__)
