@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from pkgutil import get_data
 from typing import Any
@@ -21,18 +22,18 @@ def import_late(package: str) -> Callable[[str], Any]:
     """Return the `__getattr__` of a package whose names are imported when they are first used."""
 
     def find(name: str) -> Any:
-        if name.startswith("__"):
+        home = None if name.startswith("__") else _homes(package).get(name)
+        if home is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        for home, names in _read(package):
-            if name in names:
-                value = getattr(import_module(home), name)
-                setattr(sys.modules[package], name, value)
-                return value
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(import_module(home), name)
+        setattr(sys.modules[package], name, value)
+        return value
 
     return find
 
 
-def _read(package: str) -> list[tuple[str, list[str]]]:
+@cache
+def _homes(package: str) -> dict[str, str]:
+    """Return the module that each name of a package comes from."""
     source = (get_data(package, "__init__.py") or b"").decode()
-    return [(home, re.findall(r"\w+", names)) for home, names in _IMPORT.findall(source)]
+    return {name: home for home, names in _IMPORT.findall(source) for name in re.findall(r"\w+", names)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import sys
 import traceback
@@ -65,6 +66,9 @@ def erpkit() -> None:
 
 def main() -> NoReturn:
     """Run the command line; what erpkit knows to be wrong is told in one line, without a traceback."""
+    gc.set_threshold(
+        50_000, 20, 20
+    )  # what is imported stays: to look through it again and again takes a tenth of a short command
     try:
         code = erpkit.main(standalone_mode=False)
     except click.ClickException as error:

@@ -25,17 +25,14 @@ SEPARATOR = "\n;\n"
 NO_SCHEMA = "erpkit: no schema"
 
 # Quoted text and comments, as PostgreSQL's scanner sees them (manual, "Lexical Structure"); an open one runs to the end.
-_QUOTED = re.compile(
-    r"""
+_QUOTED = r"""
       (?P<comment> --[^\n]* )
     | (?P<escaped> (?<![\w$]) [eE]' (?: [^'\\] | '' | \\. )* (?P<e>') )
     | (?P<string> ' (?: [^'] | '' )* (?P<s>'|\Z) )
     | (?P<name> " (?: [^"] | "" )* (?P<n>"|\Z) )
     | (?P<dollar> (?<![\w$]) \$ (?P<tag> (?:[A-Za-z_\x80-\uffff][\w]*)? ) \$ .*? (?P<d> \$ (?P=tag) \$ | \Z ) )
     | (?P<block> /\* .*? (?P<b> \*/ | \Z ) )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
+    """
 _ENDS_TRANSACTION = re.compile(
     r"(begin|commit|rollback|abort|end|start\s+transaction|prepare\s+transaction)\b(?!\s+to\b)", re.I
 )
@@ -280,7 +277,7 @@ def _without_quotes(statement: str) -> tuple[str, bool]:
         is_open = is_open or ends == [""]
         return " " if match["comment"] or match["block"] else "''"
 
-    return _QUOTED.sub(blank, statement), is_open
+    return re.compile(_QUOTED, re.VERBOSE | re.DOTALL).sub(blank, statement), is_open
 
 
 def _transaction_command(bare: str) -> str | None:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 __all__ = ["Statement", "Token", "read_tokens", "split_statements"]
 
-_TOKEN = re.compile(
-    r"""
+_TOKEN = r"""
       (?P<space> \s+ | --[^\n]* )
     | (?P<block> /\* )
     | (?P<escaped> [eE]' (?: [^'\\] | '' | \\. )* (?P<e>') )
@@ -22,9 +21,7 @@ _TOKEN = re.compile(
     | (?P<dollar> \$ (?P<tag> (?:[A-Za-z_\x80-\U0010ffff][A-Za-z_0-9\x80-\U0010ffff]*)? ) \$ .*? (?P<d> \$ (?P=tag) \$ | \Z ) )
     | (?P<word> [A-Za-z_\x80-\U0010ffff][\w$]* | \d[\w.]* )
     | (?P<mark> . )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
+    """
 _ENDS = ("e", "s", "n", "d")
 _EDGE = re.compile(r"/\*|\*/")
 
@@ -69,8 +66,11 @@ class Statement:
 
 def read_tokens(text: str) -> Iterator[Token]:
     """Yield the tokens of a text, without blanks and comments."""
-    position = 0
-    while match := _TOKEN.match(text, position):
+    position, token = (
+        0,
+        re.compile(_TOKEN, re.VERBOSE | re.DOTALL),
+    )  # here, as to compile it takes longer than most imports
+    while match := token.match(text, position):
         position, kind = match.end(), match.lastgroup or ""
         if kind == "space":
             continue

@@ -11,7 +11,6 @@ from traceback import extract_tb
 
 from erpkit.config import Settings, expand_home
 from erpkit.errors import ModuleError, NoModulesError, describe_error
-from erpkit.modules.odoo import read_addons
 from erpkit.modules.wiring import Edge, ModuleFinding
 
 DEFAULT_GROUP = "erpkit.modules"
@@ -127,6 +126,8 @@ def read_source(settings: Settings, odoo: Sequence[Path] = ()) -> Source:
     if not odoo and named is not None and named.is_dir():
         odoo = [named]
     if odoo:
+        from erpkit.modules.odoo import read_addons  # noqa: PLC0415 - few have addons
+
         addons = read_addons(odoo)
         name = f"Odoo's addons in {', '.join(map(str, odoo))}"
         return Source(name, addons.modules, addons.findings, addons.imports, addons.outside, indirect=True)
