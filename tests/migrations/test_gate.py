@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from erpkit.database import TEMPLATE, Database, Tenant
+from erpkit.errors import MigrationError
 from erpkit.migrations import Applied, plan_down, plan_redo, plan_up, run_plan
-from erpkit.tenants import create_tenant
+from erpkit.tenants import create_tenant, ensure_template, list_tenants, plan_provision, provision_tenant
+from erpkit.tenants.lifecycle import prepare_database
 from tests.command import erpkit
 from tests.migrations.fleet import (
     CONCURRENTLY,
@@ -159,3 +161,16 @@ def test_retrying_what_is_dirty_does_not_retry_what_became_dirty_meanwhile(datab
     assert "division by zero" in errors(run)["acme"]
     again = migrate(database, fleet, [step(1), HALF], retry_dirty=True)
     assert 'relation "half" already exists' in errors(again)["acme"]
+
+
+def test_a_new_tenant_is_not_made_while_the_template_is_refused(database: Database) -> None:
+    with database.connection() as connection:
+        template = ensure_template(connection)
+        prepare_database(connection)
+    migrate(database, [template], [step(1), HALF])
+    with database.connection() as connection:
+        plan = plan_provision(connection, [step(1)], "acme")
+    with pytest.raises(MigrationError, match="tenant _template: dirty: stock 2 .* acme was not created"):
+        provision_tenant(database, plan, plan.id)
+    with database.connection() as connection:
+        assert list_tenants(connection) == []
