@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +23,44 @@ if TYPE_CHECKING:
     from erpkit.app import Application
     from erpkit.erp.events import Events
     from erpkit.erp.migrations import Migrations
-    from erpkit.erp.modules import Modules
-    from erpkit.erp.queries import Queries
-    from erpkit.erp.runs import Runs
+    from erpkit.erp.modules import Modules, Queries
     from erpkit.erp.tenants import Tenants
     from erpkit.events import WorkerReport
+    from erpkit.runs.history import RunHistory, RunRecord
+    from erpkit.runs.record import Recorder
     from erpkit.tenants import Across
 
-__all__ = ["Erp", "open"]
+
+class Runs:
+    """What ran, when, and how it ended. It shows itself as a table of the newest runs."""
+
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+
+    def __iter__(self) -> Iterator[RunRecord]:
+        return iter(self.history().runs)
+
+    def history(self, notebook: str = "", *, days: float | None = None, limit: int = 20) -> RunHistory:
+        """Return the newest runs, of one notebook or all, of the last `days` or ever."""
+        from erpkit.runs.history import RunHistory, list_runs  # noqa: PLC0415
+
+        since = None if days is None else datetime.now(UTC) - timedelta(days=days)
+        with self._installation.database.connection() as connection:
+            runs = list_runs(connection, notebook or None, since=since, limit=limit)
+        return RunHistory(self._installation.target, tuple(runs), since)
+
+    def recorder(self) -> Recorder:
+        """Return what writes runs down in this database; where it does not answer, the recorder knows why."""
+        from erpkit.runs.record import Recorder  # noqa: PLC0415
+
+        return Recorder.opening(lambda: self._installation.database)
+
+    def __repr__(self) -> str:
+        return repr(self.history().table)
+
+    def _repr_html_(self) -> str:
+        return self.history().table._repr_html_()
+
 
 _MOST = 200  # tenants that the card looks at
 _CAUSES = 5  # of findings that it names
@@ -73,15 +104,13 @@ class Erp(Installation):
     @cached_property
     def queries(self) -> Queries:
         """The queries of the modules: generated code, and the check against every tenant."""
-        from erpkit.erp.queries import Queries  # noqa: PLC0415
+        from erpkit.erp.modules import Queries  # noqa: PLC0415
 
         return Queries(self)
 
     @cached_property
     def runs(self) -> Runs:
         """The runs of notebooks that were recorded."""
-        from erpkit.erp.runs import Runs  # noqa: PLC0415
-
         return Runs(self)
 
     def query(

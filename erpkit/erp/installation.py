@@ -14,8 +14,6 @@ from erpkit.errors import UsageError
 from erpkit.modules import Registry, find_modules, load_modules
 from erpkit.tenants import find_tenants
 
-__all__ = ["Installation"]
-
 _PATTERN = frozenset("*?[")
 
 

@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from erpkit.migrations.run import OnError
     from erpkit.modules import ModuleLike
 
-__all__ = ["Migrations", "RunOptions"]
-
 _EXTENSIONS = "SELECT extname::text, nspname::text FROM pg_extension e JOIN pg_namespace n ON n.oid = extnamespace"
 
 _Decide = Callable[[Sequence[Tenant], Sequence[Migration], Applied], MigrationPlan]

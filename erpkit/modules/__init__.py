@@ -8,9 +8,7 @@ from erpkit.late import import_late
 
 if TYPE_CHECKING:
     from erpkit.modules.check import ModuleCheck, check_modules
-    from erpkit.modules.entries import Candidates, read_candidates
     from erpkit.modules.findings import Layers
-    from erpkit.modules.graph import Component, ModuleGraph
     from erpkit.modules.impact import Impact, WhatIf, cut_edges, find_impact
     from erpkit.modules.module import (
         CommandHandler,
@@ -27,9 +25,8 @@ if TYPE_CHECKING:
         tools_of,
         topic_of,
     )
-    from erpkit.modules.order import load_order
-    from erpkit.modules.registry import Registry, find_modules, load_modules
-    from erpkit.modules.wiring import Couplings, Edge, ModuleFinding
+    from erpkit.modules.registry import Candidates, Registry, find_modules, load_modules, load_order, read_candidates
+    from erpkit.modules.wiring import Component, Couplings, Edge, ModuleFinding, ModuleGraph
 
 __all__ = [
     "Candidates",
@@ -64,5 +61,6 @@ __all__ = [
     "tools_of",
     "topic_of",
 ]
+
 
 __getattr__ = import_late(__name__)

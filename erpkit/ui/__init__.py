@@ -1,10 +1,11 @@
-"""What people look at: tables, plots and widgets."""
+"""What only a notebook needs: tables, plots and widgets."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from erpkit.late import import_late
+from erpkit.table import Table
 
 if TYPE_CHECKING:
     from erpkit.ui.decision import Decision, decide
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from erpkit.ui.module_explorer import ModuleExplorer, explore_modules
     from erpkit.ui.progress import progress_bar
     from erpkit.ui.run_history import plot_runs
-    from erpkit.ui.show import show
 
 __all__ = [
     "Decision",
@@ -28,5 +28,8 @@ __all__ = [
     "progress_bar",
     "show",
 ]
+
+
+show = Table.of_frame  # a DataFrame of one's own, to sort and filter
 
 __getattr__ = import_late(__name__)
