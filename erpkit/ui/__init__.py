@@ -10,8 +10,8 @@ from erpkit.table import Table
 if TYPE_CHECKING:
     from erpkit.ui.decision import Decision, decide
     from erpkit.ui.explorer import Explorer, explore
-    from erpkit.ui.form import Form, form
     from erpkit.ui.module_explorer import ModuleExplorer, explore_modules
+    from erpkit.ui.parameter_form import Form, form
     from erpkit.ui.progress import progress_bar
     from erpkit.ui.run_history import plot_runs
 
