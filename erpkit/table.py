@@ -142,7 +142,7 @@ class Table(Generic[_Row]):
     def __repr__(self) -> str:
         if not self.rows:
             return self.empty
-        lines = [[column.head for column in self.columns], *self.texts()]
+        lines = [[visible(column.head) for column in self.columns], *self.texts()]
         widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
         aligned = [[*zip(line, widths, self.numeric, strict=True)] for line in lines]
         return "\n".join(
@@ -160,9 +160,13 @@ class Table(Generic[_Row]):
             return Text(visible(self.empty))
         title = Text(visible(self.title)) if self.title else None
         table = RichTable(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-        for column, right in zip(self.columns, self.numeric, strict=True):
-            table.add_column(Text(visible(column.head)), justify="right" if right else "left", no_wrap=right)
-        for row, texts in zip(self.rows, self.texts(), strict=True):
+        lines = list(self.texts())
+        for n, (column, right) in enumerate(zip(self.columns, self.numeric, strict=True)):
+            table.add_column(
+                Text(visible(column.head)), justify="right" if right else "left", overflow="fold", no_wrap=n == 0,
+                min_width=max(len(line[n]) for line in lines) if right else None,
+            )  # fmt: skip
+        for row, texts in zip(self.rows, lines, strict=True):
             cells = zip(self.columns, texts, strict=True)
             table.add_row(*(Text(text, style=_COLOURS[column.tone(row)]) for column, text in cells))
         return table

@@ -87,7 +87,7 @@ def show(table: Table[Any]) -> None:
     if not sys.stdout.isatty():
         endless = console.options.update(width=1_000_000)
         console = Console(width=max(200, Measurement.get(console, endless, drawn).maximum))
-    console.print(drawn)
+    console.print(drawn, crop=False)
 
 
 def print_findings(findings: Sequence[Finding], *, quiet: bool = False) -> None:

@@ -27,6 +27,7 @@ from erpkit.tenants import (
     TenantInspection,
     read_manifest,
 )
+from erpkit.tenants.fleet import BACKLOG
 from erpkit.tenants.registry import check_slug
 from erpkit.tenants.repair import Risk
 
@@ -250,10 +251,7 @@ def _print_fleet(fleet: FleetInspection, detail: TenantDetail | None) -> None:
 
 def _narrow(table: Table[TenantInspection]) -> Table[TenantInspection]:
     """Leave out columns for which a terminal has no room, and add the backlog."""
-    more = (
-        Column[TenantInspection]("backlog", lambda i: sum(i.backlog.values())),
-        Column[TenantInspection]("dead rows", lambda i: i.dead_rows),
-    )
+    more = (BACKLOG, Column[TenantInspection]("dead rows", lambda i: i.dead_rows))
     kept = [column for column in table.columns if column.name not in ("schema", "last event")]
     return Table([*kept, *more], table.rows, table.empty)
 

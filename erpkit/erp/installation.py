@@ -54,8 +54,10 @@ class Installation:
     def find(self, names: Sequence[str] = (), *, active: bool = False) -> list[Tenant]:
         """Return the tenants of these names or patterns (`a*`), all without a name; with `active`, those alone of all.
 
-        Raises UsageError for a name that no tenant has, and for a pattern that fits none.
+        Raises UsageError for a name that no tenant has, for a pattern that fits none, and for a text in place of a list.
         """
+        if isinstance(names, str):
+            raise UsageError(f"the tenants are given as a list: write [{names!r}]")
         with self.database.connection() as connection:
             plain = [name for name in names if not _PATTERN & set(name)]
             everyone = find_tenants(connection, () if len(plain) < len(names) else names, self.settings.tenants_query)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.erp.installation import Installation
-from erpkit.errors import UsageError
+from erpkit.errors import NoTenantError, UsageError
 from erpkit.events import CommandBus, Message, QueryBus, consumer_groups
 from erpkit.migrations import Migration, read_migrations
 from erpkit.modules import Query
@@ -126,7 +126,7 @@ class Tenants(Mapping[str, ErpTenant]):
         try:
             return ErpTenant(self._installation, self._one(name))
         except UsageError as error:
-            raise KeyError(str(error)) from None
+            raise NoTenantError(str(error)) from None
 
     def _one(self, name: str) -> Tenant:
         """Return the one tenant of this name; raises UsageError for a name that no tenant has, and for several."""

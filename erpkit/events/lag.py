@@ -11,7 +11,8 @@ from psycopg import sql
 from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.events.checkpoints import group_lock
 from erpkit.events.consumer import ConsumerGroup, group_rows
-from erpkit.finding import NO_TENANTS, Finding, not_read
+from erpkit.finding import NO_TENANTS, Finding, group_findings, not_read
+from erpkit.result import to_html
 from erpkit.table import Column, Table, Tone, format_value
 
 _LONG = 10.0  # seconds after which an open transaction that holds a lock of the log is worth a look
@@ -152,8 +153,13 @@ class EventLag:
     @property
     def table(self) -> Table[tuple[GroupLag, EventLag]]:
         """One row per tenant and handler for which events wait, the one that has waited longest first."""
-        empty = "nothing waits" if not self.errors else "nothing waits in the tenants that could be read"
-        return Table(_LAG_COLUMNS, [(one, self) for one in self.behind], empty)
+        return Table(_LAG_COLUMNS, [(one, self) for one in self.behind], self._empty)
+
+    @property
+    def _empty(self) -> str:
+        if not self.groups:
+            return "nothing was looked at"
+        return "nothing waits" if not self.errors else "nothing waits in the tenants that could be read"
 
     @property
     def holder_table(self) -> Table[LockHolder]:
@@ -175,6 +181,12 @@ class EventLag:
             *(Finding("no log", slug, "has no event log", remedy="erpkit migrate up") for slug in self.without_log),
             *not_read(self.errors),
         ]  # fmt: skip
+
+    def __repr__(self) -> str:
+        return "\n".join([repr(self.table), *(f"! {cause}" for cause in group_findings(self.findings))])
+
+    def _repr_html_(self) -> str:
+        return to_html("", findings=self.findings, tables=[self.table])
 
     def _over(self, one: GroupLag) -> Iterator[Finding]:
         evidence = (f"{one.waiting:,} wait, the oldest for {_duration(one.age(self.at))}",)

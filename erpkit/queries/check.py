@@ -133,6 +133,9 @@ class QueryCheck:
     def __str__(self) -> str:
         return f"{self.queries} queries in {self.tenants} tenants: {len(self.broken)} broken"
 
+    def __repr__(self) -> str:
+        return str(self.summary)
+
     def _repr_html_(self) -> str:
         return self.summary.html() + self.table._repr_html_()
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from erpkit.errors import UsageError
+from erpkit.errors import NoTenantError, UsageError
 from erpkit.finding import Finding
 from erpkit.result import SCRAP, Summary
 
@@ -63,8 +63,9 @@ class RunResult:
 
     @property
     def is_refused(self) -> bool:
-        """Whether a cell ended with UsageError: another attempt would end the same way."""
-        return self.outcome == "failed" and (self.error or "").startswith(f"{UsageError.__name__}: ")
+        """Whether a cell ended with UsageError, or named a tenant that does not exist: another attempt would end the same way."""
+        kinds = (UsageError, NoTenantError)
+        return self.outcome == "failed" and (self.error or "").startswith(tuple(f"{kind.__name__}: " for kind in kinds))
 
     @property
     def verdict(self) -> str:

@@ -10,7 +10,8 @@ from typing import Literal
 
 from psycopg import sql
 
-from erpkit.database import TEMPLATE, Connection, Tenant, quote_name
+from erpkit.database import TEMPLATE, Connection, Tenant, has_schema, quote_name
+from erpkit.errors import UsageError
 from erpkit.finding import Finding
 from erpkit.result import Summary
 from erpkit.table import Column, Table
@@ -172,8 +173,11 @@ def compare_tenants(
     `fingerprints` are those of all these schemas and of the template, if they were read before. If another session has locked a
     table exclusively for more than a second, the tenant's only difference says so. A tenant that lacks migrations differs for that
     reason: migrate first, then look for drift. Without a `_template`, in a database that erpkit did not make, the measure is what
-    most of the tenants `among` have.
+    most of the tenants `among` have. Raises UsageError where the schema of `against` does not exist.
     """
+    if against is not None and not has_schema(connection, against.schema):
+        words = f"its schema {against.schema} does not exist, so nothing can be compared with it"
+        raise UsageError(f"tenant {against.slug}: {words}")
     schemas = [(against or TEMPLATE).schema, *(tenant.schema for tenant in tenants)]
     prints = dict(fingerprints or read_fingerprints(connection, schemas))
     if against is None and TEMPLATE.schema not in prints:
@@ -218,17 +222,19 @@ def _against_most(
 ) -> tuple[str, dict[str, list[Difference]]]:
     """Compare with what most of the schemas have; of schemas with the same hash only one is read."""
     locks = {schema: one.lock for schema, one in prints.items() if one.lock is not None}
-    alike: dict[Fingerprint, list[str]] = {}
-    for schema in dict.fromkeys(schemas):
-        if schema in prints and schema not in locks:
-            alike.setdefault(prints[schema], []).append(schema)
+    grants = read_grants(connection, list(dict.fromkeys(schemas)))
+    alike: dict[Fingerprint | None, list[str]] = {}
+    for schema, granted in grants.items():
+        if (
+            granted and schema not in locks
+        ):  # one with nothing in it has no hash, and a schema that is not there no grants
+            alike.setdefault(prints.get(schema), []).append(schema)
     objects: dict[str, list[SchemaObject]] = {}
     if len(alike) > 1:
         objects, later = read_objects(connection, [same[0] for same in alike.values()])
         locks |= {schema: later[same[0]] for same in alike.values() if same[0] in later for schema in same}
     canonical = most_common([(objects[same[0]], len(same)) for same in alike.values() if same[0] in objects])
     read = {schema: objects[same[0]] for same in alike.values() if same[0] in objects for schema in same}
-    grants = read_grants(connection, list(dict.fromkeys(schemas)))
     given = most_granted([one for one in grants.values() if one])
     count = sum(map(len, alike.values()))
     return f"most of {count} tenants" if count > 1 else _NOTHING, {

@@ -171,6 +171,11 @@ def _warn(count: Callable[[TenantInspection], object]) -> Callable[[TenantInspec
     return lambda i: "warning" if count(i) else ""
 
 
+def _if_read(what: str, count: Callable[[TenantInspection], int]) -> Callable[[TenantInspection], int | None]:
+    """Return the figure, or None where `what` was not read: a 0 would say that there is nothing to look at."""
+    return lambda i: count(i) if i.exists and what not in i.unread else None
+
+
 def _gone(i: TenantInspection) -> Tone:
     return "error" if not i.exists else "" if i.tenant.is_active else "muted"
 
@@ -208,14 +213,22 @@ _FLEET: tuple[Column[TenantInspection], ...] = (
     Column[TenantInspection]("rows", lambda i: sum(i.rows.values())),
     Column[TenantInspection]("events", lambda i: i.event_count, bar=True),
     Column[TenantInspection]("last event", lambda i: i.last_event),
-    Column[TenantInspection]("pending", lambda i: i.pending, tone=_warn(lambda i: i.pending)),
-    Column[TenantInspection]("dead letters", lambda i: len(i.dead_letters), tone=_warn(lambda i: i.dead_letters)),
-    Column[TenantInspection]("drift", lambda i: len(i.drift), tone=_warn(lambda i: i.drift)),
+    Column[TenantInspection](
+        "pending", _if_read("versions", lambda i: i.pending), right=True, tone=_warn(lambda i: i.pending)
+    ),
+    Column[TenantInspection](
+        "dead letters", _if_read("dead letters", lambda i: len(i.dead_letters)), right=True,
+        tone=_warn(lambda i: i.dead_letters),
+    ),
+    Column[TenantInspection]("drift", _if_read("drift", lambda i: len(i.drift)), right=True, tone=_warn(lambda i: i.drift)),
+)  # fmt: skip
+BACKLOG = Column[TenantInspection](
+    "backlog", _if_read("backlog", lambda i: sum(i.backlog.values())), right=True, bar=True
 )
 _HEALTH = (
     Column[TenantInspection]("tenant", lambda i: i.tenant.slug),
     Column[TenantInspection]("events in 7 days", lambda i: i.week_events, right=True, bar=True),
-    Column[TenantInspection]("backlog", lambda i: sum(i.backlog.values()), bar=True),
+    BACKLOG,
     Column[TenantInspection]("dead rows", lambda i: i.dead_rows, bar=True),
     Column[TenantInspection]("unused indexes", lambda i: len(i.unused_indexes)),
     Column[TenantInspection]("missing indexes", lambda i: len(i.missing_indexes)),

@@ -23,7 +23,7 @@ from erpkit.database import (
     sweep,
 )
 from erpkit.errors import DatabaseError, UsageError, first_line
-from erpkit.finding import Finding
+from erpkit.finding import Finding, group_findings
 from erpkit.result import Summary
 from erpkit.table import Table
 from erpkit.tenants.frames import Array, AsText, Loading, Part, combine, make_array, make_masked, make_times
@@ -95,6 +95,10 @@ class Across:
             *(f"{slug}: more rows than the limit" for slug in self.truncated),
             *(f"{slug}: skipped, {status}" for slug, status in self.skipped.items()),
         ]
+
+    def __repr__(self) -> str:
+        rows = repr(self.frame) if len(self.frame) else "no rows"
+        return "\n".join([rows, *(f"! {cause}" for cause in group_findings(self.findings))])
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{visible_html(note)}</li>" for note in self.notes)

@@ -88,11 +88,40 @@ def test_drift_is_measured_against_a_tenant_that_is_named(door: Erp) -> None:
     assert 'DROP INDEX "nord".by_total' in drift.script
 
 
+def test_a_tenant_whose_schema_is_empty_lacks_what_most_tenants_have(door: Erp, foreign: Database) -> None:
+    with foreign.connection() as connection:
+        connection.execute(
+            "INSERT INTO customers VALUES ('west.example.com', 'west', 'West AG', false); CREATE SCHEMA west"
+        )
+    drift = door.tenants.drift(["west.example.com"])
+    assert drift.measure == "most of 4 tenants"
+    assert "table invoices is missing" in map(str, drift.differences["west.example.com"])
+    assert "drift" in {finding.kind for finding in door.tenants["west.example.com"].inspect().findings}
+
+
+def test_nothing_is_compared_with_a_tenant_whose_schema_is_not_there(door: Erp, foreign: Database) -> None:
+    with foreign.connection() as connection:
+        connection.execute("DROP SCHEMA ost CASCADE")
+    with pytest.raises(UsageError, match="its schema ost does not exist, so nothing can be compared with it"):
+        door.tenants.drift(against="ost.example.com")
+
+
 def test_the_only_tenant_without_a_template_is_not_said_to_be_like_it(door: Erp, foreign: Database) -> None:
     with foreign.connection() as connection:
         connection.execute("DELETE FROM customers WHERE domain <> 'nord.example.com'")
     drift = door.tenants.drift()
     assert (str(drift), [one.kind for one in drift.findings]) == ("nothing was compared", ["not compared"])
+
+
+def test_a_tenant_that_is_not_there_is_told_in_one_line_and_is_no_key(door: Erp) -> None:
+    with pytest.raises(UsageError, match=r"^there is no tenant 'west'"):
+        door.tenants["west"]
+    assert (door.tenants.get("west"), "west" in door.tenants, "nord.example.com" in door.tenants) == (None, False, True)
+
+
+def test_a_text_in_place_of_a_list_of_tenants_is_not_taken_letter_by_letter(door: Erp) -> None:
+    with pytest.raises(UsageError, match=r"given as a list: write \['nord.example.com'\]"):
+        door.tenants.inspect("nord.example.com")
 
 
 def test_what_changes_tenants_is_refused_in_one_line(door: Erp) -> None:

@@ -114,6 +114,16 @@ def test_inspection_shows_every_tenant_and_says_of_the_odd_ones_what_was_not_rea
     assert (alone.returncode, "permission denied for table" in alone.stdout) == (3, True)
 
 
+def test_the_table_of_inspection_has_a_figure_only_where_something_was_read(own: Database, locked: None) -> None:
+    lines = [line.split() for line in _run(own)("tenants", "inspect").stdout.splitlines()]
+    found = {line[0]: line[5:9] for line in lines if line[:1] and line[0] in (*ODD, "acme", "bluebird")}
+    nothing = {slug: ["–", "–", "–"] for slug in ("closed", "forbidden", "gone", "locked", "orphan")}
+    assert {slug: [pending, letters, backlog] for slug, (pending, letters, _, backlog) in found.items()} == {
+        "acme": ["0", "0", "0"], "bluebird": ["0", "0", "0"], "column": ["0", "–", "–"], **nothing,
+    }  # fmt: skip
+    assert {slug for slug, (_, _, drift, _) in found.items() if drift == "–"} == {"gone", "locked"}
+
+
 def test_drift_is_shown_for_all_tenants_that_are_there(own: Database, locked: None) -> None:
     done = _run(own)("tenants", "drift")
     assert done.returncode == 3
