@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import sys
 import traceback
@@ -70,6 +71,8 @@ def erpkit() -> None:
 
 def main() -> NoReturn:
     """Run the command line; print an error of erpkit in one line, without a traceback."""
+    # What is imported stays: looking through it again and again takes a tenth of a short command.
+    gc.set_threshold(50_000, 20, 20)
     try:
         code = erpkit.main(standalone_mode=False)
     except click.ClickException as error:

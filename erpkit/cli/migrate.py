@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import erpkit
-from erpkit import Erp
 from erpkit.cli import migrate_files
 from erpkit.cli.output import as_json, print_findings, print_json, print_target, say, say_script, show
 from erpkit.cli.planning import apply_plan, say_plan, this_command
 from erpkit.finding import exit_code
-from erpkit.migrations import MigrationPlan, MigrationRun
-from erpkit.plan import Plan
 from erpkit.visible import visible
+
+if TYPE_CHECKING:
+    from erpkit import Erp
+    from erpkit.migrations import MigrationPlan, MigrationRun
+    from erpkit.plan import Plan
 
 tenant_option = click.option(
     "--tenant", "slugs", multiple=True, metavar="SLUG", help="Only this tenant; may be repeated."
@@ -180,8 +182,12 @@ def _check_to(choice: dict[str, Any]) -> None:
 
 
 def _is_doubtful(plan: MigrationPlan) -> bool:
-    """Tell whether a tenant is left alone that should not be, or there is none."""
-    return bool(plan.refused) or any(finding.kind in ("no tenants", "no migrations") for finding in plan.findings)
+    """Tell whether a tenant is left alone that should not be, or there is none, or a statement is not for each tenant."""
+    return (
+        bool(plan.refused)
+        or plan.reaches
+        or any(finding.kind in ("no tenants", "no migrations") for finding in plan.findings)
+    )
 
 
 def _show_or_apply(plan: Plan[MigrationPlan, MigrationRun], confirm: str, *, show_sql: bool, as_json: bool) -> int:
@@ -221,7 +227,7 @@ def _plan_as_json(plan: MigrationPlan) -> dict[str, object]:
         for p in wave.tenants
         for m, direction in p.steps
     ]
-    left = {"skipped": dict(plan.skipped), "refused": dict(plan.refused)}
+    left = {"skipped": dict(plan.skipped), "refused": dict(plan.refused), "held": dict(plan.held)}
     facts = {"seconds": plan.estimate.seconds, "lint": [asdict(finding) for finding in plan.lint.findings]}
     return {"id": plan.id, "direction": plan.direction, "steps": steps, **left, **facts}
 
@@ -229,7 +235,10 @@ def _plan_as_json(plan: MigrationPlan) -> dict[str, object]:
 def _show_run(plan: MigrationPlan, run: MigrationRun, *, as_json: bool) -> None:
     """Print what became of each tenant."""
     if as_json:
-        left = {"skipped": dict(plan.skipped), "refused": dict(plan.refused), "not_started": dict(run.not_started)}
+        left = {
+            "skipped": dict(plan.skipped), "refused": dict(plan.refused), "held": dict(plan.held),
+            "not_started": dict(run.not_started),
+        }  # fmt: skip
         results = [asdict(result) for result in run.results]
         print_json({"plan": run.plan_id, "seconds": run.seconds, "done": run.done_count, "results": results, **left})
         return
