@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import erpkit
-from erpkit import Erp
 from erpkit.cli import migrate_files
 from erpkit.cli.output import as_json, print_findings, print_json, print_target, say, say_script, show
 from erpkit.cli.planning import apply_plan, say_plan, this_command
 from erpkit.finding import exit_code
-from erpkit.migrations import MigrationPlan, MigrationRun
-from erpkit.plan import Plan
 from erpkit.visible import visible
+
+if TYPE_CHECKING:
+    from erpkit import Erp
+    from erpkit.migrations import MigrationPlan, MigrationRun
+    from erpkit.plan import Plan
 
 tenant_option = click.option(
     "--tenant", "slugs", multiple=True, metavar="SLUG", help="Only this tenant; may be repeated."
@@ -72,13 +74,23 @@ for _offline in (migrate_files.show, migrate_files.new, migrate_files.lint):
 
 @command.command()
 @tenant_option
+@click.option(
+    "--against",
+    default="",
+    metavar="WHAT",
+    help="What another tool's state is compared with: newest, majority or a tenant; else _template or the newest.",
+)
 @as_json
-def status(slugs: tuple[str, ...], as_json: bool) -> int:
-    """Show the version of each module of each tenant; exit code 3 if one is not current."""
+def status(slugs: tuple[str, ...], against: str, as_json: bool) -> int:
+    """Show the version of each module of each tenant; exit code 3 if one is not current.
+
+    What Django, Alembic, Rails, golang-migrate, goose, Flyway, Prisma and others keep in the tenants' schemas is read as well: who
+    is behind whom, and what is dirty. ERPKIT_MIGRATION_STATE="table column order" names the table of any other tool.
+    """
     with _opened(as_json) as erp:
-        found = erp.migrations.status(slugs)
+        found = erp.migrations.status(slugs, against=against)
     if as_json:
-        print_json([vars(s) | {"state": s.state} for s in found.statuses])
+        print_json([*(vars(s) | {"state": s.state} for s in found.statuses), *found.foreign.documents])
         return exit_code(found.findings)
     show(found.table)
     print_findings(found.findings)
@@ -170,9 +182,11 @@ def _check_to(choice: dict[str, Any]) -> None:
 
 
 def _is_doubtful(plan: MigrationPlan) -> bool:
-    """Tell whether a tenant is left alone that should not be, or there is none."""
-    return bool(plan.refused) or any(
-        finding.kind in ("no tenants", "no migrations", "skipped") for finding in plan.findings
+    """Tell whether a tenant is left alone that should not be, or there is none, or a statement is not for each tenant."""
+    return (
+        bool(plan.refused)
+        or plan.reaches
+        or any(finding.kind in ("no tenants", "no migrations", "skipped") for finding in plan.findings)
     )
 
 
@@ -215,7 +229,7 @@ def _plan_as_json(plan: MigrationPlan) -> dict[str, object]:
         for p in wave.tenants
         for m, direction in p.steps
     ]
-    left = {"skipped": dict(plan.skipped), "refused": dict(plan.refused)}
+    left = {"skipped": dict(plan.skipped), "refused": dict(plan.refused), "held": dict(plan.held)}
     facts = {"seconds": plan.estimate.seconds, "lint": [asdict(finding) for finding in plan.lint.findings]}
     return {"id": plan.id, "direction": plan.direction, "steps": steps, **left, **facts}
 
@@ -223,7 +237,10 @@ def _plan_as_json(plan: MigrationPlan) -> dict[str, object]:
 def _show_run(plan: MigrationPlan, run: MigrationRun, *, as_json: bool) -> None:
     """Print what became of each tenant."""
     if as_json:
-        left = {"skipped": dict(plan.skipped), "refused": dict(plan.refused), "not_started": dict(run.not_started)}
+        left = {
+            "skipped": dict(plan.skipped), "refused": dict(plan.refused), "held": dict(plan.held),
+            "not_started": dict(run.not_started),
+        }  # fmt: skip
         results = [asdict(result) for result in run.results]
         print_json({"plan": run.plan_id, "seconds": run.seconds, "done": run.done_count, "results": results, **left})
         return

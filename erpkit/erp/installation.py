@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Self
 
 from erpkit.config import Settings
-from erpkit.database import Database, Tenant
+from erpkit.database import TEMPLATE, Connection, Database, Tenant
 from erpkit.errors import UsageError
+from erpkit.migrations import ForeignStates, Migration, read_foreign_states
 from erpkit.modules import Registry, find_modules, load_modules
 from erpkit.tenants import find_tenants
 
@@ -71,6 +72,16 @@ class Installation:
             everyone = find_tenants(connection, () if len(plain) < len(names) else names, self.settings.tenants_query)
         found = everyone if len(plain) == len(names) else _matching(everyone, names)
         return [tenant for tenant in found if tenant.is_active or not active]
+
+    def foreign_states(
+        self, connection: Connection, tenants: Sequence[Tenant], migrations: Sequence[Migration], against: str = ""
+    ) -> ForeignStates:
+        """Read what other tools keep of the migrations of `tenants`, but for the tables of the modules' own `migrations`."""
+        if all(tenant.schema != TEMPLATE.schema for tenant in tenants):
+            tenants = [TEMPLATE, *tenants]
+        known = {migration.version_table for migration in migrations}
+        declared = self.settings.migration_state
+        return read_foreign_states(connection, tenants, known=[*known], declared=declared, against=against)
 
     def own(self, what: str) -> None:
         """Raise UsageError where the ERP is one that erpkit only reads, which has no `what`."""

@@ -106,8 +106,9 @@ class ErpTenant:
         declared, everyone = _Declared.of(self.installation), self.installation.find()
         with self.installation.database.connection() as connection:
             detail = inspect_tenant(
-                connection, self.tenant, declared.migrations, groups=declared.groups, among=everyone
-            )
+                connection, self.tenant, declared.migrations, groups=declared.groups, among=everyone,
+                foreign=self.installation.foreign_states(connection, everyone, declared.migrations),
+            )  # fmt: skip
         inspection = declared.check(detail.inspection)
         return replace(detail, inspection=inspection, target=self.installation.target, before=before)
 
@@ -148,8 +149,12 @@ class Tenants(Mapping[str, ErpTenant]):
     @property
     def table(self) -> Table[Tenant]:
         """One row per tenant: its name for people, its schema and its status."""
-        words = "{} makes one; erpkit demo makes a dozen to look around" if not self._installation.is_foreign else "{}"
-        empty = f"There are no tenants. {words.format(self._installation.no_tenants)}."
+        own = (
+            f"{self._installation.no_tenants} makes one; erpkit demo makes a dozen to look around; "
+            "erpkit doctor finds those of an ERP that erpkit did not make"
+        )
+        words = self._installation.no_tenants if self._installation.is_foreign else own
+        empty = f"There are no tenants. {words}."
         return Table(_COLUMNS, self._installation.find(), empty)
 
     def inspect(
@@ -167,8 +172,9 @@ class Tenants(Mapping[str, ErpTenant]):
         tenants = self._installation.find(names) if names else everyone
         with self._installation.database.connection() as connection:
             found = inspect_tenants(
-                connection, tenants, declared.migrations, exact=exact, groups=declared.groups, among=everyone
-            )
+                connection, tenants, declared.migrations, exact=exact, groups=declared.groups, among=everyone,
+                foreign=self._installation.foreign_states(connection, everyone, declared.migrations),
+            )  # fmt: skip
         inspections = [declared.check(one) for one in found]
         target = self._installation.target
         now = write_snapshot(snapshot, inspections, target) if snapshot else take_snapshot(inspections, target)

@@ -5,34 +5,45 @@ What went wrong is told in one line: who held a lock, what was left behind, what
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import psycopg
 from psycopg import pq
 from psycopg.generators import fetch_many, send
 
-from erpkit.database import Connection, Tenant, give_to_owner, search_path
+from erpkit.database import Connection, Tenant, check_session, give_to_owner, search_path, shared_schemas
 from erpkit.database.rights import name_grant
 from erpkit.errors import DatabaseError, MigrationError
 from erpkit.migrations.files import Migration, Step
-from erpkit.migrations.history import Run, ensure_history, note_start, record, record_done
+from erpkit.migrations.history import Run, ensure_history, note_start, read_stop, record, record_done
 from erpkit.migrations.parser import Direction
+from erpkit.migrations.place import Part, note_place, place_in, place_of
 from erpkit.migrations.script import (
+    LEFT,
+    LOCKED,
     NO_SCHEMA,
     NOT_DUE,
+    SEPARATOR,
     Limits,
+    body_parts,
     check_schema,
+    check_scope,
     create_version_table,
     is_done,
-    lock_schema,
+    message_parts,
     migration_message,
+    try_lock,
 )
 
 # Another transaction caused these: waiting helps.
 BUSY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1  # seconds between two tries for a schema's lock
 
 # Who has a lock on an object of the schema, on the schema itself, on its migrations, or writes to a table of the registry.
 _HOLDERS = """
@@ -85,6 +96,7 @@ def apply_migration(
     stopped there, as nothing can roll it back.
     """
     ensure_history(connection)
+    check_own_sessions(connection, [migration])
     limits, run = limits or Limits(), Run("apply")
     try:
         if not migration.content.use_transaction:
@@ -108,37 +120,96 @@ def send_steps(
     *,
     new_tables: Collection[str] = (),
     is_last: bool = False,
-    as_login: bool = False,
+    stop: threading.Event | None = None,
 ) -> Sent:
     """Apply steps, a transaction each, in one round trip; `is_last` says that the tenant gets no others after them.
 
-    They act as the schema's owner, where that is the operators' role; a step that it may not do is tried again `as_login`.
-    Raises psycopg's errors only where the connection is lost.
+    They act as the schema's owner, where that is the operators' role; a step that it may not do is tried again as the login.
+    While another runner has the schema they are sent again and again, until the limit is over or `stop` is set. Raises
+    psycopg's errors only where the connection is lost.
     """
-    message = migration_message(
-        tenant, steps, run, limits, new_tables=new_tables, is_last=is_last, as_login=as_login
-    )  # fmt: skip
-    done, error = _send(connection, message, len(steps))
+    done = 0
+    for _ in pauses(limits.lock_timeout, stop):
+        sent = _send_steps(connection, tenant, steps[done:], run, limits, new_tables=new_tables, is_last=is_last)
+        done += sent.done
+        if LOCKED not in str(sent.error):
+            return replace(sent, done=done)
+    return Sent(done, error=_locked())
+
+
+def pauses(seconds: float, stop: threading.Event | None = None) -> Iterator[None]:
+    """Yield at once, and then again and again with pauses until `seconds` are over, never if that is 0, or `stop` is set."""
+    until, pause, stop = time.monotonic() + seconds, _FIRST_PAUSE, stop or threading.Event()
+    yield
+    while not stop.wait(pause) and (not seconds or time.monotonic() < until):
+        yield
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _locked() -> psycopg.Error:
+    return psycopg.errors.LockNotAvailable("another session has the lock of the schema's migrations")
+
+
+def wait_for_lock(
+    connection: Connection,
+    tenant: Tenant,
+    seconds: float,
+    *,
+    session: bool = False,
+    stop: threading.Event | None = None,
+) -> None:
+    """Lock other runners out of a tenant's schema, for the present transaction or the session.
+
+    It asks again and again rather than wait in PostgreSQL: CREATE INDEX CONCURRENTLY of the runner that has the lock waits for
+    whoever waits in a statement. Raises psycopg's LockNotAvailable after `seconds`, if they are not 0, or when `stop` is set.
+    """
+    statement = try_lock(tenant, session=session).encode()
+    if not any(connection.execute(statement).fetchone() == (True,) for _ in pauses(seconds, stop)):
+        raise _locked()
+
+
+def _send_steps(
+    connection: Connection,
+    tenant: Tenant,
+    steps: Sequence[Step],
+    run: Run,
+    limits: Limits,
+    *,
+    new_tables: Collection[str],
+    is_last: bool,
+    as_login: bool = False,
+) -> Sent:
+    how: dict[str, Any] = {
+        "new_tables": new_tables,
+        "is_last": is_last,
+        "as_login": as_login,
+        "shared": shared_schemas(connection),
+    }
+    done, count, error = _send(connection, migration_message(tenant, steps, run, limits, **how), len(steps))
     if error is None:
         return Sent(done, is_clean=is_last)
     if not connection.closed:
         connection.rollback()
+    if LOCKED in str(error):
+        return Sent(done, error=error)
     if NOT_DUE in str(error):
         return Sent(done, not_due=True)
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         if not as_login:
             left = steps[done:]
-            sent = send_steps(
+            sent = _send_steps(
                 connection, tenant, left, run, limits, new_tables=new_tables, is_last=is_last, as_login=True
             )  # fmt: skip
             return replace(sent, done=done + sent.done)
         name_grant(connection, error)
     note_missing_schema(connection, tenant, error)
+    note_place(error, place_in(message_parts(tenant, steps, run, limits, **how), SEPARATOR, count, error))
     return Sent(done, error=error)
 
 
-def _send(connection: Connection, message: bytes, transactions: int) -> tuple[int, psycopg.Error | None]:
-    """Send a message of the simple protocol; return how many transactions were committed, and the error that ended it.
+def _send(connection: Connection, message: bytes, transactions: int) -> tuple[int, int, psycopg.Error | None]:
+    """Send a message of the simple protocol; return how many transactions were committed, how many statements were done, and the
+    error that ended it.
 
     Only the answer to COMMIT says that it was done: a COPY, for one, leaves the message half way without an error.
     """
@@ -146,23 +217,47 @@ def _send(connection: Connection, message: bytes, transactions: int) -> tuple[in
     connection.wait(send(connection.pgconn))
     results = connection.wait(fetch_many(connection.pgconn))
     done, last = sum(result.command_status == b"COMMIT" for result in results), results[-1]
+    count = len(results) - 1
     if last.status == pq.ExecStatus.FATAL_ERROR:
-        return done, psycopg.errors.error_from_result(last, connection.info.encoding)
+        return done, count, psycopg.errors.error_from_result(last, connection.info.encoding)
     if done == transactions:
-        return done, None
+        return done, count, None
     connection.close()  # rolls back, whatever state the session is in
-    return done, psycopg.ProgrammingError(f"it ended before its COMMIT, at {pq.ExecStatus(last.status).name}")
+    return done, count, psycopg.ProgrammingError(f"it ended before its COMMIT, at {pq.ExecStatus(last.status).name}")
+
+
+def send_body(connection: Connection, tenant: Tenant, step: Step, run: Run) -> None:
+    """Apply a migration in the present transaction, which is scoped to the tenant; raises psycopg's errors, with the place."""
+    parts = body_parts(tenant, step, run)
+    _, count, error = _send(connection, SEPARATOR.join(part.text for part in parts).encode(), 0)
+    if error is not None:
+        note_place(error, place_in(parts, SEPARATOR, count, error))
+        raise error
+
+
+def check_own_sessions(connection: Connection, migrations: Iterable[Migration]) -> None:
+    """Raise UsageError where a pooler is in between and one of `migrations` is a NO TRANSACTION file, which needs a session."""
+    own = [migration for migration in migrations if not migration.content.use_transaction]
+    if own:
+        check_session(connection, f"{file_of(own[0])}, a NO TRANSACTION file,")
 
 
 def apply_without_transaction(
-    connection: Connection, tenant: Tenant, step: Step, run: Run, limits: Limits, working: set[Connection]
+    connection: Connection,
+    tenant: Tenant,
+    step: Step,
+    run: Run,
+    limits: Limits,
+    working: set[Connection],
+    stop: threading.Event | None = None,
 ) -> bool:
     """Run a NO TRANSACTION file on a connection of its own, which `working` holds so that it can be cancelled.
 
     `connection` writes the history. Returns False when another runner was faster; raises psycopg's errors, and MigrationError
-    where it stopped half way.
+    where it stopped half way, now or before.
     """
     with _own_connection(connection, tenant, limits) as own, _noted(own, working):
+        wait_for_lock(own, tenant, limits.lock_timeout, session=True, stop=stop)
         return _apply(own, connection, tenant, *step, run)
 
 
@@ -171,7 +266,7 @@ def _own_connection(connection: Connection, tenant: Tenant, limits: Limits) -> I
     """Connect as `connection` did, in a session that belongs to one tenant and is thrown away."""
     dsn, password = connection.info.dsn, connection.info.password or None
     with psycopg.connect(dsn, password=password, autocommit=True, application_name="erpkit") as own:
-        own.execute(f"SET search_path TO {search_path(tenant.schema)}".encode())
+        own.execute(f"SET search_path TO {search_path(tenant.schema, shared_schemas(connection))}".encode())
         own.execute(f"SET lock_timeout TO {int(limits.lock_timeout * 1000)}".encode())
         own.execute(f"SET statement_timeout TO {int(limits.statement_timeout * 1000)}".encode())
         own.execute("SET client_min_messages TO warning")
@@ -190,11 +285,12 @@ def _noted(connection: Connection, working: set[Connection]) -> Iterator[None]:
 def _apply(
     own: Connection, connection: Connection, tenant: Tenant, migration: Migration, direction: Direction, run: Run
 ) -> bool:
-    own.execute(lock_schema(tenant, session=True).encode())
     own.execute(check_schema(tenant).encode())
     own.execute(create_version_table(tenant, migration).encode())
     if own.execute(f"SELECT {is_done(tenant, migration, direction)}".encode()).fetchone() == (True,):
         return False
+    if stopped := read_stop(connection, tenant, migration, direction, run):  # since the plan was made
+        raise MigrationError(f"tenant {tenant.slug}: {file_of(migration)} was not run again: dirty: {stopped}")
     record(connection, tenant, migration, direction, run, "running")
     own.execute(f"SELECT {note_start(session=True)}".encode())
     own.execute(
@@ -214,12 +310,16 @@ def _run_statements(
     try:
         for statement in statements:
             own.execute(statement.encode())
+            own.execute(check_scope(tenant).encode())  # before the next one makes something elsewhere
             ended += 1
         own.execute(give)
     except psycopg.Error as error:
         with suppress(psycopg.Error):  # so that any operator can mend what it left half way
             own.rollback()
             own.execute(give)
+        if ended < len(statements):
+            step = (migration, direction)
+            note_place(error, place_in([Part(statements[ended], step, ended)], "", 0, error))
         text = f"statement {ended + 1} of {len(statements)} failed: {message_of(error, migration)}"
         name_grant(connection, error)
         text += "".join(f"; {note}" for note in getattr(error, "__notes__", []))
@@ -250,9 +350,11 @@ def explain(tenant: Tenant, migration: Migration, error: BaseException, limits: 
         reason = "; ".join([reason, *getattr(error, "__notes__", [])])
     elif isinstance(error, psycopg.errors.LockNotAvailable):
         notes = "; ".join(getattr(error, "__notes__", [])[-1:])
-        reason = f"could not get a lock within {limits.lock_timeout:g} s, tried {tries} times{notes}"
+        place = place_of(error)
+        where = f"; {place}" if place is not None else ""
+        reason = f"could not get a lock within {limits.lock_timeout:g} s, tried {tries} times{notes}{where}"
     elif isinstance(error, psycopg.errors.QueryCanceled) and limits.statement_timeout:
-        reason += f" (limit {limits.statement_timeout:g} s)"
+        reason = reason.replace("timeout", f"timeout (limit {limits.statement_timeout:g} s)", 1)
     return f"tenant {tenant.slug}: {file_of(migration)} failed: {reason}"
 
 
@@ -266,13 +368,30 @@ def note_missing_schema(connection: Connection, tenant: Tenant, error: psycopg.E
 
 
 def message_of(error: BaseException, migration: Migration) -> str:
-    """Return PostgreSQL's message and detail in one line; only the kind of error where a secret could be in it."""
+    """Return PostgreSQL's message, detail and hint in one line, and the statement; only the kind of error where a secret could be
+    in it.
+    """
     if not isinstance(error, psycopg.Error):
         return str(error)
+    place = place_of(error)
+    where = f"; {place}" if place is not None else ""
     if migration.content.uses_environment:
-        return f"{type(error).__name__} ({error.sqlstate}); the text is left out, as values of the environment may be in it"
+        kind = f"{type(error).__name__} ({error.sqlstate})"
+        return f"{kind}; the text is left out, as values of the environment may be in it{where}"
     lines = (error.diag.message_primary or str(error)).strip().splitlines() or [type(error).__name__]
-    return f"{lines[0]} ({error.diag.message_detail})" if error.diag.message_detail else lines[0]
+    if LEFT in lines[0]:
+        found = lines[0].partition(LEFT)[2].strip(' "')
+        return (
+            f"it leaves the tenant's schema: afterwards the role is {found}; leave both as they are, and name no schema"
+        )
+    detail = f" ({_one_line(error.diag.message_detail)})" if error.diag.message_detail else ""
+    hint = f"; hint: {_one_line(error.diag.message_hint)}" if error.diag.message_hint else ""
+    context = f"; in {_one_line(error.diag.context)}" if error.diag.context and place is not None else ""
+    return f"{lines[0]}{detail}{hint}{context}{where}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def file_of(migration: Migration) -> str:

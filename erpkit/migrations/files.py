@@ -27,6 +27,11 @@ _INT64_MAX = 2**63 - 1
 # Elsewhere a version table is known by how its name begins; PostgreSQL cuts names off after 63 bytes.
 _VERSION_TABLE = re.compile(r"goose_db_version(_[a-z0-9_]{1,46})?")
 
+# UTF-32 in this order begins with the mark of UTF-16.
+_MARKS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+_COPY_FROM = re.compile(r"\s*copy\b.*\bfrom\s+stdin\b.*;\s*$", re.IGNORECASE)
+_PSQL = re.compile(r"\s*\\(?:[a-z]\w*|[.!?])", re.IGNORECASE)
+
 Style = Literal["sequential", "timestamp"]
 
 _TIMESTAMP = "%Y%m%d%H%M%S"
@@ -58,7 +63,10 @@ class Migration:
 
     def __post_init__(self) -> None:
         if not self.version_table:
-            object.__setattr__(self, "version_table", _default_table(self.module))
+            object.__setattr__(self, "version_table", default_table(self.module))
+
+    def __hash__(self) -> int:
+        return hash((self.version_table, self.version))  # not over all the text, as a plan looks up each tenant's
 
     @property
     def name(self) -> str:
@@ -81,7 +89,7 @@ def version_table(module: ModuleLike) -> str:
     `goose_db_version`, alone or followed by `_`, a-z and 0-9. `version_table` is optional in a module, as `queries` is.
     """
     declared: str | None = getattr(module, "version_table", None)
-    table = declared if declared is not None else _default_table(module.name)
+    table = declared if declared is not None else default_table(module.name)
     if not _VERSION_TABLE.fullmatch(table):
         raise MigrationError(
             f"module {module.name}: {table!r} is not a valid name for a version table: use goose_db_version, or "
@@ -150,12 +158,44 @@ def _version(path: Path, digits: str) -> int:
 
 def _read(module: str, version: int, path: Path, table: str, environ: Mapping[str, str]) -> Migration:
     try:
-        text = path.read_bytes().decode()
-        return Migration(module, version, path, parse_migration(text, environ), text, table)
+        text = decode(path.read_bytes())
     except OSError as error:
         raise MigrationError(f"{path}: {error.strerror}") from None
-    except (MigrationError, UnicodeDecodeError) as error:
+    except MigrationError as error:
         raise MigrationError(f"{path}: {error}") from None
+    try:
+        return Migration(module, version, path, parse_migration(text, environ), text, table)
+    except MigrationError as error:
+        raise MigrationError(f"{path}: {_for_psql(text) or error}") from None
+
+
+def decode(content: bytes) -> str:
+    """Return a file's text; raises MigrationError, which names the encoding that it seems to have, unless that is UTF-8."""
+    for mark, name in _MARKS.items():
+        if content.startswith(mark):
+            raise MigrationError(f"the file is in {name}: save it as UTF-8 without a byte order mark")
+    if b"\0" in content[:200]:
+        raise MigrationError("the file holds zero bytes, as UTF-16 without a byte order mark does: save it as UTF-8")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise MigrationError(
+            f"line {line}: byte 0x{content[error.start]:02x} is not UTF-8, as in a file that was saved as Latin-1 or "
+            "Windows-1252: save it as UTF-8"
+        ) from None
+
+
+def _for_psql(text: str) -> str:
+    """Say which line of a file that could not be read is meant for psql, which may be why; "" where there is none."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if _COPY_FROM.match(line):
+            return f"line {number}: COPY … FROM stdin is followed by data, which psql reads itself: write INSERT (pg_dump --inserts)"
+        if found := _PSQL.match(line):
+            return (
+                f"line {number}: {found[0].strip()} is a command of psql, which PostgreSQL does not know: take it out"
+            )
+    return ""
 
 
 def _check_tables(modules: Iterable[ModuleLike]) -> None:
@@ -171,7 +211,8 @@ def _check_tables(modules: Iterable[ModuleLike]) -> None:
         owners[table] = module.name
 
 
-def _default_table(module: str) -> str:
+def default_table(module: str) -> str:
+    """Return the name of the version table of a module that declares none."""
     return f"goose_db_version_{module}"
 
 

@@ -5,22 +5,33 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import psycopg
 from tenacity import RetryCallState, Retrying, sleep_using_event, wait_random_exponential
 
 from erpkit.database import Connection, Database, PooledConnection, Tenant
-from erpkit.errors import DatabaseError, MigrationError
-from erpkit.migrations.apply import BUSY, apply_without_transaction, describe_holders, explain, is_lost, send_steps
+from erpkit.errors import DatabaseError, MigrationError, first_line
+from erpkit.migrations.apply import (
+    BUSY,
+    apply_without_transaction,
+    describe_holders,
+    explain,
+    is_lost,
+    pauses,
+    send_steps,
+)  # fmt: skip
 from erpkit.migrations.files import Migration, Step
 from erpkit.migrations.history import Run, record
 from erpkit.migrations.parser import Direction
 from erpkit.migrations.plan import TenantPlan
 from erpkit.migrations.script import Limits
+
+_T = TypeVar("_T")
 
 # Seconds that the migrations of one message may take together: an interrupt may have to wait that long.
 _MESSAGE = 0.5
@@ -149,6 +160,17 @@ class Worker:
         for connection in list(self._working):
             connection.cancel_safe()
 
+    def patiently(self, look: Callable[[], _T]) -> _T | None:
+        """Return what `look` returns; a server that does not answer is waited for, and ends the run in the end."""
+        reason = ""
+        for _ in pauses(max(self.limits.reconnect, 0.01), self.stop):
+            try:
+                return look()
+            except (psycopg.OperationalError, DatabaseError) as error:
+                reason = first_line(error)
+        self.end(reason)
+        return None
+
     def migrate(self, plan: TenantPlan, held: WorkerConnection) -> TenantResult:
         """Apply what one tenant is to get, on the connection that the worker holds."""
         started, progress, error = time.perf_counter(), _Progress.of(plan), None
@@ -157,7 +179,8 @@ class Worker:
         except MigrationError as failure:
             error = str(failure)
         except (psycopg.Error, DatabaseError) as failure:
-            if progress.left:  # else the connection was lost after the last commit: everything is done
+            gave_up = self.stop.is_set() and isinstance(failure, psycopg.errors.LockNotAvailable)
+            if progress.left and not gave_up:  # else the connection was lost after the last commit: everything is done
                 error = explain(plan.tenant, progress.left[0][0], failure, self.limits, progress.locks)
                 if progress.lost_since is None:
                     self._record_failure(plan.tenant, *progress.left[0], error, time.perf_counter() - started)
@@ -192,13 +215,16 @@ class Worker:
         started, steps = time.perf_counter(), self._next(progress)
         if not steps:
             step = progress.left[0]
-            done = apply_without_transaction(connection, progress.tenant, step, self.run, self.limits, self._working)
+            done = apply_without_transaction(
+                connection, progress.tenant, step, self.run, self.limits, self._working, self.stop
+            )
             progress.pop(done=done)
             return
         is_last = len(steps) == len(progress.left)
         sent = send_steps(
-            connection, progress.tenant, steps, self.run, self.limits, new_tables=progress.new_tables, is_last=is_last
-        )
+            connection, progress.tenant, steps, self.run, self.limits, new_tables=progress.new_tables, is_last=is_last,
+            stop=self.stop,
+        )  # fmt: skip
         progress.is_clean = sent.is_clean
         progress.pop(sent.done)
         self._seconds |= dict.fromkeys(steps[: sent.done], (time.perf_counter() - started) / len(steps))

@@ -48,8 +48,11 @@ class _Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     module: list[_Entry] = Field(min_length=1)
-    shared_schemas: list[str] = Field(default_factory=list)  # these two are read by Settings.from_env
+    shared_schemas: list[str] = Field(default_factory=list)  # these are read by Settings.from_env
+    writable_schemas: list[str] = Field(default_factory=list)
     allowed_functions: list[str] = Field(default_factory=list)
+    migration_state: list[str] = Field(default_factory=list)
+    pooler: str = ""
 
 
 def read_manifest(path: Path) -> list[ForeignModule]:

@@ -13,7 +13,7 @@ from psycopg import sql
 from erpkit.database import TEMPLATE, Connection, Tenant, read_tenants
 from erpkit.events import ConsumerGroup
 from erpkit.finding import Finding
-from erpkit.migrations import Migration
+from erpkit.migrations import ForeignStates, Migration
 from erpkit.result import Result, Summary
 from erpkit.table import Column, Table
 from erpkit.tenants.drift import Difference, drift_table
@@ -153,7 +153,8 @@ class TenantDetail(Result):
         i = self.inspection
         if not i.exists:
             return []
-        versions = ", ".join(f"{module} {version}" for module, version in i.versions.items())
+        own = [f"{module} {version}" for module, version in i.versions.items()]
+        versions = ", ".join([*own, *(f"{state.module} {state.text}" for state in i.foreign)])
         lines = [
             f"schema {i.tenant.schema}; versions {versions or ('not read' if i.unread else 'none')}",
             *(self._event_lines() if i.figure("last event", True) else ()),
@@ -214,11 +215,12 @@ def inspect_tenant(
     *,
     groups: Sequence[ConsumerGroup] = (),
     among: Sequence[Tenant] = (),
+    foreign: ForeignStates | None = None,
 ) -> TenantDetail:
-    """Inspect one tenant in depth; `groups` and `among` as for `inspect_tenants`. A tenant without a schema has no tables."""
+    """Inspect one tenant in depth; `groups`, `among` and `foreign` as for `inspect_tenants`. Without a schema it has no tables."""
     locks = Locks(connection, [TEMPLATE.schema, tenant.schema])
     (inspection,) = inspect_tenants(
-        connection, [tenant], migrations, exact=True, groups=groups, locks=locks, among=among
+        connection, [tenant], migrations, exact=True, groups=groups, locks=locks, among=among, foreign=foreign
     )
     tables = locks.read(lambda: _rows(connection, _TABLES, tenant, locks))
     indexes = locks.read(lambda: _rows(connection, _INDEXES, tenant, locks))

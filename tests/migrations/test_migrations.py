@@ -70,7 +70,7 @@ def test_a_tenant_that_fails_is_named_and_does_not_stop_the_others(database: Dat
     run = _up(database, fleet, [FIRST, SECOND])
     assert [(r.tenant, r.error) for r in run.failed] == [
         ("bluebird", "tenant bluebird: stock/00002_step.sql failed: duplicate key value violates unique constraint "
-                     '"bins_pkey" (Key (id)=(1) already exists.)'),
+                     '"bins_pkey" (Key (id)=(1) already exists.); line 3: INSERT INTO bins VALUES (1);'),
     ]  # fmt: skip
     assert _versions(database, fleet) == {"_template": (1, 2), "acme": (1, 2), "bluebird": (1,), "cobalt": (1, 2)}
 

@@ -204,7 +204,7 @@ def test_what_has_to_be_there_at_the_import_is_named_and_loses_nothing(
     )  # fmt: skip
     done = erpkit("tenants", "export", "acme", str(tmp_path / "acme.erpkit"), ERPKIT_DATABASE=database.conninfo)
     assert done.returncode == 0, done.stdout
-    assert [line.split(": ", 1)[1] for line in done.stdout.splitlines() if line.startswith("where it")] == [
+    assert [line.split(": ", 1)[1] for line in done.stdout.splitlines() if line.startswith("the import needs")] == [
         "extension vector", "function shared.note()", "function shared.tax(integer)", "sequence shared.numbers",
         "table shared.countries", "type shared.color",
     ]  # fmt: skip
