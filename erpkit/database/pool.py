@@ -283,7 +283,7 @@ class Database:
         Raises DatabaseError, naming the target, when the server does not answer, or all connections stay in use.
         """
         if self._is_shut:
-            raise UsageError(f"{self.target} was closed: open it again with erpkit.open()")
+            raise UsageError(f"the with block of {self.target} has ended: open it again with erpkit.open()")
         left = wait = self._wait if wait is None else wait
         while left > 0:
             if self._pool.closed:  # a notebook's cell is run again after another one closed it

@@ -21,7 +21,7 @@ _PATTERN = frozenset("*?[")
 class Installation:
     """What all operations share. Each part is opened or read when it is first used, and then kept.
 
-    Use it as a context manager, or call `close`: it gives the connections back, and nothing can be read or applied after that.
+    Use it as a context manager: after the block nothing can be read, and no plan applied. `close` only gives the connections back.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -30,9 +30,9 @@ class Installation:
 
     @cached_property
     def database(self) -> Database:
-        """The database; raises DatabaseError, naming it, when it does not answer, and UsageError after `close`."""
+        """The database; raises DatabaseError, naming it, when it does not answer, and UsageError after a `with` block."""
         if self._is_closed:
-            raise UsageError("this ERP was closed: open it again with erpkit.open()")
+            raise UsageError("the with block of this ERP has ended: open it again with erpkit.open()")
         return Database.open(self.settings)
 
     @cached_property
@@ -91,10 +91,9 @@ class Installation:
             )
 
     def close(self) -> None:
-        """Give the connections back; plans that were made before can no longer be applied."""
-        self._is_closed = True
+        """Give the connections back; what is used later, as the buttons of a notebook's plan, opens new ones."""
         if database := self.__dict__.pop("database", None):
-            database.close(for_good=True)
+            database.close()
 
     def __enter__(self) -> Self:
         self._is_closed = False
@@ -103,7 +102,9 @@ class Installation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self._is_closed = True
+        if database := self.__dict__.pop("database", None):
+            database.close(for_good=True)
 
 
 def find_inactive(tenants: Sequence[Tenant]) -> dict[str, str]:

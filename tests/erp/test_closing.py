@@ -1,4 +1,4 @@
-"""An ERP that was closed stays closed, until it is opened again."""
+"""An ERP whose with block has ended stays closed, until it is opened again."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from erpkit.errors import UsageError
 from erpkit.sample.demo import Planted
 
 
-def test_a_plan_cannot_be_applied_and_nothing_read_after_the_erp_was_closed(
+def test_a_plan_cannot_be_applied_and_nothing_read_after_the_with_block(
     database: Database, erp: Planted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ERPKIT_DATABASE", database.conninfo)
@@ -20,7 +20,7 @@ def test_a_plan_cannot_be_applied_and_nothing_read_after_the_erp_was_closed(
         lambda: len(door.tenants),
         lambda: tenant.transaction(write=True).__enter__(),
     ):
-        with pytest.raises(UsageError, match="was closed: open it again"):
+        with pytest.raises(UsageError, match="open it again with"):
             use()
     with door:
         assert "newcomer" not in door.tenants
