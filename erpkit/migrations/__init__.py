@@ -9,6 +9,7 @@ from erpkit.late import import_late
 if TYPE_CHECKING:
     from erpkit.migrations.apply import apply_migration
     from erpkit.migrations.files import Migration, collect_migrations, read_migrations, version_table
+    from erpkit.migrations.force import ForcePlan, ForceRun, plan_force, run_force
     from erpkit.migrations.history import HistoryEntry, MigrationHistory, read_history, read_milliseconds
     from erpkit.migrations.lint import LintFinding, LintReport, lint_migrations, lint_report
     from erpkit.migrations.parser import ParsedMigration, parse_migration
@@ -31,6 +32,8 @@ __all__ = [
     "Applied",
     "Estimate",
     "FleetStatus",
+    "ForcePlan",
+    "ForceRun",
     "HistoryEntry",
     "Limits",
     "LintFinding",
@@ -52,12 +55,14 @@ __all__ = [
     "lint_report",
     "parse_migration",
     "plan_down",
+    "plan_force",
     "plan_redo",
     "plan_up",
     "read_applied",
     "read_history",
     "read_migrations",
     "read_milliseconds",
+    "run_force",
     "run_plan",
     "version_table",
 ]

@@ -14,6 +14,7 @@ from psycopg.abc import Params, Query
 from erpkit.database import Connection, Tenant
 from erpkit.errors import DatabaseError
 from erpkit.migrations.apply import describe_holders
+from erpkit.migrations.files import VERSION_TABLES
 
 __all__ = ["Locks", "TableLock", "name_holders", "read_locks", "short_waits"]
 
@@ -24,7 +25,7 @@ _TRIES = 5
 WAIT = "10s"  # for a lock that is needed to write: as long do others that come later wait behind it
 _REGISTRY = ("public.tenants",)
 
-_OWN = ("erpkit_", "goose_db_version")  # how the tables begin that tell a tenant's versions, events and dead letters
+_OWN = ("erpkit_", *VERSION_TABLES)  # how the tables begin that tell a tenant's versions, events and dead letters
 
 # Planning a query opens the indexes of its tables, and the partitions below them; so their locks are the table's.
 # Who waits for such a lock keeps later readers out, too.
