@@ -70,7 +70,7 @@ class Migration:
 
     def __post_init__(self) -> None:
         if not self.version_table:
-            object.__setattr__(self, "version_table", _default_table(self.module))
+            object.__setattr__(self, "version_table", default_table(self.module))
 
     def __hash__(self) -> int:
         return hash((self.version_table, self.version))  # not over all the text, as a plan looks up each tenant's
@@ -103,7 +103,7 @@ def version_table(module: ModuleLike) -> str:
     declared: str | None = getattr(module, "version_table", None)
     if module.migrations is not None and uses_golang(module.migrations, declared):
         return check_table(module.name, DEFAULT_TABLE if declared is None else declared)
-    table = declared if declared is not None else _default_table(module.name)
+    table = declared if declared is not None else default_table(module.name)
     if not _VERSION_TABLE.fullmatch(table):
         raise MigrationError(
             f"module {module.name}: {table!r} is not a valid name for a version table: use goose_db_version, or "
@@ -251,7 +251,8 @@ def _check_tables(modules: Iterable[ModuleLike]) -> None:
         owners[table] = module.name
 
 
-def _default_table(module: str) -> str:
+def default_table(module: str) -> str:
+    """Return the name of the version table of a module that declares none."""
     return f"goose_db_version_{module}"
 
 

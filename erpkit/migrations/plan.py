@@ -13,7 +13,7 @@ from erpkit.database import TEMPLATE, Tenant
 from erpkit.errors import PlanChangedError, UsageError
 from erpkit.finding import Finding
 from erpkit.migrations import golang
-from erpkit.migrations.files import Migration, Step
+from erpkit.migrations.files import Migration, Step, default_table
 from erpkit.migrations.lint import REACHES, LintReport, lint_report
 from erpkit.migrations.parser import Direction
 from erpkit.migrations.script import check_statements, is_atomic
@@ -85,10 +85,7 @@ class MigrationPlan:
     @cached_property
     def id(self) -> str:
         """`migrate-` and ten hexadecimal digits that stand for exactly this plan."""
-        digests = {
-            m: [_digest(m.content.up), _digest(m.content.down), m.version_table, m.content.use_transaction]
-            for m in self.migrations
-        }
+        digests = {m: [_digest(m.content.up), _digest(m.content.down), *_unusual(m)] for m in self.migrations}
         steps = [
             (wave.name, plan.tenant.schema, [(m.name, direction, digests[m]) for m, direction in plan.steps])
             for wave in self.waves
@@ -514,6 +511,12 @@ def _check_module(migrations: Sequence[Migration], module: str | None) -> None:
 def _files(migrations: Sequence[Migration], module: str) -> tuple[dict[int, Migration], str]:
     files = {migration.version: migration for migration in migrations if migration.module == module}
     return files, next(iter(files.values())).version_table
+
+
+def _unusual(migration: Migration) -> list[str]:
+    """Return what decides how a file is run and is not in its statements, where it is not the usual."""
+    table = [] if migration.version_table == default_table(migration.module) else [migration.version_table]
+    return [*table, *([] if migration.content.use_transaction else ["NO TRANSACTION"])]
 
 
 def _digest(statements: Sequence[str]) -> str:

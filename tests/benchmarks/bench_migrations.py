@@ -148,7 +148,8 @@ def _command_line(count: int) -> None:
                 seconds[side].append(_seconds(run))
     script, own = (statistics.median(each) for each in seconds.values())
     print(
-        f"{count} tenants with nothing pending, by the command line: {own:.2f} s, the script {script:.2f} s: {own / script:.1f} x (limit 2)"
+        f"{count} tenants with nothing pending, by the command line: {own:.2f} s, the script {script:.2f} s: "
+        f"{own / script:.1f} x (limit 2)"
     )
     database.close()
 
