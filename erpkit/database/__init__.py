@@ -3,8 +3,10 @@
 from erpkit.database.analysts import ANALYSTS, grant_analysts, may_not_read
 from erpkit.database.operators import (
     OPERATORS,
+    act_as_maker,
     act_as_owner,
     as_admin,
+    as_maker,
     as_owner,
     create_schema,
     find_owner,
@@ -25,7 +27,7 @@ from erpkit.database.schemas import (
 from erpkit.database.scope import DISCARD, Connection, enter_tenant, no_schema, scope_statements, search_path
 from erpkit.database.stream import Stream, can_stream, column_names_and_types, open_stream
 from erpkit.database.sweep import Answer, sweep
-from erpkit.database.tenant import TEMPLATE, Tenant, check_schema_name
+from erpkit.database.tenant import TEMPLATE, Tenant, check_quotable, check_schema_name
 
 __all__ = [
     "ANALYSTS",
@@ -41,10 +43,13 @@ __all__ = [
     "PooledConnection",
     "Stream",
     "Tenant",
+    "act_as_maker",
     "act_as_owner",
     "as_admin",
+    "as_maker",
     "as_owner",
     "can_stream",
+    "check_quotable",
     "check_schema_name",
     "column_names_and_types",
     "create_schema",

@@ -133,6 +133,8 @@ def mend(message: str, login: Login) -> str:
 def _mend_role(role: str, message: str, login: str) -> str:
     if role.startswith(OWNER_PREFIX):
         return f"GRANT {OPERATORS} TO {_quoted(login)}"
+    if "set role" in message and "." not in role:  # a login of the ERP's own, as which its adopted tenants are migrated
+        return f"GRANT {_quoted(role)} TO {_quoted(login)}"
     if "set role" in message:
         group = "erpkit_analyst" if role.endswith(".read") else OPERATORS
         return f"GRANT {_quoted(role)} TO {_quoted(login)}, or {group} for all tenants"

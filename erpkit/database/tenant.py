@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 from erpkit.errors import UsageError
 
-__all__ = ["TEMPLATE", "Tenant", "check_schema_name"]
+__all__ = ["TEMPLATE", "Tenant", "check_quotable", "check_schema_name"]
 
 _SCHEMA_NAME = re.compile(r"_template|(?!pg_)[a-z][a-z0-9_]{0,62}", re.ASCII)
+# Without what could end a quote of either kind, or be taken for a placeholder.
+_QUOTABLE = re.compile(r"""(?!pg_|information_schema\Z)[^'"\\$%\x00-\x1f\x7f]+""")
+_NAME_LIMIT = 63  # bytes
 
 
 def check_schema_name(name: str) -> str:
@@ -25,15 +28,33 @@ def check_schema_name(name: str) -> str:
     return name
 
 
+def check_quotable(name: str) -> str:
+    """Return `name` if a schema of an adopted tenant may have it: it can be put between quotes of either kind as it is.
+
+    Capitals, hyphens, dots and blanks are fine. Raises UsageError for quotes, backslashes, `$`, `%`, control characters, and for
+    what PostgreSQL keeps for itself.
+    """
+    if not _QUOTABLE.fullmatch(name) or len(name.encode()) > _NAME_LIMIT:
+        raise UsageError(
+            f"{name!r} is no schema name that erpkit can migrate: it may hold no quote, backslash, $, % or control character, "
+            "and not begin with pg_"
+        )
+    return name
+
+
 @dataclass(frozen=True)
 class Tenant:
-    """One customer of the ERP: a schema of its own, and a role that may use nothing else."""
+    """One customer of the ERP: a schema of its own, and a role that may use nothing else.
+
+    `owner` is the ERP's own login, for a tenant that erpkit adopted: what erpkit makes in the schema is made as this role.
+    """
 
     slug: str
     schema: str
     role: str | None = None
     name: str = ""
     status: str = "active"
+    owner: str | None = None
 
     @property
     def reader(self) -> str | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from uuid import uuid4
 
 from psycopg import sql
 
-from erpkit.database import DISCARD, Tenant, act_as_owner, check_schema_name, give_to_owner, search_path
+from erpkit.database import DISCARD, Tenant, act_as_maker, check_quotable, give_to_owner, search_path
 from erpkit.errors import MigrationError
 from erpkit.migrations.files import Migration, Step
 from erpkit.migrations.history import Run, note_start, record_done
@@ -68,9 +68,10 @@ def migration_message(
     that is the operators' role, or `as_login`, and gives what it made to that owner. PostgreSQL leaves out the rest of a
     message after an error, so that only a ROLLBACK is needed then: what was committed before stays.
     """
-    message = _message(tuple(steps), run, limits, frozenset(new_tables), is_last, as_login)
+    pattern = replace(_ANY, owner=tenant.owner)
+    message = _message(pattern, tuple(steps), run, limits, frozenset(new_tables), is_last, as_login)
     slug = sql.Literal(tenant.slug).as_string()
-    return message.replace(_ANY.schema, check_schema_name(tenant.schema)).replace(f"'{_ANY.slug}'", slug).encode()
+    return message.replace(_ANY.schema, check_quotable(tenant.schema)).replace(f"'{_ANY.slug}'", slug).encode()
 
 
 # Stands for any tenant: a message is made once, and then only the names are filled in. No file holds these by chance.
@@ -79,30 +80,30 @@ _ANY = Tenant(slug=f"slug_{uuid4().hex}", schema=f"schema_{uuid4().hex}")
 
 @lru_cache(maxsize=32)
 def _message(
-    steps: tuple[Step, ...], run: Run, limits: Limits, new_tables: frozenset[str], is_last: bool, as_login: bool
-) -> str:
+    tenant: Tenant, steps: tuple[Step, ...], run: Run, limits: Limits, new_tables: frozenset[str], is_last: bool, as_login: bool
+) -> str:  # fmt: skip
     tables, statements = set(new_tables), list[str]()
     for migration, direction in steps:
         new_table = migration.version_table in tables
-        statements += _transaction(migration, direction, run, limits, new_table=new_table, as_login=as_login)
+        statements += _transaction(tenant, (migration, direction), run, limits, new_table=new_table, as_login=as_login)
         tables.discard(migration.version_table)
     return "\n;\n".join([*statements, *([DISCARD] if is_last else [])])
 
 
 def _transaction(
-    migration: Migration, direction: Direction, run: Run, limits: Limits, *, new_table: bool, as_login: bool
+    tenant: Tenant, step: Step, run: Run, limits: Limits, *, new_table: bool, as_login: bool
 ) -> tuple[str, ...]:
     return (
         # Whatever the database's default: the guard must see what was committed while this waited for the lock.
         "BEGIN ISOLATION LEVEL READ COMMITTED",
-        f"SET LOCAL search_path TO {search_path(_ANY.schema)}",
+        f"SET LOCAL search_path TO {search_path(tenant.schema)}",
         f"SET LOCAL lock_timeout TO {int(limits.lock_timeout * 1000)}",
         f"SET LOCAL statement_timeout TO {int(limits.statement_timeout * 1000)}",
         "SET LOCAL client_min_messages TO warning",
-        lock_schema(_ANY),
-        *([] if as_login else [act_as_owner(_ANY.schema)]),
-        *migration_body(_ANY, migration, direction, run, new_table=new_table),
-        *([give_to_owner(_ANY.schema)] if as_login else []),
+        lock_schema(tenant),
+        *([] if as_login else [act_as_maker(tenant)]),
+        *migration_body(tenant, *step, run, new_table=new_table),
+        *([give_to_owner(tenant.schema)] if as_login else []),
         "COMMIT",
     )
 
@@ -125,12 +126,12 @@ def lock_schema(tenant: Tenant, *, session: bool = False) -> str:
     goose takes one key for the whole database, so that tenants wait for each other.
     """
     function = "pg_advisory_lock" if session else "pg_advisory_xact_lock"
-    return f"SELECT {function}(hashtextextended('erpkit.migrate.{check_schema_name(tenant.schema)}', 0))"
+    return f"SELECT {function}(hashtextextended('erpkit.migrate.{check_quotable(tenant.schema)}', 0))"
 
 
 def check_schema(tenant: Tenant) -> str:
     """Return the statement that fails unless the tenant's schema is the present one; it may be dropped before the lock is got."""
-    schema = check_schema_name(tenant.schema)
+    schema = check_quotable(tenant.schema)
     return (  # asks the catalog, as current_schema() may answer from before the lock
         f"SELECT {_fails(NO_SCHEMA)} WHERE current_schema() IS DISTINCT FROM '{schema}' "  # noqa: S608 - checked
         f"OR NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = '{schema}')"
@@ -161,7 +162,7 @@ def _guard(tenant: Tenant, migration: Migration, direction: Direction) -> str:
     Looking up the version table after taking the lock shows that the schema still exists under its name; current_schema() may
     answer from before the lock.
     """
-    schema, done = check_schema_name(tenant.schema), is_done(tenant, migration, direction)
+    schema, done = check_quotable(tenant.schema), is_done(tenant, migration, direction)
     return (
         f"SELECT CASE WHEN current_schema() IS DISTINCT FROM '{schema}' THEN {_fails(NO_SCHEMA)}::text "  # noqa: S608 - checked
         f"WHEN {done} THEN {_fails(NOT_DUE)}::text ELSE {note_start()} END"

@@ -1,6 +1,7 @@
 """Tenants: the registry, their lives from creation to removal, inspecting all, and drift."""
 
 from erpkit.tenants.across import Across, across
+from erpkit.tenants.adoption import AdoptionPlan, AdoptionRun, adopt_tenants, plan_adoption
 from erpkit.tenants.detail import TenantDetail, inspect_tenant
 from erpkit.tenants.drift import Difference, Drift, compare_tenants, drift_script, find_drift
 from erpkit.tenants.exports import export_tenant
@@ -14,6 +15,7 @@ from erpkit.tenants.manifest import Manifest, read_manifest, verify_export
 from erpkit.tenants.offboard import Offboarded, OffboardPlan, offboard_tenant, plan_offboarding
 from erpkit.tenants.provision import Provisioned, ProvisionPlan, plan_provision, provision_tenant
 from erpkit.tenants.registry import ensure_registry, find_tenants, get_tenant, list_tenants, look_up, set_status
+from erpkit.tenants.release import ReleasePlan, ReleaseRun, plan_release, release_tenants
 from erpkit.tenants.removal import DropPlan, DropResult, drop_tenant, plan_drop
 from erpkit.tenants.repair import RepairPlan, RepairRun, RepairStep, lint_repair, plan_repair, read_repair, run_repair
 from erpkit.tenants.restore import (
@@ -42,6 +44,8 @@ from erpkit.tenants.values import AsText
 __all__ = [
     "ANALYSTS",
     "Across",
+    "AdoptionPlan",
+    "AdoptionRun",
     "AsText",
     "Beside",
     "Difference",
@@ -60,6 +64,8 @@ __all__ = [
     "Offboarded",
     "ProvisionPlan",
     "Provisioned",
+    "ReleasePlan",
+    "ReleaseRun",
     "RepairPlan",
     "RepairRun",
     "RepairStep",
@@ -70,6 +76,7 @@ __all__ = [
     "TenantDetail",
     "TenantInspection",
     "across",
+    "adopt_tenants",
     "compare_snapshots",
     "compare_tenants",
     "count_rows",
@@ -92,16 +99,19 @@ __all__ = [
     "list_tenants",
     "look_up",
     "offboard_tenant",
+    "plan_adoption",
     "plan_drop",
     "plan_hand_over",
     "plan_offboarding",
     "plan_provision",
+    "plan_release",
     "plan_repair",
     "plan_restore",
     "provision_tenant",
     "read_manifest",
     "read_repair",
     "read_snapshot",
+    "release_tenants",
     "rename_tenant",
     "restore_tenant",
     "run_repair",

@@ -22,7 +22,7 @@ _MOMENT = 0.2  # seconds after which a lock that is still there counts: a migrat
 _TRIES = 5
 
 WAIT = "10s"  # for a lock that is needed to write: as long do others that come later wait behind it
-_REGISTRY = ("public.tenants",)
+_REGISTRY = ("public.tenants", "public.erpkit_tenants")
 
 _OWN = ("erpkit_", "goose_db_version")  # how the tables begin that tell a tenant's versions, events and dead letters
 

@@ -1,4 +1,7 @@
-"""public.tenants: which tenants there are."""
+"""public.tenants: which tenants there are.
+
+Where an ERP has a table of that name of its own, the registry is public.erpkit_tenants.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +24,25 @@ __all__ = [
     "ensure_registry",
     "find_tenants",
     "get_tenant",
+    "has_event_log",
     "has_schema",
     "list_tenants",
     "look_up",
+    "registry_table",
     "set_status",
+    "unregister",
 ]
 
 STATUSES = ("active", "suspended", "archived")
 
 _SLUG = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)
-_COLUMNS = "slug, schema_name, role_name, name, status"
+_COLUMNS = "slug, schema_name, role_name, name, status, to_jsonb(t) ->> 'owner_name'"  # which an older registry lacks
+
+_TABLES = """
+SELECT to_regclass('public.erpkit_tenants') IS NOT NULL, to_regclass('public.tenants') IS NOT NULL,
+       (SELECT count(*) = 5 FROM pg_attribute WHERE attrelid = to_regclass('public.tenants') AND NOT attisdropped
+           AND attname IN ('slug', 'schema_name', 'role_name', 'name', 'status'))
+"""
 
 
 def check_slug(slug: str) -> str:
@@ -41,36 +53,56 @@ def check_slug(slug: str) -> str:
     return slug
 
 
-def ensure_registry(connection: Connection) -> None:
-    """Make public.tenants if it is missing; two processes may do so at once."""
+def registry_table(connection: Connection) -> str | None:
+    """Return the table of tenants that erpkit keeps; None where there is none yet, whatever tables the ERP has itself."""
+    ((has_own, is_there, is_ours),) = connection.execute(_TABLES).fetchall()
+    return "public.erpkit_tenants" if has_own else "public.tenants" if is_there and is_ours else None
+
+
+def ensure_registry(connection: Connection) -> str:
+    """Make the registry if it is missing, and return its table; two processes may do so at once."""
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0))")
-        if connection.execute("SELECT to_regclass('public.tenants')").fetchone() != (None,):
-            share_table(connection, "tenants")  # IF NOT EXISTS would demand the right to create it
-            return
-        connection.execute(
-            "CREATE TABLE public.tenants ("
-            "slug text PRIMARY KEY, schema_name text NOT NULL UNIQUE, role_name text, name text NOT NULL DEFAULT '', "
-            "status text NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'suspended', 'archived')), "
-            "created_at timestamptz NOT NULL DEFAULT now())"
-        )
-        share_table(connection, "tenants")
+        found = registry_table(connection)
+        taken = connection.execute("SELECT to_regclass('public.tenants')").fetchone() != (None,)
+        table = found or ("public.erpkit_tenants" if taken else "public.tenants")
+        if found is None:  # IF NOT EXISTS would demand the right to create it
+            connection.execute(
+                f"CREATE TABLE {table} ("
+                "slug text PRIMARY KEY, schema_name text NOT NULL UNIQUE, role_name text, name text NOT NULL DEFAULT '', "
+                "status text NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'suspended', 'archived')), "
+                "created_at timestamptz NOT NULL DEFAULT now(), owner_name text)".encode()
+            )
+        share_table(connection, table.removeprefix("public."))
+    return table
+
+
+def has_event_log(connection: Connection) -> bool:
+    """Tell whether tenants here have erpkit's event log: not where all were adopted, and all of them without it."""
+    if (
+        connection.execute("SELECT FROM pg_class WHERE relname = 'goose_db_version_erpkit' LIMIT 1").fetchone()
+        is not None
+    ):
+        return True
+    tenants = list_tenants(connection)
+    return not tenants or any(tenant.owner is None for tenant in tenants)
 
 
 def list_tenants(connection: Connection, query: str | None = None) -> list[Tenant]:
-    """Return all tenants by slug; none where there is no public.tenants.
+    """Return all tenants by slug; none where there is no registry.
 
     `query` (ERPKIT_TENANTS_QUERY) lists those of an ERP that erpkit did not make: columns slug and schema_name, and optionally
     name and status, where anything but active and true counts as not active. Such tenants have no role of erpkit's.
     """
     if query is not None:
         return _foreign_tenants(connection, query)
-    try:
-        rows = connection.execute(f"SELECT {_COLUMNS} FROM public.tenants ORDER BY slug").fetchall()  # noqa: S608
-    except psycopg.errors.UndefinedTable:
+    table = registry_table(connection)
+    if table is None:
         return []
+    try:
+        rows = connection.execute(f"SELECT {_COLUMNS} FROM {table} t ORDER BY slug".encode()).fetchall()  # noqa: S608
     except psycopg.errors.InsufficientPrivilege:
-        raise may_not_read(connection, "tenants") from None
+        raise may_not_read(connection, table.removeprefix("public.")) from None
     return [Tenant(*row) for row in rows]
 
 
@@ -130,10 +162,10 @@ def look_up(connection: Connection, slug: str, query: str | None = None) -> Tena
         return next((tenant for tenant in _foreign_tenants(connection, query) if tenant.slug == slug), None)
     if not _SLUG.fullmatch(slug):
         return None
-    try:
-        row = connection.execute(f"SELECT {_COLUMNS} FROM public.tenants WHERE slug = %s", [slug]).fetchone()  # noqa: S608
-    except psycopg.errors.UndefinedTable:
+    table = registry_table(connection)
+    if table is None:
         return None
+    row = connection.execute(f"SELECT {_COLUMNS} FROM {table} t WHERE slug = %s".encode(), [slug]).fetchone()  # noqa: S608
     return None if row is None else Tenant(*row)
 
 
@@ -148,7 +180,8 @@ def set_status(connection: Connection, slug: str, status: str) -> Tenant:
     tenant = get_tenant(connection, slug)
     with name_holders(connection, tenant, "nothing was changed"), connection.transaction():
         connection.execute(f"SET LOCAL lock_timeout TO '{WAIT}'")
-        connection.execute("UPDATE public.tenants SET status = %s WHERE slug = %s", [status, slug])
+        update = f"UPDATE {registry_table(connection)} SET status = %s WHERE slug = %s"  # noqa: S608
+        connection.execute(update.encode(), [status, slug])
         if tenant.role is None or not has_schema(connection, tenant.schema):
             pass
         elif status == "archived":
@@ -156,6 +189,12 @@ def set_status(connection: Connection, slug: str, status: str) -> Tenant:
         elif tenant.status == "archived":
             grant_schema(connection, tenant)
     return get_tenant(connection, slug)
+
+
+def unregister(connection: Connection, tenant: Tenant) -> None:
+    """Take a tenant out of the registry."""
+    delete = f"DELETE FROM {registry_table(connection)} WHERE slug = %s"  # noqa: S608
+    connection.execute(delete.encode(), [tenant.slug])
 
 
 def has_schema(connection: Connection, schema: str) -> bool:

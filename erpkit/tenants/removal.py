@@ -15,7 +15,7 @@ from erpkit.plan import plan_id
 from erpkit.table import Column, Table
 from erpkit.tenants.health import count_rows
 from erpkit.tenants.locks import WAIT, name_holders, short_waits
-from erpkit.tenants.registry import get_tenant, set_status
+from erpkit.tenants.registry import get_tenant, set_status, unregister
 from erpkit.tenants.roles import drop_roles
 
 __all__ = ["DropPlan", "DropResult", "drop_tenant", "plan_drop"]
@@ -148,7 +148,7 @@ def plan_drop(connection: Connection, tenant: Tenant) -> DropPlan:
 def _plan(connection: Connection, tenant: Tenant) -> DropPlan:
     size = connection.execute(
         "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c "
-        "WHERE c.relnamespace = to_regnamespace(%s) AND c.relkind IN ('r', 'm', 'p')",
+        "WHERE c.relnamespace = to_regnamespace(quote_ident(%s)) AND c.relkind IN ('r', 'm', 'p')",
         [tenant.schema],
     ).fetchone()
     rows = count_rows(connection, tenant.schema)
@@ -191,7 +191,7 @@ def _drop_foreign_keys(connection: Connection, schema: str) -> bool:
     """Drop one batch of the foreign keys: with them, a table would take its neighbours' locks as well."""
     rows = connection.execute(
         "SELECT c.relname, k.conname FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid "
-        "WHERE k.connamespace = to_regnamespace(%s) AND k.contype = 'f' AND k.conparentid = 0 ORDER BY 1, 2 LIMIT %s",
+        "WHERE k.connamespace = to_regnamespace(quote_ident(%s)) AND k.contype = 'f' AND k.conparentid = 0 ORDER BY 1, 2 LIMIT %s",
         [schema, BATCH],
     ).fetchall()
     _run(
@@ -209,7 +209,7 @@ def _drop_foreign_keys(connection: Connection, schema: str) -> bool:
 def _drop_relations(connection: Connection, schema: str) -> tuple[str, ...]:
     """Drop one batch: views, then tables, partitions before what they are part of, then sequences that nothing owns."""
     rows = connection.execute(
-        "SELECT c.relname, c.relkind::text FROM pg_class c WHERE c.relnamespace = to_regnamespace(%s) "
+        "SELECT c.relname, c.relkind::text FROM pg_class c WHERE c.relnamespace = to_regnamespace(quote_ident(%s)) "
         "AND c.relkind = ANY(%s) AND NOT EXISTS "
         "(SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') "
         "ORDER BY array_position(%s, c.relkind::text), c.relispartition DESC, c.relname LIMIT %s",
@@ -231,7 +231,7 @@ def _drop_rest(connection: Connection, tenant: Tenant) -> None:
         connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(tenant.schema)))
         if tenant.role is not None:
             drop_roles(connection, tenant)
-        connection.execute("DELETE FROM public.tenants WHERE slug = %s", [tenant.slug])
+        unregister(connection, tenant)
 
 
 def _run(connection: Connection, statements: list[sql.Composed]) -> None:
@@ -247,9 +247,9 @@ def _dependents(connection: Connection, schema: str) -> tuple[str, ...]:
         "SELECT DISTINCT o.oid::regclass::text FROM pg_class t JOIN pg_depend d "
         "ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.classid = 'pg_rewrite'::regclass "
         "JOIN pg_rewrite r ON r.oid = d.objid JOIN pg_class o ON o.oid = r.ev_class "
-        "WHERE t.relnamespace = to_regnamespace(%(schema)s) AND o.relnamespace <> t.relnamespace "
+        "WHERE t.relnamespace = to_regnamespace(quote_ident(%(schema)s)) AND o.relnamespace <> t.relnamespace "
         "UNION SELECT k.conrelid::regclass::text FROM pg_constraint k JOIN pg_class t ON t.oid = k.confrelid "
-        "WHERE t.relnamespace = to_regnamespace(%(schema)s) AND k.connamespace <> t.relnamespace ORDER BY 1",
+        "WHERE t.relnamespace = to_regnamespace(quote_ident(%(schema)s)) AND k.connamespace <> t.relnamespace ORDER BY 1",
         {"schema": schema},
     )
     return tuple(name for (name,) in rows)
