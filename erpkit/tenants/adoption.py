@@ -236,8 +236,10 @@ def plan_adoption(connection: Connection, query: str, events: Sequence[Migration
 def adopt_tenants(
     database: Database, plan: AdoptionPlan, progress: Callable[[int], object] = lambda _: None
 ) -> AdoptionRun:
-    """Carry out a plan: each tenant is adopted whole or is as it was, and one that cannot be does not stop the others."""
-    database.check_writable()
+    """Carry out a plan: each tenant is adopted whole or is as it was, and one that cannot be does not stop the others.
+
+    It writes where ERPKIT_TENANTS_QUERY is set, too: that is how an ERP ceases to be one that erpkit only reads.
+    """
     failed: dict[str, str] = {}
     with database.connection() as connection:
         prepare_database(connection)

@@ -213,7 +213,8 @@ def _execute_as_both(
     """
     if tenant.owner is not None:
         theirs = [one.replace("PRIVILEGES", "PRIVILEGES FOR ROLE {owner}", 1) for one in defaults]
-        return _execute(connection, tenant, [*statements, *theirs])
+        _execute(connection, tenant, [*statements, *theirs])
+        return
     with connection.transaction():
         with as_owner(connection, tenant.schema):
             _execute(connection, tenant, [*statements, *defaults])
