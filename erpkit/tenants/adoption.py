@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 
 import psycopg
@@ -24,48 +24,21 @@ from erpkit.database import (
     as_maker,
     check_quotable,
     find_owner,
-    read_tenants,
     search_path,
 )
 from erpkit.errors import DatabaseError, ErpkitError, UsageError
 from erpkit.finding import Finding
-from erpkit.migrations import Migration, read_applied
+from erpkit.migrations import Migration
 from erpkit.migrations.history import Run
 from erpkit.migrations.script import migration_body
 from erpkit.plan import plan_id
 from erpkit.table import Column, Table
+from erpkit.tenants.foreign_schemas import EVENT_TABLE, Facts, Schema, read_facts
 from erpkit.tenants.lifecycle import lock_migrations, prepare_database, register
 from erpkit.tenants.registry import check_slug, ensure_registry, list_tenants, registry_table
 from erpkit.tenants.roles import create_roles, forbid_writing, grant_schema, operator_statements, role_name
 
-EVENT_TABLE = "goose_db_version_erpkit"
-
 _SLUG_LIMIT = 48
-_OURS = f"(c.relname = '{EVENT_TABLE}' OR starts_with(c.relname, 'erpkit_'))"
-
-# The maker is the login whose migrations made the tables: the owner of the table that records them, or of most tables.
-_FACTS = f"""
-SELECT n.nspname::text, pg_get_userbyid(m.maker)::text, pg_has_role(m.maker, %(right)s),
-       has_schema_privilege(m.maker, n.oid, 'CREATE'), has_schema_privilege(m.maker, 'public', 'USAGE'),
-       ARRAY(SELECT DISTINCT pg_get_userbyid(o.owner)::text FROM (
-             SELECT n.nspowner UNION ALL SELECT c.relowner FROM pg_class c
-              WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')) o (owner)
-             WHERE NOT pg_has_role(o.owner, 'USAGE') ORDER BY 1),
-       ARRAY(SELECT c.relname::text FROM pg_class c
-              WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p') AND {_OURS} ORDER BY 1)
-  FROM pg_namespace n CROSS JOIN LATERAL (SELECT coalesce(
-       (SELECT c.relowner FROM pg_class c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p') AND NOT {_OURS} GROUP BY 1
-         ORDER BY count(*) FILTER (WHERE starts_with(c.relname, 'goose_db_version') OR c.relname = 'schema_migrations') DESC,
-                  count(*) DESC, 1 LIMIT 1),
-       n.nspowner)) m (maker)
- WHERE n.nspname = ANY(%(schemas)s)
-"""  # noqa: S608 - constants
-
-_GOLANG = """
-SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE n.nspname = ANY(%s) AND c.relkind = 'r' AND c.relname = 'schema_migrations' AND 2 =
-       (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname IN ('version', 'dirty') AND NOT a.attisdropped)
-"""
 
 
 @dataclass(frozen=True)
@@ -84,22 +57,6 @@ class Adoption:
     def state(self) -> str:
         """The versions in one line."""
         return ", ".join(self.versions) or "none recorded"
-
-
-@dataclass(frozen=True)
-class Schema:
-    """What the catalog says of a schema that is to be adopted.
-
-    `owner` is the login whose migrations made its tables, `others` the roles that own something there and as which the login
-    here may not act, `ours` the tables of an event log that are there already.
-    """
-
-    owner: str
-    may_act: bool
-    owner_creates: bool
-    owner_sees_public: bool
-    others: tuple[str, ...]
-    ours: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -202,35 +159,33 @@ def plan_adoption(connection: Connection, query: str, events: Sequence[Migration
     do, DatabaseError where the login may not make roles.
     """
     _refuse_login(connection)
-    listed, present = list_tenants(connection, query), list_tenants(connection)
-    schemas = _read_schemas(connection, [tenant.schema for tenant in listed])
-    versions, applied, unread = _read_versions(connection, [tenant for tenant in listed if tenant.schema in schemas])
-    ((database,),) = connection.execute("SELECT current_database()::text").fetchall()
-    asked = [_as_tenant(tenant, database, schemas.get(tenant.schema)) for tenant in listed]
-    rows = connection.execute("SELECT rolname::text FROM pg_roles WHERE rolname = ANY(%s)", [[t.role for t in asked]])
-    roles = {role for (role,) in rows}
-    known = {tenant.schema: tenant for tenant in present}
-    adoptions, left_out = [], []
+    listed = list_tenants(connection, query)
+    return decide_adoption(listed, read_facts(connection, listed), events)
+
+
+def decide_adoption(listed: Sequence[Tenant], facts: Facts, events: Sequence[Migration]) -> AdoptionPlan:
+    """Decide what becomes of the schemas that a query lists. Pure."""
+    asked = [_as_tenant(tenant, facts) for tenant in listed]
+    known = {tenant.schema: tenant for tenant in facts.present}
+    adoptions: list[Adoption] = []
+    left_out: list[Finding] = []
     for tenant in asked:
-        due = tuple(one for one in events if one.version not in applied.get(tenant.schema, ()))
-        if tenant.schema in known:
-            if (there := known[tenant.schema]).owner is not None and due:
-                adoptions.append(Adoption(there, versions.get(tenant.schema, ()), due, is_known=True))
-            continue
-        found = schemas.get(tenant.schema)
-        names = _find_clash(tenant, asked, present, roles)
-        problem = _find_fault(tenant, found, connection.info.user, with_events=bool(due)) or names
-        if reason := unread.get(tenant.schema):
-            problem = problem or (f"its versions could not be read: {reason}", "")
-        if problem:
-            left_out.append(
-                Finding("left out", tenant.schema, f"cannot be adopted: {problem[0]}", remedy=problem[1], of="schema")
-            )
+        there = known.get(tenant.schema)
+        due = tuple(one for one in events if one.version not in facts.events.get(tenant.schema, ()))
+        adoption = Adoption(there or tenant, facts.versions.get(tenant.schema, ()), due, there is not None)
+        if there is not None:
+            adoptions += [adoption] if due and there.owner is not None else []
+        elif problem := _find_fault(adoption, facts) or _find_clash(tenant, asked, facts):
+            left_out.append(_left_out(tenant, *problem))
         else:
-            adoptions.append(Adoption(tenant, versions.get(tenant.schema, ()), due))
-    notes = tuple(_notes(adoptions, present, with_events=bool(events)))
-    done = sum(tenant.schema in known for tenant in asked) - sum(one.is_known for one in adoptions)
-    return AdoptionPlan(tuple(adoptions), tuple(left_out), notes, done)
+            adoptions.append(adoption)
+    only_events = sum(one.is_known for one in adoptions)
+    notes = tuple(_notes(adoptions, facts, with_events=bool(events)))
+    return AdoptionPlan(tuple(adoptions), tuple(left_out), notes, sum(t.schema in known for t in asked) - only_events)
+
+
+def _left_out(tenant: Tenant, problem: str, remedy: str) -> Finding:
+    return Finding("left out", tenant.schema, f"cannot be adopted: {problem}", remedy=remedy, of="schema")
 
 
 def adopt_tenants(
@@ -280,99 +235,77 @@ def _refuse_login(connection: Connection) -> None:
         )
 
 
-def _read_schemas(connection: Connection, names: Sequence[str]) -> dict[str, Schema]:
-    right = "SET" if connection.info.server_version >= 160000 else "MEMBER"
-    rows = connection.execute(_FACTS, {"schemas": list(names), "right": right}).fetchall()
-    return {
-        name: Schema(owner, may_act, creates, sees, tuple(others), tuple(ours))
-        for name, owner, may_act, creates, sees, others, ours in rows
-    }
-
-
-def _read_versions(
-    connection: Connection, tenants: Sequence[Tenant]
-) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[int, ...]], dict[str, str]]:
-    """Return, by schema, what the tools recorded last, the event log's versions, and why it could not be read."""
-    found: dict[str, list[str]] = {}
-    applied = read_applied(connection, tenants)
-    for (schema, table), several in sorted(applied.versions.items()):
-        if table != EVENT_TABLE:
-            found.setdefault(schema, []).append(f"{table} {max(several, default=0)}")
-    unread, by_schema = dict(applied.unread), {tenant.schema: tenant for tenant in tenants}
-    tables = connection.execute(_GOLANG, [list(by_schema)]).fetchall()
-    queries = [
-        (by_schema[schema], sql.SQL("SELECT {}, version, dirty FROM {}").format(sql.Literal(schema), sql.Identifier(schema, table)))
-        for schema, table in tables
-    ]  # fmt: skip
-    for schema, version, is_dirty in read_tenants(connection, queries, unread):
-        found.setdefault(schema, []).append(f"schema_migrations {version}{' (dirty)' if is_dirty else ''}")
-    events = {schema: several for (schema, table), several in applied.versions.items() if table == EVENT_TABLE}
-    failed = {tenant.schema: unread[tenant.slug] for tenant in tenants if tenant.slug in unread}
-    return {schema: tuple(several) for schema, several in found.items()}, events, failed
-
-
-def _as_tenant(listed: Tenant, database: str, schema: Schema | None) -> Tenant:
+def _as_tenant(listed: Tenant, facts: Facts) -> Tenant:
     """Return the tenant that a row of the query would be. Pure."""
     try:
         slug = check_slug(listed.slug)
     except UsageError:
         slug = to_slug(listed.slug)
     status = listed.status if listed.status in ("active", "archived") else "suspended"
-    owner = schema.owner if schema else None
-    return replace(listed, slug=slug, role=role_name(database, slug), status=status, owner=owner)
+    schema = facts.schemas.get(listed.schema)
+    return replace(
+        listed, slug=slug, role=role_name(facts.database, slug), status=status, owner=schema.owner if schema else None
+    )
 
 
-def _find_fault(tenant: Tenant, schema: Schema | None, login: str, *, with_events: bool) -> tuple[str, str] | None:
+def _find_fault(adoption: Adoption, facts: Facts) -> tuple[str, str] | None:
     """Say why a schema cannot be adopted, and what would help. Pure."""
+    tenant, away = adoption.tenant, "leave it out of the query"
     if tenant.schema in ("public", TEMPLATE.schema) or tenant.schema.startswith("erpkit_"):
-        return "it is no tenant's", "leave it out of the query"
+        return "it is no tenant's", away
     try:
         check_quotable(tenant.schema)
     except UsageError as error:
-        return str(error), "leave it out of the query"
+        return str(error), away
+    schema = facts.schemas.get(tenant.schema)
     if schema is None:
-        return "there is no such schema", "leave it out of the query"
+        return "there is no such schema", away
     if not tenant.slug:
         return "its slug has no letter or digit to make a tenant's name of", "give it another slug in the query"
-    strangers = dict.fromkeys([*([schema.owner] if not schema.may_act else []), *schema.others])
+    if reason := facts.unread.get(tenant.schema):
+        return f"its versions could not be read: {reason}", ""
+    return _find_missing_right(adoption, schema, facts.login)
+
+
+def _find_missing_right(adoption: Adoption, schema: Schema, login: str) -> tuple[str, str] | None:
+    """Say what the login here, or the ERP's own, may not do. Pure."""
+    owner = _quoted(schema.owner)
+    strangers = dict.fromkeys([*([] if schema.may_act else [schema.owner]), *schema.others])
     if strangers:
-        grants = ", ".join(map(_quoted, strangers))
         problem = f"it belongs to {', '.join(strangers)}, as which the login {login} may not act"
-        return problem, f"GRANT {grants} TO {_quoted(login)}"
+        return problem, f"GRANT {', '.join(map(_quoted, strangers))} TO {_quoted(login)}"
     if not schema.owner_sees_public:
         problem = f"{schema.owner} may not use the schema public, where erpkit records migrations"
-        return problem, f"GRANT USAGE ON SCHEMA public TO {_quoted(schema.owner)}"
-    if with_events and not schema.owner_creates:
-        grant = f"GRANT CREATE ON SCHEMA {_quoted(tenant.schema)} TO {_quoted(schema.owner)}"
-        return f"{schema.owner} may not make the event log's tables in it", grant
-    if with_events and schema.ours and EVENT_TABLE not in schema.ours:
+        return problem, f"GRANT USAGE ON SCHEMA public TO {owner}"
+    if adoption.events and not schema.owner_creates:
+        problem = f"{schema.owner} may not make the event log's tables in it"
+        return problem, f"GRANT CREATE ON SCHEMA {_quoted(adoption.tenant.schema)} TO {owner}"
+    if adoption.events and schema.ours and EVENT_TABLE not in schema.ours:
         return f"it has {', '.join(schema.ours[:3])}, which are none of an event log", "rename them"
     return None
 
 
-def _find_clash(
-    tenant: Tenant, asked: Sequence[Tenant], present: Sequence[Tenant], roles: Collection[str]
-) -> tuple[str, str] | None:
+def _find_clash(tenant: Tenant, asked: Sequence[Tenant], facts: Facts) -> tuple[str, str] | None:
     """Say what has the name of a tenant already. Pure."""
     remedy = "give one of them another slug in the query"
-    if other := next((one for one in present if one.slug == tenant.slug), None):
+    if other := next((one for one in facts.present if one.slug == tenant.slug), None):
         return f"there is a tenant {tenant.slug} already, with the schema {other.schema}", remedy
     others = [one.schema for one in asked if one.slug == tenant.slug and one.schema != tenant.schema]
     if others:
         return f"{', '.join(others)} would have its name {tenant.slug} as well", remedy
-    if tenant.role in roles:
+    if tenant.role in facts.roles:
         return f"there is a role {tenant.role} already", f"DROP ROLE {_quoted(tenant.role or '')}, if nothing needs it"
     return None
 
 
-def _notes(adoptions: Sequence[Adoption], present: Sequence[Tenant], *, with_events: bool) -> Iterator[Finding]:
+def _notes(adoptions: Sequence[Adoption], facts: Facts, *, with_events: bool) -> Iterator[Finding]:
     """Say what to know of those that can be adopted. Pure."""
     for one in adoptions:
         if any("(dirty)" in version for version in one.versions):
             yield Finding("dirty", one.tenant.slug, f"stopped half way in a migration ({one.state}), and stays so")
         elif not one.versions:
             yield Finding("no versions", one.tenant.slug, "no goose or golang-migrate recorded a version in it", "info")
-    if adoptions and not with_events and any(tenant.owner is None for tenant in present):
+    if adoptions and not with_events and any(tenant.owner is None for tenant in facts.present):
         problem = "other tenants here have the event log: those adopted without it will be shown as behind"
         yield Finding("event log", "", problem, "info", "erpkit tenants adopt --events")
 

@@ -13,7 +13,8 @@ from erpkit.errors import DatabaseError, ErpkitError, UsageError
 from erpkit.finding import Finding
 from erpkit.plan import plan_id
 from erpkit.table import Column, Table
-from erpkit.tenants.adoption import EVENT_TABLE, reason_of
+from erpkit.tenants.adoption import reason_of
+from erpkit.tenants.foreign_schemas import EVENT_TABLE
 from erpkit.tenants.lifecycle import lock_migrations
 from erpkit.tenants.registry import has_schema, list_tenants, registry_table, unregister
 from erpkit.tenants.roles import drop_roles, revoke_schema

@@ -51,6 +51,7 @@ class Fleet:
     def __init__(self, database: Database, folder: Path) -> None:
         self.database, self.folder = database, folder
         self.login = f"app_{uuid4().hex[:8]}"
+        self.logins = [self.login]
         self.conninfo = make_conninfo(database.conninfo, user=self.login)
         (folder / "db").mkdir()
         (folder / "modules.toml").write_text(
@@ -58,6 +59,14 @@ class Fleet:
         )
         for name, up in FILES.items():
             self.add_file(name, up)
+
+    def add_login(self, rights: str) -> str:
+        """Make another login, with these rights; `{}` stands for its name. Return how it connects."""
+        login = f"ops_{uuid4().hex[:8]}"
+        self.logins.append(login)
+        with self.database.connection() as connection:
+            connection.execute(f"CREATE ROLE {login} LOGIN; {rights.format(login)}".encode())
+        return make_conninfo(self.database.conninfo, user=login)
 
     def add_file(self, name: str, up: str) -> None:
         (self.folder / "db" / name).write_text(f"-- +goose Up\n{up}\n")
@@ -104,17 +113,12 @@ class Fleet:
             return [schema for (schema,) in connection.execute("SELECT schema_name FROM customers").fetchall()]
 
 
-def _new_login(database: Database, name: str, rights: str = "LOGIN") -> None:
-    with database.connection() as connection:
-        connection.execute(f"CREATE ROLE {name} {rights}".encode())
-
-
 @pytest.fixture
 def fleet(database: Database, tmp_path: Path) -> Iterator[Fleet]:
     """Three tenants that goose made, as a login that is no superuser."""
     fleet = Fleet(database, tmp_path)
-    _new_login(database, fleet.login)
     with database.connection() as connection:
+        connection.execute(f"CREATE ROLE {fleet.login} LOGIN".encode())
         connection.execute("CREATE TABLE customers (slug text, schema_name text, title text, state text)")
         ((name,),) = connection.execute("SELECT current_database()").fetchall()
         connection.execute(
@@ -127,12 +131,13 @@ def fleet(database: Database, tmp_path: Path) -> Iterator[Fleet]:
     with psycopg.connect(make_conninfo(database.conninfo, dbname="postgres"), autocommit=True) as connection:
         drop_database(connection, name)
         connection.execute(f"CREATE DATABASE {name}")  # which the fixture of the database drops
-        connection.execute(f"DROP ROLE {fleet.login}")
+        for login in reversed(fleet.logins):
+            connection.execute(f"DROP ROLE {login}".encode())
 
 
-def _adopt(fleet: Fleet, **how: bool) -> None:
+def _adopt(fleet: Fleet, *, events: bool = False) -> None:
     with fleet.open(QUERY) as erp:
-        plan = erp.tenants.adopt(**how)
+        plan = erp.tenants.adopt(events=events)
         done = plan.apply(plan.id)
         assert not done.failed, done.failed
 
@@ -314,9 +319,9 @@ def test_a_schema_whose_name_is_no_slug_keeps_it_and_is_operated_under_a_slug(fl
         assert erp.tenants.inspect().findings == []
         assert len(erp.query("SELECT * FROM invoices").frame) == 2 * 7
         erp.tenants.archive("acme_nord")
-        plan = erp.tenants.drop("acme_nord")
-        assert dict(plan.rows)["invoices"] == 2
-        plan.apply(plan.id)
+        drop = erp.tenants.drop("acme_nord")
+        assert dict(drop.rows)["invoices"] == 2
+        drop.apply(drop.id)
     with fleet.database.connection() as connection:
         kept = "SELECT count(*) FROM pg_namespace JOIN customers ON nspname = schema_name"
         assert connection.execute(kept).fetchone() == (6,)
@@ -348,48 +353,87 @@ def test_a_slug_is_made_of_any_name(name: str, slug: str) -> None:
     assert len(to_slug(name)) <= 48
 
 
-def test_what_cannot_be_adopted_is_named_and_the_rest_is_adopted(fleet: Fleet) -> None:
-    stranger = f"stranger_{uuid4().hex[:8]}"
+def _may_operate(fleet: Fleet, login: str) -> None:
+    with fleet.database.connection() as connection:
+        ((name,),) = connection.execute("SELECT current_database()").fetchall()
+        connection.execute(
+            f"ALTER ROLE {login} CREATEROLE; GRANT CREATE, USAGE ON SCHEMA public TO {login}; "
+            f"GRANT CREATE ON DATABASE {name} TO {login} WITH GRANT OPTION; GRANT SELECT ON customers TO {login}".encode()
+        )
+
+
+@pytest.fixture
+def operator(fleet: Fleet) -> str:
+    """How a login connects that is no superuser, and may act as the ERP's own."""
+    conninfo = fleet.add_login(f"GRANT {fleet.login} TO {{}}")
+    _may_operate(fleet, fleet.logins[-1])
+    return conninfo
+
+
+def test_what_cannot_be_adopted_is_named_and_the_rest_is_adopted(fleet: Fleet, operator: str) -> None:
+    login, stranger = fleet.logins[-1], psycopg.conninfo.conninfo_to_dict(fleet.add_login(""))["user"]
     fleet.add("Ost!", "erp_clash")
     fleet.add("quote", 'it"s')
     with fleet.database.connection() as connection:
-        connection.execute(f"CREATE ROLE {stranger}; CREATE SCHEMA theirs AUTHORIZATION {stranger}".encode())
+        connection.execute(f"CREATE SCHEMA theirs AUTHORIZATION {stranger}".encode())
         connection.execute("INSERT INTO customers VALUES ('all', 'public'), ('gone', 'gone'), ('theirs', 'theirs')")
-    login, conninfo = f"ops_{uuid4().hex[:8]}", ""
-    with fleet.database.connection() as connection:
-        connection.execute(f"CREATE ROLE {login} LOGIN CREATEROLE; GRANT {fleet.login} TO {login}".encode())
-        connection.execute(f"GRANT CREATE, USAGE ON SCHEMA public TO {login}".encode())
-        conninfo = make_conninfo(fleet.database.conninfo, user=login)
-    try:
-        with fleet.open(QUERY, conninfo) as erp:
-            plan = erp.tenants.adopt()
-            assert {one.subject: (one.problem.removeprefix("cannot be adopted: "), one.remedy) for one in plan.findings} == {
-                "erp_clash": ("erp_ost would have its name ost as well", "give one of them another slug in the query"),
-                "erp_ost": ("erp_clash would have its name ost as well", "give one of them another slug in the query"),
-                'it"s': (
-                    "'it\"s' is no schema name that erpkit can migrate: it may hold no quote, backslash, $, % or control "
-                    "character, and not begin with pg_", "leave it out of the query",
-                ),
-                "public": ("it is no tenant's", "leave it out of the query"),
-                "gone": ("there is no such schema", "leave it out of the query"),
-                "theirs": (
-                    f"it belongs to {stranger}, as which the login {login} may not act", f"GRANT {stranger} TO {login}",
-                ),
-            }  # fmt: skip
-            assert str(plan.record) == "adopt 2 of 8 schemas; 6 are left out, as named above"
-            assert str(plan.apply(plan.id)) == "adopted 2 of 2 schemas"
-        with fleet.open(None, conninfo) as erp:
-            assert list(erp.tenants) == ["nord", "sued"]
-            fleet.add_file("00003_credits.sql", "CREATE TABLE credits (id bigserial PRIMARY KEY);")
-            migrate = erp.migrations.plan(["nord"])
-            assert "nord" not in {result.tenant for result in migrate.apply(migrate.id).failed}
-            plan = erp.tenants.release()
-            assert not plan.apply(plan.id).failed
-    finally:
-        fleet.database.close()
-        with psycopg.connect(make_conninfo(fleet.database.conninfo), autocommit=True) as connection:
-            connection.execute(f"DROP OWNED BY {login} CASCADE; DROP OWNED BY {stranger} CASCADE".encode())
-            connection.execute(f"REASSIGN OWNED BY {login} TO CURRENT_USER; DROP ROLE {stranger}".encode())
+    with fleet.open(QUERY, operator) as erp:
+        plan = erp.tenants.adopt()
+        assert {one.subject: (one.problem.removeprefix("cannot be adopted: "), one.remedy) for one in plan.findings} == {
+            "erp_clash": ("erp_ost would have its name ost as well", "give one of them another slug in the query"),
+            "erp_ost": ("erp_clash would have its name ost as well", "give one of them another slug in the query"),
+            'it"s': (
+                "'it\"s' is no schema name that erpkit can migrate: it may hold no quote, backslash, $, % or control "
+                "character, and not begin with pg_", "leave it out of the query",
+            ),
+            "public": ("it is no tenant's", "leave it out of the query"),
+            "gone": ("there is no such schema", "leave it out of the query"),
+            "theirs": (
+                f"it belongs to {stranger}, as which the login {login} may not act", f"GRANT {stranger} TO {login}",
+            ),
+        }  # fmt: skip
+        assert str(plan.record) == "adopt 2 of 8 schemas; 6 are left out, as named above"
+        done = plan.apply(plan.id)
+        assert (str(done), len([one for one in done.findings if one.kind == "left out"])) == (
+            "adopted 2 of 2 schemas",
+            6,
+        )
+    with fleet.open(None, operator) as erp:
+        assert list(erp.tenants) == ["nord", "sued"]
+
+
+@pytest.mark.parametrize("who", ["operator", "the ERP's own login"])
+def test_a_login_that_is_no_superuser_adopts_migrates_and_releases(fleet: Fleet, operator: str, who: str) -> None:
+    conninfo = operator
+    if who != "operator":
+        _may_operate(fleet, fleet.login)
+        conninfo = fleet.conninfo
+    before = fleet.dump("erp_nord", "erp_sued")
+    with fleet.open(QUERY, conninfo) as erp:
+        plan = erp.tenants.adopt(events=True)
+        assert not plan.apply(plan.id).failed
+    with fleet.open(None, conninfo) as erp:
+        fleet.add_file("00003_credits.sql", "CREATE TABLE credits (id bigserial PRIMARY KEY);")
+        migrate = erp.migrations.plan(["ost"])
+        assert not migrate.apply(migrate.id).failed
+        assert not erp.tenants.inspect(["ost"]).findings
+        with fleet.as_app("erp_ost") as app:
+            app.execute("ALTER TABLE credits ADD COLUMN note text; DROP TABLE credits")
+        release = erp.tenants.release()
+        assert not release.apply(release.id).failed
+    assert fleet.dump("erp_nord", "erp_sued") == before
+
+
+def test_an_operator_who_may_not_act_as_the_erps_own_login_is_told_what_to_grant(fleet: Fleet, operator: str) -> None:
+    with fleet.open(QUERY, operator) as erp:
+        plan = erp.tenants.adopt()
+        plan.apply(plan.id)
+    bob = fleet.add_login("GRANT erpkit_operator TO {}")
+    fleet.add_file("00003_credits.sql", "CREATE TABLE credits (id bigserial PRIMARY KEY);")
+    with fleet.open(None, bob) as erp:
+        migrate = erp.migrations.plan(["nord"])
+        failed = {result.tenant: str(result.error) for result in migrate.apply(migrate.id).failed}
+    assert f"GRANT {fleet.login} TO {fleet.logins[-1]}" in failed["nord"]
 
 
 def test_a_login_that_may_not_make_roles_is_refused_before_anything_is_planned(fleet: Fleet) -> None:
@@ -420,10 +464,10 @@ def test_beside_a_table_of_tenants_of_the_erps_own_the_registry_has_another_name
         assert list(erp.tenants) == ["nord", "ost", "sued"]
         erp.tenants.suspend("ost")
         assert erp.tenants["ost"].tenant.status == "suspended"
-        plan = erp.tenants.hand_over()
-        assert not [one for one in plan.script.splitlines() if "public.tenants" in one or "erp_nord" in one]
-        plan = erp.tenants.create("west")
-        plan.apply(plan.id)
+        hand_over = erp.tenants.hand_over()
+        assert not [one for one in hand_over.script.splitlines() if "public.tenants" in one or "erp_nord" in one]
+        west = erp.tenants.create("west")
+        west.apply(west.id)
     assert "CREATE TABLE public.tenants" in before
 
 
