@@ -9,29 +9,33 @@ from psycopg import sql
 
 from erpkit.database import Connection, Tenant, read_tenants
 from erpkit.migrations import read_applied
-from erpkit.tenants.registry import list_tenants
+from erpkit.tenants.registry import list_tenants, registry_table
 
 EVENT_TABLE = "goose_db_version_erpkit"
 
-_OURS = f"(c.relname = '{EVENT_TABLE}' OR starts_with(c.relname, 'erpkit_'))"
-
 # The maker is the login whose migrations made the tables: the owner of the table that records them, or of most tables.
 _FACTS = f"""
-SELECT n.nspname::text, pg_get_userbyid(m.maker)::text, pg_has_role(m.maker, %(right)s),
-       has_schema_privilege(m.maker, n.oid, 'CREATE'), has_schema_privilege(m.maker, 'public', 'USAGE'),
-       ARRAY(SELECT DISTINCT pg_get_userbyid(o.owner)::text FROM (
-             SELECT n.nspowner UNION ALL SELECT c.relowner FROM pg_class c
-              WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')) o (owner)
-             WHERE NOT pg_has_role(o.owner, 'USAGE') ORDER BY 1),
-       ARRAY(SELECT c.relname::text FROM pg_class c
-              WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p') AND {_OURS} ORDER BY 1)
-  FROM pg_namespace n CROSS JOIN LATERAL (SELECT coalesce(
-       (SELECT c.relowner FROM pg_class c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p') AND NOT {_OURS} GROUP BY 1
-         ORDER BY count(*) FILTER (WHERE starts_with(c.relname, 'goose_db_version') OR c.relname = 'schema_migrations') DESC,
-                  count(*) DESC, 1 LIMIT 1),
-       n.nspowner)) m (maker)
- WHERE n.nspname = ANY(%(schemas)s)
-"""  # noqa: S608 - constants
+WITH named AS MATERIALIZED (SELECT oid, nspname::text AS schema, nspowner FROM pg_namespace WHERE nspname = ANY(%(schemas)s)),
+owned AS MATERIALIZED (
+    SELECT c.relnamespace, c.relowner, array_agg(c.relname::text ORDER BY c.relname) FILTER (WHERE is_table AND is_ours) AS ours,
+           count(*) FILTER (WHERE is_table AND NOT is_ours) AS tables,
+           count(*) FILTER (WHERE NOT is_ours AND c.relname ~ '^(goose_db_version.*|schema_migrations)$') AS records
+      FROM pg_class c JOIN named n ON n.oid = c.relnamespace CROSS JOIN LATERAL (SELECT c.relkind IN ('r', 'p'),
+           c.relname = '{EVENT_TABLE}' OR starts_with(c.relname, 'erpkit_')) k (is_table, is_ours)
+     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') GROUP BY 1, 2),
+makers AS (
+    SELECT DISTINCT ON (relnamespace) relnamespace, relowner FROM owned WHERE tables > 0
+     ORDER BY relnamespace, records DESC, tables DESC, relowner),
+owners AS (SELECT relnamespace, relowner FROM owned UNION SELECT oid, nspowner FROM named),
+strangers AS (
+    SELECT relnamespace, array_agg(pg_get_userbyid(relowner)::text ORDER BY 1) AS names FROM owners
+     WHERE NOT pg_has_role(relowner, 'USAGE') GROUP BY 1),
+logs AS (SELECT relnamespace, array_agg(name ORDER BY name) AS names FROM owned, unnest(ours) name GROUP BY 1)
+SELECT n.schema, pg_get_userbyid(m.maker)::text, pg_has_role(m.maker, %(right)s), has_schema_privilege(m.maker, n.oid, 'CREATE'),
+       has_schema_privilege(m.maker, 'public', 'USAGE'), coalesce(s.names, '{{}}'), coalesce(l.names, '{{}}')
+  FROM named n LEFT JOIN makers k ON k.relnamespace = n.oid CROSS JOIN LATERAL (SELECT coalesce(k.relowner, n.nspowner)) m (maker)
+  LEFT JOIN strangers s ON s.relnamespace = n.oid LEFT JOIN logs l ON l.relnamespace = n.oid
+"""  # noqa: S608 - a constant
 
 # golang-migrate's table has any name, and these two columns.
 _GOLANG = """
@@ -83,7 +87,8 @@ def read_facts(connection: Connection, listed: Sequence[Tenant]) -> Facts:
     # A role's name begins with the database's, of which a long one is cut.
     roles = connection.execute("SELECT rolname::text FROM pg_roles WHERE starts_with(rolname, left(%s, 8))", [database])
     schemas = _read_schemas(connection, [tenant.schema for tenant in listed])
-    found = Facts(database, login, list_tenants(connection), schemas, roles={role for (role,) in roles})
+    present = list_tenants(connection) if registry_table(connection) else []  # a table of the ERP's own is none
+    found = Facts(database, login, present, schemas, roles={role for (role,) in roles})
     return _with_versions(connection, found, [tenant for tenant in listed if tenant.schema in schemas])
 
 

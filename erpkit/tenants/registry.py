@@ -36,12 +36,14 @@ __all__ = [
 STATUSES = ("active", "suspended", "archived")
 
 _SLUG = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)
-_COLUMNS = "slug, schema_name, role_name, name, status, to_jsonb(t) ->> 'owner_name'"  # which an older registry lacks
+_COLUMNS = "slug, schema_name, role_name, name, status"
 
-_TABLES = """
-SELECT to_regclass('public.erpkit_tenants') IS NOT NULL, to_regclass('public.tenants') IS NOT NULL,
-       (SELECT count(*) = 5 FROM pg_attribute WHERE attrelid = to_regclass('public.tenants') AND NOT attisdropped
-           AND attname IN ('slug', 'schema_name', 'role_name', 'name', 'status'))
+_TABLE = """
+SELECT c.relname::text, bool_or(a.attname = 'owner_name')
+  FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+ WHERE c.oid IN (to_regclass('public.tenants'), to_regclass('public.erpkit_tenants')) AND NOT a.attisdropped
+   AND a.attname IN ('slug', 'schema_name', 'role_name', 'name', 'status', 'owner_name')
+ GROUP BY 1 HAVING count(*) FILTER (WHERE a.attname <> 'owner_name') = 5 ORDER BY 1 LIMIT 1
 """
 
 
@@ -55,8 +57,22 @@ def check_slug(slug: str) -> str:
 
 def registry_table(connection: Connection) -> str | None:
     """Return the table of tenants that erpkit keeps; None where there is none yet, whatever tables the ERP has itself."""
-    ((has_own, is_there, is_ours),) = connection.execute(_TABLES).fetchall()
-    return "public.erpkit_tenants" if has_own else "public.tenants" if is_there and is_ours else None
+    found = _find(connection)
+    return f"public.{found[0]}" if found else None
+
+
+def _find(connection: Connection) -> tuple[str, bool] | None:
+    """Return the registry's name in the schema public, and whether it says whom adopted tenants belong to."""
+    row = connection.execute(_TABLE).fetchone()
+    return (row[0], row[1]) if row else None
+
+
+def _refuse_table_of_others(connection: Connection) -> None:
+    if connection.execute("SELECT to_regclass('public.tenants')").fetchone() != (None,):
+        raise UsageError(
+            "public.tenants is not erpkit's: say which tenants there are by ERPKIT_TENANTS_QUERY; erpkit doctor writes it, and "
+            "erpkit tenants adopt makes them tenants of erpkit's, in a table of another name"
+        )
 
 
 def ensure_registry(connection: Connection) -> str:
@@ -89,21 +105,28 @@ def has_event_log(connection: Connection) -> bool:
 
 
 def list_tenants(connection: Connection, query: str | None = None) -> list[Tenant]:
-    """Return all tenants by slug; none where there is no registry.
+    """Return all tenants by slug; none where there is no registry. Raises UsageError where public.tenants is the ERP's own.
 
     `query` (ERPKIT_TENANTS_QUERY) lists those of an ERP that erpkit did not make: columns slug and schema_name, and optionally
     name and status, where anything but active and true counts as not active. Such tenants have no role of erpkit's.
     """
     if query is not None:
         return _foreign_tenants(connection, query)
-    table = registry_table(connection)
-    if table is None:
+    found = _find(connection)
+    if found is None:
+        _refuse_table_of_others(connection)
         return []
     try:
-        rows = connection.execute(f"SELECT {_COLUMNS} FROM {table} t ORDER BY slug".encode()).fetchall()  # noqa: S608
+        rows = connection.execute(_select(found, "ORDER BY slug")).fetchall()
     except psycopg.errors.InsufficientPrivilege:
-        raise may_not_read(connection, table.removeprefix("public.")) from None
+        raise may_not_read(connection, found[0]) from None
     return [Tenant(*row) for row in rows]
+
+
+def _select(registry: tuple[str, bool], rest: str) -> bytes:
+    """Return the query that reads tenants; a registry of an earlier erpkit has no column for the owner of an adopted one."""
+    table, has_owner = registry
+    return f"SELECT {_COLUMNS}, {'owner_name' if has_owner else 'NULL'} FROM public.{table} {rest}".encode()  # noqa: S608 - constants
 
 
 def _foreign_tenants(connection: Connection, query: str) -> list[Tenant]:
@@ -162,10 +185,8 @@ def look_up(connection: Connection, slug: str, query: str | None = None) -> Tena
         return next((tenant for tenant in _foreign_tenants(connection, query) if tenant.slug == slug), None)
     if not _SLUG.fullmatch(slug):
         return None
-    table = registry_table(connection)
-    if table is None:
-        return None
-    row = connection.execute(f"SELECT {_COLUMNS} FROM {table} t WHERE slug = %s".encode(), [slug]).fetchone()  # noqa: S608
+    found = _find(connection)
+    row = connection.execute(_select(found, "WHERE slug = %s"), [slug]).fetchone() if found else None
     return None if row is None else Tenant(*row)
 
 
