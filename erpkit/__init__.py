@@ -1,8 +1,7 @@
 """A Jupyter kit for operating an ERP that is a modular monolith with one PostgreSQL schema per tenant.
 
-`erpkit.open()` gives one object from which everything else is reached. The other names are the records that an ERP is declared
-with, what its handlers get, what results are made of, and the errors. Names are imported on first use, so that `import erpkit`
-costs nothing.
+`erpkit.open()` returns one object from which everything else is reached. The other names are the records that declare an ERP, the
+arguments of its handlers, the parts of results, and the errors. Names are imported on first use, so that `import erpkit` is fast.
 """
 
 from __future__ import annotations
@@ -94,7 +93,7 @@ _WHERE = {
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """Bring `%%tenant` and `%%tenants` to a notebook: `%load_ext erpkit`."""
+    """Add the magics `%%tenant` and `%%tenants` to a notebook: `%load_ext erpkit`."""
     from erpkit.ui.magics import register  # noqa: PLC0415 - needs IPython
 
     register(shell)

@@ -1,4 +1,4 @@
-"""Where the database, the modules and the outputs are: read once from the environment."""
+"""The settings: database, modules, broker and home folder, read once from the environment."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from typing import Any
 
 from erpkit.errors import UsageError
 
-__all__ = ["BROKERS", "Settings", "acting_user", "expand_home", "mask_url"]
-
 BROKERS = ("memory", "nats", "kafka", "redis", "rediss", "amqp", "amqps")
 
 _LIBPQ_TARGETS = ("PGSERVICE", "PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE")
@@ -21,14 +19,14 @@ _LIBPQ_TARGETS = ("PGSERVICE", "PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE")
 
 @dataclass(frozen=True)
 class Settings:
-    """What erpkit was told of its surroundings.
+    """The settings of an installation.
 
-    `database` is a libpq connection string or URL; "" leaves everything to libpq's own `PG*` variables; None means the
-    embedded server. It may hold a password, so it is never shown; in ERPKIT_DATABASE, `env:NAME` stands for the one in another
-    variable. `modules` is an entry-point group, or None for the default. `tenants_query` lists the tenants of an ERP that erpkit
-    did not make; None means `public.tenants`. `broker` is the URL that events are forwarded to, `memory:` for none; it may hold a
-    password: show `mask_url(broker)`. SQL that is typed may use `shared_schemas` beside the tenant's, and beside PostgreSQL's own
-    functions `allowed_functions`: names, with their schema or not, or `schema.*`.
+    `database` is a libpq connection string or URL; "" leaves everything to libpq's `PG*` variables; None means the embedded
+    server. It may contain a password, so it is never shown; in ERPKIT_DATABASE, `env:NAME` refers to another variable. `modules`
+    is an entry-point group, or None for the default. `tenants_query` lists the tenants of an ERP that erpkit did not make; None
+    means `public.tenants`. `broker` is the URL to which events are forwarded, `memory:` for none; it may contain a password: show
+    `mask_url(broker)`. SQL that a person types may use `shared_schemas` besides the tenant's, and `allowed_functions` besides
+    PostgreSQL's own: names, with or without a schema, or `schema.*`.
     """
 
     database: str | None = field(default=None, repr=False)
@@ -46,9 +44,9 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Read `ERPKIT_DATABASE` (else libpq's variables, else embedded) and `ERPKIT_` `HOME`, `MODULES`, `TENANTS_QUERY`, `BROKER`.
 
-        `ERPKIT_SHARED_SCHEMAS` and `ERPKIT_ALLOWED_FUNCTIONS` are lists with commas; where they are not set, the modules.toml
-        that ERPKIT_MODULES names may have them as `shared_schemas` and `allowed_functions`. Raises UsageError for a broker
-        that cannot be meant.
+        `ERPKIT_SHARED_SCHEMAS` and `ERPKIT_ALLOWED_FUNCTIONS` are lists separated by commas; if they are not set, the modules.toml
+        that ERPKIT_MODULES names may have them as `shared_schemas` and `allowed_functions`. Raises UsageError for an invalid
+        broker.
         """
         env = os.environ if environ is None else environ
         return cls(
@@ -64,10 +62,9 @@ class Settings:
         )
 
     def with_database(self, reference: str, environ: Mapping[str, str] | None = None) -> Settings:
-        """Return the settings for another database: `env:NAME` for the one that a variable holds, or `service=NAME`; "" is the same.
+        """Return the settings for another database: `env:NAME` refers to a variable; `service=NAME` works, too; "" is the same.
 
-        A notebook's parameter may hold such a reference, as it says nothing secret. Raises UsageError for a variable that is
-        not set.
+        A notebook's parameter may hold such a reference, which is no secret. Raises UsageError for a variable that is not set.
         """
         return (
             replace(self, database=_look_up(reference, os.environ if environ is None else environ))
@@ -76,21 +73,21 @@ class Settings:
         )
 
     def replaced(self, **given: Any) -> Settings:
-        """Return the settings with what is given and not None in place of what they say."""
+        """Return the settings with the values `given`, except those that are None."""
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 
     @property
     def is_embedded(self) -> bool:
-        """Whether the embedded server is used because no database is configured."""
+        """Whether the embedded server is used, as no database is configured."""
         return self.database is None
 
 
 def acting_user(environ: Mapping[str, str] | None = None) -> str:
-    """Return the name of the person who acts, as records of runs, migrations, replays and dead letters keep it.
+    """Return the name of the acting person for the records of runs, migrations, replays and dead letters.
 
-    Under JupyterHub, where all servers may run as one user of the system, it is the hub's name. Else it is the login name, from
-    LOGNAME, USER or the passwd entry as `getpass.getuser` reads them, or `uid 12345` where the user has no name, as in
-    `docker run --user 12345`. It is a note for people: who can start erpkit can also set these variables.
+    Under JupyterHub, where all servers may run as one system user, it is the hub's name. Otherwise it is the login name, from
+    LOGNAME, USER or the passwd entry as `getpass.getuser` reads them, or `uid 12345` for a user without a name, as in
+    `docker run --user 12345`. It is information, not proof: whoever can start erpkit can set these variables.
     """
     if name := (os.environ if environ is None else environ).get("JUPYTERHUB_USER"):
         return name
@@ -101,7 +98,7 @@ def acting_user(environ: Mapping[str, str] | None = None) -> str:
 
 
 def expand_home(name: str, path: str) -> Path:
-    """Return the path that the variable `name` holds, with `~` as the home folder; raises UsageError where there is none."""
+    """Expand `~` in the path that the variable `name` holds; raises UsageError if there is no such home folder."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -109,16 +106,16 @@ def expand_home(name: str, path: str) -> Path:
 
 
 def mask_url(url: str) -> str:
-    """Return a broker's URL fit to be shown: without user, password, token and options."""
+    """Return a broker's URL without user, password, token and options, so that it can be shown."""
     scheme, found, rest = url.partition("://")
     if not found:
         return f"{scheme.partition(':')[0]}:"
-    place = rest.rpartition("@")[2].partition("?")[0]  # a password may hold any character but this last @
+    place = rest.rpartition("@")[2].partition("?")[0]  # a password may contain @
     return f"{scheme}://{'***@' if '@' in rest else ''}{place}"
 
 
 def _list(key: str, env: Mapping[str, str]) -> tuple[str, ...]:
-    """Return a list of names from its variable, else from modules.toml."""
+    """Return a list of names from its variable, or else from modules.toml."""
     written = env.get(f"ERPKIT_{key.upper()}")
     if written is not None:
         return tuple(name.strip() for name in written.split(",") if name.strip())
@@ -127,7 +124,7 @@ def _list(key: str, env: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _manifest(path: str) -> dict[str, Any]:
-    """Read a modules.toml; what is wrong with it is told where its modules are read, and until then it opens nothing."""
+    """Read a modules.toml; errors in it are reported when its modules are read, and until then it allows nothing."""
     if not path.endswith(".toml"):
         return {}
     try:
@@ -139,8 +136,10 @@ def _manifest(path: str) -> dict[str, Any]:
 def _check_broker(url: str) -> None:
     scheme, _, rest = url.partition(":")
     if scheme not in BROKERS:
-        # What is not understood may be a password: it is not repeated.
-        raise UsageError("ERPKIT_BROKER is not a broker: use memory:, nats://host:4222, kafka://, redis:// or amqp://")
+        # The value is not repeated, as it may contain a password.
+        raise UsageError(
+            "ERPKIT_BROKER is not a broker's URL: use memory:, nats://host:4222, kafka://, redis:// or amqp://"
+        )
     if scheme != "memory" and not mask_url(url).partition("://")[2].rpartition("@")[2].strip("/"):
         raise UsageError(f"ERPKIT_BROKER names no host: write it as {scheme}://host:port")
     if scheme == "memory" and rest:

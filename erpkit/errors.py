@@ -1,4 +1,4 @@
-"""The errors that erpkit raises on purpose: one clear line each, fit to be shown to a person."""
+"""The errors that erpkit raises: one clear line each, which is shown to people."""
 
 from __future__ import annotations
 
@@ -6,33 +6,17 @@ from typing import Any
 
 from erpkit.visible import visible
 
-__all__ = [
-    "BrokerError",
-    "DatabaseError",
-    "ErpkitError",
-    "MigrationError",
-    "ModuleError",
-    "NoModulesError",
-    "PlanChangedError",
-    "QueryError",
-    "RunError",
-    "StoppedError",
-    "UsageError",
-    "describe_error",
-    "first_line",
-]
-
 
 class ErpkitError(Exception):
-    """Anything that a person can understand and mend; the command line prints it as one line.
+    """An error that a person can understand and fix; the command line prints it as one line.
 
-    `exit_code` is what the process ends with: 1 for something that failed.
+    `exit_code` is the exit code of the process: 1 for a failure.
     """
 
     exit_code = 1
 
     def _render_traceback_(self) -> list[str]:
-        """Show one line in a notebook, too (IPython asks an exception for this)."""
+        """Show one line in a notebook, too: IPython calls this method."""
         return [f"{type(self).__name__}: {visible(self, keep=chr(10))}"]
 
 
@@ -43,23 +27,23 @@ class UsageError(ErpkitError):
 
 
 class PlanChangedError(UsageError):
-    """The plan id that was confirmed is not the id of what would be done now; nothing was done.
+    """The confirmed id is not the id of the present plan; nothing was done.
 
-    `plan` is the present plan, where it was made.
+    `plan` is the present plan, if there is one.
     """
 
     plan: Any = None
 
     @classmethod
     def of(cls, confirm: str, plan: Any) -> PlanChangedError:
-        """Return the error for a plan that is another one by now."""
-        error = cls(f"{confirm} is stale, the plan is {plan.id} by now: nothing was done; read it again")
+        """Return the error for a plan that has changed."""
+        error = cls(f"{confirm} is stale: the plan is now {plan.id}; nothing was done: read the plan again")
         error.plan = plan
         return error
 
     @classmethod
     def check(cls, confirm: str, present: str, undone: str = "done") -> None:
-        """Raise it unless `confirm` is the `present` plan's id; `undone` is what would have been done."""
+        """Raise the error unless `confirm` is the `present` plan's id; `undone` completes "nothing was …"."""
         if confirm != present:
             raise cls(
                 f"confirm={confirm!r} is not the id of the present plan, {present}: nothing was {undone}; read the plan again"
@@ -67,19 +51,19 @@ class PlanChangedError(UsageError):
 
 
 class DatabaseError(ErpkitError):
-    """The database cannot be reached, refused us, or is not as expected."""
+    """The database cannot be reached, refuses a statement, or is not as expected."""
 
 
 class BrokerError(ErpkitError):
-    """The broker cannot be reached, refused us, or did not acknowledge."""
+    """The broker cannot be reached, refuses a message, or does not acknowledge it."""
 
 
 class ModuleError(ErpkitError):
-    """The modules of the ERP do not fit together: start-up must not go on."""
+    """The modules of the ERP do not fit together, so that it must not start."""
 
 
 class NoModulesError(ModuleError):
-    """Nothing says where the modules are, and none is installed: what reads has nothing to show, and what runs cannot start."""
+    """There are no modules: none is configured and none is installed."""
 
 
 class MigrationError(ErpkitError):
@@ -95,16 +79,16 @@ class RunError(ErpkitError):
 
 
 class StoppedError(ErpkitError):
-    """Long work was stopped before its end; it can be gone on with."""
+    """Long work was stopped before its end; it can be continued."""
 
     exit_code = 130
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its type where it says nothing."""
+    """Return the first line of an error's message, or the error's class if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the class of an error with the first line of its message, for errors of a library or of a module's own code."""
+    """Return the class and the first line of an error, for errors of libraries and of modules' code."""
     return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,4 +1,4 @@
-"""Findings: what is wrong, with whom, how grave it is, and the command that helps."""
+"""Findings: the problem, the tenant or module that has it, its severity, and the command that helps."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["NO_TENANTS", "Cause", "Finding", "Severity", "exit_code", "group_findings", "not_read"]
-
 Severity = Literal["error", "warning", "info"]
 
 _GRAVEST: tuple[Severity, ...] = ("error", "warning", "info")
-_NAMED = 2  # subjects that a line names; the others are counted
 
 
 @dataclass(frozen=True)
 class Finding:
     """One thing that a person should look at.
 
-    `subject` is the tenant, module, handler or run that it is about, and `of` what that is; `problem` is one sentence without
-    it. `remedy` is a command to paste, or a sentence where no command helps. What could not be read is a finding, too.
+    `subject` is the tenant, module, handler or run that it is about, and `of` is that word; `problem` is one sentence without the
+    subject. `remedy` is a command to paste, or a sentence if no command helps. What could not be read is a finding, too.
     """
 
     kind: str
@@ -34,29 +31,29 @@ class Finding:
         return f"{self.subject}: {self.problem}" if self.subject else self.problem
 
 
-# What a check finds that had nothing to look at.
+# The finding of a check that had nothing to check.
 NO_TENANTS = Finding("no tenants", "", "there are no tenants to look at", remedy="erpkit tenants list")
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Findings that differ in their subject only: one cause, which is shown in one line."""
+    """Findings that only differ in their subject: one cause, which is shown in one line."""
 
     findings: tuple[Finding, ...]
 
     @property
     def severity(self) -> Severity:
-        """How grave it is: the same for all of its findings."""
+        """The severity, which all of its findings share."""
         return self.findings[0].severity
 
     @property
     def problem(self) -> str:
-        """What is wrong, without the subjects."""
+        """The problem, without the subjects."""
         return self.findings[0].problem
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """Who it is about, each once."""
+        """The subjects, each once."""
         return tuple(dict.fromkeys(finding.subject for finding in self.findings))
 
     @property
@@ -68,7 +65,7 @@ class Cause:
         subjects = self.subjects
         if len(subjects) == 1:
             return str(self.findings[0])
-        return f"{len(subjects):,} {self.findings[0].of}s: {self.problem} ({_name_some(subjects)})"
+        return f"{len(subjects):,} {self.findings[0].of}s: {self.problem} ({name_some(subjects)})"
 
 
 def group_findings(findings: Iterable[Finding]) -> list[Cause]:
@@ -90,7 +87,7 @@ def exit_code(findings: Iterable[Finding]) -> int:
     return 3 if any(finding.severity != "info" for finding in findings) else 0
 
 
-def _name_some(subjects: Sequence[str]) -> str:
-    """Name all of a few subjects; of more the first ones, and count the others."""
-    more = len(subjects) - _NAMED
-    return ", ".join(subjects) if more <= 1 else f"{', '.join(subjects[:_NAMED])} and {more:,} more"
+def name_some(names: Sequence[str], most: int = 2) -> str:
+    """List names; of many the first `most`, and the number of the others."""
+    more = len(names) - most
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:most])} and {more:,} more"

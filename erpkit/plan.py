@@ -1,4 +1,4 @@
-"""Plans: what would be done, under an id that stands for exactly that, and doing it once the id is confirmed."""
+"""Plans: what would be done, with an id that stands for exactly that, and applying it once the id is confirmed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from erpkit.finding import Finding, group_findings
 from erpkit.result import Summary, to_html
 from erpkit.table import Table
 
-__all__ = ["Plan", "PlanRecord", "Shown", "Work", "plan_id"]
-
 
 class Shown(Protocol):
-    """What a plan and the result of applying it have in common: `str()` says it in a line, and the rest shows it in full."""
+    """What a plan and the result of applying it have in common: `str()` is one line, and the rest shows everything."""
 
     @property
     def facts(self) -> Mapping[str, object]:
-        """Its figures, by name; a result has those of its plan anew, where they are others now."""
+        """Its figures, by name; those of a result replace those of its plan."""
 
     @property
     def findings(self) -> Sequence[Finding]:
@@ -30,7 +28,7 @@ class Shown(Protocol):
 
     @property
     def tables(self) -> Sequence[Table[Any]]:
-        """What it consists of."""
+        """Its parts."""
 
 
 class PlanRecord(Shown, Protocol):
@@ -38,11 +36,11 @@ class PlanRecord(Shown, Protocol):
 
     @property
     def id(self) -> str:
-        """A hash of what would be done: what a person confirms."""
+        """A hash of what would be done, which a person confirms."""
 
     @property
     def size(self) -> int:
-        """How many things doing it takes; 0 where there is nothing to do."""
+        """How many things applying it handles; 0 if there is nothing to do."""
 
 
 def plan_id(kind: str, facts: object) -> str:
@@ -56,7 +54,7 @@ _Result = TypeVar("_Result", bound=Shown)
 
 @dataclass(frozen=True)
 class Work:
-    """What long work gets: `advance` is told how many things were done, and `stop` is set when it is to end early."""
+    """Progress and stop of long work: `advance` is called with the number of things done; `stop` is set to end early."""
 
     advance: Callable[[int], object] = lambda _: None
     stop: threading.Event = field(default_factory=threading.Event)
@@ -66,9 +64,8 @@ class Work:
 class Plan(Generic[_Record, _Result]):
     """A plan that is bound to a database: it shows itself, and `apply(confirm)` does what it says.
 
-    `record` is the pure plan, whose attributes are the plan's own. `make` plans anew; where that is long work, `look` finds out
-    in short what the plan would be by now. `unit` names what `record.size` counts, and `can_stop` tells whether the work heeds
-    `Work.stop`.
+    `record` is the pure plan, whose attributes the plan has, too. `make` plans again; if that takes long, `look` finds the present
+    id faster. `unit` names what `record.size` counts, and `can_stop` tells whether the work heeds `Work.stop`.
     """
 
     record: _Record
@@ -86,18 +83,18 @@ class Plan(Generic[_Record, _Result]):
 
     @property
     def id(self) -> str:
-        """What a person confirms."""
+        """The id that a person confirms."""
         return self.record.id
 
     def again(self, work: Work | None = None) -> Plan[_Record, _Result]:
-        """Return the plan as it would be by now."""
+        """Plan again, and return the present plan."""
         return self._with(self.make(work or Work()))
 
     def apply(self, confirm: str, work: Work | None = None) -> _Result:
-        """Do what the plan says; find out first whether that is still what it would be.
+        """Do what the plan says, after checking that the present plan is still the same.
 
-        Raises PlanChangedError, before anything was done, unless `confirm` is this plan's id and still the present one; the
-        error's `plan` is the present plan.
+        Raises PlanChangedError, with nothing done, unless `confirm` is the id both of this plan and of the present one, which is the
+        error's `plan`.
         """
         PlanChangedError.check(confirm, self.id)
         work = work or Work()
@@ -110,7 +107,7 @@ class Plan(Generic[_Record, _Result]):
         return Plan(record, self.make, self.run, self.target, self.unit, self.can_stop, self.look)
 
     def summary(self, result: _Result | None = None) -> Summary:
-        """Sum up the plan, or what applying it brought."""
+        """Sum up the plan, or the result of applying it."""
         facts = {"plan": self.id, **self.record.facts, **(result.facts if result else {})}
         title = f"{'Applied' if result else 'Dry run'}: plan {self.id} on {self.target}"
         return Summary(title, facts, (result or self.record).findings)

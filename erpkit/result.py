@@ -1,4 +1,4 @@
-"""How results show themselves: a summary of facts and findings, tables below a title, and pictures."""
+"""Show results: a summary of facts and findings, tables below a title, and pictures."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from erpkit.finding import Cause, Finding, exit_code, group_findings
 from erpkit.table import TONES, Table, format_value
 from erpkit.visible import visible, visible_html
 
-__all__ = ["SCRAP", "Picture", "Summary", "to_html"]
-
-# The MIME type by which a value is recorded in a notebook; scrapbook reads it as well.
+# The MIME type that records a value in a notebook; scrapbook reads it, too.
 SCRAP = "application/scrapbook.scrap.json+json"
 
 _HEAD = "font-weight:600;"
@@ -20,7 +18,7 @@ _HEAD = "font-weight:600;"
 
 @dataclass(frozen=True)
 class Summary:
-    """The result of a notebook: `facts` by name, and `findings`, what a person should look at; a text is a warning.
+    """The summary of a result: `facts` by name, and `findings`, of which a text counts as a warning.
 
     As the last line of a notebook it shows itself and is recorded. A run with an error or a warning ends with exit code 3.
     """
@@ -31,7 +29,7 @@ class Summary:
 
     @property
     def causes(self) -> list[Cause]:
-        """The findings by cause, the gravest first."""
+        """The findings by cause, the most severe first."""
         return group_findings(self._findings)
 
     @property
@@ -68,9 +66,9 @@ class Summary:
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG picture that shows itself in a notebook; `text` says the same in words, and `note` is shown below it.
+    """An SVG picture that shows itself in a notebook; `text` is its alternative text, and `note` is shown below it.
 
-    `svg` is a sentence instead where there is nothing to draw.
+    `svg` is a sentence if there is nothing to draw.
     """
 
     svg: str
@@ -101,7 +99,7 @@ def to_html(
     tables: Sequence[Table[Any]] = (),
     facts: Mapping[str, object] | None = None,
 ) -> str:
-    """Return what a record is as HTML: a line, its facts, its findings by cause, and its tables."""
+    """Return a record as HTML: a title, its facts, its findings by cause, and its tables."""
     parts = [f'<p style="{_HEAD}">{visible_html(title)}</p>'] if title else []
     if facts:
         parts.append(_facts(facts))

@@ -1,4 +1,4 @@
-"""Catching signals for a while, so that work ends in order instead of being interrupted."""
+"""Catch signals for a while, so that work ends in order instead of being interrupted."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["caught_signals", "exit_at_sigterm", "stop_at_interrupt", "stop_at_signals"]
-
 
 @contextmanager
 def caught_signals(on_signal: Callable[[int], object], *numbers: signal.Signals) -> Iterator[None]:
-    """Call `on_signal` with the number of each of these signals while the block runs; afterwards they do what they did before.
+    """Call `on_signal` with the number of each of these signals during the block; then restore the old handlers.
 
-    Outside the main thread it does nothing, as Python handles signals there alone.
+    Outside the main thread it does nothing, as only that one handles signals in Python.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -30,7 +28,7 @@ def caught_signals(on_signal: Callable[[int], object], *numbers: signal.Signals)
 
 @contextmanager
 def stop_at_interrupt(stop: threading.Event) -> Iterator[None]:
-    """Let the first Ctrl-C set `stop`, so that the batch in flight is finished; the second one interrupts at once."""
+    """Let the first Ctrl-C set `stop`, so that the batch in flight ends; the second one interrupts at once."""
     usual = signal.getsignal(signal.SIGINT)
 
     def ask(_number: int) -> None:
@@ -43,14 +41,14 @@ def stop_at_interrupt(stop: threading.Event) -> Iterator[None]:
 
 @contextmanager
 def stop_at_signals() -> Iterator[threading.Event]:
-    """Lend an event that Ctrl-C and SIGTERM set, so that a worker ends between two pieces of work."""
+    """Lend an event that Ctrl-C and SIGTERM set, so that a worker stops between two pieces of work."""
     stop = threading.Event()
     with caught_signals(lambda _: stop.set(), signal.SIGTERM, signal.SIGINT):
         yield stop
 
 
 def exit_at_sigterm() -> None:
-    """Let SIGTERM unwind the program as an error would, so that what was started is stopped."""
+    """Let SIGTERM raise SystemExit, so that context managers stop what they started."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 

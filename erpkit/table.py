@@ -1,20 +1,20 @@
-"""Tables: the columns of a record declared once, and shown in a terminal, as HTML, as a DataFrame, as JSON or as CSV."""
+"""Tables, whose columns are declared once: for a terminal, as HTML, as a widget, as a DataFrame, as JSON and as CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
+from importlib import import_module
 from itertools import islice
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from erpkit import grid
 from erpkit.visible import visible, visible_html
 from erpkit.watching import is_a_notebook_watched
 
@@ -25,22 +25,14 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-__all__ = [
-    "MOST_ROWS",
-    "TONES",
-    "Column",
-    "Table",
-    "Tone",
-    "cut",
-    "format_value",
-    "is_null",
-    "is_numeric",
-    "sortable_bundle",
-]
-
 Tone = Literal["", "error", "warning", "good", "muted"]
 
 MOST_ROWS = 200  # of a table in HTML
+_MOST_TO_SORT = 10_000  # a widget sends all of them to the browser, which draws the page that is shown
+_PAGE = 25  # rows of a widget's page
+_SORTABLE = 3  # rows; fewer are not worth a widget
+_FEW = 5  # rows below which there is nothing to search for
+_WRAPS = 48  # characters; longer text may wrap
 _NONE = ("–", "NULL")  # among numbers DataTables takes `-` for none
 _LONGEST = 300  # characters; of longer text the beginning is shown
 
@@ -64,10 +56,10 @@ def _plain(_row: Any) -> Tone:
 
 @dataclass(frozen=True)
 class Column(Generic[_Row]):
-    """One column: its head, the value of a row, and how that is shown.
+    """One column: its head, the value of a row, and how it is shown.
 
-    `unit` stands in the head. `places` are the decimals of a number; `signed` numbers show a plus. `tone` colours a cell. A
-    column with a `bar` shows how each number compares with the largest. `right` aligns text as numbers are.
+    `unit` is added to the head. `places` are the decimals of a number; `signed` numbers show a plus. `tone` colours a cell. A `bar`
+    shows how each number compares with the largest. `right` aligns text to the right, as numbers are.
     """
 
     name: str
@@ -91,10 +83,10 @@ class Column(Generic[_Row]):
 
 @dataclass(frozen=True)
 class Table(Generic[_Row]):
-    """Rows of one kind, with their columns; `empty` is what to say where there are none.
+    """Rows of one kind, with their columns; `empty` is the text for a table without rows.
 
-    It shows itself in a notebook and in a terminal; `frame` is a DataFrame to go on with. With `raw`, numbers are not grouped
-    by thousands: values are shown as a filter would name them. A table that is higher than `height` scrolls under its head.
+    It shows itself in a notebook and in a terminal; `frame` is a DataFrame for further work. With `raw`, values are shown as SQL
+    writes them: numbers are not grouped by thousands. A table that is higher than `height` scrolls under its head.
     """
 
     columns: Sequence[Column[_Row]]
@@ -107,10 +99,7 @@ class Table(Generic[_Row]):
     @classmethod
     def of_frame(cls, frame: pandas.DataFrame, empty: str = "none", **options: Any) -> Table[tuple[object, ...]]:
         """Return a table of a DataFrame, without its index."""
-        columns = [
-            Column[tuple[object, ...]](str(name), itemgetter(n), right=is_numeric(frame.iloc[:, n]))
-            for n, name in enumerate(frame.columns)
-        ]
+        columns = [_column_of(frame, n) for n in range(len(frame.columns))]
         table = Table(columns, list(frame.itertuples(index=False, name=None)), empty, **options)
         table.__dict__["frame"] = frame
         return table
@@ -143,7 +132,7 @@ class Table(Generic[_Row]):
         return json.dumps(self.records(), default=str, indent=2)
 
     def to_csv(self) -> str:
-        """Return the rows as CSV with a head; values are written in full, and numbers without grouping."""
+        """Return the rows as CSV with a head; values are complete, and numbers are not grouped."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(column.head for column in self.columns)
@@ -162,7 +151,7 @@ class Table(Generic[_Row]):
         )
 
     def rich(self) -> RichTable | Text:
-        """Return the table as the terminal's library draws it."""
+        """Return the table for a terminal, as one of rich's."""
         from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - slow to import
         from rich.table import Table as RichTable  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
@@ -182,15 +171,21 @@ class Table(Generic[_Row]):
         yield self.rich()
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        return sortable_bundle(self, options)
+        """Return the widget if a person watches: in the output of a run, no page could draw it."""
+        widget = self.grid() if is_a_notebook_watched() else None
+        if widget is None:
+            return {}
+        bundle: Any = widget._repr_mimebundle_(**options)
+        data = bundle[0] if isinstance(bundle, tuple) else bundle  # with metadata, which widgets do not need
+        return dict(data | {"text/plain": repr(self)})
 
     def grid(self) -> Widget | None:
-        """Return a widget that sorts and filters; None where there is little to sort, or no library for it."""
+        """Return a widget that sorts and filters; None if there is little to sort, or no library for it."""
         rows = [
-            ["-" if right and text in _NONE else cut(text) for text, right in zip(texts, self.numeric, strict=True)]
-            for texts in self.texts(grid.MOST_ROWS)
+            ["-" if right and text in _NONE else _cut(text) for text, right in zip(texts, self.numeric, strict=True)]
+            for texts in self.texts(_MOST_TO_SORT)
         ]
-        return grid.grid_of([column.head for column in self.columns], rows, self.numeric, len(self.rows))
+        return _grid([column.head for column in self.columns], rows, self.numeric, len(self.rows))
 
     def _repr_html_(self) -> str:
         title = f'<p style="{_HEAD}margin:.6em 0 .2em">{visible_html(self.title)}</p>' if self.title else ""
@@ -222,27 +217,13 @@ class Table(Generic[_Row]):
     def _text(self, column: Column[_Row], row: _Row) -> str:
         if self.raw:
             value = column.value(row)
-            return "NULL" if is_null(value) else _raw(value)
+            return "NULL" if _is_null(value) else _raw(value)
         return column.text(row)
 
 
-class _Sortable(Protocol):
-    def grid(self) -> Widget | None: ...
-
-
-def sortable_bundle(table: _Sortable, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a table's widget where a person watches; the output of a run would keep what no page can draw."""
-    widget = table.grid() if is_a_notebook_watched() else None
-    if widget is None:
-        return {}
-    bundle: Any = widget._repr_mimebundle_(**options)
-    data = bundle[0] if isinstance(bundle, tuple) else bundle  # with metadata, which widgets do not need
-    return dict(data | {"text/plain": repr(table)})
-
-
 def format_value(value: object, *, places: int | None = None, signed: bool = False) -> str:
-    """Return a value as text for people: grouped numbers, times in minutes, lists with commas, `–` for none."""
-    if is_null(value):
+    """Return a value as text for people: grouped numbers, times to the minute, lists with commas, `–` for None."""
+    if _is_null(value):
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -259,12 +240,12 @@ def format_value(value: object, *, places: int | None = None, signed: bool = Fal
 
 
 def _cell(tag: str, style: str, text: str, right: bool, bar: str = "") -> str:
-    wrap = "white-space:normal;min-width:20em;overflow-wrap:anywhere" if len(text) > grid.LONG else "white-space:nowrap"
+    wrap = "white-space:normal;min-width:20em;overflow-wrap:anywhere" if len(text) > _WRAPS else "white-space:nowrap"
     align = "right" if right else "left"
-    return f'<{tag} style="{_CELL}{style}text-align:{align};{wrap}">{visible_html(cut(text))}{bar}</{tag}>'
+    return f'<{tag} style="{_CELL}{style}text-align:{align};{wrap}">{visible_html(_cut(text))}{bar}</{tag}>'
 
 
-def cut(text: str) -> str:
+def _cut(text: str) -> str:
     """Return the beginning of a text that is too long for a cell."""
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
@@ -281,22 +262,29 @@ def _largest(column: Column[_Row], rows: Sequence[_Row]) -> float:
 
 
 def _first(column: Column[_Row], rows: Sequence[_Row]) -> object:
-    return next((value for row in islice(rows, MOST_ROWS) if not is_null(value := column.value(row))), None)
+    return next((value for row in islice(rows, MOST_ROWS) if not _is_null(value := column.value(row))), None)
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
 
 
-def is_null(value: object) -> bool:
-    """Tell whether this is None or one of pandas' kinds of it, which alone are not equal to themselves."""
+def _is_null(value: object) -> bool:
+    """Tell whether a value is None or one of pandas' nulls."""
     return (
         value is None or type(value).__name__ in {"NAType", "NaTType"} or (isinstance(value, float) and value != value)
     )
 
 
-def is_numeric(column: pandas.Series) -> bool:
-    """Tell whether a column of a DataFrame holds numbers; exact decimals are objects to pandas."""
+def _column_of(frame: pandas.DataFrame, number: int) -> Column[tuple[object, ...]]:
+    def tone(row: tuple[object, ...]) -> Tone:
+        return "muted" if _is_null(row[number]) else ""
+
+    return Column(str(frame.columns[number]), itemgetter(number), tone=tone, right=_is_numeric(frame.iloc[:, number]))
+
+
+def _is_numeric(column: pandas.Series) -> bool:
+    """Tell whether a column of a DataFrame holds numbers; pandas keeps decimals as objects."""
     if column.dtype.kind != "O":
         return column.dtype.kind in "iuf"
     return isinstance(next((value for value in column if value is not None), None), Decimal)
@@ -311,8 +299,76 @@ def _raw(value: object) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Put a duration in one unit: `45 s`, `12 min`, `30 h`, `5 d`."""
+    """Return a duration in one unit: `45 s`, `12 min`, `30 h`, `5 d`."""
     for unit, length in (("d", 86_400.0), ("h", 3600.0), ("min", 60.0)):
         if abs(seconds) >= 2 * length:
             return f"{seconds / length:,.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+_STYLE = """
+.dt-container { font-size: var(--jp-ui-font-size1, 13px); line-height: 1.4; margin: 0; width: fit-content; max-width: 100%; }
+.dt-container, .itables_anywidget { background: transparent !important; }
+.dt-container .dt-layout-row { margin: .3em 0; }
+.dt-container .dt-layout-table > div { overflow-x: auto; }
+table.dataTable { margin: 0 !important; font-variant-numeric: tabular-nums; border: 0; }
+table.dataTable > thead > tr > th, table.dataTable > tbody > tr > td { padding: .25em .6em; vertical-align: top; white-space: nowrap; }
+table.dataTable > thead > tr > th { font-weight: 600; padding-right: 1.9em; }
+table.dataTable > tbody > tr > td.erpkit-long { white-space: normal; min-width: min(36em, 60vw); overflow-wrap: anywhere; }
+"""
+
+
+def _grid(names: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], total: int) -> Widget | None:
+    """Return a DataTables widget of `rows` of text; None if there is little to sort, or itables is not installed.
+
+    `total` is the number of rows. `numeric` columns sort as numbers in spite of grouped thousands; columns with a text longer than
+    `_WRAPS` characters wrap.
+    """
+    if total < _SORTABLE:
+        return None
+    try:
+        table = import_module("itables.widget").ITable
+    except ImportError:
+        return None
+    import pandas  # noqa: PLC0415 - slow to import
+
+    few = len(rows) < _FEW
+    cut = f"; only the first {len(rows):,} of {total:,} rows are here" if total > len(rows) else ""
+    return table(
+        pandas.DataFrame(rows, columns=list(names), dtype=object),
+        showIndex=False,
+        classes="compact order-column",
+        style="width:auto;margin:0",
+        css=_STYLE,
+        maxBytes=0,
+        maxRows=0,
+        maxColumns=0,
+        paging=len(rows) > _PAGE,
+        pageLength=_PAGE,
+        lengthMenu=[10, 25, 100, 1000],
+        layout={
+            "topStart": None if few else "search",
+            "topEnd": "pageLength" if len(rows) > _PAGE else None,
+            "bottomStart": None if few else "info",
+            "bottomEnd": "paging" if len(rows) > _PAGE else None,
+        },
+        language={
+            "search": "",
+            "searchPlaceholder": "filter",
+            "info": f"_START_–_END_ of _TOTAL_{cut}",
+            "infoFiltered": "(of _MAX_)",
+        },
+        columnDefs=_column_definitions(rows, numeric),
+    )
+
+
+def _column_definitions(rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> list[dict[str, object]]:
+    """Tell DataTables which columns hold numbers, and which have texts that wrap."""
+    numbers = [n for n, is_number in enumerate(numeric) if is_number]
+    others = [n for n, is_number in enumerate(numeric) if not is_number]
+    long = [n for n in range(len(numeric)) if any(len(row[n]) > _WRAPS for row in rows)]
+    return [
+        {"targets": numbers, "type": "num-fmt", "className": "dt-right"},
+        {"targets": others, "className": "dt-left"},
+        {"targets": long, "className": "erpkit-long"},
+    ]

@@ -1,4 +1,4 @@
-"""Whether a person sees what is drawn."""
+"""Tell whether a person watches a notebook or a terminal."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["is_a_notebook_watched", "is_watched", "unseen_widgets"]
-
 
 def is_watched() -> bool:
     """Tell whether a person sits at this notebook or terminal.
 
-    A front end that a person sits at lets the kernel ask for input; papermill, nbclient and nbval do not.
+    A front end with a person lets the kernel ask for input; papermill, nbclient and nbval do not.
     """
     if _kernel() is not None:
         return is_a_notebook_watched()
@@ -20,13 +18,13 @@ def is_watched() -> bool:
 
 
 def is_a_notebook_watched() -> bool:
-    """Tell whether this is a kernel at whose front end a person sits, so that widgets can be shown."""
+    """Tell whether this is a kernel whose front end has a person at it, so that widgets can be shown."""
     return bool(getattr(_kernel(), "_allow_stdin", False))
 
 
 @contextmanager
 def unseen_widgets() -> Iterator[None]:
-    """Let the widgets made in the block tell no front end of themselves, unless a person watches: a run would keep them."""
+    """Hide the widgets made in the block from the front end unless a person watches, as a run would keep them."""
     import comm  # noqa: PLC0415 - only a kernel needs it, and ipywidgets brings it
 
     usual = comm.create_comm
@@ -43,6 +41,6 @@ def _kernel() -> object:
 
 
 def _shell() -> object:
-    """Return the running IPython, without importing it into a process that has none."""
+    """Return the running IPython, without importing IPython into a process that does not use it."""
     ipython = sys.modules.get("IPython")
     return ipython.get_ipython() if ipython is not None else None

@@ -15,9 +15,7 @@ __all__ = ["erpkit", "refused"]
 
 
 def erpkit(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run `erpkit` with these arguments and variables; a fork has the imports already, which are half of most calls."""
-    if "PYTHONPATH" in environ:  # other modules than those that were imported
-        return _started(arguments, os.environ | environ)
+    """Run `erpkit` with these arguments and variables; a fork has the imports already, which are most of a call."""
     with TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         call = {
@@ -39,11 +37,6 @@ def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> N
     for word in words:
         assert word in lines[0]
     assert done.returncode == code
-
-
-def _started(arguments: tuple[str, ...], environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from erpkit.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environ, timeout=120)
 
 
 def _call(line: str) -> int:

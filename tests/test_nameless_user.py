@@ -15,9 +15,8 @@ from erpkit.config import acting_user
 from erpkit.database import Database
 from erpkit.modules import Registry
 from erpkit.runs import list_runs
-from erpkit.sample.demo import plant
 from tests.command import refused
-from tests.conftest import SMALL
+from tests.conftest import plant_copy
 
 _UID = 12345
 _ALL_MAY_READ = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]  # the checkout may lie in root's home
@@ -47,7 +46,7 @@ def command(shared_database: Database, tmp_path: Path) -> Command:
 
 @pytest.fixture(scope="module", autouse=True)
 def _planted(shared_database: Database, registry: Registry) -> None:
-    plant(shared_database, registry, tenants=3, size=SMALL)
+    plant_copy(shared_database, registry, 3)
 
 
 def test_replay_and_swap_note_the_uid(command: Command, shared_database: Database) -> None:

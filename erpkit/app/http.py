@@ -19,8 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from erpkit.app.application import Application, load_routes
-from erpkit.app.call import Call, RefusedError, refusal_of
+from erpkit.app.application import Application, Call, RefusedError, load_routes, refusal_of
 from erpkit.database import Tenant
 from erpkit.errors import ErpkitError, ModuleError, UsageError
 

@@ -13,12 +13,9 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
 from pydantic import Field, ValidationError
 
-from erpkit.app.application import Application
-from erpkit.app.call import refusal_of
+from erpkit.app.application import Application, refusal_of
 from erpkit.errors import ErpkitError, ModuleError, describe_error, first_line
 from erpkit.modules import Tool
-
-__all__ = ["build"]
 
 
 def build(application: Application, *, allow_writes: bool = False, tenants: Sequence[str] = ()) -> ToolServer:

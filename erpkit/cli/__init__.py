@@ -1,4 +1,4 @@
-"""The command line: argument parsing and printing only. One file a group of commands, loaded when it is used."""
+"""The command line: argument parsing and printing only. One file per group of commands, loaded when it is used."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COMMANDS = {
     "lab": ("lab", "JupyterLab on the notebooks."),
     "db": ("db", "The embedded server: start, stop, status, url."),
     "run": ("run", "Run a notebook headlessly, once or for each tenant."),
-    "runs": ("runs", "The record of runs."),
+    "runs": ("run:runs", "The record of runs."),
     "tenants": (
         "tenants",
         "Tenants: list, create, inspect, suspend, archive, rename, drop, export, import, hand-over.",
@@ -30,7 +30,7 @@ _COMMANDS = {
     "modules": ("modules", "The modules of the ERP: list, check, graph."),
     "queries": ("queries", "Typed queries: generate, check."),
     "serve": ("serve", "The modules' routes over HTTP, each request inside a tenant's transaction."),
-    "mcp": ("mcp", "The modules' tools for AI assistants, over the Model Context Protocol."),
+    "mcp": ("serve:mcp", "The modules' tools for AI assistants, over the Model Context Protocol."),
     "events": ("events", "The event log: list, dispatch, replay, dead letters."),
 }
 
@@ -44,7 +44,8 @@ class _Lazy(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        command: click.Command = import_module(f"erpkit.cli.{_COMMANDS[name][0]}").command
+        file, _, attribute = _COMMANDS[name][0].partition(":")
+        command: click.Command = getattr(import_module(f"erpkit.cli.{file}"), attribute or "command")
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
@@ -64,7 +65,7 @@ def erpkit() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; what erpkit knows to be wrong is told in one line, without a traceback."""
+    """Run the command line; print an error of erpkit in one line, without a traceback."""
     try:
         code = erpkit.main(standalone_mode=False)
     except click.ClickException as error:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 import erpkit
-from erpkit.cli.options import as_json
-from erpkit.cli.output import print_json, say
+from erpkit.cli.output import as_json, print_json, say
 from erpkit.embedded import EmbeddedServer
 
 

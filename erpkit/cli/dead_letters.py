@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
-from datetime import datetime
 from functools import wraps
 from typing import Any, get_args
 from uuid import UUID
 
 import click
 
-from erpkit.cli.output import as_json, open_erp, print_errors, print_findings, print_json
+from erpkit.cli.output import (
+    as_json,
+    confirm_option,
+    open_erp,
+    print_errors,
+    print_findings,
+    print_json,
+    read_time,
+    tenants_option,
+)
 from erpkit.cli.output import show as show_table
 from erpkit.cli.planning import print_or_apply, show_or_apply, this_command
-from erpkit.errors import UsageError
 from erpkit.events import DeadLetter, DeadLetterCount, LetterPlan, LetterRun
-from erpkit.events.causes import Dimension
+from erpkit.events.dead_letters import Dimension
 from erpkit.finding import NO_TENANTS, exit_code
 from erpkit.plan import Plan
-
-__all__ = ["command"]
-
-_tenants = click.option("--tenant", "slugs", multiple=True, metavar="SLUG", help="Only this tenant; may be repeated.")
-_confirm = click.option(
-    "--confirm", default="", metavar="PLAN_ID", help="Apply the plan with this id; without it, show it."
-)
 
 
 def _selection(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,22 +38,25 @@ def _selection(function: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:  # fmt: skip
         selection = {
             "handler": handler, "topic": topic, "cause": cause, "uuids": uuids, "offsets": offsets,
-            "since": _moment("--since", since), "until": _moment("--until", until),
+            "since": read_time("--since", since), "until": read_time("--until", until),
         }  # fmt: skip
         return function(selection=selection, **others)
 
+    decorated: Callable[..., Any] = with_selection
     for option in (
         click.option("--until", help="Failed before."),
         click.option("--since", help="Failed at or after: 2026-01-31T08:00:00+00:00"),
-        click.option("--offset", "offsets", type=int, multiple=True, help="Only the event here; may be repeated."),
+        click.option(
+            "--offset", "offsets", type=int, multiple=True, help="Only the event at this offset; may be repeated."
+        ),
         click.option("--uuid", "uuids", type=click.UUID, multiple=True, help="Only this event; may be repeated."),
         click.option("--cause", default="", metavar="TEXT", help="A part of the error, or of its cause."),
         click.option("--topic", default="*", show_default=True, help="Pattern of topics, such as billing.*"),
         click.option("--handler", default="*", show_default=True, help="Pattern of handlers."),
-        _tenants,
+        tenants_option(),
     ):
-        with_selection = option(with_selection)
-    return with_selection
+        decorated = option(decorated)
+    return decorated
 
 
 @click.group("dead-letters")
@@ -77,8 +80,8 @@ def list_(slugs: tuple[str, ...], selection: dict[str, Any], as_json: bool) -> i
 
 
 @command.command()
-@_tenants
-@click.option("--by", type=click.Choice(get_args(Dimension)), help="Add them up by this alone.")
+@tenants_option()
+@click.option("--by", type=click.Choice(get_args(Dimension)), help="Count by this alone.")
 @as_json
 def count(slugs: tuple[str, ...], by: Dimension | None, as_json: bool) -> int:
     """Count open dead letters; errors that differ only in numbers or values are one cause. Exit code 3 if there are any."""
@@ -100,7 +103,7 @@ def count(slugs: tuple[str, ...], by: Dimension | None, as_json: bool) -> int:
 @command.command()
 @click.argument("tenant")
 @click.argument("offset", type=int)
-@click.option("--handler", default="", help="Which one's, where several failed on the event.")
+@click.option("--handler", default="", help="The handler, where several failed on the event.")
 @click.option("--payload", is_flag=True, help="Show the business data in the event, too.")
 @as_json
 def show(tenant: str, offset: int, handler: str, payload: bool, as_json: bool) -> None:
@@ -118,7 +121,7 @@ def show(tenant: str, offset: int, handler: str, payload: bool, as_json: bool) -
 
 @command.command()
 @_selection
-@_confirm
+@confirm_option()
 @as_json
 def retry(slugs: tuple[str, ...], selection: dict[str, Any], confirm: str, as_json: bool) -> int:
     """Hand dead letters to their handlers once more; exit code 3 if some fail again.
@@ -132,7 +135,7 @@ def retry(slugs: tuple[str, ...], selection: dict[str, Any], confirm: str, as_js
 @command.command()
 @_selection
 @click.option("--reason", required=True, help="Why; it is kept with the letters.")
-@_confirm
+@confirm_option()
 @as_json
 def discard(slugs: tuple[str, ...], selection: dict[str, Any], reason: str, confirm: str, as_json: bool) -> int:
     """Give dead letters up: what the handler would have done is never done."""
@@ -169,10 +172,3 @@ def _unread(record: type[DeadLetter | DeadLetterCount], errors: Mapping[str, str
     """Return an entry for each tenant that could not be read: that of a record in which only the tenant and the error are known."""
     empty = dict.fromkeys(field.name for field in fields(record))
     return [{**empty, "tenant": slug, "error": reason} for slug, reason in errors.items()]
-
-
-def _moment(option: str, text: str | None) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text) if text else None
-    except ValueError:
-        raise UsageError(f"{option} {text!r} is no time: write it as 2026-01-31T08:00:00+00:00") from None

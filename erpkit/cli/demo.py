@@ -31,7 +31,7 @@ def command(tenants: int, output: Path) -> int:
     """Start the embedded server, make an ERP with a dozen tenants in it, and run the four notebooks on it.
 
     A few troubles are planted, so that the notebooks have something to find. It always uses the embedded server, whatever
-    database is configured, and replaces the sample data of an earlier demo, but no data of yours.
+    database is configured, and replaces the sample data of an earlier demo, but none of your own data.
     """
     started = time.perf_counter()
     settings = Settings(home=erpkit.open().settings.home, modules=SAMPLE_GROUP)
@@ -47,7 +47,7 @@ def command(tenants: int, output: Path) -> int:
 
 
 def _set_environment(settings: Settings) -> None:
-    """The kernels read the environment: let it name what the demo works on, and nothing else."""
+    """Make the environment, which the kernels read, name what the demo works on and nothing else."""
     for name in [name for name in os.environ if name.startswith("PG") or name == "ERPKIT_DATABASE"]:
         del os.environ[name]
     os.environ.update(ERPKIT_HOME=str(settings.home), ERPKIT_MODULES=SAMPLE_GROUP)

@@ -2,10 +2,47 @@
 
 from __future__ import annotations
 
-import click
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
-from erpkit.cli import brokers, dead_letters, dispatching, replaying
-from erpkit.cli.output import as_json, open_erp, print_json, show
+import click
+import psycopg
+
+import erpkit
+from erpkit.cli import dead_letters, replaying
+from erpkit.cli.output import (
+    as_json,
+    limit_option,
+    open_erp,
+    print_findings,
+    print_json,
+    print_target,
+    say,
+    show,
+    tenants_option,
+)
+from erpkit.config import Settings
+from erpkit.erp import Erp
+from erpkit.errors import BrokerError, DatabaseError, UsageError
+from erpkit.events import GroupLag, WorkerOptions, WorkerReport
+from erpkit.events.brokers import Broker, Forwarded
+from erpkit.finding import exit_code
+from erpkit.nats import NatsServer
+from erpkit.signals import caught_signals, stop_at_signals
+from erpkit.table import Column, Table
+
+_SECONDS = click.FloatRange(min=0, min_open=True)
+_EVERY = 1.0  # seconds between two looks at the logs
+_PATIENCE = 30.0  # seconds, the longest wait after a fault
+_IDLE = 5.0  # seconds without a delivery that end --once
 
 
 @click.group("events")
@@ -15,7 +52,7 @@ def command() -> None:
 
 @command.command("list")
 @click.argument("tenant")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@limit_option(20, most=10_000)
 @as_json
 def list_(tenant: str, limit: int, as_json: bool) -> None:
     """List a tenant's newest events, without their payloads."""
@@ -29,12 +66,249 @@ def list_(tenant: str, limit: int, as_json: bool) -> None:
         show(events)
 
 
+@command.command("dispatch")
+@click.option("--once", is_flag=True, help="End when nothing is left; exit code 3 if some became dead letters.")
+@click.option("--from-broker", is_flag=True, help="Take the events from ERPKIT_BROKER instead of the logs.")
+@tenants_option()
+@click.option(
+    "--limit", type=_SECONDS, default=60, show_default=True, help="Seconds that a handler may take for one event."
+)
+@click.option("--poll", type=_SECONDS, default=5, show_default=True, help="Seconds between two polls of all tenants.")
+@click.option("--every", type=_SECONDS, default=60, show_default=True, help="Seconds between two reports.")
+@click.option(
+    "--health-file", type=click.Path(path_type=Path, dir_okay=False), help="Keep the last report there, as JSON."
+)
+@as_json
+def dispatch_(
+    once: bool,
+    from_broker: bool,
+    slugs: tuple[str, ...],
+    limit: float,
+    poll: float,
+    every: float,
+    health_file: Path | None,
+    as_json: bool,
+) -> int:
+    """Hand events that are not handled yet to their handlers, and go on until stopped.
+
+    SIGTERM or Ctrl-C lets it finish the batch in flight. Several may run at once and share the tenants. When a handler does
+    not come back within --limit it ends with exit code 1, and a supervisor is to start it again.
+    """
+    _check_options(once, from_broker, slugs, health_file)
+    if from_broker:
+        return dispatch_from_broker(once=once)
+    with open_erp(quiet=as_json, own="event log") as erp:
+        if once:
+            return _dispatch_once(erp, slugs, limit, as_json)
+
+        def report(one: WorkerReport) -> None:
+            _print_report(one, as_json)
+            if health_file is not None:
+                _keep(health_file, json.dumps(_document(one), default=str))
+
+        worker = erp.events.worker(slugs, report, WorkerOptions(poll=poll, limit=limit, report_every=every))
+        with caught_signals(lambda _: worker.stop(), signal.SIGTERM, signal.SIGINT):
+            last = worker.run()
+        if health_file is not None:
+            health_file.unlink(missing_ok=True)
+        say(f"stopped: {last.handled:,} handled, {last.dead:,} dead letters", err=as_json)
+    return 0
+
+
+@command.command()
+@tenants_option()
+@click.option(
+    "--max-lag", type=click.IntRange(0), help="Exit code 3 where more events wait for one handler of a tenant."
+)
+@click.option("--max-age", type=_SECONDS, help="Exit code 3 where one has waited for more seconds.")
+@as_json
+def lag(slugs: tuple[str, ...], max_lag: int | None, max_age: float | None, as_json: bool) -> int:
+    """Tell how many events wait for each handler, since when, and what holds them back.
+
+    Exit code 3 if a limit is passed, a transaction holds a log back, or a tenant has no log or cannot be read.
+    """
+    with open_erp(quiet=as_json, own="event log") as erp:
+        found = erp.events.lag(slugs, max_lag=max_lag, max_age=max_age)
+    if as_json:
+        groups, holders = [_group(g, found.at) for g in found.groups], [asdict(holder) for holder in found.holders]
+        print_json(
+            {"groups": groups, "lock_holders": holders, "without_log": found.without_log, "errors": dict(found.errors)}
+        )
+    else:
+        show(found.table)
+    print_findings(found.findings, quiet=as_json)
+    return exit_code(found.findings)
+
+
+def _dispatch_once(erp: Erp, slugs: Sequence[str], limit: float, as_json: bool) -> int:
+    run = erp.events.dispatch(slugs, limit=limit)
+    if as_json:
+        print_json([asdict(result) for result in run.results])
+    else:
+        show(run.table)
+    for slug, status in run.skipped.items():
+        say(f"skipped {slug}: {status}", err=as_json)
+    print_findings(run.findings, quiet=as_json)
+    return 1 if run.failures else exit_code(run.findings)
+
+
+def _print_report(report: WorkerReport, as_json: bool) -> None:
+    if as_json:
+        print_json(_document(report), indent=None)
+        return
+    for news in report.news:
+        say(f"{report.at:%Y-%m-%d %H:%M:%S} {news}")
+    if not report.news:
+        say(
+            f"{report.at:%Y-%m-%d %H:%M:%S} handled {report.handled:,} ({report.per_second:,.1f}/s), dead letters {report.dead:,}, "
+            f"waiting {report.waiting:,}, the oldest for {report.oldest_age:,.0f} s"
+        )
+
+
+def _document(report: WorkerReport) -> dict[str, Any]:
+    return {
+        "at": report.at, "handled": report.handled, "per_second": round(report.per_second, 1), "dead_letters": report.dead,
+        "waiting": report.waiting, "oldest_age": round(report.oldest_age, 1), "skipped": report.skipped,
+        "failing": report.failing, "news": report.news, "groups": [_group(one, report.at) for one in report.lag],
+    }  # fmt: skip
+
+
+def _group(one: GroupLag, now: datetime) -> dict[str, Any]:
+    return asdict(one) | {"oldest_age": round(one.age(now), 1)}
+
+
+def _check_options(once: bool, from_broker: bool, slugs: Sequence[str], health_file: Path | None) -> None:
+    """Raise UsageError for options that do not go together, and for a health file that cannot be written."""
+    if from_broker and (slugs or health_file):
+        raise UsageError(
+            "--from-broker serves all tenants and keeps no health file: leave out --tenant and --health-file"
+        )
+    if once and health_file:
+        raise UsageError("--once ends by itself and keeps no health file: leave out --health-file")
+    folder = health_file.parent if health_file else None
+    if folder and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise UsageError(f"--health-file {health_file}: cannot write to the folder {folder}")
+
+
+def _keep(path: Path, text: str) -> None:
+    """Write a report; an error of the disk stops no event, and shows in the old file's age."""
+    try:
+        _replace(path, text)
+    except OSError as error:
+        say(f"erpkit: {path} was not written: {error.strerror}", err=True)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Replace the file as a whole: whoever reads it meanwhile gets the old text or the new."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_text(f"{text}\n")
+    fresh.replace(path)
+
+
+@command.command("forward")
+@tenants_option()
+@click.option("--once", is_flag=True, help="End when everything is forwarded; without it, go on until SIGTERM.")
+@as_json
+def forward_(slugs: tuple[str, ...], once: bool, as_json: bool) -> None:
+    """Forward the logs to the broker (ERPKIT_BROKER): at least once, in order, from a checkpoint of their own."""
+    with _open(quiet=as_json) as (erp, broker), stop_at_signals() as stop:
+        work = _Forwarding(erp, broker, slugs, stop)
+        results = work.once() if once else work.until_stopped()
+    if as_json:
+        print_json([{"tenant": r.tenant, "events": r.events, "offset": r.offset} for r in results])
+    else:
+        show(Table(_FORWARDED, results, "There was nothing to forward."))
+
+
+@command.group("nats")
+def nats() -> None:
+    """A NATS server of one's own, for laptops and tests; its data lie under ERPKIT_HOME."""
+
+
+@nats.command()
+def start() -> None:
+    """Start the server; it runs until it is stopped, on this machine only."""
+    server = NatsServer(Settings.from_env().home)
+    started = server.start()
+    say(f"NATS server {'started' if started else 'was running'}: export ERPKIT_BROKER={server.url}")
+
+
+@nats.command("stop")
+def stop_() -> None:
+    """Stop the server; its streams stay."""
+    say(f"NATS server {'stopped' if NatsServer(Settings.from_env().home).stop() else 'was not running'}")
+
+
+def dispatch_from_broker(*, once: bool, as_json: bool = False) -> int:
+    """Run the handlers on what comes from the broker, until SIGTERM, or with `once` until nothing comes for five seconds."""
+    with _open(quiet=as_json) as (erp, broker), stop_at_signals() as stop:
+        result = erp.events.consume(broker, stop=stop, idle=_IDLE if once else None)
+    if as_json:
+        print_json({"handled": result.handled, "dead": result.dead, "unknown": result.unknown})
+    else:
+        say(f"{result.handled} handled, {result.dead} dead, {result.unknown} for tenants that do not exist")
+    return 3 if result.dead or result.unknown else 0
+
+
+class _Forwarding:
+    """The logs of some tenants on their way to a broker."""
+
+    def __init__(self, erp: Erp, broker: Broker, slugs: Sequence[str], stop: threading.Event) -> None:
+        self._erp = erp
+        self._broker = broker
+        self._slugs = slugs
+        self._stop = stop
+        self._results: dict[str, Forwarded] = {}
+
+    def once(self) -> list[Forwarded]:
+        """Forward all there is, unless it is to stop between two tenants."""
+        for result in self._erp.events.forward(self._broker, self._slugs, self._stop):
+            self._add(result)
+        return list(self._results.values())
+
+    def until_stopped(self) -> list[Forwarded]:
+        """Forward what comes until it is to stop; after an error of the broker or the database, print it and try again later."""
+        wait = _EVERY
+        while True:
+            wait = self._round(wait)
+            if self._stop.wait(wait):
+                return list(self._results.values())
+
+    def _round(self, wait: float) -> float:
+        """Forward all there is; return how long to wait then: after an error, twice as long as before."""
+        try:
+            self.once()
+        except (BrokerError, DatabaseError, psycopg.OperationalError) as error:
+            wait = min(2 * wait, _PATIENCE)
+            say(f"erpkit: {' '.join(str(error).split())}; next attempt in {wait:.0f} s", err=True)
+            with suppress(DatabaseError):
+                self._erp.database.renew()
+            return wait
+        return _EVERY
+
+    def _add(self, result: Forwarded) -> None:
+        before = self._results.get(result.tenant)
+        events = result.events + (before.events if before else 0)
+        self._results[result.tenant] = Forwarded(result.tenant, events, result.offset)
+
+
+@contextmanager
+def _open(*, quiet: bool) -> Iterator[tuple[Erp, Broker]]:
+    with erpkit.open() as erp, erp.events.broker() as broker:
+        print_target(erp.target, quiet=quiet)
+        print_target(f"broker {broker.name}", quiet=quiet)
+        yield erp, broker
+
+
+_FORWARDED = (
+    Column[Forwarded]("tenant", lambda one: one.tenant),
+    Column[Forwarded]("forwarded", lambda one: one.events),
+    Column[Forwarded]("up to offset", lambda one: one.offset),
+)
+
+
 command.add_command(dead_letters.command)
-command.add_command(dispatching.dispatch_)
-command.add_command(dispatching.lag)
 command.add_command(replaying.replay)
 command.add_command(replaying.replays)
 command.add_command(replaying.shadows)
 command.add_command(replaying.watermill)
-command.add_command(brokers.forward_)
-command.add_command(brokers.nats)

@@ -15,7 +15,7 @@ import erpkit
 from erpkit.cli.output import print_target, say
 from erpkit.config import expand_home
 from erpkit.errors import UsageError
-from erpkit.modules.entries import is_path
+from erpkit.modules.registry import is_path
 from erpkit.runs import notebooks_folder
 
 

@@ -12,8 +12,6 @@ from erpkit.cli.output import as_json, print_findings, print_json, say, say_scri
 from erpkit.migrations.files import Style
 from erpkit.migrations.lint import LintFinding
 
-__all__ = ["lint", "new", "show"]
-
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))

@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 import erpkit
-from erpkit.cli.options import as_json
-from erpkit.cli.output import print_json, print_target, say, say_script, show
+from erpkit.cli.output import as_json, print_json, print_target, say, say_script, show
 from erpkit.modules import Component, ModuleCheck, cut_edges, find_impact
 
 _SHOWN = 5  # pieces of evidence a finding

@@ -1,45 +1,52 @@
-"""What commands share: opening the database, and printing tables, findings or JSON."""
+"""What commands share: their options, opening the ERP, and printing tables, findings or JSON."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
+import click
+
 import erpkit
-from erpkit.cli.options import as_json
-from erpkit.cli.say import say, say_script, say_text
-from erpkit.config import Settings
-from erpkit.database import Database
+from erpkit.cli.say import say as say
+from erpkit.cli.say import say_script as say_script
+from erpkit.cli.say import say_text as say_text
 from erpkit.erp import Erp
+from erpkit.errors import UsageError
 from erpkit.finding import Finding, group_findings
 from erpkit.table import Column, Table
 
-__all__ = [
-    "as_json",
-    "open_database",
-    "open_erp",
-    "print_errors",
-    "print_findings",
-    "print_json",
-    "print_table",
-    "print_target",
-    "say",
-    "say_script",
-    "say_text",
-    "show",
-]
+_Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+as_json: _Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@contextmanager
-def open_database(*, quiet: bool = False) -> Iterator[Database]:
-    """Open the configured database and name it on the first line (on standard error where the output is for machines)."""
-    with Database.open(Settings.from_env()) as database:
-        print_target(database.target, quiet=quiet)
-        yield database
+def tenants_option(help: str = "Only this tenant; may be repeated.") -> _Decorator:
+    """Take `--tenant` any number of times, as `slugs`; a pattern such as `a*` stands for several tenants."""
+    return click.option("--tenant", "slugs", multiple=True, metavar="SLUG", help=help)
+
+
+def confirm_option(help: str = "Apply the plan with this id; without it, show it.") -> _Decorator:
+    """Take the id of a plan, as `confirm`; "" without it."""
+    return click.option("--confirm", default="", metavar="PLAN_ID", help=help)
+
+
+def limit_option(default: int, help: str = "How many, the newest first.", *, most: int | None = None) -> _Decorator:
+    """Take a number of lines from 1, as `limit`."""
+    return click.option("--limit", type=click.IntRange(1, most), default=default, show_default=True, help=help)
+
+
+def read_time(option: str, text: str | None) -> datetime | None:
+    """Return the time that an option was given in ISO 8601; raises UsageError, naming the option, for any other text."""
+    try:
+        return datetime.fromisoformat(text) if text else None
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is not a time: write it as 2026-01-31T08:00:00+00:00") from None
 
 
 @contextmanager
@@ -56,7 +63,7 @@ def open_erp(*, quiet: bool = False, own: str = "") -> Iterator[Erp]:
 
 
 def print_target(target: str, *, quiet: bool = False) -> None:
-    """Name what is about to be worked on."""
+    """Print what the command works on."""
     say(f"target: {target}", err=quiet)
 
 
@@ -72,7 +79,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 
 def show(table: Table[Any]) -> None:
-    """Print a table that fits the terminal; in a pipe it is as wide as it needs to be, so that a row is a line."""
+    """Print a table that fits the terminal; in a pipe it is as wide as needed, so that each row is one line."""
     from rich.console import Console  # noqa: PLC0415 - slow to import
     from rich.measure import Measurement  # noqa: PLC0415
 

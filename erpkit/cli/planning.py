@@ -14,11 +14,9 @@ from erpkit.finding import exit_code
 from erpkit.plan import Plan, Shown, Work
 from erpkit.ui.progress import progress_bar
 
-__all__ = ["apply_plan", "print_or_apply", "say_plan", "show_or_apply", "show_result", "this_command"]
-
 
 def show_or_apply(plan: Plan[Any, Any], confirm: str, again: str) -> int:
-    """Print a plan with the command that applies it, `again` with its id; with `confirm`, apply it and print what became of it.
+    """Print a plan with the command that applies it, `again` with its id; with `confirm`, apply it and print the result.
 
     Return the exit code.
     """
@@ -30,7 +28,7 @@ def show_or_apply(plan: Plan[Any, Any], confirm: str, again: str) -> int:
 
 
 def show_result(result: Shown) -> int:
-    """Print what became of a plan; return the exit code."""
+    """Print the result of a plan; return the exit code."""
     _show(result)
     say(str(result))
     return exit_code(result.findings)
@@ -77,7 +75,7 @@ def this_command() -> str:
 
 
 def _given(context: click.Context) -> Iterator[str]:
-    """Yield the arguments and options that were given, but neither an id that was confirmed nor the form of the output."""
+    """Yield the arguments and options that were given, without a confirmed id and the output format."""
     for parameter in context.command.params:
         name = parameter.name or ""
         value = context.params.get(name)

@@ -9,8 +9,7 @@ from operator import attrgetter
 import click
 
 import erpkit
-from erpkit.cli.options import as_json, tenants_option
-from erpkit.cli.output import print_findings, print_json, print_target, say, show
+from erpkit.cli.output import as_json, print_findings, print_json, print_target, say, show, tenants_option
 from erpkit.finding import exit_code
 from erpkit.queries import BrokenModulesError, GeneratedFile, QueryCheck
 from erpkit.table import Column, Table

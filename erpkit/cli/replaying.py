@@ -4,51 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import click
 
-from erpkit.cli.output import as_json, open_erp, print_errors, print_json, say, show
+from erpkit.cli.output import (
+    as_json,
+    confirm_option,
+    limit_option,
+    open_erp,
+    print_errors,
+    print_json,
+    read_time,
+    say,
+    show,
+    tenants_option,
+)
 from erpkit.cli.planning import apply_plan, print_or_apply, show_or_apply, show_result, this_command
 from erpkit.errors import UsageError
 from erpkit.events import ImportPlan, ReplayPlan, ReplayRecord, Selection, ShadowDiff
 from erpkit.events.replay.files import ImportResult
-from erpkit.events.replay.report import ReplayReport
+from erpkit.events.replay.request import ReplayReport
 from erpkit.events.replay.swap import SwapResult
 from erpkit.finding import exit_code
 from erpkit.plan import Plan
 
-__all__ = ["replay", "replays", "shadows", "watermill"]
-
-_tenants = click.option("--tenant", "slugs", multiple=True, metavar="SLUG", help="Only this tenant; may be repeated.")
-
 
 @click.command()
-@_tenants
+@tenants_option()
 @click.option("--topic", default="*", show_default=True, help="Pattern of topics, such as billing.*")
 @click.option("--from-offset", type=int, help="First offset in the log.")
 @click.option("--to-offset", type=int, help="Last offset.")
 @click.option("--since", help="Recorded at or after: 2026-01-31T08:00:00+00:00")
 @click.option("--until", help="Recorded before.")
 @click.option("--uuid", "uuids", multiple=True, type=click.UUID, help="Only this event; may be repeated.")
-@click.option("--correlation-id", metavar="ID", help="Only what goes back to this command.")
+@click.option("--correlation-id", metavar="ID", help="Only events that this command caused.")
 @click.option("--handler", "handlers", multiple=True, help="Only this handler; may be repeated.")
-@click.option("--side-effects", multiple=True, metavar="HANDLER", help="Use this handler though it has side effects.")
+@click.option("--side-effects", multiple=True, metavar="HANDLER", help="Use this handler although it has side effects.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Events per second at most.")
-@click.option("--resume", "resumed", type=click.UUID, metavar="REPLAY_ID", help="Go on with a replay that was stopped.")
+@click.option("--resume", "resumed", type=click.UUID, metavar="REPLAY_ID", help="Resume a replay that was stopped.")
 @click.option(
     "--to", "target", metavar="TARGET", help="broker, broker:SUBJECT (publish them), or file:PATH (JSON lines)."
 )
-@click.option("--again", is_flag=True, help="With --to broker: also what it has already, under other message ids.")
+@click.option(
+    "--again", is_flag=True, help="With --to broker: send events that it has already, too, under other message ids."
+)
 @click.option("--from", "source", metavar="file:PATH", help="Append a file's events to the tenant's log.")
 @click.option("--watermill", "from_watermill", is_flag=True, help="Read Watermill's own tables in place of the log.")
 @click.option("--shadow", is_flag=True, help="Rebuild the handler's projection beside the live one, and compare.")
-@click.option("--resume-shadow", is_flag=True, help="With --shadow: go on with one that was stopped.")
+@click.option("--resume-shadow", is_flag=True, help="With --shadow: resume one that was stopped.")
 @click.option("--swap", is_flag=True, help="Put the shadow in the live projection's place.")
-@click.option("--confirm", default="", metavar="PLAN_ID", help="Apply the plan with this id; without it, show it.")
+@confirm_option()
 @as_json
 def replay(
     slugs: tuple[str, ...], topic: str, from_offset: int | None, to_offset: int | None, since: str | None, until: str | None,
@@ -56,16 +64,16 @@ def replay(
     rate: float | None, resumed: UUID | None, target: str | None, again: bool, source: str | None, from_watermill: bool,
     shadow: bool, resume_shadow: bool, swap: bool, confirm: str, as_json: bool,
 ) -> int:  # fmt: skip
-    """Hand events of the past to handlers once more, or elsewhere; Ctrl-C ends it after the batch in hand."""
+    """Hand events of the past to handlers once more, or elsewhere; Ctrl-C ends it after the batch in flight."""
     if sum(map(bool, (resumed, target, source, from_watermill, shadow or swap))) > 1:
         raise UsageError("--resume, --to, --from, --watermill and --shadow or --swap exclude one another")
     if resume_shadow and not shadow:
         raise UsageError("--resume-shadow goes with --shadow")
     if target and target.partition(":")[0] not in {"broker", "file"}:
-        raise UsageError(f"--to {target!r} is no target: write broker, broker:SUBJECT or file:PATH")
+        raise UsageError(f"--to {target!r} is not a target: write broker, broker:SUBJECT or file:PATH")
     chosen: dict[str, Any] = {
-        "topic": topic, "first_offset": from_offset, "last_offset": to_offset, "since": _moment("--since", since),
-        "until": _moment("--until", until), "uuids": uuids, "correlation_id": correlation_id,
+        "topic": topic, "first_offset": from_offset, "last_offset": to_offset, "since": read_time("--since", since),
+        "until": read_time("--until", until), "uuids": uuids, "correlation_id": correlation_id,
     }  # fmt: skip
     selection = Selection(**chosen)
     if (target or "").startswith("file:"):
@@ -88,9 +96,9 @@ def replay(
 
 
 @click.command()
-@_tenants
+@tenants_option()
 @click.option("--results", "of", type=click.UUID, metavar="REPLAY_ID", help="What became of each event of this one.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="With --results: of each tenant.")
+@limit_option(50, "With --results: of each tenant.")
 @as_json
 def replays(slugs: tuple[str, ...], of: UUID | None, limit: int, as_json: bool) -> int:
     """List earlier replays: who asked, what came of them, and which can be resumed; or the events of one, failures first."""
@@ -124,7 +132,7 @@ def shadows(drop: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@_tenants
+@tenants_option()
 @as_json
 def watermill(slugs: tuple[str, ...], as_json: bool) -> int:
     """List the topics in Watermill's own tables, with the lag of each consumer group."""
@@ -186,7 +194,7 @@ def _replay(plan: Plan[ReplayPlan, ReplayReport], confirm: str, as_json: bool) -
     else:
         show_result(report)
     if report.go_on:
-        say(f"to go on: {report.go_on}", err=True)
+        say(f"to resume: {report.go_on}", err=True)
     return 130 if report.run.state == "cancelled" else exit_code(report.findings)
 
 
@@ -211,12 +219,5 @@ def _one(what: str, option: str, values: Sequence[Any]) -> Any:
 def _path(option: str, text: str) -> Path:
     kind, _, path = text.partition(":")
     if kind != "file" or not path:
-        raise UsageError(f"{option} {text!r} is no file: write it as file:PATH")
+        raise UsageError(f"{option} {text!r} is not a file: write it as file:PATH")
     return Path(path)
-
-
-def _moment(option: str, text: str | None) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text) if text else None
-    except ValueError:
-        raise UsageError(f"{option} {text!r} is no time: write it as 2026-01-31T08:00:00+00:00") from None

@@ -1,16 +1,15 @@
-"""erpkit run: a notebook, headlessly, once or once for each tenant."""
+"""erpkit run: a notebook, headlessly, once or once for each tenant; and erpkit runs: the record of what ran."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
 
 import erpkit
-from erpkit.cli.options import as_json
-from erpkit.cli.output import print_json, print_table, print_target, say, say_text
+from erpkit.cli.output import as_json, limit_option, print_json, print_table, print_target, say, say_text, show
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
 from erpkit.runs import (
@@ -100,7 +99,7 @@ def _parameters(opened: Notebook, given: Sequence[tuple[str, str]], tenants: Seq
 
 
 def _check_target(erp: Erp, recorder: Recorder, slugs: Sequence[str], *, quiet: bool) -> None:
-    """Name the target, and refuse a tenant that it does not have; where the database does not answer, only the record is lost."""
+    """Name the target, and refuse a tenant that it does not have; if the database does not answer, the run is only not recorded."""
     if recorder.problem:
         if slugs:
             raise UsageError(f"tenants cannot be checked, and nothing was started: {recorder.problem}")
@@ -145,7 +144,7 @@ def _print_parameters(notebook: Notebook) -> None:
 
 
 def _print_result(result: RunResult, as_json: bool) -> None:
-    """Print what became of one run; what went wrong beside it goes to standard error."""
+    """Print the result of one run; other problems go to standard error."""
     _print_problems(result)
     if as_json:
         print_json(_as_dict(result))
@@ -158,7 +157,7 @@ def _print_result(result: RunResult, as_json: bool) -> None:
 
 
 def _print_fleet(done: FleetResult, as_json: bool) -> None:
-    """Print what became of one run a tenant."""
+    """Print the results of one run per tenant."""
     for result in done.results.values():
         _print_problems(result)
     if as_json:
@@ -192,3 +191,22 @@ def _as_dict(result: RunResult) -> dict[str, Any]:
         "attempt": result.attempt, "output": result.places[0], "report": result.places[1],
         "problems": list(result.problems),
     }  # fmt: skip
+
+
+@click.command("runs")
+@click.option("--notebook", metavar="NAME", help="Only runs of this notebook.")
+@limit_option(20)
+@as_json
+def runs(notebook: str | None, limit: int, as_json: bool) -> int:
+    """List the runs that `erpkit run` recorded in the database, the newest first.
+
+    `running` is a run that is under way; `lost` one whose process gave no sign of life for a minute.
+    """
+    with erpkit.open() as erp:
+        print_target(erp.target, quiet=as_json)
+        history = erp.runs.history(notebook or "", limit=limit)
+    if as_json:
+        print_json([asdict(run) for run in history.runs])
+    else:
+        show(history.table)
+    return 0

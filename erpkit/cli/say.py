@@ -1,4 +1,4 @@
-"""Printing a line, a text or a script: the one way by which what comes from elsewhere gets to a terminal."""
+"""Printing: the only place that writes text from elsewhere to a terminal."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import sys
 import click
 
 from erpkit.visible import visible
-
-__all__ = ["say", "say_script", "say_text"]
 
 
 def say(text: object = "", *, err: bool = False) -> None:

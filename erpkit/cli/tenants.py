@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
 import click
 
 import erpkit
-from erpkit.cli.inspection import inspect
-from erpkit.cli.options import confirm_option, tenants_argument
-from erpkit.cli.output import as_json, print_findings, print_json, print_target, say, say_script, show
+from erpkit.cli.output import as_json, confirm_option, print_findings, print_json, print_target, say, say_script, show
 from erpkit.cli.planning import show_or_apply, this_command
-from erpkit.cli.repairs import repair, restore
 from erpkit.finding import exit_code
-from erpkit.tenants import Manifest, MovedTenant, read_manifest
+from erpkit.plan import Plan
+from erpkit.table import Column, Table
+from erpkit.tenants import (
+    FleetInspection,
+    Manifest,
+    MovedTenant,
+    RepairPlan,
+    RepairRun,
+    RestorePlan,
+    RestoreRun,
+    TenantDetail,
+    TenantInspection,
+    read_manifest,
+)
 from erpkit.tenants.registry import check_slug
+from erpkit.tenants.repair import Risk
 
 
 @click.group("tenants")
@@ -50,11 +63,6 @@ def create(slug: str, name: str) -> int:
     say(f"created {tenant.slug}: schema {tenant.schema}, role {tenant.role}, {len(plan.migrations)} migrations")
     print_findings(made.findings)
     return exit_code(made.findings)
-
-
-command.add_command(inspect)
-command.add_command(repair)
-command.add_command(restore)
 
 
 @command.command()
@@ -134,7 +142,7 @@ def rename(slug: str, new_slug: str, name: str | None) -> int:
 
 @command.command()
 @click.argument("slug")
-@click.option("--confirm", default="", metavar="PLAN_ID", help="Drop what the plan with this id shows.")
+@confirm_option("Drop what the plan with this id shows.")
 def drop(slug: str, confirm: str) -> int:
     """Drop a tenant that is suspended or archived; without --confirm, show what would be lost."""
     with erpkit.open() as erp:
@@ -143,7 +151,7 @@ def drop(slug: str, confirm: str) -> int:
 
 
 @command.command("hand-over")
-@click.option("--confirm", default="", metavar="PLAN_ID", help="Run the statements of the plan with this id.")
+@confirm_option("Run the statements of the plan with this id.")
 def hand_over_(confirm: str) -> int:
     """Give what this login made before to all operators of the database; without --confirm, print the statements.
 
@@ -169,7 +177,7 @@ def adopt(query: str, events: bool, confirm: str) -> int:
 
 
 @command.command()
-@tenants_argument
+@click.argument("slugs", nargs=-1)
 @click.option("--with-events", is_flag=True, help="Drop the event log's tables even where they hold rows.")
 @confirm_option("Release what the plan with this id shows.")
 def release(slugs: tuple[str, ...], with_events: bool, confirm: str) -> int:
@@ -192,7 +200,7 @@ def export(slug: str, file: Path) -> int:
         manifest = erp.tenants.export(slug, file)
     say(f"exported {slug} to {file}: {len(manifest.rows)} tables, {manifest.row_count:,} rows")
     for need in manifest.needs:
-        say(f"where it is imported there must be: {need}")
+        say(f"the import needs: {need}")
     return _print_left_out(manifest)
 
 
@@ -225,6 +233,167 @@ def _print_mentions(moved: MovedTenant) -> int:
         say(f"! {mention}")
     if moved.mentions:
         say(
-            f"{len(moved.mentions)} object(s) still name the old schema in their text: rewrite by hand those that mean it"
+            f"{len(moved.mentions)} object(s) still name the old schema in their text: rewrite by hand those that refer to it"
         )
     return 3 if moved.mentions else 0
+
+
+@command.command()
+@click.argument("slugs", nargs=-1)
+@click.option(
+    "--since", metavar="FILE", type=click.Path(path_type=Path), help="Show growth since what --json printed earlier."
+)
+@as_json
+def inspect(slugs: tuple[str, ...], since: Path | None, as_json: bool) -> int:
+    """Show the state of tenants, all without a name; exit code 3 if there is something to look at.
+
+    For growth keep an inspection, `erpkit tenants inspect --json > monday.json`, and name it later: `--since monday.json`.
+    """
+    with erpkit.open() as erp:
+        print_target(erp.target, quiet=as_json)
+        if len(slugs) == 1 and not as_json and len(erp.find(slugs)) == 1:
+            detail = erp.tenants[slugs[0]].inspect(since=since or "")
+            fleet = FleetInspection(erp.target, (detail.inspection,), detail.now, detail.before)
+        else:
+            detail, fleet = None, erp.tenants.inspect(slugs, since=since or "", exact=len(slugs) == 1 or None)
+    if as_json:
+        print_json(fleet.document)
+    else:
+        _print_fleet(fleet, detail)
+        print_findings(fleet.findings)
+    return exit_code(fleet.findings)
+
+
+def _print_fleet(fleet: FleetInspection, detail: TenantDetail | None) -> None:
+    show(_narrow(fleet.table))
+    if fleet.before:
+        _print_since(fleet)
+    if fleet.note:
+        say(fleet.note)
+    if detail is not None:
+        show(detail.table)
+        for line in detail.notes:
+            say(line)
+
+
+def _narrow(table: Table[TenantInspection]) -> Table[TenantInspection]:
+    """Leave out columns for which a terminal has no room, and add the backlog."""
+    more = (
+        Column[TenantInspection]("backlog", lambda i: sum(i.backlog.values())),
+        Column[TenantInspection]("dead rows", lambda i: i.dead_rows),
+    )
+    kept = [column for column in table.columns if column.name not in ("schema", "last event")]
+    return Table([*kept, *more], table.rows, table.empty)
+
+
+def _print_since(fleet: FleetInspection) -> None:
+    assert fleet.before is not None
+    growths = fleet.growths.values()
+    elapsed = fleet.now.taken_at - fleet.before.taken_at
+    known = [one for one in growths if one.before]
+    size, rows = sum(one.size or 0 for one in known) / 2**20, sum(one.rows or 0 for one in known)
+    say(f"growth since {fleet.before.taken_at:%Y-%m-%d %H:%M %Z} ({_words(elapsed)}): {size:+,.2f} MiB, {rows:+,} rows")
+    if not all(one.is_exact for one in growths):
+        say("~ a figure then or now is PostgreSQL's estimate")
+    if len(known) < len(growths):
+        say(f"– {len(growths) - len(known)} of {len(growths)} tenants are not in the earlier inspection")
+
+
+def _words(elapsed: timedelta) -> str:
+    minutes = elapsed.total_seconds() / 60
+    if minutes < 120:
+        return f"{minutes:.0f} minutes" if minutes >= 2 else "just now"
+    return f"{minutes / 60:.0f} hours" if minutes < 48 * 60 else f"{minutes / 1440:.0f} days"
+
+
+_RISKS = click.Choice(["fails", "loses"])
+
+
+@command.command()
+@click.argument("slug")
+@click.option(
+    "--accept",
+    type=_RISKS,
+    multiple=True,
+    help="Also run statements with this risk: failing on rows, or losing values.",
+)
+@confirm_option("Run what the plan with this id shows.")
+@as_json
+def repair(slug: str, accept: tuple[Risk, ...], confirm: str, as_json: bool) -> int:
+    """Make a tenant's schema like _template again; without --confirm, show the statements.
+
+    All of it is one transaction. Exit code 3 if something is different, in a dry run, or still is, after it.
+    """
+    with erpkit.open() as erp:
+        print_target(erp.target, quiet=as_json)
+        plan = erp.tenants.repair(slug, accept)
+        if as_json:
+            return _print_repair(plan, confirm)
+        accepted = "".join(f" --accept {risk}" for risk in accept)
+        code = show_or_apply(plan, confirm, f"erpkit tenants repair {slug}{accepted}")
+        if plan.note and not confirm:
+            say(plan.note)
+    return code
+
+
+def _print_repair(plan: Plan[RepairPlan, RepairRun], confirm: str) -> int:
+    run = plan.apply(confirm) if confirm else None
+    record = run.plan if run else plan.record
+    left = [str(one) for one in run.left] if run else record.differences
+    print_json(
+        {
+            "plan": record.id,
+            "applied": bool(confirm),
+            "tenant": record.tenant.slug,
+            "steps": [asdict(step) for step in record.steps],
+            "left": [asdict(step) for step in record.left],
+            "different": left,
+        }
+    )
+    return 3 if left else 0
+
+
+@command.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--tenant", "slug", metavar="SLUG", help="The tenant to restore, where it has another name than in the file."
+)
+@confirm_option("Do what the plan with this id shows.")
+@as_json
+def restore(file: Path, slug: str | None, confirm: str, as_json: bool) -> int:
+    """Put an exported tenant in the place of a damaged one; without --confirm, show what would be done.
+
+    The file is verified, imported beside the damaged tenant, compared, and renamed into its place; the damaged one is kept,
+    archived. Suspend the tenant first, and activate it afterwards. Exit code 3 if there is something to look at.
+    """
+    with erpkit.open() as erp:
+        print_target(erp.target, quiet=as_json)
+        plan = erp.tenants.restore(file, slug or "")
+        if as_json:
+            run = plan.apply(confirm) if confirm else None
+            print_json(_plan_document(plan.record) | (_result_document(run) if run else {}))
+            return exit_code(run.findings) if run else 0
+        if not confirm:
+            manifest = plan.record.manifest
+            say(f"{file} is whole: {manifest.slug}, {manifest.row_count:,} rows, exported {manifest.created_at}")
+        name = f" --tenant {slug}" if slug else ""
+        code = show_or_apply(plan, confirm, f"erpkit tenants restore {file}{name}")
+    return code if confirm else 0  # that rows are missing is why it is restored
+
+
+def _plan_document(plan: RestorePlan) -> dict[str, object]:
+    changes = [{"table": table, "now": now, "then": then} for table, (now, then) in plan.changes.items()]
+    return {
+        "plan": plan.id, "tenant": plan.tenant.slug, "status": plan.tenant.status, "file": plan.path,
+        "exported_at": plan.manifest.created_at, "beside": plan.beside, "aside": plan.aside, "changes": changes, "restored": False,
+    }  # fmt: skip
+
+
+def _result_document(run: RestoreRun) -> dict[str, object]:
+    return {
+        "restored": run.restored is not None,
+        "problems": run.beside.problems,
+        "drift": [str(one) for one in run.beside.drift],
+        "events": [asdict(one) for one in run.beside.log_changes],
+        "mentions": [str(one) for one in run.restored.mentions] if run.restored else [],
+    }

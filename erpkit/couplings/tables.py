@@ -1,14 +1,21 @@
-"""Tables of modules: whose each one is, and the foreign keys and views across modules in the catalog of one schema."""
+"""The owners of tables, and foreign keys, views and queries that use another module's tables."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from erpkit.database import Connection
+from erpkit.errors import QueryError, first_line
 from erpkit.modules.module import ModuleLike, tables_of
-from erpkit.modules.wiring import Edge, Kind
+from erpkit.modules.wiring import Edge, Kind, shorten_path
+from erpkit.queries import queries_folder
+
+if TYPE_CHECKING:
+    from sqlglot import expressions
 
 _PREFIX = re.compile(r"[^*?\[]+\*")
 _KEYS = """
@@ -18,7 +25,7 @@ JOIN pg_class source ON source.oid = c.conrelid JOIN pg_class target ON target.o
 WHERE c.contype = 'f' AND source.relnamespace = to_regnamespace(quote_ident(%s)) AND c.conparentid = 0
 ORDER BY 2, 1"""
 
-# A view's rule depends on each table, view and column that its query reads.
+# A view's rewrite rule depends on each table, view and column that its query reads.
 _VIEWS = """
 SELECT DISTINCT CASE v.relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END, v.relname::text, used.relname::text
 FROM pg_class v
@@ -30,7 +37,7 @@ ORDER BY 2, 3"""
 
 
 class TableOwners:
-    """The modules' tables; where several patterns match, the longest decides: `sales_eu_*` before `sales_*`."""
+    """Finds the module that owns a table; of several matching patterns the longest decides: `sales_eu_*` before `sales_*`."""
 
     def __init__(self, modules: Sequence[ModuleLike]) -> None:
         patterns = [(pattern, module.name) for module in modules for pattern in tables_of(module)]
@@ -48,14 +55,8 @@ class TableOwners:
         return max(found)[1] if found else None
 
 
-def has_schema(connection: Connection, schema: str) -> bool:
-    """Tell whether there is a schema of that name."""
-    row = connection.execute("SELECT to_regnamespace(quote_ident(%s)) IS NOT NULL", [schema]).fetchone()
-    return row == (True,)
-
-
 def table_edges(connection: Connection, schema: str, owners: TableOwners) -> list[Edge]:
-    """Return an edge from the module that has a foreign key or a view to the one whose table it needs; two round trips."""
+    """Return an edge from each foreign key or view to the module whose table it uses; takes two round trips."""
     keys = connection.execute(_KEYS, [schema]).fetchall()
     views = connection.execute(_VIEWS, [schema]).fetchall()
     edges = [
@@ -68,3 +69,51 @@ def table_edges(connection: Connection, schema: str, owners: TableOwners) -> lis
 def _edge(owners: TableOwners, kind: Kind, from_table: str, to_table: str, evidence: str) -> Edge | None:
     source, target = owners.find(from_table), owners.find(to_table)
     return None if source is None or target is None or source == target else Edge(source, target, kind, evidence)
+
+
+_NAME = re.compile(r"^--\s*name:\s*(\w+)", re.MULTILINE)
+_WORD = re.compile(r"[a-z_]\w*", re.IGNORECASE)
+
+
+def query_edges(modules: Sequence[ModuleLike], owners: TableOwners) -> list[Edge]:
+    """Return an edge for each query and each table of another module in it; raises QueryError if sqlglot cannot parse one."""
+    return [edge for module in modules for edge in _edges_of(module, owners)]
+
+
+def _edges_of(module: ModuleLike, owners: TableOwners) -> Iterator[Edge]:
+    folder = queries_folder(module)
+    for path in sorted(folder.glob("*.sql")) if folder else ():
+        for name, line, text in _queries(path):
+            if not any(owners.find(word) not in (None, module.name) for word in set(_WORD.findall(text.lower()))):
+                continue  # without the name of another module's table it need not be parsed
+            for table in _tables(text, f"{shorten_path(path)}:{line}"):
+                owner = owners.find(table)
+                if owner is not None and owner != module.name:
+                    yield Edge(module.name, owner, "query", f"{name} ({shorten_path(path)}:{line}) uses {table}")
+
+
+def _queries(path: Path) -> Iterator[tuple[str, int, str]]:
+    """Yield name, line and text of each query in a file."""
+    text = path.read_text(encoding="utf-8")
+    starts = list(_NAME.finditer(text))
+    for start, end in zip(starts, [*(match.start() for match in starts[1:]), len(text)], strict=True):
+        yield start[1], text.count("\n", 0, start.start()) + 1, text[start.start() : end]
+
+
+def _tables(text: str, place: str) -> list[str]:
+    """Return the tables that a statement names, without those that its WITH defines."""
+    import sqlglot  # noqa: PLC0415 - slow to import
+    from sqlglot import expressions  # noqa: PLC0415
+
+    try:
+        statements = sqlglot.parse(text, dialect="postgres")
+    except sqlglot.errors.SqlglotError as error:
+        raise QueryError(f"{place}: not understood: {first_line(error)}") from None
+    trees = [statement for statement in statements if statement is not None]
+    own = {cte.alias for tree in trees for cte in tree.find_all(expressions.CTE)}
+    named = {_name(table) for tree in trees for table in tree.find_all(expressions.Table)}
+    return sorted(named - own - {""})
+
+
+def _name(table: expressions.Table) -> str:
+    return table.name if getattr(table.this, "quoted", False) else table.name.lower()

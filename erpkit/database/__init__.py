@@ -1,6 +1,5 @@
 """Connections, the pool, and transactions that are scoped to one tenant."""
 
-from erpkit.database.analysts import ANALYSTS, grant_analysts, may_not_read
 from erpkit.database.operators import (
     OPERATORS,
     act_as_maker,
@@ -14,20 +13,31 @@ from erpkit.database.operators import (
     share_table,
 )
 from erpkit.database.pool import TENANTS_A_CONNECTION, Database, PooledConnection
+from erpkit.database.rights import ANALYSTS, grant_analysts, may_not_read
 from erpkit.database.schemas import (
     IMPATIENT,
     Errors,
     fetch_union,
+    has_schema,
     note_errors,
     note_failure,
     read_tenants,
-    schemas_with_table,
     tenants_with_table,
 )
-from erpkit.database.scope import DISCARD, Connection, enter_tenant, no_schema, scope_statements, search_path
-from erpkit.database.stream import Stream, can_stream, column_names_and_types, open_stream
-from erpkit.database.sweep import Answer, sweep
-from erpkit.database.tenant import TEMPLATE, Tenant, check_quotable, check_schema_name
+from erpkit.database.scope import (
+    DISCARD,
+    TEMPLATE,
+    Connection,
+    Tenant,
+    check_quotable,
+    check_schema_name,
+    connect_beside,
+    grant_usage,
+    quote_name,
+    scope_statements,
+    search_path,
+)
+from erpkit.database.sweep import Answer, Stream, can_stream, column_names_and_types, open_stream, sweep
 
 __all__ = [
     "ANALYSTS",
@@ -52,19 +62,20 @@ __all__ = [
     "check_quotable",
     "check_schema_name",
     "column_names_and_types",
+    "connect_beside",
     "create_schema",
-    "enter_tenant",
     "fetch_union",
     "find_owner",
     "give_to_owner",
     "grant_analysts",
+    "grant_usage",
+    "has_schema",
     "may_not_read",
-    "no_schema",
     "note_errors",
     "note_failure",
     "open_stream",
+    "quote_name",
     "read_tenants",
-    "schemas_with_table",
     "scope_statements",
     "search_path",
     "share_table",

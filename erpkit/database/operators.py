@@ -1,7 +1,7 @@
 """The group of operators, and the role of each database that owns what they make.
 
-`erpkit_operator` is the group of logins that operate. It is a member of one role for each database, `erpkit_operator.<database>`,
-which owns the tenants' schemas with all that is in them: so what one operator's login made, every other one may change and drop.
+`erpkit_operator` is the group of the operators' logins. It is a member of one role for each database, `erpkit_operator.<database>`,
+which owns the tenants' schemas and everything in them, so that each operator may change and drop what another one made.
 """
 
 from __future__ import annotations
@@ -12,31 +12,14 @@ from contextlib import contextmanager
 
 from psycopg import sql
 
-from erpkit.database.scope import Connection
-from erpkit.database.tenant import Tenant
-
-__all__ = [
-    "OBJECTS",
-    "OPERATORS",
-    "OWNER_PREFIX",
-    "act_as_maker",
-    "act_as_owner",
-    "as_admin",
-    "as_maker",
-    "as_owner",
-    "create_schema",
-    "find_owner",
-    "give_to_owner",
-    "owner_name",
-    "share_table",
-]
+from erpkit.database.scope import Connection, Tenant
 
 OPERATORS = "erpkit_operator"
 OWNER_PREFIX = f"{OPERATORS}."
 
 _NAME_LIMIT = 63 - len(OWNER_PREFIX)
 
-# What belongs to a schema, with its owner; a sequence of a column and a member of an extension follow what they belong to.
+# The objects of schemas with their owners, except sequences of columns and members of extensions, which follow their own.
 OBJECTS = """
 SELECT n.nspname AS schema, n.nspowner AS wanted, o.owner, d.objid, t.keyword, i.identity
   FROM pg_catalog.pg_namespace n
@@ -84,8 +67,19 @@ END $erpkit$
 """
 
 
+def database_name(connection: Connection) -> str:
+    """Return the name of the database as the server knows it: behind a pooler, the connection may have an alias."""
+    ((name,),) = connection.execute("SELECT current_database()::text").fetchall()
+    return str(name)
+
+
+def lock_shared(connection: Connection) -> None:
+    """Keep other processes from creating what all tenants share, such as groups, until the transaction ends."""
+    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0))")
+
+
 def owner_name(database: str) -> str:
-    """Return the role that owns what the operators of a database make. Roles belong to the whole server."""
+    """Return the name of the role that owns what the operators of a database make: roles belong to the whole server."""
     if len(database.encode()) > _NAME_LIMIT:
         digest = hashlib.sha256(database.encode()).hexdigest()[:10]
         database = f"{database.encode()[: _NAME_LIMIT - 11].decode(errors='ignore')}.{digest}"
@@ -94,8 +88,7 @@ def owner_name(database: str) -> str:
 
 def find_owner(connection: Connection) -> str | None:
     """Return the role that owns what the operators of this database make, if the login may act as it."""
-    row = connection.execute("SELECT current_database()").fetchone()
-    name = owner_name(row[0] if row else "")
+    name = owner_name(database_name(connection))
     right = "SET" if connection.info.server_version >= 160000 else "MEMBER"
     found = connection.execute(
         "SELECT FROM pg_catalog.pg_roles WHERE rolname = %s AND pg_has_role(session_user, oid, %s)", [name, right]
@@ -104,7 +97,7 @@ def find_owner(connection: Connection) -> str | None:
 
 
 def create_schema(connection: Connection, schema: str, like: str | None = None) -> None:
-    """Make a schema that belongs to the operators of this database, if the login is one of them, or to the owner of `like`."""
+    """Create a schema owned by the operators' role if the login is an operator, or by the owner of the schema `like`."""
     owner = find_owner(connection)
     if owner is not None and like is not None:
         row = connection.execute(
@@ -112,18 +105,18 @@ def create_schema(connection: Connection, schema: str, like: str | None = None) 
         ).fetchone()
         owner = owner if row is not None else None
     statement = sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema))
-    if owner is not None:  # the login needs the right to create it, and the owner need not have that
+    if owner is not None:  # the login needs the privilege to create it, the owner does not
         statement += sql.SQL(" AUTHORIZATION {}").format(sql.Identifier(owner))
     connection.execute(statement)
 
 
-def act_as_owner(schema: str, *, session: bool = False) -> str:
-    """Return the statement that lets the transaction act as the owner of a schema, where that is the operators' role.
+def act_as_owner(schema: str) -> str:
+    """Return the statement that sets the transaction's role to the owner of a schema, if that is the operators' role.
 
-    What is made then belongs to all of them. A schema that belongs to a login is left to that login.
+    What is created then belongs to all operators. For a schema that a login owns, the statement does nothing.
     """
     return (
-        f"SELECT pg_catalog.set_config('role', pg_catalog.pg_get_userbyid(nspowner), {str(not session).lower()}) "  # noqa: S608 - quoted
+        f"SELECT pg_catalog.set_config('role', pg_catalog.pg_get_userbyid(nspowner), true) "  # noqa: S608 - quoted
         f"FROM pg_catalog.pg_namespace WHERE nspname = {_literal(schema)} "
         f"AND pg_catalog.starts_with(pg_catalog.pg_get_userbyid(nspowner), {_literal(OWNER_PREFIX)})"
     )
@@ -136,18 +129,18 @@ def act_as_maker(tenant: Tenant, *, session: bool = False) -> str:
     `act_as_owner` says.
     """
     if tenant.owner is None:
-        return act_as_owner(tenant.schema, session=session)
+        return act_as_owner(tenant.schema)
     return f"SET {'SESSION' if session else 'LOCAL'} ROLE {sql.Identifier(tenant.owner).as_string()}"
 
 
 def give_to_owner(schema: str) -> str:
-    """Return the statement that gives what a login made in an operators' schema to its owner, with the usual privileges."""
+    """Return the statement that makes the owner of an operators' schema own what a login created in it, with the usual privileges."""
     return _GIVE.format(objects=OBJECTS, schema=_literal(schema), prefix=_literal(OWNER_PREFIX))
 
 
 @contextmanager
 def as_owner(connection: Connection, schema: str) -> Iterator[None]:
-    """Act as the owner of a schema, where that is the operators' role, for a part of the present transaction."""
+    """Act as the owner of a schema, if that is the operators' role, within the present transaction."""
     connection.execute(act_as_owner(schema).encode())
     yield
     connection.execute("SET LOCAL role TO DEFAULT")
@@ -163,9 +156,9 @@ def as_maker(connection: Connection, tenant: Tenant) -> Iterator[None]:
 
 @contextmanager
 def as_admin(connection: Connection, role: str) -> Iterator[None]:
-    """Act as the operators' role that made `role`, where one did, for a part of the present transaction.
+    """Act as the operators' role that created `role`, if one did, within the present transaction.
 
-    To alter and drop a role takes CREATEROLE, which no member inherits.
+    Altering and dropping a role takes CREATEROLE, which members do not inherit.
     """
     connection.execute(
         "SELECT set_config('role', admin.rolname, true) FROM pg_auth_members m JOIN pg_roles made ON made.oid = m.roleid "
@@ -177,7 +170,7 @@ def as_admin(connection: Connection, role: str) -> Iterator[None]:
 
 
 def share_table(connection: Connection, table: str) -> None:
-    """Let the operators of this database write a table of erpkit's in `public`, if the login may grant that."""
+    """Let all operators write a table of erpkit's in `public`, if the login may grant that."""
     owner = find_owner(connection)
     if owner is None:
         return

@@ -1,4 +1,4 @@
-"""A database and its pool of connections, lent for one tenant, for many, or for none."""
+"""A database, and its pool of connections for one tenant, for many, or for none."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from erpkit.config import Settings
 from erpkit.database.rights import describe_excess, name_grant
 from erpkit.database.scope import (
     Connection,
+    Tenant,
     check_in_transaction,
     commit,
     enter_tenant,
@@ -26,16 +27,13 @@ from erpkit.database.scope import (
     reset,
 )
 from erpkit.database.target import probe
-from erpkit.database.tenant import Tenant
 from erpkit.embedded import EmbeddedServer, reading_url
 from erpkit.errors import DatabaseError, UsageError
 
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
 
-__all__ = ["TENANTS_A_CONNECTION", "Database", "PooledConnection"]
-
-# A backend grew from 13 MB to 174 MB over 1,000 tenants of three tables, for all that it keeps of each table.
+# A backend caches every table that it has seen: over 1,000 tenants of three tables it grew from 13 MB to 174 MB.
 TENANTS_A_CONNECTION = 500
 
 _MAY_TAKE = """
@@ -45,15 +43,15 @@ SELECT r.rolname::text FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_role
 
 _log = logging.getLogger("erpkit")
 _WAIT = 30  # seconds for a connection
-_LOOK = 1  # seconds of it after which to look whether the server is there at all
-# The second one may have been on its way already when the server ended all sessions.
+_LOOK = 1  # seconds of waiting after which to check whether the server answers
+# The pool may already have been opening the second connection when the server ended all sessions.
 _TRIES = 3
 _CLOSED = f"closed {_TRIES} connections in a row, the last ones new"
-_WAIT_FOR_MORE = 0.25  # seconds for one beside those that are held: to wait longer could be to wait for each other
+_WAIT_FOR_MORE = 0.25  # seconds for a further connection: two callers that wait longer could wait for each other
 
 
 class PooledConnection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection of the pool; `visited` are the schemas that its backend has seen."""
+    """A connection of the pool; `visited` holds the schemas that its backend has cached."""
 
     def __init__(self, pgconn: pq.abc.PGconn, row_factory: RowFactory[tuple[Any, ...]] = tuple_row) -> None:
         super().__init__(pgconn, row_factory)
@@ -63,15 +61,15 @@ class PooledConnection(psycopg.Connection[tuple[Any, ...]]):
 class Database:
     """A PostgreSQL database with a pool of connections; open it with `Database.open(settings)`, in a `with` block or not.
 
-    `target` names it for people: `embedded`, or host/database/user. `is_writable` is False where it belongs to an ERP that
-    erpkit only reads. `shared_schemas` and `allowed_functions` are what the settings open to SQL that is typed.
+    `target` names it for people: `embedded`, or host/database/user. `is_writable` is False for the database of an ERP that
+    erpkit only reads. `shared_schemas` and `allowed_functions` are what SQL that a person types may use besides the tenant's.
 
-    A connection that died while the pool held it, as when the server restarted, is found when it is lent, and replaced by a
-    new one. What was begun on a connection is never tried again.
+    A connection that died in the pool, as when the server restarted, is replaced before it is lent. Work that has begun on a
+    connection is never repeated.
     """
 
     def __init__(self, conninfo: str, target: str, *, max_connections: int = 8, writable: bool = True) -> None:
-        # The pool warns of connections that it replaces; without a handler Python would print that.
+        # The pool logs a warning for each connection that it replaces; without a handler Python would print it.
         logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
         self.target = target
         self.is_writable = writable
@@ -109,28 +107,28 @@ class Database:
         return cls(server.url(), "embedded", writable=settings.tenants_query is None)
 
     def check_writable(self) -> None:
-        """Raise UsageError where the database belongs to an ERP that erpkit only reads."""
+        """Raise UsageError if the database belongs to an ERP that erpkit only reads."""
         if not self.is_writable:
-            raise UsageError(f"ERPKIT_TENANTS_QUERY is set: {self.target} is only read, and nothing was changed")
+            raise UsageError(f"ERPKIT_TENANTS_QUERY is set: {self.target} is read-only here; nothing was changed")
 
     def close(self) -> None:
-        """Give the connections back; the server goes on, and whoever asks for a connection later gets a new one."""
+        """Close the pooled connections; a later request opens a new pool."""
         self._pool.close()
         if self._reading is not None and self._reading is not self:
             self._reading.close()
 
     def apart(self) -> Self:
-        """Return the same database with a pool of its own, for work beside this one."""
+        """Return the same database with a separate pool."""
         other = copy(self)
         other._pool = other._new_pool()
         other._reading, other._lock = None, threading.Lock()
         return other
 
     def reading(self, tenants: Sequence[Tenant]) -> Self:
-        """Return the same database through the login that may only read, if there is one and all of `tenants` let it.
+        """Return the same database under the login that may only read, if there is one and it may read all of `tenants`.
 
-        That is the embedded server's, and tenants with a role for reading that analysts may take. What only reads finds it by
-        itself.
+        The embedded server has such a login; it may take the tenants' reading roles. Methods that only read call this
+        themselves.
         """
         roles = {tenant.reader for tenant in tenants}
         if None in roles:
@@ -146,7 +144,7 @@ class Database:
         return side if side._may_take >= roles else self
 
     def _learn_roles(self, roles: set[str | None]) -> None:
-        """Read which roles the login may take: all at once, as each tenant will be asked for."""
+        """Read all roles that the login may take at once, as every tenant will be asked for."""
         with self.connection() as connection:
             rows = connection.execute(_MAY_TAKE).fetchall()
         self._may_take = {role for (role,) in rows}
@@ -161,7 +159,7 @@ class Database:
         return reading.apart()
 
     def name_login(self, tenants: Sequence[Tenant]) -> None:
-        """Warn once of a login that may do more than read; call it before running a user's SQL in `tenants`."""
+        """Warn once if the login may do more than read; call it before running a user's SQL in `tenants`."""
         side = self.reading(tenants)
         if side._is_named:
             return
@@ -172,10 +170,10 @@ class Database:
             _log.warning(excess)
 
     def renew(self) -> None:
-        """Replace the connections that died while the pool held them, as when the server restarted.
+        """Replace the connections that died in the pool, as when the server restarted.
 
-        What lends a connection does so by itself; call it to learn whether the server is back. Raises DatabaseError, naming
-        the target, when it does not answer.
+        Lending a connection does so by itself; call this to learn whether the server is back. Raises DatabaseError, naming the
+        target, when it does not answer.
         """
         probe(self.conninfo, self.target)
         self._pool.check()
@@ -195,13 +193,13 @@ class Database:
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """Lend a connection in autocommit mode, outside any tenant; whatever was set on it is reset when it comes back."""
+        """Lend a connection in autocommit mode, outside any tenant; its session is reset afterwards."""
         with self._lend() as connection:
             yield connection
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """Lend a connection inside a transaction that belongs to no tenant; commit at the end, roll back on an error."""
+        """Lend a connection inside a transaction outside any tenant; commit at the end, roll back on an error."""
         with self._lend() as connection, connection.transaction():
             yield connection
 
@@ -210,18 +208,18 @@ class Database:
     ) -> AbstractContextManager[Connection]:
         """Lend a connection inside a transaction that sees one tenant's schema, under that tenant's role.
 
-        Without `write` it is read-only, and under the tenant's `reader`: an analyst's login may take only that one.
-        `statement_timeout` is in seconds. It commits at the end and rolls back on an
-        error. Raises DatabaseError when the tenant's schema does not exist (PostgreSQL itself would fall through silently),
-        and when the transaction was ended, or had failed, before it came to the commit.
+        Without `write` it is read-only, and under the tenant's `reader`, the only role that an analyst's login may take.
+        `statement_timeout` is in seconds. It commits at the end and rolls back on an error. Raises DatabaseError when the tenant's
+        schema does not exist, which PostgreSQL itself would silently accept, and when the transaction was ended or failed before
+        the commit.
         """
         return _TenantTransaction(self if write else self.reading([tenant]), tenant, write, statement_timeout)
 
     @contextmanager
     def visit(self, tenants: Sequence[Tenant]) -> Iterator[PooledConnection]:
-        """Lend a connection in autocommit mode to go through many tenants on; the caller scopes each transaction.
+        """Lend a connection in autocommit mode to go through many tenants; the caller scopes each transaction.
 
-        Whoever goes on to other tenants than these adds their schemas to the connection's `visited`.
+        A caller that visits other tenants than these must add their schemas to the connection's `visited`.
         """
         with self._lend() as connection:
             connection.visited.update(tenant.schema for tenant in tenants)
@@ -231,10 +229,10 @@ class Database:
     def visit_at_once(
         self, groups: Sequence[Sequence[Tenant]]
     ) -> Iterator[list[tuple[PooledConnection, Sequence[Tenant]]]]:
-        """Lend a connection for reading to each of the first groups of tenants: one at least, all if the pool has as many.
+        """Lend a connection for reading to each of the first groups of tenants: at least one, and as many as the pool has free.
 
-        A group gets the connection that knows most of it: a backend that meets a table for the first time takes twice as
-        long. An exception inside closes the connections, as their answers may still be under way.
+        A group gets the connection that has visited most of it, as a backend takes twice as long for tables that it has not
+        cached. An exception inside closes the connections, whose answers may still be arriving.
         """
         side = self.reading([tenant for group in groups for tenant in group])
         with ExitStack() as stack:
@@ -275,18 +273,18 @@ class Database:
         """
         left = wait = self._wait if wait is None else wait
         while left > 0:
-            if self._pool.closed:  # a cell of a notebook is run again, after the last one closed it
+            if self._pool.closed:  # a notebook's cell is run again after another one closed it
                 self._pool = self._new_pool()
             try:
                 return self._pool.getconn(min(left, _LOOK))
-            except psycopg.OperationalError:  # the pool's, that there is none yet
+            except psycopg.OperationalError:  # raised by the pool: there is none yet
                 left -= _LOOK
-                if not self._pool.get_stats()["pool_size"]:  # else some are in use, and come back
+                if not self._pool.get_stats()["pool_size"]:  # otherwise some are in use, and come back
                     probe(self.conninfo, self.target)
         raise DatabaseError(f"no connection to {self.target} within {wait:.0f} s")
 
     def _take_alive(self, wait: float | None) -> PooledConnection:
-        """Take a connection on which the server has just answered."""
+        """Take a connection on which the server answers."""
         for attempt in range(_TRIES):
             connection = self._take_new() if attempt else self._take(wait)
             try:
@@ -299,12 +297,12 @@ class Database:
         raise DatabaseError(f"{self.target} {_CLOSED}")
 
     def _take_new(self) -> PooledConnection:
-        """Take a connection that is made now: when one has died, the others that the pool holds may have died with it."""
+        """Take a new connection: when one has died, the pool's others may have died, too."""
         self._pool.drain()
         return self._take()
 
     def _give_back(self, connection: PooledConnection) -> None:
-        """Return a connection, closed if it has seen many tenants: its backend keeps what it learnt of each table."""
+        """Return a connection; close it first if it has visited many tenants, as its backend caches each table."""
         if len(connection.visited) >= TENANTS_A_CONNECTION:
             connection.close()
         self._pool.putconn(connection)
@@ -322,17 +320,17 @@ class Database:
                 "application_name": "erpkit",
                 "prepare_threshold": None,
                 "connect_timeout": 10,
-                "client_encoding": "UTF8",  # a server's own may lack what is sent, and SQL_ASCII makes bytes of all text
+                "client_encoding": "UTF8",  # the server's own may lack characters, and SQL_ASCII turns text into bytes
             },
             open=True,
             timeout=_WAIT,
-            reconnect_timeout=0,  # else the pool pauses longer and longer, and misses that the server is back
+            reconnect_timeout=0,  # with a timeout the pool backs off, and misses that the server is back
             name="erpkit",
         )
 
 
 class _TenantTransaction(AbstractContextManager[Connection]):
-    """One tenant's transaction; a class, as each generator in its place would cost as much as a SET."""
+    """One tenant's transaction; a class, as a generator would cost as much as a SET statement."""
 
     def __init__(self, database: Database, tenant: Tenant, write: bool, statement_timeout: float | None) -> None:
         self._database = database
@@ -348,7 +346,7 @@ class _TenantTransaction(AbstractContextManager[Connection]):
             try:
                 self._enter()
                 break
-            except DatabaseError as error:  # lost before anything of the block ran, if the connection is closed
+            except DatabaseError as error:  # if the connection is closed, it was lost before the block began
                 if not self._connection.closed:
                     raise
                 if not left:
@@ -392,7 +390,7 @@ class _TenantTransaction(AbstractContextManager[Connection]):
 def _by_acquaintance(
     connections: Sequence[PooledConnection], groups: Sequence[Sequence[Tenant]]
 ) -> list[tuple[PooledConnection, Sequence[Tenant]]]:
-    """Pair each of the first groups with the connection that has seen most of its tenants, and note the visit."""
+    """Pair each of the first groups with the connection that has visited most of its tenants, and record the visit."""
     free, pairs = list(connections), []
     for group in groups[: len(connections)]:
         schemas = {tenant.schema for tenant in group}

@@ -1,9 +1,9 @@
-"""Reading the same thing from many tenants, each under its own reader, in few round trips."""
+"""Read the same thing from many tenants, each under its own reader, in few round trips."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, LiteralString
@@ -11,26 +11,14 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import abc, adapt, pq, sql
 
-from erpkit.database.scope import Connection, no_schema
+from erpkit.database.scope import Connection, Tenant, grant_usage, no_schema
 from erpkit.database.sweep import Answer, sweep
-from erpkit.database.tenant import Tenant
 from erpkit.errors import DatabaseError, ErpkitError, first_line
 
-__all__ = [
-    "IMPATIENT",
-    "Errors",
-    "fetch_union",
-    "note_errors",
-    "note_failure",
-    "read_tenants",
-    "schemas_with_table",
-    "tenants_with_table",
-]
-
-# Why tenants could not be read, by slug: filled in by what reads many of them.
+# The reasons why tenants could not be read, by slug; functions that read many tenants fill it in.
 Errors = MutableMapping[str, str]
 
-# Said first in a tenant's transaction of a fleet: a table that stays locked is given up after a second.
+# The first statement of a transaction in one of many tenants: waits at most a second for a locked table.
 IMPATIENT: LiteralString = "SET LOCAL lock_timeout TO '1s'"
 
 _LONGEST = 3600.0  # seconds for all tenants together
@@ -41,9 +29,9 @@ def read_tenants(
 ) -> list[tuple[Any, ...]]:
     """Run each query in a transaction of its tenant, under the tenant's reader, pipelined; return all rows in that order.
 
-    A tenant that cannot be read, or has a table that stays locked for a second, costs no other: `errors` gets its reason.
-    Without `errors` DatabaseError is raised, so that nothing is concluded from what was not read. Inside a transaction of the
-    caller's, which a role or a fault would change, all is read in one statement under the caller's own rights.
+    A tenant that cannot be read, or has a table that stays locked for a second, does not affect the others: `errors` gets the
+    reason. Without `errors`, DatabaseError is raised, so that nobody draws conclusions from what was not read. Inside a
+    transaction of the caller's, which a role or an error would change, one statement reads all under the caller's privileges.
     """
     statements: dict[Tenant, list[sql.Composable]] = {}
     for tenant, query in queries:
@@ -66,7 +54,7 @@ def read_tenants(
 
 
 def note_errors(failed: MutableMapping[str, str], errors: Errors | None) -> None:
-    """Add why tenants could not be read to `errors`; without it raise DatabaseError that names them."""
+    """Add to `errors` why tenants could not be read; without `errors`, raise DatabaseError that names them."""
     if errors is not None:
         for slug, reason in failed.items():
             errors.setdefault(slug, reason)
@@ -77,7 +65,7 @@ def note_errors(failed: MutableMapping[str, str], errors: Errors | None) -> None
 
 @contextmanager
 def note_failure(tenant: Tenant, errors: Errors) -> Iterator[None]:
-    """Add why a tenant could not be read to `errors`, where the block fails for a reason that is told in one line."""
+    """Catch a database error or an ErpkitError of the block, and add its first line to `errors` under the tenant."""
     try:
         yield
     except (ErpkitError, psycopg.Error) as error:
@@ -87,7 +75,7 @@ def note_failure(tenant: Tenant, errors: Errors) -> Iterator[None]:
 def tenants_with_table(
     connection: Connection, table: str, tenants: Collection[Tenant], errors: Errors | None = None
 ) -> list[Tenant]:
-    """Return those of `tenants` that have a table of this name; `errors` gets those whose schema is gone."""
+    """Return those of `tenants` that have a table of this name; `errors` gets those whose schema does not exist."""
     rows = connection.execute(
         "SELECT n.nspname, EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = %s AND c.relkind IN ('r', 'p')) "
         "FROM pg_namespace n WHERE n.nspname = ANY(%s)",
@@ -104,11 +92,11 @@ def fetch_union(
 ) -> list[tuple[Any, ...]]:
     """Run queries of the same shape over many schemas as UNION ALL, `chunk` of them a round trip; return all rows.
 
-    `patience` is for how many seconds it waits for a locked table, where not for ever; then LockNotAvailable is raised.
+    With `patience`, it waits at most so many seconds for a locked table, and then raises LockNotAvailable.
     """
     rows: list[tuple[Any, ...]] = []
     remaining = iter(queries)
-    # What is sent in one message is one transaction, and the setting ends with it.
+    # Statements that are sent in one message are one transaction, with which the setting ends.
     limit = sql.SQL(f"SET LOCAL lock_timeout TO {int(patience * 1000)}; " if patience else "")
     while batch := list(islice(remaining, chunk)):
         cursor = connection.execute(limit + sql.SQL(" UNION ALL ").join(batch))
@@ -118,16 +106,13 @@ def fetch_union(
     return rows
 
 
-def schemas_with_table(connection: Connection, table: str, schemas: Sequence[str]) -> set[str]:
-    """Return those of `schemas` that have a table of this name."""
-    rows = connection.execute(
-        "SELECT schemaname FROM pg_tables WHERE tablename = %s AND schemaname = ANY(%s)", [table, list(schemas)]
-    )
-    return {schema for (schema,) in rows}
+def has_schema(connection: Connection, schema: str) -> bool:
+    """Tell whether there is a schema of this name."""
+    return connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", [schema]).fetchone() is not None
 
 
 def _rows(transformer: abc.Transformer, login: str, answer: Answer) -> list[tuple[Any, ...]]:
-    """Return what a tenant's queries gave as Python values; raise DatabaseError where one failed."""
+    """Return the rows of a tenant's queries as Python values; raise DatabaseError if one failed."""
     if answer.error is not None:
         raise DatabaseError(_why(answer.tenant, answer.error, login))
     rows: list[tuple[Any, ...]] = []
@@ -138,9 +123,7 @@ def _rows(transformer: abc.Transformer, login: str, answer: Answer) -> list[tupl
 
 
 def _why(tenant: Tenant, error: str, login: str) -> str:
-    """Say of a schema that was found in the catalog, and yet is not the present one, that a right is missing."""
+    """Name the missing grant for a schema that exists but did not become the current one."""
     if error != no_schema(tenant) or tenant.schema == "$user":
         return error
-    names = sql.Identifier(tenant.schema), sql.Identifier(tenant.reader or login)
-    grant = sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(*names).as_string()
-    return f"permission denied for schema {tenant.schema}: {grant}"
+    return f"permission denied for schema {tenant.schema}: {grant_usage(tenant.schema, tenant.reader or login)}"

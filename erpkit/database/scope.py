@@ -1,49 +1,36 @@
-"""Transactions that are scoped to one tenant: how one is entered, and how it is left with nothing behind."""
+"""A tenant, and the transactions that are scoped to its schema and role."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import psycopg
 from psycopg import generators, pq, sql
 
-from erpkit.database.tenant import Tenant
-from erpkit.errors import DatabaseError, first_line
-
-__all__ = [
-    "DISCARD",
-    "OUTPUT",
-    "Connection",
-    "check_in_transaction",
-    "commit",
-    "enter_tenant",
-    "is_alive",
-    "leave_unchanged",
-    "missing_grant",
-    "no_schema",
-    "reset",
-    "scope_statements",
-    "search_path",
-    "set_output",
-]
+from erpkit.errors import DatabaseError, UsageError, first_line
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-# All that a session can set, undone: what DISCARD ALL does (PostgreSQL manual), which cannot be sent with other statements.
+# Undo all that a session can set, as DISCARD ALL does (PostgreSQL manual): that one cannot be sent with other statements.
 DISCARD = (
     "SET SESSION AUTHORIZATION DEFAULT; RESET ALL; RESET ROLE; CLOSE ALL; UNLISTEN *; DEALLOCATE ALL; "
     "SELECT pg_advisory_unlock_all(); DISCARD TEMP"
 )
-# A rollback takes back every setting, cursor and LISTEN; it leaves the session's prepared statements and advisory locks. To
-# drop those before it costs half of what it would in a transaction of their own after it.
+# A rollback undoes every setting, cursor and LISTEN, but keeps the session's prepared statements and advisory locks. Dropping
+# those before the rollback takes half the time of a transaction of its own after it.
 _LEAVE = b"DEALLOCATE ALL; SELECT pg_catalog.pg_advisory_unlock_all(); ROLLBACK"
+_SCHEMA_NAME = re.compile(r"_template|(?!pg_)[a-z][a-z0-9_]{0,62}", re.ASCII)
+# Without what could end a quote of either kind, or be taken for a placeholder.
+_QUOTABLE = re.compile(r"""(?!pg_|information_schema\Z)[^'"\\$%\x00-\x1f\x7f]+""")
+_NAME_LIMIT = 63  # bytes
 _FINE = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY)
 _DENIED = re.compile(
     "permission denied for (?P<kind>schema|table|view|materialized view|foreign table|sequence) (?P<name>.+)"
 )
-# The forms in which PostgreSQL writes values, which a server, database or role may have set otherwise: these lose nothing.
+# Formats of values that lose nothing; a server, database or role may have set others.
 OUTPUT = (
     "pg_catalog.set_config('client_encoding', CASE pg_catalog.getdatabaseencoding() WHEN 'SQL_ASCII' "
     "THEN 'SQL_ASCII' ELSE 'UTF8' END, true), "
@@ -53,20 +40,80 @@ OUTPUT = (
 )
 
 
+@dataclass(frozen=True)
+class Tenant:
+    """One customer of the ERP: a schema of its own, and a role that may use nothing else.
+
+    `owner` is the ERP's own login, for a tenant that erpkit adopted: what erpkit creates in the schema is created as this role.
+    """
+
+    slug: str
+    schema: str
+    role: str | None = None
+    name: str = ""
+    status: str = "active"
+    owner: str | None = None
+
+    @property
+    def reader(self) -> str | None:
+        """The role that may only read its schema; everything that only reads runs under it."""
+        return f"{self.role}.read" if self.role is not None else None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether operations on all tenants include it."""
+        return self.status == "active"
+
+
+TEMPLATE = Tenant(slug="_template", schema="_template", name="canonical schema")
+
+
+def check_schema_name(name: str) -> str:
+    """Return `name` if it may name a tenant's schema; raise UsageError if not.
+
+    Allowed are at most 63 lower-case ASCII letters, digits and underscores, a letter first, and not `pg_…`, which PostgreSQL
+    reserves. Such a name needs no quotes; it is quoted all the same.
+    """
+    if not _SCHEMA_NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is not a valid schema name: use a-z, 0-9 and _, a letter first, at most 63 characters, not pg_…"
+        )
+    return name
+
+
+def check_quotable(name: str) -> str:
+    """Return `name` if the schema of an adopted tenant may have it: it can be put between quotes of either kind as it is.
+
+    Capitals, hyphens, dots and blanks are allowed. Raises UsageError for quotes, backslashes, `$`, `%`, control characters, and
+    for names that PostgreSQL reserves.
+    """
+    if not _QUOTABLE.fullmatch(name) or len(name.encode()) > _NAME_LIMIT:
+        raise UsageError(
+            f"{name!r} is no schema name that erpkit can migrate: it may hold no quote, backslash, $, % or control character, "
+            "and not begin with pg_"
+        )
+    return name
+
+
+def connect_beside(connection: Connection) -> Connection:
+    """Connect to the same database as the same login, outside the pool: for work beside, or that changes the session."""
+    info = connection.info
+    return psycopg.connect(info.dsn, password=info.password or None, autocommit=True, application_name="erpkit")
+
+
 def enter_tenant(
     connection: Connection,
     tenant: Tenant,
     *,
     write: bool = False,
     statement_timeout: float | None = None,
-    as_role: bool = True,
 ) -> None:
     """Begin a transaction on `connection` that is scoped to `tenant`, in one round trip.
 
     Everything is SET LOCAL, so that nothing outlives the transaction, behind PgBouncer too. Raises DatabaseError when the
-    tenant's schema does not exist, and when the connection is lost: then it is closed.
+    tenant's schema does not exist, and when the connection is lost, which is closed then.
     """
-    role = (tenant.role if write else tenant.reader) if as_role else None
+    role = tenant.role if write else tenant.reader
     try:
         found = _run(connection, _entrance(tenant.schema, role, statement_timeout, write)).get_value(0, 0)
     except psycopg.Error as error:
@@ -85,12 +132,12 @@ def _entrance(schema: str, role: str | None, statement_timeout: float | None, wr
 
 
 def scope_statements(schema: str, role: str | None, statement_timeout: float | None) -> tuple[str, ...]:
-    """Return the statements that scope the present transaction to a tenant; the last one reads the schema that came of it."""
-    switch = (f"SET LOCAL ROLE {sql.Identifier(role).as_string()}",) if role is not None else ()
+    """Return the statements that scope the present transaction to a tenant; the last one returns the schema in effect."""
+    switch = (f"SET LOCAL ROLE {quote_name(role)}",) if role is not None else ()
     return (
         f"SET LOCAL search_path TO {search_path(schema)}",
         *switch,
-        f"SET LOCAL statement_timeout TO {int((statement_timeout or 0) * 1000)}",  # late: from then on it is measured
+        f"SET LOCAL statement_timeout TO {int((statement_timeout or 0) * 1000)}",  # the server counts from here on
         "SELECT current_schema()",
     )
 
@@ -99,16 +146,16 @@ def scope_statements(schema: str, role: str | None, statement_timeout: float | N
 def search_path(schema: str) -> str:
     """Return the search_path of a tenant: its schema, quoted, as a comma in it would add another one.
 
-    `pg_temp` is named last, or a temporary table could stand in front of the tenant's (PostgreSQL manual, "search_path"). For a
-    name that no tenant's schema can have there is nothing else on it, and so the entrance finds no schema.
+    `pg_temp` comes last, as otherwise a temporary table would hide the tenant's (PostgreSQL manual, "search_path"). For a name
+    that no tenant's schema can have, the path holds nothing else, so that `enter_tenant` finds no schema.
     """
     if not schema or "\0" in schema or schema.startswith("pg_") or schema == "information_schema":
         return "pg_temp"
-    return f"{sql.Identifier(schema).as_string()}, pg_temp"
+    return f"{quote_name(schema)}, pg_temp"
 
 
 def no_schema(tenant: Tenant) -> str:
-    """Say that a tenant's schema cannot be used."""
+    """Return the message for a tenant whose schema cannot be used."""
     if tenant.schema == "$user":
         return f"tenant {tenant.slug}: PostgreSQL takes the schema name $user for that of the role: rename the schema"
     if tenant.schema.startswith("pg_") or tenant.schema == "information_schema":
@@ -117,43 +164,50 @@ def no_schema(tenant: Tenant) -> str:
 
 
 def missing_grant(tenant: Tenant, who: str, message: str) -> str | None:
-    """Return the statement that gives `who` what reading a tenant needs and PostgreSQL's `message` says is missing.
+    """Return the statement that grants `who` the privilege that PostgreSQL's `message` says is missing to read a tenant.
 
-    None where it says something else: that what is not the tenant's is refused is as it should be. Pure.
+    Returns None for any other message, among them refusals of objects that are not the tenant's, which are intended. Pure.
     """
-    schema, grantee = sql.Identifier(tenant.schema), sql.Identifier(who)
     if tenant.reader is not None and who != tenant.reader:
-        return sql.SQL("GRANT {} TO {}").format(sql.Identifier(tenant.reader), grantee).as_string()
+        return f"GRANT {quote_name(tenant.reader)} TO {quote_name(who)}"
     denied = _DENIED.fullmatch(message)
     if denied is None or denied["name"].startswith("pg_"):
         return None
     if denied["kind"] != "schema":
-        return sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA {} TO {}").format(schema, grantee).as_string()
-    if denied["name"] != tenant.schema:
-        return None
-    return sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(schema, grantee).as_string()
+        return f"GRANT SELECT ON ALL TABLES IN SCHEMA {quote_name(tenant.schema)} TO {quote_name(who)}"
+    return grant_usage(tenant.schema, who) if denied["name"] == tenant.schema else None
+
+
+def grant_usage(schema: str, who: str) -> str:
+    """Return the statement that lets a role use a schema."""
+    return f"GRANT USAGE ON SCHEMA {quote_name(schema)} TO {quote_name(who)}"
+
+
+def quote_name(name: str) -> str:
+    """Return a name as SQL writes it, in double quotes."""
+    return sql.Identifier(name).as_string()
 
 
 def set_output(connection: Connection) -> None:
-    """Have the present transaction's values written in the forms that lose nothing."""
+    """Set the formats of values that lose nothing, for the present transaction."""
     _run(connection, f"SELECT {OUTPUT}".encode())
 
 
 def check_in_transaction(connection: Connection, tenant: Tenant) -> None:
-    """Raise DatabaseError unless the tenant's transaction is still open and sound."""
+    """Raise DatabaseError unless the tenant's transaction is still open and has not failed."""
     status = connection.pgconn.transaction_status
     if status == pq.TransactionStatus.UNKNOWN:
-        raise DatabaseError(f"tenant {tenant.slug}: the connection was lost, and so the transaction was rolled back")
+        raise DatabaseError(f"tenant {tenant.slug}: the connection was lost: the transaction was rolled back")
     if status == pq.TransactionStatus.INERROR:
-        raise DatabaseError(f"tenant {tenant.slug}: a statement failed, and so the transaction was rolled back")
+        raise DatabaseError(f"tenant {tenant.slug}: a statement failed: the transaction was rolled back")
     if status != pq.TransactionStatus.INTRANS:
         raise DatabaseError(
-            f"tenant {tenant.slug}: the transaction was ended inside its own block: leave that to erpkit"
+            f"tenant {tenant.slug}: the transaction was ended inside its block: leave COMMIT and ROLLBACK to erpkit"
         )
 
 
 def is_alive(connection: Connection) -> bool:
-    """Ask on an idle connection whether its server is still there, in one round trip; close the connection if not."""
+    """Tell whether the server still answers on an idle connection, in one round trip; close the connection if not."""
     try:
         _run(connection, b"")
     except psycopg.Error:
@@ -163,9 +217,9 @@ def is_alive(connection: Connection) -> bool:
 
 
 def commit(connection: Connection, tenant: Tenant) -> None:
-    """Commit a transaction and undo all that a session can set, in one round trip.
+    """Commit a transaction and reset the session, in one round trip.
 
-    Raises DatabaseError when the connection is lost meanwhile: it cannot be told then whether the server committed.
+    Raises DatabaseError when the connection is lost meanwhile: nobody can tell then whether the server committed.
     """
     try:
         _run(connection, f"COMMIT; {DISCARD}".encode())
@@ -173,25 +227,25 @@ def commit(connection: Connection, tenant: Tenant) -> None:
         if _close(connection) and isinstance(error, psycopg.Error):
             raise DatabaseError(
                 f"tenant {tenant.slug}: the connection was lost during the commit ({first_line(error)}): "
-                "look whether the data were written before you write them again"
+                "check whether the data were written before you write them again"
             ) from error
         raise
 
 
 def leave_unchanged(connection: Connection) -> None:
-    """Roll back a transaction that is still open, with all that was set in it, in one round trip."""
+    """Roll back a transaction that is still open, with all settings made in it, in one round trip."""
     _undo(connection, _LEAVE)
 
 
 def reset(connection: Connection) -> None:
-    """Roll back the transaction, if there is one, and undo all that a session can set, in one round trip."""
+    """Roll back the transaction, if there is one, and reset the session, in one round trip."""
     if not connection.closed:
         is_idle = connection.info.transaction_status == pq.TransactionStatus.IDLE
         _undo(connection, f"{'SELECT' if is_idle else 'ROLLBACK'}; {DISCARD}".encode())
 
 
 def _undo(connection: Connection, statements: bytes) -> None:
-    """Run what only takes back; where the connection is lost, the server has taken all of it back already."""
+    """Run statements that only undo; if the connection is lost, the server has undone everything already."""
     try:
         _run(connection, statements)
     except BaseException as error:
@@ -200,7 +254,7 @@ def _undo(connection: Connection, statements: bytes) -> None:
 
 
 def _close(connection: Connection) -> bool:
-    """Close a connection, so that the pool replaces it; return whether it was lost before that."""
+    """Close a connection, so that the pool replaces it; return whether it had been lost before."""
     is_lost = connection.closed
     connection.close()
     return is_lost
@@ -209,8 +263,8 @@ def _close(connection: Connection) -> bool:
 def _run(connection: Connection, statements: bytes) -> pq.abc.PGresult:
     """Send statements without parameters in one message, and return the last one's result.
 
-    A cursor would do the same; making one, and the results of each SET, took longer than the server's work. So would
-    waiting until the message can be sent, which it mostly is already.
+    A cursor would do the same, but creating it, and a result for each SET, takes longer than the server's work. Waiting for
+    the socket is skipped when `flush` has sent everything, as it mostly has.
     """
     pgconn = connection.pgconn
     with connection.lock:

@@ -1,4 +1,4 @@
-"""Whether a database answers, and how it is named for people."""
+"""Connect once to a database to see whether it answers, and name it for people."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from erpkit.database.analysts import ANALYSTS
+from erpkit.database.rights import ANALYSTS
 from erpkit.database.scope import Connection
 from erpkit.errors import DatabaseError, UsageError
 
-__all__ = ["Target", "probe"]
-
-# A login that inherits nothing reads the registry by taking the role of the group; not one that has rights of its own there.
+# A login that inherits nothing must take the group's role to read the registry; one with privileges of its own need not.
 _IS_ANALYST = f"""
 SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = '{ANALYSTS}' AND pg_has_role(oid, 'MEMBER') AND NOT pg_has_role(oid, 'USAGE'))
    AND NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'erpkit_operator' AND pg_has_role(oid, 'MEMBER'))
@@ -32,7 +30,7 @@ class Target(NamedTuple):
 
 
 def probe(conninfo: str, name: str | None = None) -> Target:
-    """Connect once, so that what is wrong is told at once and in one line.
+    """Connect once, so that a wrong setting is reported at once and in one line.
 
     `name` is what the error calls the target; without one it is read from `conninfo`.
     """
@@ -45,12 +43,12 @@ def probe(conninfo: str, name: str | None = None) -> Target:
         raise DatabaseError(f"cannot connect to {named}: {_reason(error)}") from None
     except psycopg.ProgrammingError:  # a malformed string; libpq's message may repeat the password in it
         raise UsageError(
-            "ERPKIT_DATABASE is no libpq connection string: use postgresql://user@host/database or service=NAME"
+            "ERPKIT_DATABASE is not a libpq connection string: use postgresql://user@host/database or service=NAME"
         ) from None
 
 
 def _as_analyst(connection: Connection, conninfo: str) -> str:
-    """Return `conninfo`, for an analyst's login with the group's role as that to which every reset returns."""
+    """Return `conninfo`; for an analyst's login it also sets the group's role, to which every RESET returns."""
     if connection.execute(_IS_ANALYST).fetchone() != (True,):
         return conninfo
     usual = conninfo_to_dict(conninfo).get("options") or os.environ.get("PGOPTIONS", "")
@@ -70,12 +68,12 @@ def _describe(conninfo: str) -> str:
 
 
 def _reason(error: psycopg.Error) -> str:
-    """Cut libpq's message, which may name each address that was tried and give hints, down to its reason."""
+    """Return the reason in libpq's message, which may also name each address that was tried and give hints."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     line = next((line for line in lines if "FATAL:" in line), None) or next(
         (line for line in lines if "failed: " in line), lines[0]
     )
     reason = line.split("FATAL:")[-1].split("failed: ")[-1].strip()
-    if re.search(r"local user with ID \d+ does not exist", reason):  # libpq would log in under the system user's name
+    if re.search(r"local user with ID \d+ does not exist", reason):  # libpq takes the system user's name by default
         reason = f"{reason}: name the database's user in ERPKIT_DATABASE, or set PGUSER"
     return reason

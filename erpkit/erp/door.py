@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,43 @@ from erpkit.database.rights import find_excess
 from erpkit.erp.events import Events
 from erpkit.erp.installation import Installation
 from erpkit.erp.migrations import Migrations
-from erpkit.erp.modules import Modules
-from erpkit.erp.queries import Queries
-from erpkit.erp.runs import Runs
+from erpkit.erp.modules import Modules, Queries
 from erpkit.erp.tenants import Tenants
 from erpkit.errors import ErpkitError
 from erpkit.events import WorkerReport
 from erpkit.finding import group_findings
+from erpkit.runs.history import RunHistory, RunRecord, list_runs
+from erpkit.runs.record import Recorder
 from erpkit.tenants import Across, across
 from erpkit.visible import visible, visible_html
 
-__all__ = ["Erp", "open"]
+
+class Runs:
+    """What ran, when, and how it ended. It shows itself as a table of the newest runs."""
+
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+
+    def __iter__(self) -> Iterator[RunRecord]:
+        return iter(self.history().runs)
+
+    def history(self, notebook: str = "", *, days: float | None = None, limit: int = 20) -> RunHistory:
+        """Return the newest runs, of one notebook or all, of the last `days` or ever."""
+        since = None if days is None else datetime.now(UTC) - timedelta(days=days)
+        with self._installation.database.connection() as connection:
+            runs = list_runs(connection, notebook or None, since=since, limit=limit)
+        return RunHistory(self._installation.target, tuple(runs), since)
+
+    def recorder(self) -> Recorder:
+        """Return what writes runs down in this database; where it does not answer, the recorder knows why."""
+        return Recorder.opening(lambda: self._installation.database)
+
+    def __repr__(self) -> str:
+        return repr(self.history().table)
+
+    def _repr_html_(self) -> str:
+        return self.history().table._repr_html_()
+
 
 _MOST = 200  # tenants that the card looks at
 _CAUSES = 5  # of findings that it names

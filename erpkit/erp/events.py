@@ -10,53 +10,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from erpkit import events
 from erpkit.database import IMPATIENT, Connection, Tenant
 from erpkit.erp.installation import Installation
 from erpkit.errors import StoppedError
-from erpkit.events import (
-    Consumed,
-    DeadLetterDetail,
-    EventFile,
-    Forwarded,
-    ImportPlan,
-    LetterPlan,
-    LetterRun,
-    LetterSelection,
-    Message,
-    ReplayPlan,
-    ReplayRequest,
-    RunOptions,
-    Selection,
-    ShadowDiff,
-    ShadowRecord,
-    Watchdog,
-    Worker,
-    WorkerOptions,
-    WorkerReport,
-    build_shadow,
-    consume,
-    consumer_groups,
-    count_replay_results,
-    diff_shadow,
-    drop_shadow,
-    export_events,
-    find_shadow,
-    forward,
-    import_events,
-    list_dead_letters,
-    list_events,
-    list_shadows,
-    open_broker,
-    plan_discard,
-    plan_import,
-    plan_request,
-    plan_retry,
-    run_discard,
-    run_request,
-    run_retry,
-    show_dead_letter,
-    swap_shadow,
-)
 from erpkit.events.brokers import Broker, ConsumeOptions
 from erpkit.events.dispatchers import (
     DispatcherReport,
@@ -71,20 +28,18 @@ from erpkit.events.dispatchers import (
 )
 from erpkit.events.health import EventHealth, read_event_health, read_event_lag
 from erpkit.events.lag import EventLag
-from erpkit.events.letters import OpenLetters, read_letters
+from erpkit.events.letter_plan import OpenLetters, read_letters
 from erpkit.events.log import EVENT_COLUMNS, name_log_behind
 from erpkit.events.replay.audit import ReplayHistory, read_replays
 from erpkit.events.replay.files import ImportResult
-from erpkit.events.replay.report import ReplayReport
+from erpkit.events.replay.request import ReplayReport
 from erpkit.events.replay.shadow import SHADOW_COLUMNS
 from erpkit.events.replay.swap import SwapResult
 from erpkit.events.replay.watermill import WatermillTopics, read_watermill_topics
 from erpkit.plan import Plan, Work
 from erpkit.table import Table
 
-__all__ = ["DeadLetters", "Events"]
-
-_SELECTION = {one.name for one in fields(Selection)}
+_SELECTION = {one.name for one in fields(events.Selection)}
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,13 +48,15 @@ class DeadLetters(OpenLetters):
 
     installation: Installation = field(kw_only=True)
 
-    def show_oldest(self, *, payload: bool = False) -> DeadLetterDetail | str:
+    def show_oldest(self, *, payload: bool = False) -> events.DeadLetterDetail | str:
         """Return the letter that failed first with its event's metadata, or a sentence where there is none."""
         letter = self.oldest
         if letter is None:
-            return "no letter is chosen"
+            return "no dead letter is chosen"
         (tenant,) = (tenant for tenant in self.tenants if tenant.slug == letter.tenant)
-        return show_dead_letter(self.installation.database, tenant, letter.offset, letter.handler, payload=payload)
+        return events.show_dead_letter(
+            self.installation.database, tenant, letter.offset, letter.handler, payload=payload
+        )
 
     def mend(self, statement: str, *, now: bool) -> str:
         """Run a statement once for each tenant that has such letters, each in a transaction; return what was run, a line each.
@@ -114,31 +71,27 @@ class DeadLetters(OpenLetters):
         done = f"mended {len(mends)}" if now else "nothing was mended: mend_now is not set"
         return "\n".join([*(f"{slug}: {text}" for slug, text in mends.items()), done])
 
-    def retry(self) -> Plan[LetterPlan, LetterRun]:
+    def retry(self) -> Plan[events.LetterPlan, events.LetterRun]:
         """Plan to hand these letters to their handlers once more; letters that failed since then are in it, too."""
         registry = self.installation.registry
-        return self._plan(lambda connection: plan_retry(connection, self._find(), registry, self.selection), run_retry)
+        return self._plan(lambda connection: events.plan_retry(connection, self._find(), registry, self.selection))
 
-    def discard(self, reason: str) -> Plan[LetterPlan, LetterRun]:
+    def discard(self, reason: str) -> Plan[events.LetterPlan, events.LetterRun]:
         """Plan to give these letters up, for a reason that is kept with them: what the handler would have done is never done."""
-        return self._plan(
-            lambda connection: plan_discard(connection, self._find(), reason, self.selection), run_discard
-        )
+        return self._plan(lambda connection: events.plan_discard(connection, self._find(), reason, self.selection))
 
     def _find(self) -> Sequence[Tenant]:
         return self.installation.find([tenant.slug for tenant in self.tenants]) if self.tenants else []
 
-    def _plan(
-        self, plan_of: Callable[[Connection], LetterPlan], run_of: Callable[..., LetterRun]
-    ) -> Plan[LetterPlan, LetterRun]:
+    def _plan(self, plan_of: Callable[[Connection], events.LetterPlan]) -> Plan[events.LetterPlan, events.LetterRun]:
         erp = self.installation
 
-        def make(_: Work) -> LetterPlan:
+        def make(_: Work) -> events.LetterPlan:
             with erp.database.connection() as connection:
                 return plan_of(connection)
 
-        def run(plan: LetterPlan, work: Work) -> LetterRun:
-            done = run_of(erp.database, erp.registry, plan, plan.id, work.advance)
+        def run(plan: events.LetterPlan, work: Work) -> events.LetterRun:
+            done = events.run_letters(erp.database, erp.registry, plan, plan.id, work.advance)
             return replace(done, errors=plan.errors)
 
         return Plan(make(Work()), make, run, self.target, "letters", can_stop=False)
@@ -150,12 +103,12 @@ class Events:
     def __init__(self, installation: Installation) -> None:
         self._erp = installation
 
-    def list(self, tenant: str, limit: int = 20) -> Table[Message]:
+    def list(self, tenant: str, limit: int = 20) -> Table[events.Message]:
         """Return a tenant's newest events, without their payloads."""
         (found,) = self._find([tenant])
         with name_log_behind(found), self._erp.database.tenant_transaction(found) as connection:
             connection.execute(IMPATIENT)
-            return Table(EVENT_COLUMNS, list_events(connection, limit), "the log is empty")
+            return Table(EVENT_COLUMNS, events.list_events(connection, limit), "the log is empty")
 
     def lag(
         self, names: Sequence[str] = (), *, max_lag: int | None = None, max_age: float | None = None, long: float = 10
@@ -181,55 +134,57 @@ class Events:
 
         `selection` are handler, topic, cause, uuids, offsets, since and until, as in `LetterSelection`.
         """
-        chosen, erp = LetterSelection(**selection), self._erp
+        chosen, erp = events.LetterSelection(**selection), self._erp
         tenants = self._find(names)
         with erp.database.connection() as connection:
             found = read_letters(connection, erp.target, tenants, chosen)
         return DeadLetters(**{one.name: getattr(found, one.name) for one in fields(found)}, installation=erp)
 
-    def dead_letter(self, tenant: str, offset: int, handler: str = "", *, payload: bool = False) -> DeadLetterDetail:
+    def dead_letter(
+        self, tenant: str, offset: int, handler: str = "", *, payload: bool = False
+    ) -> events.DeadLetterDetail:
         """Return one dead letter, open or not, with its event's metadata.
 
         `handler` is needed where several failed on the event. `payload` adds the business data in the event: ask for it only
         where you may see it, as a run records its output. Raises UsageError when there is no such letter.
         """
         (found,) = self._find([tenant])
-        return show_dead_letter(self._erp.database, found, offset, handler, payload=payload)
+        return events.show_dead_letter(self._erp.database, found, offset, handler, payload=payload)
 
     def replay(
         self, names: Sequence[str] = (), *, rate: float | None = None, **request: Any
-    ) -> Plan[ReplayPlan, ReplayReport]:
+    ) -> Plan[events.ReplayPlan, ReplayReport]:
         """Plan to hand events of the past to handlers once more, or to publish them again.
 
         `request` are the fields of `Selection` (topic, first_offset, last_offset, since, until, uuids, correlation_id) and of
         `ReplayRequest` (handlers, side_effects, send_to, again, watermill, resume); `rate` is in events per second.
         """
         chosen = {name: request.pop(name) for name in _SELECTION & request.keys()}
-        asked = ReplayRequest(Selection(**chosen), **request)
+        asked = events.ReplayRequest(events.Selection(**chosen), **request)
         erp = self._erp
         erp.own("event log")
         if not asked.send_to:
             erp.registry.check_handlers()
 
-        def make(_: Work) -> ReplayPlan:
+        def make(_: Work) -> events.ReplayPlan:
             tenants = erp.find(names)
             active = [tenant for tenant in tenants if tenant.is_active]
-            plan = plan_request(erp.database, erp.registry, active, asked, erp.settings)
+            plan = events.plan_request(erp.database, erp.registry, active, asked, erp.settings)
             skipped = {tenant.slug: tenant.status for tenant in tenants if not tenant.is_active}
             return replace(plan, letters=self._letters(tenants), skipped=skipped, found=len(tenants))
 
-        def run(plan: ReplayPlan, work: Work) -> ReplayReport:
-            options = RunOptions(work.advance, work.stop, rate=rate)
-            done = run_request(erp.database, erp.registry, plan, erp.settings, options)
+        def run(plan: events.ReplayPlan, work: Work) -> ReplayReport:
+            options = events.RunOptions(work.advance, work.stop, rate=rate)
+            done = events.run_request(erp.database, erp.registry, plan, erp.settings, options)
             with erp.database.connection() as connection:
-                counts = count_replay_results(connection, plan.tenants, done.replay_id, {})
+                counts = events.count_replay_results(connection, plan.tenants, done.replay_id, {})
             return ReplayReport(plan, done, self._letters(erp.find(names)), counts)
 
         return Plan(make(Work()), make, run, erp.target, "events")
 
     def rebuild(
         self, tenant: str, handler: str, *, rate: float | None = None, resume: bool = False, build: bool = True
-    ) -> Plan[ShadowDiff, SwapResult]:
+    ) -> Plan[events.ShadowDiff, SwapResult]:
         """Make the tables that a handler keeps anew, from the first event on, beside the live ones, and plan to swap them.
 
         This is long work: `rate` is in events per second. With `resume`, a build that was stopped goes on; without `build`, the
@@ -240,21 +195,23 @@ class Events:
         erp.registry.check_handlers()
         goes_on = [resume]
 
-        def make(work: Work) -> ShadowDiff:
-            options = RunOptions(work.advance, work.stop, rate=rate, resume=goes_on[0])
-            shadow = build_shadow(erp.database, erp.registry, owner, handler, options)
+        def make(work: Work) -> events.ShadowDiff:
+            options = events.RunOptions(work.advance, work.stop, rate=rate, resume=goes_on[0])
+            shadow = events.build_shadow(erp.database, erp.registry, owner, handler, options)
             goes_on[0] = not shadow.is_complete
             if not shadow.is_complete:
                 raise StoppedError(
-                    f"stopped after {shadow.events:,} events: plan again to go on from there (--resume-shadow, resume = True)"
+                    f"stopped after {shadow.events:,} events: plan again to resume (--resume-shadow, resume = True)"
                 )
-            return diff_shadow(erp.database, erp.registry, shadow)
+            return events.diff_shadow(erp.database, erp.registry, shadow)
 
-        def look() -> ShadowDiff:
-            return diff_shadow(erp.database, erp.registry, find_shadow(erp.database, erp.registry, owner, handler))
+        def look() -> events.ShadowDiff:
+            return events.diff_shadow(
+                erp.database, erp.registry, events.find_shadow(erp.database, erp.registry, owner, handler)
+            )
 
-        def run(diff: ShadowDiff, _: Work) -> SwapResult:
-            return SwapResult(swap_shadow(erp.database, erp.registry, diff.shadow, diff.id))
+        def run(diff: events.ShadowDiff, _: Work) -> SwapResult:
+            return SwapResult(events.swap_shadow(erp.database, erp.registry, diff.shadow, diff.id))
 
         first = make(Work()) if build else look()
         return Plan(first, make, run, erp.target, "events", can_stop=False, look=look)
@@ -270,35 +227,41 @@ class Events:
         """
         return read_replays(self._erp.database, self._find(names), replay_id, limit)
 
-    def shadows(self) -> Table[ShadowRecord]:
+    def shadows(self) -> Table[events.ShadowRecord]:
         """Return the shadows that stand in the database, those that a crash left behind, too."""
         self._erp.own("event log")
         with self._erp.database.connection() as connection:
-            return Table(SHADOW_COLUMNS, list_shadows(connection), "There are no shadows.")
+            return Table(SHADOW_COLUMNS, events.list_shadows(connection), "There are no shadows.")
 
     def drop_shadow(self, schema: str) -> None:
         """Drop a shadow; nothing happens where there is none of that name."""
         self._erp.own("event log")
-        drop_shadow(self._erp.database, schema)
+        events.drop_shadow(self._erp.database, schema)
 
     def watermill(self, names: Sequence[str] = ()) -> WatermillTopics:
         """Read the topics in Watermill's own tables, with the lag of each consumer group."""
         return read_watermill_topics(self._erp.database, self._active(names))
 
-    def export_to(self, path: Path | str, names: Sequence[str] = (), selection: Selection | None = None) -> EventFile:
+    def export_to(
+        self, path: Path | str, names: Sequence[str] = (), selection: events.Selection | None = None
+    ) -> events.EventFile:
         """Write the chosen events of these tenants to a file, one JSON object a line, payloads and all."""
-        return export_events(self._erp.database, self._active(names), selection or Selection(), Path(path))
+        return events.export_events(
+            self._erp.database, self._active(names), selection or events.Selection(), Path(path)
+        )
 
-    def import_from(self, path: Path | str, tenant: str) -> Plan[ImportPlan, ImportResult]:
+    def import_from(self, path: Path | str, tenant: str) -> Plan[events.ImportPlan, ImportResult]:
         """Plan to append a file's events to a tenant's log, where it does not have them yet."""
         (owner,) = self._find([tenant])
         erp = self._erp
 
-        def make(_: Work) -> ImportPlan:
-            return plan_import(erp.database, erp.registry, owner, Path(path))
+        def make(_: Work) -> events.ImportPlan:
+            return events.plan_import(erp.database, erp.registry, owner, Path(path))
 
-        def run(plan: ImportPlan, work: Work) -> ImportResult:
-            return ImportResult(owner.slug, import_events(erp.database, erp.registry, plan, plan.id, work.advance))
+        def run(plan: events.ImportPlan, work: Work) -> ImportResult:
+            return ImportResult(
+                owner.slug, events.import_events(erp.database, erp.registry, plan, plan.id, work.advance)
+            )
 
         return Plan(make(Work()), make, run, erp.target, "events", can_stop=False)
 
@@ -310,18 +273,21 @@ class Events:
         tenants = self._find(names)
         self._erp.registry.check_handlers()
         self._erp.database.check_writable()
-        with Watchdog(limit) as watch:
+        with events.Watchdog(limit) as watch:
             return dispatch_all(self._erp.database, self._erp.registry, tenants, watch)
 
     def worker(
-        self, names: Sequence[str], on_report: Callable[[WorkerReport], Any], options: WorkerOptions | None = None
-    ) -> Worker:
+        self,
+        names: Sequence[str],
+        on_report: Callable[[events.WorkerReport], Any],
+        options: events.WorkerOptions | None = None,
+    ) -> events.Worker:
         """Return a worker that dispatches until it is stopped: see `Worker`. A wrong name is told before anything starts."""
         erp = self._erp
         self._find(names)
         erp.registry.check_handlers()
         erp.database.check_writable()
-        return Worker(erp.database, erp.registry, lambda _: erp.find(names), on_report, options)
+        return events.Worker(erp.database, erp.registry, lambda _: erp.find(names), on_report, options)
 
     def dispatchers(
         self, names: Sequence[str] = (), *, health_file: str = "", max_age: float | None = None, audit: bool = False
@@ -331,7 +297,7 @@ class Events:
         With `audit`, also what became of each event up to the checkpoints.
         """
         tenants = self._active(names)
-        groups = consumer_groups(self._erp.registry)
+        groups = events.consumer_groups(self._erp.registry)
         lag = self._lag(tenants, None, max_age, 10)
         with self._erp.database.connection() as connection:
             handled = audit_handled(connection, tenants, groups, {}) if audit else []
@@ -354,26 +320,28 @@ class Events:
 
     def forward(
         self, broker: Broker, names: Sequence[str] = (), stop: threading.Event | None = None
-    ) -> Iterator[Forwarded]:
+    ) -> Iterator[events.Forwarded]:
         """Forward what the logs have to the broker, until all is there or `stop` is set; yield a record a tenant."""
         tenants = self._active(names)
-        broker.declare(consumer_groups(self._erp.registry))
+        broker.declare(events.consumer_groups(self._erp.registry))
         for tenant in tenants:
             if stop is None or not stop.is_set():
-                yield forward(self._erp.database, tenant, broker)
+                yield events.forward(self._erp.database, tenant, broker)
 
-    def consume(self, broker: Broker, *, stop: threading.Event | None = None, idle: float | None = None) -> Consumed:
+    def consume(
+        self, broker: Broker, *, stop: threading.Event | None = None, idle: float | None = None
+    ) -> events.Consumed:
         """Hand what comes from the broker to its handlers until `stop` is set, or nothing came for `idle` seconds."""
         erp = self._erp
         erp.own("event log")
         erp.registry.check_handlers()
         options = ConsumeOptions(stop or threading.Event(), idle)
-        return consume(erp.database, erp.registry, broker, erp.find, options)
+        return events.consume(erp.database, erp.registry, broker, erp.find, options)
 
     def broker(self) -> closing[Broker]:
         """Open the configured broker, as a context manager."""
         self._erp.own("event log")
-        return closing(open_broker(self._erp.settings, lasting=True))
+        return closing(events.open_broker(self._erp.settings, lasting=True))
 
     def _find(self, names: Sequence[str]) -> Sequence[Tenant]:
         self._erp.own("event log")
@@ -384,11 +352,11 @@ class Events:
 
     def _lag(self, tenants: Sequence[Tenant], max_lag: int | None, max_age: float | None, long: float) -> EventLag:
         active = [tenant for tenant in tenants if tenant.is_active]
-        groups = consumer_groups(self._erp.registry)
+        groups = events.consumer_groups(self._erp.registry)
         with self._erp.database.connection() as connection:
             lag = read_event_lag(connection, active, groups, long)
         return replace(lag, max_lag=max_lag, max_age=max_age)
 
     def _letters(self, tenants: Sequence[Tenant]) -> tuple[Any, ...]:
         with self._erp.database.connection() as connection:
-            return tuple(list_dead_letters(connection, tenants, {}))
+            return tuple(events.list_dead_letters(connection, tenants, {}))

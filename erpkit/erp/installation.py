@@ -15,8 +15,6 @@ from erpkit.modules import Registry, find_modules, load_modules
 from erpkit.tenants import find_tenants
 from erpkit.tenants.registry import has_event_log
 
-__all__ = ["Installation"]
-
 _PATTERN = frozenset("*?[")
 
 

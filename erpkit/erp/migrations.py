@@ -41,8 +41,6 @@ from erpkit.modules import ModuleLike
 from erpkit.plan import Plan, Work
 from erpkit.tenants import ensure_template
 
-__all__ = ["Migrations", "RunOptions"]
-
 _Decide = Callable[[Sequence[Tenant], Sequence[Migration], Applied], MigrationPlan]
 
 

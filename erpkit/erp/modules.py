@@ -10,12 +10,18 @@ from pathlib import Path
 from erpkit.couplings import find_couplings, inspect_modules
 from erpkit.erp.installation import Installation
 from erpkit.errors import NoModulesError
-from erpkit.modules import ModuleCheck, ModuleLike, find_modules
+from erpkit.modules import ModuleCheck, ModuleLike, find_modules, load_modules
 from erpkit.modules.check import module_table
-from erpkit.modules.undeclared import Declarations, plan_declarations
+from erpkit.modules.impact import Declarations, plan_declarations
+from erpkit.queries import (
+    GeneratedFile,
+    QueryCheck,
+    check_queries,
+    generate,
+    read_each_module,
+    without_generated_code,
+)
 from erpkit.table import Table
-
-__all__ = ["Modules"]
 
 
 class Modules:
@@ -39,7 +45,7 @@ class Modules:
 
     @property
     def table(self) -> Table[ModuleLike]:
-        """One line a module: what it depends on and what it declares."""
+        """One row per module: what it depends on and what it declares."""
         return module_table(tuple(self))
 
     def check(
@@ -71,3 +77,36 @@ class Modules:
 
     def _repr_html_(self) -> str:
         return self.table._repr_html_()
+
+
+class Queries:
+    """The `queries/*.sql` of the modules."""
+
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+
+    def check(self, names: Sequence[str] = ()) -> QueryCheck:
+        """Let PostgreSQL plan each query in each tenant's schema and under its role; none is run.
+
+        `names` are tenants or patterns, all without one.
+        """
+        modules = self._modules()
+        statements, errors = read_each_module(modules)
+        tenants = self._installation.find(names)
+        broken = check_queries(self._installation.database, tenants, statements)
+        unread = tuple(map(str, errors))
+        return QueryCheck(self._installation.target, len(modules), len(tenants), len(statements), tuple(broken), unread)
+
+    def generate(self, *, check: bool = False) -> list[GeneratedFile]:
+        """Write typed functions beside each module's queries; with `check`, write nothing and tell what is stale.
+
+        No database is needed. Raises BrokenModulesError, naming each broken query, when all others are written.
+        """
+        return generate(self._modules(), check=check)
+
+    def _modules(self) -> tuple[ModuleLike, ...]:
+        try:
+            with without_generated_code():
+                return load_modules(self._installation.settings).modules
+        except NoModulesError:
+            return ()

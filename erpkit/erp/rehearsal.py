@@ -27,8 +27,6 @@ from erpkit.modules.registry import SAMPLE_GROUP
 from erpkit.runs.sample import adopt_tenants, copy_planted, drop_database, plant_sample, sample_kit
 from erpkit.tenants import get_tenant, list_tenants
 
-__all__ = ["Rehearsal", "WorkerProcess"]
-
 _PATIENCE = 30.0  # seconds
 _COMMAND = "from erpkit.cli import main; main()"
 _STARTED_WITHIN = 60.0  # seconds for a dispatcher

@@ -72,8 +72,6 @@ from erpkit.tenants import (
 )
 from erpkit.tenants.repair import FleetState, Risk, read_fleet
 
-__all__ = ["ErpTenant", "Tenants"]
-
 _Answer = TypeVar("_Answer")
 _Record = TypeVar("_Record", bound=PlanRecord)
 _Result = TypeVar("_Result", bound=Shown)
@@ -157,7 +155,7 @@ class Tenants(Mapping[str, ErpTenant]):
 
     @property
     def table(self) -> Table[Tenant]:
-        """One line a tenant: its name for people, its schema and its status."""
+        """One row per tenant: its name for people, its schema and its status."""
         empty = "There are no tenants. erpkit tenants create NAME makes one; erpkit demo makes a dozen to look around."
         return Table(_COLUMNS, self._installation.find(), empty)
 

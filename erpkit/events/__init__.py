@@ -1,18 +1,26 @@
 """Commands, events, each tenant's log of them, dispatch to handlers, dead letters and replay."""
 
 from erpkit.events.brokers import Consumed, ConsumeOptions, Forwarded, Route, consume, forward, open_broker
-from erpkit.events.buses import CommandBus, QueryBus, carry_out, find_answer
-from erpkit.events.causes import DeadLetterCount, cause_of, count_dead_letters, group_letters, sum_counts
+from erpkit.events.buses import CommandBus, EventBus, QueryBus, carry_out, find_answer
 from erpkit.events.checkpoints import read_backlog, read_waiting
-from erpkit.events.consumer import Consumer, ConsumerGroup, consumer_groups
-from erpkit.events.context import Context
-from erpkit.events.dead_letters import LETTER_COLUMNS, DeadLetter, DeadLetterDetail, list_dead_letters, show_dead_letter
+from erpkit.events.consumer import Consumer, ConsumerGroup, Context, Watch, consumer_groups
+from erpkit.events.dead_letters import (
+    LETTER_COLUMNS,
+    DeadLetter,
+    DeadLetterCount,
+    DeadLetterDetail,
+    cause_of,
+    count_dead_letters,
+    group_letters,
+    list_dead_letters,
+    show_dead_letter,
+    sum_counts,
+)
 from erpkit.events.dispatch import CrashError, DispatchResult, dispatch, dispatch_batch
 from erpkit.events.lag import GroupLag, LockHolder, TopicRate, read_lag, read_lock_holders, read_rates
 from erpkit.events.letter_plan import LetterPlan, LetterSelection, plan_discard, plan_retry
-from erpkit.events.letter_run import LetterResult, LetterRun, run_discard, run_retry
+from erpkit.events.letter_run import LetterResult, LetterRun, run_letters
 from erpkit.events.log import append, list_events, read_events
-from erpkit.events.memory import EventBus
 from erpkit.events.message import Message, PayloadError, decode, decode_message, encode
 from erpkit.events.parking import Parked, hold_back, list_parked
 from erpkit.events.replay.audit import (
@@ -25,8 +33,7 @@ from erpkit.events.replay.audit import (
 )
 from erpkit.events.replay.files import EventFile, ImportPlan, export_events, import_events, plan_import
 from erpkit.events.replay.plan import HandlerChoice, ReplayPlan, ReplayStep, SendTarget, plan_replay
-from erpkit.events.replay.request import ReplayRequest, plan_request, run_request
-from erpkit.events.replay.resend import plan_send, send_replay
+from erpkit.events.replay.request import ReplayRequest, plan_request, plan_send, run_request, send_replay
 from erpkit.events.replay.run import ReplayRun, RunOptions, run_replay
 from erpkit.events.replay.selection import Selection
 from erpkit.events.replay.shadow import (
@@ -49,8 +56,7 @@ from erpkit.events.replay.watermill import (
     replay_watermill,
 )
 from erpkit.events.router import EVERY, handle, isolated
-from erpkit.events.timeout import HandlerTimeoutError, overdue
-from erpkit.events.watchdog import Watch, Watchdog
+from erpkit.events.timeout import HandlerTimeoutError, Watchdog, overdue
 from erpkit.events.worker import Worker, WorkerOptions, WorkerReport
 
 __all__ = [
@@ -156,10 +162,9 @@ __all__ = [
     "read_watermill",
     "rebuild_projection",
     "replay_watermill",
-    "run_discard",
+    "run_letters",
     "run_replay",
     "run_request",
-    "run_retry",
     "send_replay",
     "show_dead_letter",
     "sum_counts",

@@ -1,4 +1,4 @@
-"""How far a consumer group has come in a tenant's log, and what a dispatcher of it has in flight."""
+"""The checkpoint of a consumer group in a tenant's log, and the events that its dispatcher has in flight."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _MARK = (
 
 # One topic is read along its index, and so are the pieces of several, which are merged.
 _EVENTS = f"""
-SELECT {COLUMNS} FROM erpkit_events WHERE topic = %s
-   AND "offset" > coalesce((SELECT "offset" FROM erpkit_checkpoints WHERE consumer_group = %s), 0)
+SELECT {COLUMNS} FROM erpkit_events WHERE {{of_topic}}
+       "offset" > coalesce((SELECT "offset" FROM erpkit_checkpoints WHERE consumer_group = %s), 0)
  ORDER BY "offset" LIMIT %s
 """  # noqa: S608
 
@@ -54,10 +54,10 @@ _TENANTS_A_QUERY = 100  # the quickest of 50 to 1,000, measured
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a group stands: all up to `offset` is handled.
+    """The checkpoint of a group: it has handled all events up to `offset`.
 
-    `in_flight` is set where a dispatcher ended before it was done: the last offset of what it had taken. `attempts` is how
-    often one has begun on the first event after `offset` alone since then.
+    `in_flight` is the last offset of the batch of a dispatcher that ended before it was done, None where none did. `attempts`
+    counts how often the first event after `offset` was tried alone since then.
     """
 
     offset: int = 0
@@ -70,31 +70,33 @@ class Checkpoint:
 
 
 def group_lock(schema: str, group: str) -> str:
-    """Return the SQL expression of the key of the advisory lock that a group's one dispatcher holds; both are expressions."""
+    """Return, as SQL, the key of the advisory lock that a group's one dispatcher holds; both arguments are SQL expressions."""
     return f"hashtextextended('erpkit.dispatch.' || {schema} || '.' || {group}, 0)"
 
 
-def read_batch(connection: Connection, group: ConsumerGroup, limit: int) -> tuple[Checkpoint, list[Message]] | None:
-    """Lock a group until the transaction ends, and read where it stands and what follows, in one round trip.
+def read_batch(connection: Connection, group: ConsumerGroup, limit: int) -> tuple[Checkpoint, list[Message] | None]:
+    """Lock a group until the transaction ends, and read its checkpoint and the events after it, in one round trip.
 
-    Return None where another dispatcher has it.
+    A group without topics reads all of them. The events are None where another dispatcher holds the lock.
     """
     with connection.pipeline():
         lock = connection.execute(_LOCK.format(group_lock("current_schema()", "%s")), [group.name])
         checkpoint = connection.execute(_CHECKPOINT, [group.name])
         events = connection.execute(*_following(group, limit))
-    if lock.fetchone() != (True,):
-        return None
-    row = checkpoint.fetchone()
-    return Checkpoint(*row) if row else Checkpoint(), [to_message(event) for event in events]
+    is_locked, row = lock.fetchone() == (True,), checkpoint.fetchone()
+    found = Checkpoint(*row) if row else Checkpoint()
+    return found, [to_message(event) for event in events] if is_locked else None
 
 
 def _following(group: ConsumerGroup, limit: int) -> tuple[str, list[object]]:
     """Return the query for the events of a group's topics after its checkpoint, with its values."""
+    if not group.topics:
+        return _EVENTS.format(of_topic=""), [group.name, limit]
+    one_topic = _EVENTS.format(of_topic="topic = %s AND")
     values: list[object] = [value for topic in group.topics for value in (topic, group.name, limit)]
     if len(group.topics) == 1:
-        return _EVENTS, values
-    pieces = " UNION ALL ".join(f"({_EVENTS})" for _ in group.topics)
+        return one_topic, values
+    pieces = " UNION ALL ".join(f"({one_topic})" for _ in group.topics)
     return f'SELECT * FROM ({pieces}) e ORDER BY "offset" LIMIT %s', [*values, limit]  # noqa: S608
 
 
@@ -136,7 +138,7 @@ def move_checkpoint(connection: Connection, group: ConsumerGroup, offset: int, i
 def read_backlog(
     connection: Connection, tenants: Sequence[Tenant], groups: Sequence[ConsumerGroup], errors: Errors | None = None
 ) -> dict[str, dict[str, int]]:
-    """Return how many events wait for each handler, by tenant: those of its topic past its checkpoint; no zeros.
+    """Return how many events wait for each handler, by tenant: those of its topic after its checkpoint; zeros are left out.
 
     `errors` is as in `read_tenants`.
     """
@@ -166,7 +168,7 @@ def _count_query(tenant: Tenant, handlers: sql.Composed) -> sql.Composed:
 def read_waiting(
     connection: Connection, tenants: Sequence[Tenant], groups: Sequence[ConsumerGroup], errors: Errors | None = None
 ) -> list[tuple[Tenant, str]]:
-    """Return each tenant and group for which some event waits, uncounted: quick however many there are.
+    """Return each tenant and group for which an event waits. It does not count them, and so is fast for any number.
 
     A parked event whose dead letter was closed, by a replay say, waits as one past the checkpoint does. It is read under the
     login's own rights, many tenants a query, as dispatchers ask all the time; only where that fails, tenant by tenant, with
@@ -188,7 +190,7 @@ def read_waiting(
 
 
 def _find_logs(connection: Connection, tenants: Sequence[Tenant]) -> dict[str, bool]:
-    """Return the schemas that have a log, and whether events were ever parked there: to ask each would take twice as long."""
+    """Return the schemas that have a log, and whether events were ever parked there; asking each one would take twice as long."""
     return dict(connection.execute(_LOGS, [[tenant.schema for tenant in tenants]]).fetchall())
 
 

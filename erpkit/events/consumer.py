@@ -1,23 +1,91 @@
-"""Who handles events: consumer groups, and the handler of one at work for one tenant."""
+"""Who handles events: consumer groups, the handler of one for one tenant, and the context that handlers are given."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from uuid import UUID, uuid4
 
 from psycopg import sql
 
 from erpkit.database import Connection, Tenant
-from erpkit.events.context import Context
-from erpkit.events.message import Message
-from erpkit.events.watchdog import UNWATCHED, Watch
+from erpkit.errors import DatabaseError
+from erpkit.events.message import Message, encode
 from erpkit.modules import EventHandler, Registry
+
+
+class Watch:
+    """Learns which event a handler has in flight; this one ignores it."""
+
+    def begin(self, tenant: Tenant, handler: EventHandler, message: Message) -> None:
+        """Record that the handler starts on the event."""
+
+    def end(self) -> None:
+        """Record that no handler has an event in flight."""
+
+
+UNWATCHED = Watch()
+
+
+@dataclass
+class Context:
+    """What a handler works with: the tenant's transaction, the message, and a way to publish.
+
+    What it publishes is written to the log in the same transaction as its other work: both become true, or neither.
+    `attempt` counts from 1. `error` is what made the message a dead letter, once it is one.
+    """
+
+    connection: Connection
+    tenant: Tenant
+    message: Message
+    registry: Registry
+    handler: str
+    published: list[Message] = field(default_factory=list)
+    attempt: int = 1
+    error: Exception | None = None
+
+    def publish(self, event: object) -> None:
+        """Publish an event that a module declares under `publishes`.
+
+        Raises ModuleError for any other, and PayloadError when its values are not of its fields' types.
+        """
+        self.published.append(self.caused(event, len(self.published)))
+
+    def caused(self, event: object, number: int) -> Message:
+        """Return the message of the `number`th event that this handler publishes."""
+        kind = type(event)
+        topic, version = self.registry.topic(kind), self.registry.version(kind)
+        return self.message.cause(topic, encode(event), f"{self.handler}/{number}", version)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection to the database is gone: which is not the message's fault."""
+        return self.connection is not None and self.connection.closed  # the bus in memory may have none
+
+
+def new_message(registry: Registry, value: object, uuid: UUID | None = None) -> Message:
+    """Return the message of a command, query or event that nothing else caused; raises ModuleError and PayloadError."""
+    kind = type(value)
+    uuid = uuid or uuid4()
+    metadata = {"name": kind.__name__, "correlation_id": str(uuid)}
+    if (version := registry.version(kind)) > 1:
+        metadata["version"] = str(version)
+    return Message(registry.topic(kind), encode(value), uuid, metadata)
+
+
+def raise_if_lost(connection: Connection | None, error: Exception, what: str) -> None:
+    """Raise DatabaseError if the connection on which `error` came up is gone: the event will be read again later.
+
+    `what` was being done; it begins the message.
+    """
+    if connection is not None and connection.closed:  # the bus in memory may have none
+        raise DatabaseError(f"{what}: the connection was lost ({type(error).__name__}: {error})") from error
 
 
 @dataclass(frozen=True)
 class ConsumerGroup:
-    """The name by which checkpoints, locks and brokers know a reader of events, and the topics that it reads.
+    """A reader of events: the name under which checkpoints, locks and brokers know it, and the topics that it reads.
 
     Each event handler is a group of its own, and of one topic so far.
     """
@@ -28,7 +96,7 @@ class ConsumerGroup:
 
 @dataclass(frozen=True)
 class Consumer:
-    """One handler at work for one tenant. `watch` is told which event the handler has."""
+    """One handler working for one tenant; `watch` learns which event it has in flight."""
 
     tenant: Tenant
     registry: Registry
@@ -46,7 +114,7 @@ class Consumer:
         return group_of(self.registry, self.handler)
 
     def context(self, connection: Connection, message: Message) -> Context:
-        """Return what the handler is given with `message`."""
+        """Return the context that the handler gets with `message`."""
         return Context(connection, self.tenant, message, self.registry, self.handler.name)
 
     def __str__(self) -> str:

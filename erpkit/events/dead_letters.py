@@ -1,11 +1,13 @@
-"""Events that a handler failed on: where they are and why."""
+"""Dead letters, the events that a handler failed on: listed, shown, and counted by cause."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from psycopg import sql
@@ -16,6 +18,7 @@ from erpkit.events.consumer import Consumer
 from erpkit.events.log import name_log_behind
 from erpkit.events.message import Message
 from erpkit.events.parking import block
+from erpkit.finding import Finding, Severity
 from erpkit.table import Column, Table
 
 _COLUMNS = 'handler, topic, "offset", uuid, error, attempts, failed_at'
@@ -84,7 +87,7 @@ class DeadLetterDetail:
 
     @property
     def table(self) -> Table[tuple[str, str]]:
-        """One line a fact."""
+        """One row per fact."""
         return Table(_FACTS, list(self.facts.items()))
 
     def __str__(self) -> str:
@@ -149,7 +152,7 @@ def show_dead_letter(
 def add_dead_letter(
     connection: Connection, consumer: Consumer, message: Message, error: Exception, attempts: int
 ) -> None:
-    """Dead-letter `message` for the handler, and hold back what comes after it in its aggregate, if the handler asks for that."""
+    """Dead-letter `message` for the handler, and hold back later events of its aggregate if the handler is ordered."""
     connection.execute(
         'INSERT INTO erpkit_dead_letters (handler, uuid, "offset", topic, error, attempts) '
         'VALUES (%s, %s, coalesce(%s, (SELECT "offset" FROM erpkit_events WHERE uuid = %s), 0), %s, %s, %s) '
@@ -162,3 +165,131 @@ def add_dead_letter(
 def describe_error(error: BaseException) -> str:
     """Return an error as dead letters keep it: its type and what it says."""
     return f"{type(error).__name__}: {error}".strip()
+
+
+Dimension = Literal["tenant", "handler", "topic", "cause", "kind"]
+
+_DIMENSIONS = ("tenant", "handler", "topic", "cause", "kind")
+_GAP = "…"
+_VALUES = (
+    re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"),
+    # PostgreSQL puts names in double quotes, too, and those tell causes apart.
+    re.compile(r'(?<!constraint )(?<!relation )(?<!column )(?<!table )(?<!function )(?<!schema )"[^"]*"'),
+    re.compile(r"(?<!\w)'[^']*'"),
+    re.compile(r"\b(?=[a-f]*\d)[0-9a-f]{12,}\b"),
+    re.compile(r"(?<![\w])\d[\d.,:T+-]*\d|(?<![\w])\d"),
+)
+
+
+@dataclass(frozen=True)
+class DeadLetterCount:
+    """How many open dead letters have the same tenant, handler, topic and cause, and when the first and the last came."""
+
+    tenant: str
+    handler: str
+    topic: str
+    cause: str
+    letters: int
+    first_failed_at: datetime
+    last_failed_at: datetime
+
+    @property
+    def kind(self) -> str:
+        """The type of the error, such as `ValueError`."""
+        return self.cause.partition(":")[0]
+
+
+COUNT_COLUMNS = (
+    Column[DeadLetterCount]("letters", lambda one: one.letters, bar=True),
+    Column[DeadLetterCount]("cause", lambda one: one.cause),
+    Column[DeadLetterCount]("topic", lambda one: one.topic),
+    Column[DeadLetterCount]("handler", lambda one: one.handler),
+    Column[DeadLetterCount]("tenant", lambda one: one.tenant),
+    Column[DeadLetterCount]("first", lambda one: one.first_failed_at),
+    Column[DeadLetterCount]("last", lambda one: one.last_failed_at),
+)
+
+
+def letter_findings(counts: Iterable[DeadLetterCount], severity: Severity = "warning") -> list[Finding]:
+    """Return a finding for each tenant, handler and cause that has open dead letters."""
+    return [
+        Finding(
+            "dead letters", one.tenant, f"dead letters of {one.handler}: {one.cause}", severity,
+            f"erpkit events dead-letters retry --handler {shlex.quote(one.handler)}", (f"{one.letters:,} letters",),
+        )
+        for one in counts
+    ]  # fmt: skip
+
+
+def failure_findings(failures: Iterable[tuple[str, str, str, int]]) -> list[Finding]:
+    """Return a finding for each tenant, handler and cause of failures: tenant, handler, error and offset of each."""
+    offsets: dict[tuple[str, str, str], list[str]] = {}
+    for tenant, handler, error, offset in failures:
+        offsets.setdefault((tenant, handler, cause_of(error)), []).append(str(offset))
+    return [
+        Finding("failed", tenant, f"{handler} failed: {cause}", evidence=(f"offsets {', '.join(found)}",))
+        for (tenant, handler, cause), found in offsets.items()
+    ]
+
+
+def cause_of(error: str) -> str:
+    """Return the first line of an error without numbers, ids and quoted values, so that similar errors are equal. Pure."""
+    line = error.strip().partition("\n")[0]
+    for value in _VALUES:
+        line = value.sub(_GAP, line)
+    return line
+
+
+def count_dead_letters(
+    connection: Connection, tenants: Sequence[Tenant], errors: Errors | None = None
+) -> list[DeadLetterCount]:
+    """Count the open dead letters of all `tenants` by tenant, handler, topic and cause; the most first.
+
+    `errors` is as in `read_tenants`.
+    """
+    query = sql.SQL(
+        "SELECT {}, handler, topic, error, count(*), min(failed_at), max(failed_at) FROM {} "
+        "WHERE status = 'open' GROUP BY handler, topic, error"
+    )
+    queries = [
+        (tenant, query.format(sql.Literal(tenant.slug), sql.Identifier(tenant.schema, "erpkit_dead_letters")))
+        for tenant in tenants_with_table(connection, "erpkit_dead_letters", tenants, errors)
+    ]
+    rows = read_tenants(connection, queries, errors)
+    return _merge(DeadLetterCount(s, h, t, cause_of(error), *rest) for s, h, t, error, *rest in rows)
+
+
+def group_letters(letters: Iterable[DeadLetter]) -> list[DeadLetterCount]:
+    """Count `letters` by tenant, handler, topic and cause; the most first. Pure."""
+    return _merge(
+        DeadLetterCount(d.tenant, d.handler, d.topic, cause_of(d.error), 1, d.failed_at, d.failed_at) for d in letters
+    )
+
+
+def sum_counts(counts: Iterable[DeadLetterCount], by: Dimension) -> dict[str, int]:
+    """Add counts up by one of their dimensions, the most first. Pure; raises UsageError for another dimension."""
+    if by not in _DIMENSIONS:
+        raise UsageError(f"dead letters are counted by {', '.join(_DIMENSIONS)}, not by {by!r}")
+    sums: dict[str, int] = {}
+    for count in counts:
+        key = str(getattr(count, by))
+        sums[key] = sums.get(key, 0) + count.letters
+    return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _merge(counts: Iterable[DeadLetterCount]) -> list[DeadLetterCount]:
+    groups: dict[tuple[str, ...], DeadLetterCount] = {}
+    for one in counts:
+        key = (one.tenant, one.handler, one.topic, one.cause)
+        other = groups.get(key)
+        groups[key] = one if other is None else _add(one, other)
+    return sorted(groups.values(), key=lambda c: (-c.letters, c.tenant, c.handler, c.topic, c.cause))
+
+
+def _add(one: DeadLetterCount, other: DeadLetterCount) -> DeadLetterCount:
+    return replace(
+        one,
+        letters=one.letters + other.letters,
+        first_failed_at=min(one.first_failed_at, other.first_failed_at),
+        last_failed_at=max(one.last_failed_at, other.last_failed_at),
+    )

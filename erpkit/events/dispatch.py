@@ -1,28 +1,133 @@
-"""Dispatching the events of a tenant's log to their handlers: at least once, with exactly one effect."""
+"""Dispatching the events of a tenant's log to their handlers, batch by batch: at least once, with exactly one effect."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple, TypeVar
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import ErpkitError
-from erpkit.events.batch import ATTEMPTS, BatchResult, handle_batch, handle_each
 from erpkit.events.checkpoints import Checkpoint, mark_in_flight, move_checkpoint, read_batch
-from erpkit.events.consumer import Consumer
+from erpkit.events.consumer import UNWATCHED, Consumer, Context, Watch, raise_if_lost
 from erpkit.events.dead_letters import add_dead_letter
 from erpkit.events.log import append, name_log_behind
 from erpkit.events.message import Message
-from erpkit.events.parking import hold_back
-from erpkit.events.watchdog import UNWATCHED, Watch
-from erpkit.modules import Registry
+from erpkit.events.middleware import Middleware
+from erpkit.events.parking import hold_back, park_if_blocked
+from erpkit.events.router import EVERY, handle, isolated, run_handler
+from erpkit.events.timeout import watched
+from erpkit.modules import EventHandler, Registry
+
+ATTEMPTS = 3
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What became of a batch: events that were handled (now or before), those that became dead letters, and what was published.
+
+    An event in neither was parked behind one of the dead letters.
+    """
+
+    handled: Sequence[Message] = ()
+    dead: Sequence[tuple[Message, Exception]] = ()
+    published: Sequence[Message] = field(default_factory=list)
+
+
+def together_or_each(
+    connection: Connection, what: str, together: Callable[[], _Result], each: Callable[[], _Result]
+) -> _Result:
+    """Do `together` in one savepoint; after any error undo it and do `each` instead, which sets its own savepoints.
+
+    A lost connection is no fault of an event: raises DatabaseError then, which begins with `what` was being done.
+    """
+    try:
+        with connection.transaction():
+            return together()
+    except Exception as error:
+        raise_if_lost(connection, error, what)
+        return each()
+
+
+def handle_batch(
+    connection: Connection, consumer: Consumer, messages: Sequence[Message], attempts: int = ATTEMPTS
+) -> BatchResult:
+    """Handle messages that are not in the handler's inbox yet; the caller appends what was published.
+
+    One that fails `attempts` times becomes a dead letter.
+    """
+    return together_or_each(
+        connection,
+        str(consumer),
+        lambda: _handle_together(connection, consumer, messages),
+        lambda: handle_each(connection, consumer, messages, attempts),
+    )
+
+
+def _handle_together(connection: Connection, consumer: Consumer, messages: Sequence[Message]) -> BatchResult:
+    """Handle those messages that are not in the handler's inbox yet, and put them there."""
+    if not messages:
+        return BatchResult()
+    rows = connection.execute(
+        "INSERT INTO erpkit_inbox (handler, uuid) SELECT %s, unnest(%s::uuid[]) ON CONFLICT DO NOTHING RETURNING uuid",
+        [consumer.name, [message.uuid for message in messages]],
+    )
+    new = {uuid for (uuid,) in rows}
+    middleware = _middleware(consumer.handler, consumer.watch)
+    published: list[Message] = []
+    for message in messages:
+        if message.uuid in new:
+            new.discard(message.uuid)  # a broker may bring one twice
+            published += handle(connection, consumer, message, middleware)
+    return BatchResult(messages, (), published)
+
+
+def handle_each(
+    connection: Connection, consumer: Consumer, messages: Iterable[Message], attempts: int = ATTEMPTS
+) -> BatchResult:
+    """Handle messages one by one, each in a savepoint of its own."""
+    middleware = _isolated_middleware(consumer.handler, consumer.watch, attempts)
+    handled: list[Message] = []
+    dead: list[tuple[Message, Exception]] = []
+    published: list[Message] = []
+    for message in messages:
+        if dead and park_if_blocked(connection, consumer, message):
+            continue
+        context = consumer.context(connection, message)
+        published += run_handler(consumer.handler, context, middleware)
+        if context.error is None:
+            handled.append(message)
+        else:
+            dead.append((message, context.error))
+    return BatchResult(handled, dead, published)
+
+
+@lru_cache(maxsize=1000)
+def _middleware(handler: EventHandler, watch: Watch) -> tuple[Middleware, ...]:
+    """Return the middleware for a batch, which has one savepoint and one look into the inbox."""
+    return (*EVERY, watched(watch, handler))
+
+
+@lru_cache(maxsize=1000)
+def _isolated_middleware(handler: EventHandler, watch: Watch, attempts: int) -> tuple[Middleware, ...]:
+    """Return the middleware for messages one by one, after an error."""
+
+    def store(context: Context, error: Exception) -> None:
+        consumer = Consumer(context.tenant, context.registry, handler)
+        add_dead_letter(context.connection, consumer, context.message, error, context.attempt)
+
+    return isolated(store, attempts, watched(watch, handler))
+
 
 BATCH = 500
 STATEMENT_TIMEOUT = 30.0  # seconds
 
 
 class CrashError(ErpkitError):
-    """The process of a handler ended, or hung and was ended, each time that it had this event in flight."""
+    """The process of a handler ended, or hung and was killed, each time that it had this event in flight."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +177,9 @@ def dispatch_batch(database: Database, consumer: Consumer, limit: int = BATCH) -
         name_log_behind(consumer.tenant),
         database.tenant_transaction(consumer.tenant, write=True, statement_timeout=STATEMENT_TIMEOUT) as connection,
     ):
-        found = read_batch(connection, consumer.group, limit)
-        if found is None:
+        checkpoint, messages = read_batch(connection, consumer.group, limit)
+        if messages is None:
             return Dispatched()
-        checkpoint, messages = found
         if messages and checkpoint.is_suspect(messages[0]):
             return _dispatch_suspect(connection, consumer, messages[0], checkpoint)
         if messages:
@@ -93,7 +197,7 @@ def dispatch_batch(database: Database, consumer: Consumer, limit: int = BATCH) -
 def _dispatch_suspect(
     connection: Connection, consumer: Consumer, suspect: Message, checkpoint: Checkpoint
 ) -> Dispatched:
-    """Handle one event that may have ended the last dispatcher's process, or give it up; keep the others suspect."""
+    """Handle one event that may have ended the last dispatcher's process, or dead-letter it; the others remain suspect."""
     in_flight, offset = checkpoint.in_flight or 0, suspect.offset or 0
     is_hopeless = checkpoint.attempts >= ATTEMPTS
     if not is_hopeless:
@@ -110,6 +214,6 @@ def _dispatch_suspect(
 
 
 def _count(messages: list[Message], result: BatchResult, given_up: int = 0) -> Dispatched:
-    """Count what became of messages, some of which may be named twice; those that neither succeeded nor died were parked."""
+    """Count the results of messages, some of which may be listed twice; those neither handled nor dead-lettered were parked."""
     handled, dead = len(result.handled), len(result.dead) + given_up
     return Dispatched(handled, dead, len({message.uuid for message in messages}) - handled - dead)

@@ -1,4 +1,4 @@
-"""Who dispatches: the workers that are connected, what the last one wrote before it ended, and taking over from it."""
+"""Dispatchers: the workers that are connected, the last report of one that ended, and taking over from it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from psycopg import sql
 
 from erpkit.database import Connection, Database, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.errors import ErpkitError, PlanChangedError, UsageError, first_line
-from erpkit.events.consumer import ConsumerGroup, consumer_groups, group_rows
+from erpkit.events.consumer import ConsumerGroup, Watch, consumer_groups, group_rows
 from erpkit.events.dispatch import DispatchResult, dispatch
 from erpkit.events.lag import EventLag, GroupLag, LockHolder, read_lag
-from erpkit.events.watchdog import Watch
 from erpkit.finding import Finding
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
@@ -45,7 +44,7 @@ SELECT {slug}, h.name, count(e.uuid), count(i.uuid),
 
 @dataclass(frozen=True)
 class Dispatcher:
-    """The connection by which a worker hears of new events: while it is there, the worker's process is."""
+    """The connection on which a worker listens for new events; it exists as long as the worker's process."""
 
     pid: int
     user: str
@@ -55,7 +54,7 @@ class Dispatcher:
 
 @dataclass(frozen=True)
 class Health:
-    """What a worker last wrote into its health file; one that ends in order removes the file."""
+    """The last report in a worker's health file; a worker that stops normally removes the file."""
 
     at: datetime
     handled: int
@@ -65,7 +64,7 @@ class Health:
 
 @dataclass(frozen=True)
 class Handled:
-    """Of the events up to a handler's checkpoint, how many are in its inbox, and how many are put aside (dead, or parked)."""
+    """Of the events up to a handler's checkpoint, how many are in its inbox, and how many were dead-lettered or parked (`aside`)."""
 
     tenant: str
     handler: str
@@ -75,20 +74,20 @@ class Handled:
 
     @property
     def missing(self) -> int:
-        """How many have neither been handled nor put aside: there should be none."""
+        """How many were neither handled nor dead-lettered or parked: there should be none."""
         return self.events - self.handled - self.aside
 
 
 @dataclass(frozen=True)
 class TakeOver:
-    """The groups for which events wait, and where each group of the fleet stands."""
+    """A plan to dispatch what waits: the groups for which events wait, and the checkpoint of each group."""
 
     waiting: tuple[GroupLag, ...]
     checkpoints: tuple[tuple[str, str, int], ...]
 
     @property
     def id(self) -> str:
-        """`dispatch-` and ten hexadecimal digits that stand for where all groups are: it changes once somebody else dispatches."""
+        """`dispatch-` and ten hexadecimal digits that stand for all checkpoints: it changes when somebody else dispatches."""
         return plan_id("dispatch", self.checkpoints)
 
     @property
@@ -108,12 +107,12 @@ class TakeOver:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Nothing: what waits is what the plan is about."""
+        """None: the events that wait are the plan itself."""
         return ()
 
     @property
     def tables(self) -> tuple[Table[GroupLag], ...]:
-        """One line a tenant and handler for which events wait."""
+        """One row per tenant and handler for which events wait."""
         return (Table(_WAITING, self.waiting, "Nothing waits."),)
 
     def __str__(self) -> str:
@@ -122,7 +121,7 @@ class TakeOver:
 
 @dataclass(frozen=True)
 class DispatchRun:
-    """What became of handing over all that waited, a tenant after the other.
+    """The result of dispatching all that waited, tenant by tenant.
 
     `failures` maps tenants that could not be served to the reason, `skipped` those that are not active to their status.
     """
@@ -139,7 +138,7 @@ class DispatchRun:
 
     @property
     def facts(self) -> dict[str, object]:
-        """How many events were handled, and how many wait all the same."""
+        """How many events were handled, and how many still wait."""
         return {"handled": self.handled, "wait now": self.waiting}
 
     @property
@@ -158,8 +157,8 @@ class DispatchRun:
 
     @property
     def table(self) -> Table[DispatchResult]:
-        """One line a tenant: how many events were handled, became dead letters, and were parked."""
-        return Table(_RESULTS, self.results, "Nothing was handed over.")
+        """One row per tenant: how many events were handled, became dead letters, and were parked."""
+        return Table(_RESULTS, self.results, "Nothing was dispatched.")
 
     @property
     def tables(self) -> tuple[Table[DispatchResult], ...]:
@@ -172,7 +171,7 @@ class DispatchRun:
 
 @dataclass(frozen=True)
 class DispatcherReport:
-    """Who dispatches, what waits, and what the last dispatcher wrote before it ended.
+    """Who dispatches, what waits, and the last report of the dispatcher that ended.
 
     `handled` says, a tenant and handler, what became of the events up to its checkpoint.
     """
@@ -185,12 +184,12 @@ class DispatcherReport:
 
     @property
     def words(self) -> str:
-        """What is known of who dispatches and who stopped, a line each, the first thing to look at first."""
+        """What is known of running and stopped dispatchers, one fact per line, the most important first."""
         return "\n".join(explain_stop(self.lag.groups, self.connected, self.health, self.lag.holders, self.lag.at))
 
     @property
     def state(self) -> str:
-        """In two lines how many dispatchers are connected, and where events wait."""
+        """How many dispatchers are connected, and where events wait, in two lines."""
         waits = ", ".join(sorted({one.tenant for one in self.lag.behind})) or "none"
         return (
             f"dispatchers connected: {len(self.connected)}, health file left behind: {self.health is not None}\n"
@@ -199,7 +198,7 @@ class DispatcherReport:
 
     @property
     def proof(self) -> str:
-        """In one line how many groups wait, and how many handlers miss an event."""
+        """How many groups wait, and how many handlers miss an event, in one line."""
         missing = sum(one.missing != 0 for one in self.handled)
         return (
             f"groups that wait: {len(self.lag.behind)}, handlers that miss an event: {missing}, "
@@ -208,7 +207,7 @@ class DispatcherReport:
 
     @property
     def findings(self) -> list[Finding]:
-        """What waits too long, events that were neither handled nor put aside, and that no dispatcher is connected."""
+        """Events that wait too long, events that are missing in an inbox, and that no dispatcher is connected."""
         return [
             *self.lag.findings,
             *(
@@ -222,12 +221,12 @@ class DispatcherReport:
 
     @property
     def table(self) -> Table[Dispatcher]:
-        """One line a worker that is connected."""
+        """One row per worker that is connected."""
         return Table(_DISPATCHER_COLUMNS, self.connected, "No dispatcher is connected.")
 
     @property
     def handled_table(self) -> Table[tuple[str, list[Handled]]]:
-        """One line a handler, over all tenants: the events up to its checkpoints, and what became of them."""
+        """One row per handler, over all tenants: the events up to its checkpoints, and what became of them."""
         handlers: dict[str, list[Handled]] = {}
         for one in self.handled:
             handlers.setdefault(one.handler, []).append(one)
@@ -285,7 +284,7 @@ _HANDLED_COLUMNS = (
 
 
 def dispatch_all(database: Database, registry: Registry, tenants: Sequence[Tenant], watch: Watch) -> DispatchRun:
-    """Hand all that waits to its handlers, tenant after tenant; one that cannot be served holds up no other."""
+    """Dispatch all that waits, tenant by tenant; a tenant that fails does not stop the others."""
     results: list[DispatchResult] = []
     failures: dict[str, str] = {}
     for tenant in (tenant for tenant in tenants if tenant.is_active):
@@ -302,7 +301,7 @@ def list_dispatchers(connection: Connection) -> list[Dispatcher]:
 
 
 def read_health(path: Path | str) -> Health | None:
-    """Read a worker's health file; None where there is none. Raises UsageError for a file that is no report."""
+    """Read a worker's health file; None where there is none. Raises UsageError for a file that is not a report."""
     try:
         value = json.loads(Path(path).read_text())
         return Health(datetime.fromisoformat(value["at"]), value["handled"], value["dead_letters"], value["waiting"])
@@ -311,13 +310,13 @@ def read_health(path: Path | str) -> Health | None:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{path} is no health file of erpkit events dispatch") from None
+        raise UsageError(f"{path} is not a health file of erpkit events dispatch") from None
 
 
 def explain_stop(
     lag: Sequence[GroupLag], dispatchers: Sequence[Dispatcher], health: Health | None, holders: Sequence[LockHolder], now: datetime
 ) -> list[str]:  # fmt: skip
-    """Put into words what is known of who dispatches and who stopped, the first thing to look at first. Pure."""
+    """Describe what is known of running and stopped dispatchers, the most important fact first. Pure."""
     words = [
         f"process {one.pid} of {one.user} from {one.host} listens since {one.since:%Y-%m-%d %H:%M:%S}"
         for one in dispatchers
@@ -325,14 +324,15 @@ def explain_stop(
     if not dispatchers:
         words.append("no dispatcher is connected to this database")
     if health is None:
-        words.append("there is no health file: the last dispatcher ended in order, or kept none")
+        words.append("there is no health file: the last dispatcher stopped normally, or kept none")
     elif not dispatchers:
         words.append(
-            f"the health file is of {health.at:%Y-%m-%d %H:%M:%S}: its dispatcher did not end in order, as it would have removed it"
+            f"the health file is of {health.at:%Y-%m-%d %H:%M:%S}: "
+            "its dispatcher did not stop normally, or it would have removed the file"
         )
     elif (now - health.at).total_seconds() > _STALE:
         words.append(
-            f"the last report is {(now - health.at).total_seconds():,.0f} s old: that dispatcher hangs, or is another one"
+            f"the last report is {(now - health.at).total_seconds():,.0f} s old: that dispatcher hangs, or the file is another one's"
         )
     in_hand = [f"{one.tenant}, {one.handler}" for one in lag if one.in_hand is not None]
     if in_hand and not dispatchers:
@@ -343,7 +343,7 @@ def explain_stop(
 
 
 def plan_take_over(lag: Iterable[GroupLag]) -> TakeOver:
-    """Plan to hand what waits to its handlers from here. Pure."""
+    """Plan to dispatch what waits from this process. Pure."""
     groups = sorted(lag, key=lambda one: (one.tenant, one.handler))
     return TakeOver(
         tuple(one for one in groups if one.waiting), tuple((one.tenant, one.handler, one.checkpoint) for one in groups)
@@ -351,10 +351,10 @@ def plan_take_over(lag: Iterable[GroupLag]) -> TakeOver:
 
 
 def take_over(database: Database, registry: Registry, fleet: Sequence[Tenant], confirm: str) -> list[DispatchResult]:
-    """Hand all that waits to its handlers, tenant after tenant, if `confirm` is the id of the present plan.
+    """Dispatch all that waits, tenant by tenant, if `confirm` is the id of the present plan.
 
-    Raises PlanChangedError where the checkpoints have moved since: then somebody else dispatches. Beside a worker it does no harm: an
-    advisory lock leaves each group to one of them, and what a dispatcher had in flight when it ended is handled one by one, once.
+    Raises PlanChangedError where the checkpoints have moved since: then somebody else dispatches. It is safe beside a running
+    worker: an advisory lock leaves each group to one of them, and events that were in flight are handled once.
     """
     database.check_writable()
     active = [tenant for tenant in fleet if tenant.is_active]
@@ -368,7 +368,7 @@ def take_over(database: Database, registry: Registry, fleet: Sequence[Tenant], c
 def audit_handled(
     connection: Connection, tenants: Sequence[Tenant], groups: Sequence[ConsumerGroup], errors: Errors | None = None
 ) -> list[Handled]:
-    """Count, a tenant and handler, what became of the events up to its checkpoint.
+    """Count for each tenant and handler what became of the events up to its checkpoint.
 
     An inbox row commits together with the handler's effect, and there can be one an event and handler: what is in the inbox once was
     done once. `errors` is as in `read_tenants`.

@@ -1,4 +1,4 @@
-"""The health of event logs: what waits, what arrives, what failed, and who holds things back, over all tenants."""
+"""The health of event logs over all tenants: what waits, what arrives, what failed, and who holds locks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from erpkit.database import Connection, Tenant
-from erpkit.events.causes import DeadLetterCount, count_dead_letters
 from erpkit.events.consumer import ConsumerGroup
+from erpkit.events.dead_letters import DeadLetterCount, count_dead_letters
 from erpkit.events.lag import EventLag, GroupLag, LockHolder, TopicRate, read_lag, read_lock_holders, read_rates
 from erpkit.finding import Finding, not_read
 from erpkit.result import Summary
@@ -23,7 +23,7 @@ _Row = TypeVar("_Row")
 
 @dataclass(frozen=True)
 class EventHealth:
-    """How the handlers of some tenants keep up with what arrives; `skipped` are tenants that are not active."""
+    """How the handlers of some tenants keep up with the events that arrive; `skipped` are tenants that are not active."""
 
     target: str
     lag: EventLag
@@ -34,7 +34,7 @@ class EventHealth:
 
     @property
     def findings(self) -> list[Finding]:
-        """What waits too long, dead letters by cause, who holds things back, and what could not be read."""
+        """Events that wait too long, dead letters by cause, transactions that hold locks, and what could not be read."""
         unread = {slug: reason for slug, reason in self.errors.items() if slug not in self.lag.errors}
         return [*self.lag.findings, *map(_letter_finding, self._causes), *not_read(unread)]
 
@@ -54,29 +54,29 @@ class EventHealth:
 
     @property
     def waiting(self) -> Table[tuple[GroupLag, EventLag]]:
-        """One line a tenant and handler for which events wait, the one that has waited longest first."""
+        """One row per tenant and handler for which events wait, the one that has waited longest first."""
         return self.lag.table
 
     @property
     def arrivals(self) -> Table[_Topic]:
-        """One line a topic: what was appended in the last hour and day over all tenants, and which tenant had most of it."""
+        """One row per topic: what was appended in the last hour and day over all tenants, and which tenant had most of it."""
         rows = sorted(_group(self.rates, lambda rate: rate.topic).items())
         return Table(_TOPICS, rows, "No event was appended in the last day.")
 
     @property
     def busiest(self) -> Table[_Topic]:
-        """One line a tenant: how many events its log got in the last hour and day, the busiest first."""
+        """One row per tenant: how many events its log got in the last hour and day, the busiest first."""
         rows = _group(self.rates, lambda rate: rate.tenant).items()
         return Table(_TENANTS, sorted(rows, key=lambda row: -_day(row)), "No event was appended in the last day.")
 
     @property
     def dead_letters(self) -> Table[_Cause]:
-        """One line a handler and cause: in how many tenants it occurs, how often, and since when; the most frequent first."""
+        """One row per handler and cause: in how many tenants it occurs, how often, and since when; the most frequent first."""
         return Table(_CAUSES, self._causes, "There are no dead letters.")
 
     @property
     def holders(self) -> Table[LockHolder]:
-        """One line a transaction that has held the lock of an append or of a dispatcher for long."""
+        """One row per transaction that has held the lock of an append or of a dispatcher for long."""
         return self.lag.holder_table
 
     @property
@@ -106,7 +106,7 @@ def read_event_lag(
 
 
 def read_event_health(connection: Connection, target: str, tenants: Sequence[Tenant], lag: EventLag) -> EventHealth:
-    """Add to the lag of the active ones among `tenants` what arrives there and what failed."""
+    """Add to `lag` what arrives in its tenants and what failed there."""
     errors = dict(lag.errors)
     rates = read_rates(connection, lag.tenants, errors)
     counts = count_dead_letters(connection, lag.tenants, errors)

@@ -1,4 +1,4 @@
-"""How the handlers of each tenant keep up with its log: figures for a monitor, a notebook or the command line."""
+"""Lag: how far the handlers of each tenant are behind its log, and which transactions hold locks of it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ SELECT k.slug, k.what, l.pid, coalesce(a.usename, ''), coalesce(a.application_na
 
 @dataclass(frozen=True)
 class GroupLag:
-    """How far one handler, which is a consumer group of its own, is behind one tenant's log.
+    """How far one handler (a consumer group of its own) is behind one tenant's log.
 
     `oldest` is when the first event that waits was recorded. `in_hand` is set while a dispatcher works on events up to that
     offset, or after it ended before it was done; `attempts` counts those on one suspect event.
@@ -101,7 +101,7 @@ class LockHolder:
 
     @property
     def problem(self) -> str:
-        """What it does, without the tenant."""
+        """What it holds and for how long, without the tenant."""
         holds = "appends to the log" if self.what == "append" else f"dispatches for {self.what}"
         behind = f"; {self.waiting} wait(s) behind it" if self.waiting else ""
         return f"process {self.pid} ({self.user}) {holds} in a transaction open for {self.seconds:,.0f} s, {self.state}{behind}"
@@ -151,18 +151,18 @@ class EventLag:
 
     @property
     def table(self) -> Table[tuple[GroupLag, EventLag]]:
-        """One line a tenant and handler for which events wait, the one that has waited longest first."""
+        """One row per tenant and handler for which events wait, the one that has waited longest first."""
         empty = "nothing waits" if not self.errors else "nothing waits in the tenants that could be read"
         return Table(_LAG_COLUMNS, [(one, self) for one in self.behind], empty)
 
     @property
     def holder_table(self) -> Table[LockHolder]:
-        """One line a transaction that has held the lock of an append or of a dispatcher for long."""
-        return Table(_HOLDER_COLUMNS, self.holders, "No transaction is in the way.")
+        """One row per transaction that has held the lock of an append or of a dispatcher for long."""
+        return Table(_HOLDER_COLUMNS, self.holders, "No transaction holds a lock for long.")
 
     @property
     def findings(self) -> list[Finding]:
-        """Handlers over a limit, an event that ended a dispatcher, who holds a lock, and what was not looked at."""
+        """Handlers over a limit, events that ended a dispatcher, transactions that hold a lock, and what was not read."""
         return [
             *(() if self.tenants else (NO_TENANTS,)),
             *(() if self.consumers else (_NO_HANDLERS,)),
@@ -200,7 +200,7 @@ def _lag_tone(row: tuple[GroupLag, EventLag]) -> Tone:
 
 _LOOK = "erpkit run runbooks/stopped_dispatcher -p rehearse false"
 _NO_HANDLERS = Finding(
-    "no modules", "", "no module handles an event, so nothing was looked at", remedy="erpkit modules list"
+    "no modules", "", "no module handles an event, so nothing was checked", remedy="erpkit modules list"
 )
 _LAG_COLUMNS = (
     Column[tuple[GroupLag, EventLag]]("tenant", lambda row: row[0].tenant),

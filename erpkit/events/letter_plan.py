@@ -1,4 +1,4 @@
-"""Deciding which dead letters to retry or to discard: chosen, counted and given an id, before anything is done."""
+"""Choosing dead letters, and planning to retry or to discard them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,31 @@ import fnmatch
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Literal
 from uuid import UUID
 
 from erpkit.database import Connection, Tenant, tenants_with_table
 from erpkit.errors import PlanChangedError, UsageError
-from erpkit.events.causes import COUNT_COLUMNS, DeadLetterCount, cause_of, group_letters
-from erpkit.events.dead_letters import DeadLetter, list_dead_letters
-from erpkit.events.parking import Parked, list_parked
+from erpkit.events.dead_letters import (
+    COUNT_COLUMNS,
+    LETTER_COLUMNS,
+    DeadLetter,
+    DeadLetterCount,
+    Dimension,
+    cause_of,
+    group_letters,
+    letter_findings,
+    list_dead_letters,
+    sum_counts,
+)
+from erpkit.events.log import check_time_zones
+from erpkit.events.parking import PARKED_COLUMNS, Parked, list_parked
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
-from erpkit.table import Table
+from erpkit.result import Summary
+from erpkit.table import Column, Table
 
 _BEHIND = "lacks erpkit's own migrations: run `erpkit migrate up`"
 
@@ -39,12 +52,10 @@ class LetterSelection:
     until: datetime | None = None
 
     def __post_init__(self) -> None:
-        for name, moment in (("since", self.since), ("until", self.until)):
-            if moment is not None and moment.tzinfo is None:
-                raise UsageError(f"{name} = {moment.isoformat()} has no time zone: add one, +00:00 for UTC")
+        check_time_zones(since=self.since, until=self.until)
 
     def holds(self, letter: DeadLetter) -> bool:
-        """Tell whether a dead letter is among those meant."""
+        """Tell whether a dead letter is selected."""
         return (
             fnmatch.fnmatchcase(letter.handler, self.handler)
             and fnmatch.fnmatchcase(letter.topic, self.topic)
@@ -109,7 +120,7 @@ class LetterPlan:
 
     @property
     def tables(self) -> tuple[Table[DeadLetterCount], ...]:
-        """One line a tenant, handler and cause: how many letters would be retried or discarded."""
+        """One row per tenant, handler and cause: how many letters would be retried or discarded."""
         return (Table(COUNT_COLUMNS, self.counts(), f"There is nothing to {self.action}."),)
 
     def __str__(self) -> str:
@@ -141,7 +152,7 @@ def plan_discard(
     without a reason.
     """
     if not reason.strip():
-        raise UsageError("a dead letter is not discarded without a reason: say why, for those who look later")
+        raise UsageError("discarding a dead letter needs a reason: it is kept with the letter")
     return replace(_plan("discard", connection, tenants, selection, None), reason=reason.strip())
 
 
@@ -179,3 +190,117 @@ def _plan(
 def _count_behind(letters: Iterable[DeadLetter], parked: Iterable[Parked]) -> int:
     handlers = {(letter.tenant, letter.handler) for letter in letters}
     return sum(one.events for one in parked if (one.tenant, one.handler) in handlers)
+
+
+_Sum = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class OpenLetters:
+    """The open dead letters that `selection` chooses, and what is parked behind those of their handlers.
+
+    `errors` maps the tenants that could not be read to the reason.
+    """
+
+    target: str
+    tenants: Sequence[Tenant]
+    selection: LetterSelection
+    letters: Sequence[DeadLetter]
+    parked: Sequence[Parked] = ()
+    errors: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.letters)
+
+    @cached_property
+    def counts(self) -> list[DeadLetterCount]:
+        """How many letters there are by tenant, handler, topic and cause, the most first."""
+        return group_letters(self.letters)
+
+    @property
+    def parked_events(self) -> int:
+        """How many events wait behind a dead letter."""
+        return sum(one.events for one in self.parked)
+
+    @property
+    def oldest(self) -> DeadLetter | None:
+        """The dead letter that failed first; None where there is none."""
+        return min(self.letters, key=lambda letter: letter.failed_at, default=None)
+
+    def count(self, by: Dimension) -> Table[_Sum]:
+        """Add the letters up by one dimension, the most first; raises UsageError for another one."""
+        columns = (Column[_Sum](by, lambda row: row[0]), Column[_Sum]("letters", lambda row: row[1], bar=True))
+        return Table(columns, list(sum_counts(self.counts, by).items()), self._empty)
+
+    @property
+    def table(self) -> Table[DeadLetter]:
+        """One row per dead letter, by tenant and offset; payloads are not shown."""
+        return Table(LETTER_COLUMNS, self.letters, self._empty)
+
+    @property
+    def causes(self) -> Table[DeadLetterCount]:
+        """One row per cause, topic, handler and tenant, the most letters first."""
+        return Table(COUNT_COLUMNS, self.counts, self._empty)
+
+    @property
+    def parked_table(self) -> Table[Parked]:
+        """One row per aggregate whose events wait behind a dead letter."""
+        return Table(PARKED_COLUMNS, self.parked, "Nothing is parked.")
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Each tenant, handler and cause that has letters, and the tenants that could not be read."""
+        return [*letter_findings(self.counts), *not_read(self.errors)]
+
+    @property
+    def summary(self) -> Summary:
+        """How many letters there are, and of which causes."""
+        facts = {
+            "dead letters": len(self.letters),
+            "causes": len({one.cause for one in self.counts}),
+            "tenants": len({one.tenant for one in self.counts}),
+            "parked": self.parked_events,
+        }
+        return Summary(f"{len(self.letters):,} dead letters on {self.target}", facts, self.findings)
+
+    @property
+    def affected(self) -> list[str]:
+        """The tenants that have such letters, by name."""
+        return sorted({letter.tenant for letter in self.letters})
+
+    def add_to(self, summary: Summary) -> Summary:
+        """Return the summary of a plan, or of its result, with these letters as those that are still open."""
+        facts = {**summary.facts, "still open": len(self.letters)}
+        return Summary(summary.title, facts, [*summary.findings, *self.findings])
+
+    def __str__(self) -> str:
+        causes = [f"{one.letters:,} letters: {one.cause} ({one.handler}, {one.tenant})" for one in self.counts]
+        return "\n".join([*causes, self.line])
+
+    @property
+    def line(self) -> str:
+        """How many letters there are, and how many events wait behind them."""
+        return f"{len(self.letters):,} dead letters open, {self.parked_events:,} events parked behind them"
+
+    @property
+    def _empty(self) -> str:
+        if not self.tenants:
+            return "no dead letters: there are no tenants (erpkit tenants create NAME makes one)"
+        return "no dead letters" if not self.errors else "no dead letters in the tenants that could be read"
+
+    def __repr__(self) -> str:
+        return repr(self.table)
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
+
+
+def read_letters(
+    connection: Connection, target: str, tenants: Sequence[Tenant], selection: LetterSelection
+) -> OpenLetters:
+    """Read the open dead letters of `tenants` that `selection` chooses; a tenant that cannot be read does not stop the others."""
+    errors: dict[str, str] = {}
+    letters, _ = choose_letters(list_dead_letters(connection, tenants, errors), selection, None)
+    handlers = {(letter.tenant, letter.handler) for letter in letters}
+    parked = [one for one in list_parked(connection, tenants, errors) if (one.tenant, one.handler) in handlers]
+    return OpenLetters(target, tenants, selection, letters, parked, errors)

@@ -1,4 +1,4 @@
-"""Carrying out a plan for dead letters: a transaction each, with one effect, however many people try."""
+"""Retrying and discarding dead letters: one transaction for each, with one effect even if several people try at once."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ import psycopg
 
 from erpkit.config import acting_user
 from erpkit.database import Connection, Database, Tenant
-from erpkit.errors import DatabaseError, UsageError
-from erpkit.events.batch import handle_batch
-from erpkit.events.causes import cause_of
-from erpkit.events.consumer import Consumer
-from erpkit.events.context import raise_if_lost
-from erpkit.events.dead_letters import DeadLetter, describe_error
+from erpkit.errors import DatabaseError
+from erpkit.events.consumer import Consumer, raise_if_lost
+from erpkit.events.dead_letters import DeadLetter, describe_error, failure_findings
+from erpkit.events.dispatch import handle_batch
 from erpkit.events.letter_plan import LetterPlan
 from erpkit.events.log import COLUMNS, append, to_message
 from erpkit.events.message import Message
@@ -86,14 +84,8 @@ class LetterRun:
     @property
     def findings(self) -> list[Finding]:
         """What failed, by tenant, handler and cause, and what was left alone or could not be read."""
-        failed: dict[tuple[str, str, str], list[str]] = {}
-        for one in self.failed:
-            failed.setdefault((one.tenant, one.handler, cause_of(one.detail)), []).append(str(one.offset))
         return [
-            *(
-                Finding("failed", tenant, f"{handler} failed: {cause}", evidence=(f"offsets {', '.join(offsets)}",))
-                for (tenant, handler, cause), offsets in failed.items()
-            ),
+            *failure_findings((one.tenant, one.handler, one.detail, one.offset) for one in self.failed),
             *(
                 Finding(
                     "left alone", one.tenant, f"{one.handler}, offset {one.offset} left alone: {one.detail}", "info"
@@ -106,7 +98,7 @@ class LetterRun:
 
     @property
     def tables(self) -> tuple[Table[LetterResult], ...]:
-        """One line an event, those that failed first; an event that had been parked is marked."""
+        """One row per event, those that failed first; an event that had been parked is marked."""
         rows = sorted(self.results, key=lambda result: result.state != "failed")
         return (Table(_COLUMNS, rows, "There was nothing to do."),)
 
@@ -131,46 +123,25 @@ _COLUMNS = (
 )
 
 
-def run_retry(
+def run_letters(
     database: Database,
     registry: Registry,
     plan: LetterPlan,
     confirm: str,
     progress: Callable[[int], object] | None = None,
 ) -> LetterRun:
-    """Hand the letters of `plan` to their handlers if `confirm` is its id.
+    """Retry or discard the letters of `plan` if `confirm` is its id; then handle the events that were parked behind them.
 
-    To retry is to handle for the first time with success, so it does not matter whether the handler is replayable. For each
-    letter its effect, its inbox row and the closed letter are one transaction; one that fails again stays open, with its new
-    error. What was closed or handled otherwise in the meantime is left alone, and so is a letter that an earlier one of its
-    aggregate blocks. Events that were parked are then handled in their order. `progress` is called with 1 for each letter.
+    To retry is to handle for the first time with success, so it does not matter whether the handler is replayable. The effect,
+    the inbox row and the closed letter are one transaction for each letter; one that fails again stays open, with its new
+    error. To discard is to close a letter without handling it: who, when and why are kept, and it is entered in the inbox, so
+    that a second delivery does not bring it back. A letter that was closed or handled by others meanwhile is left alone, and so
+    is one that an earlier letter of its aggregate blocks. `progress` is called with 1 for each letter.
     Raises PlanChangedError, with nothing done, when the id is another.
     """
-    _check(database, plan, confirm, "retry")
-    return LetterRun(plan.id, tuple(_run(database, registry, plan, progress)))
-
-
-def run_discard(
-    database: Database,
-    registry: Registry,
-    plan: LetterPlan,
-    confirm: str,
-    progress: Callable[[int], object] | None = None,
-) -> LetterRun:
-    """Close the letters of `plan` without handling them if `confirm` is its id; who, when and why are kept.
-
-    They are entered in the inbox, so that a second delivery does not bring them back. What was parked behind them is handled.
-    Raises PlanChangedError, with nothing done, when the id is another.
-    """
-    _check(database, plan, confirm, "discard")
-    return LetterRun(plan.id, tuple(_run(database, registry, plan, progress)))
-
-
-def _check(database: Database, plan: LetterPlan, confirm: str, action: str) -> None:
     database.check_writable()
     plan.check(confirm)
-    if plan.action != action:
-        raise UsageError(f"plan {plan.id} is not to {action}: nothing was done")
+    return LetterRun(plan.id, tuple(_run(database, registry, plan, progress)))
 
 
 def _run(
@@ -194,7 +165,7 @@ def _run(
 def _close_letter(
     database: Database, tenant: Tenant, consumer: Consumer | None, plan: LetterPlan, letter: DeadLetter
 ) -> LetterResult:
-    """Retry or discard one letter in a transaction of its own; a lost connection concerns this one only."""
+    """Retry or discard one letter in a transaction of its own; a lost connection only fails this letter."""
     try:
         with database.tenant_transaction(tenant, write=True) as connection:
             lock_parking(connection, letter.handler)
@@ -216,9 +187,9 @@ def _why_leave(connection: Connection, letter: DeadLetter) -> str:
         keys,
     ).fetchone()
     if row is None:
-        return "it is gone"
+        return "it no longer exists"
     if row[0] != "open":
-        return f"{row[0]} in the meantime" + (f" by {row[1]}" if row[1] else "")
+        return f"{row[0]} meanwhile" + (f" by {row[1]}" if row[1] else "")
     earlier = connection.execute(_EARLIER, keys).fetchone()
     return f"offset {earlier[0]} of the same aggregate comes first" if earlier and earlier[0] is not None else ""
 
@@ -238,7 +209,7 @@ def _retry(connection: Connection, consumer: Consumer, plan: LetterPlan, letter:
         return _result(letter, "failed", describe_error(error))
     append(connection, published)
     if not is_new:
-        return _result(letter, "left alone", "handled otherwise in the meantime; it is closed now")
+        return _result(letter, "left alone", "handled by other means meanwhile; it is closed now")
     return _result(letter, "handled")
 
 
@@ -249,7 +220,7 @@ def _discard(connection: Connection, letter: DeadLetter, reason: str) -> LetterR
 
 
 def _release(database: Database, consumer: Consumer) -> Iterator[LetterResult]:
-    """Handle what nothing holds back any more, a batch a transaction, until nothing of it is left."""
+    """Handle events that are no longer held back, one batch per transaction, until none is left."""
     while True:
         try:
             results = _release_batch(database, consumer)
@@ -263,7 +234,7 @@ def _release(database: Database, consumer: Consumer) -> Iterator[LetterResult]:
 
 
 def _release_batch(database: Database, consumer: Consumer) -> list[LetterResult]:
-    """Handle a batch of events that are free again; one that fails becomes a dead letter at once."""
+    """Handle a batch of released events; one that fails becomes a dead letter at once."""
     with database.tenant_transaction(consumer.tenant, write=True) as connection:
         result = handle_batch(connection, consumer, hold_back(connection, consumer, []), attempts=1)
         append(connection, result.published)

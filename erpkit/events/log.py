@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import psycopg
 
 from erpkit.database import Connection, Tenant
-from erpkit.errors import DatabaseError, ErpkitError
+from erpkit.errors import DatabaseError, ErpkitError, UsageError
 from erpkit.events.message import Message
 from erpkit.table import Column
 
 
 def append_lock(schema: str) -> str:
-    """Return the SQL expression of the key of the lock that an append holds until its commit; `schema` is an expression."""
+    """Return, as SQL, the key of the lock that an append holds until its commit; `schema` is an SQL expression."""
     return f"hashtextextended('erpkit.append.' || {schema}, 0)"
 
 
 def polled_lock(schema: str) -> str:
-    """Return the SQL expression of the key of the lock that a worker shares while it polls a tenant."""
+    """Return, as SQL, the key of the lock that a worker shares while it polls a tenant."""
     return f"hashtextextended('erpkit.awake.' || {schema}, 0)"
 
 
@@ -66,7 +67,7 @@ def append(connection: Connection, messages: Sequence[Message]) -> None:
 
 
 def announce(connection: Connection) -> None:
-    """Let the commit wake a worker for the tenant whose transaction `connection` is in, if none polls it."""
+    """Make the commit wake a worker for the tenant of the transaction, unless one polls it."""
     connection.execute(_NOTIFY)
 
 
@@ -111,6 +112,13 @@ def to_message(row: tuple[Any, ...]) -> Message:
     return Message(topic, payload, uuid, metadata, offset, recorded_at)
 
 
+def check_time_zones(**moments: datetime | None) -> None:
+    """Raise UsageError, naming it, for a moment without a time zone: the log's times have one."""
+    for name, moment in moments.items():
+        if moment is not None and moment.tzinfo is None:
+            raise UsageError(f"{name} = {moment.isoformat()} has no time zone: add one, +00:00 for UTC")
+
+
 @contextmanager
 def name_log_behind(tenant: Tenant) -> Iterator[None]:
     """Name the tenant, and what to do, where its event log lacks a table or a column, or cannot be read."""
@@ -118,7 +126,7 @@ def name_log_behind(tenant: Tenant) -> Iterator[None]:
         yield
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
         raise ErpkitError(
-            f"tenant {tenant.slug}: its event log is behind: `erpkit migrate up` first ({error.diag.message_primary})"
+            f"tenant {tenant.slug}: its event log lacks migrations: run `erpkit migrate up` first ({error.diag.message_primary})"
         ) from error
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable) as error:
         raise DatabaseError(

@@ -1,4 +1,4 @@
-"""A message: what travels between modules, and how its payload becomes JSON and back."""
+"""Messages, which travel between modules, and their payloads as JSON."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ class Message:
 
     @property
     def correlation_id(self) -> str:
-        """The id of the command or event that everything began with."""
+        """The id of the command or event that started the chain."""
         return self.metadata.get("correlation_id", str(self.uuid))
 
     @property
     def version(self) -> int:
-        """The version of its type that the payload was written in; raises PayloadError when that is no number."""
+        """The version of its type that the payload was written in; raises PayloadError when that is not a number."""
         text = self.metadata.get("version", "1")
         if not (text.isascii() and text.isdigit() and int(text)):
-            raise PayloadError(f"{self.topic}: version {text!r} in the metadata of {self.uuid} is no number above 0")
+            raise PayloadError(f"{self.topic}: version {text!r} in the metadata of {self.uuid} is not a number above 0")
         return int(text)
 
     def cause(self, topic: str, payload: Mapping[str, Any], key: str, version: int = 1) -> Message:
@@ -77,7 +77,7 @@ class Message:
         return Message(topic, payload, uuid5(self.uuid, key), metadata)
 
     def heritage(self) -> dict[str, str]:
-        """Return the metadata that this message hands down to those that it causes: correlation, cause, trace and replay."""
+        """Return the metadata that messages inherit from this one, which causes them: correlation, cause, trace and replay."""
         metadata = {key: self.metadata[key] for key in ("traceparent", "tracestate") if key in self.metadata}
         metadata |= {"correlation_id": self.correlation_id, "causation_id": str(self.uuid)}
         if self.replay_id is not None:
@@ -117,7 +117,7 @@ def decode(kind: type[_T], payload: Mapping[str, Any]) -> _T:
 
 
 def decode_message(registry: Registry, kind: type[_T], message: Message) -> _T:
-    """Build the event of a message, whatever version it was written in; raises PayloadError when that cannot be done."""
+    """Build the event of a message of any version; raises PayloadError when its payload does not fit."""
     return decode(kind, upcast(registry, kind, message))
 
 
@@ -161,7 +161,7 @@ def _tell_unknown(kind: type, names: Sequence[str]) -> None:
     for name in names:
         if (kind, name) not in _told and len(_told) < _MANY:
             _told.add((kind, name))
-            _log.warning("%s: unknown field %s left out: misspelt, or of a newer version", kind.__name__, name)
+            _log.warning("%s: ignored the unknown field %s: it is misspelt, or of a newer version", kind.__name__, name)
 
 
 def _adapter(kind: type) -> TypeAdapter[Any]:

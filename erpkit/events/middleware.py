@@ -1,25 +1,52 @@
-"""What surrounds a handler: middleware, each one idea.
+"""Middleware: what surrounds a handler, each one idea.
 
 A middleware takes the next handler and returns one that does something before, after or instead of it; router.py puts them
-in order. Most of those here were first seen in Watermill's router.
+in order. Most of them come from Watermill's router.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 
 from erpkit.errors import ErpkitError
-from erpkit.events.context import Context, raise_if_lost
+from erpkit.events.consumer import Context, raise_if_lost
 from erpkit.events.message import Message, PayloadError
-from erpkit.events.rate import RateLimit
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanKind, Tracer
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+
+class RateLimit:
+    """Computes how long to wait so that at most `per_second` messages a second pass, evenly spread.
+
+    The first `burst` messages do not wait. Up to `catch_up` seconds of unused rate can be used later.
+    """
+
+    def __init__(self, per_second: float, *, burst: int = 0, catch_up: float = 0.0) -> None:
+        self._cost = 1 / per_second
+        self._catch_up = max(catch_up, burst / per_second)
+        self._paid_at = time.monotonic() - burst / per_second
+        self._lock = threading.Lock()
+
+    def reserve(self, messages: int = 1) -> float:
+        """Count `messages` as passed, and return how many seconds to wait until the rate is kept."""
+        with self._lock:
+            now = time.monotonic()
+            self._paid_at = max(self._paid_at, now - self._catch_up) + messages * self._cost
+            return max(0.0, self._paid_at - now)
+
 
 Handle = Callable[[Context], Sequence[Message]]
 Middleware = Callable[[Handle], Handle]
 
 
 class HandlerError(ErpkitError):
-    """A handler did what no handler may: it tried to end the process, say, or took longer than it was given."""
+    """A handler did what it must not do: it tried to end the process, or took longer than its timeout."""
 
 
 def correlation(following: Handle) -> Handle:
@@ -40,7 +67,7 @@ def correlation(following: Handle) -> Handle:
 
 
 def recoverer(following: Handle) -> Handle:
-    """Let no handler end the process, and note in every error which handler and message it came from.
+    """Keep a handler from ending the process, and note in every error which handler and message it came from.
 
     SystemExit and the like become a HandlerError; Ctrl-C stays what it is. Other errors keep their type and get a note.
     """
@@ -135,7 +162,7 @@ def dead_letters(store: Callable[[Context, Exception], None]) -> Middleware:
 
 
 def throttle(per_second: float) -> Middleware:
-    """Let no more than so many messages a second through, evenly spread, over all threads that share the middleware."""
+    """Limit messages to `per_second`, evenly spread, over all threads that share the middleware."""
     limit = RateLimit(per_second, burst=1)
 
     def middleware(following: Handle) -> Handle:
@@ -171,3 +198,61 @@ def _may_pass(error: BaseException) -> bool:
 def _place(context: Context) -> str:
     where = f" at offset {context.message.offset}" if context.message.offset is not None else ""
     return f"tenant {context.tenant.slug}: {context.handler} on {context.message.topic}{where}, {context.message.uuid}"
+
+
+def tracing(following: Handle) -> Handle:
+    """Record each message as a span, a child of the one that published it, over processes and brokers.
+
+    The parent comes from `traceparent` in the metadata (W3C Trace Context), and what is published carries it on. The names
+    of attributes are those of OpenTelemetry's messaging conventions. Without OpenTelemetry, or before the process gave it a
+    provider that records, this does nothing: what is published inherits its `traceparent` all the same.
+    """
+    tools = _tools()
+    if tools is None:
+        return following
+    tracer, propagator, consumer, internal, is_recording = tools
+
+    def handle(context: Context) -> Sequence[Message]:
+        if not is_recording():
+            return following(context)
+        with tracer.start_as_current_span(
+            f"process {context.message.topic}",
+            propagator.extract(context.message.metadata) if "traceparent" in context.message.metadata else None,
+            kind=internal if context.handler == context.message.topic else consumer,  # a command has its topic's name
+            attributes=_attributes(context),
+        ):
+            carrier: dict[str, str] = {}
+            propagator.inject(carrier)
+            published = following(context)
+            return [message.with_metadata(carrier) for message in published] if carrier else published
+
+    return handle
+
+
+@cache
+def _tools() -> tuple[Tracer, TraceContextTextMapPropagator, SpanKind, SpanKind, Callable[[], bool]] | None:
+    try:
+        from opentelemetry import trace  # noqa: PLC0415 - optional, and slow
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
+    except ImportError:
+        return None
+    return (
+        trace.get_tracer("erpkit"),
+        TraceContextTextMapPropagator(),
+        trace.SpanKind.CONSUMER,
+        trace.SpanKind.INTERNAL,
+        lambda: not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider),
+    )
+
+
+def _attributes(context: Context) -> dict[str, str | bool]:
+    return {
+        "messaging.system": "erpkit",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": context.message.topic,
+        "messaging.message.id": str(context.message.uuid),
+        "messaging.message.conversation_id": context.message.correlation_id,
+        "messaging.consumer.group.name": context.handler,
+        "erpkit.tenant": context.tenant.slug,
+        "erpkit.is_replay": context.message.is_replay,
+    }

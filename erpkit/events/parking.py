@@ -1,4 +1,4 @@
-"""Keeping the order of an aggregate's events: those behind a dead letter are parked, and handled once it is out of the way."""
+"""Parking: it keeps the order of an aggregate's events by holding back those behind a dead letter until it is closed."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ PARKED_COLUMNS = (
 
 
 def hold_back(connection: Connection, consumer: Consumer, messages: Sequence[Message]) -> list[Message]:
-    """Return what the handler may be given now: events that waited and are free again, then those of `messages` that need not.
+    """Return what the handler may handle now: parked events that are released, then those of `messages` that are not held back.
 
     The others are parked in the present transaction, so that the checkpoint may move past them. A handler without `ordered_by`
     gets all of `messages`; one with it pays a lock and two look-ups in an index while nothing is blocked. Call it before each
@@ -93,7 +93,7 @@ def hold_back(connection: Connection, consumer: Consumer, messages: Sequence[Mes
 
 
 def park_if_blocked(connection: Connection, consumer: Consumer, message: Message) -> bool:
-    """Park one event if an earlier one of its aggregate became a dead letter in this very batch; tell whether it is parked."""
+    """Park one event if an earlier one of its aggregate became a dead letter in this batch; tell whether it was parked."""
     if consumer.handler.ordered_by is None:
         return False
     lock_parking(connection, consumer.name)
@@ -113,7 +113,7 @@ def block(connection: Connection, consumer: Consumer, message: Message) -> None:
 
 
 def aggregate_of(consumer: Consumer, message: Message) -> str | None:
-    """Return the key by which the handler wants the event ordered; None where it has none or the payload does not tell."""
+    """Return the key by which the handler wants the event ordered; None if it is not ordered or the payload cannot be decoded."""
     ordered_by = consumer.handler.ordered_by
     if ordered_by is None:
         return None
@@ -124,7 +124,7 @@ def aggregate_of(consumer: Consumer, message: Message) -> str | None:
 
 
 def lock_parking(connection: Connection, handler: str) -> None:
-    """Lock parking and freeing the events of this handler until the end of the transaction.
+    """Lock parking and releasing the events of this handler until the end of the transaction.
 
     A dispatcher that looked before a dead letter was closed would otherwise park an event after the last one was freed.
     """

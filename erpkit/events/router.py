@@ -1,4 +1,4 @@
-"""Running a handler on a message through its middleware: the one way, whoever asks for it."""
+"""The router: the one way to run a handler on a message, through its middleware."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from erpkit.database import Connection
-from erpkit.events.consumer import Consumer
-from erpkit.events.context import Context
+from erpkit.events.consumer import Consumer, Context
 from erpkit.events.message import Message, decode_message
 from erpkit.events.middleware import (
     Handle,
@@ -18,9 +17,9 @@ from erpkit.events.middleware import (
     recoverer,
     retry,
     savepoint,
+    tracing,
 )
 from erpkit.events.timeout import timeout
-from erpkit.events.tracing import tracing
 from erpkit.modules import EventHandler
 
 # What every handler of an event runs in, the outermost first; its timeout, if it has one, is the innermost. None of these costs
@@ -31,7 +30,7 @@ EVERY: tuple[Middleware, ...] = (tracing, correlation, recoverer)
 def isolated(
     store: Callable[[Context, Exception], None], attempts: int = 3, *more: Middleware
 ) -> tuple[Middleware, ...]:
-    """Return all the middleware for a message on its own, the outermost first: what a dispatcher uses after a fault.
+    """Return all the middleware for a message on its own, the outermost first: what a dispatcher uses after an error.
 
     `store` keeps a dead letter, and sees only the last attempt's error; the span holds all attempts, and that error. Each attempt
     has a savepoint, which takes back the inbox row too. `more` goes inside, around each attempt. Make it once, not once a message.
@@ -53,7 +52,7 @@ def handle(
 def run_handler(
     handler: EventHandler, context: Context, middleware: tuple[Middleware, ...] = EVERY
 ) -> Sequence[Message]:
-    """Run one handler on the message in `context`, as `handle` does; what became of it stands in the context then."""
+    """Run one handler on the message in `context`, as `handle` does; the context has its result afterwards."""
     return _wrapped(handler, middleware)(context)
 
 

@@ -1,18 +1,25 @@
-"""A limit to the time that a handler may take, and what can truly be interrupted when it is reached."""
+"""Limits to the time that a handler may take: one for the handler, which undoes its work, and one for the whole process."""
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
 from psycopg import Error
 
-from erpkit.events.context import Context
+from erpkit.database import Tenant
+from erpkit.events.consumer import Context, Watch
 from erpkit.events.message import Message
 from erpkit.events.middleware import Handle, HandlerError, Middleware
+from erpkit.modules import EventHandler
+from erpkit.visible import visible
 
 _AGAIN = 0.03  # seconds between two attempts to cancel
 
@@ -20,12 +27,12 @@ _running: set[Running] = set()  # the handlers at work that have a limit, in all
 
 
 class HandlerTimeoutError(HandlerError):
-    """A handler took longer than it was given; what it did is undone."""
+    """A handler took longer than its timeout; its work is rolled back."""
 
 
 @dataclass(eq=False)
 class Running:
-    """A handler at work that may take `seconds`; `started` is on the clock of `time.monotonic`."""
+    """A running handler that may take `seconds`; `started` is on the clock of `time.monotonic`."""
 
     handler: str
     tenant: str
@@ -36,12 +43,12 @@ class Running:
 
     @property
     def is_over(self) -> bool:
-        """Whether its time is over."""
+        """Whether its time is up."""
         return time.monotonic() - self.started >= self.seconds
 
 
 def overdue(grace: float = 5) -> list[Running]:
-    """Return the handlers that go on `grace` seconds after their time was over.
+    """Return the handlers that still run `grace` seconds after their timeout.
 
     They hang outside the database, and no thread can be stopped from without in Python: a worker that finds one must end its
     process. The transaction then rolls back, and the message is read again.
@@ -51,7 +58,7 @@ def overdue(grace: float = 5) -> list[Running]:
 
 
 def timeout(seconds: float) -> Middleware:
-    """Give a handler so many seconds, then cancel the statement that it is at and raise HandlerTimeoutError.
+    """Cancel a handler's current statement after `seconds`, and raise HandlerTimeoutError.
 
     PostgreSQL refuses each single statement that takes longer (statement_timeout); a guard cancels the one at work when the
     handler's whole time is over. What a handler does outside the database, a loop or a call of a service, goes on to its end
@@ -103,7 +110,7 @@ class _Guard:
         _running.discard(self._running)
 
     def _expire(self) -> None:
-        """Cancel the statement at work until the handler ends: one that comes between two statements hits none."""
+        """Cancel again and again until the handler ends: a cancellation between two statements has no effect."""
         while not self._ended.is_set():
             with self._running.lock:
                 if not self._running.done:
@@ -124,3 +131,70 @@ def _limit_statements(context: Context, value: str) -> str:
 
 def _too_long(running: Running) -> HandlerTimeoutError:
     return HandlerTimeoutError(f"tenant {running.tenant}: {running.handler} took longer than its {running.seconds:g} s")
+
+
+class Watchdog(Watch):
+    """Ends the process, with exit code 1 and a line on standard error, when one event takes longer than `limit` seconds.
+
+    Nothing milder can stop Python code that does not return. The open transaction is rolled back by the server, and the next
+    dispatcher counts the attempt. A handler that declares a `timeout` has at least twice that. Use it in a `with` block.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self._in_flight: tuple[float, Tenant, EventHandler, Message] | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="erpkit-watchdog", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def begin(self, tenant: Tenant, handler: EventHandler, message: Message) -> None:
+        """Start the time of a handler."""
+        self._in_flight = (time.monotonic(), tenant, handler, message)
+
+    def end(self) -> None:
+        """Stop timing."""
+        self._in_flight = None
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(1.0, self.limit / 4)):
+            if self._in_flight is not None:
+                self._check(*self._in_flight)
+
+    def _check(self, since: float, tenant: Tenant, handler: EventHandler, message: Message) -> None:
+        limit = max(self.limit, 2 * (handler.timeout or 0))
+        if time.monotonic() - since < limit:
+            return
+        sys.stderr.write(
+            visible(
+                f"erpkit: {handler.name} has had the event at offset {message.offset} of tenant {tenant.slug} in flight for more than "
+                f"{limit:g} s: this process ends"
+            )
+            + "\n"
+        )
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def watched(watch: Watch, handler: EventHandler) -> Middleware:
+    """Tell `watch` which event the handler has in flight, anew for each attempt."""
+
+    def middleware(following: Handle) -> Handle:
+        def handle(context: Context) -> Sequence[Message]:
+            watch.begin(context.tenant, handler, context.message)
+            try:
+                return following(context)
+            finally:
+                watch.end()
+
+        return handle
+
+    return middleware

@@ -1,12 +1,15 @@
-"""A dispatcher that goes on: it hands events of all tenants to their handlers until it is stopped."""
+"""A worker: it waits for the events of all tenants and hands them to their handlers until it is stopped."""
 
 from __future__ import annotations
 
+import os
+import select
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import psycopg
 
@@ -16,16 +19,150 @@ from erpkit.events.checkpoints import read_waiting
 from erpkit.events.consumer import Consumer, consumer_groups
 from erpkit.events.dispatch import BATCH, dispatch_batch
 from erpkit.events.lag import GroupLag, read_lag
-from erpkit.events.listener import Listener, StopSignal
-from erpkit.events.watchdog import Watchdog
+from erpkit.events.log import CHANNEL, append_lock, polled_lock
+from erpkit.events.timeout import Watchdog
 from erpkit.modules import Registry
+
+_FIRST, _LONGEST = 0.01, 0.1  # seconds between two looks at a tenant
+_LINGER = 0.5  # seconds for which a tenant is looked at after something was found
+_MOST = 500  # tenants at a time, a lock each
+
+# An append that could take the lock before its commit notifies; while one is under way the tenant is polled on.
+_RELEASE = "SELECT s FROM unnest(%s::text[]) s WHERE CASE WHEN pg_try_advisory_xact_lock({}) THEN pg_advisory_unlock_shared({}) END"
+
+
+class StopSignal:
+    """Ends a wait from outside, such as from a signal handler, which must not take a lock."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        self.is_set = False
+
+    def set(self) -> None:
+        """End the present wait and every later one."""
+        self.is_set = True
+        os.write(self._write, b"!")
+
+    def wait(self, seconds: float, *files: int) -> None:
+        """Wait until it is set, one of `files` has something to read, or the time is over."""
+        select.select([self._read, *files], [], [], max(0.0, seconds))
+
+    def close(self) -> None:
+        """Close its pipe."""
+        os.close(self._read)
+        os.close(self._write)
+
+
+class Listener:
+    """A connection that listens for appends; use it in a `with` block. It raises psycopg.OperationalError once it is lost.
+
+    Appends to the tenants in `polled` do not notify: poll those when they are due.
+    """
+
+    def __init__(self, conninfo: str, stop: StopSignal) -> None:
+        self._stop = stop
+        self._connection = psycopg.connect(
+            conninfo, autocommit=True, application_name="erpkit dispatch", connect_timeout=10
+        )
+        self._connection.execute(f"LISTEN {CHANNEL}")
+        self.polled = PolledTenants(self._connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def schemas(self, seconds: float, served: Container[str]) -> set[str]:
+        """Wait until something was appended to a `served` schema, or one is due, for at most `seconds`.
+
+        Return the schemas to read now.
+        """
+        heard = self._heard()
+        if not heard and seconds > 0:
+            self._stop.wait(min(seconds, self.polled.wait_time()), self._connection.fileno())
+            heard = self._heard()
+        heard = {schema for schema in heard if schema in served}
+        self.polled.add(heard)
+        return heard | self.polled.due()
+
+    def _heard(self) -> set[str]:
+        return {notify.payload for notify in self._connection.notifies(timeout=0)}
+
+
+@dataclass
+class _Turn:
+    """When a tenant is polled next, the pause before that, and when polling ends unless something is found."""
+
+    next: float
+    pause: float
+    end: float
+
+
+class PolledTenants:
+    """The schemas that a worker polls, each for half a second after something was found in it.
+
+    For each it shares an advisory lock: an append that meets it does not notify. NOTIFY lets PostgreSQL commit one transaction
+    at a time, with the wait for the disk, so that appends of all tenants would queue up; so a tenant's appends
+    notify twice a second at most. `connection` is the worker's own, in autocommit mode, and stays open; its end frees the locks.
+    Behind a pooler a session's locks would stay with another client: there it polls nothing, and each append notifies.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._turns: dict[str, _Turn] = {}
+        row = connection.execute("SELECT pg_backend_pid()").fetchone()
+        self._may_lock = row == (connection.info.backend_pid,)
+
+    def add(self, schemas: Iterable[str]) -> None:
+        """Poll these schemas for a while: something was found or announced there. Call it before the next read."""
+        now = time.monotonic()
+        fresh = [schema for schema in schemas if schema not in self._turns]
+        for schema in self._lock(fresh):
+            self._turns[schema] = _Turn(0, 0, 0)
+        for schema in schemas:
+            if schema in self._turns:
+                self._turns[schema] = _Turn(now + _FIRST, _FIRST, now + _LINGER)
+
+    def due(self) -> set[str]:
+        """Return the schemas to read now, a last time where nothing was found for long: from then on appends there notify."""
+        now = time.monotonic()
+        due = {schema for schema, turn in self._turns.items() if turn.next <= now}
+        for schema in self._release([schema for schema in due if self._turns[schema].end <= now]):
+            del self._turns[schema]
+        for schema in due & self._turns.keys():
+            turn = self._turns[schema]
+            turn.pause = min(2 * turn.pause, _LONGEST)
+            turn.next = now + turn.pause
+        return due
+
+    def wait_time(self) -> float:
+        """Return the seconds until a tenant is due."""
+        return max(0.0, min((turn.next for turn in self._turns.values()), default=float("inf")) - time.monotonic())
+
+    def _lock(self, schemas: list[str]) -> list[str]:
+        """Share the locks of these schemas; leave out one whose append is about to notify."""
+        schemas = schemas[: _MOST - len(self._turns)]
+        if not (schemas and self._may_lock):
+            return []
+        query = f"SELECT s FROM unnest(%s::text[]) s WHERE pg_try_advisory_lock_shared({polled_lock('s')})"  # noqa: S608
+        return [schema for (schema,) in self._connection.execute(query.encode(), [schemas])]
+
+    def _release(self, schemas: list[str]) -> list[str]:
+        if not schemas:
+            return []
+        query = _RELEASE.format(append_lock("s"), polled_lock("s"))
+        return [schema for (schema,) in self._connection.execute(query.encode(), [schemas])]
+
 
 _LONGEST_PAUSE = 5.0  # seconds between two attempts to reach the server again
 
 
 @dataclass(frozen=True)
 class WorkerReport:
-    """What a worker did since it began, and how it stands; `news` is what changed since its last report.
+    """What a worker did since it started, and its state; `news` is what changed since its last report.
 
     `per_second` is over the time since the last report. `skipped` maps tenants that are left alone to their status,
     `failing` those that could not be served to the reason. `lag` holds the groups with events that wait, as of `at`.
@@ -66,7 +203,7 @@ class WorkerOptions:
 
 
 class Worker:
-    """Serves all active tenants that `tenants` lists, in turn, one batch a group and tenant: a busy one holds up no other.
+    """Serves all active tenants that `tenants` lists in turn, one batch per group and tenant, so that a busy one delays no other.
 
     Several may run at once, on one machine or many: an advisory lock leaves each group of a tenant to one of them. It wakes
     when something is appended. `on_report` gets a report now and then, and whenever something changes.
@@ -101,7 +238,7 @@ class Worker:
         self._stop.set()
 
     def run(self) -> WorkerReport:
-        """Serve until `stop` is called; return the last report. It survives a restart of the server."""
+        """Serve until `stop` is called; return the last report. It reconnects after a restart of the server."""
         with self._watchdog:
             while not self._stop.is_set:
                 try:
@@ -127,14 +264,12 @@ class Worker:
                 due |= listener.schemas(0 if due else min(next_poll, next_report) - time.monotonic(), self._tenants)
 
     def _look_at_all(self) -> set[str]:
-        """Read which tenants there are, and forget who could not be served."""
+        """Read which tenants there are, and forget which could not be served."""
         with self._database.connection() as connection:
             tenants = self._list(connection)
         self._tenants = {tenant.schema: tenant for tenant in tenants if tenant.is_active}
         skipped = {tenant.slug: tenant.status for tenant in tenants if not tenant.is_active}
-        news = [
-            f"leaves {slug} alone: {status}" for slug, status in skipped.items() if self._skipped.get(slug) != status
-        ]
+        news = [f"skips {slug}: {status}" for slug, status in skipped.items() if self._skipped.get(slug) != status]
         news += [f"serves {slug} again" for slug in self._skipped.keys() - skipped.keys()]
         self._skipped = skipped
         self._left.clear()
@@ -143,7 +278,7 @@ class Worker:
         return set(self._tenants)
 
     def _run_round(self, schemas: set[str]) -> set[str]:
-        """Hand one batch to each handler for which events wait; return the schemas that are worth another look at once."""
+        """Hand one batch to each handler for which events wait; return the schemas to read again at once."""
         if not schemas:
             return set()
         asked = [self._tenants[schema] for schema in sorted(schemas)]
@@ -160,7 +295,7 @@ class Worker:
         return again
 
     def _run_batch(self, tenant: Tenant, group: str) -> bool:
-        """Return whether it got on; where it did not, another has the group or the tenant cannot be served for now."""
+        """Return whether it made progress; otherwise another worker has the group, or the tenant cannot be served for now."""
         consumer = Consumer(tenant, self._registry, self._registry.event_handlers[group], self._watchdog)
         try:
             handled, dead, parked = dispatch_batch(self._database, consumer, self._options.batch)
@@ -178,7 +313,7 @@ class Worker:
         return handled + dead + parked > 0
 
     def _note_unread(self, asked: Sequence[Tenant], errors: Mapping[str, str]) -> None:
-        """Tell of tenants whose log cannot be read, and of those whose can be again."""
+        """Report tenants whose log cannot be read, and those whose log can be read again."""
         news = [
             f"{slug}: cannot be read: {error}" for slug, error in errors.items() if self._failing.get(slug) != error
         ]
@@ -196,7 +331,7 @@ class Worker:
             self._report([f"{slug}: {group} cannot be served: {reason}"])
 
     def _return_to_server(self, error: Exception) -> None:
-        self._tell([f"lost the database, and tries again: {first_line(error)}"])
+        self._tell([f"lost the database connection, and retries: {first_line(error)}"])
         pause = 0.1
         while not self._stop.is_set:
             try:
@@ -205,7 +340,7 @@ class Worker:
                 self._stop.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
-                self._tell(["has the database again"])
+                self._tell(["has reconnected to the database"])
                 return
 
     def _report(self, news: Sequence[str]) -> None:

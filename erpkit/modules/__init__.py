@@ -1,9 +1,7 @@
 """Modules of the ERP: what one is, which there are, the order they load in, and what is wrong with them."""
 
 from erpkit.modules.check import ModuleCheck, check_modules
-from erpkit.modules.entries import Candidates, read_candidates
 from erpkit.modules.findings import Layers
-from erpkit.modules.graph import Component, ModuleGraph
 from erpkit.modules.impact import Impact, WhatIf, cut_edges, find_impact
 from erpkit.modules.module import (
     CommandHandler,
@@ -20,9 +18,8 @@ from erpkit.modules.module import (
     tools_of,
     topic_of,
 )
-from erpkit.modules.order import load_order
-from erpkit.modules.registry import Registry, find_modules, load_modules
-from erpkit.modules.wiring import Couplings, Edge, ModuleFinding
+from erpkit.modules.registry import Candidates, Registry, find_modules, load_modules, load_order, read_candidates
+from erpkit.modules.wiring import Component, Couplings, Edge, ModuleFinding, ModuleGraph
 
 __all__ = [
     "Candidates",

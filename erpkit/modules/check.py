@@ -1,4 +1,4 @@
-"""What is wrong with a set of modules, as findings for people rather than as errors at start-up."""
+"""Checking modules: what is wrong with them as findings, rather than as errors at start-up."""
 
 from __future__ import annotations
 
@@ -22,18 +22,24 @@ from erpkit.modules.findings import (
     undeclared_findings,
     unused_findings,
 )
-from erpkit.modules.graph import Component, ModuleGraph
 from erpkit.modules.module import EventHandler, ModuleLike, protocol_faults, topic_of
-from erpkit.modules.order import dependency_graph
 from erpkit.modules.picture import draw_modules
-from erpkit.modules.wiring import Couplings, Edge, ModuleFinding, declared_edges, event_edges, wiring_faults
+from erpkit.modules.registry import dependency_graph
+from erpkit.modules.wiring import (
+    Component,
+    Couplings,
+    Edge,
+    ModuleFinding,
+    ModuleGraph,
+    declared_edges,
+    event_edges,
+    wiring_faults,
+)
 from erpkit.result import Picture, Summary
 from erpkit.table import Column, Table, Tone
 
 if TYPE_CHECKING:
     import networkx
-
-__all__ = ["ModuleCheck", "check_modules", "find_cycles", "module_table"]
 
 _NO_LAYERS = Layers()
 
@@ -61,17 +67,17 @@ class ModuleCheck(ModuleGraph):
 
     @property
     def finding_table(self) -> Table[ModuleFinding]:
-        """One line a finding: its kind, the problem, the remedy and what shows it."""
+        """One row per finding: its kind, the problem, the remedy and what shows it."""
         return Table(_FINDINGS, self.findings, "There are none.")
 
     @property
     def module_table(self) -> Table[ModuleLike]:
-        """One line a module: what it depends on and what it declares."""
+        """One row per module: what it depends on and what it declares."""
         return module_table(self.modules)
 
     @property
     def event_table(self) -> Table[tuple[str, list[EventHandler]]]:
-        """One line an event: its topic and who handles it."""
+        """One row per event: its topic and who handles it."""
         handlers = [handler for module in self.modules for handler in module.subscribes]
         events = [(module, event) for module in self.modules for event in module.publishes]
         rows = [(topic_of(m.name, event), [h for h in handlers if h.event is event]) for m, event in events]
@@ -107,7 +113,7 @@ class ModuleCheck(ModuleGraph):
 
 
 def module_table(modules: Sequence[ModuleLike]) -> Table[ModuleLike]:
-    """One line a module: what it depends on and what it declares."""
+    """One row per module: what it depends on and what it declares."""
     return Table(_MODULES, modules, _NO_MODULES)
 
 

@@ -110,7 +110,7 @@ class Cut:
 
     def __str__(self) -> str:
         edges = ", ".join(f"{source} -> {target}" for source, target in self.edges)
-        return edges if self.is_smallest else f"{edges} (at least {self.at_least} must go; fewer than these may do)"
+        return edges if self.is_smallest else f"{edges} (at least {self.at_least} must go; a smaller cut may exist)"
 
 
 def smallest_cut(graph: Graph, component: Collection[str], cost: Callable[[Pair], int] = lambda _: 0) -> Cut:
@@ -198,7 +198,7 @@ def _without_common_edges(graph: Graph) -> dict[str, list[str]]:
 
 
 def _hitting(cycles: list[set[Pair]]) -> list[Pair]:
-    """Choose edges so that each cycle has one, those first that most have; leave off when an edge hits but a few."""
+    """Choose edges so that each cycle has one, those first that most have; stop when an edge would only break a few."""
     chosen: list[Pair] = []
     few = len(cycles) // 8
     while cycles:

@@ -1,4 +1,4 @@
-"""The faults of a module graph, each with what shows it and what to do. Pure."""
+"""The findings on a module graph, each with its evidence and its remedy. Pure."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 
 from erpkit.errors import UsageError
-from erpkit.modules.graph import Component
 from erpkit.modules.module import ModuleLike, protocol_faults, short, topic_of
-from erpkit.modules.wiring import NOT_READ, Couplings, Edge, ModuleFinding
+from erpkit.modules.wiring import NOT_READ, Component, Couplings, Edge, ModuleFinding
 
 
 @dataclass(frozen=True)
 class Layers:
-    """Patterns of module names, the highest layer first; a module that no pattern matches is in no layer, and free."""
+    """Patterns of module names, the highest layer first; a module that no pattern matches is in no layer."""
 
     patterns: tuple[tuple[str, ...], ...] = ()
 
@@ -53,7 +52,7 @@ _NAMED = 12  # modules or edges in a sentence
 
 
 def coverage_findings(modules: Sequence[ModuleLike], couplings: Couplings | None) -> list[ModuleFinding]:
-    """What was not looked at: nothing at all, where there are no modules, or a source of couplings that could not be read."""
+    """Findings for what was not read: no modules at all, or a source of couplings that could not be read."""
     nothing = ModuleFinding(
         "no modules", (), "no module was found, so nothing was checked", "set ERPKIT_MODULES, or register modules"
     )
@@ -89,7 +88,7 @@ def duplicate_findings(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:
 
 
 def missing_findings(edges: Iterable[Edge], known: set[str]) -> list[ModuleFinding]:
-    """Dependencies on modules that there are not."""
+    """Dependencies on modules that do not exist."""
     return [
         ModuleFinding(
             "missing dependency",
@@ -113,7 +112,7 @@ def self_findings(edges: Iterable[Edge]) -> list[ModuleFinding]:
 
 
 def cycle_findings(components: Iterable[Component], edges: Iterable[Edge]) -> list[ModuleFinding]:
-    """One finding a component: a cycle, the edges to cut, and what each of these rests on."""
+    """One finding per component: a cycle, the edges to cut, and the evidence for each edge."""
     pairs = _by_pair(edges)
     return [_cycle_finding(component, pairs) for component in components]
 
@@ -128,7 +127,7 @@ def _cycle_finding(component: Component, pairs: Mapping[tuple[str, str], Sequenc
     shown = [*component.cut.edges[:_NAMED]]
     more = f" and {len(component.cut.edges) - _NAMED} more" if len(component.cut.edges) > _NAMED else ""
     edges = ", ".join(f"{source} -> {target}" for source, target in shown) + more
-    how = "" if component.cut.is_smallest else f" (at least {component.cut.at_least} must go; fewer than these may do)"
+    how = "" if component.cut.is_smallest else f" (at least {component.cut.at_least} must go; a smaller cut may exist)"
     remedy = f"cut {edges}{how}: let the needed module publish an event that the other handles"
     steps = (
         [] if component.is_declared else [pair for pair in pairwise(component.path) if pair not in component.cut.edges]
@@ -166,7 +165,7 @@ def undeclared_findings(edges: Iterable[Edge], *, indirect: bool) -> list[Module
 
 
 def unused_findings(edges: Iterable[Edge], couplings: Couplings | None) -> list[ModuleFinding]:
-    """Declared dependencies that nothing found bears out, of modules of which all was read."""
+    """Declared dependencies that nothing uses, for modules that were read completely."""
     if couplings is None:
         return []
     return [
@@ -196,7 +195,7 @@ def layer_findings(edges: Iterable[Edge], layers: Layers, known: set[str]) -> li
             "layer violation",
             (source, target),
             f"{source} (layer {below + 1}) needs {target} of the higher layer {above + 1}",
-            f"turn it round: let {target} need {source}",
+            f"reverse the dependency: let {target} need {source}",
             tuple(f"{edge.kind}: {edge.evidence}" for edge in several),
         )
         for (source, target), several in _by_pair(edges).items()

@@ -15,8 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from erpkit.errors import ModuleError
 from erpkit.modules.module import EventHandler, Module
 
-__all__ = ["ForeignModule", "read_manifest"]
-
 _EVENT = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
 _SUBSCRIPTION = re.compile(r"([a-z][a-z0-9_]*)\.([A-Za-z][A-Za-z0-9_-]*)", re.ASCII)
 
@@ -101,7 +99,7 @@ def _validate(path: Path, document: Mapping[str, Any]) -> _Manifest:
 
 
 def _describe(document: Mapping[str, Any], where: Sequence[int | str], kind: str, said: str) -> str:
-    """Say what pydantic found in the file's own words: the module by its name, the key, and what it should be."""
+    """Translate pydantic's error into the file's terms: the module by its name, the key, and what it should be."""
     place, fields, key = _place(document, where)
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(key, fields, n=1)

@@ -16,8 +16,6 @@ from erpkit.errors import UsageError
 from erpkit.modules.module import CommandHandler, EventHandler
 from erpkit.modules.wiring import Edge, ModuleFinding, shorten_path
 
-__all__ = ["Addons", "OdooModule", "read_addons", "read_manifest"]
-
 _MANIFESTS = ("__manifest__.py", "__openerp__.py")
 _BIGGEST = 1_000_000  # bytes of a manifest
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -220,7 +218,7 @@ def _needs_what_cannot_be_installed(modules: Sequence[OdooModule]) -> Iterator[M
                     "not installable",
                     (module.name, name),
                     problem,
-                    "port it or do without",
+                    "port it, or remove the dependency",
                     (module.declared_at(name),),
                 )
 

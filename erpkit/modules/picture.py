@@ -14,8 +14,7 @@ from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
-from erpkit.modules.graph import ModuleGraph
-from erpkit.modules.wiring import Edge
+from erpkit.modules.wiring import Edge, ModuleGraph
 from erpkit.result import Picture
 from erpkit.visible import visible, visible_html
 
@@ -153,7 +152,7 @@ def _choose(graph: ModuleGraph, around: str, most: int) -> _Part:
 
 
 def _names(graph: ModuleGraph, around: str, most: int) -> list[str]:
-    """Choose modules to draw, in the order of how interesting they are."""
+    """Choose modules to draw, the most interesting first."""
     known = [*graph.names, *(graph.outside if len(graph.names) + len(graph.outside) <= most else ())]
     needed_by: dict[str, set[str]] = {}
     for source, target in graph.pairs:

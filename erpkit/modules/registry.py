@@ -1,15 +1,22 @@
-"""Which modules the ERP has: sorted, and checked before anything else starts."""
+"""The registry of modules: where they come from, their load order, and the look-ups by message."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from graphlib import CycleError, TopologicalSorter
+from heapq import heappop, heappush
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from traceback import extract_tb
+from typing import TYPE_CHECKING, TypeVar
 
-from erpkit.config import Settings
-from erpkit.errors import ModuleError, UsageError
-from erpkit.modules.entries import DEFAULT_GROUP, SAMPLE_GROUP, find_modules
+from erpkit.config import Settings, expand_home
+from erpkit.errors import ModuleError, NoModulesError, UsageError, describe_error
+from erpkit.modules.cycles import find_components, shortest_cycle
 from erpkit.modules.module import (
     CommandHandler,
     EventHandler,
@@ -18,14 +25,234 @@ from erpkit.modules.module import (
     QueryHandler,
     Upcaster,
     answers_of,
+    check_module,
     is_foreign,
     topic_of,
     upcasters_of,
 )
-from erpkit.modules.order import load_order
-from erpkit.modules.wiring import wiring_faults
+from erpkit.modules.odoo import read_addons
+from erpkit.modules.wiring import Edge, ModuleFinding, wiring_faults
 
-__all__ = ["DEFAULT_GROUP", "SAMPLE_GROUP", "Registry", "find_modules", "load_modules"]
+if TYPE_CHECKING:
+    import networkx
+
+DEFAULT_GROUP = "erpkit.modules"
+SAMPLE_GROUP = "erpkit.sample"
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What is registered, unchecked, and what is wrong with what could not be loaded."""
+
+    modules: tuple[object, ...]
+    faults: tuple[ModuleFinding, ...] = ()
+
+
+def find_modules(settings: Settings) -> list[object]:
+    """Load what is registered, unchecked; raises ModuleError at the first that cannot be loaded, and as `read_candidates`."""
+    found = read_candidates(settings)
+    for fault in found.faults:
+        raise ModuleError(f"{fault.problem}; {fault.remedy}")
+    return list(found.modules)
+
+
+def read_candidates(settings: Settings) -> Candidates:
+    """Load what is registered in the configured source: an entry-point group, or the path of a modules.toml.
+
+    With the embedded server and no module of one's own, that is the sample ERP. Raises ModuleError for a source that is not
+    there or registers nothing, and for a modules.toml that is not valid; NoModulesError where no source is named, either.
+    """
+    if settings.modules is not None and is_path(settings.modules):
+        from erpkit.modules.manifest import read_manifest  # noqa: PLC0415 - pydantic is slow to import
+
+        return Candidates(tuple(read_manifest(expand_home("ERPKIT_MODULES", settings.modules))))
+    group = settings.modules or DEFAULT_GROUP
+    entries = entry_points(group=group)
+    if not entries and settings.modules is None and settings.is_embedded:
+        entries = entry_points(group=SAMPLE_GROUP)
+    if not entries and settings.tenants_query is not None:
+        return Candidates(())  # another ERP's database can be read without its modules
+    if not entries:
+        kind = NoModulesError if settings.modules is None else ModuleError
+        raise kind(f"no module is registered under the entry-point group {group}: see ERPKIT_MODULES in the README")
+    return _load_all(group, entries)
+
+
+def is_path(source: str) -> bool:
+    """Tell a path from the name of a group, which is made of words and dots."""
+    return source.endswith(".toml") or "/" in source or "\\" in source or source in (".", "..")
+
+
+def _load_all(group: str, entries: Iterable[EntryPoint]) -> Candidates:
+    by_name: dict[str, list[EntryPoint]] = defaultdict(list)
+    for entry in entries:
+        by_name[entry.name].append(entry)
+    modules: list[object] = []
+    faults: list[ModuleFinding] = []
+    for name, same in by_name.items():
+        if len(same) > 1:
+            faults.append(_registered_twice(group, name, same))
+            continue
+        loaded = _load(same[0])
+        if isinstance(loaded, ModuleFinding):
+            faults.append(loaded)
+        else:
+            modules.append(loaded)
+    return Candidates(tuple(modules), tuple(faults))
+
+
+def _registered_twice(group: str, name: str, entries: Iterable[EntryPoint]) -> ModuleFinding:
+    owners = [f"{entry.value}, from {entry.dist.name if entry.dist is not None else 'a path'}" for entry in entries]
+    problem = f"entry point {name} is registered {len(owners)} times under {group}: {'; '.join(sorted(owners))}"
+    return ModuleFinding("registered twice", (name,), problem, "uninstall or rename all but one")
+
+
+def _load(entry: EntryPoint) -> object:
+    try:
+        return entry.load()
+    except (Exception, SystemExit) as error:
+        problem = f"entry point {entry.name} ({entry.value}) cannot be loaded: {_reason(error)}"
+        return ModuleFinding("cannot be loaded", (entry.name,), problem, "fix its import, or uninstall it")
+
+
+def _reason(error: BaseException) -> str:
+    """Return why and where an import failed, in one line."""
+    said = describe_error(error)
+    frames = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    last = frames[-1]
+    is_ours = last.filename == __file__ or "importlib" in Path(last.filename).parts
+    return said if is_ours else f"{said} ({last.filename}:{last.lineno})"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Candidates for modules and what was wrong on the way to them; `imports` were read with them, of Odoo's addons.
+
+    Modules `outside` exist elsewhere; with `indirect`, what is declared by way of others is declared well enough.
+    """
+
+    name: str
+    candidates: tuple[object, ...]
+    findings: tuple[ModuleFinding, ...] = ()
+    imports: tuple[Edge, ...] | None = None
+    outside: tuple[str, ...] = ()
+    indirect: bool = False
+
+
+def read_source(settings: Settings, odoo: Sequence[Path] = ()) -> Source:
+    """Read what `settings.modules` names, or folders of Odoo's addons; an entry point that cannot be loaded is a finding.
+
+    A folder's path as `settings.modules` is a folder of addons, too. Raises ModuleError or
+    UsageError for a source that is named and is not there.
+    """
+    named = Path(settings.modules) if settings.modules else None
+    if not odoo and named is not None and named.is_dir():
+        odoo = [named]
+    if odoo:
+        addons = read_addons(odoo)
+        name = f"Odoo's addons in {', '.join(map(str, odoo))}"
+        return Source(name, addons.modules, addons.findings, addons.imports, addons.outside, indirect=True)
+    try:
+        found = read_candidates(settings)
+    except NoModulesError:
+        found = Candidates(())  # which is a finding
+    return Source(_name_of(settings), found.modules, found.faults)
+
+
+def _name_of(settings: Settings) -> str:
+    if settings.modules is None and settings.is_embedded and not entry_points(group=DEFAULT_GROUP):
+        return SAMPLE_GROUP
+    return settings.modules or DEFAULT_GROUP
+
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
+
+
+def load_order(candidates: Iterable[object]) -> tuple[ModuleLike, ...]:
+    """Sort modules so that each follows those that it depends on; by name where the dependencies leave a choice.
+
+    Raises ModuleError for an object that is not a module, a duplicate, a missing dependency, a module that depends on itself, and
+    cycles, each of them named in full.
+    """
+    modules = [_checked(candidate) for candidate in candidates]
+    by_name = {module.name: module for module in modules}
+    _refuse_duplicates(modules)
+    _refuse_missing(modules)
+    return tuple(by_name[name] for name in _sort(modules))
+
+
+def _sort(modules: Sequence[ModuleLike]) -> Iterator[str]:
+    """Yield the names in load order, by graphlib: every command sorts, and networkx is slow to import."""
+    sorter = TopologicalSorter({module.name: module.dependencies for module in modules})
+    try:
+        sorter.prepare()
+    except CycleError:
+        _refuse_cycles(dependency_graph(modules))
+        raise
+    ready = sorted(sorter.get_ready())
+    while ready:
+        yield (name := heappop(ready))
+        sorter.done(name)
+        for following in sorter.get_ready():
+            heappush(ready, following)
+
+
+def dependency_graph(modules: Sequence[ModuleLike]) -> networkx.DiGraph[str]:
+    """Return the graph of declared dependencies; an edge points from a module to one that it depends on."""
+    import networkx  # noqa: PLC0415
+
+    graph: networkx.DiGraph[str] = networkx.DiGraph()
+    graph.add_nodes_from(module.name for module in modules)
+    graph.add_edges_from((module.name, dependency) for module in modules for dependency in module.dependencies)
+    return graph
+
+
+def find_cycles(graph: networkx.DiGraph[str]) -> list[list[str]]:
+    """Return a short cycle for each component of modules that reach each other, the first name repeated at the end.
+
+    Never all cycles: their number explodes. Sorted by name.
+    """
+    following = {name: list(edges) for name, edges in graph.adjacency()}
+    return sorted(list(shortest_cycle(following, component)) for component in find_components(following))
+
+
+def _checked(candidate: object) -> ModuleLike:
+    module = check_module(candidate)
+    if not _NAME.fullmatch(module.name):
+        raise ModuleError(
+            f"{module.name!r} is not a module name: use a-z, 0-9 and _, a letter first, at most 40 characters"
+        )
+    return module
+
+
+def _refuse_duplicates(modules: Sequence[ModuleLike]) -> None:
+    names = Counter(module.name for module in modules)
+    if twice := sorted(name for name, count in names.items() if count > 1):
+        raise ModuleError(f"more than one module is named {', '.join(twice)}: names must be unique")
+    handlers = Counter(handler.name for module in modules for handler in module.subscribes)
+    if twice := sorted(name for name, count in handlers.items() if count > 1):
+        raise ModuleError(f"more than one event handler is named {', '.join(twice)}: names must be unique")
+
+
+def _refuse_missing(modules: Sequence[ModuleLike]) -> None:
+    known = {module.name for module in modules}
+    for module in modules:
+        if missing := sorted(set(module.dependencies) - known):
+            raise ModuleError(f"module {module.name} depends on {', '.join(missing)}, which is not registered")
+
+
+def _refuse_cycles(graph: networkx.DiGraph[str]) -> None:
+    cycles = find_cycles(graph)
+    named = "; ".join(" -> ".join(cycle) for cycle in cycles)
+    if alone := [cycle[0] for cycle in cycles if len(cycle) == 2]:
+        raise ModuleError(f"module {alone[0]} depends on itself ({named}): remove that dependency")
+    if len(cycles) == 1:
+        raise ModuleError(f"modules depend on each other in a cycle: {named}; remove one of these dependencies")
+    if cycles:
+        raise ModuleError(
+            f"modules depend on each other in {len(cycles)} cycles: {named}; remove one dependency of each"
+        )
+
 
 _Answer = TypeVar("_Answer")
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from erpkit.finding import Finding, Severity
+from erpkit.modules.cycles import Cut
 from erpkit.modules.module import EventHandler, ModuleLike, answers_of, is_foreign, tools_of, topic_of, upcasters_of
 
 Kind = Literal["declared", "import", "event", "foreign key", "view", "query"]
@@ -177,7 +179,7 @@ def _orphan_handlers(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
     for module in modules:
         for handler in module.subscribes:
             if handler.event not in published:
-                problem = f"{handler.name} waits for {handler.event.__name__}, which no module publishes"
+                problem = f"{handler.name} subscribes to {handler.event.__name__}, which no module publishes"
                 remedy, place = "publish the event or remove the handler", handler_place(module, handler)
                 yield ModuleFinding("orphan handler", (module.name,), problem, remedy, (place,) if place else ())
 
@@ -195,3 +197,50 @@ def _upcaster_faults(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
             elif sorted(found) != [*range(1, len(found) + 1)]:
                 problem = f"the upcasters of {topic_of(module.name, event)} are from versions {sorted(found)}"
                 yield ModuleFinding("upcaster gap", (module.name,), problem, "have one from each version, 1 first")
+
+
+@dataclass(frozen=True)
+class Component:
+    """Modules that all reach each other: one cycle that shows it, and the smallest set of edges to cut.
+
+    `is_declared` tells that the declared dependencies alone make a cycle, so that start-up refuses them; otherwise it is
+    what was found in fact that closes it.
+    """
+
+    modules: tuple[str, ...]
+    path: tuple[str, ...]
+    cut: Cut
+    is_declared: bool = True
+
+
+@dataclass(frozen=True)
+class ModuleGraph:
+    """Modules in load order (as found, where there is none), their edges, declared or found in fact, and the findings.
+
+    `components` are the strongly connected ones with a cycle. Modules `outside` are needed, and not among these.
+    """
+
+    modules: tuple[ModuleLike, ...]
+    order: tuple[str, ...]
+    findings: tuple[ModuleFinding, ...]
+    edges: tuple[Edge, ...] = ()
+    components: tuple[Component, ...] = ()
+    outside: tuple[str, ...] = ()
+
+    @property
+    def cycle(self) -> tuple[str, ...]:
+        """The first cycle of declared dependencies, () where there is none."""
+        return next((component.path for component in self.components if component.is_declared), ())
+
+    @cached_property
+    def pairs(self) -> Mapping[tuple[str, str], tuple[Edge, ...]]:
+        """The edges by source and target."""
+        found: dict[tuple[str, str], list[Edge]] = {}
+        for edge in self.edges:
+            found.setdefault((edge.source, edge.target), []).append(edge)
+        return {pair: tuple(edges) for pair, edges in found.items()}
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of all modules, in load order where there is one, each once."""
+        return self.order or tuple(sorted({module.name for module in self.modules}))

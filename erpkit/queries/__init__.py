@@ -1,8 +1,7 @@
-"""Typed queries: sqlc's files beside each module, Python generated from them, and a check against every tenant's schema."""
+"""Typed queries: sqlc's files of each module, Python generated from them, and a check against every tenant's schema."""
 
 from erpkit.queries.check import BrokenQuery, QueryCheck, Statement, check_queries, read_each_module, read_statements
-from erpkit.queries.generate import BrokenModulesError, GeneratedFile, generate, without_generated_code
-from erpkit.queries.sqlc import queries_folder
+from erpkit.queries.generate import BrokenModulesError, GeneratedFile, generate, queries_folder, without_generated_code
 
 __all__ = [
     "BrokenModulesError",

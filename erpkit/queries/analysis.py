@@ -1,4 +1,4 @@
-"""What a parser finds out about a query: the type and the nullability of its results, and the COPY that an INSERT amounts to."""
+"""Analyse a query by sqlglot: type and nullability of its results, and the COPY that corresponds to an INSERT."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from erpkit.queries.types import Column, Name, Result, Table, spaced
 
 @dataclass(frozen=True)
 class Reading:
-    """What a query returns, expression by expression, whether it is one row in any case, and the tables that it names."""
+    """The results of a query, whether it always returns one row, and the tables that it names."""
 
     results: Sequence[Result]
     is_one_row: bool
@@ -28,7 +28,7 @@ class Reading:
 def read_query(
     text: str, tables: Mapping[Name, Table], functions: frozenset[str], parameters: Mapping[int, Column]
 ) -> Reading | None:
-    """Read a query; `tables` are by the names that may be written. None where its SQL is not understood."""
+    """Read a query; `tables` maps every name that SQL may use. Returns None if sqlglot does not understand the SQL."""
     try:
         tree = sqlglot.parse_one(spaced(text), read="postgres")
         results = _results(tree, Scope(tables, functions, parameters, {}, _results))
@@ -73,7 +73,7 @@ def _with_ctes(tree: exp.Expr, scope: Scope) -> Scope:
 
 
 def _cte(cte: exp.CTE, name: str, scope: Scope) -> dict[str, Column]:
-    """Take the columns of a recursive one to be its first part's, and weaken them until both parts agree."""
+    """Return the columns of a WITH query; those of a recursive one start as its first part's and are weakened until both agree."""
     first = cte.this.left if isinstance(cte.this, exp.SetOperation) else cte.this
     without = replace(scope, ctes={**scope.ctes, name: {}})
     columns = _named(_results(first, without), cte.args["alias"])
@@ -92,7 +92,7 @@ def _named(results: Sequence[Result], alias: exp.Expr | None) -> dict[str, Colum
 
 
 def _sources(tree: exp.Expr, scope: Scope) -> list[Source]:
-    """Return the tables of a statement, those that it writes to included."""
+    """Return the sources of a statement, including the table that it writes to."""
     if isinstance(tree, exp.Select):
         start = _argument(tree, "from")
         found = _relation(start.this, scope) if start is not None else []
@@ -123,7 +123,7 @@ def _relation(node: exp.Expr, scope: Scope) -> list[Source]:
 
 
 def _named_source(node: exp.Table, alias: str, scope: Scope) -> Source:
-    """Take a name without a schema to be a WITH's first."""
+    """Return the source of a name; one without a schema may be a WITH query's."""
     name = _table_name(node)
     named = node.args.get("alias")
     if named is not None and named.args.get("columns"):
@@ -156,7 +156,7 @@ def _optional(sources: Iterable[Source]) -> list[Source]:
 
 
 def _argument(tree: exp.Expr, key: str) -> exp.Expr | None:
-    """Sqlglot has renamed those of its arguments that are Python's keywords."""
+    """Return an argument by name; some versions of sqlglot append `_` to Python's keywords."""
     found: exp.Expr | None = tree.args.get(key) or tree.args.get(f"{key}_")
     return found
 
@@ -168,15 +168,15 @@ def _output_name(item: exp.Expr) -> str:
 
 
 def as_copy(file: str, query: str, text: str, tables: Mapping[Name, Table]) -> tuple[str, tuple[int, ...]]:
-    """Return the COPY, and the number of the parameter that each column takes.
+    """Return the COPY for an INSERT, and the number of the parameter for each column.
 
-    sqlc has refused all but one row of parameters, ON CONFLICT, RETURNING and WITH. Raises QueryError for what else a COPY cannot do.
+    sqlc has already refused several rows, ON CONFLICT, RETURNING and WITH. Raises QueryError for the rest that COPY cannot do.
     """
     tree = _parse(text)
     values = tree.expression if isinstance(tree, exp.Insert) else None
     row = values.expressions[0] if isinstance(values, exp.Values) else None
     if tree is None or row is None or not all(isinstance(value, exp.Parameter) for value in row.expressions):
-        raise _refused(file, query, "is no INSERT of one row of parameters into whole columns")
+        raise _refused(file, query, "is not an INSERT of one row of parameters into whole columns")
     target, columns = _target(tree)
     name = Name(name_of(target.args["db"]) if target.args.get("db") else "", name_of(target.this))
     table = tables.get(name)
@@ -186,7 +186,7 @@ def as_copy(file: str, query: str, text: str, tables: Mapping[Name, Table]) -> t
 
 
 def _parse(text: str) -> exp.Expr | None:
-    """Parse it without what a COPY does anyway."""
+    """Parse an INSERT without OVERRIDING SYSTEM VALUE, which a COPY does anyway."""
     plain = re.sub(r"\bOVERRIDING\s+SYSTEM\s+VALUE\b", "", spaced(text), flags=re.IGNORECASE)
     try:
         return sqlglot.parse_one(plain, read="postgres")
@@ -195,7 +195,7 @@ def _parse(text: str) -> exp.Expr | None:
 
 
 def _target(tree: exp.Expr) -> tuple[exp.Expr, list[str]]:
-    """Return the table, and the columns if they are named."""
+    """Return the table, and its columns if they are listed."""
     if isinstance(tree.this, exp.Schema):
         return tree.this.this, [name_of(part) for part in tree.this.expressions]
     return tree.this, []

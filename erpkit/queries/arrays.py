@@ -1,11 +1,9 @@
-"""Arrays of an enum: each tenant's schema has a type of its own for it, so the driver hands them over as text."""
+"""Read arrays of an enum: as each tenant's schema has its own enum type, the driver returns them as text."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
-
-__all__ = ["enum_list", "enum_lists"]
 
 _ELEMENT = re.compile(r'"((?:[^"\\]|\\.)*)"|([^,{}"]+)')
 

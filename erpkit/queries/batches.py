@@ -1,4 +1,4 @@
-"""What generated code runs many rows of parameters with: a COPY, or a statement for each of them in a pipeline."""
+"""Run many rows of parameters for generated code: by COPY, or by a statement for each row in a pipeline."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ from psycopg import Connection, Cursor
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-__all__ = ["copy_rows", "run_batch"]
-
 _T = TypeVar("_T")
-_AT_ONCE = 1_000  # elements that are under way before their results are read
+_AT_ONCE = 1_000  # elements that are sent before their results are read
 
 
 def copy_rows(connection: Connection[Any], statement: str, rows: Iterable[Sequence[Any]]) -> int:
-    """Send `rows` by COPY as they come, and return how many there were.
+    """Send `rows` by COPY as the iterable yields them, and return their number.
 
-    They go as text, which the server reads as the columns' types: those of a tenant's own schema are not known to the driver.
-    An error, one of the iterable's too, ends the COPY, and none of its rows stays.
+    They are sent as text, which the server converts, as the driver does not know the types of a tenant's schema. An error, also in
+    the iterable, ends the COPY, which then keeps no row.
     """
     with connection.cursor() as cursor:
         with cursor.copy(statement.encode()) as copy:
@@ -38,10 +36,10 @@ def run_batch(
     batch: Iterable[Mapping[str, Any]],
     read: Callable[[Cursor[tuple[Any, ...]]], _T],
 ) -> list[_T]:
-    """Run a statement for each element of `batch` in a pipeline, and return what `read` makes of each result.
+    """Run a statement for each element of `batch` in a pipeline, and return each result as converted by `read`.
 
-    It is all or nothing: outside of a transaction it runs in one of its own, inside one an error makes that fail, as with any
-    statement. psycopg's error names the element by its number, and keeps its class.
+    It is all or nothing: outside a transaction it opens one; inside one, an error aborts that, as with any statement. psycopg's
+    error keeps its class and names the number of the element.
     """
     alone = connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE
     elements, found = iter(batch), list[_T]()
@@ -55,13 +53,13 @@ def run_batch(
 def _run(
     connection: Connection[Any], statement: str, elements: Sequence[Mapping[str, Any]], start: int
 ) -> Cursor[tuple[Any, ...]]:
-    """Run it for some elements, the first of which has the number `start`."""
+    """Run the statement for some elements, the first of which has the number `start`."""
     cursor = connection.cursor(row_factory=tuple_row)
     unsent = iter(elements)
     try:
         cursor.executemany(statement.encode(), unsent, returning=True)
     except Exception as error:
-        is_answer = isinstance(error, psycopg.Error) and error.diag.sqlstate is not None  # these come in order
+        is_answer = isinstance(error, psycopg.Error) and error.diag.sqlstate is not None  # answers come in order
         failed = sum(1 for _ in cursor.results()) if is_answer else len(elements) - length_hint(unsent) - 1
         _name_element(error, start + failed)
         raise
@@ -71,7 +69,7 @@ def _run(
 def _name_element(error: Exception, number: int) -> None:
     place = f"element {number + 1} of the batch (index {number})"
     if isinstance(error, psycopg.OperationalError) and error.diag.sqlstate is None:
-        return  # the connection's fault, not the element's
+        return  # an error of the connection, not of the element
     if isinstance(error, psycopg.Error):
         error.args = (f"{place}: {error}",)
     else:

@@ -1,4 +1,4 @@
-"""Whether each module's queries still fit each tenant: PostgreSQL itself plans them there, under its role, and runs nothing."""
+"""Check whether each module's queries still fit each tenant: PostgreSQL plans them there, under its role, and runs nothing."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import psycopg
 from psycopg import pq, sql
 
-from erpkit.database import TENANTS_A_CONNECTION, Connection, Database, Tenant, search_path
+from erpkit.database import TENANTS_A_CONNECTION, Connection, Database, Tenant, grant_usage, quote_name, search_path
 from erpkit.errors import QueryError
 from erpkit.finding import Finding
 from erpkit.modules import ModuleLike, is_foreign
-from erpkit.queries.generate import generated_path
-from erpkit.queries.sqlc import has_queries, queries_folder, run_sqlc
+from erpkit.queries.generate import generated_path, has_queries, queries_folder, run_sqlc
 from erpkit.queries.types import to_numbered
 from erpkit.result import Summary
 from erpkit.table import Column, Table
-
-__all__ = ["BrokenQuery", "QueryCheck", "Statement", "check_queries", "read_each_module", "read_statements"]
 
 _GROUPS_A_BATCH = 50
 _SCOPE = (
@@ -32,7 +30,7 @@ _SCOPE = (
 )
 _LOCKED = b"55P03"
 _LOCK_TIMEOUT = "could not get a lock within 1 s"
-_GENERIC_PLAN = 160000  # the first server that explains a statement with placeholders in it
+_GENERIC_PLAN = 160000  # the first version that explains a statement with placeholders
 _CAN_BE_EXPLAINED = re.compile(
     r"(?:\s|--[^\n]*\n|/\*.*?\*/|\()*(?:SELECT|INSERT|UPDATE|DELETE|MERGE|VALUES|WITH)\b", re.IGNORECASE | re.DOTALL
 )
@@ -42,7 +40,7 @@ _NAME = re.compile(r'"(?:[^"]|"")*"')
 
 @dataclass(frozen=True)
 class Statement:
-    """One query as it is run: its module, the name of its function, and its SQL with `$1` placeholders."""
+    """One query: its module, the name of its function, and its SQL with `$1` placeholders."""
 
     module: str
     name: str
@@ -51,7 +49,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class BrokenQuery:
-    """A query that does not fit a tenant's schema, or that its role may not run, and what PostgreSQL says about it."""
+    """A query that does not fit a tenant's schema or that its role may not run, with PostgreSQL's message."""
 
     tenant: str
     module: str
@@ -64,7 +62,7 @@ class BrokenQuery:
 
 @dataclass(frozen=True)
 class QueryCheck:
-    """What the check of all queries in all tenants found: `broken` queries, and `unread`, why modules could not be read."""
+    """The result of the check in all tenants: `broken` queries, and in `unread` why modules could not be read."""
 
     target: str
     modules: int
@@ -80,25 +78,25 @@ class QueryCheck:
 
     @property
     def findings(self) -> list[Finding]:
-        """What was not looked at, and each broken query; a tenant in which all are, for one reason, is one finding."""
-        return [*self._not_looked_at(), *dict.fromkeys(map(self._finding, self.broken))]
+        """What was not checked, and each broken query; if all queries of a tenant fail for one reason, that is one finding."""
+        return [*self._not_checked(), *dict.fromkeys(map(self._finding, self.broken))]
 
     @property
     def table(self) -> Table[BrokenQuery]:
-        """One line a broken query."""
+        """One line for each broken query."""
         return Table(_BROKEN, self.broken, "No query is broken.")
 
     @property
     def tables(self) -> list[Table[BrokenQuery]]:
-        """Its one table."""
+        """The table of broken queries."""
         return [self.table]
 
     @property
     def summary(self) -> Summary:
-        """How many queries were checked, and what is wrong with them."""
+        """How many queries were checked, and the findings."""
         return Summary(f"{self} on {self.target}", self.facts, self.findings)
 
-    def _not_looked_at(self) -> Iterator[Finding]:
+    def _not_checked(self) -> Iterator[Finding]:
         if not self.modules:
             yield Finding(
                 "no modules", "", "there are no modules, so no query was checked", remedy="set ERPKIT_MODULES"
@@ -140,7 +138,7 @@ _BROKEN = (
 
 @dataclass(frozen=True)
 class _Way:
-    """How a tenant is checked: under which role, None for the login's own, and whether by plans or by preparing alone."""
+    """How a tenant is checked: under which role, None for the login itself, and whether by plans or only by PREPARE."""
 
     role: str | None
     plans: bool
@@ -154,10 +152,10 @@ class _Group:
 
 
 def read_statements(modules: Sequence[ModuleLike]) -> list[Statement]:
-    """Read the SQL out of the generated code, without running it; raises QueryError where that is missing.
+    """Read the SQL from the generated code, without running it; raises QueryError if that is missing.
 
-    sqlc is not needed for it, and what is checked is what is run. Only a module that is written in another language has no
-    such code: sqlc reads its `queries/*.sql`.
+    So the check needs no sqlc, and checks exactly what is run. A module in another language has no such code: sqlc reads its
+    `queries/*.sql`.
     """
     statements, errors = read_each_module(modules)
     if errors:
@@ -166,7 +164,7 @@ def read_statements(modules: Sequence[ModuleLike]) -> list[Statement]:
 
 
 def read_each_module(modules: Sequence[ModuleLike]) -> tuple[list[Statement], list[QueryError]]:
-    """Read the statements of all modules likewise; what one module cannot be read for stops no other."""
+    """Read the statements of all modules; a module that cannot be read does not stop the others."""
     statements: list[Statement] = []
     errors: list[QueryError] = []
     for module in modules:
@@ -180,39 +178,40 @@ def read_each_module(modules: Sequence[ModuleLike]) -> tuple[list[Statement], li
 def check_queries(database: Database, tenants: Sequence[Tenant], statements: Sequence[Statement]) -> list[BrokenQuery]:
     """Let PostgreSQL plan all `statements` in each tenant's schema and under its role, and return those that it refuses.
 
-    A plan, unlike PREPARE, asks for the rights on tables, columns and functions as well. Not seen are rights that are only
-    checked when a row is processed (a sequence's, what a function's body does, row-level security); and before PostgreSQL 16
-    no rights at all. An archived tenant, whose role may not write, is checked under the login's own. An analyst's login may take
-    no role that writes: there each statement is prepared under the tenant's reader, and rights are not asked for.
+    Unlike PREPARE, planning checks the privileges on tables, columns and functions, too. It does not find privileges that are only
+    checked when a row is processed: on sequences, in a function's body, in row-level security. Before PostgreSQL 16, no privileges
+    are checked. An archived tenant, whose role may not write, is checked under the login itself. An analyst's login may not take a
+    role that writes: there each statement is only prepared, under the tenant's reader.
 
-    Pipelined, with a sync point a tenant, so that a broken tenant does not hide another; where one refuses, each of its
-    queries is tried on its own. Nothing is executed, and a table that stays locked is given up after a second.
+    The statements are pipelined with a sync point for each tenant, so that a broken tenant does not hide another; the queries of a
+    tenant that refuses one are then tried one by one. Nothing is executed; it waits at most a second for a locked table.
     """
     broken: list[BrokenQuery] = []
     for start in range(0, len(tenants), TENANTS_A_CONNECTION):
         part = tenants[start : start + TENANTS_A_CONNECTION]
         with database.visit(part) as connection:
-            ways = _ways(connection, part)
-            refused = {slug: way for slug, way in ways.items() if isinstance(way, str)}
-            groups = [
-                _Group(tenant, way, statements) for tenant in part if not isinstance(way := ways[tenant.slug], str)
-            ]
-            suspects: list[_Group] = []
-            for group, error in _plan_all(connection.pgconn, groups):
-                if error is not None and error.startswith(_LOCK_TIMEOUT):
-                    refused[group.tenant.slug] = error
-                elif error is not None:
-                    suspects.append(group)
-            alone = [replace(group, statements=[one]) for group in suspects for one in group.statements]
-            broken += [
-                BrokenQuery(group.tenant.slug, group.statements[0].module, group.statements[0].name, error)
-                for group, error in _plan_all(connection.pgconn, alone)
-                if error
-            ]
-        broken += [
-            BrokenQuery(slug, one.module, one.name, error) for slug, error in refused.items() for one in statements
-        ]
+            broken += _check_some(connection, part, statements)
     return broken
+
+
+def _check_some(
+    connection: Connection, tenants: Sequence[Tenant], statements: Sequence[Statement]
+) -> Iterator[BrokenQuery]:
+    """Check the tenants of one connection; in a tenant that refused a query, try the queries one by one."""
+    ways = _ways(connection, tenants)
+    refused = {slug: way for slug, way in ways.items() if isinstance(way, str)}
+    groups = [_Group(tenant, way, statements) for tenant in tenants if not isinstance(way := ways[tenant.slug], str)]
+    alone: list[_Group] = []
+    for group, error in _plan_all(connection.pgconn, groups):
+        if error is not None and error.startswith(_LOCK_TIMEOUT):
+            refused[group.tenant.slug] = error
+        elif error is not None:
+            alone += [replace(group, statements=[one]) for one in group.statements]
+    for group, error in _plan_all(connection.pgconn, alone):
+        if error is not None:
+            yield BrokenQuery(group.tenant.slug, group.statements[0].module, group.statements[0].name, error)
+    for slug, error in refused.items():
+        yield from (BrokenQuery(slug, one.module, one.name, error) for one in statements)
 
 
 def _analyse(module: ModuleLike, modules: Sequence[ModuleLike]) -> Iterator[Statement]:
@@ -233,7 +232,7 @@ def _read(module: ModuleLike) -> Iterator[Statement]:
 
 
 def _constants(module: ModuleLike, path: Path) -> Iterator[tuple[str, str]]:
-    """Yield each statement of generated code with its name."""
+    """Yield name and text of each statement in generated code."""
     try:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
@@ -245,7 +244,7 @@ def _constants(module: ModuleLike, path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _as_insert(text: str) -> str | None:
-    """Turn a COPY into what PostgreSQL can plan and asks the same rights for: an INSERT that fills identity columns, too."""
+    """Return for a COPY an INSERT that PostgreSQL can plan and that needs the same privileges; None for other statements."""
     if (found := _COPY.fullmatch(text)) is None:
         return None
     values = ", ".join(f"${number}" for number, _ in enumerate(_NAME.findall(found["columns"]), 1))
@@ -253,7 +252,7 @@ def _as_insert(text: str) -> str | None:
 
 
 def _ways(connection: Connection, tenants: Sequence[Tenant]) -> dict[str, _Way | str]:
-    """Return how each tenant is checked, by slug, or what keeps it from that; unseen, it would look as if each table were missing."""
+    """Return by slug how each tenant is checked, or why it cannot be: otherwise each table would seem to be missing."""
     rows = connection.execute(
         "SELECT slug, n.oid IS NOT NULL, has_schema_privilege(n.oid, 'USAGE'), r.oid IS NOT NULL, pg_has_role(r.oid, 'MEMBER'), "
         "has_schema_privilege(r.oid, n.oid, 'USAGE'), pg_has_role(rr.oid, 'MEMBER'), has_schema_privilege(rr.oid, n.oid, 'USAGE') "
@@ -268,25 +267,28 @@ def _ways(connection: Connection, tenants: Sequence[Tenant]) -> dict[str, _Way |
         ],
     ).fetchall()
     by_slug = {tenant.slug: tenant for tenant in tenants}
-    return {slug: _way(connection.info.user, by_slug[slug], *facts) for slug, *facts in rows}
+    return {slug: _way(connection.info.user, by_slug[slug], _Access(*facts)) for slug, *facts in rows}
 
 
-def _way(
-    login: str,
-    tenant: Tenant,
-    exists: bool,
-    is_usable: bool | None,
-    has_role: bool,
-    may_take: bool | None,
-    role_may_use: bool | None,
-    may_take_reader: bool | None,
-    reader_may_use: bool | None,
-) -> _Way | str:
+class _Access(NamedTuple):
+    """What the login and the roles of a tenant may do with its schema; None where there is no schema or role."""
+
+    exists: bool
+    is_usable: bool | None
+    has_role: bool
+    may_take: bool | None
+    role_may_use: bool | None
+    may_take_reader: bool | None
+    reader_may_use: bool | None
+
+
+def _way(login: str, tenant: Tenant, access: _Access) -> _Way | str:
     """Decide how a tenant is checked. Pure."""
+    exists, is_usable, has_role, may_take, role_may_use, may_take_reader, reader_may_use = access
     if not exists:
         return f"there is no schema {tenant.schema}"
     if tenant.role is None:
-        refusal = f"this login may not use the schema {tenant.schema}: {_usage(tenant.schema, login)}"
+        refusal = f"this login may not use the schema {tenant.schema}: {grant_usage(tenant.schema, login)}"
         return _Way(None, plans=True) if is_usable else refusal
     if tenant.status == "archived" and is_usable:
         return _Way(None, plans=True)
@@ -297,22 +299,16 @@ def _way(
     if not has_role:
         return f"there is no role {tenant.role}"
     if may_take_reader and tenant.reader and not may_take:
-        return (
-            f"the role {tenant.reader} may not use the schema {tenant.schema}: {_usage(tenant.schema, tenant.reader)}"
-        )
+        return f"the role {tenant.reader} may not use the schema {tenant.schema}: {grant_usage(tenant.schema, tenant.reader)}"
     if not may_take:
-        grant = sql.SQL("GRANT {} TO {}").format(sql.Identifier(tenant.reader or ""), sql.Identifier(login)).as_string()
+        grant = f"GRANT {quote_name(tenant.reader or '')} TO {quote_name(login)}"
         return f"this login may not take the role {tenant.role}: {grant}"
-    return f"the role {tenant.role} may not use the schema {tenant.schema}: {_usage(tenant.schema, tenant.role)}"
-
-
-def _usage(schema: str, who: str) -> str:
-    return sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(schema), sql.Identifier(who)).as_string()
+    return f"the role {tenant.role} may not use the schema {tenant.schema}: {grant_usage(tenant.schema, tenant.role)}"
 
 
 def _plan_all(pgconn: pq.abc.PGconn, groups: Sequence[_Group]) -> Iterator[tuple[_Group, str | None]]:
     """Plan each group in a transaction of its own, and yield the first error of each."""
-    pgconn.nonblocking = 0  # libpq then reads answers while it waits to send
+    pgconn.nonblocking = 0  # so that libpq reads answers while it waits to send
     pgconn.enter_pipeline_mode()
     for start in range(0, len(groups), _GROUPS_A_BATCH):
         batch = groups[start : start + _GROUPS_A_BATCH]
@@ -325,9 +321,9 @@ def _plan_all(pgconn: pq.abc.PGconn, groups: Sequence[_Group]) -> Iterator[tuple
 
 
 def _send(pgconn: pq.abc.PGconn, group: _Group) -> None:
-    """Up to the sync point all is one implicit transaction: the local settings end with it.
+    """Queue a group's statements up to a sync point: they are one implicit transaction, with which the settings end.
 
-    The unnamed statement is replaced by the next one, so nothing is left to deallocate.
+    Each unnamed statement replaces the one before, so that nothing has to be deallocated.
     """
     role = group.way.role
     pgconn.send_query_params(_SCOPE, [search_path(group.tenant.schema).encode(), role.encode() if role else None])
@@ -342,7 +338,7 @@ def _send(pgconn: pq.abc.PGconn, group: _Group) -> None:
 
 @lru_cache(maxsize=10_000)
 def _explaining(text: str) -> bytes:
-    """Wrap the EXPLAIN into a block: a pipeline would ask for values of the placeholders otherwise."""
+    """Wrap the EXPLAIN into a DO block, as a pipeline would otherwise need values for the placeholders."""
     block = f"BEGIN EXECUTE {sql.quote(f'EXPLAIN (GENERIC_PLAN) {text}')}; END"
     return f"DO {sql.quote(block)}".encode()
 

@@ -1,4 +1,4 @@
-"""The rules by which an expression of SQL is never NULL, and has a type."""
+"""Rules that derive the type and the nullability of an expression of SQL."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from sqlglot import exp
 
 from erpkit.queries.types import AS_SQLC_SAYS, PYTHON_TYPES, Column, Name, Result, Table
 
-__all__ = ["Scope", "Source", "common", "expression", "is_one_row", "name_of"]
-
 UNKNOWN = Column("", "", not_null=False)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Something that columns are taken from; `columns` is None where they are not known, a function's for example.
+    """A table, subquery or function in FROM; `columns` is None if they are unknown, as for a function.
 
-    `schema` is what may stand in front of a table's name, where it has no alias.
+    `schema` is the schema that may qualify a table without an alias.
     """
 
     name: str
@@ -30,7 +28,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Scope:
-    """What names mean in a statement; `read` returns the results of a query inside an expression."""
+    """The meaning of names in a statement; `read` returns the results of a query inside an expression."""
 
     tables: Mapping[Name, Table]
     functions: frozenset[str]
@@ -40,7 +38,7 @@ class Scope:
     sources: tuple[Source, ...] = ()
 
     def sources_of(self, column: exp.Column) -> list[Source]:
-        """Return the sources that a column may be of, by what stands in front of it."""
+        """Return the sources that a column may belong to, by its qualifiers."""
         table, schema = column.args.get("table"), column.args.get("db")
         return [
             source
@@ -50,7 +48,7 @@ class Scope:
 
 
 def expression(node: exp.Expr, scope: Scope) -> Column:
-    """Return type and nullability of an expression; what has no rule here may be NULL, and be anything."""
+    """Return type and nullability of an expression; without a rule, it may be NULL and of any type."""
     for kinds, rule in _RULES:
         if isinstance(node, kinds):
             return rule(node, scope)
@@ -74,7 +72,7 @@ def _column(node: exp.Expr, scope: Scope) -> Column:
         for source in scope.sources_of(node)
         if source.columns is not None and name in source.columns
     ]
-    return common(found) if found else UNKNOWN  # more than one only after USING
+    return common(found) if found else UNKNOWN  # several only after USING
 
 
 def _literal(node: exp.Expr, _: Scope) -> Column:
@@ -87,7 +85,7 @@ def _parameter(node: exp.Expr, scope: Scope) -> Column:
 
 
 def _cast(node: exp.Expr, scope: Scope) -> Column:
-    """A cast of NULL is NULL, and so is one of JSON's null."""
+    """Return the type of a cast; NULL and a JSON null stay NULL."""
     inner = _inner(node, scope)
     not_null = inner.not_null and not inner.is_json
     wanted = node.args["to"].sql("postgres").lower()
@@ -146,7 +144,7 @@ def _window(node: exp.Expr, scope: Scope) -> Column:
 
 
 def _subquery(node: exp.Expr, scope: Scope) -> Column:
-    """One value out of a query that may find no row, unless all that it does is to count them."""
+    """Return the type of a subquery, which may be NULL if there is no row; an aggregate always has one."""
     select = node.this
     results = scope.read(select, replace(scope, sources=()))
     if not results:
@@ -156,7 +154,7 @@ def _subquery(node: exp.Expr, scope: Scope) -> Column:
 
 
 def is_one_row(tree: exp.Expr, results: Sequence[Result]) -> bool:
-    """Whether all that a query does is to count, sum and the like: that finds one row in an empty table, too."""
+    """Tell whether a query only aggregates, and so returns one row even from an empty table."""
     if not isinstance(tree, exp.Select) or any(tree.args.get(key) for key in _MANY_OR_NONE):
         return False
     if any(result.column.type in ("", AS_SQLC_SAYS) for result in results) or tree.find(exp.Anonymous):
@@ -182,11 +180,11 @@ def _text_function(type_: str) -> Callable[[exp.Expr, Scope], Column]:
 
 
 def common(parts: Sequence[Column]) -> Column:
-    """Return the type that all of `parts` are read as in Python; not null where all are."""
+    """Return the common type of `parts` in Python, which is not null if all of them are not null."""
     not_null = all(part.not_null for part in parts)
     told = [part for part in parts if part is not _NULL]
     if len(told) > 1 and any(part.type == AS_SQLC_SAYS for part in told):
-        return Column("", "", not_null)  # sqlc takes the first one's
+        return Column("", "", not_null)  # sqlc takes the type of the first one
     if len({(PYTHON_TYPES.get(p.type, p.type), p.enum, p.dimensions) for p in told}) == 1:
         return replace(told[0], not_null=not_null)
     return Column("", _number(told), not_null)

@@ -1,4 +1,4 @@
-"""The Python source of a module's queries: a frozen dataclass a row shape, one function a query. Pure."""
+"""Write the Python source of a module's queries: a frozen dataclass for each shape of rows, a function for each query. Pure."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from dataclasses import dataclass
 
 from erpkit.errors import QueryError
 from erpkit.queries.catalog import Query, Request
-from erpkit.queries.names import (
+from erpkit.queries.types import (
     IMPORTED,
     LOCALS,
     WIDTH,
+    Column,
+    Enum,
+    Table,
     bracket,
     camel,
     fields,
     function_name,
     imports,
+    python_type,
     quoted,
     snake,
+    to_psycopg,
     unique,
+    wrap,
 )
-from erpkit.queries.types import Column, Enum, Table, python_type, to_psycopg, wrap
-
-__all__ = ["ANNOTATIONS", "render"]
 
 _ROWS = (":one", ":many", ":batchone", ":batchmany")
 _SERIES = (":copyfrom", ":batchexec", ":batchone", ":batchmany")  # these take many rows of parameters
@@ -31,9 +34,9 @@ _SERIES = (":copyfrom", ":batchexec", ":batchone", ":batchmany")  # these take m
 
 @dataclass(frozen=True)
 class _Function:
-    """A query with its Python names: parameters in the order of their numbers, and the class of its rows, if there is one.
+    """A query with its Python names: parameters in the order of their numbers, and the class of its rows, if any.
 
-    `element` is the class of one row of parameters, where there are many rows of more than one.
+    `element` is the class of one row of parameters, for a query that takes many rows of several parameters.
     """
 
     query: Query
@@ -45,9 +48,9 @@ class _Function:
 
 
 def render(module: str, request: Request) -> str:
-    """Write the source for one module's queries, in their order; raises QueryError for an annotation that is not known.
+    """Write the source for one module's queries, in order; raises QueryError for an unknown annotation.
 
-    The same request gives the same text, laid out as ruff lays it out.
+    The same request gives the same text, formatted as by ruff.
     """
     for query in request.queries:
         _refuse_unclear(module, query)
@@ -68,7 +71,7 @@ def render(module: str, request: Request) -> str:
 
 
 def _function(query: Query, taken: set[str]) -> _Function:
-    """Name what belongs to a query; the classes that it needs are added to those `taken`."""
+    """Choose the Python names of a query; the names of its classes are added to `taken`."""
     numbered = sorted(query.parameters, key=lambda item: item[0])
     names = _parameter_names(query, [column.name or f"argument_{number}" for number, column in numbered])
     by_number = {number: name for (number, _), name in zip(numbered, names, strict=True)}
@@ -92,7 +95,7 @@ def _parameter_names(query: Query, wanted: Sequence[str]) -> list[str]:
 
 
 def _row_class(query: Query, taken: set[str]) -> str | None:
-    """Name the class of the rows: the table's where they are its rows, none for a single plain value."""
+    """Return the name of the rows' class: the table's for whole rows, None for a single plain value."""
     if query.command not in _ROWS or not query.columns:
         return None
     if query.table is not None:
@@ -107,7 +110,7 @@ def _own_class(query: Query, ending: str, taken: set[str]) -> str:
 
 
 def _classes(functions: Sequence[_Function]) -> Iterator[str]:
-    """Write the tables' classes first: others may hold their rows."""
+    """Write the classes, those of tables first, as others may contain their rows."""
     shown = [function for function in functions if function.query.command in _ROWS]
     tables = {table.row_class: table for function in shown for table in _tables(function.query)}
     for name, table in sorted(tables.items()):
@@ -147,7 +150,7 @@ def _constant(function: _Function) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Escape what is written between three quotes."""
+    """Escape a text for a triple-quoted string."""
     escaped = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
     return f'{escaped[:-1]}\\"' if escaped.endswith('"') else escaped
 
@@ -175,7 +178,7 @@ def _one(function: _Function) -> tuple[str, list[str]]:
 
 
 def _read_one(function: _Function, indent: int = 4) -> tuple[str, list[str]]:
-    """Write how one row is read from `cursor`, or that there is none."""
+    """Write the code that reads one row from `cursor`, or None."""
     if function.query.is_one_row:
         return _read_the_one(function, indent)
     returns = _row_type(function)
@@ -185,7 +188,7 @@ def _read_one(function: _Function, indent: int = 4) -> tuple[str, list[str]]:
     name, parts = _row(function)
     if not name:
         value = f"None if row is None else {parts[0]}"
-        if any(re.search(rf"\b{name}\b", returns) for name, _ in function.parameters):  # it hides the type in there
+        if any(re.search(rf"\b{name}\b", returns) for name, _ in function.parameters):  # a parameter hides the type
             return returns, [*read, f"return {value}"]
         return returns, [*read, f"found: {returns} = {value}", "return found"]
     line = f"return None if row is None else {name}({', '.join(parts)})"
@@ -209,7 +212,7 @@ def _many(function: _Function) -> tuple[str, list[str]]:
 
 
 def _read_many(function: _Function, indent: int = 4) -> tuple[str, list[str]]:
-    """Write how all rows are read from `cursor`."""
+    """Write the code that reads all rows from `cursor`."""
     name, parts = _row(function)
     value = f"{name}({', '.join(parts)})" if name else parts[0]
     returns = f"list[{_row_type(function)}]"
@@ -300,7 +303,7 @@ def _execute(function: _Function, opening: str) -> list[str]:
 
 
 def _run(function: _Function, prefix: str, target: str = "connection") -> list[str]:
-    """Hand parameters over always, an empty dict too: the driver takes a doubled % for one only then."""
+    """Always pass parameters, even an empty dict: otherwise the driver does not replace a doubled %."""
     items = [f'"{name}": {_argument(name, column)}' for name, column in function.parameters]
     start = f"{prefix}{target}.execute({function.name.upper()}, {{"
     line = f"{start}{', '.join(items)}}})"
@@ -326,7 +329,7 @@ def _row_type(function: _Function) -> str:
 
 
 def _row(function: _Function) -> tuple[str, list[str]]:
-    """Return the class that a result is made with, none for a plain value, and its arguments, taken out of `row`.
+    """Return the class of a result, empty for a plain value, and its arguments, which are taken from `row`.
 
     An embedded table takes as many values as it has columns.
     """
@@ -352,7 +355,7 @@ def _row(function: _Function) -> tuple[str, list[str]]:
 
 
 def _embedded(column: Column, table: Table, position: int, values: str) -> str:
-    """Make an embedded table's row; where an outer join has left it out, a column that is never NULL says so."""
+    """Write an embedded table's row; a column that is NOT NULL tells whether an outer join has left it out."""
     made = f"{table.row_class}({_all(table.columns, values)})"
     if column.not_null:
         return made
@@ -361,13 +364,13 @@ def _embedded(column: Column, table: Table, position: int, values: str) -> str:
 
 
 def _refuse_unclear(module: str, query: Query) -> None:
-    """Refuse what has no meaning here."""
+    """Raise QueryError for a query whose annotation does not fit it."""
     place = f"module {module}: {query.file}: query {query.name}"
     if query.command not in _RETURNS:
-        raise QueryError(f"{place} is {query.command}, which is not known: use {', '.join(_RETURNS)}")
+        raise QueryError(f"{place} is {query.command}, an unknown annotation: use {', '.join(_RETURNS)}")
     if query.command in _ROWS and not query.columns:
         raise QueryError(
-            f"{place} is {query.command} and returns nothing: instead of schema.table.* give the table an alias"
+            f"{place} is {query.command} and returns nothing: give the table an alias instead of schema.table.*"
         )
     if query.command in _SERIES and not query.parameters:
         raise QueryError(f"{place} is {query.command} and has no parameters: use :exec")
@@ -375,7 +378,7 @@ def _refuse_unclear(module: str, query: Query) -> None:
         if column.embeds and not column.not_null and not any(one.not_null for one in column.embeds.columns):
             raise QueryError(
                 f"{place} embeds {column.name}, which an outer join may leave out, "
-                f"and no column of {column.embeds.name} is NOT NULL to tell by: name the columns instead"
+                f"and {column.embeds.name} has no NOT NULL column that would tell: name the columns instead"
             )
 
 

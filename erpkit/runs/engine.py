@@ -1,4 +1,4 @@
-"""papermill's engine for erpkit: it says truly of each cell what became of it, and lets a run be stopped."""
+"""papermill's engine for erpkit: it records the true status of each cell, and a run can be stopped."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from erpkit.errors import first_line
 from erpkit.runs.result import Ending
 from erpkit.runs.secrets import Mask
 from erpkit.runs.stopper import Stopper
-
-__all__ = ["ENGINE", "Attempt"]
 
 ENGINE = "erpkit"
 

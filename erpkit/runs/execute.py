@@ -87,7 +87,7 @@ def _private_transport() -> Iterator[Config]:
 
 _TAG = "erpkit-note"
 _PAPERMILLS = "papermill-error-cell-tag"
-_WORDS = {"timed out": "timed out", "killed": "ended with its kernel", "interrupted": "was interrupted"}
+_WORDS = {"timed out": "timed out", "killed": "stopped when its kernel died", "interrupted": "was interrupted"}
 
 
 def mark_cells(node: Any, ending: Ending) -> None:
@@ -106,7 +106,7 @@ def mark_cells(node: Any, ending: Ending) -> None:
     for cell in later:
         cell.metadata.setdefault("papermill", {})["status"] = "pending"
     if left:
-        node.cells.insert(at + 1, _note("Not run: the cells from here on."))
+        node.cells.insert(at + 1, _note("The cells below were not run."))
     is_ok = ending.outcome == "ok"  # a cell may end the notebook with sys.exit()
     status = "completed" if is_ok else ending.outcome
     culprit.metadata.setdefault("papermill", {}).update(status=status, exception=not is_ok)

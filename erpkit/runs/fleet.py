@@ -1,4 +1,4 @@
-"""Runs as jobs, each in a process of its own: one a tenant, side by side. papermill changes directory, and a run may be killed."""
+"""Fleets: one run per tenant, several at a time, each in its own process, as papermill changes directory and a run may be killed."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class Job:
 
 @contextmanager
 def open_recorder(settings: Settings) -> Iterator[Recorder]:
-    """Lend the recorder for the configured database; where that does not answer, the recorder knows why."""
+    """Yield the recorder for the configured database; where that does not answer, the recorder has the reason in `problem`."""
     with ExitStack() as stack:
         yield Recorder.opening(lambda: stack.enter_context(Database.open(settings)))
 
 
 def do_job(text: str) -> str:
-    """Do a job that came as text; return its result as text."""
+    """Run a job given as JSON; return its result as JSON."""
     from pydantic import TypeAdapter  # noqa: PLC0415
 
     job = TypeAdapter(Job).validate_json(text)
@@ -70,7 +70,7 @@ def do_job(text: str) -> str:
 
 @dataclass(frozen=True)
 class FleetResult:
-    """What became of a fleet: a result for each tenant, why others have none, and which were not begun."""
+    """The result of a fleet: a result per tenant, why others have none, and which were not started."""
 
     results: Mapping[str, RunResult]
     errors: Mapping[str, str]
@@ -78,7 +78,7 @@ class FleetResult:
 
     @property
     def exit_code(self) -> int:
-        """That of the worst run; one without a result counts as killed, one that was not begun as interrupted."""
+        """That of the worst run; one without a result counts as killed, one that was not started as interrupted."""
         outcomes: list[Outcome] = [result.outcome for result in self.results.values()]
         outcomes.extend("killed" for _ in self.errors)
         outcomes.extend("interrupted" for _ in self.left)
@@ -172,7 +172,7 @@ class _Processes:
 
 def _why(code: int, err: str) -> str:
     if code < 0:
-        return f"the process of the run was ended by {signal.Signals(-code).name}"
+        return f"the process of the run was killed by {signal.Signals(-code).name}"
     return (err.strip().splitlines() or [f"the process of the run ended with exit code {code}"])[-1].removeprefix(
         "erpkit: "
     )

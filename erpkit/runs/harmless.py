@@ -1,4 +1,4 @@
-"""HTML that shows and does nothing: of what a cell or a text cell brings, what is known to be harmless is written anew.
+"""Sanitizing HTML: of the output of a cell or a text cell, only what is known to be harmless is written again.
 
 A page of a run also forbids scripts and requests by its policy (`POLICY`); this is for what a policy does not hold, such as a
 page that sends its reader elsewhere or hides the rest of the report, and for programs that know no policy.
@@ -9,8 +9,6 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator
-
-__all__ = ["POLICY", "harmless"]
 
 POLICY = (
     '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; font-src data:; '
@@ -60,7 +58,7 @@ _ATTRIBUTE = re.compile(r"""([^\s=/>"']+)(?:\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"
 
 
 def harmless(text: str) -> str:
-    """Return a piece of HTML without what acts: scripts, handlers, frames, forms, plug-ins, redirects, and requests of others.
+    """Return HTML without active content: scripts, handlers, frames, forms, plug-ins, redirects, and requests to other hosts.
 
     Tables, text, links, pictures in the page itself, SVG, MathML and styles stay. What is open at its end is closed, so that it
     changes nothing around it.

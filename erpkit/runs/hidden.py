@@ -1,4 +1,4 @@
-"""Finding a secret in a text however it is written there: quoted, escaped, encoded, coloured, or broken over lines.
+"""Finding a secret in a text in any form: quoted, escaped, encoded, coloured, or broken over lines.
 
 A pattern of each secret says for each character in which ways programs write it: as itself, with backslashes before it, as
 Python's `repr`, JSON, HTML, a URL, SQL or a shell would. Wholly encoded forms (base64, hexadecimal) are searched as they are.
@@ -13,8 +13,6 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from html.entities import codepoint2name
 from itertools import accumulate
-
-__all__ = ["Hider"]
 
 _MASK = "***"
 _ANYWHERE = 6  # characters; a shorter word is as likely to be a part of what should be read
@@ -119,7 +117,7 @@ class _Word:
 
 
 class _View:
-    """Where each part of a text was before what may stand inside a word was taken out."""
+    """Maps positions in a text without what may stand inside a word to positions in the whole text."""
 
     def __init__(self, text: str, between: re.Pattern[str]) -> None:
         self._at, self._was, length, end = [0], [0], 0, 0

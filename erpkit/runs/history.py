@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -16,8 +16,6 @@ from erpkit.finding import Finding
 from erpkit.result import Summary
 from erpkit.runs.report import run_key
 from erpkit.table import Column, Table, Tone
-
-__all__ = ["RunHistory", "RunRecord", "find_flaky", "find_last", "list_runs"]
 
 _LOST_AFTER = 60  # seconds without a sign of life
 
@@ -82,7 +80,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class RunHistory:
-    """Runs, the newest first, as tables; `since` is how far back they were read, None for ever."""
+    """Runs, the newest first, as tables; `since` is how far back they were read, None for no limit."""
 
     target: str
     runs: tuple[RunRecord, ...]
@@ -90,17 +88,17 @@ class RunHistory:
 
     @property
     def table(self) -> Table[RunRecord]:
-        """One line a run."""
+        """One row per run."""
         return Table(_COLUMNS, self.runs, _NO_RUNS)
 
     @property
     def failures(self) -> Table[RunRecord]:
-        """One line a run that failed, timed out, was killed or was lost."""
+        """One row per run that failed, timed out, was killed or was lost."""
         return Table(_COLUMNS, [run for run in self.runs if run.is_good is False], "No run failed.")
 
     @property
     def work(self) -> Table[tuple[str, list[RunRecord], int]]:
-        """One line a notebook with the same parameters: how often it ran, how it ended, how long it took, how often it turned."""
+        """One row per notebook with the same parameters: how often it ran, how it ended, how long it took, how often that changed."""
         flaky = find_flaky(self.runs)
         rows = [(key, same, flaky.get(key, 0)) for key, same in sorted(_group(self.runs).items())]
         return Table(_WORK, rows, _NO_RUNS)
@@ -189,12 +187,12 @@ def list_runs(
 
 def find_last(runs: Sequence[RunRecord]) -> list[RunRecord]:
     """Return the last run of each key that has ended."""
-    return [same[-1] for _, same in _by_key(runs)]
+    return [same[-1] for same in _group_ended(runs).values()]
 
 
 def find_flaky(runs: Sequence[RunRecord]) -> dict[str, int]:
     """Return the keys whose runs went from good to bad or back more than once, and how often they did."""
-    turns = {key: sum(a.is_good != b.is_good for a, b in pairwise(same)) for key, same in _by_key(runs)}
+    turns = {key: sum(a.is_good != b.is_good for a, b in pairwise(same)) for key, same in _group_ended(runs).items()}
     return {key: count for key, count in turns.items() if count > 1}
 
 
@@ -206,9 +204,7 @@ def _group(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     return found
 
 
-def _by_key(runs: Sequence[RunRecord]) -> Iterator[tuple[str, list[RunRecord]]]:
-    found: dict[str, list[RunRecord]] = {}
-    for run in sorted(runs, key=lambda run: run.started_at):
-        if run.is_good is not None:
-            found.setdefault(run.key, []).append(run)
-    yield from found.items()
+def _group_ended(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Return the runs that have ended by key, the oldest first."""
+    ended = [run for run in runs if run.is_good is not None]
+    return _group(sorted(ended, key=lambda run: run.started_at))

@@ -11,8 +11,6 @@ from typing import Any
 from erpkit.errors import UsageError, first_line
 from erpkit.runs.parameters import Parameter, read_parameters
 
-__all__ = ["Notebook", "list_notebooks", "notebooks_folder", "open_notebook"]
-
 _PACKAGE = Path(__file__).parent.parent
 
 
@@ -43,7 +41,7 @@ def list_notebooks() -> list[str]:
 
 
 def open_notebook(name: str) -> Notebook:
-    """Open a notebook by its path, or by the name of one of erpkit's; raises UsageError when it is none."""
+    """Open a notebook by its path, or by the name of one of erpkit's; raises UsageError for anything else."""
     path = _find(name)
     node = _read(path)
     cells = [cell for cell in node.cells if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", [])]

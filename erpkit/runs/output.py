@@ -15,8 +15,6 @@ from uuid import uuid4
 
 from erpkit.errors import RunError, UsageError, first_line
 
-__all__ = ["Destination", "output_name", "read_tenants"]
-
 _EMPTY = '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
 # What papermill.iorw calls the client of each scheme, and papermill's extra that brings it.
 _CLIENTS = {
@@ -65,7 +63,7 @@ class Destination:
         try:
             return tuple(self._send(file) for file in files)
         except RunError as error:
-            raise RunError(f"{error}; it is kept in {self.folder}") from None
+            raise RunError(f"{error}; the files are kept in {self.folder}") from None
 
     def close(self) -> None:
         """Remove what was only kept until it was delivered."""
@@ -106,7 +104,7 @@ def _reserve(folder: Path, name: str, anew: bool) -> Path:
             continue
         except OSError as error:
             raise _unwritable(folder, error.strerror) from None
-    raise UsageError(f"{folder} holds a thousand outputs named {name} already")
+    raise UsageError(f"{folder} holds a thousand outputs named {name} already: use another folder")
 
 
 def _find_handler(place: str) -> Any:

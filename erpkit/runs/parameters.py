@@ -96,7 +96,7 @@ def _literal(name: str, node: ast.expr | None) -> Any:
 
 
 def type_of(name: str, annotation: str) -> Any:
-    """Return what the text of an annotation stands for; raises UsageError for what a parameter cannot be."""
+    """Return the type that the text of an annotation names; raises UsageError for one that a parameter cannot have."""
     tree = ast.parse(annotation, mode="eval")
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     try:
@@ -224,7 +224,7 @@ def _structure(text: str) -> Any:
 
 
 def _unknown_names(cells: Sequence[str], annotations: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what the cell that was put in sets, and no cell before it does."""
+    """Yield the names that papermill's injected cell sets and no cell before it does."""
     injected = next((index for index, cell in enumerate(cells) if cell.startswith(_INJECTED)), None)
     if injected is None:
         return

@@ -37,7 +37,7 @@ class Provenance:
 
 
 def read_provenance(notebook: Path) -> Provenance:
-    """Read who runs `notebook` and in what surroundings."""
+    """Read who runs `notebook`, where, and with which versions."""
     return Provenance(
         who=acting_user(),
         host=socket.gethostname(),
@@ -154,7 +154,7 @@ class RunStart:
 
 
 class Recorder:
-    """Writes runs down, on a connection of its own each time: a run may outlast the server's patience with idle ones.
+    """Records runs, on a new connection each time, as the server may close one that is idle during a long run.
 
     A database that cannot be reached or written fails no run: `problem` says in one line why nothing was recorded. With no
     database it does nothing; `problem` then is whatever the caller knows of it.
@@ -167,20 +167,20 @@ class Recorder:
 
     @classmethod
     def opening(cls, open_: Callable[[], Database]) -> Recorder:
-        """Return the recorder for the database that `open_` opens; where that does not answer, the recorder knows why."""
+        """Return the recorder for the database that `open_` opens; where that does not answer, `problem` has the reason."""
         try:
             return cls(open_())
         except ErpkitError as error:
             return cls(None, f"the run is not recorded: {error}")
 
     def start(self, run: RunStart) -> None:
-        """Record that a run begins, and go on giving signs of life until `finish`."""
+        """Record that a run starts, and give signs of life until `finish`."""
         self._ended = threading.Event()
         if self._try(lambda connection: _insert(connection, run)):
             threading.Thread(target=self._beat, args=(run.id, self._ended), daemon=True).start()
 
     def finish(self, run: RunStart, result: RunResult) -> None:
-        """Record what became of it; where the start could not be written, this is tried again."""
+        """Record the result; if the start could not be written, write it now."""
         self._ended.set()
         if self._try(lambda connection: _update(connection, run, result)):
             self.problem = None

@@ -1,4 +1,4 @@
-"""What became of a run: its outcome in one word, its exit code, and where its output is."""
+"""The result of a run: its outcome in one word, its exit code, and where its output is."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import Any, Literal, get_args
 from erpkit.errors import UsageError
 from erpkit.finding import Finding
 from erpkit.result import SCRAP, Summary
-
-__all__ = ["EXIT_CODES", "OUTCOMES", "Ending", "Outcome", "RunResult", "read_summary", "worst_exit_code"]
 
 Outcome = Literal["ok", "findings", "failed", "timed out", "killed", "interrupted"]
 
@@ -65,7 +63,7 @@ class RunResult:
 
     @property
     def is_refused(self) -> bool:
-        """Whether a cell ended with UsageError: to run it again would bring the same."""
+        """Whether a cell ended with UsageError: another attempt would end the same way."""
         return self.outcome == "failed" and (self.error or "").startswith(f"{UsageError.__name__}: ")
 
     @property

@@ -1,9 +1,11 @@
-"""Running one notebook headlessly, and saying truly what became of it."""
+"""Running one notebook headlessly, and telling what became of it, in a record, a report and notifications."""
 
 from __future__ import annotations
 
+import logging
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,18 +14,15 @@ from uuid import uuid4
 
 from erpkit.errors import ErpkitError, RunError, UsageError
 from erpkit.runs.execute import execute, find_kernel, home_folder, mark_cells
-from erpkit.runs.index import read_entries, write_index
 from erpkit.runs.notebook import Notebook
-from erpkit.runs.notify import is_news, read_urls, send_news
 from erpkit.runs.output import Destination, output_name, read_tenants
 from erpkit.runs.parameters import may_write, validate_parameters
 from erpkit.runs.record import Recorder, RunStart, read_provenance
-from erpkit.runs.report import run_key, write_report
+from erpkit.runs.report import read_entries, run_key, write_index, write_report
 from erpkit.runs.result import Ending, Outcome, RunResult, read_summary
 from erpkit.runs.secrets import Mask, check_references
 from erpkit.runs.stopper import Stopper, TimeLimits
-
-__all__ = ["Retry", "run_notebook"]
+from erpkit.visible import visible
 
 _RETRIED: tuple[Outcome, ...] = ("failed", "timed out", "killed")
 _LONGEST_PAUSE = 60.0  # seconds
@@ -67,22 +66,31 @@ def run_notebook(
     values = validate_parameters(notebook.parameters, given)
     check_references(values)
     if retry.times and not retry.writes and may_write(notebook.parameters, values):
-        raise UsageError(
-            f"this run of {notebook.path.stem} may write, and is not tried again unless --retry-writes says so"
-        )
+        raise UsageError(f"this run of {notebook.path.stem} may write: it is only retried with --retry-writes")
     urls, stopper, first = read_urls(), Stopper(limits), datetime.now(UTC)
     with home_folder(), stopper.signals():
         name, destination = find_kernel(notebook, kernel), Destination(place)
-        for attempt in range(1, retry.times + 2):
-            run = _Run(notebook, values, name, destination, stem, attempt, recorder)
-            result = run.do(stopper)
-            if result.outcome not in _RETRIED or result.is_refused or attempt > retry.times:
-                break
-            if not stopper.pause(min(retry.pause * 2 ** (attempt - 1), _LONGEST_PAUSE)):
-                break
+
+        def begin(attempt: int) -> _Run:
+            return _Run(notebook, values, name, destination, stem, attempt, recorder)
+
+        run, result = _try_until_done(begin, retry, stopper)
     if index and destination.url is None:
         write_index(destination.folder)
     return _tell(result, replace(run.start, started_at=first), destination, recorder, urls)
+
+
+def _try_until_done(begin: Callable[[int], _Run], retry: Retry, stopper: Stopper) -> tuple[_Run, RunResult]:
+    """Run attempt after attempt until one need not or may not be tried again; return the last one."""
+    attempt = 1
+    while True:
+        run = begin(attempt)
+        result = run.do(stopper)
+        if result.outcome not in _RETRIED or result.is_refused or attempt > retry.times:
+            return run, result
+        if not stopper.pause(min(retry.pause * 2 ** (attempt - 1), _LONGEST_PAUSE)):
+            return run, result
+        attempt += 1
 
 
 class _Run:
@@ -112,7 +120,7 @@ class _Run:
         except Exception as error:
             reason = f"{type(error).__name__}: {(Mask(self._values).text(str(error)).splitlines() or [''])[0]}"
             self._recorder.finish(self.start, self._result(None, Ending("failed", reason), time.perf_counter() - began))
-            raise RunError(f"the run of {self.start.notebook} broke off: {reason}") from error
+            raise RunError(f"the run of {self.start.notebook} was aborted: {reason}") from error
         self._recorder.finish(self.start, result)
         return result
 
@@ -176,3 +184,63 @@ def _previous_in(destination: Destination, start: RunStart) -> Any:
         return None
     key, began = run_key(start.notebook, start.parameters), start.started_at.isoformat()
     return next((e.outcome for e in read_entries(destination.folder) if e.key == key and e.started < began), None)
+
+
+_FINDINGS = 10  # that a message holds
+_KINDS = {"ok": "success", "findings": "warning"}
+
+
+def is_news(before: Outcome | None, now: Outcome) -> bool:
+    """Tell whether an outcome differs from the one before; a first run is expected to be ok."""
+    return now != (before or "ok")
+
+
+def read_urls(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return apprise's URLs from ERPKIT_NOTIFY, where `env:NAME` stands for those in another variable.
+
+    They hold tokens and passwords, so nothing ever shows them. Raises UsageError for a variable that is not set.
+    """
+    env = os.environ if environ is None else environ
+    urls: list[str] = []
+    for word in env.get("ERPKIT_NOTIFY", "").replace(",", " ").split():
+        if not word.startswith("env:"):
+            urls.append(word)
+            continue
+        name = word.removeprefix("env:")
+        if not env.get(name):
+            raise UsageError(f"ERPKIT_NOTIFY names the variable {name}, which is not set")
+        urls += env[name].replace(",", " ").split()
+    return urls
+
+
+def send_news(urls: list[str], result: RunResult, before: Outcome | None) -> None:
+    """Send one message about a run to all URLs; raises RunError, without a URL in it, when one did not take it."""
+    try:
+        import apprise  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError:
+        raise RunError("ERPKIT_NOTIFY needs apprise: pip install 'erpkit[notify]'") from None
+    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)  # its messages hold the URLs
+    targets = apprise.Apprise()
+    unknown = sum(not targets.add(url) for url in urls)
+    sent = (
+        targets.notify(body=_body(result), title=_title(result, before), notify_type=_kind(result)) if targets else None
+    )
+    if unknown or not sent:
+        reason = f"{unknown} of its URLs cannot be understood" if unknown else "a receiver did not accept the message"
+        raise RunError(f"ERPKIT_NOTIFY: {reason}")
+
+
+def _kind(result: RunResult) -> str:
+    return _KINDS.get(result.outcome, "failure")
+
+
+def _title(result: RunResult, before: Outcome | None) -> str:
+    about = f" ({', '.join(result.tenants)})" if result.tenants else ""
+    return visible(f"{result.notebook}{about}: {result.outcome}{f', was {before}' if before else ''}")
+
+
+def _body(result: RunResult) -> str:
+    more = len(result.findings) - _FINDINGS
+    lines = [result.verdict, *(f"- {finding}" for finding in result.findings[:_FINDINGS])]
+    lines += [f"and {more} more"] if more > 0 else []
+    return "\n".join(map(visible, [*lines, f"report {result.places[1]}"]))

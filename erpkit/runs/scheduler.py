@@ -16,8 +16,6 @@ from erpkit.runs.fleet import open_recorder
 from erpkit.runs.notebook import open_notebook
 from erpkit.runs.run import run_notebook
 
-__all__ = ["ExecutionManager"]
-
 
 class ExecutionManager(DefaultExecutionManager):  # type: ignore[misc]
     """Runs one job in the process that jupyter-scheduler makes for it; stopping the job ends the kernel."""

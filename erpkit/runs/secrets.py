@@ -11,8 +11,6 @@ from typing import Any
 from erpkit.errors import UsageError
 from erpkit.runs.hidden import Hider
 
-__all__ = ["Mask", "check_references", "refuse_password"]
-
 _KEYS = r"pass(?:word|wd|phrase)|pwd"
 _PASSWORD = re.compile(
     rf"""(?:{_KEYS})["']?\s*=\s*[^\s&]     # libpq's and a shell's password=…, passwd=…, PGPASSWORD=…, sslpassword=…
@@ -73,7 +71,7 @@ def refuse_password(name: str, value: object) -> None:
     """
     if _holds_password(name, value):
         raise UsageError(
-            f"parameter {name} holds a password or a token, and a run writes its parameters down: use env:NAME, ERPKIT_DATABASE, "
+            f"parameter {name} holds a password or a token, and a run records its parameters: use env:NAME, ERPKIT_DATABASE, "
             "pg_service.conf or .pgpass"
         )
 

@@ -14,8 +14,6 @@ from typing import Any
 from erpkit.runs.result import Outcome
 from erpkit.signals import caught_signals
 
-__all__ = ["Stopper", "TimeLimits"]
-
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

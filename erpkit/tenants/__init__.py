@@ -1,22 +1,41 @@
 """Tenants: the registry, their lives from creation to removal, inspecting all, and drift."""
 
+from erpkit.database import ANALYSTS
 from erpkit.tenants.across import Across, across
 from erpkit.tenants.adoption import AdoptionPlan, AdoptionRun, adopt_tenants, plan_adoption
 from erpkit.tenants.detail import TenantDetail, inspect_tenant
 from erpkit.tenants.drift import Difference, Drift, compare_tenants, drift_script, find_drift
 from erpkit.tenants.exports import export_tenant
 from erpkit.tenants.fleet import FleetInspection
+from erpkit.tenants.frames import AsText
 from erpkit.tenants.hand_over import HandOverPlan, HandOverRun, hand_over, plan_hand_over
 from erpkit.tenants.health import count_rows
 from erpkit.tenants.imports import import_tenant
 from erpkit.tenants.inspection import TenantInspection, inspect_tenants
-from erpkit.tenants.lifecycle import Mention, MovedTenant, create_tenant, ensure_template, rename_tenant
+from erpkit.tenants.lifecycle import (
+    Mention,
+    MovedTenant,
+    Provisioned,
+    ProvisionPlan,
+    create_tenant,
+    ensure_template,
+    plan_provision,
+    provision_tenant,
+    rename_tenant,
+)
 from erpkit.tenants.manifest import Manifest, read_manifest, verify_export
-from erpkit.tenants.offboard import Offboarded, OffboardPlan, offboard_tenant, plan_offboarding
-from erpkit.tenants.provision import Provisioned, ProvisionPlan, plan_provision, provision_tenant
 from erpkit.tenants.registry import ensure_registry, find_tenants, get_tenant, list_tenants, look_up, set_status
 from erpkit.tenants.release import ReleasePlan, ReleaseRun, plan_release, release_tenants
-from erpkit.tenants.removal import DropPlan, DropResult, drop_tenant, plan_drop
+from erpkit.tenants.removal import (
+    DropPlan,
+    DropResult,
+    Offboarded,
+    OffboardPlan,
+    drop_tenant,
+    offboard_tenant,
+    plan_drop,
+    plan_offboarding,
+)
 from erpkit.tenants.repair import RepairPlan, RepairRun, RepairStep, lint_repair, plan_repair, read_repair, run_repair
 from erpkit.tenants.restore import (
     Beside,
@@ -29,7 +48,6 @@ from erpkit.tenants.restore import (
     restore_tenant,
     swap_in,
 )
-from erpkit.tenants.roles import ANALYSTS
 from erpkit.tenants.snapshot import (
     Growth,
     Snapshot,
@@ -39,7 +57,6 @@ from erpkit.tenants.snapshot import (
     take_snapshot,
     write_snapshot,
 )
-from erpkit.tenants.values import AsText
 
 __all__ = [
     "ANALYSTS",

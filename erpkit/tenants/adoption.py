@@ -24,6 +24,7 @@ from erpkit.database import (
     as_maker,
     check_quotable,
     find_owner,
+    quote_name,
     search_path,
 )
 from erpkit.errors import DatabaseError, ErpkitError, UsageError
@@ -228,10 +229,12 @@ def _refuse_login(connection: Connection) -> None:
         "FROM pg_roles WHERE rolname = current_user"
     ).fetchall()
     if not makes_roles and find_owner(connection) is None:
-        raise DatabaseError(f"the login {login} may not make roles for tenants: ALTER ROLE {_quoted(login)} CREATEROLE")
+        raise DatabaseError(
+            f"the login {login} may not make roles for tenants: ALTER ROLE {quote_name(login)} CREATEROLE"
+        )
     if not makes_tables and registry_table(connection) is None:
         raise DatabaseError(
-            f"the login {login} may not make the registry of tenants: GRANT USAGE, CREATE ON SCHEMA public TO {_quoted(login)}"
+            f"the login {login} may not make the registry of tenants: GRANT USAGE, CREATE ON SCHEMA public TO {quote_name(login)}"
         )
 
 
@@ -269,17 +272,17 @@ def _find_fault(adoption: Adoption, facts: Facts) -> tuple[str, str] | None:
 
 def _find_missing_right(adoption: Adoption, schema: Schema, login: str) -> tuple[str, str] | None:
     """Say what the login here, or the ERP's own, may not do. Pure."""
-    owner = _quoted(schema.owner)
+    owner = quote_name(schema.owner)
     strangers = dict.fromkeys([*([] if schema.may_act else [schema.owner]), *schema.others])
     if strangers:
         problem = f"it belongs to {', '.join(strangers)}, as which the login {login} may not act"
-        return problem, f"GRANT {', '.join(map(_quoted, strangers))} TO {_quoted(login)}"
+        return problem, f"GRANT {', '.join(map(quote_name, strangers))} TO {quote_name(login)}"
     if not schema.owner_sees_public:
         problem = f"{schema.owner} may not use the schema public, where erpkit records migrations"
         return problem, f"GRANT USAGE ON SCHEMA public TO {owner}"
     if adoption.events and not schema.owner_creates:
         problem = f"{schema.owner} may not make the event log's tables in it"
-        return problem, f"GRANT CREATE ON SCHEMA {_quoted(adoption.tenant.schema)} TO {owner}"
+        return problem, f"GRANT CREATE ON SCHEMA {quote_name(adoption.tenant.schema)} TO {owner}"
     if adoption.events and schema.ours and EVENT_TABLE not in schema.ours:
         return f"it has {', '.join(schema.ours[:3])}, which are none of an event log", "rename them"
     return None
@@ -294,7 +297,10 @@ def _find_clash(tenant: Tenant, asked: Sequence[Tenant], facts: Facts) -> tuple[
     if others:
         return f"{', '.join(others)} would have its name {tenant.slug} as well", remedy
     if tenant.role in facts.roles:
-        return f"there is a role {tenant.role} already", f"DROP ROLE {_quoted(tenant.role or '')}, if nothing needs it"
+        return (
+            f"there is a role {tenant.role} already",
+            f"DROP ROLE {quote_name(tenant.role or '')}, if nothing needs it",
+        )
     return None
 
 
@@ -363,7 +369,3 @@ def reason_of(error: Exception) -> str:
         detail = error.diag.message_detail
         return f"{error.diag.message_primary} ({' '.join(detail.split())})" if detail else error.diag.message_primary
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _quoted(name: str) -> str:
-    return name if re.fullmatch("[a-z_][a-z0-9_]*", name) else sql.Identifier(name).as_string()

@@ -1,4 +1,4 @@
-"""The statements that make one object of a schema like the canonical one. Pure: text in, text out."""
+"""The DDL that makes one object of a schema like the canonical one. Pure: text in, text out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from erpkit.tenants.objects import SCHEMA, SchemaObject
 DESTRUCTIVE = "-- destructive: "
 _NEEDS_EMPTY = "-- fails where rows exist: "
 _NEEDS_FITTING = "-- fails where a value does not fit: "
-MARKS = (DESTRUCTIVE, _NEEDS_EMPTY, _NEEDS_FITTING)  # statements behind these are comments: a person decides on them
+MARKS = (
+    DESTRUCTIVE,
+    _NEEDS_EMPTY,
+    _NEEDS_FITTING,
+)  # a statement behind one of these is a comment, on which a person decides
 
 _OF_RISK = {"none": "", "fails": _NEEDS_FITTING, "loses": DESTRUCTIVE}
 
@@ -27,7 +31,7 @@ _MAKES = (
 
 
 def rank(kind: str, change: str) -> int:
-    """Return where the DDL of a difference stands in a script: drops first, dependants before what they depend on."""
+    """Return the position of a difference's DDL in a script: drops come first, and dependants before what they depend on."""
     if change == "extra":
         return _DROPS.index(kind) if kind in _DROPS else len(_DROPS)
     return 100 + (_MAKES.index(kind) if kind in _MAKES else len(_MAKES))
@@ -36,8 +40,8 @@ def rank(kind: str, change: str) -> int:
 def mend_object(wanted: SchemaObject | None, found: SchemaObject | None, columns: Sequence[SchemaObject] = ()) -> str:
     """Return the DDL that turns `found` into `wanted`; None stands for nothing. `columns` are those of a wanted table.
 
-    The schema is written as SCHEMA. Several statements stand on a line each; those that may fail or lose something begin with one of
-    MARKS. A type is changed without USING, so that PostgreSQL refuses where a value would not fit.
+    The schema is written as SCHEMA. Each statement has its own line; one that may fail or lose values begins with one of MARKS. A
+    type is changed without USING, so that PostgreSQL refuses if a value does not fit.
     """
     thing = wanted or found
     assert thing is not None
@@ -69,7 +73,7 @@ def _table(wanted: SchemaObject | None, found: SchemaObject | None, columns: Seq
     kind = "UNLOGGED TABLE" if wanted.definition.startswith("unlogged") else "TABLE"
     partitions = f" {wanted.definition}" if wanted.definition.startswith("partition by") else ""
     statement = f"CREATE {kind} {SCHEMA}.{wanted.name} ({lines}){partitions};"
-    for column in columns:  # a serial's sequence is one of the schema's own, and must be there before its default
+    for column in columns:  # the sequence of a serial column must exist before its default
         statement = _create_sequence_first(column) + statement
     return statement
 
@@ -126,7 +130,7 @@ def _row_security(wanted: SchemaObject | None, found: SchemaObject | None) -> st
 
 
 def _partition(wanted: SchemaObject | None, found: SchemaObject | None) -> str:
-    """Take a table from its parent and give it to another; both are written in front of the bounds."""
+    """Detach a table from its parent and attach it to another; a definition is the parent, then the bounds."""
     lines = []
     if found:
         lines.append(f"ALTER TABLE {_parent(found)[0]} DETACH PARTITION {SCHEMA}.{found.name};")
@@ -151,7 +155,7 @@ def _inheritance(wanted: SchemaObject | None, found: SchemaObject | None) -> str
 
 
 def _enum(wanted: SchemaObject | None, found: SchemaObject | None) -> str:
-    """Labels can be added in place; a label that is too many can only be taken away by hand."""
+    """Add labels in place; an extra label can only be removed by hand."""
     if wanted is None or found is None:
         return _create(wanted) if wanted else _drop(found) if found else ""
     labels, old = _labels(wanted), _labels(found)
@@ -261,10 +265,10 @@ _TEXTS = ("character varying", "text")
 
 
 def cast_risk(old: str, new: str) -> Risk:
-    """Return what `ALTER COLUMN … TYPE` does where a value does not fit into the new type, written as PostgreSQL writes it.
+    """Return what `ALTER COLUMN … TYPE` does with values that do not fit the new type; both types as PostgreSQL writes them.
 
-    `loses`: values are rounded or cut off without a word. `fails`: PostgreSQL refuses, also where there is no such cast or where
-    it is not known here. `none`: every value fits.
+    `loses`: values are silently rounded or cut off. `fails`: PostgreSQL refuses; this includes missing casts and casts that are
+    not known here. `none`: every value fits.
     """
     (kind, sizes), (new_kind, new_sizes) = _parse(old), _parse(new)
     if kind == new_kind == "numeric":

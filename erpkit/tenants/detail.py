@@ -1,4 +1,4 @@
-"""One tenant in depth."""
+"""Inspect one tenant in depth: its tables, indexes and topics."""
 
 from __future__ import annotations
 
@@ -19,12 +19,10 @@ from erpkit.table import Column, Table
 from erpkit.tenants.drift import Difference, drift_table
 from erpkit.tenants.inspection import TenantInspection, inspect_tenants
 from erpkit.tenants.locks import Locks
-from erpkit.tenants.snapshot import Growth, Snapshot, compare_snapshots, describe_change, take_snapshot
+from erpkit.tenants.snapshot import Growth, Snapshot, compare_snapshots, growth_columns, take_snapshot
 from erpkit.visible import visible_html
 
-__all__ = ["IndexDetail", "TableDetail", "TenantDetail", "inspect_tenant"]
-
-# What is measured waits for whoever has locked the table, so a locked one is as large as the last vacuum found it.
+# Measuring waits for an exclusive lock on the table, so a locked one has the size that the last vacuum found.
 _TABLES = """
 SELECT relname,
        CASE WHEN relid <> ALL(%(locked)s::oid[]) THEN pg_table_size(relid)
@@ -49,7 +47,7 @@ SELECT s.relname, s.indexrelname,
 
 @dataclass(frozen=True)
 class TableDetail:
-    """One table: rows counted, bytes without and with its indexes apart, and how it is read and cleaned."""
+    """One table: its rows, its bytes and those of its indexes, its scans, and its last vacuum and analyze."""
 
     name: str
     rows: int
@@ -64,7 +62,7 @@ class TableDetail:
 
 @dataclass(frozen=True)
 class IndexDetail:
-    """One index: its bytes, and how often it was used since the statistics began."""
+    """One index: its bytes, and how often it was scanned since the statistics began."""
 
     table: str
     name: str
@@ -76,9 +74,9 @@ class IndexDetail:
 
 @dataclass(frozen=True)
 class TenantDetail:
-    """All there is to know of one tenant: `inspection` is what is known of every one, counted exactly here.
+    """The state of one tenant in depth: `inspection` is that of `inspect_tenants`, with exact figures.
 
-    `target` names the database, and `before` is an earlier inspection, to which growth is measured.
+    `target` names the database; `before` is an earlier inspection, since which growth is measured.
     """
 
     inspection: TenantInspection
@@ -90,12 +88,12 @@ class TenantDetail:
 
     @cached_property
     def now(self) -> Snapshot:
-        """What can be compared later."""
+        """The figures that a later inspection can be compared with."""
         return take_snapshot([self.inspection], self.target)
 
     @property
     def growth(self) -> Growth | None:
-        """How it grew since the earlier inspection; None without one."""
+        """Its growth since the earlier inspection; None without one."""
         return compare_snapshots(self.before, self.now)[self.inspection.tenant.slug] if self.before else None
 
     @property
@@ -126,28 +124,32 @@ class TenantDetail:
 
     @property
     def table(self) -> Table[TableDetail]:
-        """One line a table, the largest first; with growth where there is an earlier inspection."""
-        columns = (*_TABLE_COLUMNS[:4], *self._grown(), *_TABLE_COLUMNS[4:])
+        """One line for each table, the largest first; with growth if there is an earlier inspection."""
+        columns, growth = _TABLE_COLUMNS, self.growth
+        if growth is not None:
+            tables = {table.name: table for table in growth.tables}
+            grown: Sequence[Column[TableDetail]] = growth_columns(lambda table: tables.get(table.name), "KiB", 1024, 0)
+            columns = (*columns[:4], *grown, *columns[4:])
         return Table(columns, self.tables, "It has no tables.")
 
     @property
     def index_table(self) -> Table[IndexDetail]:
-        """One line an index, with how often it was used."""
+        """One line for each index, with how often it was scanned."""
         return Table(_INDEX_COLUMNS, self.indexes, "It has no indexes.")
 
     @property
     def topic_table(self) -> Table[tuple[str, int]]:
-        """One line a topic, with its events in the log."""
+        """One line for each topic, with its events in the log."""
         return Table(_TOPIC_COLUMNS, list(self.topics.items()), "It has no events.")
 
     @property
     def drift_table(self) -> Table[tuple[str, Difference]]:
-        """One line a difference, in words and as the DDL that would undo it."""
+        """One line for each difference, in words and as the DDL that would undo it."""
         return drift_table({self.inspection.tenant.slug: self.inspection.drift}, self.inspection.measure)
 
     @property
     def notes(self) -> list[str]:
-        """What else there is to say, a line each: versions, events, what waits, advice on indexes, tables that are gone."""
+        """Further lines: versions, events, backlog, advice on indexes, and tables that were dropped."""
         i = self.inspection
         versions = ", ".join(f"{module} {version}" for module, version in i.versions.items())
         lines = [
@@ -163,7 +165,7 @@ class TenantDetail:
         growth = self.growth
         gone = [table for table in (growth.tables if growth else ()) if table.before and table.now is None]
         rows = {table.name: table.before.rows for table in gone if table.before}
-        return [*(f"- table {name} is gone, and with it {count:,} rows" for name, count in rows.items()), *lines]
+        return [*(f"- table {name} was dropped, with {count:,} rows" for name, count in rows.items()), *lines]
 
     def _event_lines(self) -> list[str]:
         i = self.inspection
@@ -171,20 +173,6 @@ class TenantDetail:
             f"last event {i.last_event:%Y-%m-%d %H:%M:%S %Z}" if i.last_event else "no events",
             f"events in the last seven days: {i.week_events or 0:,}",
         ]
-
-    def _grown(self) -> tuple[Column[TableDetail], ...]:
-        growth = self.growth
-        if growth is None:
-            return ()
-        grown = {table.name: table for table in growth.tables}
-
-        def text(table: TableDetail, part: int) -> str:
-            return describe_change(grown[table.name], part, 1024, 0) if table.name in grown else "–"
-
-        return (
-            Column("growth", lambda table: text(table, 0), unit="KiB", right=True),
-            Column("more rows", lambda table: text(table, 1), right=True),
-        )
 
     def __repr__(self) -> str:
         return str(self.summary)
@@ -194,7 +182,7 @@ class TenantDetail:
         return self.summary.html() + self.table._repr_html_() + notes
 
 
-_TABLE_COLUMNS = (
+_TABLE_COLUMNS: tuple[Column[TableDetail], ...] = (
     Column[TableDetail]("table", lambda t: t.name),
     Column[TableDetail]("rows", lambda t: t.rows),
     Column[TableDetail]("size", lambda t: t.size / 1024, unit="KiB", places=0, bar=True),
@@ -252,7 +240,7 @@ def _topics(connection: Connection, inspection: TenantInspection, locks: Locks) 
     query = sql.SQL("SELECT topic, count(*) FROM {} GROUP BY 1 ORDER BY 1")
     errors: dict[str, str] | None = (
         {} if "last event" in inspection.errors else None
-    )  # what is known to fail is not told twice
+    )  # a failure that is known already is not raised
     return dict(
         read_tenants(connection, [(inspection.tenant, query.format(sql.Identifier(schema, "erpkit_events")))], errors)
     )

@@ -1,4 +1,4 @@
-"""How a tenant's schema differs from `_template`, the canonical one: in words, as findings, and as the DDL that would mend it."""
+"""Drift: how a tenant's schema differs from `_template`, the canonical one, in words, as findings and as DDL."""
 
 from __future__ import annotations
 
@@ -10,41 +10,29 @@ from typing import Literal
 
 from psycopg import sql
 
-from erpkit.database import TEMPLATE, Connection, Tenant
+from erpkit.database import TEMPLATE, Connection, Tenant, quote_name
 from erpkit.finding import Finding
 from erpkit.result import Summary
 from erpkit.table import Column, Table
 from erpkit.tenants.ddl import mend_object, rank
-from erpkit.tenants.grants import GrantChange, Grants, compare_grants, most_granted, read_grants, without_roles
-from erpkit.tenants.objects import SCHEMA, Fingerprint, SchemaObject, read_fingerprints, read_objects
+from erpkit.tenants.fingerprints import Fingerprint, read_fingerprints
+from erpkit.tenants.objects import SCHEMA, SchemaObject, read_objects
+from erpkit.tenants.roles import GrantChange, Grants, compare_grants, most_granted, read_grants, without_roles
 from erpkit.visible import visible
-
-__all__ = [
-    "Change",
-    "Difference",
-    "Drift",
-    "compare_schemas",
-    "compare_tenants",
-    "drift_findings",
-    "drift_script",
-    "drift_table",
-    "find_drift",
-    "in_order",
-]
 
 Change = Literal["missing", "extra", "other", "unknown"]
 
-_NOTHING = "nothing"  # the measure of the only tenant of a database without a template
-_LONGEST = 100  # characters of a definition that fit into a sentence
+_NOTHING = "nothing"  # the measure if a database has one tenant and no template
+_LONGEST = 100  # characters of a definition that is shown in a sentence
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One difference from `_template`; `ddl` would undo it, and `str()` puts it in words.
+    """One difference from `_template`; `ddl` would undo it, and `str()` describes it.
 
-    What destroys data stands in `ddl` as a comment that begins with `-- destructive: `, and what fails on some data as one that
-    begins with `-- fails where rows exist: ` or `-- fails where a value does not fit: `, for a person to decide on. With the
-    change `unknown` the schema could not be compared: `object` names the lock that it has, or says that it is gone.
+    Statements in `ddl` that destroy data are comments that begin with `-- destructive: `; those that may fail on existing data begin
+    with `-- fails where rows exist: ` or `-- fails where a value does not fit: `. A person decides on both. With the change
+    `unknown`, the schema could not be compared: `object` says that it is locked or does not exist.
     """
 
     kind: str
@@ -60,12 +48,12 @@ class Difference:
         if self.change != "other":
             return f"{self.kind} {self.object} is {self.change}"
         if self._is_long:
-            return f"{self.kind} {self.object} is defined otherwise"
+            return f"{self.kind} {self.object} is defined differently"
         return f"{self.kind} {self.object} is {self.actual!r}, not {self.canonical!r}"
 
     @property
     def is_lock(self) -> bool:
-        """Whether a lock kept the schema from being compared."""
+        """Whether the schema could not be compared because of a lock."""
         return self.kind == "lock"
 
     @property
@@ -83,7 +71,7 @@ class Drift:
 
     @property
     def findings(self) -> list[Finding]:
-        """One a difference and tenant; where there was nothing to compare, or nothing to compare with, that is one, too."""
+        """One for each difference of each tenant, or one that says that nothing could be compared."""
         if not self.differences:
             return [Finding("no tenants", "", "there are no tenants to compare", remedy="erpkit tenants list")]
         found = [one for slug, some in self.differences.items() for one in drift_findings(slug, some, self.measure)]
@@ -107,7 +95,7 @@ class Drift:
 
     @property
     def script(self) -> str:
-        """The DDL that would make each schema like the measure; what destroys data is a comment, for a person to decide on."""
+        """The DDL that would make each schema like the measure; statements that destroy data are comments."""
         parts = [
             "\n".join([f"-- tenant {visible(slug)}", *drift_script(some), ""]) for slug, some in self.differing.items()
         ]
@@ -121,7 +109,7 @@ class Drift:
 
     @property
     def summary(self) -> Summary:
-        """How many tenants differ, and in what."""
+        """How many tenants differ, and how."""
         return Summary(f"{self}: {self.target}" if self.target else str(self), self.facts, self.findings)
 
     def __str__(self) -> str:
@@ -137,7 +125,7 @@ class Drift:
 
 
 def drift_findings(slug: str, differences: Iterable[Difference], measure: str = TEMPLATE.slug) -> list[Finding]:
-    """Return a finding for each difference of a tenant: the same difference in many tenants is one cause."""
+    """Return a finding for each difference of a tenant; the same difference in many tenants is one cause."""
     remedy = f"erpkit tenants repair {slug}" if measure == TEMPLATE.slug else f"erpkit tenants drift --ddl {slug}"
     return [
         Finding("not read", slug, str(one), remedy="try again when that transaction has ended" if one.is_lock else "")
@@ -165,7 +153,7 @@ _COLUMNS = (
 def find_drift(
     connection: Connection, tenants: Sequence[Tenant], *, fingerprints: Mapping[str, Fingerprint] | None = None
 ) -> dict[str, list[Difference]]:
-    """Return what is different in each tenant's schema, by slug; see `compare_tenants`."""
+    """Return the differences of each tenant's schema, by slug; see `compare_tenants`."""
     return dict(compare_tenants(connection, tenants, fingerprints=fingerprints).differences)  # type: ignore[arg-type]
 
 
@@ -180,11 +168,11 @@ def compare_tenants(
 ) -> Drift:
     """Compare schemas with `_template`, or with the tenant `against`; a fixed number of queries for all.
 
-    First a hash of each schema, made by PostgreSQL, is compared; the objects themselves are fetched only where it differs.
-    `fingerprints` are those of all these schemas and the template's, if they were read before.
-    A tenant in which somebody has locked a table exclusively has the one difference that says so, after a second.
-    A tenant that lacks migrations differs for that reason: migrate first, then look for drift. Where there is no
-    `_template`, in a database that erpkit did not make, the measure is what most of the tenants `among` have.
+    First it compares hashes that PostgreSQL makes of each schema, and reads the objects only of schemas whose hash differs.
+    `fingerprints` are those of all these schemas and of the template, if they were read before. If another session has locked a
+    table exclusively for more than a second, the tenant's only difference says so. A tenant that lacks migrations differs for that
+    reason: migrate first, then look for drift. Without a `_template`, in a database that erpkit did not make, the measure is what
+    most of the tenants `among` have.
     """
     schemas = [(against or TEMPLATE).schema, *(tenant.schema for tenant in tenants)]
     prints = dict(fingerprints or read_fingerprints(connection, schemas))
@@ -210,7 +198,7 @@ def _against_one(
     if differing and model.schema not in locks:
         objects, later = read_objects(connection, list(dict.fromkeys([model.schema, *differing])))
         locks |= later
-    if model.schema in locks:  # nothing can be compared with it
+    if model.schema in locks:  # no tenant can be compared with it
         locks |= {
             tenant.schema: f"in {model.schema}, {locks[model.schema]}"
             for tenant in tenants
@@ -228,7 +216,7 @@ def _against_one(
 def _against_most(
     connection: Connection, tenants: Sequence[Tenant], schemas: Sequence[str], prints: Mapping[str, Fingerprint]
 ) -> tuple[str, dict[str, list[Difference]]]:
-    """Compare with what most of the schemas have; of those with the same hash one is read, and counts for all of them."""
+    """Compare with what most of the schemas have; of schemas with the same hash only one is read."""
     locks = {schema: one.lock for schema, one in prints.items() if one.lock is not None}
     alike: dict[Fingerprint, list[str]] = {}
     for schema in dict.fromkeys(schemas):
@@ -257,7 +245,7 @@ def _differences(
     grants: Grants,
     locks: Mapping[str, str],
 ) -> list[Difference]:
-    if not grants:  # every schema has an owner, and so an entry of its own
+    if not grants:  # an existing schema has at least the entry of its owner
         words = f"its schema {tenant.schema} does not exist"
         return [Difference("schema", words, "unknown", None, None, f"-- could not be compared: {words}")]
     differences = [_of_grant(one) for one in compare_grants(tenant, given, grants)]
@@ -270,9 +258,9 @@ def _differences(
 
 
 def most_common(schemas: Sequence[tuple[Sequence[SchemaObject], int]]) -> list[SchemaObject]:
-    """Return, of each object, the definition that most schemas have; none of one that most do not have. Pure.
+    """Return the most frequent definition of each object that most schemas have. Pure.
 
-    Each schema comes with how many there are like it. Of two definitions that are as frequent the earlier one is taken.
+    Each schema comes with the number of schemas like it. Of two equally frequent definitions, the earlier one is taken.
     """
     keys = dict.fromkeys(key for objects, _ in schemas for key in _by_key(objects))
     found = [(_by_key(objects), weight) for objects, weight in schemas]
@@ -289,9 +277,9 @@ def most_common(schemas: Sequence[tuple[Sequence[SchemaObject], int]]) -> list[S
 def compare_schemas(
     canonical: Iterable[SchemaObject], actual: Iterable[SchemaObject], schema: str = TEMPLATE.schema
 ) -> list[Difference]:
-    """Compare two schemas object by object; `ddl` is written for the schema named. Pure.
+    """Compare two schemas object by object; the DDL is for `schema`. Pure.
 
-    What belongs to a table that is extra, and the columns of one that is missing, go with that table.
+    The parts of an extra table, and the columns of a missing one, are not listed besides the table.
     """
     wanted, found = _by_key(canonical), _by_key(actual)
     differences = [
@@ -303,12 +291,12 @@ def compare_schemas(
 
 
 def drift_script(differences: Iterable[Difference]) -> list[str]:
-    """Put the DDL of differences into an order in which it can be run: what others need comes before them."""
+    """Return the DDL of differences in an order in which it can be run."""
     return [_commented(difference.ddl) for difference in in_order(differences)]
 
 
 def _commented(ddl: str) -> str:
-    """Let what is a comment stay one: a name with a line end in it would make a statement of its second line."""
+    """Comment out each line of a comment, as a name may contain a line end."""
     if not ddl.startswith("--"):
         return ddl
     return "\n".join(line if line.startswith("--") else f"-- {line}" for line in re.split(r"\r\n?|\n", ddl))
@@ -320,7 +308,8 @@ def in_order(differences: Iterable[Difference]) -> list[Difference]:
 
 
 def _place(difference: Difference) -> tuple[int, bool]:
-    is_foreign_key = (difference.canonical or "").startswith("FOREIGN KEY")  # the key that it needs may be made as well
+    # after the key that it refers to, which may be missing, too
+    is_foreign_key = (difference.canonical or "").startswith("FOREIGN KEY")
     return rank(difference.kind, difference.change), is_foreign_key
 
 
@@ -368,7 +357,7 @@ def _words(thing: SchemaObject | None) -> str | None:
 
 
 def _in_schema(ddl: str, schema: str) -> str:
-    quoted = f"{sql.Identifier(schema).as_string()}."
+    quoted = f"{quote_name(schema)}."
     literal = sql.quote(schema).strip()
     return ddl.replace(f"{SCHEMA}.", quoted).replace(f"'{SCHEMA}'", literal).replace(SCHEMA, schema)
 

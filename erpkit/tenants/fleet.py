@@ -1,8 +1,8 @@
-"""An inspection of all tenants: its summary, its findings, and what was found as tables."""
+"""The inspections of many tenants together: summary, findings and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,12 +19,10 @@ from erpkit.tenants.snapshot import (
     Growth,
     Snapshot,
     compare_snapshots,
-    describe_change,
     describe_growth,
     describe_inspections,
+    growth_columns,
 )
-
-__all__ = ["FleetInspection"]
 
 _MIB = 2**20
 _Versions = tuple[str, Mapping[str, MigrationStatus]]  # a tenant, and its states by module
@@ -32,7 +30,7 @@ _Versions = tuple[str, Mapping[str, MigrationStatus]]  # a tenant, and its state
 
 @dataclass(frozen=True)
 class FleetInspection:
-    """What was found of each tenant; `before` is an earlier inspection, to which the growth is measured."""
+    """The inspections of tenants; `before` is an earlier inspection, since which growth is measured."""
 
     target: str
     inspections: tuple[TenantInspection, ...]
@@ -41,7 +39,7 @@ class FleetInspection:
 
     @property
     def findings(self) -> list[Finding]:
-        """What a person should look at; that there are no tenants is a finding, too."""
+        """What a person should look at; having no tenants is a finding, too."""
         if not self.inspections:
             return [Finding("no tenants", "", "there are no tenants to inspect", remedy="erpkit tenants create NAME")]
         return [finding for one in self.inspections for finding in one.findings]
@@ -64,30 +62,35 @@ class FleetInspection:
 
     @cached_property
     def growths(self) -> Mapping[str, Growth]:
-        """How each tenant grew since the earlier inspection; empty without one."""
+        """The growth of each tenant since the earlier inspection; empty without one."""
         return compare_snapshots(self.before, self.now) if self.before else {}
 
     @property
     def note(self) -> str:
-        """What to know of the figures: where they are estimates."""
+        """Tells whether the figures are estimates."""
         if self.inspections and not self.inspections[0].is_exact:
             return "sizes, rows and events are PostgreSQL's estimates; name fewer tenants to have them counted"
         return ""
 
     @property
     def table(self) -> Table[TenantInspection]:
-        """One line a tenant: status, size, rows, events and what is not as it should be."""
-        columns = _FLEET if not self.growths else (*_FLEET[:5], *self._grown(), *_FLEET[5:])
+        """One line for each tenant: status, size, rows, events and problems."""
+        columns = _FLEET
+        if self.growths:
+            grown: Sequence[Column[TenantInspection]] = growth_columns(
+                lambda i: self.growths[i.tenant.slug], "MiB", _MIB, 2
+            )
+            columns = (*_FLEET[:5], *grown, *_FLEET[5:])
         return Table(columns, self.inspections, "There are no tenants.")
 
     @property
     def health(self) -> Table[TenantInspection]:
-        """One line a tenant: what waits, what grows, what a vacuum would clear away, and who is in the way."""
+        """One line for each tenant: backlog, recent events, dead rows, indexes, long transactions and locks."""
         return Table(_HEALTH, self.inspections, "There are no tenants.")
 
     @property
     def growth(self) -> Table[Growth]:
-        """One line a tenant, those that grew most first; a tenant that is not in the earlier inspection comes last."""
+        """One line for each tenant, those that grew most first; tenants without an earlier inspection come last."""
         title = f"since {self.before.taken_at:%Y-%m-%d %H:%M %Z}" if self.before else ""
         rows = sorted(
             self.growths.values(), key=lambda one: (one.size is None, -(one.size or 0), -(one.rows or 0), one.name)
@@ -96,33 +99,33 @@ class FleetInspection:
 
     @property
     def migrations(self) -> Table[_Versions]:
-        """The matrix: one line a tenant, one column a module, with the version applied and what is the matter with it."""
+        """A matrix of one line for each tenant and one column for each module, with the version and the state of its migrations."""
         modules = dict.fromkeys(status.module for i in self.inspections for status in i.migrations)
         lines = [(i.tenant.slug, {status.module: status for status in i.migrations}) for i in self.inspections]
         return Table([_TENANT, *map(_module_column, modules)], lines if modules else [], "There are no migrations.")
 
     @property
     def rows(self) -> Table[tuple[str, Mapping[str, int]]]:
-        """One line a table: how many tenants have it, its rows over all of them, and who has the most."""
+        """One line for each table: how many tenants have it, its rows in all of them, and the tenant with the most."""
         names = sorted({table for i in self.inspections for table in i.rows})
         counts = [(name, {i.tenant.slug: i.rows[name] for i in self.inspections if name in i.rows}) for name in names]
         return Table(_ROWS, counts, "There are no tables.")
 
     @property
     def drift(self) -> Table[tuple[str, Difference]]:
-        """One line a tenant and difference, in words and as the DDL that would undo it."""
+        """One line for each tenant and difference, in words and as the DDL that would undo it."""
         measure = self.inspections[0].measure if self.inspections else "_template"
         return drift_table({i.tenant.slug: i.drift for i in self.inspections}, measure)
 
     @property
     def blockers(self) -> Table[tuple[str, Blocker]]:
-        """One line a tenant and transaction that has been open for long or waits for a lock."""
+        """One line for each transaction that has been open for long or waits for a lock."""
         rows = [(i.tenant.slug, blocker) for i in self.inspections for blocker in i.blockers]
         return Table(_BLOCKERS, rows, "No transaction is in the way.")
 
     @property
     def indexes(self) -> Table[tuple[str, str, list[int]]]:
-        """One line an advice on indexes, with how many tenants it is for: they have the same schema."""
+        """One line for each advice on indexes, with the number of tenants that it applies to."""
         found: dict[tuple[str, str], list[int]] = {}
         for i in self.inspections:
             for unused in i.unused_indexes:
@@ -135,7 +138,7 @@ class FleetInspection:
 
     @property
     def dead_letters(self) -> Table[DeadLetter]:
-        """One line a dead letter; payloads are not shown."""
+        """One line for each dead letter, without its payload."""
         return Table(
             LETTER_COLUMNS,
             [letter for i in self.inspections for letter in i.dead_letters],
@@ -144,18 +147,12 @@ class FleetInspection:
 
     @property
     def document(self) -> dict[str, Any]:
-        """All that was found as plain values: what `erpkit tenants inspect --json` prints and `--since` reads."""
+        """Everything as plain values: `erpkit tenants inspect --json` prints it, and `--since` reads it."""
         document = describe_inspections(self.inspections, self.now)
         if self.before is None:
             return document
         tenants = [{**one, "growth": describe_growth(self.growths[one["slug"]])} for one in document["tenants"]]
         return document | {"since": self.before.taken_at.isoformat(timespec="seconds"), "tenants": tenants}
-
-    def _grown(self) -> tuple[Column[TenantInspection], ...]:
-        return (
-            Column("growth", lambda i: describe_change(self.growths[i.tenant.slug], 0), unit="MiB", right=True),
-            Column("more rows", lambda i: describe_change(self.growths[i.tenant.slug], 1), right=True),
-        )
 
     def __iter__(self) -> Iterator[TenantInspection]:
         return iter(self.inspections)
@@ -203,7 +200,7 @@ def _largest(row: tuple[str, Mapping[str, int]]) -> str:
     return max(counts, key=lambda slug: counts[slug]) if sum(counts.values()) else "–"
 
 
-_FLEET = (
+_FLEET: tuple[Column[TenantInspection], ...] = (
     Column[TenantInspection]("tenant", lambda i: i.tenant.slug, tone=_gone),
     Column[TenantInspection]("schema", lambda i: i.tenant.schema, tone=_gone),
     Column[TenantInspection]("status", lambda i: i.tenant.status if i.exists else "gone", tone=_status_tone),

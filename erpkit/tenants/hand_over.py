@@ -1,4 +1,4 @@
-"""Handing over to the operators of a database what one login made before: planned, confirmed, and a transaction a schema."""
+"""Hand over to the operators of a database what one login created before, with one transaction for each schema."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import psycopg
-from psycopg import sql
 
-from erpkit.database import TEMPLATE, Connection, Database, Tenant
-from erpkit.database.operators import OBJECTS, owner_name
-from erpkit.errors import PlanChangedError
+from erpkit.database import TEMPLATE, Connection, Database, Tenant, quote_name
+from erpkit.database.operators import OBJECTS, database_name, owner_name
+from erpkit.errors import PlanChangedError, first_line
 from erpkit.finding import Finding
 from erpkit.plan import plan_id
 from erpkit.table import Column, Table
@@ -18,8 +17,6 @@ from erpkit.tenants.lifecycle import lock_migrations
 from erpkit.tenants.registry import list_tenants, registry_table
 from erpkit.tenants.roles import default_statements, operator_statements
 from erpkit.visible import visible
-
-__all__ = ["HandOverPart", "HandOverPlan", "HandOverRun", "hand_over", "plan_hand_over"]
 
 _TABLES = ("erpkit_migrations", "erpkit_runs")
 _SHADOW = "erpkit_shadow_%"
@@ -65,13 +62,13 @@ class HandOverPart:
 
     @property
     def subject(self) -> str:
-        """What it is about, for people."""
+        """The name of the part, for people."""
         return "what all tenants share" if self.tenant is None else f"schema {self.tenant.schema}"
 
 
 @dataclass(frozen=True)
 class HandOverPlan:
-    """What would be given to `owner`, the role that the operators share; `left` is what belongs to other logins, by schema."""
+    """What `owner`, the operators' role, would get; `left` are other logins that own something, by schema."""
 
     owner: str
     parts: tuple[HandOverPart, ...] = field(repr=False)
@@ -95,12 +92,12 @@ class HandOverPlan:
 
     @property
     def facts(self) -> dict[str, object]:
-        """Its figures, with those of a result at naught."""
+        """Its figures, with those of the result at zero."""
         return {"parts": len(self.parts), "statements": self.statement_count, "handed over": 0, "failed": 0}
 
     @property
     def findings(self) -> list[Finding]:
-        """What belongs to other logins, who can hand it over."""
+        """The schemas in which something belongs to other logins, which can hand it over."""
         return [
             Finding(
                 "another owner", f"schema {schema}", f"something belongs to {', '.join(owners)}, who can hand it over",
@@ -120,10 +117,6 @@ class HandOverPlan:
         """The statements, in their order."""
         return "\n".join(f"{visible(statement)};" for part in self.parts for statement in part.statements)
 
-    def check(self, confirm: str) -> None:
-        """Raise PlanChangedError unless `confirm` is this plan's id."""
-        PlanChangedError.check(confirm, self.id, "handed over")
-
     def __str__(self) -> str:
         return f"{self.statement_count} statements" if self.parts else "nothing to hand over by this login"
 
@@ -136,7 +129,7 @@ _STATEMENTS = (
 
 @dataclass(frozen=True)
 class HandOverRun:
-    """What was handed over, and the reasons of what was not, by subject: plan it again to go on."""
+    """A hand-over that was run; `failed` maps parts that failed to the reason: plan again to go on."""
 
     plan: HandOverPlan
     failed: Mapping[str, str]
@@ -148,7 +141,7 @@ class HandOverRun:
 
     @property
     def findings(self) -> list[Finding]:
-        """What was not handed over, and what belongs to other logins."""
+        """The parts that failed, and the schemas in which something belongs to other logins."""
         failed = [
             Finding("not handed over", subject, f"was not handed over: {reason}; plan it again", of="part")
             for subject, reason in self.failed.items()
@@ -172,9 +165,8 @@ class HandOverRun:
 
 
 def plan_hand_over(connection: Connection) -> HandOverPlan:
-    """Plan what this login can give to the operators of the database: tenants' schemas with all in them, roles, and tables."""
-    ((database,),) = connection.execute("SELECT current_database()::text").fetchall()
-    owner = owner_name(database)
+    """Plan to give the operators all that this login owns: tenants' schemas with their objects, roles, and tables in public."""
+    owner = owner_name(database_name(connection))
     tenants = [TEMPLATE, *list_tenants(connection), *_shadows(connection)]
     made = [tenant for tenant in tenants if tenant.owner is None]  # what is in an adopted schema stays the ERP's own
     ours, left, closed = _objects(connection, made, owner)
@@ -194,23 +186,23 @@ def plan_hand_over(connection: Connection) -> HandOverPlan:
 
 
 def hand_over(database: Database, confirm: str) -> HandOverRun:
-    """Carry out what `plan_hand_over` plans now, if `confirm` is its id.
+    """Run what `plan_hand_over` plans now, if `confirm` is its id.
 
-    A schema that cannot be handed over, as when a migration runs in it, does not stop the others. Raises PlanChangedError, with
-    nothing done, where the id is another.
+    A schema that cannot be handed over, for example because a migration runs in it, does not stop the others. Raises
+    PlanChangedError, with nothing done, if the id differs.
     """
     database.check_writable()
     failed: dict[str, str] = {}
     with database.connection() as connection:
         plan = plan_hand_over(connection)
-        plan.check(confirm)
+        PlanChangedError.check(confirm, plan.id, "handed over")
         for part in plan.parts:
             try:
                 _run(connection, part)
             except psycopg.Error as error:
                 if part.tenant is None:  # the others need it
                     raise
-                failed[part.subject] = error.diag.message_primary or str(error).strip()
+                failed[part.subject] = first_line(error)
     return HandOverRun(plan, failed)
 
 
@@ -224,7 +216,7 @@ def _run(connection: Connection, part: HandOverPart) -> None:
 
 
 def _shadows(connection: Connection) -> list[Tenant]:
-    """Return the scratch schemas of replays as tenants without a role."""
+    """Return the shadow schemas of replays as tenants without a role."""
     rows = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE %s ORDER BY 1", [_SHADOW])
     return [Tenant(schema, schema) for (schema,) in rows]
 
@@ -232,9 +224,9 @@ def _shadows(connection: Connection) -> list[Tenant]:
 def _objects(
     connection: Connection, tenants: Sequence[Tenant], owner: str
 ) -> tuple[dict[str, list[str]], dict[str, tuple[str, ...]], set[str]]:
-    """Return the statements for what the login may give away, and the owners of what it may not, by schema.
+    """Return by schema the statements for objects that the login may give away, and the owners of the others.
 
-    The third are the schemas that belong to others themselves: their owner sees to the rest of them.
+    The third result are the schemas that belong to other logins, whose owners have to hand over the rest of them.
     """
     ours: dict[str, list[str]] = {}
     others: dict[str, tuple[str, ...]] = {}
@@ -242,7 +234,7 @@ def _objects(
     rows = connection.execute(_NOT_OURS, {"schemas": [tenant.schema for tenant in tenants], "owner": owner})
     for schema, alter, present, is_ours in rows:
         if is_ours:
-            ours.setdefault(schema, []).append(f"{alter} OWNER TO {_quoted(owner)}")
+            ours.setdefault(schema, []).append(f"{alter} OWNER TO {quote_name(owner)}")
         else:
             others[schema] = tuple(sorted({*others.get(schema, ()), present}))
             if alter.startswith("ALTER SCHEMA "):
@@ -257,9 +249,9 @@ def _public(connection: Connection, owner: str, *, may_own: bool) -> Iterator[st
         if not is_ours:
             continue
         if has_create or may_own:
-            yield f"ALTER TABLE public.{table} OWNER TO {_quoted(owner)}"
+            yield f"ALTER TABLE public.{table} OWNER TO {quote_name(owner)}"
         else:
-            yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON public.{table} TO {_quoted(owner)}"
+            yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON public.{table} TO {quote_name(owner)}"
 
 
 def _loose_roles(connection: Connection, tenants: Sequence[Tenant], owner: str) -> set[str]:
@@ -271,12 +263,8 @@ def _loose_roles(connection: Connection, tenants: Sequence[Tenant], owner: str) 
 def _of_roles(tenant: Tenant, loose: set[str], owner: str) -> Iterator[str]:
     for role in _roles_of(tenant):
         if role in loose:
-            yield f"GRANT {_quoted(role)} TO {_quoted(owner)} WITH ADMIN OPTION"
+            yield f"GRANT {quote_name(role)} TO {quote_name(owner)} WITH ADMIN OPTION"
 
 
 def _roles_of(tenant: Tenant) -> list[str]:
     return [role for role in (tenant.role, tenant.reader, f"{tenant.role}.copy") if role] if tenant.role else []
-
-
-def _quoted(name: str) -> str:
-    return sql.Identifier(name).as_string()

@@ -1,18 +1,22 @@
-"""What PostgreSQL itself knows of schemas: sizes, rows, dead rows, indexes, locks and long transactions."""
+"""What PostgreSQL knows of schemas: sizes, rows, dead rows, indexes, locks and long transactions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from psycopg import sql
 
-from erpkit.database import Connection, fetch_union
+from erpkit.database import Connection
+
+_T = TypeVar("_T")
 
 LONG = 60.0  # seconds after which an open transaction is worth a look
-_SCANNED = 10_000  # rows from which on a table that is read from end to end is worth a look
+_TABLES_A_QUERY = 50  # whose rows are counted
+_SCANNED = 10_000  # from so many rows on, a table that is scanned as a whole is worth a look
 
-# A table that was never analysed has no estimates: where the activity statistics say that it is not small, it is measured.
+# A table that was never analysed has no estimates; it is measured if the activity statistics say that it is not small.
 _TABLES = """
 SELECT n.nspname, c.relname,
        CASE WHEN pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_deleted(c.oid) > 0
@@ -36,7 +40,7 @@ SELECT n.nspname, t.relname, i.relname, i.relpages * current_setting('block_size
  ORDER BY 1, 2, 3
 """
 
-# An index serves a foreign key if the key's columns come first in it, in whichever order.
+# An index serves a foreign key if the key's columns are its first columns, in any order.
 _MISSING = """
 WITH own AS MATERIALIZED (
     SELECT c.oid, c.relname, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -59,10 +63,10 @@ SELECT own.nspname, own.relname, '', format('%%s rows read from end to end %%s t
  ORDER BY 1, 2, 3
 """
 
-# Only locks on the schemas' own tables count; a transaction without one touches no tenant.
+# Only locks on the schemas' own tables count: a transaction without such a lock uses no tenant.
 _BLOCKERS = """
 SELECT n.nspname, l.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.state, ''),
-       extract(epoch FROM clock_timestamp() - a.xact_start)::float, bool_or(NOT l.granted),
+       coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float, bool_or(NOT l.granted),
        pg_blocking_pids(l.pid), array_agg(DISTINCT c.relname::text), left(coalesce(a.query, ''), 200)
   FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_stat_activity a ON a.pid = l.pid
@@ -76,7 +80,7 @@ HAVING bool_or(NOT l.granted) OR clock_timestamp() - a.xact_start > make_interva
 
 @dataclass(frozen=True)
 class TableFacts:
-    """One table: its rows as PostgreSQL estimates them, its bytes with indexes, and the dead rows a vacuum would clear away."""
+    """One table: its estimated rows, its bytes with indexes, and the dead rows that a vacuum would remove."""
 
     name: str
     rows: int
@@ -86,7 +90,7 @@ class TableFacts:
 
 @dataclass(frozen=True)
 class IndexFacts:
-    """An index that nothing used since the statistics began and that enforces nothing; `size` as of the last vacuum."""
+    """An index without a constraint that was not used since the statistics began; `size` as of the last vacuum."""
 
     table: str
     name: str
@@ -95,7 +99,7 @@ class IndexFacts:
 
 @dataclass(frozen=True)
 class MissingIndex:
-    """A place where an index seems to be missing: the columns of a foreign key, or a large table that is read as a whole."""
+    """A place where an index seems to be missing: the columns of a foreign key, or a large table that is scanned as a whole."""
 
     table: str
     columns: str
@@ -107,7 +111,7 @@ class MissingIndex:
 
 @dataclass(frozen=True)
 class Blocker:
-    """A transaction on a tenant's tables that has been open for long, or that waits for a lock; `blocked_by` are process ids."""
+    """A transaction on a tenant's tables that has been open for long or waits for a lock; `blocked_by` are process ids."""
 
     pid: int
     user: str
@@ -130,9 +134,9 @@ class Blocker:
 def read_tables(
     connection: Connection, schemas: Sequence[str], *, exact: bool, locked: Sequence[int] = ()
 ) -> dict[str, list[TableFacts]]:
-    """Return the tables of each schema that exists; sizes are measured if `exact`, else from the last vacuum or analyze.
+    """Return the tables of each schema that exists; sizes are measured if `exact`, else as of the last vacuum or analyze.
 
-    Measuring waits for whoever has locked the table exclusively; the tables with the oids `locked` are estimated instead.
+    Measuring waits for an exclusive lock on the table, so the tables with the oids `locked` are estimated instead.
     """
     rows = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s)", [list(schemas)])
     found: dict[str, list[TableFacts]] = {schema: [] for (schema,) in rows}
@@ -144,35 +148,32 @@ def read_tables(
 
 
 def read_indexes(connection: Connection, schemas: Sequence[str]) -> Mapping[str, list[IndexFacts]]:
-    """Return the indexes of each schema that nothing has used."""
-    found: dict[str, list[IndexFacts]] = {}
-    for schema, table, name, size in connection.execute(_INDEXES, [list(schemas)]):
-        found.setdefault(schema, []).append(IndexFacts(table, name, size))
-    return found
+    """Return the unused indexes of each schema."""
+    return _by_schema(connection.execute(_INDEXES, [list(schemas)]), IndexFacts)
 
 
 def read_missing(connection: Connection, schemas: Sequence[str]) -> Mapping[str, list[MissingIndex]]:
-    """Return where an index seems to be missing in each schema."""
-    found: dict[str, list[MissingIndex]] = {}
-    for schema, *facts in connection.execute(_MISSING, {"schemas": list(schemas), "scanned": _SCANNED}):
-        found.setdefault(schema, []).append(MissingIndex(*facts))
-    return found
+    """Return the places in each schema where an index seems to be missing."""
+    rows = connection.execute(_MISSING, {"schemas": list(schemas), "scanned": _SCANNED})
+    return _by_schema(rows, MissingIndex)
 
 
 def read_blockers(connection: Connection, schemas: Sequence[str], long: float = LONG) -> Mapping[str, list[Blocker]]:
-    """Return, a schema, the transactions that wait for a lock on its tables or were open for more than `long` seconds."""
-    found: dict[str, list[Blocker]] = {}
-    for schema, pid, user, application, state, seconds, waits, by, tables, query in connection.execute(
-        _BLOCKERS, [list(schemas), long]
-    ):
-        blocker = Blocker(pid, user, application, state, seconds or 0.0, waits, tuple(by), tuple(tables), query)
-        found.setdefault(schema, []).append(blocker)
+    """Return, by schema, the transactions that wait for a lock on its tables or were open for more than `long` seconds."""
+
+    def make(*facts: Any) -> Blocker:
+        values: list[Any] = [tuple(fact) if isinstance(fact, list) else fact for fact in facts]
+        return Blocker(*values)
+
+    return _by_schema(connection.execute(_BLOCKERS, [list(schemas), long]), make)
+
+
+def _by_schema(rows: Iterable[tuple[Any, ...]], make: Callable[..., _T]) -> dict[str, list[_T]]:
+    """Make a record of each row, whose first column is its schema."""
+    found: dict[str, list[_T]] = {}
+    for schema, *facts in rows:
+        found.setdefault(schema, []).append(make(*facts))
     return found
-
-
-_TABLES_A_QUERY = (
-    50  # a query locks each of its tables and their indexes, and a big schema has more than the server can
-)
 
 
 def count_rows(connection: Connection, schema: str) -> dict[str, int]:
@@ -180,8 +181,17 @@ def count_rows(connection: Connection, schema: str) -> dict[str, int]:
     tables = connection.execute(
         'SELECT tablename::text COLLATE "C" FROM pg_tables WHERE schemaname = %s ORDER BY 1', [schema]
     ).fetchall()
-    queries = (
-        sql.SQL("SELECT {}, count(*) FROM {}").format(sql.Literal(table), sql.Identifier(schema, table))
-        for (table,) in tables
-    )
-    return dict(fetch_union(connection, queries, _TABLES_A_QUERY))
+    queries = count_queries(schema, [table for (table,) in tables])
+    return {table: count for query in queries for _, table, count in connection.execute(query)}
+
+
+def count_queries(schema: str, tables: Sequence[str]) -> Iterator[sql.Composed]:
+    """Yield queries that give schema, table and number of rows, for some of the tables each.
+
+    A query locks all of its tables and their indexes, and a big schema has more of them than the server has locks.
+    """
+    for start in range(0, len(tables), _TABLES_A_QUERY):
+        yield sql.SQL(" UNION ALL ").join(
+            sql.SQL("SELECT {}, {}, count(*) FROM {}").format(schema, table, sql.Identifier(schema, table))
+            for table in tables[start : start + _TABLES_A_QUERY]
+        )

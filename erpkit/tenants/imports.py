@@ -1,4 +1,4 @@
-"""Importing a tenant from an export file: into any database, under any name, and all or nothing."""
+"""Import a tenant from an export file, into any database and under any name, all or nothing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import IO
 
 import psycopg
 
-from erpkit.database import Connection, Database, Tenant, as_owner, create_schema, give_to_owner
-from erpkit.errors import DatabaseError, UsageError
+from erpkit.database import Connection, Database, Tenant, as_owner, connect_beside, create_schema, give_to_owner
+from erpkit.errors import DatabaseError, UsageError, first_line
 from erpkit.migrations import read_applied
 from erpkit.tenants.exports import find_program, open_program
 from erpkit.tenants.health import count_rows
@@ -22,11 +22,9 @@ from erpkit.tenants.manifest import Manifest, sweep_partial_files, verify_export
 from erpkit.tenants.registry import check_slug, get_tenant
 from erpkit.tenants.roles import create_roles, grant_schema
 
-__all__ = ["import_tenant", "rename_in_script"]
-
 _TRANSACTION_TIMEOUT = 170000  # the first server that knows this setting, which newer programs always write
 
-# What a script that pg_restore wrote is made of; only a name outside of all else may be a schema's.
+# The tokens of a script that pg_restore wrote; only a plain name may be a schema's.
 _TOKEN = re.compile(
     r"""(?P<comment>--[^\n]*)
       | (?P<command>^\\[^\n]*)
@@ -41,19 +39,17 @@ _CHUNK = 2**16
 
 
 def import_tenant(database: Database, path: Path, slug: str | None = None, *, status: str = "active") -> MovedTenant:
-    """Make a tenant from an export file, under its own name or under `slug`, and return it.
+    """Create a tenant from an export file, under its own name or under `slug`, and return it.
 
-    A dispatcher that runs serves it from the moment it is there, unless its `status` is another one than active.
-
-    The file is verified first, the row counts and versions afterwards against its manifest; all happens in one
-    transaction, so that a fault leaves nothing. Raises UsageError for a file that is truncated, edited or too new, and for a
-    name that is taken. The file's schema is executed as it is: import only files whose origin you trust. Function bodies
-    and other texts that name the old schema are not rewritten, as PostgreSQL's ALTER SCHEMA does not either: the result's
-    `mentions` are these.
+    Running dispatchers serve it at once, unless its `status` is not active. The file is verified first, then row counts and
+    versions are compared with its manifest, all in one transaction, so that an error leaves nothing. Raises UsageError for a file
+    that is truncated, edited or too new, and for a taken name. The file's DDL is executed as it is: import only files whose origin
+    you trust. Like ALTER SCHEMA, it does not rewrite function bodies and other texts that name the old schema: the result lists
+    them as `mentions`.
     """
     database.check_writable()
     sweep_partial_files(path.absolute().parent)
-    with tempfile.TemporaryFile() as dump:  # without a name, so that nothing is left of it when we are killed
+    with tempfile.TemporaryFile() as dump:  # without a name, so that nothing is left if this process is killed
         manifest = verify_export(path, dump)
         check_slug(slug or manifest.slug)
         with database.connection() as connection:
@@ -67,10 +63,10 @@ def import_tenant(database: Database, path: Path, slug: str | None = None, *, st
 
 
 def rename_in_script(script: str, old: str, new: str) -> str:
-    """Replace the schema `old` by `new` in a script without data, and drop the commands in it that are psql's.
+    """Replace the schema `old` by `new` in a script without data, and remove psql's own commands.
 
-    Names are replaced where they qualify another (`old.table`) or follow SCHEMA, and texts where they stand for an object
-    (`'old.seq'::regclass`, `setval('old.seq'`). Comments, other texts and function bodies are left alone.
+    Names are replaced if they qualify another (`old.table`) or follow SCHEMA, and texts if they name an object
+    (`'old.seq'::regclass`, `setval('old.seq'`). Comments, other texts and function bodies stay unchanged.
     """
 
     def substitute(match: re.Match[str]) -> str:
@@ -98,16 +94,12 @@ def _check_version(connection: Connection, manifest: Manifest) -> None:
 def _import(
     connection: Connection, tenant: Tenant, manifest: Manifest, dump: IO[bytes], *, as_login: bool = False
 ) -> None:
-    """Work on a connection of its own, which is thrown away: the script of a dump changes settings of the session.
+    """Restore the dump on a separate connection, which is closed afterwards, as the script changes settings of the session.
 
-    The dump is restored as the schema's owner. What it may not do the login may, perhaps: then all is done again `as_login`.
+    It runs as the schema's owner. If that lacks a privilege, everything is done again `as_login`.
     """
-    info = connection.info
     try:
-        with (
-            psycopg.connect(info.dsn, password=info.password or None, autocommit=True) as own,
-            own.transaction(),
-        ):
+        with connect_beside(connection) as own, own.transaction():
             own.execute("SET LOCAL client_min_messages TO warning")
             create_roles(own, tenant)
             create_schema(own, tenant.schema)
@@ -120,22 +112,23 @@ def _import(
             register(own, tenant)
     except psycopg.errors.UniqueViolation as error:
         if error.diag.table_name not in ("pg_authid", "pg_namespace", "tenants", "erpkit_tenants"):
-            raise DatabaseError(f"tenant {tenant.slug} cannot be imported: {error.diag.message_primary}") from error
-        raise UsageError(f"tenant {tenant.slug} cannot be imported: somebody else has just created it") from None
+            raise DatabaseError(f"tenant {tenant.slug} cannot be imported: {first_line(error)}") from error
+        raise UsageError(f"tenant {tenant.slug} cannot be imported: another process has just created it") from None
     except (psycopg.errors.DuplicateObject, psycopg.errors.DuplicateSchema) as error:
-        raise UsageError(f"tenant {tenant.slug} cannot be imported: {error.diag.message_primary}") from None
+        raise UsageError(f"tenant {tenant.slug} cannot be imported: {first_line(error)}") from None
     except psycopg.Error as error:
         if isinstance(error, psycopg.errors.InsufficientPrivilege) and not as_login:
             return _import(connection, tenant, manifest, dump, as_login=True)
-        reason = error.diag.message_primary or str(error).strip()
-        raise DatabaseError(f"tenant {tenant.slug} cannot be imported: {reason}; nothing of it was kept") from error
+        raise DatabaseError(
+            f"tenant {tenant.slug} cannot be imported: {first_line(error)}; nothing was imported"
+        ) from error
 
 
 def _restore(connection: Connection, tenant: Tenant, manifest: Manifest, dump: IO[bytes]) -> None:
     program = find_program("pg_restore", manifest.server_version)
     command: list[str | Path] = [program, "--no-owner", "--no-privileges", "--no-tablespaces", "--file=-"]
     for section in ("pre-data", "data", "post-data"):
-        dump.seek(0)  # where /dev/fd shares the position rather than opening the file anew
+        dump.seek(0)  # on systems where /dev/fd shares the position of the open file
         with open_program([*command, f"--section={section}", f"/dev/fd/{dump.fileno()}"], file=dump.fileno()) as output:
             if section == "data":
                 _copy_data(connection, output, manifest.schema, tenant.schema)
@@ -147,12 +140,12 @@ def _run_script(connection: Connection, script: str, old: str, new: str) -> None
     script = script.replace(_SEARCH_PATH, f"SET LOCAL search_path TO {new}, pg_temp;", 1)
     if connection.info.server_version < _TRANSACTION_TIMEOUT:
         script = script.replace("SET transaction_timeout = 0;\n", "", 1)
-    script = rename_in_script(script, old, new).replace(f"CREATE SCHEMA {new};\n", "", 1)  # it is there
+    script = rename_in_script(script, old, new).replace(f"CREATE SCHEMA {new};\n", "", 1)  # it exists already
     connection.execute(script.encode())
 
 
 def _copy_data(connection: Connection, output: IO[bytes], old: str, new: str) -> None:
-    """Run what is outside of the data, line by line; hand the data on as they are."""
+    """Run the statements between the data, line by line, and copy the data unchanged."""
     for line in output:
         statement = rename_in_script(line.decode(), old, new).strip()
         if statement.startswith("COPY "):
@@ -182,8 +175,10 @@ def _verify(connection: Connection, tenant: Tenant, manifest: Manifest) -> None:
     if found != manifest.rows:
         wrong = sorted(t for t in found.keys() | manifest.rows.keys() if found.get(t) != manifest.rows.get(t))
         raise DatabaseError(
-            f"tenant {tenant.slug}: the rows of {', '.join(wrong[:5])} are not as many as were exported; nothing was kept"
+            f"tenant {tenant.slug}: the numbers of rows of {', '.join(wrong[:5])} differ from the export; nothing was imported"
         )
     versions = read_applied(connection, [tenant]).versions_in(tenant.schema)
     if versions != manifest.versions:
-        raise DatabaseError(f"tenant {tenant.slug}: its migration versions are not as exported; nothing was kept")
+        raise DatabaseError(
+            f"tenant {tenant.slug}: its migration versions differ from the export; nothing was imported"
+        )

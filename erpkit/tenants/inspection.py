@@ -1,4 +1,4 @@
-"""What there is to know of tenants: size, rows, versions, events, dead letters, drift; a fixed number of queries for all."""
+"""Inspect tenants: size, rows, versions, events, dead letters and drift, in a fixed number of queries for all."""
 
 from __future__ import annotations
 
@@ -12,38 +12,32 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import pq, sql
 
-from erpkit.database import TEMPLATE, Connection, Errors, Tenant, read_tenants
+from erpkit.database import TEMPLATE, Connection, Errors, Tenant, connect_beside, has_schema, read_tenants
 from erpkit.events import ConsumerGroup, DeadLetter, list_dead_letters, read_backlog
-from erpkit.events.causes import cause_of
-from erpkit.finding import Finding
+from erpkit.events.dead_letters import cause_of
+from erpkit.finding import Finding, name_some
 from erpkit.migrations import Applied, Migration, MigrationStatus, describe_status, read_applied
 from erpkit.tenants.drift import Difference, Drift, compare_tenants, drift_findings
+from erpkit.tenants.fingerprints import Fingerprint, read_fingerprints
 from erpkit.tenants.health import (
     Blocker,
     IndexFacts,
     MissingIndex,
     TableFacts,
+    count_queries,
     read_blockers,
     read_indexes,
     read_missing,
     read_tables,
 )
 from erpkit.tenants.locks import Locks, TableLock
-from erpkit.tenants.objects import Fingerprint, read_fingerprints
-from erpkit.tenants.registry import has_schema
-
-__all__ = ["TenantInspection", "inspect_tenants"]
 
 EXACT = 50  # up to this many tenants, rows are counted and sizes are measured
 
-_MANY = 200  # tenants from which on a second connection is worth it
-_TABLES_A_STATEMENT = 50  # each locks its tables and their indexes, and a big schema has more than the server can
+_MANY = 200  # from so many tenants on, further connections are worth it
 
-_EVENTS = 'SELECT {slug}, (SELECT recorded_at FROM {log} ORDER BY "offset" DESC LIMIT 1), NULL::bigint'
-_EXACT_EVENTS = (
-    'SELECT {slug}, (SELECT recorded_at FROM {log} ORDER BY "offset" DESC LIMIT 1), '
-    "(SELECT count(*) FROM {log} WHERE recorded_at > now() - interval '7 days')"
-)
+_EVENTS = 'SELECT {slug}, (SELECT recorded_at FROM {log} ORDER BY "offset" DESC LIMIT 1), {week}'
+_WEEK = "(SELECT count(*) FROM {log} WHERE recorded_at > now() - interval '7 days')"
 
 _OF_LOG = ("last event", "dead letters", "backlog")
 
@@ -53,13 +47,13 @@ _OfTenant = TypeVar("_OfTenant", MigrationStatus, DeadLetter)
 
 @dataclass(frozen=True)
 class TenantInspection:
-    """The state of one tenant: `size` in bytes with indexes, `rows` a table, and what is not as it should be.
+    """The state of one tenant: `size` in bytes with indexes, `rows` of each table, and what a person should look at.
 
-    With `is_exact` rows were counted and files measured; otherwise `size`, `rows` and `event_count` are PostgreSQL's own
-    estimates and `week_events`, the events of the last seven days, is None. Unused and missing indexes are advice, no problem.
-    `locked` are tables that could not be read, whose size and rows are estimates for that reason; `unread` says what else of
-    the tenant was left out, and `errors` maps what of it failed, as it lacks a right say, to the reason.
-    `measure` is what the schema was compared with.
+    With `is_exact`, rows were counted and files measured; otherwise `size`, `rows` and `event_count` are PostgreSQL's estimates
+    and `week_events`, the events of the last seven days, is None. Unused and missing indexes are advice, not findings. `locked`
+    are tables that could not be read, so that their size and rows are estimates; `unread` lists the parts that were not read,
+    and `errors` maps those that failed, for example because of a missing privilege, to the reason. `measure` is what the schema
+    was compared with.
     """
 
     tenant: Tenant
@@ -100,18 +94,18 @@ class TenantInspection:
 
     @property
     def problems(self) -> list[str]:
-        """What a person should look at, one line each."""
+        """What a person should look at, in one line each."""
         return [str(finding) for finding in self.findings]
 
     @property
     def findings(self) -> list[Finding]:
-        """What a person should look at, with the command that helps; what could not be read is one, too."""
+        """What a person should look at, with the command that helps; also what could not be read."""
         slug, tenant = self.tenant.slug, self.tenant
         if not self.exists:
             return [Finding("gone", slug, f"its schema {tenant.schema} does not exist", "error")]
         findings = []
         if not tenant.is_active:
-            words = f"{tenant.status}; fleet operations pass it over"
+            words = f"{tenant.status}: operations on all tenants skip it"
             findings.append(Finding("not active", slug, words, remedy=f"erpkit tenants activate {slug}"))
         if self.pending:
             missing = [f"{s.module} {', '.join(map(str, s.pending))}" for s in self.migrations if s.pending]
@@ -132,7 +126,7 @@ class TenantInspection:
         return findings
 
     def _letter_findings(self) -> list[Finding]:
-        """Return one finding a handler and cause; like errors of many tenants are one cause."""
+        """Return one finding for each handler and cause; similar errors of many tenants are one cause."""
         remedy = f"erpkit events dead-letters list --tenant {self.tenant.slug}"
         alike: dict[tuple[str, str], list[str]] = {}
         for letter in self.dead_letters:
@@ -146,7 +140,7 @@ class TenantInspection:
         ]  # fmt: skip
 
     def _locked_lines(self) -> Iterator[str]:
-        """Say who locks what, one line a process, and what was left out for it in the last one."""
+        """Return one line for each process that has locked tables; the last one adds what was not read."""
         holders: dict[str, list[str]] = {}
         for lock in self.locked:
             who = (
@@ -173,101 +167,134 @@ def inspect_tenants(
     locks: Locks | None = None,
     among: Sequence[Tenant] = (),
 ) -> list[TenantInspection]:
-    """Inspect `tenants`; drift is looked for in those that have every migration, as the others differ for that reason.
+    """Inspect `tenants`; only those that have every migration are checked for drift, as the others differ anyway.
 
-    `exact` counts rows and measures files; None does so for up to 50 tenants. With `groups`, the consumer groups
-    of all handlers, the backlog is read, too. `locks` are those of these schemas, if they were read before.
-    Where there is no `_template`, drift is measured by what most of the tenants `among` have.
-    A table that another process has locked exclusively is not waited for: its figures are estimates, and a problem says so.
-    What is not in the catalogs is read under each tenant's reader: what fails there is among its `errors`, and costs no other.
-    Raises DatabaseError where tables are locked faster than they can be read.
+    `exact` counts rows and measures files; None does so for up to 50 tenants. With `groups`, the consumer groups of all handlers,
+    the backlog is read, too. `locks` are those of these schemas, if they were read before. Without a `_template`, drift is measured
+    by what most of the tenants `among` have. It does not wait for a table that another process has locked exclusively: the table's
+    figures are estimates, and a finding says so. Tenants' own tables are read under each tenant's reader: a failure is among the
+    tenant's `errors` and does not affect the others. Raises DatabaseError if more and more tables are locked meanwhile.
     """
     exact = len(tenants) <= EXACT if exact is None else exact
-    schemas = [tenant.schema for tenant in tenants]
-    locks = locks or Locks(connection, [TEMPLATE.schema, *schemas])
+    locks = locks or Locks(connection, [TEMPLATE.schema, *(tenant.schema for tenant in tenants)])
+    reading = _Reading(connection, tenants, migrations, locks, exact)
     with _beside(connection, [TEMPLATE, *tenants], migrations, locks) as (versions, fingerprints):
-        tables = locks.read(lambda: read_tables(connection, schemas, exact=exact, locked=locks.oids))
-        there = [tenant for tenant in locks.readable(tenants) if tenant.schema in tables]
-        failed: dict[str, dict[str, str]] = {what: {} for what in ("rows", *_OF_LOG, "versions", "drift")}
-        counts = _counts(connection, tenants, locks, failed["rows"]) if exact else {}
-        events = _events(connection, there, tables, failed["last event"], exact=exact)
-        letters = _by_tenant(list_dead_letters(connection, there, failed["dead letters"]))
-        backlog = read_backlog(connection, there, groups, failed["backlog"])
-        unused, missing = read_indexes(connection, schemas), read_missing(connection, schemas)
-        blockers = read_blockers(connection, schemas)
-        applied = (
-            versions.result()
-            if versions
-            else read_applied(connection, locks.readable([TEMPLATE, *tenants]), migrations)
-        )
-        failed["versions"] |= {t.slug: applied.unread[t.slug] for t in there if t.slug in applied.unread}
+        reading.read_catalogs()
+        reading.read_data(groups)
+        reading.read_versions(versions)
+        reading.read_drift(fingerprints, among)
+    return [reading.inspection_of(tenant) for tenant in tenants]
+
+
+class _Reading:
+    """Reads one part after another, each of all tenants; `failed` maps a part to the tenants of which it could not be read."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        tenants: Sequence[Tenant],
+        migrations: Sequence[Migration],
+        locks: Locks,
+        exact: bool,
+    ) -> None:
+        self.connection, self.tenants, self.migrations = connection, tenants, migrations
+        self.locks, self.exact = locks, exact
+        self.schemas = [tenant.schema for tenant in tenants]
+        self.failed: dict[str, dict[str, str]] = {what: {} for what in ("rows", *_OF_LOG, "versions", "drift")}
+
+    def read_catalogs(self) -> None:
+        """Read what PostgreSQL itself knows of the schemas."""
+        connection, schemas, locks = self.connection, self.schemas, self.locks
+        self.tables = locks.read(lambda: read_tables(connection, schemas, exact=self.exact, locked=locks.oids))
+        self.there = [tenant for tenant in locks.readable(self.tenants) if tenant.schema in self.tables]
+        self.unused, self.missing = read_indexes(connection, schemas), read_missing(connection, schemas)
+        self.blockers = read_blockers(connection, schemas)
+
+    def read_data(self, groups: Sequence[ConsumerGroup]) -> None:
+        """Read the tenants' own tables: rows, events, dead letters and what waits for a handler."""
+        connection, there, failed = self.connection, self.there, self.failed
+        counts = _counts(connection, self.tenants, self.locks, failed["rows"]) if self.exact else {}
+        self.rows = {schema: _estimates(facts) | counts.get(schema, {}) for schema, facts in self.tables.items()}
+        self.events = _events(connection, there, self.tables, failed["last event"], exact=self.exact)
+        self.letters = _by_tenant(list_dead_letters(connection, there, failed["dead letters"]))
+        self.backlog = read_backlog(connection, there, groups, failed["backlog"])
+
+    def read_versions(self, beside: Future[Applied] | None) -> None:
+        """Read which migrations are applied, unless that is done `beside`."""
+        readable = self.locks.readable([TEMPLATE, *self.tenants])
+        applied = beside.result() if beside else read_applied(self.connection, readable, self.migrations)
+        self.failed["versions"] |= {t.slug: applied.unread[t.slug] for t in self.there if t.slug in applied.unread}
         if applied.no_history:
-            failed["edited and unfinished migrations"] = {tenant.slug: applied.no_history for tenant in there}
-        known = [tenant for tenant in locks.readable([TEMPLATE, *tenants]) if tenant.slug not in applied.unread]
-        statuses = _by_tenant(describe_status(known, migrations, applied))
-        if migrations and TEMPLATE.slug in applied.unread:
-            failed["drift"] |= {tenant.slug: f"in _template, {applied.unread[TEMPLATE.slug]}" for tenant in there}
-        current = [
-            t
-            for t in tenants
-            if t.schema in tables and not _lacks(statuses.get(t.slug, ())) and t.slug not in failed["drift"]
+            self.failed["edited and unfinished migrations"] = {t.slug: applied.no_history for t in self.there}
+        if self.migrations and TEMPLATE.slug in applied.unread:
+            self.failed["drift"] |= {t.slug: f"in _template, {applied.unread[TEMPLATE.slug]}" for t in self.there}
+        known = [tenant for tenant in readable if tenant.slug not in applied.unread]
+        self.statuses = _by_tenant(describe_status(known, self.migrations, applied))
+
+    def read_drift(self, beside: Future[dict[str, Fingerprint]] | None, among: Sequence[Tenant]) -> None:
+        """Look for drift in the tenants that have every migration."""
+        comparable = [
+            tenant
+            for tenant in self.tenants
+            if tenant.schema in self.tables and not self._is_behind(tenant) and tenant.slug not in self.failed["drift"]
         ]
-        is_behind = _lacks(statuses.get(TEMPLATE.slug, ())) and has_schema(connection, TEMPLATE.schema)
-        if is_behind:
-            failed["drift"] |= {tenant.slug: "_template is behind on migrations" for tenant in current}
-        drift = Drift(TEMPLATE.slug, {}) if is_behind else _drift(connection, current, locks, fingerprints, among)
-    rows = {schema: _estimates(facts) | counts.get(schema, {}) for schema, facts in tables.items()}
-    return [
-        TenantInspection(
+        if self._is_behind(TEMPLATE) and has_schema(self.connection, TEMPLATE.schema):
+            self.failed["drift"] |= {tenant.slug: "_template is behind on migrations" for tenant in comparable}
+            comparable = []
+        self.drift = _drift(self.connection, comparable, self.locks, beside, among)
+
+    def _is_behind(self, tenant: Tenant) -> bool:
+        return any(status.pending for status in self.statuses.get(tenant.slug, ()))
+
+    def inspection_of(self, tenant: Tenant) -> TenantInspection:
+        """Return what was read of one tenant."""
+        slug, schema = tenant.slug, tenant.schema
+        rows, tables = self.rows.get(schema, {}), self.tables.get(schema, ())
+        last_event, week_events = self.events.get(slug, (None, None))
+        errors = {what: errors[slug] for what, errors in self.failed.items() if slug in errors}
+        return TenantInspection(
             tenant=tenant,
-            exists=tenant.schema in tables,
-            size=sum(table.size for table in tables.get(tenant.schema, ())),
-            rows=rows.get(tenant.schema, {}),
-            migrations=statuses.get(tenant.slug, []),
-            event_count=rows.get(tenant.schema, {}).get("erpkit_events", 0),
-            last_event=events.get(tenant.slug, (None, None))[0],
-            dead_letters=letters.get(tenant.slug, []),
-            drift=drift.differences.get(tenant.slug, ()),
-            measure=drift.measure,
-            is_exact=exact,
-            week_events=events.get(tenant.slug, (None, None))[1],
-            backlog=backlog.get(tenant.slug, {}),
-            tables=tables.get(tenant.schema, ()),
-            unused_indexes=unused.get(tenant.schema, ()),
-            missing_indexes=missing.get(tenant.schema, ()),
-            blockers=blockers.get(tenant.schema, ()),
-            locked=locks.of(tenant.schema),
-            unread=tuple(dict.fromkeys([*_unread(tenant, locks), *_errors(tenant, failed)])),
-            errors=_errors(tenant, failed),
+            exists=schema in self.tables,
+            size=sum(table.size for table in tables),
+            rows=rows,
+            migrations=self.statuses.get(slug, []),
+            event_count=rows.get("erpkit_events", 0),
+            last_event=last_event,
+            dead_letters=self.letters.get(slug, []),
+            drift=self.drift.differences.get(slug, ()),
+            measure=self.drift.measure,
+            is_exact=self.exact,
+            week_events=week_events,
+            backlog=self.backlog.get(slug, {}),
+            tables=tables,
+            unused_indexes=self.unused.get(schema, ()),
+            missing_indexes=self.missing.get(schema, ()),
+            blockers=self.blockers.get(schema, ()),
+            locked=self.locks.of(schema),
+            unread=tuple(dict.fromkeys([*_unread(tenant, self.locks), *errors])),
+            errors=errors,
         )
-        for tenant in tenants
-    ]
 
 
 @contextmanager
 def _beside(
     connection: Connection, tenants: Sequence[Tenant], migrations: Sequence[Migration], locks: Locks
 ) -> Iterator[tuple[Future[Applied] | None, Future[dict[str, Fingerprint]] | None]]:
-    """Read the versions of many tenants and hash their schemas, over half of an inspection's time, on connections of their own.
+    """Read the versions of many tenants and hash their schemas on further connections: that is over half of an inspection's time.
 
-    Not where `connection` is in a transaction, which another connection would not see.
+    It does not do so if `connection` is in a transaction, as another connection would not see its changes.
     """
     if len(tenants) < _MANY or connection.info.transaction_status != pq.TransactionStatus.IDLE:
         yield None, None
         return
     free = [tenant.schema for tenant in tenants if not locks.of(tenant.schema)]
-    with _another(connection) as second, _another(connection) as third, ThreadPoolExecutor(2) as executor:
+    with connect_beside(connection) as second, connect_beside(connection) as third, ThreadPoolExecutor(2) as executor:
         versions = executor.submit(read_applied, second, locks.readable(tenants), migrations)
         yield versions, executor.submit(read_fingerprints, third, free)
 
 
-def _another(connection: Connection) -> Connection:
-    info = connection.info
-    return psycopg.connect(info.dsn, password=info.password or None, autocommit=True, application_name="erpkit")
-
-
 def _unless_locked(future: Future[_T] | None) -> _T | None:
-    """Return what was read beside; None where it was not, or where a table was locked."""
+    """Return the result of a future; None without one, or if a table was locked."""
     with suppress(psycopg.errors.LockNotAvailable):
         return future.result() if future else None
     return None
@@ -280,7 +307,7 @@ def _drift(
     fingerprints: Future[dict[str, Fingerprint]] | None,
     among: Sequence[Tenant],
 ) -> Drift:
-    """Look for drift where nothing is locked; what a migration is at work on is about to change anyhow."""
+    """Look for drift in tenants without locks; a schema that a migration works on is about to change anyhow."""
     hashes = _unless_locked(fingerprints)
 
     def find() -> Drift:
@@ -297,20 +324,11 @@ def _unread(tenant: Tenant, locks: Locks) -> tuple[str, ...]:
     return (*own, "drift") if locks.of(tenant.schema) or locks.of(TEMPLATE.schema) else own
 
 
-def _errors(tenant: Tenant, failed: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Return why which part of a tenant could not be read."""
-    return {what: errors[tenant.slug] for what, errors in failed.items() if tenant.slug in errors}
-
-
 def _named(tables: Sequence[str]) -> str:
-    """Name a few tables, and count more."""
+    """Name up to three tables, and count the others."""
     if len(tables) == 1:
         return f"table {tables[0]}"
-    return f"tables {', '.join(tables[:3])}" + (f" and {len(tables) - 3} more" if len(tables) > 3 else "")
-
-
-def _lacks(statuses: Sequence[MigrationStatus]) -> bool:
-    return any(status.pending for status in statuses)
+    return f"tables {name_some(tables, 3)}"
 
 
 def _by_tenant(records: Sequence[_OfTenant]) -> dict[str, list[_OfTenant]]:
@@ -336,21 +354,11 @@ def _counts(
     ):
         if not locks.holds(schema, table):
             tables.setdefault(schema, []).append(table)
-    queries = ((t, query) for t in tenants for query in _count_queries(t.schema, tables.get(t.schema, ())))
+    queries = ((t, query) for t in tenants for query in count_queries(t.schema, tables.get(t.schema, ())))
     counts: dict[str, dict[str, int]] = {}
     for schema, table, count in read_tenants(connection, queries, errors):
         counts.setdefault(schema, {})[table] = count
     return counts
-
-
-def _count_queries(schema: str, tables: Sequence[str]) -> Iterator[sql.Composed]:
-    for start in range(0, len(tables), _TABLES_A_STATEMENT):
-        yield sql.SQL(" UNION ALL ").join(
-            sql.SQL("SELECT {}, {}, count(*) FROM {}").format(
-                sql.Literal(schema), sql.Literal(table), sql.Identifier(schema, table)
-            )
-            for table in tables[start : start + _TABLES_A_STATEMENT]
-        )
 
 
 def _events(
@@ -362,7 +370,7 @@ def _events(
     exact: bool,
 ) -> dict[str, tuple[Any, ...]]:
     """Read the time of the last event of each tenant, and how many there were in seven days."""
-    query = sql.SQL(_EXACT_EVENTS if exact else _EVENTS)
+    query = sql.SQL(_EVENTS.replace("{week}", _WEEK if exact else "NULL::bigint"))
     queries = [
         (tenant, query.format(slug=sql.Literal(tenant.slug), log=sql.Identifier(tenant.schema, "erpkit_events")))
         for tenant in tenants

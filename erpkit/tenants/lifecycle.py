@@ -1,11 +1,11 @@
-"""Making and renaming a tenant: schema, roles, grants and migrations, all or nothing."""
+"""Create and rename tenants: schema, roles, grants and migrations, all or nothing."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 
 import psycopg
 from psycopg import sql
@@ -21,20 +21,20 @@ from erpkit.database import (
     create_schema,
     give_to_owner,
     grant_analysts,
+    has_schema,
 )
-from erpkit.errors import DatabaseError, ErpkitError, MigrationError, UsageError
-from erpkit.migrations import Migration, apply_migration
+from erpkit.database.operators import database_name, lock_shared
+from erpkit.errors import DatabaseError, ErpkitError, MigrationError, PlanChangedError, UsageError, first_line
+from erpkit.finding import Finding
+from erpkit.migrations import Migration, apply_migration, plan_up, read_applied, run_plan
 from erpkit.migrations.history import Run, ensure_history
 from erpkit.migrations.script import check_statements, migration_body
+from erpkit.plan import plan_id
+from erpkit.table import Column, Table
+from erpkit.tenants.fleet import FleetInspection
+from erpkit.tenants.inspection import TenantInspection
 from erpkit.tenants.locks import name_holders
-from erpkit.tenants.registry import (
-    check_slug,
-    ensure_registry,
-    get_tenant,
-    has_schema,
-    list_tenants,
-    registry_table,
-)
+from erpkit.tenants.registry import check_slug, ensure_registry, get_tenant, list_tenants, registry_table
 from erpkit.tenants.roles import (
     create_roles,
     drop_roles,
@@ -48,10 +48,9 @@ _NEEDS = "the login needs CREATEROLE and CREATE here"
 
 
 def create_tenant(database: Database, migrations: Sequence[Migration], slug: str, name: str = "") -> Tenant:
-    """Create a tenant with its schema, its role and all `migrations`, and enter it in public.tenants.
+    """Create a tenant with its schema, its roles and all `migrations`, and register it in public.tenants: all or nothing.
 
-    Either all of it is there afterwards or nothing is. Raises UsageError for a bad or taken name, MigrationError for a
-    migration that fails.
+    Raises UsageError for a bad or taken name, MigrationError for a migration that fails.
     """
     database.check_writable()
     check_slug(slug)
@@ -68,11 +67,10 @@ def create_tenant(database: Database, migrations: Sequence[Migration], slug: str
 
 
 def rename_tenant(database: Database, slug: str, new_slug: str, name: str | None = None) -> MovedTenant:
-    """Give a tenant another slug, and with it another schema and role; `name` None keeps its name for people.
+    """Give a tenant another slug, and with it another schema and role, in one transaction; `name` None keeps its display name.
 
-    All of it is one transaction. Waits up to three seconds for a migration of the tenant to end. Function bodies that name
-    the old schema are not rewritten, as PostgreSQL's own ALTER SCHEMA does not: the result's `mentions` are these. Raises
-    UsageError for a taken name.
+    Waits up to three seconds for a migration of the tenant to end. Like PostgreSQL's ALTER SCHEMA, it does not rewrite function
+    bodies that name the old schema: the result lists them as `mentions`. Raises UsageError for a taken name.
     """
     database.check_writable()
     check_slug(new_slug)
@@ -87,7 +85,7 @@ def rename_tenant(database: Database, slug: str, new_slug: str, name: str | None
                 lock_migrations(connection, old)
                 move_tenant(connection, old, new)
         except psycopg.Error as error:
-            raise DatabaseError(f"tenant {slug} cannot be renamed to {new_slug}: {_reason(error)}") from error
+            raise DatabaseError(f"tenant {slug} cannot be renamed to {new_slug}: {first_line(error)}") from error
         mentions = find_mentions(connection, old.schema, new.schema, everywhere=True)
         return MovedTenant(get_tenant(connection, new_slug), mentions)
 
@@ -102,38 +100,37 @@ def refuse_adopted(tenant: Tenant, done: str) -> None:
 
 
 def lock_migrations(connection: Connection, tenant: Tenant) -> None:
-    """Keep migrations from the tenant's schema until the transaction ends; wait up to three seconds for one that runs."""
+    """Keep migrations out of the tenant's schema until the transaction ends; wait up to three seconds for a running one."""
     connection.execute("SET LOCAL lock_timeout TO '3s'")
     connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.migrate.' || %s, 0))", [tenant.schema])
 
 
 def new_tenant(connection: Connection, slug: str, name: str = "") -> Tenant:
-    """Return the record of a tenant that is still to be made: what its schema, its role and its name will be."""
-    row = connection.execute("SELECT current_database()").fetchone()
-    role = role_name(row[0] if row else "", check_slug(slug))
+    """Return the record of a tenant that is still to be created, with its future schema and role."""
+    role = role_name(database_name(connection), check_slug(slug))
     return Tenant(slug, check_schema_name(f"tenant_{slug}"), role, name or slug.replace("_", " ").title())
 
 
 def prepare_database(connection: Connection) -> None:
-    """Make what tenants need before the first of them: public.tenants, and the groups of operators and of analysts."""
+    """Create what tenants need: public.tenants, the history of migrations, and the groups of operators and analysts."""
     try:
         ensure_operators(connection)
         ensure_registry(connection)
         ensure_analysts(connection)
         ensure_history(connection)
     except psycopg.errors.InsufficientPrivilege as error:
-        raise DatabaseError(f"tenants cannot be created: {_reason(error)}; {_NEEDS}") from error
+        raise DatabaseError(f"tenants cannot be created: {first_line(error)}; {_NEEDS}") from error
 
 
 def ensure_template(connection: Connection) -> Tenant:
-    """Make the schema `_template`, empty, if it is missing: migrations go there first, and no tenant lives in it."""
+    """Create the schema `_template`, empty, if it is missing: migrations are applied there first, and it is no tenant."""
     if has_schema(connection, TEMPLATE.schema):
         grant_analysts(connection)
         return TEMPLATE
-    with suppress(psycopg.errors.InsufficientPrivilege, DatabaseError):  # then it is the login's own
+    with suppress(psycopg.errors.InsufficientPrivilege, DatabaseError):  # then the login owns it
         ensure_operators(connection)
-    with connection.transaction():  # of two processes that come at once, the second one finds it
-        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0))")
+    with connection.transaction():  # if two processes come at once, the second one finds it
+        lock_shared(connection)
         if not has_schema(connection, TEMPLATE.schema):
             create_schema(connection, TEMPLATE.schema)
     grant_analysts(connection)
@@ -141,9 +138,9 @@ def ensure_template(connection: Connection) -> Tenant:
 
 
 def _create(connection: Connection, tenant: Tenant, migrations: Sequence[Migration], *, as_login: bool = False) -> None:
-    """Everything is one transaction: CREATE SCHEMA and CREATE ROLE roll back as well.
+    """Create a tenant in one transaction, which rolls back CREATE SCHEMA and CREATE ROLE as well.
 
-    The migrations run as the schema's owner. What it may not do the login may, perhaps: then all is done again `as_login`.
+    The migrations run as the schema's owner. If that lacks a privilege, everything is done again `as_login`.
     """
     current: Migration | None = None
     try:
@@ -167,7 +164,7 @@ def _create(connection: Connection, tenant: Tenant, migrations: Sequence[Migrati
 
 
 def _create_in_stages(connection: Connection, tenant: Tenant, migrations: Sequence[Migration]) -> None:
-    """A NO TRANSACTION migration cannot be rolled back: take down what stands when something fails."""
+    """Create a tenant with NO TRANSACTION migrations, which cannot be rolled back: on an error, drop what was created."""
     try:
         with connection.transaction():
             _setup(connection, tenant)
@@ -183,7 +180,7 @@ def _create_in_stages(connection: Connection, tenant: Tenant, migrations: Sequen
 
 
 def move_tenant(connection: Connection, old: Tenant, new: Tenant) -> None:
-    """Rename the schema and the roles of a tenant, and its entry; call it in a transaction."""
+    """Rename the schema and the roles of a tenant, and its entry in public.tenants; call it in a transaction."""
     _rename(connection, "SCHEMA", old.schema, new.schema)
     with as_admin(connection, old.role or ""):
         _rename(connection, "ROLE", old.role, new.role)
@@ -207,9 +204,9 @@ def _rename(connection: Connection, kind: str, old: str | None, new: str | None)
 
 
 def refuse_taken(connection: Connection, tenant: Tenant) -> None:
-    """Raise UsageError when the name of a tenant that is still to be made is taken."""
+    """Raise UsageError if the name of a tenant that is to be created is taken."""
     if tenant.slug in {known.slug for known in list_tenants(connection)} or has_schema(connection, tenant.schema):
-        raise UsageError(f"there is a tenant {tenant.slug} or a schema {tenant.schema} already: choose another name")
+        raise UsageError(f"tenant {tenant.slug} or schema {tenant.schema} already exists: choose another name")
 
 
 def _setup(connection: Connection, tenant: Tenant) -> None:
@@ -220,7 +217,7 @@ def _setup(connection: Connection, tenant: Tenant) -> None:
 
 
 def register(connection: Connection, tenant: Tenant) -> None:
-    """Enter a tenant in the registry."""
+    """Register a tenant: enter it in public.tenants, or the table in its place."""
     row = {
         "slug": tenant.slug, "schema_name": tenant.schema, "role_name": tenant.role, "name": tenant.name,
         "status": tenant.status, **({"owner_name": tenant.owner} if tenant.owner is not None else {}),
@@ -237,11 +234,11 @@ def _teardown(connection: Connection, tenant: Tenant) -> None:
 
 
 def _creation_error(tenant: Tenant, error: psycopg.Error, migration: Migration | None = None) -> ErpkitError:
-    reason = _reason(error)
+    reason = first_line(error)
     if migration is not None:
         return MigrationError(f"tenant {tenant.slug}: {migration.path} failed: {reason}; the tenant was not created")
     if isinstance(error, psycopg.errors.UniqueViolation):
-        return UsageError(f"tenant {tenant.slug} cannot be created: somebody else has just created it")
+        return UsageError(f"tenant {tenant.slug} cannot be created: another process has just created it")
     if isinstance(error, psycopg.errors.DuplicateObject | psycopg.errors.DuplicateSchema):
         return UsageError(f"tenant {tenant.slug} cannot be created: {reason}")
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
@@ -249,11 +246,7 @@ def _creation_error(tenant: Tenant, error: psycopg.Error, migration: Migration |
     return DatabaseError(f"tenant {tenant.slug} cannot be created: {reason}")
 
 
-def _reason(error: psycopg.Error) -> str:
-    return error.diag.message_primary or str(error).strip()
-
-
-# Each text as it is after the move: what PostgreSQL keeps by object id shows the new name there.
+# The texts after the rename: references that PostgreSQL keeps by object id show the new name already.
 _TEXTS = """
 WITH home AS (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s),
 texts (class, object, part, text) AS (
@@ -290,7 +283,7 @@ SELECT pg_describe_object(class, object, part), text FROM texts WHERE text ~ %(p
 
 @dataclass(frozen=True)
 class Mention:
-    """An object whose text names a schema that is gone, or another tenant's by now: `line` is the first that does."""
+    """An object whose text still names the old schema; `line` is the first line that does."""
 
     object: str
     line: str
@@ -301,18 +294,18 @@ class Mention:
 
 @dataclass(frozen=True)
 class MovedTenant:
-    """A tenant under its new name, and what an operator has to rewrite by hand before it works there."""
+    """A tenant under its new name, and the texts that an operator has to rewrite by hand."""
 
     tenant: Tenant
     mentions: tuple[Mention, ...] = ()
 
 
 def find_mentions(connection: Connection, old: str, new: str, *, everywhere: bool = False) -> tuple[Mention, ...]:
-    """Return what names the schema `old` in the schema `new`, and with `everywhere` the functions of all other schemas.
+    """Return the objects of the schema `new` whose text names the schema `old`; with `everywhere`, functions of all schemas.
 
-    Looked through are the bodies, settings and defaults of functions, views, indexes, column defaults, checks, policies,
-    triggers and rules. PostgreSQL keeps most references by object id, and these follow a move; function bodies and
-    constants are text, and stay as they are (manual, ALTER SCHEMA). Not looked through are data and comments.
+    It searches the bodies, settings and defaults of functions, views, indexes, column defaults, checks, policies, triggers and
+    rules, but not data and comments. PostgreSQL keeps most references by object id, and these follow a rename; function bodies
+    and constants are text, and stay (manual, ALTER SCHEMA).
     """
     if old == new:
         return ()
@@ -324,3 +317,109 @@ def find_mentions(connection: Connection, old: str, new: str, *, everywhere: boo
 def _first_line(text: str, word: str) -> str:
     named = re.compile(rf"\b{re.escape(word)}\b", re.ASCII)
     return next((line.strip() for line in text.splitlines() if named.search(line)), "")
+
+
+@dataclass(frozen=True)
+class ProvisionPlan:
+    """The tenant that would be created, and the migrations that it would get, in order."""
+
+    tenant: Tenant
+    migrations: tuple[Migration, ...] = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """`provision-` and ten hexadecimal digits that stand for exactly this tenant and these migrations."""
+        facts = [astuple(self.tenant), [(m.name, m.content.up) for m in self.migrations]]
+        return plan_id("provision", facts)
+
+    @property
+    def size(self) -> int:
+        """How many tenants it creates."""
+        return 1
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Its figures, with those of the result at zero."""
+        return {
+            "tenant": self.tenant.slug,
+            "migrations": len(self.migrations),
+            "created": 0,
+            "pending": 0,
+            "drift": 0,
+        }
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """None: planning refuses a bad name."""
+        return ()
+
+    @property
+    def tables(self) -> tuple[Table[Migration], ...]:
+        """One line a migration that the new tenant would get, in order."""
+        return (Table(_MIGRATIONS, self.migrations, "There are no migrations."),)
+
+    def __str__(self) -> str:
+        tenant = self.tenant
+        return (
+            f"tenant {tenant.slug} ({tenant.name}) with schema {tenant.schema}, role {tenant.role} and "
+            f"{len(self.migrations)} migrations"
+        )
+
+
+_MIGRATIONS = (
+    Column[Migration]("migration", lambda m: m.name),
+    Column[Migration]("statements", lambda m: len(m.content.up)),
+)
+
+
+@dataclass(frozen=True)
+class Provisioned:
+    """A new tenant and its inspection."""
+
+    fleet: FleetInspection
+
+    @property
+    def tenant(self) -> Tenant:
+        """The new tenant."""
+        return self.fleet.inspections[0].tenant
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Its pending migrations and its differences from `_template`."""
+        (made,) = self.fleet.inspections
+        return {"created": 1, "pending": made.pending, "drift": len(made.drift)}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The findings of its inspection."""
+        return self.fleet.findings
+
+    @property
+    def tables(self) -> tuple[Table[TenantInspection], ...]:
+        """One line with its state."""
+        return (self.fleet.table,)
+
+    def __str__(self) -> str:
+        return f"{self.tenant.slug} was created: schema {self.tenant.schema}, role {self.tenant.role}"
+
+
+def plan_provision(connection: Connection, migrations: Sequence[Migration], slug: str, name: str = "") -> ProvisionPlan:
+    """Plan a new tenant; raises UsageError for a bad or taken name."""
+    tenant = new_tenant(connection, slug, name)
+    refuse_taken(connection, tenant)
+    return ProvisionPlan(tenant, tuple(migrations))
+
+
+def provision_tenant(database: Database, plan: ProvisionPlan, confirm: str) -> Tenant:
+    """Bring `_template` to the newest version, then create the tenant as planned, if `confirm` is the plan's id.
+
+    Raises MigrationError, with no tenant created, if a migration fails on `_template`, as it would fail on the tenant.
+    """
+    database.check_writable()
+    PlanChangedError.check(confirm, plan.id)
+    with database.connection() as connection:
+        template = ensure_template(connection)
+        migrations = plan_up([template], plan.migrations, read_applied(connection, [template]))
+    if failed := run_plan(database, migrations, migrations.id).failed:
+        raise MigrationError(str(failed[0].error))
+    return create_tenant(database, plan.migrations, plan.tenant.slug, plan.tenant.name)

@@ -1,4 +1,4 @@
-"""Tables that another process keeps everybody else from reading, and how to read the rest without waiting for them."""
+"""Tables that another process has locked exclusively, and how to read the others without waiting for them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,17 @@ from erpkit.database import Connection, Tenant
 from erpkit.errors import DatabaseError
 from erpkit.migrations.apply import describe_holders
 
-__all__ = ["Locks", "TableLock", "name_holders", "read_locks", "short_waits"]
-
 PATIENCE = 1.0  # seconds that a statement waits for a lock
-_MOMENT = 0.2  # seconds after which a lock that is still there counts: a migration holds most of its own for less
+_MOMENT = 0.2  # seconds: shorter locks are ignored, as a migration holds most of its locks for less
 _TRIES = 5
 
-WAIT = "10s"  # for a lock that is needed to write: as long do others that come later wait behind it
+WAIT = "10s"  # for a lock that is needed to write; later sessions queue behind it for as long
 _REGISTRY = ("public.tenants", "public.erpkit_tenants")
 
-_OWN = ("erpkit_", "goose_db_version")  # how the tables begin that tell a tenant's versions, events and dead letters
+_OWN = ("erpkit_", "goose_db_version")  # prefixes of the tables that hold a tenant's versions, events and dead letters
 
-# Planning a query opens the indexes of its tables, and the partitions below them; so their locks are the table's.
-# Who waits for such a lock keeps later readers out, too.
+# Planning a query opens a table's indexes and partitions, so a lock on one of them counts as a lock on the table. A session that
+# waits for an exclusive lock keeps later readers out, too.
 _LOCKS = """
 SELECT DISTINCT ON (t.oid) n.nspname, t.oid, t.relname, coalesce(l.pid, 0),
        concat_ws(', ', nullif(a.usename, ''), nullif(a.application_name, ''), a.state), l.granted
@@ -46,7 +44,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class TableLock:
-    """A table that nobody else can read: process `pid` holds it in ACCESS EXCLUSIVE mode, or waits to, which is no better.
+    """A table that nobody else can read, as process `pid` holds it in ACCESS EXCLUSIVE mode or waits for that.
 
     `pid` is 0 for a prepared transaction.
     """
@@ -59,12 +57,12 @@ class TableLock:
 
     @property
     def holder(self) -> str:
-        """Who it is, for people."""
+        """The session that holds it or waits for it, in words."""
         return f"process {self.pid} ({self.session})" if self.pid else "a prepared transaction"
 
 
 def read_locks(connection: Connection, schemas: Sequence[str]) -> dict[str, str]:
-    """Return, for those of `schemas` in which somebody else locks a table exclusively, which one and who, as a clause."""
+    """Return, for each of `schemas` in which another session has locked a table exclusively, a clause that names both."""
     found: dict[str, str] = {}
     for schema, *facts in connection.execute(_LOCKS, [list(schemas)]):
         lock = TableLock(*facts)
@@ -73,7 +71,7 @@ def read_locks(connection: Connection, schemas: Sequence[str]) -> dict[str, str]
 
 
 class Locks:
-    """What of some schemas is locked; grows whenever a reading had to wait too long."""
+    """The locked tables of some schemas; it looks again whenever a statement waited too long."""
 
     def __init__(self, connection: Connection, schemas: Sequence[str]) -> None:
         self._connection = connection
@@ -95,7 +93,7 @@ class Locks:
         return table in self._locks.get(schema, {})
 
     def holds_own(self, schema: str) -> bool:
-        """Tell whether one of the tables is locked that tell a tenant's versions, events and dead letters."""
+        """Tell whether one of the tables with a tenant's versions, events and dead letters is locked."""
         return any(table.startswith(_OWN) for table in self._locks.get(schema, {}))
 
     def readable(self, tenants: Sequence[Tenant]) -> list[Tenant]:
@@ -103,25 +101,25 @@ class Locks:
         return [tenant for tenant in tenants if not self.holds_own(tenant.schema)]
 
     def read(self, reading: Callable[[], _T]) -> _T:
-        """Return what `reading` returns, its statements waiting a second for a lock at most.
+        """Call `reading` with statements that wait at most a second for a lock, and return its result.
 
-        When one has waited in vain `reading` is called again, and finds here which tables to leave out. Raises DatabaseError
-        where that does not help.
+        If one waits too long, the locks are read anew and `reading`, which leaves out the locked tables, is called again. Raises
+        DatabaseError if that does not help.
         """
         with short_waits(self._connection):
             return self.retry(reading)
 
     def retry(self, reading: Callable[[], _T]) -> _T:
-        """Do as `read`, for a `reading` that limits its own waits."""
+        """Do as `read`, for a `reading` that sets its own lock timeout."""
         for _ in range(_TRIES):
             try:
                 return reading()
             except psycopg.errors.LockNotAvailable:
                 self._look()
-        raise DatabaseError("tables were locked faster than the rest could be read: try again in a while")
+        raise DatabaseError("more and more tables were locked while the others were read: try again later")
 
     def _look(self) -> None:
-        """Add the locks that are held for more than a moment; reading them waits for none."""
+        """Add the locks that are held for more than a moment; this waits for no lock."""
         seen = self._read()
         if not seen:
             return
@@ -135,9 +133,9 @@ class Locks:
 
 
 class _Impatient(psycopg.Cursor[tuple[Any, ...]]):
-    """Runs each statement in a transaction of its own that waits a second for a lock, all in one round trip.
+    """Runs each statement in a transaction of its own that waits at most a second for a lock, in one round trip.
 
-    Behind PgBouncer a setting of the session would be left to others.
+    A setting of the session would be left to other clients behind PgBouncer.
     """
 
     def execute(self, query: Query, params: Params | None = None, **options: Any) -> Self:
@@ -153,15 +151,15 @@ class _Impatient(psycopg.Cursor[tuple[Any, ...]]):
         except psycopg.Error:
             super().execute(end.encode())
             raise
-        self.set_result(2)  # after those of begin and SET
+        self.set_result(2)  # the first two results are those of BEGIN and SET
         return self
 
 
 @contextmanager
 def name_holders(connection: Connection, tenant: Tenant, outcome: str) -> Iterator[None]:
-    """Where a lock cannot be got within the limit that is set, raise DatabaseError that names who holds it and the `outcome`.
+    """Raise DatabaseError, which names the lock's holder and the `outcome`, if the block cannot get a lock in time.
 
-    Put it around the transaction: who holds a lock is read when it has ended.
+    Put it around the transaction: the holder is read after it has ended.
     """
     try:
         yield
@@ -175,7 +173,7 @@ def name_holders(connection: Connection, tenant: Tenant, outcome: str) -> Iterat
 
 @contextmanager
 def short_waits(connection: Connection) -> Iterator[None]:
-    """Let each statement wait a second for a lock at most, and raise LockNotAvailable then."""
+    """Let each statement wait at most a second for a lock; then it raises LockNotAvailable."""
     usual = connection.cursor_factory
     connection.cursor_factory = type("Impatient", (_Impatient, usual), {})
     try:

@@ -1,4 +1,4 @@
-"""What an export file says of itself, and whether it is whole."""
+"""The manifest of an export file, the check that the file is complete, and partial files."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}", re.ASCII)
 
 @dataclass(frozen=True)
 class Manifest:
-    """Whose data a file holds: exact `rows` a table, the applied `versions` of each module, and the dump's `sha256`.
+    """The contents of an export file: the exact `rows` of each table, the applied `versions` of each module, the dump's `sha256`.
 
-    `left_out` is what the tenant has and the file does not, `needs` what has to be there where it is imported.
+    `left_out` lists what the tenant has and the file does not, `needs` what must exist where it is imported.
     """
 
     slug: str
@@ -51,11 +51,11 @@ class Manifest:
 
     @property
     def row_count(self) -> int:
-        """How many rows it holds, all in all."""
+        """How many rows it holds."""
         return sum(self.rows.values())
 
     def to_json(self) -> str:
-        """Return it as JSON, with a checksum of its own, so that an edited one is noticed."""
+        """Return it as JSON with a checksum, so that edits are detected."""
         return json.dumps(asdict(self) | {"checksum": _checksum(asdict(self))}, indent=2)
 
 
@@ -66,9 +66,9 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def verify_export(path: Path, copy_to: IO[bytes] | None = None) -> Manifest:
-    """Read all of an export file and compare it with its manifest; `copy_to` is where its dump is copied, if wanted.
+    """Read a whole export file and compare it with its manifest; the dump is copied to `copy_to`, if given.
 
-    Raises UsageError for one that is truncated, edited or too new, and for one that is not made as an export is: it may not
+    Raises UsageError for a file that is truncated, edited or too new, or that `export_tenant` cannot have written: no file may
     take more memory or disk than its own size.
     """
     with _opened(path) as file:
@@ -76,12 +76,12 @@ def verify_export(path: Path, copy_to: IO[bytes] | None = None) -> Manifest:
         with file.open(DUMP) as dump:
             found = _copy(dump, copy_to)
     if found != manifest.sha256:
-        raise UsageError(f"{path}: the dump is not the one that was exported (sha256 differs); nothing was done")
+        raise UsageError(f"{path}: the dump was changed after the export (sha256 differs); nothing was done")
     return manifest
 
 
 class _Bounded(io.BufferedReader):
-    """A file of which no more than a chunk is read at once: zipfile reads the table of contents as a whole, however long."""
+    """A file that reads at most a chunk at once, as zipfile would read a table of contents of any length."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:
@@ -94,21 +94,21 @@ class _Bounded(io.BufferedReader):
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
-        # A pipe is not waited for, nor a device read for ever.
+        # O_NONBLOCK, so that a pipe or a device does not block.
         with _Bounded(io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))) as content:
             if not stat.S_ISREG(os.fstat(content.fileno()).st_mode):
-                raise UsageError(f"{path} cannot be read: it is no regular file")
+                raise UsageError(f"{path} cannot be read: it is not a regular file")
             with zipfile.ZipFile(content) as file:
                 _check_members(file)
                 yield file
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
-        raise UsageError(f"{path} is truncated, damaged or no export file: {error}; nothing was done") from None
+        raise UsageError(f"{path} is truncated, damaged or not an export file: {error}; nothing was done") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def _check_members(file: zipfile.ZipFile) -> None:
-    """Refuse what an export is not: other members, one twice, or one that is larger than the space that it takes."""
+    """Refuse other members than an export has, duplicates, and members that are larger than the space that they take."""
     members = file.infolist()
     if sorted(member.filename for member in members) != sorted((MANIFEST, DUMP)):
         raise zipfile.BadZipFile(f"it does not hold {MANIFEST} and {DUMP}, once each and nothing else")
@@ -139,14 +139,14 @@ def _parse(path: Path, text: bytes) -> Manifest:
     if checksum != _checksum(values):
         raise UsageError(f"{path}: its manifest was edited (checksum differs); nothing was done")
     if not _SCHEMA.fullmatch(manifest.schema):
-        raise UsageError(f"{path}: its manifest names no schema that erpkit exports; nothing was done")
+        raise UsageError(f"{path}: the schema in its manifest is not a valid name; nothing was done")
     return manifest
 
 
 def _unambiguous(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("duplicate key")
     return values
 
 
@@ -168,10 +168,10 @@ _PREFIX, _SUFFIX = ".erpkit-", ".partial"
 
 @contextmanager
 def partial_file(folder: Path) -> Iterator[tuple[IO[bytes], Path]]:
-    """Make a file in `folder` for its owner alone, and remove that name at the end: link it to another one to keep it.
+    """Create a file in `folder` that only its owner can read, and remove its name at the end: to keep it, link it to another name.
 
-    The operating system holds its lock for the life of the process. A process id would not do: it may be reused, or belong to
-    another container that shares the folder.
+    The file is locked for the life of the process. A process id in its name would not do: it may be reused, or belong to another
+    container that shares the folder.
     """
     file, path = _make(folder)
     with file:
@@ -182,7 +182,7 @@ def partial_file(folder: Path) -> Iterator[tuple[IO[bytes], Path]]:
 
 
 def sweep_partial_files(folder: Path) -> None:
-    """Remove what processes that were killed left in `folder`; what cannot be removed is left alone."""
+    """Remove the partial files of killed processes from `folder`, as far as they can be removed."""
     with suppress(OSError):
         for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
             with suppress(OSError):
@@ -190,12 +190,12 @@ def sweep_partial_files(folder: Path) -> None:
 
 
 def _make(folder: Path) -> tuple[IO[bytes], Path]:
-    """Make a locked file; another process may have removed it before it was locked, and then make another one."""
+    """Create a locked file; if another process removed it before it was locked, create another one."""
     while True:
         descriptor, name = tempfile.mkstemp(_SUFFIX, _PREFIX, folder)
         file = os.fdopen(descriptor, "w+b")
-        with suppress(OSError):  # a file system without locks: then no sweep removes it either
-            fcntl.flock(file, fcntl.LOCK_EX)  # waits for a sweep that is just looking at it
+        with suppress(OSError):  # on a file system without locks, no sweep removes it either
+            fcntl.flock(file, fcntl.LOCK_EX)  # waits for a sweep that looks at it
         if os.fstat(descriptor).st_nlink:
             return file, Path(name)
         file.close()

@@ -1,4 +1,10 @@
-"""What a schema consists of, read from the catalogs for many schemas at once, in a form that can be compared."""
+"""The objects of a schema, read from the catalogs of many schemas at once, in a form that can be compared.
+
+PostgreSQL writes the definitions itself, with an empty search_path, so that each object of the schema has the schema's name in front.
+SCHEMA, chr(1), replaces that name: equal objects of two schemas have equal definitions. A function's body stays as it was written.
+"""
+
+# ruff: noqa: S608 - the parts are constants of this file
 
 from __future__ import annotations
 
@@ -11,21 +17,11 @@ import psycopg
 
 from erpkit.database import Connection
 from erpkit.errors import DatabaseError
-from erpkit.tenants.definitions import COMMON, FUNCTION, OBJECTS, PARTS, RELATION
 from erpkit.tenants.locks import read_locks
 
 SCHEMA = "\x01"  # stands in definitions for the name of the schema itself, so that equal things compare equal
 
-_ATTEMPTS = 4  # somebody may lock a table in between
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """The number and a hash of a schema's objects: if equal, the schemas are. `lock` says why it could not be read."""
-
-    count: int
-    digest: str
-    lock: str | None = None
+_ATTEMPTS = 4  # another session may lock a table in between
 
 
 @dataclass(frozen=True)
@@ -44,9 +40,9 @@ class SchemaObject:
 
 @contextmanager
 def deparsing(connection: Connection) -> Iterator[None]:
-    """Read with an empty search_path, so that definitions name the schema of everything that is not PostgreSQL's own.
+    """Read with an empty search_path, so that definitions name the schema of every object that is not built in.
 
-    Some definitions wait for whoever has locked their table exclusively: one second at most, then LockNotAvailable is raised.
+    Some definitions wait for an exclusive lock on their table, at most one second; then LockNotAvailable is raised.
     """
     with connection.transaction():
         connection.execute(
@@ -58,27 +54,18 @@ def deparsing(connection: Connection) -> Iterator[None]:
 def read_objects(
     connection: Connection, schemas: Sequence[str]
 ) -> tuple[dict[str, list[SchemaObject]], dict[str, str]]:
-    """Return all that each of `schemas` consists of, in one query, and which could not be read because of whose lock."""
-    rows, locks = _read(connection, f"WITH {OBJECTS} SELECT * FROM objects", schemas)
+    """Return the objects of each of `schemas`, in one query, and the schemas that a lock kept from being read, with a clause."""
+    rows, locks = read_unlocked(connection, f"WITH {OBJECTS} SELECT * FROM objects", schemas)
     found: dict[str, list[SchemaObject]] = {schema: [] for schema in schemas if schema not in locks}
     for schema, *parts in rows:
         found[schema].append(SchemaObject(*parts))
     return found, locks
 
 
-def read_fingerprints(connection: Connection, schemas: Sequence[str]) -> dict[str, Fingerprint]:
-    """Return a fingerprint of each of `schemas` that has objects: far quicker to read than the objects themselves.
-
-    Equal fingerprints mean equal schemas; different ones only that the objects must be looked at.
-    """
-    rows, locks = _read(connection, fingerprint_query(connection.info.server_version), schemas)
-    return {schema: Fingerprint(int(count), digest) for schema, count, digest in rows} | {
-        schema: Fingerprint(0, "", lock) for schema, lock in locks.items()
-    }
-
-
-def _read(connection: Connection, query: str, schemas: Sequence[str]) -> tuple[list[tuple[Any, ...]], dict[str, str]]:
-    """Run a query over `schemas`, without those that somebody has locked; raises DatabaseError when it cannot go round a lock."""
+def read_unlocked(
+    connection: Connection, query: str, schemas: Sequence[str]
+) -> tuple[list[tuple[Any, ...]], dict[str, str]]:
+    """Run a query over `schemas` except locked ones, which are returned, too; raises DatabaseError if a lock cannot be avoided."""
     locks: dict[str, str] = {}
     for _ in range(_ATTEMPTS):
         left = [schema for schema in schemas if schema not in locks]
@@ -88,155 +75,175 @@ def _read(connection: Connection, query: str, schemas: Sequence[str]) -> tuple[l
         except psycopg.errors.LockNotAvailable:
             locks |= read_locks(connection, left)
     raise DatabaseError(
-        "schemas cannot be compared: something that they refer to is locked by another transaction; try again when it has ended"
+        "schemas cannot be compared: an object that they refer to is locked by another transaction; try again when it has ended"
     )
 
 
-# The query that hashes schemas from the catalogs' own columns, without putting each object into words.
-#
-# It only has to be different wherever the definitions are: two schemas with the same hash are equal, two with different
-# ones may yet be (where a column was dropped, say, the others keep their numbers). What it leaves to PostgreSQL's own
-# words is what holds the number of an object of one schema: that differs from tenant to tenant, and may be another tenant's.
-
-# ruff: noqa: S608 - the parts are constants of this package
-
-
-RAW_SINCE = 170000  # before, a stored expression holds its place in the statement that made it
-
-_ENFORCED_SINCE = 180000
-_OURS = 16384  # the first number that an object gets which is not PostgreSQL's own
-
-# A stored expression is compared as it is, unless it names something by a number of five digits, may name it by a constant of a
-# type such as regclass (24, 2202 …), or has the schema's name in a text, letter by letter.
-_NUMBERED = "[0-9]{5}|:consttype (24|220[2-9]|221[0-1]|3734|3735|3769|3770|4089|4090|4096|4097|4191|4192) "
-
-
-def _expression(tree: str, words: str) -> str:
-    return (
-        f"CASE WHEN e.is_numbered OR position(n.letters IN {tree}::text) > 0 "
-        f"THEN replace({words}, n.prefix, chr(1) || '.') ELSE {tree}::text END"
-    )
-
-
-# Most expressions are those of many tables, and are looked at once. `object` is that of the only constant in one such as
-# nextval('…'), which every serial column has: its number is given in bytes from the lowest (on a machine with another order
-# no object is found by it, and PostgreSQL's words are taken); `rest` is all but that constant.
-_OWN = f"""
-raw AS MATERIALIZED (
-    SELECT own.*, (SELECT string_agg((CASE WHEN b < 128 THEN b ELSE b - 256 END)::text, ' ' ORDER BY i)
-                     FROM generate_series(0, octet_length(prefix) - 1) i
-                    CROSS JOIN LATERAL get_byte(convert_to(prefix, getdatabaseencoding()), i) b) AS letters
-      FROM own
-), trees AS MATERIALIZED (
-    SELECT tree, CASE WHEN tree LIKE '%%:consttype 2205 %%' AND tree NOT LIKE '%%:constvalue%%:constvalue%%'
-                      THEN nullif(split_part(split_part(tree, ':constvalue 4 [ ', 2), ' ]', 1), '') END AS bytes
-      FROM (SELECT DISTINCT adbin::text AS tree FROM pg_attrdef
-             UNION SELECT conbin::text FROM pg_constraint WHERE contype = 'c'
-             UNION SELECT concat(indexprs, indpred) FROM pg_index WHERE indexprs IS NOT NULL OR indpred IS NOT NULL) one
-), expressions AS MATERIALIZED (
-    SELECT tree, true AS is_numbered, rest, CASE WHEN NOT rest ~ '{_NUMBERED}' THEN
-           (b[1] & 255) + ((b[2] & 255) << 8) + ((b[3] & 255) << 16) + ((b[4] & 255)::bigint << 24) END AS object
-      FROM trees
-     CROSS JOIN LATERAL (SELECT string_to_array(bytes, ' ')::int[] AS b,
-                                replace(replace(tree, '[ ' || bytes || ' ]', ''), ':consttype 2205 ', ':regclass ') AS rest) cut
-     WHERE bytes IS NOT NULL
-    UNION ALL
-    SELECT tree, tree ~ '{_NUMBERED}', NULL, NULL FROM trees WHERE bytes IS NULL
+# Each part of the query gives schema, kind, table, name and definition.
+# The parameter is an array of schema names.
+COMMON = """
+own AS MATERIALIZED (
+    SELECT oid, nspname, nspowner, quote_ident(nspname) || '.' AS prefix FROM pg_namespace WHERE nspname = ANY(%s)
+), own_class AS MATERIALIZED (
+    SELECT c.oid, c.relname, c.relkind, c.relpersistence, c.relrowsecurity, c.relforcerowsecurity, c.relispartition, c.relpartbound,
+           c.relowner, c.relnamespace, c.relam, c.reloptions, c.reltablespace, n.nspname, n.nspowner, n.prefix,
+           quote_ident(c.relname) AS name,
+           CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'S' THEN 'sequence' WHEN 'f' THEN 'foreign table'
+           ELSE 'table' END AS kind
+      FROM pg_class c JOIN own n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'i', 'I', 'c')
 )
 """
 
+# A function's header without the schema's name, and its unchanged body; p is an alias of pg_proc and n of `own`.
+_FUNCTION = """(
+    SELECT replace(replace(left(d.text, d.body), n.prefix, chr(1) || '.'), quote_literal(n.nspname), '''' || chr(1) || '''')
+           || substr(d.text, d.body + 1)
+      FROM (SELECT f.text, CASE WHEN p.prosqlbody IS NULL THEN position('AS $' IN f.text) ELSE length(f.text) END AS body
+              FROM (SELECT pg_get_functiondef(p.oid) AS text) f) d)"""
+
+_RELATION = """(
+    CASE WHEN c.relkind IN ('v', 'm') THEN coalesce('WITH (' || array_to_string(c.reloptions, ', ') || E')\\n', '')
+              || replace(pg_get_viewdef(c.oid), c.prefix, chr(1) || '.')
+         WHEN c.relkind = 'p' THEN 'partition by ' || replace(pg_get_partkeydef(c.oid), c.prefix, chr(1) || '.')
+         WHEN c.relkind = 'f' THEN (
+              SELECT 'SERVER ' || quote_ident(s.srvname) || coalesce(' OPTIONS (' || array_to_string(f.ftoptions, ', ') || ')', '')
+                FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver WHERE f.ftrelid = c.oid)
+         WHEN c.relpersistence = 'u' THEN 'unlogged' ELSE '' END)"""
+
 _RELATIONS = f"""
-    SELECT c.relnamespace, ROW('relation'::text, c.relname, c.relkind, c.relpersistence, c.relrowsecurity, c.relforcerowsecurity,
-           CASE WHEN c.relowner <> c.nspowner THEN c.relowner END,
-           CASE WHEN c.relkind IN ('v', 'm', 'p', 'f') THEN {RELATION} END)
-      FROM own_class c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')"""
+    SELECT nspname, kind, '', name,
+           {_RELATION}
+      FROM own_class c WHERE relkind IN ('r', 'p', 'v', 'm', 'f')"""
 
-_COLUMNS = f"""
-    SELECT n.oid, ROW('column'::text, c.relname, a.attname, a.attnum, a.atttypmod, a.attnotnull, a.attidentity, a.attgenerated,
-           a.attoptions, CASE WHEN a.atttypid < {_OURS} THEN a.atttypid END, CASE WHEN a.attcollation < {_OURS} THEN a.attcollation END,
-           CASE WHEN a.atttypid >= {_OURS} THEN replace(format_type(a.atttypid, a.atttypmod), n.prefix, chr(1) || '.') END,
-           CASE WHEN a.attcollation >= {_OURS} THEN replace(a.attcollation::regcollation::text, n.prefix, chr(1) || '.') END)
-      FROM own_class c JOIN pg_attribute a ON a.attrelid = c.oid JOIN raw n ON n.oid = c.relnamespace
-     WHERE a.attnum > 0 AND NOT a.attisdropped AND (c.relkind IN ('r', 'p', 'f') OR a.attoptions IS NOT NULL)"""
+_ROW_SECURITY = """
+    SELECT nspname, 'row level security', name, name,
+           CASE WHEN relrowsecurity THEN 'enabled' ELSE 'disabled' END || CASE WHEN relforcerowsecurity THEN ', forced' ELSE '' END
+      FROM own_class WHERE relrowsecurity OR relforcerowsecurity"""
 
-_DEFAULTS = f"""
-    SELECT n.oid, ROW('default'::text, c.relname, d.adnum, CASE WHEN s.relnamespace = n.oid THEN concat(e.rest, s.relname)
-           ELSE {_expression("d.adbin", "pg_get_expr(d.adbin, d.adrelid)")} END)
-      FROM pg_attrdef d JOIN own_class c ON c.oid = d.adrelid JOIN raw n ON n.oid = c.relnamespace
-      JOIN expressions e ON e.tree = d.adbin::text LEFT JOIN own_class s ON s.oid = e.object"""
+_POLICIES = """
+    SELECT c.nspname, 'policy', c.name, quote_ident(p.polname),
+           'AS ' || CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END || ' FOR '
+           || CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END
+           || ' TO ' || (SELECT string_agg(CASE role WHEN 0 THEN 'PUBLIC' ELSE role::regrole::text END, ', '
+                                      ORDER BY role::regrole::text)
+                           FROM unnest(p.polroles) role)
+           || coalesce(' USING (' || replace(pg_get_expr(p.polqual, c.oid), c.prefix, chr(1) || '.') || ')', '')
+           || coalesce(' WITH CHECK (' || replace(pg_get_expr(p.polwithcheck, c.oid), c.prefix, chr(1) || '.') || ')', '')
+      FROM pg_policy p JOIN own_class c ON c.oid = p.polrelid"""
 
-# A unique key's columns and storage are those of its index, which is hashed among the indexes.
-_CONSTRAINTS = f"""
-    SELECT n.oid, ROW('constraint'::text, c.relname, k.conname, k.contype, k.condeferrable, k.condeferred, k.convalidated,
-           k.connoinherit, k.conkey, k.confkey, k.confupdtype, k.confdeltype, k.confmatchtype, k.confdelsetcols,
-           f.relname, CASE WHEN f.relnamespace <> c.relnamespace THEN f.relnamespace::regnamespace::text END,
-           CASE k.contype WHEN 'c' THEN {_expression("k.conbin", "pg_get_constraintdef(k.oid)")}
-           WHEN 'x' THEN replace(pg_get_constraintdef(k.oid), n.prefix, chr(1) || '.') END{{of_newer}})
-      FROM pg_constraint k JOIN own_class c ON c.oid = k.conrelid JOIN raw n ON n.oid = c.relnamespace
-      LEFT JOIN expressions e ON e.tree = k.conbin::text LEFT JOIN pg_class f ON f.oid = k.confrelid
-     WHERE k.contype NOT IN ('n', 't')"""
+# Objects usually belong to the schema's owner, who may differ from tenant to tenant.
+_OWNERS = """
+    SELECT nspname, 'owner of ' || kind, name, name,
+           CASE relowner WHEN nspowner THEN 'the owner of the schema' ELSE relowner::regrole::text END
+      FROM own_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f')
+    UNION ALL
+    SELECT n.nspname, CASE p.prokind WHEN 'p' THEN 'owner of procedure' ELSE 'owner of function' END, o.name, o.name,
+           CASE p.proowner WHEN n.nspowner THEN 'the owner of the schema' ELSE p.proowner::regrole::text END
+      FROM pg_proc p JOIN own n ON n.oid = p.pronamespace CROSS JOIN LATERAL (
+           SELECT quote_ident(p.proname) || '('
+                  || replace(pg_get_function_identity_arguments(p.oid), n.prefix, chr(1) || '.') || ')' AS name) o
+     WHERE p.prokind <> 'a'"""
 
-_INDEXES = f"""
-    SELECT n.oid, ROW('index'::text, t.relname, i.relname, i.relkind, i.relam, i.reloptions, i.reltablespace, x.indisunique,
-           x.indnullsnotdistinct, x.indisvalid, x.indnkeyatts, x.indkey::int2[], x.indoption::int2[],
-           CASE WHEN x.indexprs IS NOT NULL OR x.indpred IS NOT NULL THEN
-                {_expression("concat(x.indexprs, x.indpred)", "pg_get_indexdef(i.oid)")} END,
-           CASE WHEN {_OURS} <= ANY(x.indclass::oid[] || x.indcollation::oid[])
-                THEN replace(pg_get_indexdef(i.oid), n.prefix, chr(1) || '.')
-                ELSE concat(x.indclass, '/', x.indcollation) END)
-      FROM pg_index x JOIN own_class i ON i.oid = x.indexrelid JOIN raw n ON n.oid = i.relnamespace
-      JOIN own_class t ON t.oid = x.indrelid LEFT JOIN expressions e
-        ON (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL) AND e.tree = concat(x.indexprs, x.indpred)"""
+_PARENTS = """
+    SELECT c.nspname, CASE WHEN c.relispartition THEN 'partition' ELSE 'inheritance' END, c.name, c.name,
+           replace(i.inhparent::regclass::text, c.prefix, chr(1) || '.')
+           || coalesce(' ' || replace(pg_get_expr(c.relpartbound, c.oid), c.prefix, chr(1) || '.'), '')
+      FROM own_class c JOIN pg_inherits i ON i.inhrelid = c.oid WHERE c.relkind IN ('r', 'p', 'f')"""
+
+_COLUMNS = """
+    SELECT c.nspname, 'column', c.name, quote_ident(a.attname),
+           CASE WHEN a.atttypid < 16384 THEN format_type(a.atttypid, a.atttypmod)
+                ELSE replace(format_type(a.atttypid, a.atttypmod), c.prefix, chr(1) || '.') END
+           || CASE WHEN a.attcollation IN (0, 100) THEN '' ELSE coalesce((
+                SELECT ' COLLATE ' || replace(a.attcollation::regcollation::text, c.prefix, chr(1) || '.')
+                  FROM pg_type t WHERE t.oid = a.atttypid AND t.typcollation <> a.attcollation), '') END
+           || CASE WHEN a.attnotnull THEN E'\\nnot null\\n' ELSE E'\\n\\n' END
+           || CASE a.attidentity WHEN 'a' THEN 'generated always as identity' WHEN 'd' THEN 'generated by default as identity'
+              ELSE '' END
+           || CASE WHEN a.atthasdef THEN (
+                SELECT CASE a.attgenerated WHEN 's' THEN 'generated always as (' || e.expression || ') stored'
+                       WHEN 'v' THEN 'generated always as (' || e.expression || ') virtual'
+                       ELSE 'default ' || e.expression END
+                  FROM pg_attrdef d
+                 CROSS JOIN LATERAL (SELECT replace(pg_get_expr(d.adbin, d.adrelid), c.prefix, chr(1) || '.') AS expression) e
+                 WHERE d.adrelid = c.oid AND d.adnum = a.attnum) ELSE '' END
+      FROM own_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+     WHERE c.relkind IN ('r', 'p', 'f')"""
+
+_CONSTRAINTS = """
+    SELECT c.nspname, 'constraint', c.name, quote_ident(k.conname), replace(pg_get_constraintdef(k.oid), c.prefix, chr(1) || '.')
+      FROM pg_constraint k JOIN own_class c ON c.oid = k.conrelid WHERE k.contype NOT IN ('n', 't')"""
+
+_INDEXES = """
+    SELECT i.nspname, 'index', quote_ident(t.relname), i.name,
+           replace(pg_get_indexdef(i.oid), i.prefix, chr(1) || '.') || CASE WHEN x.indisvalid THEN '' ELSE E'\\ninvalid' END
+      FROM own_class i JOIN pg_index x ON x.indexrelid = i.oid JOIN pg_class t ON t.oid = x.indrelid
+      LEFT JOIN pg_constraint k ON k.conindid = i.oid AND k.contype IN ('p', 'u', 'x')
+     WHERE i.relkind IN ('i', 'I') AND k.oid IS NULL"""
 
 _FUNCTIONS = f"""
-    SELECT n.oid, ROW('function'::text, p.proname, p.prokind, p.prolang, p.procost, p.prorows, p.provariadic,
-           p.prosecdef, p.proleakproof,
-           CASE WHEN p.proowner <> n.nspowner THEN p.proowner END, p.proisstrict,
-           p.proretset, p.provolatile, p.proparallel, p.proargmodes, p.proargnames, p.prosrc, p.probin,
-           CASE WHEN p.proargdefaults IS NULL AND p.prosqlbody IS NULL AND p.proconfig IS NULL AND p.prosupport = 0
-                     AND NOT {_OURS} <= ANY(p.prorettype || p.proargtypes::oid[] || p.proallargtypes || p.protrftypes)
-                THEN concat(p.prorettype, '/', p.proargtypes, '/', p.proallargtypes, '/', p.protrftypes)
-                WHEN p.prokind <> 'a' THEN {FUNCTION}
-                ELSE replace(pg_get_function_identity_arguments(p.oid), n.prefix, chr(1) || '.') END)
-      FROM pg_proc p JOIN raw n ON n.oid = p.pronamespace"""
+    SELECT n.nspname, CASE p.prokind WHEN 'p' THEN 'procedure' WHEN 'a' THEN 'aggregate' ELSE 'function' END, '',
+           quote_ident(p.proname) || '(' || replace(pg_get_function_identity_arguments(p.oid), n.prefix, chr(1) || '.') || ')',
+           CASE WHEN p.prokind = 'a' THEN '' ELSE {_FUNCTION} END
+      FROM pg_proc p JOIN own n ON n.oid = p.pronamespace"""
 
 _TRIGGERS = """
-    SELECT n.oid, ROW('trigger'::text, c.relname, t.tgname, t.tgtype, t.tgenabled, t.tgdeferrable, t.tginitdeferred, t.tgattr::int2[],
-           t.tgoldtable, t.tgnewtable, p.proname, CASE WHEN p.pronamespace <> n.oid THEN p.pronamespace::regnamespace::text END,
-           CASE WHEN t.tgqual IS NOT NULL OR t.tgnargs > 0 OR t.tgconstraint <> 0
-                THEN replace(pg_get_triggerdef(t.oid), n.prefix, chr(1) || '.') END)
-      FROM pg_trigger t JOIN own_class c ON c.oid = t.tgrelid JOIN raw n ON n.oid = c.relnamespace JOIN pg_proc p ON p.oid = t.tgfoid
-     WHERE NOT t.tgisinternal"""
+    SELECT c.nspname, 'trigger', c.name, quote_ident(t.tgname),
+           replace(pg_get_triggerdef(t.oid), c.prefix, chr(1) || '.')
+           || CASE t.tgenabled WHEN 'O' THEN ''
+              WHEN 'D' THEN E'\\nDISABLE' WHEN 'A' THEN E'\\nENABLE ALWAYS' ELSE E'\\nENABLE REPLICA' END
+      FROM pg_trigger t JOIN own_class c ON c.oid = t.tgrelid WHERE NOT t.tgisinternal"""
+
+_RULES = """
+    SELECT c.nspname, 'rule', c.name, quote_ident(r.rulename), replace(pg_get_ruledef(r.oid), c.prefix, chr(1) || '.')
+           || CASE r.ev_enabled WHEN 'O' THEN ''
+              WHEN 'D' THEN E'\\nDISABLE' WHEN 'A' THEN E'\\nENABLE ALWAYS' ELSE E'\\nENABLE REPLICA' END
+      FROM pg_rewrite r JOIN own_class c ON c.oid = r.ev_class WHERE r.rulename <> '_RETURN'"""
 
 _SEQUENCES = """
-    SELECT c.relnamespace, ROW('sequence'::text, c.relname, s.seqtypid, s.seqstart, s.seqincrement, s.seqmax, s.seqmin,
-           s.seqcache, s.seqcycle,
-           t.relname, d.refobjsubid)
+    SELECT c.nspname, 'sequence', '', c.name,
+           'as ' || format_type(s.seqtypid, NULL) || ' increment by ' || s.seqincrement || ' minvalue ' || s.seqmin
+           || ' maxvalue ' || s.seqmax || ' start with ' || s.seqstart || ' cache ' || s.seqcache
+           || CASE WHEN s.seqcycle THEN ' cycle' ELSE ' no cycle' END
       FROM pg_sequence s JOIN own_class c ON c.oid = s.seqrelid
-      LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass
-                           AND d.deptype IN ('a', 'i')
-      LEFT JOIN pg_class t ON t.oid = d.refobjid WHERE d.deptype IS DISTINCT FROM 'i'"""
+      LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'i' WHERE d.objid IS NULL
+    UNION ALL
+    SELECT c.nspname, 'sequence owner', c.name, c.name, t.name || '.' || quote_ident(a.attname)
+      FROM own_class c JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'a'
+      JOIN own_class t ON t.oid = d.refobjid
+      JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+     WHERE c.relkind = 'S' AND d.refclassid = 'pg_class'::regclass"""
 
-_RAW = (_RELATIONS, _COLUMNS, _DEFAULTS, _CONSTRAINTS, _INDEXES, _FUNCTIONS, _TRIGGERS, _SEQUENCES)
-_IN_WORDS = [PARTS[name] for name in ("row security", "policies", "parents", "rules", "types", "statistics")]
+_TYPES = """
+    SELECT n.nspname, CASE t.typtype WHEN 'e' THEN 'enum' WHEN 'd' THEN 'domain' ELSE 'range' END, '',
+           quote_ident(t.typname), coalesce(replace(CASE t.typtype
+           WHEN 'e' THEN (SELECT string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder)
+                           FROM pg_enum e WHERE e.enumtypid = t.oid)
+           WHEN 'r' THEN (SELECT 'subtype = ' || format_type(r.rngsubtype, NULL) FROM pg_range r WHERE r.rngtypid = t.oid)
+           WHEN 'd' THEN format_type(t.typbasetype, t.typtypmod)
+                || coalesce((SELECT ' COLLATE ' || t.typcollation::regcollation::text FROM pg_type b
+                              WHERE b.oid = t.typbasetype AND b.typcollation <> t.typcollation), '')
+                || coalesce(' DEFAULT ' || pg_get_expr(t.typdefaultbin, 0), '') || CASE WHEN t.typnotnull THEN ' NOT NULL' ELSE '' END
+                || coalesce((SELECT string_agg(' CONSTRAINT ' || quote_ident(k.conname) || ' ' || pg_get_constraintdef(k.oid), ''
+                                              ORDER BY k.conname)
+                               FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'), '')
+           END, n.prefix, chr(1) || '.'), '')
+      FROM pg_type t JOIN own n ON n.oid = t.typnamespace WHERE t.typtype IN ('e', 'd', 'r')
+    UNION ALL
+    SELECT c.nspname, 'type', '', c.name, coalesce((
+           SELECT string_agg(quote_ident(a.attname) || ' ' || replace(format_type(a.atttypid, a.atttypmod), c.prefix, chr(1) || '.'),
+                             ', ' ORDER BY a.attnum)
+             FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '')
+      FROM own_class c WHERE c.relkind = 'c'"""
 
+_STATISTICS = """
+    SELECT n.nspname, 'statistics', '', quote_ident(s.stxname), replace(pg_get_statisticsobjdef(s.oid), n.prefix, chr(1) || '.')
+      FROM pg_statistic_ext s JOIN own n ON n.oid = s.stxnamespace"""
 
-def fingerprint_query(server_version: int) -> str:
-    """Return the query for schema, number of objects, hash; its parameter is an array of schema names."""
-    words = "hashtextextended(concat_ws('/', kind, tab, name, definition), 0)"
-    if server_version < RAW_SINCE:
-        return f"WITH {OBJECTS} SELECT nspname, count(*), sum({words})::text FROM objects GROUP BY 1"
-    newer = ", k.conenforced, k.conperiod" if server_version >= _ENFORCED_SINCE else ""
-    sums = [
-        f"SELECT oid, count(*), sum(hash_record_extended(thing, 0)) FROM ({part}) one (oid, thing) GROUP BY 1"
-        for part in _RAW
-    ]
-    sums += [
-        f"SELECT own.oid, count(*), sum({words}) FROM ({part}) one (nspname, kind, tab, name, definition) "
-        "JOIN own USING (nspname) GROUP BY 1"
-        for part in _IN_WORDS
-    ]
-    return (
-        f"WITH {COMMON}, {_OWN}, sums (oid, things, digest) AS ({' UNION ALL '.join(sums)}) "
-        "SELECT nspname, sum(things), sum(digest)::text FROM sums JOIN own USING (oid) GROUP BY 1"
-    ).replace("{of_newer}", newer)
+PARTS = {
+    "relations": _RELATIONS, "row security": _ROW_SECURITY, "policies": _POLICIES, "owners": _OWNERS, "parents": _PARENTS,
+    "columns": _COLUMNS, "constraints": _CONSTRAINTS, "indexes": _INDEXES, "functions": _FUNCTIONS, "triggers": _TRIGGERS,
+    "rules": _RULES, "sequences": _SEQUENCES, "types": _TYPES, "statistics": _STATISTICS,
+}  # fmt: skip
+
+OBJECTS = f"{COMMON}, objects (nspname, kind, tab, name, definition) AS ({' UNION ALL '.join(PARTS.values())})"

@@ -1,11 +1,10 @@
-"""The check that a user's SQL only reads: the server is asked what each name in it does, before it runs.
+"""Check that a user's SQL only reads: before it runs, the server tells what each name in it does.
 
-A read-only transaction and a tenant's role hold a statement only as long as it cannot leave them, and a function can: one
-that runs SQL given as text, or changes a setting. PostgreSQL marks what does more than read as VOLATILE, so a name that has a
-VOLATILE variant is refused, wherever a function can be reached: a call, a field (`(x).name` calls a function of one argument),
-an operator, a cast. The names are taken from the tokens, not from a parser's tree, as only PostgreSQL's own parser knows
-what a tree would leave out. Whatever is not built into PostgreSQL is refused unless the settings name it: a STABLE function,
-too, may EXECUTE any text.
+A read-only transaction under a tenant's role is not enough, as a function may leave both: one that runs SQL given as text, or
+changes a setting. PostgreSQL marks functions that do more than read as VOLATILE, so a name with a VOLATILE variant is refused
+wherever it may call a function: in a call, a field (`(x).name` calls a function of one argument), an operator or a cast. The names
+come from the tokens, not from a parser's tree, which may leave some out. Everything that is not built into PostgreSQL is refused
+unless the settings allow it, as a STABLE function may EXECUTE any text, too.
 """
 
 from __future__ import annotations
@@ -19,17 +18,15 @@ from erpkit.tenants.schema_walls import find_names_beyond
 from erpkit.tenants.sql_tokens import Kind, Token
 from erpkit.tenants.statement import Statement, ends_value, read_statement
 
-__all__ = ["HARMLESS", "Fact", "Reach", "check_reading", "find_problems", "find_reach", "look_up"]
-
 CATALOGS = ("pg_catalog", "information_schema")
 
-# VOLATILE because they give another value each time, or look at files' sizes; none of them does anything.
+# VOLATILE because they return another value each time, or read the sizes of files; none of them changes anything.
 HARMLESS = frozenset({
     "random", "random_normal", "clock_timestamp", "timeofday", "gen_random_uuid", "uuidv4", "uuidv7", "array_sample",
     "array_shuffle", "pg_relation_size", "pg_table_size", "pg_total_relation_size", "pg_indexes_size", "pg_database_size",
     "pg_tablespace_size", "pg_blocking_pids", "pg_is_in_recovery",
 })  # fmt: skip
-_VOLATILE = "PostgreSQL marks it VOLATILE or keeps it from the public, so it does more than read and could leave the tenant's role"
+_VOLATILE = "it is VOLATILE or not open to PUBLIC, so it may do more than read, or leave the tenant's role"
 _SAMPLING = ("bernoulli", "system")  # TABLESAMPLE's methods, which are VOLATILE functions that no SQL can call
 
 # The operators that key words stand for, looked up on the search_path like any other.
@@ -41,10 +38,10 @@ _BEHIND_WORDS = {
     **dict.fromkeys(("in", "case", "nullif", "using", "natural", "distinct"), ("=", "<>")),
 }
 
-# One query for all that is asked. What CREATE made has an oid from 16384 on (PostgreSQL's FirstNormalObjectId), in pg_catalog
-# as well. `near` are the schemas where a name without a schema may be found beside pg_catalog. A cast that is not built in
-# counts where typed text can come to it: from a string type, when it is implicit or its target is named; from another type,
-# when that is named, too. One in C is an extension's own and runs no text. A domain's CHECK can hand a text on as well.
+# One query for all names. Objects that CREATE made have oids from 16384 on (PostgreSQL's FirstNormalObjectId), also in pg_catalog.
+# `near` are the schemas in which a name without a schema may be found besides pg_catalog. A cast that is not built in counts if
+# typed text can reach it: from a string type, if it is implicit or its target is named; from another type, if that is named, too.
+# A cast in C belongs to an extension and runs no text. A domain's CHECK can pass a text on, too.
 _FACTS = """
 WITH near AS (SELECT oid, nspname FROM pg_catalog.pg_namespace WHERE nspname = ANY(%(near)s))
 SELECT 'volatile', p.proname::text, NULL::text, NULL::text, false FROM pg_catalog.pg_proc p
@@ -80,7 +77,7 @@ WHERE p.oid >= 16384
 
 @dataclass(frozen=True)
 class Reach:
-    """What a statement can reach: functions by name and schema, fields, operators by schema and sign, and all its names."""
+    """What a statement can use: functions by schema and name, fields, operators by schema and sign, and all its names."""
 
     calls: frozenset[tuple[str | None, str]]
     fields: frozenset[str]
@@ -91,7 +88,7 @@ class Reach:
 
 @dataclass(frozen=True)
 class Fact:
-    """What the server knows of a name: what kind of thing has it, and which function of which schema is behind it."""
+    """What the server knows of a name: the kind of object, and the function behind it with its schema."""
 
     kind: str
     name: str
@@ -108,10 +105,10 @@ def check_reading(
     shared_schemas: Sequence[str] = (),
     allowed_functions: Sequence[str] = (),
 ) -> Statement:
-    """Return the reading statement that `text` is, fit to be sent to these tenants.
+    """Return the statement of `text`, checked for these tenants.
 
-    `allowed_functions` are names, with their schema or not, or `schema.*`. Where a tenant has no role, nothing but this keeps
-    a statement in its schema: there it may name `shared_schemas` besides. Raises UsageError, naming the culprit.
+    `allowed_functions` are names, with or without a schema, or `schema.*`. If a tenant has no role, only this check keeps a
+    statement in the tenant's schema and the `shared_schemas`. Raises UsageError, which names the culprit.
     """
     statement = read_statement(text)
     schemas = {tenant.schema for tenant in tenants}
@@ -127,7 +124,7 @@ def check_reading(
 
 
 def find_reach(tokens: Sequence[Token]) -> Reach:
-    """Return what a statement of these tokens can reach, and rather more than less."""
+    """Return what a statement of these tokens can use, or more than that in doubt."""
     calls, fields, operators = set(), set(), set()
     for at, token in enumerate(tokens):
         if token.is_name:
@@ -196,7 +193,7 @@ def _qualified_operator(tokens: Sequence[Token], at: int) -> tuple[str | None, s
 
 
 def look_up(connection: Connection, reach: Reach, near: Sequence[str]) -> list[Fact]:
-    """Return what the server knows of the names in reach, where the schemas `near` are searched beside pg_catalog."""
+    """Return what the server knows of the names, with the schemas `near` searched besides pg_catalog."""
     schemas = {*near, *(schema for schema, _ in reach.operators if schema is not None)}
     signs = {sign for _, sign in reach.operators}
     values = {"names": list(reach.names), "symbols": list(signs), "near": list(schemas), "casts": reach.casts}
@@ -204,7 +201,7 @@ def look_up(connection: Connection, reach: Reach, near: Sequence[str]) -> list[F
 
 
 def find_problems(reach: Reach, facts: Sequence[Fact], allowed: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Yield a sentence for each thing within reach that is not known to read only."""
+    """Yield a sentence for each name that is not known to only read."""
     volatile = {fact.name for fact in facts if fact.kind == "volatile"} - HARMLESS
     outside = [fact for fact in facts if fact.kind == "outside" and not _is_allowed(fact.schema, fact.name, allowed)]
     for schema, name in sorted(reach.calls, key=lambda call: (call[1], call[0] or "")):
@@ -240,6 +237,6 @@ def _as_column(name: str) -> str:
 
 def _not_built_in(what: str, name: str) -> str:
     return (
-        f"{what} cannot be used here: it is not built into PostgreSQL and could run anything; if it only reads, name {name} in "
+        f"{what} cannot be used here: it is not built into PostgreSQL and may run anything; if it only reads, add {name} to "
         "ERPKIT_ALLOWED_FUNCTIONS"
     )

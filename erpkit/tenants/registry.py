@@ -1,4 +1,4 @@
-"""public.tenants: which tenants there are.
+"""The registry of tenants, public.tenants, and tenants of other ERPs that a query lists.
 
 Where an ERP has a table of that name of its own, the registry is public.erpkit_tenants.
 """
@@ -13,25 +13,11 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from erpkit.database import Connection, Tenant, may_not_read, share_table
-from erpkit.errors import UsageError
+from erpkit.database import Connection, Tenant, has_schema, may_not_read, share_table
+from erpkit.database.operators import lock_shared
+from erpkit.errors import UsageError, first_line
 from erpkit.tenants.locks import WAIT, name_holders
 from erpkit.tenants.roles import forbid_writing, grant_schema
-
-__all__ = [
-    "STATUSES",
-    "check_slug",
-    "ensure_registry",
-    "find_tenants",
-    "get_tenant",
-    "has_event_log",
-    "has_schema",
-    "list_tenants",
-    "look_up",
-    "registry_table",
-    "set_status",
-    "unregister",
-]
 
 STATUSES = ("active", "suspended", "archived")
 
@@ -46,43 +32,43 @@ SELECT c.relname::text, bool_or(a.attname = 'owner_name')
  GROUP BY 1 HAVING count(*) FILTER (WHERE a.attname <> 'owner_name') = 5 ORDER BY 1 LIMIT 1
 """
 
+_NOT_OURS = (
+    "public.tenants is not erpkit's: say which tenants there are by ERPKIT_TENANTS_QUERY; erpkit doctor writes it, and "
+    "erpkit tenants adopt makes them tenants of erpkit's, in a table of another name"
+)
+
 
 def check_slug(slug: str) -> str:
     """Return `slug` if it may name a tenant; raise UsageError if not."""
     if not _SLUG.fullmatch(slug):
-        remedy = "use a-z, 0-9 and _, a letter first, at most 48 characters" if slug else "say which tenant"
-        raise UsageError(f"{slug!r} is no tenant name: {remedy}")
+        remedy = "use a-z, 0-9 and _, a letter first, at most 48 characters" if slug else "name a tenant"
+        raise UsageError(f"{slug!r} is not a valid tenant name: {remedy}")
     return slug
 
 
 def registry_table(connection: Connection) -> str | None:
-    """Return the table of tenants that erpkit keeps; None where there is none yet, whatever tables the ERP has itself."""
+    """Return the table of tenants that erpkit keeps; None if there is none yet, whatever tables the ERP has itself."""
     found = _find(connection)
     return f"public.{found[0]}" if found else None
 
 
 def _find(connection: Connection) -> tuple[str, bool] | None:
-    """Return the registry's name in the schema public, and whether it says whom adopted tenants belong to."""
+    """Return the registry's name in the schema public, and whether it has a column for the owner of adopted tenants."""
     row = connection.execute(_TABLE).fetchone()
     return (row[0], row[1]) if row else None
 
 
-def _refuse_table_of_others(connection: Connection) -> None:
-    if connection.execute("SELECT to_regclass('public.tenants')").fetchone() != (None,):
-        raise UsageError(
-            "public.tenants is not erpkit's: say which tenants there are by ERPKIT_TENANTS_QUERY; erpkit doctor writes it, and "
-            "erpkit tenants adopt makes them tenants of erpkit's, in a table of another name"
-        )
+def _has_table_of_that_name(connection: Connection) -> bool:
+    return connection.execute("SELECT to_regclass('public.tenants')").fetchone() != (None,)
 
 
 def ensure_registry(connection: Connection) -> str:
-    """Make the registry if it is missing, and return its table; two processes may do so at once."""
+    """Create the registry if it is missing, and return its table; two processes may do so at once."""
     with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0))")
+        lock_shared(connection)
         found = registry_table(connection)
-        taken = connection.execute("SELECT to_regclass('public.tenants')").fetchone() != (None,)
-        table = found or ("public.erpkit_tenants" if taken else "public.tenants")
-        if found is None:  # IF NOT EXISTS would demand the right to create it
+        table = found or ("public.erpkit_tenants" if _has_table_of_that_name(connection) else "public.tenants")
+        if found is None:  # IF NOT EXISTS would need the privilege to create it
             connection.execute(
                 f"CREATE TABLE {table} ("
                 "slug text PRIMARY KEY, schema_name text NOT NULL UNIQUE, role_name text, name text NOT NULL DEFAULT '', "
@@ -94,11 +80,9 @@ def ensure_registry(connection: Connection) -> str:
 
 
 def has_event_log(connection: Connection) -> bool:
-    """Tell whether tenants here have erpkit's event log: not where all were adopted, and all of them without it."""
-    if (
-        connection.execute("SELECT FROM pg_class WHERE relname = 'goose_db_version_erpkit' LIMIT 1").fetchone()
-        is not None
-    ):
+    """Tell whether tenants here have erpkit's event log: not if all were adopted, and all of them without it."""
+    logs = connection.execute("SELECT FROM pg_class WHERE relname = 'goose_db_version_erpkit' LIMIT 1")
+    if logs.fetchone() is not None:
         return True
     tenants = list_tenants(connection)
     return not tenants or any(tenant.owner is None for tenant in tenants)
@@ -107,14 +91,15 @@ def has_event_log(connection: Connection) -> bool:
 def list_tenants(connection: Connection, query: str | None = None) -> list[Tenant]:
     """Return all tenants by slug; none where there is no registry. Raises UsageError where public.tenants is the ERP's own.
 
-    `query` (ERPKIT_TENANTS_QUERY) lists those of an ERP that erpkit did not make: columns slug and schema_name, and optionally
-    name and status, where anything but active and true counts as not active. Such tenants have no role of erpkit's.
+    `query` (ERPKIT_TENANTS_QUERY) lists the tenants of an ERP that erpkit did not make: columns slug and schema_name, and
+    optionally name and status; any status but active and true counts as not active. Such tenants have no role of erpkit's.
     """
     if query is not None:
         return _foreign_tenants(connection, query)
     found = _find(connection)
     if found is None:
-        _refuse_table_of_others(connection)
+        if _has_table_of_that_name(connection):
+            raise UsageError(_NOT_OURS)
         return []
     try:
         rows = connection.execute(_select(found, "ORDER BY slug")).fetchall()
@@ -136,21 +121,23 @@ def _foreign_tenants(connection: Connection, query: str) -> list[Tenant]:
             rows = connection.cursor(row_factory=dict_row).execute(query.encode()).fetchall()
         tenants = [_foreign_tenant(row) for row in rows]
     except psycopg.Error as error:
-        raise UsageError(f"ERPKIT_TENANTS_QUERY failed: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"ERPKIT_TENANTS_QUERY failed: {first_line(error)}") from None
     except KeyError as error:
-        raise UsageError(f"ERPKIT_TENANTS_QUERY gives no column {error}: it needs slug and schema_name") from None
+        raise UsageError(f"ERPKIT_TENANTS_QUERY returns no column {error}: it needs slug and schema_name") from None
     for what, values in (("tenant", [t.slug for t in tenants]), ("schema", [t.schema for t in tenants])):
         if twice := [value for value, count in Counter(values).items() if count > 1]:
-            raise UsageError(f"ERPKIT_TENANTS_QUERY gives the {what} {twice[0]!r} more than once: each must be one row")
+            raise UsageError(
+                f"ERPKIT_TENANTS_QUERY returns the {what} {twice[0]!r} more than once: each must be one row"
+            )
     return sorted(tenants, key=lambda tenant: tenant.slug)
 
 
 def _foreign_tenant(row: Mapping[str, Any]) -> Tenant:
-    """Return the tenant of a row; its names are taken as they are, and quoted wherever they are used."""
+    """Return the tenant of a row; any name is accepted, as it is quoted wherever it is used."""
     slug, schema = row["slug"], row["schema_name"]
     for column, value, other in (("slug", slug, schema), ("schema_name", schema, slug)):
         if value is None or not str(value).strip():
-            raise UsageError(f"ERPKIT_TENANTS_QUERY gives a row without a {column} (beside {other!r}): leave it out")
+            raise UsageError(f"ERPKIT_TENANTS_QUERY returns a row without a {column} (beside {other!r}): leave it out")
     status = str(row.get("status", "active"))
     return Tenant(
         slug=str(slug),
@@ -161,12 +148,12 @@ def _foreign_tenant(row: Mapping[str, Any]) -> Tenant:
 
 
 def get_tenant(connection: Connection, slug: str) -> Tenant:
-    """Return one tenant; raises UsageError, with the nearest names, when there is none of that name."""
+    """Return one tenant; raises UsageError, which suggests similar names, if it does not exist."""
     return find_tenants(connection, [slug])[0]
 
 
 def find_tenants(connection: Connection, slugs: Sequence[str] = (), query: str | None = None) -> list[Tenant]:
-    """Return the tenants named, or all without a name; raises UsageError for each name that is none.
+    """Return the tenants named, or all without a name; raises UsageError for a name that no tenant has.
 
     `query` is as in `list_tenants`.
     """
@@ -180,7 +167,7 @@ def find_tenants(connection: Connection, slugs: Sequence[str] = (), query: str |
 
 
 def look_up(connection: Connection, slug: str, query: str | None = None) -> Tenant | None:
-    """Return the tenant of this name, or None: for requests, which are many, and tell nobody what other tenants there are."""
+    """Return the tenant of this name, or None; use it for requests, which must not reveal the names of other tenants."""
     if query is not None:
         return next((tenant for tenant in _foreign_tenants(connection, query) if tenant.slug == slug), None)
     if not _SLUG.fullmatch(slug):
@@ -191,13 +178,13 @@ def look_up(connection: Connection, slug: str, query: str | None = None) -> Tena
 
 
 def set_status(connection: Connection, slug: str, status: str) -> Tenant:
-    """Suspend, activate or archive a tenant; fleet operations pass over all but active ones.
+    """Suspend, activate or archive a tenant; operations on all tenants skip those that are not active.
 
-    An archived tenant can only be read: its role loses the right to write until it is activated or suspended again. Raises
-    DatabaseError, which names who holds the lock, where one is not to be got within ten seconds.
+    An archived tenant can only be read: its role may not write until it is activated or suspended again. Raises DatabaseError,
+    which names who holds the lock, if it cannot get one within ten seconds.
     """
     if status not in STATUSES:
-        raise UsageError(f"{status!r} is no status: use {', '.join(STATUSES)}")
+        raise UsageError(f"{status!r} is not a status: use {', '.join(STATUSES)}")
     tenant = get_tenant(connection, slug)
     with name_holders(connection, tenant, "nothing was changed"), connection.transaction():
         connection.execute(f"SET LOCAL lock_timeout TO '{WAIT}'")
@@ -214,13 +201,8 @@ def set_status(connection: Connection, slug: str, status: str) -> Tenant:
 
 def unregister(connection: Connection, tenant: Tenant) -> None:
     """Take a tenant out of the registry."""
-    delete = f"DELETE FROM {registry_table(connection)} WHERE slug = %s"  # noqa: S608
+    delete = f"DELETE FROM {registry_table(connection)} WHERE slug = %s"  # noqa: S608 - one of two names
     connection.execute(delete.encode(), [tenant.slug])
-
-
-def has_schema(connection: Connection, schema: str) -> bool:
-    """Tell whether there is a schema of this name."""
-    return connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", [schema]).fetchone() is not None
 
 
 def _suggest(slug: str, known: Sequence[str]) -> str:

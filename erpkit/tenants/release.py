@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg import sql
 
-from erpkit.database import Connection, Database, Tenant, fetch_union
+from erpkit.database import Connection, Database, Tenant, fetch_union, has_schema
 from erpkit.errors import DatabaseError, ErpkitError, UsageError
 from erpkit.finding import Finding
 from erpkit.plan import plan_id
@@ -16,7 +16,7 @@ from erpkit.table import Column, Table
 from erpkit.tenants.adoption import reason_of
 from erpkit.tenants.foreign_schemas import EVENT_TABLE
 from erpkit.tenants.lifecycle import lock_migrations
-from erpkit.tenants.registry import has_schema, list_tenants, registry_table, unregister
+from erpkit.tenants.registry import list_tenants, registry_table, unregister
 from erpkit.tenants.roles import drop_roles, revoke_schema
 
 _TABLES = """

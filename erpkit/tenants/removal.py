@@ -1,26 +1,28 @@
-"""Dropping a tenant: planned, confirmed, and in batches, so that a big schema does not exhaust the server's lock table."""
+"""Drop a tenant in batches, so that a big schema does not exhaust the server's locks; or export it first, and then drop it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
 from erpkit.database import Connection, Database, Tenant
-from erpkit.errors import DatabaseError, PlanChangedError, UsageError
+from erpkit.errors import DatabaseError, PlanChangedError, UsageError, first_line
 from erpkit.finding import Finding
 from erpkit.plan import plan_id
 from erpkit.table import Column, Table
+from erpkit.tenants.exports import export_tenant
 from erpkit.tenants.health import count_rows
 from erpkit.tenants.locks import WAIT, name_holders, short_waits
-from erpkit.tenants.registry import get_tenant, set_status, unregister
+from erpkit.tenants.manifest import Manifest, verify_export
+from erpkit.tenants.registry import get_tenant, list_tenants, set_status, unregister
 from erpkit.tenants.roles import drop_roles
 
-__all__ = ["DropPlan", "DropResult", "drop_tenant", "plan_drop"]
-
-BATCH = 50  # each table takes several locks: its own, its indexes', its sequences', its toast table's
+BATCH = 50  # tables; each takes several locks: for itself, its indexes, sequences and toast table
 
 _KINDS = {
     "v": "VIEW",
@@ -34,9 +36,9 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class DropPlan:
-    """What would be lost: exact `rows` of each table, and `byte_count` with indexes.
+    """What would be lost: the exact `rows` of each table, and `byte_count` with indexes.
 
-    `dependents` are views and tables of other schemas that lean on this one; while there are any, nothing is dropped.
+    `dependents` are views and tables of other schemas that depend on this one; while there are any, nothing is dropped.
     """
 
     tenant: Tenant
@@ -52,22 +54,22 @@ class DropPlan:
 
     @property
     def row_count(self) -> int:
-        """How many rows its tables hold, all in all."""
+        """How many rows its tables hold together."""
         return sum(self.rows.values())
 
     @property
     def size(self) -> int:
-        """How many tables are dropped; a schema without tables is one thing to drop all the same."""
+        """How many tables are dropped, at least 1: a schema without tables is dropped, too."""
         return max(1, len(self.rows))
 
     @property
     def facts(self) -> dict[str, object]:
-        """Its figures, with those of a result at naught."""
+        """Its figures, with those of the result at zero."""
         return {"tenant": self.tenant.slug, "tables": len(self.rows), "rows": self.row_count, "dropped": 0}
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """There are none: what may not be dropped is refused."""
+        """None: planning refuses what may not be dropped."""
         return ()
 
     @property
@@ -81,7 +83,9 @@ class DropPlan:
         if self.tenant.is_active:
             raise UsageError(f"tenant {slug} is active: suspend or archive it first; nothing was dropped")
         if self.dependents:
-            raise UsageError(f"tenant {slug}: {', '.join(self.dependents)} depend on it; drop them first")
+            raise UsageError(
+                f"tenant {slug}: {', '.join(self.dependents)} depend on it: drop them first; nothing was dropped"
+            )
 
     def check(self, confirm: str) -> None:
         """Raise UsageError unless the tenant may be dropped, and PlanChangedError unless `confirm` is this plan's id."""
@@ -100,7 +104,7 @@ _LOST = (
 
 @dataclass(frozen=True)
 class DropResult:
-    """What was dropped: the tables, views and sequences of each transaction, in their order."""
+    """The tables, views and sequences that were dropped, by transaction and in order."""
 
     tenant: str
     batches: tuple[tuple[str, ...], ...] = field(repr=False)
@@ -117,7 +121,7 @@ class DropResult:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """There are none: what fails raises."""
+        """None: a failure raises."""
         return ()
 
     @property
@@ -139,7 +143,7 @@ _DROPPED = (
 def plan_drop(connection: Connection, tenant: Tenant) -> DropPlan:
     """Read what dropping `tenant` would lose.
 
-    Raises DatabaseError, which names who holds the lock, where a table cannot be read within a second.
+    Raises DatabaseError, which names who holds the lock, if it cannot read a table within a second.
     """
     with name_holders(connection, tenant, "nothing was dropped"), short_waits(connection):
         return _plan(connection, tenant)
@@ -158,11 +162,10 @@ def _plan(connection: Connection, tenant: Tenant) -> DropPlan:
 def drop_tenant(
     database: Database, slug: str, confirm: str, progress: Callable[[tuple[str, ...]], object] | None = None
 ) -> DropResult:
-    """Drop a tenant that is suspended or archived, if `confirm` is the id of `plan_drop`: data, schema, roles and entry.
+    """Drop a suspended or archived tenant with its data, schema, roles and entry, if `confirm` is the id of `plan_drop`.
 
-    The tenant is archived first. What follows is one transaction for each fifty tables; `progress` is called after each.
-    When it is interrupted, the tenant stays archived with what is left of it: plan and drop it again to go on. So it is where
-    a lock is not to be got within ten seconds; the error names who holds it.
+    It archives the tenant first, and then drops fifty tables in each transaction; `progress` is called after each. If it is
+    interrupted, or cannot get a lock within ten seconds, the rest of the tenant stays archived: plan and drop it again to go on.
     """
     database.check_writable()
     with database.connection() as connection:
@@ -180,15 +183,14 @@ def drop_tenant(
                         progress(batch)
                 _drop_rest(connection, tenant)
         except psycopg.Error as error:
-            reason = error.diag.message_primary or str(error).strip()
             raise DatabaseError(
-                f"tenant {slug} is archived and dropped in part: {reason}; mend that, then plan and drop it again"
+                f"tenant {slug} is archived and dropped in part: {first_line(error)}; fix that, then plan and drop it again"
             ) from error
         return DropResult(slug, tuple(batches))
 
 
 def _drop_foreign_keys(connection: Connection, schema: str) -> bool:
-    """Drop one batch of the foreign keys: with them, a table would take its neighbours' locks as well."""
+    """Drop one batch of the foreign keys, as dropping a table would lock the tables on the other side, too."""
     rows = connection.execute(
         "SELECT c.relname, k.conname FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid "
         "WHERE k.connamespace = to_regnamespace(quote_ident(%s)) AND k.contype = 'f' AND k.conparentid = 0 ORDER BY 1, 2 LIMIT %s",
@@ -207,7 +209,7 @@ def _drop_foreign_keys(connection: Connection, schema: str) -> bool:
 
 
 def _drop_relations(connection: Connection, schema: str) -> tuple[str, ...]:
-    """Drop one batch: views, then tables, partitions before what they are part of, then sequences that nothing owns."""
+    """Drop one batch: views first, then tables, partitions before their parents, then sequences without an owner."""
     rows = connection.execute(
         "SELECT c.relname, c.relkind::text FROM pg_class c WHERE c.relnamespace = to_regnamespace(quote_ident(%s)) "
         "AND c.relkind = ANY(%s) AND NOT EXISTS "
@@ -226,8 +228,7 @@ def _drop_relations(connection: Connection, schema: str) -> tuple[str, ...]:
 
 
 def _drop_rest(connection: Connection, tenant: Tenant) -> None:
-    with connection.transaction():
-        connection.execute(f"SET LOCAL client_min_messages TO warning; SET LOCAL lock_timeout TO '{WAIT}'")
+    with _transaction(connection):
         connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(tenant.schema)))
         if tenant.role is not None:
             drop_roles(connection, tenant)
@@ -236,13 +237,19 @@ def _drop_rest(connection: Connection, tenant: Tenant) -> None:
 
 def _run(connection: Connection, statements: list[sql.Composed]) -> None:
     if statements:
-        with connection.transaction():
-            connection.execute(f"SET LOCAL client_min_messages TO warning; SET LOCAL lock_timeout TO '{WAIT}'")
+        with _transaction(connection):
             connection.execute(sql.SQL("; ").join(statements))
 
 
+@contextmanager
+def _transaction(connection: Connection) -> Iterator[None]:
+    with connection.transaction():
+        connection.execute(f"SET LOCAL client_min_messages TO warning; SET LOCAL lock_timeout TO '{WAIT}'")
+        yield
+
+
 def _dependents(connection: Connection, schema: str) -> tuple[str, ...]:
-    """Name the views and tables of other schemas that CASCADE would take along, or take a foreign key from."""
+    """Return the views and tables of other schemas that CASCADE would drop, or whose foreign key it would drop."""
     rows = connection.execute(
         "SELECT DISTINCT o.oid::regclass::text FROM pg_class t JOIN pg_depend d "
         "ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.classid = 'pg_rewrite'::regclass "
@@ -253,3 +260,83 @@ def _dependents(connection: Connection, schema: str) -> tuple[str, ...]:
         {"schema": schema},
     )
     return tuple(name for (name,) in rows)
+
+
+@dataclass(frozen=True)
+class OffboardPlan(DropPlan):
+    """A plan to export a tenant to a file in `folder`, and to drop it then."""
+
+    folder: Path = Path()
+
+    @property
+    def path(self) -> Path:
+        """The file of the export."""
+        return self.folder / f"{self.tenant.slug}-{self.id}.erpkit"
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Its figures, with those of the result at zero."""
+        return {**super().facts, "exported": 0}
+
+    def __str__(self) -> str:
+        return f"export to {self.path}, and {super().__str__()}"
+
+
+@dataclass(frozen=True)
+class Offboarded:
+    """A tenant that was exported and dropped; `remaining` are the tenants after that."""
+
+    path: Path
+    manifest: Manifest
+    dropped: DropResult
+    remaining: tuple[Tenant, ...]
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """How many rows were exported, and how many objects were dropped."""
+        return {"exported": self.manifest.row_count, "dropped": self.dropped.dropped_count}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """A tenant that is still registered, and what the file does not hold of it."""
+        slug = self.dropped.tenant
+        is_there = slug in {tenant.slug for tenant in self.remaining}
+        return [
+            *([Finding("still there", slug, "it is still in public.tenants", "error")] if is_there else []),
+            *(Finding("left out", slug, f"not in the export: {what}") for what in self.manifest.left_out),
+        ]
+
+    @property
+    def tables(self) -> tuple[Table[tuple[int, str]], ...]:
+        """One line a table, view or sequence that was dropped."""
+        return self.dropped.tables
+
+    def __str__(self) -> str:
+        return (
+            f"{self.manifest.row_count:,} rows exported to {self.path} and verified; {self.dropped.tenant} was dropped"
+        )
+
+
+def plan_offboarding(connection: Connection, tenant: Tenant, folder: Path | str = ".") -> OffboardPlan:
+    """Plan to export and drop a tenant. Raises UsageError for an active tenant, and as `plan_drop`."""
+    plan = plan_drop(connection, tenant)
+    plan.refuse()
+    return OffboardPlan(plan.tenant, plan.rows, plan.byte_count, plan.dependents, Path(folder).absolute())
+
+
+def offboard_tenant(
+    database: Database, plan: OffboardPlan, confirm: str, progress: Callable[[tuple[str, ...]], object] | None = None
+) -> Offboarded:
+    """Export the tenant, verify the whole file, and drop the tenant, if `confirm` is the plan's id.
+
+    Raises DatabaseError, with nothing dropped, if the file has other numbers of rows than the plan; else as `drop_tenant`.
+    """
+    plan.check(confirm)
+    tenant = plan.tenant
+    export_tenant(database, tenant, plan.path)
+    manifest = verify_export(plan.path)
+    if manifest.rows != plan.rows:
+        raise DatabaseError(f"{tenant.slug} has changed since it was planned: nothing was dropped")
+    dropped = drop_tenant(database, tenant.slug, confirm, progress)
+    with database.connection() as connection:
+        return Offboarded(plan.path, manifest, dropped, tuple(list_tenants(connection)))

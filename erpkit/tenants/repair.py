@@ -1,4 +1,4 @@
-"""Undoing a tenant's drift: the DDL that makes its schema like `_template` again, planned, confirmed, and all or nothing."""
+"""Repair a tenant's drift: plan, confirm and run the DDL that makes its schema like `_template` again, all or nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psycopg
 
 from erpkit.database import TEMPLATE, Connection, Database, Tenant, as_maker
 from erpkit.database.scope import scope_statements
-from erpkit.errors import DatabaseError, PlanChangedError, UsageError
+from erpkit.errors import DatabaseError, PlanChangedError, UsageError, first_line
 from erpkit.finding import Finding
 from erpkit.migrations import Migration, describe_status, lint_migrations, read_applied
 from erpkit.migrations.lint import LintReport
@@ -22,39 +22,33 @@ from erpkit.plan import plan_id
 from erpkit.table import Column, Table
 from erpkit.tenants.ddl import DESTRUCTIVE, MARKS
 from erpkit.tenants.drift import Difference, drift_findings, find_drift, in_order
+from erpkit.tenants.fingerprints import Fingerprint, read_fingerprints
 from erpkit.tenants.health import count_rows
 from erpkit.tenants.lifecycle import lock_migrations
-from erpkit.tenants.objects import Fingerprint, read_fingerprints
 from erpkit.tenants.registry import find_tenants, get_tenant
 from erpkit.visible import visible
 
-__all__ = [
-    "FleetState",
-    "RepairPlan",
-    "RepairRun",
-    "RepairStep",
-    "Risk",
-    "SchemaState",
-    "lint_repair",
-    "plan_repair",
-    "read_fleet",
-    "read_repair",
-    "run_repair",
-]
-
 Risk = Literal["none", "fails", "loses", "by hand"]
 
-_CODE = ("function", "procedure", "view", "materialized view", "rule", "trigger")  # one statement on many lines
+_CODE = (
+    "function",
+    "procedure",
+    "view",
+    "materialized view",
+    "rule",
+    "trigger",
+)  # their DDL is one statement on many lines
 _BY_HAND = "-- by hand: "
-_BEGINS = re.compile(r"ALTER|CREATE|DROP|GRANT|REVOKE|-- ")  # other lines go on with the one before
+_SECONDS = 30  # that a statement may take
+_BEGINS = re.compile(r"ALTER|CREATE|DROP|GRANT|REVOKE|-- ")  # other lines continue the statement
 
 
 @dataclass(frozen=True)
 class RepairStep:
-    """One statement that helps to undo `difference`, which is in words; `object` is what it is about.
+    """One statement that helps to undo `difference`, which is in words; `object` is the object that differs.
 
-    `risk` is `fails` where PostgreSQL refuses it if rows are in the way, `loses` where it takes values along, and `by hand` where only
-    a person can write it.
+    `risk` is `fails` if existing rows may make PostgreSQL refuse it, `loses` if it destroys values, and `by hand` if a person has to
+    write it.
     """
 
     object: str
@@ -65,9 +59,9 @@ class RepairStep:
 
 @dataclass(frozen=True)
 class RepairPlan:
-    """What would be run in one tenant's schema, in this order, and the `left` steps, whose risk was not accepted.
+    """The steps that would be run in a tenant's schema, in order, and the `left` ones, whose risk was not accepted.
 
-    `lint` is what squawk says of the steps, None where it was not asked.
+    `lint` is squawk's report on the steps, or None without one.
     """
 
     tenant: Tenant
@@ -88,17 +82,17 @@ class RepairPlan:
 
     @property
     def differences(self) -> list[str]:
-        """What is different, in words, each once."""
+        """The differences in words, each once."""
         return list(dict.fromkeys(step.difference for step in (*self.steps, *self.left)))
 
     @property
     def facts(self) -> dict[str, object]:
-        """Its figures, with those of a result as they are before it."""
+        """Its figures, with those of the result as they are before."""
         return {"tenant": self.tenant.slug, "planned": len(self.steps), "run": 0, "left": len(self.differences)}
 
     @property
     def findings(self) -> list[Finding]:
-        """What is different, and what squawk says against a statement."""
+        """The differences, and squawk's objections."""
         slug = self.tenant.slug
         return [
             *(Finding("drift", slug, difference) for difference in self.differences),
@@ -110,25 +104,21 @@ class RepairPlan:
 
     @property
     def tables(self) -> tuple[Table[tuple[str, RepairStep]], ...]:
-        """One line a statement, in their order; then those that are left out."""
+        """One line for each statement, in order; then those that are left out."""
         rows = [("yes", step) for step in self.steps] + [("no", step) for step in self.left]
         return (Table(_STEPS, rows, "Nothing is different."),)
 
     @property
     def script(self) -> str:
-        """The statements as they would be run, each with what it undoes; those that are left out are comments."""
+        """The statements in order, each with the difference that it undoes; those that are left out are comments."""
         lines = [f"{step.statement}  -- {step.difference}" for step in self.steps]
         lines += [f"-- left out, {_WHY[step.risk]}: {_first_line(step)}  -- {step.difference}" for step in self.left]
         return "\n".join(visible(line, keep="\n\t") for line in lines)
 
     @property
     def note(self) -> str:
-        """What squawk could not do."""
+        """Why squawk did not check the statements, or an empty text."""
         return self.lint.note if self.lint else ""
-
-    def check(self, confirm: str) -> None:
-        """Raise PlanChangedError unless `confirm` is this plan's id."""
-        PlanChangedError.check(confirm, self.id, "changed")
 
     def __str__(self) -> str:
         left = f", {len(self.left)} left out" if self.left else ""
@@ -137,7 +127,7 @@ class RepairPlan:
 
 @dataclass(frozen=True)
 class RepairRun:
-    """What was run, and the differences from `_template` that are left."""
+    """A repair that was run, and the differences from `_template` that are left."""
 
     plan: RepairPlan
     left: tuple[Difference, ...]
@@ -149,7 +139,7 @@ class RepairRun:
 
     @property
     def findings(self) -> list[Finding]:
-        """What is still different."""
+        """The differences that are left."""
         return drift_findings(self.plan.tenant.slug, self.left)
 
     @property
@@ -167,7 +157,7 @@ def _first_line(step: RepairStep) -> str:
 
 
 _WHY = {
-    "fails": "may fail where rows are in the way: --accept fails",
+    "fails": "may fail because of existing rows: --accept fails",
     "loses": "loses values: --accept loses",
     "by hand": "by hand",
 }
@@ -186,7 +176,7 @@ _STEPS = (
 def plan_repair(tenant: Tenant, differences: Sequence[Difference], accept: Collection[Risk] = ()) -> RepairPlan:
     """Plan the statements that undo `differences`; those with a risk only if `accept` names it. Pure.
 
-    Raises UsageError where a lock kept the schema from being compared.
+    Raises UsageError if the schema could not be compared, as a table was locked.
     """
     if locked := [one for one in differences if one.change == "unknown"]:
         raise UsageError(f"tenant {tenant.slug} {locked[0]}; try again when that transaction has ended")
@@ -204,20 +194,19 @@ def read_repair(
 ) -> RepairPlan:
     """Compare a tenant with `_template` and plan its repair.
 
-    Raises UsageError while either of them lacks a migration, or has one that there is no file for: then the migrations, not a hand,
-    are why they differ.
+    Raises UsageError if either of them lacks a migration, or has one without a file, as they may differ for that reason.
     """
     fleet = [TEMPLATE, tenant]
     for status in describe_status(fleet, migrations, read_applied(connection, fleet, migrations)):
         if status.state not in ("current", "edited"):
             raise UsageError(
-                f"{status.tenant}: {status.module} is {status.state}: see to its migrations before its drift"
+                f"{status.tenant}: {status.module} is {status.state}: migrate it before you repair its drift"
             )
     return plan_repair(tenant, find_drift(connection, [tenant])[tenant.slug], accept)
 
 
 def lint_repair(plan: RepairPlan) -> LintReport:
-    """Let squawk say which statements would lock a table for long; without squawk the report says so."""
+    """Let squawk report statements that would lock a table for long; without squawk the report says so."""
     statements = tuple(step.statement for step in plan.steps)
     lines = accumulate((text.count("\n") + 1 for text in statements[:-1]), initial=1)
     content = ParsedMigration(up=statements, down=(), up_lines=tuple(lines)[: len(statements)])
@@ -234,13 +223,11 @@ def run_repair(
     migrations: Sequence[Migration],
     confirm: str,
     accept: Collection[Risk] = (),
-    *,
-    statement_timeout: float = 30,
 ) -> RepairRun:
-    """Repair a tenant, if `confirm` is the id of what `read_repair` plans now, in one transaction in its schema.
+    """Repair a tenant in one transaction, if `confirm` is the id of what `read_repair` plans now.
 
-    Before it commits the schema is compared once more: where something of the plan is still different, nothing is kept. Waits up to
-    three seconds for a lock. Raises PlanChangedError where the drift is another one by now, and DatabaseError where a statement fails.
+    Before the commit it compares the schema again, and rolls back if a planned difference is still there. Waits up to three seconds
+    for a lock. Raises PlanChangedError if the drift has changed, and DatabaseError if a statement fails.
     """
     database.check_writable()
     with database.connection() as connection:
@@ -249,21 +236,20 @@ def run_repair(
             with connection.transaction():
                 lock_migrations(connection, tenant)
                 plan = read_repair(connection, tenant, migrations, accept)
-                plan.check(confirm)
-                connection.execute("; ".join(scope_statements(tenant.schema, None, statement_timeout)).encode())
+                PlanChangedError.check(confirm, plan.id, "changed")
+                connection.execute("; ".join(scope_statements(tenant.schema, None, _SECONDS)).encode())
                 _run_steps(connection, plan)
                 return RepairRun(plan, _verify(connection, plan))
         except psycopg.errors.LockNotAvailable:
             raise DatabaseError(
-                f"tenant {slug} is in use: it was not repaired, nothing was changed; try again"
+                f"tenant {slug} is in use: could not get a lock within 3 s; nothing was changed: try again"
             ) from None
         except psycopg.Error as error:
-            reason = error.diag.message_primary or str(error).strip()
-            raise DatabaseError(f"tenant {slug} was not repaired: {reason}; nothing was changed") from error
+            raise DatabaseError(f"tenant {slug} was not repaired: {first_line(error)}; nothing was changed") from error
 
 
 def _run_steps(connection: Connection, plan: RepairPlan) -> None:
-    """Run the statements as the schema's owner, and default privileges as the login, too, which may make tables by hand."""
+    """Run the statements as the schema's owner; default privileges also as the login, which may create tables itself."""
     with as_maker(connection, plan.tenant):
         for step in plan.steps:
             connection.execute(step.statement.encode())
@@ -273,7 +259,7 @@ def _run_steps(connection: Connection, plan: RepairPlan) -> None:
 
 
 def _verify(connection: Connection, plan: RepairPlan) -> tuple[Difference, ...]:
-    """Return what is still different; raises DatabaseError where that is more than was left out on purpose."""
+    """Return the differences that are left; raise DatabaseError if one of them was to be repaired."""
     left = find_drift(connection, [plan.tenant])[plan.tenant.slug]
     expected = {step.object for step in plan.left}
     if others := [str(one) for one in left if _object(one) not in expected]:
@@ -293,7 +279,7 @@ def _steps(difference: Difference) -> Iterator[RepairStep]:
 
 
 def _statements(difference: Difference) -> list[str]:
-    """Split the DDL into statements with their marks: one begins on a line of its own, but code and texts may run on."""
+    """Split the DDL into statements with their marks; a statement with code or texts may have several lines."""
     if difference.kind in _CODE:
         return [difference.ddl]
     statements: list[str] = []
@@ -325,7 +311,7 @@ class FleetState:
     states: Mapping[str, SchemaState]
 
     def since(self, before: FleetState) -> list[str]:
-        """Say in a line each what has changed: schemas, and rows of the tables that were counted."""
+        """Return two lines: the schemas that changed, and the tenants whose number of rows changed."""
         changed = [slug for slug, one in self.states.items() if one.fingerprint != before._of(slug).fingerprint]
         rows = [slug for slug, one in self.states.items() if one.rows != before._of(slug).rows]
         return [
@@ -345,7 +331,7 @@ class FleetState:
 
 
 def read_fleet(connection: Connection, slugs: Sequence[str] | None = ()) -> FleetState:
-    """Return the state of `_template` and of all tenants; rows are counted in those named alone, or in all for None."""
+    """Return the state of `_template` and of all tenants; rows are counted in the tenants named, or in all for None."""
     tenants = [TEMPLATE, *find_tenants(connection)]
     prints = read_fingerprints(connection, [tenant.schema for tenant in tenants])
     drift = find_drift(connection, tenants[1:], fingerprints=prints)

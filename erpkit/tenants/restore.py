@@ -1,6 +1,6 @@
-"""Restoring a tenant from its export: the file is imported beside it, compared, and put in its place; what was there is kept.
+"""Restore a tenant from its export: import the file beside it, compare both, and swap them.
 
-Nothing of the damaged tenant is thrown away: it goes on as an archived one under another name, and renaming back is the way to undo.
+The damaged tenant is kept under another name, archived; to undo a restore, rename it back.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from erpkit.database import Connection, Database, Tenant, create_schema, schemas_with_table
-from erpkit.errors import DatabaseError, MigrationError, PlanChangedError, UsageError
+from erpkit.database import Connection, Database, Tenant, create_schema, has_schema, tenants_with_table
+from erpkit.errors import DatabaseError, MigrationError, PlanChangedError, UsageError, first_line
 from erpkit.finding import Finding
 from erpkit.migrations import Migration, describe_status, plan_up, read_applied, run_plan
 from erpkit.plan import plan_id
@@ -24,23 +24,11 @@ from erpkit.tenants.imports import import_tenant
 from erpkit.tenants.lifecycle import Mention, find_mentions, lock_migrations, move_tenant, new_tenant, refuse_adopted
 from erpkit.tenants.locks import name_holders
 from erpkit.tenants.manifest import Manifest, sweep_partial_files, verify_export
-from erpkit.tenants.registry import find_tenants, get_tenant, has_schema, list_tenants, set_status
-
-__all__ = [
-    "Beside",
-    "LogChange",
-    "RestorePlan",
-    "RestoreRun",
-    "Restored",
-    "import_beside",
-    "plan_restore",
-    "restore_tenant",
-    "swap_in",
-]
+from erpkit.tenants.registry import find_tenants, get_tenant, list_tenants, set_status
 
 _NAME = 48 - len("_restored_9")  # characters that are left of a tenant's name
 
-# What only the damaged log has, and what its handlers did since the export with events that the exported one has too.
+# Events that only the damaged log has; and events of both that a handler has handled since the export.
 _LOST = """
 SELECT topic, count(*) FROM {damaged}.erpkit_events d
  WHERE NOT EXISTS (SELECT FROM {beside}.erpkit_events b WHERE b.uuid = d.uuid) GROUP BY 1 ORDER BY 1
@@ -55,7 +43,7 @@ SELECT d.handler, count(*) FROM {damaged}.erpkit_inbox d JOIN {beside}.erpkit_ev
 class RestorePlan:
     """What would be done: `path` is imported as `beside`, takes the place of `tenant`, and that is kept as `aside`.
 
-    `rows` are the damaged tenant's by table. `is_imported` tells that an earlier run came as far as the import.
+    `rows` are the damaged tenant's by table. `is_imported` tells that an earlier run has done the import.
     """
 
     tenant: Tenant
@@ -74,7 +62,7 @@ class RestorePlan:
 
     @property
     def changes(self) -> dict[str, tuple[int | None, int | None]]:
-        """The tables whose rows are not as many as in the export: rows now and then, None where there is no such table."""
+        """The tables with another number of rows than in the export: rows now and then, None if the table is missing."""
         return {
             table: (self.rows.get(table), self.manifest.rows.get(table))
             for table in sorted({*self.rows, *self.manifest.rows})
@@ -88,7 +76,7 @@ class RestorePlan:
 
     @property
     def facts(self) -> dict[str, object]:
-        """Its figures, with those of a result at naught."""
+        """Its figures, with those of the result at zero."""
         return {
             "tenant": self.tenant.slug,
             "status": self.tenant.status,
@@ -98,7 +86,7 @@ class RestorePlan:
 
     @property
     def findings(self) -> list[Finding]:
-        """That the tenant is active, which has to be suspended first; and the tables that have fewer rows than the file."""
+        """That the tenant is active and must be suspended first; and the tables with fewer rows than in the file."""
         slug = self.tenant.slug
         suspend = f"erpkit tenants suspend {slug}"
         return [
@@ -114,7 +102,7 @@ class RestorePlan:
         ]
 
     def missing(self, rows: Mapping[str, int]) -> list[str]:
-        """Return the tables of the file of which these `rows` by table are too few."""
+        """Return the tables that have fewer rows, by these `rows`, than in the file."""
         return [table for table, count in self.manifest.rows.items() if rows.get(table, 0) < count]
 
     def verify(self, now: Mapping[str, Mapping[str, int]], before: Mapping[str, Mapping[str, int]]) -> list[str]:
@@ -159,9 +147,9 @@ _CHANGES = (
 
 @dataclass(frozen=True)
 class LogChange:
-    """A consequence for events: `lost` are those of a topic that only the damaged log has.
+    """What a restore does to events: a topic's events that only the damaged log has are `lost`.
 
-    `again` are those that a handler had in its inbox since the export and that it will get once more.
+    Events that a handler has handled since the export come `again`.
     """
 
     kind: str
@@ -170,7 +158,7 @@ class LogChange:
 
     def __str__(self) -> str:
         if self.kind == "lost":
-            return f"{self.events} event(s) {self.name} came after the export: they are in the damaged log only"
+            return f"{self.events} event(s) {self.name} came after the export: only the damaged log has them"
         return f"{self.events} event(s) were handled by {self.name} after the export: it gets them again"
 
 
@@ -178,7 +166,7 @@ class LogChange:
 class Beside:
     """The imported tenant before the swap.
 
-    `problems` forbid the swap; `drift` is what is different from `_template`, `log_changes` what the swap means for events.
+    `problems` forbid the swap; `drift` are its differences from `_template`, `log_changes` what the swap does to events.
     """
 
     tenant: Tenant
@@ -189,7 +177,7 @@ class Beside:
 
 @dataclass(frozen=True)
 class Restored:
-    """The tenant as it is now, suspended still, and the damaged one; `mentions` are texts that name a schema that moved."""
+    """The restored tenant, still suspended, and the damaged one; `mentions` are texts that name a renamed schema."""
 
     tenant: Tenant
     damaged: Tenant
@@ -206,15 +194,15 @@ class RestoreRun:
 
     @property
     def facts(self) -> dict[str, object]:
-        """Whether it was restored, and what the swap means for events."""
+        """The tenant's status, and whether it was restored."""
         status = self.restored.tenant.status if self.restored else self.plan.tenant.status
         return {"status": status, "restored": int(self.restored is not None)}
 
     @property
     def findings(self) -> list[Finding]:
-        """What forbade the swap, what is different from `_template`, and texts that name a schema that moved."""
+        """Problems that forbade the swap, drift, texts that name a renamed schema, and the next steps."""
         slug = self.plan.tenant.slug
-        kept = f"{self.plan.beside} is kept beside {slug}, which is as it was"
+        kept = f"{self.plan.beside} was kept, and {slug} was not changed"
         return [
             *(Finding("not restored", slug, f"{problem}; {kept}", "error") for problem in self.beside.problems),
             *drift_findings(slug if self.restored else self.plan.beside, self.beside.drift),
@@ -228,19 +216,19 @@ class RestoreRun:
         undo = f"erpkit tenants rename {slug} {beside}; erpkit tenants rename {self.plan.aside} {slug}"
         activate = f"erpkit tenants activate {slug}"
         return [
-            Finding("next", slug, "it is suspended until it is activated: look at it first", "info", activate),
+            Finding("next", slug, "it is suspended: check it, then activate it", "info", activate),
             Finding("next", slug, "to undo it, rename back", "info", f"{undo}; {activate}"),
         ]
 
     @property
     def tables(self) -> tuple[Table[LogChange], ...]:
-        """One line a consequence for events."""
+        """One line for each topic or handler whose events differ."""
         return (Table(_LOG, self.beside.log_changes, "The events of both logs are the same."),)
 
     def __str__(self) -> str:
         slug = self.plan.tenant.slug
         if self.restored is None:
-            return f"not restored: {self.plan.beside} is kept beside {slug}, which is as it was"
+            return f"not restored: {self.plan.beside} was kept, and {slug} was not changed"
         return f"restored {slug}, suspended; the damaged one is {self.restored.damaged.slug}, archived"
 
 
@@ -252,15 +240,15 @@ _LOG = (
 
 
 def restore_tenant(database: Database, plan: RestorePlan, confirm: str, migrations: Sequence[Migration]) -> RestoreRun:
-    """Import the file beside the damaged tenant, compare, and swap them unless a problem forbids it; see `import_beside`."""
+    """Import the file beside the damaged tenant, compare both, and swap them unless there are problems."""
     beside = import_beside(database, plan, confirm, migrations)
     return RestoreRun(plan, beside, None if beside.problems else swap_in(database, plan, confirm, beside))
 
 
 def plan_restore(connection: Connection, path: Path, slug: str | None = None) -> RestorePlan:
-    """Verify an export file as a whole and plan to put it in the place of the tenant that it is of, or of `slug`.
+    """Verify a whole export file and plan to put it in the place of its tenant, or of `slug`.
 
-    Raises UsageError for a file that is damaged, and where there is no such tenant: then there is nothing in the way of an import.
+    Raises UsageError for a damaged file, and if there is no such tenant, as it can be imported then.
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name the export file to restore from")
@@ -268,7 +256,7 @@ def plan_restore(connection: Connection, path: Path, slug: str | None = None) ->
     manifest = verify_export(path)
     known = {tenant.slug for tenant in list_tenants(connection)}
     if slug is None and manifest.slug not in known:
-        raise UsageError(f"there is no tenant {manifest.slug}: erpkit tenants import {path} makes it")
+        raise UsageError(f"there is no tenant {manifest.slug}: import it by erpkit tenants import {path}")
     tenant = get_tenant(connection, slug or manifest.slug)
     refuse_adopted(tenant, "replaced")
     beside = f"{tenant.slug[:_NAME]}_restored"
@@ -280,7 +268,7 @@ def plan_restore(connection: Connection, path: Path, slug: str | None = None) ->
 def import_beside(database: Database, plan: RestorePlan, confirm: str, migrations: Sequence[Migration]) -> Beside:
     """Import the file as a suspended tenant beside the damaged one, migrate it, and compare, if `confirm` is the plan's id.
 
-    It is suspended so that no dispatcher serves it. Where an earlier run has imported it, it is compared only.
+    It is suspended so that no dispatcher serves it. If an earlier run has imported it, that step is skipped.
     """
     database.check_writable()
     plan.check(confirm)
@@ -290,7 +278,7 @@ def import_beside(database: Database, plan: RestorePlan, confirm: str, migration
         tenant = get_tenant(connection, plan.beside)
         if tenant.is_active:
             raise UsageError(
-                f"tenant {tenant.slug} is active, and no import of a restore: rename it; nothing was changed"
+                f"tenant {tenant.slug} is active, so no restore imported it: rename it; nothing was changed"
             )
     _migrate(database, tenant, migrations)
     with database.connection() as connection:
@@ -298,14 +286,14 @@ def import_beside(database: Database, plan: RestorePlan, confirm: str, migration
             tenant,
             _problems(connection, plan, tenant, migrations),
             tuple(find_drift(connection, [tenant])[tenant.slug]),
-            _log_changes(connection, plan.tenant.schema, tenant.schema),
+            _log_changes(connection, plan.tenant, tenant),
         )
 
 
 def swap_in(database: Database, plan: RestorePlan, confirm: str, beside: Beside) -> Restored:
     """Put the imported tenant in the place of the damaged one, which is archived, in one transaction.
 
-    Raises UsageError while something forbids it, and PlanChangedError where the damaged tenant is not as planned any more.
+    Raises UsageError if `beside` has problems, and PlanChangedError if the damaged tenant has changed since the plan.
     """
     database.check_writable()
     if beside.problems:
@@ -319,9 +307,7 @@ def swap_in(database: Database, plan: RestorePlan, confirm: str, beside: Beside)
             with name_holders(connection, damaged, "nothing was changed"), connection.transaction():
                 kept = _swap(connection, damaged, imported, plan.aside)
         except psycopg.Error as error:
-            raise DatabaseError(
-                f"tenant {damaged.slug} was not restored: {error.diag.message_primary or error}"
-            ) from error
+            raise DatabaseError(f"tenant {damaged.slug} was not restored: {first_line(error)}") from error
         old = {plan.manifest.schema, imported.schema}
         mentions = [one for schema in sorted(old) for one in find_mentions(connection, schema, damaged.schema)]
         return Restored(get_tenant(connection, damaged.slug), kept, tuple(mentions))
@@ -330,7 +316,7 @@ def swap_in(database: Database, plan: RestorePlan, confirm: str, beside: Beside)
 def _swap(connection: Connection, damaged: Tenant, imported: Tenant, aside: str) -> Tenant:
     for tenant in (damaged, imported):
         lock_migrations(connection, tenant)
-    if not has_schema(connection, damaged.schema):  # somebody dropped it: an empty one is kept in its place
+    if not has_schema(connection, damaged.schema):  # it was dropped: an empty one is kept in its place
         create_schema(connection, damaged.schema)
     kept = new_tenant(connection, aside, f"{damaged.name} (damaged)")
     move_tenant(connection, damaged, kept)
@@ -339,12 +325,12 @@ def _swap(connection: Connection, damaged: Tenant, imported: Tenant, aside: str)
 
 
 def _migrate(database: Database, tenant: Tenant, migrations: Sequence[Migration]) -> None:
-    """Bring it to the newest version: the export may be older than the last release."""
-    served = replace(tenant, status="active")  # as it will be
+    """Migrate it to the newest version, as the export may be older than the last release."""
+    served = replace(tenant, status="active")  # as it will be after the restore
     with database.connection() as connection:
         plan = plan_up([served], migrations, read_applied(connection, [served], migrations))
     if failed := run_plan(database, plan, plan.id).failed:
-        raise MigrationError(f"{failed[0].error}; tenant {tenant.slug} is kept beside, and nothing else was changed")
+        raise MigrationError(f"{failed[0].error}; tenant {tenant.slug} is kept, and nothing else was changed")
 
 
 def _problems(
@@ -362,12 +348,12 @@ def _problems(
     )
 
 
-def _log_changes(connection: Connection, damaged: str, beside: str) -> tuple[LogChange, ...]:
-    """Compare the logs by the events' uuids; what the damaged tenant has no tables for cannot be told."""
-    names = {"damaged": sql.Identifier(damaged), "beside": sql.Identifier(beside)}
+def _log_changes(connection: Connection, damaged: Tenant, beside: Tenant) -> tuple[LogChange, ...]:
+    """Compare the logs by the events' uuids, as far as both tenants have the tables."""
+    names = {"damaged": sql.Identifier(damaged.schema), "beside": sql.Identifier(beside.schema)}
     found: list[LogChange] = []
     for kind, table, query in (("lost", "erpkit_events", _LOST), ("again", "erpkit_inbox", _AGAIN)):
-        if schemas_with_table(connection, table, [damaged, beside]) == {damaged, beside}:
+        if len(tenants_with_table(connection, table, [damaged, beside])) == 2:
             rows = connection.execute(sql.SQL(query).format(**names))
             found += [LogChange(kind, name, events) for name, events in rows]
     return tuple(found)
@@ -377,4 +363,4 @@ def _free_name(name: str, taken: Collection[str]) -> str:
     for free in (name, *(f"{name}_{number}" for number in range(2, 10))):
         if free not in taken:
             return free
-    raise UsageError(f"{name} and eight more of its kind are there already: drop those that nobody needs")
+    raise UsageError(f"{name} and eight more names of this kind are taken: drop the tenants that nobody needs")

@@ -1,8 +1,8 @@
-"""What keeps a statement in its tenant's schema where no role does: in an ERP whose tenants ERPKIT_TENANTS_QUERY lists.
+"""Keep a statement in its tenant's schema if no role does: in an ERP whose tenants ERPKIT_TENANTS_QUERY lists.
 
-There the login may read all tenants. A statement may name the tenant's schema, the shared ones that the settings declare, and
-the catalogs', except what shows the values and statements of all. A string can be a name as well, once it becomes a regclass
-or the like: in a cast, or as an argument of a function that takes one. Such a string must be written out, to be looked at, and
+The login of such an ERP may read all tenants. A statement may name the tenant's schema, the shared schemas of the settings, and the
+catalogs, except relations that show values and statements of all tenants. A string can be a name, too, if it becomes a regclass or
+the like: by a cast, or as an argument of a function that takes one. Such a string must be a literal, so that it can be checked, and
 an oid must be a column of the catalogs.
 """
 
@@ -16,18 +16,16 @@ from erpkit.database import Connection
 from erpkit.tenants.sql_tokens import Token
 from erpkit.tenants.statement import Statement
 
-__all__ = ["find_names_beyond"]
-
-# Types whose values are names; the two of the text search (regconfig, regdictionary) lead to no table.
+# Types whose values are names; those of the text search (regconfig, regdictionary) lead to no table.
 _REG = re.compile(r"_?reg(class|proc|procedure|oper|operator|type|namespace|role|collation)")
-# Functions that take a name as text, beside those that the server knows: with a regclass or its like as an argument, or with
-# a cstring, as types' own input functions have, which make a regclass as well.
+# Functions that take a name as text, besides those that the server finds: functions with an argument of type regclass or the like,
+# or of type cstring, as the types' input functions have.
 _TAKES_NAMES = re.compile(
     r"to_reg\w+|has_\w+_privilege|pg_get_(viewdef|serial_sequence|object_address)|row_security_active|pg_input_\w+"
 )
-# Functions that read whatever table or schema is named to them, or show the statements of others.
+# Functions that read any table or schema by its name, or show the statements of others.
 _READS_BEYOND = re.compile(r"\w+_to_xml(schema|_and_xmlschema)?|pg_stat_get_(activity|backend_activity\w*|wal_senders)")
-# What shows values, statements or options of all, beside the relations of the catalogs that PUBLIC may not read.
+# Relations that show values, statements or options of all, besides those of the catalogs that PUBLIC may not read.
 _SHOWS_ALL = {
     "pg_catalog": re.compile(r"pg_stats\w*|pg_statistic\w*|pg_stat_(activity|replication|statements\w*)|pg_user_mappings?"
                              r"|pg_prepared_\w+|pg_cursors|pg_sequences|pg_largeobject\w*"),
@@ -57,7 +55,7 @@ GROUP BY a.attname HAVING bool_and(a.atttypid = 'oid'::regtype)
 
 
 def find_names_beyond(connection: Connection, statement: Statement, allowed: set[str]) -> Iterator[str]:
-    """Yield what is wrong with a statement that may use the schemas `allowed` and no others."""
+    """Yield a sentence for each name with which a statement would leave the schemas `allowed`."""
     tokens = statement.tokens
     names = {token.value for token in tokens if token.is_name}
     prefixes = {token.value for at, token in enumerate(tokens) if token.is_name and _is(tokens, at + 1, ".")}
@@ -79,7 +77,7 @@ def _is(tokens: Sequence[Token], at: int, *marks: str) -> bool:
 
 
 def _prefixes(text: str) -> list[str]:
-    """Return the names before a dot in a string, as they would be read if it became a regclass."""
+    """Return the names before a dot in a string, as a cast to regclass would read them."""
     return [_fold(name) for name in _PREFIX.findall(text)]
 
 
@@ -89,14 +87,14 @@ def _fold(name: str) -> str:
 
 @dataclass(frozen=True)
 class _Walls:
-    """A statement beside what the server knows of its names."""
+    """A statement, and what the server knows of its names."""
 
     tokens: Sequence[Token]
     allowed: frozenset[str]
     others: frozenset[str]  # schemas that exist and may not be named
     closed: frozenset[str]  # relations of the catalogs that PUBLIC may not read
-    takers: frozenset[str]  # functions with a regclass or its like as an argument, or what makes any type of a text
-    oids: frozenset[str]  # columns that are an oid in all of the catalogs, and are not given another meaning here
+    takers: frozenset[str]  # functions with an argument of type regclass, the like, or cstring
+    oids: frozenset[str]  # columns that are an oid in all catalogs, and that the statement does not define itself
 
     def problems(self) -> Iterator[str]:
         """Yield a sentence for each name that leads out of the allowed schemas."""
@@ -106,7 +104,7 @@ class _Walls:
             yield from self._schema(at)
             yield from self._relation(at)
             if _READS_BEYOND.fullmatch(token.value) and (self._is(at + 1, "(") or self._is(at - 1, ".")):
-                yield f"{token.value} cannot be used here: it reads what it is told to, in any schema"
+                yield f"{token.value} cannot be used here: it reads any table in any schema"
             if _REG.fullmatch(token.value):
                 yield from self._cast(at)
             if self._takes_names(token):
@@ -128,7 +126,7 @@ class _Walls:
             )
 
     def _relation(self, at: int) -> Iterator[str]:
-        """Look for a relation of the catalogs that shows what belongs to all; one after AS or a table is a column."""
+        """Refuse a relation of the catalogs that shows all tenants; a name after AS or after a table is a column."""
         name, schema = self.tokens[at].value, "pg_catalog"
         if self._is(at - 1, "."):
             schema = self.tokens[at - 2].value
@@ -139,7 +137,7 @@ class _Walls:
             yield f"{name} cannot be used here: it shows what belongs to other tenants"
 
     def _cast(self, at: int) -> Iterator[str]:
-        """A name becomes a regclass or its like only from a string that is written out, or an oid of the catalogs."""
+        """Allow a cast to regclass or the like only from a literal string, or from an oid of the catalogs."""
         tokens, name = self.tokens, self.tokens[at].value
         start = at - 2 if self._is(at - 1, ".") and tokens[at - 2].value == "pg_catalog" else at
         before = tokens[start - 1] if start else None
@@ -152,7 +150,7 @@ class _Walls:
         else:
             fine = at + 1 < len(tokens) and tokens[at + 1].is_string and not self._is(start - 1, ".")
         if not fine:
-            yield f"{name}: only a string that is written out, or an oid of the catalogs, can become one here"
+            yield f"{name}: only a literal string, or an oid of the catalogs, can be cast to it here"
 
     def _operand(self, end: int) -> Sequence[Token]:
         """Return the value before `::`: one token, a dotted name, or a call without arguments."""
@@ -173,7 +171,7 @@ class _Walls:
         name = self.tokens[at].value
         if self._is(at + 1, "("):
             if not all(map(self._is_plain, self._split(at + 1))):
-                yield f"{name}: its arguments must be written out here, or be an oid of the catalogs"
+                yield f"{name}: its arguments must be literals here, or oids of the catalogs"
         elif self._is(at - 1, "."):
             yield f"{name} cannot be used here as a field: call it"
 
@@ -189,7 +187,7 @@ class _Walls:
                 return
 
     def _is_plain(self, value: Sequence[Token]) -> bool:
-        """Tell whether a value can be seen here: a string, a number, an oid column, or where and who one is."""
+        """Tell whether a value is known: a literal, an oid of the catalogs, or the current schema, database or user."""
         if len(value) > 2 and value[0].is_name and value[1].is_mark("=>", ":="):
             value = value[2:]
         if len(value) > 2 and value[-2].is_mark("::") and (_REG.fullmatch(value[-1].value) or value[-1].value == "oid"):
@@ -205,7 +203,7 @@ class _Walls:
         ) or not value  # fmt: skip
 
     def _strings(self) -> Iterator[str]:
-        """Look at all strings, where one may become a name: which one does is not told from the text alone."""
+        """Check all strings of a statement in which some string may become a name: the text does not tell which."""
         names = {token.value for token in self.tokens if token.is_name}
         if not any(_REG.fullmatch(name) or name in self.takers or _TAKES_NAMES.fullmatch(name) for name in names):
             return

@@ -1,33 +1,22 @@
-"""An inspection in a file: written as JSON, read again, and compared with a later one for growth."""
+"""Snapshots of an inspection: written to a file as JSON, read again, and compared with a later one for growth."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from erpkit.errors import UsageError
+from erpkit.table import Column
 from erpkit.tenants.inspection import TenantInspection
 
-__all__ = [
-    "Figures",
-    "Growth",
-    "Snapshot",
-    "TenantFigures",
-    "compare_snapshots",
-    "describe_change",
-    "describe_growth",
-    "describe_inspections",
-    "read_snapshot",
-    "take_snapshot",
-    "write_snapshot",
-]
+FORM = 1  # of the file; raised when the format changes
 
-FORM = 1  # of the file; a later erpkit that writes another one raises it
+_Row = TypeVar("_Row")
 
 _HOW = "make one with erpkit tenants inspect --json"
 
@@ -46,7 +35,7 @@ _NOTHING = Figures(size=0, rows=0, is_exact=True)
 
 @dataclass(frozen=True)
 class TenantFigures:
-    """A tenant's figures: all of it, and a table."""
+    """A tenant's figures: in total, and for each table."""
 
     total: Figures
     tables: Mapping[str, Figures]
@@ -54,7 +43,7 @@ class TenantFigures:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What an inspection of the database `target` found at one time, as far as it is compared later."""
+    """The figures of an inspection of the database `target` that are compared with a later one."""
 
     taken_at: datetime
     target: str
@@ -62,17 +51,17 @@ class Snapshot:
 
     @property
     def database(self) -> str:
-        """The target without the user, who may be another one each time."""
+        """The target without the user, which may differ each time."""
         return self.target.rpartition("/")[0] or self.target
 
 
 def take_snapshot(inspections: Sequence[TenantInspection], target: str) -> Snapshot:
-    """Keep what can be compared of inspections that were just made of the database `target`."""
+    """Return the figures of inspections that were just made of the database `target`."""
     return Snapshot(datetime.now(UTC), target, {i.tenant.slug: _figures(describe_inspection(i)) for i in inspections})
 
 
 def describe_inspections(inspections: Sequence[TenantInspection], snapshot: Snapshot) -> dict[str, Any]:
-    """Return all that was found as plain values: when, where, and each tenant's state. JSON of it is what `read_snapshot` reads."""
+    """Return inspections as plain values: when, where, and each tenant's state; `read_snapshot` reads them as JSON."""
     return {
         "erpkit_inspection": FORM,
         "taken_at": snapshot.taken_at.isoformat(timespec="seconds"),
@@ -97,7 +86,7 @@ def describe_inspection(i: TenantInspection) -> dict[str, Any]:
 
 
 def write_snapshot(path: Path | str, inspections: Sequence[TenantInspection], target: str) -> Snapshot:
-    """Write an inspection to a file, or nothing, in place of one that is there. Raises UsageError where it cannot be written."""
+    """Write an inspection to a file, or replace the file atomically. Raises UsageError if it cannot be written."""
     snapshot = take_snapshot(inspections, target)
     text = json.dumps(describe_inspections(inspections, snapshot), default=str, indent=2)
     path = Path(path)
@@ -114,17 +103,17 @@ def write_snapshot(path: Path | str, inspections: Sequence[TenantInspection], ta
 def read_snapshot(path: Path | str) -> Snapshot:
     """Read what `erpkit tenants inspect --json` printed, or `write_snapshot` wrote.
 
-    Raises UsageError for a file that is none, or that a later erpkit wrote in another form.
+    Raises UsageError for a file that is not an inspection, or that a later erpkit wrote in another form.
     """
     try:
         value = json.loads(Path(path).read_text())
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError:
-        raise UsageError(f"{path} is no inspection: it is not JSON; {_HOW}") from None
+        raise UsageError(f"{path} is not an inspection: it is not JSON; {_HOW}") from None
     form = value.get("erpkit_inspection") if isinstance(value, dict) else None
     if not isinstance(form, int):
-        raise UsageError(f"{path} is no inspection; {_HOW}")
+        raise UsageError(f"{path} is not an inspection; {_HOW}")
     if form > FORM:
         raise UsageError(f"{path} was written by a later erpkit, in form {form}; this one reads up to {FORM}")
     try:
@@ -151,9 +140,9 @@ def _figures(tenant: Mapping[str, Any]) -> TenantFigures:
 
 @dataclass(frozen=True)
 class Growth:
-    """One tenant, or one table of it, then and now; `before` is None for what the earlier inspection does not hold.
+    """The growth of a tenant or a table; `before` is None if the earlier inspection does not hold it.
 
-    `now` is None for a table that is gone. `is_exact` is False where PostgreSQL estimated a figure, then or now.
+    `now` is None for a dropped table. `is_exact` is False if one of the figures is an estimate.
     """
 
     name: str
@@ -163,12 +152,12 @@ class Growth:
 
     @property
     def size(self) -> int | None:
-        """By how many bytes it grew, or shrank; None where there is nothing to compare with."""
+        """The growth in bytes, negative if it shrank; None if there is nothing to compare with."""
         return self.now.size - self.before.size if self.before and self.now else None
 
     @property
     def rows(self) -> int | None:
-        """By how many rows it grew, or shrank; None where there is nothing to compare with."""
+        """The growth in rows, negative if it shrank; None if there is nothing to compare with."""
         return self.now.rows - self.before.rows if self.before and self.now else None
 
     @property
@@ -178,15 +167,15 @@ class Growth:
 
 
 def compare_snapshots(before: Snapshot, now: Snapshot) -> dict[str, Growth]:
-    """Return by slug how each tenant of `now` grew, with its tables. Pure.
+    """Return by slug the growth of each tenant of `now`, with its tables. Pure.
 
-    Raises UsageError for snapshots of two databases, and for an earlier one that is the later.
+    Raises UsageError for snapshots of different databases, and if `before` was taken after `now`.
     """
     if before.database != now.database:
         raise UsageError(f"the earlier inspection is of {before.target}, and this one of {now.target}")
     if before.taken_at > now.taken_at:
         raise UsageError(
-            f"the earlier inspection was taken at {before.taken_at:%Y-%m-%d %H:%M %Z}, which is still to come"
+            f"the earlier inspection was taken at {before.taken_at:%Y-%m-%d %H:%M %Z}, which is in the future"
         )
     return {
         slug: Growth(
@@ -200,7 +189,7 @@ def compare_snapshots(before: Snapshot, now: Snapshot) -> dict[str, Growth]:
 
 
 def _tables(before: Mapping[str, Figures], now: Mapping[str, Figures]) -> tuple[Growth, ...]:
-    """Compare tables; one that is new has grown from nothing."""
+    """Compare tables; a new one has grown from zero."""
     return tuple(Growth(table, before.get(table, _NOTHING), now.get(table)) for table in sorted({*before, *now}))
 
 
@@ -210,8 +199,22 @@ def describe_growth(growth: Growth) -> dict[str, Any]:
     return {"size": growth.size, "rows": growth.rows, "exact": growth.is_exact, "tables": tables}
 
 
-def describe_change(growth: Growth, part: int, unit: int = 2**20, places: int = 2) -> str:
-    """Return growth in size (part 0) or rows (1) as text: `+1.25`, `~+1.25` where it is estimated, `–` where it is not known."""
-    if growth.size is None or growth.rows is None:
-        return "–"
-    return f"{'' if growth.is_exact else '~'}" + (f"{growth.rows:+,}" if part else f"{growth.size / unit:+,.{places}f}")
+def growth_columns(of: Callable[[_Row], Growth | None], unit: str, size: int, places: int) -> tuple[Column[_Row], ...]:
+    """Return two columns with a row's growth, in units of `size` bytes and in rows: `+1.25`, or `~+1.25` for an estimate."""
+
+    def text(row: _Row, figure: Callable[[Growth], str]) -> str:
+        growth = of(row)
+        if growth is None or growth.size is None:
+            return "–"
+        return f"{'' if growth.is_exact else '~'}{figure(growth)}"
+
+    def size_of(growth: Growth) -> str:
+        return f"{(growth.size or 0) / size:+,.{places}f}"
+
+    def rows_of(growth: Growth) -> str:
+        return f"{growth.rows or 0:+,}"
+
+    return (
+        Column("growth", lambda row: text(row, size_of), unit=unit, right=True),
+        Column("more rows", lambda row: text(row, rows_of), right=True),
+    )

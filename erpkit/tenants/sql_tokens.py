@@ -1,8 +1,8 @@
-"""The tokens of a SQL text by PostgreSQL's own lexical rules, and the text written anew from them.
+"""Read the tokens of a SQL text by PostgreSQL's lexical rules, and write them as SQL again.
 
-What is checked must be what the server reads. So the text that is sent is not the one that was typed but the one that
-`write` makes of the tokens: no comments, one kind of quote, a blank between any two tokens. Source of the rules: PostgreSQL
-manual, "Lexical Structure", and src/backend/parser/scan.l.
+The server must read exactly what was checked. So the text that is sent is not the one that was typed but the one that `write`
+makes of the tokens: without comments, with one kind of quotes, and a blank between any two tokens. Source of the rules:
+PostgreSQL manual, "Lexical Structure", and src/backend/parser/scan.l.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from enum import Enum
 
 from erpkit.errors import UsageError
 
-__all__ = ["Kind", "Token", "read_tokens", "write"]
-
 _LONGEST = 5_000_000  # characters
 _MOST_TOKENS = 20_000
-_DEEPEST = 60  # brackets in brackets; the parser takes some fifteen calls for each
-_MOST_PIECES = 1_000  # of a string that goes on after newlines
+_DEEPEST = 60  # nested brackets; sqlglot takes some fifteen nested calls for each
+_MOST_PIECES = 1_000  # of a string that continues after newlines
 _NAME_BYTES = 63  # PostgreSQL cuts longer names off
 
 _FIRST = r"A-Za-z_\x80-\U0010ffff"
@@ -46,7 +44,7 @@ _PAIRS = {")": "(", "]": "["}
 
 
 class Kind(Enum):
-    """What a token is."""
+    """The kind of a token."""
 
     WORD = "word"
     QUOTED = "quoted name"
@@ -60,9 +58,9 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Token:
-    """One token: how it is written in SQL, and what it stands for.
+    """One token: its SQL text and its value.
 
-    The `value` of a name is the name as PostgreSQL looks it up, folded and cut; that of a string is its characters.
+    The `value` of a name is the name as PostgreSQL looks it up, folded and truncated; that of a string are its characters.
     """
 
     kind: Kind
@@ -89,13 +87,13 @@ class Token:
 
 
 def read_tokens(text: str) -> list[Token]:
-    """Return the tokens of `text`; raises UsageError, with the reason, for what cannot be read in one way only."""
+    """Return the tokens of `text`; raises UsageError for text that is invalid or ambiguous."""
     if len(text) > _LONGEST:
         raise UsageError(f"the SQL has {len(text):,} characters: at most {_LONGEST:,} are read")
     if "\0" in text:
-        raise UsageError("the SQL has a NUL character in it")
+        raise UsageError("the SQL contains a NUL character")
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        raise UsageError("the SQL has half of a surrogate pair in it, which is no character")
+        raise UsageError("the SQL contains half of a surrogate pair, which is not a character")
     tokens = []
     for token in _Reader(text).tokens():
         tokens.append(token)
@@ -108,12 +106,12 @@ def read_tokens(text: str) -> list[Token]:
 
 
 def write(tokens: Sequence[Token]) -> str:
-    """Return the SQL of the tokens, which can be read in one way only."""
+    """Return the SQL of the tokens, which is unambiguous."""
     return " ".join(token.text for token in tokens)
 
 
 class _Reader:
-    """The text, and how far it is read."""
+    """A text and the position up to which it is read."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -121,7 +119,7 @@ class _Reader:
         self._last_prefix = ""
 
     def tokens(self) -> Iterator[Token]:
-        """Yield the tokens; a string that goes on after a newline is one."""
+        """Yield the tokens; a string that continues after a newline is one token."""
         last: Token | None = None
         newline, pieces = False, 0
         while self._at < len(self._text):
@@ -178,7 +176,7 @@ class _Reader:
         return self._operator(text) if kind == "operator" else Token(Kind.MARK, text, text)
 
     def _string(self, prefix: str, before: str) -> Token:
-        """Read what follows the opening quote; `before` is the part that this one continues."""
+        """Read a string after its opening quote; `before` is the part that it continues."""
         body = (_ESCAPED_BODY if prefix == "e" else _PLAIN_BODY).match(self._text, self._at)
         if body is None:
             raise UsageError("the SQL has a string that is not closed: ' without '")
@@ -204,7 +202,7 @@ class _Reader:
         return Token(Kind.NUMBER, text, text)
 
     def _operator(self, run: str) -> Token:
-        """Cut a run of signs as PostgreSQL does: before a comment, and before a + or - that belongs to what follows."""
+        """End an operator as PostgreSQL does: before a comment, and before a + or - that belongs to the next value."""
         cut = min((at for at in (run.find("--"), run.find("/*")) if at >= 0), default=len(run))
         operator = run[:cut]
         if not set(operator) & set("~!@#%^&|`?"):
@@ -219,7 +217,7 @@ def _unreadable(sign: str) -> str:
     if sign == '"':
         return 'the SQL has a name that is not closed: " without "'
     hint = ": write a parameter as %s or %(name)s" if sign == "$" else ""
-    return f"the SQL has {sign!r} where PostgreSQL knows no such sign{hint}"
+    return f"the SQL has {sign!r} which PostgreSQL does not accept there{hint}"
 
 
 def _word(text: str) -> Token:
@@ -235,7 +233,7 @@ def _quoted(text: str) -> Token:
 
 
 def _string(value: str) -> Token:
-    """Write a string so that it is the same one whatever standard_conforming_strings is."""
+    """Write a string so that it does not depend on standard_conforming_strings."""
     written = value.replace("'", "''")
     text = "E'" + written.replace("\\", "\\\\") + "'" if "\\" in value else f"'{written}'"
     return Token(Kind.STRING, text, value)
@@ -249,13 +247,13 @@ def _prefixed(prefix: str, value: str) -> Token:
 
 
 def _unescape(body: str) -> str:
-    """Resolve the escapes of an E'' string; raises UsageError for bytes that are no text."""
+    """Resolve the escapes of an E'' string; raises UsageError for bytes that are not UTF-8."""
 
     def resolve(found: re.Match[str]) -> str:
         byte, short, long, octal, letter = found.groups()
         if byte or octal:
             code = int(byte, 16) if byte else int(octal, 8) & 0xFF
-            return chr(code) if code < 0x80 else chr(0xDC00 + code)  # surrogateescape's way to keep a byte
+            return chr(code) if code < 0x80 else chr(0xDC00 + code)  # keeps the byte, as surrogateescape does
         if short or long:
             code = int(short or long, 16)
             if code > 0x10FFFF or 0xD800 <= code <= 0xDFFF:
@@ -269,7 +267,7 @@ def _unescape(body: str) -> str:
     except UnicodeError:
         raise UsageError("the SQL has a string with escaped bytes that are no UTF-8") from None
     if "\0" in value:
-        raise UsageError("the SQL has a NUL character in it")
+        raise UsageError("the SQL contains a NUL character")
     return value
 
 

@@ -1,4 +1,4 @@
-"""One reading statement: what a SQL text is, told by sqlglot and by the tokens, before anything is sent."""
+"""Read a SQL text as one reading statement, by its tokens and by sqlglot, before anything is sent."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from erpkit.errors import UsageError
+from erpkit.errors import UsageError, first_line
 from erpkit.tenants.sql_tokens import Kind, Token, read_tokens, write
 
 if TYPE_CHECKING:
     from sqlglot import exp
 
-__all__ = ["Statement", "ends_value", "read_statement"]
-
 _BEGIN = ("select", "with", "values", "table")
 _ONLY_READS = "only a query that reads can be run here: SELECT, WITH, VALUES, TABLE, EXPLAIN or SHOW"
-_ONE = "this is more than one statement: run each by itself"
+_ONE = "this is more than one statement: run them one by one"
 _PLAIN = {"+", "-", "*", "/", "%", "<", ">", "=", "<=", ">=", "<>", "!=", "||", "=>", "->", "->>", "#>", "#>>", "~"}
-# PostgreSQL's key words that no column can be called, except after AS.
+# PostgreSQL's reserved words: no column can have such a name, except after AS.
 _RESERVED = frozenset({
     "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "asymmetric", "both", "case", "cast", "check",
     "collate", "column", "constraint", "create", "current_catalog", "current_date", "current_role", "current_time",
@@ -32,10 +30,10 @@ _VALUES = frozenset({
     "current_catalog", "current_date", "current_role", "current_time", "current_timestamp", "current_user", "end", "false",
     "localtime", "localtimestamp", "null", "session_user", "system_user", "true", "user",
 })  # fmt: skip
-# Words that a value follows, though a column can be called so.
+# Words that may precede a value, although a column can have such a name.
 _BEFORE_VALUES = frozenset({"between", "by", "escape", "ilike", "like", "passing", "value", "values", "zone"})
 _NO_TYPES = _BEFORE_VALUES | {"groups", "interval", "path", "range", "rows", "similar"}
-# What PostgreSQL has and sqlglot 30 does not know, and something that it knows in the same place.
+# Syntax of PostgreSQL that sqlglot 30 does not know, and a replacement that it accepts in the same place.
 _SHAPES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("using", "<operator>"), "ASC"),
     (("at", "local"), "AT TIME ZONE 'UTC'"),
@@ -48,7 +46,7 @@ _SHAPES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("array", "[", "]"), "ARRAY [ 1 ]"),
     (("[", "]"), ""),  # of a type
 )  # fmt: skip
-# The calls of SQL/JSON, whose clauses sqlglot 30 knows in part: PASSING, RETURNING, COLUMNS, what to do ON EMPTY.
+# SQL/JSON functions, some of whose clauses sqlglot 30 does not know: PASSING, RETURNING, COLUMNS, ON EMPTY.
 _JSON = (
     "json_array", "json_arrayagg", "json_exists", "json_object", "json_objectagg", "json_query", "json_serialize",
     "json_table", "json_value",
@@ -64,8 +62,8 @@ _SHAPES_BY_START = {
 class Statement:
     """A reading statement as it is sent, and its tokens.
 
-    `is_query` is False for EXPLAIN and SHOW, which cannot stand in a subquery. `defined` are the names that the statement
-    gives to columns itself.
+    `is_query` is False for EXPLAIN and SHOW, which cannot stand in a subquery. `defined` are the names of columns that the
+    statement defines itself.
     """
 
     tokens: tuple[Token, ...]
@@ -74,14 +72,14 @@ class Statement:
 
     @property
     def text(self) -> str:
-        """The SQL to send: what was checked, and not what was typed."""
+        """The SQL to send, written from the tokens that were checked."""
         return write(self.tokens)
 
 
 def read_statement(text: str) -> Statement:
-    """Return the one reading statement that `text` is.
+    """Return the reading statement of `text`.
 
-    A trailing comment or semicolon is left out. Raises UsageError, with the reason in one line, for anything but one SELECT,
+    Trailing comments and semicolons are dropped. Raises UsageError, with the reason in one line, for anything but one SELECT,
     WITH, VALUES or TABLE that locks and changes nothing, an EXPLAIN without ANALYZE of one, or SHOW.
     """
     tokens = read_tokens(text)
@@ -108,7 +106,7 @@ def _show(tokens: Sequence[Token]) -> Statement:
 
 
 def _after_explain(tokens: Sequence[Token]) -> Sequence[Token]:
-    """Return the statement that is explained, or the whole; ANALYZE would run it to its end, whatever the limit is."""
+    """Return the statement after EXPLAIN, or all tokens; EXPLAIN ANALYZE is refused, as it would ignore the limit."""
     if not tokens or not tokens[0].is_word("explain"):
         return tokens
     start = 1
@@ -133,7 +131,7 @@ def _parse(tokens: Sequence[Token]) -> exp.Expr:
     except sqlglot.errors.ParseError as error:
         raise UsageError(f"syntax error: {_reason(error.errors)}") from None
     except sqlglot.errors.SqlglotError as error:
-        raise UsageError(f"syntax error: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"syntax error: {first_line(error)}") from None
     except RecursionError:
         raise UsageError("the SQL is nested too deeply to be parsed") from None
     if len(trees) != 1 or trees[0] is None:
@@ -142,30 +140,30 @@ def _parse(tokens: Sequence[Token]) -> exp.Expr:
 
 
 def _reason(errors: Sequence[dict[str, Any]]) -> str:
-    """Say what sqlglot stumbled over; its line and column count in a text that the user did not write."""
+    """Return sqlglot's complaint without line and column, which refer to a text that the user did not write."""
     if not errors:
-        return "it has no meaning"
+        return "it cannot be parsed"
     what, near = str(errors[0].get("description", "")).rstrip("."), str(errors[0].get("highlight", ""))
     return f"{what[:1].lower()}{what[1:]}" + (f" near {near}" if near else "")
 
 
 def _check_reads(tree: exp.Expr) -> None:
-    """Raise UsageError unless the statement is a query through and through; READ ONLY holds it to that as well."""
+    """Raise UsageError unless all parts of the statement are queries; READ ONLY ensures that as well."""
     from sqlglot import exp  # noqa: PLC0415
 
     if not isinstance(tree, (exp.Query, exp.Values, exp.Table)):
         raise UsageError(_ONLY_READS)
     for node in tree.walk():
         if isinstance(node, (exp.DML, exp.Merge, exp.DDL, exp.Command)):
-            raise UsageError(f"{node.key.upper()} changes something: {_ONLY_READS}")
+            raise UsageError(f"{node.key.upper()} changes data or settings: {_ONLY_READS}")
         if isinstance(node, exp.Into):
-            raise UsageError(f"SELECT INTO makes a table: {_ONLY_READS}")
+            raise UsageError(f"SELECT INTO creates a table: {_ONLY_READS}")
         if isinstance(node, exp.Lock):
             raise UsageError("FOR UPDATE and FOR SHARE lock rows: leave them out")
 
 
 def _defined(tree: exp.Expr) -> frozenset[str]:
-    """Return the names that the statement itself gives to columns, folded as PostgreSQL does."""
+    """Return the names of columns that the statement itself defines, folded as PostgreSQL does."""
     from sqlglot import exp  # noqa: PLC0415
 
     found = {
@@ -177,10 +175,9 @@ def _defined(tree: exp.Expr) -> frozenset[str]:
 
 
 def _for_sqlglot(tokens: Sequence[Token]) -> str:
-    """Write the tokens for sqlglot, which needs to know the statement's parts and not what is in them.
+    """Write the tokens for sqlglot, which needs the structure of the statement and no values.
 
-    Strings, numbers and names are written plainly, and what PostgreSQL has and sqlglot 30 does not know is written as
-    something of the same shape.
+    Strings, numbers and names are simplified, and syntax that sqlglot 30 does not know is replaced by syntax of the same shape.
     """
     words: list[str] = []
     tokens = _without_join_names(_without_json(tokens))
@@ -193,7 +190,7 @@ def _for_sqlglot(tokens: Sequence[Token]) -> str:
 
 
 def _shape_at(tokens: Sequence[Token], at: int) -> tuple[str, int]:
-    """Return what is written for the next tokens, and how many they are."""
+    """Return the text for the next tokens, and how many tokens that covers."""
     token, before = tokens[at], tokens[at - 1] if at else None
     for shape, instead in _SHAPES_BY_START.get(token.value, ()):
         if _fits(tokens[at : at + len(shape)], shape):
@@ -214,12 +211,12 @@ def _is_type(token: Token) -> bool:
 
 
 def _sign(before: Token | None) -> str:
-    """Return an operator that sqlglot knows, between two values or before one."""
+    """Return an operator that sqlglot knows: binary after a value, else unary."""
     return "||" if before is not None and ends_value(before) else "-"
 
 
 def _without_json(tokens: Sequence[Token]) -> Sequence[Token]:
-    """Write each call of SQL/JSON as one of a plain function, whose arguments are the queries in it: these are looked into."""
+    """Replace each call of SQL/JSON by a plain call with the same subqueries, which are checked, too."""
     kept: list[Token] = []
     at = 0
     while at < len(tokens):
@@ -243,7 +240,7 @@ def _is_json(tokens: Sequence[Token], at: int) -> bool:
 
 
 def _queries(body: Sequence[Token]) -> Iterator[Sequence[Token]]:
-    """Yield what stands in brackets and begins as a query, or the whole body where that does."""
+    """Yield the queries in brackets, or the whole body if that is a query."""
     if body and body[0].is_word(*_BEGIN):
         yield [_PLAIN_CALL[1], *body, _PLAIN_CALL[-1]]
         return
@@ -258,17 +255,17 @@ def _queries(body: Sequence[Token]) -> Iterator[Sequence[Token]]:
 
 
 def _closing(tokens: Sequence[Token], start: int) -> int:
-    """Return where the bracket closes that opens at `start`."""
+    """Return the position of the bracket that closes the one at `start`."""
     depth = 0
     for at in range(start, len(tokens)):
         depth += tokens[at].is_mark("(") - tokens[at].is_mark(")")
         if depth == 0:
             return at
-    return len(tokens) - 1  # not reached: brackets come in pairs
+    return len(tokens) - 1  # not reached, as brackets are balanced
 
 
 def _json_columns(tokens: Sequence[Token]) -> frozenset[str]:
-    """Return the names in calls of json_table, among them those that it gives to columns."""
+    """Return all names in calls of json_table, which include those of its columns."""
     return frozenset(
         token.value
         for at in range(len(tokens))
@@ -279,7 +276,7 @@ def _json_columns(tokens: Sequence[Token]) -> frozenset[str]:
 
 
 def _without_join_names(tokens: Sequence[Token]) -> Sequence[Token]:
-    """Leave out the name in `JOIN b USING (x) AS name`."""
+    """Drop the name in `JOIN b USING (x) AS name`."""
     kept: list[Token] = []
     open_: list[bool] = []  # for each bracket, whether USING stands before it
     is_named = False
@@ -311,7 +308,7 @@ def _plain(token: Token, before: Token | None) -> str:
 
 
 def ends_value(token: Token) -> bool:
-    """Tell whether a value may end with this token, so that an operator after it stands between two."""
+    """Tell whether a value may end with this token, so that an operator after it is binary."""
     if token.kind is Kind.WORD:
         return token.value in _VALUES or token.value not in _RESERVED | _BEFORE_VALUES
     return token.kind not in (Kind.OPERATOR, Kind.MARK) or token.is_mark(")", "]")

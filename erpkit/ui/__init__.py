@@ -1,12 +1,12 @@
-"""What people look at: tables, plots and widgets."""
+"""What only a notebook needs: tables, plots and widgets."""
 
+from erpkit.table import Table
 from erpkit.ui.decision import Decision, decide
 from erpkit.ui.explorer import Explorer, explore
 from erpkit.ui.form import Form, form
 from erpkit.ui.module_explorer import ModuleExplorer, explore_modules
 from erpkit.ui.progress import progress_bar
 from erpkit.ui.run_history import plot_runs
-from erpkit.ui.show import show
 
 __all__ = [
     "Decision",
@@ -21,3 +21,5 @@ __all__ = [
     "progress_bar",
     "show",
 ]
+
+show = Table.of_frame  # a DataFrame of one's own, to sort and filter

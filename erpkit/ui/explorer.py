@@ -1,11 +1,11 @@
-"""A widget to look around in: tenant, table, filter and chart."""
+"""The explorer: a widget to look at a tenant's tables, with a filter and a chart."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
@@ -14,14 +14,13 @@ from erpkit.erp import Installation
 from erpkit.errors import DatabaseError, ErpkitError, UsageError
 from erpkit.table import Column, Table
 from erpkit.tenants import Across, across
-from erpkit.ui.reading import read_again
 from erpkit.visible import visible_html
 from erpkit.watching import is_a_notebook_watched, unseen_widgets
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Explorer", "explore"]
+_Result = TypeVar("_Result")
 
 _LIMIT = 200
 _BARS = 15
@@ -55,7 +54,7 @@ def explore(erp: Installation, tenant: str = "", table: str = "") -> Explorer:
     """
     tenants, chosen = erp.find(), erp.find([tenant]) if tenant else []
     if chosen and not chosen[0].is_active:
-        raise UsageError(f"{tenant} is {chosen[0].status}: only active tenants are read")
+        raise UsageError(f"{tenant} is {chosen[0].status}: only active tenants can be read")
     explorer = Explorer(erp.database, [one for one in tenants if one.is_active])
     if tenant:
         explorer.tenant.value = tenant
@@ -64,6 +63,18 @@ def explore(erp: Installation, tenant: str = "", table: str = "") -> Explorer:
     if table:
         explorer.table.value = table
     return explorer
+
+
+def read_again(database: Database, read: Callable[[], _Result]) -> _Result:
+    """Return what `read` returns, trying again once if the server has closed the pool's connections.
+
+    A kernel lives for days, and the server may restart meanwhile. Raises DatabaseError when it does not answer.
+    """
+    try:
+        return read()
+    except psycopg.OperationalError:
+        database.renew()
+        return read()
 
 
 @dataclass(frozen=True)
@@ -123,7 +134,7 @@ class Explorer:
         }
 
     def _react(self, work: Callable[[], None], _change: object = None) -> None:
-        """Do the work for one change; what the work itself changes is not reacted to, and what fails is told in one line."""
+        """Do the work for one change, ignore the changes that the work makes itself, and show an error in one line."""
         if self._is_busy:
             return
         self._is_busy = True

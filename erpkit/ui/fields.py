@@ -12,15 +12,13 @@ from typing import Any, Literal, get_args, get_origin
 from erpkit.errors import UsageError
 from erpkit.runs import Parameter
 
-__all__ = ["Field", "field_of"]
-
 _LABEL = "11em"
 _PATTERNS = ("topic", "modules", "impact")  # what is chosen for these may be changed by hand
 
 
 @dataclass(frozen=True)
 class Field:
-    """What a person sets a parameter with: `input` has a trait `value`, and `read` makes of it what the parameter is given.
+    """The input for one parameter: `input` has a trait `value`, which `read` converts to the parameter's value.
 
     `entry` is what is typed into or chosen from, and `below` what stands under it. Where there are `choices`, the value is to
     be of them.
@@ -39,7 +37,7 @@ class Field:
         return self.read(self.input.value)
 
     def check(self) -> None:
-        """Raise UsageError for a name that is none of the choices."""
+        """Raise UsageError for a name that is not one of the choices."""
         for name in self.value if self.choices else ():
             if name not in self.choices:
                 near = difflib.get_close_matches(name, self.choices, n=1)
@@ -80,7 +78,7 @@ def _typed(parameter: Parameter, kind: Any, is_optional: bool, value: Any) -> An
 
 
 def _names(parameter: Parameter, value: Sequence[str], choices: Sequence[str] | None) -> Field:
-    """Names in a row, each with a cross; what is chosen or typed is added to them."""
+    """Return a row of names, each with a cross; a chosen or typed one is added."""
     import ipywidgets as widgets  # noqa: PLC0415
 
     tags = widgets.TagsInput(

@@ -2,23 +2,115 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from erpkit.config import Settings
-from erpkit.errors import ErpkitError
-from erpkit.runs import Parameter, check_parameters, validate_parameters
-from erpkit.ui.choices import Choices
-from erpkit.ui.declaration import declared_parameters
+from erpkit.erp import Installation
+from erpkit.errors import ErpkitError, UsageError
+from erpkit.modules import Registry, load_modules
+from erpkit.runs import Parameter, check_parameters, read_parameters, validate_parameters
+from erpkit.ui.decision import run_below_button
 from erpkit.ui.fields import Field, field_of
-from erpkit.ui.lab import run_below_button
 from erpkit.visible import visible_html
 from erpkit.watching import is_a_notebook_watched
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
 
-__all__ = ["Form", "form"]
+
+def declared_parameters(namespace: Mapping[str, Any]) -> list[Parameter]:
+    """Return the parameters that a kernel's variables were declared as; `namespace` is the notebook's `globals()`.
+
+    The parameters cell is the one in IPython's history that declares most of the annotated variables, its newest version.
+    """
+    names = {name for name in namespace.get("__annotations__", {}) if not name.startswith("_")}
+    cells = [_read(source) for source in reversed(namespace.get("In", []))]
+    cell = max(cells, key=lambda parameters: len(names & {parameter.name for parameter in parameters}), default=[])
+    if not names & {parameter.name for parameter in cell}:
+        return []
+    return [parameter for parameter in cell if parameter.name in namespace]
+
+
+def _read(source: str) -> Sequence[Parameter]:
+    """Return what a cell declares; nothing if it cannot be a parameters cell."""
+    try:
+        return read_parameters(source)
+    except UsageError:
+        return []
+
+
+# Which parameters are picked from a list, by their names.
+_KINDS = {
+    "tenant": "tenants", "tenants": "tenants", "canaries": "tenants",
+    "topic": "topics", "topics": "topics",
+    "handler": "handlers", "handlers": "handlers", "side_effects": "handlers",
+    "module": "modules", "modules": "modules", "impact": "modules",
+}  # fmt: skip
+_GROUPS = "erpkit."  # what the names of groups of modules begin with, beside the configured one
+
+
+class Choices:
+    """The choices for a notebook's parameters, read when they are first asked for.
+
+    `notes` say what could not be read: a form is of use without it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.notes: list[str] = []
+
+    def of(self, parameter: Parameter) -> Sequence[str] | None:
+        """Return the choices for a parameter; None for one that is typed in."""
+        kind = _KINDS.get(parameter.name)
+        if parameter.name == "modules" and parameter.annotation == "str":
+            kind = "groups"
+        return None if kind is None else list(getattr(self, kind))
+
+    @cached_property
+    def tenants(self) -> list[str]:
+        """Every tenant, by name."""
+        try:
+            with Installation(self._settings) as erp:
+                return [tenant.slug for tenant in erp.find()]
+        except ErpkitError as error:
+            self.notes.append(f"tenants cannot be listed: {error}")
+            return []
+
+    @cached_property
+    def topics(self) -> list[str]:
+        """Patterns for all topics and for those of each module, then the topics of all that is published or handled."""
+        modules = self._registry.modules
+        events = [event for m in modules for event in (*m.publishes, *(handler.event for handler in m.subscribes))]
+        topics = sorted({self._registry.topic(event) for event in events})
+        return ["*", *dict.fromkeys(f"{topic.partition('.')[0]}.*" for topic in topics), *topics]
+
+    @cached_property
+    def handlers(self) -> list[str]:
+        """Every event handler, by name."""
+        return sorted(self._registry.event_handlers)
+
+    @cached_property
+    def modules(self) -> list[str]:
+        """Every module, by name."""
+        return [module.name for module in self._registry.modules]
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """The entry-point groups that modules are registered under."""
+        groups = {group for group in entry_points().groups if group.startswith(_GROUPS) and group != "erpkit.demo"}
+        return sorted(groups | ({self._settings.modules} if self._settings.modules else set()))
+
+    @cached_property
+    def _registry(self) -> Registry:
+        try:
+            return load_modules(self._settings)
+        except ErpkitError as error:
+            self.notes.append(f"modules cannot be read: {error}")
+            return Registry.of(())
+
 
 _ALERT = '<span role="alert" style="color:var(--jp-error-color1,#dc2626)">{}</span>'
 
@@ -63,7 +155,7 @@ class Form:
         return self.widget._repr_mimebundle_(**options) | {"text/plain": "the parameters as a form"}
 
     def _set(self, field: Field, _change: object = None) -> None:
-        """Give the notebook's variable the value of a field; a wrong one leaves it as it was, and is told."""
+        """Set the notebook's variable to the value of a field; show an error for a wrong value, and keep the old one."""
         name = field.parameter.name
         self._wrong.pop(name, None)
         try:

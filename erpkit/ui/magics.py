@@ -1,4 +1,4 @@
-"""`%%tenant` and `%%tenants`: cells of plain SQL that give a DataFrame. `%load_ext erpkit` brings them."""
+"""`%%tenant` and `%%tenants`: cells of plain SQL that return a DataFrame. `%load_ext erpkit` loads them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from IPython.core.magic import Magics, cell_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
 from erpkit.config import Settings
-from erpkit.database import Database
+from erpkit.erp import Installation
 from erpkit.errors import DatabaseError, UsageError
-from erpkit.tenants import Across, across, find_tenants
+from erpkit.finding import Finding, group_findings, not_read
+from erpkit.table import Table
+from erpkit.tenants import Across, across
+from erpkit.ui.explorer import read_again
 from erpkit.ui.progress import progress_bar
-from erpkit.ui.reading import name_some, read_again, reasons
-from erpkit.ui.show import Table
 from erpkit.visible import visible
 
 if TYPE_CHECKING:
     import pandas
     from IPython.core.interactiveshell import InteractiveShell
-
-__all__ = ["TenantMagics", "register"]
 
 _LIMIT = 1_000
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
@@ -37,15 +36,7 @@ class TenantMagics(Magics):
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self._settings = Settings.from_env()
-        self._opened: Database | None = None
-
-    @property
-    def database(self) -> Database:
-        """The configured database, opened when the first cell needs it and kept for the life of the kernel."""
-        if self._opened is None:
-            self._opened = Database.open(self._settings)
-        return self._opened
+        self._erp = Installation(Settings.from_env())  # opened when the first cell needs it, and kept
 
     @magic_arguments()
     @argument("slug", nargs="?", default="", help="the tenant; none: the first that is active")
@@ -58,7 +49,7 @@ class TenantMagics(Magics):
         slug = arguments.slug or self._first()
         result = self._query([slug], cell, arguments.limit, named=False)
         if result.skipped:
-            raise UsageError(f"{slug} is {result.skipped[slug]}: only active tenants are read")
+            raise UsageError(f"{slug} is {result.skipped[slug]}: only active tenants can be read")
         return self._give(result.frame, result, arguments)
 
     @magic_arguments()
@@ -73,11 +64,8 @@ class TenantMagics(Magics):
         return self._give(result.frame, result, arguments)
 
     def _first(self) -> str:
-        with self.database.connection() as connection:
-            tenants = find_tenants(connection, (), self._settings.tenants_query)
-        for tenant in tenants:
-            if tenant.is_active:
-                return tenant.slug
+        for tenant in self._erp.find(active=True):
+            return tenant.slug
         raise UsageError("there are no active tenants to ask")
 
     def _query(self, slugs: list[str], cell: str, limit: int, *, named: bool = True) -> Across:
@@ -85,29 +73,28 @@ class TenantMagics(Magics):
         if limit < 1:
             raise UsageError(f"--limit {limit}: read at least one row")
         try:
-            result = read_again(self.database, lambda: self._ask(slugs, query, params, limit, named))
+            result = read_again(self._erp.database, lambda: self._ask(slugs, query, params, limit, named))
         except KeyboardInterrupt:
             raise DatabaseError("interrupted: the query was cancelled on the server") from None
         if result.errors and result.frame.empty:
-            raise DatabaseError("; ".join(reasons(result.errors)))
+            raise DatabaseError("; ".join(map(str, group_findings(not_read(result.errors)))))
         return result
 
     def _ask(self, slugs: list[str], query: str, params: dict[str, Any] | None, limit: int, named: bool) -> Across:
-        with self.database.connection() as connection:
-            tenants = find_tenants(connection, slugs, self._settings.tenants_query)
+        tenants = self._erp.find(slugs)
         with progress_bar(sum(tenant.is_active for tenant in tenants), "tenants") as done:
-            return across(self.database, query, params, tenants=tenants, limit=limit, progress=done, named=named)
+            return across(self._erp.database, query, params, tenants=tenants, limit=limit, progress=done, named=named)
 
     def _give(self, frame: pandas.DataFrame, result: Across, arguments: Any) -> pandas.DataFrame | None:
-        """Return the rows, or put them into a variable; what a reader must know is told above them."""
+        """Return the rows, or put them into a variable; print notes on them first."""
         for note in _notes(result, arguments.limit):
             print(visible(note))
         if arguments.output is None:
             return frame
         if not arguments.output.isidentifier():
-            raise UsageError(f"--output {arguments.output}: this is no name of a variable")
+            raise UsageError(f"--output {arguments.output}: this is not a variable name")
         if keyword.iskeyword(arguments.output):
-            raise UsageError(f"--output {arguments.output}: this is a word of Python's own: choose another name")
+            raise UsageError(f"--output {arguments.output}: this is a Python keyword: choose another name")
         if self.shell is not None:
             self.shell.user_ns[arguments.output] = frame
         print(f"{arguments.output}: {len(frame):,} rows of {len(frame.columns)} columns")
@@ -131,11 +118,14 @@ def bind_names(query: str, names: dict[str, Any]) -> tuple[str, dict[str, Any] |
 
 
 def _notes(result: Across, limit: int) -> list[str]:
-    notes = reasons(result.errors)
-    if result.truncated:
-        rows = "row" if limit == 1 else "rows"
-        notes.append(f"{name_some(list(result.truncated))}: only the first {limit:,} {rows}; --limit reads more")
-    return notes + [f"{line}, and so skipped" for line in reasons(result.skipped)]
+    """Return what a reader must know of the rows: a line for each reason, as a mistake in a query fails in all tenants alike."""
+    more = f"only the first {limit:,} {'row' if limit == 1 else 'rows'}; --limit reads more"
+    findings = [
+        *not_read(result.errors),
+        *(Finding("truncated", slug, more) for slug in result.truncated),
+        *(Finding("skipped", slug, f"{status}, and so skipped") for slug, status in result.skipped.items()),
+    ]
+    return [str(cause) for cause in group_findings(findings)]
 
 
 def register(shell: Any) -> None:
@@ -145,6 +135,6 @@ def register(shell: Any) -> None:
 
 
 def _sortable(frame: pandas.DataFrame) -> dict[str, Any]:
-    """Return a DataFrame's widget; nothing for one whose index says something, which the widget would leave out."""
+    """Return a DataFrame's widget; nothing for one with a meaningful index, which the widget would not show."""
     is_numbered = type(frame.index).__name__ == "RangeIndex" and frame.columns.nlevels == 1
-    return dict(Table(frame, raw=True)._repr_mimebundle_()) if is_numbered else {}
+    return dict(Table.of_frame(frame, raw=True)._repr_mimebundle_()) if is_numbered else {}

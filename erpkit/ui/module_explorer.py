@@ -9,8 +9,6 @@ from typing import Any
 from erpkit.modules import ModuleCheck, cut_edges, find_impact
 from erpkit.visible import visible_html
 
-__all__ = ["ModuleExplorer", "explore_modules"]
-
 _NONE = ("none", "")
 
 

@@ -1,4 +1,4 @@
-"""A bar for work that takes long, drawn only where somebody watches."""
+"""A progress bar for long work, drawn only where a person watches."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from importlib import import_module
 
 from erpkit.watching import is_watched
 
-__all__ = ["progress_bar"]
-
 
 @contextmanager
 def progress_bar(total: int, what: str, *, after: float = 1.0) -> Iterator[Callable[[int], object]]:
-    """Give a function to be called with the number of things done, and draw how far that is of `total`.
+    """Yield a function to call with the number of things done, and draw a bar of them out of `total`.
 
     `what` names the things: tenants, migrations, events. The bar appears `after` seconds, in a terminal and in a notebook
     that a person runs, and is gone at the end. A headless run, a pipe or a log gets none of it. Without tqdm, which

@@ -1,4 +1,4 @@
-"""What people look at to see how runs went: durations over time, failures, flaky ones."""
+"""The plot of recorded runs: durations over time, by outcome."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from erpkit.runs import RunRecord
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-__all__ = ["plot_runs"]
 
 _GREEN, _AMBER, _RED, _GREY = "#16a34a", "#d97706", "#dc2626", "#94a3b8"
 _COLORS = {"ok": _GREEN, "findings": _AMBER, "interrupted": _GREY}

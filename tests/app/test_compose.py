@@ -132,7 +132,7 @@ def test_an_erp_in_another_language_is_operated_by_its_modules_toml(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("queries", "generate"), "no Python is generated for it; `erpkit queries check` reads its SQL"),
+        (("queries", "generate"), "no Python is generated for it; `erpkit queries check` checks its SQL"),
         (("events", "dispatch", "--once"), "their handlers are written in another language and do not run here"),
         (("events", "replay"), "do not run here"),
         (("serve",), "do not run here"),

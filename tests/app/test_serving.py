@@ -252,7 +252,7 @@ def test_a_get_changes_nothing_and_sees_no_other_schema(erp: Erp) -> None:
     orders = erp.count("sales_orders")
     for path, said in (
         ("/rogue/writes", "cannot execute DELETE in a read-only transaction"),
-        ("/rogue/publishes", "GET /rogue/publishes: what only reads publishes no events"),
+        ("/rogue/publishes", "GET /rogue/publishes: a query or a tool that only reads cannot publish events"),
         ("/rogue/elsewhere", "permission denied for table tenants"),
     ):
         answer = erp.ask("GET", path)

@@ -19,8 +19,8 @@ import pytest
 
 from erpkit.database import Database
 from erpkit.modules import Registry
-from erpkit.sample.demo import Planted, plant
-from tests.conftest import SMALL
+from erpkit.sample.demo import Planted
+from tests.conftest import plant_copy
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -59,7 +59,7 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def planted(shared_database: Database, registry: Registry) -> Planted:
-    return plant(shared_database, registry, tenants=5, size=SMALL)
+    return plant_copy(shared_database, registry, 5)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 pytest.importorskip("playwright.sync_api", reason="there is no playwright: pip install playwright")
-pytest.importorskip("erpkit.runs.index", reason="runs leave no index page yet")
+pytest.importorskip("erpkit.runs.report", reason="runs leave no index page yet")
 
 from playwright.sync_api import expect
 
@@ -25,7 +25,9 @@ from erpkit.result import Picture
 
 Picture('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9" width="90"><circle r="4" cx="5" cy="5"/></svg>', "orders: 2 values")
 """
-TABLE = """ui.show(pandas.DataFrame({"a rather long name of a column " + str(n): range(5) for n in range(6)}))"""
+TABLE = (
+    """ui.Table.of_frame(pandas.DataFrame({"a rather long name of a column " + str(n): range(5) for n in range(6)}))"""
+)
 
 
 def write(folder: Path, name: str, last: str) -> str:

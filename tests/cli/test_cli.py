@@ -86,8 +86,8 @@ def test_a_tenant_is_exported_archived_dropped_and_imported_again(erp: Planted, 
     refused(erpkit("tenants", "drop", "acme"), 2, "no tenant 'acme'")
     assert "imported apex: schema tenant_apex" in erpkit("tenants", "import", file, "--as", "apex").stdout
     assert "renamed apex to acme: schema tenant_acme" in erpkit("tenants", "rename", "apex", "acme").stdout
-    refused(erpkit("tenants", "import", file), 2, "there is a tenant acme or a schema tenant_acme already")
-    refused(erpkit("tenants", "rename", "acme", "a,b"), 2, "'a,b' is no tenant name")
+    refused(erpkit("tenants", "import", file), 2, "tenant acme or schema tenant_acme already exists")
+    refused(erpkit("tenants", "rename", "acme", "a,b"), 2, "'a,b' is not a valid tenant name")
 
 
 def test_what_is_done_to_the_fleet_names_the_tenants_that_it_passes_over(erp: Planted) -> None:
@@ -171,7 +171,7 @@ def test_an_unknown_tenant_is_one_line(erp: Planted, tmp_path: Path) -> None:
     refused(
         erpkit("run", "inspect_tenants", "-p", "tenants", "a b", "--output", str(tmp_path / "runs")),
         2,
-        "'a b' is no tenant name",
+        "'a b' is not a valid tenant name",
     )
     assert not (tmp_path / "runs").exists()
     refused(erpkit("tenants", "inspect", "acne"), 2, "no tenant 'acne'; did you mean acme?")

@@ -12,16 +12,15 @@ import pytest
 
 from erpkit.database import Database
 from erpkit.modules import Registry
-from erpkit.sample.demo import plant
 from tests.command import erpkit
-from tests.conftest import SMALL
+from tests.conftest import plant_copy
 
 ODD = "odd\x1b[2J\u202e\nCREATE TABLE public.made (a int); --"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _planted(shared_database: Database, registry: Registry) -> None:
-    plant(shared_database, registry, tenants=3, size=SMALL)
+    plant_copy(shared_database, registry, 3)
     with shared_database.connection() as connection:
         connection.execute(
             "UPDATE public.tenants SET name = %s WHERE slug = 'acme'", ["A\x1b]0;x\x07\ncme [red]x[/red]"]

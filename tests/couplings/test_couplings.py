@@ -188,7 +188,7 @@ def test_the_command_line_names_its_target_and_what_it_did_not_read() -> None:
     lines = _run("check", "--no-database", ERPKIT_MODULES="erpkit.sample").splitlines()
     assert lines == [
         "target: erpkit.sample, no database",
-        "not read: foreign keys and views were not read: the database was not to be asked",
+        "not read: foreign keys and views were not read, as the database was not to be used",
         "load order: catalog, sales, inventory, billing",
         "no findings",
     ]
@@ -223,7 +223,7 @@ def test_the_graph_answers_questions(tmp_path: Path) -> None:
         "graph", "--no-database", "--impact", "catalog", "--what-if", "sales->catalog", ERPKIT_MODULES="erpkit.sample"
     )
     assert "3 modules depend on catalog: inventory, sales; by way of these: billing" in text
-    assert "without sales -> catalog: 2 places to change; there is no cycle now, and would be none" in text
+    assert "without sales -> catalog: 2 places to change; there is no cycle now, and there would be none" in text
 
 
 def _records(registry: Registry) -> list[Module]:

@@ -13,17 +13,17 @@ from erpkit.config import Settings
 from erpkit.database import ANALYSTS, Connection, Database, Tenant, grant_analysts
 from erpkit.errors import DatabaseError
 from erpkit.modules import Registry
-from erpkit.sample.demo import Planted, plant
+from erpkit.sample.demo import Planted
 from erpkit.tenants import across, find_drift, list_tenants
 from tests.command import erpkit
-from tests.conftest import SMALL
+from tests.conftest import plant_copy
 
 Run = Callable[..., CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
 def planted(shared_database: Database, registry: Registry) -> Planted:
-    return plant(shared_database, registry, tenants=4, size=SMALL)
+    return plant_copy(shared_database, registry)
 
 
 @pytest.fixture(scope="module")

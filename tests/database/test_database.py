@@ -149,7 +149,7 @@ def test_a_database_that_cannot_be_reached_is_named_in_one_line(conninfo: str, m
 
 
 def test_a_malformed_connection_string_is_not_repeated() -> None:
-    with pytest.raises(UsageError, match="ERPKIT_DATABASE is no libpq connection string") as caught:
+    with pytest.raises(UsageError, match="ERPKIT_DATABASE is not a libpq connection string") as caught:
         Database.open(Settings(database="passwort=geheim"))
     assert "geheim" not in str(caught.value)
 

@@ -245,7 +245,7 @@ def test_what_was_read_before_the_connection_died_is_no_failure(mortal: tuple[Da
 def test_a_lost_connection_that_a_block_does_not_mind_is_told_at_the_end(mortal: tuple[Database, Tenant]) -> None:
     database, tenant = mortal
     with (
-        pytest.raises(DatabaseError, match="tenant acme: the connection was lost, and so the transaction was rolled"),
+        pytest.raises(DatabaseError, match="tenant acme: the connection was lost: the transaction was rolled"),
         database.tenant_transaction(tenant, write=True) as connection,
         pytest.raises(psycopg.OperationalError),
     ):
@@ -266,7 +266,7 @@ def test_a_commit_whose_answer_was_lost_is_told_and_never_repeated(mortal: tuple
         )
     ran = 0
     with (
-        pytest.raises(DatabaseError, match="tenant acme: the connection was lost during the commit .*: look whether"),
+        pytest.raises(DatabaseError, match="tenant acme: the connection was lost during the commit .*: check whether"),
         database.tenant_transaction(tenant, write=True) as connection,
     ):
         ran += 1

@@ -164,7 +164,7 @@ def test_a_login_that_may_do_more_than_read_is_named_once_before_free_sql_runs(
             across(database, "SELECT 1 AS one", tenants=tenants)
     (line,) = caplog.messages
     assert line == (
-        f"the login {login} may do more than read ({reason}): hostile SQL is not held; "
+        f"the login {login} may do more than read ({reason}), so hostile SQL could, too: "
         "connect as a member of erpkit_analyst"
     )
 

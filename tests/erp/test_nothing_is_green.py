@@ -12,10 +12,9 @@ import pytest
 
 from erpkit.database import Database
 from erpkit.modules import Registry
-from erpkit.sample.demo import plant
 from erpkit.tenants import list_tenants
 from tests.command import erpkit
-from tests.conftest import SMALL
+from tests.conftest import plant_copy
 from tests.situations import FOREIGN, analyst_login
 
 UNREAD = "bluebird"
@@ -92,7 +91,7 @@ Expected = tuple[object, ...]
 @pytest.fixture(scope="module")
 def unread(shared_database: Database, registry: Registry) -> Iterator[dict[str, str]]:
     """An analyst's login that may read all tenants but one."""
-    plant(shared_database, registry, tenants=4, size=SMALL)
+    plant_copy(shared_database, registry)
     with shared_database.connection() as connection:
         (tenant,) = [each for each in list_tenants(connection) if each.slug == UNREAD]
     with analyst_login(shared_database, "reads_all_but_one", tenant) as environ:

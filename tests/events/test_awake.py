@@ -10,7 +10,7 @@ import pytest
 
 from erpkit.database import Database, Tenant
 from erpkit.events import Message, append
-from erpkit.events.listener import PolledTenants
+from erpkit.events.worker import PolledTenants
 from erpkit.migrations import read_migrations
 from erpkit.tenants import create_tenant
 

@@ -23,8 +23,7 @@ from erpkit.events import (
     list_dead_letters,
     plan_discard,
     plan_retry,
-    run_discard,
-    run_retry,
+    run_letters,
     show_dead_letter,
     sum_counts,
 )
@@ -114,7 +113,7 @@ def test_a_retry_makes_the_effect_the_inbox_row_and_the_closed_letter_true_toget
     _publish(shared_database, tenant, Noted(1), Noted(2, "arsenic"))
     _mend(shared_database, tenant)
     plan = _plan(shared_database, tenant)
-    run = run_retry(shared_database, NOTES, plan, plan.id)
+    run = run_letters(shared_database, NOTES, plan, plan.id)
     assert [(r.offset, r.state, r.detail) for r in run.results] == [(2, "handled", "")]
     assert _noted(shared_database, tenant) == ["noted 1", "noted 2"]
     assert _run(shared_database, tenant, "SELECT count(*) FROM erpkit_inbox") == [(2,)]
@@ -131,7 +130,7 @@ def test_a_letter_that_fails_again_stays_open_with_its_new_error_and_no_effect(
 ) -> None:
     _publish(shared_database, tenant, Noted(1, "arsenic"))
     plan = _plan(shared_database, tenant)
-    run = run_retry(shared_database, _registry(_fail_otherwise), plan, plan.id)
+    run = run_letters(shared_database, _registry(_fail_otherwise), plan, plan.id)
     assert [(r.state, r.detail) for r in run.failed] == [("failed", "KeyError: 'something else'")]
     letter = show_dead_letter(shared_database, tenant, 1).letter
     assert (letter.error, letter.attempts) == ("KeyError: 'something else'", 4)
@@ -148,7 +147,7 @@ def test_only_what_is_selected_is_retried(shared_database: Database, tenant: Ten
     _mend(shared_database, tenant)
     plan = _plan(shared_database, tenant, LetterSelection(cause="LEAD in number …"))
     assert [(c.cause, c.letters) for c in plan.counts()] == [("ValueError: lead in number …", 2)]
-    run_retry(shared_database, NOTES, plan, plan.id)
+    run_letters(shared_database, NOTES, plan, plan.id)
     assert _open(shared_database, tenant) == [1]
 
 
@@ -158,9 +157,7 @@ def test_a_stale_or_wrong_plan_id_changes_nothing(shared_database: Database, ten
     _publish(shared_database, tenant, Noted(2, "arsenic"))
     _mend(shared_database, tenant)
     with pytest.raises(PlanChangedError, match="nothing was done"):
-        run_retry(shared_database, NOTES, _plan(shared_database, tenant), shown.id)
-    with pytest.raises(UsageError, match="is not to discard"):
-        run_discard(shared_database, NOTES, shown, shown.id)
+        run_letters(shared_database, NOTES, _plan(shared_database, tenant), shown.id)
     assert _open(shared_database, tenant) == [1, 2]
 
 
@@ -175,7 +172,7 @@ def test_two_operators_who_retry_the_same_letters_at_once_have_one_effect(
 
     def retry() -> None:
         inside.wait()
-        results.extend(run_retry(shared_database, NOTES, plan, plan.id).results)
+        results.extend(run_letters(shared_database, NOTES, plan, plan.id).results)
 
     threads = [threading.Thread(target=retry) for _ in range(2)]
     for thread in threads:
@@ -193,8 +190,8 @@ def test_a_letter_whose_event_was_handled_otherwise_is_closed_without_a_second_e
     (uuid,) = _publish(shared_database, tenant, Noted(1, "arsenic"))
     _run(shared_database, tenant, f"INSERT INTO erpkit_inbox VALUES ('notes.on_noted', '{uuid}')")
     plan = _plan(shared_database, tenant)
-    (result,) = run_retry(shared_database, NOTES, plan, plan.id).results
-    assert (result.state, "handled otherwise" in result.detail) == ("left alone", True)
+    (result,) = run_letters(shared_database, NOTES, plan, plan.id).results
+    assert (result.state, "handled by other means" in result.detail) == ("left alone", True)
     assert (_noted(shared_database, tenant), _open(shared_database, tenant)) == ([], [])
 
 
@@ -204,20 +201,20 @@ def test_a_letter_that_somebody_discarded_in_the_meantime_is_left_alone(
     _publish(shared_database, tenant, Noted(1, "arsenic"))
     plan = _plan(shared_database, tenant)
     _discard(shared_database, tenant, "a test order")
-    (result,) = run_retry(shared_database, NOTES, plan, plan.id).results
-    assert (result.state, result.detail.startswith("discarded in the meantime by ")) == ("left alone", True)
+    (result,) = run_letters(shared_database, NOTES, plan, plan.id).results
+    assert (result.state, result.detail.startswith("discarded meanwhile by ")) == ("left alone", True)
 
 
 def _discard(database: Database, tenant: Tenant, reason: str) -> None:
     with database.connection() as connection:
         plan = plan_discard(connection, [tenant], reason)
-    run = run_discard(database, NOTES, plan, plan.id)
+    run = run_letters(database, NOTES, plan, plan.id)
     assert run.count("discarded") == len(plan.letters)
 
 
 def test_a_discarded_letter_keeps_who_and_why_and_does_not_come_back(shared_database: Database, tenant: Tenant) -> None:
     _publish(shared_database, tenant, Noted(1, "arsenic"))
-    with shared_database.connection() as connection, pytest.raises(UsageError, match="without a reason"):
+    with shared_database.connection() as connection, pytest.raises(UsageError, match="needs a reason"):
         plan_discard(connection, [tenant], " ")
     _discard(shared_database, tenant, "a test order")
     detail = show_dead_letter(shared_database, tenant, 1)
@@ -242,12 +239,12 @@ def test_a_handler_that_kills_its_connection_fails_its_own_letter_only(
             context.connection.execute("SELECT 1")
 
     plan = _plan(shared_database, tenant)
-    run = run_retry(shared_database, _registry(kill), plan, plan.id)
+    run = run_letters(shared_database, _registry(kill), plan, plan.id)
     assert [(r.offset, r.state) for r in run.results] == [(1, "handled"), (2, "failed"), (3, "handled")]
     assert "the connection was lost" in run.failed[0].detail
     assert _noted(shared_database, tenant) == ["noted 1", "noted 3"]
     plan = _plan(shared_database, tenant)
-    assert [r.state for r in run_retry(shared_database, NOTES, plan, plan.id).results] == ["handled"]
+    assert [r.state for r in run_letters(shared_database, NOTES, plan, plan.id).results] == ["handled"]
 
 
 def test_a_payload_that_no_longer_decodes_fails_again_and_can_be_discarded(
@@ -256,7 +253,7 @@ def test_a_payload_that_no_longer_decodes_fails_again_and_can_be_discarded(
     _publish(shared_database, tenant, Noted(1, "arsenic"))
     _run(shared_database, tenant, """UPDATE erpkit_events SET payload = '{"number": "many"}'""")
     plan = _plan(shared_database, tenant)
-    (result,) = run_retry(shared_database, NOTES, plan, plan.id).results
+    (result,) = run_letters(shared_database, NOTES, plan, plan.id).results
     assert result.detail.startswith("PayloadError: Noted.number")
     _discard(shared_database, tenant, "written by a broken release")
     assert _open(shared_database, tenant) == []
@@ -269,7 +266,7 @@ def test_a_letter_whose_event_is_not_in_the_log_any_more_fails_by_name(
     _run(shared_database, tenant, "DELETE FROM erpkit_events")
     assert show_dead_letter(shared_database, tenant, 1).metadata is None
     plan = _plan(shared_database, tenant)
-    assert run_retry(shared_database, NOTES, plan, plan.id).failed[0].detail == "the event is not in the log any more"
+    assert run_letters(shared_database, NOTES, plan, plan.id).failed[0].detail == "the event is not in the log any more"
 
 
 def test_a_letter_is_shown_without_its_payload_unless_that_is_asked_for(
@@ -316,6 +313,6 @@ def test_a_plan_of_letters_that_are_gone_says_so(shared_database: Database, tena
     assert plan.is_empty
     plan = _plan(shared_database, tenant)
     _run(shared_database, tenant, "DELETE FROM erpkit_dead_letters")
-    assert [(r.state, r.detail) for r in run_retry(shared_database, NOTES, plan, plan.id).results] == [
-        ("left alone", "it is gone")
+    assert [(r.state, r.detail) for r in run_letters(shared_database, NOTES, plan, plan.id).results] == [
+        ("left alone", "it no longer exists")
     ]

@@ -55,4 +55,4 @@ def test_letters_are_discarded_by_plan_and_with_a_reason(erp: Planted) -> None:
     assert [result["state"] for result in run["results"]] == ["discarded"]
     assert letters("show", erp.dead_letters, first)["reason"] == "a test"
     refused(erpkit("events", "dead-letters", "show", erp.dead_letters, "1"), 2, "no dead letter at offset 1")
-    refused(erpkit("events", "dead-letters", "list", "--since", "noon"), 2, "--since 'noon' is no time")
+    refused(erpkit("events", "dead-letters", "list", "--since", "noon"), 2, "--since 'noon' is not a time")

@@ -23,9 +23,9 @@ from erpkit.events.dispatchers import (
 )
 from erpkit.events.lag import GroupLag, LockHolder
 from erpkit.modules import Registry
-from erpkit.sample.demo import place_orders, plant
+from erpkit.sample.demo import place_orders
 from erpkit.tenants import get_tenant
-from tests.conftest import SMALL
+from tests.conftest import SMALL, plant_copy
 
 NOW = datetime(2026, 11, 25, 3, 0, tzinfo=UTC)
 HEALTH = Health(NOW - timedelta(seconds=400), 10, 0, 0)
@@ -40,11 +40,11 @@ def test_a_killed_worker_is_told_from_one_that_ended_in_order_and_from_one_that_
     killed = explain_stop([IN_HAND], [], HEALTH, [], NOW)
     assert killed == [
         "no dispatcher is connected to this database",
-        "the health file is of 2026-11-25 02:53:20: its dispatcher did not end in order, as it would have removed it",
+        "the health file is of 2026-11-25 02:53:20: its dispatcher did not stop normally, or it would have removed the file",
         "it ended with a batch in flight: acme, billing.on_stock_reserved",
     ]
     in_order = explain_stop([], [], None, [], NOW)
-    assert in_order[1] == "there is no health file: the last dispatcher ended in order, or kept none"
+    assert in_order[1] == "there is no health file: the last dispatcher stopped normally, or kept none"
     hangs = explain_stop([IN_HAND], [LISTENER], HEALTH, [HOLDER], NOW)
     assert hangs[0] == "process 7 of erp from 10.0.0.5 listens since 2026-11-25 03:00:00"
     assert hangs[1].startswith("the last report is 400 s old")
@@ -54,14 +54,14 @@ def test_a_killed_worker_is_told_from_one_that_ended_in_order_and_from_one_that_
 def test_a_health_file_that_is_none_is_named(tmp_path: Path) -> None:
     assert read_health(tmp_path / "none.json") is None
     (tmp_path / "odd.json").write_text(json.dumps({"at": 3}))
-    with pytest.raises(UsageError, match=r"odd.json is no health file"):
+    with pytest.raises(UsageError, match=r"odd.json is not a health file"):
         read_health(tmp_path / "odd.json")
 
 
 def test_a_worker_that_was_killed_leaves_traces_and_its_work_is_taken_over_once(
     database: Database, registry: Registry, tmp_path: Path
 ) -> None:
-    plant(database, registry, tenants=2, size=SMALL)
+    plant_copy(database, registry, 2)
     groups = consumer_groups(registry)
     worker = WorkerProcess(database.conninfo, "erpkit.sample", tmp_path / "health.json")
     try:

@@ -139,13 +139,13 @@ def test_a_tenant_that_is_not_migrated_is_named_and_holds_up_no_other(
     _append(database, acme, 1)
     result = run("dispatch", "--once")
     assert result.return_value == 1
-    assert "! aardvark: its event log is behind: `erpkit migrate up` first" in result.output
+    assert "! aardvark: its event log lacks migrations: run `erpkit migrate up` first" in result.output
     lag = run("lag")
     assert lag.output.splitlines()[1:] == ["nothing waits", "! aardvark: has no event log", "    erpkit migrate up"]
     assert lag.return_value == 3
     shown = run("list", "aardvark").exception
     assert isinstance(shown, ErpkitError)
-    assert str(shown).startswith("tenant aardvark: its event log is behind")
+    assert str(shown).startswith("tenant aardvark: its event log lacks migrations")
 
 
 @pytest.mark.parametrize("options", [("--once", "--health-file", "x"), ("--health-file", "/nowhere/x")])

@@ -80,8 +80,8 @@ def test_a_field_that_is_not_known_is_left_out_and_told_once(caplog: pytest.LogC
     payload = {"name": "x", "price": "1", "colour": "red", "parcels": [{"weight": 1, "nott": "x"}]}
     assert decode(Sent, payload) == decode(Sent, payload) == Sent("x", Decimal(1), (Parcel(1),))
     assert sorted(record.getMessage() for record in caplog.records) == [
-        "Sent: unknown field colour left out: misspelt, or of a newer version",
-        "Sent: unknown field nott left out: misspelt, or of a newer version",
+        "Sent: ignored the unknown field colour: it is misspelt, or of a newer version",
+        "Sent: ignored the unknown field nott: it is misspelt, or of a newer version",
     ]
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
@@ -112,7 +112,7 @@ def test_a_version_that_is_newer_than_known_is_refused_and_says_what_to_do() -> 
 
 @pytest.mark.parametrize("version", ["", "two", "0", "-1", "1.0", "²"])
 def test_a_version_that_is_no_number_is_refused(version: str) -> None:
-    with pytest.raises(PayloadError, match="no number above 0"):
+    with pytest.raises(PayloadError, match="not a number above 0"):
         decode_message(REGISTRY, Sent, _message({}, version=version))
 
 

@@ -252,7 +252,7 @@ def test_a_query_is_answered_in_a_transaction_that_only_reads(
 
 def test_a_query_changes_nothing_and_publishes_nothing(shared_database: Database, acme: Tenant) -> None:
     bus = QueryBus(shared_database, COUNTER)
-    with pytest.raises(ErpkitError, match=r"counter\.Publish: a query publishes no events: make it a command"):
+    with pytest.raises(ErpkitError, match=r"counter\.Publish: a query cannot publish events: make it a command"):
         bus.ask(acme, Publish())
     with pytest.raises(ErpkitError, match="tenant acme: Write failed: (cannot execute INSERT|permission denied)"):
         bus.ask(acme, Write())

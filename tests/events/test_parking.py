@@ -31,9 +31,8 @@ from erpkit.events import (
     plan_replay,
     plan_retry,
     read_events,
-    run_discard,
+    run_letters,
     run_replay,
-    run_retry,
     show_dead_letter,
 )
 from erpkit.events.dead_letters import add_dead_letter
@@ -96,7 +95,7 @@ def _state(database: Database, tenant: Tenant) -> tuple[list[int], dict[str, int
 def _retry(database: Database, tenant: Tenant, *offsets: int) -> LetterRun:
     with database.connection() as connection:
         plan = plan_retry(connection, [tenant], STEPS, LetterSelection(offsets=offsets))
-    return run_retry(database, STEPS, plan, plan.id)
+    return run_letters(database, STEPS, plan, plan.id)
 
 
 def test_later_events_of_a_blocked_aggregate_are_parked_and_others_are_not(
@@ -147,7 +146,7 @@ def test_discarding_a_dead_letter_lets_the_parked_ones_go(shared_database: Datab
     with shared_database.connection() as connection:
         plan = plan_discard(connection, [tenant], "a test")
     assert plan.parked == 1
-    run = run_discard(shared_database, STEPS, plan, plan.id)
+    run = run_letters(shared_database, STEPS, plan, plan.id)
     assert (run.count("discarded"), run.count("handled", was_parked=True)) == (1, 1)
     assert _taken(shared_database, tenant) == {"a": [2]}
 

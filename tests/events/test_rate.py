@@ -2,13 +2,13 @@
 
 import pytest
 
-from erpkit.events.rate import RateLimit
+from erpkit.events.middleware import RateLimit
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr("erpkit.events.rate.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("erpkit.events.middleware.time.monotonic", lambda: now[0])
     return now
 
 

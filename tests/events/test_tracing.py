@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from erpkit.events import EVERY, Context, EventBus, Message
-from erpkit.events.tracing import tracing
+from erpkit.events.middleware import tracing
 from erpkit.modules import EventHandler, Module, Registry
 
 _exporter = InMemorySpanExporter()

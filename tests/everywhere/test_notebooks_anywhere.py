@@ -1,6 +1,6 @@
 """Every notebook where there is nothing, little or not all to be read: it ends truly, and never green over nothing.
 
-It takes minutes, so that the daily suite leaves it out: `pytest tests/everywhere`.
+It takes minutes, so that the daily suite leaves it out: `pytest --dist=worksteal tests/everywhere`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import pytest
 from erpkit.database import Database
 from erpkit.modules import Registry
 from erpkit.runs import list_notebooks
-from erpkit.sample.demo import plant
 from erpkit.tenants import list_tenants
 from tests.command import erpkit
-from tests.conftest import SMALL
+from tests.conftest import plant_copy
 from tests.situations import analyst_login
 
 NOTEBOOKS = list_notebooks()
@@ -31,7 +30,7 @@ FINE_OVER_NOTHING = {"run_history", "provision_tenant"}
 @pytest.fixture(scope="module")
 def planted(shared_database: Database, registry: Registry) -> Database:
     """Four tenants of the sample ERP."""
-    plant(shared_database, registry, tenants=4, size=SMALL)
+    plant_copy(shared_database, registry)
     return shared_database
 
 

@@ -50,7 +50,7 @@ def test_a_manifests_graph_and_findings_are_those_of_any_modules(tmp_path: Path)
     assert set(check.graph.edges) == {("billing", "sales"), ("sales", "billing")}
     assert {finding.problem for finding in check.findings} == {
         "billing -> sales -> billing",
-        "sales.on_stock_Gone waits for Gone, which no module publishes",
+        "sales.on_stock_Gone subscribes to Gone, which no module publishes",
         "no module handles sales.OrderCancelled",
     }
 

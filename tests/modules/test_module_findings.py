@@ -21,8 +21,8 @@ from erpkit.modules import (
     cut_edges,
     find_impact,
 )
-from erpkit.modules.entries import read_source
 from erpkit.modules.picture import as_mermaid
+from erpkit.modules.registry import read_source
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from erpkit.modules import (
     register,
     tables_of,
 )
-from erpkit.modules.order import dependency_graph, find_cycles
+from erpkit.modules.registry import dependency_graph, find_cycles
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def test_an_entry_point_that_fails_is_named_with_the_cause_and_the_others_are_st
     assert problems["zero"].endswith(f"ZeroDivisionError: division by zero ({tmp_path / 'bad_zero.py'}:2)")
     assert problems["exits"].endswith(f"SystemExit: no ({tmp_path / 'bad_exits.py'}:2)")
     assert problems["empty"].endswith("AttributeError: module 'bad_empty' has no attribute 'module'")
-    with pytest.raises(ModuleError, match=r"entry point \w+ \(bad_\w+:module\) cannot be loaded: .*; mend its import"):
+    with pytest.raises(ModuleError, match=r"entry point \w+ \(bad_\w+:module\) cannot be loaded: .*; fix its import"):
         find_modules(Settings(modules="bad.modules"))
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from erpkit.config import Settings
 from erpkit.modules import EventHandler, Module, check_modules, load_modules
-from erpkit.modules.undeclared import declare, find_undeclared
+from erpkit.modules.impact import declare, find_undeclared
 from erpkit.sample.demo import careless_module
 
 

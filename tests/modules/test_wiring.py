@@ -69,7 +69,7 @@ FAULTS = {
         Module("a_b", tools=(Tool(count),)),
         Module("a", tools=(Tool(b_count),)),
     ],
-    "a.on_shipped waits for Shipped, which no module publishes: publish": [
+    "a.on_shipped subscribes to Shipped, which no module publishes: publish": [
         Module("a", subscribes=(EventHandler("a.on_shipped", Shipped, do),))
     ],
     "b has an upcaster of Shipped, which it does not publish: move": [

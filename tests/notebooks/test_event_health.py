@@ -11,15 +11,15 @@ from erpkit.database import Database
 from erpkit.events import Message, append
 from erpkit.modules import Registry
 from erpkit.runs import RunResult, open_notebook, run_notebook
-from erpkit.sample.demo import Planted, plant
+from erpkit.sample.demo import Planted
 from erpkit.tenants import get_tenant, list_tenants
-from tests.conftest import SMALL
+from tests.conftest import plant_copy
 
 
 @pytest.fixture(scope="module")
 def planted(shared_database: Database, registry: Registry) -> Planted:
     """A fleet with dead letters of one cause in three wordings, and an event that has waited for an hour."""
-    erp = plant(shared_database, registry, tenants=4, size=SMALL)
+    erp = plant_copy(shared_database, registry)
     with shared_database.connection() as connection:
         tenant = get_tenant(connection, erp.tenants[0])
         for one in list_tenants(connection):
@@ -90,4 +90,4 @@ def test_event_health_is_content_with_tenants_that_keep_up(planted: Planted, tmp
     assert (result.outcome, result.summary and result.summary.findings) == ("ok", [])
     page = result.report.read_text()
     assert "nothing waits" in page
-    assert "No transaction is in the way." in page
+    assert "No transaction holds a lock for long." in page

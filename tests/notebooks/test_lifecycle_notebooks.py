@@ -8,15 +8,15 @@ import pytest
 from erpkit.database import Database
 from erpkit.modules import Registry
 from erpkit.runs import RunResult, open_notebook, run_notebook
-from erpkit.sample.demo import Planted, plant
+from erpkit.sample.demo import Planted
 from erpkit.tenants import get_tenant, import_tenant, list_tenants, set_status, verify_export
 from erpkit.tenants.health import count_rows
-from tests.conftest import SMALL
+from tests.conftest import plant_copy
 
 
 @pytest.fixture(scope="module")
 def planted(shared_database: Database, registry: Registry) -> Planted:
-    return plant(shared_database, registry, tenants=4, size=SMALL)
+    return plant_copy(shared_database, registry)
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def test_provision_tenant_is_a_dry_run_first_and_then_makes_the_tenant(
     assert (done.outcome, _facts(done)["created"], _facts(done)["drift"]) == ("ok", 1, 0)
     assert "newcomer" in _slugs(shared_database)
     again = _run("provision_tenant", tmp_path, slug="newcomer")
-    assert "there is a tenant newcomer" in str(again.error)
+    assert "tenant newcomer or schema tenant_newcomer already exists" in str(again.error)
 
 
 def test_offboard_tenant_refuses_an_active_tenant(planted: Planted, shared_database: Database, tmp_path: Path) -> None:

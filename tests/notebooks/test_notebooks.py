@@ -18,21 +18,35 @@ from erpkit.events import Selection, plan_replay
 from erpkit.migrations import Migration, plan_up, read_applied
 from erpkit.modules import Registry
 from erpkit.runs import RunResult, list_notebooks, open_notebook, read_summary, run_notebook
-from erpkit.sample.demo import Planted, plant
+from erpkit.sample.demo import Planted
 from erpkit.tenants import list_tenants
-from tests.conftest import SMALL
+from tests.conftest import plant_copy
 
 
 @pytest.fixture(scope="module")
 def planted(shared_database: Database, registry: Registry) -> Planted:
-    return plant(shared_database, registry, tenants=5, size=SMALL)
+    return plant_copy(shared_database, registry, 5)
+
+
+@pytest.fixture(scope="module")
+def inspected(
+    planted: Planted, shared_database: Database, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunResult]:
+    """A run over all tenants, to be looked at."""
+    with pytest.MonkeyPatch.context() as patch:
+        _point_kernels(shared_database, patch)
+        yield _run("inspect_tenants", tmp_path_factory.mktemp("inspected"))
 
 
 @pytest.fixture(autouse=True)
 def environment(shared_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels find their database as a user's would."""
-    monkeypatch.setenv("ERPKIT_DATABASE", shared_database.conninfo)
-    monkeypatch.setenv("ERPKIT_MODULES", "erpkit.sample")
+    _point_kernels(shared_database, monkeypatch)
+
+
+def _point_kernels(database: Database, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("ERPKIT_DATABASE", database.conninfo)
+    patch.setenv("ERPKIT_MODULES", "erpkit.sample")
 
 
 def _run(name: str, folder: Path, **parameters: Any) -> RunResult:
@@ -58,8 +72,8 @@ def test_the_kit_has_its_four_notebooks() -> None:
     assert {"inspect_tenants", "check_modules", "run_migrations", "replay_events"} <= set(list_notebooks())
 
 
-def test_inspect_tenants_finds_every_planted_trouble(planted: Planted, tmp_path: Path) -> None:
-    result = _run("inspect_tenants", tmp_path)
+def test_inspect_tenants_finds_every_planted_trouble(planted: Planted, inspected: RunResult) -> None:
+    result = inspected
     assert (result.outcome, result.exit_code) == ("findings", 3)
     assert _facts(result)["tenants"] == 5
     assert result.summary is not None
@@ -73,8 +87,8 @@ def test_inspect_tenants_takes_names(planted: Planted, tmp_path: Path) -> None:
     assert _facts(_run("inspect_tenants", tmp_path, tenants=[planted.drifted]))["tenants"] == 1
 
 
-def test_a_report_is_one_file_without_code_that_needs_no_network(planted: Planted, tmp_path: Path) -> None:
-    page = _run("inspect_tenants", tmp_path).report.read_text()
+def test_a_report_is_one_file_without_code_that_needs_no_network(planted: Planted, inspected: RunResult) -> None:
+    page = inspected.report.read_text()
     assert "read_migrations" not in page
     assert "height:.22em" in page  # a bar
     assert planted.drifted in page

@@ -12,15 +12,15 @@ from erpkit.events import ReplayPlan, ReplayRequest, RunOptions, Selection, plan
 from erpkit.modules import Registry, load_modules
 from erpkit.nats import NatsServer
 from erpkit.runs import RunResult, open_notebook, run_notebook
-from erpkit.sample.demo import Planted, plant
+from erpkit.sample.demo import Planted
 from erpkit.tenants import get_tenant
-from tests.conftest import SMALL
+from tests.conftest import plant_copy
 from tests.events.brokers.streams import stored
 
 
 @pytest.fixture(scope="module")
 def planted(shared_database: Database, registry: Registry) -> Planted:
-    return plant(shared_database, registry, tenants=4, size=SMALL)
+    return plant_copy(shared_database, registry)
 
 
 @pytest.fixture(autouse=True)

@@ -79,7 +79,7 @@ def test_a_runbook_rehearses_unless_it_is_told_not_to_and_its_guard_stands_befor
     assert "confirm" in defaults or name == "runbooks/undeclared_dependency"  # which writes nothing in earnest
     code = [cell.source for cell in _cells(name) if cell.cell_type == "code"]
     (guard,) = [number for number, source in enumerate(code) if re.search(r"^confirmed = ", source, re.MULTILINE)]
-    verbs = ("apply(", "run_plan(", "run_retry(", "run_repair(", "import_beside(", "swap_in(", "decide(")
+    verbs = ("apply(", "run_plan(", "run_letters(", "run_repair(", "import_beside(", "swap_in(", "decide(")
     for verb in verbs:
         for number, source in enumerate(code):
             if f".{verb}" in source or re.search(rf"(?<!\w){re.escape(verb)}", source):

@@ -13,17 +13,17 @@ from erpkit.database import Database, Tenant
 from erpkit.erp.rehearsal import WorkerProcess
 from erpkit.modules import Registry
 from erpkit.runs import read_summary
-from erpkit.sample.demo import Planted, place_orders, plant
+from erpkit.sample.demo import Planted, place_orders
 from erpkit.tenants import export_tenant, find_drift, get_tenant, set_status
 from erpkit.tenants.health import count_rows
-from tests.conftest import SMALL
+from tests.conftest import SMALL, plant_copy
 
 MODULES = ("catalog", "sales", "inventory", "billing")
 
 
 @pytest.fixture(scope="module")
 def planted(shared_database: Database, registry: Registry) -> Planted:
-    return plant(shared_database, registry, tenants=4, size=SMALL)
+    return plant_copy(shared_database, registry)
 
 
 @pytest.fixture(autouse=True)

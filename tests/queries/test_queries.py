@@ -448,7 +448,7 @@ def test_the_command_line_names_a_broken_module_and_goes_on_with_the_others(tmp_
     _spoil(tmp_path / "trio" / "a", "broken annotation")
     done = erpkit("queries", "generate", **environ)
     assert (done.returncode, done.stdout.count("written")) == (1, 2)
-    assert done.stderr.startswith("erpkit: module a: x.sql: query Bad is :never, which is not known: use :one, ")
+    assert done.stderr.startswith("erpkit: module a: x.sql: query Bad is :never, an unknown annotation: use :one, ")
     assert done.stderr.count("\n") == 1
     with database.connection() as connection:
         connection.execute(f"ALTER TABLE {tenant.schema}.b_rows RENAME TO other")

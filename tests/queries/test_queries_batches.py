@@ -355,11 +355,11 @@ def test_a_copy_into_a_generated_column_is_found_by_the_check(
         ("copyfrom\nUPDATE crate SET code = $1", "a.sql:1:1: :copyfrom requires an INSERT"),
         (
             "copyfrom\nINSERT INTO crate (code, tags[1]) VALUES ($1, $2)",
-            "module x: a.sql: query Bad is no INSERT .* use :batchexec",
+            "module x: a.sql: query Bad is not an INSERT .* use :batchexec",
         ),
         (
             "copyfrom\nINSERT INTO crate (id) OVERRIDING USER VALUE VALUES ($1)",
-            "query Bad is no INSERT .* use :batchexec",
+            "query Bad is not an INSERT .* use :batchexec",
         ),
         (
             "copyfrom\nINSERT INTO crate_names (code, name) VALUES ($1, $2)",

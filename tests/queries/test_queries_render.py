@@ -8,11 +8,21 @@ import pytest
 
 from erpkit.errors import QueryError
 from erpkit.queries.arrays import enum_list
-from erpkit.queries.catalog import Query, Request, parse_request
-from erpkit.queries.names import enum_names, fields, row_classes
+from erpkit.queries.catalog import Query, Request, parse_request, tell_apart
 from erpkit.queries.render import render
-from erpkit.queries.schemas import tell_apart
-from erpkit.queries.types import Column, Enum, Name, Table, python_type, to_numbered, to_psycopg, wrap
+from erpkit.queries.types import (
+    Column,
+    Enum,
+    Name,
+    Table,
+    enum_names,
+    fields,
+    python_type,
+    row_classes,
+    to_numbered,
+    to_psycopg,
+    wrap,
+)
 
 _QUERY = Query("GetIt", ":one", "SELECT 1", (), (), ())
 
@@ -108,7 +118,7 @@ def test_json_is_wrapped_on_its_way_in() -> None:
 
 def test_an_annotation_that_is_not_known_is_named() -> None:
     with pytest.raises(
-        QueryError, match="module shop: shop.sql: query GetIt is :execlastid, which is not known: use :one, :many"
+        QueryError, match="module shop: shop.sql: query GetIt is :execlastid, an unknown annotation: use :one, :many"
     ):
         render("shop", _request(":execlastid", file="shop.sql"))
 

@@ -103,6 +103,8 @@ def test_a_secret_is_masked_in_every_way_to_write_it(way: str) -> None:
 def test_any_secret_is_masked_in_any_way(secret: str, way: str) -> None:
     if len(secret.strip()) < 6 or way in ("rich", "frame", "frame as text", "lines", "coloured", "tags"):
         return
+    if way == "sql" and "\0" in secret:  # PostgreSQL has no text with that
+        return
     assert "***" in Hider([secret]).hide(f"<{WAYS[way](secret)}>")[0]
 
 

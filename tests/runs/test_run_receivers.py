@@ -65,7 +65,7 @@ def test_a_receiver_that_does_not_answer_is_one_line_beside_the_run(
 ) -> None:
     monkeypatch.setenv("ERPKIT_NOTIFY", "json://me:hunter22@127.0.0.1:1/hook")
     result = run_notebook(open_notebook(str(write_notebook(tmp_path / "fails.ipynb", "1 / 0"))), {}, tmp_path / "runs")
-    assert (result.outcome, result.problems) == ("failed", ("ERPKIT_NOTIFY: a receiver did not take the message",))
+    assert (result.outcome, result.problems) == ("failed", ("ERPKIT_NOTIFY: a receiver did not accept the message",))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 
 from erpkit.config import Settings
 from erpkit.errors import UsageError
-from erpkit.runs.notify import read_urls
+from erpkit.runs.run import read_urls
 from erpkit.runs.secrets import Mask, check_references, refuse_password
 
 

@@ -11,7 +11,7 @@ import pytest
 from erpkit.errors import RunError, UsageError
 from erpkit.runs import Retry, RunResult, TimeLimits, open_notebook, run_notebook
 from erpkit.runs.execute import mark_cells
-from erpkit.runs.index import read_entries
+from erpkit.runs.report import read_entries
 from erpkit.runs.result import Ending
 from tests.tiny import write_notebook
 
@@ -58,9 +58,9 @@ def test_a_cell_that_never_ends_times_out_and_is_killed_when_it_does_not_give_up
     first, culprit, rest = _notes(result)
     assert "2 cells were not run" in first
     assert "This cell timed out" in culprit
-    assert "Not run" in rest
+    assert "The cells below were not run" in rest
     page = result.report.read_text()
-    assert page.index("before") < page.index("This cell timed out") < page.index("Not run")
+    assert page.index("before") < page.index("This cell timed out") < page.index("The cells below were not run")
 
 
 def test_a_run_that_takes_too_long_as_a_whole_times_out_in_any_thread(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_what_breaks_beside_the_cells_is_one_line(tmp_path: Path) -> None:
     before = Path.cwd()
     os.chdir(tmp_path)
     try:
-        with pytest.raises(RunError, match="the run of removes broke off: FileNotFoundError"):
+        with pytest.raises(RunError, match="the run of removes was aborted: FileNotFoundError"):
             _run(path)
     finally:
         os.chdir(before)

@@ -389,7 +389,7 @@ def test_what_cannot_be_adopted_is_named_and_the_rest_is_adopted(fleet: Fleet, o
             "public": ("it is no tenant's", "leave it out of the query"),
             "gone": ("there is no such schema", "leave it out of the query"),
             "theirs": (
-                f"it belongs to {stranger}, as which the login {login} may not act", f"GRANT {stranger} TO {login}",
+                f"it belongs to {stranger}, as which the login {login} may not act", f'GRANT "{stranger}" TO "{login}"',
             ),
         }  # fmt: skip
         assert str(plan.record) == "adopt 2 of 8 schemas; 6 are left out, as named above"
@@ -439,7 +439,7 @@ def test_an_operator_who_may_not_act_as_the_erps_own_login_is_told_what_to_grant
 def test_a_login_that_may_not_make_roles_is_refused_before_anything_is_planned(fleet: Fleet) -> None:
     with (
         fleet.open(QUERY, fleet.conninfo) as erp,
-        pytest.raises(DatabaseError, match=f"ALTER ROLE {fleet.login} CREATEROLE"),
+        pytest.raises(DatabaseError, match=f'ALTER ROLE "{fleet.login}" CREATEROLE'),
     ):
         erp.tenants.adopt()
 

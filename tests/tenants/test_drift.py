@@ -70,12 +70,12 @@ CHANGES = {
     "index billing_invoices_due is 'CREATE INDEX billing_invoices_due ON billing_invoices USING btree (due_on DESC)', "
     "not 'CREATE INDEX billing_invoices_due ON billing_invoices USING btree (due_on)'":
         "DROP INDEX billing_invoices_due; CREATE INDEX billing_invoices_due ON billing_invoices (due_on DESC)",
-    "function sales_order_total(wanted uuid) is defined otherwise":
+    "function sales_order_total(wanted uuid) is defined differently":
         "CREATE OR REPLACE FUNCTION sales_order_total(wanted uuid) RETURNS numeric LANGUAGE sql AS 'SELECT 0::numeric'",
     "function billing_in_euros(amount numeric, in_currency text) is missing": "DROP FUNCTION billing_in_euros",
     "function late(a integer) is extra": "CREATE FUNCTION late(a int) RETURNS int LANGUAGE sql RETURN a + 1",
     "trigger catalog_products.catalog_keep_price is missing": "DROP TRIGGER catalog_keep_price ON catalog_products",
-    "trigger catalog_products.catalog_keep_price is defined otherwise":
+    "trigger catalog_products.catalog_keep_price is defined differently":
         "ALTER TABLE catalog_products DISABLE TRIGGER catalog_keep_price",
     "trigger sales_orders.again is extra":
         "CREATE TRIGGER again BEFORE UPDATE ON sales_orders FOR EACH ROW EXECUTE FUNCTION catalog_keep_price()",

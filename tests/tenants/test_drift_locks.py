@@ -9,7 +9,7 @@ import pytest
 from erpkit.database import TEMPLATE, Database, Tenant
 from erpkit.tenants import create_tenant, ensure_template, find_drift
 from erpkit.tenants.drift import drift_script
-from erpkit.tenants.objects import read_fingerprints
+from erpkit.tenants.fingerprints import read_fingerprints
 
 SOON = 5  # seconds, on a busy machine; the wait itself is one
 

@@ -1,8 +1,5 @@
 """A database that erpkit did not make, with its tenants in a table of its own."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +11,7 @@ from erpkit.database import Database
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
 from erpkit.tenants import across, find_drift, find_tenants, inspect_tenants
+from tests.command import erpkit as _command
 
 QUERY = "SELECT domain AS slug, schema_name, title AS name, on_trial IS NOT NULL AS status FROM public.customers"
 
@@ -131,24 +129,19 @@ def test_a_query_that_will_not_do_is_told_in_one_line(foreign: Database, query: 
 
 
 def test_explore_tenants_runs_on_it(foreign: Database, tmp_path: Path) -> None:
-    environ = os.environ | {"ERPKIT_DATABASE": foreign.conninfo, "ERPKIT_TENANTS_QUERY": QUERY}
-    done = _erpkit(environ, "run", "explore_tenants", "-p", "tenant", "sued.example.com", "--output", str(tmp_path))
+    environ = {"ERPKIT_DATABASE": foreign.conninfo, "ERPKIT_TENANTS_QUERY": QUERY}
+    done = _command("run", "explore_tenants", "-p", "tenant", "sued.example.com", "--output", str(tmp_path), **environ)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "sued.example.com, invoices" in next(tmp_path.glob("explore_tenants-*.html")).read_text()
 
 
-def _erpkit(environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from erpkit.cli import main; main()", *arguments]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-
-
 def test_the_command_line_uses_it(foreign: Database) -> None:
-    environ = os.environ | {"ERPKIT_DATABASE": foreign.conninfo, "ERPKIT_TENANTS_QUERY": QUERY}
-    assert "nord.example.com" in _erpkit(environ, "tenants", "list").stdout
-    inspected = _erpkit(environ, "tenants", "inspect")
+    environ = {"ERPKIT_DATABASE": foreign.conninfo, "ERPKIT_TENANTS_QUERY": QUERY}
+    assert "nord.example.com" in _command("tenants", "list", **environ).stdout
+    inspected = _command("tenants", "inspect", **environ)
     assert "sued.example.com" in inspected.stdout, inspected.stderr
-    assert "index by_total is missing" in _erpkit(environ, "tenants", "drift").stdout
+    assert "index by_total is missing" in _command("tenants", "drift", **environ).stdout
     for arguments in (("create", "acme"), ("suspend", "nord"), ("rename", "nord", "north")):
-        refused = _erpkit(environ, "tenants", *arguments)
+        refused = _command("tenants", *arguments, **environ)
         assert (refused.returncode, "ERPKIT_TENANTS_QUERY is set" in refused.stderr) == (2, True), refused.stderr
     assert Settings.from_env(environ).tenants_query == QUERY

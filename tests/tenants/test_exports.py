@@ -24,7 +24,6 @@ from erpkit.embedded import EmbeddedServer
 from erpkit.errors import DatabaseError, UsageError
 from erpkit.migrations import Migration
 from erpkit.modules import Registry
-from erpkit.sample.demo import plant
 from erpkit.tenants import (
     Manifest,
     create_tenant,
@@ -45,7 +44,7 @@ from erpkit.tenants.exports import find_program, without_password
 from erpkit.tenants.health import count_rows
 from erpkit.tenants.imports import rename_in_script
 from erpkit.tenants.manifest import DUMP, MANIFEST
-from tests.conftest import SMALL, _new_database
+from tests.conftest import _new_database, plant_copy
 
 TRICKY = [
     "tenant_acme.", "COPY tenant_acme.x FROM stdin;", "\\.", "a\tb\nc", "'tenant_acme.x'::regclass", "$$", "--", "\\restrict x",
@@ -55,7 +54,7 @@ TRICKY = [
 @pytest.fixture(scope="module")
 def original(shared_database: Database, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with the data of acme, in which many things look like its schema's name."""
-    plant(shared_database, registry, tenants=4, size=SMALL)
+    plant_copy(shared_database, registry)
     with shared_database.connection() as connection:
         tenant = get_tenant(connection, "acme")
         connection.execute(
@@ -178,10 +177,10 @@ def test_an_existing_tenant_is_never_imported_over(exported: Path, database: Dat
     with database.connection() as connection:
         before = count_rows(connection, "tenant_acme")
         for slug in (None, "acme", "bluebird"):
-            with pytest.raises(UsageError, match="there is a tenant .* already: choose another name"):
+            with pytest.raises(UsageError, match="already exists: choose another name"):
                 import_tenant(database, exported, slug)
         assert count_rows(connection, "tenant_acme") == before
-    with pytest.raises(UsageError, match="no tenant name"):
+    with pytest.raises(UsageError, match="not a valid tenant name"):
         import_tenant(database, exported, 'x"; drop schema tenant_acme; --')
 
 
@@ -211,9 +210,9 @@ def _fewer_rows(values: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_truncate, "truncated, damaged or no export file"),
-        (_flip, "truncated, damaged or no export file"),
-        (lambda path: path.write_bytes(b""), "truncated, damaged or no export file"),
+        (_truncate, "truncated, damaged or not an export file"),
+        (_flip, "truncated, damaged or not an export file"),
+        (lambda path: path.write_bytes(b""), "truncated, damaged or not an export file"),
         (lambda path: path.unlink(), "cannot be read: No such file"),
         (lambda path: _repack(path, _fewer_rows), "its manifest was edited"),
         (lambda path: _repack(path, lambda values: values.update(slug="x; y")), "its manifest was edited"),
@@ -283,12 +282,12 @@ def _link_device(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_compress, "no export file: its dump is compressed"),
+        (_compress, "not an export file: its dump is compressed"),
         (
             lambda path: _write(path, manifest_json=b" " * (2**24 + 1)),
-            "no export file: its manifest.json is longer than 16 MiB",
+            "not an export file: its manifest.json is longer than 16 MiB",
         ),
-        (_lie_about_size, "no export file: its manifest.json is longer than 16 MiB"),
+        (_lie_about_size, "not an export file: its manifest.json is longer than 16 MiB"),
         (lambda path: _write(path, manifest_json=b"[" * 2**20), "its manifest cannot be read"),
         (lambda path: _write(path, manifest_json=b'{"format": 1, "format": 1}'), "its manifest cannot be read"),
         (lambda path: _write(path, manifest_json=b'{"format": %s}' % (b"9" * 10_000)), "its manifest cannot be read"),
@@ -296,21 +295,21 @@ def _link_device(path: Path) -> None:
         (lambda path: _write(path, manifest_json=b"null"), "its manifest cannot be read"),
         (
             lambda path: _add(path, MANIFEST),
-            "no export file: it does not hold manifest.json and dump, once each and nothing",
+            "not an export file: it does not hold manifest.json and dump, once each and nothing",
         ),
         (
             lambda path: _add(path, DUMP),
-            "no export file: it does not hold manifest.json and dump, once each and nothing",
+            "not an export file: it does not hold manifest.json and dump, once each and nothing",
         ),
         (
             lambda path: _add(path, "../../etc/passwd"),
-            "no export file: it does not hold manifest.json and dump, once each",
+            "not an export file: it does not hold manifest.json and dump, once each",
         ),
-        (_fill_contents, "no export file: its table of contents is longer than 1 MiB"),
-        (lambda path: _reseal(path, schema="((a+)+)+$"), "its manifest names no schema that erpkit exports"),
-        (_make_pipe, "cannot be read: it is no regular file"),
-        (_link_device, "cannot be read: it is no regular file"),
-        (lambda path: (path.unlink(), path.mkdir()), "cannot be read: (it is no regular file|Is a directory)"),
+        (_fill_contents, "not an export file: its table of contents is longer than 1 MiB"),
+        (lambda path: _reseal(path, schema="((a+)+)+$"), "the schema in its manifest is not a valid name"),
+        (_make_pipe, "cannot be read: it is not a regular file"),
+        (_link_device, "cannot be read: it is not a regular file"),
+        (lambda path: (path.unlink(), path.mkdir()), "cannot be read: (it is not a regular file|Is a directory)"),
     ],
 )
 def test_a_hostile_file_is_refused_within_bounds(
@@ -338,7 +337,7 @@ def _reseal(path: Path, **changes: Any) -> None:
 
 def test_counts_that_do_not_agree_leave_nothing(exported: Path, database: Database) -> None:
     _reseal(exported, rows=read_manifest(exported).rows | {"notes": 1})
-    with pytest.raises(DatabaseError, match="tenant apex: the rows of notes are not as many as were exported"):
+    with pytest.raises(DatabaseError, match="tenant apex: the numbers of rows of notes differ from the export"):
         import_tenant(database, exported, "apex")
     assert _traces(database, "apex") == []
 
@@ -479,7 +478,7 @@ def test_a_file_that_is_there_is_not_overwritten(exported: Path, database: Datab
     before = exported.read_bytes()
     with database.connection() as connection:
         tenant = get_tenant(connection, "acme")
-    with pytest.raises(UsageError, match=r"acme.erpkit is there already"):
+    with pytest.raises(UsageError, match=r"acme.erpkit already exists"):
         export_tenant(database, tenant, exported)
     with pytest.raises(UsageError, match=r"cannot be written: No such file or directory"):
         export_tenant(database, tenant, exported.parent / "missing" / "acme.erpkit")

@@ -8,7 +8,8 @@ from erpkit.database import TEMPLATE, Connection, Database, Tenant
 from erpkit.tenants import create_tenant, ensure_template, find_drift
 from erpkit.tenants.ddl import MARKS
 from erpkit.tenants.drift import drift_script
-from erpkit.tenants.objects import RAW_SINCE, deparsing, fingerprint_query, read_fingerprints
+from erpkit.tenants.fingerprints import RAW_SINCE, fingerprint_query, read_fingerprints
+from erpkit.tenants.objects import deparsing
 
 SCHEMA = """
 CREATE TYPE mood AS ENUM ('low', 'high');

@@ -77,7 +77,7 @@ def test_another_users_inspection_of_the_database_is_compared_but_not_that_of_an
         earlier = Snapshot(now.taken_at, other, {})
         with pytest.raises(UsageError, match=f"the earlier inspection is of {other}, and this one of db/erp/me"):
             compare_snapshots(earlier, now)
-    with pytest.raises(UsageError, match="which is still to come"):
+    with pytest.raises(UsageError, match="which is in the future"):
         compare_snapshots(Snapshot(now.taken_at + timedelta(days=1), now.target, {}), now)
 
 
@@ -85,8 +85,8 @@ def test_another_users_inspection_of_the_database_is_compared_but_not_that_of_an
     ("text", "words"),
     [
         ("hello", "is not JSON"),
-        ("[]", "is no inspection"),
-        ('{"tenants": []}', "is no inspection"),
+        ("[]", "is not an inspection"),
+        ('{"tenants": []}', "is not an inspection"),
         ('{"erpkit_inspection": 2}', "was written by a later erpkit, in form 2"),
         ('{"erpkit_inspection": 1, "taken_at": "2026-01-01"}', "is a damaged inspection"),
         ('{"erpkit_inspection": 1, "taken_at": "soon", "target": "x", "tenants": []}', "is a damaged inspection"),
@@ -100,7 +100,7 @@ def test_a_file_that_is_no_inspection_is_refused(tmp_path: Path, text: str, word
 
 def test_files_that_cannot_be_read_or_written_are_named(tmp_path: Path) -> None:
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(UsageError, match="is no inspection"):
+    with pytest.raises(UsageError, match="is not an inspection"):
         read_snapshot(tmp_path / "bytes.json")
     for path in (tmp_path, tmp_path / "nothere.json"):
         with pytest.raises(UsageError, match="cannot be read"):

@@ -15,17 +15,17 @@ from erpkit.events import consumer_groups, dispatch
 from erpkit.migrations import Migration
 from erpkit.modules import Registry
 from erpkit.runs import open_notebook, run_notebook
-from erpkit.sample.demo import Planted, plant
+from erpkit.sample.demo import Planted
 from erpkit.tenants import get_tenant, inspect_tenant, inspect_tenants, list_tenants
 from erpkit.tenants.health import read_blockers
 from erpkit.tenants.locks import Locks
 from tests.command import erpkit, refused
-from tests.conftest import SMALL
+from tests.conftest import plant_copy
 
 
 @pytest.fixture(scope="module")
 def planted(shared_database: Database, registry: Registry) -> Planted:
-    planted = plant(shared_database, registry, tenants=4, size=SMALL)
+    planted = plant_copy(shared_database, registry)
     shared_database.close()  # sessions that end have told the server all that they did
     return planted
 
@@ -308,7 +308,7 @@ def test_the_command_line_waits_for_no_lock_and_shows_growth(
     assert (notes[1], notes[5]) == ("5,000", "+5,000")
     connection.execute(f"DROP TABLE {grown.schema}.notes")
     (tmp_path / "list.json").write_text("[]")
-    refused(erpkit("tenants", "inspect", "--since", str(tmp_path / "list.json"), **environ), 2, "is no inspection")
+    refused(erpkit("tenants", "inspect", "--since", str(tmp_path / "list.json"), **environ), 2, "is not an inspection")
 
 
 def test_the_notebook_waits_for_no_lock_and_compares_each_run_with_the_one_before(

@@ -222,9 +222,9 @@ def test_a_function_of_a_schema_that_is_not_searched_stands_in_nobodys_way(conne
         ("SELECT 1; SELECT 2", "more than one statement"),
         ("SELECT 1; COMMIT; SELECT 2", "more than one statement"),
         ("SELECT * FROM sales_orders FOR NO KEY UPDATE SKIP LOCKED", "lock rows"),
-        ("SELECT * INTO taken FROM sales_orders", "SELECT INTO makes a table"),
-        ("WITH gone AS (DELETE FROM sales_orders RETURNING 1) SELECT * FROM gone", "DELETE changes something"),
-        ("WITH a AS (WITH b AS (INSERT INTO x VALUES (1) RETURNING 1) TABLE b) TABLE a", "INSERT changes something"),
+        ("SELECT * INTO taken FROM sales_orders", "SELECT INTO creates a table"),
+        ("WITH gone AS (DELETE FROM sales_orders RETURNING 1) SELECT * FROM gone", "DELETE changes data or settings"),
+        ("WITH a AS (WITH b AS (INSERT INTO x VALUES (1) RETURNING 1) TABLE b) TABLE a", "INSERT changes data or settings"),
         ("EXPLAIN ANALYZE SELECT 1", "EXPLAIN ANALYZE"),
         ("EXPLAIN (BUFFERS, \"analyze\" true) SELECT 1", "EXPLAIN ANALYZE"),
         ("EXPLAIN VERBOSE ANALYSE SELECT 1", "EXPLAIN ANALYZE"),
@@ -295,7 +295,7 @@ def test_parameters_are_in_the_text_that_is_checked(erp: Database) -> None:
 
 @pytest.mark.parametrize("query", ["SELECT 1 WHERE 1 IN %(ids)s", "SELECT 1 WHERE 1 in (%(ids)s)"])
 def test_a_list_after_in_is_told_how_to_be_written(erp: Database, query: str) -> None:
-    with pytest.raises(UsageError, match=r"IN %\(ids\)s: compare with a list by = ANY\(%\(ids\)s\)"):
+    with pytest.raises(UsageError, match=r"IN %\(ids\)s does not take a list: write = ANY\(%\(ids\)s\)"):
         across(erp, query, {"ids": [1, 2]}, tenants=[SUED])
     with pytest.raises(UsageError, match=r"= ANY\(%s\)"):
         across(erp, "SELECT 1 WHERE 1 IN %s", [[1, 2]], tenants=[SUED])

@@ -17,7 +17,7 @@ from erpkit.tenants import (
     run_repair,
 )
 from erpkit.tenants.drift import Difference
-from erpkit.tenants.objects import read_fingerprints
+from erpkit.tenants.fingerprints import read_fingerprints
 from tests.tenants.test_drift import CHANGES
 
 
@@ -160,5 +160,5 @@ def test_a_tenant_that_lacks_migrations_is_migrated_first(
     other = tenants[1]
     down = plan_down([other], migrations, read_applied(connection, [other]), "billing", 3)
     run_plan(shared_database, down, down.id)
-    with pytest.raises(UsageError, match="other: billing is pending: see to its migrations before its drift"):
+    with pytest.raises(UsageError, match="other: billing is pending: migrate it before you repair its drift"):
         read_repair(connection, other, migrations)

@@ -10,15 +10,15 @@ from erpkit.cli.tenants import command
 from erpkit.database import Database
 from erpkit.errors import PlanChangedError, UsageError
 from erpkit.modules import Registry
-from erpkit.sample.demo import Planted, plant
+from erpkit.sample.demo import Planted
 from erpkit.tenants import get_tenant, set_status
 from erpkit.tenants.health import count_rows
-from tests.conftest import SMALL
+from tests.conftest import plant_copy
 
 
 @pytest.fixture(scope="module")
 def planted(shared_database: Database, registry: Registry) -> Planted:
-    return plant(shared_database, registry, tenants=4, size=SMALL)
+    return plant_copy(shared_database, registry)
 
 
 @pytest.fixture

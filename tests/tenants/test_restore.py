@@ -10,7 +10,7 @@ from erpkit.errors import PlanChangedError, UsageError
 from erpkit.events import dispatch
 from erpkit.migrations import Migration
 from erpkit.modules import Registry
-from erpkit.sample.demo import Planted, place_orders, plant
+from erpkit.sample.demo import Planted, place_orders
 from erpkit.tenants import (
     export_tenant,
     find_drift,
@@ -24,12 +24,12 @@ from erpkit.tenants import (
     swap_in,
 )
 from erpkit.tenants.health import count_rows
-from tests.conftest import SMALL
+from tests.conftest import SMALL, plant_copy
 
 
 @pytest.fixture(scope="module")
 def planted(shared_database: Database, registry: Registry) -> Planted:
-    return plant(shared_database, registry, tenants=4, size=SMALL)
+    return plant_copy(shared_database, registry)
 
 
 def _export(database: Database, slug: str, folder: Path) -> Path:
@@ -161,8 +161,10 @@ def test_a_file_that_is_damaged_or_of_nobody_is_told_before_anything_starts(
         with zipfile.ZipFile(file) as whole, zipfile.ZipFile(tmp_path / "bad.erpkit", "w") as bad:
             bad.writestr("manifest.json", whole.read("manifest.json"))
             bad.writestr("dump", whole.read("dump")[:-1])
-        with pytest.raises(UsageError, match="the dump is not the one that was exported"):
+        with pytest.raises(UsageError, match="the dump was changed after the export"):
             plan_restore(connection, tmp_path / "bad.erpkit")
         connection.execute("DELETE FROM public.tenants WHERE slug = %s", [planted.suspended])
-        with pytest.raises(UsageError, match=f"there is no tenant {planted.suspended}: erpkit tenants import"):
+        with pytest.raises(
+            UsageError, match=f"there is no tenant {planted.suspended}: import it by erpkit tenants import"
+        ):
             plan_restore(connection, file)

@@ -121,7 +121,7 @@ def test_of_two_that_create_one_tenant_at_once_one_succeeds(
     "slug", ['x"; drop schema acme; --', "a,b", "_template", "", "Acme", "a-b", "a" * 49, "аcme", "pg\n"]
 )
 def test_a_bad_name_is_refused_before_anything_is_done(database: Database, slug: str) -> None:
-    with pytest.raises(UsageError, match="no tenant name"):
+    with pytest.raises(UsageError, match="not a valid tenant name"):
         create_tenant(database, [], slug)
     with database.connection() as connection:
         assert connection.execute("SELECT to_regclass('public.tenants')").fetchone() == (None,)
@@ -139,7 +139,7 @@ def test_an_unknown_tenant_is_refused_with_near_names(database: Database, migrat
 def test_an_unknown_status_is_refused(database: Database, migrations: tuple[Migration, ...]) -> None:
     create_tenant(database, migrations, "acme")
     with database.connection() as connection:
-        with pytest.raises(UsageError, match="no status"):
+        with pytest.raises(UsageError, match="not a status"):
             set_status(connection, "acme", "asleep")
         assert set_status(connection, "acme", "suspended").status == "suspended"
 

@@ -14,18 +14,18 @@ from erpkit.database import Database
 from erpkit.erp import Erp
 from erpkit.migrations import Migration, plan_redo, plan_up, read_applied, run_plan
 from erpkit.modules import Registry
-from erpkit.sample.demo import Planted, plant
+from erpkit.sample.demo import Planted
 from erpkit.tenants import get_tenant, list_tenants, set_status
 from erpkit.ui import (
     Decision,
     decide,
 )
-from tests.conftest import SMALL
+from tests.conftest import plant_copy
 
 
 @pytest.fixture(scope="module")
 def erp(shared_database: Database, registry: Registry) -> Planted:
-    return plant(shared_database, registry, tenants=5, size=SMALL)
+    return plant_copy(shared_database, registry, 5)
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_a_plan_that_the_world_has_moved_away_from_is_refused_and_shown_anew(
         connection.execute(f'DELETE FROM tenant_{erp.behind}.erpkit_events WHERE "offset" = 1')
     click(guard, "apply")
     assert (guard.result, guard.apply_button.disabled) == (None, True)
-    assert f"{stale} is stale, the plan is {guard.plan.id} by now: nothing was done" in told(guard)
+    assert f"{stale} is stale: the plan is now {guard.plan.id}; nothing was done" in told(guard)
     assert guard.plan.id != stale
     assert guard.plan.id in guard.head.value
 
@@ -167,7 +167,7 @@ def test_a_rebuild_is_stopped_gone_on_with_and_put_in_place(erp: Planted, databa
     guard.plan_button.click()
     wait_until(lambda: "events" in told(guard))
     click(guard, "stop")
-    assert "plan again to go on from there" in told(guard)
+    assert "plan again to resume" in told(guard)
     click(guard, "plan")
     assert f"{len(before)} row(s) of bluebird differ" in guard.head.value
     guard.confirm.value = guard.plan.id

@@ -12,9 +12,9 @@ from erpkit.database import Database
 from erpkit.errors import UsageError
 from erpkit.modules import Registry
 from erpkit.runs import open_notebook
-from erpkit.sample.demo import Planted, plant
+from erpkit.sample.demo import Planted
 from erpkit.ui import Form, form
-from tests.conftest import SMALL
+from tests.conftest import plant_copy
 
 CELL = """
 from datetime import date, datetime
@@ -41,7 +41,7 @@ dry_run: bool = True
 
 @pytest.fixture(scope="module")
 def erp(shared_database: Database, registry: Registry) -> Planted:
-    return plant(shared_database, registry, tenants=4, size=SMALL)
+    return plant_copy(shared_database, registry)
 
 
 @pytest.fixture(autouse=True)

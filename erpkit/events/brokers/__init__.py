@@ -1,10 +1,8 @@
 """Brokers by one line: forwarding the log to NATS JetStream, Kafka, Redis or RabbitMQ, and consuming from there."""
 
-from erpkit.events.brokers.broker import LIVE, Broker, Delivery, Route, Subscription
+from erpkit.events.brokers.broker import LIVE, Broker, Delivery, MemoryBroker, Route, Subscription, open_broker
 from erpkit.events.brokers.consume import Consumed, ConsumeOptions, consume
 from erpkit.events.brokers.forward import Forwarded, forward, forward_group
-from erpkit.events.brokers.memory import MemoryBroker
-from erpkit.events.brokers.opening import open_broker
 
 __all__ = [
     "LIVE",

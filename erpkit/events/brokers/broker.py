@@ -1,14 +1,18 @@
-"""What a broker is to erpkit: a place to publish to, and groups that what was published is handed to."""
+"""A broker: where events are published, and the consumer groups that receive them; opening the one that the settings name."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Protocol
 from uuid import UUID
 
+from erpkit.config import Settings, mask_url
 from erpkit.errors import UsageError
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
@@ -19,7 +23,7 @@ _LONGEST = 100  # characters; Kafka allows 249 for all of a topic's name
 
 @dataclass(frozen=True)
 class Route:
-    """Where messages are published: on `<subject>.<tenant>.<topic>`, or `<subject>.<topic>` where a broker keeps tenants together.
+    """Where messages are published: `<subject>.<tenant>.<topic>`, or `<subject>.<topic>` where tenants share a topic.
 
     Handlers listen to the subject `erp`. With `again`, what is replayed has a message id of this replay's own, and a broker that
     drops duplicates takes what it had before. Raises UsageError for what can be no subject.
@@ -31,7 +35,7 @@ class Route:
     def __post_init__(self) -> None:
         if not _SUBJECT.fullmatch(self.subject) or len(self.subject) > _LONGEST:
             raise UsageError(
-                f"{self.subject!r} is no subject: use letters, digits, - and _ in parts joined by dots, such as audit.replay"
+                f"{self.subject!r} is not a subject: use letters, digits, - and _ in parts joined by dots, such as audit.replay"
             )
 
     @property
@@ -87,3 +91,104 @@ class Broker(Protocol):
 
     def close(self) -> None:
         """Give up the connections."""
+
+
+_PAUSE = 0.1  # seconds before what failed is delivered again
+_BATCH = 100
+
+
+class MemoryBroker:
+    """Keeps what was published on the topic of each declared group until it is acknowledged."""
+
+    scheme = "memory"
+    name = "memory:"
+
+    def __init__(self) -> None:
+        self._queues: dict[tuple[str, str], deque[Delivery]] = {}
+        self._changed = threading.Condition()
+
+    def publish(self, tenant: str, messages: Sequence[Message], route: Route = LIVE) -> set[UUID]:
+        """Hand the messages to every group of their topic; without one, or on another route, they are dropped."""
+        with self._changed:
+            for message in messages:
+                for (_, topic), queue in self._queues.items():
+                    if topic == message.topic and route.is_live:
+                        queue.append(Delivery(tenant, message))
+            self._changed.notify_all()
+        return set()
+
+    def declare(self, groups: Sequence[ConsumerGroup], route: Route = LIVE) -> None:  # noqa: ARG002
+        """Keep what is published from now on for these groups."""
+        with self._changed:
+            for group in groups:
+                for topic in group.topics:
+                    self._queues.setdefault((group.name, topic), deque())
+
+    @contextmanager
+    def consuming(self, subscriptions: Sequence[Subscription]) -> Iterator[None]:
+        """Deliver to `subscriptions`, each from a thread of its own, while the block runs."""
+        self.declare([ConsumerGroup(each.group, (each.topic,)) for each in subscriptions])
+        stop = threading.Event()
+        threads = [threading.Thread(target=self._serve, args=(each, stop), daemon=True) for each in subscriptions]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            with self._changed:
+                self._changed.notify_all()
+            for thread in threads:
+                thread.join()
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._queues.clear()
+
+    def _serve(self, subscription: Subscription, stop: threading.Event) -> None:
+        queue = self._queues[subscription.group, subscription.topic]
+        while not stop.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: queue or stop.is_set())
+                batch = [queue[index] for index in range(min(len(queue), _BATCH))]
+            if stop.is_set():
+                return
+            try:
+                subscription.receive(batch)
+            except Exception:  # it stays in the queue
+                stop.wait(_PAUSE)
+                continue
+            for _ in batch:
+                queue.popleft()
+
+
+_STREAM_BROKERS = {
+    "nats": ("nats", "NatsBroker"),
+    "kafka": ("kafka", "KafkaBroker"),
+    "redis": ("redis", "RedisBroker"),
+    "rediss": ("redis", "RedisBroker"),
+    "amqp": ("rabbit", "RabbitBroker"),
+    "amqps": ("rabbit", "RabbitBroker"),
+}
+
+
+def open_broker(settings: Settings, *, lasting: bool = False) -> Broker:
+    """Return the broker that ERPKIT_BROKER names; it connects when it is first used.
+
+    Raises UsageError, saying what to install, where the libraries for it are missing; and for `memory:` where it is to outlast
+    this process.
+    """
+    scheme = settings.broker.partition(":")[0]
+    if scheme == "memory" and lasting:
+        raise UsageError("ERPKIT_BROKER is memory:, which ends with this process: set it to nats://host:4222, say")
+    if scheme == "memory":
+        return MemoryBroker()
+    file, name = _STREAM_BROKERS[scheme]
+    try:
+        # By name, as each file needs the libraries of its broker, and imports this one.
+        broker: Broker = getattr(import_module(f"erpkit.events.brokers.{file}"), name)(settings.broker)
+    except ImportError as error:
+        raise UsageError(
+            f"{mask_url(settings.broker)} needs the package {error.name}: pip install 'erpkit[brokers]'"
+        ) from None
+    return broker

@@ -16,10 +16,10 @@ import psycopg
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError, ErpkitError
-from erpkit.events.batch import ATTEMPTS, handle_batch
 from erpkit.events.brokers.broker import Broker, Delivery, Subscription
 from erpkit.events.consumer import Consumer, ConsumerGroup, group_of
 from erpkit.events.dead_letters import add_dead_letter
+from erpkit.events.dispatch import ATTEMPTS, handle_batch
 from erpkit.events.log import append
 from erpkit.events.message import Message
 from erpkit.events.parking import hold_back
@@ -66,7 +66,7 @@ class ConsumerEndedError(ErpkitError):
 
 @dataclass(frozen=True)
 class ConsumeOptions:
-    """When to end: once `stop` is set, or nothing was delivered for `idle` seconds (None: never for that)."""
+    """When to end: once `stop` is set, or nothing was delivered for `idle` seconds (None: no limit)."""
 
     stop: threading.Event = field(default_factory=threading.Event)
     idle: float | None = None
@@ -74,7 +74,7 @@ class ConsumeOptions:
 
 @dataclass(frozen=True)
 class Consumed:
-    """How many deliveries were handled, how many became dead letters, and how many were for no tenant of ours."""
+    """How many deliveries were handled, how many became dead letters, and how many were for an unknown tenant."""
 
     handled: int
     dead: int
@@ -114,7 +114,7 @@ def consume(
 
 @dataclass
 class _Consuming:
-    """What the handlers' threads share."""
+    """The state that the handlers' threads share."""
 
     database: Database
     registry: Registry
@@ -129,7 +129,7 @@ class _Consuming:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def receive(self, handler: EventHandler, deliveries: Sequence[Delivery]) -> None:
-        """Handle what was delivered to one handler, a transaction a tenant; whatever is raised is delivered again."""
+        """Handle what was delivered to one handler, one transaction per tenant; after an error it is delivered again."""
         with self._lock:
             self.busy += 1
         try:
@@ -148,7 +148,7 @@ class _Consuming:
         return 0.0 if self.busy else time.monotonic() - self.last_delivery
 
     def wait_until_idle(self) -> None:
-        """Let what is in flight end; what takes too long is delivered again."""
+        """Wait for what is in flight; what takes too long is delivered again."""
         deadline = time.monotonic() + _END_WITHIN
         while self.busy and time.monotonic() < deadline:
             time.sleep(_LOOK)
@@ -179,13 +179,13 @@ class _Consuming:
 
 @dataclass(frozen=True)
 class Deliveries:
-    """What one consumer does with what the broker brings it: each effect once, and no event that stops the others."""
+    """Handles what the broker delivers to one consumer: each effect once, and no event that blocks the others."""
 
     database: Database
     consumer: Consumer
 
     def handle(self, messages: Sequence[Message]) -> int:
-        """Handle messages, all in one transaction if that goes; return how many became dead letters now.
+        """Handle messages, in one transaction if possible; return how many became dead letters.
 
         They are marked as in flight before. Where some are already, the last consumer ended with them in flight: then each is
         handled alone, so that only the one that ends a process again and again becomes a dead letter for it.
@@ -221,7 +221,7 @@ class Deliveries:
         return len(new)
 
     def _without_letters(self, connection: Connection, messages: Sequence[Message]) -> list[Message]:
-        """Leave out what came again though it is a dead letter: retrying or discarding it is up to an operator."""
+        """Leave out dead letters that were delivered again: an operator retries or discards them."""
         rows = connection.execute(
             "SELECT uuid FROM erpkit_dead_letters WHERE handler = %s AND uuid = ANY (%s)",
             [self.consumer.name, _uuids(messages)],

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from erpkit.database import Connection, Database, Tenant
+from erpkit.database import Database, Tenant
 from erpkit.events.brokers.broker import Broker
-from erpkit.events.checkpoints import group_lock
-from erpkit.events.log import COLUMNS, to_message
-from erpkit.events.message import Message
+from erpkit.events.checkpoints import move_checkpoint, read_batch
+from erpkit.events.consumer import ConsumerGroup
 
 BATCH = 500
 
@@ -31,7 +30,7 @@ def forward(database: Database, tenant: Tenant, broker: Broker, *, batch: int = 
     """Publish what follows the broker's checkpoint in the tenant's log, until nothing is left.
 
     The checkpoint moves once the broker has acknowledged the whole batch. After a fault a batch is published again, under
-    the same message ids. Another forwarder on the same tenant is left to its work. Raises BrokerError.
+    the same message ids. Where another forwarder works on the tenant, this one does nothing there. Raises BrokerError.
     """
     events = 0
     while True:
@@ -42,42 +41,13 @@ def forward(database: Database, tenant: Tenant, broker: Broker, *, batch: int = 
 
 
 def _forward_batch(database: Database, tenant: Tenant, broker: Broker, limit: int) -> tuple[int, int]:
-    group = forward_group(broker)
+    """Publish one batch; return how many events it had, and the checkpoint after it."""
+    group = ConsumerGroup(forward_group(broker), ())
     with database.tenant_transaction(tenant, write=True) as connection:
-        after = _checkpoint(connection, group)
-        if not _lock(connection, group):
-            return 0, after
-        after = _checkpoint(connection, group)  # the one before the lock may have been moved since
-        messages = _read(connection, after, limit)
+        checkpoint, messages = read_batch(connection, group, limit)
         if not messages:
-            return 0, after
+            return 0, checkpoint.offset
         broker.publish(tenant.slug, messages)
         last = messages[-1].offset or 0
-        _move_checkpoint(connection, group, last)
+        move_checkpoint(connection, group, last)
     return len(messages), last
-
-
-def _read(connection: Connection, after: int, limit: int) -> list[Message]:
-    rows = connection.execute(
-        f'SELECT {COLUMNS} FROM erpkit_events WHERE "offset" > %s ORDER BY "offset" LIMIT %s',  # noqa: S608
-        [after, limit],
-    )
-    return [to_message(row) for row in rows]
-
-
-def _lock(connection: Connection, group: str) -> bool:
-    query = f"SELECT pg_try_advisory_xact_lock({group_lock('current_schema()', '%s')})"
-    return connection.execute(query, [group]).fetchone() == (True,)
-
-
-def _checkpoint(connection: Connection, group: str) -> int:
-    row = connection.execute('SELECT "offset" FROM erpkit_checkpoints WHERE consumer_group = %s', [group]).fetchone()
-    return row[0] if row else 0
-
-
-def _move_checkpoint(connection: Connection, group: str, offset: int) -> None:
-    connection.execute(
-        'INSERT INTO erpkit_checkpoints (consumer_group, "offset") VALUES (%s, %s) '
-        'ON CONFLICT (consumer_group) DO UPDATE SET "offset" = EXCLUDED."offset", updated_at = now()',
-        [group, offset],
-    )

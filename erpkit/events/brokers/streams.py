@@ -223,7 +223,7 @@ def _start_loop() -> anyio.from_thread.BlockingPortal:
 
 
 class _Group:
-    """Hands what comes for one group to its `receive`: in order, one call at a time, all that is there at once."""
+    """Hands the messages of one group to its `receive`: in order, one call at a time, each with all that have arrived."""
 
     def __init__(self, broker: StreamBroker, subscription: Subscription, threads: anyio.CapacityLimiter) -> None:
         self._broker = broker

@@ -23,7 +23,7 @@ _OWN = {_UUID, _MESSAGE_ID, "tenant", "offset", _IS_REPLAY, "content-type", "Nat
 
 
 class MalformedError(ValueError):
-    """What came from the broker is not an event of any tenant: it names no tenant, or has no uuid."""
+    """A message from the broker is not an event of any tenant: it names no tenant, or has no uuid."""
 
 
 def subject_of(tenant: str, topic: str, route: Route = LIVE) -> str:
@@ -32,7 +32,7 @@ def subject_of(tenant: str, topic: str, route: Route = LIVE) -> str:
 
 
 def headers_of(tenant: str, message: Message, route: Route = LIVE) -> dict[str, str]:
-    """Return the headers of a message: Watermill's, which tenant's it is and where in its log, and whether it is replayed."""
+    """Return the headers of a message: Watermill's, its tenant, its offset, and whether it is replayed."""
     offset = {} if message.offset is None else {"offset": str(message.offset)}
     metadata = {key: " ".join(value.splitlines()) for key, value in message.metadata.items() if key not in _OWN}
     return {
@@ -52,7 +52,7 @@ def message_id(message: Message, route: Route = LIVE) -> str:
 
 
 def from_wire(topic: str, headers: Mapping[str, Any], body: bytes) -> Delivery:
-    """Build what `headers_of` and the JSON body were made from.
+    """Build the delivery of headers made by `headers_of` and a JSON body.
 
     A body that is no JSON is handed on as text: it fits no event, and becomes a dead letter with a reason. Raises
     MalformedError for what cannot even become that.

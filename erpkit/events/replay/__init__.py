@@ -1,1 +1,1 @@
-"""Replay: handing events of the past to handlers, to a broker or to a shadow of a projection once more."""
+"""Replay: handing past events again to handlers, to a broker or to a shadow of a projection."""

@@ -1,4 +1,4 @@
-"""What is written down about a replay: who asked for it, how far it came, and what became of each event."""
+"""The audit of replays: who asked for one, how far it came, and the result of each event."""
 
 from __future__ import annotations
 
@@ -98,12 +98,12 @@ class ReplayHistory:
 
     @property
     def table(self) -> Table[ReplayRecord]:
-        """One line a replay and tenant: who asked for it, and how it ended."""
+        """One row per replay and tenant: who asked for it, and how it ended."""
         return Table(_RECORDS, self.records, "Nothing was ever replayed here.")
 
     @property
     def result_table(self) -> Table[_Result]:
-        """One line an event: what became of it."""
+        """One row per event: what became of it."""
         rows = [(slug, one) for slug, results in self.results.items() for one in results]
         return Table(_RESULTS, rows, "No result per event was kept.")
 
@@ -143,7 +143,7 @@ _RESULTS = (
 def read_replays(
     database: Database, tenants: Sequence[Tenant], replay_id: UUID | None = None, limit: int = 50
 ) -> ReplayHistory:
-    """Read the audit of all replays of `tenants`; of one of them also what became of up to `limit` events a tenant.
+    """Read the audit of all replays of `tenants`; for one replay also the results of up to `limit` events per tenant.
 
     Raises UsageError where no tenant knows the one that was asked for.
     """
@@ -153,7 +153,7 @@ def read_replays(
     if replay_id is None:
         return ReplayHistory(records, errors)
     if not records and not errors:
-        raise UsageError(f"no tenant knows a replay {replay_id}: see `erpkit events replays`")
+        raise UsageError(f"no tenant has a replay {replay_id}: see `erpkit events replays`")
     results: dict[str, Sequence[ReplayResult]] = {}
     known = {record.tenant for record in records}
     for tenant in (tenant for tenant in tenants if tenant.slug in known):
@@ -207,20 +207,20 @@ def count_replay_results(
 def plan_resume(
     connection: Connection, tenants: Sequence[Tenant], registry: Registry, replay_id: UUID | str
 ) -> ReplayPlan:
-    """Plan what a replay that was cancelled, killed or failed has left to do; the plan keeps its id.
+    """Plan the rest of a replay that was cancelled, killed or failed; the plan keeps its id.
 
     Raises UsageError when none of `tenants` knows that replay, or nothing is left of it.
     """
     try:
         replay_id = UUID(str(replay_id))
     except ValueError:
-        raise UsageError(f"{replay_id!r} is no replay's id: see `erpkit events replays`") from None
+        raise UsageError(f"{replay_id!r} is not the id of a replay: see `erpkit events replays`") from None
     errors: dict[str, str] = {}
     rows = {row[0]: row[1:] for row in _read(connection, tenants, _RESUME, replay_id, errors)}
     if not rows and errors:
         note_errors(errors, None)
     if not rows:
-        raise UsageError(f"no tenant knows a replay {replay_id}: see `erpkit events replays`")
+        raise UsageError(f"no tenant has a replay {replay_id}: see `erpkit events replays`")
     left = {slug: row for slug, row in rows.items() if row[3] != "done"}
     if not left:
         raise UsageError(f"replay {replay_id} is done: there is nothing to resume")
@@ -247,7 +247,7 @@ _RESUME = f"plan_id, selection, handlers, state, last_offset, until, {_TARGET}"
 
 
 def open_replay(database: Database, plan: ReplayPlan, replay_id: UUID) -> None:
-    """Note in every tenant of the plan, in one transaction, that it is being replayed."""
+    """Record in every tenant of the plan, in one transaction, that the replay runs."""
     selection = Jsonb(json.loads(json.dumps(asdict(plan.selection), default=str)))
     with database.transaction() as connection, connection.pipeline():
         for tenant in plan.tenants:
@@ -271,12 +271,12 @@ def open_replay(database: Database, plan: ReplayPlan, replay_id: UUID) -> None:
 
 
 def claim(connection: Connection, replay_id: UUID, after: int) -> None:
-    """Lock the audit row until the batch commits; raise ErpkitError when another process went on with the replay."""
+    """Lock the audit row until the batch commits; raise ErpkitError when another process has resumed the replay."""
     row = connection.execute(
         "SELECT last_offset FROM erpkit_replays WHERE replay_id = %s FOR UPDATE", [replay_id]
     ).fetchone()
     if row != (after,):
-        raise ErpkitError(f"replay {replay_id}: another process goes on with it")
+        raise ErpkitError(f"replay {replay_id}: another process has resumed it")
 
 
 def record(connection: Connection, replay_id: UUID, outcomes: Sequence[Outcome], last_offset: int) -> int:
@@ -320,7 +320,7 @@ def record(connection: Connection, replay_id: UUID, outcomes: Sequence[Outcome],
 def close_replay(
     database: Database, tenants: Sequence[Tenant], replay_id: UUID, state: str, error: str | None = None
 ) -> None:
-    """Note how the replay ended in those of `tenants` where it still runs."""
+    """Record how the replay ended in those of `tenants` where it still runs."""
     query = "UPDATE {} SET state = %s, error = %s, finished_at = now() WHERE replay_id = %s AND state = 'running'"
     with database.transaction() as connection, connection.pipeline():
         for tenant in tenants:

@@ -1,4 +1,4 @@
-"""Events as a file of JSON lines, and back into a log."""
+"""Exporting events to a file of JSON lines, and importing such a file into a log."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BATCH = 1000
 
 @dataclass(frozen=True)
 class EventFile:
-    """A file of JSON lines that was written, and how many events of which tenants are in it."""
+    """An exported file of JSON lines, and how many events of each tenant are in it."""
 
     path: Path
     events: dict[str, int]
@@ -84,7 +84,7 @@ class ImportPlan:
 
     @property
     def tables(self) -> tuple[Table[tuple[str, int]], ...]:
-        """One line a topic: how many events are new to the log."""
+        """One row per topic: how many events are new to the log."""
         return (Table(_TOPICS, sorted(self.new.items()), "No event is new to the log."),)
 
     def __str__(self) -> str:
@@ -105,12 +105,12 @@ class ImportResult:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Nothing: an import is done whole, or fails."""
+        """None: an import succeeds as a whole, or raises."""
         return ()
 
     @property
     def tables(self) -> tuple[Table[tuple[str, int]], ...]:
-        """Nothing: the log shows them."""
+        """None: the log shows the events."""
         return ()
 
     def __str__(self) -> str:
@@ -149,7 +149,7 @@ def export_events(
 
 @contextmanager
 def open_event_file(path: Path) -> Iterator[Callable[[Tenant, Message], None]]:
-    """Give a function that writes one event of a tenant; the file takes its name when all went well."""
+    """Yield a function that writes one event of a tenant; the file gets its name when the block succeeds."""
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a folder")
     part = path.with_name(f"{path.name}.part")
@@ -240,7 +240,7 @@ def read_event_file(path: Path, registry: Registry) -> Iterator[Message]:
                     tenant = tenant or values.get("tenant")
                     if values.get("tenant") != tenant:
                         raise ValueError(
-                            f"is of tenant {values.get('tenant')}, those before it of {tenant}: one file a tenant"
+                            f"is of tenant {values.get('tenant')}, those before it of {tenant}: import one tenant per file"
                         )
                 except (ValueError, PayloadError) as error:
                     raise UsageError(f"{path}, line {number}: {error}") from None
@@ -251,18 +251,18 @@ def read_event_file(path: Path, registry: Registry) -> Iterator[Message]:
 
 def _message(values: Any, topics: Mapping[str, type]) -> Message:
     if not isinstance(values, dict):
-        raise ValueError("is no JSON object")
+        raise ValueError("is not a JSON object")
     topic, payload, metadata = values.get("topic"), values.get("payload"), values.get("metadata", {})
     if not isinstance(topic, str) or topic not in topics:
         raise ValueError(f"no module publishes {topic!r}")
     if not isinstance(payload, dict):
-        raise ValueError("payload is no JSON object")
+        raise ValueError("payload is not a JSON object")
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("metadata does not map strings to strings")
     try:
         uuid = UUID(values.get("uuid"))
     except (TypeError, ValueError, AttributeError):
-        raise ValueError(f"uuid {values.get('uuid')!r} is no uuid") from None
+        raise ValueError(f"uuid {values.get('uuid')!r} is not a uuid") from None
     decode(topics[topic], payload)
     return Message(topic, payload, uuid, metadata)
 

@@ -1,4 +1,4 @@
-"""What a replay would do: which handlers would see which events again, and what they would do with them."""
+"""The plan of a replay: which handlers would see which events again, and what they would do with them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from psycopg import sql
 from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.errors import UsageError
 from erpkit.events.brokers.broker import Route
-from erpkit.events.causes import group_letters, letter_findings
-from erpkit.events.dead_letters import DeadLetter
+from erpkit.events.dead_letters import DeadLetter, group_letters, letter_findings
 from erpkit.events.replay.selection import Selection
 from erpkit.finding import NO_TENANTS, Finding, not_read
 from erpkit.modules import EventHandler, Registry
@@ -82,7 +81,7 @@ class ReplayStep:
 
 @dataclass(frozen=True)
 class ReplayPlan:
-    """What a replay would do. `left_out` maps what it leaves alone to the reason; `id` changes with the world.
+    """What a replay would do. `left_out` maps what it leaves alone to the reason; `id` changes when the events or the handlers do.
 
     With a `target` the events go there, and each step has that in place of a handler. `errors` maps tenants that could not be read
     to the reason: their events are not in the plan.
@@ -166,7 +165,7 @@ class ReplayPlan:
 
     @property
     def handler_table(self) -> Table[_Handler]:
-        """One line a handler: what it does, whether it has side effects, how many events it would see; or why it is left out."""
+        """One row per handler: what it does, whether it has side effects, how many events it would see; or why it is left out."""
         events = Counter[str]()
         for step in self.steps:
             events[step.handler] += step.events
@@ -178,7 +177,7 @@ class ReplayPlan:
 
     @property
     def step_table(self) -> Table[ReplayStep]:
-        """One line a tenant, topic and handler: how many events it would see again, and which."""
+        """One row per tenant, topic and handler: how many events it would see again, and which."""
         return Table(_TARGET_STEPS if self.target else _STEPS, self.steps, "There is nothing to replay.", height="30em")
 
     @property
@@ -235,8 +234,13 @@ def plan_replay(
     chosen, left_out = choose_handlers(registry, choice or HandlerChoice())
     errors: dict[str, str] = {}
     steps = steps_of(registry, chosen, selection, count_events(connection, tenants, selection, errors))
-    with_steps = {step.tenant for step in steps}
-    return ReplayPlan(selection, tuple(t for t in tenants if t.slug in with_steps), steps, left_out, errors=errors)
+    return ReplayPlan(selection, with_steps(tenants, steps), steps, left_out, errors=errors)
+
+
+def with_steps(tenants: Sequence[Tenant], steps: Sequence[ReplayStep]) -> tuple[Tenant, ...]:
+    """Return the tenants of which there are steps. Pure."""
+    slugs = {step.tenant for step in steps}
+    return tuple(tenant for tenant in tenants if tenant.slug in slugs)
 
 
 def steps_of(

@@ -1,4 +1,4 @@
-"""Handing events of the past to chosen handlers once more: planned, confirmed, recorded, and resumed where it stopped."""
+"""Running a replay: it hands past events to handlers again, records each result, and can be resumed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ import psycopg
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import BrokerError, DatabaseError, ErpkitError, PlanChangedError, UsageError
-from erpkit.events.batch import together_or_each
-from erpkit.events.consumer import Consumer
-from erpkit.events.context import raise_if_lost
+from erpkit.events.consumer import Consumer, raise_if_lost
 from erpkit.events.dead_letters import describe_error
+from erpkit.events.dispatch import together_or_each
 from erpkit.events.log import append
 from erpkit.events.message import Message
-from erpkit.events.rate import RateLimit
+from erpkit.events.middleware import RateLimit
 from erpkit.events.replay.audit import Outcome, claim, close_replay, open_replay, record
 from erpkit.events.replay.plan import ReplayPlan
 from erpkit.events.replay.selection import Span, read_selected
@@ -41,9 +40,9 @@ Deliver = Callable[[Connection, Tenant, Sequence[Message]], tuple[list[Outcome],
 
 @dataclass(frozen=True)
 class RunOptions(Work):
-    """How long work on events goes: `advance` and `stop` as in `Work`, and at most `rate` events a second (None: no limit).
+    """How work on events runs: `advance` and `stop` as in `Work`, and at most `rate` events a second (None: no limit).
 
-    With `resume` a rebuild goes on where an earlier one stopped; a replay's plan says that itself. Raises UsageError for a rate
+    With `resume` a rebuild continues where an earlier one stopped; a replay's plan says that itself. Raises UsageError for a rate
     that is not above 0.
     """
 
@@ -52,7 +51,7 @@ class RunOptions(Work):
 
     def __post_init__(self) -> None:
         if self.rate is not None and self.rate <= 0:
-            raise UsageError(f"rate = {self.rate} is no rate: give events per second, or leave it out")
+            raise UsageError(f"rate = {self.rate} is not a rate: give events per second, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def run_replay(
     confirm: str,
     options: RunOptions | None = None,
 ) -> ReplayRun:
-    """Carry out `plan` if `confirm` is its id; live checkpoints stay where they are.
+    """Carry out `plan` if `confirm` is its id; live checkpoints do not move.
 
     Each tenant's events go to all their handlers in the order of the log. An event that a handler fails on is reported and
     left behind; one that succeeds closes its dead letter. `options.stop`, or Ctrl-C, ends it after the batch in flight, and
@@ -132,7 +131,7 @@ def carry_out(
             close_replay(database, plan.tenants, replay_id, state, f"{type(error).__name__}: {error}".strip())
         if isinstance(error, BrokerError | DatabaseError):
             go_on = f"erpkit events replay --resume {replay_id} --confirm {plan.id}"
-            raise type(error)(f"{error}; to go on when it is back: {go_on}") from error
+            raise type(error)(f"{error}; to resume when it is back: {go_on}") from error
         raise
     if options.stop.is_set():
         close_replay(database, plan.tenants, replay_id, "cancelled")
@@ -140,7 +139,7 @@ def carry_out(
 
 
 class Pace:
-    """Keeps work in batches to the rate of `options`; to stop ends a wait, too."""
+    """Keeps batches of work to the rate of `options`; a stop also ends a wait."""
 
     def __init__(self, options: RunOptions) -> None:
         self.batch = _BATCH if options.rate is None else max(1, min(_BATCH, int(options.rate / 4)))
@@ -197,7 +196,7 @@ class _Replay:
             self._pace.wait(len(messages))
 
     def _batch(self, tenant: Tenant, span: Span) -> list[Message]:
-        """Replay a batch in one transaction: effects, results, inbox and position become true together."""
+        """Replay a batch in one transaction: effects, results, inbox and position commit together."""
         with self.database.tenant_transaction(tenant, write=True) as connection:
             messages = read_selected(connection, self.plan.selection, span, self._pace.batch, self.replay_id)
             if not messages:
@@ -265,7 +264,7 @@ def _hand_over_each(connection: Connection, what: str, pairs: Pairs) -> tuple[li
 
 
 class _Cursor(psycopg.Cursor[Any]):
-    """A cursor that waits for its answer when it is looked at; psycopg's own says -1 rows in a pipeline until then."""
+    """A cursor that waits for its answer when that is read; psycopg's own reports -1 rows in a pipeline until then."""
 
     @property
     def rowcount(self) -> int:
@@ -293,10 +292,10 @@ class _Cursor(psycopg.Cursor[Any]):
 
 @contextmanager
 def _pipelined(connection: Connection) -> Iterator[None]:
-    """Let statements cost no round trip until their answer is looked at.
+    """Send statements without waiting, until an answer is read.
 
-    An error is raised at the next look or at the end of the block, and so does not tell which statement caused it. What a pipeline
-    cannot do (COPY, a server-side cursor) is refused by psycopg: go back and do it without.
+    An error is raised when the next answer is read or at the end of the block, and so does not tell which statement caused
+    it. psycopg refuses what a pipeline cannot do (COPY, a server-side cursor): then do the work without one.
     """
     usual, connection.cursor_factory = connection.cursor_factory, _Cursor
     try:
@@ -311,5 +310,5 @@ def _open(database: Database, plan: ReplayPlan, replay_id: UUID) -> None:
         open_replay(database, plan, replay_id)
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
         raise ErpkitError(
-            f"a tenant's event log is behind: `erpkit migrate up` first ({error.diag.message_primary})"
+            f"a tenant's event log lacks migrations: run `erpkit migrate up` first ({error.diag.message_primary})"
         ) from error

@@ -1,4 +1,4 @@
-"""Which events of the past are meant, and reading them in order, however many there are."""
+"""Selecting past events, and reading them in order, in constant memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from psycopg import sql
 
 from erpkit.database import Connection
 from erpkit.errors import UsageError
-from erpkit.events.log import COLUMNS
+from erpkit.events.log import COLUMNS, check_time_zones
 from erpkit.events.message import Message
 
 _ROWS_A_FETCH = 2000
@@ -40,10 +40,8 @@ class Selection:
         try:
             object.__setattr__(self, "uuids", tuple(UUID(str(uuid)) for uuid in self.uuids))
         except ValueError:
-            raise UsageError(f"uuids = {', '.join(map(str, self.uuids))}: one of them is no uuid") from None
-        for name, moment in (("since", self.since), ("until", self.until)):
-            if moment is not None and moment.tzinfo is None:
-                raise UsageError(f"{name} = {moment.isoformat()} has no time zone: add one, +00:00 for UTC")
+            raise UsageError(f"uuids = {', '.join(map(str, self.uuids))}: one of them is not a uuid") from None
+        check_time_zones(since=self.since, until=self.until)
         if (self.first_offset or 0) < 0 or (self.last_offset or 0) < 0:
             raise UsageError("an offset is below 0: the log begins at 1")
         if self.first_offset and self.last_offset and self.first_offset > self.last_offset:

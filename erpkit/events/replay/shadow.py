@@ -1,4 +1,4 @@
-"""A projection rebuilt beside the live one: a scratch schema that handlers fill from the log, and nothing else."""
+"""Shadows: a projection rebuilt beside the live one, in a scratch schema that handlers fill from the log."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Shadow:
 
 @dataclass(frozen=True)
 class ShadowRecord:
-    """A scratch schema that stands in the database, finished or left behind by a crash."""
+    """A scratch schema in the database, complete or left behind by a crash."""
 
     schema: str
     tenant: str
@@ -86,7 +86,7 @@ def find_projection(registry: Registry, handler: str) -> Projection:
     if handler not in known:
         raise UsageError(f"no handler is named {handler}; there are {', '.join(known)}")
     if not known[handler].writes:
-        raise UsageError(f"{handler} declares no table that it keeps: EventHandler(…, writes=(…)) in its module")
+        raise UsageError(f"{handler} declares no table that it writes: add EventHandler(…, writes=(…)) in its module")
     tables = set(known[handler].writes)
     while more := {t for h in known.values() if tables & set(h.writes) for t in h.writes} - tables:
         tables |= more
@@ -115,7 +115,9 @@ def build_shadow(
     database.check_writable()
     projection = find_projection(registry, handler)
     if tenant.role is None:
-        raise UsageError(f"tenant {tenant.slug} has no role of its own to hold a shadow's handlers back")
+        raise UsageError(
+            f"tenant {tenant.slug} has no role of its own, without which a shadow's handlers could write anywhere"
+        )
     shadow = Shadow(tenant, shadow_name(tenant, projection), projection, 0, 0, False)
     options = options or RunOptions()
     if not (options.resume and _exists(database, shadow.schema)):
@@ -134,7 +136,7 @@ def build_shadow(
 
 
 def find_shadow(database: Database, registry: Registry, tenant: Tenant, handler: str) -> Shadow:
-    """Return the shadow of a projection that stands in the database; raises UsageError when there is none."""
+    """Return the existing shadow of a projection; raises UsageError when there is none."""
     projection = find_projection(registry, handler)
     shadow = Shadow(tenant, shadow_name(tenant, projection), projection, 0, 0, False)
     if not _exists(database, shadow.schema):
@@ -143,7 +145,7 @@ def find_shadow(database: Database, registry: Registry, tenant: Tenant, handler:
 
 
 def list_shadows(connection: Connection) -> list[ShadowRecord]:
-    """Return the scratch schemas that stand in the database, by name."""
+    """Return the scratch schemas in the database, by name."""
     names = connection.execute(
         "SELECT schemaname FROM pg_tables WHERE tablename = 'erpkit_shadow' AND starts_with(schemaname, %s) ORDER BY 1",
         [_PREFIX],
@@ -159,7 +161,7 @@ def list_shadows(connection: Connection) -> list[ShadowRecord]:
 def drop_shadow(database: Database, schema: str) -> None:
     """Drop a scratch schema, and its role if it is the tenant's last one; nothing happens when there is none."""
     if not schema.startswith(_PREFIX):
-        raise UsageError(f"{schema} is no scratch schema: they are named {_PREFIX}…")
+        raise UsageError(f"{schema} is not a scratch schema: their names begin with {_PREFIX}…")
     with database.transaction() as connection:
         drop_in(connection, schema)
 
@@ -233,7 +235,7 @@ def _check_walls(shadow: Shadow, errors: Sequence[tuple[str, str]]) -> None:
     for handler, error in errors:
         if error.startswith("InsufficientPrivilege"):
             slug = shadow.tenant.slug
-            raise ErpkitError(f"tenant {slug}: {handler} reaches for more than it declares in `writes` ({error})")
+            raise ErpkitError(f"tenant {slug}: {handler} uses tables that it does not declare in `writes` ({error})")
 
 
 def _checkpoints(connection: Connection, handlers: Sequence[str]) -> list[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""A shadow beside the live projection: what differs, and putting it in the live one's place."""
+"""Comparing a shadow with the live projection, and swapping it in."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LOCK_SECONDS = 10
 
 @dataclass(frozen=True)
 class Difference:
-    """A row that is not the same in both; None where there is none of its key."""
+    """A row that differs; `live` or `shadow` is None where there is no row of that key."""
 
     key: dict[str, Any]
     live: dict[str, Any] | None
@@ -112,7 +112,7 @@ class ShadowDiff:
 
     @property
     def table(self) -> Table[TableDiff]:
-        """One line a table: its rows live and in the shadow, and how many differ."""
+        """One row per table: its rows live and in the shadow, and how many differ."""
         return Table(_TABLES, self.differences)
 
     @property
@@ -133,7 +133,7 @@ class ShadowDiff:
 
 @dataclass(frozen=True)
 class SwapResult:
-    """A shadow that was put in the live projection's place, with what differed until then."""
+    """A shadow that was swapped in, with the differences until then."""
 
     diff: ShadowDiff
 
@@ -161,7 +161,7 @@ def _key_text(row: tuple[str, Difference]) -> str:
 
 
 def _row_text(row: tuple[str, Difference], which: Literal["live", "shadow"]) -> str:
-    """Return the columns in which a row differs, or that it is not there."""
+    """Return the columns in which a row differs, or that there is no such row."""
     one = row[1]
     values, live, shadow = getattr(one, which), one.live or {}, one.shadow or {}
     if values is None:
@@ -255,7 +255,7 @@ def _swap(connection: Connection, registry: Registry, shadow: Shadow, confirm: s
 
 
 def _settle(connection: Connection, registry: Registry, shadow: Shadow, *, lock_tables: bool = False) -> ShadowDiff:
-    """Keep the handlers' dispatchers off, let the shadow catch up with them, and compare."""
+    """Lock out the handlers' dispatchers, let the shadow catch up with them, and compare."""
     connection.execute("SET LOCAL role TO DEFAULT")
     connection.execute(sql.SQL("SET LOCAL lock_timeout TO {}").format(sql.Literal(f"{_LOCK_SECONDS}s")))
     for name in sorted(shadow.projection.handlers):  # the lock that a dispatcher takes for each batch
@@ -276,7 +276,7 @@ def _settle(connection: Connection, registry: Registry, shadow: Shadow, *, lock_
 
 
 def _note(connection: Connection, shadow: Shadow, diff: ShadowDiff) -> None:
-    """Audit the swap, and let the rest of the log know: what a handler now did is no dead letter.
+    """Audit the swap, and resolve the dead letters of events that the handlers have now handled.
 
     What a replay handled ahead of a checkpoint is not in the shadow: taken out of the inbox, it will be dispatched again.
     """
@@ -371,7 +371,7 @@ class _Table:
         return TableDiff(self.name, live, shadow, only_live, only_shadow, differing, digest or "", examples)
 
     def write(self, connection: Connection) -> None:
-        """Bring the shadow's rows into the live table, and its sequences past them."""
+        """Write the shadow's rows into the live table, and move its sequences past them."""
         connection.execute(
             self.query(
                 "INSERT INTO {live} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {shadow} s WHERE NOT EXISTS "

@@ -1,4 +1,4 @@
-"""Events in Watermill's own PostgreSQL tables, written by an ERP in Go: looked at, read and replayed, never changed.
+"""Events in Watermill's own PostgreSQL tables, written by an ERP in Go: inspected, read and replayed, never changed.
 
 Tables and order are those of watermill-sql: `watermill_<topic>`, read by `(transaction_id, "offset")` and only below the oldest
 transaction that still runs, so that none that commits late is skipped; `watermill_offsets_<topic>` has the consumer groups.
@@ -19,7 +19,7 @@ from erpkit.database import IMPATIENT, Connection, Database, Tenant, note_failur
 from erpkit.errors import ErpkitError, PlanChangedError, UsageError
 from erpkit.events.consumer import Consumer
 from erpkit.events.message import Message
-from erpkit.events.replay.plan import HandlerChoice, ReplayPlan, choose_handlers, steps_of
+from erpkit.events.replay.plan import HandlerChoice, ReplayPlan, choose_handlers, steps_of, with_steps
 from erpkit.events.replay.run import Pace, ReplayFailure, ReplayRun, RunOptions, hand_over
 from erpkit.events.replay.selection import Selection
 from erpkit.finding import Finding, not_read
@@ -72,7 +72,7 @@ class WatermillTopics:
 
     @property
     def table(self) -> Table[WatermillTopic]:
-        """One line a topic: how many events, since when, and how far each consumer group is behind."""
+        """One row per topic: how many events, since when, and how far each consumer group is behind."""
         return Table(_TOPICS, self.topics, "No tenant has tables of Watermill's.")
 
     def __repr__(self) -> str:
@@ -138,7 +138,7 @@ def inspect_watermill(database: Database, tenant: Tenant) -> list[WatermillTopic
 
 
 def read_watermill_topics(database: Database, tenants: Sequence[Tenant]) -> WatermillTopics:
-    """Read the topics of all `tenants`; one that cannot be read costs no other."""
+    """Read the topics of all `tenants`; one that cannot be read does not stop the others."""
     errors: dict[str, str] = {}
     topics: list[WatermillTopic] = []
     for tenant in tenants:
@@ -209,10 +209,9 @@ def plan_watermill(
             for topic, rows in counted:
                 counts += [(tenant.slug, _name(topic, name, choice.topics, wanted), *rest) for name, *rest in rows]
     steps = steps_of(registry, chosen, replace(selection, topic="*"), counts)
-    with_steps = {step.tenant for step in steps}
     return WatermillPlan(
         selection,
-        tuple(tenant for tenant in tenants if tenant.slug in with_steps),
+        with_steps(tenants, steps),
         steps,
         left_out,
         errors=errors,

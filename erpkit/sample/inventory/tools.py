@@ -1,6 +1,6 @@
 """What an AI assistant may do with the inventory."""
 
-from erpkit.app.call import Call
+from erpkit.app import Call
 from erpkit.sample.inventory import sql
 
 

@@ -3,7 +3,7 @@
 from datetime import date
 from uuid import UUID, uuid4
 
-from erpkit.app.call import Call
+from erpkit.app import Call
 from erpkit.sample.sales import sql
 from erpkit.sample.sales.messages import Line, PlaceOrder
 

@@ -6,7 +6,7 @@ import pytest
 
 from erpkit.config import Settings, mask_url
 from erpkit.errors import UsageError
-from erpkit.events.brokers.opening import open_broker
+from erpkit.events.brokers.broker import open_broker
 from erpkit.events.brokers.wire import MalformedError, from_wire, headers_of
 from erpkit.events.message import Message
 
@@ -20,7 +20,7 @@ def test_the_broker_is_in_memory_unless_it_is_named() -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("mqtt://erp:s3cret@host", "is not a broker: use memory:, nats://"),
+        ("mqtt://erp:s3cret@host", "is not a broker's URL: use memory:, nats://"),
         ("host:4222", "is not a broker"),
         ("s3cret", "is not a broker"),
         ("nats://", "names no host: write it as nats://host:port"),

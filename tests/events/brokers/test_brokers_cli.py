@@ -11,16 +11,16 @@ import pytest
 from erpkit.database import Database
 from erpkit.modules import Registry
 from erpkit.nats import NatsServer
-from erpkit.sample.demo import Planted, plant
+from erpkit.sample.demo import Planted
 from tests.command import erpkit, refused
-from tests.conftest import SMALL
+from tests.conftest import plant_copy
 from tests.counting import wait_until
 from tests.events.brokers.streams import stored
 
 
 @pytest.fixture(scope="module")
 def planted(shared_database: Database, registry: Registry) -> Planted:
-    return plant(shared_database, registry, tenants=4, size=SMALL)
+    return plant_copy(shared_database, registry)
 
 
 @pytest.fixture(autouse=True)

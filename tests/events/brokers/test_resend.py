@@ -138,7 +138,7 @@ def test_a_broker_that_is_killed_in_the_middle_gets_the_rest_when_the_replay_is_
         assert nats.pid is not None
         os.kill(nats.pid, signal.SIGKILL)
 
-    with pytest.raises(BrokerError, match="to go on when it is back: erpkit events replay --resume") as caught:
+    with pytest.raises(BrokerError, match="to resume when it is back: erpkit events replay --resume") as caught:
         send_replay(shared_database, jetstream, plan, plan.id, RunOptions(kill))
     nats.start()
     with shared_database.connection() as connection:
@@ -208,5 +208,5 @@ def test_a_stale_plan_or_another_broker_publishes_nothing(
 
 @pytest.mark.parametrize("subject", ["", "a b", "a.*", ">", "$JS.API", "a..b", "x" * 101])
 def test_what_can_be_no_subject_is_refused(subject: str) -> None:
-    with pytest.raises(UsageError, match="is no subject"):
+    with pytest.raises(UsageError, match="is not a subject"):
         Route(subject)

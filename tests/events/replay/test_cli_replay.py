@@ -11,14 +11,14 @@ import pytest
 
 from erpkit.database import Database
 from erpkit.modules import Registry
-from erpkit.sample.demo import Planted, plant
+from erpkit.sample.demo import Planted
 from tests.command import erpkit, refused
-from tests.conftest import SMALL
+from tests.conftest import plant_copy
 
 
 @pytest.fixture(scope="module")
 def planted(shared_database: Database, registry: Registry) -> Planted:
-    return plant(shared_database, registry, tenants=4, size=SMALL)
+    return plant_copy(shared_database, registry)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_ctrl_c_tells_how_to_go_on_and_the_rest_is_done_then(planted: Planted, s
     worker.send_signal(signal.SIGINT)
     _, told = worker.communicate(timeout=30)
     assert (worker.returncode, "Traceback" in told) == (130, False)
-    _, _, resume = told.partition("to go on: erpkit ")
+    _, _, resume = told.partition("to resume: erpkit ")
     assert erpkit(*resume.split()).returncode == 0  # as it was told
     record = json.loads(erpkit("events", "replays", "--json").stdout)[0]
     assert (record["state"], record["handled"]) == ("done", plan["events"])
@@ -95,16 +95,16 @@ def test_a_projection_changed_by_hand_is_found_and_mended(planted: Planted, shar
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--to", "s3:x"), "--to 's3:x' is no target: write broker, broker:SUBJECT or file:PATH"),
+        (("--to", "s3:x"), "--to 's3:x' is not a target: write broker, broker:SUBJECT or file:PATH"),
         (("--shadow",), "--shadow needs exactly one --handler, not 0"),
         (("--shadow", "--to", "file:x"), "exclude one another"),
         (("--resume-shadow",), "goes with --shadow"),
         (("--to", "file:x", "--again"), "again is for a replay to a broker"),
         (("--from-offset", "5", "--to-offset", "3"), "no offset lies between 5 and 3"),
         (("--swap", "--handler", "catalog.on_price_changed", "--confirm", "x"), "acme has no shadow of catalog_price_list"),
-        (("--shadow", "--handler", "inventory.on_order_placed"), "declares no table that it keeps"),
-        (("--resume", "00000000-0000-0000-0000-000000000000"), "no tenant knows a replay"),
-        (("--since", "yesterday"), "is no time"),
+        (("--shadow", "--handler", "inventory.on_order_placed"), "declares no table that it writes"),
+        (("--resume", "00000000-0000-0000-0000-000000000000"), "no tenant has a replay"),
+        (("--since", "yesterday"), "is not a time"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused_in_one_line(planted: Planted, arguments: tuple[str, ...], message: str) -> None:

@@ -146,7 +146,7 @@ def test_events_are_selected_by_uuid_or_by_what_they_go_back_to(shared_database:
             {"since": datetime(2026, 1, 2, tzinfo=UTC), "until": datetime(2026, 1, 1, tzinfo=UTC)},
             "no time lies between",
         ),
-        ({"uuids": ("7",)}, "one of them is no uuid"),
+        ({"uuids": ("7",)}, "one of them is not a uuid"),
     ],
 )
 def test_a_window_that_can_hold_no_event_is_refused(window: dict[str, Any], message: str) -> None:
@@ -157,9 +157,9 @@ def test_a_window_that_can_hold_no_event_is_refused(window: dict[str, Any], mess
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ({"send_to": "kafka"}, "'kafka' is no target: write broker, or broker:SUBJECT"),
-        ({"send_to": "broker:"}, "is no target"),
-        ({"send_to": "broker:a b"}, "'a b' is no subject"),
+        ({"send_to": "kafka"}, "'kafka' is not a target: write broker, or broker:SUBJECT"),
+        ({"send_to": "broker:"}, "is not a target"),
+        ({"send_to": "broker:a b"}, "'a b' is not a subject"),
         ({"send_to": "broker", "watermill": True}, "exclude one another"),
         ({"send_to": "broker", "resume": "x"}, "exclude one another"),
         ({"send_to": "broker", "handlers": ["x"]}, "leave out handlers and side effects"),
@@ -224,7 +224,7 @@ def test_a_replay_that_is_stopped_half_way_goes_on_and_handles_each_event_once(
     ]  # fmt: skip
     with pytest.raises(UsageError, match="is done: there is nothing to resume"):
         _resume(shared_database, run.replay_id, *tenants)
-    with pytest.raises(UsageError, match="no tenant knows a replay"):
+    with pytest.raises(UsageError, match="no tenant has a replay"):
         _resume(shared_database, uuid4(), *tenants)
 
 
@@ -272,7 +272,7 @@ def test_two_that_resume_the_same_replay_do_not_both_do_it(shared_database: Data
     def meddle(_: int) -> None:
         run_replay(shared_database, CLOCK, _resume(shared_database, run.replay_id, acme), plan.id)
 
-    with pytest.raises(ErpkitError, match="another process goes on with it"):
+    with pytest.raises(ErpkitError, match="another process has resumed it"):
         run_replay(shared_database, CLOCK, rest, plan.id, RunOptions(meddle))
     assert len(_noted(shared_database, acme)) == 1600
 
@@ -297,7 +297,7 @@ def test_a_replay_keeps_to_its_rate(shared_database: Database, acme: Tenant) -> 
     started = time.monotonic()
     run_replay(shared_database, CLOCK, plan, plan.id, RunOptions(rate=100))
     assert time.monotonic() - started >= 0.6
-    with pytest.raises(UsageError, match="rate = 0 is no rate"):
+    with pytest.raises(UsageError, match="rate = 0 is not a rate"):
         run_replay(shared_database, CLOCK, plan, plan.id, RunOptions(rate=0))
 
 

@@ -130,7 +130,7 @@ def test_a_projection_is_its_tables_and_all_handlers_that_write_them() -> None:
     ("handler", "registry", "message"),
     [
         ("shop.nothing", SHOP, "no handler is named shop.nothing"),
-        ("shop.meddle", SHOP, "shop.meddle declares no table that it keeps"),
+        ("shop.meddle", SHOP, "shop.meddle declares no table that it writes"),
         ("shop.on_sold", _module(writes=("sales",)), "shop.meddle writes sales, totals and is not replayable"),
     ],
 )
@@ -248,7 +248,7 @@ def test_a_handler_that_writes_what_it_does_not_declare_is_refused_by_postgresql
     shared_database: Database, acme: Tenant
 ) -> None:
     registry = _module(replayable=True, writes=("totals",))
-    with pytest.raises(ErpkitError, match="shop.meddle reaches for more than it declares in `writes` .*elsewhere"):
+    with pytest.raises(ErpkitError, match="shop.meddle uses tables that it does not declare in `writes` .*elsewhere"):
         build_shadow(shared_database, registry, acme, "shop.on_sold")
     assert _rows(shared_database, "SELECT count(*) FROM tenant_acme.elsewhere") == [(3,)]  # of the fixture's dispatch
 
@@ -324,7 +324,7 @@ def _replaced(function: Callable[[Sold, Context], None], change: Callable[[Sold]
 
 
 def test_only_scratch_schemas_are_dropped(shared_database: Database, acme: Tenant) -> None:
-    with pytest.raises(UsageError, match="tenant_acme is no scratch schema"):
+    with pytest.raises(UsageError, match="tenant_acme is not a scratch schema"):
         drop_shadow(shared_database, "tenant_acme")
     shadow: Shadow = build_shadow(shared_database, SHOP, acme, "shop.on_sold")
     drop_shadow(shared_database, shadow.schema)
