@@ -281,7 +281,7 @@ class Migrations:
 
     def _read(self) -> tuple[Migration, ...]:
         """Read the files, erpkit's own for its event log among them where the ERP has one."""
-        return read_migrations(self._installation.registry.modules, event_log=not self._installation.is_foreign)
+        return read_migrations(self._installation.registry.modules, event_log=self._installation.has_event_log)
 
     def _fleet(self, names: Sequence[str]) -> list[Tenant]:
         """Return tenants, and `_template` before them where the ERP has one."""

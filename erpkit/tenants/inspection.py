@@ -141,7 +141,7 @@ class TenantInspection:
 
     def _not_active(self) -> Finding:
         """Say that it is passed over; in an ERP that erpkit did not make, which has no roles of erpkit's, that is no fault."""
-        words = f"{self.tenant.status}; fleet operations pass it over"
+        words = f"{self.tenant.status}: operations on all tenants skip it"
         if self.tenant.role is None:
             return Finding("not active", self.tenant.slug, words, "info")
         return Finding("not active", self.tenant.slug, words, remedy=f"erpkit tenants activate {self.tenant.slug}")
