@@ -230,6 +230,44 @@ def test_migrate_up_writes_what_goose_would_as_the_erps_own_login(fleet: Fleet) 
         assert owners == [(fleet.login,)]
 
 
+def test_golang_migrate_goes_on_with_its_own_login_and_so_does_erpkit(fleet: Fleet) -> None:
+    """No registry ships its program: the table is as it leaves it, by SQL."""
+    with fleet.database.connection() as connection:
+        connection.execute("DELETE FROM customers")
+    for name in ("eins", "zwei"):
+        fleet.add(name, f"go_{name}", made_by=GOLANG)
+    folder = fleet.folder / "golang"
+    folder.mkdir()
+    for version, up in (
+        (7, "CREATE TABLE invoices (id bigserial);"),
+        (8, "CREATE TABLE credits (id bigserial PRIMARY KEY);"),
+    ):
+        (folder / f"{version}_x.up.sql").write_text(up)
+        (folder / f"{version}_x.down.sql").write_text("DROP TABLE credits;")
+    (fleet.folder / "modules.toml").write_text('[[module]]\nname = "erp"\nmigrations = "golang"\n')
+    before = fleet.dump(*fleet.schemas())
+    _adopt(fleet)
+    with fleet.as_app("go_eins") as app, app.transaction():  # what golang-migrate does
+        app.execute("CREATE TABLE credits (id bigserial PRIMARY KEY)")
+        app.execute("TRUNCATE schema_migrations; INSERT INTO schema_migrations VALUES (8, false)")
+    with fleet.open() as erp:
+        found = {one.tenant: one.text for one in erp.migrations.status().statuses if one.tenant != "_template"}
+        assert found == {"eins": "8", "zwei": "7 (+1)"}
+        plan = erp.migrations.plan()
+        done = plan.apply(plan.id)
+        assert not done.failed, done.failed
+    with fleet.as_app("go_zwei") as app:
+        assert app.execute("SELECT * FROM schema_migrations").fetchall() == [(8, False)]
+        app.execute("INSERT INTO credits DEFAULT VALUES; DROP TABLE credits")
+        app.execute("TRUNCATE schema_migrations; INSERT INTO schema_migrations VALUES (7, false)")
+    with fleet.as_app("go_eins") as app:
+        app.execute("DROP TABLE credits; TRUNCATE schema_migrations; INSERT INTO schema_migrations VALUES (7, false)")
+    with fleet.open() as erp:
+        release = erp.tenants.release()
+        assert not release.apply(release.id).failed
+    assert fleet.dump(*fleet.schemas()) == before
+
+
 def test_a_file_that_the_erps_own_login_may_not_run_fails_as_it_would_for_goose(fleet: Fleet) -> None:
     _adopt(fleet)
     fleet.add_file("00003_shared.sql", "CREATE TABLE public.shared (id int);")
