@@ -12,7 +12,7 @@ import click
 import erpkit
 from erpkit.cli import migrate_files
 from erpkit.cli.output import as_json, print_findings, print_json, print_target, say, say_script, show
-from erpkit.cli.planning import apply_plan, say_plan, this_command
+from erpkit.cli.planning import apply_plan, say_plan, show_or_apply, this_command
 from erpkit.finding import exit_code
 from erpkit.visible import visible
 
@@ -65,7 +65,7 @@ def _with(options: Sequence[Callable[..., Any]]) -> Callable[[Callable[..., Any]
 
 @click.group("migrate")
 def command() -> None:
-    """Migrations over all tenants, in goose's files and tables."""
+    """Migrations over all tenants, in goose's files and tables, or golang-migrate's."""
 
 
 for _offline in (migrate_files.show, migrate_files.new, migrate_files.lint):
@@ -126,7 +126,9 @@ def up(slugs: tuple[str, ...], confirm: str, show_sql: bool, as_json: bool, **ch
 @all_option
 @canary_option
 @click.option("--module", required=True, help="The module to take down.")
-@click.option("--to", type=click.IntRange(min=0), required=True, help="The version to end at.")
+@click.option(
+    "--to", type=click.IntRange(min=-1), required=True, help="The version to end at; -1 is below a version 0."
+)
 @_with(run_options)
 def down(slugs: tuple[str, ...], everyone: bool, confirm: str, show_sql: bool, as_json: bool, **choice: Any) -> int:
     """Take one module of tenants down to a version; `_template` stays as it is unless it is named, too, or with --all."""
@@ -148,6 +150,20 @@ def redo(slugs: tuple[str, ...], everyone: bool, confirm: str, show_sql: bool, a
     with _opened(as_json) as erp:
         erp.database.check_writable()
         return _show_or_apply(erp.migrations.redo(slugs, **choice), confirm, show_sql=show_sql, as_json=as_json)
+
+
+@command.command(context_settings={"ignore_unknown_options": True})  # -1 is a version
+@click.argument("version", type=click.IntRange(min=-1))
+@named_option
+@all_option
+@click.option("--module", required=True, help="The module, with files of golang-migrate's.")
+@click.option("--confirm", default="", metavar="PLAN_ID", help="Apply the plan with this id; without it, show it.")
+def force(version: int, slugs: tuple[str, ...], everyone: bool, module: str, confirm: str) -> int:
+    """Set golang-migrate's version of tenants and run nothing, once a file that failed was seen to; -1 is no version."""
+    _check_named(slugs, everyone)
+    with _opened(as_json=False) as erp:
+        erp.database.check_writable()
+        return show_or_apply(erp.migrations.force(version, slugs, module=module), confirm, this_command())
 
 
 @command.command()

@@ -14,6 +14,7 @@ from erpkit.errors import UsageError
 from erpkit.migrations import ForeignStates, Migration, read_foreign_states
 from erpkit.modules import Registry, find_modules, load_modules
 from erpkit.tenants import find_tenants
+from erpkit.tenants.registry import has_event_log
 
 _PATTERN = frozenset("*?[")
 
@@ -59,6 +60,14 @@ class Installation:
     def no_tenants(self) -> str:
         """What to do where there are no tenants."""
         return "ERPKIT_TENANTS_QUERY gives no row" if self.is_foreign else "erpkit tenants create NAME"
+
+    @property
+    def has_event_log(self) -> bool:
+        """Whether tenants have erpkit's event log: not those that it only reads, or adopted without it."""
+        if self.is_foreign:
+            return False
+        with self.database.connection() as connection:
+            return has_event_log(connection)
 
     def find(self, names: Sequence[str] = (), *, active: bool = False) -> list[Tenant]:
         """Return the tenants of these names or patterns (`a*`), all without a name; with `active`, those alone of all.

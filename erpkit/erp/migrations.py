@@ -36,11 +36,12 @@ from erpkit.migrations import (
 from erpkit.migrations.apply import check_own_sessions
 from erpkit.migrations.files import Style, decode, new_migration
 from erpkit.migrations.foreign_state import MAJORITY, NEWEST
+from erpkit.migrations.golang import is_golang_file, parse_file
 from erpkit.migrations.lint import find_reaching, in_order
 from erpkit.plan import Plan, Work
 
 if TYPE_CHECKING:
-    from erpkit.migrations import MigrationRun
+    from erpkit.migrations import ForcePlan, ForceRun, MigrationRun
     from erpkit.migrations.run import OnError
     from erpkit.modules import ModuleLike
 
@@ -150,6 +151,24 @@ class Migrations:
 
         return self._bind(names, decide, how)
 
+    def force(self, version: int, names: Sequence[str] = (), *, module: str) -> Plan[ForcePlan, ForceRun]:
+        """Plan to set the version of a module with golang-migrate's files, clean, and run nothing: once what failed was seen to.
+
+        `version` is -1 for none at all; names as in `down`. goose's tables know no such thing: see `retry_dirty` of `plan`.
+        """
+
+        from erpkit.migrations import plan_force, run_force  # noqa: PLC0415 - the other commands are quicker without
+
+        def make(_work: Work) -> ForcePlan:
+            migrations, tenants = self._read(), self._named(names)
+            with self._installation.database.connection() as connection:
+                return plan_force(tenants, migrations, read_applied(connection, tenants, migrations), module, version)
+
+        def run(plan: ForcePlan, work: Work) -> ForceRun:
+            return run_force(self._installation.database, plan, plan.id, Limits(), work.advance)
+
+        return Plan(make(Work()), make, run, self._installation.target, "tenants", can_stop=False)
+
     def history(self, names: Sequence[str] = (), *, limit: int = 50) -> MigrationHistory:
         """Return what was done to which tenant, the newest first; without a name those that are gone are included."""
         tenants = self._named(names) if names else None
@@ -188,9 +207,13 @@ class Migrations:
         return new_migration(self._module(module), name, style=style)
 
     def show(self, file: Path) -> ParsedMigration:
-        """Return the statements of a migration file, as goose would split it; ENVSUB is filled in from the environment."""
+        """Return the statements of a migration file, as goose would split it; ENVSUB is filled in from the environment.
+
+        golang-migrate, whose files are known by their names, sends a file whole.
+        """
         try:
-            return parse_migration(decode(file.read_bytes()), os.environ)
+            text = decode(file.read_bytes())
+            return parse_file(file, text) if is_golang_file(file) else parse_migration(text, os.environ)
         except MigrationError as error:
             raise UsageError(f"{file}: {error}") from None
 
@@ -258,7 +281,7 @@ class Migrations:
 
     def _read(self) -> tuple[Migration, ...]:
         """Read the files, erpkit's own for its event log among them where the ERP has one."""
-        return read_migrations(self._installation.registry.modules, event_log=not self._installation.is_foreign)
+        return read_migrations(self._installation.registry.modules, event_log=self._installation.has_event_log)
 
     def _fleet(self, names: Sequence[str]) -> list[Tenant]:
         """Return tenants, and `_template` before them where the ERP has one."""

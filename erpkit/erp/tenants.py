@@ -17,6 +17,8 @@ from erpkit.modules import Query
 from erpkit.plan import Plan, PlanRecord, Shown, Work
 from erpkit.table import Column, Table, Tone
 from erpkit.tenants import (
+    AdoptionPlan,
+    AdoptionRun,
     Drift,
     DropPlan,
     DropResult,
@@ -29,6 +31,8 @@ from erpkit.tenants import (
     OffboardPlan,
     Provisioned,
     ProvisionPlan,
+    ReleasePlan,
+    ReleaseRun,
     RepairPlan,
     RepairRun,
     RestorePlan,
@@ -36,25 +40,30 @@ from erpkit.tenants import (
     Snapshot,
     TenantDetail,
     TenantInspection,
+    adopt_tenants,
     compare_snapshots,
     compare_tenants,
     count_rows,
     drop_tenant,
     export_tenant,
+    find_tenants,
     hand_over,
     import_tenant,
     inspect_tenant,
     inspect_tenants,
     lint_repair,
     offboard_tenant,
+    plan_adoption,
     plan_drop,
     plan_hand_over,
     plan_offboarding,
     plan_provision,
+    plan_release,
     plan_restore,
     provision_tenant,
     read_repair,
     read_snapshot,
+    release_tenants,
     rename_tenant,
     restore_tenant,
     run_repair,
@@ -196,8 +205,9 @@ class Tenants(Mapping[str, ErpTenant]):
         database = self._own()
 
         def make(_: Work) -> ProvisionPlan:
+            migrations = _migrations(self._installation)
             with database.connection() as connection:
-                return plan_provision(connection, _migrations(self._installation), slug, name)
+                return plan_provision(connection, migrations, slug, name)
 
         def run(plan: ProvisionPlan, _: Work) -> Provisioned:
             return Provisioned(self.inspect([provision_tenant(database, plan, plan.id).slug]))
@@ -281,6 +291,44 @@ class Tenants(Mapping[str, ErpTenant]):
 
         return self._bound(make, lambda plan, _: hand_over(database, plan.id), "parts")
 
+    def adopt(self, query: str = "", *, events: bool = False) -> Plan[AdoptionPlan, AdoptionRun]:
+        """Plan to make the schemas that `query` lists tenants, at the migration versions that they are at; see `release`.
+
+        Without `query` ERPKIT_TENANTS_QUERY lists them; `events` gives them the event log's tables, too. Nothing of what they hold
+        is changed: what cannot be adopted is left out, and named.
+        """
+        installation = self._installation
+        listing = query or installation.settings.tenants_query
+        if not listing:
+            raise UsageError(
+                "what is to be adopted? Set ERPKIT_TENANTS_QUERY, or give a query: SELECT … AS slug, … AS schema_name FROM …"
+            )
+        log = read_migrations(()) if events else ()
+
+        def make(_: Work) -> AdoptionPlan:
+            with installation.database.connection() as connection:
+                return plan_adoption(connection, listing, log)
+
+        def run(plan: AdoptionPlan, work: Work) -> AdoptionRun:
+            done = adopt_tenants(installation.database, plan, work.advance)
+            return replace(done, is_listed_by_query=installation.is_foreign)
+
+        return self._bound(make, run, "tenants")
+
+    def release(self, names: Sequence[str] = (), *, with_events: bool = False) -> Plan[ReleasePlan, ReleaseRun]:
+        """Plan to give adopted tenants back, all of them without a name: roles, grants and entries go, schemas and data stay.
+
+        The event log's tables go as well: with rows in them only `with_events`. Raises UsageError for a tenant that erpkit made.
+        """
+        database = self._installation.database
+
+        def make(_: Work) -> ReleasePlan:
+            with database.connection() as connection:
+                tenants = find_tenants(connection, names) if names else None
+                return plan_release(connection, tenants, with_events=with_events)
+
+        return self._bound(make, lambda plan, work: release_tenants(database, plan, work.advance), "tenants")
+
     def state(self, names: Sequence[str] | None = None) -> FleetState:
         """Read drift and a fingerprint of all schemas, and count the rows of the tenants named, of all without a name."""
         with self._own().connection() as connection:
@@ -347,7 +395,7 @@ def _tone(tenant: Tenant) -> Tone:
 
 
 def _migrations(installation: Installation) -> list[Migration]:
-    return list(read_migrations(installation.registry.modules, event_log=not installation.is_foreign))
+    return list(read_migrations(installation.registry.modules, event_log=installation.has_event_log))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from erpkit.late import import_late
 if TYPE_CHECKING:
     from erpkit.migrations.apply import apply_migration
     from erpkit.migrations.files import Migration, collect_migrations, read_migrations, version_table
+    from erpkit.migrations.force import ForcePlan, ForceRun, plan_force, run_force
     from erpkit.migrations.foreign_state import (
         ForeignState,
         ForeignStates,
@@ -38,6 +39,8 @@ __all__ = [
     "Applied",
     "Estimate",
     "FleetStatus",
+    "ForcePlan",
+    "ForceRun",
     "ForeignState",
     "ForeignStates",
     "FoundTable",
@@ -63,6 +66,7 @@ __all__ = [
     "lint_report",
     "parse_migration",
     "plan_down",
+    "plan_force",
     "plan_redo",
     "plan_up",
     "read_applied",
@@ -70,6 +74,7 @@ __all__ = [
     "read_history",
     "read_migrations",
     "read_milliseconds",
+    "run_force",
     "run_plan",
     "version_table",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,10 +16,20 @@ import psycopg
 from psycopg import pq
 from psycopg.generators import fetch_many, send
 
-from erpkit.database import Connection, Tenant, check_session, give_to_owner, search_path, shared_schemas
+from erpkit.database import Connection, Tenant, act_as_maker, check_session, give_to_owner, search_path, shared_schemas
 from erpkit.database.rights import name_grant
 from erpkit.errors import DatabaseError, MigrationError
+from erpkit.migrations import golang
 from erpkit.migrations.files import Migration, Step
+from erpkit.migrations.golang_table import (
+    check_idle,
+    is_done_by_golang,
+    mark_dirty,
+    read_mark,
+    remedy_of,
+    take_back_mark,
+    what_is_left,
+)
 from erpkit.migrations.history import Run, ensure_history, note_start, read_stop, record, record_done
 from erpkit.migrations.parser import Direction
 from erpkit.migrations.place import Part, note_place, place_in, place_of
@@ -34,6 +44,7 @@ from erpkit.migrations.script import (
     check_schema,
     check_scope,
     create_version_table,
+    is_atomic,
     is_done,
     message_parts,
     migration_message,
@@ -56,7 +67,7 @@ SELECT DISTINCT coalesce(l.pid, 0), coalesce(a.usename, x.owner, ''), coalesce(n
  WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND (n.nspname = %(schema)s AND c.relkind IN ('r', 'p', 'm', 'v', 'S', 'f')
-        OR c.oid = ANY(%(tables)s::text[]::regclass[]) AND l.mode <> 'AccessShareLock'
+        OR n.nspname || '.' || c.relname = ANY(%(tables)s::text[]) AND l.mode <> 'AccessShareLock'
         OR l.locktype = 'object' AND l.classid = 'pg_namespace'::regclass
            AND l.objid = (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s)
         OR l.locktype = 'advisory' AND l.classid::bigint << 32 | l.objid::bigint = hashtextextended('erpkit.migrate.' || %(schema)s, 0))
@@ -100,7 +111,7 @@ def apply_migration(
     limits, run = limits or Limits(), Run("apply")
     try:
         if not migration.content.use_transaction:
-            return apply_without_transaction(connection, tenant, (migration, direction), run, limits, set())
+            return all(apply_without_transaction(connection, tenant, [(migration, direction)], run, limits, set()))
         sent = send_steps(
             connection, tenant, [(migration, direction)], run, limits, new_tables={migration.version_table}
         )
@@ -168,6 +179,19 @@ def wait_for_lock(
         raise _locked()
 
 
+def _wait_for_golang(
+    own: Connection, tenant: Tenant, migration: Migration, seconds: float, stop: threading.Event | None = None
+) -> None:
+    """Take the locks of golang-migrate's for the session, in the same way."""
+    row = own.execute("SELECT current_database()").fetchone()
+    for key in golang.lock_keys(row[0] if row else "", tenant.schema, migration.version_table):
+        asked = (own.execute("SELECT pg_try_advisory_lock(%s)", [key]).fetchone() for _ in pauses(seconds, stop))
+        if not any(answer == (True,) for answer in asked):
+            raise psycopg.errors.LockNotAvailable(
+                f"another session has {golang.TOOL}'s lock on {migration.version_table}"
+            )
+
+
 def _send_steps(
     connection: Connection,
     tenant: Tenant,
@@ -195,13 +219,13 @@ def _send_steps(
     if NOT_DUE in str(error):
         return Sent(done, not_due=True)
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        if not as_login:
+        if not as_login and tenant.owner is None:
             left = steps[done:]
             sent = _send_steps(
                 connection, tenant, left, run, limits, new_tables=new_tables, is_last=is_last, as_login=True
             )  # fmt: skip
             return replace(sent, done=done + sent.done)
-        name_grant(connection, error)
+        _name_right(connection, tenant, error)
     note_missing_schema(connection, tenant, error)
     note_place(error, place_in(message_parts(tenant, steps, run, limits, **how), SEPARATOR, count, error))
     return Sent(done, error=error)
@@ -245,20 +269,49 @@ def check_own_sessions(connection: Connection, migrations: Iterable[Migration]) 
 def apply_without_transaction(
     connection: Connection,
     tenant: Tenant,
-    step: Step,
+    steps: Sequence[Step],
     run: Run,
     limits: Limits,
     working: set[Connection],
     stop: threading.Event | None = None,
-) -> bool:
-    """Run a NO TRANSACTION file on a connection of its own, which `working` holds so that it can be cancelled.
+) -> Generator[bool]:
+    """Run a NO TRANSACTION file, or files of golang-migrate's with one version table, on a connection of their own.
 
-    `connection` writes the history. Returns False when another runner was faster; raises psycopg's errors, and MigrationError
-    where it stopped half way, now or before.
+    `working` holds that, so that it can be cancelled; `connection` writes the history. Yields after each step whether it was done
+    here, False when another runner was faster; raises psycopg's errors, and MigrationError where it stopped half way, now or before.
     """
     with _own_connection(connection, tenant, limits) as own, _noted(own, working):
         wait_for_lock(own, tenant, limits.lock_timeout, session=True, stop=stop)
-        return _apply(own, connection, tenant, *step, run)
+        if steps[0][0].golang is not None:
+            _wait_for_golang(own, tenant, steps[0][0], limits.lock_timeout, stop)
+        for step in steps:
+            yield _apply(own, connection, tenant, step, run, limits)
+
+
+def force_mark(
+    connection: Connection,
+    tenant: Tenant,
+    migration: Migration,
+    marks: tuple[golang.Mark, golang.Mark],
+    run: Run,
+    limits: Limits,
+) -> None:
+    """Set golang-migrate's version from the first of `marks` to the second, and record it; `migration` is one of the module.
+
+    Raises MigrationError where it stands elsewhere by now, and psycopg's errors.
+    """
+    with _own_connection(connection, tenant, limits) as own:
+        wait_for_lock(own, tenant, limits.lock_timeout, session=True)
+        _wait_for_golang(own, tenant, migration, limits.lock_timeout)
+        own.execute(check_schema(tenant).encode())
+        own.execute(create_version_table(tenant, migration).encode())
+        own.execute(give_to_owner(tenant.schema).encode())
+        if (present := read_mark(own, tenant, migration)) != marks[0]:
+            raise MigrationError(f"it is at {present} by now, and was at {marks[0]}: plan again")
+        with own.transaction():
+            own.execute(golang.set_mark(tenant.schema, migration.version_table, marks[1]).encode())
+            forced = replace(migration, version=marks[1].version)
+            record(own, tenant, forced, "up", run, "done", error=f"forced from {marks[0]}: nothing was run")
 
 
 @contextmanager
@@ -270,6 +323,8 @@ def _own_connection(connection: Connection, tenant: Tenant, limits: Limits) -> I
         own.execute(f"SET lock_timeout TO {int(limits.lock_timeout * 1000)}".encode())
         own.execute(f"SET statement_timeout TO {int(limits.statement_timeout * 1000)}".encode())
         own.execute("SET client_min_messages TO warning")
+        if tenant.owner is not None:
+            own.execute(act_as_maker(tenant, session=True).encode())
         yield own
 
 
@@ -282,23 +337,31 @@ def _noted(connection: Connection, working: set[Connection]) -> Iterator[None]:
         working.discard(connection)
 
 
-def _apply(
-    own: Connection, connection: Connection, tenant: Tenant, migration: Migration, direction: Direction, run: Run
-) -> bool:
+def _apply(own: Connection, connection: Connection, tenant: Tenant, step: Step, run: Run, limits: Limits) -> bool:
+    migration, direction = step
     own.execute(check_schema(tenant).encode())
     own.execute(create_version_table(tenant, migration).encode())
-    if own.execute(f"SELECT {is_done(tenant, migration, direction)}".encode()).fetchone() == (True,):
+    if _is_done(own, tenant, migration, direction):
         return False
-    if stopped := read_stop(connection, tenant, migration, direction, run):  # since the plan was made
+    stopped = "" if migration.golang else read_stop(connection, tenant, migration, direction, run)
+    if stopped:  # since the plan was made
         raise MigrationError(f"tenant {tenant.slug}: {file_of(migration)} was not run again: dirty: {stopped}")
     record(connection, tenant, migration, direction, run, "running")
     own.execute(f"SELECT {note_start(session=True)}".encode())
-    own.execute(
-        "SET lock_timeout TO 0"
-    )  # CREATE INDEX CONCURRENTLY waits for older transactions, and would leave an invalid index
+    if migration.golang is not None:
+        mark_dirty(own, tenant, migration, direction)
+    # CREATE INDEX CONCURRENTLY waits for older transactions, and would leave an invalid index.
+    seconds = limits.lock_timeout if is_atomic(migration, direction) else 0
+    own.execute(f"SET lock_timeout TO {int(seconds * 1000)}".encode())
     _run_statements(own, connection, tenant, migration, direction, run)
-    own.execute(record_done(tenant, migration, direction, run).encode())
+    own.execute(f"BEGIN;\n{record_done(tenant, migration, direction, run)};\nCOMMIT".encode())
     return True
+
+
+def _is_done(own: Connection, tenant: Tenant, migration: Migration, direction: Direction) -> bool:
+    if migration.golang is not None:
+        return is_done_by_golang(own, tenant, migration, direction)
+    return own.execute(f"SELECT {is_done(tenant, migration, direction)}".encode()).fetchone() == (True,)
 
 
 def _run_statements(
@@ -312,6 +375,8 @@ def _run_statements(
             own.execute(statement.encode())
             own.execute(check_scope(tenant).encode())  # before the next one makes something elsewhere
             ended += 1
+        if migration.golang is not None:
+            check_idle(own)
         own.execute(give)
     except psycopg.Error as error:
         with suppress(psycopg.Error):  # so that any operator can mend what it left half way
@@ -320,14 +385,31 @@ def _run_statements(
         if ended < len(statements):
             step = (migration, direction)
             note_place(error, place_in([Part(statements[ended], step, ended)], "", 0, error))
+        if isinstance(error, BUSY) and is_atomic(migration, direction):
+            take_back_mark(own, tenant, migration, direction)
+            raise
         text = f"statement {ended + 1} of {len(statements)} failed: {message_of(error, migration)}"
-        name_grant(connection, error)
+        _name_right(connection, tenant, error)
         text += "".join(f"; {note}" for note in getattr(error, "__notes__", []))
         text += describe_invalid_indexes(connection, tenant)
+        text += what_is_left(migration, direction)
         milliseconds = 1000 * (time.perf_counter() - started)
         with suppress(psycopg.Error):  # the server may be gone; the entry that says it was begun remains
             record(connection, tenant, migration, direction, run, "stopped", milliseconds=milliseconds, error=text)
-        raise MigrationError(f"tenant {tenant.slug}: {file_of(migration)} stopped half way: {text}") from error
+        text += remedy_of(migration)
+        raise MigrationError(
+            f"tenant {tenant.slug}: {file_of(migration, direction)} stopped half way: {text}"
+        ) from error
+
+
+def _name_right(connection: Connection, tenant: Tenant, error: psycopg.Error) -> None:
+    """Note on a refusal what right is missing; in an adopted tenant's schema it is one of the ERP's own login."""
+    if not isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return
+    if tenant.owner is None or "set role" in str(error):
+        name_grant(connection, error)
+    else:
+        error.add_note(f"it runs as {tenant.owner}, which lacks that right: the ERP's own tool would fail as well")
 
 
 def is_lost(error: BaseException | None) -> bool:
@@ -352,7 +434,8 @@ def explain(tenant: Tenant, migration: Migration, error: BaseException, limits: 
         notes = "; ".join(getattr(error, "__notes__", [])[-1:])
         place = place_of(error)
         where = f"; {place}" if place is not None else ""
-        reason = f"could not get a lock within {limits.lock_timeout:g} s, tried {tries} times{notes}{where}"
+        lock = f"{golang.TOOL}'s lock" if golang.TOOL in str(error) else "a lock"
+        reason = f"could not get {lock} within {limits.lock_timeout:g} s, tried {tries} times{notes}{where}"
     elif isinstance(error, psycopg.errors.QueryCanceled) and limits.statement_timeout:
         reason = reason.replace("timeout", f"timeout (limit {limits.statement_timeout:g} s)", 1)
     return f"tenant {tenant.slug}: {file_of(migration)} failed: {reason}"
@@ -394,9 +477,9 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def file_of(migration: Migration) -> str:
+def file_of(migration: Migration, direction: Direction = "up") -> str:
     """Name a migration's file for people: module and file."""
-    return f"{migration.module}/{migration.path.name}"
+    return f"{migration.module}/{migration.file(direction).name}"
 
 
 def describe_holders(connection: Connection, tenant: Tenant, tables: Sequence[str] = ()) -> str:

@@ -1,4 +1,4 @@
-"""Migration files of a module: `<version>_<name>.sql` in one folder; reading them, and writing a new one."""
+"""Migration files of a module, goose's or golang-migrate's, in one folder; reading them, and writing a new one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from erpkit.errors import MigrationError, UsageError
+from erpkit.migrations.golang import DEFAULT_TABLE, NIL, Detail, check_table, find_pairs, parse_pair, stem, uses_golang
 from erpkit.migrations.parser import Direction, ParsedMigration, parse_migration
 from erpkit.modules import Module, ModuleLike
 
@@ -20,6 +21,10 @@ from erpkit.modules import Module, ModuleLike
 EVENT_LOG = Module("erpkit", migrations=Path(__file__).parent.parent / "events" / "migrations")
 
 VERSION_TABLE = "goose_db_version"
+VERSION_TABLES = (
+    VERSION_TABLE,
+    DEFAULT_TABLE,
+)  # how the tables begin that hold versions, unless named otherwise
 
 # The number is read as Go's ParseInt reads it; `.*` is whatever else the file's name holds.
 _FILE_NAME = re.compile(r"(\+?[0-9]+)_.*\.(sql|go)", re.DOTALL)
@@ -51,7 +56,8 @@ _TEMPLATE = """\
 class Migration:
     """One migration of a module; `content` is its parsed file, `text` the file as it was read.
 
-    `version_table` is the goose table that records it, in the tenant's schema.
+    `version_table` is the table that records it, in the tenant's schema. Of a migration in golang-migrate's format, `path` is its Up
+    file (or the Down file where there is no other), and `golang` says what that tool's table must know; it is None for goose's.
     """
 
     module: str
@@ -60,6 +66,7 @@ class Migration:
     content: ParsedMigration = field(repr=False)
     text: str = field(default="", repr=False, compare=False)
     version_table: str = ""
+    golang: Detail | None = None
 
     def __post_init__(self) -> None:
         if not self.version_table:
@@ -71,7 +78,11 @@ class Migration:
     @property
     def name(self) -> str:
         """Name for people: `billing/00004_due_dates`."""
-        return f"{self.module}/{self.path.stem}"
+        return f"{self.module}/{stem(self.path) if self.golang else self.path.stem}"
+
+    def file(self, direction: Direction = "up") -> Path:
+        """Return the file that holds the statements for one direction."""
+        return self.golang.down if self.golang and self.golang.down and direction == "down" else self.path
 
     @cached_property
     def checksum(self) -> str:
@@ -83,12 +94,15 @@ Step = tuple[Migration, Direction]
 
 
 def version_table(module: ModuleLike) -> str:
-    """Return the name of a module's goose version table, in the tenant's schema.
+    """Return the name of a module's version table, in the tenant's schema.
 
     It is `goose_db_version_<name>` unless the module declares one; raises MigrationError for a name that is not
-    `goose_db_version`, alone or followed by `_`, a-z and 0-9. `version_table` is optional in a module, as `queries` is.
+    `goose_db_version`, alone or followed by `_`, a-z and 0-9. For golang-migrate's files it is `schema_migrations`, or any other name
+    that need not be quoted. `version_table` is optional in a module, as `queries` is.
     """
     declared: str | None = getattr(module, "version_table", None)
+    if module.migrations is not None and uses_golang(module.migrations, declared):
+        return check_table(module.name, DEFAULT_TABLE if declared is None else declared)
     table = declared if declared is not None else default_table(module.name)
     if not _VERSION_TABLE.fullmatch(table):
         raise MigrationError(
@@ -120,6 +134,12 @@ def collect_migrations(module: ModuleLike, environ: Mapping[str, str] | None = N
     if not module.migrations.is_dir():
         raise MigrationError(f"module {module.name}: there is no migrations folder {module.migrations}")
     table = version_table(module)
+    if uses_golang(module.migrations, table):
+        return _read_pairs(module, module.migrations, table)
+    if getattr(module, "multi_statement", False):
+        raise MigrationError(
+            f"module {module.name}: multi_statement is for golang-migrate's files, and these are goose's"
+        )
     values = os.environ if environ is None else environ
     return [
         _read(module.name, version, path, table, values) for version, path in find_versions(module.migrations).items()
@@ -157,16 +177,36 @@ def _version(path: Path, digits: str) -> int:
 
 
 def _read(module: str, version: int, path: Path, table: str, environ: Mapping[str, str]) -> Migration:
-    try:
-        text = decode(path.read_bytes())
-    except OSError as error:
-        raise MigrationError(f"{path}: {error.strerror}") from None
-    except MigrationError as error:
-        raise MigrationError(f"{path}: {error}") from None
+    text = _read_text(path)
     try:
         return Migration(module, version, path, parse_migration(text, environ), text, table)
     except MigrationError as error:
         raise MigrationError(f"{path}: {_for_psql(text) or error}") from None
+
+
+def _read_pairs(module: ModuleLike, folder: Path, table: str) -> list[Migration]:
+    multi_statement: bool = getattr(module, "multi_statement", False)
+    found: list[Migration] = []
+    for version, pair in find_pairs(folder).items():
+        path = pair.up or pair.down
+        assert path is not None
+        text, down = (_read_text(one) if one else "" for one in (pair.up, pair.down))
+        try:
+            content = parse_pair(text, down, multi_statement=multi_statement)
+        except MigrationError as error:
+            raise MigrationError(f"{path}: {error}") from None
+        detail = Detail(pair.down, found[-1].version if found else NIL)
+        found.append(Migration(module.name, version, path, content, text, table, detail))
+    return found
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return decode(path.read_bytes())
+    except OSError as error:
+        raise MigrationError(f"{path}: {error.strerror}") from None
+    except MigrationError as error:
+        raise MigrationError(f"{path}: {error}") from None
 
 
 def decode(content: bytes) -> str:
@@ -206,7 +246,7 @@ def _check_tables(modules: Iterable[ModuleLike]) -> None:
         table = version_table(module)
         if other := owners.get(table):
             raise MigrationError(
-                f"modules {other} and {module.name} share the version table {table}: give each its own, or join them"
+                f"modules {other} and {module.name} share the version table {table}: give each its own (version_table), or join them"
             )
         owners[table] = module.name
 
@@ -219,24 +259,41 @@ def default_table(module: str) -> str:
 def new_migration(module: ModuleLike, name: str, *, style: Style | None = None, now: datetime | None = None) -> Path:
     """Write an empty migration into a module's folder and return its path; no file is ever overwritten.
 
+    In a folder of golang-migrate's files it is a pair, and the path that of the Up file.
+
     `name` is a few words ("add due dates"); `style` is that of the folder's newest version unless given, and a new folder is
     sequential. Raises UsageError for a bad name, a module without a folder or one that is installed, and a version that
     would be out of order; MigrationError where the folder's files clash already.
     """
     words = _snake_case(name)
     folder = _writable_folder(module)
+    now = now or datetime.now(UTC)
+    if uses_golang(folder, getattr(module, "version_table", None)):
+        return _new_pair(folder, words, style, now)
     versions = find_versions(folder)
-    version = next_version(versions, style=style, now=now or datetime.now(UTC))
+    version = next_version(versions, style=style, now=now)
     path = folder / f"{version:0{_width(versions)}}_{words}.sql"
     write_template(path)
     return path
 
 
-def write_template(path: Path) -> None:
+def _new_pair(folder: Path, words: str, style: Style | None, now: datetime) -> Path:
+    """golang-migrate writes sequential versions with six digits."""
+    versions = {version: pair.up or pair.down or folder for version, pair in find_pairs(folder).items()}
+    version = next_version(versions, style=style, now=now)
+    file = f"{version:0{_width(versions) if versions else 6}}_{words}"
+    write_template(
+        folder / f"{file}.up.sql", "-- The statements that bring a tenant up. Name tables without a schema.\n"
+    )
+    write_template(folder / f"{file}.down.sql", "-- The statements that take it back.\n")
+    return folder / f"{file}.up.sql"
+
+
+def write_template(path: Path, text: str = _TEMPLATE) -> None:
     """Write a migration without statements, where there is no file yet; raises UsageError otherwise."""
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(_TEMPLATE)
+            file.write(text)
     except FileExistsError:
         raise UsageError(f"{path} is there already, perhaps since a moment ago: try again") from None
     except OSError as error:

@@ -15,6 +15,7 @@ from erpkit.config import acting_user
 from erpkit.database import Connection, Tenant, grant_analysts, may_not_read, share_table
 from erpkit.errors import DatabaseError
 from erpkit.finding import Finding
+from erpkit.migrations import golang
 from erpkit.migrations.files import Migration
 from erpkit.migrations.parser import Direction
 from erpkit.result import Result, Summary
@@ -206,7 +207,7 @@ def note_start(*, session: bool = False) -> str:
 
 
 def record_done(tenant: Tenant, migration: Migration, direction: Direction, run: Run) -> str:
-    """Return the two statements that write goose's row and the history's, which knows the first one's id.
+    """Return the statements that write the version table's row and the history's, which knows goose's row by its id.
 
     They go into the migration's own transaction. The id is read from the table's sequence: PostgreSQL takes twice as long
     to plan one statement that returns it.
@@ -218,7 +219,10 @@ def record_done(tenant: Tenant, migration: Migration, direction: Direction, run:
     }
     values["milliseconds"] = f"1000 * ({_NOW} - current_setting('erpkit.began')::float8)"
     goose = f"DELETE FROM {table} WHERE version_id = {migration.version}"  # noqa: S608 - checked and quoted
-    if direction == "up":
+    if migration.golang is not None:
+        mark = golang.Mark(golang.target(migration.version, migration.golang.before, direction))
+        goose = golang.set_mark(tenant.schema, migration.version_table, mark)
+    elif direction == "up":
         goose = f"INSERT INTO {table} (version_id, is_applied) VALUES ({migration.version}, true)"  # noqa: S608
         values["goose_id"] = f"currval(pg_get_serial_sequence('{table}', 'id'))"
     columns, expressions = ", ".join(values), ", ".join(values.values())
@@ -269,7 +273,7 @@ def read_milliseconds(connection: Connection) -> dict[tuple[str, int, Direction]
         return {}
     rows = connection.execute(
         "SELECT module, version, direction, percentile_cont(0.5) WITHIN GROUP (ORDER BY milliseconds) "
-        "FROM public.erpkit_migrations WHERE state = 'done' GROUP BY 1, 2, 3"
+        "FROM public.erpkit_migrations WHERE state = 'done' AND error IS NULL GROUP BY 1, 2, 3"  # not what was forced
     )
     return {(module, version, direction): median for module, version, direction, median in rows}
 
@@ -312,10 +316,29 @@ def read_dirty(
     ):
         if (version in states.get((schema, table), ())) == (direction == "up"):
             continue
-        what = f"{module} {version} ({direction}) by {who} at {at:%Y-%m-%d %H:%M}"
         present = STILL_RUNNING if is_locked else NEVER_ENDED
-        dirty.setdefault((schema, table), {})[version] = f"{what}: {error or present}"
+        dirty.setdefault((schema, table), {})[version] = _describe_stop(
+            module, version, direction, who, at, error or present
+        )
     return dirty
+
+
+def read_stops(connection: Connection, places: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Return what the history says last of some schemas and version tables, where that was begun and not done."""
+    if not places or not has_history(connection):
+        return {}
+    schemas, tables = (list(column) for column in zip(*places, strict=True))
+    rows = connection.execute(
+        "SELECT DISTINCT ON (schema_name, version_table) schema_name, version_table, module, version, direction, state, who, at, error "
+        "FROM public.erpkit_migrations JOIN unnest(%s::text[], %s::text[]) p (schema_name, version_table) "
+        "USING (schema_name, version_table) ORDER BY schema_name, version_table, id DESC",
+        [schemas, tables],
+    )
+    return {
+        (schema, table): _describe_stop(module, version, direction, who, at, error or NEVER_ENDED)
+        for schema, table, module, version, direction, state, who, at, error in rows
+        if state in ("running", "stopped")
+    }
 
 
 def newest_entry(connection: Connection) -> int:
@@ -342,8 +365,11 @@ def read_stop(connection: Connection, tenant: Tenant, migration: Migration, dire
     if row is None or row[1] == "done" or row[2] != direction or row[0] <= run.retries_up_to:
         return ""
     _, _, _, who, at, error = row
-    what = f"{migration.module} {migration.version} ({direction}) by {who} at {at:%Y-%m-%d %H:%M}"
-    return f"{what}: {error or NEVER_ENDED}"
+    return _describe_stop(migration.module, migration.version, direction, who, at, error or NEVER_ENDED)
+
+
+def _describe_stop(module: str, version: int, direction: str, who: str, at: datetime, said: str) -> str:
+    return f"{module} {version} ({direction}) by {who} at {at:%Y-%m-%d %H:%M}: {said}"
 
 
 def _values(tenant: Tenant, migration: Migration, direction: Direction, run: Run, state: str) -> dict[str, object]:

@@ -22,6 +22,7 @@ from erpkit.errors import MigrationError, UsageError
 from erpkit.finding import Finding, Severity
 from erpkit.migrations.files import Migration
 from erpkit.migrations.reach import find_reach
+from erpkit.migrations.script import is_atomic, start_lines
 from erpkit.migrations.tokens import split_statements
 from erpkit.result import Result, Summary
 from erpkit.table import Column, Table, Tone
@@ -216,11 +217,11 @@ def lint_migrations(
 
 
 def _script(migration: Migration) -> tuple[str, list[int]]:
-    """Return what goose would run, and for each of its lines the line of the file that it comes from.
+    """Return what would be run, and for each of its lines the line of the file that it comes from.
 
     The transaction is spelt out: squawk's own option holds for all files, and lets a lone CREATE INDEX CONCURRENTLY pass.
     """
-    lines: list[str] = ["BEGIN;"] if migration.content.use_transaction else []
+    lines: list[str] = ["BEGIN;"] if is_atomic(migration) else []
     origin = [0] * len(lines)
     for start, text in sorted(_parts(migration)):
         while origin and 0 < origin[-1] < start - 1:  # squawk-ignore holds for the next line: keep them apart
@@ -229,7 +230,7 @@ def _script(migration: Migration) -> tuple[str, list[int]]:
         for offset, line in enumerate(text.split("\n")):
             lines.append(line)
             origin.append(start + offset)
-    return "\n".join([*lines, *(["COMMIT;"] if migration.content.use_transaction else []), ""]), origin
+    return "\n".join([*lines, *(["COMMIT;"] if is_atomic(migration) else []), ""]), origin
 
 
 def _parts(migration: Migration) -> Iterator[tuple[int, str]]:
@@ -263,7 +264,7 @@ def _run(squawk: str, scripts: Sequence[str], pg_version: str | None) -> list[tu
 
 def _finding(migration: Migration, origin: Sequence[int], raw: Mapping[str, Any]) -> LintFinding:
     line = origin[min(raw["line"], len(origin) - 1)]  # it counts from 0
-    start = max((number for number in migration.content.up_lines if number <= line), default=1)
+    start = max((number for number in start_lines(migration) if number <= line), default=1)
     return LintFinding(
         migration=migration.name,
         path=migration.path,

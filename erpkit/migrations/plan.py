@@ -12,10 +12,11 @@ from functools import cached_property
 from erpkit.database import TEMPLATE, Tenant
 from erpkit.errors import PlanChangedError, UsageError
 from erpkit.finding import Finding, find_unseen
+from erpkit.migrations import golang
 from erpkit.migrations.files import Migration, Step, default_table
 from erpkit.migrations.lint import REACHES, LintReport, lint_report
 from erpkit.migrations.parser import Direction
-from erpkit.migrations.script import check_statements
+from erpkit.migrations.script import check_statements, is_atomic
 from erpkit.migrations.status import MOST_LINES, Applied, FleetStatus
 from erpkit.plan import plan_id
 from erpkit.table import Column, Table
@@ -230,6 +231,9 @@ def count_of(number: int, noun: str) -> str:
 def _remedy(name: str, reason: str) -> str:
     if reason.startswith("out of order"):
         return f"erpkit migrate up --tenant {name} --out-of-order"
+    if golang.UNTIL_FORCED in reason:
+        module = reason.partition(" is at ")[0].split()[-1]
+        return f"erpkit migrate force VERSION --module {module} --tenant {name}  # once it is mended by hand"
     if reason.startswith("dirty"):
         return f"erpkit migrate up --tenant {name} --retry-dirty  # once it is mended by hand"
     if reason.startswith("edited"):
@@ -262,7 +266,7 @@ _SCRIPTS = (
     Column[_Script]("migration", lambda row: row[0].name),
     Column[_Script]("direction", lambda row: row[1]),
     Column[_Script]("tenants", lambda row: row[3]),
-    Column[_Script]("in a transaction", lambda row: row[0].content.use_transaction),
+    Column[_Script]("in a transaction", lambda row: is_atomic(row[0], row[1])),
     Column[_Script]("statement", lambda row: row[2]),
 )
 
@@ -330,8 +334,10 @@ def plan_up(
     def decide(tenant: Tenant) -> tuple[Step, ...] | str:
         pending = [m for m in wanted if m.version not in applied.of(tenant.schema, m.version_table)]
         late = [m for m in pending if m.version < max(applied.of(tenant.schema, m.version_table), default=0)]
-        if (dirty := applied.dirty_in(tenant.schema)) and not retry_dirty:
+        if dirty := applied.dirty_in(tenant.schema, is_mended=retry_dirty):
             return f"dirty: {'; '.join(dirty)}"
+        if lost := _lost(pending, migrations, tenant, applied):
+            return lost
         if late and not out_of_order:
             return f"out of order: {', '.join(m.name for m in late)}"
         return tuple((m, "up") for m in pending)
@@ -357,6 +363,8 @@ def plan_down(
 
     def decide(tenant: Tenant) -> tuple[Step, ...] | str:
         files, table = _files(migrations, module)
+        if dirty := _stuck(tenant, table, applied):
+            return dirty
         versions = [version for version in reversed(applied.of(tenant.schema, table)) if version > to_version]
         if unknown := [str(version) for version in versions if version not in files]:
             return f"{module}: no file for version {', '.join(unknown)}"
@@ -379,6 +387,8 @@ def plan_redo(
     def decide(tenant: Tenant) -> tuple[Step, ...] | str:
         files, table = _files(migrations, module)
         versions = applied.of(tenant.schema, table)
+        if dirty := _stuck(tenant, table, applied):
+            return dirty
         if not versions:
             return f"{module}: no version is applied"
         if versions[-1] not in files:
@@ -386,6 +396,27 @@ def plan_redo(
         return ((files[versions[-1]], "down"), (files[versions[-1]], "up"))
 
     return _plan("redo", tenants, decide, canaries, applied)
+
+
+def _stuck(tenant: Tenant, table: str, applied: Applied) -> str:
+    """Say why a module of golang-migrate's can be moved neither up nor down: its table says that it is dirty."""
+    is_golang = (tenant.schema, table) in applied.marks
+    return (
+        "; ".join(f"dirty: {text}" for text in applied.dirty.get((tenant.schema, table), {}).values())
+        if is_golang
+        else ""
+    )
+
+
+def _lost(pending: Sequence[Migration], migrations: Sequence[Migration], tenant: Tenant, applied: Applied) -> str:
+    """Say that golang-migrate would go no further: its table names a version that there is no file for."""
+    tables = {m.version_table: m.module for m in pending if m.golang is not None}
+    for table, module in tables.items():
+        mark = applied.marks.get((tenant.schema, table), golang.Mark())
+        known = {golang.NIL, *(m.version for m in migrations if m.version_table == table)}
+        if mark.version not in known:
+            return f"{module}: {table} says version {mark.version}, and there is no file for it: install the release that has it"
+    return ""
 
 
 def _plan(

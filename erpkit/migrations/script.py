@@ -11,12 +11,14 @@ from uuid import uuid4
 
 from psycopg import sql
 
-from erpkit.database import DISCARD, Tenant, act_as_owner, check_schema_name, give_to_owner, search_path
+from erpkit.database import DISCARD, Tenant, act_as_maker, check_quotable, give_to_owner, search_path
 from erpkit.errors import MigrationError
+from erpkit.migrations import golang
 from erpkit.migrations.files import Migration, Step
 from erpkit.migrations.history import SCOPE, Run, note_start, record_done
 from erpkit.migrations.parser import Direction
 from erpkit.migrations.place import Part
+from erpkit.migrations.tokens import split_statements
 
 NOT_DUE = "erpkit: not due"
 LOCKED = "erpkit: locked"
@@ -35,6 +37,11 @@ _QUOTED = r"""
     """
 _ENDS_TRANSACTION = re.compile(
     r"(begin|commit|rollback|abort|end|start\s+transaction|prepare\s+transaction)\b(?!\s+to\b)", re.I
+)
+# What commits in its midst, or cannot run in a transaction, if it is all that is sent.
+_COMMITS = re.compile(
+    r"(call|do|vacuum|reindex|cluster|alter\s+system|(create|drop|alter)\s+(database|tablespace|subscription))\b|.*\bconcurrently\b",
+    re.I | re.DOTALL,
 )
 _COPIES = re.compile(r"(?:^|;)\s*copy\b[^;]*\b(?:from\s+stdin|to\s+stdout)\b", re.I)
 
@@ -72,7 +79,7 @@ def migration_message(
     that is the operators' role, or `as_login`, and gives what it made to that owner. PostgreSQL leaves out the rest of a
     message after an error, so that only a ROLLBACK is needed then: what was committed before stays.
     """
-    message = _message(tuple(steps), run, limits, frozenset(new_tables), is_last, as_login, shared)
+    message = _message(_any(tenant), tuple(steps), run, limits, frozenset(new_tables), is_last, as_login, shared)
     return _of(tenant, message).encode()
 
 
@@ -88,13 +95,17 @@ def message_parts(
     shared: tuple[str, ...] = (),
 ) -> list[Part]:
     """Return the parts that `migration_message` joins by SEPARATOR, to find out which of them an error is about."""
-    parts = _parts(tuple(steps), run, limits, frozenset(new_tables), is_last, as_login, shared)
+    parts = _parts(_any(tenant), tuple(steps), run, limits, frozenset(new_tables), is_last, as_login, shared)
     return [replace(part, text=_of(tenant, part.text)) for part in parts]
 
 
 def _of(tenant: Tenant, text: str) -> str:
     slug = sql.Literal(tenant.slug).as_string()
-    return text.replace(_ANY.schema, check_schema_name(tenant.schema)).replace(f"'{_ANY.slug}'", slug)
+    return text.replace(_ANY.schema, check_quotable(tenant.schema)).replace(f"'{_ANY.slug}'", slug)
+
+
+def _any(tenant: Tenant) -> Tenant:
+    return replace(_ANY, owner=tenant.owner)
 
 
 # Stands for any tenant: a message is made once, and then only the names are filled in. No file holds these by chance.
@@ -107,6 +118,7 @@ def _message(*how: Any) -> str:
 
 
 def _parts(
+    tenant: Tenant,
     steps: tuple[Step, ...],
     run: Run,
     limits: Limits,
@@ -118,12 +130,12 @@ def _parts(
     tables, parts = set(new_tables), list[Part]()
     for step in steps:
         table = step[0].version_table
-        body = body_parts(_ANY, step, run, new_table=table in tables)
+        body = body_parts(tenant, step, run, new_table=table in tables)
         parts += [
             *map(Part, _entrance(limits, shared)),
-            *([] if as_login else [Part(act_as_owner(_ANY.schema))]),
+            *([] if as_login else [Part(act_as_maker(tenant))]),
             *body,
-            *([Part(give_to_owner(_ANY.schema))] if as_login else []),
+            *([Part(give_to_owner(tenant.schema))] if as_login else []),
             Part("COMMIT"),
         ]
         tables.discard(table)
@@ -169,12 +181,12 @@ def try_lock(tenant: Tenant, *, session: bool = False) -> str:
 
 
 def _key(tenant: Tenant) -> str:
-    return f"hashtextextended('erpkit.migrate.{check_schema_name(tenant.schema)}', 0)"
+    return f"hashtextextended('erpkit.migrate.{check_quotable(tenant.schema)}', 0)"
 
 
 def check_schema(tenant: Tenant) -> str:
     """Return the statement that fails unless the tenant's schema is the present one; it may be dropped before the lock is got."""
-    schema = check_schema_name(tenant.schema)
+    schema = check_quotable(tenant.schema)
     return (  # asks the catalog, as current_schema() may answer from before the lock
         f"SELECT {_fails(NO_SCHEMA)} WHERE current_schema() IS DISTINCT FROM '{schema}' "  # noqa: S608 - checked
         f"OR NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = '{schema}')"
@@ -187,13 +199,15 @@ def check_scope(tenant: Tenant) -> str:
     What a file makes after `SET search_path` lands elsewhere, and would be recorded as this tenant's.
     """
     return (
-        f"SELECT CASE WHEN current_schema() = '{check_schema_name(tenant.schema)}' "
+        f"SELECT CASE WHEN current_schema() = '{check_quotable(tenant.schema)}' "
         f"AND current_setting('erpkit.scope', true) = {SCOPE} THEN 0 ELSE ('{LEFT} ' || {SCOPE})::int END"
     )
 
 
 def create_version_table(tenant: Tenant, migration: Migration) -> str:
-    """Return the statements that make goose's version table, if it is missing, with the row of version 0 in it."""
+    """Return the statements that make the version table, if it is missing; goose's has the row of version 0 in it."""
+    if migration.golang is not None:
+        return golang.create_table(tenant.schema, migration.version_table)
     table = sql.Identifier(tenant.schema, migration.version_table).as_string()
     create = (
         f"CREATE TABLE IF NOT EXISTS {table} (id integer PRIMARY KEY GENERATED BY DEFAULT AS IDENTITY, "
@@ -216,7 +230,7 @@ def _guard(tenant: Tenant, migration: Migration, direction: Direction) -> str:
     Looking up the version table after taking the lock shows that the schema still exists under its name; current_schema() may
     answer from before the lock.
     """
-    schema, done = check_schema_name(tenant.schema), is_done(tenant, migration, direction)
+    schema, done = check_quotable(tenant.schema), is_done(tenant, migration, direction)
     return (
         f"SELECT CASE WHEN current_schema() IS DISTINCT FROM '{schema}' THEN {_fails(NO_SCHEMA)}::text "  # noqa: S608 - checked
         f"WHEN {done} THEN {_fails(NOT_DUE)}::text ELSE {note_start()} END"
@@ -241,12 +255,12 @@ def check_statements(migration: Migration) -> None:
     for direction in directions:
         lines = migration.content.lines(direction)
         for number, statement in enumerate(migration.content.statements(direction)):
-            if problem := _problem(statement, use_transaction=migration.content.use_transaction):
+            if problem := _problem(migration, statement):
                 line = f" (line {lines[number]})" if number < len(lines) else ""
-                raise MigrationError(f"{migration.path}: {direction} statement {number + 1}{line} {problem}")
+                raise MigrationError(f"{migration.file(direction)}: {direction} statement {number + 1}{line} {problem}")
 
 
-def _problem(statement: str, *, use_transaction: bool) -> str:
+def _problem(migration: Migration, statement: str) -> str:
     bare, is_open = _without_quotes(statement)
     if _COPIES.search(bare):
         return (
@@ -255,6 +269,8 @@ def _problem(statement: str, *, use_transaction: bool) -> str:
         )
     if found := re.search(r"\\(\w+|\S)", bare):
         return f"holds {found[0]}, a command of psql, which PostgreSQL does not know: take it out"
+    if is_open and migration.golang is not None:
+        return "ends inside a quote or a comment; with multi_statement a file is cut at every ';', of strings and functions, too"
     if is_open:
         return (
             "ends inside a quote or a comment: goose splits at each line that ends in ';'; "
@@ -262,9 +278,33 @@ def _problem(statement: str, *, use_transaction: bool) -> str:
         )
     if "\0" in statement:
         return "holds a zero byte: PostgreSQL would not see what follows it"
-    if use_transaction and (command := _transaction_command(bare)):
+    if migration.content.use_transaction and (command := _transaction_command(bare)):
         return f"is {command.upper()}: a migration is one transaction; use '-- +goose NO TRANSACTION' instead"
     return ""
+
+
+@lru_cache(maxsize=1024)
+def is_atomic(migration: Migration, direction: Direction = "up") -> bool:
+    """Tell whether PostgreSQL rolls back the whole of a migration if it fails.
+
+    golang-migrate sends a file as it is: several statements are one transaction, unless there are commands for transactions among
+    them (manual, "Multiple Statements in a Simple Query"), and one statement is one, unless it commits by itself.
+    """
+    statements = migration.content.statements(direction)
+    if migration.content.use_transaction or migration.golang is None or len(statements) != 1:
+        return migration.content.use_transaction
+    bare, _ = _without_quotes(statements[0])
+    if _transaction_command(bare):
+        return False
+    return len(split_statements(statements[0])) > 1 or not _COMMITS.match(bare.strip(" \t\r\n;"))
+
+
+def start_lines(migration: Migration) -> list[int]:
+    """Return the lines of the file on which its Up statements start; golang-migrate's file is sent as one."""
+    if migration.golang is None or len(migration.content.up) != 1:
+        return list(migration.content.up_lines)
+    text = migration.content.up[0]
+    return [1 + text.count("\n", 0, statement.start) for statement in split_statements(text)]
 
 
 def _without_quotes(statement: str) -> tuple[str, bool]:

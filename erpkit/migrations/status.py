@@ -11,9 +11,11 @@ from psycopg import sql
 
 from erpkit.database import TEMPLATE, Connection, Tenant, may_not_read, read_tenants
 from erpkit.finding import Finding
+from erpkit.migrations import golang
 from erpkit.migrations.files import VERSION_TABLE, Migration
 from erpkit.migrations.foreign_state import ForeignState, ForeignStates
-from erpkit.migrations.history import STILL_RUNNING, read_dirty, read_edited
+from erpkit.migrations.golang_table import describe_dirt, find_strangers, golang_files, read_marks
+from erpkit.migrations.history import STILL_RUNNING, read_dirty, read_edited, read_stops
 from erpkit.result import Result, Summary, to_html
 from erpkit.table import Column, Table, Tone
 
@@ -33,7 +35,8 @@ class Applied:
 
     `versions` are those in force in the order in which they were applied; `edited` those whose file has changed since
     erpkit applied it; `dirty` the NO TRANSACTION migrations that stopped half way, with what is known of it. `unread` maps the
-    slugs of tenants that could not be read to the reason: of those nothing is known. `no_history` says why the history could not
+    slugs of tenants that could not be read to the reason: of those nothing is known. `marks` are the rows of golang-migrate's tables,
+    which say themselves what is dirty. `no_history` says why the history could not
     be read, and with it what is edited or dirty.
     """
 
@@ -42,6 +45,7 @@ class Applied:
     dirty: Mapping[_Key, Mapping[int, str]] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
     no_history: str = ""
+    marks: Mapping[_Key, golang.Mark] = field(default_factory=dict)
 
     @property
     def errors(self) -> dict[str, str]:
@@ -60,9 +64,14 @@ class Applied:
             if place == schema
         }
 
-    def dirty_in(self, schema: str) -> list[str]:
-        """Say what stopped half way in one schema, a line each."""
-        return [text for (place, _), texts in self.dirty.items() if place == schema for text in texts.values()]
+    def dirty_in(self, schema: str, *, is_mended: bool = False) -> list[str]:
+        """Say what stopped half way in one schema, a line each; of what `is_mended` only that which a run must not repeat."""
+        return [
+            text
+            for (place, table), texts in self.dirty.items()
+            if place == schema and not (is_mended and (place, table) not in self.marks)
+            for text in texts.values()
+        ]
 
 
 @dataclass(frozen=True)
@@ -214,14 +223,19 @@ class FleetStatus(Result):
     def _dirt(self) -> Iterator[Finding]:
         """Find what stopped half way, in modules that are no longer loaded, too."""
         slugs = {tenant.schema: tenant.slug for tenant in self.tenants}
+        modules = {table: module for module, table in self._modules.items()}
         for (schema, table), texts in self.applied.dirty.items():
             for version, text in texts.items():
-                what = f"{table.removeprefix(f'{VERSION_TABLE}_')} {version}"
+                module = modules.get(table, table.removeprefix(f"{VERSION_TABLE}_"))
                 if text.endswith(STILL_RUNNING):
-                    yield Finding("running", slugs[schema], f"{what} is still running", evidence=(text,))
+                    yield Finding("running", slugs[schema], f"{module} {version} is still running", evidence=(text,))
                 else:
-                    remedy = f"erpkit migrate up --tenant {slugs[schema]} --retry-dirty  # once it is mended by hand"
-                    yield Finding("dirty", slugs[schema], f"{what} stopped half way", "error", remedy, (text,))
+                    is_golang = (schema, table) in self.applied.marks
+                    command = f"force VERSION --module {module} --tenant" if is_golang else "up --retry-dirty --tenant"
+                    remedy = f"erpkit migrate {command} {slugs[schema]}  # once it is mended by hand"
+                    yield Finding(
+                        "dirty", slugs[schema], f"{module} {version} stopped half way", "error", remedy, (text,)
+                    )
 
     def _strangers(self) -> Iterator[Finding]:
         """Find version tables that no module has."""
@@ -299,33 +313,42 @@ def _list(versions: Sequence[int]) -> str:
 
 
 def read_applied(connection: Connection, tenants: Sequence[Tenant], migrations: Sequence[Migration] = ()) -> Applied:
-    """Read the goose version tables of all `tenants`, each under its reader; one that cannot be read is among the `unread`.
+    """Read the version tables of all `tenants`, each under its reader; one that cannot be read is among the `unread`.
 
     With `migrations` it is also told which of them were edited after they were applied. What stopped half way is told of modules
-    that are no longer there, too.
+    that are no longer there, too. golang-migrate's tables, which may have any name, are only read with `migrations`.
     """
     by_schema = {tenant.schema: tenant for tenant in tenants}
-    tables = _find_tables(connection, list(by_schema))
+    files = golang_files(migrations)
+    tables = _find_tables(connection, list(by_schema), list(files))
     unread = {
         tenant.slug: f"its schema {schema} does not exist"
         for schema, tenant in by_schema.items()
         if schema not in tables and schema != TEMPLATE.schema  # that one is made when migrations come
     }
+    unread |= {by_schema[schema].slug: why for schema, why in find_strangers(connection, tables, list(files)).items()}
+    marks, running = read_marks(
+        connection,
+        {by_schema[schema]: [t for t in several if t in files] for schema, several in tables.items()},
+        unread,
+    )
     queries = [
         (by_schema[schema], sql.SQL(" UNION ALL ".join(_versions_query(schema, table) for table in several)))
-        for schema, several in tables.items()
-        if several
+        for schema, all_tables in tables.items()
+        if (several := [table for table in all_tables if table not in files])
     ]
     rows = read_tenants(connection, queries, unread)
-    states: dict[_Key, dict[int, int]] = {
-        (schema, table): {}
+    states: dict[_Key, dict[int, int | None]] = {
+        (schema, table): dict.fromkeys(
+            golang.versions_in_force(marks.get((schema, table), golang.Mark()), files.get(table, ()))
+        )
         for schema, several in tables.items()
         if by_schema[schema].slug not in unread
         for table in several
     }
     # The last row of a version says whether it is in force: older goose releases kept a row for each Down.
     for schema, table, row, version, is_applied in sorted(rows):
-        state = states[schema, table]
+        state = states.get((schema, table), {})
         state.pop(version, None)
         if is_applied and version > 0:
             state[version] = row
@@ -333,18 +356,21 @@ def read_applied(connection: Connection, tenants: Sequence[Tenant], migrations: 
     try:
         edited = _edited(connection, list(by_schema), migrations, states)
         dirty = read_dirty(connection, list(by_schema), states)
+        stops = read_stops(connection, [key for key, mark in marks.items() if mark.dirty])
     except psycopg.errors.InsufficientPrivilege:
-        return Applied(versions, unread=unread, no_history=str(may_not_read(connection, "erpkit_migrations")))
-    return Applied(versions, edited, dirty, unread)
+        why = str(may_not_read(connection, "erpkit_migrations"))
+        return Applied(versions, {}, describe_dirt(marks, running, migrations, {}), unread, why, marks)
+    dirty = {key: texts for key, texts in dirty.items() if key[1] not in files}
+    return Applied(versions, edited, dirty | describe_dirt(marks, running, migrations, stops), unread, "", marks)
 
 
-def _find_tables(connection: Connection, schemas: Sequence[str]) -> dict[str, list[str]]:
-    """Return the version tables of each of `schemas` that exists."""
+def _find_tables(connection: Connection, schemas: Sequence[str], others: Sequence[str]) -> dict[str, list[str]]:
+    """Return the version tables of each of `schemas` that exists: goose's, and those with the names of `others`."""
     rows = connection.execute(
         "SELECT n.nspname, coalesce(array_agg(c.relname::text ORDER BY c.relname) FILTER (WHERE c.oid IS NOT NULL), '{}') "
         "FROM pg_namespace n LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind = 'r' "
-        "AND (c.relname = %s OR starts_with(c.relname::text, %s)) WHERE n.nspname = ANY(%s) GROUP BY 1 ORDER BY 1",
-        [VERSION_TABLE, f"{VERSION_TABLE}_", schemas],
+        "AND (c.relname = ANY(%s) OR starts_with(c.relname::text, %s)) WHERE n.nspname = ANY(%s) GROUP BY 1 ORDER BY 1",
+        [[VERSION_TABLE, *others], f"{VERSION_TABLE}_", schemas],
     )
     return dict(rows.fetchall())
 
@@ -353,12 +379,13 @@ def _edited(
     connection: Connection,
     schemas: Sequence[str],
     migrations: Sequence[Migration],
-    states: Mapping[_Key, Mapping[int, int]],
+    states: Mapping[_Key, Mapping[int, int | None]],
 ) -> Mapping[_Key, tuple[int, ...]]:
     """Keep of the recorded checksums those that stand for a row that is in force: goose may have redone a version since."""
     edited: dict[_Key, list[int]] = {}
     for schema, table, version, row in read_edited(connection, schemas, migrations):
-        if states.get((schema, table), {}).get(version) == row:
+        state = states.get((schema, table), {})
+        if version in state and state[version] == row:
             edited.setdefault((schema, table), []).append(version)
     return {key: tuple(sorted(versions)) for key, versions in edited.items()}
 

@@ -6,8 +6,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -214,11 +215,7 @@ class Worker:
         """Apply the next step without a transaction, or all those that may go in one message."""
         started, steps = time.perf_counter(), self._next(progress)
         if not steps:
-            step = progress.left[0]
-            done = apply_without_transaction(
-                connection, progress.tenant, step, self.run, self.limits, self._working, self.stop
-            )
-            progress.pop(done=done)
+            self._go_alone(connection, progress)
             return
         is_last = len(steps) == len(progress.left)
         sent = send_steps(
@@ -232,6 +229,20 @@ class Worker:
             progress.pop(done=False)
         if sent.error is not None:
             raise sent.error
+
+    def _go_alone(self, connection: Connection, progress: _Progress) -> None:
+        """Apply the next step, or the next ones of golang-migrate's with one table, in a session of their own."""
+        (first, _), *_ = progress.left
+        alike = takewhile(lambda step: step[0].version_table == first.version_table, progress.left)
+        steps = list(alike) if first.golang is not None else [progress.left[0]]
+        applying = apply_without_transaction(
+            connection, progress.tenant, steps, self.run, self.limits, self._working, self.stop
+        )
+        with closing(applying) as outcomes:  # the session ends with the block
+            for done in outcomes:
+                progress.pop(done=done)
+                if self.stop.is_set():
+                    break
 
     def _next(self, progress: _Progress) -> list[Step]:
         """Return the steps for one message: one, or as many as are known from other tenants to be quick together."""

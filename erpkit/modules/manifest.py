@@ -40,6 +40,7 @@ class _Entry(BaseModel):
     prefix: str | None = None
     tables: list[str] | None = None
     version_table: str | None = None
+    multi_statement: bool = False
 
 
 class _Manifest(BaseModel):
@@ -135,6 +136,7 @@ def _module(path: Path, entry: _Entry, messages: _Messages) -> ForeignModule:
         subscribes=tuple(_handler(place, entry.name, topic, messages) for topic in entry.subscribes),
         tables=_tables(entry),
         version_table=entry.version_table,
+        multi_statement=entry.multi_statement,
     )
 
 

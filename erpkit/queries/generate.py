@@ -210,14 +210,16 @@ def read_plain(module: ModuleLike) -> list[PlainQuery]:
 
 def _analyse(schemas: Sequence[Path], queries: Path) -> Request:
     """Run sqlc on copies of the files, in which ambiguous names of `public` have another schema."""
-    migrations, asked = [_read(schema) for schema in schemas], _read(queries)
+    migrations, asked = [_read_migrations(schema) for schema in schemas], _read(queries)
     _refuse_unknown(asked)
     texts = [text for folder in migrations for text in folder.values()]
     declared = read_declared(texts)
     apart = tell_apart([*texts, *asked.values()], declared.own)
     with tempfile.TemporaryDirectory(prefix="erpkit-sqlc-") as work:
         shown = _Shown(Path(work).resolve(), apart)
-        described = shown.generate([shown.copy(folder) for folder in migrations if folder], shown.copy(asked))
+        described = shown.generate(
+            [shown.copy(folder, in_order=True) for folder in migrations if folder], shown.copy(asked)
+        )
     return parse_request(described, declared, apart)
 
 
@@ -230,14 +232,14 @@ class _Shown:
         self.originals: dict[str, Path] = {}
         (here / "schemas.sql").write_text(f"CREATE SCHEMA {apart.alias};\n" if apart.names else "", encoding="utf-8")
 
-    def copy(self, texts: Mapping[Path, str]) -> str:
-        """Copy a folder's files, and return the name of the copy."""
+    def copy(self, texts: Mapping[Path, str], *, in_order: bool = False) -> str:
+        """Copy a folder's files, and return the name of the copy; sqlc, which sorts by name, reads them `in_order` of `texts`."""
         folder = str(len(self.originals))
-        for path, text in texts.items():
-            copy = self.here / folder / path.name
+        for number, (path, text) in enumerate(texts.items()):
+            copy = self.here / folder / (f"{number:06}_{path.name}" if in_order else path.name)
             copy.parent.mkdir(exist_ok=True)
             copy.write_text(self.apart.hide(text), encoding="utf-8")
-            self.originals[f"{folder}/{path.name}"] = path.resolve()
+            self.originals[f"{folder}/{copy.name}"] = path.resolve()
         return folder
 
     def generate(self, schemas: Sequence[str], queries: str) -> Any:
@@ -273,6 +275,17 @@ def _read(folder: Path) -> dict[Path, str]:
         except (OSError, UnicodeDecodeError) as error:
             raise QueryError(f"{path}: cannot be read: {error}") from None
     return texts
+
+
+def _read_migrations(folder: Path) -> dict[Path, str]:
+    """Read what brings a tenant up, by version: of golang-migrate's files, as sqlc does, not those that take it down."""
+    texts = {path: text for path, text in _read(folder).items() if not path.name.endswith(".down.sql")}
+    return dict(sorted(texts.items(), key=lambda item: _version(item[0])))
+
+
+def _version(path: Path) -> int:
+    digits = re.match(r"[0-9]+(?=_)", path.name)
+    return int(digits[0]) if digits else 0
 
 
 def _has_sql(text: str) -> bool:

@@ -33,6 +33,7 @@ SELECT relname,
        n_dead_tup, seq_scan, coalesce(idx_scan, 0),
        greatest(last_vacuum, last_autovacuum), greatest(last_analyze, last_autoanalyze)
   FROM pg_stat_all_tables WHERE schemaname = %(schema)s AND NOT starts_with(relname, 'goose_db_version')
+   AND NOT starts_with(relname, 'schema_migrations')
 
 """
 _INDEXES = """

@@ -27,6 +27,7 @@ from erpkit.migrations import (
     describe_status,
     read_applied,
 )
+from erpkit.migrations.files import VERSION_TABLES
 from erpkit.result import Result, Summary
 from erpkit.tenants.drift import NOTHING, Difference, Drift, compare_tenants, drift_findings
 from erpkit.tenants.fingerprints import Fingerprint, read_fingerprints
@@ -405,7 +406,7 @@ def _by_tenant(records: Sequence[_OfTenant]) -> dict[str, list[_OfTenant]]:
 
 
 def _estimates(tables: Sequence[TableFacts]) -> dict[str, int]:
-    return {table.name: table.rows for table in tables if not table.name.startswith("goose_db_version")}
+    return {table.name: table.rows for table in tables if not table.name.startswith(VERSION_TABLES)}
 
 
 def _counts(
@@ -414,8 +415,8 @@ def _counts(
     """Count the rows of every table that is not locked, by schema and table."""
     tables: dict[str, list[str]] = {}
     for schema, table in connection.execute(
-        "SELECT schemaname, tablename FROM pg_tables WHERE schemaname = ANY(%s) AND NOT starts_with(tablename, 'goose_db_version') "
-        "ORDER BY 1, 2",
+        "SELECT schemaname, tablename FROM pg_tables WHERE schemaname = ANY(%s) "
+        "AND NOT starts_with(tablename, 'goose_db_version') AND NOT starts_with(tablename, 'schema_migrations') ORDER BY 1, 2",
         [[tenant.schema for tenant in tenants]],
     ):
         if not locks.holds(schema, table):

@@ -11,7 +11,7 @@ from typing import Literal
 
 import psycopg
 
-from erpkit.database import TEMPLATE, Connection, Database, Tenant, as_owner
+from erpkit.database import TEMPLATE, Connection, Database, Tenant, as_maker
 from erpkit.database.scope import scope_statements, shared_schemas
 from erpkit.errors import DatabaseError, PlanChangedError, UsageError, first_line
 from erpkit.finding import Finding
@@ -255,10 +255,10 @@ def run_repair(
 
 def _run_steps(connection: Connection, plan: RepairPlan) -> None:
     """Run the statements as the schema's owner; default privileges also as the login, which may create tables itself."""
-    with as_owner(connection, plan.tenant.schema):
+    with as_maker(connection, plan.tenant):
         for step in plan.steps:
             connection.execute(step.statement.encode())
-    for step in plan.steps:
+    for step in plan.steps if plan.tenant.owner is None else ():
         if step.statement.startswith("ALTER DEFAULT PRIVILEGES"):
             connection.execute(step.statement.encode())
 

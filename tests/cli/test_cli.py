@@ -54,8 +54,16 @@ def test_inspecting_one_tenant_shows_its_tables_versions_and_last_event(erp: Pla
 
 def test_a_database_that_goes_away_is_one_line(erp: Planted, database: Database) -> None:
     with database.connection() as connection:
+        connection.execute("ALTER TABLE public.erpkit_migrations RENAME COLUMN who TO whom")
+    refused(erpkit("migrate", "history"), 1, "the database said: column", "who")
+
+
+def test_a_table_of_tenants_that_is_not_erpkits_is_one_line_that_says_what_to_set(
+    erp: Planted, database: Database
+) -> None:
+    with database.connection() as connection:
         connection.execute("ALTER TABLE public.tenants RENAME COLUMN status TO state")
-    refused(erpkit("tenants", "list"), 1, "the database said: column", "status")
+    refused(erpkit("tenants", "list"), 2, "public.tenants is not erpkit's", "ERPKIT_TENANTS_QUERY")
 
 
 def test_a_tenant_is_created_suspended_and_activated(database: Database) -> None:
