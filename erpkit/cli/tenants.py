@@ -271,7 +271,7 @@ def _print_fleet(fleet: FleetInspection, detail: TenantDetail | None) -> None:
         _print_since(fleet)
     if fleet.note:
         say(fleet.note)
-    if detail is not None:
+    if detail is not None and detail.inspection.exists:
         show(detail.table)
         for line in detail.notes:
             say(line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -47,7 +48,7 @@ class Runs:
         since = None if days is None else datetime.now(UTC) - timedelta(days=days)
         with self._installation.database.connection() as connection:
             runs = list_runs(connection, notebook or None, since=since, limit=limit)
-        return RunHistory(self._installation.target, tuple(runs), since)
+        return RunHistory(self._installation.target, tuple(runs), since, notebook)
 
     def recorder(self) -> Recorder:
         """Return what writes runs down in this database; where it does not answer, the recorder knows why."""
@@ -144,7 +145,8 @@ class Erp(Installation):
 
         values = dict(params) if isinstance(params, Mapping) else params
         found = self.find(tenants)
-        return across(self.database, sql, values, tenants=found, limit=limit, timeout=timeout, progress=progress)
+        result = across(self.database, sql, values, tenants=found, limit=limit, timeout=timeout, progress=progress)
+        return replace(result, by_name=frozenset(tenants))
 
     def compose(
         self, *, migrate: bool = False, dispatch: bool = False, on_report: Callable[[WorkerReport], object] = str
@@ -200,9 +202,7 @@ class Erp(Installation):
 
     def _count(self) -> str:
         counts = Counter(tenant.status for tenant in self.find())
-        return (
-            ", ".join(f"{count:,} {status}" for status, count in counts.items()) or "none: erpkit tenants create NAME"
-        )
+        return ", ".join(f"{count:,} {status}" for status, count in counts.items()) or f"none: {self.no_tenants}"
 
     def _order(self) -> str:
         return ", ".join(module.name for module in self.modules) or "none: set ERPKIT_MODULES"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import psycopg
 
@@ -123,7 +123,7 @@ class Migrations:
                 retry_dirty=retry_dirty,
             )  # fmt: skip
 
-        return self._bind(lambda: self._fleet(names), decide, how, makes_template=True)
+        return self._bind(names, decide, how, makes_template=True)
 
     def down(
         self,
@@ -139,7 +139,7 @@ class Migrations:
         def decide(tenants: Sequence[Tenant], migrations: Sequence[Migration], applied: Applied) -> MigrationPlan:
             return plan_down(tenants, migrations, applied, module, to, canaries=canaries)
 
-        return self._bind(lambda: self._named(names), decide, how)
+        return self._bind(names, decide, how)
 
     def redo(
         self, names: Sequence[str] = (), *, module: str, canaries: Sequence[str] = (), **how: Unpack[RunOptions]
@@ -149,7 +149,7 @@ class Migrations:
         def decide(tenants: Sequence[Tenant], migrations: Sequence[Migration], applied: Applied) -> MigrationPlan:
             return plan_redo(tenants, migrations, applied, module, canaries=canaries)
 
-        return self._bind(lambda: self._named(names), decide, how)
+        return self._bind(names, decide, how)
 
     def force(self, version: int, names: Sequence[str] = (), *, module: str) -> Plan[ForcePlan, ForceRun]:
         """Plan to set the version of a module with golang-migrate's files, clean, and run nothing: once what failed was seen to.
@@ -220,11 +220,11 @@ class Migrations:
     def __repr__(self) -> str:
         return repr(self.status())
 
-    def _repr_html_(self) -> str:
-        return self.status()._repr_html_()
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        return self.status()._repr_mimebundle_()
 
     def _bind(
-        self, find: Callable[[], list[Tenant]], decide: _Decide, how: RunOptions, *, makes_template: bool = False
+        self, names: Sequence[str], decide: _Decide, how: RunOptions, *, makes_template: bool = False
     ) -> Plan[MigrationPlan, MigrationRun]:
         installation, defaults = self._installation, Limits()
         limits = Limits(
@@ -235,7 +235,7 @@ class Migrations:
         workers = how.get("workers", 3)
 
         def make(_work: Work) -> MigrationPlan:
-            migrations, tenants = self._read(), find()
+            migrations, tenants = self._read(), (self._fleet if makes_template else self._named)(names)
             with installation.database.connection() as connection:
                 before = self._status(connection, tenants, migrations)
                 milliseconds = read_milliseconds(connection)
@@ -245,7 +245,7 @@ class Migrations:
                     check_own_sessions(connection, planned.migrations)
             return replace(
                 planned, before=before, milliseconds=milliseconds, workers=workers, extensions=extensions,
-                shared_schemas=installation.database.shared_schemas,
+                shared_schemas=installation.database.shared_schemas, named=frozenset(names),
             )  # fmt: skip
 
         def run(plan: MigrationPlan, work: Work) -> MigrationRun:

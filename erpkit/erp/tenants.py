@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.erp.installation import Installation
-from erpkit.errors import NoTenantError, UsageError
-from erpkit.events import CommandBus, Message, QueryBus, consumer_groups
+from erpkit.errors import NoModulesError, NoTenantError, UsageError
+from erpkit.events import CommandBus, ConsumerGroup, Message, QueryBus, consumer_groups
 from erpkit.migrations import Migration, read_migrations
 from erpkit.modules import Query
 from erpkit.plan import Plan, PlanRecord, Shown, Work
@@ -39,6 +39,7 @@ from erpkit.tenants import (
     RestoreRun,
     Snapshot,
     TenantDetail,
+    TenantInspection,
     adopt_tenants,
     compare_snapshots,
     compare_tenants,
@@ -111,14 +112,14 @@ class ErpTenant:
     def inspect(self, *, since: Path | str = "") -> TenantDetail:
         """Inspect the tenant in depth; `since` is a file of an earlier inspection, to which growth is measured."""
         before = _earlier(self.installation, since)
-        everyone, migrations = self.installation.find(), _migrations(self.installation)
+        declared, everyone = _Declared.of(self.installation), self.installation.find()
         with self.installation.database.connection() as connection:
             detail = inspect_tenant(
-                connection, self.tenant, migrations,
-                groups=consumer_groups(self.installation.registry), among=everyone,
-                foreign=self.installation.foreign_states(connection, everyone, migrations),
+                connection, self.tenant, declared.migrations, groups=declared.groups, among=everyone,
+                foreign=self.installation.foreign_states(connection, everyone, declared.migrations),
             )  # fmt: skip
-        return replace(detail, target=self.installation.target, before=before)
+        inspection = declared.check(detail.inspection)
+        return replace(detail, inspection=inspection, target=self.installation.target, before=before)
 
     def __str__(self) -> str:
         return f"{self.tenant.slug}: schema {self.tenant.schema}, {self.tenant.status}"
@@ -157,10 +158,12 @@ class Tenants(Mapping[str, ErpTenant]):
     @property
     def table(self) -> Table[Tenant]:
         """One row per tenant: its name for people, its schema and its status."""
-        empty = (
-            "There are no tenants. erpkit tenants create NAME makes one; erpkit demo makes a dozen to look around; "
-            "erpkit doctor finds those of an ERP that erpkit did not make."
+        own = (
+            f"{self._installation.no_tenants} makes one; erpkit demo makes a dozen to look around; "
+            "erpkit doctor finds those of an ERP that erpkit did not make"
         )
+        words = self._installation.no_tenants if self._installation.is_foreign else own
+        empty = f"There are no tenants. {words}."
         return Table(_COLUMNS, self._installation.find(), empty)
 
     def inspect(
@@ -174,15 +177,14 @@ class Tenants(Mapping[str, ErpTenant]):
         """
         is_first = bool(since) and since == snapshot and not Path(since).exists()
         before = None if is_first else _earlier(self._installation, since)
-        everyone = self._installation.find()
+        declared, everyone = _Declared.of(self._installation), self._installation.find()
         tenants = self._installation.find(names) if names else everyone
-        migrations = _migrations(self._installation)
         with self._installation.database.connection() as connection:
-            inspections = inspect_tenants(
-                connection, tenants, migrations, exact=exact,
-                groups=consumer_groups(self._installation.registry), among=everyone,
-                foreign=self._installation.foreign_states(connection, everyone, migrations),
+            found = inspect_tenants(
+                connection, tenants, declared.migrations, exact=exact, groups=declared.groups, among=everyone,
+                foreign=self._installation.foreign_states(connection, everyone, declared.migrations),
             )  # fmt: skip
+        inspections = [declared.check(one) for one in found]
         target = self._installation.target
         now = write_snapshot(snapshot, inspections, target) if snapshot else take_snapshot(inspections, target)
         return FleetInspection(target, tuple(inspections), now, before)
@@ -193,6 +195,8 @@ class Tenants(Mapping[str, ErpTenant]):
         tenants = self._installation.find(names) if names else everyone
         model = self._one(against) if against else None
         with self._installation.database.connection() as connection:
+            if model and tenants == [model]:
+                raise UsageError(f"tenant {model.slug} cannot be compared with itself: name another one to compare")
             others = [tenant for tenant in tenants if model is None or tenant.slug != model.slug]
             return compare_tenants(connection, others, against=model, among=everyone, target=self._installation.target)
 
@@ -392,6 +396,29 @@ def _tone(tenant: Tenant) -> Tone:
 
 def _migrations(installation: Installation) -> list[Migration]:
     return list(read_migrations(installation.registry.modules, event_log=installation.has_event_log))
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """What the modules declare, against which tenants are inspected; `nothing` says why there is none of it."""
+
+    migrations: Sequence[Migration] = ()
+    groups: Sequence[ConsumerGroup] = ()
+    nothing: str = ""
+
+    @classmethod
+    def of(cls, installation: Installation) -> Self:
+        try:
+            return cls(_migrations(installation), consumer_groups(installation.registry))
+        except NoModulesError as error:  # sizes, rows and drift can be read all the same
+            return cls(nothing=str(error))
+
+    def check(self, inspection: TenantInspection) -> TenantInspection:
+        """Return the inspection, with what could not be read for want of modules."""
+        if not self.nothing:
+            return inspection
+        errors = {**inspection.errors, "versions": self.nothing, "backlog": self.nothing}
+        return replace(inspection, errors=errors, unread=tuple(dict.fromkeys([*inspection.unread, *errors])))
 
 
 def _earlier(installation: Installation, since: Path | str) -> Snapshot | None:

@@ -26,10 +26,10 @@ from erpkit.events.dead_letters import (
 )
 from erpkit.events.log import check_time_zones
 from erpkit.events.parking import PARKED_COLUMNS, Parked, list_parked
-from erpkit.finding import Finding, not_read
+from erpkit.finding import NO_TENANTS, Finding, not_read
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table
 
 _BEHIND = "lacks erpkit's own migrations: run `erpkit migrate up`"
@@ -82,6 +82,8 @@ class LetterPlan:
     reason: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)
+    named: frozenset[str] = frozenset()
+    found: int | None = None
 
     @property
     def id(self) -> str:
@@ -112,11 +114,11 @@ class LetterPlan:
     def findings(self) -> list[Finding]:
         """The tenants that could not be read, and what else is left out."""
         left = [
-            Finding("left out", name, f"left out: {reason}", "info")
+            Finding("left out", name, f"left out: {reason}", "warning" if name in self.named else "info")
             for name, reason in self.left_out.items()
             if name not in self.errors
         ]
-        return [*not_read(self.errors), *left]
+        return [*([NO_TENANTS] if self.found == 0 else []), *not_read(self.errors), *left]
 
     @property
     def tables(self) -> tuple[Table[DeadLetterCount], ...]:
@@ -196,7 +198,7 @@ _Sum = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class OpenLetters:
+class OpenLetters(Result):
     """The open dead letters that `selection` chooses, and what is parked behind those of their handlers.
 
     `errors` maps the tenants that could not be read to the reason.
@@ -250,7 +252,8 @@ class OpenLetters:
     @property
     def findings(self) -> list[Finding]:
         """Each tenant, handler and cause that has letters, and the tenants that could not be read."""
-        return [*letter_findings(self.counts), *not_read(self.errors)]
+        nobody = [] if self.tenants else [NO_TENANTS]
+        return [*nobody, *letter_findings(self.counts), *not_read(self.errors)]
 
     @property
     def summary(self) -> Summary:
@@ -285,8 +288,9 @@ class OpenLetters:
     @property
     def _empty(self) -> str:
         if not self.tenants:
-            return "no dead letters: there are no tenants (erpkit tenants create NAME makes one)"
-        return "no dead letters" if not self.errors else "no dead letters in the tenants that could be read"
+            return "no dead letters: there are no tenants"
+        where = " in the tenants that could be read" if self.errors else ""
+        return f"no dead letter matches{where}" if self.selection != LetterSelection() else f"no dead letters{where}"
 
     def __repr__(self) -> str:
         return repr(self.table)

@@ -22,6 +22,7 @@ from erpkit.events.parking import hold_back, lock_parking
 from erpkit.events.router import handle
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
+from erpkit.result import Result
 from erpkit.table import Column, Table, Tone
 
 State = Literal["handled", "discarded", "failed", "left alone"]
@@ -55,7 +56,7 @@ class LetterResult:
 
 
 @dataclass(frozen=True)
-class LetterRun:
+class LetterRun(Result):
     """The result of a retry or a discard, event by event."""
 
     plan_id: str

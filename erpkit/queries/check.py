@@ -36,7 +36,7 @@ from erpkit.queries.generate import (
     run_sqlc,
 )
 from erpkit.queries.types import to_numbered
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table
 
 _GROUPS_A_BATCH = 50
@@ -77,7 +77,7 @@ class BrokenQuery:
 
 
 @dataclass(frozen=True)
-class QueryCheck:
+class QueryCheck(Result):
     """The result of the check in all tenants: `broken` queries, and in `unread` why modules could not be read."""
 
     target: str
@@ -90,7 +90,12 @@ class QueryCheck:
     @property
     def facts(self) -> dict[str, int]:
         """Its figures, by name."""
-        return {"modules": self.modules, "tenants": self.tenants, "queries": self.queries, "broken": len(self.broken)}
+        counts = {"modules": self.modules, "tenants": self.tenants, "queries": self.queries}
+        return {**counts, "broken": self._broken_count, "tenants not checked": len(self._whole)}
+
+    @property
+    def _broken_count(self) -> int:
+        return sum(one.tenant not in self._whole for one in self.broken)
 
     @property
     def findings(self) -> list[Finding]:
@@ -119,7 +124,7 @@ class QueryCheck:
             )
         if not self.tenants:
             yield Finding(
-                "no tenants", "", "there are no tenants, so no query was checked", remedy="erpkit tenants create NAME"
+                "no tenants", "", "there are no tenants, so no query was checked", remedy="erpkit tenants list"
             )
         if self.modules and not self.queries and not self.unread:
             yield Finding("no queries", "", "no module has queries", "info")
@@ -138,7 +143,8 @@ class QueryCheck:
         return {slug for slug, count in counts.items() if count == self.queries > 1 and reasons[slug] == 1}
 
     def __str__(self) -> str:
-        return f"{self.queries} queries in {self.tenants} tenants: {len(self.broken)} broken"
+        left = f"; {len(self._whole)} tenants could not be checked" if self._whole else ""
+        return f"{self.queries} queries in {self.tenants - len(self._whole)} tenants: {self._broken_count} broken{left}"
 
     def __repr__(self) -> str:
         return str(self.summary)

@@ -13,7 +13,7 @@ import psycopg
 
 from erpkit.database import Connection, may_not_read
 from erpkit.finding import Finding
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.runs.report import run_key
 from erpkit.table import Column, Table, Tone
 
@@ -79,17 +79,22 @@ class RunRecord:
 
 
 @dataclass(frozen=True)
-class RunHistory:
+class RunHistory(Result):
     """Runs, the newest first, as tables; `since` is how far back they were read, None for no limit."""
 
     target: str
     runs: tuple[RunRecord, ...]
     since: datetime | None = None
+    notebook: str = ""
 
     @property
     def table(self) -> Table[RunRecord]:
         """One row per run."""
-        return Table(_COLUMNS, self.runs, _NO_RUNS)
+        return Table(_COLUMNS, self.runs, self._empty)
+
+    @property
+    def _empty(self) -> str:
+        return "No recorded run matches." if self.notebook or self.since else _NO_RUNS
 
     @property
     def failures(self) -> Table[RunRecord]:
@@ -101,7 +106,7 @@ class RunHistory:
         """One row per notebook with the same parameters: how often it ran, how it ended, how long it took, how often that changed."""
         flaky = find_flaky(self.runs)
         rows = [(key, same, flaky.get(key, 0)) for key, same in sorted(_group(self.runs).items())]
-        return Table(_WORK, rows, _NO_RUNS)
+        return Table(_WORK, rows, self._empty)
 
     @property
     def findings(self) -> list[Finding]:

@@ -14,7 +14,7 @@ from erpkit.database import TEMPLATE, Connection, Tenant, read_tenants
 from erpkit.events import ConsumerGroup
 from erpkit.finding import Finding
 from erpkit.migrations import ForeignStates, Migration
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table
 from erpkit.tenants.drift import Difference, drift_table
 from erpkit.tenants.inspection import TenantInspection, inspect_tenants
@@ -74,7 +74,7 @@ class IndexDetail:
 
 
 @dataclass(frozen=True)
-class TenantDetail:
+class TenantDetail(Result):
     """The state of one tenant in depth: `inspection` is that of `inspect_tenants`, with exact figures.
 
     `target` names the database; `before` is an earlier inspection, since which growth is measured.
@@ -111,10 +111,10 @@ class TenantDetail:
             "status": i.tenant.status,
             "MiB": round(i.size / 2**20, 1),
             "rows": sum(i.rows.values()),
-            "events": i.event_count,
+            "events": i.figure("events", i.event_count),
             **week,
-            "pending": i.pending,
-            "dead letters": len(i.dead_letters),
+            "migrations pending": i.figure("versions", i.pending),
+            "dead letters": i.figure("dead letters", len(i.dead_letters)),
         }
 
     @property
@@ -152,11 +152,13 @@ class TenantDetail:
     def notes(self) -> list[str]:
         """Further lines: versions, events, backlog, advice on indexes, and tables that were dropped."""
         i = self.inspection
+        if not i.exists:
+            return []
         own = [f"{module} {version}" for module, version in i.versions.items()]
         versions = ", ".join([*own, *(f"{state.module} {state.text}" for state in i.foreign)])
         lines = [
             f"schema {i.tenant.schema}; versions {versions or ('not read' if i.unread else 'none')}",
-            *(self._event_lines() if "last event" not in i.unread else ()),
+            *(self._event_lines() if i.figure("last event", True) else ()),
             *(f"- {events:,} event(s) wait for {handler}" for handler, events in sorted(i.backlog.items())),
             *(
                 f"- index {one.name} on {one.table} was never used ({one.size / 1024:,.0f} KiB)"
@@ -181,7 +183,8 @@ class TenantDetail:
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<p>{visible_html(note)}</p>" for note in self.notes)
-        return self.summary.html() + self.table._repr_html_() + notes
+        table = self.table._repr_html_() if self.inspection.exists else ""
+        return self.summary.html() + table + notes
 
 
 _TABLE_COLUMNS: tuple[Column[TableDetail], ...] = (

@@ -33,6 +33,7 @@ from erpkit.migrations.apply import check_own_sessions, message_of, send_body, w
 from erpkit.migrations.history import Run, ensure_history
 from erpkit.migrations.script import check_statements
 from erpkit.plan import plan_id
+from erpkit.result import Result
 from erpkit.table import Column, Table
 from erpkit.tenants.fleet import FleetInspection
 from erpkit.tenants.inspection import TenantInspection
@@ -382,7 +383,7 @@ _MIGRATIONS = (
 
 
 @dataclass(frozen=True)
-class Provisioned:
+class Provisioned(Result):
     """A new tenant and its inspection."""
 
     fleet: FleetInspection
@@ -396,7 +397,11 @@ class Provisioned:
     def facts(self) -> dict[str, object]:
         """Its pending migrations and its differences from `_template`."""
         (made,) = self.fleet.inspections
-        return {"created": 1, "pending": made.pending, "drift": len(made.drift)}
+        return {
+            "created": 1,
+            "migrations pending": made.figure("versions", made.pending),
+            "drift": made.figure("drift", len(made.drift)),
+        }
 
     @property
     def findings(self) -> list[Finding]:

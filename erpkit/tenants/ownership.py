@@ -12,6 +12,7 @@ from erpkit.database.operators import OBJECTS, database_name, owner_name
 from erpkit.errors import PlanChangedError, first_line
 from erpkit.finding import Finding
 from erpkit.plan import plan_id
+from erpkit.result import Result
 from erpkit.table import Column, Table
 from erpkit.tenants.lifecycle import lock_migrations
 from erpkit.tenants.registry import list_tenants, registry_table
@@ -128,7 +129,7 @@ _STATEMENTS = (
 
 
 @dataclass(frozen=True)
-class HandOverRun:
+class HandOverRun(Result):
     """A hand-over that was run; `failed` maps parts that failed to the reason: plan again to go on."""
 
     plan: HandOverPlan

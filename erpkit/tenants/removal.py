@@ -14,6 +14,7 @@ from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError, PlanChangedError, UsageError, first_line
 from erpkit.finding import Finding
 from erpkit.plan import plan_id
+from erpkit.result import Result
 from erpkit.table import Column, Table
 from erpkit.tenants.exports import export_tenant
 from erpkit.tenants.health import count_rows
@@ -103,7 +104,7 @@ _LOST = (
 
 
 @dataclass(frozen=True)
-class DropResult:
+class DropResult(Result):
     """The tables, views and sequences that were dropped, by transaction and in order."""
 
     tenant: str
@@ -283,7 +284,7 @@ class OffboardPlan(DropPlan):
 
 
 @dataclass(frozen=True)
-class Offboarded:
+class Offboarded(Result):
     """A tenant that was exported and dropped; `remaining` are the tenants after that."""
 
     path: Path

@@ -19,6 +19,7 @@ from erpkit.migrations import Migration, describe_status, lint_migrations, read_
 from erpkit.migrations.lint import LintReport
 from erpkit.migrations.parser import ParsedMigration
 from erpkit.plan import plan_id
+from erpkit.result import Result
 from erpkit.table import Column, Table
 from erpkit.tenants.ddl import DESTRUCTIVE, MARKS
 from erpkit.tenants.drift import Difference, drift_findings, find_drift, in_order
@@ -126,7 +127,7 @@ class RepairPlan:
 
 
 @dataclass(frozen=True)
-class RepairRun:
+class RepairRun(Result):
     """A repair that was run, and the differences from `_template` that are left."""
 
     plan: RepairPlan
@@ -198,6 +199,8 @@ def read_repair(
     """
     fleet = [TEMPLATE, tenant]
     for status in describe_status(fleet, migrations, read_applied(connection, fleet, migrations)):
+        if status.error:
+            raise UsageError(f"{status.tenant} could not be read, so its drift is not repaired: {status.error}")
         if status.state not in ("current", "edited"):
             raise UsageError(
                 f"{status.tenant}: {status.module} is {status.state}: migrate it before you repair its drift"

@@ -17,6 +17,7 @@ from erpkit.errors import DatabaseError, MigrationError, PlanChangedError, Usage
 from erpkit.finding import Finding
 from erpkit.migrations import Migration, describe_status, plan_up, read_applied, run_plan
 from erpkit.plan import plan_id
+from erpkit.result import Result
 from erpkit.table import Column, Table
 from erpkit.tenants.drift import Difference, drift_findings, find_drift
 from erpkit.tenants.health import count_rows
@@ -185,7 +186,7 @@ class Restored:
 
 
 @dataclass(frozen=True)
-class RestoreRun:
+class RestoreRun(Result):
     """The result of a restore: the comparison with the imported tenant, and the swap, or None if a problem prevented it."""
 
     plan: RestorePlan

@@ -22,6 +22,7 @@ from erpkit.events.replay.shadow import Shadow, advance, build_shadow, drop_in
 from erpkit.finding import Finding
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
+from erpkit.result import Result
 from erpkit.table import Column, Table
 
 _BATCH = 2000
@@ -132,7 +133,7 @@ class ShadowDiff:
 
 
 @dataclass(frozen=True)
-class SwapResult:
+class SwapResult(Result):
     """A shadow that was swapped in, with the differences until then."""
 
     diff: ShadowDiff
