@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from erpkit.plural import count_of
+
 Severity = Literal["error", "warning", "info"]
 
 _GRAVEST: tuple[Severity, ...] = ("error", "warning", "info")
@@ -65,7 +67,7 @@ class Cause:
         subjects = self.subjects
         if len(subjects) == 1:
             return str(self.findings[0])
-        return f"{len(subjects):,} {self.findings[0].of}s: {self.problem} ({name_some(subjects)})"
+        return f"{count_of(len(subjects), self.findings[0].of)}: {self.problem} ({name_some(subjects)})"
 
 
 def group_findings(findings: Iterable[Finding]) -> list[Cause]:

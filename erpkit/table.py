@@ -15,6 +15,7 @@ from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from erpkit.plural import count_of
 from erpkit.visible import visible, visible_html
 from erpkit.watching import is_a_notebook_watched
 
@@ -337,7 +338,7 @@ def _grid(names: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence
     import pandas  # noqa: PLC0415 - slow to import
 
     few = len(rows) < _FEW
-    cut = f"; only the first {len(rows):,} of {total:,} rows are here" if total > len(rows) else ""
+    cut = f"; only the first {len(rows):,} of {count_of(total, 'row')} are here" if total > len(rows) else ""
     return table(
         pandas.DataFrame(rows, columns=list(names), dtype=object),
         showIndex=False,

@@ -11,6 +11,7 @@ import erpkit
 from erpkit.cli.output import as_json, print_findings, print_json, say, say_script
 from erpkit.migrations.files import Style
 from erpkit.migrations.lint import LintFinding
+from erpkit.plural import count_of
 
 
 @click.command()
@@ -61,7 +62,7 @@ def lint(names: tuple[str, ...], pg_version: str | None, as_json: bool) -> int:
     _print_lint(report.findings)
     if not report.checked:
         print_findings(report.all_findings)
-    say(f"{report.checked} migrations, {len(report.findings)} findings")
+    say(f"{count_of(report.checked or 0, 'migration')}, {count_of(len(report.findings), 'finding')}")
     return report.summary.exit_code
 
 

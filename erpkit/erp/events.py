@@ -37,6 +37,7 @@ from erpkit.events.replay.shadow import SHADOW_COLUMNS
 from erpkit.events.replay.swap import SwapResult
 from erpkit.events.replay.watermill import WatermillTopics, read_watermill_topics
 from erpkit.plan import Plan, Work
+from erpkit.plural import count_of
 from erpkit.table import Table
 
 _SELECTION = {one.name for one in fields(events.Selection)}
@@ -201,7 +202,7 @@ class Events:
             goes_on[0] = not shadow.is_complete
             if not shadow.is_complete:
                 raise StoppedError(
-                    f"stopped after {shadow.events:,} events: plan again to resume (--resume-shadow, resume = True)"
+                    f"stopped after {count_of(shadow.events, 'event')}: plan again to resume (--resume-shadow, resume = True)"
                 )
             return events.diff_shadow(erp.database, erp.registry, shadow)
 

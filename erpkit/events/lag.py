@@ -12,6 +12,7 @@ from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_wi
 from erpkit.events.checkpoints import group_lock
 from erpkit.events.consumer import ConsumerGroup, group_rows
 from erpkit.finding import NO_TENANTS, Finding, group_findings, not_read
+from erpkit.plural import count_of
 from erpkit.result import to_html
 from erpkit.table import Column, Table, Tone, format_value
 
@@ -104,7 +105,7 @@ class LockHolder:
     def problem(self) -> str:
         """What it holds and for how long, without the tenant."""
         holds = "appends to the log" if self.what == "append" else f"dispatches for {self.what}"
-        behind = f"; {self.waiting} wait(s) behind it" if self.waiting else ""
+        behind = f"; {count_of(self.waiting, 'process waits', 'processes wait')} behind it" if self.waiting else ""
         return f"process {self.pid} ({self.user}) {holds} in a transaction open for {self.seconds:,.0f} s, {self.state}{behind}"
 
     def __str__(self) -> str:
@@ -174,7 +175,7 @@ class EventLag:
             *(() if self.consumers else (_NO_HANDLERS,)),
             *(finding for one in self.behind for finding in self._over(one)),
             *(Finding("poison message", one.tenant, f"an event of {one.handler} ended its dispatcher", "error", _LOOK,
-                      (f"the one after offset {one.checkpoint}, {one.attempts} times",))
+                      (f"the one after offset {one.checkpoint}, {count_of(one.attempts, 'time')}",))
               for one in self.groups if one.attempts),
             *(Finding("lock holder", one.tenant, one.problem, remedy=f"SELECT pg_terminate_backend({one.pid})")
               for one in self.holders),
@@ -189,9 +190,11 @@ class EventLag:
         return to_html("", findings=self.findings, tables=[self.table])
 
     def _over(self, one: GroupLag) -> Iterator[Finding]:
-        evidence = (f"{one.waiting:,} wait, the oldest for {_duration(one.age(self.at))}",)
+        evidence = (
+            f"{count_of(one.waiting, 'event waits', 'events wait')}, the oldest for {_duration(one.age(self.at))}",
+        )
         if self.max_lag is not None and one.waiting > self.max_lag:
-            problem = f"more than {self.max_lag:,} events wait for {one.handler}"
+            problem = f"more than {count_of(self.max_lag, 'event waits', 'events wait')} for {one.handler}"
             yield Finding("lag", one.tenant, problem, "warning", _LOOK, evidence)
         if self.max_age is not None and one.age(self.at) > self.max_age:
             problem = f"an event has waited for {one.handler} for more than {_duration(self.max_age)}"

@@ -29,6 +29,7 @@ from erpkit.events.parking import PARKED_COLUMNS, Parked, list_parked
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
 from erpkit.result import Summary
 from erpkit.table import Column, Table
 
@@ -124,7 +125,7 @@ class LetterPlan:
         return (Table(COUNT_COLUMNS, self.counts(), f"There is nothing to {self.action}."),)
 
     def __str__(self) -> str:
-        return f"{self.action} {len(self.letters)} dead letter(s), {self.parked} event(s) parked behind them"
+        return f"{self.action} {count_of(len(self.letters), 'dead letter')}, {count_of(self.parked, 'event')} parked behind them"
 
     def check(self, confirm: str) -> None:
         """Raise PlanChangedError unless `confirm` is this plan's id."""
@@ -261,7 +262,7 @@ class OpenLetters:
             "tenants": len({one.tenant for one in self.counts}),
             "parked": self.parked_events,
         }
-        return Summary(f"{len(self.letters):,} dead letters on {self.target}", facts, self.findings)
+        return Summary(f"{count_of(len(self.letters), 'dead letter')} on {self.target}", facts, self.findings)
 
     @property
     def affected(self) -> list[str]:
@@ -274,13 +275,15 @@ class OpenLetters:
         return Summary(summary.title, facts, [*summary.findings, *self.findings])
 
     def __str__(self) -> str:
-        causes = [f"{one.letters:,} letters: {one.cause} ({one.handler}, {one.tenant})" for one in self.counts]
+        causes = [
+            f"{count_of(one.letters, 'letter')}: {one.cause} ({one.handler}, {one.tenant})" for one in self.counts
+        ]
         return "\n".join([*causes, self.line])
 
     @property
     def line(self) -> str:
         """How many letters there are, and how many events wait behind them."""
-        return f"{len(self.letters):,} dead letters open, {self.parked_events:,} events parked behind them"
+        return f"{count_of(len(self.letters), 'dead letter')} open, {count_of(self.parked_events, 'event')} parked behind them"
 
     @property
     def _empty(self) -> str:

@@ -22,6 +22,7 @@ from erpkit.events.parking import hold_back, lock_parking
 from erpkit.events.router import handle
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
+from erpkit.plural import count_of
 from erpkit.table import Column, Table, Tone
 
 State = Literal["handled", "discarded", "failed", "left alone"]
@@ -106,7 +107,7 @@ class LetterRun:
         states: tuple[State, ...] = ("handled", "discarded", "failed", "left alone")
         counts = [f"{self.count(state)} {state}" for state in states if self.count(state)]
         parked = self.count("handled", was_parked=True)
-        return f"{self.plan_id}: {', '.join(counts) or 'nothing to do'}; {parked} parked event(s) handled after them"
+        return f"{self.plan_id}: {', '.join(counts) or 'nothing to do'}; {count_of(parked, 'parked event')} handled after them"
 
 
 def _tone(result: LetterResult) -> Tone:

@@ -17,6 +17,7 @@ from erpkit.migrations.lint import LintReport, lint_report
 from erpkit.migrations.parser import Direction
 from erpkit.migrations.status import MOST_LINES, Applied, FleetStatus
 from erpkit.plan import plan_id
+from erpkit.plural import count_of as count_of
 from erpkit.table import Column, Table
 
 _BEHIND = ("pending", "out of order")
@@ -195,11 +196,6 @@ class MigrationPlan:
     def check(self, confirm: str) -> None:
         """Raise PlanChangedError unless `confirm` is this plan's id."""
         PlanChangedError.check(confirm, self.id)
-
-
-def count_of(number: int, noun: str) -> str:
-    """Return a number with its noun."""
-    return f"{number:,} {noun}{'s' if number != 1 else ''}"
 
 
 def _remedy(name: str, reason: str) -> str:

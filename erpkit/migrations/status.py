@@ -13,6 +13,7 @@ from erpkit.database import TEMPLATE, Connection, Tenant, may_not_read, read_ten
 from erpkit.finding import Finding
 from erpkit.migrations.files import VERSION_TABLE, Migration
 from erpkit.migrations.history import STILL_RUNNING, read_dirty, read_edited
+from erpkit.plural import count_of
 from erpkit.result import Summary, to_html
 from erpkit.table import Column, Table, Tone
 
@@ -252,7 +253,7 @@ def _shorten(lines: Sequence[_Line]) -> list[_Line]:
     current = [line for line in lines if line[0] != TEMPLATE.slug and _rank(line[1]) == len(_STATES) - 1]
     names = {name for name, _ in current}
     shown = sorted((line for line in lines if line[0] not in names), key=lambda line: _rank(line[1]))
-    return [*shown, *([(f"{len(current):,} others", current[0][1])] if current else [])]
+    return [*shown, *([(count_of(len(current), "other"), current[0][1])] if current else [])]
 
 
 def _find_faults(status: MigrationStatus, inactive: str) -> Iterator[Finding]:
@@ -278,7 +279,11 @@ def _find_faults(status: MigrationStatus, inactive: str) -> Iterator[Finding]:
 def _list(versions: Sequence[int]) -> str:
     """Name all of a few versions; of more the first and the last."""
     few = len(versions) <= _FEW
-    return ", ".join(map(str, versions)) if few else f"{len(versions):,} versions, {versions[0]} to {versions[-1]}"
+    return (
+        ", ".join(map(str, versions))
+        if few
+        else f"{count_of(len(versions), 'version')}, {versions[0]} to {versions[-1]}"
+    )
 
 
 def read_applied(connection: Connection, tenants: Sequence[Tenant], migrations: Sequence[Migration] = ()) -> Applied:

@@ -18,6 +18,7 @@ from erpkit.database import TENANTS_A_CONNECTION, Connection, Database, Tenant, 
 from erpkit.errors import QueryError
 from erpkit.finding import Finding
 from erpkit.modules import ModuleLike, is_foreign
+from erpkit.plural import count_of
 from erpkit.queries.generate import generated_path, has_queries, queries_folder, run_sqlc
 from erpkit.queries.types import to_numbered
 from erpkit.result import Summary
@@ -122,7 +123,7 @@ class QueryCheck:
         return {slug for slug, count in counts.items() if count == self.queries > 1 and reasons[slug] == 1}
 
     def __str__(self) -> str:
-        return f"{self.queries} queries in {self.tenants} tenants: {len(self.broken)} broken"
+        return f"{count_of(self.queries, 'query', 'queries')} in {count_of(self.tenants, 'tenant')}: {len(self.broken)} broken"
 
     def __repr__(self) -> str:
         return str(self.summary)

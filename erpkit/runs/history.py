@@ -13,6 +13,7 @@ import psycopg
 
 from erpkit.database import Connection, may_not_read
 from erpkit.finding import Finding
+from erpkit.plural import count_of
 from erpkit.result import Summary
 from erpkit.runs.report import run_key
 from erpkit.table import Column, Table, Tone
@@ -74,7 +75,7 @@ class RunRecord:
         if self.outcome == "lost":
             return f"lost: no end recorded, last seen {self.seen_at:%Y-%m-%d %H:%M:%S}"
         if self.outcome == "findings":
-            return f"{len(self.findings or ())} finding{'s' if len(self.findings or ()) != 1 else ''}"
+            return count_of(len(self.findings or ()), "finding")
         return f"{self.outcome}: {self.error}" if self.error else self.outcome
 
 
@@ -130,7 +131,7 @@ class RunHistory:
             "bad": sum(run.is_good is False for run in self.runs),
             "flaky": len(find_flaky(self.runs)),
         }
-        return Summary(f"{len(self.runs)} runs recorded on {self.target}", facts, self.findings)
+        return Summary(f"{count_of(len(self.runs), 'run')} recorded on {self.target}", facts, self.findings)
 
     def __repr__(self) -> str:
         return repr(self.table)

@@ -24,6 +24,7 @@ from erpkit.database import (
 )
 from erpkit.errors import DatabaseError, UsageError, first_line
 from erpkit.finding import Finding, group_findings
+from erpkit.plural import count_of
 from erpkit.result import Summary
 from erpkit.table import Table
 from erpkit.tenants.frames import Array, AsText, Loading, Part, combine, make_array, make_masked, make_times
@@ -85,7 +86,9 @@ class Across:
     @property
     def summary(self) -> Summary:
         """How many tenants were queried, and what a reader of the rows must know."""
-        return Summary(f"{self.facts['tenants']} tenants on {self.target}", self.facts, self.findings)
+        return Summary(
+            f"{count_of(self.asked + len(self.skipped), 'tenant')} on {self.target}", self.facts, self.findings
+        )
 
     @property
     def notes(self) -> list[str]:

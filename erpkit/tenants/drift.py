@@ -13,6 +13,7 @@ from psycopg import sql
 from erpkit.database import TEMPLATE, Connection, Tenant, has_schema, quote_name
 from erpkit.errors import UsageError
 from erpkit.finding import Finding
+from erpkit.plural import count_of
 from erpkit.result import Summary
 from erpkit.table import Column, Table
 from erpkit.tenants.ddl import mend_object, rank
@@ -116,7 +117,7 @@ class Drift:
     def __str__(self) -> str:
         if self.measure == _NOTHING or not self.differences:
             return "nothing was compared"
-        return f"{len(self.differing)} of {len(self.differences)} tenants differ from {self.measure}"
+        return f"{len(self.differing):,} of {count_of(len(self.differences), 'tenant differs', 'tenants differ')} from {self.measure}"
 
     def __repr__(self) -> str:
         return str(self.summary)

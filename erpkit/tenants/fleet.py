@@ -10,6 +10,7 @@ from typing import Any
 from erpkit.events import LETTER_COLUMNS, DeadLetter
 from erpkit.finding import Finding
 from erpkit.migrations import MigrationStatus
+from erpkit.plural import count_of
 from erpkit.result import Summary
 from erpkit.table import Column, Table, Tone
 from erpkit.tenants.drift import Difference, drift_table
@@ -58,7 +59,9 @@ class FleetInspection:
     @property
     def summary(self) -> Summary:
         """The figures, and every problem of every tenant by cause."""
-        return Summary(f"{len(self.inspections)} tenants inspected on {self.target}", self.facts, self.findings)
+        return Summary(
+            f"{count_of(len(self.inspections), 'tenant')} inspected on {self.target}", self.facts, self.findings
+        )
 
     @cached_property
     def growths(self) -> Mapping[str, Growth]:

@@ -30,6 +30,7 @@ from erpkit.migrations import Migration, apply_migration, plan_up, read_applied,
 from erpkit.migrations.history import Run, ensure_history
 from erpkit.migrations.script import check_statements, migration_body
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
 from erpkit.table import Column, Table
 from erpkit.tenants.fleet import FleetInspection
 from erpkit.tenants.inspection import TenantInspection
@@ -348,7 +349,7 @@ class ProvisionPlan:
         tenant = self.tenant
         return (
             f"tenant {tenant.slug} ({tenant.name}) with schema {tenant.schema}, role {tenant.role} and "
-            f"{len(self.migrations)} migrations"
+            f"{count_of(len(self.migrations), 'migration')}"
         )
 
 

@@ -19,6 +19,7 @@ from erpkit.events.replay.selection import Selection
 from erpkit.finding import NO_TENANTS, Finding, not_read
 from erpkit.modules import EventHandler, Registry
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
 from erpkit.table import Column, Table
 
 
@@ -187,7 +188,7 @@ class ReplayPlan:
 
     def __str__(self) -> str:
         to = f"{self.target.broker}, subject {self.target.subject}" if self.target else "handlers"
-        return f"{self.event_count:,} event(s) of {len(self.tenants):,} tenant(s) to {to}"
+        return f"{count_of(self.event_count, 'event')} of {count_of(len(self.tenants), 'tenant')} to {to}"
 
 
 _Handler = tuple[str, str, str, int]  # name, what it does, side effects, events
