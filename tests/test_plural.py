@@ -38,7 +38,7 @@ def test_no_text_of_the_package_leaves_singular_or_plural_to_the_reader() -> Non
 
 def test_no_text_of_the_package_puts_a_plural_after_a_number_that_may_be_one() -> None:
     assert [
-        f"{path}:{number.lineno}: {ast.unparse(number.value)}{after.value}"
+        f"{path}:{number.lineno}: {ast.unparse(number.value)}{after.value!s}"
         for path, text in _nodes(ast.JoinedStr)
         for number, after in zip(text.values, text.values[1:], strict=False)
         if isinstance(number, ast.FormattedValue) and isinstance(after, ast.Constant)

@@ -83,10 +83,12 @@ def show(table: Table[Any]) -> None:
     from rich.console import Console  # noqa: PLC0415 - slow to import
     from rich.measure import Measurement  # noqa: PLC0415
 
-    console, drawn = Console(), table.rich()
-    if not sys.stdout.isatty():
-        endless = console.options.update(width=1_000_000)
-        console = Console(width=max(200, Measurement.get(console, endless, drawn).maximum))
+    if sys.stdout.isatty():
+        Console().print(table, crop=False)
+        return
+    drawn = table.rich()
+    endless = Console().options.update(width=1_000_000)
+    console = Console(width=max(200, Measurement.get(Console(), endless, drawn).maximum))
     console.print(drawn, crop=False)
 
 

@@ -255,7 +255,7 @@ def _print_fleet(fleet: FleetInspection, detail: TenantDetail | None) -> None:
 
 def _narrow(table: Table[TenantInspection]) -> Table[TenantInspection]:
     """Leave out columns for which a terminal has no room, and add the backlog."""
-    more = (BACKLOG, Column[TenantInspection]("dead rows", lambda i: i.dead_rows))
+    more = (BACKLOG, Column[TenantInspection]("dead rows", lambda i: i.dead_rows, minor=True))
     kept = [column for column in table.columns if column.name not in ("schema", "last event")]
     return Table([*kept, *more], table.rows, table.empty)
 

@@ -352,6 +352,6 @@ def _earlier(installation: Installation, since: Path | str) -> Snapshot | None:
 _COLUMNS = (
     Column[Tenant]("tenant", lambda t: t.slug, tone=_tone),
     Column[Tenant]("name", lambda t: t.name, tone=_tone),
-    Column[Tenant]("schema", lambda t: t.schema, tone=_tone),
+    Column[Tenant]("schema", lambda t: t.schema, tone=_tone, minor=True),
     Column[Tenant]("status", lambda t: t.status, tone=_tone),
 )

@@ -101,10 +101,10 @@ class DeadLetterDetail:
 LETTER_COLUMNS = (
     Column[DeadLetter]("tenant", lambda one: one.tenant),
     Column[DeadLetter]("offset", lambda one: one.offset),
-    Column[DeadLetter]("topic", lambda one: one.topic),
+    Column[DeadLetter]("topic", lambda one: one.topic, minor=True),
     Column[DeadLetter]("handler", lambda one: one.handler),
     Column[DeadLetter]("error", lambda one: one.error),
-    Column[DeadLetter]("failed", lambda one: one.failed_at),
+    Column[DeadLetter]("failed", lambda one: one.failed_at, minor=True),
 )
 _FACTS = (
     Column[tuple[str, str]]("what", lambda row: row[0]),
@@ -206,7 +206,7 @@ COUNT_COLUMNS = (
     Column[DeadLetterCount]("topic", lambda one: one.topic),
     Column[DeadLetterCount]("handler", lambda one: one.handler),
     Column[DeadLetterCount]("tenant", lambda one: one.tenant),
-    Column[DeadLetterCount]("first", lambda one: one.first_failed_at),
+    Column[DeadLetterCount]("first", lambda one: one.first_failed_at, minor=True),
     Column[DeadLetterCount]("last", lambda one: one.last_failed_at),
 )
 

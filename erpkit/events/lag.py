@@ -220,21 +220,23 @@ _NO_HANDLERS = Finding(
 _LAG_COLUMNS = (
     Column[tuple[GroupLag, EventLag]]("tenant", lambda row: row[0].tenant),
     Column[tuple[GroupLag, EventLag]]("handler", lambda row: row[0].handler),
-    Column[tuple[GroupLag, EventLag]]("topic", lambda row: row[0].topic),
+    Column[tuple[GroupLag, EventLag]]("topic", lambda row: row[0].topic, minor=True),
     Column[tuple[GroupLag, EventLag]]("waiting", lambda row: row[0].waiting, bar=True, tone=_lag_tone),
     Column[tuple[GroupLag, EventLag]](
         "for", lambda row: timedelta(seconds=row[0].age(row[1].at)), right=True, tone=_lag_tone
     ),
     Column[tuple[GroupLag, EventLag]]("oldest", lambda row: row[0].oldest),
-    Column[tuple[GroupLag, EventLag]]("checkpoint", lambda row: row[0].checkpoint),
-    Column[tuple[GroupLag, EventLag]]("last handled", lambda row: (row[0].checkpoint and row[0].moved_at) or "never"),
+    Column[tuple[GroupLag, EventLag]]("checkpoint", lambda row: row[0].checkpoint, minor=True),
+    Column[tuple[GroupLag, EventLag]](
+        "last handled", lambda row: (row[0].checkpoint and row[0].moved_at) or "never", minor=True
+    ),
 )
 _HOLDER_COLUMNS = (
     Column[LockHolder]("tenant", lambda one: one.tenant),
     Column[LockHolder]("holds", lambda one: one.what),
     Column[LockHolder]("process", lambda one: str(one.pid), right=True),
     Column[LockHolder]("user", lambda one: one.user),
-    Column[LockHolder]("application", lambda one: one.application),
+    Column[LockHolder]("application", lambda one: one.application, minor=True),
     Column[LockHolder]("state", lambda one: one.state),
     Column[LockHolder]("open for", lambda one: timedelta(seconds=one.seconds), right=True),
     Column[LockHolder]("wait behind it", lambda one: one.waiting),

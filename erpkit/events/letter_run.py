@@ -117,7 +117,7 @@ def _tone(result: LetterResult) -> Tone:
 _COLUMNS = (
     Column[LetterResult]("tenant", lambda r: r.tenant),
     Column[LetterResult]("offset", lambda r: r.offset),
-    Column[LetterResult]("topic", lambda r: r.topic),
+    Column[LetterResult]("topic", lambda r: r.topic, minor=True),
     Column[LetterResult]("handler", lambda r: r.handler),
     Column[LetterResult]("state", lambda r: f"{r.state}, was parked" if r.was_parked else r.state, tone=_tone),
     Column[LetterResult]("detail", lambda r: r.detail),

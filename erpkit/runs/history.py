@@ -152,10 +152,10 @@ _NO_RUNS = "No run was recorded. erpkit run NOTEBOOK runs one and records it."
 _COLUMNS = (
     Column[RunRecord]("started", lambda r: r.started_at),
     Column[RunRecord]("notebook", lambda r: r.notebook),
-    Column[RunRecord]("tenants", lambda r: list(r.tenants)),
+    Column[RunRecord]("tenants", lambda r: list(r.tenants), minor=True),
     Column[RunRecord]("outcome", lambda r: r.verdict, tone=_tone),
     Column[RunRecord]("duration", lambda r: r.seconds, unit="s", places=1, bar=True),
-    Column[RunRecord]("by", lambda r: f"{r.who}@{r.host}"),
+    Column[RunRecord]("by", lambda r: f"{r.who}@{r.host}", minor=True),
     Column[RunRecord]("report", lambda r: r.report),
 )
 _Work = tuple[str, list[RunRecord], int]

@@ -192,7 +192,7 @@ _TABLE_COLUMNS: tuple[Column[TableDetail], ...] = (
     Column[TableDetail]("size", lambda t: t.size / 1024, unit="KiB", places=0, bar=True),
     Column[TableDetail]("indexes", lambda t: t.index_size / 1024, unit="KiB", places=0, bar=True),
     Column[TableDetail]("dead rows", lambda t: t.dead_rows),
-    Column[TableDetail]("last vacuum", lambda t: t.last_vacuum or "never"),
+    Column[TableDetail]("last vacuum", lambda t: t.last_vacuum or "never", minor=True),
 )
 _INDEX_COLUMNS = (
     Column[IndexDetail]("index", lambda one: one.name),

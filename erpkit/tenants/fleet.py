@@ -210,14 +210,14 @@ def _largest(row: tuple[str, Mapping[str, int]]) -> str:
 
 _FLEET: tuple[Column[TenantInspection], ...] = (
     Column[TenantInspection]("tenant", lambda i: i.tenant.slug, tone=_gone),
-    Column[TenantInspection]("schema", lambda i: i.tenant.schema, tone=_gone),
+    Column[TenantInspection]("schema", lambda i: i.tenant.schema, tone=_gone, minor=True),
     Column[TenantInspection]("status", lambda i: i.tenant.status if i.exists else "gone", tone=_status_tone),
     Column[TenantInspection]("size", lambda i: i.size / _MIB, unit="MiB", places=2, bar=True),
-    Column[TenantInspection]("rows", lambda i: sum(i.rows.values())),
+    Column[TenantInspection]("rows", lambda i: sum(i.rows.values()), minor=True),
     Column[TenantInspection]("events", lambda i: i.event_count, bar=True),
-    Column[TenantInspection]("last event", lambda i: i.last_event),
+    Column[TenantInspection]("last event", lambda i: i.last_event, minor=True),
     Column[TenantInspection](
-        "pending", _if_read("versions", lambda i: i.pending), right=True, tone=_warn(lambda i: i.pending)
+        "migrations pending", _if_read("versions", lambda i: i.pending), right=True, tone=_warn(lambda i: i.pending)
     ),
     Column[TenantInspection](
         "dead letters", _if_read("dead letters", lambda i: len(i.dead_letters)), right=True,

@@ -211,9 +211,9 @@ def _step_columns(whom: str) -> tuple[Column[ReplayStep], ...]:
         Column[ReplayStep]("topic", lambda step: step.topic),
         Column[ReplayStep](whom, lambda step: step.handler),
         Column[ReplayStep]("events", lambda step: step.events, bar=True),
-        Column[ReplayStep]("offsets", lambda step: f"{step.first_offset}–{step.last_offset}", right=True),
-        Column[ReplayStep]("first", lambda step: step.first_time),
-        Column[ReplayStep]("last", lambda step: step.last_time),
+        Column[ReplayStep]("offsets", lambda step: f"{step.first_offset}–{step.last_offset}", right=True, minor=True),
+        Column[ReplayStep]("first", lambda step: step.first_time, minor=True),
+        Column[ReplayStep]("last", lambda step: step.last_time, minor=True),
     )
 
 
