@@ -43,7 +43,8 @@ class Runs:
         since = None if days is None else datetime.now(UTC) - timedelta(days=days)
         with self._installation.database.connection() as connection:
             runs = list_runs(connection, notebook or None, since=since, limit=limit)
-        return RunHistory(self._installation.target, tuple(runs), since)
+            has_others = not runs and bool(list_runs(connection, limit=1))
+        return RunHistory(self._installation.target, tuple(runs), since, has_others)
 
     def recorder(self) -> Recorder:
         """Return what writes runs down in this database; where it does not answer, the recorder knows why."""

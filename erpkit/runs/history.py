@@ -81,28 +81,38 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class RunHistory:
-    """Runs, the newest first, as tables; `since` is how far back they were read, None for no limit."""
+    """Runs, the newest first, as tables; `since` is how far back they were read, None for no limit.
+
+    `has_others` says whether runs of other notebooks, or older ones, were recorded.
+    """
 
     target: str
     runs: tuple[RunRecord, ...]
     since: datetime | None = None
+    has_others: bool = False
 
     @property
     def table(self) -> Table[RunRecord]:
         """One row per run."""
-        return Table(_COLUMNS, self.runs, _NO_RUNS)
+        return Table(_COLUMNS, self.runs, self._empty)
 
     @property
     def failures(self) -> Table[RunRecord]:
         """One row per run that failed, timed out, was killed or was lost."""
-        return Table(_COLUMNS, [run for run in self.runs if run.is_good is False], "No run failed.")
+        return Table(
+            _COLUMNS, [run for run in self.runs if run.is_good is False], "No run failed." if self.runs else self._empty
+        )
 
     @property
     def work(self) -> Table[tuple[str, list[RunRecord], int]]:
         """One row per notebook with the same parameters: how often it ran, how it ended, how long it took, how often that changed."""
         flaky = find_flaky(self.runs)
         rows = [(key, same, flaky.get(key, 0)) for key, same in sorted(_group(self.runs).items())]
-        return Table(_WORK, rows, _NO_RUNS)
+        return Table(_WORK, rows, self._empty)
+
+    @property
+    def _empty(self) -> str:
+        return "No run matches; there are others: erpkit runs lists them." if self.has_others else _NO_RUNS
 
     @property
     def findings(self) -> list[Finding]:

@@ -179,7 +179,15 @@ class ReplayPlan:
     @property
     def step_table(self) -> Table[ReplayStep]:
         """One row per tenant, topic and handler: how many events it would see again, and which."""
-        return Table(_TARGET_STEPS if self.target else _STEPS, self.steps, "There is nothing to replay.", height="30em")
+        return Table(_TARGET_STEPS if self.target else _STEPS, self.steps, self._empty, height="30em")
+
+    @property
+    def _empty(self) -> str:
+        return (
+            "There is nothing to replay."
+            if self.selection == Selection()
+            else "No event matches: there is nothing to replay."
+        )
 
     @property
     def tables(self) -> tuple[Table[Any], ...]:
