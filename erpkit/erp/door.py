@@ -19,6 +19,7 @@ from erpkit.erp.events import Events
 from erpkit.erp.installation import Installation
 from erpkit.erp.migrations import Migrations
 from erpkit.erp.modules import Modules, Queries
+from erpkit.erp.part import Part
 from erpkit.erp.tenants import Tenants
 from erpkit.errors import ErpkitError
 from erpkit.events import WorkerReport
@@ -29,8 +30,10 @@ from erpkit.tenants import Across, across
 from erpkit.visible import visible, visible_html
 
 
-class Runs:
+class Runs(Part):
     """What ran, when, and how it ended. It shows itself as a table of the newest runs."""
+
+    _inner = frozenset({"recorder"})
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
@@ -50,7 +53,7 @@ class Runs:
         """Return what writes runs down in this database; where it does not answer, the recorder knows why."""
         return Recorder.opening(lambda: self._installation.database)
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         return repr(self.history().table)
 
     def _repr_html_(self) -> str:
@@ -62,8 +65,10 @@ _CAUSES = 5  # of findings that it names
 _CELL = "text-align:left;vertical-align:top;padding:.2em 1em .2em .3em;"
 
 
-class Erp(Installation):
+class Erp(Part, Installation):
     """An ERP, ready to be looked at and operated. Opening it costs nothing until a part of it is used."""
+
+    _inner = frozenset({"candidates", "compose", "database", "find", "is_foreign", "own", "registry", "settings"})
 
     @cached_property
     def tenants(self) -> Tenants:
@@ -129,8 +134,6 @@ class Erp(Installation):
             (name if n == 0 else "", line) for name, text in card.items() for n, line in enumerate(text.split("\n"))
         ]
         return "\n".join(f"{name:<{width}}  {visible(line)}".rstrip() for name, line in lines)
-
-    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         rows = "".join(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from uuid import UUID
 from erpkit import events
 from erpkit.database import IMPATIENT, Connection, Tenant
 from erpkit.erp.installation import Installation
+from erpkit.erp.part import Part
 from erpkit.errors import StoppedError
 from erpkit.events.brokers import Broker, ConsumeOptions
 from erpkit.events.dispatchers import (
@@ -48,6 +49,9 @@ class DeadLetters(OpenLetters):
     """The open dead letters of some tenants, and what can be done about them."""
 
     installation: Installation = field(kw_only=True)
+
+    def __dir__(self) -> Iterable[str]:
+        return set(super().__dir__()) - {"installation"}
 
     def show_oldest(self, *, payload: bool = False) -> events.DeadLetterDetail | str:
         """Return the letter that failed first with its event's metadata, or a sentence where there is none."""
@@ -98,8 +102,10 @@ class DeadLetters(OpenLetters):
         return Plan(make(Work()), make, run, self.target, "letters", can_stop=False)
 
 
-class Events:
+class Events(Part):
     """The event log of each tenant. An ERP that erpkit only reads has none: each of these raises UsageError there."""
+
+    _inner = frozenset({"broker", "consume", "forward", "worker"})
 
     def __init__(self, installation: Installation) -> None:
         self._erp = installation

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.erp.installation import Installation
+from erpkit.erp.part import Part
 from erpkit.errors import NoTenantError, UsageError
 from erpkit.events import CommandBus, Message, QueryBus, consumer_groups
 from erpkit.migrations import Migration, read_migrations
@@ -68,11 +69,11 @@ _Record = TypeVar("_Record", bound=PlanRecord)
 _Result = TypeVar("_Result", bound=Shown)
 
 
-@dataclass(frozen=True)
-class ErpTenant:
+@dataclass(frozen=True, repr=False)
+class ErpTenant(Part):
     """One tenant, to work in."""
 
-    installation: Installation
+    _installation: Installation
     tenant: Tenant
 
     def transaction(
@@ -83,7 +84,7 @@ class ErpTenant:
         It commits at the end and rolls back on an error. `statement_timeout` is in seconds. Raises DatabaseError when the
         tenant's schema does not exist.
         """
-        return self.installation.database.tenant_transaction(
+        return self._installation.database.tenant_transaction(
             self.tenant, write=write, statement_timeout=statement_timeout
         )
 
@@ -92,23 +93,23 @@ class ErpTenant:
 
         Raises what the handler raises, with nothing done.
         """
-        self.installation.own("event log")
-        return CommandBus(self.installation.database, self.installation.registry).send(self.tenant, command)
+        self._installation.own("event log")
+        return CommandBus(self._installation.database, self._installation.registry).send(self.tenant, command)
 
     def ask(self, query: Query[_Answer]) -> _Answer:
         """Return the answer to a query by its one handler, which can only read."""
-        return QueryBus(self.installation.database, self.installation.registry).ask(self.tenant, query)
+        return QueryBus(self._installation.database, self._installation.registry).ask(self.tenant, query)
 
     def inspect(self, *, since: Path | str = "") -> TenantDetail:
         """Inspect the tenant in depth; `since` is a file of an earlier inspection, to which growth is measured."""
-        before = _earlier(self.installation, since)
-        everyone = self.installation.find()
-        with self.installation.database.connection() as connection:
+        before = _earlier(self._installation, since)
+        everyone = self._installation.find()
+        with self._installation.database.connection() as connection:
             detail = inspect_tenant(
-                connection, self.tenant, _migrations(self.installation),
-                groups=consumer_groups(self.installation.registry), among=everyone,
+                connection, self.tenant, _migrations(self._installation),
+                groups=consumer_groups(self._installation.registry), among=everyone,
             )  # fmt: skip
-        return replace(detail, target=self.installation.target, before=before)
+        return replace(detail, target=self._installation.target, before=before)
 
     def __str__(self) -> str:
         return f"{self.tenant.slug}: schema {self.tenant.schema}, {self.tenant.status}"
@@ -116,7 +117,7 @@ class ErpTenant:
     __repr__ = __str__
 
 
-class Tenants(Mapping[str, ErpTenant]):
+class Tenants(Part, Mapping[str, ErpTenant]):
     """All tenants by name: `erp.tenants["acme"]` is one to work in. It shows itself as a table."""
 
     def __init__(self, installation: Installation) -> None:
@@ -325,7 +326,7 @@ class Tenants(Mapping[str, ErpTenant]):
     ) -> Plan[_Record, _Result]:
         return Plan(make(Work()), make, run, self._installation.target, unit, False, look)
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         return repr(self.table)
 
     def _repr_html_(self) -> str:
