@@ -229,7 +229,7 @@ def inspect(slugs: tuple[str, ...], since: Path | None, as_json: bool) -> int:
     with erpkit.open() as erp:
         print_target(erp.target, quiet=as_json)
         if len(slugs) == 1 and not as_json and len(erp.find(slugs)) == 1:
-            detail = erp.tenants[slugs[0]].inspect(since=since or "")
+            detail = erp.tenants[erp.find(slugs)[0].slug].inspect(since=since or "")
             fleet = FleetInspection(erp.target, (detail.inspection,), detail.now, detail.before)
         else:
             detail, fleet = None, erp.tenants.inspect(slugs, since=since or "", exact=len(slugs) == 1 or None)

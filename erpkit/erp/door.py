@@ -13,15 +13,16 @@ from typing import Any
 import psycopg
 
 from erpkit.app import Application, compose
-from erpkit.config import Settings
+from erpkit.config import Settings, check_broker
 from erpkit.database.rights import find_excess
+from erpkit.database.target import check_conninfo
 from erpkit.erp.events import Events
 from erpkit.erp.installation import Installation
 from erpkit.erp.migrations import Migrations
 from erpkit.erp.modules import Modules, Queries
 from erpkit.erp.part import Part
 from erpkit.erp.tenants import Tenants
-from erpkit.errors import ErpkitError
+from erpkit.errors import ErpkitError, UsageError
 from erpkit.events import WorkerReport
 from erpkit.finding import group_findings
 from erpkit.runs.history import RunHistory, RunRecord, list_runs
@@ -68,7 +69,9 @@ _CELL = "text-align:left;vertical-align:top;padding:.2em 1em .2em .3em;"
 class Erp(Part, Installation):
     """An ERP, ready to be looked at and operated. Opening it costs nothing until a part of it is used."""
 
-    _inner = frozenset({"candidates", "compose", "database", "find", "is_foreign", "own", "registry", "settings"})
+    _inner = frozenset(
+        {"candidates", "compose", "database", "find", "is_foreign", "one", "own", "registry", "settings"}
+    )
 
     @cached_property
     def tenants(self) -> Tenants:
@@ -186,6 +189,13 @@ def _told(read: Callable[[], str]) -> str:
         return f"not read: {str(error).strip().splitlines()[0]}"
 
 
+def _check_types(**given: object) -> None:
+    """Raise UsageError for an argument that is no text; its value is not repeated, as it may hold a password."""
+    for name, value in given.items():
+        if value is not None and not isinstance(value, str):
+            raise UsageError(f"the argument {name} is {type(value).__name__}, and has to be a text")
+
+
 def open(
     database: str | None = None,
     *,
@@ -198,8 +208,13 @@ def open(
     """Open the ERP that the environment names, with what is given here in its place.
 
     `database` is a libpq connection string, or `env:NAME` for the one that a variable holds; "" is the configured one. Raises
-    UsageError for a setting that cannot be meant; the database is reached when it is first used.
+    UsageError, which names the argument, for a setting that cannot be meant; the database is reached when it is first used.
     """
-    found = (settings or Settings.from_env()).with_database(database or "")
     given = {"modules": modules, "tenants_query": tenants_query, "broker": broker}
+    _check_types(database=database, home=str(home) if isinstance(home, Path) else home, **given)
+    found = (settings or Settings.from_env()).with_database(database or "")
+    if database:
+        check_conninfo(found.database or "", "the argument database")
+    if broker is not None:
+        check_broker(broker, "the argument broker")
     return Erp(found.replaced(**given, home=Path(home).expanduser().absolute() if home else None))

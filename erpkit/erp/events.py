@@ -112,7 +112,7 @@ class Events(Part):
 
     def list(self, tenant: str, limit: int = 20) -> Table[events.Message]:
         """Return a tenant's newest events, without their payloads."""
-        (found,) = self._find([tenant])
+        found = self._one(tenant)
         with name_log_behind(found), self._erp.database.tenant_transaction(found) as connection:
             connection.execute(IMPATIENT)
             return Table(EVENT_COLUMNS, events.list_events(connection, limit), "the log is empty")
@@ -155,7 +155,7 @@ class Events(Part):
         `handler` is needed where several failed on the event. `payload` adds the business data in the event: ask for it only
         where you may see it, as a run records its output. Raises UsageError when there is no such letter.
         """
-        (found,) = self._find([tenant])
+        found = self._one(tenant)
         return events.show_dead_letter(self._erp.database, found, offset, handler, payload=payload)
 
     def replay(
@@ -197,7 +197,7 @@ class Events(Part):
         This is long work: `rate` is in events per second. With `resume`, a build that was stopped goes on; without `build`, the
         shadow that stands is compared as it is. Raises StoppedError where the build is stopped before its end.
         """
-        (owner,) = self._find([tenant])
+        owner = self._one(tenant)
         erp = self._erp
         erp.registry.check_handlers()
         goes_on = [resume]
@@ -259,7 +259,7 @@ class Events(Part):
 
     def import_from(self, path: Path | str, tenant: str) -> Plan[events.ImportPlan, ImportResult]:
         """Plan to append a file's events to a tenant's log, where it does not have them yet."""
-        (owner,) = self._find([tenant])
+        owner = self._one(tenant)
         erp = self._erp
 
         def make(_: Work) -> events.ImportPlan:
@@ -349,6 +349,10 @@ class Events(Part):
         """Open the configured broker, as a context manager."""
         self._erp.own("event log")
         return closing(events.open_broker(self._erp.settings, lasting=True))
+
+    def _one(self, tenant: str) -> Tenant:
+        self._erp.own("event log")
+        return self._erp.one(tenant)
 
     def _find(self, names: Sequence[str]) -> Sequence[Tenant]:
         self._erp.own("event log")

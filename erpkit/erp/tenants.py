@@ -125,16 +125,9 @@ class Tenants(Part, Mapping[str, ErpTenant]):
 
     def __getitem__(self, name: str) -> ErpTenant:
         try:
-            return ErpTenant(self._installation, self._one(name))
+            return ErpTenant(self._installation, self._installation.one(name))
         except UsageError as error:
             raise NoTenantError(str(error)) from None
-
-    def _one(self, name: str) -> Tenant:
-        """Return the one tenant of this name; raises UsageError for a name that no tenant has, and for several."""
-        found = self._installation.find([name])
-        if len(found) > 1:
-            raise UsageError(f"{name!r} names several tenants")
-        return found[0]
 
     def __iter__(self) -> Iterator[str]:
         return (tenant.slug for tenant in self._installation.find())
@@ -177,7 +170,7 @@ class Tenants(Part, Mapping[str, ErpTenant]):
         """Compare schemas with `_template`, or with the tenant `against`; without `_template`, with what most tenants have."""
         everyone = self._installation.find()
         tenants = self._installation.find(names) if names else everyone
-        model = self._one(against) if against else None
+        model = self._installation.one(against) if against else None
         with self._installation.database.connection() as connection:
             others = [tenant for tenant in tenants if model is None or tenant.slug != model.slug]
             return compare_tenants(connection, others, against=model, among=everyone, target=self._installation.target)
@@ -200,7 +193,7 @@ class Tenants(Part, Mapping[str, ErpTenant]):
         database = self._own()
 
         def make(_: Work) -> DropPlan:
-            tenant = self._one(slug)
+            tenant = self._installation.one(slug)
             with database.connection() as connection:
                 plan = plan_drop(connection, tenant)
             plan.refuse()
@@ -216,7 +209,7 @@ class Tenants(Part, Mapping[str, ErpTenant]):
         database = self._own()
 
         def make(_: Work) -> OffboardPlan:
-            tenant = self._one(slug)
+            tenant = self._installation.one(slug)
             with database.connection() as connection:
                 return plan_offboarding(connection, tenant, folder)
 
@@ -233,7 +226,7 @@ class Tenants(Part, Mapping[str, ErpTenant]):
         database, migrations = self._own(), _migrations(self._installation)
 
         def look() -> RepairPlan:
-            tenant = self._one(slug)
+            tenant = self._installation.one(slug)
             with database.connection() as connection:
                 return read_repair(connection, tenant, migrations, accept)
 
@@ -285,7 +278,7 @@ class Tenants(Part, Mapping[str, ErpTenant]):
 
     def export(self, slug: str, file: Path | str) -> Manifest:
         """Write a tenant to one file: a dump of its schema, and a manifest, which is returned."""
-        return export_tenant(self._own(), self._one(slug), Path(file))
+        return export_tenant(self._own(), self._installation.one(slug), Path(file))
 
     def import_(self, file: Path | str, slug: str = "") -> MovedTenant:
         """Make a tenant from an exported file, or nothing, under its own name or as `slug`."""

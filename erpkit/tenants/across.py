@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from erpkit.visible import visible_html
 if TYPE_CHECKING:
     import pandas
 
+_PLACE = re.compile(r"%(?:\(\w+\))?s\b")
 _IN_LIST = re.compile(r"\bin (?P<bracket>\( )?%(?: \( (?P<name>\w+) \))? s\b", re.IGNORECASE)
 _FEW, _MANY_ROWS = (
     10,
@@ -148,6 +149,8 @@ def across(
     order = {tenant.slug: number for number, tenant in enumerate(active)}
     parts.sort(key=lambda part: order[part.tenant])
     errors = {part.tenant: part.error for part in parts if part.error is not None}
+    if params is None:
+        _check_bound(query, errors)
     truncated = tuple(part.tenant for part in parts if limit is not None and part.count > limit)
     kept = [part.keep(limit) for part in parts if part.error is None]
     parts.clear()  # frees memory before `combine` needs as much again
@@ -220,6 +223,14 @@ def _bind(connection: Connection, query: str, params: Sequence[Any] | dict[str, 
         return psycopg.ClientCursor(connection).mogrify(query, params)
     except (psycopg.ProgrammingError, psycopg.DataError, UnicodeError) as error:
         raise UsageError(f"the parameters do not fit the query: {error}") from None
+
+
+def _check_bound(query: str, errors: Mapping[str, str]) -> None:
+    """Raise UsageError where a query failed as it has a place for a value, and was given none; `%` is an operator, too."""
+    if not any('"%"' in error for error in errors.values()):
+        return
+    if found := _PLACE.search("".join("''" if token.is_string else token.text for token in read_tokens(query))):
+        raise UsageError(f"{found[0]} in the query is a place for a value, and there are no params")
 
 
 def _check_lists(query: str, params: Sequence[Any] | dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,7 @@ from IPython.core.interactiveshell import InteractiveShell
 import erpkit
 from erpkit import Erp
 from erpkit.database import Database
+from erpkit.errors import UsageError
 from erpkit.modules import Registry
 from erpkit.modules.registry import SAMPLE_GROUP
 from tests.conftest import plant_copy
@@ -86,3 +88,44 @@ def test_printed_and_in_ipython_a_part_shows_what_it_has(door: Erp) -> None:
     assert PlainTextFormatter()(door.tenants) == str(door.tenants)
     assert "to look at" in PlainTextFormatter()(door)
     assert PlainTextFormatter()([door.tenants]) == f"[{door.tenants!r}]"
+
+
+@pytest.mark.parametrize("name", ["a*", "acm?", "[a]cme"])
+def test_a_pattern_is_not_taken_for_the_name_of_one_tenant(name: str, door: Erp) -> None:
+    for look in (lambda: door.tenants[name], lambda: door.events.list(name), lambda: door.tenants.drift(against=name)):
+        with pytest.raises(UsageError, match="is a pattern: name one tenant, such as acme"):
+            look()
+    assert name not in door.tenants
+
+
+def test_a_name_that_is_no_text_is_told_in_one_line(door: Erp) -> None:
+    for look in (lambda: door.tenants[3], lambda: door.tenants.inspect([3]), lambda: door.events.list(3)):  # type: ignore[index, list-item, arg-type]
+        with pytest.raises(UsageError, match="looked up by its name, and 3 is not a text"):
+            look()
+    assert 3 not in door.tenants  # type: ignore[comparison-overlap]
+
+
+@pytest.mark.parametrize("argument", ["database", "modules", "tenants_query", "broker", "home"])
+def test_open_names_the_argument_that_is_no_text(argument: str) -> None:
+    with pytest.raises(UsageError, match=f"the argument {argument} is int, and has to be a text"):
+        erpkit.open(**{argument: 3})  # type: ignore[arg-type]
+
+
+def test_open_names_the_argument_that_cannot_be_meant_and_not_a_variable() -> None:
+    with pytest.raises(UsageError, match=r"^the argument database is not a libpq connection string") as error:
+        erpkit.open("garbage password=secret")
+    assert "secret" not in str(error.value)
+    with pytest.raises(UsageError, match=r"^the argument broker is not a broker's URL"):
+        erpkit.open(broker="garbage")
+
+
+@pytest.mark.parametrize("place", ["%(since)s", "%s"])
+def test_a_place_for_a_value_without_params_is_named(place: str, door: Erp) -> None:
+    with pytest.raises(
+        UsageError, match=re.escape(f"{place} in the query is a place for a value, and there are no params")
+    ):
+        door.query(f"SELECT * FROM sales_orders WHERE placed_on >= {place}")
+    assert len(door.query("SELECT '%(since)s' AS text").frame) == 3  # one of the four is suspended
+    with pytest.raises(UsageError) as error:
+        door.query("SELECT 'a' LIKE '%s' FROM FROM")
+    assert "place for a value" not in str(error.value)
