@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from erpkit.plural import count_of
 
@@ -68,6 +68,16 @@ class Cause:
         if len(subjects) == 1:
             return str(self.findings[0])
         return f"{count_of(len(subjects), self.findings[0].of)}: {self.problem} ({name_some(subjects)})"
+
+
+class _Severe(Protocol):
+    @property
+    def severity(self) -> Severity: ...
+
+
+def marked(finding: _Severe) -> str:
+    """Return a finding or a cause as a line of text: `-` before advice (`info`), `!` before what needs a look."""
+    return f"{'-' if finding.severity == 'info' else '!'} {finding}"
 
 
 def group_findings(findings: Iterable[Finding]) -> list[Cause]:

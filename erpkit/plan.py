@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from erpkit.errors import PlanChangedError
-from erpkit.finding import Finding, group_findings
+from erpkit.finding import Finding, group_findings, marked
 from erpkit.result import Summary, to_html
 from erpkit.table import Table
 
@@ -121,7 +121,7 @@ class Plan(Generic[_Record, _Result]):
         return f"plan {self.id} for {self.target}: {self.record}"
 
     def __repr__(self) -> str:
-        return "\n".join([str(self), *(f"! {cause}" for cause in group_findings(self.record.findings))])
+        return "\n".join([str(self), *(marked(cause) for cause in group_findings(self.record.findings))])
 
     def _repr_html_(self) -> str:
         return to_html(str(self), findings=self.record.findings, tables=self.record.tables)

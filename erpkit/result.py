@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from erpkit.finding import Cause, Finding, exit_code, group_findings
+from erpkit.finding import Cause, Finding, exit_code, group_findings, marked
 from erpkit.table import TONES, Table, format_value
 from erpkit.visible import visible, visible_html
 
@@ -33,6 +33,11 @@ class Summary:
         return group_findings(self._findings)
 
     @property
+    def lines(self) -> list[str]:
+        """Each finding as a line, with the mark of its severity."""
+        return [marked(finding) for finding in self._findings]
+
+    @property
     def exit_code(self) -> int:
         """3 if a finding is an error or a warning, else 0."""
         return exit_code(self._findings)
@@ -53,7 +58,7 @@ class Summary:
 
     def __str__(self) -> str:
         lines = [self.title, *(f"  {name}: {format_value(value)}" for name, value in self.facts.items())]
-        return "\n".join(map(visible, [*lines, *(f"  ! {cause}" for cause in self.causes)]))
+        return "\n".join(map(visible, [*lines, *(f"  {marked(cause)}" for cause in self.causes)]))
 
     def html(self) -> str:
         """Return the summary as a piece of HTML with its styles in it."""

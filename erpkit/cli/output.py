@@ -18,7 +18,7 @@ from erpkit.cli.say import say_script as say_script
 from erpkit.cli.say import say_text as say_text
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
-from erpkit.finding import Finding, group_findings
+from erpkit.finding import Finding, group_findings, marked
 from erpkit.table import Column, Table
 
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -95,7 +95,7 @@ def show(table: Table[Any]) -> None:
 def print_findings(findings: Sequence[Finding], *, quiet: bool = False) -> None:
     """Print findings by cause, the gravest first, each with the command that helps (`quiet`: on standard error)."""
     for cause in group_findings(findings):
-        say(f"{'-' if cause.severity == 'info' else '!'} {cause}", err=quiet)
+        say(marked(cause), err=quiet)
         if cause.remedy:
             say(f"    {cause.remedy}", err=quiet)
 

@@ -11,7 +11,7 @@ from psycopg import sql
 from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.events.checkpoints import group_lock
 from erpkit.events.consumer import ConsumerGroup, group_rows
-from erpkit.finding import NO_TENANTS, Finding, group_findings, not_read
+from erpkit.finding import NO_TENANTS, Finding, group_findings, marked, not_read
 from erpkit.plural import count_of
 from erpkit.result import to_html
 from erpkit.table import Column, Table, Tone, format_value
@@ -184,7 +184,7 @@ class EventLag:
         ]  # fmt: skip
 
     def __repr__(self) -> str:
-        return "\n".join([repr(self.table), *(f"! {cause}" for cause in group_findings(self.findings))])
+        return "\n".join([repr(self.table), *(marked(cause) for cause in group_findings(self.findings))])
 
     def _repr_html_(self) -> str:
         return to_html("", findings=self.findings, tables=[self.table])

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 
 from erpkit.database import TEMPLATE, Connection, Tenant, may_not_read, read_tenants
-from erpkit.finding import Finding
+from erpkit.finding import Finding, marked
 from erpkit.migrations.files import VERSION_TABLE, Migration
 from erpkit.migrations.history import STILL_RUNNING, read_dirty, read_edited
 from erpkit.plural import count_of
@@ -238,7 +238,7 @@ class FleetStatus:
         return ", ".join(f"{count:,} {name}" for name, count in self.facts.items())
 
     def __repr__(self) -> str:
-        return "\n".join([repr(self.table), *(f"! {finding}" for finding in self.findings)])
+        return "\n".join([repr(self.table), *(marked(finding) for finding in self.findings)])
 
     def _repr_html_(self) -> str:
         return to_html("", findings=self.findings, tables=self.tables)

@@ -23,7 +23,7 @@ from erpkit.database import (
     sweep,
 )
 from erpkit.errors import DatabaseError, UsageError, first_line
-from erpkit.finding import Finding, group_findings
+from erpkit.finding import Finding, group_findings, marked
 from erpkit.plural import count_of
 from erpkit.result import Summary
 from erpkit.table import Table
@@ -102,7 +102,7 @@ class Across:
 
     def __repr__(self) -> str:
         rows = repr(self.frame) if len(self.frame) else "no rows"
-        return "\n".join([rows, *(f"! {cause}" for cause in group_findings(self.findings))])
+        return "\n".join([rows, *(marked(cause) for cause in group_findings(self.findings))])
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{visible_html(note)}</li>" for note in self.notes)
