@@ -147,7 +147,11 @@ class Erp(Part, Installation):
         return f'<table style="line-height:1.4">{rows}</table>'
 
     def _card(self) -> dict[str, str]:
-        """Return what matters at first sight, a line each; what cannot be read says why."""
+        """Return what matters at first sight, a line each; what cannot be read says why, and a database that is not reached once."""
+        try:
+            self.target  # noqa: B018 - connects
+        except ErpkitError as error:
+            return {"database": str(error), "modules": _told(self._order)}
         return {
             "database": _told(lambda: self.target),
             "login": _told(self._login),
