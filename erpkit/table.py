@@ -146,7 +146,7 @@ class Table(Generic[_Row]):
     def __repr__(self) -> str:
         if not self.rows:
             return self.empty
-        lines = [[column.head for column in self.columns], *self.texts()]
+        lines = [[visible(column.head) for column in self.columns], *self.texts()]
         widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
         aligned = [[*zip(line, widths, self.numeric, strict=True)] for line in lines]
         return "\n".join(

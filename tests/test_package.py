@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import grimp
@@ -111,3 +112,11 @@ def test_notebooks_are_thin() -> None:
                     "nbval-check-output" in cell.metadata.get("tags", []) or "NBVAL_CHECK_OUTPUT" in cell.source
                 )
                 assert not cell.outputs or is_checked, (path, cell.source)
+
+
+@pytest.mark.parametrize("package", ["erp", "migrations", "modules", "tenants", "ui"])
+def test_no_name_that_is_imported_late_is_that_of_a_file_which_would_take_its_place(package: str) -> None:
+    module = import_module(f"erpkit.{package}")
+    files = {path.stem for path in Path(str(module.__file__)).parent.glob("*.py")}
+    assert not files & set(module.__all__)
+    assert all(getattr(module, name) is not None for name in module.__all__)

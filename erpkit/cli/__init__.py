@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import sys
 import traceback
@@ -18,6 +19,10 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "demo": ("demo", "The whole kit on sample data, from nothing."),
+    "doctor": (
+        "doctor",
+        "What any database is to erpkit: its tenants, who lists and migrates them, and what to do next.",
+    ),
     "lab": ("lab", "JupyterLab on the notebooks."),
     "db": ("db", "The embedded server."),
     "run": ("run", "Run a notebook headlessly, once or for each tenant."),
@@ -63,6 +68,8 @@ def erpkit() -> None:
 
 def main() -> NoReturn:
     """Run the command line; print an error of erpkit in one line, without a traceback."""
+    # What is imported stays: looking through it again and again takes a tenth of a short command.
+    gc.set_threshold(50_000, 20, 20)
     try:
         code = erpkit.main(standalone_mode=False)
     except click.ClickException as error:

@@ -242,7 +242,7 @@ def inspect(slugs: tuple[str, ...], since: Path | None, as_json: bool) -> int:
 
 
 def _print_fleet(fleet: FleetInspection, detail: TenantDetail | None) -> None:
-    show(_narrow(fleet.table))
+    show(_narrow(fleet.table, has_event_log=fleet.has_event_log))
     if fleet.before:
         _print_since(fleet)
     if fleet.note:
@@ -253,11 +253,14 @@ def _print_fleet(fleet: FleetInspection, detail: TenantDetail | None) -> None:
             say(line)
 
 
-def _narrow(table: Table[TenantInspection]) -> Table[TenantInspection]:
+def _narrow(table: Table[TenantInspection], *, has_event_log: bool) -> Table[TenantInspection]:
     """Leave out columns for which a terminal has no room, and add the backlog."""
-    more = (BACKLOG, Column[TenantInspection]("dead rows", lambda i: i.dead_rows, minor=True))
+    more = _WAITING if has_event_log else ()
     kept = [column for column in table.columns if column.name not in ("schema", "last event")]
     return Table([*kept, *more], table.rows, table.empty)
+
+
+_WAITING = (BACKLOG, Column[TenantInspection]("dead rows", lambda i: i.dead_rows, minor=True))
 
 
 def _print_since(fleet: FleetInspection) -> None:

@@ -28,11 +28,13 @@ from erpkit.database.scope import (
     Connection,
     Tenant,
     check_schema_name,
+    check_session,
     connect_beside,
     grant_usage,
     quote_name,
     scope_statements,
     search_path,
+    shared_schemas,
 )
 from erpkit.database.sweep import Answer, Stream, can_stream, column_names_and_types, open_stream, sweep
 
@@ -55,6 +57,7 @@ __all__ = [
     "as_owner",
     "can_stream",
     "check_schema_name",
+    "check_session",
     "column_names_and_types",
     "connect_beside",
     "create_schema",
@@ -73,6 +76,7 @@ __all__ = [
     "scope_statements",
     "search_path",
     "share_table",
+    "shared_schemas",
     "sweep",
     "tenants_with_table",
 ]

@@ -86,6 +86,11 @@ def owner_name(database: str) -> str:
     return f"{OWNER_PREFIX}{database}"
 
 
+def shared_group(database: str) -> str:
+    """Return the group of a database's tenants that may use the schemas that are declared as shared."""
+    return owner_name(database).replace(OPERATORS, "erpkit_shared", 1)
+
+
 def find_owner(connection: Connection) -> str | None:
     """Return the role that owns what the operators of this database make, if the login may act as it."""
     name = owner_name(database_name(connection))

@@ -51,7 +51,13 @@ _WAIT_FOR_MORE = 0.25  # seconds for a further connection: two callers that wait
 
 
 class PooledConnection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection of the pool; `visited` holds the schemas that its backend has cached."""
+    """A connection of the pool; `visited` holds the schemas that its backend has cached.
+
+    `shared_schemas` follow a tenant's on the search_path, and `pooler` is what the settings say of one in between.
+    """
+
+    shared_schemas: tuple[str, ...] = ()
+    pooler: str = ""
 
     def __init__(self, pgconn: pq.abc.PGconn, row_factory: RowFactory[tuple[Any, ...]] = tuple_row) -> None:
         super().__init__(pgconn, row_factory)
@@ -62,7 +68,8 @@ class Database:
     """A PostgreSQL database with a pool of connections; open it with `Database.open(settings)`, in a `with` block or not.
 
     `target` names it for people: `embedded`, or host/database/user. `is_writable` is False for the database of an ERP that
-    erpkit only reads. `shared_schemas` and `allowed_functions` are what SQL that a person types may use besides the tenant's.
+    erpkit only reads. `shared_schemas` follow a tenant's on the search_path, and its role may write to the `writable_schemas` among
+    them; `allowed_functions` are what SQL that a person types may call. `pooler` is "session" if one in that mode is in between.
 
     A connection that died in the pool, as when the server restarted, is replaced before it is lent. Work that has begun on a
     connection is never repeated.
@@ -76,7 +83,9 @@ class Database:
         self.conninfo = conninfo
         self.max_connections = max_connections
         self.shared_schemas: tuple[str, ...] = ()
+        self.writable_schemas: tuple[str, ...] = ()
         self.allowed_functions: tuple[str, ...] = ()
+        self.pooler = ""
         self._wait = _WAIT
         self._pool = self._new_pool()
         self._reading: Self | None = None
@@ -93,6 +102,7 @@ class Database:
         """
         database = cls._open(settings)
         database.shared_schemas, database.allowed_functions = settings.shared_schemas, settings.allowed_functions
+        database.writable_schemas, database.pooler = settings.writable_schemas, settings.pooler
         return database
 
     @classmethod
@@ -322,11 +332,15 @@ class Database:
                 "connect_timeout": 10,
                 "client_encoding": "UTF8",  # the server's own may lack characters, and SQL_ASCII turns text into bytes
             },
+            configure=self._configure,
             open=True,
             timeout=_WAIT,
             reconnect_timeout=0,  # with a timeout the pool backs off, and misses that the server is back
             name="erpkit",
         )
+
+    def _configure(self, connection: PooledConnection) -> None:
+        connection.shared_schemas, connection.pooler = self.shared_schemas, self.pooler
 
 
 class _TenantTransaction(AbstractContextManager[Connection]):

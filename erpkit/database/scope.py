@@ -93,8 +93,9 @@ def enter_tenant(
     tenant's schema does not exist, and when the connection is lost, which is closed then.
     """
     role = tenant.role if write else tenant.reader
+    entrance = _entrance(tenant.schema, role, statement_timeout, write, shared_schemas(connection))
     try:
-        found = _run(connection, _entrance(tenant.schema, role, statement_timeout, write)).get_value(0, 0)
+        found = _run(connection, entrance).get_value(0, 0)
     except psycopg.Error as error:
         if not connection.closed:
             connection.rollback()
@@ -105,16 +106,23 @@ def enter_tenant(
 
 
 @lru_cache(maxsize=10_000)
-def _entrance(schema: str, role: str | None, statement_timeout: float | None, write: bool) -> bytes:
+def _entrance(
+    schema: str, role: str | None, statement_timeout: float | None, write: bool, shared: tuple[str, ...]
+) -> bytes:
     begin = "BEGIN READ WRITE" if write else "BEGIN READ ONLY"
-    return "; ".join((begin, *scope_statements(schema, role, statement_timeout))).encode()
+    return "; ".join((begin, *scope_statements(schema, role, statement_timeout, shared))).encode()
 
 
-def scope_statements(schema: str, role: str | None, statement_timeout: float | None) -> tuple[str, ...]:
-    """Return the statements that scope the present transaction to a tenant; the last one returns the schema in effect."""
+def scope_statements(
+    schema: str, role: str | None, statement_timeout: float | None, shared: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """Return the statements that scope the present transaction to a tenant; the last one returns the schema in effect.
+
+    The `shared` schemas follow the tenant's on the search_path.
+    """
     switch = (f"SET LOCAL ROLE {quote_name(role)}",) if role is not None else ()
     return (
-        f"SET LOCAL search_path TO {search_path(schema)}",
+        f"SET LOCAL search_path TO {search_path(schema, shared)}",
         *switch,
         f"SET LOCAL statement_timeout TO {int((statement_timeout or 0) * 1000)}",  # the server counts from here on
         "SELECT current_schema()",
@@ -122,15 +130,39 @@ def scope_statements(schema: str, role: str | None, statement_timeout: float | N
 
 
 @lru_cache(maxsize=10_000)
-def search_path(schema: str) -> str:
-    """Return the search_path of a tenant: its schema, quoted, as a comma in it would add another one.
+def search_path(schema: str, shared: tuple[str, ...] = ()) -> str:
+    """Return the search_path of a tenant: its schema, quoted, as a comma in it would add another one, and the `shared` ones.
 
     `pg_temp` comes last, as otherwise a temporary table would hide the tenant's (PostgreSQL manual, "search_path"). For a name
     that no tenant's schema can have, the path holds nothing else, so that `enter_tenant` finds no schema.
     """
     if not schema or "\0" in schema or schema.startswith("pg_") or schema == "information_schema":
         return "pg_temp"
-    return f"{quote_name(schema)}, pg_temp"
+    return ", ".join([*map(quote_name, (schema, *shared)), "pg_temp"])
+
+
+def shared_schemas(connection: Connection) -> tuple[str, ...]:
+    """Return the schemas that follow a tenant's on this connection's search_path: those that the settings declare as shared."""
+    found: tuple[str, ...] = getattr(connection, "shared_schemas", ())
+    return found
+
+
+def is_direct(connection: Connection) -> bool:
+    """Tell whether the connection leads to PostgreSQL itself, and not to a pooler, which invents the process id.
+
+    Only then does the next transaction find what a session keeps: settings, locks, prepared statements.
+    """
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return row == (connection.info.backend_pid,)
+
+
+def check_session(connection: Connection, why: str) -> None:
+    """Raise UsageError if a pooler is in between, unless the settings say that it is in session mode; `why` is what needs one."""
+    if getattr(connection, "pooler", "") != "session" and not is_direct(connection):
+        raise UsageError(
+            f"{why} needs a session of its own, and a pooler is between erpkit and PostgreSQL, which hands each transaction to "
+            "another: connect to PostgreSQL itself, or set ERPKIT_POOLER=session if the pooler is in session mode"
+        )
 
 
 def no_schema(tenant: Tenant) -> str:

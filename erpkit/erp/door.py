@@ -8,27 +8,29 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from erpkit.app import Application, compose
 from erpkit.config import Settings, check_broker
 from erpkit.database.rights import find_excess
 from erpkit.database.target import check_conninfo
-from erpkit.erp.events import Events
 from erpkit.erp.installation import Installation
-from erpkit.erp.migrations import Migrations
-from erpkit.erp.modules import Modules, Queries
 from erpkit.erp.part import Part
-from erpkit.erp.tenants import Tenants
 from erpkit.errors import ErpkitError, UsageError
-from erpkit.events import WorkerReport
 from erpkit.finding import group_findings
-from erpkit.runs.history import RunHistory, RunRecord, list_runs
-from erpkit.runs.record import Recorder
-from erpkit.tenants import Across, across
 from erpkit.visible import visible, visible_html
+
+if TYPE_CHECKING:
+    from erpkit.app import Application
+    from erpkit.erp.events import Events
+    from erpkit.erp.migrations import Migrations
+    from erpkit.erp.modules import Modules, Queries
+    from erpkit.erp.tenants import Tenants
+    from erpkit.events import WorkerReport
+    from erpkit.runs.history import RunHistory, RunRecord
+    from erpkit.runs.record import Recorder
+    from erpkit.tenants import Across, Diagnosis
 
 
 class Runs(Part):
@@ -44,6 +46,8 @@ class Runs(Part):
 
     def history(self, notebook: str = "", *, days: float | None = None, limit: int = 20) -> RunHistory:
         """Return the newest runs, of one notebook or all, of the last `days` or ever."""
+        from erpkit.runs.history import RunHistory, list_runs  # noqa: PLC0415
+
         since = None if days is None else datetime.now(UTC) - timedelta(days=days)
         with self._installation.database.connection() as connection:
             runs = list_runs(connection, notebook or None, since=since, limit=limit)
@@ -52,6 +56,8 @@ class Runs(Part):
 
     def recorder(self) -> Recorder:
         """Return what writes runs down in this database; where it does not answer, the recorder knows why."""
+        from erpkit.runs.record import Recorder  # noqa: PLC0415
+
         return Recorder.opening(lambda: self._installation.database)
 
     def __str__(self) -> str:
@@ -67,7 +73,10 @@ _CELL = "text-align:left;vertical-align:top;padding:.2em 1em .2em .3em;"
 
 
 class Erp(Part, Installation):
-    """An ERP, ready to be looked at and operated. Opening it costs nothing until a part of it is used."""
+    """An ERP, ready to be looked at and operated. Opening it costs nothing until a part of it is used.
+
+    Each part is imported when it is asked for: all of them together take longer than most commands.
+    """
 
     _inner = frozenset(
         {"candidates", "compose", "database", "find", "is_foreign", "one", "own", "registry", "settings"}
@@ -76,32 +85,54 @@ class Erp(Part, Installation):
     @cached_property
     def tenants(self) -> Tenants:
         """The tenants by name, to look at or to work in."""
+        from erpkit.erp.tenants import Tenants  # noqa: PLC0415
+
         return Tenants(self)
 
     @cached_property
     def events(self) -> Events:
         """The event log of each tenant: how handlers keep up, dead letters, replays."""
+        from erpkit.erp.events import Events  # noqa: PLC0415
+
         return Events(self)
 
     @cached_property
     def migrations(self) -> Migrations:
         """The migrations of all tenants: who has which, and bringing them up or down."""
+        from erpkit.erp.migrations import Migrations  # noqa: PLC0415
+
         return Migrations(self)
 
     @cached_property
     def modules(self) -> Modules:
         """The modules, and the check of what they declare."""
+        from erpkit.erp.modules import Modules  # noqa: PLC0415
+
         return Modules(self)
 
     @cached_property
     def queries(self) -> Queries:
         """The queries of the modules: generated code, and the check against every tenant."""
+        from erpkit.erp.modules import Queries  # noqa: PLC0415
+
         return Queries(self)
 
     @cached_property
     def runs(self) -> Runs:
         """The runs of notebooks that were recorded."""
         return Runs(self)
+
+    def doctor(self, *, named: str = "") -> Diagnosis:
+        """Look at the database, whatever it is, and tell what erpkit can do there; nothing is written.
+
+        `named` is how the database was named, where it is not the configured one: the commands to paste name it again.
+        """
+        from erpkit.tenants.doctor import examine, quote  # noqa: PLC0415
+
+        connect = f"export ERPKIT_DATABASE={quote(named)}" if named else ""
+        settings = self.settings
+        with self.database.connection() as connection:
+            return examine(connection, self.target, settings.tenants_query, settings.migration_state, connect)
 
     def query(
         self,
@@ -118,6 +149,8 @@ class Erp(Part, Installation):
         `tenants` are names or patterns (`a*`), all without one. `limit` is the most rows a tenant may give, `timeout` the seconds
         for all of them together. Raises UsageError for anything but one statement that reads.
         """
+        from erpkit.tenants import across  # noqa: PLC0415
+
         values = dict(params) if isinstance(params, Mapping) else params
         found = self.find(tenants)
         return across(self.database, sql, values, tenants=found, limit=limit, timeout=timeout, progress=progress)
@@ -126,6 +159,8 @@ class Erp(Part, Installation):
         self, *, migrate: bool = False, dispatch: bool = False, on_report: Callable[[WorkerReport], object] = str
     ) -> AbstractContextManager[Application]:
         """Start the modules for the time of the block, and lend the application that they make; see `erpkit.app.compose`."""
+        from erpkit.app import compose  # noqa: PLC0415
+
         if dispatch:
             self.own("event log")
         return compose(self.settings, migrate=migrate, dispatch=dispatch, on_report=on_report)

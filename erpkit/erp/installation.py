@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Self
 
 from erpkit.config import Settings
-from erpkit.database import Database, Tenant
+from erpkit.database import TEMPLATE, Connection, Database, Tenant
 from erpkit.errors import UsageError
+from erpkit.migrations import ForeignStates, Migration, read_foreign_states
 from erpkit.modules import Registry, find_modules, load_modules
 from erpkit.tenants import find_tenants
 
@@ -72,6 +73,16 @@ class Installation:
         if name not in found:
             raise UsageError(f"{name!r} is a pattern: name one tenant, such as {min(found)}")
         return found[name]
+
+    def foreign_states(
+        self, connection: Connection, tenants: Sequence[Tenant], migrations: Sequence[Migration], against: str = ""
+    ) -> ForeignStates:
+        """Read what other tools keep of the migrations of `tenants`, but for the tables of the modules' own `migrations`."""
+        if all(tenant.schema != TEMPLATE.schema for tenant in tenants):
+            tenants = [TEMPLATE, *tenants]
+        known = {migration.version_table for migration in migrations}
+        declared = self.settings.migration_state
+        return read_foreign_states(connection, tenants, known=[*known], declared=declared, against=against)
 
     def own(self, what: str) -> None:
         """Raise UsageError where the ERP is one that erpkit only reads, which has no `what`."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import psycopg
 
@@ -22,7 +22,6 @@ from erpkit.migrations import (
     Migration,
     MigrationHistory,
     MigrationPlan,
-    MigrationRun,
     ParsedMigration,
     collect_migrations,
     lint_migrations,
@@ -34,13 +33,20 @@ from erpkit.migrations import (
     read_history,
     read_migrations,
     read_milliseconds,
-    run_plan,
 )
-from erpkit.migrations.files import Style, new_migration
-from erpkit.migrations.run import OnError
-from erpkit.modules import ModuleLike
+from erpkit.migrations.apply import check_own_sessions
+from erpkit.migrations.files import Style, decode, new_migration
+from erpkit.migrations.foreign_state import MAJORITY, NEWEST
+from erpkit.migrations.golang import is_golang_file, parse_file
+from erpkit.migrations.lint import find_reaching, in_order
 from erpkit.plan import Plan, Work
-from erpkit.tenants import ensure_template
+
+if TYPE_CHECKING:
+    from erpkit.migrations import ForcePlan, ForceRun, MigrationRun
+    from erpkit.migrations.run import OnError
+    from erpkit.modules import ModuleLike
+
+_EXTENSIONS = "SELECT extname::text, nspname::text FROM pg_extension e JOIN pg_namespace n ON n.oid = extnamespace"
 
 _Decide = Callable[[Sequence[Tenant], Sequence[Migration], Applied], MigrationPlan]
 
@@ -81,11 +87,17 @@ class Migrations(Part):
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
 
-    def status(self, names: Sequence[str] = ()) -> FleetStatus:
-        """Return which migrations tenants have, all of them without a name, and `_template`; what is not current is a finding."""
+    def status(self, names: Sequence[str] = (), *, against: str = "") -> FleetStatus:
+        """Return which migrations tenants have, all of them without a name, and `_template`; what is not current is a finding.
+
+        Where another tool migrates them, they are compared with each other: `against` is `newest`, `majority` or a tenant;
+        without it, `_template` or the newest. Raises UsageError for a tenant that there is not.
+        """
         migrations = self._read()
+        if against not in ("", NEWEST, MAJORITY):
+            self._installation.find([against])
         with self._installation.database.connection() as connection:
-            return self._status(connection, self._fleet(names), migrations)
+            return self._status(connection, self._fleet(names), migrations, against)
 
     def plan(
         self,
@@ -140,6 +152,24 @@ class Migrations(Part):
 
         return self._bind(lambda: self._named(names), decide, how)
 
+    def force(self, version: int, names: Sequence[str] = (), *, module: str) -> Plan[ForcePlan, ForceRun]:
+        """Plan to set the version of a module with golang-migrate's files, clean, and run nothing: once what failed was seen to.
+
+        `version` is -1 for none at all; names as in `down`. goose's tables know no such thing: see `retry_dirty` of `plan`.
+        """
+
+        from erpkit.migrations import plan_force, run_force  # noqa: PLC0415 - the other commands are quicker without
+
+        def make(_work: Work) -> ForcePlan:
+            migrations, tenants = self._read(), self._named(names)
+            with self._installation.database.connection() as connection:
+                return plan_force(tenants, migrations, read_applied(connection, tenants, migrations), module, version)
+
+        def run(plan: ForcePlan, work: Work) -> ForceRun:
+            return run_force(self._installation.database, plan, plan.id, Limits(), work.advance)
+
+        return Plan(make(Work()), make, run, self._installation.target, "tenants", can_stop=False)
+
     def history(self, names: Sequence[str] = (), *, limit: int = 50) -> MigrationHistory:
         """Return what was done to which tenant, the newest first; without a name those that are gone are included."""
         tenants = self._named(names) if names else None
@@ -162,23 +192,30 @@ class Migrations(Part):
         return Mend(statements, is_done=True)
 
     def lint(self, modules: Sequence[str] = (), *, pg_version: str | None = None) -> LintReport:
-        """Name the statements that lock or rewrite tables, or break running code, in the files of modules; all without a name.
+        """Name the statements that lock or rewrite tables, break running code, or reach beyond the tenant, in the files of modules;
+        all without a name.
 
         Raises UsageError where squawk is not installed.
         """
         chosen = [self._module(name) for name in modules] or self._installation.registry.modules
         migrations = [migration for module in chosen for migration in collect_migrations(module)]
-        return LintReport(lint_migrations(migrations, pg_version=pg_version), checked=len(migrations))
+        own = find_reaching(migrations, self._installation.settings.shared_schemas)
+        found = lint_migrations(migrations, pg_version=pg_version)
+        return LintReport(in_order(migrations, [*own, *found]), checked=len(migrations))
 
     def new(self, module: str, name: str, *, style: Style | None = None) -> Path:
         """Write an empty migration into a module's folder and return its path; its version is in the style of the others."""
         return new_migration(self._module(module), name, style=style)
 
     def show(self, file: Path) -> ParsedMigration:
-        """Return the statements of a migration file, as goose would split it; ENVSUB is filled in from the environment."""
+        """Return the statements of a migration file, as goose would split it; ENVSUB is filled in from the environment.
+
+        golang-migrate, whose files are known by their names, sends a file whole.
+        """
         try:
-            return parse_migration(file.read_bytes().decode(), os.environ)
-        except (MigrationError, UnicodeDecodeError) as error:
+            text = decode(file.read_bytes())
+            return parse_file(file, text) if is_golang_file(file) else parse_migration(text, os.environ)
+        except MigrationError as error:
             raise UsageError(f"{file}: {error}") from None
 
     def __str__(self) -> str:
@@ -203,14 +240,25 @@ class Migrations(Part):
             with installation.database.connection() as connection:
                 before = self._status(connection, tenants, migrations)
                 milliseconds = read_milliseconds(connection)
-            planned = decide(tenants, migrations, before.applied)
-            return replace(planned, before=before, milliseconds=milliseconds, workers=workers)
+                extensions = dict(connection.execute(_EXTENSIONS).fetchall())
+                planned = decide(tenants, migrations, before.applied)
+                if installation.database.is_writable:  # else the plan is only to be read
+                    check_own_sessions(connection, planned.migrations)
+            return replace(
+                planned, before=before, milliseconds=milliseconds, workers=workers, extensions=extensions,
+                shared_schemas=installation.database.shared_schemas,
+            )  # fmt: skip
 
         def run(plan: MigrationPlan, work: Work) -> MigrationRun:
+            from erpkit.migrations import run_plan  # noqa: PLC0415 - a plan alone is quicker without
+            from erpkit.tenants.lifecycle import ensure_template  # noqa: PLC0415
+            from erpkit.tenants.roles import ensure_shared  # noqa: PLC0415
+
             installation.database.check_writable()
-            if makes_template:
-                with installation.database.connection() as connection:
+            with installation.database.connection() as connection:
+                if makes_template:
                     ensure_template(connection)
+                ensure_shared(connection, installation.database.writable_schemas, [one.tenant for one in plan.tenants])
             done = run_plan(
                 installation.database, plan, plan.id, lambda _: work.advance(1), workers=workers,
                 on_error=how.get("on_error", "continue"), threshold=how.get("threshold", 0.0), limits=limits, stop=work.stop,
@@ -222,10 +270,15 @@ class Migrations(Part):
 
         return Plan(make(Work()), make, run, installation.target, "tenants")
 
-    def _status(self, connection: Connection, tenants: list[Tenant], migrations: tuple[Migration, ...]) -> FleetStatus:
+    def _status(
+        self, connection: Connection, tenants: list[Tenant], migrations: tuple[Migration, ...], against: str = ""
+    ) -> FleetStatus:
         applied = read_applied(connection, tenants, migrations)
         installation = self._installation
-        return FleetStatus(installation.target, tuple(tenants), migrations, applied, installation.is_foreign)
+        foreign = installation.foreign_states(connection, self._fleet(()), migrations, against)
+        return FleetStatus(
+            installation.target, tuple(tenants), migrations, applied, installation.is_foreign, foreign.only(tenants)
+        )
 
     def _read(self) -> tuple[Migration, ...]:
         """Read the files, erpkit's own for its event log among them where the ERP has one."""

@@ -103,11 +103,12 @@ class ErpTenant(Part):
     def inspect(self, *, since: Path | str = "") -> TenantDetail:
         """Inspect the tenant in depth; `since` is a file of an earlier inspection, to which growth is measured."""
         before = _earlier(self._installation, since)
-        everyone = self._installation.find()
+        everyone, migrations = self._installation.find(), _migrations(self._installation)
         with self._installation.database.connection() as connection:
             detail = inspect_tenant(
-                connection, self.tenant, _migrations(self._installation),
+                connection, self.tenant, migrations,
                 groups=consumer_groups(self._installation.registry), among=everyone,
+                foreign=self._installation.foreign_states(connection, everyone, migrations),
             )  # fmt: skip
         return replace(detail, target=self._installation.target, before=before)
 
@@ -141,7 +142,10 @@ class Tenants(Part, Mapping[str, ErpTenant]):
     @property
     def table(self) -> Table[Tenant]:
         """One row per tenant: its name for people, its schema and its status."""
-        empty = "There are no tenants. erpkit tenants create NAME makes one; erpkit demo makes a dozen to look around."
+        empty = (
+            "There are no tenants. erpkit tenants create NAME makes one; erpkit demo makes a dozen to look around; "
+            "erpkit doctor finds those of an ERP that erpkit did not make."
+        )
         return Table(_COLUMNS, self._installation.find(), empty)
 
     def inspect(
@@ -157,10 +161,12 @@ class Tenants(Part, Mapping[str, ErpTenant]):
         before = None if is_first else _earlier(self._installation, since)
         everyone = self._installation.find()
         tenants = self._installation.find(names) if names else everyone
+        migrations = _migrations(self._installation)
         with self._installation.database.connection() as connection:
             inspections = inspect_tenants(
-                connection, tenants, _migrations(self._installation), exact=exact,
+                connection, tenants, migrations, exact=exact,
                 groups=consumer_groups(self._installation.registry), among=everyone,
+                foreign=self._installation.foreign_states(connection, everyone, migrations),
             )  # fmt: skip
         target = self._installation.target
         now = write_snapshot(snapshot, inspections, target) if snapshot else take_snapshot(inspections, target)

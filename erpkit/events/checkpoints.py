@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 
 from erpkit.database import Connection, Errors, Tenant, fetch_union, read_tenants, tenants_with_table
-from erpkit.database.scope import scope_statements
+from erpkit.database.scope import scope_statements, shared_schemas
 from erpkit.events.consumer import Consumer, ConsumerGroup, group_rows
 from erpkit.events.log import COLUMNS, to_message
 from erpkit.events.message import Message
@@ -118,7 +118,12 @@ def mark_in_flight(
                 mark,
                 sql.SQL("SELECT pg_advisory_lock({})").format(key),
                 sql.SQL("COMMIT AND CHAIN"),
-                *map(sql.SQL, scope_statements(consumer.tenant.schema, consumer.tenant.role, statement_timeout)),
+                *map(
+                    sql.SQL,
+                    scope_statements(
+                        consumer.tenant.schema, consumer.tenant.role, statement_timeout, shared_schemas(connection)
+                    ),
+                ),
                 sql.SQL("SELECT pg_advisory_xact_lock({0}), pg_advisory_unlock({0})").format(key),
             )
         )

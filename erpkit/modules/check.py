@@ -141,10 +141,18 @@ _FINDINGS = (
     Column[ModuleFinding]("evidence", lambda f: list_evidence(f.evidence)),
 )
 _NO_MODULES = "There are no modules. ERPKIT_MODULES names an entry-point group or a modules.toml that registers them."
+
+
+def _count_migrations(module: ModuleLike) -> int:
+    """Count files; of golang-migrate's, which are two for a version, the one that goes up."""
+    files = module.migrations.glob("*.sql") if module.migrations else ()
+    return sum(not file.name.endswith(".down.sql") for file in files)
+
+
 _MODULES = (
     Column[ModuleLike]("module", lambda m: m.name),
     Column[ModuleLike]("depends on", lambda m: m.dependencies),
-    Column[ModuleLike]("migrations", lambda m: len(list(m.migrations.glob("*.sql"))) if m.migrations else 0),
+    Column[ModuleLike]("migrations", _count_migrations),
     Column[ModuleLike]("commands", lambda m: len(m.commands), minor=True),
     Column[ModuleLike]("publishes", lambda m: [event.__name__ for event in m.publishes]),
     Column[ModuleLike]("handlers", lambda m: len(m.subscribes), minor=True),

@@ -30,7 +30,6 @@ from erpkit.modules.module import (
     topic_of,
     upcasters_of,
 )
-from erpkit.modules.odoo import read_addons
 from erpkit.modules.wiring import Edge, ModuleFinding, wiring_faults
 from erpkit.plural import count_of
 
@@ -152,6 +151,8 @@ def read_source(settings: Settings, odoo: Sequence[Path] = ()) -> Source:
     if not odoo and named is not None and named.is_dir():
         odoo = [named]
     if odoo:
+        from erpkit.modules.odoo import read_addons  # noqa: PLC0415 - few have addons
+
         addons = read_addons(odoo)
         name = f"Odoo's addons in {', '.join(map(str, odoo))}"
         return Source(name, addons.modules, addons.findings, addons.imports, addons.outside, indirect=True)

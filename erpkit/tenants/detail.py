@@ -13,7 +13,7 @@ from psycopg import sql
 from erpkit.database import TEMPLATE, Connection, Tenant, read_tenants
 from erpkit.events import ConsumerGroup
 from erpkit.finding import Finding
-from erpkit.migrations import Migration
+from erpkit.migrations import ForeignStates, Migration
 from erpkit.plural import count_of
 from erpkit.result import Summary
 from erpkit.table import Column, Table
@@ -34,6 +34,7 @@ SELECT relname,
        n_dead_tup, seq_scan, coalesce(idx_scan, 0),
        greatest(last_vacuum, last_autovacuum), greatest(last_analyze, last_autoanalyze)
   FROM pg_stat_all_tables WHERE schemaname = %(schema)s AND NOT starts_with(relname, 'goose_db_version')
+   AND NOT starts_with(relname, 'schema_migrations')
 
 """
 _INDEXES = """
@@ -152,7 +153,8 @@ class TenantDetail:
     def notes(self) -> list[str]:
         """Further lines: versions, events, backlog, advice on indexes, and tables that were dropped."""
         i = self.inspection
-        versions = ", ".join(f"{module} {version}" for module, version in i.versions.items())
+        own = [f"{module} {version}" for module, version in i.versions.items()]
+        versions = ", ".join([*own, *(f"{state.module} {state.text}" for state in i.foreign)])
         lines = [
             f"schema {i.tenant.schema}; versions {versions or ('not read' if i.unread else 'none')}",
             *(self._event_lines() if "last event" not in i.unread else ()),
@@ -215,11 +217,12 @@ def inspect_tenant(
     *,
     groups: Sequence[ConsumerGroup] = (),
     among: Sequence[Tenant] = (),
+    foreign: ForeignStates | None = None,
 ) -> TenantDetail:
-    """Inspect one tenant in depth; `groups` and `among` as for `inspect_tenants`. A tenant without a schema has no tables."""
+    """Inspect one tenant in depth; `groups`, `among` and `foreign` as for `inspect_tenants`. Without a schema it has no tables."""
     locks = Locks(connection, [TEMPLATE.schema, tenant.schema])
     (inspection,) = inspect_tenants(
-        connection, [tenant], migrations, exact=True, groups=groups, locks=locks, among=among
+        connection, [tenant], migrations, exact=True, groups=groups, locks=locks, among=among, foreign=foreign
     )
     tables = locks.read(lambda: _rows(connection, _TABLES, tenant, locks))
     indexes = locks.read(lambda: _rows(connection, _INDEXES, tenant, locks))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -128,7 +129,11 @@ class Drift:
 
 def drift_findings(slug: str, differences: Iterable[Difference], measure: str = TEMPLATE.slug) -> list[Finding]:
     """Return a finding for each difference of a tenant; the same difference in many tenants is one cause."""
-    remedy = f"erpkit tenants repair {slug}" if measure == TEMPLATE.slug else f"erpkit tenants drift --ddl {slug}"
+    remedy = (
+        f"erpkit tenants repair {slug}"
+        if measure == TEMPLATE.slug
+        else f"erpkit tenants drift --ddl {shlex.quote(slug)}"
+    )
     return [
         Finding("not read", slug, str(one), remedy="try again when that transaction has ended" if one.is_lock else "")
         if one.change == "unknown"

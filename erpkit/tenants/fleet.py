@@ -9,7 +9,7 @@ from typing import Any
 
 from erpkit.events import LETTER_COLUMNS, DeadLetter
 from erpkit.finding import Finding
-from erpkit.migrations import MigrationStatus
+from erpkit.migrations import ForeignState, MigrationStatus
 from erpkit.plural import count_of
 from erpkit.result import Summary
 from erpkit.table import Column, Table, Tone
@@ -26,7 +26,7 @@ from erpkit.tenants.snapshot import (
 )
 
 _MIB = 2**20
-_Versions = tuple[str, Mapping[str, MigrationStatus]]  # a tenant, and its states by module
+_Versions = tuple[str, Mapping[str, MigrationStatus | ForeignState]]  # a tenant, and its states by module
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,18 @@ class FleetInspection:
     @property
     def table(self) -> Table[TenantInspection]:
         """One line for each tenant: status, size, rows, events and problems."""
-        columns = _FLEET
+        head, tail = _FLEET[:5], _FLEET[5:] if self.has_event_log else _FOREIGN
+        grown: Sequence[Column[TenantInspection]] = ()
         if self.growths:
-            grown: Sequence[Column[TenantInspection]] = growth_columns(
-                lambda i: self.growths[i.tenant.slug], "MiB", _MIB, 2
-            )
-            columns = (*_FLEET[:5], *grown, *_FLEET[5:])
+            grown = growth_columns(lambda i: self.growths[i.tenant.slug], "MiB", _MIB, 2)
+        states = map(_state_column, dict.fromkeys(state.module for i in self.inspections for state in i.foreign))
+        columns = (*head, *grown, *tail, *states)
         return Table(columns, self.inspections, "There are no tenants.")
+
+    @property
+    def has_event_log(self) -> bool:
+        """Whether the tenants have an event log, which an ERP that erpkit did not make has not."""
+        return not self.inspections or any("erpkit_events" in i.rows or i.tenant.role for i in self.inspections)
 
     @property
     def health(self) -> Table[TenantInspection]:
@@ -103,8 +108,11 @@ class FleetInspection:
     @property
     def migrations(self) -> Table[_Versions]:
         """A matrix of one line for each tenant and one column for each module, with the version and the state of its migrations."""
-        modules = dict.fromkeys(status.module for i in self.inspections for status in i.migrations)
-        lines = [(i.tenant.slug, {status.module: status for status in i.migrations}) for i in self.inspections]
+        lines: list[_Versions] = [
+            (i.tenant.slug, {s.module: s for s in i.migrations} | {s.module: s for s in i.foreign})
+            for i in self.inspections
+        ]
+        modules = dict.fromkeys(module for _, states in lines for module in states)
         return Table([_TENANT, *map(_module_column, modules)], lines if modules else [], "There are no migrations.")
 
     @property
@@ -194,6 +202,17 @@ def _module_column(module: str) -> Column[_Versions]:
     return Column(module, lambda line: line[1][module].text if module in line[1] else None, tone=tone)
 
 
+def _state_column(module: str) -> Column[TenantInspection]:
+    def find(i: TenantInspection) -> ForeignState | None:
+        return next((state for state in i.foreign if state.module == module), None)
+
+    def tone(i: TenantInspection) -> Tone:
+        state = find(i)
+        return state.tone if state and state.state != "current" else ""
+
+    return Column(module, lambda i: state.text if (state := find(i)) else None, tone=tone)
+
+
 def _percent(growth: Growth) -> float | None:
     return 100 * (growth.size or 0) / growth.before.size if growth.before and growth.before.size else None
 
@@ -228,6 +247,7 @@ _FLEET: tuple[Column[TenantInspection], ...] = (
 BACKLOG = Column[TenantInspection](
     "backlog", _if_read("backlog", lambda i: sum(i.backlog.values())), right=True, bar=True
 )
+_FOREIGN = (_FLEET[-1],)  # drift; what it lacks is beside the state of its own tool
 _HEALTH = (
     Column[TenantInspection]("tenant", lambda i: i.tenant.slug),
     Column[TenantInspection]("events in 7 days", lambda i: i.week_events, right=True, bar=True),

@@ -16,7 +16,16 @@ from erpkit.database import TEMPLATE, Connection, Errors, Tenant, connect_beside
 from erpkit.events import ConsumerGroup, DeadLetter, list_dead_letters, read_backlog
 from erpkit.events.dead_letters import cause_of
 from erpkit.finding import Finding, name_some
-from erpkit.migrations import Applied, Migration, MigrationStatus, describe_status, read_applied
+from erpkit.migrations import (
+    Applied,
+    ForeignState,
+    ForeignStates,
+    Migration,
+    MigrationStatus,
+    describe_status,
+    read_applied,
+)
+from erpkit.migrations.files import VERSION_TABLES
 from erpkit.tenants.drift import Difference, Drift, compare_tenants, drift_findings
 from erpkit.tenants.fingerprints import Fingerprint, read_fingerprints
 from erpkit.tenants.health import (
@@ -53,7 +62,7 @@ class TenantInspection:
     and `week_events`, the events of the last seven days, is None. Unused and missing indexes are advice, not findings. `locked`
     are tables that could not be read, so that their size and rows are estimates; `unread` lists the parts that were not read,
     and `errors` maps those that failed, for example because of a missing privilege, to the reason. `measure` is what the schema
-    was compared with.
+    was compared with. `foreign` is the state that other tools keep of its migrations.
     """
 
     tenant: Tenant
@@ -76,6 +85,7 @@ class TenantInspection:
     unread: Sequence[str] = ()
     errors: Mapping[str, str] = field(default_factory=dict)
     measure: str = TEMPLATE.slug
+    foreign: Sequence[ForeignState] = ()
 
     @property
     def versions(self) -> dict[str, int]:
@@ -84,7 +94,11 @@ class TenantInspection:
 
     @property
     def pending(self) -> int:
-        """How many migrations it lacks."""
+        """How many migrations it lacks; of another tool's, as far as other tenants have them."""
+        return self._own_pending + sum(len(state.pending) for state in self.foreign)
+
+    @property
+    def _own_pending(self) -> int:
         return sum(len(status.pending) for status in self.migrations)
 
     @property
@@ -105,12 +119,12 @@ class TenantInspection:
             return [Finding("gone", slug, f"its schema {tenant.schema} does not exist", "error")]
         findings = []
         if not tenant.is_active:
-            words = f"{tenant.status}: operations on all tenants skip it"
-            findings.append(Finding("not active", slug, words, remedy=f"erpkit tenants activate {slug}"))
-        if self.pending:
+            findings.append(self._not_active())
+        if self._own_pending:
             missing = [f"{s.module} {', '.join(map(str, s.pending))}" for s in self.migrations if s.pending]
             words = f"behind on migrations ({'; '.join(missing)})"
             findings.append(Finding("pending", slug, words, remedy=f"erpkit migrate up --tenant {slug}"))
+        findings += [finding for state in self.foreign for finding in state.findings if not state.error]
         findings += drift_findings(slug, self.drift, self.measure)
         findings += self._letter_findings()
         findings += [Finding("blocker", slug, str(blocker)) for blocker in self.blockers]
@@ -124,6 +138,13 @@ class TenantInspection:
             for reason in dict.fromkeys(self.errors.values())
         ]
         return findings
+
+    def _not_active(self) -> Finding:
+        """Say that it is passed over; in an ERP that erpkit did not make, which has no roles of erpkit's, that is no fault."""
+        words = f"{self.tenant.status}; fleet operations pass it over"
+        if self.tenant.role is None:
+            return Finding("not active", self.tenant.slug, words, "info")
+        return Finding("not active", self.tenant.slug, words, remedy=f"erpkit tenants activate {self.tenant.slug}")
 
     def _letter_findings(self) -> list[Finding]:
         """Return one finding for each handler and cause; similar errors of many tenants are one cause."""
@@ -166,18 +187,20 @@ def inspect_tenants(
     groups: Sequence[ConsumerGroup] = (),
     locks: Locks | None = None,
     among: Sequence[Tenant] = (),
+    foreign: ForeignStates | None = None,
 ) -> list[TenantInspection]:
     """Inspect `tenants`; only those that have every migration are checked for drift, as the others differ anyway.
 
     `exact` counts rows and measures files; None does so for up to 50 tenants. With `groups`, the consumer groups of all handlers,
     the backlog is read, too. `locks` are those of these schemas, if they were read before. Without a `_template`, drift is measured
-    by what most of the tenants `among` have. It does not wait for a table that another process has locked exclusively: the table's
-    figures are estimates, and a finding says so. Tenants' own tables are read under each tenant's reader: a failure is among the
-    tenant's `errors` and does not affect the others. Raises DatabaseError if more and more tables are locked meanwhile.
+    by what most of the tenants `among` have. `foreign` is the state that other tools keep of their migrations. It does not wait for
+    a table that another process has locked exclusively: the table's figures are estimates, and a finding says so. Tenants' own
+    tables are read under each tenant's reader: a failure is among the tenant's `errors` and does not affect the others. Raises
+    DatabaseError if more and more tables are locked meanwhile.
     """
     exact = len(tenants) <= EXACT if exact is None else exact
     locks = locks or Locks(connection, [TEMPLATE.schema, *(tenant.schema for tenant in tenants)])
-    reading = _Reading(connection, tenants, migrations, locks, exact)
+    reading = _Reading(connection, tenants, migrations, locks, exact, foreign or ForeignStates())
     with _beside(connection, [TEMPLATE, *tenants], migrations, locks) as (versions, fingerprints):
         reading.read_catalogs()
         reading.read_data(groups)
@@ -196,9 +219,10 @@ class _Reading:
         migrations: Sequence[Migration],
         locks: Locks,
         exact: bool,
+        foreign: ForeignStates,
     ) -> None:
         self.connection, self.tenants, self.migrations = connection, tenants, migrations
-        self.locks, self.exact = locks, exact
+        self.locks, self.exact, self.foreign = locks, exact, foreign
         self.schemas = [tenant.schema for tenant in tenants]
         self.failed: dict[str, dict[str, str]] = {what: {} for what in ("rows", *_OF_LOG, "versions", "drift")}
 
@@ -223,6 +247,7 @@ class _Reading:
         """Read which migrations are applied, unless that is done `beside`."""
         readable = self.locks.readable([TEMPLATE, *self.tenants])
         applied = beside.result() if beside else read_applied(self.connection, readable, self.migrations)
+        self.failed["versions"] |= {state.tenant: state.error for state in self.foreign.states if state.error}
         self.failed["versions"] |= {t.slug: applied.unread[t.slug] for t in self.there if t.slug in applied.unread}
         if applied.no_history:
             self.failed["edited and unfinished migrations"] = {t.slug: applied.no_history for t in self.there}
@@ -273,6 +298,7 @@ class _Reading:
             locked=self.locks.of(schema),
             unread=tuple(dict.fromkeys([*_unread(tenant, self.locks), *errors])),
             errors=errors,
+            foreign=self.foreign.of(slug),
         )
 
 
@@ -339,7 +365,7 @@ def _by_tenant(records: Sequence[_OfTenant]) -> dict[str, list[_OfTenant]]:
 
 
 def _estimates(tables: Sequence[TableFacts]) -> dict[str, int]:
-    return {table.name: table.rows for table in tables if not table.name.startswith("goose_db_version")}
+    return {table.name: table.rows for table in tables if not table.name.startswith(VERSION_TABLES)}
 
 
 def _counts(
@@ -348,8 +374,8 @@ def _counts(
     """Count the rows of every table that is not locked, by schema and table."""
     tables: dict[str, list[str]] = {}
     for schema, table in connection.execute(
-        "SELECT schemaname, tablename FROM pg_tables WHERE schemaname = ANY(%s) AND NOT starts_with(tablename, 'goose_db_version') "
-        "ORDER BY 1, 2",
+        "SELECT schemaname, tablename FROM pg_tables WHERE schemaname = ANY(%s) "
+        "AND NOT starts_with(tablename, 'goose_db_version') AND NOT starts_with(tablename, 'schema_migrations') ORDER BY 1, 2",
         [[tenant.schema for tenant in tenants]],
     ):
         if not locks.holds(schema, table):

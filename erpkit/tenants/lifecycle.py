@@ -22,13 +22,16 @@ from erpkit.database import (
     give_to_owner,
     grant_analysts,
     has_schema,
+    search_path,
+    shared_schemas,
 )
 from erpkit.database.operators import database_name, lock_shared
 from erpkit.errors import DatabaseError, ErpkitError, MigrationError, PlanChangedError, UsageError, first_line
 from erpkit.finding import Finding
 from erpkit.migrations import Migration, apply_migration, plan_up, read_applied, run_plan
+from erpkit.migrations.apply import check_own_sessions, message_of, send_body, wait_for_lock
 from erpkit.migrations.history import Run, ensure_history
-from erpkit.migrations.script import check_statements, migration_body
+from erpkit.migrations.script import check_statements
 from erpkit.plan import plan_id
 from erpkit.plural import count_of
 from erpkit.table import Column, Table
@@ -41,6 +44,7 @@ from erpkit.tenants.roles import (
     drop_roles,
     ensure_analysts,
     ensure_operators,
+    ensure_shared,
     grant_schema,
     role_name,
 )
@@ -58,13 +62,16 @@ def create_tenant(database: Database, migrations: Sequence[Migration], slug: str
     for migration in migrations:
         check_statements(migration)
     with database.connection() as connection:
+        check_own_sessions(connection, migrations)
         prepare_database(connection)
         tenant = new_tenant(connection, slug, name)
         if all(migration.content.use_transaction for migration in migrations):
             _create(connection, tenant, migrations)
         else:
             _create_in_stages(connection, tenant, migrations)
-        return get_tenant(connection, slug)
+        made = get_tenant(connection, slug)
+        ensure_shared(connection, database.writable_schemas, [made])
+        return made
 
 
 def rename_tenant(database: Database, slug: str, new_slug: str, name: str | None = None) -> MovedTenant:
@@ -93,7 +100,7 @@ def rename_tenant(database: Database, slug: str, new_slug: str, name: str | None
 def lock_migrations(connection: Connection, tenant: Tenant) -> None:
     """Keep migrations out of the tenant's schema until the transaction ends; wait up to three seconds for a running one."""
     connection.execute("SET LOCAL lock_timeout TO '3s'")
-    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.migrate.' || %s, 0))", [tenant.schema])
+    wait_for_lock(connection, tenant, 3)
 
 
 def new_tenant(connection: Connection, slug: str, name: str = "") -> Tenant:
@@ -139,10 +146,11 @@ def _create(connection: Connection, tenant: Tenant, migrations: Sequence[Migrati
             _setup(connection, tenant)
             if not as_login:
                 connection.execute(act_as_owner(tenant.schema).encode())
-            connection.execute(sql.SQL("SET LOCAL search_path TO {}, pg_temp").format(sql.Identifier(tenant.schema)))
+            path = search_path(tenant.schema, shared_schemas(connection))
+            connection.execute(f"SET LOCAL search_path TO {path}".encode())
             run = Run("create")
             for current in migrations:
-                connection.execute("\n;\n".join(migration_body(tenant, current, "up", run)).encode())
+                send_body(connection, tenant, (current, "up"), run)
             current = None
             connection.execute("SET LOCAL role TO DEFAULT")
             if as_login:
@@ -223,6 +231,7 @@ def _teardown(connection: Connection, tenant: Tenant) -> None:
 def _creation_error(tenant: Tenant, error: psycopg.Error, migration: Migration | None = None) -> ErpkitError:
     reason = first_line(error)
     if migration is not None:
+        reason = message_of(error, migration)
         return MigrationError(f"tenant {tenant.slug}: {migration.path} failed: {reason}; the tenant was not created")
     if isinstance(error, psycopg.errors.UniqueViolation):
         return UsageError(f"tenant {tenant.slug} cannot be created: another process has just created it")
@@ -406,7 +415,9 @@ def provision_tenant(database: Database, plan: ProvisionPlan, confirm: str) -> T
     PlanChangedError.check(confirm, plan.id)
     with database.connection() as connection:
         template = ensure_template(connection)
-        migrations = plan_up([template], plan.migrations, read_applied(connection, [template]))
+        migrations = plan_up([template], plan.migrations, read_applied(connection, [template], plan.migrations))
+    for slug, reason in migrations.refused.items():
+        raise MigrationError(f"tenant {slug}: {reason}; {plan.tenant.slug} was not created")
     if failed := run_plan(database, migrations, migrations.id).failed:
         raise MigrationError(str(failed[0].error))
     return create_tenant(database, plan.migrations, plan.tenant.slug, plan.tenant.name)

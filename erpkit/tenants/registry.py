@@ -58,6 +58,13 @@ def list_tenants(connection: Connection, query: str | None = None) -> list[Tenan
         rows = connection.execute(f"SELECT {_COLUMNS} FROM public.tenants ORDER BY slug").fetchall()  # noqa: S608
     except psycopg.errors.UndefinedTable:
         return []
+    except psycopg.errors.UndefinedColumn as error:
+        if not any(f'"{column}"' in str(error) for column in ("slug", "schema_name", "role_name")):
+            raise  # it is erpkit's, and somebody changed it
+        raise UsageError(
+            f"public.tenants is not erpkit's ({first_line(error)}): say which tenants there are by ERPKIT_TENANTS_QUERY; "
+            "erpkit doctor writes it"
+        ) from None
     except psycopg.errors.InsufficientPrivilege:
         raise may_not_read(connection, "tenants") from None
     return [Tenant(*row) for row in rows]

@@ -12,7 +12,7 @@ from typing import Literal
 import psycopg
 
 from erpkit.database import TEMPLATE, Connection, Database, Tenant, as_owner
-from erpkit.database.scope import scope_statements
+from erpkit.database.scope import scope_statements, shared_schemas
 from erpkit.errors import DatabaseError, PlanChangedError, UsageError, first_line
 from erpkit.finding import Finding
 from erpkit.migrations import Migration, describe_status, lint_migrations, read_applied
@@ -239,7 +239,9 @@ def run_repair(
                 lock_migrations(connection, tenant)
                 plan = read_repair(connection, tenant, migrations, accept)
                 PlanChangedError.check(confirm, plan.id, "changed")
-                connection.execute("; ".join(scope_statements(tenant.schema, None, _SECONDS)).encode())
+                connection.execute(
+                    "; ".join(scope_statements(tenant.schema, None, _SECONDS, shared_schemas(connection))).encode()
+                )
                 _run_steps(connection, plan)
                 return RepairRun(plan, _verify(connection, plan))
         except psycopg.errors.LockNotAvailable:

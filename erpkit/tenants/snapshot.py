@@ -81,6 +81,7 @@ def describe_inspection(i: TenantInspection) -> dict[str, Any]:
         "unused_indexes": [one.name for one in i.unused_indexes],
         "missing_indexes": [str(one) for one in i.missing_indexes],
         "transactions": [str(one) for one in i.blockers],
+        "foreign": {state.module: state.text for state in i.foreign},
         "locked": [lock.table for lock in i.locked], "unread": list(i.unread), "errors": dict(i.errors),
     }  # fmt: skip
 

@@ -34,16 +34,18 @@ _CHART = (
 _STOPPED = ("canceling statement", "not reached in time")
 _EXAMPLE = "a condition in SQL, such as name ILIKE 'a%' AND amount > 100"
 
-# Tables and views that the reading role may read; goose's own come last.
+# Tables and views that the reading role may read; those of versions come last.
 _TABLES = r"""
 SELECT relname::text AS name FROM pg_class
-WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT relispartition
+WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+  AND relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT relispartition
   AND has_table_privilege(oid, 'SELECT')
-ORDER BY relname LIKE 'goose\_db\_version%', relname"""
+ORDER BY relname LIKE 'goose\_db\_version%' OR relname LIKE 'schema\_migrations%', relname"""
 _COLUMNS = """
 SELECT attname::text AS name, atttypid IN ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype) AS is_time
 FROM pg_attribute
-WHERE attrelid = (SELECT oid FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relname = %(table)s)
+WHERE attrelid = (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                   WHERE n.nspname = current_schema() AND c.relname = %(table)s)
   AND attnum > 0 AND NOT attisdropped ORDER BY attnum"""
 
 

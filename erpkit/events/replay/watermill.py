@@ -116,7 +116,8 @@ def list_watermill_topics(connection: Connection) -> list[str]:
     """
     rows = connection.execute(
         "SELECT relname, has_table_privilege(c.oid, 'SELECT'), current_schema(), current_user "
-        "FROM pg_class c WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') "
+        "FROM pg_class c WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()) "
+        "AND relkind IN ('r', 'p') "
         "AND starts_with(relname, %s) AND (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname IN "
         "('offset', 'uuid', 'created_at', 'payload', 'metadata', 'transaction_id')) = 6 ORDER BY relname",
         [_TABLE],
