@@ -45,7 +45,7 @@ class Settings:
     pooler: str = ""
 
     def __post_init__(self) -> None:
-        _check_broker(self.broker)
+        check_broker(self.broker)
         if self.pooler not in _POOLERS:
             raise UsageError(f"ERPKIT_POOLER is {self.pooler!r}: use session or transaction, the mode of the pooler")
         shared = (*self.shared_schemas, *self.writable_schemas)
@@ -148,17 +148,18 @@ def _manifest(path: str) -> dict[str, Any]:
         return {}
 
 
-def _check_broker(url: str) -> None:
+def check_broker(url: str, source: str = "ERPKIT_BROKER") -> None:
+    """Raise UsageError, naming where the URL comes from, for one that is no broker's."""
     scheme, _, rest = url.partition(":")
     if scheme not in BROKERS:
         # The value is not repeated, as it may contain a password.
         raise UsageError(
-            "ERPKIT_BROKER is not a broker's URL: use memory:, nats://host:4222, kafka://, redis:// or amqp://"
+            f"{source} is not a broker's URL: use memory:, nats://host:4222, kafka://, redis:// or amqp://"
         )
     if scheme != "memory" and not mask_url(url).partition("://")[2].rpartition("@")[2].strip("/"):
-        raise UsageError(f"ERPKIT_BROKER names no host: write it as {scheme}://host:port")
+        raise UsageError(f"{source} names no host: write it as {scheme}://host:port")
     if scheme == "memory" and rest:
-        raise UsageError("ERPKIT_BROKER: memory: takes no address")
+        raise UsageError(f"{source}: memory: takes no address")
 
 
 def _look_up(reference: str, env: Mapping[str, str]) -> str:

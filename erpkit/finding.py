@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
+
+from erpkit.plural import count_of
 
 Severity = Literal["error", "warning", "info"]
 
@@ -84,7 +86,17 @@ class Cause:
         subjects = self.subjects
         if len(subjects) == 1:
             return str(self.findings[0])
-        return f"{len(subjects):,} {self.findings[0].of}s: {self.problem} ({name_some(subjects)})"
+        return f"{count_of(len(subjects), self.findings[0].of)}: {self.problem} ({name_some(subjects)})"
+
+
+class _Severe(Protocol):
+    @property
+    def severity(self) -> Severity: ...
+
+
+def marked(finding: _Severe) -> str:
+    """Return a finding or a cause as a line of text: `-` before advice (`info`), `!` before what needs a look."""
+    return f"{'-' if finding.severity == 'info' else '!'} {finding}"
 
 
 def group_findings(findings: Iterable[Finding]) -> list[Cause]:

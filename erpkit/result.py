@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-from erpkit.finding import Cause, Finding, exit_code, group_findings
+from erpkit.finding import Cause, Finding, exit_code, group_findings, marked
 from erpkit.table import TONES, Table, format_value
 from erpkit.visible import visible, visible_html
 
@@ -32,6 +32,11 @@ class Summary:
     def causes(self) -> list[Cause]:
         """The findings by cause, the most severe first."""
         return group_findings(self._findings)
+
+    @property
+    def lines(self) -> list[str]:
+        """Each finding as a line, with the mark of its severity."""
+        return [marked(finding) for finding in self._findings]
 
     @property
     def exit_code(self) -> int:
@@ -64,7 +69,7 @@ class Summary:
 
     def __str__(self) -> str:
         lines = [self.title, *(f"  {name}: {format_value(value)}" for name, value in self.facts.items())]
-        return "\n".join(map(visible, [*lines, *(f"  ! {cause}" for cause in self.causes)]))
+        return "\n".join(map(visible, [*lines, *(f"  {marked(cause)}" for cause in self.causes)]))
 
     def html(self) -> str:
         """Return the summary as a piece of HTML with its styles in it."""

@@ -24,19 +24,16 @@ _COMMANDS = {
         "What any database is to erpkit: its tenants, who lists and migrates them, and what to do next.",
     ),
     "lab": ("lab", "JupyterLab on the notebooks."),
-    "db": ("db", "The embedded server: start, stop, status, url."),
+    "db": ("db", "The embedded server."),
     "run": ("run", "Run a notebook headlessly, once or for each tenant."),
     "runs": ("run:runs", "The record of runs."),
-    "tenants": (
-        "tenants",
-        "Tenants: list, create, inspect, suspend, archive, rename, drop, export, import, hand-over.",
-    ),
-    "migrate": ("migrate", "Migrations: status, plan, up, down, show."),
-    "modules": ("modules", "The modules of the ERP: list, check, graph."),
-    "queries": ("queries", "Typed queries: generate, check."),
+    "tenants": ("tenants", "The tenants: their state, their life from creation to removal, drift."),
+    "migrate": ("migrate", "The migrations of all tenants, planned and run."),
+    "modules": ("modules", "The modules of the ERP, and how they depend on each other."),
+    "queries": ("queries", "The typed queries of the modules."),
     "serve": ("serve", "The modules' routes over HTTP, each request inside a tenant's transaction."),
     "mcp": ("serve:mcp", "The modules' tools for AI assistants, over the Model Context Protocol."),
-    "events": ("events", "The event log: list, dispatch, replay, dead letters."),
+    "events": ("events", "The event log of each tenant, its handlers, and what they failed on."),
 }
 
 

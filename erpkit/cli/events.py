@@ -37,6 +37,7 @@ from erpkit.events.brokers import Broker, Forwarded
 from erpkit.events.lag import MAX_AGE, MAX_LAG
 from erpkit.finding import exit_code
 from erpkit.nats import NatsServer
+from erpkit.plural import count_of
 from erpkit.signals import caught_signals, stop_at_signals
 from erpkit.table import Column, Table
 
@@ -112,7 +113,7 @@ def dispatch_(
             last = worker.run()
         if health_file is not None:
             health_file.unlink(missing_ok=True)
-        say(f"stopped: {last.handled:,} handled, {last.dead:,} dead letters", err=as_json)
+        say(f"stopped: {last.handled:,} handled, {count_of(last.dead, 'dead letter')}", err=as_json)
     return 0
 
 

@@ -12,6 +12,7 @@ from erpkit.cli.output import as_json, print_findings, print_json, say, say_scri
 from erpkit.migrations.files import Style
 from erpkit.migrations.golang import is_golang_file
 from erpkit.migrations.lint import LintFinding
+from erpkit.plural import count_of
 
 
 @click.command()
@@ -66,7 +67,7 @@ def lint(names: tuple[str, ...], pg_version: str | None, as_json: bool) -> int:
     _print_lint(report.findings)
     if not report.checked:
         print_findings(report.all_findings)
-    say(f"{report.checked} migrations, {len(report.findings)} findings")
+    say(f"{count_of(report.checked or 0, 'migration')}, {count_of(len(report.findings), 'finding')}")
     return report.summary.exit_code
 
 

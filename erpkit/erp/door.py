@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from erpkit.config import Settings
+from erpkit.config import Settings, check_broker
 from erpkit.database.rights import find_excess
+from erpkit.database.target import check_conninfo
 from erpkit.erp.installation import Installation
-from erpkit.errors import ErpkitError
+from erpkit.erp.part import Part
+from erpkit.errors import ErpkitError, UsageError
 from erpkit.finding import group_findings
 from erpkit.visible import visible, visible_html
 
@@ -32,8 +34,10 @@ if TYPE_CHECKING:
     from erpkit.tenants import Across, Diagnosis
 
 
-class Runs:
+class Runs(Part):
     """What ran, when, and how it ended. It shows itself as a table of the newest runs."""
+
+    _inner = frozenset({"recorder"})
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
@@ -48,7 +52,8 @@ class Runs:
         since = None if days is None else datetime.now(UTC) - timedelta(days=days)
         with self._installation.database.connection() as connection:
             runs = list_runs(connection, notebook or None, since=since, limit=limit)
-        return RunHistory(self._installation.target, tuple(runs), since, notebook)
+            has_others = not runs and bool(list_runs(connection, limit=1))
+        return RunHistory(self._installation.target, tuple(runs), since, has_others)
 
     def recorder(self) -> Recorder:
         """Return what writes runs down in this database; where it does not answer, the recorder knows why."""
@@ -56,7 +61,7 @@ class Runs:
 
         return Recorder.opening(lambda: self._installation.database)
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         return repr(self.history().table)
 
     def _repr_html_(self) -> str:
@@ -68,11 +73,15 @@ _CAUSES = 5  # of findings that it names
 _CELL = "text-align:left;vertical-align:top;padding:.2em 1em .2em .3em;"
 
 
-class Erp(Installation):
+class Erp(Part, Installation):
     """An ERP, ready to be looked at and operated. Opening it costs nothing until a part of it is used.
 
     Each part is imported when it is asked for: all of them together take longer than most commands.
     """
+
+    _inner = frozenset(
+        {"candidates", "compose", "database", "find", "is_foreign", "one", "own", "registry", "settings"}
+    )
 
     @cached_property
     def tenants(self) -> Tenants:
@@ -166,8 +175,6 @@ class Erp(Installation):
         ]
         return "\n".join(f"{name:<{width}}  {visible(line)}".rstrip() for name, line in lines)
 
-    __repr__ = __str__
-
     def _repr_html_(self) -> str:
         rows = "".join(
             f'<tr><th style="{_CELL}font-weight:600">{visible_html(name)}</th>'
@@ -177,7 +184,11 @@ class Erp(Installation):
         return f'<table style="line-height:1.4">{rows}</table>'
 
     def _card(self) -> dict[str, str]:
-        """Return what matters at first sight, a line each; what cannot be read says why."""
+        """Return what matters at first sight, a line each; what cannot be read says why, and a database that is not reached once."""
+        try:
+            self.target  # noqa: B018 - connects
+        except ErpkitError as error:
+            return {"database": str(error), "modules": _told(self._order)}
         return {
             "database": _told(lambda: self.target),
             "login": _told(self._login),
@@ -217,6 +228,13 @@ def _told(read: Callable[[], str]) -> str:
         return f"not read: {str(error).strip().splitlines()[0]}"
 
 
+def _check_types(**given: object) -> None:
+    """Raise UsageError for an argument that is no text; its value is not repeated, as it may hold a password."""
+    for name, value in given.items():
+        if value is not None and not isinstance(value, str):
+            raise UsageError(f"the argument {name} is {type(value).__name__}, and has to be a text")
+
+
 def open(
     database: str | None = None,
     *,
@@ -229,8 +247,13 @@ def open(
     """Open the ERP that the environment names, with what is given here in its place.
 
     `database` is a libpq connection string, or `env:NAME` for the one that a variable holds; "" is the configured one. Raises
-    UsageError for a setting that cannot be meant; the database is reached when it is first used.
+    UsageError, which names the argument, for a setting that cannot be meant; the database is reached when it is first used.
     """
-    found = (settings or Settings.from_env()).with_database(database or "")
     given = {"modules": modules, "tenants_query": tenants_query, "broker": broker}
+    _check_types(database=database, home=str(home) if isinstance(home, Path) else home, **given)
+    found = (settings or Settings.from_env()).with_database(database or "")
+    if database:
+        check_conninfo(found.database or "", "the argument database")
+    if broker is not None:
+        check_broker(broker, "the argument broker")
     return Erp(found.replaced(**given, home=Path(home).expanduser().absolute() if home else None))

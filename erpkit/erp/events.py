@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from uuid import UUID
 from erpkit import events
 from erpkit.database import IMPATIENT, Connection, Tenant
 from erpkit.erp.installation import Installation, find_inactive
+from erpkit.erp.part import Part
 from erpkit.errors import StoppedError
 from erpkit.events.brokers import Broker, ConsumeOptions
 from erpkit.events.dispatchers import (
@@ -37,6 +38,7 @@ from erpkit.events.replay.shadow import SHADOW_COLUMNS
 from erpkit.events.replay.swap import SwapResult
 from erpkit.events.replay.watermill import WatermillTopics, read_watermill_topics
 from erpkit.plan import Plan, Work
+from erpkit.plural import count_of
 from erpkit.table import Table
 
 _SELECTION = {one.name for one in fields(events.Selection)}
@@ -48,6 +50,9 @@ class DeadLetters(OpenLetters):
 
     installation: Installation = field(kw_only=True)
     named: frozenset[str] = field(default=frozenset(), kw_only=True)
+
+    def __dir__(self) -> Iterable[str]:
+        return set(super().__dir__()) - {"installation"}
 
     def show_oldest(self, *, payload: bool = False) -> events.DeadLetterDetail | str:
         """Return the letter that failed first with its event's metadata, or a sentence where there is none."""
@@ -98,15 +103,17 @@ class DeadLetters(OpenLetters):
         return Plan(make(Work()), make, run, self.target, "letters", can_stop=False)
 
 
-class Events:
+class Events(Part):
     """The event log of each tenant. An ERP that erpkit only reads has none: each of these raises UsageError there."""
+
+    _inner = frozenset({"broker", "consume", "forward", "worker"})
 
     def __init__(self, installation: Installation) -> None:
         self._erp = installation
 
     def list(self, tenant: str, limit: int = 20) -> Table[events.Message]:
         """Return a tenant's newest events, without their payloads."""
-        (found,) = self._find([tenant])
+        found = self._one(tenant)
         with name_log_behind(found), self._erp.database.tenant_transaction(found) as connection:
             connection.execute(IMPATIENT)
             return Table(EVENT_COLUMNS, events.list_events(connection, limit), "the log is empty")
@@ -161,7 +168,7 @@ class Events:
         `handler` is needed where several failed on the event. `payload` adds the business data in the event: ask for it only
         where you may see it, as a run records its output. Raises UsageError when there is no such letter.
         """
-        (found,) = self._find([tenant])
+        found = self._one(tenant)
         return events.show_dead_letter(self._erp.database, found, offset, handler, payload=payload)
 
     def replay(
@@ -208,7 +215,7 @@ class Events:
         This is long work: `rate` is in events per second. With `resume`, a build that was stopped goes on; without `build`, the
         shadow that stands is compared as it is. Raises StoppedError where the build is stopped before its end.
         """
-        (owner,) = self._find([tenant])
+        owner = self._one(tenant)
         erp = self._erp
         erp.registry.check_handlers()
         goes_on = [resume]
@@ -219,7 +226,7 @@ class Events:
             goes_on[0] = not shadow.is_complete
             if not shadow.is_complete:
                 raise StoppedError(
-                    f"stopped after {shadow.events:,} events: plan again to resume (--resume-shadow, resume = True)"
+                    f"stopped after {count_of(shadow.events, 'event')}: plan again to resume (--resume-shadow, resume = True)"
                 )
             return events.diff_shadow(erp.database, erp.registry, shadow)
 
@@ -272,7 +279,7 @@ class Events:
 
     def import_from(self, path: Path | str, tenant: str) -> Plan[events.ImportPlan, ImportResult]:
         """Plan to append a file's events to a tenant's log, where it does not have them yet."""
-        (owner,) = self._find([tenant])
+        owner = self._one(tenant)
         erp = self._erp
 
         def make(_: Work) -> events.ImportPlan:
@@ -364,6 +371,10 @@ class Events:
         """Open the configured broker, as a context manager."""
         self._erp.own("event log")
         return closing(events.open_broker(self._erp.settings, lasting=True))
+
+    def _one(self, tenant: str) -> Tenant:
+        self._erp.own("event log")
+        return self._erp.one(tenant)
 
     def _find(self, names: Sequence[str]) -> Sequence[Tenant]:
         self._erp.own("event log")

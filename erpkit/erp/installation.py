@@ -57,17 +57,17 @@ class Installation:
         return self.settings.tenants_query is not None
 
     @property
-    def no_tenants(self) -> str:
-        """What to do where there are no tenants."""
-        return "ERPKIT_TENANTS_QUERY gives no row" if self.is_foreign else "erpkit tenants create NAME"
-
-    @property
     def has_event_log(self) -> bool:
         """Whether tenants have erpkit's event log: not those that it only reads, or adopted without it."""
         if self.is_foreign:
             return False
         with self.database.connection() as connection:
             return has_event_log(connection)
+
+    @property
+    def no_tenants(self) -> str:
+        """What to do where there are no tenants."""
+        return "ERPKIT_TENANTS_QUERY gives no row" if self.is_foreign else "erpkit tenants create NAME"
 
     def find(self, names: Sequence[str] = (), *, active: bool = False) -> list[Tenant]:
         """Return the tenants of these names or patterns (`a*`), all without a name; with `active`, those alone of all.
@@ -76,11 +76,20 @@ class Installation:
         """
         if isinstance(names, str):
             raise UsageError(f"the tenants are given as a list: write [{names!r}]")
+        if odd := [name for name in names if not isinstance(name, str)]:
+            raise UsageError(f"a tenant is looked up by its name, and {odd[0]!r} is not a text")
         with self.database.connection() as connection:
             plain = [name for name in names if not _PATTERN & set(name)]
             everyone = find_tenants(connection, () if len(plain) < len(names) else names, self.settings.tenants_query)
         found = everyone if len(plain) == len(names) else _matching(everyone, names)
         return [tenant for tenant in found if tenant.is_active or not active]
+
+    def one(self, name: str) -> Tenant:
+        """Return the one tenant of this name; raises UsageError for a name that no tenant has, and for a pattern."""
+        found = {tenant.slug: tenant for tenant in self.find([name])}
+        if name not in found:
+            raise UsageError(f"{name!r} is a pattern: name one tenant, such as {min(found)}")
+        return found[name]
 
     def foreign_states(
         self, connection: Connection, tenants: Sequence[Tenant], migrations: Sequence[Migration], against: str = ""

@@ -12,6 +12,7 @@ import psycopg
 
 from erpkit.database import TEMPLATE, Connection, Tenant
 from erpkit.erp.installation import Installation
+from erpkit.erp.part import Part
 from erpkit.errors import ErpkitError, MigrationError, UsageError
 from erpkit.migrations import (
     Applied,
@@ -80,7 +81,7 @@ class Mend:
     __repr__ = __str__
 
 
-class Migrations:
+class Migrations(Part):
     """The migrations of all tenants, in goose's files and tables. It shows itself as the matrix of tenants and modules."""
 
     def __init__(self, installation: Installation) -> None:
@@ -217,7 +218,7 @@ class Migrations:
         except MigrationError as error:
             raise UsageError(f"{file}: {error}") from None
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         return repr(self.status())
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:

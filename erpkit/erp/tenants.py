@@ -10,6 +10,7 @@ from typing import Self, TypeVar
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.erp.installation import Installation
+from erpkit.erp.part import Part
 from erpkit.errors import NoModulesError, NoTenantError, UsageError
 from erpkit.events import CommandBus, ConsumerGroup, Message, QueryBus, consumer_groups
 from erpkit.migrations import Migration, read_migrations
@@ -78,11 +79,11 @@ _Record = TypeVar("_Record", bound=PlanRecord)
 _Result = TypeVar("_Result", bound=Shown)
 
 
-@dataclass(frozen=True)
-class ErpTenant:
+@dataclass(frozen=True, repr=False)
+class ErpTenant(Part):
     """One tenant, to work in."""
 
-    installation: Installation
+    _installation: Installation
     tenant: Tenant
 
     def transaction(
@@ -93,7 +94,7 @@ class ErpTenant:
         It commits at the end and rolls back on an error. `statement_timeout` is in seconds. Raises DatabaseError when the
         tenant's schema does not exist.
         """
-        return self.installation.database.tenant_transaction(
+        return self._installation.database.tenant_transaction(
             self.tenant, write=write, statement_timeout=statement_timeout
         )
 
@@ -102,24 +103,24 @@ class ErpTenant:
 
         Raises what the handler raises, with nothing done.
         """
-        self.installation.own("event log")
-        return CommandBus(self.installation.database, self.installation.registry).send(self.tenant, command)
+        self._installation.own("event log")
+        return CommandBus(self._installation.database, self._installation.registry).send(self.tenant, command)
 
     def ask(self, query: Query[_Answer]) -> _Answer:
         """Return the answer to a query by its one handler, which can only read."""
-        return QueryBus(self.installation.database, self.installation.registry).ask(self.tenant, query)
+        return QueryBus(self._installation.database, self._installation.registry).ask(self.tenant, query)
 
     def inspect(self, *, since: Path | str = "") -> TenantDetail:
         """Inspect the tenant in depth; `since` is a file of an earlier inspection, to which growth is measured."""
-        before = _earlier(self.installation, since)
-        declared, everyone = _Declared.of(self.installation), self.installation.find()
-        with self.installation.database.connection() as connection:
+        before = _earlier(self._installation, since)
+        declared, everyone = _Declared.of(self._installation), self._installation.find()
+        with self._installation.database.connection() as connection:
             detail = inspect_tenant(
                 connection, self.tenant, declared.migrations, groups=declared.groups, among=everyone,
-                foreign=self.installation.foreign_states(connection, everyone, declared.migrations),
+                foreign=self._installation.foreign_states(connection, everyone, declared.migrations),
             )  # fmt: skip
         inspection = declared.check(detail.inspection)
-        return replace(detail, inspection=inspection, target=self.installation.target, before=before)
+        return replace(detail, inspection=inspection, target=self._installation.target, before=before)
 
     def __str__(self) -> str:
         return f"{self.tenant.slug}: schema {self.tenant.schema}, {self.tenant.status}"
@@ -127,7 +128,7 @@ class ErpTenant:
     __repr__ = __str__
 
 
-class Tenants(Mapping[str, ErpTenant]):
+class Tenants(Part, Mapping[str, ErpTenant]):
     """All tenants by name: `erp.tenants["acme"]` is one to work in. It shows itself as a table."""
 
     def __init__(self, installation: Installation) -> None:
@@ -135,16 +136,9 @@ class Tenants(Mapping[str, ErpTenant]):
 
     def __getitem__(self, name: str) -> ErpTenant:
         try:
-            return ErpTenant(self._installation, self._one(name))
+            return ErpTenant(self._installation, self._installation.one(name))
         except UsageError as error:
             raise NoTenantError(str(error)) from None
-
-    def _one(self, name: str) -> Tenant:
-        """Return the one tenant of this name; raises UsageError for a name that no tenant has, and for several."""
-        found = self._installation.find([name])
-        if len(found) > 1:
-            raise UsageError(f"{name!r} names several tenants")
-        return found[0]
 
     def __iter__(self) -> Iterator[str]:
         return (tenant.slug for tenant in self._installation.find())
@@ -193,7 +187,7 @@ class Tenants(Mapping[str, ErpTenant]):
         """Compare schemas with `_template`, or with the tenant `against`; without `_template`, with what most tenants have."""
         everyone = self._installation.find()
         tenants = self._installation.find(names) if names else everyone
-        model = self._one(against) if against else None
+        model = self._installation.one(against) if against else None
         with self._installation.database.connection() as connection:
             if model and tenants == [model]:
                 raise UsageError(f"tenant {model.slug} cannot be compared with itself: name another one to compare")
@@ -219,7 +213,7 @@ class Tenants(Mapping[str, ErpTenant]):
         database = self._own()
 
         def make(_: Work) -> DropPlan:
-            tenant = self._one(slug)
+            tenant = self._installation.one(slug)
             with database.connection() as connection:
                 plan = plan_drop(connection, tenant)
             plan.refuse()
@@ -235,7 +229,7 @@ class Tenants(Mapping[str, ErpTenant]):
         database = self._own()
 
         def make(_: Work) -> OffboardPlan:
-            tenant = self._one(slug)
+            tenant = self._installation.one(slug)
             with database.connection() as connection:
                 return plan_offboarding(connection, tenant, folder)
 
@@ -252,7 +246,7 @@ class Tenants(Mapping[str, ErpTenant]):
         database, migrations = self._own(), _migrations(self._installation)
 
         def look() -> RepairPlan:
-            tenant = self._one(slug)
+            tenant = self._installation.one(slug)
             with database.connection() as connection:
                 return read_repair(connection, tenant, migrations, accept)
 
@@ -342,7 +336,7 @@ class Tenants(Mapping[str, ErpTenant]):
 
     def export(self, slug: str, file: Path | str) -> Manifest:
         """Write a tenant to one file: a dump of its schema, and a manifest, which is returned."""
-        return export_tenant(self._own(), self._one(slug), Path(file))
+        return export_tenant(self._own(), self._installation.one(slug), Path(file))
 
     def import_(self, file: Path | str, slug: str = "") -> MovedTenant:
         """Make a tenant from an exported file, or nothing, under its own name or as `slug`."""
@@ -383,7 +377,7 @@ class Tenants(Mapping[str, ErpTenant]):
     ) -> Plan[_Record, _Result]:
         return Plan(make(Work()), make, run, self._installation.target, unit, False, look)
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         return repr(self.table)
 
     def _repr_html_(self) -> str:
@@ -433,6 +427,6 @@ def _earlier(installation: Installation, since: Path | str) -> Snapshot | None:
 _COLUMNS = (
     Column[Tenant]("tenant", lambda t: t.slug, tone=_tone),
     Column[Tenant]("name", lambda t: t.name, tone=_tone),
-    Column[Tenant]("schema", lambda t: t.schema, tone=_tone),
+    Column[Tenant]("schema", lambda t: t.schema, tone=_tone, minor=True),
     Column[Tenant]("status", lambda t: t.status, tone=_tone),
 )

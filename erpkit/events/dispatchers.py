@@ -19,6 +19,7 @@ from erpkit.events.lag import EventLag, GroupLag, LockHolder, read_lag
 from erpkit.finding import Finding, find_skipped
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
 from erpkit.result import Result, Summary
 from erpkit.table import Column, Table
 
@@ -117,7 +118,7 @@ class TakeOver:
         return (Table(_WAITING, self.waiting, "Nothing waits."),)
 
     def __str__(self) -> str:
-        return f"{self.events:,} events wait for {len(self.waiting):,} handlers"
+        return f"{count_of(self.events, 'event waits', 'events wait')} for {count_of(len(self.waiting), 'handler')}"
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class DispatchRun(Result):
         return (self.table,)
 
     def __str__(self) -> str:
-        return f"{self.handled:,} events handled in {len(self.results):,} tenants"
+        return f"{count_of(self.handled, 'event')} handled in {count_of(len(self.results), 'tenant')}"
 
 
 @dataclass(frozen=True)

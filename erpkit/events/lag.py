@@ -11,7 +11,8 @@ from psycopg import sql
 from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.events.checkpoints import Backlog, group_lock
 from erpkit.events.consumer import ConsumerGroup, group_rows
-from erpkit.finding import Finding, find_unseen, group_findings, not_read
+from erpkit.finding import Finding, find_unseen, group_findings, marked, not_read
+from erpkit.plural import count_of
 from erpkit.result import Result, Summary, to_html
 from erpkit.table import Column, Table, Tone, format_value
 
@@ -106,7 +107,7 @@ class LockHolder:
     def problem(self) -> str:
         """What it holds and for how long, without the tenant."""
         holds = "appends to the log" if self.what == "append" else f"dispatches for {self.what}"
-        behind = f"; {self.waiting} wait(s) behind it" if self.waiting else ""
+        behind = f"; {count_of(self.waiting, 'process waits', 'processes wait')} behind it" if self.waiting else ""
         return f"process {self.pid} ({self.user}) {holds} in a transaction open for {self.seconds:,.0f} s, {self.state}{behind}"
 
     def __str__(self) -> str:
@@ -183,7 +184,7 @@ class EventLag(Result):
             *(() if self.consumers else (_NO_HANDLERS,)),
             *(finding for one in self.behind for finding in self._over(one)),
             *(Finding("poison message", one.tenant, f"an event of {one.handler} ended its dispatcher", "error", _LOOK,
-                      (f"the one after offset {one.checkpoint}, {one.attempts} times",))
+                      (f"the one after offset {one.checkpoint}, {count_of(one.attempts, 'time')}",))
               for one in self.groups if one.attempts),
             *(Finding("lock holder", one.tenant, one.problem, remedy=f"SELECT pg_terminate_backend({one.pid})")
               for one in self.holders),
@@ -203,7 +204,7 @@ class EventLag(Result):
         return Summary("Events that wait", facts, self.findings)
 
     def __repr__(self) -> str:
-        return "\n".join([repr(self.table), *(f"! {cause}" for cause in group_findings(self.findings))])
+        return "\n".join([repr(self.table), *(marked(cause) for cause in group_findings(self.findings))])
 
     def _repr_html_(self) -> str:
         return to_html("", findings=self.findings, tables=[self.table])
@@ -245,21 +246,23 @@ _NO_HANDLERS = Finding(
 _LAG_COLUMNS = (
     Column[tuple[GroupLag, EventLag]]("tenant", lambda row: row[0].tenant),
     Column[tuple[GroupLag, EventLag]]("handler", lambda row: row[0].handler),
-    Column[tuple[GroupLag, EventLag]]("topic", lambda row: row[0].topic),
+    Column[tuple[GroupLag, EventLag]]("topic", lambda row: row[0].topic, minor=True),
     Column[tuple[GroupLag, EventLag]]("waiting", lambda row: row[0].waiting, bar=True, tone=_lag_tone),
     Column[tuple[GroupLag, EventLag]](
         "for", lambda row: timedelta(seconds=row[0].age(row[1].at)), right=True, tone=_lag_tone
     ),
     Column[tuple[GroupLag, EventLag]]("oldest", lambda row: row[0].oldest),
-    Column[tuple[GroupLag, EventLag]]("checkpoint", lambda row: row[0].checkpoint),
-    Column[tuple[GroupLag, EventLag]]("last handled", lambda row: (row[0].checkpoint and row[0].moved_at) or "never"),
+    Column[tuple[GroupLag, EventLag]]("checkpoint", lambda row: row[0].checkpoint, minor=True),
+    Column[tuple[GroupLag, EventLag]](
+        "last handled", lambda row: (row[0].checkpoint and row[0].moved_at) or "never", minor=True
+    ),
 )
 _HOLDER_COLUMNS = (
     Column[LockHolder]("tenant", lambda one: one.tenant),
     Column[LockHolder]("holds", lambda one: one.what),
     Column[LockHolder]("process", lambda one: str(one.pid), right=True),
     Column[LockHolder]("user", lambda one: one.user),
-    Column[LockHolder]("application", lambda one: one.application),
+    Column[LockHolder]("application", lambda one: one.application, minor=True),
     Column[LockHolder]("state", lambda one: one.state),
     Column[LockHolder]("open for", lambda one: timedelta(seconds=one.seconds), right=True),
     Column[LockHolder]("wait behind it", lambda one: one.waiting),

@@ -17,6 +17,7 @@ from erpkit.migrations.history import Run, ensure_history
 from erpkit.migrations.script import Limits
 from erpkit.migrations.status import Applied
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
 from erpkit.table import Column, Table
 
 
@@ -165,7 +166,7 @@ def run_force(
 
 
 def _count(tenants: int) -> str:
-    return f"{tenants:,} tenant{'s' if tenants != 1 else ''}"
+    return count_of(tenants, "tenant")
 
 
 def _list(versions: Sequence[int]) -> str:

@@ -19,6 +19,7 @@ from erpkit.migrations.parser import Direction
 from erpkit.migrations.script import check_statements, is_atomic
 from erpkit.migrations.status import MOST_LINES, Applied, FleetStatus
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
 from erpkit.table import Column, Table
 
 _BEHIND = ("pending", "out of order")
@@ -221,11 +222,6 @@ class MigrationPlan:
     def check(self, confirm: str) -> None:
         """Raise PlanChangedError unless `confirm` is this plan's id."""
         PlanChangedError.check(confirm, self.id)
-
-
-def count_of(number: int, noun: str) -> str:
-    """Return a number with its noun."""
-    return f"{number:,} {noun}{'s' if number != 1 else ''}"
 
 
 def _remedy(name: str, reason: str) -> str:

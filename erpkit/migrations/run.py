@@ -20,10 +20,11 @@ from erpkit.errors import DatabaseError
 from erpkit.finding import Finding
 from erpkit.migrations.apply import check_own_sessions
 from erpkit.migrations.history import STILL_RUNNING, Run, any_dirty, ensure_history, newest_entry
-from erpkit.migrations.plan import MigrationPlan, TenantPlan, Wave, count_of
+from erpkit.migrations.plan import MigrationPlan, TenantPlan, Wave
 from erpkit.migrations.script import Limits, check_statements
 from erpkit.migrations.status import MOST_LINES, read_applied
 from erpkit.migrations.worker import TenantResult, Worker, WorkerConnection
+from erpkit.plural import count_of
 from erpkit.result import Result
 from erpkit.signals import caught_signals
 from erpkit.table import Column, Table, Tone

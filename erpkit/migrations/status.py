@@ -10,12 +10,13 @@ import psycopg
 from psycopg import sql
 
 from erpkit.database import TEMPLATE, Connection, Tenant, may_not_read, read_tenants
-from erpkit.finding import Finding
+from erpkit.finding import Finding, marked
 from erpkit.migrations import golang
 from erpkit.migrations.files import VERSION_TABLE, Migration
 from erpkit.migrations.foreign_state import ForeignState, ForeignStates
 from erpkit.migrations.golang_table import describe_dirt, find_strangers, golang_files, read_marks
 from erpkit.migrations.history import STILL_RUNNING, read_dirty, read_edited, read_stops
+from erpkit.plural import count_of
 from erpkit.result import Result, Summary, to_html
 from erpkit.table import Column, Table, Tone
 
@@ -268,7 +269,7 @@ class FleetStatus(Result):
         return ", ".join(f"{count:,} {name}" for name, count in self.facts.items())
 
     def __repr__(self) -> str:
-        return "\n".join([repr(self.table), *(f"! {finding}" for finding in self.findings)])
+        return "\n".join([repr(self.table), *(marked(finding) for finding in self.findings)])
 
     def _repr_html_(self) -> str:
         return to_html("", findings=self.findings, tables=self.tables)
@@ -283,7 +284,7 @@ def _shorten(lines: Sequence[_Line]) -> list[_Line]:
     current = [line for line in lines if line[0] != TEMPLATE.slug and _rank(line[1]) == len(_STATES) - 1]
     names = {name for name, _ in current}
     shown = sorted((line for line in lines if line[0] not in names), key=lambda line: _rank(line[1]))
-    return [*shown, *([(f"{len(current):,} others", current[0][1])] if current else [])]
+    return [*shown, *([(count_of(len(current), "other"), current[0][1])] if current else [])]
 
 
 def _find_faults(status: MigrationStatus, inactive: str) -> Iterator[Finding]:
@@ -309,7 +310,11 @@ def _find_faults(status: MigrationStatus, inactive: str) -> Iterator[Finding]:
 def _list(versions: Sequence[int]) -> str:
     """Name all of a few versions; of more the first and the last."""
     few = len(versions) <= _FEW
-    return ", ".join(map(str, versions)) if few else f"{len(versions):,} versions, {versions[0]} to {versions[-1]}"
+    return (
+        ", ".join(map(str, versions))
+        if few
+        else f"{count_of(len(versions), 'version')}, {versions[0]} to {versions[-1]}"
+    )
 
 
 def read_applied(connection: Connection, tenants: Sequence[Tenant], migrations: Sequence[Migration] = ()) -> Applied:

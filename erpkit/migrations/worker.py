@@ -31,6 +31,7 @@ from erpkit.migrations.history import Run, record
 from erpkit.migrations.parser import Direction
 from erpkit.migrations.plan import TenantPlan
 from erpkit.migrations.script import Limits
+from erpkit.plural import count_of
 
 _T = TypeVar("_T")
 
@@ -96,7 +97,11 @@ class TenantResult:
     def done_briefly(self) -> str:
         """The migrations that were done, in a line: all of a few, else how many, with the first and the last."""
         few = len(self.done) <= 3
-        return ", ".join(self.done) if few else f"{len(self.done)} migrations, {self.done[0]} to {self.done[-1]}"
+        return (
+            ", ".join(self.done)
+            if few
+            else f"{count_of(len(self.done), 'migration')}, {self.done[0]} to {self.done[-1]}"
+        )
 
 
 @dataclass
@@ -276,7 +281,9 @@ class Worker:
         if progress.losses < self.limits.attempts:
             return False
         progress.lost_since = None
-        self.end(f"the server was lost {progress.losses} times in {progress.left[0][0].name} of {progress.tenant.slug}")
+        self.end(
+            f"the server was lost {count_of(progress.losses, 'time')} in {progress.left[0][0].name} of {progress.tenant.slug}"
+        )
         return True
 
     def _has_patience(self, progress: _Progress) -> bool:

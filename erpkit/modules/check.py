@@ -153,9 +153,9 @@ _MODULES = (
     Column[ModuleLike]("module", lambda m: m.name),
     Column[ModuleLike]("depends on", lambda m: m.dependencies),
     Column[ModuleLike]("migrations", _count_migrations),
-    Column[ModuleLike]("commands", lambda m: len(m.commands)),
+    Column[ModuleLike]("commands", lambda m: len(m.commands), minor=True),
     Column[ModuleLike]("publishes", lambda m: [event.__name__ for event in m.publishes]),
-    Column[ModuleLike]("handlers", lambda m: len(m.subscribes)),
+    Column[ModuleLike]("handlers", lambda m: len(m.subscribes), minor=True),
 )
 _EVENTS = (
     Column[tuple[str, list[EventHandler]]]("topic", lambda row: row[0]),

@@ -27,6 +27,7 @@ from erpkit.database import (
 from erpkit.errors import QueryError
 from erpkit.finding import Finding
 from erpkit.modules import ModuleLike, is_foreign
+from erpkit.plural import count_of
 from erpkit.queries.generate import (
     can_use_sqlc,
     generated_path,
@@ -143,8 +144,9 @@ class QueryCheck(Result):
         return {slug for slug, count in counts.items() if count == self.queries > 1 and reasons[slug] == 1}
 
     def __str__(self) -> str:
-        left = f"; {len(self._whole)} tenants could not be checked" if self._whole else ""
-        return f"{self.queries} queries in {self.tenants - len(self._whole)} tenants: {self._broken_count} broken{left}"
+        left = f"; {count_of(len(self._whole), 'tenant')} could not be checked" if self._whole else ""
+        checked = count_of(self.tenants - len(self._whole), "tenant")
+        return f"{count_of(self.queries, 'query', 'queries')} in {checked}: {self._broken_count} broken{left}"
 
     def __repr__(self) -> str:
         return str(self.summary)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from erpkit.plural import count_of
 from erpkit.result import SCRAP, Summary, findings_html
 from erpkit.runs.harmless import POLICY, harmless
 from erpkit.runs.record import Provenance
@@ -222,7 +223,7 @@ def _page(entries: Sequence[Entry]) -> str:
         style=(Path(__file__).parent / "report.css").read_text(encoding="utf-8"),
         filters="\n".join(_FILTER.format(n=n) for n in range(1, len(notebooks) + 1)),
         choices=choices,
-        count=f"{len(entries)} run{'s' if len(entries) != 1 else ''}",
+        count=count_of(len(entries), "run"),
         rows="\n".join(_row(entry, notebooks.index(entry.notebook) + 1) for entry in entries),
     )
 

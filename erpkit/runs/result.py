@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from erpkit.errors import UsageError
+from erpkit.plural import count_of
 from erpkit.result import SCRAP, Summary
 
 Outcome = Literal["ok", "findings", "failed", "timed out", "killed", "interrupted"]
@@ -73,8 +74,7 @@ class RunResult:
             return "ok"
         if self.outcome != "findings":
             return f"{self.outcome}: {self.error}"
-        count = len(self.findings)
-        return f"{count} finding{'s' if count != 1 else ''}"
+        return count_of(len(self.findings), "finding")
 
     @property
     def findings(self) -> tuple[str, ...]:

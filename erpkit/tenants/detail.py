@@ -14,6 +14,7 @@ from erpkit.database import TEMPLATE, Connection, Tenant, read_tenants
 from erpkit.events import ConsumerGroup
 from erpkit.finding import Finding
 from erpkit.migrations import ForeignStates, Migration
+from erpkit.plural import count_of
 from erpkit.result import Result, Summary
 from erpkit.table import Column, Table
 from erpkit.tenants.drift import Difference, drift_table
@@ -159,7 +160,10 @@ class TenantDetail(Result):
         lines = [
             f"schema {i.tenant.schema}; versions {versions or ('not read' if i.unread else 'none')}",
             *(self._event_lines() if i.figure("last event", True) else ()),
-            *(f"- {events:,} event(s) wait for {handler}" for handler, events in sorted(i.backlog.items())),
+            *(
+                f"- {count_of(events, 'event waits', 'events wait')} for {handler}"
+                for handler, events in sorted(i.backlog.items())
+            ),
             *(
                 f"- index {one.name} on {one.table} was never used ({one.size / 1024:,.0f} KiB)"
                 for one in i.unused_indexes
@@ -169,7 +173,7 @@ class TenantDetail(Result):
         growth = self.growth
         gone = [table for table in (growth.tables if growth else ()) if table.before and table.now is None]
         rows = {table.name: table.before.rows for table in gone if table.before}
-        return [*(f"- table {name} was dropped, with {count:,} rows" for name, count in rows.items()), *lines]
+        return [*(f"- table {name} was dropped, with {count_of(count, 'row')}" for name, count in rows.items()), *lines]
 
     def _event_lines(self) -> list[str]:
         i = self.inspection
@@ -193,7 +197,7 @@ _TABLE_COLUMNS: tuple[Column[TableDetail], ...] = (
     Column[TableDetail]("size", lambda t: t.size / 1024, unit="KiB", places=0, bar=True),
     Column[TableDetail]("indexes", lambda t: t.index_size / 1024, unit="KiB", places=0, bar=True),
     Column[TableDetail]("dead rows", lambda t: t.dead_rows),
-    Column[TableDetail]("last vacuum", lambda t: t.last_vacuum or "never"),
+    Column[TableDetail]("last vacuum", lambda t: t.last_vacuum or "never", minor=True),
 )
 _INDEX_COLUMNS = (
     Column[IndexDetail]("index", lambda one: one.name),

@@ -11,8 +11,8 @@ from erpkit.database import Connection, Tenant
 from erpkit.errors import UsageError
 from erpkit.finding import Finding
 from erpkit.migrations import FoundTable, find_state_tables
-from erpkit.migrations.plan import count_of
 from erpkit.migrations.state_tables import parse_state_table
+from erpkit.plural import count_of
 from erpkit.result import Result, Summary, to_html
 from erpkit.table import Column, Table, Tone
 from erpkit.tenants.family import Family, Schema, find_families, read_schemas
@@ -92,7 +92,7 @@ class Diagnosis(Result):
 
     def _login(self) -> str:
         count, readable = len(self.members), len(self.members) - len(self.unreadable)
-        reads = f"; may read {readable:,} of {count:,} tenants" if count else ""
+        reads = f"; may read {readable:,} of {count_of(count, 'tenant')}" if count else ""
         return f"{self.login.name}: {self.login.excess or 'it may only read'}{reads}"
 
     def _server(self) -> str:
@@ -110,7 +110,7 @@ class Diagnosis(Result):
         alike = (
             f"mostly the same {tables}, {len(family.different):,} differ" if family.different else f"the same {tables}"
         )
-        return f"{len(family.schemas):,} schemas have {alike}: {some(family.names)}"
+        return f"{count_of(len(family.schemas), 'schema has', 'schemas have')} {alike}: {some(family.names)}"
 
     def _listed(self) -> str:
         if self.family is None or self.configured or self.login.owns_registry:
@@ -132,7 +132,7 @@ class Diagnosis(Result):
     def _where(self, table: str, places: Sequence[str], members: Collection[str]) -> str:
         inside = sum(place in members for place in places)
         outside = [place for place in places if place not in members]
-        parts = [f"{inside:,} of {len(members):,} tenants"] if inside else []
+        parts = [f"{inside:,} of {count_of(len(members), 'tenant')}"] if inside else []
         return f"{table} in {' and '.join([*parts, *([some(outside)] if outside else [])])}"
 
     def _shared(self) -> str:
@@ -187,7 +187,9 @@ class Diagnosis(Result):
             )
             yield Finding("pooler", "", words, "info")
         for family in self.others:
-            words = f"{len(family.schemas):,} other schemas are alike: {some(family.names)}"
+            words = (
+                f"{count_of(len(family.schemas), 'other schema is', 'other schemas are')} alike: {some(family.names)}"
+            )
             yield Finding("another family", "", words, "info")
         if self.family and not self.state:
             words = "no migration tool that erpkit knows keeps its state here"
@@ -226,7 +228,7 @@ class Diagnosis(Result):
         reads = (
             "yes"
             if not self.unreadable
-            else f"yes, {readable:,} of {len(self.members):,} tenants"
+            else f"yes, {readable:,} of {count_of(len(self.members), 'tenant')}"
             if readable
             else "no right"
         )

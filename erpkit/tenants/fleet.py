@@ -10,6 +10,7 @@ from typing import Any
 from erpkit.events import LETTER_COLUMNS, DeadLetter
 from erpkit.finding import Finding
 from erpkit.migrations import ForeignState, MigrationStatus
+from erpkit.plural import count_of
 from erpkit.result import Result, Summary
 from erpkit.table import Column, Table, Tone
 from erpkit.tenants.drift import Difference, drift_table
@@ -65,7 +66,9 @@ class FleetInspection(Result):
     @property
     def summary(self) -> Summary:
         """The figures, and every problem of every tenant by cause."""
-        return Summary(f"{len(self.inspections)} tenants inspected on {self.target}", self.facts, self.findings)
+        return Summary(
+            f"{count_of(len(self.inspections), 'tenant')} inspected on {self.target}", self.facts, self.findings
+        )
 
     @cached_property
     def growths(self) -> Mapping[str, Growth]:
@@ -232,12 +235,12 @@ def _largest(row: tuple[str, Mapping[str, int]]) -> str:
 
 _FLEET: tuple[Column[TenantInspection], ...] = (
     Column[TenantInspection]("tenant", lambda i: i.tenant.slug, tone=_gone),
-    Column[TenantInspection]("schema", lambda i: i.tenant.schema, tone=_gone),
+    Column[TenantInspection]("schema", lambda i: i.tenant.schema, tone=_gone, minor=True),
     Column[TenantInspection]("status", lambda i: i.tenant.status if i.exists else "gone", tone=_status_tone),
     Column[TenantInspection]("size", lambda i: i.size / _MIB, unit="MiB", places=2, bar=True),
-    Column[TenantInspection]("rows", lambda i: sum(i.rows.values())),
+    Column[TenantInspection]("rows", lambda i: sum(i.rows.values()), minor=True),
     Column[TenantInspection]("events", _if_read("events", lambda i: i.event_count), right=True, bar=True),
-    Column[TenantInspection]("last event", lambda i: i.last_event),
+    Column[TenantInspection]("last event", lambda i: i.last_event, minor=True),
     Column[TenantInspection](
         "migrations pending", _if_read("versions", lambda i: i.pending), right=True, tone=_warn(lambda i: i.pending)
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,8 @@ from erpkit.database import (
     sweep,
 )
 from erpkit.errors import DatabaseError, UsageError, first_line
-from erpkit.finding import Finding, group_findings
+from erpkit.finding import Finding, group_findings, marked
+from erpkit.plural import count_of
 from erpkit.result import Result, Summary
 from erpkit.table import Table
 from erpkit.tenants.frames import Array, AsText, Loading, Part, combine, make_array, make_masked, make_times
@@ -34,6 +35,7 @@ from erpkit.visible import visible_html
 if TYPE_CHECKING:
     import pandas
 
+_PLACE = re.compile(r"%(?:\(\w+\))?s\b")
 _IN_LIST = re.compile(r"\bin (?P<bracket>\( )?%(?: \( (?P<name>\w+) \))? s\b", re.IGNORECASE)
 _FEW, _MANY_ROWS = (
     10,
@@ -89,7 +91,9 @@ class Across(Result):
     @property
     def summary(self) -> Summary:
         """How many tenants were queried, and what a reader of the rows must know."""
-        return Summary(f"{self.facts['tenants']} tenants on {self.target}", self.facts, self.findings)
+        return Summary(
+            f"{count_of(self.asked + len(self.skipped), 'tenant')} on {self.target}", self.facts, self.findings
+        )
 
     @property
     def notes(self) -> list[str]:
@@ -102,7 +106,7 @@ class Across(Result):
 
     def __repr__(self) -> str:
         rows = repr(self.frame) if len(self.frame) else "no rows"
-        return "\n".join([rows, *(f"! {cause}" for cause in group_findings(self.findings))])
+        return "\n".join([rows, *(marked(cause) for cause in group_findings(self.findings))])
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{visible_html(note)}</li>" for note in self.notes)
@@ -149,6 +153,8 @@ def across(
     order = {tenant.slug: number for number, tenant in enumerate(active)}
     parts.sort(key=lambda part: order[part.tenant])
     errors = {part.tenant: part.error for part in parts if part.error is not None}
+    if params is None:
+        _check_bound(query, errors)
     truncated = tuple(part.tenant for part in parts if limit is not None and part.count > limit)
     kept = [part.keep(limit) for part in parts if part.error is None]
     parts.clear()  # frees memory before `combine` needs as much again
@@ -221,6 +227,14 @@ def _bind(connection: Connection, query: str, params: Sequence[Any] | dict[str, 
         return psycopg.ClientCursor(connection).mogrify(query, params)
     except (psycopg.ProgrammingError, psycopg.DataError, UnicodeError) as error:
         raise UsageError(f"the parameters do not fit the query: {error}") from None
+
+
+def _check_bound(query: str, errors: Mapping[str, str]) -> None:
+    """Raise UsageError where a query failed as it has a place for a value, and was given none; `%` is an operator, too."""
+    if not any('"%"' in error for error in errors.values()):
+        return
+    if found := _PLACE.search("".join("''" if token.is_string else token.text for token in read_tokens(query))):
+        raise UsageError(f"{found[0]} in the query is a place for a value, and there are no params")
 
 
 def _check_lists(query: str, params: Sequence[Any] | dict[str, Any]) -> None:

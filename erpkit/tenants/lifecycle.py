@@ -33,6 +33,7 @@ from erpkit.migrations.apply import check_own_sessions, message_of, send_body, w
 from erpkit.migrations.history import Run, ensure_history
 from erpkit.migrations.script import check_statements
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
 from erpkit.result import Result
 from erpkit.table import Column, Table
 from erpkit.tenants.fleet import FleetInspection
@@ -372,7 +373,7 @@ class ProvisionPlan:
         tenant = self.tenant
         return (
             f"tenant {tenant.slug} ({tenant.name}) with schema {tenant.schema}, role {tenant.role} and "
-            f"{len(self.migrations)} migrations"
+            f"{count_of(len(self.migrations), 'migration')}"
         )
 
 

@@ -12,6 +12,7 @@ from erpkit.database.operators import OBJECTS, database_name, owner_name
 from erpkit.errors import PlanChangedError, first_line
 from erpkit.finding import Finding
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
 from erpkit.result import Result
 from erpkit.table import Column, Table
 from erpkit.tenants.lifecycle import lock_migrations
@@ -119,7 +120,7 @@ class HandOverPlan:
         return "\n".join(f"{visible(statement)};" for part in self.parts for statement in part.statements)
 
     def __str__(self) -> str:
-        return f"{self.statement_count} statements" if self.parts else "nothing to hand over by this login"
+        return count_of(self.statement_count, "statement") if self.parts else "nothing to hand over by this login"
 
 
 _STATEMENTS = (
@@ -162,7 +163,7 @@ class HandOverRun(Result):
 
     def __str__(self) -> str:
         parts = len(self.plan.parts)
-        return f"handed over to {self.plan.owner}: {parts - len(self.failed)} of {parts} parts"
+        return f"handed over to {self.plan.owner}: {parts - len(self.failed)} of {count_of(parts, 'part')}"
 
 
 def plan_hand_over(connection: Connection) -> HandOverPlan:

@@ -14,6 +14,7 @@ from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError, PlanChangedError, UsageError, first_line
 from erpkit.finding import Finding
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
 from erpkit.result import Result
 from erpkit.table import Column, Table
 from erpkit.tenants.exports import export_tenant
@@ -94,7 +95,8 @@ class DropPlan:
         PlanChangedError.check(confirm, self.id, "dropped")
 
     def __str__(self) -> str:
-        return f"drop {self.tenant.slug}: {len(self.rows)} tables, {self.row_count:,} rows, {self.byte_count / 2**20:.1f} MiB"
+        size = f"{count_of(self.row_count, 'row')}, {self.byte_count / 2**20:.1f} MiB"
+        return f"drop {self.tenant.slug}: {count_of(len(self.rows), 'table')}, {size}"
 
 
 _LOST = (
@@ -132,7 +134,7 @@ class DropResult(Result):
         return (Table(_DROPPED, rows, "Its schema held nothing."),)
 
     def __str__(self) -> str:
-        return f"dropped {self.tenant}: {self.dropped_count} objects in {len(self.batches)} transactions"
+        return f"dropped {self.tenant}: {count_of(self.dropped_count, 'object')} in {count_of(len(self.batches), 'transaction')}"
 
 
 _DROPPED = (
@@ -313,9 +315,7 @@ class Offboarded(Result):
         return self.dropped.tables
 
     def __str__(self) -> str:
-        return (
-            f"{self.manifest.row_count:,} rows exported to {self.path} and verified; {self.dropped.tenant} was dropped"
-        )
+        return f"{count_of(self.manifest.row_count, 'row')} exported to {self.path} and verified; {self.dropped.tenant} was dropped"
 
 
 def plan_offboarding(connection: Connection, tenant: Tenant, folder: Path | str = ".") -> OffboardPlan:

@@ -19,6 +19,7 @@ from erpkit.migrations import Migration, describe_status, lint_migrations, read_
 from erpkit.migrations.lint import LintReport
 from erpkit.migrations.parser import ParsedMigration
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
 from erpkit.result import Result
 from erpkit.table import Column, Table
 from erpkit.tenants.ddl import DESTRUCTIVE, MARKS
@@ -123,7 +124,7 @@ class RepairPlan:
 
     def __str__(self) -> str:
         left = f", {len(self.left)} left out" if self.left else ""
-        return f"{len(self.steps)} statements in one transaction for {self.tenant.slug}{left}"
+        return f"{count_of(len(self.steps), 'statement')} in one transaction for {self.tenant.slug}{left}"
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ class RepairRun(Result):
         return (Table(_STEPS[1:], [("yes", step) for step in self.plan.steps], "There was nothing to run."),)
 
     def __str__(self) -> str:
-        return f"repaired {self.plan.tenant.slug}: {len(self.plan.steps)} statements, {len(self.left)} differences are left"
+        left = count_of(len(self.left), "difference is", "differences are")
+        return f"repaired {self.plan.tenant.slug}: {count_of(len(self.plan.steps), 'statement')}, {left} left"
 
 
 def _first_line(step: RepairStep) -> str:

@@ -12,6 +12,7 @@ import psycopg
 from erpkit.database import Database, Tenant
 from erpkit.erp import Installation
 from erpkit.errors import DatabaseError, ErpkitError, UsageError
+from erpkit.plural import count_of
 from erpkit.table import Column, Table
 from erpkit.tenants import Across, across
 from erpkit.visible import visible_html
@@ -183,7 +184,7 @@ class Explorer:
         self.frame = result.frame
         self.view.value = Table.of_frame(self.frame, "no rows", height="32em", raw=True)._repr_html_()
         self.picture.value = self._picture()
-        count = f"{len(self.frame):,} row{'' if len(self.frame) == 1 else 's'}"
+        count = count_of(len(self.frame), "row")
         self.state.value = f"the first {count}; there are more" if result.truncated else count
 
     def _picture(self) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import erpkit as kit
+from erpkit import open as open_door
 from erpkit.database import Database
 from erpkit.embedded import EmbeddedServer
 from erpkit.modules import Registry
@@ -148,9 +149,9 @@ def test_what_cannot_be_meant_is_told_rather_than_found_to_be_nothing(erp: Plant
 
 
 def test_a_choice_that_fits_nothing_says_so_rather_than_that_there_is_nothing(erp: Planted) -> None:
-    assert "no dead letter matches" in erpkit("events", "dead-letters", "list", "--handler", "nohandler*").stdout
+    assert "No dead letter matches" in erpkit("events", "dead-letters", "list", "--handler", "nohandler*").stdout
     assert "no dead letters\n" in erpkit("events", "dead-letters", "list", "--tenant", erp.behind).stdout
-    assert "No recorded run matches" in erpkit("runs", "--notebook", "nonb").stdout
+    assert "No run matches" in erpkit("runs", "--notebook", "nonb").stdout
 
 
 def test_events_that_wait_for_long_are_found_by_inspection_the_card_and_the_lag(
@@ -280,10 +281,26 @@ def test_the_demo_replaces_an_earlier_one_and_finds_what_was_planted(
     assert done.returncode == 0, done.stderr
     for trouble in ("dead letter", "column sales_orders.hotfix_note is extra", "behind on migrations", "suspended"):
         assert trouble in done.stdout
+    lines = done.stdout.splitlines()
+    (behind,) = [line for line in lines if "behind on migrations" in line]
+    assert behind.startswith("! inspect_tenants: ")
+    assert behind.endswith(" (run_migrations mended it)")
+    assert not any("mended it" in line for line in lines if "hotfix_note" in line or "suspended" in line)
+    assert [line for line in lines if line.startswith("! replay_events: ")] == []  # what it finds is advice
     assert {path.name for path in tmp_path.iterdir()} == {
         "index.html", *(f"{name}.{kind}" for name in NOTEBOOKS for kind in ("ipynb", "html")),
     }  # fmt: skip
     assert not any("of an earlier demo" in path.read_text() for path in tmp_path.glob("*.html"))
+
+
+def test_the_demo_says_how_long_many_tenants_take() -> None:
+    assert "a dozen takes less than a minute, 250 take some" in " ".join(erpkit("demo", "--help").stdout.split())
+
+
+def test_a_database_that_does_not_answer_is_named_once_on_the_card() -> None:
+    card = str(open_door("postgresql://nobody@127.0.0.1:1/nothing"))
+    assert card.count("cannot connect to 127.0.0.1/nothing/nobody") == 1
+    assert [line.split()[0] for line in card.splitlines()] == ["database", "modules"]
 
 
 def test_the_demo_leaves_tenants_of_ones_own_alone(tmp_path: Path) -> None:

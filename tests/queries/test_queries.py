@@ -467,7 +467,7 @@ def test_the_command_line_names_a_broken_module_and_goes_on_with_the_others(tmp_
     assert [one[:10] for one in told["unread"]] == ["module a: "]
     done = erpkit("queries", "check", **environ)
     lines = done.stdout.splitlines()
-    assert (done.returncode, "2 queries in 1 tenants: 1 broken" in lines) == (3, True)
+    assert (done.returncode, "2 queries in 1 tenant: 1 broken" in lines) == (3, True)
     assert [line.split(":")[0] for line in lines if line.startswith("!")] == ["! module a", "! acme"]
 
 

@@ -95,8 +95,8 @@ _TOPICS = (
     Column[WatermillTopic]("topic", lambda one: one.topic),
     Column[WatermillTopic]("events", lambda one: one.events, bar=True),
     Column[WatermillTopic]("held back", lambda one: one.held_back),
-    Column[WatermillTopic]("first", lambda one: one.first_time),
-    Column[WatermillTopic]("last", lambda one: one.last_time),
+    Column[WatermillTopic]("first", lambda one: one.first_time, minor=True),
+    Column[WatermillTopic]("last", lambda one: one.last_time, minor=True),
     Column[WatermillTopic](
         "waiting, by group", lambda one: ", ".join(f"{g.name}: {g.lag:,}" for g in one.groups) or "no group"
     ),
