@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -35,6 +35,25 @@ class Finding:
 
 # The finding of a check that had nothing to check.
 NO_TENANTS = Finding("no tenants", "", "there are no tenants to look at", remedy="erpkit tenants list")
+
+_NONE_ACTIVE = Finding("no tenants", "", "there are no active tenants to look at", remedy="erpkit tenants list")
+
+
+def find_skipped(skipped: Mapping[str, str], named: Collection[str]) -> list[Finding]:
+    """Return a finding for each tenant that was skipped because of its status: a warning for one that was asked for by name."""
+    return [
+        Finding(
+            "skipped", slug, f"skipped, as it is {status}", "warning" if slug in named else "info",
+            f"erpkit tenants activate {slug}",
+        )
+        for slug, status in skipped.items()
+    ]  # fmt: skip
+
+
+def find_unseen(tenants: Sized, skipped: Mapping[str, str], named: frozenset[str]) -> list[Finding]:
+    """Return who was skipped, and that nobody is left in `tenants` to look at."""
+    nobody = [] if tenants else [_NONE_ACTIVE if skipped else NO_TENANTS]
+    return [*([] if named & skipped.keys() else nobody), *find_skipped(skipped, named)]
 
 
 @dataclass(frozen=True)

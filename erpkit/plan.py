@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from erpkit.errors import PlanChangedError
 from erpkit.finding import Finding, group_findings, marked
-from erpkit.result import Summary, to_html
+from erpkit.result import SCRAP, Summary, to_html
 from erpkit.table import Table
 
 
@@ -125,3 +125,6 @@ class Plan(Generic[_Record, _Result]):
 
     def _repr_html_(self) -> str:
         return to_html(str(self), findings=self.record.findings, tables=self.record.tables)
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        return {"text/plain": repr(self), "text/html": self._repr_html_(), SCRAP: self.summary().scrap("findings")}

@@ -202,7 +202,7 @@ def _is_doubtful(plan: MigrationPlan) -> bool:
     return (
         bool(plan.refused)
         or plan.reaches
-        or any(finding.kind in ("no tenants", "no migrations") for finding in plan.findings)
+        or any(finding.kind in ("no tenants", "no migrations", "skipped") for finding in plan.findings)
     )
 
 
@@ -213,7 +213,9 @@ def _show_or_apply(plan: Plan[MigrationPlan, MigrationRun], confirm: str, *, sho
         return 3 if plan.record.is_empty and _is_doubtful(plan.record) else 0
     run: MigrationRun = apply_plan(plan, confirm)
     _show_run(plan.record, run, as_json=as_json)
-    return 1 if not run.is_complete or plan.record.refused or run.behind or run.not_verified else 0
+    if not run.is_complete or plan.record.refused or run.behind or run.not_verified:
+        return 1
+    return exit_code(plan.record.unseen)
 
 
 def _show_plan(plan: Plan[MigrationPlan, MigrationRun], *, show_sql: bool, as_json: bool) -> None:

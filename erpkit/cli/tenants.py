@@ -11,7 +11,7 @@ import click
 
 import erpkit
 from erpkit.cli.output import as_json, confirm_option, print_findings, print_json, print_target, say, say_script, show
-from erpkit.cli.planning import show_or_apply
+from erpkit.cli.planning import show_or_apply, this_command
 from erpkit.finding import exit_code
 from erpkit.plan import Plan
 from erpkit.plural import count_of
@@ -166,6 +166,34 @@ def hand_over_(confirm: str) -> int:
         return show_or_apply(erp.tenants.hand_over(), confirm, "erpkit tenants hand-over")
 
 
+@command.command()
+@click.option("--query", default="", metavar="SQL", help="Lists the schemas; without it ERPKIT_TENANTS_QUERY does.")
+@click.option("--events", is_flag=True, help="Make the event log's tables in each schema, too.")
+@confirm_option("Adopt what the plan with this id shows.")
+def adopt(query: str, events: bool, confirm: str) -> int:
+    """Make the schemas of an ERP tenants of erpkit's, at the migration versions that they are at; without --confirm, show the plan.
+
+    Entries, roles and grants are added; tables, rows, owners and versions stay as they are. Exit code 3 if a schema is left out.
+    """
+    with erpkit.open() as erp:
+        print_target(erp.target)
+        return show_or_apply(erp.tenants.adopt(query, events=events), confirm, this_command())
+
+
+@command.command()
+@click.argument("slugs", nargs=-1)
+@click.option("--with-events", is_flag=True, help="Drop the event log's tables even where they hold rows.")
+@confirm_option("Release what the plan with this id shows.")
+def release(slugs: tuple[str, ...], with_events: bool, confirm: str) -> int:
+    """Give adopted tenants back, all without a name: entries, roles, grants and event tables go; schemas and data stay.
+
+    Without --confirm, show the plan. Exit code 3 if a tenant is left out.
+    """
+    with erpkit.open() as erp:
+        print_target(erp.target)
+        return show_or_apply(erp.tenants.release(slugs, with_events=with_events), confirm, this_command())
+
+
 @command.command("export")
 @click.argument("slug")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
@@ -247,7 +275,7 @@ def _print_fleet(fleet: FleetInspection, detail: TenantDetail | None) -> None:
         _print_since(fleet)
     if fleet.note:
         say(fleet.note)
-    if detail is not None:
+    if detail is not None and detail.inspection.exists:
         show(detail.table)
         for line in detail.notes:
             say(line)

@@ -90,7 +90,7 @@ class Database:
         self._pool = self._new_pool()
         self._reading: Self | None = None
         self._lock = threading.Lock()
-        self._is_named = False
+        self._is_named = self._is_shut = False
         self._may_take: set[str | None] = set()
         self._refused: set[str | None] = set()
 
@@ -121,11 +121,12 @@ class Database:
         if not self.is_writable:
             raise UsageError(f"ERPKIT_TENANTS_QUERY is set: {self.target} is read-only here; nothing was changed")
 
-    def close(self) -> None:
-        """Close the pooled connections; a later request opens a new pool."""
+    def close(self, *, for_good: bool = False) -> None:
+        """Close the pooled connections; a later request opens a new pool, or raises UsageError if this was `for_good`."""
+        self._is_shut = for_good
         self._pool.close()
         if self._reading is not None and self._reading is not self:
-            self._reading.close()
+            self._reading.close(for_good=for_good)
 
     def apart(self) -> Self:
         """Return the same database with a separate pool."""
@@ -281,6 +282,8 @@ class Database:
 
         Raises DatabaseError, naming the target, when the server does not answer, or all connections stay in use.
         """
+        if self._is_shut:
+            raise UsageError(f"{self.target} was closed: open it again with erpkit.open()")
         left = wait = self._wait if wait is None else wait
         while left > 0:
             if self._pool.closed:  # a notebook's cell is run again after another one closed it

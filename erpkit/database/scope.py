@@ -23,6 +23,9 @@ DISCARD = (
 # those before the rollback takes half the time of a transaction of its own after it.
 _LEAVE = b"DEALLOCATE ALL; SELECT pg_catalog.pg_advisory_unlock_all(); ROLLBACK"
 _SCHEMA_NAME = re.compile(r"_template|(?!pg_)[a-z][a-z0-9_]{0,62}", re.ASCII)
+# Without what could end a quote of either kind, or be taken for a placeholder.
+_QUOTABLE = re.compile(r"""(?!pg_|information_schema\Z)[^'"\\$%\x00-\x1f\x7f]+""")
+_NAME_LIMIT = 63  # bytes
 _FINE = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY)
 _DENIED = re.compile(
     "permission denied for (?P<kind>schema|table|view|materialized view|foreign table|sequence) (?P<name>.+)"
@@ -39,13 +42,17 @@ OUTPUT = (
 
 @dataclass(frozen=True)
 class Tenant:
-    """One customer of the ERP: a schema of its own, and a role that may use nothing else."""
+    """One customer of the ERP: a schema of its own, and a role that may use nothing else.
+
+    `owner` is the ERP's own login, for a tenant that erpkit adopted: what erpkit creates in the schema is created as this role.
+    """
 
     slug: str
     schema: str
     role: str | None = None
     name: str = ""
     status: str = "active"
+    owner: str | None = None
 
     @property
     def reader(self) -> str | None:
@@ -70,6 +77,20 @@ def check_schema_name(name: str) -> str:
     if not _SCHEMA_NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} is not a valid schema name: use a-z, 0-9 and _, a letter first, at most 63 characters, not pg_…"
+        )
+    return name
+
+
+def check_quotable(name: str) -> str:
+    """Return `name` if the schema of an adopted tenant may have it: it can be put between quotes of either kind as it is.
+
+    Capitals, hyphens, dots and blanks are allowed. Raises UsageError for quotes, backslashes, `$`, `%`, control characters, and
+    for names that PostgreSQL reserves.
+    """
+    if not _QUOTABLE.fullmatch(name) or len(name.encode()) > _NAME_LIMIT:
+        raise UsageError(
+            f"{name!r} is no schema name that erpkit can migrate: it may hold no quote, backslash, $, % or control character, "
+            "and not begin with pg_"
         )
     return name
 

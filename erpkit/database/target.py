@@ -18,7 +18,7 @@ from erpkit.errors import DatabaseError, UsageError
 _IS_ANALYST = f"""
 SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = '{ANALYSTS}' AND pg_has_role(oid, 'MEMBER') AND NOT pg_has_role(oid, 'USAGE'))
    AND NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'erpkit_operator' AND pg_has_role(oid, 'MEMBER'))
-   AND has_table_privilege(to_regclass('public.tenants'), 'SELECT') IS FALSE
+   AND has_table_privilege(coalesce(to_regclass('public.erpkit_tenants'), to_regclass('public.tenants')), 'SELECT') IS FALSE
 """  # noqa: S608 - the group is a constant
 
 

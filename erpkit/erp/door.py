@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -153,7 +154,8 @@ class Erp(Part, Installation):
 
         values = dict(params) if isinstance(params, Mapping) else params
         found = self.find(tenants)
-        return across(self.database, sql, values, tenants=found, limit=limit, timeout=timeout, progress=progress)
+        result = across(self.database, sql, values, tenants=found, limit=limit, timeout=timeout, progress=progress)
+        return replace(result, by_name=frozenset(tenants))
 
     def compose(
         self, *, migrate: bool = False, dispatch: bool = False, on_report: Callable[[WorkerReport], object] = str
@@ -211,9 +213,7 @@ class Erp(Part, Installation):
 
     def _count(self) -> str:
         counts = Counter(tenant.status for tenant in self.find())
-        return (
-            ", ".join(f"{count:,} {status}" for status, count in counts.items()) or "none: erpkit tenants create NAME"
-        )
+        return ", ".join(f"{count:,} {status}" for status, count in counts.items()) or f"none: {self.no_tenants}"
 
     def _order(self) -> str:
         return ", ".join(module.name for module in self.modules) or "none: set ERPKIT_MODULES"

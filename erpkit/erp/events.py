@@ -12,7 +12,7 @@ from uuid import UUID
 
 from erpkit import events
 from erpkit.database import IMPATIENT, Connection, Tenant
-from erpkit.erp.installation import Installation
+from erpkit.erp.installation import Installation, find_inactive
 from erpkit.erp.part import Part
 from erpkit.errors import StoppedError
 from erpkit.events.brokers import Broker, ConsumeOptions
@@ -28,7 +28,7 @@ from erpkit.events.dispatchers import (
     take_over,
 )
 from erpkit.events.health import EventHealth, read_event_health, read_event_lag
-from erpkit.events.lag import EventLag
+from erpkit.events.lag import MAX_AGE, MAX_LAG, EventLag
 from erpkit.events.letter_plan import OpenLetters, read_letters
 from erpkit.events.log import EVENT_COLUMNS, name_log_behind
 from erpkit.events.replay.audit import ReplayHistory, read_replays
@@ -49,6 +49,7 @@ class DeadLetters(OpenLetters):
     """The open dead letters of some tenants, and what can be done about them."""
 
     installation: Installation = field(kw_only=True)
+    named: frozenset[str] = field(default=frozenset(), kw_only=True)
 
     def __dir__(self) -> Iterable[str]:
         return set(super().__dir__()) - {"installation"}
@@ -93,7 +94,7 @@ class DeadLetters(OpenLetters):
 
         def make(_: Work) -> events.LetterPlan:
             with erp.database.connection() as connection:
-                return plan_of(connection)
+                return replace(plan_of(connection), named=self.named, found=len(self.tenants))
 
         def run(plan: events.LetterPlan, work: Work) -> events.LetterRun:
             done = events.run_letters(erp.database, erp.registry, plan, plan.id, work.advance)
@@ -118,21 +119,31 @@ class Events(Part):
             return Table(EVENT_COLUMNS, events.list_events(connection, limit), "the log is empty")
 
     def lag(
-        self, names: Sequence[str] = (), *, max_lag: int | None = None, max_age: float | None = None, long: float = 10
+        self,
+        names: Sequence[str] = (),
+        *,
+        max_lag: int | None = MAX_LAG,
+        max_age: float | None = MAX_AGE,
+        long: float = 10,
     ) -> EventLag:
         """Read how many events wait for each handler, since when, and what holds them back.
 
-        More than `max_lag` events of a handler and tenant, or one that waits for more than `max_age` seconds, are findings; so is
-        a transaction that holds a lock of a log for more than `long` seconds.
+        More than `max_lag` events of a handler and tenant, or one that waits for more than `max_age` seconds, are findings, and None is
+        no limit; so is a transaction that holds a lock of a log for more than `long` seconds.
         """
-        return self._lag(self._find(names), max_lag, max_age, long)
+        return self._lag(names, max_lag, max_age, long)
 
     def health(
-        self, names: Sequence[str] = (), *, max_lag: int | None = 1000, max_age: float | None = 300, long: float = 10
+        self,
+        names: Sequence[str] = (),
+        *,
+        max_lag: int | None = MAX_LAG,
+        max_age: float | None = MAX_AGE,
+        long: float = 10,
     ) -> EventHealth:
         """Read what waits, what arrives, what failed and who holds things back; the limits are as in `lag`."""
         tenants = self._find(names)
-        lag = self._lag(tenants, max_lag, max_age, long)
+        lag = self._lag(names, max_lag, max_age, long)
         with self._erp.database.connection() as connection:
             return read_event_health(connection, self._erp.target, tenants, lag)
 
@@ -145,7 +156,9 @@ class Events(Part):
         tenants = self._find(names)
         with erp.database.connection() as connection:
             found = read_letters(connection, erp.target, tenants, chosen)
-        return DeadLetters(**{one.name: getattr(found, one.name) for one in fields(found)}, installation=erp)
+        return DeadLetters(
+            **{one.name: getattr(found, one.name) for one in fields(found)}, installation=erp, named=frozenset(names)
+        )
 
     def dead_letter(
         self, tenant: str, offset: int, handler: str = "", *, payload: bool = False
@@ -177,8 +190,13 @@ class Events(Part):
             tenants = erp.find(names)
             active = [tenant for tenant in tenants if tenant.is_active]
             plan = events.plan_request(erp.database, erp.registry, active, asked, erp.settings)
-            skipped = {tenant.slug: tenant.status for tenant in tenants if not tenant.is_active}
-            return replace(plan, letters=self._letters(tenants), skipped=skipped, found=len(tenants))
+            return replace(
+                plan,
+                letters=self._letters(tenants),
+                skipped=find_inactive(tenants),
+                named=frozenset(names),
+                found=len(active),
+            )
 
         def run(plan: events.ReplayPlan, work: Work) -> ReplayReport:
             options = events.RunOptions(work.advance, work.stop, rate=rate)
@@ -247,7 +265,9 @@ class Events(Part):
 
     def watermill(self, names: Sequence[str] = ()) -> WatermillTopics:
         """Read the topics in Watermill's own tables, with the lag of each consumer group."""
-        return read_watermill_topics(self._erp.database, self._active(names))
+        tenants = self._find(names)
+        found = read_watermill_topics(self._erp.database, [tenant for tenant in tenants if tenant.is_active])
+        return replace(found, skipped=find_inactive(tenants), named=frozenset(names))
 
     def export_to(
         self, path: Path | str, names: Sequence[str] = (), selection: events.Selection | None = None
@@ -281,7 +301,8 @@ class Events(Part):
         self._erp.registry.check_handlers()
         self._erp.database.check_writable()
         with events.Watchdog(limit) as watch:
-            return dispatch_all(self._erp.database, self._erp.registry, tenants, watch)
+            done = dispatch_all(self._erp.database, self._erp.registry, tenants, watch)
+        return replace(done, named=frozenset(names))
 
     def worker(
         self,
@@ -305,7 +326,7 @@ class Events(Part):
         """
         tenants = self._active(names)
         groups = events.consumer_groups(self._erp.registry)
-        lag = self._lag(tenants, None, max_age, 10)
+        lag = self._lag(names, None, max_age, 10)
         with self._erp.database.connection() as connection:
             handled = audit_handled(connection, tenants, groups, {}) if audit else []
             connected = list_dispatchers(connection)
@@ -317,7 +338,8 @@ class Events(Part):
         erp = self._erp
 
         def make(_: Work) -> TakeOver:
-            return plan_take_over(self._lag(self._find(names), None, None, 10).groups)
+            lag = self._lag(names, None, None, 10)
+            return replace(plan_take_over(lag.groups), unseen=tuple(lag.unseen))
 
         def run(plan: TakeOver, _: Work) -> DispatchRun:
             results = take_over(erp.database, erp.registry, self._active(names), plan.id)
@@ -361,12 +383,13 @@ class Events(Part):
     def _active(self, names: Sequence[str]) -> Sequence[Tenant]:
         return [tenant for tenant in self._find(names) if tenant.is_active]
 
-    def _lag(self, tenants: Sequence[Tenant], max_lag: int | None, max_age: float | None, long: float) -> EventLag:
+    def _lag(self, names: Sequence[str], max_lag: int | None, max_age: float | None, long: float) -> EventLag:
+        tenants = self._find(names)
         active = [tenant for tenant in tenants if tenant.is_active]
         groups = events.consumer_groups(self._erp.registry)
         with self._erp.database.connection() as connection:
             lag = read_event_lag(connection, active, groups, long)
-        return replace(lag, max_lag=max_lag, max_age=max_age)
+        return replace(lag, max_lag=max_lag, max_age=max_age, skipped=find_inactive(tenants), named=frozenset(names))
 
     def _letters(self, tenants: Sequence[Tenant]) -> tuple[Any, ...]:
         with self._erp.database.connection() as connection:

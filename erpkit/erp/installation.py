@@ -14,6 +14,7 @@ from erpkit.errors import UsageError
 from erpkit.migrations import ForeignStates, Migration, read_foreign_states
 from erpkit.modules import Registry, find_modules, load_modules
 from erpkit.tenants import find_tenants
+from erpkit.tenants.registry import has_event_log
 
 _PATTERN = frozenset("*?[")
 
@@ -21,15 +22,18 @@ _PATTERN = frozenset("*?[")
 class Installation:
     """What all operations share. Each part is opened or read when it is first used, and then kept.
 
-    Use it as a context manager, or call `close`: it gives the connections back.
+    Use it as a context manager, or call `close`: it gives the connections back, and nothing can be read or applied after that.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._is_closed = False
 
     @cached_property
     def database(self) -> Database:
-        """The database; raises DatabaseError, naming it, when it does not answer."""
+        """The database; raises DatabaseError, naming it, when it does not answer, and UsageError after `close`."""
+        if self._is_closed:
+            raise UsageError("this ERP was closed: open it again with erpkit.open()")
         return Database.open(self.settings)
 
     @cached_property
@@ -51,6 +55,19 @@ class Installation:
     def is_foreign(self) -> bool:
         """Whether erpkit did not make this ERP, and so only reads it."""
         return self.settings.tenants_query is not None
+
+    @property
+    def has_event_log(self) -> bool:
+        """Whether tenants have erpkit's event log: not those that it only reads, or adopted without it."""
+        if self.is_foreign:
+            return False
+        with self.database.connection() as connection:
+            return has_event_log(connection)
+
+    @property
+    def no_tenants(self) -> str:
+        """What to do where there are no tenants."""
+        return "ERPKIT_TENANTS_QUERY gives no row" if self.is_foreign else "erpkit tenants create NAME"
 
     def find(self, names: Sequence[str] = (), *, active: bool = False) -> list[Tenant]:
         """Return the tenants of these names or patterns (`a*`), all without a name; with `active`, those alone of all.
@@ -92,17 +109,24 @@ class Installation:
             )
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Give the connections back; plans that were made before can no longer be applied."""
+        self._is_closed = True
         if database := self.__dict__.pop("database", None):
-            database.close()
+            database.close(for_good=True)
 
     def __enter__(self) -> Self:
+        self._is_closed = False
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def find_inactive(tenants: Sequence[Tenant]) -> dict[str, str]:
+    """Return the status of each tenant that is not active, by name."""
+    return {tenant.slug: tenant.status for tenant in tenants if not tenant.is_active}
 
 
 def _matching(tenants: Sequence[Tenant], names: Sequence[str]) -> list[Tenant]:

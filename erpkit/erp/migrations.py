@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import psycopg
 
@@ -124,7 +124,7 @@ class Migrations(Part):
                 retry_dirty=retry_dirty,
             )  # fmt: skip
 
-        return self._bind(lambda: self._fleet(names), decide, how, makes_template=True)
+        return self._bind(names, decide, how, makes_template=True)
 
     def down(
         self,
@@ -140,7 +140,7 @@ class Migrations(Part):
         def decide(tenants: Sequence[Tenant], migrations: Sequence[Migration], applied: Applied) -> MigrationPlan:
             return plan_down(tenants, migrations, applied, module, to, canaries=canaries)
 
-        return self._bind(lambda: self._named(names), decide, how)
+        return self._bind(names, decide, how)
 
     def redo(
         self, names: Sequence[str] = (), *, module: str, canaries: Sequence[str] = (), **how: Unpack[RunOptions]
@@ -150,7 +150,7 @@ class Migrations(Part):
         def decide(tenants: Sequence[Tenant], migrations: Sequence[Migration], applied: Applied) -> MigrationPlan:
             return plan_redo(tenants, migrations, applied, module, canaries=canaries)
 
-        return self._bind(lambda: self._named(names), decide, how)
+        return self._bind(names, decide, how)
 
     def force(self, version: int, names: Sequence[str] = (), *, module: str) -> Plan[ForcePlan, ForceRun]:
         """Plan to set the version of a module with golang-migrate's files, clean, and run nothing: once what failed was seen to.
@@ -221,11 +221,11 @@ class Migrations(Part):
     def __str__(self) -> str:
         return repr(self.status())
 
-    def _repr_html_(self) -> str:
-        return self.status()._repr_html_()
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        return self.status()._repr_mimebundle_()
 
     def _bind(
-        self, find: Callable[[], list[Tenant]], decide: _Decide, how: RunOptions, *, makes_template: bool = False
+        self, names: Sequence[str], decide: _Decide, how: RunOptions, *, makes_template: bool = False
     ) -> Plan[MigrationPlan, MigrationRun]:
         installation, defaults = self._installation, Limits()
         limits = Limits(
@@ -236,7 +236,7 @@ class Migrations(Part):
         workers = how.get("workers", 3)
 
         def make(_work: Work) -> MigrationPlan:
-            migrations, tenants = self._read(), find()
+            migrations, tenants = self._read(), (self._fleet if makes_template else self._named)(names)
             with installation.database.connection() as connection:
                 before = self._status(connection, tenants, migrations)
                 milliseconds = read_milliseconds(connection)
@@ -246,7 +246,7 @@ class Migrations(Part):
                     check_own_sessions(connection, planned.migrations)
             return replace(
                 planned, before=before, milliseconds=milliseconds, workers=workers, extensions=extensions,
-                shared_schemas=installation.database.shared_schemas,
+                shared_schemas=installation.database.shared_schemas, named=frozenset(names),
             )  # fmt: skip
 
         def run(plan: MigrationPlan, work: Work) -> MigrationRun:
@@ -282,7 +282,7 @@ class Migrations(Part):
 
     def _read(self) -> tuple[Migration, ...]:
         """Read the files, erpkit's own for its event log among them where the ERP has one."""
-        return read_migrations(self._installation.registry.modules, event_log=not self._installation.is_foreign)
+        return read_migrations(self._installation.registry.modules, event_log=self._installation.has_event_log)
 
     def _fleet(self, names: Sequence[str]) -> list[Tenant]:
         """Return tenants, and `_template` before them where the ERP has one."""

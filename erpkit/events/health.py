@@ -14,7 +14,7 @@ from erpkit.events.dead_letters import DeadLetterCount, count_dead_letters
 from erpkit.events.lag import EventLag, GroupLag, LockHolder, TopicRate, read_lag, read_lock_holders, read_rates
 from erpkit.finding import Finding, not_read
 from erpkit.plural import count_of
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table, format_value
 from erpkit.visible import visible
 
@@ -23,7 +23,7 @@ _Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
-class EventHealth:
+class EventHealth(Result):
     """How the handlers of some tenants keep up with the events that arrive; `skipped` are tenants that are not active."""
 
     target: str

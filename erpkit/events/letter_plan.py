@@ -26,11 +26,11 @@ from erpkit.events.dead_letters import (
 )
 from erpkit.events.log import check_time_zones
 from erpkit.events.parking import PARKED_COLUMNS, Parked, list_parked
-from erpkit.finding import Finding, not_read
+from erpkit.finding import NO_TENANTS, Finding, not_read
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
 from erpkit.plural import count_of
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table
 
 _BEHIND = "lacks erpkit's own migrations: run `erpkit migrate up`"
@@ -83,6 +83,8 @@ class LetterPlan:
     reason: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)
+    named: frozenset[str] = frozenset()
+    found: int | None = None
     others: int = 0
 
     @property
@@ -114,11 +116,11 @@ class LetterPlan:
     def findings(self) -> list[Finding]:
         """The tenants that could not be read, and what else is left out."""
         left = [
-            Finding("left out", name, f"left out: {reason}", "info")
+            Finding("left out", name, f"left out: {reason}", "warning" if name in self.named else "info")
             for name, reason in self.left_out.items()
             if name not in self.errors
         ]
-        return [*not_read(self.errors), *left]
+        return [*([NO_TENANTS] if self.found == 0 else []), *not_read(self.errors), *left]
 
     @property
     def tables(self) -> tuple[Table[DeadLetterCount], ...]:
@@ -189,7 +191,7 @@ def _plan(
     waiting = _count_behind(letters, list_parked(connection, chosen, errors))
     unread = {slug: text for slug, text in errors.items() if slug not in left or left[slug] == _BEHIND}
     others = sum(not chosen_by.holds(letter) for letter in found)
-    return LetterPlan(action, chosen, tuple(letters), waiting, "", {**left, **gone, **unread}, unread, others)
+    return LetterPlan(action, chosen, tuple(letters), waiting, "", {**left, **gone, **unread}, unread, others=others)
 
 
 def _none_matches(others: int) -> str:
@@ -205,7 +207,7 @@ _Sum = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class OpenLetters:
+class OpenLetters(Result):
     """The open dead letters that `selection` chooses, and what is parked behind those of their handlers.
 
     `errors` maps the tenants that could not be read to the reason. `others` is how many letters are open and not chosen.
@@ -260,7 +262,8 @@ class OpenLetters:
     @property
     def findings(self) -> list[Finding]:
         """Each tenant, handler and cause that has letters, and the tenants that could not be read."""
-        return [*letter_findings(self.counts), *not_read(self.errors)]
+        nobody = [] if self.tenants else [NO_TENANTS]
+        return [*nobody, *letter_findings(self.counts), *not_read(self.errors)]
 
     @property
     def summary(self) -> Summary:
@@ -297,7 +300,7 @@ class OpenLetters:
     @property
     def _empty(self) -> str:
         if not self.tenants:
-            return "no dead letters: there are no tenants (erpkit tenants create NAME makes one)"
+            return "no dead letters: there are no tenants"
         if self.others:
             return _none_matches(self.others)
         return "no dead letters" if not self.errors else "no dead letters in the tenants that could be read"

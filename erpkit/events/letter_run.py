@@ -23,6 +23,7 @@ from erpkit.events.router import handle
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
 from erpkit.plural import count_of
+from erpkit.result import Result
 from erpkit.table import Column, Table, Tone
 
 State = Literal["handled", "discarded", "failed", "left alone"]
@@ -56,7 +57,7 @@ class LetterResult:
 
 
 @dataclass(frozen=True)
-class LetterRun:
+class LetterRun(Result):
     """The result of a retry or a discard, event by event."""
 
     plan_id: str

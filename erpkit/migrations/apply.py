@@ -16,7 +16,7 @@ import psycopg
 from psycopg import pq
 from psycopg.generators import fetch_many, send
 
-from erpkit.database import Connection, Tenant, check_session, give_to_owner, search_path, shared_schemas
+from erpkit.database import Connection, Tenant, act_as_maker, check_session, give_to_owner, search_path, shared_schemas
 from erpkit.database.rights import name_grant
 from erpkit.errors import DatabaseError, MigrationError
 from erpkit.migrations import golang
@@ -67,7 +67,7 @@ SELECT DISTINCT coalesce(l.pid, 0), coalesce(a.usename, x.owner, ''), coalesce(n
  WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND (n.nspname = %(schema)s AND c.relkind IN ('r', 'p', 'm', 'v', 'S', 'f')
-        OR c.oid = ANY(%(tables)s::text[]::regclass[]) AND l.mode <> 'AccessShareLock'
+        OR n.nspname || '.' || c.relname = ANY(%(tables)s::text[]) AND l.mode <> 'AccessShareLock'
         OR l.locktype = 'object' AND l.classid = 'pg_namespace'::regclass
            AND l.objid = (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s)
         OR l.locktype = 'advisory' AND l.classid::bigint << 32 | l.objid::bigint = hashtextextended('erpkit.migrate.' || %(schema)s, 0))
@@ -219,13 +219,13 @@ def _send_steps(
     if NOT_DUE in str(error):
         return Sent(done, not_due=True)
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        if not as_login:
+        if not as_login and tenant.owner is None:
             left = steps[done:]
             sent = _send_steps(
                 connection, tenant, left, run, limits, new_tables=new_tables, is_last=is_last, as_login=True
             )  # fmt: skip
             return replace(sent, done=done + sent.done)
-        name_grant(connection, error)
+        _name_right(connection, tenant, error)
     note_missing_schema(connection, tenant, error)
     note_place(error, place_in(message_parts(tenant, steps, run, limits, **how), SEPARATOR, count, error))
     return Sent(done, error=error)
@@ -323,6 +323,8 @@ def _own_connection(connection: Connection, tenant: Tenant, limits: Limits) -> I
         own.execute(f"SET lock_timeout TO {int(limits.lock_timeout * 1000)}".encode())
         own.execute(f"SET statement_timeout TO {int(limits.statement_timeout * 1000)}".encode())
         own.execute("SET client_min_messages TO warning")
+        if tenant.owner is not None:
+            own.execute(act_as_maker(tenant, session=True).encode())
         yield own
 
 
@@ -387,7 +389,7 @@ def _run_statements(
             take_back_mark(own, tenant, migration, direction)
             raise
         text = f"statement {ended + 1} of {len(statements)} failed: {message_of(error, migration)}"
-        name_grant(connection, error)
+        _name_right(connection, tenant, error)
         text += "".join(f"; {note}" for note in getattr(error, "__notes__", []))
         text += describe_invalid_indexes(connection, tenant)
         text += what_is_left(migration, direction)
@@ -398,6 +400,16 @@ def _run_statements(
         raise MigrationError(
             f"tenant {tenant.slug}: {file_of(migration, direction)} stopped half way: {text}"
         ) from error
+
+
+def _name_right(connection: Connection, tenant: Tenant, error: psycopg.Error) -> None:
+    """Note on a refusal what right is missing; in an adopted tenant's schema it is one of the ERP's own login."""
+    if not isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return
+    if tenant.owner is None or "set role" in str(error):
+        name_grant(connection, error)
+    else:
+        error.add_note(f"it runs as {tenant.owner}, which lacks that right: the ERP's own tool would fail as well")
 
 
 def is_lost(error: BaseException | None) -> bool:

@@ -18,7 +18,7 @@ from erpkit.finding import Finding
 from erpkit.migrations import golang
 from erpkit.migrations.files import Migration
 from erpkit.migrations.parser import Direction
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table, Tone
 
 STILL_RUNNING = "is still running"
@@ -107,7 +107,7 @@ class HistoryEntry:
 
 
 @dataclass(frozen=True)
-class MigrationHistory:
+class MigrationHistory(Result):
     """What was done to which tenant, the newest first."""
 
     target: str

@@ -24,7 +24,7 @@ from erpkit.migrations.files import Migration
 from erpkit.migrations.reach import find_reach
 from erpkit.migrations.script import is_atomic, start_lines
 from erpkit.migrations.tokens import split_statements
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table, Tone
 
 _LOCKS_OR_REWRITES = (
@@ -106,7 +106,7 @@ class LintFinding:
 
 
 @dataclass(frozen=True)
-class LintReport:
+class LintReport(Result):
     """What squawk found; `note` says why there can be no findings where squawk is not installed.
 
     `checked` is how many migrations were checked, None where the caller knows.

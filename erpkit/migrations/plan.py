@@ -11,7 +11,7 @@ from functools import cached_property
 
 from erpkit.database import TEMPLATE, Tenant
 from erpkit.errors import PlanChangedError, UsageError
-from erpkit.finding import Finding
+from erpkit.finding import Finding, find_unseen
 from erpkit.migrations import golang
 from erpkit.migrations.files import Migration, Step, default_table
 from erpkit.migrations.lint import REACHES, LintReport, lint_report
@@ -78,6 +78,7 @@ class MigrationPlan:
     before: FleetStatus | None = field(default=None, compare=False, repr=False)
     milliseconds: Milliseconds = field(default_factory=dict, compare=False, repr=False)
     workers: int = field(default=3, compare=False, repr=False)
+    named: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     held: Mapping[str, str] = field(default_factory=dict)
     retries_dirty: bool = False
     shared_schemas: tuple[str, ...] = field(default=(), compare=False, repr=False)
@@ -158,9 +159,18 @@ class MigrationPlan:
         ] + [Finding("held", slug, f"not planned: {reason}") for slug, reason in self.held.items()]  # fmt: skip
 
     @property
+    def unseen(self) -> list[Finding]:
+        """The tenants that were asked for by name and are skipped, and that no tenant is active."""
+        others = [tenant for tenant in (self.before.tenants if self.before else ()) if tenant.schema != TEMPLATE.schema]
+        if not others:
+            return []
+        active = [tenant for tenant in others if tenant.is_active]
+        return [one for one in find_unseen(active, self.skipped, self.named) if one.severity != "info"]
+
+    @property
     def findings(self) -> list[Finding]:
-        """Who is refused or held and why, what the linter says, who is behind, and what else was found to be wrong."""
-        return [*self.refusals, *self.lint.all_findings, *self._found()]
+        """Who is refused, held or skipped and why, what the linter says, who is behind, and what else was found to be wrong."""
+        return [*self.refusals, *self.unseen, *self.lint.all_findings, *self._found()]
 
     def _found(self) -> Iterator[Finding]:
         planned = {plan.tenant.slug for plan in self.tenants} if self.direction == "up" else set()
@@ -315,6 +325,7 @@ def plan_up(
     """
     wanted = [m for m in migrations if module in (None, m.module) and (to_version is None or m.version <= to_version)]
     _check_module(migrations, module)
+    _check_version(module, to_version, [m.version for m in migrations if m.module == module])
 
     def decide(tenant: Tenant) -> tuple[Step, ...] | str:
         pending = [m for m in wanted if m.version not in applied.of(tenant.schema, m.version_table)]
@@ -342,6 +353,9 @@ def plan_down(
 ) -> MigrationPlan:
     """Plan to take one module of `tenants` down to `to_version`, in the reverse order of application."""
     _check_module(migrations, module)
+    table = _files(migrations, module)[1]
+    known = [version for tenant in tenants for version in applied.of(tenant.schema, table)]
+    _check_version(module, to_version, [*known, *(m.version for m in migrations if m.module == module)])
 
     def decide(tenant: Tenant) -> tuple[Step, ...] | str:
         files, table = _files(migrations, module)
@@ -502,6 +516,12 @@ def _check_module(migrations: Sequence[Migration], module: str | None) -> None:
     known = {migration.module for migration in migrations}
     if module is not None and module not in known:
         raise UsageError(f"there is no module {module!r} with migrations: {', '.join(sorted(known))}")
+
+
+def _check_version(module: str | None, version: int | None, known: Sequence[int]) -> None:
+    newest = max(known, default=0)
+    if version is not None and version > newest:
+        raise UsageError(f"module {module} has no version {version}: the newest is {newest}")
 
 
 def _files(migrations: Sequence[Migration], module: str) -> tuple[dict[int, Migration], str]:

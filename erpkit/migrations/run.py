@@ -25,6 +25,7 @@ from erpkit.migrations.script import Limits, check_statements
 from erpkit.migrations.status import MOST_LINES, read_applied
 from erpkit.migrations.worker import TenantResult, Worker, WorkerConnection
 from erpkit.plural import count_of
+from erpkit.result import Result
 from erpkit.signals import caught_signals
 from erpkit.table import Column, Table, Tone
 
@@ -34,7 +35,7 @@ _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
-class MigrationRun:
+class MigrationRun(Result):
     """The results of a run in the order in which tenants were done; `not_started` maps the others to the reason.
 
     `plan` is what was applied, and `left` what the same choice plans after it: the verification. `not_verified` says why that

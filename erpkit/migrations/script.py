@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from psycopg import sql
 
-from erpkit.database import DISCARD, Tenant, act_as_owner, check_schema_name, give_to_owner, search_path
+from erpkit.database import DISCARD, Tenant, act_as_maker, check_quotable, give_to_owner, search_path
 from erpkit.errors import MigrationError
 from erpkit.migrations import golang
 from erpkit.migrations.files import Migration, Step
@@ -79,7 +79,7 @@ def migration_message(
     that is the operators' role, or `as_login`, and gives what it made to that owner. PostgreSQL leaves out the rest of a
     message after an error, so that only a ROLLBACK is needed then: what was committed before stays.
     """
-    message = _message(tuple(steps), run, limits, frozenset(new_tables), is_last, as_login, shared)
+    message = _message(_any(tenant), tuple(steps), run, limits, frozenset(new_tables), is_last, as_login, shared)
     return _of(tenant, message).encode()
 
 
@@ -95,13 +95,17 @@ def message_parts(
     shared: tuple[str, ...] = (),
 ) -> list[Part]:
     """Return the parts that `migration_message` joins by SEPARATOR, to find out which of them an error is about."""
-    parts = _parts(tuple(steps), run, limits, frozenset(new_tables), is_last, as_login, shared)
+    parts = _parts(_any(tenant), tuple(steps), run, limits, frozenset(new_tables), is_last, as_login, shared)
     return [replace(part, text=_of(tenant, part.text)) for part in parts]
 
 
 def _of(tenant: Tenant, text: str) -> str:
     slug = sql.Literal(tenant.slug).as_string()
-    return text.replace(_ANY.schema, check_schema_name(tenant.schema)).replace(f"'{_ANY.slug}'", slug)
+    return text.replace(_ANY.schema, check_quotable(tenant.schema)).replace(f"'{_ANY.slug}'", slug)
+
+
+def _any(tenant: Tenant) -> Tenant:
+    return replace(_ANY, owner=tenant.owner)
 
 
 # Stands for any tenant: a message is made once, and then only the names are filled in. No file holds these by chance.
@@ -114,6 +118,7 @@ def _message(*how: Any) -> str:
 
 
 def _parts(
+    tenant: Tenant,
     steps: tuple[Step, ...],
     run: Run,
     limits: Limits,
@@ -125,12 +130,12 @@ def _parts(
     tables, parts = set(new_tables), list[Part]()
     for step in steps:
         table = step[0].version_table
-        body = body_parts(_ANY, step, run, new_table=table in tables)
+        body = body_parts(tenant, step, run, new_table=table in tables)
         parts += [
             *map(Part, _entrance(limits, shared)),
-            *([] if as_login else [Part(act_as_owner(_ANY.schema))]),
+            *([] if as_login else [Part(act_as_maker(tenant))]),
             *body,
-            *([Part(give_to_owner(_ANY.schema))] if as_login else []),
+            *([Part(give_to_owner(tenant.schema))] if as_login else []),
             Part("COMMIT"),
         ]
         tables.discard(table)
@@ -176,12 +181,12 @@ def try_lock(tenant: Tenant, *, session: bool = False) -> str:
 
 
 def _key(tenant: Tenant) -> str:
-    return f"hashtextextended('erpkit.migrate.{check_schema_name(tenant.schema)}', 0)"
+    return f"hashtextextended('erpkit.migrate.{check_quotable(tenant.schema)}', 0)"
 
 
 def check_schema(tenant: Tenant) -> str:
     """Return the statement that fails unless the tenant's schema is the present one; it may be dropped before the lock is got."""
-    schema = check_schema_name(tenant.schema)
+    schema = check_quotable(tenant.schema)
     return (  # asks the catalog, as current_schema() may answer from before the lock
         f"SELECT {_fails(NO_SCHEMA)} WHERE current_schema() IS DISTINCT FROM '{schema}' "  # noqa: S608 - checked
         f"OR NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = '{schema}')"
@@ -194,7 +199,7 @@ def check_scope(tenant: Tenant) -> str:
     What a file makes after `SET search_path` lands elsewhere, and would be recorded as this tenant's.
     """
     return (
-        f"SELECT CASE WHEN current_schema() = '{check_schema_name(tenant.schema)}' "
+        f"SELECT CASE WHEN current_schema() = '{check_quotable(tenant.schema)}' "
         f"AND current_setting('erpkit.scope', true) = {SCOPE} THEN 0 ELSE ('{LEFT} ' || {SCOPE})::int END"
     )
 
@@ -225,7 +230,7 @@ def _guard(tenant: Tenant, migration: Migration, direction: Direction) -> str:
     Looking up the version table after taking the lock shows that the schema still exists under its name; current_schema() may
     answer from before the lock.
     """
-    schema, done = check_schema_name(tenant.schema), is_done(tenant, migration, direction)
+    schema, done = check_quotable(tenant.schema), is_done(tenant, migration, direction)
     return (
         f"SELECT CASE WHEN current_schema() IS DISTINCT FROM '{schema}' THEN {_fails(NO_SCHEMA)}::text "  # noqa: S608 - checked
         f"WHEN {done} THEN {_fails(NOT_DUE)}::text ELSE {note_start()} END"

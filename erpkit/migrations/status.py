@@ -17,7 +17,7 @@ from erpkit.migrations.foreign_state import ForeignState, ForeignStates
 from erpkit.migrations.golang_table import describe_dirt, find_strangers, golang_files, read_marks
 from erpkit.migrations.history import STILL_RUNNING, read_dirty, read_edited, read_stops
 from erpkit.plural import count_of
-from erpkit.result import Summary, to_html
+from erpkit.result import Result, Summary, to_html
 from erpkit.table import Column, Table, Tone
 
 MOST_LINES = 40  # of a table with a line for each tenant; with more, those that are alike are one line
@@ -119,7 +119,7 @@ _Line = tuple[str, Mapping[str, MigrationStatus | ForeignState]]  # a tenant, or
 
 
 @dataclass(frozen=True)
-class FleetStatus:
+class FleetStatus(Result):
     """Which migrations each tenant has: the matrix of tenants and modules as a table, and findings.
 
     `is_foreign` says that erpkit only reads the ERP, and another tool migrates it. `foreign` is what other tools keep there.

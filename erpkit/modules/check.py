@@ -35,7 +35,7 @@ from erpkit.modules.wiring import (
     event_edges,
     wiring_faults,
 )
-from erpkit.result import Picture, Summary
+from erpkit.result import Picture, Result, Summary
 from erpkit.table import Column, Table, Tone
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _NO_LAYERS = Layers()
 
 
 @dataclass(frozen=True)
-class ModuleCheck(ModuleGraph):
+class ModuleCheck(Result, ModuleGraph):
     """The result of `check_modules`: the graph with its findings, as a picture and as tables.
 
     `graph` is the declared one. `not_read` says in words what was not looked at, `target` where the modules were read from.

@@ -37,7 +37,7 @@ from erpkit.queries.generate import (
     run_sqlc,
 )
 from erpkit.queries.types import to_numbered
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table
 
 _GROUPS_A_BATCH = 50
@@ -78,7 +78,7 @@ class BrokenQuery:
 
 
 @dataclass(frozen=True)
-class QueryCheck:
+class QueryCheck(Result):
     """The result of the check in all tenants: `broken` queries, and in `unread` why modules could not be read."""
 
     target: str
@@ -91,7 +91,12 @@ class QueryCheck:
     @property
     def facts(self) -> dict[str, int]:
         """Its figures, by name."""
-        return {"modules": self.modules, "tenants": self.tenants, "queries": self.queries, "broken": len(self.broken)}
+        counts = {"modules": self.modules, "tenants": self.tenants, "queries": self.queries}
+        return {**counts, "broken": self._broken_count, "tenants not checked": len(self._whole)}
+
+    @property
+    def _broken_count(self) -> int:
+        return sum(one.tenant not in self._whole for one in self.broken)
 
     @property
     def findings(self) -> list[Finding]:
@@ -120,7 +125,7 @@ class QueryCheck:
             )
         if not self.tenants:
             yield Finding(
-                "no tenants", "", "there are no tenants, so no query was checked", remedy="erpkit tenants create NAME"
+                "no tenants", "", "there are no tenants, so no query was checked", remedy="erpkit tenants list"
             )
         if self.modules and not self.queries and not self.unread:
             yield Finding("no queries", "", "no module has queries", "info")
@@ -139,7 +144,9 @@ class QueryCheck:
         return {slug for slug, count in counts.items() if count == self.queries > 1 and reasons[slug] == 1}
 
     def __str__(self) -> str:
-        return f"{count_of(self.queries, 'query', 'queries')} in {count_of(self.tenants, 'tenant')}: {len(self.broken)} broken"
+        left = f"; {count_of(len(self._whole), 'tenant')} could not be checked" if self._whole else ""
+        where = count_of(self.tenants - len(self._whole), "tenant")
+        return f"{count_of(self.queries, 'query', 'queries')} in {where}: {self._broken_count} broken{left}"
 
     def __repr__(self) -> str:
         return str(self.summary)

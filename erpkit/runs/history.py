@@ -14,7 +14,7 @@ import psycopg
 from erpkit.database import Connection, may_not_read
 from erpkit.finding import Finding
 from erpkit.plural import count_of
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.runs.report import run_key
 from erpkit.table import Column, Table, Tone
 
@@ -80,7 +80,7 @@ class RunRecord:
 
 
 @dataclass(frozen=True)
-class RunHistory:
+class RunHistory(Result):
     """Runs, the newest first, as tables; `since` is how far back they were read, None for no limit.
 
     `has_others` says whether runs of other notebooks, or older ones, were recorded.

@@ -8,6 +8,7 @@ from erpkit.late import import_late
 
 if TYPE_CHECKING:
     from erpkit.database import ANALYSTS
+    from erpkit.tenants.adoption import AdoptionPlan, AdoptionRun, adopt_tenants, plan_adoption
     from erpkit.tenants.detail import TenantDetail, inspect_tenant
     from erpkit.tenants.doctor import Ability, Diagnosis, examine
     from erpkit.tenants.drift import Difference, Drift, compare_tenants, drift_script, find_drift
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from erpkit.tenants.manifest import Manifest, read_manifest, verify_export
     from erpkit.tenants.ownership import HandOverPlan, HandOverRun, hand_over, plan_hand_over
     from erpkit.tenants.registry import ensure_registry, find_tenants, get_tenant, list_tenants, look_up, set_status
+    from erpkit.tenants.release import ReleasePlan, ReleaseRun, plan_release, release_tenants
     from erpkit.tenants.removal import (
         DropPlan,
         DropResult,
@@ -76,6 +78,8 @@ __all__ = [
     "ANALYSTS",
     "Ability",
     "Across",
+    "AdoptionPlan",
+    "AdoptionRun",
     "AsText",
     "Beside",
     "Diagnosis",
@@ -95,6 +99,8 @@ __all__ = [
     "Offboarded",
     "ProvisionPlan",
     "Provisioned",
+    "ReleasePlan",
+    "ReleaseRun",
     "RepairPlan",
     "RepairRun",
     "RepairStep",
@@ -105,6 +111,7 @@ __all__ = [
     "TenantDetail",
     "TenantInspection",
     "across",
+    "adopt_tenants",
     "compare_snapshots",
     "compare_tenants",
     "count_rows",
@@ -128,16 +135,19 @@ __all__ = [
     "list_tenants",
     "look_up",
     "offboard_tenant",
+    "plan_adoption",
     "plan_drop",
     "plan_hand_over",
     "plan_offboarding",
     "plan_provision",
+    "plan_release",
     "plan_repair",
     "plan_restore",
     "provision_tenant",
     "read_manifest",
     "read_repair",
     "read_snapshot",
+    "release_tenants",
     "rename_tenant",
     "restore_tenant",
     "run_repair",

@@ -15,7 +15,7 @@ from erpkit.events import ConsumerGroup
 from erpkit.finding import Finding
 from erpkit.migrations import ForeignStates, Migration
 from erpkit.plural import count_of
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table
 from erpkit.tenants.drift import Difference, drift_table
 from erpkit.tenants.inspection import TenantInspection, inspect_tenants
@@ -75,7 +75,7 @@ class IndexDetail:
 
 
 @dataclass(frozen=True)
-class TenantDetail:
+class TenantDetail(Result):
     """The state of one tenant in depth: `inspection` is that of `inspect_tenants`, with exact figures.
 
     `target` names the database; `before` is an earlier inspection, since which growth is measured.
@@ -112,10 +112,10 @@ class TenantDetail:
             "status": i.tenant.status,
             "MiB": round(i.size / 2**20, 1),
             "rows": sum(i.rows.values()),
-            "events": i.event_count,
+            "events": i.figure("events", i.event_count),
             **week,
-            "pending": i.pending,
-            "dead letters": len(i.dead_letters),
+            "migrations pending": i.figure("versions", i.pending),
+            "dead letters": i.figure("dead letters", len(i.dead_letters)),
         }
 
     @property
@@ -153,11 +153,13 @@ class TenantDetail:
     def notes(self) -> list[str]:
         """Further lines: versions, events, backlog, advice on indexes, and tables that were dropped."""
         i = self.inspection
+        if not i.exists:
+            return []
         own = [f"{module} {version}" for module, version in i.versions.items()]
         versions = ", ".join([*own, *(f"{state.module} {state.text}" for state in i.foreign)])
         lines = [
             f"schema {i.tenant.schema}; versions {versions or ('not read' if i.unread else 'none')}",
-            *(self._event_lines() if "last event" not in i.unread else ()),
+            *(self._event_lines() if i.figure("last event", True) else ()),
             *(
                 f"- {count_of(events, 'event waits', 'events wait')} for {handler}"
                 for handler, events in sorted(i.backlog.items())
@@ -185,7 +187,8 @@ class TenantDetail:
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<p>{visible_html(note)}</p>" for note in self.notes)
-        return self.summary.html() + self.table._repr_html_() + notes
+        table = self.table._repr_html_() if self.inspection.exists else ""
+        return self.summary.html() + table + notes
 
 
 _TABLE_COLUMNS: tuple[Column[TableDetail], ...] = (

@@ -13,7 +13,7 @@ from erpkit.finding import Finding
 from erpkit.migrations import FoundTable, find_state_tables
 from erpkit.migrations.state_tables import parse_state_table
 from erpkit.plural import count_of
-from erpkit.result import Summary, to_html
+from erpkit.result import Result, Summary, to_html
 from erpkit.table import Column, Table, Tone
 from erpkit.tenants.family import Family, Schema, find_families, read_schemas
 from erpkit.tenants.listing import Listing, find_listing, write_query
@@ -47,7 +47,7 @@ class Ability:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Result):
     """What was found in a database; `query` is the ERPKIT_TENANTS_QUERY that follows, "" where erpkit needs none.
 
     `family` are the schemas that look like tenants of one ERP, `others` further ones that are alike, `tenants` those that are

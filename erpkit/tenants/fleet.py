@@ -11,7 +11,7 @@ from erpkit.events import LETTER_COLUMNS, DeadLetter
 from erpkit.finding import Finding
 from erpkit.migrations import ForeignState, MigrationStatus
 from erpkit.plural import count_of
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table, Tone
 from erpkit.tenants.drift import Difference, drift_table
 from erpkit.tenants.health import Blocker
@@ -30,7 +30,7 @@ _Versions = tuple[str, Mapping[str, MigrationStatus | ForeignState]]  # a tenant
 
 
 @dataclass(frozen=True)
-class FleetInspection:
+class FleetInspection(Result):
     """The inspections of tenants; `before` is an earlier inspection, since which growth is measured."""
 
     target: str
@@ -42,19 +42,26 @@ class FleetInspection:
     def findings(self) -> list[Finding]:
         """What a person should look at; having no tenants is a finding, too."""
         if not self.inspections:
-            return [Finding("no tenants", "", "there are no tenants to inspect", remedy="erpkit tenants create NAME")]
+            return [Finding("no tenants", "", "there are no tenants to inspect", remedy="erpkit tenants list")]
         return [finding for one in self.inspections for finding in one.findings]
 
     @property
     def facts(self) -> dict[str, object]:
-        """The figures of all tenants together."""
+        """The figures of all tenants together, and how many tenants were not read, or in part."""
+        unread = sum(i.is_unread for i in self.inspections)
         return {
             "tenants": len(self.inspections),
             "active": sum(i.tenant.is_active for i in self.inspections),
             "MiB": round(sum(i.size for i in self.inspections) / _MIB, 1),
-            "events": sum(i.event_count for i in self.inspections),
-            "dead letters": sum(len(i.dead_letters) for i in self.inspections),
+            "events": self._sum("events", lambda i: i.event_count),
+            "dead letters": self._sum("dead letters", lambda i: len(i.dead_letters)),
+            **({"not read": unread} if unread else {}),
         }
+
+    def _sum(self, part: str, count: Callable[[TenantInspection], int]) -> int | None:
+        """Add up what was read; None where that was nothing."""
+        known = [figure for i in self.inspections if (figure := i.figure(part, count(i))) is not None]
+        return sum(known) if known or not self.inspections else None
 
     @property
     def summary(self) -> Summary:
@@ -183,8 +190,7 @@ def _warn(count: Callable[[TenantInspection], object]) -> Callable[[TenantInspec
 
 
 def _if_read(what: str, count: Callable[[TenantInspection], int]) -> Callable[[TenantInspection], int | None]:
-    """Return the figure, or None where `what` was not read: a 0 would say that there is nothing to look at."""
-    return lambda i: count(i) if i.exists and what not in i.unread else None
+    return lambda i: i.figure(what, count(i))
 
 
 def _gone(i: TenantInspection) -> Tone:
@@ -233,7 +239,7 @@ _FLEET: tuple[Column[TenantInspection], ...] = (
     Column[TenantInspection]("status", lambda i: i.tenant.status if i.exists else "gone", tone=_status_tone),
     Column[TenantInspection]("size", lambda i: i.size / _MIB, unit="MiB", places=2, bar=True),
     Column[TenantInspection]("rows", lambda i: sum(i.rows.values()), minor=True),
-    Column[TenantInspection]("events", lambda i: i.event_count, bar=True),
+    Column[TenantInspection]("events", _if_read("events", lambda i: i.event_count), right=True, bar=True),
     Column[TenantInspection]("last event", lambda i: i.last_event, minor=True),
     Column[TenantInspection](
         "migrations pending", _if_read("versions", lambda i: i.pending), right=True, tone=_warn(lambda i: i.pending)

@@ -25,7 +25,7 @@ from erpkit.database import (
 from erpkit.errors import DatabaseError, UsageError, first_line
 from erpkit.finding import Finding, group_findings, marked
 from erpkit.plural import count_of
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Table
 from erpkit.tenants.frames import Array, AsText, Loading, Part, combine, make_array, make_masked, make_times
 from erpkit.tenants.reading_sql import check_reading
@@ -45,11 +45,12 @@ _MAY_BE_LIMITED = re.compile(r"limit|fetch|offset|for\b|into", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Across:
+class Across(Result):
     """The result of a query over all tenants: the rows, and what went wrong.
 
     The first column of `frame` is `tenant`. `errors` maps the tenants that failed to the reason; `truncated` are those with
-    more rows than the limit; `skipped` maps those that were not queried to their status, and `asked` counts the others.
+    more rows than the limit; `skipped` maps those that were not queried to their status, and `asked` counts the others. A
+    tenant that is skipped although it was asked for `by_name` is a problem.
     """
 
     frame: pandas.DataFrame
@@ -58,6 +59,7 @@ class Across:
     skipped: dict[str, str]
     asked: int = 0
     target: str = ""
+    by_name: frozenset[str] = frozenset()
 
     @property
     def table(self) -> Table[tuple[object, ...]]:
@@ -73,13 +75,15 @@ class Across:
     @property
     def findings(self) -> list[Finding]:
         """The tenants that failed, were cut off or were skipped; or that there was no tenant to query."""
-        if not self.asked:
+        if not self.asked and not self.by_name & self.skipped.keys():
             return [Finding("no tenants", "", "there are no active tenants to query", remedy="erpkit tenants list")]
         return [
             *(Finding("not read", slug, error) for slug, error in self.errors.items()),
             *(Finding("limit", slug, "it has more rows than the limit", "info") for slug in self.truncated),
             *(
-                Finding("not active", slug, f"{status}: it was not queried", "info")
+                Finding(
+                    "not active", slug, f"{status}: it was not queried", "warning" if slug in self.by_name else "info"
+                )
                 for slug, status in self.skipped.items()
             ),
         ]

@@ -14,7 +14,9 @@ from psycopg import pq, sql
 
 from erpkit.database import TEMPLATE, Connection, Errors, Tenant, connect_beside, has_schema, read_tenants
 from erpkit.events import ConsumerGroup, DeadLetter, list_dead_letters, read_backlog
+from erpkit.events.checkpoints import Backlog
 from erpkit.events.dead_letters import cause_of
+from erpkit.events.lag import find_lag
 from erpkit.finding import Finding, name_some
 from erpkit.migrations import (
     Applied,
@@ -26,7 +28,8 @@ from erpkit.migrations import (
     read_applied,
 )
 from erpkit.migrations.files import VERSION_TABLES
-from erpkit.tenants.drift import Difference, Drift, compare_tenants, drift_findings
+from erpkit.result import Result, Summary
+from erpkit.tenants.drift import NOTHING, Difference, Drift, compare_tenants, drift_findings
 from erpkit.tenants.fingerprints import Fingerprint, read_fingerprints
 from erpkit.tenants.health import (
     Blocker,
@@ -55,13 +58,14 @@ _OfTenant = TypeVar("_OfTenant", MigrationStatus, DeadLetter)
 
 
 @dataclass(frozen=True)
-class TenantInspection:
+class TenantInspection(Result):
     """The state of one tenant: `size` in bytes with indexes, `rows` of each table, and what a person should look at.
 
     With `is_exact`, rows were counted and files measured; otherwise `size`, `rows` and `event_count` are PostgreSQL's estimates
     and `week_events`, the events of the last seven days, is None. Unused and missing indexes are advice, not findings. `locked`
     are tables that could not be read, so that their size and rows are estimates; `unread` lists the parts that were not read,
-    and `errors` maps those that failed, for example because of a missing privilege, to the reason. `measure` is what the schema
+    `lacking` those that there are not, such as the events of an ERP without event logs, and `errors` maps those that failed, for
+    example because of a missing privilege, to the reason. `figure` tells a 0 from what is not known. `measure` is what the schema
     was compared with. `foreign` is the state that other tools keep of its migrations.
     """
 
@@ -76,13 +80,14 @@ class TenantInspection:
     drift: Sequence[Difference] = ()
     is_exact: bool = True
     week_events: int | None = None
-    backlog: Mapping[str, int] = field(default_factory=dict)
+    waits: Mapping[str, Backlog] = field(default_factory=dict)
     tables: Sequence[TableFacts] = field(default=(), repr=False)
     unused_indexes: Sequence[IndexFacts] = field(default=(), repr=False)
     missing_indexes: Sequence[MissingIndex] = field(default=(), repr=False)
     blockers: Sequence[Blocker] = ()
     locked: Sequence[TableLock] = ()
     unread: Sequence[str] = ()
+    lacking: Sequence[str] = ()
     errors: Mapping[str, str] = field(default_factory=dict)
     measure: str = TEMPLATE.slug
     foreign: Sequence[ForeignState] = ()
@@ -100,6 +105,20 @@ class TenantInspection:
     @property
     def _own_pending(self) -> int:
         return sum(len(status.pending) for status in self.migrations)
+
+    @property
+    def backlog(self) -> dict[str, int]:
+        """How many events wait for each handler that has some."""
+        return {handler: one.events for handler, one in self.waits.items()}
+
+    def figure(self, part: str, value: _T) -> _T | None:
+        """Return the value, or None where `part` was not read or does not exist: a 0 would say that there is nothing to look at."""
+        return value if self.exists and part not in (*self.unread, *self.lacking) else None
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether a part of it was not read."""
+        return not self.exists or bool(self.unread)
 
     @property
     def dead_rows(self) -> int:
@@ -123,10 +142,13 @@ class TenantInspection:
         if self._own_pending:
             missing = [f"{s.module} {', '.join(map(str, s.pending))}" for s in self.migrations if s.pending]
             words = f"behind on migrations ({'; '.join(missing)})"
-            findings.append(Finding("pending", slug, words, remedy=f"erpkit migrate up --tenant {slug}"))
+            remedy = "" if tenant.role is None else f"erpkit migrate up --tenant {slug}"
+            findings.append(Finding("pending", slug, words, remedy=remedy))
         findings += [finding for state in self.foreign for finding in state.findings if not state.error]
         findings += drift_findings(slug, self.drift, self.measure)
         findings += self._letter_findings()
+        if tenant.is_active:  # nobody dispatches the events of the others
+            findings += [one for handler, waits in self.waits.items() for one in find_lag(slug, handler, waits)]
         findings += [Finding("blocker", slug, str(blocker)) for blocker in self.blockers]
         findings += [Finding("not read", slug, line) for line in self._locked_lines()]
         findings += [
@@ -139,9 +161,17 @@ class TenantInspection:
         ]
         return findings
 
+    @property
+    def summary(self) -> Summary:
+        """Its status, and what a person should look at."""
+        return Summary(self.tenant.slug, {"status": self.tenant.status if self.exists else "gone"}, self.findings)
+
+    def _repr_html_(self) -> str:
+        return self.summary.html()
+
     def _not_active(self) -> Finding:
         """Say that it is passed over; in an ERP that erpkit did not make, which has no roles of erpkit's, that is no fault."""
-        words = f"{self.tenant.status}; fleet operations pass it over"
+        words = f"{self.tenant.status}: operations on all tenants skip it"
         if self.tenant.role is None:
             return Finding("not active", self.tenant.slug, words, "info")
         return Finding("not active", self.tenant.slug, words, remedy=f"erpkit tenants activate {self.tenant.slug}")
@@ -240,6 +270,7 @@ class _Reading:
         counts = _counts(connection, self.tenants, self.locks, failed["rows"]) if self.exact else {}
         self.rows = {schema: _estimates(facts) | counts.get(schema, {}) for schema, facts in self.tables.items()}
         self.events = _events(connection, there, self.tables, failed["last event"], exact=self.exact)
+        self.groups = groups
         self.letters = _by_tenant(list_dead_letters(connection, there, failed["dead letters"]))
         self.backlog = read_backlog(connection, there, groups, failed["backlog"])
 
@@ -251,8 +282,6 @@ class _Reading:
         self.failed["versions"] |= {t.slug: applied.unread[t.slug] for t in self.there if t.slug in applied.unread}
         if applied.no_history:
             self.failed["edited and unfinished migrations"] = {t.slug: applied.no_history for t in self.there}
-        if self.migrations and TEMPLATE.slug in applied.unread:
-            self.failed["drift"] |= {t.slug: f"in _template, {applied.unread[TEMPLATE.slug]}" for t in self.there}
         known = [tenant for tenant in readable if tenant.slug not in applied.unread]
         self.statuses = _by_tenant(describe_status(known, self.migrations, applied))
 
@@ -270,6 +299,17 @@ class _Reading:
 
     def _is_behind(self, tenant: Tenant) -> bool:
         return any(status.pending for status in self.statuses.get(tenant.slug, ()))
+
+    def _lacking(self, tenant: Tenant) -> Iterator[str]:
+        """Yield the parts that this tenant does not have, and drift where there was nothing to compare."""
+        if not any(table.name == "erpkit_events" for table in self.tables.get(tenant.schema, ())):
+            yield from ("events", *_OF_LOG)
+        elif not self.groups:
+            yield "backlog"
+        if not self.statuses.get(tenant.slug) and not self.foreign.of(tenant.slug):
+            yield "versions"
+        if tenant.slug not in self.drift.differences or self.drift.measure == NOTHING:
+            yield "drift"
 
     def inspection_of(self, tenant: Tenant) -> TenantInspection:
         """Return what was read of one tenant."""
@@ -290,13 +330,14 @@ class _Reading:
             measure=self.drift.measure,
             is_exact=self.exact,
             week_events=week_events,
-            backlog=self.backlog.get(slug, {}),
+            waits=self.backlog.get(slug, {}),
             tables=tables,
             unused_indexes=self.unused.get(schema, ()),
             missing_indexes=self.missing.get(schema, ()),
             blockers=self.blockers.get(schema, ()),
             locked=self.locks.of(schema),
             unread=tuple(dict.fromkeys([*_unread(tenant, self.locks), *errors])),
+            lacking=tuple(self._lacking(tenant)),
             errors=errors,
             foreign=self.foreign.of(slug),
         )

@@ -34,11 +34,12 @@ from erpkit.migrations.history import Run, ensure_history
 from erpkit.migrations.script import check_statements
 from erpkit.plan import plan_id
 from erpkit.plural import count_of
+from erpkit.result import Result
 from erpkit.table import Column, Table
 from erpkit.tenants.fleet import FleetInspection
 from erpkit.tenants.inspection import TenantInspection
 from erpkit.tenants.locks import name_holders
-from erpkit.tenants.registry import check_slug, ensure_registry, get_tenant, list_tenants
+from erpkit.tenants.registry import check_slug, ensure_registry, get_tenant, list_tenants, registry_table
 from erpkit.tenants.roles import (
     create_roles,
     drop_roles,
@@ -84,6 +85,7 @@ def rename_tenant(database: Database, slug: str, new_slug: str, name: str | None
     check_slug(new_slug)
     with database.connection() as connection:
         old = get_tenant(connection, slug)
+        refuse_adopted(old, "renamed")
         new = new_tenant(connection, new_slug, old.name if name is None else name)
         if new_slug != slug:
             refuse_taken(connection, new)
@@ -95,6 +97,15 @@ def rename_tenant(database: Database, slug: str, new_slug: str, name: str | None
             raise DatabaseError(f"tenant {slug} cannot be renamed to {new_slug}: {first_line(error)}") from error
         mentions = find_mentions(connection, old.schema, new.schema, everywhere=True)
         return MovedTenant(get_tenant(connection, new_slug), mentions)
+
+
+def refuse_adopted(tenant: Tenant, done: str) -> None:
+    """Raise UsageError for an adopted tenant where its schema would get another name, by which the ERP would not find it."""
+    if tenant.owner is not None:
+        raise UsageError(
+            f"tenant {tenant.slug} was adopted and cannot be {done}: the ERP knows its schema {tenant.schema} by this name; "
+            f"erpkit tenants release {tenant.slug} gives it back"
+        )
 
 
 def lock_migrations(connection: Connection, tenant: Tenant) -> None:
@@ -184,8 +195,9 @@ def move_tenant(connection: Connection, old: Tenant, new: Tenant) -> None:
     with as_admin(connection, old.role or ""):
         _rename(connection, "ROLE", old.role, new.role)
         _rename(connection, "ROLE", old.reader, new.reader)
+    update = f"UPDATE {registry_table(connection)} SET slug = %s, schema_name = %s, role_name = %s, name = %s WHERE slug = %s"  # noqa: S608
     connection.execute(
-        "UPDATE public.tenants SET slug = %s, schema_name = %s, role_name = %s, name = %s WHERE slug = %s",
+        update.encode(),
         [new.slug, new.schema, new.role if old.role is not None else None, new.name, old.slug],
     )
     ensure_history(connection)
@@ -215,11 +227,14 @@ def _setup(connection: Connection, tenant: Tenant) -> None:
 
 
 def register(connection: Connection, tenant: Tenant) -> None:
-    """Register a tenant in public.tenants."""
-    connection.execute(
-        "INSERT INTO public.tenants (slug, schema_name, role_name, name, status) VALUES (%s, %s, %s, %s, %s)",
-        [tenant.slug, tenant.schema, tenant.role, tenant.name, tenant.status],
-    )
+    """Register a tenant: enter it in public.tenants, or the table in its place."""
+    row = {
+        "slug": tenant.slug, "schema_name": tenant.schema, "role_name": tenant.role, "name": tenant.name,
+        "status": tenant.status, **({"owner_name": tenant.owner} if tenant.owner is not None else {}),
+    }  # fmt: skip
+    insert = sql.SQL(f"INSERT INTO {registry_table(connection)} ({{}}) VALUES ({{}})")  # noqa: S608 - one of two names
+    columns, values = sql.SQL(", ").join(map(sql.Identifier, row)), sql.SQL(", ").join(map(sql.Literal, row.values()))
+    connection.execute(insert.format(columns, values))
 
 
 def _teardown(connection: Connection, tenant: Tenant) -> None:
@@ -305,13 +320,13 @@ def find_mentions(connection: Connection, old: str, new: str, *, everywhere: boo
     """
     if old == new:
         return ()
-    pattern = rf"\m{old}\M"
+    pattern = rf"\m{re.escape(old)}\M"
     rows = connection.execute(_TEXTS, {"schema": new, "everywhere": everywhere, "pattern": pattern}).fetchall()
     return tuple(Mention(described, _first_line(text, old)) for described, text in rows)
 
 
 def _first_line(text: str, word: str) -> str:
-    named = re.compile(rf"\b{word}\b", re.ASCII)
+    named = re.compile(rf"\b{re.escape(word)}\b", re.ASCII)
     return next((line.strip() for line in text.splitlines() if named.search(line)), "")
 
 
@@ -369,7 +384,7 @@ _MIGRATIONS = (
 
 
 @dataclass(frozen=True)
-class Provisioned:
+class Provisioned(Result):
     """A new tenant and its inspection."""
 
     fleet: FleetInspection
@@ -383,7 +398,11 @@ class Provisioned:
     def facts(self) -> dict[str, object]:
         """Its pending migrations and its differences from `_template`."""
         (made,) = self.fleet.inspections
-        return {"created": 1, "pending": made.pending, "drift": len(made.drift)}
+        return {
+            "created": 1,
+            "migrations pending": made.figure("versions", made.pending),
+            "drift": made.figure("drift", len(made.drift)),
+        }
 
     @property
     def findings(self) -> list[Finding]:

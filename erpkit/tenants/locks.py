@@ -21,7 +21,7 @@ _MOMENT = 0.2  # seconds: shorter locks are ignored, as a migration holds most o
 _TRIES = 5
 
 WAIT = "10s"  # for a lock that is needed to write; later sessions queue behind it for as long
-_REGISTRY = ("public.tenants",)
+_REGISTRY = ("public.tenants", "public.erpkit_tenants")
 
 _OWN = ("erpkit_", *VERSION_TABLES)  # prefixes of the tables that hold a tenant's versions, events and dead letters
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import psycopg
 
-from erpkit.database import TEMPLATE, Connection, Database, Tenant, as_owner
+from erpkit.database import TEMPLATE, Connection, Database, Tenant, as_maker
 from erpkit.database.scope import scope_statements, shared_schemas
 from erpkit.errors import DatabaseError, PlanChangedError, UsageError, first_line
 from erpkit.finding import Finding
@@ -20,6 +20,7 @@ from erpkit.migrations.lint import LintReport
 from erpkit.migrations.parser import ParsedMigration
 from erpkit.plan import plan_id
 from erpkit.plural import count_of
+from erpkit.result import Result
 from erpkit.table import Column, Table
 from erpkit.tenants.ddl import DESTRUCTIVE, MARKS
 from erpkit.tenants.drift import Difference, drift_findings, find_drift, in_order
@@ -127,7 +128,7 @@ class RepairPlan:
 
 
 @dataclass(frozen=True)
-class RepairRun:
+class RepairRun(Result):
     """A repair that was run, and the differences from `_template` that are left."""
 
     plan: RepairPlan
@@ -200,6 +201,8 @@ def read_repair(
     """
     fleet = [TEMPLATE, tenant]
     for status in describe_status(fleet, migrations, read_applied(connection, fleet, migrations)):
+        if status.error:
+            raise UsageError(f"{status.tenant} could not be read, so its drift is not repaired: {status.error}")
         if status.state not in ("current", "edited"):
             raise UsageError(
                 f"{status.tenant}: {status.module} is {status.state}: migrate it before you repair its drift"
@@ -254,10 +257,10 @@ def run_repair(
 
 def _run_steps(connection: Connection, plan: RepairPlan) -> None:
     """Run the statements as the schema's owner; default privileges also as the login, which may create tables itself."""
-    with as_owner(connection, plan.tenant.schema):
+    with as_maker(connection, plan.tenant):
         for step in plan.steps:
             connection.execute(step.statement.encode())
-    for step in plan.steps:
+    for step in plan.steps if plan.tenant.owner is None else ():
         if step.statement.startswith("ALTER DEFAULT PRIVILEGES"):
             connection.execute(step.statement.encode())
 

@@ -18,11 +18,12 @@ from erpkit.finding import Finding
 from erpkit.migrations import Migration, describe_status, plan_up, read_applied, run_plan
 from erpkit.plan import plan_id
 from erpkit.plural import count_of
+from erpkit.result import Result
 from erpkit.table import Column, Table
 from erpkit.tenants.drift import Difference, drift_findings, find_drift
 from erpkit.tenants.health import count_rows
 from erpkit.tenants.imports import import_tenant
-from erpkit.tenants.lifecycle import Mention, find_mentions, lock_migrations, move_tenant, new_tenant
+from erpkit.tenants.lifecycle import Mention, find_mentions, lock_migrations, move_tenant, new_tenant, refuse_adopted
 from erpkit.tenants.locks import name_holders
 from erpkit.tenants.manifest import Manifest, sweep_partial_files, verify_export
 from erpkit.tenants.registry import find_tenants, get_tenant, list_tenants, set_status
@@ -186,7 +187,7 @@ class Restored:
 
 
 @dataclass(frozen=True)
-class RestoreRun:
+class RestoreRun(Result):
     """The result of a restore: the comparison with the imported tenant, and the swap, or None if a problem prevented it."""
 
     plan: RestorePlan
@@ -259,6 +260,7 @@ def plan_restore(connection: Connection, path: Path, slug: str | None = None) ->
     if slug is None and manifest.slug not in known:
         raise UsageError(f"there is no tenant {manifest.slug}: import it by erpkit tenants import {path}")
     tenant = get_tenant(connection, slug or manifest.slug)
+    refuse_adopted(tenant, "replaced")
     beside = f"{tenant.slug[:_NAME]}_restored"
     aside = _free_name(f"{tenant.slug[:_NAME]}_damaged", known)
     rows = count_rows(connection, tenant.schema)

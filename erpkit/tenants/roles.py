@@ -218,6 +218,21 @@ def forbid_writing(connection: Connection, tenant: Tenant) -> None:
     _execute_as_both(connection, tenant, granted, defaults)
 
 
+def revoke_schema(connection: Connection, tenant: Tenant) -> None:
+    """Take from the roles of a tenant all that they may do in its schema, as if `grant_schema` had never been called."""
+    granted = [
+        "REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {role}, {reader}",
+        "REVOKE ALL ON ALL SEQUENCES IN SCHEMA {schema} FROM {role}, {reader}",
+        "REVOKE ALL ON ALL ROUTINES IN SCHEMA {schema} FROM {role}, {reader}",
+        "REVOKE ALL ON SCHEMA {schema} FROM {role}, {reader}",
+    ]
+    defaults = [
+        f"ALTER DEFAULT PRIVILEGES IN SCHEMA {{schema}} REVOKE ALL ON {kind} FROM {{role}}, {{reader}}"
+        for kind in ("TABLES", "SEQUENCES")
+    ]
+    _execute_as_both(connection, tenant, granted, defaults)
+
+
 def drop_roles(connection: Connection, tenant: Tenant) -> None:
     """Drop both roles of a tenant, if they exist; call it in a transaction."""
     with as_admin(connection, tenant.role or ""):
@@ -249,7 +264,14 @@ def _as(connection: Connection, role: str | None) -> Iterator[None]:
 def _execute_as_both(
     connection: Connection, tenant: Tenant, statements: Sequence[str], defaults: Sequence[str]
 ) -> None:
-    """Run them as the schema's owner, and the defaults as the login, too, as default privileges belong to the creating role."""
+    """Run them as the schema's owner, and the defaults as the login, too, as default privileges belong to the creating role.
+
+    In an adopted schema the ERP's own login creates the tables, and the login here may grant what belongs to any role there.
+    """
+    if tenant.owner is not None:
+        theirs = [one.replace("PRIVILEGES", "PRIVILEGES FOR ROLE {owner}", 1) for one in defaults]
+        _execute(connection, tenant, [*statements, *theirs])
+        return
     with connection.transaction():
         with as_owner(connection, tenant.schema):
             _execute(connection, tenant, [*statements, *defaults])
@@ -257,7 +279,7 @@ def _execute_as_both(
 
 
 def _execute(connection: Connection, tenant: Tenant, statements: Sequence[str]) -> None:
-    connection.execute(sql.SQL("; ").join(_fill(statement, tenant) for statement in statements))
+    connection.execute(sql.SQL("; ").join(_fill(statement, tenant, tenant.owner or "") for statement in statements))
 
 
 def _fill(statement: str, tenant: Tenant, owner: str = "") -> sql.Composed:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, cell_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.display import display
 
 from erpkit.config import Settings
 from erpkit.erp import Installation
 from erpkit.errors import DatabaseError, UsageError
-from erpkit.finding import Finding, group_findings, not_read
+from erpkit.finding import Finding, exit_code, group_findings, not_read
 from erpkit.plural import count_of
+from erpkit.result import SCRAP
 from erpkit.table import Table
 from erpkit.tenants import Across, across
 from erpkit.ui.explorer import read_again
@@ -90,6 +92,8 @@ class TenantMagics(Magics):
         """Return the rows, or put them into a variable; print notes on them first."""
         for note in _notes(result, arguments.limit):
             print(visible(note))
+        if exit_code(result.findings):  # the rows alone would not count for the outcome of a run
+            display({SCRAP: result.summary.scrap("findings")}, raw=True)
         if arguments.output is None:
             return frame
         if not arguments.output.isidentifier():

@@ -23,6 +23,7 @@ from erpkit.finding import Finding
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
 from erpkit.plural import count_of
+from erpkit.result import Result
 from erpkit.table import Column, Table
 
 _BATCH = 1000
@@ -93,7 +94,7 @@ class ImportPlan:
 
 
 @dataclass(frozen=True)
-class ImportResult:
+class ImportResult(Result):
     """How many events of a file were appended to a tenant's log."""
 
     tenant: str

@@ -16,7 +16,7 @@ from erpkit.errors import UsageError
 from erpkit.events.brokers.broker import Route
 from erpkit.events.dead_letters import DeadLetter, group_letters, letter_findings
 from erpkit.events.replay.selection import Selection
-from erpkit.finding import NO_TENANTS, Finding, not_read
+from erpkit.finding import Finding, find_unseen, not_read
 from erpkit.modules import EventHandler, Registry
 from erpkit.plan import plan_id
 from erpkit.plural import count_of
@@ -104,6 +104,7 @@ class ReplayPlan:
     errors: Mapping[str, str] = field(default_factory=dict)
     letters: Sequence[DeadLetter] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
+    named: frozenset[str] = frozenset()
     found: int | None = None
 
     @property
@@ -160,9 +161,10 @@ class ReplayPlan:
             )
             for name in self.side_effects
         ]
-        nothing = [NO_TENANTS] if self.found == 0 else []
+        tenants = range(1 if self.found is None else self.found)
+        unseen = [one for one in find_unseen(tenants, self.skipped, self.named) if one.severity != "info"]
         letters = () if self.target else self.letters  # what goes to a broker resolves none
-        return [*nothing, *not_read(self.errors), *effects, *letter_findings(group_letters(letters), "info")]
+        return [*unseen, *not_read(self.errors), *effects, *letter_findings(group_letters(letters), "info")]
 
     @property
     def handler_table(self) -> Table[_Handler]:

@@ -33,6 +33,7 @@ from erpkit.events.replay.watermill import WatermillPlan, plan_watermill, replay
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
 from erpkit.plural import count_of
+from erpkit.result import Result
 from erpkit.table import Column, Table
 
 
@@ -110,7 +111,7 @@ def run_request(
 
 
 @dataclass(frozen=True)
-class ReplayReport:
+class ReplayReport(Result):
     """The result of carrying out a plan, with the dead letters that are open now.
 
     `counts` are events by tenant and handler (or target), and by state; empty where no result per event was kept.

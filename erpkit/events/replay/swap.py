@@ -23,6 +23,7 @@ from erpkit.finding import Finding
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
 from erpkit.plural import count_of
+from erpkit.result import Result
 from erpkit.table import Column, Table
 
 _BATCH = 2000
@@ -142,7 +143,7 @@ def _differ(table: TableDiff) -> str:
 
 
 @dataclass(frozen=True)
-class SwapResult:
+class SwapResult(Result):
     """A shadow that was swapped in, with the differences until then."""
 
     diff: ShadowDiff
