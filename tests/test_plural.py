@@ -54,8 +54,9 @@ def _nodes(kind: type[_Node]) -> Iterator[tuple[str, _Node]]:
 
 
 def _is_count(number: ast.FormattedValue) -> bool:
-    """Tell whether this is a length, a sum or a number that is grouped by thousands, and no constant."""
+    """Tell whether this is a length, a sum, a size or a number that is grouped by thousands, and no constant."""
     value, spec = number.value, ast.unparse(number.format_spec) if number.format_spec else ""
     is_constant = isinstance(value, ast.Name) and value.id.isupper()
     called = ast.unparse(value.func) if isinstance(value, ast.Call) else ""
-    return not is_constant and (called in ("len", "sum") or "," in spec)
+    is_size = isinstance(value, ast.Attribute) and value.attr.endswith(("size", "count", "handled", "listed"))
+    return not is_constant and (is_size or called in ("len", "sum") or "," in spec)

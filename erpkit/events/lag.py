@@ -222,9 +222,9 @@ def find_lag(
     tenant: str, handler: str, waits: Backlog, *, max_lag: int | None = MAX_LAG, max_age: float | None = MAX_AGE
 ) -> Iterator[Finding]:
     """Yield a finding for each limit that what waits for a handler is over; None is no limit."""
-    evidence = (f"{waits.events:,} wait, the oldest for {_duration(waits.seconds)}",)
+    evidence = (f"{count_of(waits.events, 'event waits', 'events wait')}, the oldest for {_duration(waits.seconds)}",)
     if max_lag is not None and waits.events > max_lag:
-        problem = f"more than {max_lag:,} events wait for {handler}"
+        problem = f"more than {count_of(max_lag, 'event waits', 'events wait')} for {handler}"
         yield Finding("lag", tenant, problem, "warning", _LOOK, evidence)
     if max_age is not None and waits.seconds > max_age:
         problem = f"an event has waited for {handler} for more than {_duration(max_age)}"

@@ -191,7 +191,7 @@ def _plan(
     waiting = _count_behind(letters, list_parked(connection, chosen, errors))
     unread = {slug: text for slug, text in errors.items() if slug not in left or left[slug] == _BEHIND}
     others = sum(not chosen_by.holds(letter) for letter in found)
-    return LetterPlan(action, chosen, tuple(letters), waiting, "", {**left, **gone, **unread}, unread, others)
+    return LetterPlan(action, chosen, tuple(letters), waiting, "", {**left, **gone, **unread}, unread, others=others)
 
 
 def _none_matches(others: int) -> str:
@@ -300,7 +300,7 @@ class OpenLetters(Result):
     @property
     def _empty(self) -> str:
         if not self.tenants:
-            return "no dead letters: there are no tenants (erpkit tenants create NAME makes one)"
+            return "no dead letters: there are no tenants"
         if self.others:
             return _none_matches(self.others)
         return "no dead letters" if not self.errors else "no dead letters in the tenants that could be read"

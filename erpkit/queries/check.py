@@ -145,8 +145,8 @@ class QueryCheck(Result):
 
     def __str__(self) -> str:
         left = f"; {count_of(len(self._whole), 'tenant')} could not be checked" if self._whole else ""
-        checked = count_of(self.tenants - len(self._whole), "tenant")
-        return f"{count_of(self.queries, 'query', 'queries')} in {checked}: {self._broken_count} broken{left}"
+        where = count_of(self.tenants - len(self._whole), "tenant")
+        return f"{count_of(self.queries, 'query', 'queries')} in {where}: {self._broken_count} broken{left}"
 
     def __repr__(self) -> str:
         return str(self.summary)

@@ -33,6 +33,7 @@ from erpkit.migrations import Migration
 from erpkit.migrations.apply import send_body
 from erpkit.migrations.history import Run
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
 from erpkit.table import Column, Table
 from erpkit.tenants.foreign_schemas import EVENT_TABLE, Facts, Schema, read_facts
 from erpkit.tenants.lifecycle import lock_migrations, prepare_database, register
@@ -104,7 +105,7 @@ class AdoptionPlan:
 
     def __str__(self) -> str:
         events = " with the event log's tables" if any(one.events for one in self.adoptions) else ""
-        text = f"adopt {self.size} of {self._listed} schemas{events}"
+        text = f"adopt {self.size} of {count_of(self._listed, 'schema')}{events}"
         return text + (f"; {len(self.left_out)} are left out, as named above" if self.left_out else "")
 
 
@@ -115,7 +116,7 @@ _ADOPTIONS = (
     Column[Adoption]("at version", lambda a: a.state),
     Column[Adoption]("stays owned by", lambda a: a.tenant.owner),
     Column[Adoption]("role", lambda a: a.tenant.role),
-    Column[Adoption]("event log", lambda a: f"{len(a.events)} migrations" if a.events else "no"),
+    Column[Adoption]("event log", lambda a: f"{count_of(len(a.events), 'migration')}" if a.events else "no"),
 )
 
 
@@ -150,7 +151,7 @@ class AdoptionRun:
         return (Table(_ADOPTIONS, done, "Nothing was adopted."),)
 
     def __str__(self) -> str:
-        return f"adopted {self.plan.size - len(self.failed)} of {self.plan.size} schemas"
+        return f"adopted {self.plan.size - len(self.failed)} of {count_of(self.plan.size, 'schema')}"
 
 
 def plan_adoption(connection: Connection, query: str, events: Sequence[Migration] = ()) -> AdoptionPlan:

@@ -132,7 +132,7 @@ class Drift(Result):
         if self.measure == NOTHING or not self.differences:
             return "nothing was compared"
         unknown = len(self.not_compared)
-        left = f"; {unknown} could not be compared" if unknown else ""
+        left = f"; {unknown:,} could not be compared" if unknown else ""
         compared = count_of(len(self.differences) - unknown, "tenant differs", "tenants differ")
         return f"{len(self.differing):,} of {compared} from {self.measure}{left}"
 

@@ -12,6 +12,7 @@ from erpkit.database import Connection, Database, Tenant, fetch_union, has_schem
 from erpkit.errors import DatabaseError, ErpkitError, UsageError
 from erpkit.finding import Finding
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
 from erpkit.table import Column, Table
 from erpkit.tenants.adoption import reason_of
 from erpkit.tenants.foreign_schemas import EVENT_TABLE
@@ -86,9 +87,13 @@ class ReleasePlan:
         return (Table(_RELEASES, self.releases, "There is no adopted tenant to release."),)
 
     def __str__(self) -> str:
-        lost = f", with {self.row_count:,} rows of event logs, which are lost" if self.row_count else ""
+        lost = (
+            f", with {count_of(self.row_count, 'row of event logs, which is', 'rows of event logs, which are')} lost"
+            if self.row_count
+            else ""
+        )
         left = f"; {len(self.left_out)} are left out, as named above" if self.left_out else ""
-        return f"release {self.size} tenants{lost}: their schemas and data stay{left}"
+        return f"release {count_of(self.size, 'tenant')}{lost}: their schemas and data stay{left}"
 
 
 _RELEASES = (
@@ -125,7 +130,8 @@ class ReleaseRun:
         return (Table(_RELEASES, done, "Nothing was released."),)
 
     def __str__(self) -> str:
-        return f"released {self.plan.size - len(self.failed)} of {self.plan.size} tenants; their schemas and data are as they were"
+        done = f"{self.plan.size - len(self.failed):,} of {count_of(self.plan.size, 'tenant')}"
+        return f"released {done}; their schemas and data are as they were"
 
 
 def plan_release(

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 import erpkit as kit
-from erpkit import open as open_door
 from erpkit.database import Database
 from erpkit.embedded import EmbeddedServer
 from erpkit.modules import Registry
@@ -149,9 +148,12 @@ def test_what_cannot_be_meant_is_told_rather_than_found_to_be_nothing(erp: Plant
 
 
 def test_a_choice_that_fits_nothing_says_so_rather_than_that_there_is_nothing(erp: Planted) -> None:
-    assert "No dead letter matches" in erpkit("events", "dead-letters", "list", "--handler", "nohandler*").stdout
+    assert (
+        "No dead letter matches; 3 others are open."
+        in erpkit("events", "dead-letters", "list", "--handler", "nohandler*").stdout
+    )
     assert "no dead letters\n" in erpkit("events", "dead-letters", "list", "--tenant", erp.behind).stdout
-    assert "No run matches" in erpkit("runs", "--notebook", "nonb").stdout
+    assert "No run was recorded" in erpkit("runs", "--notebook", "nonb").stdout
 
 
 def test_events_that_wait_for_long_are_found_by_inspection_the_card_and_the_lag(
@@ -298,7 +300,7 @@ def test_the_demo_says_how_long_many_tenants_take() -> None:
 
 
 def test_a_database_that_does_not_answer_is_named_once_on_the_card() -> None:
-    card = str(open_door("postgresql://nobody@127.0.0.1:1/nothing"))
+    card = str(kit.open("postgresql://nobody@127.0.0.1:1/nothing"))
     assert card.count("cannot connect to 127.0.0.1/nothing/nobody") == 1
     assert [line.split()[0] for line in card.splitlines()] == ["database", "modules"]
 

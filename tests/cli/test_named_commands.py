@@ -21,13 +21,14 @@ SOURCE = Path(package.__file__).parent
 # `erpkit`, its subcommands with `|` between alternatives, and what follows up to the end of the command or sentence.
 _NAMED = re.compile(r"(?<![\w./@'-])erpkit ((?:[a-z-]+(?:\|[a-z-]+)*)(?: [^\n`;:,()]*)?)")
 _OPTION = re.compile(r"(?<![\w-])(-{1,2}[a-z][a-z-]*)")
+_WRAPPED = r"(?<!`)`([^`\n]+)\n([^`\n]+)`(?!`)"  # a command that goes on in the next line of a text
 _SPELLED = r"\\\n +"  # a shell's line end inside of a command
 
 
 def _texts() -> Iterator[tuple[str, str]]:
     """Yield what people read, with its place."""
     for name in ("README.md", "CONTRIBUTING.md"):
-        yield name, re.sub(_SPELLED, " ", (ROOT / name).read_text("utf-8"))
+        yield name, re.sub(_WRAPPED, r"`\1 \2`", re.sub(_SPELLED, " ", (ROOT / name).read_text("utf-8")))
     for path in sorted((ROOT / "notebooks").rglob("*.ipynb")):
         for cell in json.loads(path.read_text("utf-8"))["cells"]:
             if cell["cell_type"] == "markdown":
