@@ -13,9 +13,11 @@ from typing import Protocol
 from uuid import UUID
 
 from erpkit.config import Settings, mask_url
-from erpkit.errors import UsageError
+from erpkit.errors import BrokerError, UsageError
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
+
+FROM_BROKER = "from_broker"  # in the metadata of what another program published: it is not forwarded back
 
 _SUBJECT = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _LONGEST = 100  # characters; Kafka allows 249 for all of a topic's name
@@ -55,6 +57,14 @@ class Delivery:
     message: Message
 
 
+class RefusedError(BrokerError):
+    """A broker refuses `message` for good, as it is too large, say: those before it are stored, and none behind it."""
+
+    def __init__(self, reason: str, message: Message) -> None:
+        super().__init__(reason)
+        self.message = message
+
+
 @dataclass(frozen=True)
 class Subscription:
     """A consumer group on one topic of all tenants.
@@ -80,11 +90,18 @@ class Broker(Protocol):
     def publish(self, tenant: str, messages: Sequence[Message], route: Route = LIVE) -> set[UUID]:
         """Publish in this order and return once all are acknowledged; raises BrokerError if some may not be.
 
-        Return the uuids of those that it had already, by their message id, and dropped.
+        None is stored behind one that was not. Return the uuids of those that it had already, by their message id, and dropped.
+        Raises RefusedError for the first that it refuses for good.
         """
 
     def declare(self, groups: Sequence[ConsumerGroup], route: Route = LIVE) -> None:
         """Make sure that what is published from now on is kept: for these groups, and on this route."""
+
+    def has_mark(self) -> bool:
+        """Tell whether the mark is there that a forwarder leaves: without it, what was forwarded before is gone."""
+
+    def leave_mark(self) -> None:
+        """Leave the mark, which lasts as long as what is published."""
 
     def consuming(self, subscriptions: Sequence[Subscription]) -> AbstractContextManager[None]:
         """Deliver to `subscriptions` while the block runs."""
@@ -123,6 +140,13 @@ class MemoryBroker:
             for group in groups:
                 for topic in group.topics:
                     self._queues.setdefault((group.name, topic), deque())
+
+    def has_mark(self) -> bool:
+        """Tell that nothing was lost: what it holds ends with the process that forwards."""
+        return True
+
+    def leave_mark(self) -> None:
+        """Do nothing."""
 
     @contextmanager
     def consuming(self, subscriptions: Sequence[Subscription]) -> Iterator[None]:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from itertools import takewhile
 from typing import Any
 from urllib.parse import unquote
 
+from aiokafka.errors import InvalidTopicError, MessageSizeTooLargeError
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker as Client
 from faststream.security import BaseSecurity, SASLPlaintext
 
 from erpkit.events.brokers.broker import Route, Subscription
 from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
-from erpkit.events.brokers.wire import headers_of
+from erpkit.events.brokers.wire import JSON, MARK, body_of, headers_of
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
+
+_MOST = 1_048_576  # bytes of a request; Kafka's own default for what a topic takes
 
 
 class KafkaBroker(StreamBroker):
@@ -34,6 +39,7 @@ class KafkaBroker(StreamBroker):
             places.rstrip("/").split(","),
             security=_security(login, use_tls=options == "tls"),
             enable_idempotence=True,
+            max_request_size=_MOST,
             request_timeout_ms=int(self.acknowledge_within * 1000),
             apply_types=False,
             logger=None,
@@ -44,14 +50,52 @@ class KafkaBroker(StreamBroker):
         """Do nothing: Kafka keeps what nobody has read yet."""
 
     async def _send(self, client: Any, tenant: str, message: Message, route: Route) -> bool:
-        await client.publish(
-            message.payload,
+        await (await self._enqueue(client, tenant, message, route))
+        return False
+
+    async def _send_all(
+        self, client: Any, tenant: str, messages: Sequence[Message], route: Route
+    ) -> list[bool | BaseException]:
+        """Enqueue in order, up to one that cannot be, and wait for all: an idempotent producer's messages overtake none that failed."""
+        sending: list[Awaitable[Any]] = []
+        fault: list[BaseException] = []
+        for message in messages:
+            try:
+                sending.append(await self._enqueue(client, tenant, message, route))
+            except Exception as error:
+                fault.append(error)
+                break
+        results = await asyncio.gather(
+            *(asyncio.wait_for(each, self.acknowledge_within) for each in sending), return_exceptions=True
+        )
+        done = [False for _ in takewhile(lambda result: not isinstance(result, BaseException), results)]
+        return [*done, *[*results[len(done) :], *fault][:1]]
+
+    async def _enqueue(self, client: Any, tenant: str, message: Message, route: Route) -> Any:
+        return await client.publish(
+            body_of(message),
             f"{route.subject}.{message.topic}",
             key=tenant.encode(),
-            headers=headers_of(tenant, message, route),
+            headers={**headers_of(tenant, message, route), "content-type": JSON},
             correlation_id=message.correlation_id,
+            no_confirm=True,
         )
-        return False
+
+    async def _refusal(self, client: Any, error: BaseException) -> str:
+        if isinstance(error, MessageSizeTooLargeError):
+            return f"the producer takes {_MOST:,} bytes, and the topic what its max.message.bytes says"
+        return (
+            "it makes no topic's name"
+            if isinstance(error, InvalidTopicError)
+            else await super()._refusal(client, error)
+        )
+
+    async def _has_mark(self, client: Any) -> bool:
+        cluster = await client._producer._producer.producer.client.fetch_all_metadata()
+        return MARK in cluster.topics()
+
+    async def _leave_mark(self, client: Any) -> None:
+        await client.publish(b"a forwarder was here", MARK)
 
     def _subscribe(self, client: Any, subscription: Subscription) -> list[Any]:
         return [

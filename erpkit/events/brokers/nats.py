@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import takewhile
 from typing import Any
 
 from faststream import AckPolicy
 from faststream.nats import JStream, PullSub
 from faststream.nats import NatsBroker as Client
+from nats.errors import BadSubjectError, MaxPayloadError
 from nats.js.api import AckPolicy as Acknowledge
 from nats.js.api import ConsumerConfig, DeliverPolicy, StreamConfig
-from nats.js.errors import BadRequestError, NotFoundError
+from nats.js.errors import APIError, BadRequestError, NotFoundError
 
 from erpkit.events.brokers.broker import LIVE, Route, Subscription
 from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
-from erpkit.events.brokers.wire import STREAM, headers_of, subject_of
+from erpkit.events.brokers.wire import (
+    EXPECTED_LAST,
+    JSON,
+    MARK,
+    STREAM,
+    body_of,
+    headers_of,
+    message_id,
+    size_of,
+    subject_of,
+)
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
 
 DUPLICATE_WINDOW = 3600  # seconds in which JetStream drops a second message with the same id
+_TOO_LARGE = 10054  # JetStream's error for a message over the stream's max_msg_size
+_MARK = MARK.replace(".", "-")  # a stream's name may not hold a dot
 _FETCH_FOR = 1.0  # seconds until the server is asked anew when nothing comes
 
 
@@ -63,16 +79,62 @@ class NatsBroker(StreamBroker):
                 await jetstream.stream_info(name)
         self._streams[route.subject] = name
 
-    async def _send(self, client: Any, tenant: str, message: Message, route: Route) -> bool:
+    async def _send(
+        self, client: Any, tenant: str, message: Message, route: Route, before: Message | None = None
+    ) -> bool:
+        """Publish a message; with `before`, JetStream takes it only right behind that one."""
+        expected = {EXPECTED_LAST: message_id(before, route)} if before else {}
+        headers = {**headers_of(tenant, message, route), **expected, "content-type": JSON}
+        if size_of(tenant, message, route) + len(str(expected)) > client.connection.max_payload:
+            raise MaxPayloadError  # the server would close the connection, as the library counts no headers
         acknowledged = await client.publish(
-            message.payload,
+            body_of(message),
             subject_of(tenant, message.topic, route),
-            headers=headers_of(tenant, message, route),
+            headers=headers,
             correlation_id=message.correlation_id,
             stream=self._stream(route),
             timeout=self.acknowledge_within,
         )
         return bool(acknowledged.duplicate)
+
+    async def _send_all(
+        self, client: Any, tenant: str, messages: Sequence[Message], route: Route
+    ) -> list[bool | BaseException]:
+        """Send all at once, each to be stored right behind the one before it; go on one by one where somebody came between."""
+        pairs = zip(messages, [None, *messages[:-1]], strict=True)
+        sending = (self._send(client, tenant, message, route, before) for message, before in pairs)
+        results = await asyncio.gather(
+            *(asyncio.wait_for(each, self.acknowledge_within) for each in sending), return_exceptions=True
+        )
+        done = list(takewhile(lambda result: not isinstance(result, BaseException), results))
+        rest = results[len(done) :]
+        if rest and not isinstance(rest[0], APIError | MaxPayloadError):
+            return [*done, rest[0]]
+        return [*done, *await super()._send_all(client, tenant, messages[len(done) :], route)]
+
+    async def _refusal(self, client: Any, error: BaseException) -> str:
+        if isinstance(error, MaxPayloadError):
+            return f"the server takes {client.connection.max_payload:,} bytes (max_payload)"
+        if isinstance(error, APIError) and error.err_code == _TOO_LARGE:
+            info = await client.connection.jetstream().stream_info(STREAM)
+            return f"the stream {STREAM} takes {info.config.max_msg_size:,} bytes (max_msg_size)"
+        return "it makes no subject" if isinstance(error, BadSubjectError) else await super()._refusal(client, error)
+
+    async def _has_mark(self, client: Any) -> bool:
+        """Tell whether the mark names the stream as it is: one that was deleted and made anew was made at another time."""
+        jetstream = client.connection.jetstream()
+        try:
+            mark = await jetstream.stream_info(_MARK)
+        except NotFoundError:
+            return False
+        return bool(mark.config.description == str((await jetstream.stream_info(STREAM)).created))
+
+    async def _leave_mark(self, client: Any) -> None:
+        jetstream = client.connection.jetstream()
+        with suppress(NotFoundError):
+            await jetstream.delete_stream(_MARK)
+        created = (await jetstream.stream_info(STREAM)).created
+        await jetstream.add_stream(StreamConfig(name=_MARK, subjects=[MARK], description=str(created)))
 
     def _subscribe(self, client: Any, subscription: Subscription) -> list[Any]:
         wanted = ConsumerConfig(ack_policy=Acknowledge.EXPLICIT, ack_wait=self.redeliver_after)

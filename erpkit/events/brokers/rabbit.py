@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from aiormq.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 from faststream import AckPolicy
 from faststream.rabbit import Channel, ExchangeType, QueueType, RabbitExchange, RabbitQueue
 from faststream.rabbit import RabbitBroker as Client
 
 from erpkit.events.brokers.broker import Route, Subscription
 from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
-from erpkit.events.brokers.wire import headers_of, message_id, subject_of
+from erpkit.events.brokers.wire import JSON, MARK, body_of, headers_of, message_id, subject_of
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
 
@@ -45,8 +46,9 @@ class RabbitBroker(StreamBroker):
 
     async def _send(self, client: Any, tenant: str, message: Message, route: Route) -> bool:
         await client.publish(
-            message.payload,
+            body_of(message),
             exchange=_EXCHANGE,
+            content_type=JSON,
             routing_key=subject_of(tenant, message.topic, route),
             mandatory=not route.is_live,  # an event that no handler waits for is no fault; one replayed to nobody is
             persist=True,
@@ -56,6 +58,21 @@ class RabbitBroker(StreamBroker):
             timeout=self.acknowledge_within,
         )
         return False
+
+    async def _refusal(self, client: Any, error: BaseException) -> str:
+        """RabbitMQ closes the channel on a message over its max_message_size, and says both sizes."""
+        return str(error) if isinstance(error, ChannelPreconditionFailed) else await super()._refusal(client, error)
+
+    async def _has_mark(self, client: Any) -> bool:
+        try:
+            await client.declare_exchange(RabbitExchange(MARK, durable=True, declare=False))
+        except ChannelNotFoundEntity:
+            await self._drop_publisher()  # the server has closed the channel
+            return False
+        return True
+
+    async def _leave_mark(self, client: Any) -> None:
+        await client.declare_exchange(RabbitExchange(MARK, durable=True))
 
     def _subscribe(self, client: Any, subscription: Subscription) -> list[Any]:
         queue = _queue(subscription.group, subscription.topic)

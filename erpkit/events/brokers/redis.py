@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 
 from erpkit.events.brokers.broker import Route, Subscription
 from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
-from erpkit.events.brokers.wire import headers_of
+from erpkit.events.brokers.wire import JSON, MARK, body_of, headers_of
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
 
@@ -42,30 +42,24 @@ class RedisBroker(StreamBroker):
                     await redis.xgroup_create(f"erp.{topic}", group.name, id="0", mkstream=True)
 
     async def _send(self, client: Any, tenant: str, message: Message, route: Route) -> bool:
-        await self._add(client, tenant, message, route)
+        await client.publish(
+            body_of(message),
+            stream=f"{route.subject}.{message.topic}",
+            headers={**headers_of(tenant, message, route), "content-type": JSON},
+            correlation_id=message.correlation_id,
+        )
         return False
 
-    async def _send_all(
-        self, client: Any, tenant: str, messages: Sequence[Message], route: Route
-    ) -> Sequence[bool | BaseException]:
-        """Send all over one connection: one each would lose their order."""
-        try:
-            async with (await client.connect()).pipeline(transaction=True) as pipeline:
-                for message in messages:
-                    await self._add(client, tenant, message, route, pipeline)
-                await pipeline.execute()
-        except Exception as error:
-            return [error] * len(messages)
-        return [False] * len(messages)
+    async def _refusal(self, client: Any, error: BaseException) -> str:
+        """A key of that name that holds no stream is in the way until somebody removes it."""
+        is_in_the_way = isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
+        return f"the key is no stream ({error})" if is_in_the_way else await super()._refusal(client, error)
 
-    async def _add(self, client: Any, tenant: str, message: Message, route: Route, pipeline: Any = None) -> None:
-        await client.publish(
-            message.payload,
-            stream=f"{route.subject}.{message.topic}",
-            headers=headers_of(tenant, message, route),
-            correlation_id=message.correlation_id,
-            pipeline=pipeline,
-        )
+    async def _has_mark(self, client: Any) -> bool:
+        return bool(await (await client.connect()).exists(MARK))
+
+    async def _leave_mark(self, client: Any) -> None:
+        await (await client.connect()).set(MARK, "a forwarder was here: without this key, what it forwarded is gone")
 
     def _subscribe(self, client: Any, subscription: Subscription) -> list[Any]:
         """Read what is new, and claim what a consumer that died, or failed, has left unacknowledged."""

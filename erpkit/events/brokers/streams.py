@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import struct
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
@@ -23,8 +24,8 @@ import anyio.to_thread
 
 from erpkit.config import mask_url
 from erpkit.errors import BrokerError
-from erpkit.events.brokers.broker import LIVE, Delivery, Route, Subscription
-from erpkit.events.brokers.wire import MalformedError, from_wire
+from erpkit.events.brokers.broker import LIVE, Delivery, RefusedError, Route, Subscription
+from erpkit.events.brokers.wire import MalformedError, from_wire, size_of
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
 
@@ -32,6 +33,8 @@ BATCH = 100  # messages handed over at a time, where the broker can
 _HANDLERS_AT_ONCE = 4  # of the pool's eight connections
 _PAUSE = 1.0  # seconds before what failed is asked for again
 _CLOSE_WITHIN = 2.0  # seconds
+
+_UNFIT = (ValueError, TypeError, struct.error)  # what libraries raise for a name or a value that they cannot send
 
 _LOUD = ("aio_pika", "aiokafka", "aiormq", "faststream", "nats", "redis")
 
@@ -60,8 +63,9 @@ class StreamBroker(ABC):
     def publish(self, tenant: str, messages: Sequence[Message], route: Route = LIVE) -> set[UUID]:
         """Publish in this order and return once all are acknowledged; raises BrokerError if some may not be.
 
-        Return the uuids of those that it had already, by their message id, and dropped.
-        A connection on which anything failed is given up: what it still held might overtake what is sent again.
+        None is stored behind one that was not. Return the uuids of those that it had already, by their message id, and dropped.
+        Raises RefusedError for the first that the broker refuses for good. A connection on which anything failed is given up:
+        what it still held might overtake what is sent again.
         """
         known: set[UUID] = self._call(self._publish_all, tenant, messages, route)
         return known
@@ -69,6 +73,14 @@ class StreamBroker(ABC):
     def declare(self, groups: Sequence[ConsumerGroup], route: Route = LIVE) -> None:
         """Make sure that what is published from now on is kept: for these groups, and on this route."""
         self._call(self._declare_all, groups, route)
+
+    def has_mark(self) -> bool:
+        """Tell whether the mark is there that a forwarder leaves: without it, what was forwarded before is gone."""
+        return bool(self._call(self._with_publisher, self._has_mark))
+
+    def leave_mark(self) -> None:
+        """Leave the mark, which lasts as long as what is published."""
+        self._call(self._with_publisher, self._leave_mark)
 
     @contextmanager
     def consuming(self, subscriptions: Sequence[Subscription]) -> Iterator[None]:
@@ -98,6 +110,14 @@ class StreamBroker(ABC):
     @abstractmethod
     async def _send(self, client: Any, tenant: str, message: Message, route: Route) -> bool:
         """Publish one message and wait for its acknowledgement; return whether the broker had it already."""
+
+    @abstractmethod
+    async def _has_mark(self, client: Any) -> bool:
+        """Tell whether the forwarder's mark is there."""
+
+    @abstractmethod
+    async def _leave_mark(self, client: Any) -> None:
+        """Leave the forwarder's mark."""
 
     @abstractmethod
     def _subscribe(self, client: Any, subscription: Subscription) -> list[Any]:
@@ -143,10 +163,14 @@ class StreamBroker(ABC):
         return self._publisher
 
     async def _declare_all(self, groups: Sequence[ConsumerGroup], route: Route) -> None:
+        await self._with_publisher(self._declare, groups, route)
+
+    async def _with_publisher(self, work: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+        """Do something over the publisher's connection, which is given up when it fails."""
         client = await self._connected()
         try:
             with anyio.fail_after(self.acknowledge_within):
-                await self._declare(client, groups, route)
+                return await work(client, *arguments)
         except BaseException:
             await self._drop_publisher()
             raise
@@ -154,24 +178,41 @@ class StreamBroker(ABC):
     async def _publish_all(self, tenant: str, messages: Sequence[Message], route: Route) -> set[UUID]:
         client = await self._connected()
         results = await self._send_all(client, tenant, messages, route)
-        pairs = zip(messages, results, strict=True)
-        if faults := [(message, result) for message, result in pairs if isinstance(result, BaseException)]:
+        if results and isinstance(results[-1], BaseException):
+            error = await self._fault(client, tenant, messages, len(results) - 1, results[-1])
             await self._drop_publisher()
-            first, error = faults[0]
-            raise BrokerError(
-                f"broker {self.name}: {len(faults)} of {len(messages)} messages were not acknowledged, the first "
-                f"{first.topic} at offset {first.offset} of {tenant}: {self._reason(error)}"
-            )
+            raise error
         return {message.uuid for message, is_known in zip(messages, results, strict=True) if is_known}
 
     async def _send_all(
         self, client: Any, tenant: str, messages: Sequence[Message], route: Route
-    ) -> Sequence[bool | BaseException]:
-        """Send in this order, without waiting for one acknowledgement before the next; return what became of each."""
-        sends = (self._send(client, tenant, message, route) for message in messages)
-        return await asyncio.gather(
-            *(asyncio.wait_for(send, self.acknowledge_within) for send in sends), return_exceptions=True
+    ) -> list[bool | BaseException]:
+        """Send one after the other, each once the one before it is acknowledged, up to the first fault; return what became of each."""
+        results: list[bool | BaseException] = []
+        for message in messages:
+            try:
+                sending = self._send(client, tenant, message, route)
+                results.append(await asyncio.wait_for(sending, self.acknowledge_within))
+            except Exception as error:
+                return [*results, error]
+        return results
+
+    async def _fault(
+        self, client: Any, tenant: str, messages: Sequence[Message], index: int, error: BaseException
+    ) -> BrokerError:
+        first = messages[index]
+        place = f"{first.topic} at offset {first.offset} of {tenant}"
+        if refusal := await self._refusal(client, error):
+            size = size_of(tenant, first)
+            return RefusedError(f"broker {self.name} refuses {place}, of {size:,} bytes: {refusal}", first)
+        return BrokerError(
+            f"broker {self.name}: {len(messages) - index} of {len(messages)} messages were not acknowledged, the first "
+            f"{place}: {self._reason(error)}"
         )
+
+    async def _refusal(self, client: Any, error: BaseException) -> str:  # noqa: ARG002
+        """Return why a message is refused for good, with the limit; "" where it may be taken later."""
+        return self._reason(error) if isinstance(error, _UNFIT) else ""
 
     async def _drop_publisher(self) -> None:
         client, self._publisher = self._publisher, None

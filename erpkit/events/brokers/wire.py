@@ -15,11 +15,14 @@ from erpkit.events.brokers.broker import LIVE, Delivery, Route
 from erpkit.events.message import Message
 
 STREAM = "ERP"
+JSON = "application/json"
 
 _UUID = "_watermill_message_uuid"
 _MESSAGE_ID = "Nats-Msg-Id"  # by which JetStream drops duplicates; elsewhere it is a header like any other
 _IS_REPLAY, _REPLAY = "is_replay", "replay_id"  # the second alone: caused by an event that was replayed
-_OWN = {_UUID, _MESSAGE_ID, "tenant", "offset", _IS_REPLAY, "content-type", "Nats-Expected-Stream"}
+EXPECTED_LAST = "Nats-Expected-Last-Msg-Id"  # of the message before it: JetStream refuses what would overtake that one
+_OWN = {_UUID, _MESSAGE_ID, EXPECTED_LAST, "tenant", "offset", _IS_REPLAY, "content-type", "Nats-Expected-Stream"}
+MARK = "erpkit.forwarded"  # the name of what a forwarder leaves on a broker, to notice one that was wiped
 
 
 class MalformedError(ValueError):
@@ -44,6 +47,17 @@ def headers_of(tenant: str, message: Message, route: Route = LIVE) -> dict[str, 
         **offset,
         **({_IS_REPLAY: "true", _REPLAY: str(message.replay_id)} if message.is_replay else {}),
     }
+
+
+def body_of(message: Message) -> bytes:
+    """Return the payload as JSON."""
+    return json.dumps(message.payload, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def size_of(tenant: str, message: Message, route: Route = LIVE) -> int:
+    """Return how many bytes a message has on the wire, body and headers, as NATS counts them."""
+    headers = {**headers_of(tenant, message, route), "content-type": JSON, "Nats-Expected-Stream": STREAM}
+    return len(body_of(message)) + sum(len(f"{key}: {value}\r\n".encode()) for key, value in headers.items()) + 12
 
 
 def message_id(message: Message, route: Route = LIVE) -> str:
