@@ -116,7 +116,7 @@ class EventLag:
 
     `consumers` are the groups that were asked about, `errors` the tenants that could not be read to the reason.
     More than `max_lag` events of one handler and tenant, or one that has waited for more than `max_age` seconds, are findings;
-    None sets no limit.
+    None sets no limit. `forwarding` is what a broker has lost or refused.
     """
 
     at: datetime
@@ -127,6 +127,7 @@ class EventLag:
     errors: Mapping[str, str] = field(default_factory=dict)
     max_lag: int | None = None
     max_age: float | None = None
+    forwarding: Sequence[Finding] = ()
 
     @property
     def behind(self) -> list[GroupLag]:
@@ -170,6 +171,7 @@ class EventLag:
             *(Finding("poison message", one.tenant, f"an event of {one.handler} ended its dispatcher", "error", _LOOK,
                       (f"the one after offset {one.checkpoint}, {one.attempts} times",))
               for one in self.groups if one.attempts),
+            *self.forwarding,
             *(Finding("lock holder", one.tenant, one.problem, remedy=f"SELECT pg_terminate_backend({one.pid})")
               for one in self.holders),
             *(Finding("no log", slug, "has no event log", remedy="erpkit migrate up") for slug in self.without_log),

@@ -84,6 +84,10 @@ class Broker(Protocol):
     name: str  # for people; without a password
 
     @property
+    def order(self) -> str:
+        """In which order events come from it: a sentence for people."""
+
+    @property
     def scheme(self) -> str:
         """What its checkpoints are named after."""
 
@@ -110,6 +114,7 @@ class Broker(Protocol):
         """Give up the connections."""
 
 
+IN_ORDER = "handlers get a tenant's events in the order of its log; what other programs publish, "
 _PAUSE = 0.1  # seconds before what failed is delivered again
 _BATCH = 100
 
@@ -119,6 +124,7 @@ class MemoryBroker:
 
     scheme = "memory"
     name = "memory:"
+    order = f"{IN_ORDER}as it comes"
 
     def __init__(self) -> None:
         self._queues: dict[tuple[str, str], deque[Delivery]] = {}
@@ -194,6 +200,12 @@ _STREAM_BROKERS = {
     "amqp": ("rabbit", "RabbitBroker"),
     "amqps": ("rabbit", "RabbitBroker"),
 }
+
+
+def scheme_of(settings: Settings) -> str:
+    """Return what the checkpoints of the configured broker are named after; "" for none that lasts."""
+    scheme = settings.broker.partition(":")[0]
+    return {"memory": "", "rediss": "redis", "amqps": "amqp"}.get(scheme, scheme)
 
 
 def open_broker(settings: Settings, *, lasting: bool = False) -> Broker:

@@ -8,14 +8,17 @@ from uuid import NAMESPACE_OID, uuid5
 
 from psycopg import sql
 
-from erpkit.database import Connection, Database, Errors, Tenant, read_tenants, tenants_with_table
+from erpkit.database import Connection, Database, Errors, Tenant, note_failure, read_tenants, tenants_with_table
 from erpkit.events.brokers.broker import FROM_BROKER, Broker, RefusedError
 from erpkit.events.checkpoints import move_checkpoint, read_batch
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.lag import GroupLag
+from erpkit.events.log import name_log_behind
 from erpkit.events.message import Message
+from erpkit.finding import Finding
 
 BATCH = 500
+_WIPED = "WipedError:"
 
 _LETTER = """
 INSERT INTO erpkit_dead_letters (handler, uuid, "offset", topic, error, attempts) VALUES (%s, %s, %s, %s, %s, 1)
@@ -111,6 +114,22 @@ def _keep_letters(
     connection.execute(_RESOLVE, [group, [message.uuid for message in messages if message.uuid not in letters]])
 
 
+def prepare(
+    database: Database, tenants: Sequence[Tenant], groups: Sequence[ConsumerGroup], broker: Broker, errors: Errors
+) -> None:
+    """Make on the broker what these groups need, and note with each of all `tenants` what a broker without the mark has lost.
+
+    A tenant that cannot be read is named in `errors`, with the reason.
+    """
+    broker.declare(groups)
+    if broker.has_mark():
+        return
+    for tenant in tenants:
+        with note_failure(tenant, errors), name_log_behind(tenant):
+            note_wiped(database, tenant, broker)
+    broker.leave_mark()
+
+
 def note_wiped(database: Database, tenant: Tenant, broker: Broker) -> bool:
     """Note as a dead letter of the forwarder that the broker has lost what was forwarded; return whether anything was.
 
@@ -123,8 +142,7 @@ def note_wiped(database: Database, tenant: Tenant, broker: Broker) -> bool:
         ).fetchone()
         if row:
             lost = (
-                f"WipedError: {broker.name} has lost what was forwarded up to offset {row[0]}: send it again with "
-                f"`erpkit events forward --tenant {tenant.slug} --from OFFSET`"
+                f"{_WIPED} {broker.name} has lost what was forwarded up to offset {row[0]}: it was wiped, or is another"
             )
             connection.execute(_LETTER, [group, wiped_uuid(group), row[0], "*", lost])
     return row is not None
@@ -133,6 +151,38 @@ def note_wiped(database: Database, tenant: Tenant, broker: Broker) -> bool:
 def wiped_uuid(group: str) -> object:
     """Return the uuid of the dead letter that stands for all that a broker has lost."""
     return uuid5(NAMESPACE_OID, f"erpkit {group} wiped")
+
+
+_OPEN = """
+SELECT {slug}, error, min("offset"), count(*) FROM {dead_letters} WHERE status = 'open' AND handler = {group} GROUP BY error
+"""
+
+
+def read_forward_findings(
+    connection: Connection, tenants: Sequence[Tenant], scheme: str, errors: Errors | None = None
+) -> list[Finding]:
+    """Return what such a broker has lost or refused, by its open dead letters; `errors` is as in `read_tenants`."""
+    group = group_name(scheme)
+    queries = [
+        (
+            tenant,
+            sql.SQL(_OPEN).format(
+                slug=sql.Literal(tenant.slug), group=sql.Literal(group),
+                dead_letters=sql.Identifier(tenant.schema, "erpkit_dead_letters"),
+            ),
+        )
+        for tenant in tenants_with_table(connection, "erpkit_dead_letters", tenants, errors)
+    ]  # fmt: skip
+    return [_finding(group, *row) for row in sorted(read_tenants(connection, queries, errors))]
+
+
+def _finding(group: str, slug: str, error: str, offset: int, letters: int) -> Finding:
+    kind, _, problem = error.partition(": ")
+    if error.startswith(_WIPED):
+        remedy = f"erpkit events forward --tenant {slug} --from beginning"
+        return Finding("wiped broker", slug, problem, "error", remedy)
+    remedy = f"erpkit events forward --tenant {slug} --from {offset}"
+    return Finding("refused event", slug, f"{group}: {problem}", "warning", remedy, (f"{letters} letters, {kind}",))
 
 
 def read_forward_lag(

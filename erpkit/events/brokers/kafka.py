@@ -14,7 +14,7 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker as Client
 from faststream.security import BaseSecurity, SASLPlaintext
 
-from erpkit.events.brokers.broker import Route, Subscription
+from erpkit.events.brokers.broker import IN_ORDER, Route, Subscription
 from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
 from erpkit.events.brokers.wire import JSON, MARK, body_of, headers_of
 from erpkit.events.consumer import ConsumerGroup
@@ -31,6 +31,7 @@ class KafkaBroker(StreamBroker):
     """
 
     scheme = "kafka"
+    order = f"{IN_ORDER}by event type and tenant, whose key they must have; other consumers see no order between event types"
 
     def _client(self, *, consumer: bool) -> Any:  # noqa: ARG002
         login, _, rest = self.url.partition("://")[2].rpartition("@")

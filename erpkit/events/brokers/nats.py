@@ -16,7 +16,7 @@ from nats.js.api import AckPolicy as Acknowledge
 from nats.js.api import ConsumerConfig, DeliverPolicy, StreamConfig
 from nats.js.errors import APIError, BadRequestError, NotFoundError
 
-from erpkit.events.brokers.broker import LIVE, Route, Subscription
+from erpkit.events.brokers.broker import IN_ORDER, LIVE, Route, Subscription
 from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
 from erpkit.events.brokers.wire import (
     EXPECTED_LAST,
@@ -46,6 +46,7 @@ class NatsBroker(StreamBroker):
     """
 
     scheme = "nats"
+    order = f"{IN_ORDER}as it comes, a redelivery late; the stream has each event once within its duplicate window"
 
     def __init__(self, url: str, *, acknowledge_within: float = 10, redeliver_after: float = 30) -> None:
         super().__init__(url, acknowledge_within=acknowledge_within, redeliver_after=redeliver_after)
@@ -152,6 +153,17 @@ class NatsBroker(StreamBroker):
                 decoder=as_it_is,
             )
         ]
+
+    async def _is_lost(self, client: Any) -> bool:
+        """Ask for the durable consumers, as a fetch from one that is gone only times out."""
+        if await super()._is_lost(client):
+            return True
+        try:
+            for subscriber in client.subscribers:
+                await subscriber.subscription.consumer_info()
+        except NotFoundError:
+            return True
+        return False
 
     def _stream(self, route: Route) -> str:
         return self._streams.get(route.subject, route.subject.upper().replace(".", "-"))

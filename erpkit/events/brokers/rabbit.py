@@ -10,7 +10,7 @@ from faststream import AckPolicy
 from faststream.rabbit import Channel, ExchangeType, QueueType, RabbitExchange, RabbitQueue
 from faststream.rabbit import RabbitBroker as Client
 
-from erpkit.events.brokers.broker import Route, Subscription
+from erpkit.events.brokers.broker import IN_ORDER, Route, Subscription
 from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
 from erpkit.events.brokers.wire import JSON, MARK, body_of, headers_of, message_id, subject_of
 from erpkit.events.consumer import ConsumerGroup
@@ -26,6 +26,7 @@ class RabbitBroker(StreamBroker):
     """
 
     scheme = "amqp"
+    order = f"{IN_ORDER}as it comes, a redelivery late; after a fault other queues may get an event twice"
 
     def _client(self, *, consumer: bool) -> Any:  # noqa: ARG002
         return Client(

@@ -13,7 +13,7 @@ from faststream.redis import RedisBroker as Client
 from faststream.redis import StreamSub
 from redis.exceptions import ResponseError
 
-from erpkit.events.brokers.broker import Route, Subscription
+from erpkit.events.brokers.broker import IN_ORDER, Route, Subscription
 from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
 from erpkit.events.brokers.wire import JSON, MARK, body_of, headers_of
 from erpkit.events.consumer import ConsumerGroup
@@ -27,6 +27,7 @@ class RedisBroker(StreamBroker):
     """
 
     scheme = "redis"
+    order = f"{IN_ORDER}as it comes, by event type, a redelivery late; after a fault the stream may have an event twice"
 
     def _client(self, *, consumer: bool) -> Any:
         timeout = None if consumer else self.acknowledge_within

@@ -32,6 +32,7 @@ from erpkit.events.message import Message
 BATCH = 100  # messages handed over at a time, where the broker can
 _HANDLERS_AT_ONCE = 4  # of the pool's eight connections
 _PAUSE = 1.0  # seconds before what failed is asked for again
+_LOOK_AFTER = 2.0  # seconds between two looks whether consumers still have something to read from
 _CLOSE_WITHIN = 2.0  # seconds
 
 _UNFIT = (ValueError, TypeError, struct.error)  # what libraries raise for a name or a value that they cannot send
@@ -49,6 +50,7 @@ class StreamBroker(ABC):
     """
 
     scheme: ClassVar[str]
+    order: ClassVar[str]
 
     def __init__(self, url: str, *, acknowledge_within: float = 10, redeliver_after: float = 30) -> None:
         self.url = url
@@ -85,12 +87,14 @@ class StreamBroker(ABC):
     @contextmanager
     def consuming(self, subscriptions: Sequence[Subscription]) -> Iterator[None]:
         """Deliver to `subscriptions` while the block runs; a message is acknowledged after its `receive` has returned."""
-        self.declare([ConsumerGroup(each.group, (each.topic,)) for each in subscriptions])
-        consumer = self._call(self._start_consumer, subscriptions)
+        self.declare(_groups(subscriptions))
+        running = [self._call(self._start_consumer, subscriptions)]
+        watching = self._portal.start_task_soon(self._watch, subscriptions, running)
         try:
             yield
         finally:
-            self._call(self._stop, consumer)
+            watching.cancel()
+            self._call(self._stop, running[0])
 
     def close(self) -> None:
         """Give up the connections and end the thread of the loop."""
@@ -233,6 +237,21 @@ class StreamBroker(ABC):
             raise
         return client
 
+    async def _watch(self, subscriptions: Sequence[Subscription], running: list[Any]) -> None:
+        """Start the consumer anew when the broker has lost what it reads from, as the libraries give up, or wait for ever."""
+        while True:
+            await anyio.sleep(_LOOK_AFTER)
+            with suppress(Exception):  # while the broker is away
+                if await self._is_lost(running[0]):
+                    _log.warning("broker %s has lost what was consumed from it: made anew", self.name)
+                    await self._declare_all(_groups(subscriptions), LIVE)
+                    await self._stop(running[0])
+                    running[0] = await self._start_consumer(subscriptions)
+
+    async def _is_lost(self, client: Any) -> bool:
+        """Tell whether some subscriber has ended, or has nothing to read from."""
+        return not all(subscriber.running for subscriber in client.subscribers)
+
     def _deliveries(self, topic: str, message: Any) -> list[Delivery]:
         deliveries = []
         for headers, body in self._parts(message):
@@ -246,6 +265,10 @@ class StreamBroker(ABC):
         """Stop a client, whatever state its connection is in."""
         with suppress(Exception), anyio.move_on_after(_CLOSE_WITHIN):
             await client.stop()
+
+
+def _groups(subscriptions: Sequence[Subscription]) -> list[ConsumerGroup]:
+    return [ConsumerGroup(each.group, (each.topic,)) for each in subscriptions]
 
 
 def _start_loop() -> anyio.from_thread.BlockingPortal:
