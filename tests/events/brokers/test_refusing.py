@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import nats as nats_client
 import pytest
@@ -30,7 +31,7 @@ from erpkit.events.brokers.kafka import KafkaBroker
 from erpkit.events.brokers.nats import NatsBroker
 from erpkit.events.brokers.redis import RedisBroker
 from erpkit.migrations import Migration
-from tests.counting import GROUPS, SEEN, forward_and_consume, new_tenant, select, wait_until, write_events
+from tests.counting import GROUPS, SEEN, consuming, new_tenant, select, wait_until, write_events
 from tests.events.brokers.servers import MortalNats
 from tests.events.brokers.streams import stored
 
@@ -60,7 +61,8 @@ def test_a_message_of_2_mb_among_small_ones_becomes_a_dead_letter_of_the_forward
     assert "counter.Counted at offset 8" in str(first)
     assert "of 2,000," in str(first)
     assert "the server takes 1,048,576 bytes (max_payload)" in str(last)
-    forward_and_consume(shared_database, acme, jetstream)  # a handler has the log beside it, and misses none
+    with consuming(shared_database, acme, jetstream):  # a handler has the log beside it, and misses none
+        wait_until(lambda: len(select(shared_database, acme, SEEN)) == 40)
     assert select(shared_database, acme, SEEN) == [f"seen {number:05}" for number in range(100, 140)]
 
 
@@ -134,7 +136,7 @@ class Picky(MemoryBroker):
         self.offsets: list[int | None] = []
         self._refuses, self._fails = refuses, {fails}
 
-    def publish(self, tenant: str, messages: Sequence[Message], route: Route = LIVE) -> set[object]:  # type: ignore[override]
+    def publish(self, tenant: str, messages: Sequence[Message], route: Route = LIVE) -> set[UUID]:  # noqa: ARG002
         for message in messages:
             number = message.payload["number"]
             if number == self._refuses:
