@@ -25,8 +25,9 @@ class Settings:
     server. It may contain a password, so it is never shown; in ERPKIT_DATABASE, `env:NAME` refers to another variable. `modules`
     is an entry-point group, or None for the default. `tenants_query` lists the tenants of an ERP that erpkit did not make; None
     means `public.tenants`. `broker` is the URL to which events are forwarded, `memory:` for none; it may contain a password: show
-    `mask_url(broker)`. SQL that a person types may use `shared_schemas` besides the tenant's, and `allowed_functions` besides
-    PostgreSQL's own: names, with or without a schema, or `schema.*`.
+    `mask_url(broker)`. `broker_subject` is the pattern of its subjects or topics, "" for the usual one. SQL that a person types may
+    use `shared_schemas` besides the tenant's, and `allowed_functions` besides PostgreSQL's own: names, with or without a schema, or
+    `schema.*`.
     """
 
     database: str | None = field(default=None, repr=False)
@@ -34,6 +35,7 @@ class Settings:
     modules: str | None = None
     tenants_query: str | None = None
     broker: str = field(default="memory:", repr=False)
+    broker_subject: str = ""
     shared_schemas: tuple[str, ...] = ()
     allowed_functions: tuple[str, ...] = ()
 
@@ -42,7 +44,8 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read `ERPKIT_DATABASE` (else libpq's variables, else embedded) and `ERPKIT_` `HOME`, `MODULES`, `TENANTS_QUERY`, `BROKER`.
+        """Read `ERPKIT_DATABASE` (else libpq's variables, else embedded) and `ERPKIT_` `HOME`, `MODULES`, `TENANTS_QUERY`, `BROKER`,
+        `BROKER_SUBJECT`.
 
         `ERPKIT_SHARED_SCHEMAS` and `ERPKIT_ALLOWED_FUNCTIONS` are lists separated by commas; if they are not set, the modules.toml
         that ERPKIT_MODULES names may have them as `shared_schemas` and `allowed_functions`. Raises UsageError for an invalid
@@ -57,6 +60,7 @@ class Settings:
             modules=env.get("ERPKIT_MODULES") or None,
             tenants_query=env.get("ERPKIT_TENANTS_QUERY") or None,
             broker=env.get("ERPKIT_BROKER") or "memory:",
+            broker_subject=env.get("ERPKIT_BROKER_SUBJECT") or "",
             shared_schemas=_list("shared_schemas", env),
             allowed_functions=_list("allowed_functions", env),
         )

@@ -67,7 +67,7 @@ class RefusedError(BrokerError):
 
 @dataclass(frozen=True)
 class Subscription:
-    """A consumer group on one topic of all tenants.
+    """A consumer group, by its name for the broker, on one topic of all tenants.
 
     `receive` is called from a thread of the broker's, one call a group at a time. What it was given is acknowledged when it
     returns, and delivered again when it raises.
@@ -76,6 +76,11 @@ class Subscription:
     group: str
     topic: str
     receive: Callable[[Sequence[Delivery]], None]
+
+
+def queue_of(group: ConsumerGroup, topic: str) -> str:
+    """Return what a broker knows a group by on one of its topics: its name, and behind the first one the topic, too."""
+    return group.name if topic == group.topics[0] else f"{group.name}.{topic}"
 
 
 class Broker(Protocol):
@@ -145,7 +150,7 @@ class MemoryBroker:
         with self._changed:
             for group in groups:
                 for topic in group.topics:
-                    self._queues.setdefault((group.name, topic), deque())
+                    self._queues.setdefault((queue_of(group, topic), topic), deque())
 
     def has_mark(self) -> bool:
         """Tell that nothing was lost: what it holds ends with the process that forwards."""
@@ -222,9 +227,10 @@ def open_broker(settings: Settings, *, lasting: bool = False) -> Broker:
     file, name = _STREAM_BROKERS[scheme]
     try:
         # By name, as each file needs the libraries of its broker, and imports this one.
-        broker: Broker = getattr(import_module(f"erpkit.events.brokers.{file}"), name)(settings.broker)
+        made = getattr(import_module(f"erpkit.events.brokers.{file}"), name)
     except ImportError as error:
         raise UsageError(
             f"{mask_url(settings.broker)} needs the package {error.name}: pip install 'erpkit[brokers]'"
         ) from None
+    broker: Broker = made(settings.broker, subject=settings.broker_subject)
     return broker

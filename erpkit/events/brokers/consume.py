@@ -7,16 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import psycopg
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError, ErpkitError
-from erpkit.events.brokers.broker import FROM_BROKER, Broker, Delivery, Subscription
+from erpkit.events.brokers.broker import FROM_BROKER, Broker, Delivery, Subscription, queue_of
 from erpkit.events.checkpoints import group_lock, move_checkpoint, read_batch
 from erpkit.events.consumer import Consumer, group_of
 from erpkit.events.dead_letters import add_dead_letter
@@ -76,9 +76,10 @@ def consume(
     options = options or ConsumeOptions()
     work = _Consuming(database, registry, list_tenants)
     subscriptions = [
-        Subscription(handler.name, topic, partial(work.receive, handler))
+        Subscription(queue_of(group, topic), topic, partial(work.receive, handler))
         for handler in registry.event_handlers.values()
-        for topic in group_of(registry, handler).topics
+        for group in [group_of(registry, handler)]
+        for topic in group.topics
     ]
     with broker.consuming(subscriptions):
         work.last_delivery = time.monotonic()
@@ -175,8 +176,13 @@ class Deliveries:
         """Return the highest offset of the messages in the log, where those of other programs are appended."""
         tenant = self.consumer.tenant
         with name_log_behind(tenant), self.database.tenant_transaction(tenant, write=True) as connection:
-            foreign = [message for message in messages if message.uuid in _missing(connection, self.consumer, messages)]
-            append(connection, [message.with_metadata({FROM_BROKER: "true"}) for message in foreign])
+            for _ in range(2):  # the second time for one that another consumer has appended meanwhile
+                messages = _apart(connection, messages)
+                missing = _missing(connection, self.consumer, messages)
+                foreign = [message for message in messages if message.uuid in missing]
+                append(connection, [message.with_metadata({FROM_BROKER: "true"}) for message in foreign])
+                if not foreign:
+                    break
             ((last,),) = connection.execute(
                 'SELECT coalesce(max("offset"), 0) FROM erpkit_events WHERE uuid = ANY (%s)', [_uuids(messages)]
             ).fetchall()
@@ -234,6 +240,18 @@ class Deliveries:
 
     def _transaction(self) -> AbstractContextManager[Connection]:
         return self.database.tenant_transaction(self.consumer.tenant, write=True)
+
+
+def _apart(connection: Connection, messages: Sequence[Message]) -> list[Message]:
+    """Return the messages, with a uuid of its own for each that the log has on another topic: Watermill may publish one on two."""
+    rows = connection.execute("SELECT uuid, topic FROM erpkit_events WHERE uuid = ANY (%s)", [_uuids(messages)])
+    topics: dict[UUID, str] = dict(rows.fetchall())
+    return [
+        message
+        if topics.get(message.uuid, message.topic) == message.topic
+        else replace(message, uuid=uuid5(message.uuid, message.topic))
+        for message in messages
+    ]
 
 
 def _missing(connection: Connection, consumer: Consumer, messages: Sequence[Message]) -> set[UUID]:

@@ -27,7 +27,6 @@ from erpkit.events.brokers.wire import (
     headers_of,
     message_id,
     size_of,
-    subject_of,
 )
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
@@ -46,10 +45,13 @@ class NatsBroker(StreamBroker):
     """
 
     scheme = "nats"
+    subject = "erp.{tenant}.{topic}"
     order = f"{IN_ORDER}as it comes, a redelivery late; the stream has each event once within its duplicate window"
 
-    def __init__(self, url: str, *, acknowledge_within: float = 10, redeliver_after: float = 30) -> None:
-        super().__init__(url, acknowledge_within=acknowledge_within, redeliver_after=redeliver_after)
+    def __init__(
+        self, url: str, *, acknowledge_within: float = 10, redeliver_after: float = 30, subject: str = ""
+    ) -> None:
+        super().__init__(url, acknowledge_within=acknowledge_within, redeliver_after=redeliver_after, subject=subject)
         self._streams = {LIVE.subject: STREAM}  # by subject
 
     def _client(self, *, consumer: bool) -> Any:
@@ -67,9 +69,12 @@ class NatsBroker(StreamBroker):
 
     async def _declare(self, client: Any, groups: Sequence[ConsumerGroup], route: Route) -> None:  # noqa: ARG002
         jetstream = client.connection.jetstream()
+        is_usual = route.is_live and self.naming.pattern == self.subject
         name, subjects = self._stream(route), f"{route.subject}.>"
+        if route.is_live and not is_usual:
+            subjects = self.naming.wildcard()
         try:
-            if not route.is_live:
+            if not is_usual:
                 name = await jetstream.find_stream_name_by_subject(subjects)
             await jetstream.stream_info(name)
         except NotFoundError:
@@ -90,7 +95,7 @@ class NatsBroker(StreamBroker):
             raise MaxPayloadError  # the server would close the connection, as the library counts no headers
         acknowledged = await client.publish(
             body_of(message),
-            subject_of(tenant, message.topic, route),
+            self._published_as(tenant, message, route),
             headers=headers,
             correlation_id=message.correlation_id,
             stream=self._stream(route),
@@ -117,8 +122,8 @@ class NatsBroker(StreamBroker):
         if isinstance(error, MaxPayloadError):
             return f"the server takes {client.connection.max_payload:,} bytes (max_payload)"
         if isinstance(error, APIError) and error.err_code == _TOO_LARGE:
-            info = await client.connection.jetstream().stream_info(STREAM)
-            return f"the stream {STREAM} takes {info.config.max_msg_size:,} bytes (max_msg_size)"
+            info = await client.connection.jetstream().stream_info(self._stream(LIVE))
+            return f"the stream {info.config.name} takes {info.config.max_msg_size:,} bytes (max_msg_size)"
         return "it makes no subject" if isinstance(error, BadSubjectError) else await super()._refusal(client, error)
 
     async def _has_mark(self, client: Any) -> bool:
@@ -128,21 +133,21 @@ class NatsBroker(StreamBroker):
             mark = await jetstream.stream_info(_MARK)
         except NotFoundError:
             return False
-        return bool(mark.config.description == str((await jetstream.stream_info(STREAM)).created))
+        return bool(mark.config.description == str((await jetstream.stream_info(self._stream(LIVE))).created))
 
     async def _leave_mark(self, client: Any) -> None:
         jetstream = client.connection.jetstream()
         with suppress(NotFoundError):
             await jetstream.delete_stream(_MARK)
-        created = (await jetstream.stream_info(STREAM)).created
+        created = (await jetstream.stream_info(self._stream(LIVE))).created
         await jetstream.add_stream(StreamConfig(name=_MARK, subjects=[MARK], description=str(created)))
 
     def _subscribe(self, client: Any, subscription: Subscription) -> list[Any]:
         wanted = ConsumerConfig(ack_policy=Acknowledge.EXPLICIT, ack_wait=self.redeliver_after)
         return [
             client.subscriber(
-                subject_of("*", subscription.topic),
-                stream=JStream(STREAM, declare=False),
+                self.naming.wildcard(subscription.topic),
+                stream=JStream(self._stream(LIVE), declare=False),
                 durable=subscription.group.replace(".", "-"),  # a consumer's name may not hold a dot
                 config=wanted,
                 deliver_policy=DeliverPolicy.ALL,
@@ -164,6 +169,9 @@ class NatsBroker(StreamBroker):
         except NotFoundError:
             return True
         return False
+
+    def _name(self, raw: Any) -> str:
+        return str(raw.subject)
 
     def _stream(self, route: Route) -> str:
         return self._streams.get(route.subject, route.subject.upper().replace(".", "-"))

@@ -10,9 +10,9 @@ from faststream import AckPolicy
 from faststream.rabbit import Channel, ExchangeType, QueueType, RabbitExchange, RabbitQueue
 from faststream.rabbit import RabbitBroker as Client
 
-from erpkit.events.brokers.broker import IN_ORDER, Route, Subscription
+from erpkit.events.brokers.broker import IN_ORDER, Route, Subscription, queue_of
 from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
-from erpkit.events.brokers.wire import JSON, MARK, body_of, headers_of, message_id, subject_of
+from erpkit.events.brokers.wire import JSON, MARK, body_of, headers_of, message_id
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
 
@@ -26,6 +26,7 @@ class RabbitBroker(StreamBroker):
     """
 
     scheme = "amqp"
+    subject = "erp.{tenant}.{topic}"
     order = f"{IN_ORDER}as it comes, a redelivery late; after a fault other queues may get an event twice"
 
     def _client(self, *, consumer: bool) -> Any:  # noqa: ARG002
@@ -42,15 +43,16 @@ class RabbitBroker(StreamBroker):
         exchange = await client.declare_exchange(_EXCHANGE)
         for group in groups:
             for topic in group.topics:
-                queue = await client.declare_queue(_queue(group.name, topic))
-                await queue.bind(exchange, subject_of("*", topic))
+                wanted = self._queue(queue_of(group, topic), topic)
+                queue = await client.declare_queue(wanted)
+                await queue.bind(exchange, wanted.routing_key)
 
     async def _send(self, client: Any, tenant: str, message: Message, route: Route) -> bool:
         await client.publish(
             body_of(message),
             exchange=_EXCHANGE,
             content_type=JSON,
-            routing_key=subject_of(tenant, message.topic, route),
+            routing_key=self._published_as(tenant, message, route),
             mandatory=not route.is_live,  # an event that no handler waits for is no fault; one replayed to nobody is
             persist=True,
             headers=headers_of(tenant, message, route),
@@ -76,9 +78,11 @@ class RabbitBroker(StreamBroker):
         await client.declare_exchange(RabbitExchange(MARK, durable=True))
 
     def _subscribe(self, client: Any, subscription: Subscription) -> list[Any]:
-        queue = _queue(subscription.group, subscription.topic)
+        queue = self._queue(subscription.group, subscription.topic)
         return [client.subscriber(queue, _EXCHANGE, ack_policy=AckPolicy.MANUAL, decoder=as_it_is)]
 
+    def _queue(self, group: str, topic: str) -> RabbitQueue:
+        return RabbitQueue(group, queue_type=QueueType.QUORUM, durable=True, routing_key=self.naming.wildcard(topic))
 
-def _queue(group: str, topic: str) -> RabbitQueue:
-    return RabbitQueue(group, queue_type=QueueType.QUORUM, durable=True, routing_key=subject_of("*", topic))
+    def _name(self, raw: Any) -> str:
+        return str(raw.routing_key)

@@ -13,7 +13,8 @@ from faststream.redis import RedisBroker as Client
 from faststream.redis import StreamSub
 from redis.exceptions import ResponseError
 
-from erpkit.events.brokers.broker import IN_ORDER, Route, Subscription
+from erpkit.errors import UsageError
+from erpkit.events.brokers.broker import IN_ORDER, Route, Subscription, queue_of
 from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
 from erpkit.events.brokers.wire import JSON, MARK, body_of, headers_of
 from erpkit.events.consumer import ConsumerGroup
@@ -27,7 +28,17 @@ class RedisBroker(StreamBroker):
     """
 
     scheme = "redis"
+    subject = "erp.{topic}"
     order = f"{IN_ORDER}as it comes, by event type, a redelivery late; after a fault the stream may have an event twice"
+
+    def __init__(
+        self, url: str, *, acknowledge_within: float = 10, redeliver_after: float = 30, subject: str = ""
+    ) -> None:
+        super().__init__(url, acknowledge_within=acknowledge_within, redeliver_after=redeliver_after, subject=subject)
+        if not self.naming.is_one:
+            raise UsageError(
+                f"ERPKIT_BROKER_SUBJECT is {subject!r}: Redis reads whole streams: leave out {{tenant}} and {{uuid}}"
+            )
 
     def _client(self, *, consumer: bool) -> Any:
         timeout = None if consumer else self.acknowledge_within
@@ -40,12 +51,14 @@ class RedisBroker(StreamBroker):
         for group in groups:
             for topic in group.topics:
                 with suppress(ResponseError):  # it is there already
-                    await redis.xgroup_create(f"erp.{topic}", group.name, id="0", mkstream=True)
+                    await redis.xgroup_create(
+                        self.naming.name("", topic, ""), queue_of(group, topic), id="0", mkstream=True
+                    )
 
     async def _send(self, client: Any, tenant: str, message: Message, route: Route) -> bool:
         await client.publish(
             body_of(message),
-            stream=f"{route.subject}.{message.topic}",
+            stream=self._published_as(tenant, message, route),
             headers={**headers_of(tenant, message, route), "content-type": JSON},
             correlation_id=message.correlation_id,
         )
@@ -65,7 +78,7 @@ class RedisBroker(StreamBroker):
     def _subscribe(self, client: Any, subscription: Subscription) -> list[Any]:
         """Read what is new, and claim what a consumer that died, or failed, has left unacknowledged."""
         consumer = f"{socket.gethostname()}-{os.getpid()}"
-        stream = f"erp.{subscription.topic}"
+        stream = self.naming.name("", subscription.topic, "")
         return [
             client.subscriber(stream=each, ack_policy=AckPolicy.MANUAL, decoder=as_it_is)
             for each in (
@@ -75,3 +88,9 @@ class RedisBroker(StreamBroker):
                 ),
             )
         ]
+
+    def _published_as(self, tenant: str, message: Message, route: Route) -> str:
+        return super()._published_as(tenant, message, route) if route.is_live else f"{route.subject}.{message.topic}"
+
+    def _name(self, raw: Any) -> str:
+        return str(raw["channel"])

@@ -25,6 +25,7 @@ import anyio.to_thread
 from erpkit.config import mask_url
 from erpkit.errors import BrokerError
 from erpkit.events.brokers.broker import LIVE, Delivery, RefusedError, Route, Subscription
+from erpkit.events.brokers.naming import Naming
 from erpkit.events.brokers.wire import MalformedError, from_wire, size_of
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
@@ -52,7 +53,12 @@ class StreamBroker(ABC):
     scheme: ClassVar[str]
     order: ClassVar[str]
 
-    def __init__(self, url: str, *, acknowledge_within: float = 10, redeliver_after: float = 30) -> None:
+    subject: ClassVar[str]  # the pattern of names, unless the settings say otherwise
+
+    def __init__(
+        self, url: str, *, acknowledge_within: float = 10, redeliver_after: float = 30, subject: str = ""
+    ) -> None:
+        self.naming = Naming(subject or self.subject)
         self.url = url
         self.name = mask_url(url)
         self.acknowledge_within = acknowledge_within
@@ -127,11 +133,22 @@ class StreamBroker(ABC):
     def _subscribe(self, client: Any, subscription: Subscription) -> list[Any]:
         """Return FastStream subscribers for a group, with manual acknowledgement."""
 
-    def _parts(self, message: Any) -> list[tuple[Mapping[str, Any], bytes]]:
-        """Return headers and body of each message in what FastStream handed over."""
-        if isinstance(message.raw_message, list | tuple):
-            return list(zip(message.batch_headers, message.body, strict=True))
-        return [(message.headers, message.body)]
+    @abstractmethod
+    def _name(self, raw: Any) -> str:
+        """Return the subject, or the topic, that a message came on."""
+
+    def _parts(self, message: Any) -> list[tuple[str, Mapping[str, Any], bytes]]:
+        """Return the subject, headers and body of each message in what FastStream handed over."""
+        raw = message.raw_message
+        if isinstance(raw, list | tuple):
+            return list(zip(map(self._name, raw), message.batch_headers, message.body, strict=True))
+        return [(self._name(raw), message.headers, message.body)]
+
+    def _published_as(self, tenant: str, message: Message, route: Route) -> str:
+        """Return the name that a message is published under."""
+        if route.is_live:
+            return self.naming.name(tenant, message.topic, message.uuid)
+        return f"{route.subject}.{tenant}.{message.topic}"
 
     async def _nack(self, message: Any) -> None:
         await message.nack()
@@ -254,9 +271,10 @@ class StreamBroker(ABC):
 
     def _deliveries(self, topic: str, message: Any) -> list[Delivery]:
         deliveries = []
-        for headers, body in self._parts(message):
+        for name, headers, body in self._parts(message):
+            tenant, said = self.naming.read(name)
             try:
-                deliveries.append(from_wire(topic, headers, body))
+                deliveries.append(from_wire(said or topic, headers, body, tenant))
             except MalformedError as error:
                 _log.warning("broker %s: left out: %s", self.name, error)
         return deliveries
