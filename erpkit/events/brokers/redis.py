@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import takewhile
 from typing import Any
 
 from faststream import AckPolicy
@@ -19,6 +21,8 @@ from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
 from erpkit.events.brokers.wire import JSON, MARK, body_of, headers_of
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
+
+_STREAMS = (b"stream", b"none", "stream", "none")  # the type of a key that can be added to
 
 
 class RedisBroker(StreamBroker):
@@ -55,14 +59,33 @@ class RedisBroker(StreamBroker):
                         self.naming.name("", topic, ""), queue_of(group, topic), id="0", mkstream=True
                     )
 
-    async def _send(self, client: Any, tenant: str, message: Message, route: Route) -> bool:
+    async def _send(self, client: Any, tenant: str, message: Message, route: Route, pipeline: Any = None) -> bool:
         await client.publish(
             body_of(message),
             stream=self._published_as(tenant, message, route),
             headers={**headers_of(tenant, message, route), "content-type": JSON},
             correlation_id=message.correlation_id,
+            pipeline=pipeline,
         )
         return False
+
+    async def _send_all(
+        self, client: Any, tenant: str, messages: Sequence[Message], route: Route
+    ) -> list[bool | BaseException]:
+        """Send all in one transaction of Redis, up to one whose key holds no stream: it would be the only one to fail there."""
+        redis = await client.connect()
+        names = [self._published_as(tenant, message, route) for message in messages]
+        try:
+            taken = {name for name in set(names) if await redis.type(name) not in _STREAMS}
+            fitting = list(takewhile(lambda name: name not in taken, names))
+            async with redis.pipeline(transaction=True) as pipeline:
+                for message in messages[: len(fitting)]:
+                    await self._send(client, tenant, message, route, pipeline)
+                await asyncio.wait_for(pipeline.execute(), self.acknowledge_within)
+        except Exception as error:
+            return [error]
+        fault = [ResponseError("WRONGTYPE the key holds another kind of value")] if len(fitting) < len(names) else []
+        return [*(False for _ in fitting), *fault]
 
     async def _refusal(self, client: Any, error: BaseException) -> str:
         """A key of that name that holds no stream is in the way until somebody removes it."""

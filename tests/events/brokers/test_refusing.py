@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import nats as nats_client
 import pytest
+from nats.js.api import DiscardPolicy
 
 from erpkit.database import Database, Tenant
 from erpkit.errors import BrokerError, ErpkitError, PlanChangedError
@@ -78,22 +80,43 @@ def test_a_stream_that_takes_less_than_its_server_is_named_with_its_limit(
     shared_database: Database, acme: Tenant, nats: MortalNats, jetstream: NatsBroker
 ) -> None:
     jetstream.declare(GROUPS)
-    _limit_stream(nats, 5000)
+    _limit_stream(nats, max_msg_size=5000)
     try:
         _write(shared_database, acme, [10, 6000, 10, 10])
         assert forward(shared_database, acme, jetstream) == Forwarded(acme.slug, 3, 4, refused=1)
         assert [offset for _, offset, _, _ in stored(nats, acme.slug)] == [1, 3, 4]
     finally:
-        _limit_stream(nats, -1)
+        _limit_stream(nats, max_msg_size=-1)
     (error,) = select(shared_database, acme, LETTERS)
     assert "the stream ERP takes 5,000 bytes (max_msg_size)" in str(error)
 
 
-def _limit_stream(server: MortalNats, size: int) -> None:
+def test_what_jetstream_does_not_take_now_is_overtaken_by_nothing_behind_it(
+    shared_database: Database, acme: Tenant, nats: MortalNats, jetstream: NatsBroker
+) -> None:
+    """One topic is full, and there is room for the other."""
+    jetstream.declare(GROUPS)
+    limits = {"max_msgs_per_subject": 3, "discard": DiscardPolicy.NEW, "discard_new_per_subject": True}
+    _limit_stream(nats, **limits)
+    try:
+        with shared_database.tenant_transaction(acme, write=True) as connection:
+            topics = ["counter.Counted"] * 5 + ["counter.Noticed"] * 3
+            append(connection, [Message(topic, {"number": 1}) for topic in topics])
+        with pytest.raises(
+            BrokerError, match="5 of 8 messages were not acknowledged, the first counter.Counted at offset 4"
+        ):
+            forward(shared_database, acme, jetstream)
+        assert [offset for _, offset, _, _ in stored(nats, acme.slug)] == [1, 2, 3]
+    finally:
+        _limit_stream(nats, max_msgs_per_subject=-1, discard=DiscardPolicy.OLD, discard_new_per_subject=False)
+    assert forward(shared_database, acme, jetstream).events == 8
+    assert [offset for _, offset, _, _ in stored(nats, acme.slug)] == list(range(1, 9))
+
+
+def _limit_stream(server: MortalNats, **limits: Any) -> None:
     async def limit() -> None:
         client = await nats_client.connect(server.url)
-        config = (await client.jetstream().stream_info("ERP")).config
-        config.max_msg_size = size
+        config = (await client.jetstream().stream_info("ERP")).config.evolve(**limits)
         await client.jetstream().update_stream(config)
         await client.close()
 
