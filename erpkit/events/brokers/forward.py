@@ -16,6 +16,7 @@ from erpkit.events.lag import GroupLag
 from erpkit.events.log import name_log_behind
 from erpkit.events.message import Message
 from erpkit.finding import Finding
+from erpkit.plural import count_of
 
 BATCH = 500
 _WIPED = "WipedError:"
@@ -182,7 +183,9 @@ def _finding(group: str, slug: str, error: str, offset: int, letters: int) -> Fi
         remedy = f"erpkit events forward --tenant {slug} --from beginning"
         return Finding("wiped broker", slug, problem, "error", remedy)
     remedy = f"erpkit events forward --tenant {slug} --from {offset}"
-    return Finding("refused event", slug, f"{group}: {problem}", "warning", remedy, (f"{letters} letters, {kind}",))
+    return Finding(
+        "refused event", slug, f"{group}: {problem}", "warning", remedy, (f"{count_of(letters, 'letter')}, {kind}",)
+    )
 
 
 def read_forward_lag(

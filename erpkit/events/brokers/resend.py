@@ -13,6 +13,7 @@ from erpkit.events.checkpoints import group_lock
 from erpkit.events.log import check_time_zones, name_log_behind
 from erpkit.finding import Finding, not_read
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
 from erpkit.table import Column, Table
 
 # By time, the first offset, as a clock that was set back leaves later events with earlier times.
@@ -80,7 +81,7 @@ class ResendPlan:
         return (Table(_REWINDS, self.rewinds, "No event from there on was forwarded."),)
 
     def __str__(self) -> str:
-        what = f"{self.size:,} events of {len(self.rewinds)} tenants again"
+        what = f"{count_of(self.size, 'event')} of {count_of(len(self.rewinds), 'tenant')} again"
         return f"`erpkit events forward` sends {what}" if self.done else f"send {what}"
 
 

@@ -29,6 +29,7 @@ from erpkit.events.brokers.naming import Naming
 from erpkit.events.brokers.wire import MalformedError, from_wire, size_of
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
+from erpkit.plural import count_of
 
 BATCH = 100  # messages handed over at a time, where the broker can
 _HANDLERS_AT_ONCE = 4  # of the pool's eight connections
@@ -227,8 +228,8 @@ class StreamBroker(ABC):
             size = size_of(tenant, first)
             return RefusedError(f"broker {self.name} refuses {place}, of {size:,} bytes: {refusal}", first)
         return BrokerError(
-            f"broker {self.name}: {len(messages) - index} of {len(messages)} messages were not acknowledged, the first "
-            f"{place}: {self._reason(error)}"
+            f"broker {self.name}: {len(messages) - index:,} of {count_of(len(messages), 'message was', 'messages were')} not "
+            f"acknowledged, the first {place}: {self._reason(error)}"
         )
 
     async def _refusal(self, client: Any, error: BaseException) -> str:  # noqa: ARG002

@@ -115,7 +115,7 @@ def test_the_forwarder_shows_in_lag_and_sends_again_from_a_point_that_was_planne
     (one,) = plan["tenants"]
     assert (one["from"], one["events"]) == (3, one["to"] - 2)
     done = erpkit(*chosen, "--confirm", plan["plan"])
-    assert f"`erpkit events forward` sends {one['events']} events of 1 tenants again" in done.stdout, done.stderr
+    assert f"`erpkit events forward` sends {one['events']} events of 1 tenant again" in done.stdout, done.stderr
     forwarded = json.loads(erpkit("events", "forward", "--once", "--json").stdout)
     assert [(row["events"], row["refused"]) for row in forwarded if row["tenant"] == "acme"] == [(one["events"], 0)]
 

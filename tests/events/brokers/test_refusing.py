@@ -216,7 +216,7 @@ def test_a_stream_that_was_deleted_and_made_anew_is_noticed_and_what_it_lost_can
     assert "has lost what was forwarded up to offset 20" in lost
     plan = plan_resend(shared_database, [acme], group_name("nats"), offset=6)
     assert [(one.first_offset, one.events, one.checkpoint) for one in plan.rewinds] == [(6, 15, 20)]
-    assert str(plan) == "send 15 events of 1 tenants again"
+    assert str(plan) == "send 15 events of 1 tenant again"
     with pytest.raises(PlanChangedError):
         run_resend(shared_database, plan, "resend-0")
     run_resend(shared_database, plan, plan.id)
