@@ -101,7 +101,7 @@ class RabbitServer:
             "RABBITMQ_LOG_BASE": self.folder / "log",
             "RABBITMQ_PID_FILE": self.folder / "pid",
             "RABBITMQ_ENABLED_PLUGINS_FILE": self.folder / "plugins",
-            "RABBITMQ_CONFIG_FILE": self.folder / "rabbitmq",
+            "RABBITMQ_CONFIG_FILE": self._write_config(),
             "RABBITMQ_CONF_ENV_FILE": self.folder / "none",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1",
         }
@@ -112,6 +112,11 @@ class RabbitServer:
             )  # fmt: skip
         self.processes.append(server)
         wait_until(lambda: answers(self.port))
+
+    def _write_config(self) -> Path:
+        path = self.folder / "rabbitmq.conf"
+        path.write_text("max_message_size = 1000000\n")
+        return path
 
     def kill(self) -> None:
         """Kill the script and the Erlang machine under it."""

@@ -120,6 +120,21 @@ def test_the_forwarder_shows_in_lag_and_sends_again_from_a_point_that_was_planne
     assert [(row["events"], row["refused"]) for row in forwarded if row["tenant"] == "acme"] == [(one["events"], 0)]
 
 
+def test_a_tenant_whose_log_cannot_be_read_is_named_and_does_not_stop_the_others(
+    planted: Planted, shared_database: Database, nats: NatsServer
+) -> None:
+    with shared_database.connection() as connection:
+        connection.execute("ALTER TABLE tenant_acme.erpkit_events RENAME TO lost")
+    try:
+        done = erpkit("events", "forward", "--once", "--json")
+    finally:
+        with shared_database.connection() as connection:
+            connection.execute("ALTER TABLE tenant_acme.lost RENAME TO erpkit_events")
+    assert (done.returncode, "! acme: its event log lacks migrations" in done.stderr) == (3, True)
+    slugs = {row["tenant"] for row in json.loads(done.stdout)}
+    assert slugs == {slug for slug in planted.tenants if slug not in ("acme", planted.suspended)}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

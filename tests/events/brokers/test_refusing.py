@@ -31,6 +31,7 @@ from erpkit.events.brokers import (
 )
 from erpkit.events.brokers.kafka import KafkaBroker
 from erpkit.events.brokers.nats import NatsBroker
+from erpkit.events.brokers.rabbit import RabbitBroker
 from erpkit.events.brokers.redis import RedisBroker
 from erpkit.migrations import Migration
 from tests.counting import GROUPS, SEEN, consuming, new_tenant, select, wait_until, write_events
@@ -136,6 +137,17 @@ def test_kafka_refuses_what_is_too_large_and_takes_the_rest_in_order(
     with kafka.consuming([listen]):
         wait_until(lambda: len(offsets) == 3)
     assert offsets == [1, 3, 4]
+
+
+def test_rabbitmq_refuses_what_is_over_its_limit_and_both_sizes_are_told(
+    shared_database: Database, acme: Tenant, rabbit: RabbitBroker
+) -> None:
+    rabbit.declare(GROUPS)
+    _write(shared_database, acme, [10, 2_000_000, 10, 10])
+    assert forward(shared_database, acme, rabbit) == Forwarded(acme.slug, 3, 4, refused=1)
+    (error,) = select(shared_database, acme, LETTERS)
+    assert "of 2,000," in str(error)
+    assert "larger than configured max size 1000000" in str(error)
 
 
 def test_redis_refuses_what_goes_to_a_key_that_is_no_stream(
