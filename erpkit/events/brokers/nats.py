@@ -11,7 +11,7 @@ from typing import Any
 from faststream import AckPolicy
 from faststream.nats import JStream, PullSub
 from faststream.nats import NatsBroker as Client
-from nats.errors import BadSubjectError, MaxPayloadError
+from nats.errors import BadHeaderError, BadSubjectError, MaxPayloadError
 from nats.js.api import AckPolicy as Acknowledge
 from nats.js.api import ConsumerConfig, DeliverPolicy, StreamConfig
 from nats.js.errors import APIError, BadRequestError, NotFoundError
@@ -32,7 +32,10 @@ from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
 
 DUPLICATE_WINDOW = 3600  # seconds in which JetStream drops a second message with the same id
-_TOO_LARGE = 10054  # JetStream's error for a message over the stream's max_msg_size
+_TOO_LARGE, _HEADERS_TOO_LARGE = (
+    10054,
+    10097,
+)  # JetStream's errors for a message over the stream's max_msg_size, and over 64 KiB
 _MARK = MARK.replace(".", "-")  # a stream's name may not hold a dot
 _FETCH_FOR = 1.0  # seconds until the server is asked anew when nothing comes
 
@@ -121,10 +124,13 @@ class NatsBroker(StreamBroker):
     async def _refusal(self, client: Any, error: BaseException) -> str:
         if isinstance(error, MaxPayloadError):
             return f"the server takes {client.connection.max_payload:,} bytes (max_payload)"
+        if isinstance(error, APIError) and error.err_code == _HEADERS_TOO_LARGE:
+            return str(error.description)
         if isinstance(error, APIError) and error.err_code == _TOO_LARGE:
             info = await client.connection.jetstream().stream_info(self._stream(LIVE))
             return f"the stream {info.config.name} takes {info.config.max_msg_size:,} bytes (max_msg_size)"
-        return "it makes no subject" if isinstance(error, BadSubjectError) else await super()._refusal(client, error)
+        is_unfit = isinstance(error, BadSubjectError | BadHeaderError)
+        return self._reason(error) if is_unfit else await super()._refusal(client, error)
 
     async def _has_mark(self, client: Any) -> bool:
         """Tell whether the mark names the stream as it is: one that was deleted and made anew was made at another time."""

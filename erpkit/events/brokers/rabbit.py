@@ -16,6 +16,7 @@ from erpkit.events.brokers.wire import JSON, MARK, body_of, headers_of, message_
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
 
+_HEADERS = 120_000  # bytes; with what is around them a frame takes 131,072
 _EXCHANGE = RabbitExchange("erp", type=ExchangeType.TOPIC, durable=True)
 
 
@@ -48,6 +49,9 @@ class RabbitBroker(StreamBroker):
                 await queue.bind(exchange, wanted.routing_key)
 
     async def _send(self, client: Any, tenant: str, message: Message, route: Route) -> bool:
+        headers = headers_of(tenant, message, route)
+        if (size := sum(len(f"{key}{value}".encode()) for key, value in headers.items())) > _HEADERS:
+            raise ValueError(f"headers of {size:,} bytes fit no frame")  # the server would close the connection
         await client.publish(
             body_of(message),
             exchange=_EXCHANGE,
@@ -55,7 +59,7 @@ class RabbitBroker(StreamBroker):
             routing_key=self._published_as(tenant, message, route),
             mandatory=not route.is_live,  # an event that no handler waits for is no fault; one replayed to nobody is
             persist=True,
-            headers=headers_of(tenant, message, route),
+            headers=headers,
             message_id=message_id(message, route),
             correlation_id=message.correlation_id,
             timeout=self.acknowledge_within,

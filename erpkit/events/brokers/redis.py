@@ -7,7 +7,6 @@ import os
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import takewhile
 from typing import Any
 
 from faststream import AckPolicy
@@ -23,6 +22,8 @@ from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
 
 _STREAMS = (b"stream", b"none", "stream", "none")  # the type of a key that can be added to
+
+_WRONG_TYPE = "WRONGTYPE the key holds another kind of value"
 
 
 class RedisBroker(StreamBroker):
@@ -72,24 +73,29 @@ class RedisBroker(StreamBroker):
     async def _send_all(
         self, client: Any, tenant: str, messages: Sequence[Message], route: Route
     ) -> list[bool | BaseException]:
-        """Send all in one transaction of Redis, up to one whose key holds no stream: it would be the only one to fail there."""
+        """Send all in one transaction of Redis, up to one that cannot be written or whose key holds no stream: it alone would fail."""
         redis = await client.connect()
-        names = [self._published_as(tenant, message, route) for message in messages]
+        names = {self._published_as(tenant, message, route) for message in messages}
+        fault: list[BaseException] = []
         try:
-            taken = {name for name in set(names) if await redis.type(name) not in _STREAMS}
-            fitting = list(takewhile(lambda name: name not in taken, names))
+            taken = {name for name in names if await redis.type(name) not in _STREAMS}
             async with redis.pipeline(transaction=True) as pipeline:
-                for message in messages[: len(fitting)]:
-                    await self._send(client, tenant, message, route, pipeline)
-                await asyncio.wait_for(pipeline.execute(), self.acknowledge_within)
+                for message in messages:
+                    try:
+                        if self._published_as(tenant, message, route) in taken:
+                            raise ResponseError(_WRONG_TYPE)
+                        await self._send(client, tenant, message, route, pipeline)
+                    except Exception as error:
+                        fault.append(error)
+                        break
+                sent = await asyncio.wait_for(pipeline.execute(), self.acknowledge_within)
         except Exception as error:
             return [error]
-        fault = [ResponseError("WRONGTYPE the key holds another kind of value")] if len(fitting) < len(names) else []
-        return [*(False for _ in fitting), *fault]
+        return [*(False for _ in sent), *fault]
 
     async def _refusal(self, client: Any, error: BaseException) -> str:
         """A key of that name that holds no stream is in the way until somebody removes it."""
-        is_in_the_way = isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
+        is_in_the_way = isinstance(error, ResponseError) and str(error).startswith(_WRONG_TYPE[:9])
         return f"the key is no stream ({error})" if is_in_the_way else await super()._refusal(client, error)
 
     async def _has_mark(self, client: Any) -> bool:

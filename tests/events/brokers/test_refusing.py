@@ -163,6 +163,32 @@ def test_redis_refuses_what_goes_to_a_key_that_is_no_stream(
     assert "the key is no stream" in str(select(shared_database, acme, LETTERS)[0])
 
 
+@pytest.mark.parametrize("kind", ["jetstream", "redis", "rabbit", "kafka"])
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"": "empty"},
+        {"a:b": "colon"},
+        {"two\nlines": "two\r\nlines"},
+        {"a b": " blanks "},
+        {"ü": "ö 🚀"},
+        {"k" * 300: "long"},
+        {"note": "x" * 300_000},
+    ],
+    ids=["empty", "colon", "lines", "blanks", "unicode", "long", "large"],
+)
+def test_odd_metadata_stop_no_forwarder(
+    shared_database: Database, acme: Tenant, request: pytest.FixtureRequest, kind: str, metadata: dict[str, str]
+) -> None:
+    broker: Broker = request.getfixturevalue(kind)
+    broker.declare(GROUPS)
+    with shared_database.tenant_transaction(acme, write=True) as connection:
+        append(connection, [Message("counter.Counted", {"number": 1}, metadata=more) for more in ({}, metadata, {})])
+    done = forward(shared_database, acme, broker)
+    assert (done.events + done.refused, done.offset) == (3, 3)
+    assert done.events >= 2
+
+
 class Picky(MemoryBroker):
     """Refuses one number for good, and fails once at another: what it stored is in `offsets`."""
 
