@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from uuid import NAMESPACE_OID, uuid5
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 from psycopg import sql
 
 from erpkit.database import Connection, Database, Errors, Tenant, note_failure, read_tenants, tenants_with_table
-from erpkit.events.brokers.broker import FROM_BROKER, Broker, RefusedError
+from erpkit.events.brokers.broker import FROM_BROKER, LIVE, Broker, RefusedError, Route
 from erpkit.events.checkpoints import move_checkpoint, read_batch
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.lag import GroupLag
@@ -83,25 +83,27 @@ def _forward_batch(database: Database, tenant: Tenant, broker: Broker, limit: in
         if not messages:
             return 0, Forwarded(tenant.slug, 0, checkpoint.offset)
         own = [message for message in messages if FROM_BROKER not in message.metadata]
-        refused = _publish(broker, tenant, own)
+        _, refused = publish_past_refused(broker, tenant, own)
         _keep_letters(connection, group.name, own, refused)
         last = messages[-1].offset or 0
         move_checkpoint(connection, group, last)
     return len(messages), Forwarded(tenant.slug, len(own) - len(refused), last, len(refused))
 
 
-def _publish(broker: Broker, tenant: Tenant, messages: Sequence[Message]) -> list[RefusedError]:
-    """Publish in order, without those that the broker refuses for good; return these."""
+def publish_past_refused(
+    broker: Broker, tenant: Tenant, messages: Sequence[Message], route: Route = LIVE
+) -> tuple[set[UUID], list[RefusedError]]:
+    """Publish in order, without those that the broker refuses for good; return the uuids that it had, and what it refused."""
+    known: set[UUID] = set()
     refused: list[RefusedError] = []
     while messages:
         try:
-            broker.publish(tenant.slug, messages)
+            known |= broker.publish(tenant.slug, messages, route)
+            break
         except RefusedError as error:
             refused.append(error)
             messages = messages[messages.index(error.message) + 1 :]
-        else:
-            break
-    return refused
+    return known, refused
 
 
 def _keep_letters(
@@ -149,7 +151,7 @@ def note_wiped(database: Database, tenant: Tenant, broker: Broker) -> bool:
     return row is not None
 
 
-def wiped_uuid(group: str) -> object:
+def wiped_uuid(group: str) -> UUID:
     """Return the uuid of the dead letter that stands for all that a broker has lost."""
     return uuid5(NAMESPACE_OID, f"erpkit {group} wiped")
 
