@@ -121,6 +121,7 @@ class EventLag(Result):
     `consumers` are the groups that were asked about, `errors` the tenants that could not be read to the reason.
     More than `max_lag` events of one handler and tenant, or one that has waited for more than `max_age` seconds, are findings;
     None sets no limit. `skipped` maps tenants that are not active to their status, and `named` are those that were asked for by name.
+    `forwarding` is what a broker has lost or refused.
     """
 
     at: datetime
@@ -133,6 +134,7 @@ class EventLag(Result):
     max_age: float | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
     named: frozenset[str] = frozenset()
+    forwarding: Sequence[Finding] = ()
 
     @property
     def behind(self) -> list[GroupLag]:
@@ -186,6 +188,7 @@ class EventLag(Result):
             *(Finding("poison message", one.tenant, f"an event of {one.handler} ended its dispatcher", "error", _LOOK,
                       (f"the one after offset {one.checkpoint}, {count_of(one.attempts, 'time')}",))
               for one in self.groups if one.attempts),
+            *self.forwarding,
             *(Finding("lock holder", one.tenant, one.problem, remedy=f"SELECT pg_terminate_backend({one.pid})")
               for one in self.holders),
             *(Finding("no log", slug, "has no event log", remedy="erpkit migrate up") for slug in self.without_log),
