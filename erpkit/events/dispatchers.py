@@ -143,7 +143,7 @@ class DispatchRun:
 
     @property
     def findings(self) -> list[Finding]:
-        """The tenants that could not be served, and those in which events became dead letters."""
+        """The tenants that could not be served, those in which events became dead letters, and handlers that pause."""
         return [
             *(Finding("failed", slug, reason, "error") for slug, reason in self.failures.items()),
             *(
@@ -152,6 +152,11 @@ class DispatchRun:
                 )
                 for one in self.results
                 if one.dead
+            ),
+            *(
+                Finding("paused", one.tenant, f"{handler} pauses after failures", remedy="erpkit events lag")
+                for one in self.results
+                for handler in one.paused
             ),
         ]
 

@@ -14,7 +14,7 @@ from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError
 from erpkit.events.consumer import Consumer, raise_if_lost
 from erpkit.events.dead_letters import DeadLetter, describe_error, failure_findings
-from erpkit.events.dispatch import handle_batch
+from erpkit.events.handling import handle_batch
 from erpkit.events.letter_plan import LetterPlan
 from erpkit.events.log import COLUMNS, append, to_message
 from erpkit.events.message import Message

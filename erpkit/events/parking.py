@@ -118,7 +118,8 @@ def aggregate_of(consumer: Consumer, message: Message) -> str | None:
     if ordered_by is None:
         return None
     try:
-        return str(ordered_by(decode_message(consumer.registry, consumer.handler.event, message)))
+        kind = consumer.registry.event_of(consumer.handler, message.topic)
+        return str(ordered_by(decode_message(consumer.registry, kind, message)))
     except Exception:  # the handler will fail on it as well, and that is what is reported
         return None
 

@@ -19,7 +19,8 @@ from erpkit.errors import DatabaseError, ErpkitError
 from erpkit.events.brokers.broker import Broker, Delivery, Subscription
 from erpkit.events.consumer import Consumer, ConsumerGroup, group_of
 from erpkit.events.dead_letters import add_dead_letter
-from erpkit.events.dispatch import ATTEMPTS, handle_batch
+from erpkit.events.dispatch import ATTEMPTS
+from erpkit.events.handling import handle_batch
 from erpkit.events.log import append
 from erpkit.events.message import Message
 from erpkit.events.parking import hold_back
