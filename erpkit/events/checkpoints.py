@@ -12,6 +12,7 @@ from psycopg import sql
 
 from erpkit.database import Connection, Errors, Tenant, fetch_union, read_tenants, tenants_with_table
 from erpkit.database.scope import scope_statements
+from erpkit.errors import ErpkitError
 from erpkit.events.consumer import Consumer, ConsumerGroup, group_rows
 from erpkit.events.log import COLUMNS, to_message
 from erpkit.events.message import Message
@@ -116,6 +117,10 @@ class Checkpoint:
         return [message for message in messages if message.uuid not in self.letters] if self.letters else list(messages)
 
 
+class NotStartedError(ErpkitError):
+    """A handler that does not begin with the first event has no checkpoint yet."""
+
+
 class Waiting(Protocol):
     """What a pause tells of itself: see `Pause`."""
 
@@ -158,6 +163,21 @@ def read_batch(connection: Connection, group: ConsumerGroup, limit: int) -> tupl
     return found, [to_message(event) for event in events] if is_free else None
 
 
+def read_following(connection: Connection, consumer: Consumer, limit: int) -> tuple[Checkpoint, list[Message] | None]:
+    """Read a batch, also where another version of the ERP passed over events of topics that it did not know.
+
+    Raises NotStartedError where the handler has not started: see `start_handlers`.
+    """
+    checkpoint, messages = read_batch(connection, consumer.group, limit)
+    if messages is not None and not checkpoint.exists and consumer.handler.starts_later:
+        raise NotStartedError(f"{consumer}: where it starts is not noted yet")
+    if messages is not None and add_topics(
+        connection, consumer.group, checkpoint, with_past=consumer.handler.start in (None, "beginning")
+    ):
+        return read_batch(connection, consumer.group, limit)
+    return checkpoint, messages
+
+
 def add_topics(connection: Connection, group: ConsumerGroup, checkpoint: Checkpoint, *, with_past: bool) -> bool:
     """Note the topics of a group that listens to more than before; tell whether there are events to read that it passed over.
 
@@ -193,24 +213,39 @@ def mark_in_flight(
 ) -> None:
     """Durably mark all up to offset `last` as in flight, and go on in a new transaction that holds the group's lock.
 
-    The present transaction, which took that lock and only read, is committed. All of it is one message: the server connection
-    stays ours behind a pooler too, which may have no second one, and no other dispatcher comes in between, as the session
-    holds the lock meanwhile. It costs no wait for the disk: should the server crash, the mark is lost, and nothing else.
+    The present transaction, which took that lock and only read, is committed; it costs no wait for the disk: should the server
+    crash, the mark is lost, and nothing else.
     """
-    key = sql.SQL(group_lock("current_schema()", "{}")).format(sql.Literal(consumer.name))
-    mark = sql.SQL(_MARK).format(sql.Literal(consumer.name), sql.Literal(last), sql.Literal(attempts))
-    connection.execute(
-        sql.SQL("; ").join(
-            (
-                sql.SQL("SET LOCAL synchronous_commit TO off"),
-                mark,
-                sql.SQL("SELECT pg_advisory_lock({})").format(key),
-                sql.SQL("COMMIT AND CHAIN"),
-                *map(sql.SQL, scope_statements(consumer.tenant.schema, consumer.tenant.role, statement_timeout)),
-                sql.SQL("SELECT pg_advisory_xact_lock({0}), pg_advisory_unlock({0})").format(key),
-            )
-        )
+    mark = mark_statement(consumer, last, attempts)
+    commit_and_go_on(connection, consumer, ("SET LOCAL synchronous_commit TO off", mark), (), statement_timeout)
+
+
+def mark_statement(consumer: Consumer, last: int, attempts: int) -> str:
+    """Return the statement that marks all up to offset `last` as in flight, to be sent together with others."""
+    return _MARK.format(*(sql.Literal(value).as_string() for value in (consumer.name, last, attempts)))
+
+
+def commit_and_go_on(
+    connection: Connection, consumer: Consumer, before: Sequence[str], after: Sequence[str], statement_timeout: float
+) -> int:
+    """Run statements, commit, and run others in a new transaction that holds the group's lock; return how many rows the last touched.
+
+    All of it is one message: the server connection stays ours behind a pooler too, which may have no second one, and no other
+    dispatcher comes in between, as the session holds the lock meanwhile.
+    """
+    key = group_lock("current_schema()", sql.Literal(consumer.name).as_string())
+    statements = (
+        *before,
+        f"SELECT pg_advisory_lock({key})",
+        "COMMIT AND CHAIN",
+        *scope_statements(consumer.tenant.schema, consumer.tenant.role, statement_timeout),
+        f"SELECT pg_advisory_xact_lock({key}), pg_advisory_unlock({key})",
+        *after,
     )
+    cursor = connection.execute("; ".join(statements).encode())
+    while cursor.nextset():
+        pass
+    return cursor.rowcount
 
 
 def move_checkpoint(

@@ -5,28 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from erpkit.database import Connection, Database, Tenant
-from erpkit.errors import ErpkitError
-from erpkit.events.checkpoints import Checkpoint, add_topics, list_paused, mark_in_flight, move_checkpoint, read_batch
+from erpkit.events.checkpoints import (
+    Checkpoint,
+    NotStartedError,
+    list_paused,
+    mark_in_flight,
+    move_checkpoint,
+    read_following,
+)
 from erpkit.events.consumer import UNWATCHED, Consumer, Watch
 from erpkit.events.dead_letters import add_dead_letter, describe_error
-from erpkit.events.handling import BatchResult, handle_batch, handle_each
+from erpkit.events.handling import (
+    ATTEMPTS,
+    STATEMENT_TIMEOUT,
+    BatchResult,
+    Dispatched,
+    crash_of,
+    handle_batch,
+    handle_each,
+)
 from erpkit.events.log import append, name_log_behind
 from erpkit.events.message import Message
 from erpkit.events.middleware import TransactionEndedError
+from erpkit.events.one_by_one import dispatch_one_by_one
 from erpkit.events.parking import hold_back
+from erpkit.events.starts import start_handlers
 from erpkit.modules import Registry
 
-ATTEMPTS = 3  # of a process, at an event that ends it
-
 BATCH = 500
-STATEMENT_TIMEOUT = 30.0  # seconds
-
-
-class CrashError(ErpkitError):
-    """The process of a handler ended, or hung and was killed, each time that it had this event in flight."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +51,6 @@ class DispatchResult:
     paused: tuple[str, ...] = ()
 
 
-class Dispatched(NamedTuple):
-    """How many events of a batch were handled, became dead letters, and were parked behind one."""
-
-    handled: int = 0
-    dead: int = 0
-    parked: int = 0
-
-
 def dispatch(
     database: Database, tenant: Tenant, registry: Registry, *, batch: int = BATCH, watch: Watch = UNWATCHED
 ) -> DispatchResult:
@@ -60,6 +60,7 @@ def dispatch(
     together. An event that fails three times becomes a dead letter and does not hold up those behind it, except later ones
     of its aggregate where the handler declares `ordered_by`: they are parked.
     """
+    start_handlers(database, registry, [tenant])
     consumers = [Consumer(tenant, registry, handler, watch) for handler in registry.event_handlers.values()]
     total = Dispatched()
     while True:
@@ -94,7 +95,11 @@ def dispatch_batch(database: Database, consumer: Consumer, limit: int = BATCH) -
             _noting_failure(database, consumer),
             database.tenant_transaction(consumer.tenant, write=True, statement_timeout=STATEMENT_TIMEOUT) as connection,
         ):
-            return _dispatch(connection, consumer, limit, in_flight)
+            work = dispatch_one_by_one if consumer.handler.is_outside else _dispatch
+            return work(connection, consumer, limit, in_flight)
+    except NotStartedError:
+        start_handlers(database, consumer.registry, [consumer.tenant])
+        return dispatch_batch(database, consumer, limit)
     except TransactionEndedError as ended:
         settle(database, consumer, in_flight, ended)
         return Dispatched(0, 1 if ended.message else 0, 0 if ended.message else 1)
@@ -122,21 +127,6 @@ def _dispatch(connection: Connection, consumer: Consumer, limit: int, in_flight:
     return _count([*checkpoint.without_letters(messages), *ready], result)
 
 
-def read_following(connection: Connection, consumer: Consumer, limit: int) -> tuple[Checkpoint, list[Message] | None]:
-    """Read a batch, also where another version of the ERP passed over events of topics that it did not know.
-
-    Raises ErpkitError where the handler has not started: see `start_handlers`.
-    """
-    checkpoint, messages = read_batch(connection, consumer.group, limit)
-    if messages is not None and not checkpoint.exists and consumer.handler.starts_later:
-        raise ErpkitError(f"{consumer}: where it starts is not noted yet")
-    if messages is not None and add_topics(
-        connection, consumer.group, checkpoint, with_past=consumer.handler.start in (None, "beginning")
-    ):
-        return read_batch(connection, consumer.group, limit)
-    return checkpoint, messages
-
-
 def _place_of(
     checkpoint: Checkpoint, messages: Sequence[Message], ready: Sequence[Message], result: BatchResult
 ) -> int | None:
@@ -153,7 +143,7 @@ def _noting_failure(database: Database, consumer: Consumer) -> Iterator[None]:
     """Keep the error of a transaction that failed as a whole, for the dead letter that an event may become after several."""
     try:
         yield
-    except TransactionEndedError:
+    except (TransactionEndedError, NotStartedError):
         raise
     except Exception as error:
         with suppress(Exception), database.tenant_transaction(consumer.tenant, write=True) as connection:
@@ -178,6 +168,9 @@ def settle(database: Database, consumer: Consumer, in_flight: Sequence[Message],
             [consumer.name, uuids[first:]],
         ).fetchall()
         if ended.message is not None:
+            connection.execute(
+                "DELETE FROM erpkit_parked WHERE handler = %s AND uuid = %s", [consumer.name, ended.message.uuid]
+            )
             add_dead_letter(connection, consumer, ended.message, ended, 1)
         if rows:  # it was committed, and what the messages before it published was not
             append(connection, ended.published)
@@ -201,12 +194,6 @@ def _dispatch_suspect(
     move_checkpoint(connection, consumer.group, done, in_flight if done < in_flight else None, result.pause)
     append(connection, result.published)
     return _count([suspect, *ready], result, len(given_up))
-
-
-def crash_of(checkpoint: Checkpoint) -> CrashError:
-    """Return the error of an event that ended its dispatcher each time, with the last error that one could note."""
-    said = f"; the last error: {checkpoint.error}" if checkpoint.error else ""
-    return CrashError(f"its dispatcher ended {ATTEMPTS} times with it in flight{said}")
 
 
 def _count(messages: list[Message], result: BatchResult, given_up: int = 0) -> Dispatched:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from erpkit.database import Connection
+from erpkit.errors import ErpkitError
 from erpkit.events.checkpoints import Checkpoint
 from erpkit.events.consumer import Consumer, Context, Watch, raise_if_lost
 from erpkit.events.dead_letters import add_dead_letter
@@ -20,7 +21,28 @@ from erpkit.events.router import EVERY, handle, isolated, run_handler
 from erpkit.events.timeout import watched
 from erpkit.modules import EventHandler, Retry
 
+ATTEMPTS = 3  # of a process, at an event that ends it
+STATEMENT_TIMEOUT = 30.0  # seconds
+
 _Result = TypeVar("_Result")
+
+
+class CrashError(ErpkitError):
+    """The process of a handler ended, or hung and was killed, each time that it had this event in flight."""
+
+
+def crash_of(checkpoint: Checkpoint) -> CrashError:
+    """Return the error of an event that ended its dispatcher each time, with the last error that one could note."""
+    said = f"; the last error: {checkpoint.error}" if checkpoint.error else ""
+    return CrashError(f"its dispatcher ended {ATTEMPTS} times with it in flight{said}")
+
+
+class Dispatched(NamedTuple):
+    """How many events of a batch were handled, became dead letters, and were parked behind one."""
+
+    handled: int = 0
+    dead: int = 0
+    parked: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,7 +89,7 @@ def handle_batch(
     One that fails `attempts` times, as its handler declares if that is None, becomes a dead letter. With its `checkpoint` the group
     may pause instead, which the caller is to note.
     """
-    if checkpoint is not None and (checkpoint.pauses or checkpoint.tries):
+    if consumer.handler.is_outside or (checkpoint is not None and (checkpoint.pauses or checkpoint.tries)):
         return handle_each(connection, consumer, messages, attempts, checkpoint)
     return together_or_each(
         connection,
@@ -122,10 +144,12 @@ def handle_each(
         published += run_handler(consumer.handler, context, middleware)
         if context.error is None:
             handled.append(message)
+            checkpoint = checkpoint and replace(checkpoint, tries=0, pauses=0)
         elif pause := give_up(connection, consumer, context, checkpoint):
             return BatchResult(handled, _before(dead, pause), published, pause)
         else:
             dead.append((message, context.error))
+            checkpoint = checkpoint and replace(checkpoint, tries=0)
     last = None if context is None or handled else give_up_all(connection, consumer, context, len(dead), checkpoint)
     return BatchResult(handled, _before(dead, last) if last else dead, published, last)
 

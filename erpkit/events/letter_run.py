@@ -235,8 +235,9 @@ def _release(database: Database, consumer: Consumer) -> Iterator[LetterResult]:
 
 def _release_batch(database: Database, consumer: Consumer) -> list[LetterResult]:
     """Handle a batch of released events; one that fails becomes a dead letter at once."""
+    most = 1 if consumer.handler.is_outside else 500
     with database.tenant_transaction(consumer.tenant, write=True) as connection:
-        result = handle_batch(connection, consumer, hold_back(connection, consumer, []), attempts=1)
+        result = handle_batch(connection, consumer, hold_back(connection, consumer, [], most), attempts=1)
         append(connection, result.published)
     handled = [_released(consumer, message, "handled") for message in result.handled]
     failed = [_released(consumer, message, "failed", describe_error(error)) for message, error in result.dead]

@@ -19,8 +19,7 @@ from erpkit.errors import DatabaseError, ErpkitError
 from erpkit.events.brokers.broker import Broker, Delivery, Subscription
 from erpkit.events.consumer import Consumer, ConsumerGroup, group_of
 from erpkit.events.dead_letters import add_dead_letter
-from erpkit.events.dispatch import ATTEMPTS
-from erpkit.events.handling import handle_batch
+from erpkit.events.handling import ATTEMPTS, handle_batch
 from erpkit.events.log import append
 from erpkit.events.message import Message
 from erpkit.events.parking import hold_back
@@ -194,7 +193,7 @@ class Deliveries:
         tenant = self.consumer.tenant
         if not tenant.is_active:
             return self._dead_letter_all(messages, NotActiveError(f"tenant {tenant.slug} is {tenant.status}"))
-        if self._mark_in_flight(messages):
+        if not self.consumer.handler.is_outside and self._mark_in_flight(messages):
             return self._handle_all(messages)
         return sum(self._handle_alone(message) for message in messages)
 
