@@ -26,6 +26,12 @@ class UsageError(ErpkitError):
     exit_code = 2
 
 
+class NoTenantError(UsageError, KeyError):
+    """No tenant, or more than one, has this name: `erp.tenants[name]` is a look-up in a mapping, too."""
+
+    __str__ = Exception.__str__
+
+
 class PlanChangedError(UsageError):
     """The confirmed id is not the id of the present plan; nothing was done.
 
@@ -62,7 +68,7 @@ class ModuleError(ErpkitError):
     """The modules of the ERP do not fit together, so that it must not start."""
 
 
-class NoModulesError(ModuleError):
+class NoModulesError(UsageError, ModuleError):
     """There are no modules: none is configured and none is installed."""
 
 

@@ -58,6 +58,16 @@ def test_in_a_terminal_the_same_values_are_drawn() -> None:
     assert "3,000" in file.getvalue()
 
 
+def test_in_a_narrow_terminal_names_and_numbers_are_whole_and_other_text_is_folded() -> None:
+    names = Column[Disk]("disk", lambda d: d.name * 12), Column[Disk]("state", lambda _: "suspended")
+    sizes = [Column[Disk](f"size {n} of all", lambda d: d.size) for n in range(6)]
+    file = io.StringIO()
+    Console(file=file, width=80).print(Table((*names, *sizes), DISKS))
+    lines = [line.split() for line in file.getvalue().splitlines() if "a" * 12 in line or "b" * 12 in line]
+    assert [(line[0], line[2:]) for line in lines] == [("a" * 12, ["1,000"] * 6), ("b" * 12, ["3,000"] * 6)]
+    assert "…" not in file.getvalue()
+
+
 def test_a_table_of_nothing_says_so_everywhere() -> None:
     empty = Table(COLUMNS, [], "no disk was found")
     file = io.StringIO()

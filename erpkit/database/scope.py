@@ -23,6 +23,9 @@ DISCARD = (
 # those before the rollback takes half the time of a transaction of its own after it.
 _LEAVE = b"DEALLOCATE ALL; SELECT pg_catalog.pg_advisory_unlock_all(); ROLLBACK"
 _SCHEMA_NAME = re.compile(r"_template|(?!pg_)[a-z][a-z0-9_]{0,62}", re.ASCII)
+# Without what could end a quote of either kind, or be taken for a placeholder.
+_QUOTABLE = re.compile(r"""(?!pg_|information_schema\Z)[^'"\\$%\x00-\x1f\x7f]+""")
+_NAME_LIMIT = 63  # bytes
 _FINE = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY)
 _DENIED = re.compile(
     "permission denied for (?P<kind>schema|table|view|materialized view|foreign table|sequence) (?P<name>.+)"
@@ -39,13 +42,17 @@ OUTPUT = (
 
 @dataclass(frozen=True)
 class Tenant:
-    """One customer of the ERP: a schema of its own, and a role that may use nothing else."""
+    """One customer of the ERP: a schema of its own, and a role that may use nothing else.
+
+    `owner` is the ERP's own login, for a tenant that erpkit adopted: what erpkit creates in the schema is created as this role.
+    """
 
     slug: str
     schema: str
     role: str | None = None
     name: str = ""
     status: str = "active"
+    owner: str | None = None
 
     @property
     def reader(self) -> str | None:
@@ -74,6 +81,20 @@ def check_schema_name(name: str) -> str:
     return name
 
 
+def check_quotable(name: str) -> str:
+    """Return `name` if the schema of an adopted tenant may have it: it can be put between quotes of either kind as it is.
+
+    Capitals, hyphens, dots and blanks are allowed. Raises UsageError for quotes, backslashes, `$`, `%`, control characters, and
+    for names that PostgreSQL reserves.
+    """
+    if not _QUOTABLE.fullmatch(name) or len(name.encode()) > _NAME_LIMIT:
+        raise UsageError(
+            f"{name!r} is no schema name that erpkit can migrate: it may hold no quote, backslash, $, % or control character, "
+            "and not begin with pg_"
+        )
+    return name
+
+
 def connect_beside(connection: Connection) -> Connection:
     """Connect to the same database as the same login, outside the pool: for work beside, or that changes the session."""
     info = connection.info
@@ -93,8 +114,9 @@ def enter_tenant(
     tenant's schema does not exist, and when the connection is lost, which is closed then.
     """
     role = tenant.role if write else tenant.reader
+    entrance = _entrance(tenant.schema, role, statement_timeout, write, shared_schemas(connection))
     try:
-        found = _run(connection, _entrance(tenant.schema, role, statement_timeout, write)).get_value(0, 0)
+        found = _run(connection, entrance).get_value(0, 0)
     except psycopg.Error as error:
         if not connection.closed:
             connection.rollback()
@@ -105,16 +127,23 @@ def enter_tenant(
 
 
 @lru_cache(maxsize=10_000)
-def _entrance(schema: str, role: str | None, statement_timeout: float | None, write: bool) -> bytes:
+def _entrance(
+    schema: str, role: str | None, statement_timeout: float | None, write: bool, shared: tuple[str, ...]
+) -> bytes:
     begin = "BEGIN READ WRITE" if write else "BEGIN READ ONLY"
-    return "; ".join((begin, *scope_statements(schema, role, statement_timeout))).encode()
+    return "; ".join((begin, *scope_statements(schema, role, statement_timeout, shared))).encode()
 
 
-def scope_statements(schema: str, role: str | None, statement_timeout: float | None) -> tuple[str, ...]:
-    """Return the statements that scope the present transaction to a tenant; the last one returns the schema in effect."""
+def scope_statements(
+    schema: str, role: str | None, statement_timeout: float | None, shared: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """Return the statements that scope the present transaction to a tenant; the last one returns the schema in effect.
+
+    The `shared` schemas follow the tenant's on the search_path.
+    """
     switch = (f"SET LOCAL ROLE {quote_name(role)}",) if role is not None else ()
     return (
-        f"SET LOCAL search_path TO {search_path(schema)}",
+        f"SET LOCAL search_path TO {search_path(schema, shared)}",
         *switch,
         f"SET LOCAL statement_timeout TO {int((statement_timeout or 0) * 1000)}",  # the server counts from here on
         "SELECT current_schema()",
@@ -122,15 +151,39 @@ def scope_statements(schema: str, role: str | None, statement_timeout: float | N
 
 
 @lru_cache(maxsize=10_000)
-def search_path(schema: str) -> str:
-    """Return the search_path of a tenant: its schema, quoted, as a comma in it would add another one.
+def search_path(schema: str, shared: tuple[str, ...] = ()) -> str:
+    """Return the search_path of a tenant: its schema, quoted, as a comma in it would add another one, and the `shared` ones.
 
     `pg_temp` comes last, as otherwise a temporary table would hide the tenant's (PostgreSQL manual, "search_path"). For a name
     that no tenant's schema can have, the path holds nothing else, so that `enter_tenant` finds no schema.
     """
     if not schema or "\0" in schema or schema.startswith("pg_") or schema == "information_schema":
         return "pg_temp"
-    return f"{quote_name(schema)}, pg_temp"
+    return ", ".join([*map(quote_name, (schema, *shared)), "pg_temp"])
+
+
+def shared_schemas(connection: Connection) -> tuple[str, ...]:
+    """Return the schemas that follow a tenant's on this connection's search_path: those that the settings declare as shared."""
+    found: tuple[str, ...] = getattr(connection, "shared_schemas", ())
+    return found
+
+
+def is_direct(connection: Connection) -> bool:
+    """Tell whether the connection leads to PostgreSQL itself, and not to a pooler, which invents the process id.
+
+    Only then does the next transaction find what a session keeps: settings, locks, prepared statements.
+    """
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return row == (connection.info.backend_pid,)
+
+
+def check_session(connection: Connection, why: str) -> None:
+    """Raise UsageError if a pooler is in between, unless the settings say that it is in session mode; `why` is what needs one."""
+    if getattr(connection, "pooler", "") != "session" and not is_direct(connection):
+        raise UsageError(
+            f"{why} needs a session of its own, and a pooler is between erpkit and PostgreSQL, which hands each transaction to "
+            "another: connect to PostgreSQL itself, or set ERPKIT_POOLER=session if the pooler is in session mode"
+        )
 
 
 def no_schema(tenant: Tenant) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from typing import Literal
 
 from psycopg import sql
 
-from erpkit.database import TEMPLATE, Connection, Tenant, quote_name
+from erpkit.database import TEMPLATE, Connection, Tenant, has_schema, quote_name
+from erpkit.errors import UsageError
 from erpkit.finding import Finding
-from erpkit.result import Summary
+from erpkit.plural import count_of
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table
 from erpkit.tenants.ddl import mend_object, rank
 from erpkit.tenants.fingerprints import Fingerprint, read_fingerprints
@@ -22,7 +25,7 @@ from erpkit.visible import visible
 
 Change = Literal["missing", "extra", "other", "unknown"]
 
-_NOTHING = "nothing"  # the measure if a database has one tenant and no template
+NOTHING = "nothing"  # the measure if a database has one tenant and no template
 _LONGEST = 100  # characters of a definition that is shown in a sentence
 
 
@@ -62,7 +65,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Drift:
+class Drift(Result):
     """How the schemas of tenants differ from `measure`: `_template`, one of the tenants, or what most of them have."""
 
     measure: str
@@ -78,15 +81,21 @@ class Drift:
         return found or self._nothing_to_compare()
 
     def _nothing_to_compare(self) -> list[Finding]:
-        if self.measure != _NOTHING:
+        if self.measure != NOTHING:
             return []
         words = "there is no _template, and no other tenant to compare it with"
         return [Finding("not compared", slug, words) for slug in self.differences]
 
     @property
+    def not_compared(self) -> list[str]:
+        """The tenants that could not be compared, or not as a whole."""
+        return [slug for slug, some in self.differences.items() if any(one.change == "unknown" for one in some)]
+
+    @property
     def differing(self) -> dict[str, Sequence[Difference]]:
-        """The tenants that differ, or that could not be compared."""
-        return {slug: some for slug, some in self.differences.items() if some}
+        """The tenants that were compared, and differ."""
+        unknown = set(self.not_compared)
+        return {slug: some for slug, some in self.differences.items() if some and slug not in unknown}
 
     @property
     def table(self) -> Table[tuple[str, Difference]]:
@@ -97,15 +106,22 @@ class Drift:
     def script(self) -> str:
         """The DDL that would make each schema like the measure; statements that destroy data are comments."""
         parts = [
-            "\n".join([f"-- tenant {visible(slug)}", *drift_script(some), ""]) for slug, some in self.differing.items()
+            "\n".join([f"-- tenant {visible(slug)}", *drift_script(some), ""])
+            for slug, some in self.differences.items()
+            if some
         ]
         return "\n".join(parts)
 
     @property
     def facts(self) -> dict[str, object]:
-        """How many tenants were compared, with what, and how many differ."""
-        compared = {"tenants": len(self.differences), "differing": len(self.differing)}
-        return {**compared, "differences": sum(map(len, self.differences.values())), "compared with": self.measure}
+        """How many tenants there are, how many differ or could not be compared, and with what they were compared."""
+        counts = {
+            "tenants": len(self.differences),
+            "differing": len(self.differing),
+            "not compared": len(self.not_compared),
+        }
+        known = [one for some in self.differences.values() for one in some if one.change != "unknown"]
+        return {**counts, "differences": len(known), "compared with": self.measure}
 
     @property
     def summary(self) -> Summary:
@@ -113,9 +129,12 @@ class Drift:
         return Summary(f"{self}: {self.target}" if self.target else str(self), self.facts, self.findings)
 
     def __str__(self) -> str:
-        if self.measure == _NOTHING or not self.differences:
+        if self.measure == NOTHING or not self.differences:
             return "nothing was compared"
-        return f"{len(self.differing)} of {len(self.differences)} tenants differ from {self.measure}"
+        unknown = len(self.not_compared)
+        left = f"; {unknown:,} could not be compared" if unknown else ""
+        compared = count_of(len(self.differences) - unknown, "tenant differs", "tenants differ")
+        return f"{len(self.differing):,} of {compared} from {self.measure}{left}"
 
     def __repr__(self) -> str:
         return str(self.summary)
@@ -126,7 +145,11 @@ class Drift:
 
 def drift_findings(slug: str, differences: Iterable[Difference], measure: str = TEMPLATE.slug) -> list[Finding]:
     """Return a finding for each difference of a tenant; the same difference in many tenants is one cause."""
-    remedy = f"erpkit tenants repair {slug}" if measure == TEMPLATE.slug else f"erpkit tenants drift --ddl {slug}"
+    remedy = (
+        f"erpkit tenants repair {slug}"
+        if measure == TEMPLATE.slug
+        else f"erpkit tenants drift --ddl {shlex.quote(slug)}"
+    )
     return [
         Finding("not read", slug, str(one), remedy="try again when that transaction has ended" if one.is_lock else "")
         if one.change == "unknown"
@@ -172,8 +195,11 @@ def compare_tenants(
     `fingerprints` are those of all these schemas and of the template, if they were read before. If another session has locked a
     table exclusively for more than a second, the tenant's only difference says so. A tenant that lacks migrations differs for that
     reason: migrate first, then look for drift. Without a `_template`, in a database that erpkit did not make, the measure is what
-    most of the tenants `among` have.
+    most of the tenants `among` have. Raises UsageError where the schema of `against` does not exist.
     """
+    if against is not None and not has_schema(connection, against.schema):
+        words = f"its schema {against.schema} does not exist, so nothing can be compared with it"
+        raise UsageError(f"tenant {against.slug}: {words}")
     schemas = [(against or TEMPLATE).schema, *(tenant.schema for tenant in tenants)]
     prints = dict(fingerprints or read_fingerprints(connection, schemas))
     if against is None and TEMPLATE.schema not in prints:
@@ -218,20 +244,22 @@ def _against_most(
 ) -> tuple[str, dict[str, list[Difference]]]:
     """Compare with what most of the schemas have; of schemas with the same hash only one is read."""
     locks = {schema: one.lock for schema, one in prints.items() if one.lock is not None}
-    alike: dict[Fingerprint, list[str]] = {}
-    for schema in dict.fromkeys(schemas):
-        if schema in prints and schema not in locks:
-            alike.setdefault(prints[schema], []).append(schema)
+    grants = read_grants(connection, list(dict.fromkeys(schemas)))
+    alike: dict[Fingerprint | None, list[str]] = {}
+    for schema, granted in grants.items():
+        if (
+            granted and schema not in locks
+        ):  # one with nothing in it has no hash, and a schema that is not there no grants
+            alike.setdefault(prints.get(schema), []).append(schema)
     objects: dict[str, list[SchemaObject]] = {}
     if len(alike) > 1:
         objects, later = read_objects(connection, [same[0] for same in alike.values()])
         locks |= {schema: later[same[0]] for same in alike.values() if same[0] in later for schema in same}
     canonical = most_common([(objects[same[0]], len(same)) for same in alike.values() if same[0] in objects])
     read = {schema: objects[same[0]] for same in alike.values() if same[0] in objects for schema in same}
-    grants = read_grants(connection, list(dict.fromkeys(schemas)))
     given = most_granted([one for one in grants.values() if one])
     count = sum(map(len, alike.values()))
-    return f"most of {count} tenants" if count > 1 else _NOTHING, {
+    return f"most of {count} tenants" if count > 1 else NOTHING, {
         tenant.slug: _differences(tenant, canonical, read.get(tenant.schema), given, grants[tenant.schema], locks)
         for tenant in tenants
     }

@@ -56,3 +56,16 @@ def test_letters_are_discarded_by_plan_and_with_a_reason(erp: Planted) -> None:
     assert letters("show", erp.dead_letters, first)["reason"] == "a test"
     refused(erpkit("events", "dead-letters", "show", erp.dead_letters, "1"), 2, "no dead letter at offset 1")
     refused(erpkit("events", "dead-letters", "list", "--since", "noon"), 2, "--since 'noon' is not a time")
+
+
+def test_where_letters_are_open_and_none_matches_that_is_what_is_said(erp: Planted) -> None:
+    chosen = ("--handler", "nohandler*")
+    for command in (("list", *chosen), ("retry", *chosen), ("discard", *chosen, "--reason", "a test")):
+        assert "No dead letter matches; 3 others are open." in erpkit("events", "dead-letters", *command).stdout
+    others = erpkit("events", "dead-letters", "list", "--tenant", erp.drifted, *chosen).stdout
+    assert "no dead letters" in others
+
+
+def test_where_no_event_matches_a_replay_says_so(erp: Planted) -> None:
+    shown = erpkit("events", "replay", "--topic", "nothing.*").stdout
+    assert "No event matches: there is nothing to replay." in shown

@@ -37,6 +37,22 @@ def test_without_limits_only_poison_and_what_was_not_looked_at_are_findings() ->
     ]  # fmt: skip
 
 
+def test_the_lag_of_many_tenants_shows_itself_as_a_table_and_its_causes() -> None:
+    tenants = [Tenant(f"tenant_{n}", f"tenant_tenant_{n}") for n in range(300)]
+    lag = EventLag(NOW, tenants, GROUPS, [_group("tenant_0", 7, 61), _group("tenant_1", 0, 0)], [])
+    lines = repr(lag).splitlines()
+    assert [line.split()[:3] for line in lines[:2]] == [
+        ["tenant", "handler", "topic"], ["tenant_0", "billing.on_order", "sales.OrderPlaced"],
+    ]  # fmt: skip
+    assert lines[2:] == ["! 298 tenants: has no event log (tenant_2, tenant_3 and 296 more)"]
+    assert "298 tenants: has no event log" in lag._repr_html_()
+
+
+def test_where_nothing_was_looked_at_nothing_is_said_to_wait() -> None:
+    for lag in (EventLag(NOW, [], GROUPS, [], []), EventLag(NOW, TENANTS, GROUPS, [], [], {"acme": "denied"})):
+        assert repr(lag).splitlines()[0] == "nothing was looked at"
+
+
 def test_no_tenants_and_no_handlers_are_findings() -> None:
     nothing = EventLag(NOW, [], [], [], [])
     assert ([finding.kind for finding in nothing.findings], exit_code(nothing.findings)) == (

@@ -73,13 +73,14 @@ def test_a_run_that_takes_too_long_as_a_whole_times_out_in_any_thread(tmp_path: 
     assert _cells(result)[1] == ("pending", "print")
 
 
-def test_a_cell_that_refuses_what_was_asked_ends_with_2_and_is_not_tried_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["UsageError", "NoTenantError", "PlanChangedError"])
+def test_a_cell_that_refuses_what_was_asked_ends_with_2_and_is_not_tried_again(kind: str, tmp_path: Path) -> None:
     path = write_notebook(
-        tmp_path / "refuses.ipynb", "from erpkit.errors import UsageError\nraise UsageError('there is no tenant nix')"
+        tmp_path / "refuses.ipynb", f"from erpkit.errors import {kind}\nraise {kind}('there is no tenant nix')"
     )
     result = run_notebook(open_notebook(str(path)), {}, tmp_path, retry=Retry(times=2))
     assert (result.outcome, result.exit_code, result.attempt) == ("failed", 2, 1)
-    assert result.error == "UsageError: there is no tenant nix"
+    assert result.error == f"{kind}: there is no tenant nix"
 
 
 def test_a_kernel_that_the_system_kills_is_told_and_what_was_not_run_is_called_so(tmp_path: Path) -> None:

@@ -89,6 +89,12 @@ def test_a_tenant_that_fails_is_named_beside_the_rows_of_the_others(shared: Data
     assert "no schema tenant_ghost" in result.errors["ghost"]
 
 
+def test_a_failure_in_all_tenants_is_shown_as_one_cause(shared: Database, tenants: list[Tenant]) -> None:
+    lines = repr(across(shared, "SELECT * FROM nowhere", tenants=tenants)).splitlines()
+    assert (lines[0], len(lines)) == ("no rows", 2)
+    assert lines[1].startswith(f'! {len(tenants)} tenants: relation "nowhere" does not exist')
+
+
 def test_a_suspended_tenant_is_skipped_and_says_so(shared: Database, tenants: list[Tenant]) -> None:
     with shared.connection() as connection:
         asleep = set_status(connection, "elm", "suspended")
