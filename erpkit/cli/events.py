@@ -17,7 +17,7 @@ import click
 import psycopg
 
 import erpkit
-from erpkit.cli import dead_letters, replaying
+from erpkit.cli import dead_letters, replaying, seeking
 from erpkit.cli.output import (
     as_json,
     confirm_option,
@@ -372,6 +372,7 @@ _FORWARDED = (
 
 
 command.add_command(dead_letters.command)
+command.add_command(seeking.command)
 command.add_command(replaying.replay)
 command.add_command(replaying.replays)
 command.add_command(replaying.shadows)

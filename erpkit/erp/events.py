@@ -52,6 +52,7 @@ from erpkit.events.replay.request import ReplayReport
 from erpkit.events.replay.shadow import SHADOW_COLUMNS
 from erpkit.events.replay.swap import SwapResult
 from erpkit.events.replay.watermill import WatermillTopics, read_watermill_topics
+from erpkit.events.seek import SeekPlan, SeekRun, Target, plan_seek, run_seek
 from erpkit.plan import Plan, Work
 from erpkit.plural import count_of
 from erpkit.table import Table
@@ -255,6 +256,24 @@ class Events(Part):
 
         first = make(Work()) if build else look()
         return Plan(first, make, run, erp.target, "events", can_stop=False, look=look)
+
+    def seek(self, handler: str, to: Target, names: Sequence[str] = ()) -> Plan[SeekPlan, SeekRun]:
+        """Plan to move the checkpoint of a handler, and to end its pause.
+
+        `to` is "beginning", "now", the offset of the first event to handle, or a time with its zone. Events that it has handled are
+        not handled again: that is what a replay is for.
+        """
+        erp = self._erp
+
+        def make(_: Work) -> SeekPlan:
+            tenants = self._active(names)
+            with erp.database.connection() as connection:
+                return plan_seek(connection, tenants, erp.registry, handler, to)
+
+        def run(plan: SeekPlan, _: Work) -> SeekRun:
+            return run_seek(erp.database, plan, plan.id)
+
+        return Plan(make(Work()), make, run, erp.target, "checkpoints", can_stop=False)
 
     def replays(self, names: Sequence[str] = ()) -> ReplayHistory:
         """Read who replayed what, and how it ended."""

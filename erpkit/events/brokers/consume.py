@@ -20,7 +20,8 @@ from erpkit.events.brokers.broker import FROM_BROKER, Broker, Delivery, Subscrip
 from erpkit.events.checkpoints import group_lock, move_checkpoint, read_batch
 from erpkit.events.consumer import Consumer, group_of
 from erpkit.events.dead_letters import add_dead_letter
-from erpkit.events.dispatch import ATTEMPTS, BATCH, dispatch_batch
+from erpkit.events.dispatch import BATCH, dispatch_batch
+from erpkit.events.handling import ATTEMPTS
 from erpkit.events.log import append, name_log_behind
 from erpkit.events.message import Message
 from erpkit.modules import EventHandler, Registry

@@ -274,7 +274,7 @@ def steps_of(
         for slug, topic, events, first, last, since, until in counts
         if selection.has_topic(topic)
         for handler in handlers
-        if registry.topic(handler.event) == topic
+        if topic in registry.topics_of(handler)
     )
 
 

@@ -273,7 +273,7 @@ def plan_watermill(
     """
     choice = choice or HandlerChoice()
     chosen, left_out = choose_handlers(registry, choice)
-    wanted = {registry.topic(handler.event) for handler in chosen}
+    wanted = {topic for handler in chosen for topic in registry.topics_of(handler)}
     tables: list[tuple[str, str]] = []
     counts: list[tuple[str, tuple[Any, ...]]] = []
     errors: dict[str, str] = {}
@@ -340,7 +340,8 @@ class _Work:
         self._replay_id = uuid4()
         self._handlers: dict[str, list[EventHandler]] = {}
         for handler in (registry.event_handlers[name] for name in plan.handlers):
-            self._handlers.setdefault(registry.topic(handler.event), []).append(handler)
+            for topic in registry.topics_of(handler):
+                self._handlers.setdefault(topic, []).append(handler)
         self._handled = self._failed = 0
         self._failures: list[ReplayFailure] = []
 
