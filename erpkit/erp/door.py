@@ -79,9 +79,10 @@ class Erp(Part, Installation):
     Each part is imported when it is asked for: all of them together take longer than most commands.
     """
 
-    _inner = frozenset(
-        {"candidates", "compose", "database", "find", "is_foreign", "one", "own", "registry", "settings"}
-    )
+    _inner = frozenset({
+        "candidates", "compose", "database", "find", "foreign_states", "has_event_log", "is_foreign", "no_tenants",
+        "one", "own", "registry", "settings",
+    })  # fmt: skip
 
     @cached_property
     def tenants(self) -> Tenants:

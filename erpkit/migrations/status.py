@@ -359,9 +359,10 @@ def read_applied(connection: Connection, tenants: Sequence[Tenant], migrations: 
             state[version] = row
     versions = {key: tuple(state) for key, state in states.items()}
     try:
-        edited = _edited(connection, list(by_schema), migrations, states)
-        dirty = read_dirty(connection, list(by_schema), states)
-        stops = read_stops(connection, [key for key, mark in marks.items() if mark.dirty])
+        with connection.transaction():  # a login that may not read the history does not end the caller's transaction
+            edited = _edited(connection, list(by_schema), migrations, states)
+            dirty = read_dirty(connection, list(by_schema), states)
+            stops = read_stops(connection, [key for key, mark in marks.items() if mark.dirty])
     except psycopg.errors.InsufficientPrivilege:
         why = str(may_not_read(connection, "erpkit_migrations"))
         return Applied(versions, {}, describe_dirt(marks, running, migrations, {}), unread, why, marks)

@@ -247,7 +247,9 @@ def _creation_error(tenant: Tenant, error: psycopg.Error, migration: Migration |
     reason = first_line(error)
     if migration is not None:
         reason = message_of(error, migration)
-        return MigrationError(f"tenant {tenant.slug}: {migration.path} failed: {reason}; the tenant was not created")
+        return MigrationError(
+            f"tenant {tenant.slug}: {migration.path} failed: {reason.rstrip(';')}; the tenant was not created"
+        )
     if isinstance(error, psycopg.errors.UniqueViolation):
         return UsageError(f"tenant {tenant.slug} cannot be created: another process has just created it")
     if isinstance(error, psycopg.errors.DuplicateObject | psycopg.errors.DuplicateSchema):

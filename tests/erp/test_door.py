@@ -21,7 +21,8 @@ from tests.conftest import plant_copy
 
 PARTS = ("tenants", "events", "migrations", "modules", "queries", "runs")
 PLUMBING = {
-    "broker", "candidates", "compose", "consume", "database", "find", "forward", "installation", "is_foreign", "own", "recorder",
+    "broker", "candidates", "compose", "consume", "database", "find", "foreign_states", "forward", "has_event_log",
+    "installation", "is_foreign", "no_tenants", "one", "own", "recorder",
     "registry", "settings", "worker",
 }  # fmt: skip
 

@@ -336,8 +336,7 @@ def test_an_event_log_with_rows_goes_only_when_that_is_confirmed(fleet: Fleet) -
         assert list(erp.tenants) == ["nord"]
         plan = erp.tenants.release(["nord"], with_events=True)
         assert (
-            str(plan.record)
-            == "release 1 tenants, with 1 rows of event logs, which are lost: their schemas and data stay"
+            str(plan.record) == "release 1 tenant, with 1 row of event logs, which is lost: their schemas and data stay"
         )
         plan.apply(plan.id)
     assert fleet.dump(*fleet.schemas()) == before
@@ -602,7 +601,7 @@ def test_the_command_line_plans_adopts_and_releases(fleet: Fleet) -> None:
     shown = run_erpkit("tenants", "release", "nord", **environ)
     confirm = re.findall(r"release-[0-9a-f]{10}", shown.stdout + shown.stderr)[-1]
     done = run_erpkit("tenants", "release", "nord", "--confirm", confirm, **environ)
-    assert (done.returncode, "released 1 of 1 tenants" in done.stdout + done.stderr) == (0, True), done.stderr
+    assert (done.returncode, "released 1 of 1 tenant" in done.stdout + done.stderr) == (0, True), done.stderr
 
 
 def test_while_the_query_is_set_the_result_says_to_unset_it(fleet: Fleet) -> None:
