@@ -126,6 +126,7 @@ class EventLag(Result):
     `consumers` are the groups that were asked about, `errors` the tenants that could not be read to the reason.
     More than `max_lag` events of one handler and tenant, or one that has waited for more than `max_age` seconds, are findings;
     None sets no limit. `skipped` maps tenants that are not active to their status, and `named` are those that were asked for by name.
+    `forwarding` is what a broker has lost or refused.
     """
 
     at: datetime
@@ -138,6 +139,7 @@ class EventLag(Result):
     max_age: float | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
     named: frozenset[str] = frozenset()
+    forwarding: Sequence[Finding] = ()
 
     @property
     def behind(self) -> list[GroupLag]:
@@ -191,6 +193,7 @@ class EventLag(Result):
             *(Finding("poison message", one.tenant, f"an event of {one.handler} ended its dispatcher", "error", _LOOK,
                       (f"the one after offset {one.checkpoint}, {count_of(one.attempts, 'time')}",))
               for one in self.groups if one.attempts),
+            *self.forwarding,
             *(Finding("paused", one.tenant, f"{one.handler} pauses after failures: {first_line_of(one.error)}",
                       remedy="it goes on by itself; mend the cause, or pass an event over: erpkit events seek --help",
                       evidence=(f"next attempt at {one.paused_until:%Y-%m-%d %H:%M:%S}",))
