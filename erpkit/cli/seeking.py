@@ -25,7 +25,7 @@ from erpkit.events.seek import SeekPlan, SeekRun, Target
 @confirm_option()
 @as_json
 def command(handler: str, to: str, slugs: tuple[str, ...], confirm: str, as_json: bool) -> int:
-    """Move the checkpoint of a handler, and end its pause.
+    """Move the checkpoint of a handler; one that moves ends its pause.
 
     Forward it passes events over, which are never handled. Backward it handles those that it has not handled yet; to handle others
     again, replay them. Without --confirm the plan is shown and nothing is changed.

@@ -258,7 +258,7 @@ class Events(Part):
         return Plan(first, make, run, erp.target, "events", can_stop=False, look=look)
 
     def seek(self, handler: str, to: Target, names: Sequence[str] = ()) -> Plan[SeekPlan, SeekRun]:
-        """Plan to move the checkpoint of a handler, and to end its pause.
+        """Plan to move the checkpoint of a handler; one that moves ends its pause.
 
         `to` is "beginning", "now", the offset of the first event to handle, or a time with its zone. Events that it has handled are
         not handled again: that is what a replay is for.

@@ -19,6 +19,7 @@ from erpkit.events.log import check_time_zones
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
 from erpkit.table import Column, Table
 
 Target = Literal["beginning", "now"] | int | datetime
@@ -113,12 +114,12 @@ class SeekPlan:
         name = self.group.name
         passed = [
             Finding("passed over", one.tenant, f"events are passed over, and {name} never handles them", "info",
-                    evidence=(f"{one.passed:,} events",))
+                    evidence=(count_of(one.passed, "event"),))
             for one in self.steps if one.passed
         ]  # fmt: skip
         known = [
             Finding("handled before", one.tenant, f"events that {name} has handled stay so", "info",
-                    f"erpkit events replay --handler {name}", (f"{one.known:,} events",))
+                    f"erpkit events replay --handler {name}", (count_of(one.known, "event"),))
             for one in self.steps if one.known
         ]  # fmt: skip
         return [*passed, *known, *not_read(self.errors)]
@@ -129,7 +130,7 @@ class SeekPlan:
         return (Table(_COLUMNS, self.steps, "Each checkpoint is there already."),)
 
     def __str__(self) -> str:
-        return f"move {self.group.name} to {self.to} in {len(self.steps):,} tenant(s)"
+        return f"move {self.group.name} to {self.to} in {count_of(len(self.steps), 'tenant')}"
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class SeekRun:
         return (Table(_COLUMNS, [one for one in self.plan.steps if one.tenant in self.moved], "Nothing was moved."),)
 
     def __str__(self) -> str:
-        return f"moved {self.plan.group.name} to {self.plan.to} in {len(self.moved):,} tenant(s)"
+        return f"moved {self.plan.group.name} to {self.plan.to} in {count_of(len(self.moved), 'tenant')}"
 
 
 _COLUMNS = (

