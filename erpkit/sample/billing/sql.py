@@ -32,8 +32,9 @@ VALUES (%(invoice_id)s, %(amount)s, %(paid_on)s)
 """
 
 BOOK_INVOICE: Final = """
-INSERT INTO billing_ledger (invoice_id, invoiced, issued_on)
-VALUES (%(invoice_id)s, %(amount)s, %(issued_on)s)
+INSERT INTO billing_ledger (invoice_id, invoiced, issued_on, paid)
+SELECT %(invoice_id)s, %(amount)s, %(issued_on)s, coalesce(sum(p.amount), 0)
+FROM billing_payments p WHERE p.invoice_id = %(invoice_id)s
 ON CONFLICT (invoice_id) DO UPDATE SET invoiced = EXCLUDED.invoiced, issued_on = EXCLUDED.issued_on
 """
 
@@ -105,7 +106,7 @@ def add_payment(connection: Connection[Any], invoice_id: UUID, amount: Decimal, 
 
 
 def book_invoice(connection: Connection[Any], invoice_id: UUID, amount: Decimal, issued_on: date) -> None:
-    """Enter an invoice in the ledger, or write its line anew."""
+    """Enter an invoice in the ledger, or write its line anew. Payments whose events came first are added up."""
     connection.execute(BOOK_INVOICE, {"invoice_id": invoice_id, "amount": amount, "issued_on": issued_on})
 
 

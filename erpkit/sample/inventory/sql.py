@@ -8,8 +8,10 @@ from psycopg import Connection
 from psycopg.rows import tuple_row
 
 NOTE_SHORTAGES: Final = """
-INSERT INTO inventory_shortages (order_id, sku, lacking)
-SELECT %(order_id)s, unnest(%(skus)s::text[]), unnest(%(lacking)s::integer[])
+INSERT INTO inventory_shortages (order_id, sku, lacking, is_open)
+SELECT %(order_id)s, l.sku, l.lacking, NOT EXISTS (
+    SELECT 1 FROM inventory_stock s WHERE s.sku = l.sku AND s.on_hand - s.reserved >= l.lacking)
+FROM (SELECT unnest(%(skus)s::text[]) AS sku, unnest(%(lacking)s::integer[]) AS lacking) l
 ON CONFLICT DO NOTHING
 """
 
@@ -47,7 +49,7 @@ class InventoryStockRow:
 
 
 def note_shortages(connection: Connection[Any], order_id: UUID, skus: list[str], lacking: list[int]) -> None:
-    """Note what an order lacks, once an order and product; the two arrays go together."""
+    """Note what an order lacks, once an order and product; the two arrays go together. Where the goods came first, it is closed."""
     connection.execute(NOTE_SHORTAGES, {"order_id": order_id, "skus": skus, "lacking": lacking})
 
 

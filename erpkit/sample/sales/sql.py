@@ -10,8 +10,10 @@ from psycopg import Connection
 from psycopg.rows import tuple_row
 
 OPEN_ACCOUNT: Final = """
-INSERT INTO sales_accounts (customer_id, name) VALUES (%(customer_id)s, %(name)s) ON CONFLICT DO
-  NOTHING
+INSERT INTO sales_accounts (customer_id, name, orders, last_order_on)
+SELECT %(customer_id)s, %(name)s, count(*), max(o.placed_on)
+FROM sales_orders o WHERE o.customer_id = %(customer_id)s
+ON CONFLICT DO NOTHING
 """
 
 COUNT_ORDERS: Final = """
@@ -73,7 +75,7 @@ class ListOrdersRow:
 
 
 def open_account(connection: Connection[Any], customer_id: UUID, name: str) -> None:
-    """Give a customer a line in the accounts, if there is none."""
+    """Give a customer a line in the accounts, if there is none. Orders whose events came first are counted."""
     connection.execute(OPEN_ACCOUNT, {"customer_id": customer_id, "name": name})
 
 

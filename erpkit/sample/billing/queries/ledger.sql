@@ -1,7 +1,8 @@
 -- name: BookInvoice :exec
--- Enter an invoice in the ledger, or write its line anew.
-INSERT INTO billing_ledger (invoice_id, invoiced, issued_on)
-VALUES (sqlc.arg(invoice_id), sqlc.arg(amount), sqlc.arg(issued_on))
+-- Enter an invoice in the ledger, or write its line anew. Payments whose events came first are added up.
+INSERT INTO billing_ledger (invoice_id, invoiced, issued_on, paid)
+SELECT sqlc.arg(invoice_id), sqlc.arg(amount), sqlc.arg(issued_on), coalesce(sum(p.amount), 0)
+FROM billing_payments p WHERE p.invoice_id = sqlc.arg(invoice_id)
 ON CONFLICT (invoice_id) DO UPDATE SET invoiced = EXCLUDED.invoiced, issued_on = EXCLUDED.issued_on;
 
 -- name: BookPayments :exec

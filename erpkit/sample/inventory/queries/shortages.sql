@@ -1,7 +1,9 @@
 -- name: NoteShortages :exec
--- Note what an order lacks, once an order and product; the two arrays go together.
-INSERT INTO inventory_shortages (order_id, sku, lacking)
-SELECT sqlc.arg(order_id), unnest(sqlc.arg(skus)::text[]), unnest(sqlc.arg(lacking)::integer[])
+-- Note what an order lacks, once an order and product; the two arrays go together. Where the goods came first, it is closed.
+INSERT INTO inventory_shortages (order_id, sku, lacking, is_open)
+SELECT sqlc.arg(order_id), l.sku, l.lacking, NOT EXISTS (
+    SELECT 1 FROM inventory_stock s WHERE s.sku = l.sku AND s.on_hand - s.reserved >= l.lacking)
+FROM (SELECT unnest(sqlc.arg(skus)::text[]) AS sku, unnest(sqlc.arg(lacking)::integer[]) AS lacking) l
 ON CONFLICT DO NOTHING;
 
 -- name: CloseShortages :exec

@@ -1,6 +1,9 @@
 -- name: OpenAccount :exec
--- Give a customer a line in the accounts, if there is none.
-INSERT INTO sales_accounts (customer_id, name) VALUES (sqlc.arg(customer_id), sqlc.arg(name)) ON CONFLICT DO NOTHING;
+-- Give a customer a line in the accounts, if there is none. Orders whose events came first are counted.
+INSERT INTO sales_accounts (customer_id, name, orders, last_order_on)
+SELECT sqlc.arg(customer_id), sqlc.arg(name), count(*), max(o.placed_on)
+FROM sales_orders o WHERE o.customer_id = sqlc.arg(customer_id)
+ON CONFLICT DO NOTHING;
 
 -- name: CountOrders :exec
 -- Count a customer's orders, and keep the day of the last one.
