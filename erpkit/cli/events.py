@@ -25,6 +25,7 @@ from erpkit.cli.output import (
     print_findings,
     print_json,
     print_target,
+    read_time,
     say,
     show,
     tenants_option,
@@ -45,6 +46,9 @@ _PATIENCE = 30.0  # seconds, the longest wait after a fault
 _IDLE = 5.0  # seconds without a delivery that end --once
 
 
+_payload = click.option("--payload", is_flag=True, help="Show the business data in the events, too.")
+
+
 @click.group("events")
 def command() -> None:
     """Each tenant's event log."""
@@ -53,17 +57,60 @@ def command() -> None:
 @command.command("list")
 @click.argument("tenant")
 @limit_option(20, most=10_000)
+@click.option("--topic", default="*", show_default=True, help="Pattern of topics, such as billing.*")
+@click.option("--since", help="Recorded at or after: 2026-01-31T08:00:00+00:00")
+@click.option("--until", help="Recorded before.")
+@click.option("--correlation-id", metavar="ID", help="Only events that this command caused.")
+@_payload
 @as_json
-def list_(tenant: str, limit: int, as_json: bool) -> None:
-    """List a tenant's newest events, without their payloads."""
+def list_(
+    tenant: str, limit: int, topic: str, since: str | None, until: str | None, correlation_id: str | None, payload: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """List a tenant's newest events."""
+    selection = {
+        "topic": topic, "since": read_time("--since", since), "until": read_time("--until", until),
+        "correlation_id": correlation_id,
+    }  # fmt: skip
     with open_erp(quiet=as_json, own="event log") as erp:
-        events = erp.events.list(tenant, limit)
+        events = erp.events.list(tenant, limit, payload=payload, **selection)
     if as_json:
         print_json(
-            [{"offset": e.offset, "uuid": e.uuid, "topic": e.topic, "recorded_at": e.recorded_at} for e in events.rows]
+            [
+                {"offset": e.offset, "uuid": e.uuid, "topic": e.topic, "recorded_at": e.recorded_at}
+                | ({"payload": e.payload} if payload else {})
+                for e in events.rows
+            ]
         )
     else:
         show(events)
+
+
+@command.command()
+@click.argument("wanted", metavar="ID")
+@tenants_option()
+@_payload
+@as_json
+def trace(wanted: str, slugs: tuple[str, ...], payload: bool, as_json: bool) -> int:
+    """Tell what a command led to: its events, their effects and dead letters, with times.
+
+    ID is a correlation id, or the uuid of any event. Exit code 3 if a dead letter is open, an event is parked, or a tenant cannot
+    be read.
+    """
+    with open_erp(quiet=as_json, own="event log") as erp:
+        found = erp.events.trace(wanted, slugs, payload=payload)
+    if as_json:
+        print_json(
+            {
+                "correlation_id": found.correlation_id,
+                "entries": [*map(asdict, found.entries)],
+                "errors": dict(found.errors),
+            }
+        )
+    else:
+        show(found.table)
+    print_findings(found.findings, quiet=as_json)
+    return exit_code(found.findings)
 
 
 @command.command("dispatch")

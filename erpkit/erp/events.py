@@ -29,13 +29,15 @@ from erpkit.events.dispatchers import (
 from erpkit.events.health import EventHealth, read_event_health, read_event_lag
 from erpkit.events.lag import EventLag
 from erpkit.events.letter_plan import OpenLetters, read_letters
-from erpkit.events.log import EVENT_COLUMNS, name_log_behind
+from erpkit.events.log import EVENT_COLUMNS, PAYLOAD_COLUMN, hint_topic, name_log_behind
 from erpkit.events.replay.audit import ReplayHistory, read_replays
 from erpkit.events.replay.files import ImportResult
 from erpkit.events.replay.request import ReplayReport
+from erpkit.events.replay.selection import list_selected, list_topics
 from erpkit.events.replay.shadow import SHADOW_COLUMNS
 from erpkit.events.replay.swap import SwapResult
 from erpkit.events.replay.watermill import WatermillTopics, read_watermill_topics
+from erpkit.events.trace import Trace, trace
 from erpkit.plan import Plan, Work
 from erpkit.table import Table
 
@@ -103,12 +105,28 @@ class Events:
     def __init__(self, installation: Installation) -> None:
         self._erp = installation
 
-    def list(self, tenant: str, limit: int = 20) -> Table[events.Message]:
-        """Return a tenant's newest events, without their payloads."""
-        (found,) = self._find([tenant])
+    def list(self, tenant: str, limit: int = 20, *, payload: bool = False, **selection: Any) -> Table[events.Message]:
+        """Return a tenant's newest events; `selection` are the fields of `Selection`: topic, since, until, correlation_id.
+
+        `payload` adds the business data in them: ask for it only where you may see it, as a run records its output.
+        """
+        (found,), chosen = self._find([tenant]), events.Selection(**selection)
         with name_log_behind(found), self._erp.database.tenant_transaction(found) as connection:
             connection.execute(IMPATIENT)
-            return Table(EVENT_COLUMNS, events.list_events(connection, limit), "the log is empty")
+            rows = list_selected(connection, chosen, limit)
+            topics = [] if rows else list_topics(connection, events.Selection())
+        hint = hint_topic(chosen.topic, [*topics, *self._erp.registry.topics]) if topics else ""
+        columns = (*EVENT_COLUMNS, PAYLOAD_COLUMN) if payload else EVENT_COLUMNS
+        return Table(columns, rows, hint or ("no event is selected" if topics else "the log is empty"))
+
+    def trace(self, wanted: str, names: Sequence[str] = (), *, payload: bool = False) -> Trace:
+        """Tell the story of a correlation id over these tenants, all without a name: command, events, effects, dead letters.
+
+        `wanted` may be the uuid of any event in it, too. `payload` is as in `list`. Raises UsageError for an unknown id.
+        """
+        erp, tenants = self._erp, self._find(names)
+        with erp.database.connection() as connection:
+            return trace(connection, erp.target, tenants, erp.registry, wanted, payload=payload)
 
     def lag(
         self, names: Sequence[str] = (), *, max_lag: int | None = None, max_age: float | None = None, long: float = 10

@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 
 from erpkit.database import Connection, Errors, Tenant, fetch_union, read_tenants, tenants_with_table
-from erpkit.database.scope import scope_statements
+from erpkit.database.scope import scope_statements, use_lock
 from erpkit.events.consumer import Consumer, ConsumerGroup, group_rows
 from erpkit.events.log import COLUMNS, to_message
 from erpkit.events.message import Message
@@ -48,6 +48,13 @@ SELECT n.nspname, bool_or(c.relname = 'erpkit_parked' AND pg_relation_size(c.oid
  GROUP BY 1 HAVING bool_or(c.relname = 'erpkit_events')
 """
 
+# What a query over many tenants meets where one of them is locked, or dropped beside it.
+_BESIDE = (
+    psycopg.ProgrammingError,
+    psycopg.InternalError,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.DeadlockDetected,
+)
 _PATIENCE = 1.0  # seconds that a dispatcher waits for a table that is locked
 _TENANTS_A_QUERY = 100  # the quickest of 50 to 1,000, measured
 
@@ -110,16 +117,18 @@ def mark_in_flight(
     holds the lock meanwhile. It costs no wait for the disk: should the server crash, the mark is lost, and nothing else.
     """
     key = sql.SQL(group_lock("current_schema()", "{}")).format(sql.Literal(consumer.name))
+    use = sql.SQL(use_lock("current_schema()"))
     mark = sql.SQL(_MARK).format(sql.Literal(consumer.name), sql.Literal(last), sql.Literal(attempts))
     connection.execute(
         sql.SQL("; ").join(
             (
                 sql.SQL("SET LOCAL synchronous_commit TO off"),
                 mark,
-                sql.SQL("SELECT pg_advisory_lock({})").format(key),
+                sql.SQL("SELECT pg_advisory_lock({}), pg_advisory_lock_shared({})").format(key, use),
                 sql.SQL("COMMIT AND CHAIN"),
                 *map(sql.SQL, scope_statements(consumer.tenant.schema, consumer.tenant.role, statement_timeout)),
                 sql.SQL("SELECT pg_advisory_xact_lock({0}), pg_advisory_unlock({0})").format(key),
+                sql.SQL("SELECT pg_advisory_xact_lock_shared({0}), pg_advisory_unlock_shared({0})").format(use),
             )
         )
     )
@@ -184,7 +193,7 @@ def read_waiting(
     by_slug = {tenant.slug: tenant for tenant in tenants}
     try:
         rows = fetch_union(connection, (query for _, query in queries), _TENANTS_A_QUERY, patience=_PATIENCE)
-    except (psycopg.ProgrammingError, psycopg.errors.LockNotAvailable):
+    except _BESIDE:
         rows = read_tenants(connection, queries, errors)
     return list(dict.fromkeys((by_slug[slug], name) for slug, name in rows))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 from erpkit.database import Connection, Database, Tenant
-from erpkit.errors import ErpkitError
+from erpkit.database.in_use import Leaving
+from erpkit.errors import ErpkitError, TenantNotActiveError
 from erpkit.events.checkpoints import Checkpoint, mark_in_flight, move_checkpoint, read_batch
 from erpkit.events.consumer import UNWATCHED, Consumer, Context, Watch, raise_if_lost
 from erpkit.events.dead_letters import add_dead_letter
@@ -35,6 +36,7 @@ class BatchResult:
     handled: Sequence[Message] = ()
     dead: Sequence[tuple[Message, Exception]] = ()
     published: Sequence[Message] = field(default_factory=list)
+    rest: Sequence[Message] = ()  # not begun, as somebody waits for the tenant
 
 
 def together_or_each(
@@ -53,21 +55,27 @@ def together_or_each(
 
 
 def handle_batch(
-    connection: Connection, consumer: Consumer, messages: Sequence[Message], attempts: int = ATTEMPTS
+    connection: Connection,
+    consumer: Consumer,
+    messages: Sequence[Message],
+    attempts: int = ATTEMPTS,
+    leaving: Leaving | None = None,
 ) -> BatchResult:
     """Handle messages that are not in the handler's inbox yet; the caller appends what was published.
 
-    One that fails `attempts` times becomes a dead letter.
+    One that fails `attempts` times becomes a dead letter. With `leaving`, the batch ends where somebody waits for the tenant.
     """
     return together_or_each(
         connection,
         str(consumer),
-        lambda: _handle_together(connection, consumer, messages),
-        lambda: handle_each(connection, consumer, messages, attempts),
+        lambda: _handle_together(connection, consumer, messages, leaving),
+        lambda: handle_each(connection, consumer, messages, attempts, leaving),
     )
 
 
-def _handle_together(connection: Connection, consumer: Consumer, messages: Sequence[Message]) -> BatchResult:
+def _handle_together(
+    connection: Connection, consumer: Consumer, messages: Sequence[Message], leaving: Leaving | None
+) -> BatchResult:
     """Handle those messages that are not in the handler's inbox yet, and put them there."""
     if not messages:
         return BatchResult()
@@ -78,7 +86,11 @@ def _handle_together(connection: Connection, consumer: Consumer, messages: Seque
     new = {uuid for (uuid,) in rows}
     middleware = _middleware(consumer.handler, consumer.watch)
     published: list[Message] = []
-    for message in messages:
+    for number, message in enumerate(messages):
+        if leaving is not None and leaving.is_due():
+            query = "DELETE FROM erpkit_inbox WHERE handler = %s AND uuid = ANY(%s)"
+            connection.execute(query, [consumer.name, list(new)])
+            return BatchResult(messages[:number], (), published, messages[number:])
         if message.uuid in new:
             new.discard(message.uuid)  # a broker may bring one twice
             published += handle(connection, consumer, message, middleware)
@@ -86,14 +98,20 @@ def _handle_together(connection: Connection, consumer: Consumer, messages: Seque
 
 
 def handle_each(
-    connection: Connection, consumer: Consumer, messages: Iterable[Message], attempts: int = ATTEMPTS
+    connection: Connection,
+    consumer: Consumer,
+    messages: Sequence[Message],
+    attempts: int = ATTEMPTS,
+    leaving: Leaving | None = None,
 ) -> BatchResult:
     """Handle messages one by one, each in a savepoint of its own."""
     middleware = _isolated_middleware(consumer.handler, consumer.watch, attempts)
     handled: list[Message] = []
     dead: list[tuple[Message, Exception]] = []
     published: list[Message] = []
-    for message in messages:
+    for number, message in enumerate(messages):
+        if leaving is not None and leaving.is_due():
+            return BatchResult(handled, dead, published, messages[number:])
         if dead and park_if_blocked(connection, consumer, message):
             continue
         context = consumer.context(connection, message)
@@ -171,11 +189,14 @@ def dispatch_batch(database: Database, consumer: Consumer, limit: int = BATCH) -
 
     Where the last dispatcher of the group ended with some in flight, one of them is handed over alone, up to three times in
     all: one that ends the process each time becomes a dead letter. All figures are 0 where nothing waits, or another
-    dispatcher has the group.
+    dispatcher has the group. The batch ends early where somebody waits to suspend, rename or drop the tenant. Raises
+    TenantNotActiveError where the tenant is not active any more.
     """
     with (
         name_log_behind(consumer.tenant),
-        database.tenant_transaction(consumer.tenant, write=True, statement_timeout=STATEMENT_TIMEOUT) as connection,
+        database.tenant_transaction(
+            consumer.tenant, write=True, statement_timeout=STATEMENT_TIMEOUT, active=True
+        ) as connection,
     ):
         checkpoint, messages = read_batch(connection, consumer.group, limit)
         if messages is None:
@@ -187,11 +208,24 @@ def dispatch_batch(database: Database, consumer: Consumer, limit: int = BATCH) -
         ready = hold_back(connection, consumer, messages)
         if not messages and not ready:
             return Dispatched()
-        result = handle_batch(connection, consumer, ready)
-        if messages:
-            move_checkpoint(connection, consumer.group, messages[-1].offset or 0)
+        result = handle_batch(connection, consumer, ready, ATTEMPTS, Leaving(connection, consumer.tenant))
+        if messages or result.rest:
+            move_checkpoint(connection, consumer.group, _last_offset(consumer, messages, result.rest))
         append(connection, result.published)
-        return _count([*messages, *ready], result)
+        rest = {message.uuid for message in result.rest}
+        return _count([message for message in (*messages, *ready) if message.uuid not in rest], result)
+
+
+def _last_offset(consumer: Consumer, messages: Sequence[Message], rest: Sequence[Message]) -> int:
+    """Return the offset up to which all of a batch is done.
+
+    Raises TenantNotActiveError, which undoes the batch, where the rest begins among events that were parked before it.
+    """
+    if not rest:
+        return messages[-1].offset or 0
+    if rest[0] not in messages:
+        raise TenantNotActiveError(f"{consumer} ended its batch, as somebody waits for the tenant")
+    return (rest[0].offset or 1) - 1
 
 
 def _dispatch_suspect(

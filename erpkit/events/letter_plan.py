@@ -24,7 +24,7 @@ from erpkit.events.dead_letters import (
     list_dead_letters,
     sum_counts,
 )
-from erpkit.events.log import check_time_zones
+from erpkit.events.log import check_time_zones, hint_topic
 from erpkit.events.parking import PARKED_COLUMNS, Parked, list_parked
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
@@ -208,6 +208,7 @@ class OpenLetters:
     letters: Sequence[DeadLetter]
     parked: Sequence[Parked] = ()
     errors: Mapping[str, str] = field(default_factory=dict)
+    hint: str = ""  # where no topic of an open letter fits the selection's pattern
 
     def __len__(self) -> int:
         return len(self.letters)
@@ -286,6 +287,8 @@ class OpenLetters:
     def _empty(self) -> str:
         if not self.tenants:
             return "no dead letters: there are no tenants (erpkit tenants create NAME makes one)"
+        if self.hint:
+            return f"no dead letters: {self.hint}"
         return "no dead letters" if not self.errors else "no dead letters in the tenants that could be read"
 
     def __repr__(self) -> str:
@@ -300,7 +303,9 @@ def read_letters(
 ) -> OpenLetters:
     """Read the open dead letters of `tenants` that `selection` chooses; a tenant that cannot be read does not stop the others."""
     errors: dict[str, str] = {}
-    letters, _ = choose_letters(list_dead_letters(connection, tenants, errors), selection, None)
+    everyone = list_dead_letters(connection, tenants, errors)
+    letters, _ = choose_letters(everyone, selection, None)
+    hint = hint_topic(selection.topic, (letter.topic for letter in everyone)) if everyone else ""
     handlers = {(letter.tenant, letter.handler) for letter in letters}
     parked = [one for one in list_parked(connection, tenants, errors) if (one.tenant, one.handler) in handlers]
-    return OpenLetters(target, tenants, selection, letters, parked, errors)
+    return OpenLetters(target, tenants, selection, letters, parked, errors, hint)

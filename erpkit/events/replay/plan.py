@@ -15,6 +15,7 @@ from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_wi
 from erpkit.errors import UsageError
 from erpkit.events.brokers.broker import Route
 from erpkit.events.dead_letters import DeadLetter, group_letters, letter_findings
+from erpkit.events.log import hint_topic
 from erpkit.events.replay.selection import Selection
 from erpkit.finding import NO_TENANTS, Finding, not_read
 from erpkit.modules import EventHandler, Registry
@@ -233,7 +234,10 @@ def plan_replay(
     """
     chosen, left_out = choose_handlers(registry, choice or HandlerChoice())
     errors: dict[str, str] = {}
-    steps = steps_of(registry, chosen, selection, count_events(connection, tenants, selection, errors))
+    counts = count_events(connection, tenants, selection, errors)
+    steps = steps_of(registry, chosen, selection, counts)
+    if hint := hint_topic(selection.topic, [*(row[1] for row in counts), *registry.topics]):
+        left_out = {**left_out, "all events": hint}
     return ReplayPlan(selection, with_steps(tenants, steps), steps, left_out, errors=errors)
 
 
