@@ -179,7 +179,13 @@ def lag(slugs: tuple[str, ...], max_lag: int | None, max_age: float | None, as_j
     if as_json:
         groups, holders = [_group(g, found.at) for g in found.groups], [asdict(holder) for holder in found.holders]
         print_json(
-            {"groups": groups, "lock_holders": holders, "without_log": found.without_log, "errors": dict(found.errors)}
+            {
+                "groups": groups,
+                "lock_holders": holders,
+                "orphans": [asdict(orphan) for orphan in found.orphans],
+                "without_log": found.without_log,
+                "errors": dict(found.errors),
+            }
         )
     else:
         show(found.table)

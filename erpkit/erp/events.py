@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from erpkit.events.dispatchers import (
 )
 from erpkit.events.health import EventHealth, read_event_health, read_event_lag
 from erpkit.events.lag import EventLag
+from erpkit.events.letter_edit import Edited, LetterEdit, edit_letter, plan_edit
 from erpkit.events.letter_plan import OpenLetters, read_letters
 from erpkit.events.log import EVENT_COLUMNS, PAYLOAD_COLUMN, hint_topic, name_log_behind
 from erpkit.events.replay.audit import ReplayHistory, read_replays
@@ -168,6 +169,34 @@ class Events:
         """
         (found,) = self._find([tenant])
         return events.show_dead_letter(self._erp.database, found, offset, handler, payload=payload)
+
+    def edit_letter(
+        self,
+        tenant: str,
+        offset: int,
+        handler: str = "",
+        *,
+        values: Mapping[str, Any],
+        reason: str,
+        payload: bool = False,
+    ) -> Plan[LetterEdit, Edited]:
+        """Plan to retry a dead letter with other values by field, or by path (`lines.0.amount`); the event itself stays.
+
+        Who, when, why and both payloads are kept. With `payload` the plan shows the values. Raises UsageError and PayloadError
+        as `plan_edit` does.
+        """
+        (owner,) = self._find([tenant])
+        erp = self._erp
+        erp.database.check_writable()
+
+        def make(_: Work) -> LetterEdit:
+            plan = plan_edit(erp.database, erp.registry, owner, (offset, handler), (values, reason))
+            return replace(plan, shows_values=payload)
+
+        def run(plan: LetterEdit, _: Work) -> Edited:
+            return edit_letter(erp.database, plan, plan.id)
+
+        return Plan(make(Work()), make, run, erp.target, "letters", can_stop=False)
 
     def replay(
         self, names: Sequence[str] = (), *, rate: float | None = None, **request: Any

@@ -11,6 +11,7 @@ from psycopg import sql
 from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.events.checkpoints import group_lock
 from erpkit.events.consumer import ConsumerGroup, group_rows
+from erpkit.events.orphans import Orphan, orphan_findings
 from erpkit.finding import NO_TENANTS, Finding, group_findings, not_read
 from erpkit.result import to_html
 from erpkit.table import Column, Table, Tone, format_value
@@ -117,7 +118,7 @@ class EventLag:
 
     `consumers` are the groups that were asked about, `errors` the tenants that could not be read to the reason.
     More than `max_lag` events of one handler and tenant, or one that has waited for more than `max_age` seconds, are findings;
-    None sets no limit.
+    None sets no limit. `orphans` are topics that nobody handles, and handlers that are gone.
     """
 
     at: datetime
@@ -128,6 +129,7 @@ class EventLag:
     errors: Mapping[str, str] = field(default_factory=dict)
     max_lag: int | None = None
     max_age: float | None = None
+    orphans: Sequence[Orphan] = ()
 
     @property
     def behind(self) -> list[GroupLag]:
@@ -179,6 +181,7 @@ class EventLag:
             *(Finding("lock holder", one.tenant, one.problem, remedy=f"SELECT pg_terminate_backend({one.pid})")
               for one in self.holders),
             *(Finding("no log", slug, "has no event log", remedy="erpkit migrate up") for slug in self.without_log),
+            *orphan_findings(self.orphans),
             *not_read(self.errors),
         ]  # fmt: skip
 

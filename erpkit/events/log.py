@@ -48,6 +48,7 @@ EVENT_COLUMNS = (
 )
 PAYLOAD_COLUMN = Column[Message]("payload", lambda event: dict(event.payload))
 COLUMNS = '"offset", uuid, topic, payload, metadata, recorded_at'
+EVENT = ", ".join(f"e.{name}" for name in COLUMNS.split(", "))  # the same of a table that is called e
 
 
 def append(connection: Connection, messages: Sequence[Message]) -> None:

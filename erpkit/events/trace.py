@@ -25,8 +25,8 @@ Kind = Literal["command", "event", "effect", "dead letter", "parked", "waits"]
 _MOST_PUBLISHED = 100  # events of one handler and message whose publisher is recognized
 
 _EVENTS = sql.SQL(
-    "SELECT {slug}, " + COLUMNS + " FROM {events} WHERE metadata->>'correlation_id' = {wanted}"
-    " UNION SELECT {slug}, " + COLUMNS + " FROM {events} WHERE uuid = {uuid}"
+    "SELECT {slug}, e.* FROM (SELECT {columns} FROM {events} WHERE metadata->>'correlation_id' = {wanted}"
+    " UNION SELECT {columns} FROM {events} WHERE uuid = {uuid}) e"
 )
 # The inbox is read along its key, which begins with the handler.
 _OUTCOMES = sql.SQL(
@@ -234,7 +234,7 @@ def _read_events(
         (
             tenant,
             _EVENTS.format(
-                slug=sql.Literal(tenant.slug), events=sql.Identifier(tenant.schema, "erpkit_events"),
+                slug=sql.Literal(tenant.slug), columns=sql.SQL(COLUMNS), events=sql.Identifier(tenant.schema, "erpkit_events"),
                 wanted=sql.Literal(wanted), uuid=sql.Literal(uuid),
             ),
         )

@@ -23,7 +23,10 @@ def environment(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
 def letter(erp: Planted) -> dict[str, Any]:
     """A dead letter of the sample, with its event's metadata."""
     first = json.loads(erpkit("events", "dead-letters", "list", "--json").stdout)[0]
-    return json.loads(erpkit("events", "dead-letters", "show", erp.dead_letters, str(first["offset"]), "--json").stdout)
+    shown: dict[str, Any] = json.loads(
+        erpkit("events", "dead-letters", "show", erp.dead_letters, str(first["offset"]), "--json").stdout
+    )
+    return shown
 
 
 def _trace(*arguments: str) -> tuple[int, dict[str, Any]]:

@@ -8,6 +8,7 @@ from erpkit.database import Database, Tenant
 from erpkit.events.brokers.broker import Broker
 from erpkit.events.checkpoints import move_checkpoint, read_batch
 from erpkit.events.consumer import ConsumerGroup
+from erpkit.events.orphans import FORWARDERS
 
 BATCH = 500
 
@@ -23,7 +24,7 @@ class Forwarded:
 
 def forward_group(broker: Broker) -> str:
     """Return the consumer group that stands for a broker in `erpkit_checkpoints`."""
-    return f"forward.{broker.scheme}"
+    return f"{FORWARDERS}{broker.scheme}"
 
 
 def forward(database: Database, tenant: Tenant, broker: Broker, *, batch: int = BATCH) -> Forwarded:
