@@ -26,7 +26,8 @@ class Settings:
     is an entry-point group, or None for the default. `tenants_query` lists the tenants of an ERP that erpkit did not make; None
     means `public.tenants`. `broker` is the URL to which events are forwarded, `memory:` for none; it may contain a password: show
     `mask_url(broker)`. SQL that a person types may use `shared_schemas` besides the tenant's, and `allowed_functions` besides
-    PostgreSQL's own: names, with or without a schema, or `schema.*`.
+    PostgreSQL's own: names, with or without a schema, or `schema.*`. `retention` is how long events, inbox rows and replays are
+    kept: `events=365d`.
     """
 
     database: str | None = field(default=None, repr=False)
@@ -36,6 +37,7 @@ class Settings:
     broker: str = field(default="memory:", repr=False)
     shared_schemas: tuple[str, ...] = ()
     allowed_functions: tuple[str, ...] = ()
+    retention: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_broker(self.broker)
@@ -44,8 +46,8 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Read `ERPKIT_DATABASE` (else libpq's variables, else embedded) and `ERPKIT_` `HOME`, `MODULES`, `TENANTS_QUERY`, `BROKER`.
 
-        `ERPKIT_SHARED_SCHEMAS` and `ERPKIT_ALLOWED_FUNCTIONS` are lists separated by commas; if they are not set, the modules.toml
-        that ERPKIT_MODULES names may have them as `shared_schemas` and `allowed_functions`. Raises UsageError for an invalid
+        `ERPKIT_SHARED_SCHEMAS`, `ERPKIT_ALLOWED_FUNCTIONS` and `ERPKIT_RETENTION` are lists separated by commas; if they are not
+        set, the modules.toml that ERPKIT_MODULES names may have them as `shared_schemas` and so on. Raises UsageError for an invalid
         broker.
         """
         env = os.environ if environ is None else environ
@@ -59,6 +61,7 @@ class Settings:
             broker=env.get("ERPKIT_BROKER") or "memory:",
             shared_schemas=_list("shared_schemas", env),
             allowed_functions=_list("allowed_functions", env),
+            retention=_list("retention", env),
         )
 
     def with_database(self, reference: str, environ: Mapping[str, str] | None = None) -> Settings:

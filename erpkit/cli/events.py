@@ -20,6 +20,7 @@ import erpkit
 from erpkit.cli import dead_letters, replaying
 from erpkit.cli.output import (
     as_json,
+    confirm_option,
     limit_option,
     open_erp,
     print_findings,
@@ -30,11 +31,13 @@ from erpkit.cli.output import (
     show,
     tenants_option,
 )
+from erpkit.cli.planning import print_or_apply, show_or_apply, this_command
 from erpkit.config import Settings
 from erpkit.erp import Erp
 from erpkit.errors import BrokerError, DatabaseError, UsageError
 from erpkit.events import GroupLag, WorkerOptions, WorkerReport
 from erpkit.events.brokers import Broker, Forwarded
+from erpkit.events.retention import Pruned
 from erpkit.finding import exit_code
 from erpkit.nats import NatsServer
 from erpkit.signals import caught_signals, stop_at_signals
@@ -191,6 +194,36 @@ def lag(slugs: tuple[str, ...], max_lag: int | None, max_age: float | None, as_j
         show(found.table)
     print_findings(found.findings, quiet=as_json)
     return exit_code(found.findings)
+
+
+@command.command()
+@tenants_option()
+@confirm_option()
+@as_json
+def prune(slugs: tuple[str, ...], confirm: str, as_json: bool) -> int:
+    """Delete events, inbox rows and replays that are older than declared in ERPKIT_RETENTION, and needed by nobody.
+
+    What a checkpoint, a shadow, an unfinished replay or an open dead letter still needs is kept, and named. It works in small
+    transactions beside everything else.
+    """
+    with open_erp(quiet=as_json, own="event log") as erp:
+        plan = erp.events.prune(slugs)
+        if not as_json:
+            return show_or_apply(plan, confirm, this_command())
+        steps = [asdict(step) for step in plan.steps]
+        document = {
+            "id": plan.id,
+            "limits": plan.limits,
+            "steps": steps,
+            "left_out": plan.left_out,
+            "errors": plan.errors,
+        }
+
+        def done(result: Pruned) -> dict[str, object]:
+            counts = [{"tenant": slug, "kind": kind, "rows": rows} for (slug, kind), rows in result.counts.items()]
+            return {"id": confirm, "pruned": counts, "errors": dict(result.failures)}
+
+        return print_or_apply(plan, confirm, lambda _: document, done)
 
 
 def _dispatch_once(erp: Erp, slugs: Sequence[str], limit: float, as_json: bool) -> int:

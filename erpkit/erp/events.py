@@ -38,6 +38,7 @@ from erpkit.events.replay.selection import list_selected, list_topics
 from erpkit.events.replay.shadow import SHADOW_COLUMNS
 from erpkit.events.replay.swap import SwapResult
 from erpkit.events.replay.watermill import WatermillTopics, read_watermill_topics
+from erpkit.events.retention import Pruned, PrunePlan, Retention, plan_prune, prune
 from erpkit.events.trace import Trace, trace
 from erpkit.plan import Plan, Work
 from erpkit.table import Table
@@ -262,6 +263,23 @@ class Events:
 
         first = make(Work()) if build else look()
         return Plan(first, make, run, erp.target, "events", can_stop=False, look=look)
+
+    def prune(self, names: Sequence[str] = ()) -> Plan[PrunePlan, Pruned]:
+        """Plan to delete events, inbox rows and replays that are older than declared (ERPKIT_RETENTION) and needed by nobody.
+
+        Raises UsageError where nothing is declared.
+        """
+        erp = self._erp
+        erp.own("event log")
+        groups = events.consumer_groups(erp.registry)
+        retention = Retention.of(erp.settings.retention)
+
+        def make(_: Work) -> PrunePlan:
+            forwards = not erp.settings.broker.startswith("memory:")
+            with erp.database.connection() as connection:
+                return plan_prune(connection, erp.find(names), retention, groups, forwards=forwards)
+
+        return Plan(make(Work()), make, lambda plan, work: prune(erp.database, plan, work), erp.target, "rows")
 
     def replays(self, names: Sequence[str] = ()) -> ReplayHistory:
         """Read who replayed what, and how it ended."""

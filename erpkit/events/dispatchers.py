@@ -29,7 +29,8 @@ SELECT pid, coalesce(usename, ''), coalesce(host(client_addr), 'local socket'), 
  WHERE datname = current_database() AND application_name = 'erpkit dispatch' ORDER BY backend_start
 """
 
-# Up to its checkpoint a handler has each event in its inbox, unless that became a dead letter or is parked behind one.
+# Up to its checkpoint a handler has each event in its inbox, unless that became a dead letter or is parked behind one, or its row
+# was pruned.
 _HANDLED = """
 SELECT {slug}, h.name, count(e.uuid), count(i.uuid),
        count(*) FILTER (WHERE e.uuid IS NOT NULL AND i.uuid IS NULL AND EXISTS (
@@ -37,6 +38,7 @@ SELECT {slug}, h.name, count(e.uuid), count(i.uuid),
            UNION ALL SELECT FROM {parked} p WHERE p.handler = h.name AND p.uuid = e.uuid))
   FROM (VALUES {handlers}) h (name, topic) LEFT JOIN {checkpoints} c ON c.consumer_group = h.name
   LEFT JOIN {events} e ON e.topic = h.topic AND e."offset" <= coalesce(c."offset", 0)
+   AND e.recorded_at >= coalesce((to_jsonb(c)->>'inbox_since')::timestamptz, '-infinity')
   LEFT JOIN {inbox} i ON i.handler = h.name AND i.uuid = e.uuid
  GROUP BY h.name
 """

@@ -48,7 +48,8 @@ class _Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     module: list[_Entry] = Field(min_length=1)
-    shared_schemas: list[str] = Field(default_factory=list)  # these two are read by Settings.from_env
+    retention: list[str] = Field(default_factory=list)
+    shared_schemas: list[str] = Field(default_factory=list)  # these three are read by Settings.from_env
     allowed_functions: list[str] = Field(default_factory=list)
 
 
