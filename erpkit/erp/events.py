@@ -128,7 +128,7 @@ class Events:
         """
         erp, tenants = self._erp, self._find(names)
         with erp.database.connection() as connection:
-            return trace(connection, erp.target, tenants, erp.registry, wanted, payload=payload)
+            return replace(trace(connection, tenants, erp.registry, wanted, payload=payload), target=erp.target)
 
     def lag(
         self, names: Sequence[str] = (), *, max_lag: int | None = None, max_age: float | None = None, long: float = 10
@@ -200,12 +200,13 @@ class Events:
         return Plan(make(Work()), make, run, erp.target, "letters", can_stop=False)
 
     def replay(
-        self, names: Sequence[str] = (), *, rate: float | None = None, **request: Any
+        self, names: Sequence[str] = (), *, rate: float | None = None, workers: int = 1, **request: Any
     ) -> Plan[events.ReplayPlan, ReplayReport]:
         """Plan to hand events of the past to handlers once more, or to publish them again.
 
         `request` are the fields of `Selection` (topic, first_offset, last_offset, since, until, uuids, correlation_id) and of
-        `ReplayRequest` (handlers, side_effects, send_to, again, watermill, resume); `rate` is in events per second.
+        `ReplayRequest` (handlers, side_effects, send_to, again, watermill, resume); `rate` is in events per second. Several
+        `workers` are threads, which call handlers at once, each for another tenant.
         """
         chosen = {name: request.pop(name) for name in _SELECTION & request.keys()}
         asked = events.ReplayRequest(events.Selection(**chosen), **request)
@@ -222,7 +223,7 @@ class Events:
             return replace(plan, letters=self._letters(tenants), skipped=skipped, found=len(tenants))
 
         def run(plan: events.ReplayPlan, work: Work) -> ReplayReport:
-            options = events.RunOptions(work.advance, work.stop, rate=rate)
+            options = events.RunOptions(work.advance, work.stop, rate=rate, workers=workers)
             done = events.run_request(erp.database, erp.registry, plan, erp.settings, options)
             with erp.database.connection() as connection:
                 counts = events.count_replay_results(connection, plan.tenants, done.replay_id, {})

@@ -88,9 +88,9 @@ class Trace:
     """
 
     correlation_id: str
-    target: str
     entries: Sequence[TraceEntry]
     errors: Mapping[str, str] = field(default_factory=dict)
+    target: str = ""
 
     @property
     def findings(self) -> list[Finding]:
@@ -141,7 +141,7 @@ class Trace:
 
 
 def trace(
-    connection: Connection, target: str, tenants: Sequence[Tenant], registry: Registry, wanted: str, *, payload: bool
+    connection: Connection, tenants: Sequence[Tenant], registry: Registry, wanted: str, *, payload: bool = False
 ) -> Trace:
     """Tell the story of a correlation id, or of that of an event, over the logs of `tenants`.
 
@@ -159,7 +159,7 @@ def trace(
             "leaves no trace"
         )
     outcomes = _read_outcomes(connection, tenants, registry, found, errors)
-    return Trace(wanted, target, tell(registry, found, outcomes, payload=payload), errors)
+    return Trace(wanted, tell(registry, found, outcomes, payload=payload), errors)
 
 
 Found = Sequence[tuple[str, Message]]  # tenant, event

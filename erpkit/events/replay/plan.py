@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -106,13 +107,24 @@ class ReplayPlan:
     skipped: Mapping[str, str] = field(default_factory=dict)
     found: int | None = None
 
-    @property
+    @cached_property
     def id(self) -> str:
         """`replay-` and ten hexadecimal digits that stand for exactly this plan."""
         if self.resumes is not None:
             return self.resumes_plan
-        facts = [asdict(self.selection), [asdict(step) for step in self.steps]]
+        facts = [
+            asdict(self.selection),
+            [vars(step) for step in self.steps],
+        ]  # asdict copies deeply, which takes seconds
         return plan_id("replay", facts)
+
+    @cached_property
+    def steps_by_tenant(self) -> dict[str, list[ReplayStep]]:
+        """The steps of each tenant, by name."""
+        found: dict[str, list[ReplayStep]] = {}
+        for step in self.steps:
+            found.setdefault(step.tenant, []).append(step)
+        return found
 
     @property
     def event_count(self) -> int:
