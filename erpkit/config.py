@@ -14,6 +14,7 @@ from erpkit.errors import UsageError
 
 BROKERS = ("memory", "nats", "kafka", "redis", "rediss", "amqp", "amqps")
 
+_POOLERS = ("", "session", "transaction")
 _LIBPQ_TARGETS = ("PGSERVICE", "PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE")
 
 
@@ -25,9 +26,11 @@ class Settings:
     server. It may contain a password, so it is never shown; in ERPKIT_DATABASE, `env:NAME` refers to another variable. `modules`
     is an entry-point group, or None for the default. `tenants_query` lists the tenants of an ERP that erpkit did not make; None
     means `public.tenants`. `broker` is the URL to which events are forwarded, `memory:` for none; it may contain a password: show
-    `mask_url(broker)`. SQL that a person types may use `shared_schemas` besides the tenant's, and `allowed_functions` besides
-    PostgreSQL's own: names, with or without a schema, or `schema.*`. `retention` is how long events, inbox rows and replays are
-    kept: `events=365d`.
+    `mask_url(broker)`. The `shared_schemas` follow each tenant's on the search_path; its role may read them, and write
+    to the `writable_schemas`, which are shared, too. SQL that a person types may use `allowed_functions` besides PostgreSQL's own:
+    names, with or without a schema, or `schema.*`. `migration_state` names the tables in which another tool keeps its migrations:
+    `table column` or `table column order`. `pooler` is the mode of a connection pooler in between, "session" or
+    "transaction"; "" means that none is known. `retention` is how long events, inbox rows and replays are kept: `events=365d`.
     """
 
     database: str | None = field(default=None, repr=False)
@@ -38,19 +41,27 @@ class Settings:
     shared_schemas: tuple[str, ...] = ()
     allowed_functions: tuple[str, ...] = ()
     retention: tuple[str, ...] = ()
+    migration_state: tuple[str, ...] = ()
+    writable_schemas: tuple[str, ...] = ()
+    pooler: str = ""
 
     def __post_init__(self) -> None:
-        _check_broker(self.broker)
+        check_broker(self.broker)
+        if self.pooler not in _POOLERS:
+            raise UsageError(f"ERPKIT_POOLER is {self.pooler!r}: use session or transaction, the mode of the pooler")
+        shared = (*self.shared_schemas, *self.writable_schemas)
+        object.__setattr__(self, "shared_schemas", tuple(dict.fromkeys(shared)))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Read `ERPKIT_DATABASE` (else libpq's variables, else embedded) and `ERPKIT_` `HOME`, `MODULES`, `TENANTS_QUERY`, `BROKER`.
 
-        `ERPKIT_SHARED_SCHEMAS`, `ERPKIT_ALLOWED_FUNCTIONS` and `ERPKIT_RETENTION` are lists separated by commas; if they are not
-        set, the modules.toml that ERPKIT_MODULES names may have them as `shared_schemas` and so on. Raises UsageError for an invalid
-        broker.
+        `ERPKIT_SHARED_SCHEMAS`, `ERPKIT_WRITABLE_SCHEMAS`, `ERPKIT_ALLOWED_FUNCTIONS`, `ERPKIT_MIGRATION_STATE` and
+        `ERPKIT_RETENTION` are lists separated by commas, and `ERPKIT_POOLER` is a mode; if they are not set, the modules.toml that
+        ERPKIT_MODULES names may have them as `shared_schemas` and so on. Raises UsageError for an invalid broker or mode.
         """
         env = os.environ if environ is None else environ
+        manifest = _manifest(env.get("ERPKIT_MODULES") or "")
         return cls(
             database=_look_up(env.get("ERPKIT_DATABASE") or "", env) or _libpq_database(env),
             home=expand_home("ERPKIT_HOME", env["ERPKIT_HOME"]).absolute()
@@ -59,9 +70,12 @@ class Settings:
             modules=env.get("ERPKIT_MODULES") or None,
             tenants_query=env.get("ERPKIT_TENANTS_QUERY") or None,
             broker=env.get("ERPKIT_BROKER") or "memory:",
-            shared_schemas=_list("shared_schemas", env),
-            allowed_functions=_list("allowed_functions", env),
-            retention=_list("retention", env),
+            shared_schemas=_list("shared_schemas", env, manifest),
+            allowed_functions=_list("allowed_functions", env, manifest),
+            writable_schemas=_list("writable_schemas", env, manifest),
+            migration_state=_list("migration_state", env, manifest),
+            pooler=env.get("ERPKIT_POOLER") or str(manifest.get("pooler") or ""),
+            retention=_list("retention", env, manifest),
         )
 
     def with_database(self, reference: str, environ: Mapping[str, str] | None = None) -> Settings:
@@ -117,12 +131,12 @@ def mask_url(url: str) -> str:
     return f"{scheme}://{'***@' if '@' in rest else ''}{place}"
 
 
-def _list(key: str, env: Mapping[str, str]) -> tuple[str, ...]:
+def _list(key: str, env: Mapping[str, str], manifest: Mapping[str, Any]) -> tuple[str, ...]:
     """Return a list of names from its variable, or else from modules.toml."""
     written = env.get(f"ERPKIT_{key.upper()}")
     if written is not None:
         return tuple(name.strip() for name in written.split(",") if name.strip())
-    names = _manifest(env.get("ERPKIT_MODULES") or "").get(key, [])
+    names = manifest.get(key, [])
     return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
 
 
@@ -136,17 +150,18 @@ def _manifest(path: str) -> dict[str, Any]:
         return {}
 
 
-def _check_broker(url: str) -> None:
+def check_broker(url: str, source: str = "ERPKIT_BROKER") -> None:
+    """Raise UsageError, naming where the URL comes from, for one that is no broker's."""
     scheme, _, rest = url.partition(":")
     if scheme not in BROKERS:
         # The value is not repeated, as it may contain a password.
         raise UsageError(
-            "ERPKIT_BROKER is not a broker's URL: use memory:, nats://host:4222, kafka://, redis:// or amqp://"
+            f"{source} is not a broker's URL: use memory:, nats://host:4222, kafka://, redis:// or amqp://"
         )
     if scheme != "memory" and not mask_url(url).partition("://")[2].rpartition("@")[2].strip("/"):
-        raise UsageError(f"ERPKIT_BROKER names no host: write it as {scheme}://host:port")
+        raise UsageError(f"{source} names no host: write it as {scheme}://host:port")
     if scheme == "memory" and rest:
-        raise UsageError("ERPKIT_BROKER: memory: takes no address")
+        raise UsageError(f"{source}: memory: takes no address")
 
 
 def _look_up(reference: str, env: Mapping[str, str]) -> str:

@@ -72,7 +72,7 @@ class ModuleError(ErpkitError):
     """The modules of the ERP do not fit together, so that it must not start."""
 
 
-class NoModulesError(ModuleError):
+class NoModulesError(UsageError, ModuleError):
     """There are no modules: none is configured and none is installed."""
 
 

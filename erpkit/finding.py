@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
+
+from erpkit.plural import count_of
 
 Severity = Literal["error", "warning", "info"]
 
@@ -33,6 +35,25 @@ class Finding:
 
 # The finding of a check that had nothing to check.
 NO_TENANTS = Finding("no tenants", "", "there are no tenants to look at", remedy="erpkit tenants list")
+
+_NONE_ACTIVE = Finding("no tenants", "", "there are no active tenants to look at", remedy="erpkit tenants list")
+
+
+def find_skipped(skipped: Mapping[str, str], named: Collection[str]) -> list[Finding]:
+    """Return a finding for each tenant that was skipped because of its status: a warning for one that was asked for by name."""
+    return [
+        Finding(
+            "skipped", slug, f"skipped, as it is {status}", "warning" if slug in named else "info",
+            f"erpkit tenants activate {slug}",
+        )
+        for slug, status in skipped.items()
+    ]  # fmt: skip
+
+
+def find_unseen(tenants: Sized, skipped: Mapping[str, str], named: frozenset[str]) -> list[Finding]:
+    """Return who was skipped, and that nobody is left in `tenants` to look at."""
+    nobody = [] if tenants else [_NONE_ACTIVE if skipped else NO_TENANTS]
+    return [*([] if named & skipped.keys() else nobody), *find_skipped(skipped, named)]
 
 
 @dataclass(frozen=True)
@@ -65,7 +86,17 @@ class Cause:
         subjects = self.subjects
         if len(subjects) == 1:
             return str(self.findings[0])
-        return f"{len(subjects):,} {self.findings[0].of}s: {self.problem} ({name_some(subjects)})"
+        return f"{count_of(len(subjects), self.findings[0].of)}: {self.problem} ({name_some(subjects)})"
+
+
+class _Severe(Protocol):
+    @property
+    def severity(self) -> Severity: ...
+
+
+def marked(finding: _Severe) -> str:
+    """Return a finding or a cause as a line of text: `-` before advice (`info`), `!` before what needs a look."""
+    return f"{'-' if finding.severity == 'info' else '!'} {finding}"
 
 
 def group_findings(findings: Iterable[Finding]) -> list[Cause]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from erpkit.errors import PlanChangedError
-from erpkit.finding import Finding, group_findings
-from erpkit.result import Summary, to_html
+from erpkit.finding import Finding, group_findings, marked
+from erpkit.result import SCRAP, Summary, to_html
 from erpkit.table import Table
 
 
@@ -48,6 +48,7 @@ def plan_id(kind: str, facts: object) -> str:
     return f"{kind}-{hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:10]}"
 
 
+_BINDING = frozenset({"can_stop", "look", "make", "record", "run", "unit"})
 _Record = TypeVar("_Record", bound=PlanRecord)
 _Result = TypeVar("_Result", bound=Shown)
 
@@ -80,6 +81,10 @@ class Plan(Generic[_Record, _Result]):
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self.record, name)
+
+    def __dir__(self) -> Iterable[str]:
+        """Name what a person wants of a plan: its record's attributes and what it adds, without how it is bound."""
+        return set(super().__dir__()) - _BINDING | set(dir(self.record))
 
     @property
     def id(self) -> str:
@@ -116,7 +121,10 @@ class Plan(Generic[_Record, _Result]):
         return f"plan {self.id} for {self.target}: {self.record}"
 
     def __repr__(self) -> str:
-        return "\n".join([str(self), *(f"! {cause}" for cause in group_findings(self.record.findings))])
+        return "\n".join([str(self), *(marked(cause) for cause in group_findings(self.record.findings))])
 
     def _repr_html_(self) -> str:
         return to_html(str(self), findings=self.record.findings, tables=self.record.tables)
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        return {"text/plain": repr(self), "text/html": self._repr_html_(), SCRAP: self.summary().scrap("findings")}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
-from erpkit.finding import Cause, Finding, exit_code, group_findings
+from erpkit.finding import Cause, Finding, exit_code, group_findings, marked
 from erpkit.table import TONES, Table, format_value
 from erpkit.visible import visible, visible_html
 
@@ -20,7 +21,7 @@ _HEAD = "font-weight:600;"
 class Summary:
     """The summary of a result: `facts` by name, and `findings`, of which a text counts as a warning.
 
-    As the last line of a notebook it shows itself and is recorded. A run with an error or a warning ends with exit code 3.
+    Shown in a notebook, it is recorded as well. A run in which an error or a warning was shown ends with exit code 3.
     """
 
     title: str
@@ -33,27 +34,42 @@ class Summary:
         return group_findings(self._findings)
 
     @property
+    def lines(self) -> list[str]:
+        """Each finding as a line, with the mark of its severity."""
+        return [marked(finding) for finding in self._findings]
+
+    @property
     def exit_code(self) -> int:
         """3 if a finding is an error or a warning, else 0."""
         return exit_code(self._findings)
 
     @property
     def _findings(self) -> list[Finding]:
-        return [Finding("finding", "", one) if isinstance(one, str) else one for one in self.findings]
+        return _as_findings(self.findings)
 
-    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+    def scrap(self, name: str = "summary") -> dict[str, Any]:
+        """Return what an output notebook keeps of it."""
         data = {
             "title": self.title,
             "facts": list(self.facts.items()),
             "findings": [str(finding) for finding in self.findings],
             "details": [asdict(finding) for finding in self._findings],
         }
-        scrap = {"name": "summary", "data": data, "encoder": "json", "version": 1}
-        return {"text/plain": str(self), "text/html": self.html(), SCRAP: scrap}
+        return {"name": name, "data": json.loads(json.dumps(data, default=str)), "encoder": "json", "version": 1}
+
+    @classmethod
+    def of_scrap(cls, scrap: Mapping[str, Any]) -> Self:
+        """Return the summary that an output notebook keeps."""
+        data = scrap["data"]
+        details = [Finding(**one | {"evidence": tuple(one["evidence"])}) for one in data.get("details", ())]
+        return cls(data["title"], dict(data["facts"]), details or data["findings"])
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        return {"text/plain": str(self), "text/html": self.html(), SCRAP: self.scrap()}
 
     def __str__(self) -> str:
         lines = [self.title, *(f"  {name}: {format_value(value)}" for name, value in self.facts.items())]
-        return "\n".join(map(visible, [*lines, *(f"  ! {cause}" for cause in self.causes)]))
+        return "\n".join(map(visible, [*lines, *(f"  {marked(cause)}" for cause in self.causes)]))
 
     def html(self) -> str:
         """Return the summary as a piece of HTML with its styles in it."""
@@ -62,6 +78,32 @@ class Summary:
         )
         body = to_html(self.title, findings=self._findings, facts=self.facts)
         return f'<div style="border-left:4px solid {color};padding:.3em 1em;margin:.5em 0">{body}</div>'
+
+
+class Result:
+    """What all records with `findings` have in common: shown in a notebook, they count for the outcome of its run.
+
+    A record has `findings`, and may have `facts` and `tables`; `str()` is its title.
+    """
+
+    @property
+    def summary(self) -> Summary:
+        """Its figures, and what a person should look at."""
+        record: Any = self
+        return Summary(str(self), getattr(record, "facts", {}), record.findings)
+
+    def _repr_html_(self) -> str:
+        record: Any = self
+        return to_html(str(self), findings=record.findings, tables=getattr(record, "tables", ()))
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        return {"text/plain": repr(self), "text/html": self._repr_html_(), SCRAP: self._counted().scrap("findings")}
+
+    def _counted(self) -> Summary:
+        """Return the summary, with the id of the plan that was applied: what its result finds replaces what the plan found."""
+        summary, record = self.summary, self
+        applied = getattr(record, "plan_id", None) or getattr(getattr(record, "plan", None), "id", None)
+        return replace(summary, facts={"plan": applied, **summary.facts}) if applied else summary
 
 
 @dataclass(frozen=True)
@@ -104,8 +146,12 @@ def to_html(
     if facts:
         parts.append(_facts(facts))
     if findings:
-        parts.append(_findings(findings))
+        parts.append(findings_html(findings))
     return "".join([*parts, *(table._repr_html_() for table in tables)])
+
+
+def _as_findings(findings: Sequence[Finding | str]) -> list[Finding]:
+    return [Finding("finding", "", one) if isinstance(one, str) else one for one in findings]
 
 
 def _facts(facts: Mapping[str, object]) -> str:
@@ -117,9 +163,10 @@ def _facts(facts: Mapping[str, object]) -> str:
     return f'<div style="display:flex;flex-wrap:wrap;gap:.5em 2em;margin:.6em 0">{figures}</div>'
 
 
-def _findings(findings: Sequence[Finding]) -> str:
+def findings_html(findings: Sequence[Finding | str]) -> str:
+    """Return findings as an HTML list, by cause."""
     lines = []
-    for cause in group_findings(findings):
+    for cause in group_findings(_as_findings(findings)):
         remedy = f'<br><code style="opacity:.8">{visible_html(cause.remedy)}</code>' if cause.remedy else ""
         tone = TONES["muted" if cause.severity == "info" else cause.severity]
         label = f'<span style="{tone}padding:0 .4em;border-radius:3px">{cause.severity}</span>'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -15,6 +15,8 @@ from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from erpkit.fitting import GAP, Room, fit
+from erpkit.plural import count_of
 from erpkit.visible import visible, visible_html
 from erpkit.watching import is_a_notebook_watched
 
@@ -59,7 +61,8 @@ class Column(Generic[_Row]):
     """One column: its head, the value of a row, and how it is shown.
 
     `unit` is added to the head. `places` are the decimals of a number; `signed` numbers show a plus. `tone` colours a cell. A `bar`
-    shows how each number compares with the largest. `right` aligns text to the right, as numbers are.
+    shows how each number compares with the largest. `right` aligns text to the right, as numbers are. A terminal that is
+    too narrow leaves out `minor` columns first.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Column(Generic[_Row]):
     tone: Callable[[_Row], Tone] = _plain
     bar: bool = False
     right: bool = False
+    minor: bool = False
 
     @property
     def head(self) -> str:
@@ -150,8 +154,8 @@ class Table(Generic[_Row]):
             for line in aligned
         )
 
-    def rich(self) -> RichTable | Text:
-        """Return the table for a terminal, as one of rich's."""
+    def rich(self, width: int | None = None) -> RichTable | Text:
+        """Return the table for a terminal, as one of rich's, with the columns that fit into `width`; without it, with all."""
         from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - slow to import
         from rich.table import Table as RichTable  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
@@ -161,18 +165,48 @@ class Table(Generic[_Row]):
         title = Text(visible(self.title)) if self.title else None
         table = RichTable(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
         lines = list(self.texts())
-        for n, (column, right) in enumerate(zip(self.columns, self.numeric, strict=True)):
+        widths: Mapping[int, int | None] = dict.fromkeys(range(len(self.columns)))
+        if width is not None:
+            widths = fitted = fit(self._rooms(lines), width)
+            table.show_edge, table.collapse_padding = False, True
+            table.width = sum(fitted.values()) + GAP * (
+                len(fitted) - 1
+            )  # more than there is, if the first column needs it
+        for n, wide in widths.items():
+            justify: Literal["left", "right"] = "right" if self.numeric[n] else "left"
             table.add_column(
-                Text(visible(column.head)), justify="right" if right else "left", overflow="fold", no_wrap=n == 0,
-                min_width=max(len(line[n]) for line in lines) if right else None,
-            )  # fmt: skip
+                Text(visible(self.columns[n].head)), justify=justify, overflow="fold", no_wrap=wide is None, width=wide
+            )
         for row, texts in zip(self.rows, lines, strict=True):
-            cells = zip(self.columns, texts, strict=True)
-            table.add_row(*(Text(text, style=_COLOURS[column.tone(row)]) for column, text in cells))
+            table.add_row(*(Text(texts[n], style=_COLOURS[self.columns[n].tone(row)]) for n in widths))
         return table
 
+    def left_out(self, width: int) -> list[str]:
+        """Return the heads of the columns for which a terminal of this width has no room."""
+        shown = fit(self._rooms(list(self.texts())), width) if self.rows else range(len(self.columns))
+        return [column.head for n, column in enumerate(self.columns) if n not in shown]
+
+    def _rooms(self, lines: Sequence[Sequence[str]]) -> list[Room]:
+        """Return the room that each column needs; times and numbers are never folded, text is between words."""
+        from rich.cells import cell_len  # noqa: PLC0415 - slow to import
+
+        rooms = []
+        for n, column in enumerate(self.columns):
+            head, cells = visible(column.head), [line[n] for line in lines]
+            folds = isinstance(_first(column, self.rows), str | list | tuple | set | frozenset)
+            parts = [word for cell in cells for word in cell.split()] if folds else cells
+            word = max(map(cell_len, head.split()), default=1)
+            least, widest = (max([word, *map(cell_len, texts)]) for texts in (parts, cells))
+            rooms.append(Room(least, widest, max(widest, cell_len(head)), column.minor))
+        return rooms
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self.rich()
+        yield self.rich(options.max_width)
+        if missing := self.left_out(options.max_width):
+            from rich.text import Text  # noqa: PLC0415 - slow to import
+
+            names = ", ".join(map(visible, missing))
+            yield Text(f"No room for: {names}. A wider terminal shows them, or a pipe: add | less -S", style="dim")
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         """Return the widget if a person watches: in the output of a run, no page could draw it."""
@@ -337,7 +371,7 @@ def _grid(names: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence
     import pandas  # noqa: PLC0415 - slow to import
 
     few = len(rows) < _FEW
-    cut = f"; only the first {len(rows):,} of {total:,} rows are here" if total > len(rows) else ""
+    cut = f"; only the first {len(rows):,} of {count_of(total, 'row')} are here" if total > len(rows) else ""
     return table(
         pandas.DataFrame(rows, columns=list(names), dtype=object),
         showIndex=False,

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import json
 import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-__all__ = ["erpkit", "refused"]
+__all__ = ["erpkit", "on_a_terminal", "refused"]
 
 
 def erpkit(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -27,6 +32,25 @@ def erpkit(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         }
         code = _call(json.dumps(call))
         return subprocess.CompletedProcess(["erpkit", *arguments], code, out.read_text(), err.read_text())
+
+
+def on_a_terminal(*arguments: str, columns: int = 200) -> str:
+    """Return what a command sends to a terminal of this width, without the styles that erpkit itself gives to its tables."""
+    main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    command = [sys.executable, "-c", "from erpkit.cli import main; main()", *arguments]
+    environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal, env=environ)
+    os.close(terminal)
+    sent = b""
+    try:
+        while part := os.read(main, 65536):
+            sent += part
+    except OSError:  # Linux's way to say that the other end is closed
+        pass
+    process.wait(60)
+    os.close(main)
+    return re.sub(r"\x1b\[[0-9;]*m", "", sent.decode()).replace("\r\n", "\n")
 
 
 def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:

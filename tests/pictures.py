@@ -78,7 +78,7 @@ def _form(page: Page, lab: Lab) -> None:
 def _replay(page: Page, lab: Lab) -> None:
     """Show the buttons of replay_events after the plan's id was typed."""
     _run(page, lab, "replay_events", "Dry run: plan replay-")
-    plan = page.get_by_text(re.compile(r"^plan replay-\w+ for .*")).inner_text().split()[1]
+    plan = page.get_by_text(re.compile(r"^replay-\w+: .* on .*")).inner_text().partition(":")[0]
     page.get_by_label("Plan's id").fill(plan)
     page.locator("button[title='Apply']:enabled").click()
     page.get_by_text(re.compile(r"^replay \S+ done")).wait_for()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from erpkit.finding import Finding, exit_code, group_findings
+import re
+from pathlib import Path
+
+import erpkit
+from erpkit.finding import Cause, Finding, exit_code, group_findings, marked
+from erpkit.result import Summary
 
 
 def drifted(tenant: str) -> Finding:
@@ -31,3 +36,17 @@ def test_the_gravest_cause_comes_first_and_then_the_most_frequent() -> None:
 def test_advice_alone_is_no_problem() -> None:
     assert exit_code([]) == exit_code([Finding("advice", "t1", "an index is not used", "info")]) == 0
     assert exit_code([drifted("t1")]) == 3
+
+
+def test_advice_has_another_mark_than_what_needs_a_look_wherever_a_finding_is_a_line_of_text() -> None:
+    advice, warning = Finding("side effects", "billing", "sends mail", "info"), Finding("drift", "acme", "differs")
+    assert [marked(one) for one in (advice, warning, Cause((advice,)))] == [
+        "- billing: sends mail", "! acme: differs", "- billing: sends mail",
+    ]  # fmt: skip
+    assert Summary("x", {}, [advice, warning]).lines == ["- billing: sends mail", "! acme: differs"]
+    assert str(Summary("x", {}, [advice])).splitlines() == ["x", "  - billing: sends mail"]
+
+
+def test_nothing_prints_the_mark_of_a_finding_by_itself() -> None:
+    texts = {path.name: path.read_text("utf-8") for path in Path(erpkit.__file__).parent.rglob("*.py")}
+    assert [name for name, text in texts.items() if re.search(r'f"\s*! ?\{(cause|finding|one)\}', text)] == []

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import grimp
@@ -15,6 +16,7 @@ import yaml
 
 import erpkit
 from erpkit.config import Settings
+from erpkit.result import Result
 
 ROOT = Path(__file__).parents[1]
 
@@ -111,3 +113,24 @@ def test_notebooks_are_thin() -> None:
                     "nbval-check-output" in cell.metadata.get("tags", []) or "NBVAL_CHECK_OUTPUT" in cell.source
                 )
                 assert not cell.outputs or is_checked, (path, cell.source)
+
+
+@pytest.mark.parametrize("package", ["erp", "migrations", "modules", "tenants", "ui"])
+def test_no_name_that_is_imported_late_is_that_of_a_file_which_would_take_its_place(package: str) -> None:
+    module = import_module(f"erpkit.{package}")
+    files = {path.stem for path in Path(str(module.__file__)).parent.glob("*.py")}
+    assert not files & set(module.__all__)
+    assert all(getattr(module, name) is not None for name in module.__all__)
+
+
+def test_each_record_with_findings_that_shows_itself_counts_for_the_outcome_of_a_run() -> None:
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "erpkit").rglob("*.py")]
+    modules = [
+        import_module(name.removesuffix(".__init__"))
+        for name in names
+        if not name.endswith(("__main__", "runs.scheduler"))
+    ]
+    records = {one for module in modules for one in vars(module).values() if isinstance(one, type)}
+    shown = [one for one in records if hasattr(one, "findings") and hasattr(one, "_repr_html_")]
+    assert len(shown) > 20
+    assert [one for one in shown if not issubclass(one, Result)] == []

@@ -33,6 +33,7 @@ from erpkit.events import (
 from erpkit.migrations import MigrationPlan, plan_up, read_applied, read_migrations, run_plan
 from erpkit.modules import ModuleLike, Query, Registry, Tool, load_modules, tools_of
 from erpkit.tenants import ensure_template, find_tenants, look_up
+from erpkit.tenants.registry import has_event_log
 
 _Answer = TypeVar("_Answer")
 
@@ -315,7 +316,9 @@ def _migrate(database: Database, registry: Registry, settings: Settings, *, appl
 
 
 def _plan(connection: Connection, registry: Registry, settings: Settings) -> MigrationPlan:
-    migrations = read_migrations(registry.modules, event_log=settings.tenants_query is None)
+    migrations = read_migrations(
+        registry.modules, event_log=settings.tenants_query is None and has_event_log(connection)
+    )
     tenants = find_tenants(connection, query=settings.tenants_query)
     fleet = [TEMPLATE, *tenants] if tenants and settings.tenants_query is None else tenants
     return plan_up(fleet, migrations, read_applied(connection, fleet, migrations))

@@ -26,6 +26,7 @@ from erpkit.cli.planning import print_or_apply, show_or_apply, this_command
 from erpkit.errors import UsageError
 from erpkit.events import DeadLetter, DeadLetterCount, LetterPlan, LetterRun
 from erpkit.events.dead_letters import Dimension
+from erpkit.events.letter_plan import OpenLetters
 from erpkit.finding import NO_TENANTS, exit_code
 from erpkit.plan import Plan
 
@@ -70,15 +71,14 @@ def command() -> None:
 @_selection
 @as_json
 def list_(slugs: tuple[str, ...], selection: dict[str, Any], as_json: bool) -> int:
-    """List open dead letters; exit code 3 if there are any, or a tenant cannot be read."""
+    """List open dead letters; exit code 3 if there are any, a tenant cannot be read, or there is none."""
     with open_erp(quiet=as_json, own="event log") as erp:
         found = erp.events.dead_letters(slugs, **selection)
     if as_json:
         print_json([*map(asdict, found.letters), *_unread(DeadLetter, found.errors)])
     else:
         show_table(found.table)
-    print_errors(found.errors, quiet=as_json)
-    return exit_code(found.findings)
+    return _end(found, as_json)
 
 
 @command.command()
@@ -96,10 +96,15 @@ def count(slugs: tuple[str, ...], by: Dimension | None, as_json: bool) -> int:
     else:
         counts = [{**asdict(one), "kind": one.kind} for one in found.counts]
         print_json([*counts, *_unread(DeadLetterCount, found.errors)])
+    return _end(found, as_json)
+
+
+def _end(found: OpenLetters, as_json: bool) -> int:
+    """Say what was not read, and return the exit code."""
     print_errors(found.errors, quiet=as_json)
     if not found.tenants:
         print_findings([NO_TENANTS], quiet=as_json)
-    return exit_code(found.findings) if found.tenants else 3
+    return exit_code(found.findings)
 
 
 @command.command()

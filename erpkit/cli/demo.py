@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import click
@@ -14,15 +14,22 @@ from erpkit.cli.output import print_table, print_target, say
 from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.embedded import EmbeddedServer
+from erpkit.finding import Finding, marked
 from erpkit.modules import Registry
 from erpkit.modules.registry import SAMPLE_GROUP
 from erpkit.runs import RunResult
 from erpkit.runs.sample import NOTEBOOKS, plant_sample, renew_database, run_demo_notebook
 
+_MENDERS = {"pending": "run_migrations", "dead letters": "replay_events"}  # kind of finding: the notebook that mends it
+
 
 @click.command("demo")
 @click.option(
-    "--tenants", type=click.IntRange(1, 1000), default=12, show_default=True, help="How many tenants to make."
+    "--tenants",
+    type=click.IntRange(1, 1000),
+    default=12,
+    show_default=True,
+    help="How many tenants to make: a dozen takes less than a minute, 250 take some.",
 )
 @click.option(
     "--output", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder for the reports."
@@ -42,7 +49,8 @@ def command(tenants: int, output: Path) -> int:
     _set_environment(settings)
     with erpkit.open(settings=settings) as erp:
         results = _work(erp.database, erp.registry, tenants, output)
-    _print_results(results, time.perf_counter() - started)
+        found = erp.tenants.inspect().findings
+    _print_results(results, found, time.perf_counter() - started)
     return 1 if any(result.outcome == "failed" for result in results) else 0
 
 
@@ -78,11 +86,15 @@ def _work(database: Database, registry: Registry, tenants: int, output: Path) ->
     return results
 
 
-def _print_results(results: Sequence[RunResult], seconds: float) -> None:
+def _print_results(results: Sequence[RunResult], left: Collection[Finding], seconds: float) -> None:
+    """Print how each notebook ended and what it found; of what is no longer `left`, say which one mended it."""
     rows = [(r.notebook, r.verdict, f"{r.seconds:.1f}", os.path.relpath(r.report)) for r in results]
     print_table(["notebook", "outcome", "seconds", "report"], rows)
     for result in results:
-        for finding in result.summary.findings if result.summary else ():
-            say(f"! {result.notebook}: {finding}")
+        for cause in result.summary.causes if result.summary else ():
+            for finding in cause.findings:
+                mender = "" if finding in left else _MENDERS.get(finding.kind, "")
+                line = marked(finding)
+                say(f"{line[:2]}{result.notebook}: {line[2:]}{f' ({mender} mended it)' if mender else ''}")
     say()
     say(f"{seconds:.0f} s in all. Open a report in a browser, or go on in JupyterLab: erpkit lab")

@@ -37,9 +37,11 @@ from erpkit.erp import Erp
 from erpkit.errors import BrokerError, DatabaseError, UsageError
 from erpkit.events import GroupLag, WorkerOptions, WorkerReport
 from erpkit.events.brokers import Broker, Forwarded
+from erpkit.events.lag import MAX_AGE, MAX_LAG
 from erpkit.events.retention import Pruned
 from erpkit.finding import exit_code
 from erpkit.nats import NatsServer
+from erpkit.plural import count_of
 from erpkit.signals import caught_signals, stop_at_signals
 from erpkit.table import Column, Table
 
@@ -161,18 +163,28 @@ def dispatch_(
             last = worker.run()
         if health_file is not None:
             health_file.unlink(missing_ok=True)
-        say(f"stopped: {last.handled:,} handled, {last.dead:,} dead letters", err=as_json)
+        say(f"stopped: {last.handled:,} handled, {count_of(last.dead, 'dead letter')}", err=as_json)
     return 0
 
 
 @command.command()
 @tenants_option()
 @click.option(
-    "--max-lag", type=click.IntRange(0), help="Exit code 3 where more events wait for one handler of a tenant."
+    "--max-lag",
+    type=click.IntRange(0),
+    default=MAX_LAG,
+    show_default=True,
+    help="Exit code 3 where more events wait for one handler of a tenant.",
 )
-@click.option("--max-age", type=_SECONDS, help="Exit code 3 where one has waited for more seconds.")
+@click.option(
+    "--max-age",
+    type=_SECONDS,
+    default=MAX_AGE,
+    show_default=True,
+    help="Exit code 3 where one has waited for more seconds.",
+)
 @as_json
-def lag(slugs: tuple[str, ...], max_lag: int | None, max_age: float | None, as_json: bool) -> int:
+def lag(slugs: tuple[str, ...], max_lag: int, max_age: float, as_json: bool) -> int:
     """Tell how many events wait for each handler, since when, and what holds them back.
 
     Exit code 3 if a limit is passed, a transaction holds a log back, or a tenant has no log or cannot be read.

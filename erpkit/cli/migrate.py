@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import erpkit
-from erpkit import Erp
 from erpkit.cli import migrate_files
 from erpkit.cli.output import as_json, print_findings, print_json, print_target, say, say_script, show
-from erpkit.cli.planning import apply_plan, say_plan, this_command
+from erpkit.cli.planning import apply_plan, say_plan, show_or_apply, this_command
 from erpkit.finding import exit_code
-from erpkit.migrations import MigrationPlan, MigrationRun
-from erpkit.plan import Plan
 from erpkit.visible import visible
+
+if TYPE_CHECKING:
+    from erpkit import Erp
+    from erpkit.migrations import MigrationPlan, MigrationRun
+    from erpkit.plan import Plan
 
 tenant_option = click.option(
     "--tenant", "slugs", multiple=True, metavar="SLUG", help="Only this tenant; may be repeated."
@@ -63,7 +65,7 @@ def _with(options: Sequence[Callable[..., Any]]) -> Callable[[Callable[..., Any]
 
 @click.group("migrate")
 def command() -> None:
-    """Migrations over all tenants, in goose's files and tables."""
+    """Migrations over all tenants, in goose's files and tables, or golang-migrate's."""
 
 
 for _offline in (migrate_files.show, migrate_files.new, migrate_files.lint):
@@ -72,13 +74,23 @@ for _offline in (migrate_files.show, migrate_files.new, migrate_files.lint):
 
 @command.command()
 @tenant_option
+@click.option(
+    "--against",
+    default="",
+    metavar="WHAT",
+    help="What another tool's state is compared with: newest, majority or a tenant; else _template or the newest.",
+)
 @as_json
-def status(slugs: tuple[str, ...], as_json: bool) -> int:
-    """Show the version of each module of each tenant; exit code 3 if one is not current."""
+def status(slugs: tuple[str, ...], against: str, as_json: bool) -> int:
+    """Show the version of each module of each tenant; exit code 3 if one is not current.
+
+    What Django, Alembic, Rails, golang-migrate, goose, Flyway, Prisma and others keep in the tenants' schemas is read as well: who
+    is behind whom, and what is dirty. ERPKIT_MIGRATION_STATE="table column order" names the table of any other tool.
+    """
     with _opened(as_json) as erp:
-        found = erp.migrations.status(slugs)
+        found = erp.migrations.status(slugs, against=against)
     if as_json:
-        print_json([vars(s) | {"state": s.state} for s in found.statuses])
+        print_json([*(vars(s) | {"state": s.state} for s in found.statuses), *found.foreign.documents])
         return exit_code(found.findings)
     show(found.table)
     print_findings(found.findings)
@@ -114,7 +126,9 @@ def up(slugs: tuple[str, ...], confirm: str, show_sql: bool, as_json: bool, **ch
 @all_option
 @canary_option
 @click.option("--module", required=True, help="The module to take down.")
-@click.option("--to", type=click.IntRange(min=0), required=True, help="The version to end at.")
+@click.option(
+    "--to", type=click.IntRange(min=-1), required=True, help="The version to end at; -1 is below a version 0."
+)
 @_with(run_options)
 def down(slugs: tuple[str, ...], everyone: bool, confirm: str, show_sql: bool, as_json: bool, **choice: Any) -> int:
     """Take one module of tenants down to a version; `_template` stays as it is unless it is named, too, or with --all."""
@@ -136,6 +150,20 @@ def redo(slugs: tuple[str, ...], everyone: bool, confirm: str, show_sql: bool, a
     with _opened(as_json) as erp:
         erp.database.check_writable()
         return _show_or_apply(erp.migrations.redo(slugs, **choice), confirm, show_sql=show_sql, as_json=as_json)
+
+
+@command.command(context_settings={"ignore_unknown_options": True})  # -1 is a version
+@click.argument("version", type=click.IntRange(min=-1))
+@named_option
+@all_option
+@click.option("--module", required=True, help="The module, with files of golang-migrate's.")
+@click.option("--confirm", default="", metavar="PLAN_ID", help="Apply the plan with this id; without it, show it.")
+def force(version: int, slugs: tuple[str, ...], everyone: bool, module: str, confirm: str) -> int:
+    """Set golang-migrate's version of tenants and run nothing, once a file that failed was seen to; -1 is no version."""
+    _check_named(slugs, everyone)
+    with _opened(as_json=False) as erp:
+        erp.database.check_writable()
+        return show_or_apply(erp.migrations.force(version, slugs, module=module), confirm, this_command())
 
 
 @command.command()
@@ -170,8 +198,12 @@ def _check_to(choice: dict[str, Any]) -> None:
 
 
 def _is_doubtful(plan: MigrationPlan) -> bool:
-    """Tell whether a tenant is left alone that should not be, or there is none."""
-    return bool(plan.refused) or any(finding.kind in ("no tenants", "no migrations") for finding in plan.findings)
+    """Tell whether a tenant is left alone that should not be, or there is none, or a statement is not for each tenant."""
+    return (
+        bool(plan.refused)
+        or plan.reaches
+        or any(finding.kind in ("no tenants", "no migrations", "skipped") for finding in plan.findings)
+    )
 
 
 def _show_or_apply(plan: Plan[MigrationPlan, MigrationRun], confirm: str, *, show_sql: bool, as_json: bool) -> int:
@@ -181,7 +213,9 @@ def _show_or_apply(plan: Plan[MigrationPlan, MigrationRun], confirm: str, *, sho
         return 3 if plan.record.is_empty and _is_doubtful(plan.record) else 0
     run: MigrationRun = apply_plan(plan, confirm)
     _show_run(plan.record, run, as_json=as_json)
-    return 1 if not run.is_complete or plan.record.refused or run.behind or run.not_verified else 0
+    if not run.is_complete or plan.record.refused or run.behind or run.not_verified:
+        return 1
+    return exit_code(plan.record.unseen)
 
 
 def _show_plan(plan: Plan[MigrationPlan, MigrationRun], *, show_sql: bool, as_json: bool) -> None:
@@ -211,7 +245,7 @@ def _plan_as_json(plan: MigrationPlan) -> dict[str, object]:
         for p in wave.tenants
         for m, direction in p.steps
     ]
-    left = {"skipped": dict(plan.skipped), "refused": dict(plan.refused)}
+    left = {"skipped": dict(plan.skipped), "refused": dict(plan.refused), "held": dict(plan.held)}
     facts = {"seconds": plan.estimate.seconds, "lint": [asdict(finding) for finding in plan.lint.findings]}
     return {"id": plan.id, "direction": plan.direction, "steps": steps, **left, **facts}
 
@@ -219,7 +253,10 @@ def _plan_as_json(plan: MigrationPlan) -> dict[str, object]:
 def _show_run(plan: MigrationPlan, run: MigrationRun, *, as_json: bool) -> None:
     """Print what became of each tenant."""
     if as_json:
-        left = {"skipped": dict(plan.skipped), "refused": dict(plan.refused), "not_started": dict(run.not_started)}
+        left = {
+            "skipped": dict(plan.skipped), "refused": dict(plan.refused), "held": dict(plan.held),
+            "not_started": dict(run.not_started),
+        }  # fmt: skip
         results = [asdict(result) for result in run.results]
         print_json({"plan": run.plan_id, "seconds": run.seconds, "done": run.done_count, "results": results, **left})
         return

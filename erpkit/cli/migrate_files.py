@@ -10,7 +10,9 @@ import click
 import erpkit
 from erpkit.cli.output import as_json, print_findings, print_json, say, say_script
 from erpkit.migrations.files import Style
+from erpkit.migrations.golang import is_golang_file
 from erpkit.migrations.lint import LintFinding
+from erpkit.plural import count_of
 
 
 @click.command()
@@ -18,15 +20,19 @@ from erpkit.migrations.lint import LintFinding
 @click.option("--direction", type=click.Choice(["up", "down"]), default="up")
 @as_json
 def show(file: Path, direction: str, as_json: bool) -> None:
-    """Print the statements of a migration file, as goose would split it; ENVSUB is filled in from the environment."""
+    """Print the statements of a migration file, as goose would split it; ENVSUB is filled in from the environment.
+
+    A file of golang-migrate's is one statement, and its direction that of its name.
+    """
     parsed = erpkit.open().migrations.show(file)
-    statements = parsed.up if direction == "up" else parsed.down
+    whole = is_golang_file(file)
+    statements = (*parsed.up, *parsed.down) if whole else parsed.statements("up" if direction == "up" else "down")
     if as_json:
         told = {"use_transaction": parsed.use_transaction, "uses_environment": parsed.uses_environment}
         print_json({"statements": statements, **told})
         return
     # On standard error: what is on standard output can be run.
-    if not parsed.use_transaction:
+    if not parsed.use_transaction and not whole:
         say("NO TRANSACTION: each statement runs on its own; if one fails, those before it stay", err=True)
     if parsed.uses_environment:
         say("ENVSUB: the statements hold values from this environment", err=True)
@@ -61,7 +67,7 @@ def lint(names: tuple[str, ...], pg_version: str | None, as_json: bool) -> int:
     _print_lint(report.findings)
     if not report.checked:
         print_findings(report.all_findings)
-    say(f"{report.checked} migrations, {len(report.findings)} findings")
+    say(f"{count_of(report.checked or 0, 'migration')}, {count_of(len(report.findings), 'finding')}")
     return report.summary.exit_code
 
 

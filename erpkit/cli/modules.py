@@ -11,6 +11,7 @@ import click
 
 import erpkit
 from erpkit.cli.output import as_json, print_json, print_target, say, say_script, show
+from erpkit.finding import marked
 from erpkit.modules import Component, ModuleCheck, cut_edges, find_impact
 
 _SHOWN = 5  # pieces of evidence a finding
@@ -62,7 +63,7 @@ def check(odoo: tuple[Path, ...], no_database: bool, layers: str, as_json: bool)
         return result.summary.exit_code
     say(f"load order: {_listed(result.order) or result.load_order}")
     for finding in result.findings:
-        say(f"! {finding}")
+        say(marked(finding))
         for line in finding.evidence[:_SHOWN]:
             say(f"    {line}")
         if len(finding.evidence) > _SHOWN:

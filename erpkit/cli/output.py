@@ -18,7 +18,7 @@ from erpkit.cli.say import say_script as say_script
 from erpkit.cli.say import say_text as say_text
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
-from erpkit.finding import Finding, group_findings
+from erpkit.finding import Finding, group_findings, marked
 from erpkit.table import Column, Table
 
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -83,17 +83,19 @@ def show(table: Table[Any]) -> None:
     from rich.console import Console  # noqa: PLC0415 - slow to import
     from rich.measure import Measurement  # noqa: PLC0415
 
-    console, drawn = Console(), table.rich()
-    if not sys.stdout.isatty():
-        endless = console.options.update(width=1_000_000)
-        console = Console(width=max(200, Measurement.get(console, endless, drawn).maximum))
+    if sys.stdout.isatty():
+        Console().print(table, crop=False)
+        return
+    drawn = table.rich()
+    endless = Console().options.update(width=1_000_000)
+    console = Console(width=max(200, Measurement.get(Console(), endless, drawn).maximum))
     console.print(drawn, crop=False)
 
 
 def print_findings(findings: Sequence[Finding], *, quiet: bool = False) -> None:
     """Print findings by cause, the gravest first, each with the command that helps (`quiet`: on standard error)."""
     for cause in group_findings(findings):
-        say(f"{'-' if cause.severity == 'info' else '!'} {cause}", err=quiet)
+        say(marked(cause), err=quiet)
         if cause.remedy:
             say(f"    {cause.remedy}", err=quiet)
 

@@ -16,6 +16,7 @@ from erpkit.cli.output import (
     limit_option,
     open_erp,
     print_errors,
+    print_findings,
     print_json,
     read_time,
     say,
@@ -146,7 +147,7 @@ def watermill(slugs: tuple[str, ...], as_json: bool) -> int:
         print_json([asdict(topic) for topic in found.topics])
     else:
         show(found.table)
-    print_errors(found.errors, quiet=as_json)
+    print_findings(found.findings, quiet=as_json)
     return exit_code(found.findings)
 
 

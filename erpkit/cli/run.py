@@ -150,8 +150,8 @@ def _print_result(result: RunResult, as_json: bool) -> None:
         print_json(_as_dict(result))
         return
     say(f"{result.notebook}: {result.verdict} in {result.seconds:.1f} s{_attempts(result)}")
-    for finding in result.findings:
-        say(f"! {finding}")
+    for line in result.summary.lines if result.summary else ():
+        say(line)
     say(f"output {result.places[0]}")
     say(f"report {result.places[1]}")
 
@@ -171,8 +171,8 @@ def _print_fleet(done: FleetResult, as_json: bool) -> None:
     ]
     print_table(["tenant", "outcome", "seconds", "report"], table)
     for slug, result in done.results.items():
-        for finding in result.findings:
-            say(f"! {finding}" if finding.startswith(f"{slug}: ") else f"! {slug}: {finding}")
+        for line in result.summary.lines if result.summary else ():
+            say(line if line[2:].startswith(f"{slug}: ") else f"{line[:2]}{slug}: {line[2:]}")
 
 
 def _print_problems(result: RunResult) -> None:

@@ -17,6 +17,7 @@ from erpkit.cli.output import as_json, print_json, print_target, say, show, tena
 from erpkit.errors import UsageError
 from erpkit.events import WorkerReport
 from erpkit.modules import Tool
+from erpkit.plural import count_of
 from erpkit.signals import exit_at_sigterm
 from erpkit.table import Column, Table
 
@@ -67,7 +68,9 @@ def behind_lines(application: Application) -> list[str]:
     if not behind:
         return []
     names = ", ".join(behind[:5]) + (", …" if len(behind) > 5 else "")
-    return [f"{len(behind)} behind on migrations ({names}): `erpkit migrate plan` tells"]
+    return [
+        f"{count_of(len(behind), 'tenant is', 'tenants are')} behind on migrations ({names}): `erpkit migrate plan` tells"
+    ]
 
 
 def _tell(report: WorkerReport) -> None:

@@ -11,9 +11,10 @@ import click
 
 import erpkit
 from erpkit.cli.output import as_json, confirm_option, print_findings, print_json, print_target, say, say_script, show
-from erpkit.cli.planning import show_or_apply
+from erpkit.cli.planning import show_or_apply, this_command
 from erpkit.finding import exit_code
 from erpkit.plan import Plan
+from erpkit.plural import count_of
 from erpkit.table import Column, Table
 from erpkit.tenants import (
     FleetInspection,
@@ -61,7 +62,9 @@ def create(slug: str, name: str) -> int:
         plan = erp.tenants.create(slug, name)
         made = plan.apply(plan.id)
     tenant = made.tenant
-    say(f"created {tenant.slug}: schema {tenant.schema}, role {tenant.role}, {len(plan.migrations)} migrations")
+    say(
+        f"created {tenant.slug}: schema {tenant.schema}, role {tenant.role}, {count_of(len(plan.migrations), 'migration')}"
+    )
     print_findings(made.findings)
     return exit_code(made.findings)
 
@@ -163,6 +166,34 @@ def hand_over_(confirm: str) -> int:
         return show_or_apply(erp.tenants.hand_over(), confirm, "erpkit tenants hand-over")
 
 
+@command.command()
+@click.option("--query", default="", metavar="SQL", help="Lists the schemas; without it ERPKIT_TENANTS_QUERY does.")
+@click.option("--events", is_flag=True, help="Make the event log's tables in each schema, too.")
+@confirm_option("Adopt what the plan with this id shows.")
+def adopt(query: str, events: bool, confirm: str) -> int:
+    """Make the schemas of an ERP tenants of erpkit's, at the migration versions that they are at; without --confirm, show the plan.
+
+    Entries, roles and grants are added; tables, rows, owners and versions stay as they are. Exit code 3 if a schema is left out.
+    """
+    with erpkit.open() as erp:
+        print_target(erp.target)
+        return show_or_apply(erp.tenants.adopt(query, events=events), confirm, this_command())
+
+
+@command.command()
+@click.argument("slugs", nargs=-1)
+@click.option("--with-events", is_flag=True, help="Drop the event log's tables even where they hold rows.")
+@confirm_option("Release what the plan with this id shows.")
+def release(slugs: tuple[str, ...], with_events: bool, confirm: str) -> int:
+    """Give adopted tenants back, all without a name: entries, roles, grants and event tables go; schemas and data stay.
+
+    Without --confirm, show the plan. Exit code 3 if a tenant is left out.
+    """
+    with erpkit.open() as erp:
+        print_target(erp.target)
+        return show_or_apply(erp.tenants.release(slugs, with_events=with_events), confirm, this_command())
+
+
 @command.command("export")
 @click.argument("slug")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
@@ -171,7 +202,7 @@ def export(slug: str, file: Path) -> int:
     with erpkit.open() as erp:
         print_target(erp.target)
         manifest = erp.tenants.export(slug, file)
-    say(f"exported {slug} to {file}: {len(manifest.rows)} tables, {manifest.row_count:,} rows")
+    say(f"exported {slug} to {file}: {count_of(len(manifest.rows), 'table')}, {count_of(manifest.row_count, 'row')}")
     for need in manifest.needs:
         say(f"the import needs: {need}")
     return _print_left_out(manifest)
@@ -206,7 +237,8 @@ def _print_mentions(moved: MovedTenant) -> int:
         say(f"! {mention}")
     if moved.mentions:
         say(
-            f"{len(moved.mentions)} object(s) still name the old schema in their text: rewrite by hand those that refer to it"
+            f"{count_of(len(moved.mentions), 'object still names', 'objects still name')} the old schema in the text: rewrite by hand "
+            "what refers to it"
         )
     return 3 if moved.mentions else 0
 
@@ -225,7 +257,7 @@ def inspect(slugs: tuple[str, ...], since: Path | None, as_json: bool) -> int:
     with erpkit.open() as erp:
         print_target(erp.target, quiet=as_json)
         if len(slugs) == 1 and not as_json and len(erp.find(slugs)) == 1:
-            detail = erp.tenants[slugs[0]].inspect(since=since or "")
+            detail = erp.tenants[erp.find(slugs)[0].slug].inspect(since=since or "")
             fleet = FleetInspection(erp.target, (detail.inspection,), detail.now, detail.before)
         else:
             detail, fleet = None, erp.tenants.inspect(slugs, since=since or "", exact=len(slugs) == 1 or None)
@@ -238,22 +270,25 @@ def inspect(slugs: tuple[str, ...], since: Path | None, as_json: bool) -> int:
 
 
 def _print_fleet(fleet: FleetInspection, detail: TenantDetail | None) -> None:
-    show(_narrow(fleet.table))
+    show(_narrow(fleet.table, has_event_log=fleet.has_event_log))
     if fleet.before:
         _print_since(fleet)
     if fleet.note:
         say(fleet.note)
-    if detail is not None:
+    if detail is not None and detail.inspection.exists:
         show(detail.table)
         for line in detail.notes:
             say(line)
 
 
-def _narrow(table: Table[TenantInspection]) -> Table[TenantInspection]:
+def _narrow(table: Table[TenantInspection], *, has_event_log: bool) -> Table[TenantInspection]:
     """Leave out columns for which a terminal has no room, and add the backlog."""
-    more = (BACKLOG, Column[TenantInspection]("dead rows", lambda i: i.dead_rows))
+    more = _WAITING if has_event_log else ()
     kept = [column for column in table.columns if column.name not in ("schema", "last event")]
     return Table([*kept, *more], table.rows, table.empty)
+
+
+_WAITING = (BACKLOG, Column[TenantInspection]("dead rows", lambda i: i.dead_rows, minor=True))
 
 
 def _print_since(fleet: FleetInspection) -> None:
@@ -262,18 +297,21 @@ def _print_since(fleet: FleetInspection) -> None:
     elapsed = fleet.now.taken_at - fleet.before.taken_at
     known = [one for one in growths if one.before]
     size, rows = sum(one.size or 0 for one in known) / 2**20, sum(one.rows or 0 for one in known)
-    say(f"growth since {fleet.before.taken_at:%Y-%m-%d %H:%M %Z} ({_words(elapsed)}): {size:+,.2f} MiB, {rows:+,} rows")
+    grown = f"{size:+,.2f} MiB, {'+' if rows >= 0 else ''}{count_of(rows, 'row')}"
+    say(f"growth since {fleet.before.taken_at:%Y-%m-%d %H:%M %Z} ({_words(elapsed)}): {grown}")
     if not all(one.is_exact for one in growths):
         say("~ a figure then or now is PostgreSQL's estimate")
     if len(known) < len(growths):
-        say(f"– {len(growths) - len(known)} of {len(growths)} tenants are not in the earlier inspection")
+        say(
+            f"– {len(growths) - len(known):,} of {count_of(len(growths), 'tenant is', 'tenants are')} not in the earlier inspection"
+        )
 
 
 def _words(elapsed: timedelta) -> str:
     minutes = elapsed.total_seconds() / 60
     if minutes < 120:
-        return f"{minutes:.0f} minutes" if minutes >= 2 else "just now"
-    return f"{minutes / 60:.0f} hours" if minutes < 48 * 60 else f"{minutes / 1440:.0f} days"
+        return count_of(round(minutes), "minute") if minutes >= 2 else "just now"
+    return count_of(round(minutes / 60), "hour") if minutes < 48 * 60 else count_of(round(minutes / 1440), "day")
 
 
 _RISKS = click.Choice(["fails", "loses"])
@@ -345,7 +383,9 @@ def restore(file: Path, slug: str | None, confirm: str, as_json: bool) -> int:
             return exit_code(run.findings) if run else 0
         if not confirm:
             manifest = plan.record.manifest
-            say(f"{file} is whole: {manifest.slug}, {manifest.row_count:,} rows, exported {manifest.created_at}")
+            say(
+                f"{file} is whole: {manifest.slug}, {count_of(manifest.row_count, 'row')}, exported {manifest.created_at}"
+            )
         name = f" --tenant {slug}" if slug else ""
         code = show_or_apply(plan, confirm, f"erpkit tenants restore {file}{name}")
     return code if confirm else 0  # that rows are missing is why it is restored

@@ -2,8 +2,10 @@
 
 from erpkit.database.operators import (
     OPERATORS,
+    act_as_maker,
     act_as_owner,
     as_admin,
+    as_maker,
     as_owner,
     create_schema,
     find_owner,
@@ -27,12 +29,15 @@ from erpkit.database.scope import (
     TEMPLATE,
     Connection,
     Tenant,
+    check_quotable,
     check_schema_name,
+    check_session,
     connect_beside,
     grant_usage,
     quote_name,
     scope_statements,
     search_path,
+    shared_schemas,
 )
 from erpkit.database.sweep import Answer, Stream, can_stream, column_names_and_types, open_stream, sweep
 
@@ -50,11 +55,15 @@ __all__ = [
     "PooledConnection",
     "Stream",
     "Tenant",
+    "act_as_maker",
     "act_as_owner",
     "as_admin",
+    "as_maker",
     "as_owner",
     "can_stream",
+    "check_quotable",
     "check_schema_name",
+    "check_session",
     "column_names_and_types",
     "connect_beside",
     "create_schema",
@@ -73,6 +82,7 @@ __all__ = [
     "scope_statements",
     "search_path",
     "share_table",
+    "shared_schemas",
     "sweep",
     "tenants_with_table",
 ]

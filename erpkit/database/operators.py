@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from psycopg import sql
 
-from erpkit.database.scope import Connection
+from erpkit.database.scope import Connection, Tenant
 
 OPERATORS = "erpkit_operator"
 OWNER_PREFIX = f"{OPERATORS}."
@@ -86,6 +86,11 @@ def owner_name(database: str) -> str:
     return f"{OWNER_PREFIX}{database}"
 
 
+def shared_group(database: str) -> str:
+    """Return the group of a database's tenants that may use the schemas that are declared as shared."""
+    return owner_name(database).replace(OPERATORS, "erpkit_shared", 1)
+
+
 def find_owner(connection: Connection) -> str | None:
     """Return the role that owns what the operators of this database make, if the login may act as it."""
     name = owner_name(database_name(connection))
@@ -122,6 +127,17 @@ def act_as_owner(schema: str) -> str:
     )
 
 
+def act_as_maker(tenant: Tenant, *, session: bool = False) -> str:
+    """Return the statement that lets the transaction make things in a tenant's schema as whoever should own them.
+
+    In one that erpkit adopted that is the ERP's own login, whose migrations would fail on tables of another one; else it is as
+    `act_as_owner` says.
+    """
+    if tenant.owner is None:
+        return act_as_owner(tenant.schema)
+    return f"SET {'SESSION' if session else 'LOCAL'} ROLE {sql.Identifier(tenant.owner).as_string()}"
+
+
 def give_to_owner(schema: str) -> str:
     """Return the statement that makes the owner of an operators' schema own what a login created in it, with the usual privileges."""
     return _GIVE.format(objects=OBJECTS, schema=_literal(schema), prefix=_literal(OWNER_PREFIX))
@@ -131,6 +147,14 @@ def give_to_owner(schema: str) -> str:
 def as_owner(connection: Connection, schema: str) -> Iterator[None]:
     """Act as the owner of a schema, if that is the operators' role, within the present transaction."""
     connection.execute(act_as_owner(schema).encode())
+    yield
+    connection.execute("SET LOCAL role TO DEFAULT")
+
+
+@contextmanager
+def as_maker(connection: Connection, tenant: Tenant) -> Iterator[None]:
+    """Act as `act_as_maker` says for a part of the present transaction."""
+    connection.execute(act_as_maker(tenant).encode())
     yield
     connection.execute("SET LOCAL role TO DEFAULT")
 

@@ -51,7 +51,14 @@ _WAIT_FOR_MORE = 0.25  # seconds for a further connection: two callers that wait
 
 
 class PooledConnection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection of the pool; `visited` holds the schemas that its backend has cached."""
+    """A connection of the pool; `visited` holds the schemas that its backend has cached.
+
+    `shared_schemas` follow a tenant's on the search_path, and `pooler` is what the settings say of one in between.
+    """
+
+    shared_schemas: tuple[str, ...] = ()
+    pooler: str = ""
+    registry: str = ""  # erpkit's table of tenants, once it was looked for
 
     def __init__(self, pgconn: pq.abc.PGconn, row_factory: RowFactory[tuple[Any, ...]] = tuple_row) -> None:
         super().__init__(pgconn, row_factory)
@@ -62,7 +69,8 @@ class Database:
     """A PostgreSQL database with a pool of connections; open it with `Database.open(settings)`, in a `with` block or not.
 
     `target` names it for people: `embedded`, or host/database/user. `is_writable` is False for the database of an ERP that
-    erpkit only reads. `shared_schemas` and `allowed_functions` are what SQL that a person types may use besides the tenant's.
+    erpkit only reads. `shared_schemas` follow a tenant's on the search_path, and its role may write to the `writable_schemas` among
+    them; `allowed_functions` are what SQL that a person types may call. `pooler` is "session" if one in that mode is in between.
 
     A connection that died in the pool, as when the server restarted, is replaced before it is lent. Work that has begun on a
     connection is never repeated.
@@ -76,12 +84,14 @@ class Database:
         self.conninfo = conninfo
         self.max_connections = max_connections
         self.shared_schemas: tuple[str, ...] = ()
+        self.writable_schemas: tuple[str, ...] = ()
         self.allowed_functions: tuple[str, ...] = ()
+        self.pooler = ""
         self._wait = _WAIT
         self._pool = self._new_pool()
         self._reading: Self | None = None
         self._lock = threading.Lock()
-        self._is_named = False
+        self._is_named = self._is_shut = False
         self._may_take: set[str | None] = set()
         self._refused: set[str | None] = set()
 
@@ -93,6 +103,7 @@ class Database:
         """
         database = cls._open(settings)
         database.shared_schemas, database.allowed_functions = settings.shared_schemas, settings.allowed_functions
+        database.writable_schemas, database.pooler = settings.writable_schemas, settings.pooler
         return database
 
     @classmethod
@@ -111,11 +122,12 @@ class Database:
         if not self.is_writable:
             raise UsageError(f"ERPKIT_TENANTS_QUERY is set: {self.target} is read-only here; nothing was changed")
 
-    def close(self) -> None:
-        """Close the pooled connections; a later request opens a new pool."""
+    def close(self, *, for_good: bool = False) -> None:
+        """Close the pooled connections; a later request opens a new pool, or raises UsageError if this was `for_good`."""
+        self._is_shut = for_good
         self._pool.close()
         if self._reading is not None and self._reading is not self:
-            self._reading.close()
+            self._reading.close(for_good=for_good)
 
     def apart(self) -> Self:
         """Return the same database with a separate pool."""
@@ -275,6 +287,8 @@ class Database:
 
         Raises DatabaseError, naming the target, when the server does not answer, or all connections stay in use.
         """
+        if self._is_shut:
+            raise UsageError(f"the with block of {self.target} has ended: open it again with erpkit.open()")
         left = wait = self._wait if wait is None else wait
         while left > 0:
             if self._pool.closed:  # a notebook's cell is run again after another one closed it
@@ -326,11 +340,15 @@ class Database:
                 "connect_timeout": 10,
                 "client_encoding": "UTF8",  # the server's own may lack characters, and SQL_ASCII turns text into bytes
             },
+            configure=self._configure,
             open=True,
             timeout=_WAIT,
             reconnect_timeout=0,  # with a timeout the pool backs off, and misses that the server is back
             name="erpkit",
         )
+
+    def _configure(self, connection: PooledConnection) -> None:
+        connection.shared_schemas, connection.pooler = self.shared_schemas, self.pooler
 
 
 class _TenantTransaction(AbstractContextManager[Connection]):

@@ -140,6 +140,8 @@ def mend(message: str, login: Login) -> str:
 def _mend_role(role: str, message: str, login: str) -> str:
     if role.startswith(OWNER_PREFIX):
         return f"GRANT {OPERATORS} TO {_quoted(login)}"
+    if "set role" in message and "." not in role:  # a login of the ERP's own, as which its adopted tenants are migrated
+        return f"GRANT {_quoted(role)} TO {_quoted(login)}"
     if "set role" in message:
         group = "erpkit_analyst" if role.endswith(".read") else OPERATORS
         return f"GRANT {_quoted(role)} TO {_quoted(login)}, or {group} for all tenants"
@@ -166,7 +168,8 @@ WITH analyst AS (SELECT oid FROM pg_roles WHERE rolname = '{ANALYSTS}'),
 things AS (
     SELECT n.nspname, c.oid, c.relname, c.relowner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind IN ('r', 'p', 'v', 'm')
-       AND (n.nspname = '_template' OR n.nspname = 'public' AND c.relname IN ('tenants', 'erpkit_runs', 'erpkit_migrations'))
+       AND (n.nspname = '_template' OR n.nspname = 'public' AND c.relname IN ('erpkit_tenants', 'erpkit_runs', 'erpkit_migrations')
+            OR n.nspname = 'public' AND c.relname = 'tenants' AND to_regclass('public.erpkit_tenants') IS NULL)
 )
 SELECT format('GRANT SELECT ON %I.%I TO {ANALYSTS}', t.nspname, t.relname) FROM things t, analyst a
  WHERE NOT has_table_privilege(a.oid, t.oid, 'SELECT') AND pg_has_role(t.relowner, 'USAGE')

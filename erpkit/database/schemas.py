@@ -14,6 +14,7 @@ from psycopg import abc, adapt, pq, sql
 from erpkit.database.scope import Connection, Tenant, grant_usage, no_schema
 from erpkit.database.sweep import Answer, sweep
 from erpkit.errors import DatabaseError, ErpkitError, first_line
+from erpkit.plural import count_of
 
 # The reasons why tenants could not be read, by slug; functions that read many tenants fill it in.
 Errors = MutableMapping[str, str]
@@ -60,7 +61,9 @@ def note_errors(failed: MutableMapping[str, str], errors: Errors | None) -> None
             errors.setdefault(slug, reason)
     elif failed:
         told = [f"tenant {slug}: {reason.removeprefix(f'tenant {slug}: ')}" for slug, reason in failed.items()]
-        raise DatabaseError("; ".join(told[:3]) + (f"; and {len(told) - 3} more tenants" if len(told) > 3 else ""))
+        raise DatabaseError(
+            "; ".join(told[:3]) + (f"; and {count_of(len(told) - 3, 'more tenant')}" if len(told) > 3 else "")
+        )
 
 
 @contextmanager

@@ -23,6 +23,14 @@ DISCARD = (
 # those before the rollback takes half the time of a transaction of its own after it.
 _LEAVE = b"DEALLOCATE ALL; SELECT pg_catalog.pg_advisory_unlock_all(); ROLLBACK"
 _SCHEMA_NAME = re.compile(r"_template|(?!pg_)[a-z][a-z0-9_]{0,62}", re.ASCII)
+# Without what could end a quote of either kind, or be taken for a placeholder.
+_QUOTABLE = re.compile(r"""(?!pg_|information_schema\Z)[^'"\\$%\x00-\x1f\x7f]+""")
+_NAME_LIMIT = 63  # bytes
+# An ERP that erpkit did not make may have tables of that name itself.
+_REGISTRY = (
+    b"SELECT CASE WHEN pg_catalog.to_regclass('public.erpkit_tenants') IS NULL "
+    b"THEN 'public.tenants' ELSE 'public.erpkit_tenants' END"
+)
 _FINE = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY)
 _DENIED = re.compile(
     "permission denied for (?P<kind>schema|table|view|materialized view|foreign table|sequence) (?P<name>.+)"
@@ -39,13 +47,17 @@ OUTPUT = (
 
 @dataclass(frozen=True)
 class Tenant:
-    """One customer of the ERP: a schema of its own, and a role that may use nothing else."""
+    """One customer of the ERP: a schema of its own, and a role that may use nothing else.
+
+    `owner` is the ERP's own login, for a tenant that erpkit adopted: what erpkit creates in the schema is created as this role.
+    """
 
     slug: str
     schema: str
     role: str | None = None
     name: str = ""
     status: str = "active"
+    owner: str | None = None
 
     @property
     def reader(self) -> str | None:
@@ -74,6 +86,20 @@ def check_schema_name(name: str) -> str:
     return name
 
 
+def check_quotable(name: str) -> str:
+    """Return `name` if the schema of an adopted tenant may have it: it can be put between quotes of either kind as it is.
+
+    Capitals, hyphens, dots and blanks are allowed. Raises UsageError for quotes, backslashes, `$`, `%`, control characters, and
+    for names that PostgreSQL reserves.
+    """
+    if not _QUOTABLE.fullmatch(name) or len(name.encode()) > _NAME_LIMIT:
+        raise UsageError(
+            f"{name!r} is no schema name that erpkit can migrate: it may hold no quote, backslash, $, % or control character, "
+            "and not begin with pg_"
+        )
+    return name
+
+
 def connect_beside(connection: Connection) -> Connection:
     """Connect to the same database as the same login, outside the pool: for work beside, or that changes the session."""
     info = connection.info
@@ -94,9 +120,10 @@ def enter_tenant(
     suspended, renamed or dropped until it ends. Raises DatabaseError when the tenant's schema does not exist, and when the
     connection is lost, which is closed then; and with `active` TenantNotActiveError for a tenant that is not.
     """
-    role = tenant.role if write else tenant.reader
+    shared = shared_schemas(connection)
     try:
-        results = _run_all(connection, _entrance(tenant.schema, role, statement_timeout, write, active))
+        registry = _registry(connection) if active else ""
+        results = _run_all(connection, _entrance(tenant, write, statement_timeout, shared, registry))
         found = results[-1].get_value(0, 0)
     except psycopg.Error as error:
         if not connection.closed:
@@ -114,10 +141,14 @@ def enter_tenant(
 
 
 @lru_cache(maxsize=10_000)
-def _entrance(schema: str, role: str | None, statement_timeout: float | None, write: bool, active: bool) -> bytes:
+def _entrance(
+    tenant: Tenant, write: bool, statement_timeout: float | None, shared: tuple[str, ...], registry: str
+) -> bytes:
+    """Return the statements that enter a tenant; with the table `registry` as one that is active."""
+    role = tenant.role if write else tenant.reader
     begin = "BEGIN READ WRITE" if write else "BEGIN READ ONLY"
-    join = _join(schema, role) if active else ()
-    return "; ".join((begin, *join, *scope_statements(schema, role, statement_timeout))).encode()
+    join = _join(tenant.schema, role, registry) if registry else ()
+    return "; ".join((begin, *join, *scope_statements(tenant.schema, role, statement_timeout, shared))).encode()
 
 
 def use_lock(schema: str) -> str:
@@ -130,14 +161,24 @@ def leave_lock(schema: str) -> str:
     return f"hashtextextended('erpkit.leave.' || {schema}, 0)"
 
 
-def _join(schema: str, role: str | None) -> tuple[str, ...]:
+def _registry(connection: Connection) -> str:
+    """Return the table in which erpkit keeps its tenants; a connection asks once."""
+    known: str = getattr(connection, "registry", "")
+    if not known:
+        known = (_run(connection, _REGISTRY).get_value(0, 0) or b"").decode()
+        if isinstance(getattr(connection, "registry", None), str):
+            connection.registry = known  # type: ignore[attr-defined]
+    return known
+
+
+def _join(schema: str, role: str | None, registry: str) -> tuple[str, ...]:
     """Return the statements that share a tenant's lock, and then read its status: a change of that waits for the lock.
 
     The login reads the status, as the tenant's role must not. A tenant without a role is not in erpkit's registry.
     """
     name = sql.Literal(schema).as_string()
     share = f"SELECT pg_catalog.pg_try_advisory_xact_lock_shared(pg_catalog.{use_lock(name)})"
-    status = f"SELECT coalesce((SELECT status FROM public.tenants WHERE schema_name = {name}), '')"  # noqa: S608
+    status = f"SELECT coalesce((SELECT status FROM {registry} WHERE schema_name = {name}), '')"  # noqa: S608
     return (share, status) if role is not None else (share, "SELECT ''")
 
 
@@ -154,11 +195,16 @@ def _check_active(tenant: Tenant, shared: bytes | None, status: bytes | None, _:
         )
 
 
-def scope_statements(schema: str, role: str | None, statement_timeout: float | None) -> tuple[str, ...]:
-    """Return the statements that scope the present transaction to a tenant; the last one returns the schema in effect."""
+def scope_statements(
+    schema: str, role: str | None, statement_timeout: float | None, shared: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """Return the statements that scope the present transaction to a tenant; the last one returns the schema in effect.
+
+    The `shared` schemas follow the tenant's on the search_path.
+    """
     switch = (f"SET LOCAL ROLE {quote_name(role)}",) if role is not None else ()
     return (
-        f"SET LOCAL search_path TO {search_path(schema)}",
+        f"SET LOCAL search_path TO {search_path(schema, shared)}",
         *switch,
         f"SET LOCAL statement_timeout TO {int((statement_timeout or 0) * 1000)}",  # the server counts from here on
         "SELECT current_schema()",
@@ -166,15 +212,39 @@ def scope_statements(schema: str, role: str | None, statement_timeout: float | N
 
 
 @lru_cache(maxsize=10_000)
-def search_path(schema: str) -> str:
-    """Return the search_path of a tenant: its schema, quoted, as a comma in it would add another one.
+def search_path(schema: str, shared: tuple[str, ...] = ()) -> str:
+    """Return the search_path of a tenant: its schema, quoted, as a comma in it would add another one, and the `shared` ones.
 
     `pg_temp` comes last, as otherwise a temporary table would hide the tenant's (PostgreSQL manual, "search_path"). For a name
     that no tenant's schema can have, the path holds nothing else, so that `enter_tenant` finds no schema.
     """
     if not schema or "\0" in schema or schema.startswith("pg_") or schema == "information_schema":
         return "pg_temp"
-    return f"{quote_name(schema)}, pg_temp"
+    return ", ".join([*map(quote_name, (schema, *shared)), "pg_temp"])
+
+
+def shared_schemas(connection: Connection) -> tuple[str, ...]:
+    """Return the schemas that follow a tenant's on this connection's search_path: those that the settings declare as shared."""
+    found: tuple[str, ...] = getattr(connection, "shared_schemas", ())
+    return found
+
+
+def is_direct(connection: Connection) -> bool:
+    """Tell whether the connection leads to PostgreSQL itself, and not to a pooler, which invents the process id.
+
+    Only then does the next transaction find what a session keeps: settings, locks, prepared statements.
+    """
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return row == (connection.info.backend_pid,)
+
+
+def check_session(connection: Connection, why: str) -> None:
+    """Raise UsageError if a pooler is in between, unless the settings say that it is in session mode; `why` is what needs one."""
+    if getattr(connection, "pooler", "") != "session" and not is_direct(connection):
+        raise UsageError(
+            f"{why} needs a session of its own, and a pooler is between erpkit and PostgreSQL, which hands each transaction to "
+            "another: connect to PostgreSQL itself, or set ERPKIT_POOLER=session if the pooler is in session mode"
+        )
 
 
 def no_schema(tenant: Tenant) -> str:

@@ -16,7 +16,17 @@ import psycopg
 from psycopg import errors, generators, pq, sql
 
 from erpkit.database.pool import TENANTS_A_CONNECTION, Database
-from erpkit.database.scope import OUTPUT, Connection, Tenant, missing_grant, no_schema, search_path, set_output
+from erpkit.database.scope import (
+    OUTPUT,
+    Connection,
+    Tenant,
+    is_direct,
+    missing_grant,
+    no_schema,
+    search_path,
+    set_output,
+    shared_schemas,
+)
 from erpkit.errors import DatabaseError, first_line
 
 _LATE = "not reached in time"
@@ -99,15 +109,17 @@ class _Lane:
         manual, "Pipelining"). The extended protocol takes one statement a message, so that a query cannot end the transaction
         and go on outside it.
         """
-        prepared = _is_direct(self.connection)
+        prepared = is_direct(self.connection)
         if prepared:
             self.pgconn.prepare(_NAME, _SCOPE)
         self.pgconn.enter_pipeline_mode()
+        shared = shared_schemas(self.connection)
         for tenant in self.owed:
+            path = search_path(tenant.schema, shared)
             if prepared:
-                self.pgconn.send_query_prepared(_NAME, _scope_values(tenant.schema, tenant.reader, timeout))
+                self.pgconn.send_query_prepared(_NAME, _scope_values(path, tenant.reader, timeout))
             else:
-                self.pgconn.send_query_params(_scope_query(tenant.schema, tenant.reader, timeout), None)
+                self.pgconn.send_query_params(_scope_query(path, tenant.reader, timeout), None)
             for statement in statements(tenant):
                 self.pgconn.send_query_params(statement, None)
             self.pgconn.pipeline_sync()
@@ -181,22 +193,13 @@ def _hurry(lanes: Iterable[_Lane], at_once: bool) -> Iterator[Answer]:
             yield from lane.give_up(_LATE)
 
 
-def _is_direct(connection: Connection) -> bool:
-    """Tell whether the connection leads to PostgreSQL itself, and not to a pooler, which invents the process id.
-
-    Only then does the next transaction find the statements that were prepared before.
-    """
-    row = connection.execute("SELECT pg_backend_pid()").fetchone()
-    return row == (connection.info.backend_pid,)
+def _scope_values(path: str, role: str | None, timeout: int) -> tuple[bytes | None, ...]:
+    return str(timeout).encode(), path.encode(), role.encode() if role is not None else None
 
 
-def _scope_values(schema: str, role: str | None, timeout: int) -> tuple[bytes | None, ...]:
-    return str(timeout).encode(), search_path(schema).encode(), role.encode() if role is not None else None
-
-
-def _scope_query(schema: str, role: str | None, timeout: int) -> bytes:
+def _scope_query(path: str, role: str | None, timeout: int) -> bytes:
     """Return the statement with the values in it, replaced in one pass: a schema's name may contain `$3`."""
-    values = {f"${number}": value for number, value in enumerate((str(timeout), search_path(schema), role), 1)}
+    values = {f"${number}": value for number, value in enumerate((str(timeout), path, role), 1)}
     return re.sub(r"\$\d", lambda found: sql.Literal(values[found[0]]).as_string(), _SCOPE.decode()).encode()
 
 

@@ -18,7 +18,7 @@ from erpkit.errors import DatabaseError, UsageError
 _IS_ANALYST = f"""
 SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = '{ANALYSTS}' AND pg_has_role(oid, 'MEMBER') AND NOT pg_has_role(oid, 'USAGE'))
    AND NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'erpkit_operator' AND pg_has_role(oid, 'MEMBER'))
-   AND has_table_privilege(to_regclass('public.tenants'), 'SELECT') IS FALSE
+   AND has_table_privilege(coalesce(to_regclass('public.erpkit_tenants'), to_regclass('public.tenants')), 'SELECT') IS FALSE
 """  # noqa: S608 - the group is a constant
 
 
@@ -42,9 +42,19 @@ def probe(conninfo: str, name: str | None = None) -> Target:
     except psycopg.OperationalError as error:
         raise DatabaseError(f"cannot connect to {named}: {_reason(error)}") from None
     except psycopg.ProgrammingError:  # a malformed string; libpq's message may repeat the password in it
-        raise UsageError(
-            "ERPKIT_DATABASE is not a libpq connection string: use postgresql://user@host/database or service=NAME"
-        ) from None
+        raise _not_libpq("ERPKIT_DATABASE") from None
+
+
+def check_conninfo(conninfo: str, source: str) -> None:
+    """Raise UsageError, naming where it comes from, for a text that libpq cannot read; it is not repeated."""
+    try:
+        conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError:
+        raise _not_libpq(source) from None
+
+
+def _not_libpq(source: str) -> UsageError:
+    return UsageError(f"{source} is not a libpq connection string: use postgresql://user@host/database or service=NAME")
 
 
 def _as_analyst(connection: Connection, conninfo: str) -> str:

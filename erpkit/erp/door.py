@@ -5,32 +5,39 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from erpkit.app import Application, compose
-from erpkit.config import Settings
+from erpkit.config import Settings, check_broker
 from erpkit.database.rights import find_excess
-from erpkit.erp.events import Events
+from erpkit.database.target import check_conninfo
 from erpkit.erp.installation import Installation
-from erpkit.erp.migrations import Migrations
-from erpkit.erp.modules import Modules, Queries
-from erpkit.erp.tenants import Tenants
-from erpkit.errors import ErpkitError
-from erpkit.events import WorkerReport
+from erpkit.erp.part import Part
+from erpkit.errors import ErpkitError, UsageError
 from erpkit.finding import group_findings
-from erpkit.runs.history import RunHistory, RunRecord, list_runs
-from erpkit.runs.record import Recorder
-from erpkit.tenants import Across, across
 from erpkit.visible import visible, visible_html
 
+if TYPE_CHECKING:
+    from erpkit.app import Application
+    from erpkit.erp.events import Events
+    from erpkit.erp.migrations import Migrations
+    from erpkit.erp.modules import Modules, Queries
+    from erpkit.erp.tenants import Tenants
+    from erpkit.events import WorkerReport
+    from erpkit.runs.history import RunHistory, RunRecord
+    from erpkit.runs.record import Recorder
+    from erpkit.tenants import Across, Diagnosis
 
-class Runs:
+
+class Runs(Part):
     """What ran, when, and how it ended. It shows itself as a table of the newest runs."""
+
+    _inner = frozenset({"recorder"})
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
@@ -40,16 +47,21 @@ class Runs:
 
     def history(self, notebook: str = "", *, days: float | None = None, limit: int = 20) -> RunHistory:
         """Return the newest runs, of one notebook or all, of the last `days` or ever."""
+        from erpkit.runs.history import RunHistory, list_runs  # noqa: PLC0415
+
         since = None if days is None else datetime.now(UTC) - timedelta(days=days)
         with self._installation.database.connection() as connection:
             runs = list_runs(connection, notebook or None, since=since, limit=limit)
-        return RunHistory(self._installation.target, tuple(runs), since)
+            has_others = not runs and bool(list_runs(connection, limit=1))
+        return RunHistory(self._installation.target, tuple(runs), since, has_others)
 
     def recorder(self) -> Recorder:
         """Return what writes runs down in this database; where it does not answer, the recorder knows why."""
+        from erpkit.runs.record import Recorder  # noqa: PLC0415
+
         return Recorder.opening(lambda: self._installation.database)
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         return repr(self.history().table)
 
     def _repr_html_(self) -> str:
@@ -61,38 +73,68 @@ _CAUSES = 5  # of findings that it names
 _CELL = "text-align:left;vertical-align:top;padding:.2em 1em .2em .3em;"
 
 
-class Erp(Installation):
-    """An ERP, ready to be looked at and operated. Opening it costs nothing until a part of it is used."""
+class Erp(Part, Installation):
+    """An ERP, ready to be looked at and operated. Opening it costs nothing until a part of it is used.
+
+    Each part is imported when it is asked for: all of them together take longer than most commands.
+    """
+
+    _inner = frozenset({
+        "candidates", "compose", "database", "find", "foreign_states", "has_event_log", "is_foreign", "no_tenants",
+        "one", "own", "registry", "settings",
+    })  # fmt: skip
 
     @cached_property
     def tenants(self) -> Tenants:
         """The tenants by name, to look at or to work in."""
+        from erpkit.erp.tenants import Tenants  # noqa: PLC0415
+
         return Tenants(self)
 
     @cached_property
     def events(self) -> Events:
         """The event log of each tenant: how handlers keep up, dead letters, replays."""
+        from erpkit.erp.events import Events  # noqa: PLC0415
+
         return Events(self)
 
     @cached_property
     def migrations(self) -> Migrations:
         """The migrations of all tenants: who has which, and bringing them up or down."""
+        from erpkit.erp.migrations import Migrations  # noqa: PLC0415
+
         return Migrations(self)
 
     @cached_property
     def modules(self) -> Modules:
         """The modules, and the check of what they declare."""
+        from erpkit.erp.modules import Modules  # noqa: PLC0415
+
         return Modules(self)
 
     @cached_property
     def queries(self) -> Queries:
         """The queries of the modules: generated code, and the check against every tenant."""
+        from erpkit.erp.modules import Queries  # noqa: PLC0415
+
         return Queries(self)
 
     @cached_property
     def runs(self) -> Runs:
         """The runs of notebooks that were recorded."""
         return Runs(self)
+
+    def doctor(self, *, named: str = "") -> Diagnosis:
+        """Look at the database, whatever it is, and tell what erpkit can do there; nothing is written.
+
+        `named` is how the database was named, where it is not the configured one: the commands to paste name it again.
+        """
+        from erpkit.tenants.doctor import examine, quote  # noqa: PLC0415
+
+        connect = f"export ERPKIT_DATABASE={quote(named)}" if named else ""
+        settings = self.settings
+        with self.database.connection() as connection:
+            return examine(connection, self.target, settings.tenants_query, settings.migration_state, connect)
 
     def query(
         self,
@@ -109,14 +151,19 @@ class Erp(Installation):
         `tenants` are names or patterns (`a*`), all without one. `limit` is the most rows a tenant may give, `timeout` the seconds
         for all of them together. Raises UsageError for anything but one statement that reads.
         """
+        from erpkit.tenants import across  # noqa: PLC0415
+
         values = dict(params) if isinstance(params, Mapping) else params
         found = self.find(tenants)
-        return across(self.database, sql, values, tenants=found, limit=limit, timeout=timeout, progress=progress)
+        result = across(self.database, sql, values, tenants=found, limit=limit, timeout=timeout, progress=progress)
+        return replace(result, by_name=frozenset(tenants))
 
     def compose(
         self, *, migrate: bool = False, dispatch: bool = False, on_report: Callable[[WorkerReport], object] = str
     ) -> AbstractContextManager[Application]:
         """Start the modules for the time of the block, and lend the application that they make; see `erpkit.app.compose`."""
+        from erpkit.app import compose  # noqa: PLC0415
+
         if dispatch:
             self.own("event log")
         return compose(self.settings, migrate=migrate, dispatch=dispatch, on_report=on_report)
@@ -129,8 +176,6 @@ class Erp(Installation):
         ]
         return "\n".join(f"{name:<{width}}  {visible(line)}".rstrip() for name, line in lines)
 
-    __repr__ = __str__
-
     def _repr_html_(self) -> str:
         rows = "".join(
             f'<tr><th style="{_CELL}font-weight:600">{visible_html(name)}</th>'
@@ -140,7 +185,11 @@ class Erp(Installation):
         return f'<table style="line-height:1.4">{rows}</table>'
 
     def _card(self) -> dict[str, str]:
-        """Return what matters at first sight, a line each; what cannot be read says why."""
+        """Return what matters at first sight, a line each; what cannot be read says why, and a database that is not reached once."""
+        try:
+            self.target  # noqa: B018 - connects
+        except ErpkitError as error:
+            return {"database": str(error), "modules": _told(self._order)}
         return {
             "database": _told(lambda: self.target),
             "login": _told(self._login),
@@ -165,9 +214,7 @@ class Erp(Installation):
 
     def _count(self) -> str:
         counts = Counter(tenant.status for tenant in self.find())
-        return (
-            ", ".join(f"{count:,} {status}" for status, count in counts.items()) or "none: erpkit tenants create NAME"
-        )
+        return ", ".join(f"{count:,} {status}" for status, count in counts.items()) or f"none: {self.no_tenants}"
 
     def _order(self) -> str:
         return ", ".join(module.name for module in self.modules) or "none: set ERPKIT_MODULES"
@@ -182,6 +229,13 @@ def _told(read: Callable[[], str]) -> str:
         return f"not read: {str(error).strip().splitlines()[0]}"
 
 
+def _check_types(**given: object) -> None:
+    """Raise UsageError for an argument that is no text; its value is not repeated, as it may hold a password."""
+    for name, value in given.items():
+        if value is not None and not isinstance(value, str):
+            raise UsageError(f"the argument {name} is {type(value).__name__}, and has to be a text")
+
+
 def open(
     database: str | None = None,
     *,
@@ -194,8 +248,13 @@ def open(
     """Open the ERP that the environment names, with what is given here in its place.
 
     `database` is a libpq connection string, or `env:NAME` for the one that a variable holds; "" is the configured one. Raises
-    UsageError for a setting that cannot be meant; the database is reached when it is first used.
+    UsageError, which names the argument, for a setting that cannot be meant; the database is reached when it is first used.
     """
-    found = (settings or Settings.from_env()).with_database(database or "")
     given = {"modules": modules, "tenants_query": tenants_query, "broker": broker}
+    _check_types(database=database, home=str(home) if isinstance(home, Path) else home, **given)
+    found = (settings or Settings.from_env()).with_database(database or "")
+    if database:
+        check_conninfo(found.database or "", "the argument database")
+    if broker is not None:
+        check_broker(broker, "the argument broker")
     return Erp(found.replaced(**given, home=Path(home).expanduser().absolute() if home else None))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -12,7 +12,8 @@ from uuid import UUID
 
 from erpkit import events
 from erpkit.database import IMPATIENT, Connection, Tenant
-from erpkit.erp.installation import Installation
+from erpkit.erp.installation import Installation, find_inactive
+from erpkit.erp.part import Part
 from erpkit.errors import StoppedError
 from erpkit.events.brokers import Broker, ConsumeOptions
 from erpkit.events.dispatchers import (
@@ -27,7 +28,7 @@ from erpkit.events.dispatchers import (
     take_over,
 )
 from erpkit.events.health import EventHealth, read_event_health, read_event_lag
-from erpkit.events.lag import EventLag
+from erpkit.events.lag import MAX_AGE, MAX_LAG, EventLag
 from erpkit.events.letter_edit import Edited, LetterEdit, edit_letter, plan_edit
 from erpkit.events.letter_plan import OpenLetters, read_letters
 from erpkit.events.log import EVENT_COLUMNS, PAYLOAD_COLUMN, hint_topic, name_log_behind
@@ -41,6 +42,7 @@ from erpkit.events.replay.watermill import WatermillTopics, read_watermill_topic
 from erpkit.events.retention import Pruned, PrunePlan, Retention, plan_prune, prune
 from erpkit.events.trace import Trace, trace
 from erpkit.plan import Plan, Work
+from erpkit.plural import count_of
 from erpkit.table import Table
 
 _SELECTION = {one.name for one in fields(events.Selection)}
@@ -51,6 +53,10 @@ class DeadLetters(OpenLetters):
     """The open dead letters of some tenants, and what can be done about them."""
 
     installation: Installation = field(kw_only=True)
+    named: frozenset[str] = field(default=frozenset(), kw_only=True)
+
+    def __dir__(self) -> Iterable[str]:
+        return set(super().__dir__()) - {"installation"}
 
     def show_oldest(self, *, payload: bool = False) -> events.DeadLetterDetail | str:
         """Return the letter that failed first with its event's metadata, or a sentence where there is none."""
@@ -92,7 +98,7 @@ class DeadLetters(OpenLetters):
 
         def make(_: Work) -> events.LetterPlan:
             with erp.database.connection() as connection:
-                return plan_of(connection)
+                return replace(plan_of(connection), named=self.named, found=len(self.tenants))
 
         def run(plan: events.LetterPlan, work: Work) -> events.LetterRun:
             done = events.run_letters(erp.database, erp.registry, plan, plan.id, work.advance)
@@ -101,8 +107,10 @@ class DeadLetters(OpenLetters):
         return Plan(make(Work()), make, run, self.target, "letters", can_stop=False)
 
 
-class Events:
+class Events(Part):
     """The event log of each tenant. An ERP that erpkit only reads has none: each of these raises UsageError there."""
+
+    _inner = frozenset({"broker", "consume", "forward", "worker"})
 
     def __init__(self, installation: Installation) -> None:
         self._erp = installation
@@ -112,7 +120,7 @@ class Events:
 
         `payload` adds the business data in them: ask for it only where you may see it, as a run records its output.
         """
-        (found,), chosen = self._find([tenant]), events.Selection(**selection)
+        found, chosen = self._one(tenant), events.Selection(**selection)
         with name_log_behind(found), self._erp.database.tenant_transaction(found) as connection:
             connection.execute(IMPATIENT)
             rows = list_selected(connection, chosen, limit)
@@ -131,21 +139,31 @@ class Events:
             return replace(trace(connection, tenants, erp.registry, wanted, payload=payload), target=erp.target)
 
     def lag(
-        self, names: Sequence[str] = (), *, max_lag: int | None = None, max_age: float | None = None, long: float = 10
+        self,
+        names: Sequence[str] = (),
+        *,
+        max_lag: int | None = MAX_LAG,
+        max_age: float | None = MAX_AGE,
+        long: float = 10,
     ) -> EventLag:
         """Read how many events wait for each handler, since when, and what holds them back.
 
-        More than `max_lag` events of a handler and tenant, or one that waits for more than `max_age` seconds, are findings; so is
-        a transaction that holds a lock of a log for more than `long` seconds.
+        More than `max_lag` events of a handler and tenant, or one that waits for more than `max_age` seconds, are findings, and None is
+        no limit; so is a transaction that holds a lock of a log for more than `long` seconds.
         """
-        return self._lag(self._find(names), max_lag, max_age, long)
+        return self._lag(names, max_lag, max_age, long)
 
     def health(
-        self, names: Sequence[str] = (), *, max_lag: int | None = 1000, max_age: float | None = 300, long: float = 10
+        self,
+        names: Sequence[str] = (),
+        *,
+        max_lag: int | None = MAX_LAG,
+        max_age: float | None = MAX_AGE,
+        long: float = 10,
     ) -> EventHealth:
         """Read what waits, what arrives, what failed and who holds things back; the limits are as in `lag`."""
         tenants = self._find(names)
-        lag = self._lag(tenants, max_lag, max_age, long)
+        lag = self._lag(names, max_lag, max_age, long)
         with self._erp.database.connection() as connection:
             return read_event_health(connection, self._erp.target, tenants, lag)
 
@@ -158,7 +176,9 @@ class Events:
         tenants = self._find(names)
         with erp.database.connection() as connection:
             found = read_letters(connection, erp.target, tenants, chosen)
-        return DeadLetters(**{one.name: getattr(found, one.name) for one in fields(found)}, installation=erp)
+        return DeadLetters(
+            **{one.name: getattr(found, one.name) for one in fields(found)}, installation=erp, named=frozenset(names)
+        )
 
     def dead_letter(
         self, tenant: str, offset: int, handler: str = "", *, payload: bool = False
@@ -168,7 +188,7 @@ class Events:
         `handler` is needed where several failed on the event. `payload` adds the business data in the event: ask for it only
         where you may see it, as a run records its output. Raises UsageError when there is no such letter.
         """
-        (found,) = self._find([tenant])
+        found = self._one(tenant)
         return events.show_dead_letter(self._erp.database, found, offset, handler, payload=payload)
 
     def edit_letter(
@@ -219,8 +239,13 @@ class Events:
             tenants = erp.find(names)
             active = [tenant for tenant in tenants if tenant.is_active]
             plan = events.plan_request(erp.database, erp.registry, active, asked, erp.settings)
-            skipped = {tenant.slug: tenant.status for tenant in tenants if not tenant.is_active}
-            return replace(plan, letters=self._letters(tenants), skipped=skipped, found=len(tenants))
+            return replace(
+                plan,
+                letters=self._letters(tenants),
+                skipped=find_inactive(tenants),
+                named=frozenset(names),
+                found=len(active),
+            )
 
         def run(plan: events.ReplayPlan, work: Work) -> ReplayReport:
             options = events.RunOptions(work.advance, work.stop, rate=rate, workers=workers)
@@ -239,7 +264,7 @@ class Events:
         This is long work: `rate` is in events per second. With `resume`, a build that was stopped goes on; without `build`, the
         shadow that stands is compared as it is. Raises StoppedError where the build is stopped before its end.
         """
-        (owner,) = self._find([tenant])
+        owner = self._one(tenant)
         erp = self._erp
         erp.registry.check_handlers()
         goes_on = [resume]
@@ -250,7 +275,7 @@ class Events:
             goes_on[0] = not shadow.is_complete
             if not shadow.is_complete:
                 raise StoppedError(
-                    f"stopped after {shadow.events:,} events: plan again to resume (--resume-shadow, resume = True)"
+                    f"stopped after {count_of(shadow.events, 'event')}: plan again to resume (--resume-shadow, resume = True)"
                 )
             return events.diff_shadow(erp.database, erp.registry, shadow)
 
@@ -306,7 +331,9 @@ class Events:
 
     def watermill(self, names: Sequence[str] = ()) -> WatermillTopics:
         """Read the topics in Watermill's own tables, with the lag of each consumer group."""
-        return read_watermill_topics(self._erp.database, self._active(names))
+        tenants = self._find(names)
+        found = read_watermill_topics(self._erp.database, [tenant for tenant in tenants if tenant.is_active])
+        return replace(found, skipped=find_inactive(tenants), named=frozenset(names))
 
     def export_to(
         self, path: Path | str, names: Sequence[str] = (), selection: events.Selection | None = None
@@ -318,7 +345,7 @@ class Events:
 
     def import_from(self, path: Path | str, tenant: str) -> Plan[events.ImportPlan, ImportResult]:
         """Plan to append a file's events to a tenant's log, where it does not have them yet."""
-        (owner,) = self._find([tenant])
+        owner = self._one(tenant)
         erp = self._erp
 
         def make(_: Work) -> events.ImportPlan:
@@ -340,7 +367,8 @@ class Events:
         self._erp.registry.check_handlers()
         self._erp.database.check_writable()
         with events.Watchdog(limit) as watch:
-            return dispatch_all(self._erp.database, self._erp.registry, tenants, watch)
+            done = dispatch_all(self._erp.database, self._erp.registry, tenants, watch)
+        return replace(done, named=frozenset(names))
 
     def worker(
         self,
@@ -364,7 +392,7 @@ class Events:
         """
         tenants = self._active(names)
         groups = events.consumer_groups(self._erp.registry)
-        lag = self._lag(tenants, None, max_age, 10)
+        lag = self._lag(names, None, max_age, 10)
         with self._erp.database.connection() as connection:
             handled = audit_handled(connection, tenants, groups, {}) if audit else []
             connected = list_dispatchers(connection)
@@ -376,7 +404,8 @@ class Events:
         erp = self._erp
 
         def make(_: Work) -> TakeOver:
-            return plan_take_over(self._lag(self._find(names), None, None, 10).groups)
+            lag = self._lag(names, None, None, 10)
+            return replace(plan_take_over(lag.groups), unseen=tuple(lag.unseen))
 
         def run(plan: TakeOver, _: Work) -> DispatchRun:
             results = take_over(erp.database, erp.registry, self._active(names), plan.id)
@@ -409,6 +438,10 @@ class Events:
         self._erp.own("event log")
         return closing(events.open_broker(self._erp.settings, lasting=True))
 
+    def _one(self, tenant: str) -> Tenant:
+        self._erp.own("event log")
+        return self._erp.one(tenant)
+
     def _find(self, names: Sequence[str]) -> Sequence[Tenant]:
         self._erp.own("event log")
         return self._erp.find(names)
@@ -416,12 +449,13 @@ class Events:
     def _active(self, names: Sequence[str]) -> Sequence[Tenant]:
         return [tenant for tenant in self._find(names) if tenant.is_active]
 
-    def _lag(self, tenants: Sequence[Tenant], max_lag: int | None, max_age: float | None, long: float) -> EventLag:
+    def _lag(self, names: Sequence[str], max_lag: int | None, max_age: float | None, long: float) -> EventLag:
+        tenants = self._find(names)
         active = [tenant for tenant in tenants if tenant.is_active]
         groups = events.consumer_groups(self._erp.registry)
         with self._erp.database.connection() as connection:
             lag = read_event_lag(connection, active, groups, long)
-        return replace(lag, max_lag=max_lag, max_age=max_age)
+        return replace(lag, max_lag=max_lag, max_age=max_age, skipped=find_inactive(tenants), named=frozenset(names))
 
     def _letters(self, tenants: Sequence[Tenant]) -> tuple[Any, ...]:
         with self._erp.database.connection() as connection:

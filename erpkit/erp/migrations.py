@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import psycopg
 
 from erpkit.database import TEMPLATE, Connection, Tenant
 from erpkit.erp.installation import Installation
+from erpkit.erp.part import Part
 from erpkit.errors import ErpkitError, MigrationError, UsageError
 from erpkit.migrations import (
     Applied,
@@ -21,7 +22,6 @@ from erpkit.migrations import (
     Migration,
     MigrationHistory,
     MigrationPlan,
-    MigrationRun,
     ParsedMigration,
     collect_migrations,
     lint_migrations,
@@ -33,13 +33,20 @@ from erpkit.migrations import (
     read_history,
     read_migrations,
     read_milliseconds,
-    run_plan,
 )
-from erpkit.migrations.files import Style, new_migration
-from erpkit.migrations.run import OnError
-from erpkit.modules import ModuleLike
+from erpkit.migrations.apply import check_own_sessions
+from erpkit.migrations.files import Style, decode, new_migration
+from erpkit.migrations.foreign_state import MAJORITY, NEWEST
+from erpkit.migrations.golang import is_golang_file, parse_file
+from erpkit.migrations.lint import find_reaching, in_order
 from erpkit.plan import Plan, Work
-from erpkit.tenants import ensure_template
+
+if TYPE_CHECKING:
+    from erpkit.migrations import ForcePlan, ForceRun, MigrationRun
+    from erpkit.migrations.run import OnError
+    from erpkit.modules import ModuleLike
+
+_EXTENSIONS = "SELECT extname::text, nspname::text FROM pg_extension e JOIN pg_namespace n ON n.oid = extnamespace"
 
 _Decide = Callable[[Sequence[Tenant], Sequence[Migration], Applied], MigrationPlan]
 
@@ -74,17 +81,23 @@ class Mend:
     __repr__ = __str__
 
 
-class Migrations:
+class Migrations(Part):
     """The migrations of all tenants, in goose's files and tables. It shows itself as the matrix of tenants and modules."""
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
 
-    def status(self, names: Sequence[str] = ()) -> FleetStatus:
-        """Return which migrations tenants have, all of them without a name, and `_template`; what is not current is a finding."""
+    def status(self, names: Sequence[str] = (), *, against: str = "") -> FleetStatus:
+        """Return which migrations tenants have, all of them without a name, and `_template`; what is not current is a finding.
+
+        Where another tool migrates them, they are compared with each other: `against` is `newest`, `majority` or a tenant;
+        without it, `_template` or the newest. Raises UsageError for a tenant that there is not.
+        """
         migrations = self._read()
+        if against not in ("", NEWEST, MAJORITY):
+            self._installation.find([against])
         with self._installation.database.connection() as connection:
-            return self._status(connection, self._fleet(names), migrations)
+            return self._status(connection, self._fleet(names), migrations, against)
 
     def plan(
         self,
@@ -111,7 +124,7 @@ class Migrations:
                 retry_dirty=retry_dirty,
             )  # fmt: skip
 
-        return self._bind(lambda: self._fleet(names), decide, how, makes_template=True)
+        return self._bind(names, decide, how, makes_template=True)
 
     def down(
         self,
@@ -127,7 +140,7 @@ class Migrations:
         def decide(tenants: Sequence[Tenant], migrations: Sequence[Migration], applied: Applied) -> MigrationPlan:
             return plan_down(tenants, migrations, applied, module, to, canaries=canaries)
 
-        return self._bind(lambda: self._named(names), decide, how)
+        return self._bind(names, decide, how)
 
     def redo(
         self, names: Sequence[str] = (), *, module: str, canaries: Sequence[str] = (), **how: Unpack[RunOptions]
@@ -137,7 +150,25 @@ class Migrations:
         def decide(tenants: Sequence[Tenant], migrations: Sequence[Migration], applied: Applied) -> MigrationPlan:
             return plan_redo(tenants, migrations, applied, module, canaries=canaries)
 
-        return self._bind(lambda: self._named(names), decide, how)
+        return self._bind(names, decide, how)
+
+    def force(self, version: int, names: Sequence[str] = (), *, module: str) -> Plan[ForcePlan, ForceRun]:
+        """Plan to set the version of a module with golang-migrate's files, clean, and run nothing: once what failed was seen to.
+
+        `version` is -1 for none at all; names as in `down`. goose's tables know no such thing: see `retry_dirty` of `plan`.
+        """
+
+        from erpkit.migrations import plan_force, run_force  # noqa: PLC0415 - the other commands are quicker without
+
+        def make(_work: Work) -> ForcePlan:
+            migrations, tenants = self._read(), self._named(names)
+            with self._installation.database.connection() as connection:
+                return plan_force(tenants, migrations, read_applied(connection, tenants, migrations), module, version)
+
+        def run(plan: ForcePlan, work: Work) -> ForceRun:
+            return run_force(self._installation.database, plan, plan.id, Limits(), work.advance)
+
+        return Plan(make(Work()), make, run, self._installation.target, "tenants", can_stop=False)
 
     def history(self, names: Sequence[str] = (), *, limit: int = 50) -> MigrationHistory:
         """Return what was done to which tenant, the newest first; without a name those that are gone are included."""
@@ -161,33 +192,40 @@ class Migrations:
         return Mend(statements, is_done=True)
 
     def lint(self, modules: Sequence[str] = (), *, pg_version: str | None = None) -> LintReport:
-        """Name the statements that lock or rewrite tables, or break running code, in the files of modules; all without a name.
+        """Name the statements that lock or rewrite tables, break running code, or reach beyond the tenant, in the files of modules;
+        all without a name.
 
         Raises UsageError where squawk is not installed.
         """
         chosen = [self._module(name) for name in modules] or self._installation.registry.modules
         migrations = [migration for module in chosen for migration in collect_migrations(module)]
-        return LintReport(lint_migrations(migrations, pg_version=pg_version), checked=len(migrations))
+        own = find_reaching(migrations, self._installation.settings.shared_schemas)
+        found = lint_migrations(migrations, pg_version=pg_version)
+        return LintReport(in_order(migrations, [*own, *found]), checked=len(migrations))
 
     def new(self, module: str, name: str, *, style: Style | None = None) -> Path:
         """Write an empty migration into a module's folder and return its path; its version is in the style of the others."""
         return new_migration(self._module(module), name, style=style)
 
     def show(self, file: Path) -> ParsedMigration:
-        """Return the statements of a migration file, as goose would split it; ENVSUB is filled in from the environment."""
+        """Return the statements of a migration file, as goose would split it; ENVSUB is filled in from the environment.
+
+        golang-migrate, whose files are known by their names, sends a file whole.
+        """
         try:
-            return parse_migration(file.read_bytes().decode(), os.environ)
-        except (MigrationError, UnicodeDecodeError) as error:
+            text = decode(file.read_bytes())
+            return parse_file(file, text) if is_golang_file(file) else parse_migration(text, os.environ)
+        except MigrationError as error:
             raise UsageError(f"{file}: {error}") from None
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         return repr(self.status())
 
-    def _repr_html_(self) -> str:
-        return self.status()._repr_html_()
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        return self.status()._repr_mimebundle_()
 
     def _bind(
-        self, find: Callable[[], list[Tenant]], decide: _Decide, how: RunOptions, *, makes_template: bool = False
+        self, names: Sequence[str], decide: _Decide, how: RunOptions, *, makes_template: bool = False
     ) -> Plan[MigrationPlan, MigrationRun]:
         installation, defaults = self._installation, Limits()
         limits = Limits(
@@ -198,18 +236,29 @@ class Migrations:
         workers = how.get("workers", 3)
 
         def make(_work: Work) -> MigrationPlan:
-            migrations, tenants = self._read(), find()
+            migrations, tenants = self._read(), (self._fleet if makes_template else self._named)(names)
             with installation.database.connection() as connection:
                 before = self._status(connection, tenants, migrations)
                 milliseconds = read_milliseconds(connection)
-            planned = decide(tenants, migrations, before.applied)
-            return replace(planned, before=before, milliseconds=milliseconds, workers=workers)
+                extensions = dict(connection.execute(_EXTENSIONS).fetchall())
+                planned = decide(tenants, migrations, before.applied)
+                if installation.database.is_writable:  # else the plan is only to be read
+                    check_own_sessions(connection, planned.migrations)
+            return replace(
+                planned, before=before, milliseconds=milliseconds, workers=workers, extensions=extensions,
+                shared_schemas=installation.database.shared_schemas, named=frozenset(names),
+            )  # fmt: skip
 
         def run(plan: MigrationPlan, work: Work) -> MigrationRun:
+            from erpkit.migrations import run_plan  # noqa: PLC0415 - a plan alone is quicker without
+            from erpkit.tenants.lifecycle import ensure_template  # noqa: PLC0415
+            from erpkit.tenants.roles import ensure_shared  # noqa: PLC0415
+
             installation.database.check_writable()
-            if makes_template:
-                with installation.database.connection() as connection:
+            with installation.database.connection() as connection:
+                if makes_template:
                     ensure_template(connection)
+                ensure_shared(connection, installation.database.writable_schemas, [one.tenant for one in plan.tenants])
             done = run_plan(
                 installation.database, plan, plan.id, lambda _: work.advance(1), workers=workers,
                 on_error=how.get("on_error", "continue"), threshold=how.get("threshold", 0.0), limits=limits, stop=work.stop,
@@ -221,14 +270,19 @@ class Migrations:
 
         return Plan(make(Work()), make, run, installation.target, "tenants")
 
-    def _status(self, connection: Connection, tenants: list[Tenant], migrations: tuple[Migration, ...]) -> FleetStatus:
+    def _status(
+        self, connection: Connection, tenants: list[Tenant], migrations: tuple[Migration, ...], against: str = ""
+    ) -> FleetStatus:
         applied = read_applied(connection, tenants, migrations)
         installation = self._installation
-        return FleetStatus(installation.target, tuple(tenants), migrations, applied, installation.is_foreign)
+        foreign = installation.foreign_states(connection, self._fleet(()), migrations, against)
+        return FleetStatus(
+            installation.target, tuple(tenants), migrations, applied, installation.is_foreign, foreign.only(tenants)
+        )
 
     def _read(self) -> tuple[Migration, ...]:
         """Read the files, erpkit's own for its event log among them where the ERP has one."""
-        return read_migrations(self._installation.registry.modules, event_log=not self._installation.is_foreign)
+        return read_migrations(self._installation.registry.modules, event_log=self._installation.has_event_log)
 
     def _fleet(self, names: Sequence[str]) -> list[Tenant]:
         """Return tenants, and `_template` before them where the ERP has one."""

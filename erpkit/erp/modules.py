@@ -9,6 +9,7 @@ from pathlib import Path
 
 from erpkit.couplings import find_couplings, inspect_modules
 from erpkit.erp.installation import Installation
+from erpkit.erp.part import Part
 from erpkit.errors import NoModulesError
 from erpkit.modules import ModuleCheck, ModuleLike, find_modules, load_modules
 from erpkit.modules.check import module_table
@@ -24,7 +25,7 @@ from erpkit.queries import (
 from erpkit.table import Table
 
 
-class Modules:
+class Modules(Part):
     """The modules in load order. It shows itself as a table."""
 
     def __init__(self, installation: Installation) -> None:
@@ -72,14 +73,14 @@ class Modules:
         modules = [one for one in candidates if isinstance(one, ModuleLike)]
         return plan_declarations(candidates, find_couplings(modules, erp.database, settings.tenants_query))
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         return repr(self.table)
 
     def _repr_html_(self) -> str:
         return self.table._repr_html_()
 
 
-class Queries:
+class Queries(Part):
     """The `queries/*.sql` of the modules."""
 
     def __init__(self, installation: Installation) -> None:

@@ -24,6 +24,7 @@ from erpkit.events import consumer_groups, read_lag
 from erpkit.events.dispatchers import read_health
 from erpkit.modules import Registry, load_modules
 from erpkit.modules.registry import SAMPLE_GROUP
+from erpkit.plural import count_of
 from erpkit.runs.sample import adopt_tenants, copy_planted, drop_database, plant_sample, sample_kit
 from erpkit.tenants import get_tenant, list_tenants
 
@@ -162,7 +163,7 @@ class Rehearsal:
     def release_carelessly(self, erp: Erp) -> Iterator[str]:
         """Release the module `bonus` to the tenants that are there, and try to make another one; say what became of it."""
         release = erp.migrations.plan(module="bonus")
-        yield f"released to {release.apply(release.id).done_count} schemas"
+        yield f"released to {count_of(release.apply(release.id).done_count, 'schema')}"
         try:
             newcomer = erp.tenants.create("newcomer")
             newcomer.apply(newcomer.id)

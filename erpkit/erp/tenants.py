@@ -6,17 +6,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.erp.installation import Installation
-from erpkit.errors import NoTenantError, UsageError
-from erpkit.events import CommandBus, Message, QueryBus, consumer_groups
+from erpkit.erp.part import Part
+from erpkit.errors import NoModulesError, NoTenantError, UsageError
+from erpkit.events import CommandBus, ConsumerGroup, Message, QueryBus, consumer_groups
 from erpkit.migrations import Migration, read_migrations
 from erpkit.modules import Query
 from erpkit.plan import Plan, PlanRecord, Shown, Work
 from erpkit.table import Column, Table, Tone
 from erpkit.tenants import (
+    AdoptionPlan,
+    AdoptionRun,
     Drift,
     DropPlan,
     DropResult,
@@ -29,31 +32,39 @@ from erpkit.tenants import (
     OffboardPlan,
     Provisioned,
     ProvisionPlan,
+    ReleasePlan,
+    ReleaseRun,
     RepairPlan,
     RepairRun,
     RestorePlan,
     RestoreRun,
     Snapshot,
     TenantDetail,
+    TenantInspection,
+    adopt_tenants,
     compare_snapshots,
     compare_tenants,
     count_rows,
     drop_tenant,
     export_tenant,
+    find_tenants,
     hand_over,
     import_tenant,
     inspect_tenant,
     inspect_tenants,
     lint_repair,
     offboard_tenant,
+    plan_adoption,
     plan_drop,
     plan_hand_over,
     plan_offboarding,
     plan_provision,
+    plan_release,
     plan_restore,
     provision_tenant,
     read_repair,
     read_snapshot,
+    release_tenants,
     rename_tenant,
     restore_tenant,
     run_repair,
@@ -68,11 +79,11 @@ _Record = TypeVar("_Record", bound=PlanRecord)
 _Result = TypeVar("_Result", bound=Shown)
 
 
-@dataclass(frozen=True)
-class ErpTenant:
+@dataclass(frozen=True, repr=False)
+class ErpTenant(Part):
     """One tenant, to work in."""
 
-    installation: Installation
+    _installation: Installation
     tenant: Tenant
 
     def transaction(
@@ -83,7 +94,7 @@ class ErpTenant:
         It commits at the end and rolls back on an error. `statement_timeout` is in seconds. Raises DatabaseError when the
         tenant's schema does not exist.
         """
-        return self.installation.database.tenant_transaction(
+        return self._installation.database.tenant_transaction(
             self.tenant, write=write, statement_timeout=statement_timeout
         )
 
@@ -92,23 +103,24 @@ class ErpTenant:
 
         Raises what the handler raises, with nothing done.
         """
-        self.installation.own("event log")
-        return CommandBus(self.installation.database, self.installation.registry).send(self.tenant, command)
+        self._installation.own("event log")
+        return CommandBus(self._installation.database, self._installation.registry).send(self.tenant, command)
 
     def ask(self, query: Query[_Answer]) -> _Answer:
         """Return the answer to a query by its one handler, which can only read."""
-        return QueryBus(self.installation.database, self.installation.registry).ask(self.tenant, query)
+        return QueryBus(self._installation.database, self._installation.registry).ask(self.tenant, query)
 
     def inspect(self, *, since: Path | str = "") -> TenantDetail:
         """Inspect the tenant in depth; `since` is a file of an earlier inspection, to which growth is measured."""
-        before = _earlier(self.installation, since)
-        everyone = self.installation.find()
-        with self.installation.database.connection() as connection:
+        before = _earlier(self._installation, since)
+        declared, everyone = _Declared.of(self._installation), self._installation.find()
+        with self._installation.database.connection() as connection:
             detail = inspect_tenant(
-                connection, self.tenant, _migrations(self.installation),
-                groups=consumer_groups(self.installation.registry), among=everyone,
+                connection, self.tenant, declared.migrations, groups=declared.groups, among=everyone,
+                foreign=self._installation.foreign_states(connection, everyone, declared.migrations),
             )  # fmt: skip
-        return replace(detail, target=self.installation.target, before=before)
+        inspection = declared.check(detail.inspection)
+        return replace(detail, inspection=inspection, target=self._installation.target, before=before)
 
     def __str__(self) -> str:
         return f"{self.tenant.slug}: schema {self.tenant.schema}, {self.tenant.status}"
@@ -116,7 +128,7 @@ class ErpTenant:
     __repr__ = __str__
 
 
-class Tenants(Mapping[str, ErpTenant]):
+class Tenants(Part, Mapping[str, ErpTenant]):
     """All tenants by name: `erp.tenants["acme"]` is one to work in. It shows itself as a table."""
 
     def __init__(self, installation: Installation) -> None:
@@ -124,16 +136,9 @@ class Tenants(Mapping[str, ErpTenant]):
 
     def __getitem__(self, name: str) -> ErpTenant:
         try:
-            return ErpTenant(self._installation, self._one(name))
+            return ErpTenant(self._installation, self._installation.one(name))
         except UsageError as error:
             raise NoTenantError(str(error)) from None
-
-    def _one(self, name: str) -> Tenant:
-        """Return the one tenant of this name; raises UsageError for a name that no tenant has, and for several."""
-        found = self._installation.find([name])
-        if len(found) > 1:
-            raise UsageError(f"{name!r} names several tenants")
-        return found[0]
 
     def __iter__(self) -> Iterator[str]:
         return (tenant.slug for tenant in self._installation.find())
@@ -147,7 +152,12 @@ class Tenants(Mapping[str, ErpTenant]):
     @property
     def table(self) -> Table[Tenant]:
         """One row per tenant: its name for people, its schema and its status."""
-        empty = "There are no tenants. erpkit tenants create NAME makes one; erpkit demo makes a dozen to look around."
+        own = (
+            f"{self._installation.no_tenants} makes one; erpkit demo makes a dozen to look around; "
+            "erpkit doctor finds those of an ERP that erpkit did not make"
+        )
+        words = self._installation.no_tenants if self._installation.is_foreign else own
+        empty = f"There are no tenants. {words}."
         return Table(_COLUMNS, self._installation.find(), empty)
 
     def inspect(
@@ -161,13 +171,14 @@ class Tenants(Mapping[str, ErpTenant]):
         """
         is_first = bool(since) and since == snapshot and not Path(since).exists()
         before = None if is_first else _earlier(self._installation, since)
-        everyone = self._installation.find()
+        declared, everyone = _Declared.of(self._installation), self._installation.find()
         tenants = self._installation.find(names) if names else everyone
         with self._installation.database.connection() as connection:
-            inspections = inspect_tenants(
-                connection, tenants, _migrations(self._installation), exact=exact,
-                groups=consumer_groups(self._installation.registry), among=everyone,
+            found = inspect_tenants(
+                connection, tenants, declared.migrations, exact=exact, groups=declared.groups, among=everyone,
+                foreign=self._installation.foreign_states(connection, everyone, declared.migrations),
             )  # fmt: skip
+        inspections = [declared.check(one) for one in found]
         target = self._installation.target
         now = write_snapshot(snapshot, inspections, target) if snapshot else take_snapshot(inspections, target)
         return FleetInspection(target, tuple(inspections), now, before)
@@ -176,8 +187,10 @@ class Tenants(Mapping[str, ErpTenant]):
         """Compare schemas with `_template`, or with the tenant `against`; without `_template`, with what most tenants have."""
         everyone = self._installation.find()
         tenants = self._installation.find(names) if names else everyone
-        model = self._one(against) if against else None
+        model = self._installation.one(against) if against else None
         with self._installation.database.connection() as connection:
+            if model and tenants == [model]:
+                raise UsageError(f"tenant {model.slug} cannot be compared with itself: name another one to compare")
             others = [tenant for tenant in tenants if model is None or tenant.slug != model.slug]
             return compare_tenants(connection, others, against=model, among=everyone, target=self._installation.target)
 
@@ -186,8 +199,9 @@ class Tenants(Mapping[str, ErpTenant]):
         database = self._own()
 
         def make(_: Work) -> ProvisionPlan:
+            migrations = _migrations(self._installation)
             with database.connection() as connection:
-                return plan_provision(connection, _migrations(self._installation), slug, name)
+                return plan_provision(connection, migrations, slug, name)
 
         def run(plan: ProvisionPlan, _: Work) -> Provisioned:
             return Provisioned(self.inspect([provision_tenant(database, plan, plan.id).slug]))
@@ -199,7 +213,7 @@ class Tenants(Mapping[str, ErpTenant]):
         database = self._own()
 
         def make(_: Work) -> DropPlan:
-            tenant = self._one(slug)
+            tenant = self._installation.one(slug)
             with database.connection() as connection:
                 plan = plan_drop(connection, tenant)
             plan.refuse()
@@ -215,7 +229,7 @@ class Tenants(Mapping[str, ErpTenant]):
         database = self._own()
 
         def make(_: Work) -> OffboardPlan:
-            tenant = self._one(slug)
+            tenant = self._installation.one(slug)
             with database.connection() as connection:
                 return plan_offboarding(connection, tenant, folder)
 
@@ -232,7 +246,7 @@ class Tenants(Mapping[str, ErpTenant]):
         database, migrations = self._own(), _migrations(self._installation)
 
         def look() -> RepairPlan:
-            tenant = self._one(slug)
+            tenant = self._installation.one(slug)
             with database.connection() as connection:
                 return read_repair(connection, tenant, migrations, accept)
 
@@ -271,6 +285,44 @@ class Tenants(Mapping[str, ErpTenant]):
 
         return self._bound(make, lambda plan, _: hand_over(database, plan.id), "parts")
 
+    def adopt(self, query: str = "", *, events: bool = False) -> Plan[AdoptionPlan, AdoptionRun]:
+        """Plan to make the schemas that `query` lists tenants, at the migration versions that they are at; see `release`.
+
+        Without `query` ERPKIT_TENANTS_QUERY lists them; `events` gives them the event log's tables, too. Nothing of what they hold
+        is changed: what cannot be adopted is left out, and named.
+        """
+        installation = self._installation
+        listing = query or installation.settings.tenants_query
+        if not listing:
+            raise UsageError(
+                "what is to be adopted? Set ERPKIT_TENANTS_QUERY, or give a query: SELECT … AS slug, … AS schema_name FROM …"
+            )
+        log = read_migrations(()) if events else ()
+
+        def make(_: Work) -> AdoptionPlan:
+            with installation.database.connection() as connection:
+                return plan_adoption(connection, listing, log)
+
+        def run(plan: AdoptionPlan, work: Work) -> AdoptionRun:
+            done = adopt_tenants(installation.database, plan, work.advance)
+            return replace(done, is_listed_by_query=installation.is_foreign)
+
+        return self._bound(make, run, "tenants")
+
+    def release(self, names: Sequence[str] = (), *, with_events: bool = False) -> Plan[ReleasePlan, ReleaseRun]:
+        """Plan to give adopted tenants back, all of them without a name: roles, grants and entries go, schemas and data stay.
+
+        The event log's tables go as well: with rows in them only `with_events`. Raises UsageError for a tenant that erpkit made.
+        """
+        database = self._installation.database
+
+        def make(_: Work) -> ReleasePlan:
+            with database.connection() as connection:
+                tenants = find_tenants(connection, names) if names else None
+                return plan_release(connection, tenants, with_events=with_events)
+
+        return self._bound(make, lambda plan, work: release_tenants(database, plan, work.advance), "tenants")
+
     def state(self, names: Sequence[str] | None = None) -> FleetState:
         """Read drift and a fingerprint of all schemas, and count the rows of the tenants named, of all without a name."""
         with self._own().connection() as connection:
@@ -284,7 +336,7 @@ class Tenants(Mapping[str, ErpTenant]):
 
     def export(self, slug: str, file: Path | str) -> Manifest:
         """Write a tenant to one file: a dump of its schema, and a manifest, which is returned."""
-        return export_tenant(self._own(), self._one(slug), Path(file))
+        return export_tenant(self._own(), self._installation.one(slug), Path(file))
 
     def import_(self, file: Path | str, slug: str = "") -> MovedTenant:
         """Make a tenant from an exported file, or nothing, under its own name or as `slug`."""
@@ -325,7 +377,7 @@ class Tenants(Mapping[str, ErpTenant]):
     ) -> Plan[_Record, _Result]:
         return Plan(make(Work()), make, run, self._installation.target, unit, False, look)
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         return repr(self.table)
 
     def _repr_html_(self) -> str:
@@ -337,7 +389,30 @@ def _tone(tenant: Tenant) -> Tone:
 
 
 def _migrations(installation: Installation) -> list[Migration]:
-    return list(read_migrations(installation.registry.modules, event_log=not installation.is_foreign))
+    return list(read_migrations(installation.registry.modules, event_log=installation.has_event_log))
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """What the modules declare, against which tenants are inspected; `nothing` says why there is none of it."""
+
+    migrations: Sequence[Migration] = ()
+    groups: Sequence[ConsumerGroup] = ()
+    nothing: str = ""
+
+    @classmethod
+    def of(cls, installation: Installation) -> Self:
+        try:
+            return cls(_migrations(installation), consumer_groups(installation.registry))
+        except NoModulesError as error:  # sizes, rows and drift can be read all the same
+            return cls(nothing=str(error))
+
+    def check(self, inspection: TenantInspection) -> TenantInspection:
+        """Return the inspection, with what could not be read for want of modules."""
+        if not self.nothing:
+            return inspection
+        errors = {**inspection.errors, "versions": self.nothing, "backlog": self.nothing}
+        return replace(inspection, errors=errors, unread=tuple(dict.fromkeys([*inspection.unread, *errors])))
 
 
 def _earlier(installation: Installation, since: Path | str) -> Snapshot | None:
@@ -352,6 +427,6 @@ def _earlier(installation: Installation, since: Path | str) -> Snapshot | None:
 _COLUMNS = (
     Column[Tenant]("tenant", lambda t: t.slug, tone=_tone),
     Column[Tenant]("name", lambda t: t.name, tone=_tone),
-    Column[Tenant]("schema", lambda t: t.schema, tone=_tone),
+    Column[Tenant]("schema", lambda t: t.schema, tone=_tone, minor=True),
     Column[Tenant]("status", lambda t: t.status, tone=_tone),
 )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import psycopg
 from psycopg import sql
 
 from erpkit.database import Connection, Errors, Tenant, fetch_union, read_tenants, tenants_with_table
-from erpkit.database.scope import scope_statements, use_lock
+from erpkit.database.scope import scope_statements, shared_schemas, use_lock
 from erpkit.events.consumer import Consumer, ConsumerGroup, group_rows
 from erpkit.events.log import COLUMNS, to_message
 from erpkit.events.message import Message
@@ -126,7 +127,12 @@ def mark_in_flight(
                 mark,
                 sql.SQL("SELECT pg_advisory_lock({}), pg_advisory_lock_shared({})").format(key, use),
                 sql.SQL("COMMIT AND CHAIN"),
-                *map(sql.SQL, scope_statements(consumer.tenant.schema, consumer.tenant.role, statement_timeout)),
+                *map(
+                    sql.SQL,
+                    scope_statements(
+                        consumer.tenant.schema, consumer.tenant.role, statement_timeout, shared_schemas(connection)
+                    ),
+                ),
                 sql.SQL("SELECT pg_advisory_xact_lock({0}), pg_advisory_unlock({0})").format(key),
                 sql.SQL("SELECT pg_advisory_xact_lock_shared({0}), pg_advisory_unlock_shared({0})").format(use),
             )
@@ -144,27 +150,35 @@ def move_checkpoint(connection: Connection, group: ConsumerGroup, offset: int, i
     )
 
 
+class Backlog(NamedTuple):
+    """How many events wait for a handler, and for how many seconds the oldest has waited."""
+
+    events: int
+    seconds: float
+
+
 def read_backlog(
     connection: Connection, tenants: Sequence[Tenant], groups: Sequence[ConsumerGroup], errors: Errors | None = None
-) -> dict[str, dict[str, int]]:
-    """Return how many events wait for each handler, by tenant: those of its topic after its checkpoint; zeros are left out.
+) -> dict[str, dict[str, Backlog]]:
+    """Return what waits for each handler, by tenant: the events of its topic after its checkpoint; zeros are left out.
 
     `errors` is as in `read_tenants`.
     """
     with_log = tenants_with_table(connection, "erpkit_events", tenants, errors) if groups else []
     handlers = group_rows(groups)
     queries = [(tenant, _count_query(tenant, handlers)) for tenant in with_log]
-    backlog: dict[str, dict[str, int]] = {tenant.slug: {} for tenant in tenants}
+    backlog: dict[str, dict[str, Backlog]] = {tenant.slug: {} for tenant in tenants}
     for slug, waiting in read_tenants(connection, queries, errors):
-        backlog[slug] = waiting or {}
+        backlog[slug] = {name: Backlog(int(events), seconds) for name, (events, seconds) in (waiting or {}).items()}
     return backlog
 
 
 def _count_query(tenant: Tenant, handlers: sql.Composed) -> sql.Composed:
     return sql.SQL(
-        "SELECT {slug}, (SELECT jsonb_object_agg(name, events) FROM (SELECT h.name, sum(w.events) AS events "
+        "SELECT {slug}, (SELECT jsonb_object_agg(name, jsonb_build_array(events, greatest(extract(epoch FROM now() - oldest), 0))) "
+        "FROM (SELECT h.name, sum(w.events) AS events, min(w.oldest) AS oldest "
         "FROM (VALUES {handlers}) h (name, topic) LEFT JOIN {checkpoints} c ON c.consumer_group = h.name "
-        "CROSS JOIN LATERAL (SELECT count(*) AS events FROM {events} e "
+        "CROSS JOIN LATERAL (SELECT count(*) AS events, min(e.recorded_at) AS oldest FROM {events} e "
         'WHERE e.topic = h.topic AND e."offset" > coalesce(c."offset", 0)) w WHERE w.events > 0 GROUP BY h.name) g)'
     ).format(
         slug=sql.Literal(tenant.slug),

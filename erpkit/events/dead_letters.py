@@ -19,6 +19,7 @@ from erpkit.events.log import name_log_behind
 from erpkit.events.message import Message
 from erpkit.events.parking import block
 from erpkit.finding import Finding, Severity
+from erpkit.plural import count_of
 from erpkit.table import Column, Table
 
 _COLUMNS = 'handler, topic, "offset", uuid, error, attempts, failed_at'
@@ -86,7 +87,7 @@ class DeadLetterDetail:
             "attempts": f"{letter.attempts}, the last at {letter.failed_at:%Y-%m-%d %H:%M:%S}",
             "status": self.status,
             "closed": closed,
-            "holds back": f"{self.parked} events of {self.aggregate}" if self.aggregate else "",
+            "holds back": f"{count_of(self.parked, 'event')} of {self.aggregate}" if self.aggregate else "",
             **{
                 f"edit {number}": f"{edit['edited_at'][:19]} by {edit['edited_by']}: {edit['reason']}"
                 for number, edit in enumerate(self.edits, 1)
@@ -110,10 +111,10 @@ class DeadLetterDetail:
 LETTER_COLUMNS = (
     Column[DeadLetter]("tenant", lambda one: one.tenant),
     Column[DeadLetter]("offset", lambda one: one.offset),
-    Column[DeadLetter]("topic", lambda one: one.topic),
+    Column[DeadLetter]("topic", lambda one: one.topic, minor=True),
     Column[DeadLetter]("handler", lambda one: one.handler),
     Column[DeadLetter]("error", lambda one: one.error),
-    Column[DeadLetter]("failed", lambda one: one.failed_at),
+    Column[DeadLetter]("failed", lambda one: one.failed_at, minor=True),
 )
 _FACTS = (
     Column[tuple[str, str]]("what", lambda row: row[0]),
@@ -215,7 +216,7 @@ COUNT_COLUMNS = (
     Column[DeadLetterCount]("topic", lambda one: one.topic),
     Column[DeadLetterCount]("handler", lambda one: one.handler),
     Column[DeadLetterCount]("tenant", lambda one: one.tenant),
-    Column[DeadLetterCount]("first", lambda one: one.first_failed_at),
+    Column[DeadLetterCount]("first", lambda one: one.first_failed_at, minor=True),
     Column[DeadLetterCount]("last", lambda one: one.last_failed_at),
 )
 
@@ -225,7 +226,7 @@ def letter_findings(counts: Iterable[DeadLetterCount], severity: Severity = "war
     return [
         Finding(
             "dead letters", one.tenant, f"dead letters of {one.handler}: {one.cause}", severity,
-            f"erpkit events dead-letters retry --handler {shlex.quote(one.handler)}", (f"{one.letters:,} letters",),
+            f"erpkit events dead-letters retry --handler {shlex.quote(one.handler)}", (count_of(one.letters, "letter"),),
         )
         for one in counts
     ]  # fmt: skip

@@ -16,10 +16,11 @@ from erpkit.errors import ErpkitError, PlanChangedError, UsageError, first_line
 from erpkit.events.consumer import ConsumerGroup, Watch, consumer_groups, group_rows
 from erpkit.events.dispatch import DispatchResult, dispatch
 from erpkit.events.lag import EventLag, GroupLag, LockHolder, read_lag
-from erpkit.finding import Finding
+from erpkit.finding import Finding, find_skipped
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
-from erpkit.result import Summary
+from erpkit.plural import count_of
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table
 
 _STALE = 180.0  # seconds; a worker reports every 60 unless it is told otherwise
@@ -86,6 +87,7 @@ class TakeOver:
 
     waiting: tuple[GroupLag, ...]
     checkpoints: tuple[tuple[str, str, int], ...]
+    unseen: tuple[Finding, ...] = ()
 
     @property
     def id(self) -> str:
@@ -109,8 +111,8 @@ class TakeOver:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """None: the events that wait are the plan itself."""
-        return ()
+        """Who is skipped; the events that wait are the plan itself."""
+        return self.unseen
 
     @property
     def tables(self) -> tuple[Table[GroupLag], ...]:
@@ -118,11 +120,11 @@ class TakeOver:
         return (Table(_WAITING, self.waiting, "Nothing waits."),)
 
     def __str__(self) -> str:
-        return f"{self.events:,} events wait for {len(self.waiting):,} handlers"
+        return f"{count_of(self.events, 'event waits', 'events wait')} for {count_of(len(self.waiting), 'handler')}"
 
 
 @dataclass(frozen=True)
-class DispatchRun:
+class DispatchRun(Result):
     """The result of dispatching all that waited, tenant by tenant.
 
     `failures` maps tenants that could not be served to the reason, `skipped` those that are not active to their status.
@@ -132,6 +134,7 @@ class DispatchRun:
     failures: Mapping[str, str] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
     waiting: int = 0
+    named: frozenset[str] = frozenset()
 
     @property
     def handled(self) -> int:
@@ -148,6 +151,7 @@ class DispatchRun:
         """The tenants that could not be served, and those in which events became dead letters."""
         return [
             *(Finding("failed", slug, reason, "error") for slug, reason in self.failures.items()),
+            *find_skipped({slug: status for slug, status in self.skipped.items() if slug in self.named}, self.named),
             *(
                 Finding(
                     "dead letters", one.tenant, "events became dead letters", remedy="erpkit events dead-letters count"
@@ -168,11 +172,11 @@ class DispatchRun:
         return (self.table,)
 
     def __str__(self) -> str:
-        return f"{self.handled:,} events handled in {len(self.results):,} tenants"
+        return f"{count_of(self.handled, 'event')} handled in {count_of(len(self.results), 'tenant')}"
 
 
 @dataclass(frozen=True)
-class DispatcherReport:
+class DispatcherReport(Result):
     """Who dispatches, what waits, and the last report of the dispatcher that ended.
 
     `handled` says, a tenant and handler, what became of the events up to its checkpoint.

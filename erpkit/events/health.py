@@ -14,7 +14,8 @@ from erpkit.events.dead_letters import DeadLetterCount, count_dead_letters
 from erpkit.events.lag import EventLag, GroupLag, LockHolder, TopicRate, read_lag, read_lock_holders, read_rates
 from erpkit.events.orphans import list_orphans
 from erpkit.finding import Finding, not_read
-from erpkit.result import Summary
+from erpkit.plural import count_of
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table, format_value
 from erpkit.visible import visible
 
@@ -23,7 +24,7 @@ _Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
-class EventHealth:
+class EventHealth(Result):
     """How the handlers of some tenants keep up with the events that arrive; `skipped` are tenants that are not active."""
 
     target: str
@@ -146,7 +147,7 @@ def _tenants(row: _Cause) -> int:
 def _letter_finding(row: _Cause) -> Finding:
     (handler, cause), _ = row
     tenants = _tenants(row)
-    problem = f"{_letters(row):,} dead letter(s) in {tenants:,} tenant{'s' if tenants != 1 else ''}: {cause}"
+    problem = f"{count_of(_letters(row), 'dead letter')} in {count_of(tenants, 'tenant')}: {cause}"
     chosen = f"--handler {shlex.quote(handler)} --cause {shlex.quote(visible(cause))}"
     return Finding("dead letters", handler, problem, remedy=f"erpkit events dead-letters retry {chosen}", of="handler")
 

@@ -9,13 +9,16 @@ from datetime import datetime, timedelta
 from psycopg import sql
 
 from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
-from erpkit.events.checkpoints import group_lock
+from erpkit.events.checkpoints import Backlog, group_lock
 from erpkit.events.consumer import ConsumerGroup, group_rows
 from erpkit.events.orphans import Orphan, orphan_findings
-from erpkit.finding import NO_TENANTS, Finding, group_findings, not_read
-from erpkit.result import to_html
+from erpkit.finding import Finding, find_unseen, group_findings, marked, not_read
+from erpkit.plural import count_of
+from erpkit.result import Result, Summary, to_html
 from erpkit.table import Column, Table, Tone, format_value
 
+MAX_LAG = 1000  # events that may wait for one handler of one tenant
+MAX_AGE = 300.0  # seconds that an event may wait
 _LONG = 10.0  # seconds after which an open transaction that holds a lock of the log is worth a look
 
 # What a tenant in want of a migration lacks is null.
@@ -105,7 +108,7 @@ class LockHolder:
     def problem(self) -> str:
         """What it holds and for how long, without the tenant."""
         holds = "appends to the log" if self.what == "append" else f"dispatches for {self.what}"
-        behind = f"; {self.waiting} wait(s) behind it" if self.waiting else ""
+        behind = f"; {count_of(self.waiting, 'process waits', 'processes wait')} behind it" if self.waiting else ""
         return f"process {self.pid} ({self.user}) {holds} in a transaction open for {self.seconds:,.0f} s, {self.state}{behind}"
 
     def __str__(self) -> str:
@@ -113,12 +116,13 @@ class LockHolder:
 
 
 @dataclass(frozen=True)
-class EventLag:
+class EventLag(Result):
     """How far handlers are behind the logs of some tenants, `at` some moment, and what holds them back.
 
     `consumers` are the groups that were asked about, `errors` the tenants that could not be read to the reason.
     More than `max_lag` events of one handler and tenant, or one that has waited for more than `max_age` seconds, are findings;
-    None sets no limit. `orphans` are topics that nobody handles, and handlers that are gone.
+    None sets no limit. `skipped` maps tenants that are not active to their status, and `named` are those that were asked for by name.
+    `orphans` are topics that nobody handles, and handlers that are gone.
     """
 
     at: datetime
@@ -129,6 +133,8 @@ class EventLag:
     errors: Mapping[str, str] = field(default_factory=dict)
     max_lag: int | None = None
     max_age: float | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    named: frozenset[str] = frozenset()
     orphans: Sequence[Orphan] = ()
 
     @property
@@ -169,14 +175,19 @@ class EventLag:
         return Table(_HOLDER_COLUMNS, self.holders, "No transaction holds a lock for long.")
 
     @property
+    def unseen(self) -> list[Finding]:
+        """The tenants that were skipped, and that nobody is left to look at."""
+        return find_unseen(self.tenants, self.skipped, self.named)
+
+    @property
     def findings(self) -> list[Finding]:
         """Handlers over a limit, events that ended a dispatcher, transactions that hold a lock, and what was not read."""
         return [
-            *(() if self.tenants else (NO_TENANTS,)),
+            *self.unseen,
             *(() if self.consumers else (_NO_HANDLERS,)),
             *(finding for one in self.behind for finding in self._over(one)),
             *(Finding("poison message", one.tenant, f"an event of {one.handler} ended its dispatcher", "error", _LOOK,
-                      (f"the one after offset {one.checkpoint}, {one.attempts} times",))
+                      (f"the one after offset {one.checkpoint}, {count_of(one.attempts, 'time')}",))
               for one in self.groups if one.attempts),
             *(Finding("lock holder", one.tenant, one.problem, remedy=f"SELECT pg_terminate_backend({one.pid})")
               for one in self.holders),
@@ -185,24 +196,43 @@ class EventLag:
             *not_read(self.errors),
         ]  # fmt: skip
 
+    @property
+    def summary(self) -> Summary:
+        """How many events wait, for how long, and what a person should look at."""
+        facts: dict[str, object] = {
+            "tenants": len(self.tenants),
+            "waiting": self.waiting,
+            "oldest": _duration(self.oldest),
+        }
+        facts["skipped"] = ", ".join(self.skipped) or "none"
+        return Summary("Events that wait", facts, self.findings)
+
     def __repr__(self) -> str:
-        return "\n".join([repr(self.table), *(f"! {cause}" for cause in group_findings(self.findings))])
+        return "\n".join([repr(self.table), *(marked(cause) for cause in group_findings(self.findings))])
 
     def _repr_html_(self) -> str:
         return to_html("", findings=self.findings, tables=[self.table])
 
     def _over(self, one: GroupLag) -> Iterator[Finding]:
-        evidence = (f"{one.waiting:,} wait, the oldest for {_duration(one.age(self.at))}",)
-        if self.max_lag is not None and one.waiting > self.max_lag:
-            problem = f"more than {self.max_lag:,} events wait for {one.handler}"
-            yield Finding("lag", one.tenant, problem, "warning", _LOOK, evidence)
-        if self.max_age is not None and one.age(self.at) > self.max_age:
-            problem = f"an event has waited for {one.handler} for more than {_duration(self.max_age)}"
-            yield Finding("lag", one.tenant, problem, "warning", _LOOK, evidence)
+        waits = Backlog(one.waiting, one.age(self.at))
+        return find_lag(one.tenant, one.handler, waits, max_lag=self.max_lag, max_age=self.max_age)
 
     def is_over(self, one: GroupLag) -> bool:
         """Tell whether a group is over one of the limits."""
         return any(True for _ in self._over(one))
+
+
+def find_lag(
+    tenant: str, handler: str, waits: Backlog, *, max_lag: int | None = MAX_LAG, max_age: float | None = MAX_AGE
+) -> Iterator[Finding]:
+    """Yield a finding for each limit that what waits for a handler is over; None is no limit."""
+    evidence = (f"{count_of(waits.events, 'event waits', 'events wait')}, the oldest for {_duration(waits.seconds)}",)
+    if max_lag is not None and waits.events > max_lag:
+        problem = f"more than {count_of(max_lag, 'event waits', 'events wait')} for {handler}"
+        yield Finding("lag", tenant, problem, "warning", _LOOK, evidence)
+    if max_age is not None and waits.seconds > max_age:
+        problem = f"an event has waited for {handler} for more than {_duration(max_age)}"
+        yield Finding("lag", tenant, problem, "warning", _LOOK, evidence)
 
 
 def _duration(seconds: float) -> str:
@@ -220,21 +250,23 @@ _NO_HANDLERS = Finding(
 _LAG_COLUMNS = (
     Column[tuple[GroupLag, EventLag]]("tenant", lambda row: row[0].tenant),
     Column[tuple[GroupLag, EventLag]]("handler", lambda row: row[0].handler),
-    Column[tuple[GroupLag, EventLag]]("topic", lambda row: row[0].topic),
+    Column[tuple[GroupLag, EventLag]]("topic", lambda row: row[0].topic, minor=True),
     Column[tuple[GroupLag, EventLag]]("waiting", lambda row: row[0].waiting, bar=True, tone=_lag_tone),
     Column[tuple[GroupLag, EventLag]](
         "for", lambda row: timedelta(seconds=row[0].age(row[1].at)), right=True, tone=_lag_tone
     ),
     Column[tuple[GroupLag, EventLag]]("oldest", lambda row: row[0].oldest),
-    Column[tuple[GroupLag, EventLag]]("checkpoint", lambda row: row[0].checkpoint),
-    Column[tuple[GroupLag, EventLag]]("last handled", lambda row: (row[0].checkpoint and row[0].moved_at) or "never"),
+    Column[tuple[GroupLag, EventLag]]("checkpoint", lambda row: row[0].checkpoint, minor=True),
+    Column[tuple[GroupLag, EventLag]](
+        "last handled", lambda row: (row[0].checkpoint and row[0].moved_at) or "never", minor=True
+    ),
 )
 _HOLDER_COLUMNS = (
     Column[LockHolder]("tenant", lambda one: one.tenant),
     Column[LockHolder]("holds", lambda one: one.what),
     Column[LockHolder]("process", lambda one: str(one.pid), right=True),
     Column[LockHolder]("user", lambda one: one.user),
-    Column[LockHolder]("application", lambda one: one.application),
+    Column[LockHolder]("application", lambda one: one.application, minor=True),
     Column[LockHolder]("state", lambda one: one.state),
     Column[LockHolder]("open for", lambda one: timedelta(seconds=one.seconds), right=True),
     Column[LockHolder]("wait behind it", lambda one: one.waiting),

@@ -19,6 +19,7 @@ from erpkit.events.message import Message, PayloadError, decode_message
 from erpkit.finding import Finding
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
+from erpkit.result import Result
 from erpkit.table import Column, Table
 
 _OPEN = f"""
@@ -86,7 +87,7 @@ class LetterEdit:
 
 
 @dataclass(frozen=True)
-class Edited:
+class Edited(Result):
     """The result: the letter is still open, and a retry hands over the new payload."""
 
     plan: LetterEdit

@@ -26,10 +26,11 @@ from erpkit.events.dead_letters import (
 )
 from erpkit.events.log import check_time_zones, hint_topic
 from erpkit.events.parking import PARKED_COLUMNS, Parked, list_parked
-from erpkit.finding import Finding, not_read
+from erpkit.finding import NO_TENANTS, Finding, not_read
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
-from erpkit.result import Summary
+from erpkit.plural import count_of
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table
 
 _BEHIND = "lacks erpkit's own migrations: run `erpkit migrate up`"
@@ -72,7 +73,7 @@ class LetterPlan:
     """What a retry or a discard would do. `parked` are events that wait behind some dead letter of the same handler and tenant.
 
     `left_out` maps tenants and handlers that it leaves alone to the reason; those of them that could not be read are `errors`, too.
-    `reason` is why letters are discarded.
+    `reason` is why letters are discarded. `others` is how many letters are open in these tenants and not meant.
     """
 
     action: Literal["retry", "discard"]
@@ -82,6 +83,9 @@ class LetterPlan:
     reason: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)
+    others: int = 0
+    named: frozenset[str] = frozenset()
+    found: int | None = None
 
     @property
     def id(self) -> str:
@@ -112,19 +116,20 @@ class LetterPlan:
     def findings(self) -> list[Finding]:
         """The tenants that could not be read, and what else is left out."""
         left = [
-            Finding("left out", name, f"left out: {reason}", "info")
+            Finding("left out", name, f"left out: {reason}", "warning" if name in self.named else "info")
             for name, reason in self.left_out.items()
             if name not in self.errors
         ]
-        return [*not_read(self.errors), *left]
+        return [*([NO_TENANTS] if self.found == 0 else []), *not_read(self.errors), *left]
 
     @property
     def tables(self) -> tuple[Table[DeadLetterCount], ...]:
         """One row per tenant, handler and cause: how many letters would be retried or discarded."""
-        return (Table(COUNT_COLUMNS, self.counts(), f"There is nothing to {self.action}."),)
+        empty = _none_matches(self.others) if self.others else f"There is nothing to {self.action}."
+        return (Table(COUNT_COLUMNS, self.counts(), empty),)
 
     def __str__(self) -> str:
-        return f"{self.action} {len(self.letters)} dead letter(s), {self.parked} event(s) parked behind them"
+        return f"{self.action} {count_of(len(self.letters), 'dead letter')}, {count_of(self.parked, 'event')} parked behind them"
 
     def check(self, confirm: str) -> None:
         """Raise PlanChangedError unless `confirm` is this plan's id."""
@@ -179,12 +184,18 @@ def _plan(
     left = {t.slug: _BEHIND if t.is_active else t.status for t in tenants if not t.is_active or t.slug not in ready}
     asked = [tenant for tenant in tenants if tenant.slug not in left]
     found = list_dead_letters(connection, asked, errors)
-    letters, gone = choose_letters(found, selection or LetterSelection(), handlers)
+    chosen_by = selection or LetterSelection()
+    letters, gone = choose_letters(found, chosen_by, handlers)
     slugs = {letter.tenant for letter in letters}
     chosen = tuple(tenant for tenant in asked if tenant.slug in slugs)
     waiting = _count_behind(letters, list_parked(connection, chosen, errors))
     unread = {slug: text for slug, text in errors.items() if slug not in left or left[slug] == _BEHIND}
-    return LetterPlan(action, chosen, tuple(letters), waiting, "", {**left, **gone, **unread}, unread)
+    others = sum(not chosen_by.holds(letter) for letter in found)
+    return LetterPlan(action, chosen, tuple(letters), waiting, "", {**left, **gone, **unread}, unread, others=others)
+
+
+def _none_matches(others: int) -> str:
+    return f"No dead letter matches; {count_of(others, 'other is', 'others are')} open."
 
 
 def _count_behind(letters: Iterable[DeadLetter], parked: Iterable[Parked]) -> int:
@@ -196,10 +207,10 @@ _Sum = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class OpenLetters:
+class OpenLetters(Result):
     """The open dead letters that `selection` chooses, and what is parked behind those of their handlers.
 
-    `errors` maps the tenants that could not be read to the reason.
+    `errors` maps the tenants that could not be read to the reason. `others` is how many letters are open and not chosen.
     """
 
     target: str
@@ -208,6 +219,7 @@ class OpenLetters:
     letters: Sequence[DeadLetter]
     parked: Sequence[Parked] = ()
     errors: Mapping[str, str] = field(default_factory=dict)
+    others: int = 0
     hint: str = ""  # where no topic of an open letter fits the selection's pattern
 
     def __len__(self) -> int:
@@ -251,7 +263,8 @@ class OpenLetters:
     @property
     def findings(self) -> list[Finding]:
         """Each tenant, handler and cause that has letters, and the tenants that could not be read."""
-        return [*letter_findings(self.counts), *not_read(self.errors)]
+        nobody = [] if self.tenants else [NO_TENANTS]
+        return [*nobody, *letter_findings(self.counts), *not_read(self.errors)]
 
     @property
     def summary(self) -> Summary:
@@ -262,7 +275,7 @@ class OpenLetters:
             "tenants": len({one.tenant for one in self.counts}),
             "parked": self.parked_events,
         }
-        return Summary(f"{len(self.letters):,} dead letters on {self.target}", facts, self.findings)
+        return Summary(f"{count_of(len(self.letters), 'dead letter')} on {self.target}", facts, self.findings)
 
     @property
     def affected(self) -> list[str]:
@@ -275,20 +288,22 @@ class OpenLetters:
         return Summary(summary.title, facts, [*summary.findings, *self.findings])
 
     def __str__(self) -> str:
-        causes = [f"{one.letters:,} letters: {one.cause} ({one.handler}, {one.tenant})" for one in self.counts]
+        causes = [
+            f"{count_of(one.letters, 'letter')}: {one.cause} ({one.handler}, {one.tenant})" for one in self.counts
+        ]
         return "\n".join([*causes, self.line])
 
     @property
     def line(self) -> str:
         """How many letters there are, and how many events wait behind them."""
-        return f"{len(self.letters):,} dead letters open, {self.parked_events:,} events parked behind them"
+        return f"{count_of(len(self.letters), 'dead letter')} open, {count_of(self.parked_events, 'event')} parked behind them"
 
     @property
     def _empty(self) -> str:
         if not self.tenants:
-            return "no dead letters: there are no tenants (erpkit tenants create NAME makes one)"
-        if self.hint:
-            return f"no dead letters: {self.hint}"
+            return "no dead letters: there are no tenants"
+        if self.others:
+            return _none_matches(self.others) + (f" ({self.hint})" if self.hint else "")
         return "no dead letters" if not self.errors else "no dead letters in the tenants that could be read"
 
     def __repr__(self) -> str:
@@ -303,9 +318,9 @@ def read_letters(
 ) -> OpenLetters:
     """Read the open dead letters of `tenants` that `selection` chooses; a tenant that cannot be read does not stop the others."""
     errors: dict[str, str] = {}
-    everyone = list_dead_letters(connection, tenants, errors)
-    letters, _ = choose_letters(everyone, selection, None)
-    hint = hint_topic(selection.topic, (letter.topic for letter in everyone)) if everyone else ""
+    found = list_dead_letters(connection, tenants, errors)
+    letters, _ = choose_letters(found, selection, None)
+    hint = hint_topic(selection.topic, (letter.topic for letter in found)) if found else ""
     handlers = {(letter.tenant, letter.handler) for letter in letters}
     parked = [one for one in list_parked(connection, tenants, errors) if (one.tenant, one.handler) in handlers]
-    return OpenLetters(target, tenants, selection, letters, parked, errors, hint)
+    return OpenLetters(target, tenants, selection, letters, parked, errors, len(found) - len(letters), hint)

@@ -22,6 +22,8 @@ from erpkit.events.parking import hold_back, lock_parking
 from erpkit.events.router import handle
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
+from erpkit.plural import count_of
+from erpkit.result import Result
 from erpkit.table import Column, Table, Tone
 
 State = Literal["handled", "discarded", "failed", "left alone"]
@@ -55,7 +57,7 @@ class LetterResult:
 
 
 @dataclass(frozen=True)
-class LetterRun:
+class LetterRun(Result):
     """The result of a retry or a discard, event by event."""
 
     plan_id: str
@@ -106,7 +108,7 @@ class LetterRun:
         states: tuple[State, ...] = ("handled", "discarded", "failed", "left alone")
         counts = [f"{self.count(state)} {state}" for state in states if self.count(state)]
         parked = self.count("handled", was_parked=True)
-        return f"{self.plan_id}: {', '.join(counts) or 'nothing to do'}; {parked} parked event(s) handled after them"
+        return f"{self.plan_id}: {', '.join(counts) or 'nothing to do'}; {count_of(parked, 'parked event')} handled after them"
 
 
 def _tone(result: LetterResult) -> Tone:
@@ -116,7 +118,7 @@ def _tone(result: LetterResult) -> Tone:
 _COLUMNS = (
     Column[LetterResult]("tenant", lambda r: r.tenant),
     Column[LetterResult]("offset", lambda r: r.offset),
-    Column[LetterResult]("topic", lambda r: r.topic),
+    Column[LetterResult]("topic", lambda r: r.topic, minor=True),
     Column[LetterResult]("handler", lambda r: r.handler),
     Column[LetterResult]("state", lambda r: f"{r.state}, was parked" if r.was_parked else r.state, tone=_tone),
     Column[LetterResult]("detail", lambda r: r.detail),

@@ -18,6 +18,7 @@ from erpkit.events.orphans import FORWARDERS
 from erpkit.events.replay.shadow import list_shadows
 from erpkit.finding import NO_TENANTS, Finding, not_read
 from erpkit.plan import Work, plan_id
+from erpkit.result import Result
 from erpkit.table import Column, Table
 
 Kind = Literal["events", "inbox", "replays"]
@@ -188,7 +189,7 @@ _STEPS = (
 
 
 @dataclass(frozen=True)
-class Pruned:
+class Pruned(Result):
     """How many rows of each kind of each tenant were deleted; `failures` maps tenants where it ended early to the reason."""
 
     counts: Mapping[tuple[str, Kind], int]

@@ -17,7 +17,7 @@ from erpkit.events.log import COLUMNS, to_message
 from erpkit.events.message import Message
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table, Tone
 
 Kind = Literal["command", "event", "effect", "dead letter", "parked", "waits"]
@@ -81,7 +81,7 @@ _PAYLOAD = Column[TraceEntry]("payload", lambda one: "" if one.payload is None e
 
 
 @dataclass(frozen=True)
-class Trace:
+class Trace(Result):
     """All that one command, or one event that nothing caused, led to, in the order of time; what still waits comes last.
 
     `errors` maps the tenants that could not be read to the reason: the story may go on there.

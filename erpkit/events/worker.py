@@ -22,6 +22,7 @@ from erpkit.events.lag import GroupLag, read_lag
 from erpkit.events.log import CHANNEL, append_lock, polled_lock
 from erpkit.events.timeout import Watchdog
 from erpkit.modules import Registry
+from erpkit.plural import count_of
 
 _FIRST, _LONGEST = 0.01, 0.1  # seconds between two looks at a tenant
 _LINGER = 0.5  # seconds for which a tenant is looked at after something was found
@@ -310,7 +311,7 @@ class Worker:
             return False
         self._handled, self._dead = self._handled + handled, self._dead + dead
         if dead:
-            self._report([f"{tenant.slug}: {dead} event(s) of {group} became dead letters"])
+            self._report([f"{tenant.slug}: {count_of(dead, 'dead letter')} of {group}"])
         if handled + dead + parked == 0:
             self._left.add((tenant.schema, group))
         elif self._failing.pop(f"{tenant.slug}, {group}", None):

@@ -5,34 +5,56 @@ What went wrong is told in one line: who held a lock, what was left behind, what
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import psycopg
 from psycopg import pq
 from psycopg.generators import fetch_many, send
 
-from erpkit.database import Connection, Tenant, give_to_owner, search_path
+from erpkit.database import Connection, Tenant, act_as_maker, check_session, give_to_owner, search_path, shared_schemas
 from erpkit.database.rights import name_grant
 from erpkit.errors import DatabaseError, MigrationError
+from erpkit.migrations import golang
 from erpkit.migrations.files import Migration, Step
-from erpkit.migrations.history import Run, ensure_history, note_start, record, record_done
+from erpkit.migrations.golang_table import (
+    check_idle,
+    is_done_by_golang,
+    mark_dirty,
+    read_mark,
+    remedy_of,
+    take_back_mark,
+    what_is_left,
+)
+from erpkit.migrations.history import Run, ensure_history, note_start, read_stop, record, record_done
 from erpkit.migrations.parser import Direction
+from erpkit.migrations.place import Part, note_place, place_in, place_of
 from erpkit.migrations.script import (
+    LEFT,
+    LOCKED,
     NO_SCHEMA,
     NOT_DUE,
+    SEPARATOR,
     Limits,
+    body_parts,
     check_schema,
+    check_scope,
     create_version_table,
+    is_atomic,
     is_done,
-    lock_schema,
+    message_parts,
     migration_message,
+    try_lock,
 )
 
 # Another transaction caused these: waiting helps.
 BUSY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1  # seconds between two tries for a schema's lock
 
 # Who has a lock on an object of the schema, on the schema itself, on its migrations, or writes to a table of the registry.
 _HOLDERS = """
@@ -45,7 +67,7 @@ SELECT DISTINCT coalesce(l.pid, 0), coalesce(a.usename, x.owner, ''), coalesce(n
  WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND (n.nspname = %(schema)s AND c.relkind IN ('r', 'p', 'm', 'v', 'S', 'f')
-        OR c.oid = ANY(%(tables)s::text[]::regclass[]) AND l.mode <> 'AccessShareLock'
+        OR n.nspname || '.' || c.relname = ANY(%(tables)s::text[]) AND l.mode <> 'AccessShareLock'
         OR l.locktype = 'object' AND l.classid = 'pg_namespace'::regclass
            AND l.objid = (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s)
         OR l.locktype = 'advisory' AND l.classid::bigint << 32 | l.objid::bigint = hashtextextended('erpkit.migrate.' || %(schema)s, 0)
@@ -86,10 +108,11 @@ def apply_migration(
     stopped there, as nothing can roll it back.
     """
     ensure_history(connection)
+    check_own_sessions(connection, [migration])
     limits, run = limits or Limits(), Run("apply")
     try:
         if not migration.content.use_transaction:
-            return apply_without_transaction(connection, tenant, (migration, direction), run, limits, set())
+            return all(apply_without_transaction(connection, tenant, [(migration, direction)], run, limits, set()))
         sent = send_steps(
             connection, tenant, [(migration, direction)], run, limits, new_tables={migration.version_table}
         )
@@ -109,37 +132,109 @@ def send_steps(
     *,
     new_tables: Collection[str] = (),
     is_last: bool = False,
-    as_login: bool = False,
+    stop: threading.Event | None = None,
 ) -> Sent:
     """Apply steps, a transaction each, in one round trip; `is_last` says that the tenant gets no others after them.
 
-    They act as the schema's owner, where that is the operators' role; a step that it may not do is tried again `as_login`.
-    Raises psycopg's errors only where the connection is lost.
+    They act as the schema's owner, where that is the operators' role; a step that it may not do is tried again as the login.
+    While another runner has the schema they are sent again and again, until the limit is over or `stop` is set. Raises
+    psycopg's errors only where the connection is lost.
     """
-    message = migration_message(
-        tenant, steps, run, limits, new_tables=new_tables, is_last=is_last, as_login=as_login
-    )  # fmt: skip
-    done, error = _send(connection, message, len(steps))
+    done = 0
+    for _ in pauses(limits.lock_timeout, stop):
+        sent = _send_steps(connection, tenant, steps[done:], run, limits, new_tables=new_tables, is_last=is_last)
+        done += sent.done
+        if LOCKED not in str(sent.error):
+            return replace(sent, done=done)
+    return Sent(done, error=_locked())
+
+
+def pauses(seconds: float, stop: threading.Event | None = None) -> Iterator[None]:
+    """Yield at once, and then again and again with pauses until `seconds` are over, never if that is 0, or `stop` is set."""
+    until, pause, stop = time.monotonic() + seconds, _FIRST_PAUSE, stop or threading.Event()
+    yield
+    while not stop.wait(pause) and (not seconds or time.monotonic() < until):
+        yield
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _locked() -> psycopg.Error:
+    return psycopg.errors.LockNotAvailable("another session has the lock of the schema's migrations")
+
+
+def wait_for_lock(
+    connection: Connection,
+    tenant: Tenant,
+    seconds: float,
+    *,
+    session: bool = False,
+    stop: threading.Event | None = None,
+) -> None:
+    """Lock other runners out of a tenant's schema, for the present transaction or the session.
+
+    It asks again and again rather than wait in PostgreSQL: CREATE INDEX CONCURRENTLY of the runner that has the lock waits for
+    whoever waits in a statement. Raises psycopg's LockNotAvailable after `seconds`, if they are not 0, or when `stop` is set.
+    """
+    statement = try_lock(tenant, session=session).encode()
+    if not any(connection.execute(statement).fetchone() == (True,) for _ in pauses(seconds, stop)):
+        raise _locked()
+
+
+def _wait_for_golang(
+    own: Connection, tenant: Tenant, migration: Migration, seconds: float, stop: threading.Event | None = None
+) -> None:
+    """Take the locks of golang-migrate's for the session, in the same way."""
+    row = own.execute("SELECT current_database()").fetchone()
+    for key in golang.lock_keys(row[0] if row else "", tenant.schema, migration.version_table):
+        asked = (own.execute("SELECT pg_try_advisory_lock(%s)", [key]).fetchone() for _ in pauses(seconds, stop))
+        if not any(answer == (True,) for answer in asked):
+            raise psycopg.errors.LockNotAvailable(
+                f"another session has {golang.TOOL}'s lock on {migration.version_table}"
+            )
+
+
+def _send_steps(
+    connection: Connection,
+    tenant: Tenant,
+    steps: Sequence[Step],
+    run: Run,
+    limits: Limits,
+    *,
+    new_tables: Collection[str],
+    is_last: bool,
+    as_login: bool = False,
+) -> Sent:
+    how: dict[str, Any] = {
+        "new_tables": new_tables,
+        "is_last": is_last,
+        "as_login": as_login,
+        "shared": shared_schemas(connection),
+    }
+    done, count, error = _send(connection, migration_message(tenant, steps, run, limits, **how), len(steps))
     if error is None:
         return Sent(done, is_clean=is_last)
     if not connection.closed:
         connection.rollback()
+    if LOCKED in str(error):
+        return Sent(done, error=error)
     if NOT_DUE in str(error):
         return Sent(done, not_due=True)
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        if not as_login:
+        if not as_login and tenant.owner is None:
             left = steps[done:]
-            sent = send_steps(
+            sent = _send_steps(
                 connection, tenant, left, run, limits, new_tables=new_tables, is_last=is_last, as_login=True
             )  # fmt: skip
             return replace(sent, done=done + sent.done)
-        name_grant(connection, error)
+        _name_right(connection, tenant, error)
     note_missing_schema(connection, tenant, error)
+    note_place(error, place_in(message_parts(tenant, steps, run, limits, **how), SEPARATOR, count, error))
     return Sent(done, error=error)
 
 
-def _send(connection: Connection, message: bytes, transactions: int) -> tuple[int, psycopg.Error | None]:
-    """Send a message of the simple protocol; return how many transactions were committed, and the error that ended it.
+def _send(connection: Connection, message: bytes, transactions: int) -> tuple[int, int, psycopg.Error | None]:
+    """Send a message of the simple protocol; return how many transactions were committed, how many statements were done, and the
+    error that ended it.
 
     Only the answer to COMMIT says that it was done: a COPY, for one, leaves the message half way without an error.
     """
@@ -147,24 +242,77 @@ def _send(connection: Connection, message: bytes, transactions: int) -> tuple[in
     connection.wait(send(connection.pgconn))
     results = connection.wait(fetch_many(connection.pgconn))
     done, last = sum(result.command_status == b"COMMIT" for result in results), results[-1]
+    count = len(results) - 1
     if last.status == pq.ExecStatus.FATAL_ERROR:
-        return done, psycopg.errors.error_from_result(last, connection.info.encoding)
+        return done, count, psycopg.errors.error_from_result(last, connection.info.encoding)
     if done == transactions:
-        return done, None
+        return done, count, None
     connection.close()  # rolls back, whatever state the session is in
-    return done, psycopg.ProgrammingError(f"it ended before its COMMIT, at {pq.ExecStatus(last.status).name}")
+    return done, count, psycopg.ProgrammingError(f"it ended before its COMMIT, at {pq.ExecStatus(last.status).name}")
+
+
+def send_body(connection: Connection, tenant: Tenant, step: Step, run: Run) -> None:
+    """Apply a migration in the present transaction, which is scoped to the tenant; raises psycopg's errors, with the place."""
+    parts = body_parts(tenant, step, run)
+    _, count, error = _send(connection, SEPARATOR.join(part.text for part in parts).encode(), 0)
+    if error is not None:
+        note_place(error, place_in(parts, SEPARATOR, count, error))
+        raise error
+
+
+def check_own_sessions(connection: Connection, migrations: Iterable[Migration]) -> None:
+    """Raise UsageError where a pooler is in between and one of `migrations` is a NO TRANSACTION file, which needs a session."""
+    own = [migration for migration in migrations if not migration.content.use_transaction]
+    if own:
+        check_session(connection, f"{file_of(own[0])}, a NO TRANSACTION file,")
 
 
 def apply_without_transaction(
-    connection: Connection, tenant: Tenant, step: Step, run: Run, limits: Limits, working: set[Connection]
-) -> bool:
-    """Run a NO TRANSACTION file on a connection of its own, which `working` holds so that it can be cancelled.
+    connection: Connection,
+    tenant: Tenant,
+    steps: Sequence[Step],
+    run: Run,
+    limits: Limits,
+    working: set[Connection],
+    stop: threading.Event | None = None,
+) -> Generator[bool]:
+    """Run a NO TRANSACTION file, or files of golang-migrate's with one version table, on a connection of their own.
 
-    `connection` writes the history. Returns False when another runner was faster; raises psycopg's errors, and MigrationError
-    where it stopped half way.
+    `working` holds that, so that it can be cancelled; `connection` writes the history. Yields after each step whether it was done
+    here, False when another runner was faster; raises psycopg's errors, and MigrationError where it stopped half way, now or before.
     """
     with _own_connection(connection, tenant, limits) as own, _noted(own, working):
-        return _apply(own, connection, tenant, *step, run)
+        wait_for_lock(own, tenant, limits.lock_timeout, session=True, stop=stop)
+        if steps[0][0].golang is not None:
+            _wait_for_golang(own, tenant, steps[0][0], limits.lock_timeout, stop)
+        for step in steps:
+            yield _apply(own, connection, tenant, step, run, limits)
+
+
+def force_mark(
+    connection: Connection,
+    tenant: Tenant,
+    migration: Migration,
+    marks: tuple[golang.Mark, golang.Mark],
+    run: Run,
+    limits: Limits,
+) -> None:
+    """Set golang-migrate's version from the first of `marks` to the second, and record it; `migration` is one of the module.
+
+    Raises MigrationError where it stands elsewhere by now, and psycopg's errors.
+    """
+    with _own_connection(connection, tenant, limits) as own:
+        wait_for_lock(own, tenant, limits.lock_timeout, session=True)
+        _wait_for_golang(own, tenant, migration, limits.lock_timeout)
+        own.execute(check_schema(tenant).encode())
+        own.execute(create_version_table(tenant, migration).encode())
+        own.execute(give_to_owner(tenant.schema).encode())
+        if (present := read_mark(own, tenant, migration)) != marks[0]:
+            raise MigrationError(f"it is at {present} by now, and was at {marks[0]}: plan again")
+        with own.transaction():
+            own.execute(golang.set_mark(tenant.schema, migration.version_table, marks[1]).encode())
+            forced = replace(migration, version=marks[1].version)
+            record(own, tenant, forced, "up", run, "done", error=f"forced from {marks[0]}: nothing was run")
 
 
 @contextmanager
@@ -172,10 +320,12 @@ def _own_connection(connection: Connection, tenant: Tenant, limits: Limits) -> I
     """Connect as `connection` did, in a session that belongs to one tenant and is thrown away."""
     dsn, password = connection.info.dsn, connection.info.password or None
     with psycopg.connect(dsn, password=password, autocommit=True, application_name="erpkit") as own:
-        own.execute(f"SET search_path TO {search_path(tenant.schema)}".encode())
+        own.execute(f"SET search_path TO {search_path(tenant.schema, shared_schemas(connection))}".encode())
         own.execute(f"SET lock_timeout TO {int(limits.lock_timeout * 1000)}".encode())
         own.execute(f"SET statement_timeout TO {int(limits.statement_timeout * 1000)}".encode())
         own.execute("SET client_min_messages TO warning")
+        if tenant.owner is not None:
+            own.execute(act_as_maker(tenant, session=True).encode())
         yield own
 
 
@@ -188,22 +338,31 @@ def _noted(connection: Connection, working: set[Connection]) -> Iterator[None]:
         working.discard(connection)
 
 
-def _apply(
-    own: Connection, connection: Connection, tenant: Tenant, migration: Migration, direction: Direction, run: Run
-) -> bool:
-    own.execute(lock_schema(tenant, session=True).encode())
+def _apply(own: Connection, connection: Connection, tenant: Tenant, step: Step, run: Run, limits: Limits) -> bool:
+    migration, direction = step
     own.execute(check_schema(tenant).encode())
     own.execute(create_version_table(tenant, migration).encode())
-    if own.execute(f"SELECT {is_done(tenant, migration, direction)}".encode()).fetchone() == (True,):
+    if _is_done(own, tenant, migration, direction):
         return False
+    stopped = "" if migration.golang else read_stop(connection, tenant, migration, direction, run)
+    if stopped:  # since the plan was made
+        raise MigrationError(f"tenant {tenant.slug}: {file_of(migration)} was not run again: dirty: {stopped}")
     record(connection, tenant, migration, direction, run, "running")
     own.execute(f"SELECT {note_start(session=True)}".encode())
-    own.execute(
-        "SET lock_timeout TO 0"
-    )  # CREATE INDEX CONCURRENTLY waits for older transactions, and would leave an invalid index
+    if migration.golang is not None:
+        mark_dirty(own, tenant, migration, direction)
+    # CREATE INDEX CONCURRENTLY waits for older transactions, and would leave an invalid index.
+    seconds = limits.lock_timeout if is_atomic(migration, direction) else 0
+    own.execute(f"SET lock_timeout TO {int(seconds * 1000)}".encode())
     _run_statements(own, connection, tenant, migration, direction, run)
-    own.execute(record_done(tenant, migration, direction, run).encode())
+    own.execute(f"BEGIN;\n{record_done(tenant, migration, direction, run)};\nCOMMIT".encode())
     return True
+
+
+def _is_done(own: Connection, tenant: Tenant, migration: Migration, direction: Direction) -> bool:
+    if migration.golang is not None:
+        return is_done_by_golang(own, tenant, migration, direction)
+    return own.execute(f"SELECT {is_done(tenant, migration, direction)}".encode()).fetchone() == (True,)
 
 
 def _run_statements(
@@ -215,20 +374,43 @@ def _run_statements(
     try:
         for statement in statements:
             own.execute(statement.encode())
+            own.execute(check_scope(tenant).encode())  # before the next one makes something elsewhere
             ended += 1
+        if migration.golang is not None:
+            check_idle(own)
         own.execute(give)
     except psycopg.Error as error:
         with suppress(psycopg.Error):  # so that any operator can mend what it left half way
             own.rollback()
             own.execute(give)
+        if ended < len(statements):
+            step = (migration, direction)
+            note_place(error, place_in([Part(statements[ended], step, ended)], "", 0, error))
+        if isinstance(error, BUSY) and is_atomic(migration, direction):
+            take_back_mark(own, tenant, migration, direction)
+            raise
         text = f"statement {ended + 1} of {len(statements)} failed: {message_of(error, migration)}"
-        name_grant(connection, error)
+        _name_right(connection, tenant, error)
         text += "".join(f"; {note}" for note in getattr(error, "__notes__", []))
         text += describe_invalid_indexes(connection, tenant)
+        text += what_is_left(migration, direction)
         milliseconds = 1000 * (time.perf_counter() - started)
         with suppress(psycopg.Error):  # the server may be gone; the entry that says it was begun remains
             record(connection, tenant, migration, direction, run, "stopped", milliseconds=milliseconds, error=text)
-        raise MigrationError(f"tenant {tenant.slug}: {file_of(migration)} stopped half way: {text}") from error
+        text += remedy_of(migration)
+        raise MigrationError(
+            f"tenant {tenant.slug}: {file_of(migration, direction)} stopped half way: {text}"
+        ) from error
+
+
+def _name_right(connection: Connection, tenant: Tenant, error: psycopg.Error) -> None:
+    """Note on a refusal what right is missing; in an adopted tenant's schema it is one of the ERP's own login."""
+    if not isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return
+    if tenant.owner is None or "set role" in str(error):
+        name_grant(connection, error)
+    else:
+        error.add_note(f"it runs as {tenant.owner}, which lacks that right: the ERP's own tool would fail as well")
 
 
 def is_lost(error: BaseException | None) -> bool:
@@ -251,9 +433,12 @@ def explain(tenant: Tenant, migration: Migration, error: BaseException, limits: 
         reason = "; ".join([reason, *getattr(error, "__notes__", [])])
     elif isinstance(error, psycopg.errors.LockNotAvailable):
         notes = "; ".join(getattr(error, "__notes__", [])[-1:])
-        reason = f"could not get a lock within {limits.lock_timeout:g} s, tried {tries} times{notes}"
+        place = place_of(error)
+        where = f"; {place}" if place is not None else ""
+        lock = f"{golang.TOOL}'s lock" if golang.TOOL in str(error) else "a lock"
+        reason = f"could not get {lock} within {limits.lock_timeout:g} s, tried {tries} times{notes}{where}"
     elif isinstance(error, psycopg.errors.QueryCanceled) and limits.statement_timeout:
-        reason += f" (limit {limits.statement_timeout:g} s)"
+        reason = reason.replace("timeout", f"timeout (limit {limits.statement_timeout:g} s)", 1)
     return f"tenant {tenant.slug}: {file_of(migration)} failed: {reason}"
 
 
@@ -267,18 +452,35 @@ def note_missing_schema(connection: Connection, tenant: Tenant, error: psycopg.E
 
 
 def message_of(error: BaseException, migration: Migration) -> str:
-    """Return PostgreSQL's message and detail in one line; only the kind of error where a secret could be in it."""
+    """Return PostgreSQL's message, detail and hint in one line, and the statement; only the kind of error where a secret could be
+    in it.
+    """
     if not isinstance(error, psycopg.Error):
         return str(error)
+    place = place_of(error)
+    where = f"; {place}" if place is not None else ""
     if migration.content.uses_environment:
-        return f"{type(error).__name__} ({error.sqlstate}); the text is left out, as values of the environment may be in it"
+        kind = f"{type(error).__name__} ({error.sqlstate})"
+        return f"{kind}; the text is left out, as values of the environment may be in it{where}"
     lines = (error.diag.message_primary or str(error)).strip().splitlines() or [type(error).__name__]
-    return f"{lines[0]} ({error.diag.message_detail})" if error.diag.message_detail else lines[0]
+    if LEFT in lines[0]:
+        found = lines[0].partition(LEFT)[2].strip(' "')
+        return (
+            f"it leaves the tenant's schema: afterwards the role is {found}; leave both as they are, and name no schema"
+        )
+    detail = f" ({_one_line(error.diag.message_detail)})" if error.diag.message_detail else ""
+    hint = f"; hint: {_one_line(error.diag.message_hint)}" if error.diag.message_hint else ""
+    context = f"; in {_one_line(error.diag.context)}" if error.diag.context and place is not None else ""
+    return f"{lines[0]}{detail}{hint}{context}{where}"
 
 
-def file_of(migration: Migration) -> str:
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def file_of(migration: Migration, direction: Direction = "up") -> str:
     """Name a migration's file for people: module and file."""
-    return f"{migration.module}/{migration.path.name}"
+    return f"{migration.module}/{migration.file(direction).name}"
 
 
 def describe_holders(connection: Connection, tenant: Tenant, tables: Sequence[str] = ()) -> str:

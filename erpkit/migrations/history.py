@@ -15,12 +15,14 @@ from erpkit.config import acting_user
 from erpkit.database import Connection, Tenant, grant_analysts, may_not_read, share_table
 from erpkit.errors import DatabaseError
 from erpkit.finding import Finding
+from erpkit.migrations import golang
 from erpkit.migrations.files import Migration
 from erpkit.migrations.parser import Direction
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table, Tone
 
 STILL_RUNNING = "is still running"
+NEVER_ENDED = "was begun and never ended"
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS public.erpkit_migrations (
@@ -55,6 +57,9 @@ _ANY_DIRTY = """
 SELECT EXISTS (SELECT FROM public.erpkit_migrations WHERE state IN ('running', 'stopped') AND schema_name = ANY(%s))
 """
 
+# Role and search_path, as they were at the start and must be at the end.
+SCOPE = "current_user || ', search_path ' || current_setting('search_path')"
+
 _NOW = "date_part('epoch', clock_timestamp())"
 
 # Whether a session holds the migration lock of the schema `h`, as script.lock_schema takes it.
@@ -67,10 +72,15 @@ SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a plan, as the history knows it: `who` is user and host."""
+    """One run of a plan, as the history knows it: `who` is user and host.
+
+    What stopped half way may be run again if its entry's number is `retries_up_to` at most: the person who says that it is
+    mended cannot have known of a later one.
+    """
 
     plan_id: str
     id: UUID = field(default_factory=uuid4)
+    retries_up_to: int = 0
     who: str = field(default_factory=lambda: f"{acting_user()}@{platform.node()}")
 
 
@@ -97,7 +107,7 @@ class HistoryEntry:
 
 
 @dataclass(frozen=True)
-class MigrationHistory:
+class MigrationHistory(Result):
     """What was done to which tenant, the newest first."""
 
     target: str
@@ -156,8 +166,8 @@ _COLUMNS = (
     Column[HistoryEntry]("migration", lambda e: e.what),
     Column[HistoryEntry]("state", lambda e: e.state, tone=_tone),
     Column[HistoryEntry]("time", lambda e: e.milliseconds, unit="ms", places=1, bar=True),
-    Column[HistoryEntry]("who", lambda e: e.who),
-    Column[HistoryEntry]("plan", lambda e: e.plan_id),
+    Column[HistoryEntry]("who", lambda e: e.who, minor=True),
+    Column[HistoryEntry]("plan", lambda e: e.plan_id, minor=True),
     Column[HistoryEntry]("error", lambda e: e.error or ""),
 )
 
@@ -188,12 +198,16 @@ def may_read_history(connection: Connection) -> bool:
 
 
 def note_start(*, session: bool = False) -> str:
-    """Return the expression that notes when a migration begins, after it has its lock; `record_done` counts from there."""
-    return f"set_config('erpkit.began', {_NOW}::text, {str(not session).lower()})"
+    """Return the expression that notes when a migration begins, after it has its lock, with which role and search_path.
+
+    `record_done` counts from there, and `script.check_scope` compares.
+    """
+    is_local = str(not session).lower()
+    return f"set_config('erpkit.began', {_NOW}::text, {is_local}) || set_config('erpkit.scope', {SCOPE}, {is_local})"
 
 
 def record_done(tenant: Tenant, migration: Migration, direction: Direction, run: Run) -> str:
-    """Return the two statements that write goose's row and the history's, which knows the first one's id.
+    """Return the statements that write the version table's row and the history's, which knows goose's row by its id.
 
     They go into the migration's own transaction. The id is read from the table's sequence: PostgreSQL takes twice as long
     to plan one statement that returns it.
@@ -205,7 +219,10 @@ def record_done(tenant: Tenant, migration: Migration, direction: Direction, run:
     }
     values["milliseconds"] = f"1000 * ({_NOW} - current_setting('erpkit.began')::float8)"
     goose = f"DELETE FROM {table} WHERE version_id = {migration.version}"  # noqa: S608 - checked and quoted
-    if direction == "up":
+    if migration.golang is not None:
+        mark = golang.Mark(golang.target(migration.version, migration.golang.before, direction))
+        goose = golang.set_mark(tenant.schema, migration.version_table, mark)
+    elif direction == "up":
         goose = f"INSERT INTO {table} (version_id, is_applied) VALUES ({migration.version}, true)"  # noqa: S608
         values["goose_id"] = f"currval(pg_get_serial_sequence('{table}', 'id'))"
     columns, expressions = ", ".join(values), ", ".join(values.values())
@@ -256,7 +273,7 @@ def read_milliseconds(connection: Connection) -> dict[tuple[str, int, Direction]
         return {}
     rows = connection.execute(
         "SELECT module, version, direction, percentile_cont(0.5) WITHIN GROUP (ORDER BY milliseconds) "
-        "FROM public.erpkit_migrations WHERE state = 'done' GROUP BY 1, 2, 3"
+        "FROM public.erpkit_migrations WHERE state = 'done' AND error IS NULL GROUP BY 1, 2, 3"  # not what was forced
     )
     return {(module, version, direction): median for module, version, direction, median in rows}
 
@@ -281,17 +298,16 @@ def read_edited(
 def read_dirty(
     connection: Connection,
     schemas: Sequence[str],
-    migrations: Sequence[Migration],
     states: Mapping[tuple[str, str], Collection[int]],
 ) -> Mapping[tuple[str, str], dict[int, str]]:
     """Return what stopped half way: the last entry of a NO TRANSACTION migration says that it runs, or that it stopped.
 
     `states` are the versions in force: goose, or a person, may have finished since then what erpkit began.
     """
-    if not migrations or not has_history(connection):
+    if not has_history(connection):
         return {}
     # A file that has a transaction by now, or a module that is no longer loaded, may have stopped half way before.
-    if connection.execute(_ANY_DIRTY, [list(schemas)]).fetchone() == (False,):
+    if not any_dirty(connection, schemas):
         return {}
     dirty: dict[tuple[str, str], dict[int, str]] = {}
     query = f"SELECT *, EXISTS ({_LOCKED}) FROM ({_LATEST}) h WHERE state IN ('running', 'stopped')"  # noqa: S608
@@ -300,10 +316,60 @@ def read_dirty(
     ):
         if (version in states.get((schema, table), ())) == (direction == "up"):
             continue
-        what = f"{module} {version} ({direction}) by {who} at {at:%Y-%m-%d %H:%M}"
-        present = STILL_RUNNING if is_locked else "was begun and never ended"
-        dirty.setdefault((schema, table), {})[version] = f"{what}: {error or present}"
+        present = STILL_RUNNING if is_locked else NEVER_ENDED
+        dirty.setdefault((schema, table), {})[version] = _describe_stop(
+            module, version, direction, who, at, error or present
+        )
     return dirty
+
+
+def read_stops(connection: Connection, places: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Return what the history says last of some schemas and version tables, where that was begun and not done."""
+    if not places or not has_history(connection):
+        return {}
+    schemas, tables = (list(column) for column in zip(*places, strict=True))
+    rows = connection.execute(
+        "SELECT DISTINCT ON (schema_name, version_table) schema_name, version_table, module, version, direction, state, who, at, error "
+        "FROM public.erpkit_migrations JOIN unnest(%s::text[], %s::text[]) p (schema_name, version_table) "
+        "USING (schema_name, version_table) ORDER BY schema_name, version_table, id DESC",
+        [schemas, tables],
+    )
+    return {
+        (schema, table): _describe_stop(module, version, direction, who, at, error or NEVER_ENDED)
+        for schema, table, module, version, direction, state, who, at, error in rows
+        if state in ("running", "stopped")
+    }
+
+
+def newest_entry(connection: Connection) -> int:
+    """Return the number of the newest entry, 0 where there is none."""
+    row = connection.execute("SELECT coalesce(max(id), 0) FROM public.erpkit_migrations").fetchone()
+    return int(row[0]) if row else 0
+
+
+def any_dirty(connection: Connection, schemas: Sequence[str]) -> bool:
+    """Tell whether something of erpkit's ever began in one of `schemas` without an end, or stopped; it may be mended since."""
+    return connection.execute(_ANY_DIRTY, [list(schemas)]).fetchone() == (True,)
+
+
+def read_stop(connection: Connection, tenant: Tenant, migration: Migration, direction: Direction, run: Run) -> str:
+    """Say how a migration, which goose's table does not have as done, stopped half way before; "" if it did not.
+
+    For who holds the schema's lock: whoever began it is not at it any more.
+    """
+    row = connection.execute(
+        "SELECT id, state, direction, who, at, error FROM public.erpkit_migrations WHERE schema_name = %s AND version_table = %s "
+        "AND version = %s AND state <> 'failed' ORDER BY id DESC LIMIT 1",
+        [tenant.schema, migration.version_table, migration.version],
+    ).fetchone()
+    if row is None or row[1] == "done" or row[2] != direction or row[0] <= run.retries_up_to:
+        return ""
+    _, _, _, who, at, error = row
+    return _describe_stop(migration.module, migration.version, direction, who, at, error or NEVER_ENDED)
+
+
+def _describe_stop(module: str, version: int, direction: str, who: str, at: datetime, said: str) -> str:
+    return f"{module} {version} ({direction}) by {who} at {at:%Y-%m-%d %H:%M}: {said}"
 
 
 def _values(tenant: Tenant, migration: Migration, direction: Direction, run: Run, state: str) -> dict[str, object]:

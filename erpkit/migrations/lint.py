@@ -1,4 +1,5 @@
-"""Migrations that would stop work: which statements lock or rewrite tables, or break the code that is running.
+"""Migrations that would stop work: which statements lock or rewrite tables, break the code that is running, or reach beyond the
+tenant.
 
 squawk knows the rules (https://squawkhq.com/docs/rules); this gives it what goose would run, and says where it stands in the file.
 """
@@ -20,7 +21,10 @@ from typing import Any
 from erpkit.errors import MigrationError, UsageError
 from erpkit.finding import Finding, Severity
 from erpkit.migrations.files import Migration
-from erpkit.result import Summary
+from erpkit.migrations.reach import find_reach
+from erpkit.migrations.script import is_atomic, start_lines
+from erpkit.migrations.tokens import split_statements
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table, Tone
 
 _LOCKS_OR_REWRITES = (
@@ -60,16 +64,19 @@ _CANNOT_RUN_AS_MEANT = (
 # (require-table-schema), and timeouts, which are for the runner to set.
 DEFAULT_RULES = frozenset((*_LOCKS_OR_REWRITES, *_BREAKS_RUNNING_CODE, *_CANNOT_RUN_AS_MEANT))
 
+REACHES = frozenset(("leaves-schema", "only-once", "other-schema", "whole-server"))
+
 _VERSION = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){0,2}")
 _IGNORE = re.compile(r"\s*--\s*squawk-ignore")
 
 
 @dataclass(frozen=True)
 class LintFinding:
-    """A statement that breaks one of squawk's rules.
+    """A statement that breaks one of squawk's rules, or reaches beyond the tenant.
 
     `line` is that of the file, `statement` the first line of the statement as it is written there; `level` is `error` or
-    `warning`. https://squawkhq.com/docs/<rule> says more.
+    `warning`. https://squawkhq.com/docs/<rule> says more, but of `only-once`, `other-schema`, `leaves-schema` and
+    `whole-server`, which are erpkit's.
     """
 
     migration: str
@@ -99,7 +106,7 @@ class LintFinding:
 
 
 @dataclass(frozen=True)
-class LintReport:
+class LintReport(Result):
     """What squawk found; `note` says why there can be no findings where squawk is not installed.
 
     `checked` is how many migrations were checked, None where the caller knows.
@@ -146,12 +153,43 @@ _COLUMNS = (
 )
 
 
-def lint_report(migrations: Sequence[Migration]) -> LintReport:
-    """Check the Up statements of `migrations`; without squawk the report says so instead of failing."""
+def lint_report(
+    migrations: Sequence[Migration], shared: Collection[str] = (), extensions: Mapping[str, str] | None = None
+) -> LintReport:
+    """Check the Up statements of `migrations`; without squawk the report says so instead of failing.
+
+    `shared` are the schemas that are declared as such, and `extensions` those that are installed, with the schema of each.
+    """
+    own = find_reaching(migrations, shared, extensions)
     try:
-        return LintReport(lint_migrations(migrations))
+        return LintReport(in_order(migrations, [*own, *lint_migrations(migrations)]))
     except UsageError as error:
-        return LintReport((), f"not linted: {error}")
+        return LintReport(own, f"not linted: {error}")
+
+
+def find_reaching(
+    migrations: Sequence[Migration], shared: Collection[str] = (), extensions: Mapping[str, str] | None = None
+) -> tuple[LintFinding, ...]:
+    """Name the Up statements of `migrations` that reach beyond the tenant; see `reach.find_reach`."""
+    return tuple(
+        LintFinding(m.name, m.path, line, _written(m, line), found.rule, "error", found.message, found.help)
+        for m in migrations
+        for start, text in zip(m.content.up_lines, m.content.up, strict=True)
+        for one in split_statements(text)
+        if (found := find_reach(one, shared, extensions))
+        for line in [start + text.count("\n", 0, one.start)]
+    )
+
+
+def in_order(migrations: Sequence[Migration], findings: Sequence[LintFinding]) -> tuple[LintFinding, ...]:
+    """Return the findings in the order of their migrations and lines."""
+    order = {migration.name: number for number, migration in enumerate(migrations)}
+    return tuple(sorted(findings, key=lambda finding: (order[finding.migration], finding.line, finding.rule)))
+
+
+def _written(migration: Migration, line: int) -> str:
+    """Return a line of a file as it stands there; a migration need not come from a file."""
+    return (migration.text.split("\n")[line - 1 : line] or [""])[0].strip()
 
 
 def lint_migrations(
@@ -175,16 +213,15 @@ def lint_migrations(
         for number, raw in found
         if raw["rule_name"] in rules  # a newer squawk's rules are its users' to choose
     ]
-    order = {migration.name: number for number, migration in enumerate(migrations)}
-    return tuple(sorted(findings, key=lambda finding: (order[finding.migration], finding.line, finding.rule)))
+    return in_order(migrations, findings)
 
 
 def _script(migration: Migration) -> tuple[str, list[int]]:
-    """Return what goose would run, and for each of its lines the line of the file that it comes from.
+    """Return what would be run, and for each of its lines the line of the file that it comes from.
 
     The transaction is spelt out: squawk's own option holds for all files, and lets a lone CREATE INDEX CONCURRENTLY pass.
     """
-    lines: list[str] = ["BEGIN;"] if migration.content.use_transaction else []
+    lines: list[str] = ["BEGIN;"] if is_atomic(migration) else []
     origin = [0] * len(lines)
     for start, text in sorted(_parts(migration)):
         while origin and 0 < origin[-1] < start - 1:  # squawk-ignore holds for the next line: keep them apart
@@ -193,7 +230,7 @@ def _script(migration: Migration) -> tuple[str, list[int]]:
         for offset, line in enumerate(text.split("\n")):
             lines.append(line)
             origin.append(start + offset)
-    return "\n".join([*lines, *(["COMMIT;"] if migration.content.use_transaction else []), ""]), origin
+    return "\n".join([*lines, *(["COMMIT;"] if is_atomic(migration) else []), ""]), origin
 
 
 def _parts(migration: Migration) -> Iterator[tuple[int, str]]:
@@ -227,13 +264,12 @@ def _run(squawk: str, scripts: Sequence[str], pg_version: str | None) -> list[tu
 
 def _finding(migration: Migration, origin: Sequence[int], raw: Mapping[str, Any]) -> LintFinding:
     line = origin[min(raw["line"], len(origin) - 1)]  # it counts from 0
-    start = max((number for number in migration.content.up_lines if number <= line), default=1)
-    written = migration.text.split("\n")[start - 1 : start] or [""]  # a migration need not come from a file
+    start = max((number for number in start_lines(migration) if number <= line), default=1)
     return LintFinding(
         migration=migration.name,
         path=migration.path,
         line=line,
-        statement=written[0].strip(),
+        statement=_written(migration, start),
         rule=raw["rule_name"],
         level=raw["level"].lower(),
         message=raw["message"],

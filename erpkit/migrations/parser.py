@@ -54,6 +54,10 @@ class ParsedMigration:
         """Return the statements for one direction."""
         return self.up if direction == "up" else self.down
 
+    def lines(self, direction: Direction) -> tuple[int, ...]:
+        """Return the lines on which those statements start."""
+        return self.up_lines if direction == "up" else self.down_lines
+
 
 def parse_migration(text: str, environ: Mapping[str, str] | None = None) -> ParsedMigration:
     """Split a migration file into statements; raises MigrationError, with the line's number, for a broken one.

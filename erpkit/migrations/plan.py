@@ -6,21 +6,25 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from erpkit.database import TEMPLATE, Tenant
 from erpkit.errors import PlanChangedError, UsageError
-from erpkit.finding import Finding
-from erpkit.migrations.files import Migration, Step
-from erpkit.migrations.lint import LintReport, lint_report
+from erpkit.finding import Finding, find_unseen
+from erpkit.migrations import golang
+from erpkit.migrations.files import Migration, Step, default_table
+from erpkit.migrations.lint import REACHES, LintReport, lint_report
 from erpkit.migrations.parser import Direction
+from erpkit.migrations.script import check_statements, is_atomic
 from erpkit.migrations.status import MOST_LINES, Applied, FleetStatus
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
 from erpkit.table import Column, Table
 
 _BEHIND = ("pending", "out of order")
 _SHOWN = 4  # migrations, or tenants, that a line names
+_WAVES = (TEMPLATE.slug, "canaries", "tenants")
 
 Milliseconds = Mapping[
     tuple[str, int, Direction], float
@@ -57,10 +61,13 @@ _Script = tuple[Migration, Direction, str, int]  # a statement, and how many ten
 class MigrationPlan:
     """Who gets which migrations, in waves: `_template`, then the canaries, then the rest.
 
-    `skipped` are tenants that fleet operations leave alone, `refused` those that cannot be migrated as they are, or read; both
-    map a slug to the reason. `id` is a hash of what would be done: it changes as soon as anything of it does.
+    `skipped` are tenants that fleet operations leave alone, `refused` those that cannot be migrated as they are, or read, and
+    `held` those that would have come after `_template` or a canary that is refused; each maps a slug to the reason. `id` is a
+    hash of what would be done: it changes as soon as anything of it does. `retries_dirty` says that what stopped half way may
+    be run again.
 
-    `before` is what was found when it was made, `milliseconds` how long migrations took before, and `workers` how many tenants
+    `before` is what was found when it was made, `shared_schemas` are those that are declared, `extensions` those that are
+    installed, with the schema of each, `milliseconds` how long migrations took before, and `workers` how many tenants
     are to be migrated side by side: for people, and not part of the id.
     """
 
@@ -71,11 +78,16 @@ class MigrationPlan:
     before: FleetStatus | None = field(default=None, compare=False, repr=False)
     milliseconds: Milliseconds = field(default_factory=dict, compare=False, repr=False)
     workers: int = field(default=3, compare=False, repr=False)
+    named: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    held: Mapping[str, str] = field(default_factory=dict)
+    retries_dirty: bool = False
+    shared_schemas: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    extensions: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def id(self) -> str:
         """`migrate-` and ten hexadecimal digits that stand for exactly this plan."""
-        digests = {m: [_digest(m.content.up), _digest(m.content.down)] for m in self.migrations}
+        digests = {m: [_digest(m.content.up), _digest(m.content.down), *_unusual(m)] for m in self.migrations}
         steps = [
             (wave.name, plan.tenant.schema, [(m.name, direction, digests[m]) for m, direction in plan.steps])
             for wave in self.waves
@@ -115,13 +127,19 @@ class MigrationPlan:
 
     @cached_property
     def lint(self) -> LintReport:
-        """What squawk says of the Up statements; it is asked once, when this is first used."""
-        return lint_report([migration for migration, direction, _ in self.sql() if direction == "up"])
+        """What squawk says of the Up statements, and which reach beyond the tenant; found out when this is first used."""
+        ups = [migration for migration, direction, _ in self.sql() if direction == "up"]
+        return lint_report(ups, self.shared_schemas, self.extensions)
+
+    @property
+    def reaches(self) -> bool:
+        """Whether a statement reaches beyond the tenant: what comes of it for the second tenant is not what the plan says."""
+        return any(finding.level == "error" and finding.rule in REACHES for finding in self.lint.findings)
 
     @property
     def facts(self) -> dict[str, object]:
         """How much there is to do, and who is left alone."""
-        pending = {status.tenant for status in self.before.statuses if status.pending} if self.before else ()
+        pending = {status.tenant for status in self.before.found if status.pending} if self.before else ()
         return {
             "found behind": len(pending), "planned": self.step_count, "applied": 0, "failed": 0, "not started": 0,
             "skipped": ", ".join(self.skipped) or "none",
@@ -129,7 +147,7 @@ class MigrationPlan:
 
     @property
     def refusals(self) -> list[Finding]:
-        """The tenants that cannot be migrated as they are, or could not be read."""
+        """The tenants that cannot be migrated as they are, or could not be read, and those that are held for that reason."""
         unread = self.before.applied.errors if self.before else {}
         tables = unread.keys() - (self.before.applied.unread if self.before else {})
         return [
@@ -138,12 +156,21 @@ class MigrationPlan:
                 of="table" if name in tables else "tenant",
             )
             for name, reason in self.refused.items()
-        ]  # fmt: skip
+        ] + [Finding("held", slug, f"not planned: {reason}") for slug, reason in self.held.items()]  # fmt: skip
+
+    @property
+    def unseen(self) -> list[Finding]:
+        """The tenants that were asked for by name and are skipped, and that no tenant is active."""
+        others = [tenant for tenant in (self.before.tenants if self.before else ()) if tenant.schema != TEMPLATE.schema]
+        if not others:
+            return []
+        active = [tenant for tenant in others if tenant.is_active]
+        return [one for one in find_unseen(active, self.skipped, self.named) if one.severity != "info"]
 
     @property
     def findings(self) -> list[Finding]:
-        """Who is refused and why, what the linter says, who is behind, and what else was found to be wrong."""
-        return [*self.refusals, *self.lint.all_findings, *self._found()]
+        """Who is refused, held or skipped and why, what the linter says, who is behind, and what else was found to be wrong."""
+        return [*self.refusals, *self.unseen, *self.lint.all_findings, *self._found()]
 
     def _found(self) -> Iterator[Finding]:
         planned = {plan.tenant.slug for plan in self.tenants} if self.direction == "up" else set()
@@ -197,17 +224,17 @@ class MigrationPlan:
         PlanChangedError.check(confirm, self.id)
 
 
-def count_of(number: int, noun: str) -> str:
-    """Return a number with its noun."""
-    return f"{number:,} {noun}{'s' if number != 1 else ''}"
-
-
 def _remedy(name: str, reason: str) -> str:
     if reason.startswith("out of order"):
         return f"erpkit migrate up --tenant {name} --out-of-order"
+    if golang.UNTIL_FORCED in reason:
+        module = reason.partition(" is at ")[0].split()[-1]
+        return f"erpkit migrate force VERSION --module {module} --tenant {name}  # once it is mended by hand"
     if reason.startswith("dirty"):
         return f"erpkit migrate up --tenant {name} --retry-dirty  # once it is mended by hand"
-    return ""
+    if reason.startswith("edited"):
+        return "restore the file, and put the change into a new migration"
+    return "install the release that has the file" if reason.startswith("unknown") else ""
 
 
 def _who(line: _Line) -> str:
@@ -235,7 +262,7 @@ _SCRIPTS = (
     Column[_Script]("migration", lambda row: row[0].name),
     Column[_Script]("direction", lambda row: row[1]),
     Column[_Script]("tenants", lambda row: row[3]),
-    Column[_Script]("in a transaction", lambda row: row[0].content.use_transaction),
+    Column[_Script]("in a transaction", lambda row: is_atomic(row[0], row[1])),
     Column[_Script]("statement", lambda row: row[2]),
 )
 
@@ -292,21 +319,27 @@ def plan_up(
     `canaries` are the slugs that go before the rest. `module` plans that one alone, `to_version` no further than there. A
     migration below the highest applied version of its module is out of order: goose stops there, and so that tenant is
     refused unless `out_of_order`, which runs those first, as goose's `-allow-missing` does. A tenant where a NO TRANSACTION
-    migration stopped half way is refused unless `retry_dirty`. Raises UsageError for a canary that is not among the tenants.
+    migration stopped half way is refused unless `retry_dirty`. `_template` and the canaries must show that the files work:
+    where one of them is refused, the plan ends at its wave, and the others are `held`. Raises UsageError for a canary that is
+    not among the tenants, and MigrationError for a file that must not be run.
     """
     wanted = [m for m in migrations if module in (None, m.module) and (to_version is None or m.version <= to_version)]
     _check_module(migrations, module)
+    _check_version(module, to_version, [m.version for m in migrations if m.module == module])
 
     def decide(tenant: Tenant) -> tuple[Step, ...] | str:
         pending = [m for m in wanted if m.version not in applied.of(tenant.schema, m.version_table)]
         late = [m for m in pending if m.version < max(applied.of(tenant.schema, m.version_table), default=0)]
-        if (dirty := applied.dirty_in(tenant.schema)) and not retry_dirty:
+        if dirty := applied.dirty_in(tenant.schema, is_mended=retry_dirty):
             return f"dirty: {'; '.join(dirty)}"
+        if lost := _lost(pending, migrations, tenant, applied):
+            return lost
         if late and not out_of_order:
             return f"out of order: {', '.join(m.name for m in late)}"
         return tuple((m, "up") for m in pending)
 
-    return _plan("up", tenants, decide, canaries, applied)
+    plan = _plan("up", tenants, decide, canaries, applied, migrations)
+    return replace(plan, retries_dirty=retry_dirty)
 
 
 def plan_down(
@@ -320,9 +353,14 @@ def plan_down(
 ) -> MigrationPlan:
     """Plan to take one module of `tenants` down to `to_version`, in the reverse order of application."""
     _check_module(migrations, module)
+    table = _files(migrations, module)[1]
+    known = [version for tenant in tenants for version in applied.of(tenant.schema, table)]
+    _check_version(module, to_version, [*known, *(m.version for m in migrations if m.module == module)])
 
     def decide(tenant: Tenant) -> tuple[Step, ...] | str:
         files, table = _files(migrations, module)
+        if dirty := _stuck(tenant, table, applied):
+            return dirty
         versions = [version for version in reversed(applied.of(tenant.schema, table)) if version > to_version]
         if unknown := [str(version) for version in versions if version not in files]:
             return f"{module}: no file for version {', '.join(unknown)}"
@@ -345,6 +383,8 @@ def plan_redo(
     def decide(tenant: Tenant) -> tuple[Step, ...] | str:
         files, table = _files(migrations, module)
         versions = applied.of(tenant.schema, table)
+        if dirty := _stuck(tenant, table, applied):
+            return dirty
         if not versions:
             return f"{module}: no version is applied"
         if versions[-1] not in files:
@@ -354,38 +394,122 @@ def plan_redo(
     return _plan("redo", tenants, decide, canaries, applied)
 
 
+def _stuck(tenant: Tenant, table: str, applied: Applied) -> str:
+    """Say why a module of golang-migrate's can be moved neither up nor down: its table says that it is dirty."""
+    is_golang = (tenant.schema, table) in applied.marks
+    return (
+        "; ".join(f"dirty: {text}" for text in applied.dirty.get((tenant.schema, table), {}).values())
+        if is_golang
+        else ""
+    )
+
+
+def _lost(pending: Sequence[Migration], migrations: Sequence[Migration], tenant: Tenant, applied: Applied) -> str:
+    """Say that golang-migrate would go no further: its table names a version that there is no file for."""
+    tables = {m.version_table: m.module for m in pending if m.golang is not None}
+    for table, module in tables.items():
+        mark = applied.marks.get((tenant.schema, table), golang.Mark())
+        known = {golang.NIL, *(m.version for m in migrations if m.version_table == table)}
+        if mark.version not in known:
+            return f"{module}: {table} says version {mark.version}, and there is no file for it: install the release that has it"
+    return ""
+
+
 def _plan(
     direction: str,
     tenants: Sequence[Tenant],
     decide: Callable[[Tenant], tuple[Step, ...] | str],
     canaries: Sequence[str],
     applied: Applied,
+    files: Sequence[Migration] = (),
 ) -> MigrationPlan:
     """Ask `decide` for the steps of each tenant, or the reason why it is refused; sort what is to be done into waves."""
     if unknown := set(canaries) - {tenant.slug for tenant in tenants}:
         raise UsageError(f"no such tenant for a canary: {', '.join(sorted(unknown))}")
-    waves: dict[str, list[TenantPlan]] = {TEMPLATE.slug: [], "canaries": [], "tenants": []}
+    waves: dict[str, list[TenantPlan]] = {name: [] for name in _WAVES}
     skipped: dict[str, str] = {}
     refused: dict[str, str] = {}
-    for tenant in sorted(tenants, key=lambda tenant: tenant.slug):
-        if not tenant.is_active:
+    ordered = sorted(tenants, key=lambda tenant: tenant.slug)
+    for tenant in ordered:
+        if not tenant.is_active and tenant.slug not in canaries:
             skipped[tenant.slug] = tenant.status
             continue
-        steps = applied.unread.get(tenant.slug) or decide(tenant)
+        steps = _inactive(tenant) or applied.unread.get(tenant.slug) or decide(tenant)
         if isinstance(steps, str):
             refused[tenant.slug] = steps
         elif steps:
             new = {m.version_table for m, _ in steps if (tenant.schema, m.version_table) not in applied.versions}
             waves[_wave(tenant, canaries)].append(TenantPlan(tenant, steps, frozenset(new)))
+    gates = [tenant for tenant in ordered if _wave(tenant, canaries) != _WAVES[-1]]
+    refused |= _doubts(gates, waves, applied, files)
+    held = _hold(waves, [gate.slug for gate in gates if gate.slug in refused])
     refused |= {name: reason for name, reason in applied.errors.items() if name not in applied.unread}
     made = tuple(Wave(name, tuple(plans)) for name, plans in waves.items() if plans)
-    return MigrationPlan(direction, made, skipped, refused)
+    plan = MigrationPlan(direction, made, skipped, refused, held=held)
+    for migration in plan.migrations:  # what the run would refuse is no plan
+        check_statements(migration)
+    return plan
+
+
+def _inactive(tenant: Tenant) -> str:
+    return "" if tenant.is_active else f"{tenant.status}: a canary must be active"
+
+
+def _doubts(
+    gates: Sequence[Tenant], waves: Mapping[str, list[TenantPlan]], applied: Applied, files: Sequence[Migration]
+) -> dict[str, str]:
+    """Say of `_template` and canaries what they cannot show to work: files that they ran in another form, or do not have.
+
+    A version below all of a module's files is one that was merged into them, and no doubt.
+    """
+    steps = {gate.slug: set[Migration]() for gate in gates}
+    for plan in (plan for plans in waves.values() for plan in plans):
+        steps.setdefault(plan.tenant.slug, set()).update(plan.migrations)
+    due = set[Migration]().union(*steps.values())
+    versions: dict[str, set[int]] = {}
+    for migration in files:
+        versions.setdefault(migration.version_table, set()).add(migration.version)
+    doubts: dict[str, str] = {}
+    for gate in gates:
+        edited = {
+            m.name
+            for m in due - steps[gate.slug]
+            if m.version in applied.edited.get((gate.schema, m.version_table), ())
+        }
+        unknown = {
+            f"{m.module}/{version}"
+            for m in due
+            for version in applied.of(gate.schema, m.version_table)
+            if version not in (known := versions.get(m.version_table, {version})) and version > min(known)
+        }
+        if edited:
+            doubts[gate.slug] = (
+                f"edited: {', '.join(sorted(edited))}, which others would get in a form that it never ran"
+            )
+        elif unknown:
+            doubts[gate.slug] = f"unknown: {', '.join(sorted(unknown))}, which it has and no file"
+    return doubts
+
+
+def _hold(waves: dict[str, list[TenantPlan]], refused: Sequence[str]) -> dict[str, str]:
+    """Take the refused ones out of the first two waves, and all that would come after them; return who would have, and why not."""
+    held: dict[str, str] = {}
+    template = TEMPLATE.slug if TEMPLATE.slug in refused else ""
+    for name, end in zip(_WAVES, ("", template, template or next(iter(refused), "")), strict=True):
+        if end:
+            held |= {
+                p.tenant.slug: f"the plan ends at {end}, which is refused"
+                for p in waves[name]
+                if p.tenant.slug not in refused
+            }
+        waves[name] = [p for p in waves[name] if not end and p.tenant.slug not in refused]
+    return held
 
 
 def _wave(tenant: Tenant, canaries: Sequence[str]) -> str:
     if tenant.schema == TEMPLATE.schema:
-        return TEMPLATE.slug
-    return "canaries" if tenant.slug in canaries else "tenants"
+        return _WAVES[0]
+    return _WAVES[1] if tenant.slug in canaries else _WAVES[2]
 
 
 def _check_module(migrations: Sequence[Migration], module: str | None) -> None:
@@ -394,9 +518,21 @@ def _check_module(migrations: Sequence[Migration], module: str | None) -> None:
         raise UsageError(f"there is no module {module!r} with migrations: {', '.join(sorted(known))}")
 
 
+def _check_version(module: str | None, version: int | None, known: Sequence[int]) -> None:
+    newest = max(known, default=0)
+    if version is not None and version > newest:
+        raise UsageError(f"module {module} has no version {version}: the newest is {newest}")
+
+
 def _files(migrations: Sequence[Migration], module: str) -> tuple[dict[int, Migration], str]:
     files = {migration.version: migration for migration in migrations if migration.module == module}
     return files, next(iter(files.values())).version_table
+
+
+def _unusual(migration: Migration) -> list[str]:
+    """Return what decides how a file is run and is not in its statements, where it is not the usual."""
+    table = [] if migration.version_table == default_table(migration.module) else [migration.version_table]
+    return [*table, *([] if migration.content.use_transaction else ["NO TRANSACTION"])]
 
 
 def _digest(statements: Sequence[str]) -> str:

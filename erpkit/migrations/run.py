@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,11 +18,14 @@ import psycopg
 from erpkit.database import Database
 from erpkit.errors import DatabaseError
 from erpkit.finding import Finding
-from erpkit.migrations.history import Run, ensure_history
-from erpkit.migrations.plan import MigrationPlan, TenantPlan, Wave, count_of
+from erpkit.migrations.apply import check_own_sessions
+from erpkit.migrations.history import STILL_RUNNING, Run, any_dirty, ensure_history, newest_entry
+from erpkit.migrations.plan import MigrationPlan, TenantPlan, Wave
 from erpkit.migrations.script import Limits, check_statements
-from erpkit.migrations.status import MOST_LINES
+from erpkit.migrations.status import MOST_LINES, read_applied
 from erpkit.migrations.worker import TenantResult, Worker, WorkerConnection
+from erpkit.plural import count_of
+from erpkit.result import Result
 from erpkit.signals import caught_signals
 from erpkit.table import Column, Table, Tone
 
@@ -32,7 +35,7 @@ _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
-class MigrationRun:
+class MigrationRun(Result):
     """The results of a run in the order in which tenants were done; `not_started` maps the others to the reason.
 
     `plan` is what was applied, and `left` what the same choice plans after it: the verification. `not_verified` says why that
@@ -161,9 +164,11 @@ def run_plan(
     for migration in plan.migrations:
         check_statements(migration)
     with database.connection() as connection:
+        check_own_sessions(connection, plan.migrations)
         ensure_history(connection)
+        known = newest_entry(connection) if plan.retries_dirty else 0
     worker = Worker(
-        database, Run(plan.id), limits or Limits(), stops_on_error=on_error == "stop",
+        database, Run(plan.id, retries_up_to=known), limits or Limits(), stops_on_error=on_error == "stop",
         stop=stop or threading.Event(), why="stopped",
     )  # fmt: skip
     results: list[TenantResult] = []
@@ -181,7 +186,10 @@ def run_plan(
         _ending(worker),
     ):
         for wave in plan.waves:
-            failed = _run_wave(worker, threads, workers, wave, take)
+            if worker.stop.is_set():
+                break
+            sound = _leave_out_dirty(worker, plan, wave, take)
+            failed = len(wave.tenants) - len(sound) + _run_wave(worker, threads, workers, sound, take)
             if failed > threshold * len(wave.tenants):
                 worker.end(f"{failed} of {len(wave.tenants)} failed in the wave {wave.name}")
     reached = {result.tenant for result in results}
@@ -189,11 +197,41 @@ def run_plan(
     return MigrationRun(plan.id, tuple(results), left, time.perf_counter() - started)
 
 
+def _leave_out_dirty(
+    worker: Worker, plan: MigrationPlan, wave: Wave, take: Callable[[TenantResult], object]
+) -> list[TenantPlan]:
+    """Return the tenants of a wave but those that another runner has left dirty since the plan was made: these fail."""
+    found: dict[str, str] = {}
+    if plan.direction == "up" and not plan.retries_dirty:
+        found = worker.patiently(lambda: _find_dirty(worker.database, plan, wave)) or {}
+    for slug, dirty in found.items():
+        take(TenantResult(slug, (), 0, f"tenant {slug}: dirty: {dirty}"))
+    return [one for one in wave.tenants if one.tenant.slug not in found]
+
+
+def _find_dirty(database: Database, plan: MigrationPlan, wave: Wave) -> dict[str, str]:
+    """Return what stopped half way in the tenants of a wave; what still runs is waited for, and looked at again then."""
+    tenants = [one.tenant for one in wave.tenants]
+    with database.connection() as connection:
+        if not any_dirty(connection, [tenant.schema for tenant in tenants]):
+            return {}
+        applied = read_applied(connection, tenants, plan.migrations)
+    stopped = {
+        tenant.slug: "; ".join(text for text in applied.dirty_in(tenant.schema) if not text.endswith(STILL_RUNNING))
+        for tenant in tenants
+    }
+    return {slug: text for slug, text in stopped.items() if text}
+
+
 def _run_wave(
-    worker: Worker, threads: ThreadPoolExecutor, width: int, wave: Wave, take: Callable[[TenantResult], object]
+    worker: Worker,
+    threads: ThreadPoolExecutor,
+    width: int,
+    tenants: Sequence[TenantPlan],
+    take: Callable[[TenantResult], object],
 ) -> int:
     """Migrate the tenants of a wave, `width` at a time; return how many failed. `take` is called in this thread."""
-    plans: deque[TenantPlan] = deque(wave.tenants)
+    plans: deque[TenantPlan] = deque(tenants)
     results: SimpleQueue[TenantResult | None] = SimpleQueue()
     running = [threads.submit(_run_tenants, worker, plans, results) for _ in range(min(width, len(plans)))]
     failed, ended = 0, 0

@@ -5,22 +5,35 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import psycopg
 from tenacity import RetryCallState, Retrying, sleep_using_event, wait_random_exponential
 
 from erpkit.database import Connection, Database, PooledConnection, Tenant
-from erpkit.errors import DatabaseError, MigrationError
-from erpkit.migrations.apply import BUSY, apply_without_transaction, describe_holders, explain, is_lost, send_steps
+from erpkit.errors import DatabaseError, MigrationError, first_line
+from erpkit.migrations.apply import (
+    BUSY,
+    apply_without_transaction,
+    describe_holders,
+    explain,
+    is_lost,
+    pauses,
+    send_steps,
+)  # fmt: skip
 from erpkit.migrations.files import Migration, Step
 from erpkit.migrations.history import Run, record
 from erpkit.migrations.parser import Direction
 from erpkit.migrations.plan import TenantPlan
 from erpkit.migrations.script import Limits
+from erpkit.plural import count_of
+
+_T = TypeVar("_T")
 
 # Seconds that the migrations of one message may take together: an interrupt may have to wait that long.
 _MESSAGE = 0.5
@@ -84,7 +97,11 @@ class TenantResult:
     def done_briefly(self) -> str:
         """The migrations that were done, in a line: all of a few, else how many, with the first and the last."""
         few = len(self.done) <= 3
-        return ", ".join(self.done) if few else f"{len(self.done)} migrations, {self.done[0]} to {self.done[-1]}"
+        return (
+            ", ".join(self.done)
+            if few
+            else f"{count_of(len(self.done), 'migration')}, {self.done[0]} to {self.done[-1]}"
+        )
 
 
 @dataclass
@@ -149,6 +166,17 @@ class Worker:
         for connection in list(self._working):
             connection.cancel_safe()
 
+    def patiently(self, look: Callable[[], _T]) -> _T | None:
+        """Return what `look` returns; a server that does not answer is waited for, and ends the run in the end."""
+        reason = ""
+        for _ in pauses(max(self.limits.reconnect, 0.01), self.stop):
+            try:
+                return look()
+            except (psycopg.OperationalError, DatabaseError) as error:
+                reason = first_line(error)
+        self.end(reason)
+        return None
+
     def migrate(self, plan: TenantPlan, held: WorkerConnection) -> TenantResult:
         """Apply what one tenant is to get, on the connection that the worker holds."""
         started, progress, error = time.perf_counter(), _Progress.of(plan), None
@@ -157,7 +185,8 @@ class Worker:
         except MigrationError as failure:
             error = str(failure)
         except (psycopg.Error, DatabaseError) as failure:
-            if progress.left:  # else the connection was lost after the last commit: everything is done
+            gave_up = self.stop.is_set() and isinstance(failure, psycopg.errors.LockNotAvailable)
+            if progress.left and not gave_up:  # else the connection was lost after the last commit: everything is done
                 error = explain(plan.tenant, progress.left[0][0], failure, self.limits, progress.locks)
                 if progress.lost_since is None:
                     self._record_failure(plan.tenant, *progress.left[0], error, time.perf_counter() - started)
@@ -191,14 +220,13 @@ class Worker:
         """Apply the next step without a transaction, or all those that may go in one message."""
         started, steps = time.perf_counter(), self._next(progress)
         if not steps:
-            step = progress.left[0]
-            done = apply_without_transaction(connection, progress.tenant, step, self.run, self.limits, self._working)
-            progress.pop(done=done)
+            self._go_alone(connection, progress)
             return
         is_last = len(steps) == len(progress.left)
         sent = send_steps(
-            connection, progress.tenant, steps, self.run, self.limits, new_tables=progress.new_tables, is_last=is_last
-        )
+            connection, progress.tenant, steps, self.run, self.limits, new_tables=progress.new_tables, is_last=is_last,
+            stop=self.stop,
+        )  # fmt: skip
         progress.is_clean = sent.is_clean
         progress.pop(sent.done)
         self._seconds |= dict.fromkeys(steps[: sent.done], (time.perf_counter() - started) / len(steps))
@@ -206,6 +234,20 @@ class Worker:
             progress.pop(done=False)
         if sent.error is not None:
             raise sent.error
+
+    def _go_alone(self, connection: Connection, progress: _Progress) -> None:
+        """Apply the next step, or the next ones of golang-migrate's with one table, in a session of their own."""
+        (first, _), *_ = progress.left
+        alike = takewhile(lambda step: step[0].version_table == first.version_table, progress.left)
+        steps = list(alike) if first.golang is not None else [progress.left[0]]
+        applying = apply_without_transaction(
+            connection, progress.tenant, steps, self.run, self.limits, self._working, self.stop
+        )
+        with closing(applying) as outcomes:  # the session ends with the block
+            for done in outcomes:
+                progress.pop(done=done)
+                if self.stop.is_set():
+                    break
 
     def _next(self, progress: _Progress) -> list[Step]:
         """Return the steps for one message: one, or as many as are known from other tenants to be quick together."""
@@ -239,7 +281,9 @@ class Worker:
         if progress.losses < self.limits.attempts:
             return False
         progress.lost_since = None
-        self.end(f"the server was lost {progress.losses} times in {progress.left[0][0].name} of {progress.tenant.slug}")
+        self.end(
+            f"the server was lost {count_of(progress.losses, 'time')} in {progress.left[0][0].name} of {progress.tenant.slug}"
+        )
         return True
 
     def _has_patience(self, progress: _Progress) -> bool:

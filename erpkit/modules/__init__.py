@@ -1,25 +1,32 @@
 """Modules of the ERP: what one is, which there are, the order they load in, and what is wrong with them."""
 
-from erpkit.modules.check import ModuleCheck, check_modules
-from erpkit.modules.findings import Layers
-from erpkit.modules.impact import Impact, WhatIf, cut_edges, find_impact
-from erpkit.modules.module import (
-    CommandHandler,
-    EventHandler,
-    Module,
-    ModuleLike,
-    Query,
-    QueryHandler,
-    Tool,
-    Upcaster,
-    is_foreign,
-    register,
-    tables_of,
-    tools_of,
-    topic_of,
-)
-from erpkit.modules.registry import Candidates, Registry, find_modules, load_modules, load_order, read_candidates
-from erpkit.modules.wiring import Component, Couplings, Edge, ModuleFinding, ModuleGraph
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from erpkit.late import import_late
+
+if TYPE_CHECKING:
+    from erpkit.modules.check import ModuleCheck, check_modules
+    from erpkit.modules.findings import Layers
+    from erpkit.modules.impact import Impact, WhatIf, cut_edges, find_impact
+    from erpkit.modules.module import (
+        CommandHandler,
+        EventHandler,
+        Module,
+        ModuleLike,
+        Query,
+        QueryHandler,
+        Tool,
+        Upcaster,
+        is_foreign,
+        register,
+        tables_of,
+        tools_of,
+        topic_of,
+    )
+    from erpkit.modules.registry import Candidates, Registry, find_modules, load_modules, load_order, read_candidates
+    from erpkit.modules.wiring import Component, Couplings, Edge, ModuleFinding, ModuleGraph
 
 __all__ = [
     "Candidates",
@@ -54,3 +61,6 @@ __all__ = [
     "tools_of",
     "topic_of",
 ]
+
+
+__getattr__ = import_late(__name__)

@@ -35,7 +35,7 @@ from erpkit.modules.wiring import (
     event_edges,
     wiring_faults,
 )
-from erpkit.result import Picture, Summary
+from erpkit.result import Picture, Result, Summary
 from erpkit.table import Column, Table, Tone
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _NO_LAYERS = Layers()
 
 
 @dataclass(frozen=True)
-class ModuleCheck(ModuleGraph):
+class ModuleCheck(Result, ModuleGraph):
     """The result of `check_modules`: the graph with its findings, as a picture and as tables.
 
     `graph` is the declared one. `not_read` says in words what was not looked at, `target` where the modules were read from.
@@ -141,13 +141,21 @@ _FINDINGS = (
     Column[ModuleFinding]("evidence", lambda f: list_evidence(f.evidence)),
 )
 _NO_MODULES = "There are no modules. ERPKIT_MODULES names an entry-point group or a modules.toml that registers them."
+
+
+def _count_migrations(module: ModuleLike) -> int:
+    """Count files; of golang-migrate's, which are two for a version, the one that goes up."""
+    files = module.migrations.glob("*.sql") if module.migrations else ()
+    return sum(not file.name.endswith(".down.sql") for file in files)
+
+
 _MODULES = (
     Column[ModuleLike]("module", lambda m: m.name),
     Column[ModuleLike]("depends on", lambda m: m.dependencies),
-    Column[ModuleLike]("migrations", lambda m: len(list(m.migrations.glob("*.sql"))) if m.migrations else 0),
-    Column[ModuleLike]("commands", lambda m: len(m.commands)),
+    Column[ModuleLike]("migrations", _count_migrations),
+    Column[ModuleLike]("commands", lambda m: len(m.commands), minor=True),
     Column[ModuleLike]("publishes", lambda m: [event.__name__ for event in m.publishes]),
-    Column[ModuleLike]("handlers", lambda m: len(m.subscribes)),
+    Column[ModuleLike]("handlers", lambda m: len(m.subscribes), minor=True),
 )
 _EVENTS = (
     Column[tuple[str, list[EventHandler]]]("topic", lambda row: row[0]),

@@ -11,6 +11,7 @@ from itertools import pairwise
 from erpkit.errors import UsageError
 from erpkit.modules.module import ModuleLike, protocol_faults, short, topic_of
 from erpkit.modules.wiring import NOT_READ, Component, Couplings, Edge, ModuleFinding
+from erpkit.plural import count_of
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def cycle_findings(components: Iterable[Component], edges: Iterable[Edge]) -> li
 
 def _cycle_finding(component: Component, pairs: Mapping[tuple[str, str], Sequence[Edge]]) -> ModuleFinding:
     size = (
-        f"; {len(component.modules)} modules reach each other"
+        f"; {count_of(len(component.modules), 'module')} reach each other"
         if len(component.modules) > len(set(component.path))
         else ""
     )

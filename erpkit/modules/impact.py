@@ -14,6 +14,7 @@ from erpkit.modules.cycles import graph_of
 from erpkit.modules.findings import list_evidence
 from erpkit.modules.module import Module, ModuleLike
 from erpkit.modules.wiring import Component, Couplings, Edge
+from erpkit.plural import count_of
 from erpkit.result import Summary
 from erpkit.table import Column, Table
 
@@ -36,7 +37,7 @@ class WhatIf:
 
     def __str__(self) -> str:
         names = ", ".join(f"{source} -> {target}" for source, target in self.cut)
-        places = f"{len(self.edges)} place{'' if len(self.edges) == 1 else 's'} to change"
+        places = f"{count_of(len(self.edges), 'place')} to change"
         if not self.before:
             cycles = "there is no cycle now, and there would be none"
         elif not self.after:
@@ -65,8 +66,9 @@ class Impact:
             return f"nothing depends on {self.module}"
         by_way = f"; by way of these: {', '.join(self.indirect)}" if self.indirect else ""
         count = len(self.direct) + len(self.indirect)
-        verb = "module depends" if count == 1 else "modules depend"
-        return f"{count} {verb} on {self.module}: {', '.join(self.direct)}{by_way}"
+        return (
+            f"{count_of(count, 'module depends', 'modules depend')} on {self.module}: {', '.join(self.direct)}{by_way}"
+        )
 
     @property
     def table(self) -> Table[tuple[str, str, str]]:
@@ -206,7 +208,7 @@ class Declarations:
             for one in (self.undeclared if remaining is None else remaining)
         ]
         facts = {"to declare": to_declare, "to cut": len(self.undeclared) - to_declare}
-        return Summary(f"Undeclared dependencies of {len(self.check.modules)} modules", facts, findings)
+        return Summary(f"Undeclared dependencies of {count_of(len(self.check.modules), 'module')}", facts, findings)
 
     def __str__(self) -> str:
         lines = [

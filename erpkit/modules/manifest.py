@@ -40,6 +40,7 @@ class _Entry(BaseModel):
     prefix: str | None = None
     tables: list[str] | None = None
     version_table: str | None = None
+    multi_statement: bool = False
 
 
 class _Manifest(BaseModel):
@@ -48,9 +49,12 @@ class _Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     module: list[_Entry] = Field(min_length=1)
+    shared_schemas: list[str] = Field(default_factory=list)  # these are read by Settings.from_env
+    writable_schemas: list[str] = Field(default_factory=list)
     retention: list[str] = Field(default_factory=list)
-    shared_schemas: list[str] = Field(default_factory=list)  # these three are read by Settings.from_env
     allowed_functions: list[str] = Field(default_factory=list)
+    migration_state: list[str] = Field(default_factory=list)
+    pooler: str = ""
 
 
 def read_manifest(path: Path) -> list[ForeignModule]:
@@ -133,6 +137,7 @@ def _module(path: Path, entry: _Entry, messages: _Messages) -> ForeignModule:
         subscribes=tuple(_handler(place, entry.name, topic, messages) for topic in entry.subscribes),
         tables=_tables(entry),
         version_table=entry.version_table,
+        multi_statement=entry.multi_statement,
     )
 
 

@@ -114,7 +114,7 @@ class ModuleLike(Protocol):
 
     @property
     def migrations(self) -> Path | None:
-        """Folder of goose migration files, or None."""
+        """Folder of migration files, goose's or golang-migrate's, or None."""
 
     @property
     def commands(self) -> Sequence[CommandHandler]:
@@ -136,8 +136,9 @@ class Module:
     `answers` are the questions that other modules and people may ask it, `upcasters` what makes its old events new ones.
     `queries` is a folder of sqlc's query files; `erpkit queries generate` writes typed functions for them beside it.
     `version_table` is the goose table that records the migrations, `goose_db_version_<name>` unless given: an ERP with all
-    migrations in one folder declares one module with `version_table="goose_db_version"`. `tables` are the module's own tables,
-    names or patterns such as `sales_*`; unless given, those that begin with its name.
+    migrations in one folder declares one module with `version_table="goose_db_version"`. Of files in golang-migrate's format it is
+    that tool's table, `schema_migrations` unless given, and `multi_statement` is its `x-multi-statement`. `tables` are the module's
+    own tables, names or patterns such as `sales_*`; unless given, those that begin with its name.
 
     `lifespan` is called when the application starts, with the public objects of the modules it depends on, by name: a context
     manager around the module's life, whose value is the module's own public object. `routes` is an ASGI application or a
@@ -158,6 +159,7 @@ class Module:
     lifespan: Lifespan | None = None
     routes: object | None = None
     tools: tuple[Tool, ...] = ()
+    multi_statement: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.dependencies, str):
@@ -266,6 +268,7 @@ _REQUIRED: dict[str, _Check] = {
 _OPTIONAL: dict[str, _Check] = {
     "queries": _FOLDER,
     "version_table": _one(str, "text"),
+    "multi_statement": _one(bool, "True or False"),
     "answers": _several(QueryHandler, "a tuple of erpkit.QueryHandler"),
     "upcasters": _several(Upcaster, "a tuple of erpkit.Upcaster"),
     "tables": _several(str, "a tuple of names or patterns"),

@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from erpkit.modules.wiring import Edge, ModuleGraph
+from erpkit.plural import count_of
 from erpkit.result import Picture
 from erpkit.visible import visible, visible_html
 
@@ -269,15 +270,17 @@ def _notes(graph: ModuleGraph, part: _Part, around: str) -> list[str]:
     total = len(graph.names) + len(graph.outside)
     notes = []
     if around:
-        notes.append(f"{around} and what depends on it, {len(part.names)} of {total} modules")
+        notes.append(f"{around} and what depends on it, {len(part.names)} of {count_of(total, 'module')}")
     elif len(part.names) < total:
-        notes.append(f"{len(part.names)} of {total} modules: those that findings name and those that most others need")
+        notes.append(
+            f"{len(part.names)} of {count_of(total, 'module')}: those that findings name and those that most others need"
+        )
     if any(part.more.values()):
         notes.append("+n: so many more modules need it")
     if set(graph.outside) & set(part.names):
         notes.append("grey modules are outside of what was read")
     if part.implied:
-        notes.append(f"{part.implied} arrows that others imply are left out")
+        notes.append(f"{count_of(part.implied, 'arrow that others imply is', 'arrows that others imply are')} left out")
     return notes
 
 
@@ -294,7 +297,7 @@ def _escape(text: str) -> str:
 def _in_words(graph: ModuleGraph, part: _Part) -> str:
     cycles = "; ".join(f"cycle: {' -> '.join(_shortened(component.path))}" for component in graph.components[:5])
     order = f"load order: {', '.join(_shortened(graph.order))}" if graph.order else ""
-    return "; ".join(text for text in (cycles, order) if text) or f"{len(part.names)} modules"
+    return "; ".join(text for text in (cycles, order) if text) or count_of(len(part.names), "module")
 
 
 def _shortened(names: Sequence[str], most: int = 30) -> list[str]:

@@ -30,8 +30,8 @@ from erpkit.modules.module import (
     topic_of,
     upcasters_of,
 )
-from erpkit.modules.odoo import read_addons
 from erpkit.modules.wiring import Edge, ModuleFinding, wiring_faults
+from erpkit.plural import count_of
 
 if TYPE_CHECKING:
     import networkx
@@ -103,7 +103,9 @@ def _load_all(group: str, entries: Iterable[EntryPoint]) -> Candidates:
 
 def _registered_twice(group: str, name: str, entries: Iterable[EntryPoint]) -> ModuleFinding:
     owners = [f"{entry.value}, from {entry.dist.name if entry.dist is not None else 'a path'}" for entry in entries]
-    problem = f"entry point {name} is registered {len(owners)} times under {group}: {'; '.join(sorted(owners))}"
+    problem = (
+        f"entry point {name} is registered {count_of(len(owners), 'time')} under {group}: {'; '.join(sorted(owners))}"
+    )
     return ModuleFinding("registered twice", (name,), problem, "uninstall or rename all but one")
 
 
@@ -149,6 +151,8 @@ def read_source(settings: Settings, odoo: Sequence[Path] = ()) -> Source:
     if not odoo and named is not None and named.is_dir():
         odoo = [named]
     if odoo:
+        from erpkit.modules.odoo import read_addons  # noqa: PLC0415 - few have addons
+
         addons = read_addons(odoo)
         name = f"Odoo's addons in {', '.join(map(str, odoo))}"
         return Source(name, addons.modules, addons.findings, addons.imports, addons.outside, indirect=True)
@@ -250,7 +254,7 @@ def _refuse_cycles(graph: networkx.DiGraph[str]) -> None:
         raise ModuleError(f"modules depend on each other in a cycle: {named}; remove one of these dependencies")
     if cycles:
         raise ModuleError(
-            f"modules depend on each other in {len(cycles)} cycles: {named}; remove one dependency of each"
+            f"modules depend on each other in {count_of(len(cycles), 'cycle')}: {named}; remove one dependency of each"
         )
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 from erpkit.finding import Finding, Severity
 from erpkit.modules.cycles import Cut
 from erpkit.modules.module import EventHandler, ModuleLike, answers_of, is_foreign, tools_of, topic_of, upcasters_of
+from erpkit.plural import count_of
 
 Kind = Literal["declared", "import", "event", "foreign key", "view", "query"]
 KINDS: tuple[Kind, ...] = ("declared", "import", "event", "foreign key", "view", "query")
@@ -170,7 +171,7 @@ def _same_tool(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
             owners.setdefault(tool.name_in(module.name), []).append(module.name)
     for name, names in owners.items():
         if len(names) > 1:
-            problem = f"{len(names)} tools are named {name}, in {', '.join(names)}"
+            problem = f"{count_of(len(names), 'tool is', 'tools are')} named {name}, in {', '.join(names)}"
             yield ModuleFinding("tool named twice", tuple(names), problem, "rename all but one")
 
 

@@ -14,13 +14,30 @@ from typing import NamedTuple
 import psycopg
 from psycopg import pq, sql
 
-from erpkit.database import TENANTS_A_CONNECTION, Connection, Database, Tenant, grant_usage, quote_name, search_path
+from erpkit.database import (
+    TENANTS_A_CONNECTION,
+    Connection,
+    Database,
+    Tenant,
+    grant_usage,
+    quote_name,
+    search_path,
+    shared_schemas,
+)
 from erpkit.errors import QueryError
 from erpkit.finding import Finding
 from erpkit.modules import ModuleLike, is_foreign
-from erpkit.queries.generate import generated_path, has_queries, queries_folder, run_sqlc
+from erpkit.plural import count_of
+from erpkit.queries.generate import (
+    can_use_sqlc,
+    generated_path,
+    has_queries,
+    queries_folder,
+    read_plain,
+    run_sqlc,
+)
 from erpkit.queries.types import to_numbered
-from erpkit.result import Summary
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table
 
 _GROUPS_A_BATCH = 50
@@ -61,7 +78,7 @@ class BrokenQuery:
 
 
 @dataclass(frozen=True)
-class QueryCheck:
+class QueryCheck(Result):
     """The result of the check in all tenants: `broken` queries, and in `unread` why modules could not be read."""
 
     target: str
@@ -74,7 +91,12 @@ class QueryCheck:
     @property
     def facts(self) -> dict[str, int]:
         """Its figures, by name."""
-        return {"modules": self.modules, "tenants": self.tenants, "queries": self.queries, "broken": len(self.broken)}
+        counts = {"modules": self.modules, "tenants": self.tenants, "queries": self.queries}
+        return {**counts, "broken": self._broken_count, "tenants not checked": len(self._whole)}
+
+    @property
+    def _broken_count(self) -> int:
+        return sum(one.tenant not in self._whole for one in self.broken)
 
     @property
     def findings(self) -> list[Finding]:
@@ -103,7 +125,7 @@ class QueryCheck:
             )
         if not self.tenants:
             yield Finding(
-                "no tenants", "", "there are no tenants, so no query was checked", remedy="erpkit tenants create NAME"
+                "no tenants", "", "there are no tenants, so no query was checked", remedy="erpkit tenants list"
             )
         if self.modules and not self.queries and not self.unread:
             yield Finding("no queries", "", "no module has queries", "info")
@@ -122,7 +144,9 @@ class QueryCheck:
         return {slug for slug, count in counts.items() if count == self.queries > 1 and reasons[slug] == 1}
 
     def __str__(self) -> str:
-        return f"{self.queries} queries in {self.tenants} tenants: {len(self.broken)} broken"
+        left = f"; {count_of(len(self._whole), 'tenant')} could not be checked" if self._whole else ""
+        where = count_of(self.tenants - len(self._whole), "tenant")
+        return f"{count_of(self.queries, 'query', 'queries')} in {where}: {self._broken_count} broken{left}"
 
     def __repr__(self) -> str:
         return str(self.summary)
@@ -157,8 +181,8 @@ class _Group:
 def read_statements(modules: Sequence[ModuleLike]) -> list[Statement]:
     """Read the SQL from the generated code, without running it; raises QueryError if that is missing.
 
-    So the check needs no sqlc, and checks exactly what is run. A module in another language has no such code: sqlc reads its
-    `queries/*.sql`.
+    So the check needs no sqlc, and checks exactly what is run. A module in another language has no such code: its `queries/*.sql`
+    are read, by sqlc if it is installed and there are migrations, else as they are.
     """
     statements, errors = read_each_module(modules)
     if errors:
@@ -205,12 +229,12 @@ def _check_some(
     refused = {slug: way for slug, way in ways.items() if isinstance(way, str)}
     groups = [_Group(tenant, way, statements) for tenant in tenants if not isinstance(way := ways[tenant.slug], str)]
     alone: list[_Group] = []
-    for group, error in _plan_all(connection.pgconn, groups):
+    for group, error in _plan_all(connection.pgconn, groups, shared_schemas(connection)):
         if error is not None and error.startswith(_LOCK_TIMEOUT):
             refused[group.tenant.slug] = error
         elif error is not None:
             alone += [replace(group, statements=[one]) for one in group.statements]
-    for group, error in _plan_all(connection.pgconn, alone):
+    for group, error in _plan_all(connection.pgconn, alone, shared_schemas(connection)):
         if error is not None:
             yield BrokenQuery(group.tenant.slug, group.statements[0].module, group.statements[0].name, error)
     for slug, error in refused.items():
@@ -218,6 +242,11 @@ def _check_some(
 
 
 def _analyse(module: ModuleLike, modules: Sequence[ModuleLike]) -> Iterator[Statement]:
+    """Let sqlc read a module of another language; where there is no sqlc, or are no migrations for it, read the SQL as it is."""
+    if not can_use_sqlc(module, modules):
+        for plain in read_plain(module):
+            yield Statement(module.name, plain.name, plain.text)
+        return
     for query in run_sqlc(module, modules).queries:
         yield Statement(module.name, query.name, _as_insert(query.text) or query.text)
 
@@ -309,27 +338,31 @@ def _way(login: str, tenant: Tenant, access: _Access) -> _Way | str:
     return f"the role {tenant.role} may not use the schema {tenant.schema}: {grant_usage(tenant.schema, tenant.role)}"
 
 
-def _plan_all(pgconn: pq.abc.PGconn, groups: Sequence[_Group]) -> Iterator[tuple[_Group, str | None]]:
+def _plan_all(
+    pgconn: pq.abc.PGconn, groups: Sequence[_Group], shared: tuple[str, ...]
+) -> Iterator[tuple[_Group, str | None]]:
     """Plan each group in a transaction of its own, and yield the first error of each."""
     pgconn.nonblocking = 0  # so that libpq reads answers while it waits to send
     pgconn.enter_pipeline_mode()
     for start in range(0, len(groups), _GROUPS_A_BATCH):
         batch = groups[start : start + _GROUPS_A_BATCH]
         for group in batch:
-            _send(pgconn, group)
+            _send(pgconn, group, shared)
         for group in batch:
             yield group, _first_error(pgconn)
     pgconn.exit_pipeline_mode()
     pgconn.nonblocking = 1
 
 
-def _send(pgconn: pq.abc.PGconn, group: _Group) -> None:
+def _send(pgconn: pq.abc.PGconn, group: _Group, shared: tuple[str, ...]) -> None:
     """Queue a group's statements up to a sync point: they are one implicit transaction, with which the settings end.
 
     Each unnamed statement replaces the one before, so that nothing has to be deallocated.
     """
     role = group.way.role
-    pgconn.send_query_params(_SCOPE, [search_path(group.tenant.schema).encode(), role.encode() if role else None])
+    pgconn.send_query_params(
+        _SCOPE, [search_path(group.tenant.schema, shared).encode(), role.encode() if role else None]
+    )
     explains = group.way.plans and pgconn.server_version >= _GENERIC_PLAN
     for statement in group.statements:
         if explains and _CAN_BE_EXPLAINED.match(statement.text):

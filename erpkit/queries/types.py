@@ -127,10 +127,11 @@ def python_type(column: Column) -> str:
 
 
 # Strings, quoted names, comments and $$ … $$, in which dollar signs and words are not part of the statement.
-_OPAQUE = re.compile(
-    r"""(?P<opaque>[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/|\$(?P<tag>[A-Za-z_]*)\$.*?\$(?P=tag)\$)""",
-    re.DOTALL,
+OPAQUE = (
+    r"""(?P<opaque>[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/|"""
+    r"""\$(?P<tag>[A-Za-z_]*)\$.*?\$(?P=tag)\$)"""
 )
+_OPAQUE = re.compile(OPAQUE, re.DOTALL)
 _WIDTH = 100
 
 

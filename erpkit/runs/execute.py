@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from erpkit.errors import UsageError
+from erpkit.plural import count_of
 from erpkit.runs.notebook import Notebook
 from erpkit.runs.result import Ending
 from erpkit.runs.secrets import Mask
@@ -122,7 +123,7 @@ def _drop(node: Any, tag: str) -> None:
 
 
 def _count(left: int) -> str:
-    return f"{left} cell{'s were' if left != 1 else ' was'} not run." if left else ""
+    return f"{count_of(left, 'cell was', 'cells were')} not run." if left else ""
 
 
 def _note(strong: str, rest: str = "") -> Any:

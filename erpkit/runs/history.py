@@ -13,7 +13,8 @@ import psycopg
 
 from erpkit.database import Connection, may_not_read
 from erpkit.finding import Finding
-from erpkit.result import Summary
+from erpkit.plural import count_of
+from erpkit.result import Result, Summary
 from erpkit.runs.report import run_key
 from erpkit.table import Column, Table, Tone
 
@@ -74,34 +75,44 @@ class RunRecord:
         if self.outcome == "lost":
             return f"lost: no end recorded, last seen {self.seen_at:%Y-%m-%d %H:%M:%S}"
         if self.outcome == "findings":
-            return f"{len(self.findings or ())} finding{'s' if len(self.findings or ()) != 1 else ''}"
+            return count_of(len(self.findings or ()), "finding")
         return f"{self.outcome}: {self.error}" if self.error else self.outcome
 
 
 @dataclass(frozen=True)
-class RunHistory:
-    """Runs, the newest first, as tables; `since` is how far back they were read, None for no limit."""
+class RunHistory(Result):
+    """Runs, the newest first, as tables; `since` is how far back they were read, None for no limit.
+
+    `has_others` says whether runs of other notebooks, or older ones, were recorded.
+    """
 
     target: str
     runs: tuple[RunRecord, ...]
     since: datetime | None = None
+    has_others: bool = False
 
     @property
     def table(self) -> Table[RunRecord]:
         """One row per run."""
-        return Table(_COLUMNS, self.runs, _NO_RUNS)
+        return Table(_COLUMNS, self.runs, self._empty)
 
     @property
     def failures(self) -> Table[RunRecord]:
         """One row per run that failed, timed out, was killed or was lost."""
-        return Table(_COLUMNS, [run for run in self.runs if run.is_good is False], "No run failed.")
+        return Table(
+            _COLUMNS, [run for run in self.runs if run.is_good is False], "No run failed." if self.runs else self._empty
+        )
 
     @property
     def work(self) -> Table[tuple[str, list[RunRecord], int]]:
         """One row per notebook with the same parameters: how often it ran, how it ended, how long it took, how often that changed."""
         flaky = find_flaky(self.runs)
         rows = [(key, same, flaky.get(key, 0)) for key, same in sorted(_group(self.runs).items())]
-        return Table(_WORK, rows, _NO_RUNS)
+        return Table(_WORK, rows, self._empty)
+
+    @property
+    def _empty(self) -> str:
+        return "No run matches; there are others: erpkit runs lists them." if self.has_others else _NO_RUNS
 
     @property
     def findings(self) -> list[Finding]:
@@ -130,7 +141,7 @@ class RunHistory:
             "bad": sum(run.is_good is False for run in self.runs),
             "flaky": len(find_flaky(self.runs)),
         }
-        return Summary(f"{len(self.runs)} runs recorded on {self.target}", facts, self.findings)
+        return Summary(f"{count_of(len(self.runs), 'run')} recorded on {self.target}", facts, self.findings)
 
     def __repr__(self) -> str:
         return repr(self.table)
@@ -151,10 +162,10 @@ _NO_RUNS = "No run was recorded. erpkit run NOTEBOOK runs one and records it."
 _COLUMNS = (
     Column[RunRecord]("started", lambda r: r.started_at),
     Column[RunRecord]("notebook", lambda r: r.notebook),
-    Column[RunRecord]("tenants", lambda r: list(r.tenants)),
+    Column[RunRecord]("tenants", lambda r: list(r.tenants), minor=True),
     Column[RunRecord]("outcome", lambda r: r.verdict, tone=_tone),
     Column[RunRecord]("duration", lambda r: r.seconds, unit="s", places=1, bar=True),
-    Column[RunRecord]("by", lambda r: f"{r.who}@{r.host}"),
+    Column[RunRecord]("by", lambda r: f"{r.who}@{r.host}", minor=True),
     Column[RunRecord]("report", lambda r: r.report),
 )
 _Work = tuple[str, list[RunRecord], int]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from erpkit.errors import UsageError, first_line
+from erpkit.plural import count_of
 from erpkit.runs.parameters import Parameter, read_parameters
 
 _PACKAGE = Path(__file__).parent.parent
@@ -46,7 +47,7 @@ def open_notebook(name: str) -> Notebook:
     node = _read(path)
     cells = [cell for cell in node.cells if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", [])]
     if len(cells) > 1:
-        raise UsageError(f"{path}: {len(cells)} cells are tagged parameters: keep one")
+        raise UsageError(f"{path}: {count_of(len(cells), 'cell is', 'cells are')} tagged parameters: keep one")
     kernel = node.metadata.get("kernelspec", {}).get("name") or "python3"
     return Notebook(path, _title(node, path), tuple(read_parameters(cells[0].source)) if cells else (), kernel)
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erpkit.result import SCRAP
+from erpkit.plural import count_of
+from erpkit.result import SCRAP, Summary, findings_html
 from erpkit.runs.harmless import POLICY, harmless
 from erpkit.runs.record import Provenance
 from erpkit.runs.result import RunResult
@@ -45,7 +46,7 @@ def write_report(node: Any, title: str, result: RunResult, origin: Provenance) -
 
     Nothing of it acts: a script in an output would run with the rights of the person who opens the report.
     """
-    body, _ = _exporter().from_notebook_node(_shown(node))
+    body, _ = _exporter().from_notebook_node(_shown(node, result.summary))
     style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
     rows = "".join(
         f"<div><dt>{visible_html(name)}</dt><dd>{visible_html(str(value))}</dd></div>"
@@ -98,8 +99,8 @@ def _exporter() -> Any:
     return made(template_name="basic", exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True)
 
 
-def _shown(node: Any) -> Any:
-    """Return a copy with what a report shows, of each output in its richest form that needs no kernel and no script."""
+def _shown(node: Any, summary: Summary | None) -> Any:
+    """Return a copy with what a report shows below its summary, each output in its richest form without kernel and script."""
     from copy import deepcopy  # noqa: PLC0415
 
     node = deepcopy(node)
@@ -109,9 +110,8 @@ def _shown(node: Any) -> Any:
         if cell.cell_type == "raw":
             cell.cell_type, cell.source = "markdown", f"<pre>{visible_html(cell.source)}</pre>"
         if cell.cell_type == "code":
-            # The summary stands at the top of the report already.
             cell.outputs = [
-                one for one in cell.outputs if not _is_widget_alone(one) and SCRAP not in one.get("data", {})
+                one for one in cell.outputs if not _is_widget_alone(one) and not _is_at_the_top(one, summary)
             ]
             for output in cell.outputs:
                 if "data" in output:
@@ -132,6 +132,20 @@ def _shown_data(data: Mapping[str, Any]) -> dict[str, Any]:
         return {"text/markdown": texts["text/markdown"]}
     plain = texts.get("text/latex") or texts.get("text/plain")  # there is nothing that would set the formula
     return {"text/plain": plain} if plain else {}
+
+
+def _is_at_the_top(output: Any, summary: Summary | None) -> bool:
+    """Take out of an output what the report's summary tells already; return whether nothing is left of it."""
+    data = output.get("data", {})
+    if SCRAP not in data or summary is None:
+        return False
+    own, text = Summary.of_scrap(data[SCRAP]), "".join(data.get(_HTML, ""))
+    if (own.title, own.facts) == (summary.title, summary.facts):
+        text = text.replace(own.html(), "")
+    if own.findings and set(own.findings) <= set(summary.findings):
+        text = text.replace(findings_html(own.findings), "")
+    data[_HTML] = text
+    return not text
 
 
 def _is_widget_alone(output: Any) -> bool:
@@ -209,7 +223,7 @@ def _page(entries: Sequence[Entry]) -> str:
         style=(Path(__file__).parent / "report.css").read_text(encoding="utf-8"),
         filters="\n".join(_FILTER.format(n=n) for n in range(1, len(notebooks) + 1)),
         choices=choices,
-        count=f"{len(entries)} run{'s' if len(entries) != 1 else ''}",
+        count=count_of(len(entries), "run"),
         rows="\n".join(_row(entry, notebooks.index(entry.notebook) + 1) for entry in entries),
     )
 

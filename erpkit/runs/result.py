@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from erpkit.errors import NoTenantError, UsageError
-from erpkit.finding import Finding
+from erpkit.errors import UsageError
+from erpkit.plural import count_of
 from erpkit.result import SCRAP, Summary
 
 Outcome = Literal["ok", "findings", "failed", "timed out", "killed", "interrupted"]
@@ -56,15 +56,15 @@ class RunResult:
     def exit_code(self) -> int:
         """0; 1 for a failure, 3 for findings, 124 for a timeout, 130 for an interruption, 137 for a dead kernel.
 
-        2 where a cell refused what was asked of it, as a command that is used wrongly would: a tenant that does not exist, say,
-        or events of an ERP that has no event log.
+        2 where a cell refused what was asked of it, as a command that is used wrongly would: a tenant that does not exist, a
+        plan id that is stale, or events of an ERP that has no event log.
         """
         return 2 if self.is_refused else EXIT_CODES[self.outcome]
 
     @property
     def is_refused(self) -> bool:
-        """Whether a cell ended with UsageError, or named a tenant that does not exist: another attempt would end the same way."""
-        kinds = (UsageError, NoTenantError)
+        """Whether a cell ended with a UsageError of any kind, as for a stale plan id: another attempt would end the same way."""
+        kinds: list[type[UsageError]] = [UsageError, *UsageError.__subclasses__()]
         return self.outcome == "failed" and (self.error or "").startswith(tuple(f"{kind.__name__}: " for kind in kinds))
 
     @property
@@ -74,8 +74,7 @@ class RunResult:
             return "ok"
         if self.outcome != "findings":
             return f"{self.outcome}: {self.error}"
-        count = len(self.findings)
-        return f"{count} finding{'s' if count != 1 else ''}"
+        return count_of(len(self.findings), "finding")
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -84,14 +83,21 @@ class RunResult:
 
 
 def read_summary(node: Any) -> Summary | None:
-    """Return the summary that a run recorded in its notebook, if it came to that."""
-    outputs = (output for cell in reversed(node.cells) for output in cell.get("outputs", []))
-    for scrap in (output.get("data", {}).get(SCRAP) for output in outputs):
-        if scrap and scrap.get("name") == "summary":
-            data = scrap["data"]
-            details = [Finding(**one | {"evidence": tuple(one["evidence"])}) for one in data.get("details", ())]
-            return Summary(data["title"], dict(data["facts"]), details or data["findings"])
-    return None
+    """Return the last summary that a notebook showed, with the findings of all that it showed; None if it showed no result.
+
+    Where it showed no summary, that of the last result stands for it. Of a plan and what became of it the last counts.
+    """
+    outputs = [output for cell in node.cells for output in cell.get("outputs", [])]
+    scraps = [scrap for output in outputs if (scrap := output.get("data", {}).get(SCRAP))]
+    shown = [(s["name"], Summary.of_scrap(s)) for s in scraps if s.get("name") in ("summary", "findings")]
+    if not shown:
+        return None
+    summaries = [summary for name, summary in shown if name == "summary"]
+    last = summaries[-1] if summaries else shown[-1][1]
+    counted = {one.facts.get("plan", number): one for number, (_, one) in enumerate(shown)}
+    others = (finding for one in counted.values() for finding in one.findings)
+    own = last.findings if last in counted.values() else ()
+    return replace(last, findings=list(dict.fromkeys([*own, *others])))
 
 
 def worst_exit_code(outcomes: Iterable[Outcome]) -> int:

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from erpkit.database import TEMPLATE, Connection, Database, Tenant
-from erpkit.database.operators import OWNER_PREFIX, owner_name
+from erpkit.database.operators import OWNER_PREFIX, owner_name, shared_group
 from erpkit.embedded import DATABASE, EmbeddedServer
 from erpkit.errors import UsageError
 from erpkit.events import Selection, plan_replay
@@ -85,8 +85,8 @@ def drop_database(connection: Connection, name: str) -> None:
     """Drop a database of erpkit's, cutting its connections, and the roles of its tenants."""
     connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
     roles = connection.execute(  # the operators' one granted the others
-        "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s) OR rolname = %s ORDER BY starts_with(rolname, %s)",
-        [f"{name}.tenant_", owner_name(name), OWNER_PREFIX],
+        "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s) OR rolname IN (%s, %s) ORDER BY starts_with(rolname, %s)",
+        [f"{name}.tenant_", owner_name(name), shared_group(name), OWNER_PREFIX],
     )
     for (role,) in roles.fetchall():
         connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))

@@ -13,8 +13,9 @@ from psycopg import sql
 from erpkit.database import TEMPLATE, Connection, Tenant, read_tenants
 from erpkit.events import ConsumerGroup
 from erpkit.finding import Finding
-from erpkit.migrations import Migration
-from erpkit.result import Summary
+from erpkit.migrations import ForeignStates, Migration
+from erpkit.plural import count_of
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table
 from erpkit.tenants.drift import Difference, drift_table
 from erpkit.tenants.inspection import TenantInspection, inspect_tenants
@@ -33,6 +34,7 @@ SELECT relname,
        n_dead_tup, seq_scan, coalesce(idx_scan, 0),
        greatest(last_vacuum, last_autovacuum), greatest(last_analyze, last_autoanalyze)
   FROM pg_stat_all_tables WHERE schemaname = %(schema)s AND NOT starts_with(relname, 'goose_db_version')
+   AND NOT starts_with(relname, 'schema_migrations')
 
 """
 _INDEXES = """
@@ -73,7 +75,7 @@ class IndexDetail:
 
 
 @dataclass(frozen=True)
-class TenantDetail:
+class TenantDetail(Result):
     """The state of one tenant in depth: `inspection` is that of `inspect_tenants`, with exact figures.
 
     `target` names the database; `before` is an earlier inspection, since which growth is measured.
@@ -110,10 +112,10 @@ class TenantDetail:
             "status": i.tenant.status,
             "MiB": round(i.size / 2**20, 1),
             "rows": sum(i.rows.values()),
-            "events": i.event_count,
+            "events": i.figure("events", i.event_count),
             **week,
-            "pending": i.pending,
-            "dead letters": len(i.dead_letters),
+            "migrations pending": i.figure("versions", i.pending),
+            "dead letters": i.figure("dead letters", len(i.dead_letters)),
         }
 
     @property
@@ -151,11 +153,17 @@ class TenantDetail:
     def notes(self) -> list[str]:
         """Further lines: versions, events, backlog, advice on indexes, and tables that were dropped."""
         i = self.inspection
-        versions = ", ".join(f"{module} {version}" for module, version in i.versions.items())
+        if not i.exists:
+            return []
+        own = [f"{module} {version}" for module, version in i.versions.items()]
+        versions = ", ".join([*own, *(f"{state.module} {state.text}" for state in i.foreign)])
         lines = [
             f"schema {i.tenant.schema}; versions {versions or ('not read' if i.unread else 'none')}",
-            *(self._event_lines() if "last event" not in i.unread else ()),
-            *(f"- {events:,} event(s) wait for {handler}" for handler, events in sorted(i.backlog.items())),
+            *(self._event_lines() if i.figure("last event", True) else ()),
+            *(
+                f"- {count_of(events, 'event waits', 'events wait')} for {handler}"
+                for handler, events in sorted(i.backlog.items())
+            ),
             *(
                 f"- index {one.name} on {one.table} was never used ({one.size / 1024:,.0f} KiB)"
                 for one in i.unused_indexes
@@ -165,7 +173,7 @@ class TenantDetail:
         growth = self.growth
         gone = [table for table in (growth.tables if growth else ()) if table.before and table.now is None]
         rows = {table.name: table.before.rows for table in gone if table.before}
-        return [*(f"- table {name} was dropped, with {count:,} rows" for name, count in rows.items()), *lines]
+        return [*(f"- table {name} was dropped, with {count_of(count, 'row')}" for name, count in rows.items()), *lines]
 
     def _event_lines(self) -> list[str]:
         i = self.inspection
@@ -179,7 +187,8 @@ class TenantDetail:
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<p>{visible_html(note)}</p>" for note in self.notes)
-        return self.summary.html() + self.table._repr_html_() + notes
+        table = self.table._repr_html_() if self.inspection.exists else ""
+        return self.summary.html() + table + notes
 
 
 _TABLE_COLUMNS: tuple[Column[TableDetail], ...] = (
@@ -188,7 +197,7 @@ _TABLE_COLUMNS: tuple[Column[TableDetail], ...] = (
     Column[TableDetail]("size", lambda t: t.size / 1024, unit="KiB", places=0, bar=True),
     Column[TableDetail]("indexes", lambda t: t.index_size / 1024, unit="KiB", places=0, bar=True),
     Column[TableDetail]("dead rows", lambda t: t.dead_rows),
-    Column[TableDetail]("last vacuum", lambda t: t.last_vacuum or "never"),
+    Column[TableDetail]("last vacuum", lambda t: t.last_vacuum or "never", minor=True),
 )
 _INDEX_COLUMNS = (
     Column[IndexDetail]("index", lambda one: one.name),
@@ -211,11 +220,12 @@ def inspect_tenant(
     *,
     groups: Sequence[ConsumerGroup] = (),
     among: Sequence[Tenant] = (),
+    foreign: ForeignStates | None = None,
 ) -> TenantDetail:
-    """Inspect one tenant in depth; `groups` and `among` as for `inspect_tenants`. A tenant without a schema has no tables."""
+    """Inspect one tenant in depth; `groups`, `among` and `foreign` as for `inspect_tenants`. Without a schema it has no tables."""
     locks = Locks(connection, [TEMPLATE.schema, tenant.schema])
     (inspection,) = inspect_tenants(
-        connection, [tenant], migrations, exact=True, groups=groups, locks=locks, among=among
+        connection, [tenant], migrations, exact=True, groups=groups, locks=locks, among=among, foreign=foreign
     )
     tables = locks.read(lambda: _rows(connection, _TABLES, tenant, locks))
     indexes = locks.read(lambda: _rows(connection, _INDEXES, tenant, locks))

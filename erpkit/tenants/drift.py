@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from psycopg import sql
 from erpkit.database import TEMPLATE, Connection, Tenant, has_schema, quote_name
 from erpkit.errors import UsageError
 from erpkit.finding import Finding
-from erpkit.result import Summary
+from erpkit.plural import count_of
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table
 from erpkit.tenants.ddl import mend_object, rank
 from erpkit.tenants.fingerprints import Fingerprint, read_fingerprints
@@ -23,7 +25,7 @@ from erpkit.visible import visible
 
 Change = Literal["missing", "extra", "other", "unknown"]
 
-_NOTHING = "nothing"  # the measure if a database has one tenant and no template
+NOTHING = "nothing"  # the measure if a database has one tenant and no template
 _LONGEST = 100  # characters of a definition that is shown in a sentence
 
 
@@ -63,7 +65,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Drift:
+class Drift(Result):
     """How the schemas of tenants differ from `measure`: `_template`, one of the tenants, or what most of them have."""
 
     measure: str
@@ -79,15 +81,21 @@ class Drift:
         return found or self._nothing_to_compare()
 
     def _nothing_to_compare(self) -> list[Finding]:
-        if self.measure != _NOTHING:
+        if self.measure != NOTHING:
             return []
         words = "there is no _template, and no other tenant to compare it with"
         return [Finding("not compared", slug, words) for slug in self.differences]
 
     @property
+    def not_compared(self) -> list[str]:
+        """The tenants that could not be compared, or not as a whole."""
+        return [slug for slug, some in self.differences.items() if any(one.change == "unknown" for one in some)]
+
+    @property
     def differing(self) -> dict[str, Sequence[Difference]]:
-        """The tenants that differ, or that could not be compared."""
-        return {slug: some for slug, some in self.differences.items() if some}
+        """The tenants that were compared, and differ."""
+        unknown = set(self.not_compared)
+        return {slug: some for slug, some in self.differences.items() if some and slug not in unknown}
 
     @property
     def table(self) -> Table[tuple[str, Difference]]:
@@ -98,15 +106,22 @@ class Drift:
     def script(self) -> str:
         """The DDL that would make each schema like the measure; statements that destroy data are comments."""
         parts = [
-            "\n".join([f"-- tenant {visible(slug)}", *drift_script(some), ""]) for slug, some in self.differing.items()
+            "\n".join([f"-- tenant {visible(slug)}", *drift_script(some), ""])
+            for slug, some in self.differences.items()
+            if some
         ]
         return "\n".join(parts)
 
     @property
     def facts(self) -> dict[str, object]:
-        """How many tenants were compared, with what, and how many differ."""
-        compared = {"tenants": len(self.differences), "differing": len(self.differing)}
-        return {**compared, "differences": sum(map(len, self.differences.values())), "compared with": self.measure}
+        """How many tenants there are, how many differ or could not be compared, and with what they were compared."""
+        counts = {
+            "tenants": len(self.differences),
+            "differing": len(self.differing),
+            "not compared": len(self.not_compared),
+        }
+        known = [one for some in self.differences.values() for one in some if one.change != "unknown"]
+        return {**counts, "differences": len(known), "compared with": self.measure}
 
     @property
     def summary(self) -> Summary:
@@ -114,9 +129,12 @@ class Drift:
         return Summary(f"{self}: {self.target}" if self.target else str(self), self.facts, self.findings)
 
     def __str__(self) -> str:
-        if self.measure == _NOTHING or not self.differences:
+        if self.measure == NOTHING or not self.differences:
             return "nothing was compared"
-        return f"{len(self.differing)} of {len(self.differences)} tenants differ from {self.measure}"
+        unknown = len(self.not_compared)
+        left = f"; {unknown:,} could not be compared" if unknown else ""
+        compared = count_of(len(self.differences) - unknown, "tenant differs", "tenants differ")
+        return f"{len(self.differing):,} of {compared} from {self.measure}{left}"
 
     def __repr__(self) -> str:
         return str(self.summary)
@@ -127,7 +145,11 @@ class Drift:
 
 def drift_findings(slug: str, differences: Iterable[Difference], measure: str = TEMPLATE.slug) -> list[Finding]:
     """Return a finding for each difference of a tenant; the same difference in many tenants is one cause."""
-    remedy = f"erpkit tenants repair {slug}" if measure == TEMPLATE.slug else f"erpkit tenants drift --ddl {slug}"
+    remedy = (
+        f"erpkit tenants repair {slug}"
+        if measure == TEMPLATE.slug
+        else f"erpkit tenants drift --ddl {shlex.quote(slug)}"
+    )
     return [
         Finding("not read", slug, str(one), remedy="try again when that transaction has ended" if one.is_lock else "")
         if one.change == "unknown"
@@ -237,7 +259,7 @@ def _against_most(
     read = {schema: objects[same[0]] for same in alike.values() if same[0] in objects for schema in same}
     given = most_granted([one for one in grants.values() if one])
     count = sum(map(len, alike.values()))
-    return f"most of {count} tenants" if count > 1 else _NOTHING, {
+    return f"most of {count} tenants" if count > 1 else NOTHING, {
         tenant.slug: _differences(tenant, canonical, read.get(tenant.schema), given, grants[tenant.schema], locks)
         for tenant in tenants
     }

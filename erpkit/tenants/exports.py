@@ -30,6 +30,7 @@ from erpkit.database import Connection, Database, Tenant, check_schema_name, has
 from erpkit.embedded import find_binaries
 from erpkit.errors import DatabaseError, UsageError, first_line
 from erpkit.migrations import read_applied
+from erpkit.plural import count_of
 from erpkit.tenants.health import count_rows
 from erpkit.tenants.locks import WAIT, name_holders
 from erpkit.tenants.manifest import DUMP, MANIFEST, Manifest, partial_file, sweep_partial_files
@@ -294,10 +295,12 @@ UNION ALL SELECT format('tablespace %%I of %%s', s.spcname, own.oid::regclass)
   FROM own JOIN pg_tablespace s ON s.oid = own.reltablespace WHERE own.relkind IN ('r', 'p', 'm', 'i', 'I') AND s.spcname <> 'pg_global'
 UNION ALL SELECT format('policy %%I of %%s names role %%I', y.polname, y.polrelid::regclass, r.rolname)
   FROM pg_policy y JOIN own ON own.oid = y.polrelid CROSS JOIN unnest(y.polroles) AS p (oid) JOIN pg_roles r ON r.oid = p.oid
-UNION ALL SELECT format('the owner %%I of %%s object(s)', r.rolname, count(DISTINCT objects.id))
+UNION ALL SELECT format('the owner %%I of %%s object%%s', r.rolname, count(DISTINCT objects.id),
+                        CASE WHEN count(DISTINCT objects.id) > 1 THEN 's' END)
   FROM objects JOIN pg_roles r ON r.oid = objects.owner
  WHERE objects.owner <> (SELECT nspowner FROM home) AND r.oid NOT IN (SELECT oid FROM usual) GROUP BY r.rolname
-UNION ALL SELECT format('the rights of %%s on %%s object(s)', coalesce(quote_ident(r.rolname), 'PUBLIC'), count(DISTINCT objects.id))
+UNION ALL SELECT format('the rights of %%s on %%s object%%s', coalesce(quote_ident(r.rolname), 'PUBLIC'), count(DISTINCT objects.id),
+                        CASE WHEN count(DISTINCT objects.id) > 1 THEN 's' END)
   FROM objects CROSS JOIN aclexplode(objects.acl) AS a LEFT JOIN pg_roles r ON r.oid = a.grantee
  WHERE a.grantee NOT IN (SELECT oid FROM usual) AND a.grantee <> objects.owner
    AND NOT (a.grantee = 0 AND a.privilege_type IN ('EXECUTE', 'USAGE')) GROUP BY r.rolname
@@ -381,5 +384,5 @@ def _large_objects(connection: Connection, schema: str) -> list[Loss]:
         )
         row = connection.execute(query.format(sql.SQL(expression), sql.Identifier(schema, table))).fetchone()
         if row and row[0]:
-            found.append(Loss(f"{row[0]} large object(s) that {table}.{part} refers to", _COPY))
+            found.append(Loss(f"{count_of(row[0], 'large object')} that {table}.{part} refers to", _COPY))
     return found

@@ -9,8 +9,9 @@ from typing import Any
 
 from erpkit.events import LETTER_COLUMNS, DeadLetter
 from erpkit.finding import Finding
-from erpkit.migrations import MigrationStatus
-from erpkit.result import Summary
+from erpkit.migrations import ForeignState, MigrationStatus
+from erpkit.plural import count_of
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table, Tone
 from erpkit.tenants.drift import Difference, drift_table
 from erpkit.tenants.health import Blocker
@@ -25,11 +26,11 @@ from erpkit.tenants.snapshot import (
 )
 
 _MIB = 2**20
-_Versions = tuple[str, Mapping[str, MigrationStatus]]  # a tenant, and its states by module
+_Versions = tuple[str, Mapping[str, MigrationStatus | ForeignState]]  # a tenant, and its states by module
 
 
 @dataclass(frozen=True)
-class FleetInspection:
+class FleetInspection(Result):
     """The inspections of tenants; `before` is an earlier inspection, since which growth is measured."""
 
     target: str
@@ -41,24 +42,33 @@ class FleetInspection:
     def findings(self) -> list[Finding]:
         """What a person should look at; having no tenants is a finding, too."""
         if not self.inspections:
-            return [Finding("no tenants", "", "there are no tenants to inspect", remedy="erpkit tenants create NAME")]
+            return [Finding("no tenants", "", "there are no tenants to inspect", remedy="erpkit tenants list")]
         return [finding for one in self.inspections for finding in one.findings]
 
     @property
     def facts(self) -> dict[str, object]:
-        """The figures of all tenants together."""
+        """The figures of all tenants together, and how many tenants were not read, or in part."""
+        unread = sum(i.is_unread for i in self.inspections)
         return {
             "tenants": len(self.inspections),
             "active": sum(i.tenant.is_active for i in self.inspections),
             "MiB": round(sum(i.size for i in self.inspections) / _MIB, 1),
-            "events": sum(i.event_count for i in self.inspections),
-            "dead letters": sum(len(i.dead_letters) for i in self.inspections),
+            "events": self._sum("events", lambda i: i.event_count),
+            "dead letters": self._sum("dead letters", lambda i: len(i.dead_letters)),
+            **({"not read": unread} if unread else {}),
         }
+
+    def _sum(self, part: str, count: Callable[[TenantInspection], int]) -> int | None:
+        """Add up what was read; None where that was nothing."""
+        known = [figure for i in self.inspections if (figure := i.figure(part, count(i))) is not None]
+        return sum(known) if known or not self.inspections else None
 
     @property
     def summary(self) -> Summary:
         """The figures, and every problem of every tenant by cause."""
-        return Summary(f"{len(self.inspections)} tenants inspected on {self.target}", self.facts, self.findings)
+        return Summary(
+            f"{count_of(len(self.inspections), 'tenant')} inspected on {self.target}", self.facts, self.findings
+        )
 
     @cached_property
     def growths(self) -> Mapping[str, Growth]:
@@ -75,13 +85,18 @@ class FleetInspection:
     @property
     def table(self) -> Table[TenantInspection]:
         """One line for each tenant: status, size, rows, events and problems."""
-        columns = _FLEET
+        head, tail = _FLEET[:5], _FLEET[5:] if self.has_event_log else _FOREIGN
+        grown: Sequence[Column[TenantInspection]] = ()
         if self.growths:
-            grown: Sequence[Column[TenantInspection]] = growth_columns(
-                lambda i: self.growths[i.tenant.slug], "MiB", _MIB, 2
-            )
-            columns = (*_FLEET[:5], *grown, *_FLEET[5:])
+            grown = growth_columns(lambda i: self.growths[i.tenant.slug], "MiB", _MIB, 2)
+        states = map(_state_column, dict.fromkeys(state.module for i in self.inspections for state in i.foreign))
+        columns = (*head, *grown, *tail, *states)
         return Table(columns, self.inspections, "There are no tenants.")
+
+    @property
+    def has_event_log(self) -> bool:
+        """Whether the tenants have an event log, which an ERP that erpkit did not make has not."""
+        return not self.inspections or any("erpkit_events" in i.rows or i.tenant.role for i in self.inspections)
 
     @property
     def health(self) -> Table[TenantInspection]:
@@ -100,8 +115,11 @@ class FleetInspection:
     @property
     def migrations(self) -> Table[_Versions]:
         """A matrix of one line for each tenant and one column for each module, with the version and the state of its migrations."""
-        modules = dict.fromkeys(status.module for i in self.inspections for status in i.migrations)
-        lines = [(i.tenant.slug, {status.module: status for status in i.migrations}) for i in self.inspections]
+        lines: list[_Versions] = [
+            (i.tenant.slug, {s.module: s for s in i.migrations} | {s.module: s for s in i.foreign})
+            for i in self.inspections
+        ]
+        modules = dict.fromkeys(module for _, states in lines for module in states)
         return Table([_TENANT, *map(_module_column, modules)], lines if modules else [], "There are no migrations.")
 
     @property
@@ -172,8 +190,7 @@ def _warn(count: Callable[[TenantInspection], object]) -> Callable[[TenantInspec
 
 
 def _if_read(what: str, count: Callable[[TenantInspection], int]) -> Callable[[TenantInspection], int | None]:
-    """Return the figure, or None where `what` was not read: a 0 would say that there is nothing to look at."""
-    return lambda i: count(i) if i.exists and what not in i.unread else None
+    return lambda i: i.figure(what, count(i))
 
 
 def _gone(i: TenantInspection) -> Tone:
@@ -189,6 +206,17 @@ def _module_column(module: str) -> Column[_Versions]:
         return line[1][module].tone if module in line[1] else "muted"
 
     return Column(module, lambda line: line[1][module].text if module in line[1] else None, tone=tone)
+
+
+def _state_column(module: str) -> Column[TenantInspection]:
+    def find(i: TenantInspection) -> ForeignState | None:
+        return next((state for state in i.foreign if state.module == module), None)
+
+    def tone(i: TenantInspection) -> Tone:
+        state = find(i)
+        return state.tone if state and state.state != "current" else ""
+
+    return Column(module, lambda i: state.text if (state := find(i)) else None, tone=tone)
 
 
 def _percent(growth: Growth) -> float | None:
@@ -207,14 +235,14 @@ def _largest(row: tuple[str, Mapping[str, int]]) -> str:
 
 _FLEET: tuple[Column[TenantInspection], ...] = (
     Column[TenantInspection]("tenant", lambda i: i.tenant.slug, tone=_gone),
-    Column[TenantInspection]("schema", lambda i: i.tenant.schema, tone=_gone),
+    Column[TenantInspection]("schema", lambda i: i.tenant.schema, tone=_gone, minor=True),
     Column[TenantInspection]("status", lambda i: i.tenant.status if i.exists else "gone", tone=_status_tone),
     Column[TenantInspection]("size", lambda i: i.size / _MIB, unit="MiB", places=2, bar=True),
-    Column[TenantInspection]("rows", lambda i: sum(i.rows.values())),
-    Column[TenantInspection]("events", lambda i: i.event_count, bar=True),
-    Column[TenantInspection]("last event", lambda i: i.last_event),
+    Column[TenantInspection]("rows", lambda i: sum(i.rows.values()), minor=True),
+    Column[TenantInspection]("events", _if_read("events", lambda i: i.event_count), right=True, bar=True),
+    Column[TenantInspection]("last event", lambda i: i.last_event, minor=True),
     Column[TenantInspection](
-        "pending", _if_read("versions", lambda i: i.pending), right=True, tone=_warn(lambda i: i.pending)
+        "migrations pending", _if_read("versions", lambda i: i.pending), right=True, tone=_warn(lambda i: i.pending)
     ),
     Column[TenantInspection](
         "dead letters", _if_read("dead letters", lambda i: len(i.dead_letters)), right=True,
@@ -225,6 +253,7 @@ _FLEET: tuple[Column[TenantInspection], ...] = (
 BACKLOG = Column[TenantInspection](
     "backlog", _if_read("backlog", lambda i: sum(i.backlog.values())), right=True, bar=True
 )
+_FOREIGN = (_FLEET[-1],)  # drift; what it lacks is beside the state of its own tool
 _HEALTH = (
     Column[TenantInspection]("tenant", lambda i: i.tenant.slug),
     Column[TenantInspection]("events in 7 days", lambda i: i.week_events, right=True, bar=True),

@@ -111,7 +111,7 @@ def _import(
             _verify(own, tenant, manifest)
             register(own, tenant)
     except psycopg.errors.UniqueViolation as error:
-        if error.diag.table_name not in ("pg_authid", "pg_namespace", "tenants"):
+        if error.diag.table_name not in ("pg_authid", "pg_namespace", "tenants", "erpkit_tenants"):
             raise DatabaseError(f"tenant {tenant.slug} cannot be imported: {first_line(error)}") from error
         raise UsageError(f"tenant {tenant.slug} cannot be imported: another process has just created it") from None
     except (psycopg.errors.DuplicateObject, psycopg.errors.DuplicateSchema) as error:

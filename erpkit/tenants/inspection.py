@@ -14,10 +14,22 @@ from psycopg import pq, sql
 
 from erpkit.database import TEMPLATE, Connection, Errors, Tenant, connect_beside, has_schema, read_tenants
 from erpkit.events import ConsumerGroup, DeadLetter, list_dead_letters, read_backlog
+from erpkit.events.checkpoints import Backlog
 from erpkit.events.dead_letters import cause_of
+from erpkit.events.lag import find_lag
 from erpkit.finding import Finding, name_some
-from erpkit.migrations import Applied, Migration, MigrationStatus, describe_status, read_applied
-from erpkit.tenants.drift import Difference, Drift, compare_tenants, drift_findings
+from erpkit.migrations import (
+    Applied,
+    ForeignState,
+    ForeignStates,
+    Migration,
+    MigrationStatus,
+    describe_status,
+    read_applied,
+)
+from erpkit.migrations.files import VERSION_TABLES
+from erpkit.result import Result, Summary
+from erpkit.tenants.drift import NOTHING, Difference, Drift, compare_tenants, drift_findings
 from erpkit.tenants.fingerprints import Fingerprint, read_fingerprints
 from erpkit.tenants.health import (
     Blocker,
@@ -46,14 +58,15 @@ _OfTenant = TypeVar("_OfTenant", MigrationStatus, DeadLetter)
 
 
 @dataclass(frozen=True)
-class TenantInspection:
+class TenantInspection(Result):
     """The state of one tenant: `size` in bytes with indexes, `rows` of each table, and what a person should look at.
 
     With `is_exact`, rows were counted and files measured; otherwise `size`, `rows` and `event_count` are PostgreSQL's estimates
     and `week_events`, the events of the last seven days, is None. Unused and missing indexes are advice, not findings. `locked`
     are tables that could not be read, so that their size and rows are estimates; `unread` lists the parts that were not read,
-    and `errors` maps those that failed, for example because of a missing privilege, to the reason. `measure` is what the schema
-    was compared with.
+    `lacking` those that there are not, such as the events of an ERP without event logs, and `errors` maps those that failed, for
+    example because of a missing privilege, to the reason. `figure` tells a 0 from what is not known. `measure` is what the schema
+    was compared with. `foreign` is the state that other tools keep of its migrations.
     """
 
     tenant: Tenant
@@ -67,15 +80,17 @@ class TenantInspection:
     drift: Sequence[Difference] = ()
     is_exact: bool = True
     week_events: int | None = None
-    backlog: Mapping[str, int] = field(default_factory=dict)
+    waits: Mapping[str, Backlog] = field(default_factory=dict)
     tables: Sequence[TableFacts] = field(default=(), repr=False)
     unused_indexes: Sequence[IndexFacts] = field(default=(), repr=False)
     missing_indexes: Sequence[MissingIndex] = field(default=(), repr=False)
     blockers: Sequence[Blocker] = ()
     locked: Sequence[TableLock] = ()
     unread: Sequence[str] = ()
+    lacking: Sequence[str] = ()
     errors: Mapping[str, str] = field(default_factory=dict)
     measure: str = TEMPLATE.slug
+    foreign: Sequence[ForeignState] = ()
 
     @property
     def versions(self) -> dict[str, int]:
@@ -84,8 +99,26 @@ class TenantInspection:
 
     @property
     def pending(self) -> int:
-        """How many migrations it lacks."""
+        """How many migrations it lacks; of another tool's, as far as other tenants have them."""
+        return self._own_pending + sum(len(state.pending) for state in self.foreign)
+
+    @property
+    def _own_pending(self) -> int:
         return sum(len(status.pending) for status in self.migrations)
+
+    @property
+    def backlog(self) -> dict[str, int]:
+        """How many events wait for each handler that has some."""
+        return {handler: one.events for handler, one in self.waits.items()}
+
+    def figure(self, part: str, value: _T) -> _T | None:
+        """Return the value, or None where `part` was not read or does not exist: a 0 would say that there is nothing to look at."""
+        return value if self.exists and part not in (*self.unread, *self.lacking) else None
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether a part of it was not read."""
+        return not self.exists or bool(self.unread)
 
     @property
     def dead_rows(self) -> int:
@@ -105,14 +138,17 @@ class TenantInspection:
             return [Finding("gone", slug, f"its schema {tenant.schema} does not exist", "error")]
         findings = []
         if not tenant.is_active:
-            words = f"{tenant.status}: operations on all tenants skip it"
-            findings.append(Finding("not active", slug, words, remedy=f"erpkit tenants activate {slug}"))
-        if self.pending:
+            findings.append(self._not_active())
+        if self._own_pending:
             missing = [f"{s.module} {', '.join(map(str, s.pending))}" for s in self.migrations if s.pending]
             words = f"behind on migrations ({'; '.join(missing)})"
-            findings.append(Finding("pending", slug, words, remedy=f"erpkit migrate up --tenant {slug}"))
+            remedy = "" if tenant.role is None else f"erpkit migrate up --tenant {slug}"
+            findings.append(Finding("pending", slug, words, remedy=remedy))
+        findings += [finding for state in self.foreign for finding in state.findings if not state.error]
         findings += drift_findings(slug, self.drift, self.measure)
         findings += self._letter_findings()
+        if tenant.is_active:  # nobody dispatches the events of the others
+            findings += [one for handler, waits in self.waits.items() for one in find_lag(slug, handler, waits)]
         findings += [Finding("blocker", slug, str(blocker)) for blocker in self.blockers]
         findings += [Finding("not read", slug, line) for line in self._locked_lines()]
         findings += [
@@ -124,6 +160,21 @@ class TenantInspection:
             for reason in dict.fromkeys(self.errors.values())
         ]
         return findings
+
+    @property
+    def summary(self) -> Summary:
+        """Its status, and what a person should look at."""
+        return Summary(self.tenant.slug, {"status": self.tenant.status if self.exists else "gone"}, self.findings)
+
+    def _repr_html_(self) -> str:
+        return self.summary.html()
+
+    def _not_active(self) -> Finding:
+        """Say that it is passed over; in an ERP that erpkit did not make, which has no roles of erpkit's, that is no fault."""
+        words = f"{self.tenant.status}: operations on all tenants skip it"
+        if self.tenant.role is None:
+            return Finding("not active", self.tenant.slug, words, "info")
+        return Finding("not active", self.tenant.slug, words, remedy=f"erpkit tenants activate {self.tenant.slug}")
 
     def _letter_findings(self) -> list[Finding]:
         """Return one finding for each handler and cause; similar errors of many tenants are one cause."""
@@ -166,18 +217,20 @@ def inspect_tenants(
     groups: Sequence[ConsumerGroup] = (),
     locks: Locks | None = None,
     among: Sequence[Tenant] = (),
+    foreign: ForeignStates | None = None,
 ) -> list[TenantInspection]:
     """Inspect `tenants`; only those that have every migration are checked for drift, as the others differ anyway.
 
     `exact` counts rows and measures files; None does so for up to 50 tenants. With `groups`, the consumer groups of all handlers,
     the backlog is read, too. `locks` are those of these schemas, if they were read before. Without a `_template`, drift is measured
-    by what most of the tenants `among` have. It does not wait for a table that another process has locked exclusively: the table's
-    figures are estimates, and a finding says so. Tenants' own tables are read under each tenant's reader: a failure is among the
-    tenant's `errors` and does not affect the others. Raises DatabaseError if more and more tables are locked meanwhile.
+    by what most of the tenants `among` have. `foreign` is the state that other tools keep of their migrations. It does not wait for
+    a table that another process has locked exclusively: the table's figures are estimates, and a finding says so. Tenants' own
+    tables are read under each tenant's reader: a failure is among the tenant's `errors` and does not affect the others. Raises
+    DatabaseError if more and more tables are locked meanwhile.
     """
     exact = len(tenants) <= EXACT if exact is None else exact
     locks = locks or Locks(connection, [TEMPLATE.schema, *(tenant.schema for tenant in tenants)])
-    reading = _Reading(connection, tenants, migrations, locks, exact)
+    reading = _Reading(connection, tenants, migrations, locks, exact, foreign or ForeignStates())
     with _beside(connection, [TEMPLATE, *tenants], migrations, locks) as (versions, fingerprints):
         reading.read_catalogs()
         reading.read_data(groups)
@@ -196,9 +249,10 @@ class _Reading:
         migrations: Sequence[Migration],
         locks: Locks,
         exact: bool,
+        foreign: ForeignStates,
     ) -> None:
         self.connection, self.tenants, self.migrations = connection, tenants, migrations
-        self.locks, self.exact = locks, exact
+        self.locks, self.exact, self.foreign = locks, exact, foreign
         self.schemas = [tenant.schema for tenant in tenants]
         self.failed: dict[str, dict[str, str]] = {what: {} for what in ("rows", *_OF_LOG, "versions", "drift")}
 
@@ -216,6 +270,7 @@ class _Reading:
         counts = _counts(connection, self.tenants, self.locks, failed["rows"]) if self.exact else {}
         self.rows = {schema: _estimates(facts) | counts.get(schema, {}) for schema, facts in self.tables.items()}
         self.events = _events(connection, there, self.tables, failed["last event"], exact=self.exact)
+        self.groups = groups
         self.letters = _by_tenant(list_dead_letters(connection, there, failed["dead letters"]))
         self.backlog = read_backlog(connection, there, groups, failed["backlog"])
 
@@ -223,11 +278,10 @@ class _Reading:
         """Read which migrations are applied, unless that is done `beside`."""
         readable = self.locks.readable([TEMPLATE, *self.tenants])
         applied = beside.result() if beside else read_applied(self.connection, readable, self.migrations)
+        self.failed["versions"] |= {state.tenant: state.error for state in self.foreign.states if state.error}
         self.failed["versions"] |= {t.slug: applied.unread[t.slug] for t in self.there if t.slug in applied.unread}
         if applied.no_history:
             self.failed["edited and unfinished migrations"] = {t.slug: applied.no_history for t in self.there}
-        if self.migrations and TEMPLATE.slug in applied.unread:
-            self.failed["drift"] |= {t.slug: f"in _template, {applied.unread[TEMPLATE.slug]}" for t in self.there}
         known = [tenant for tenant in readable if tenant.slug not in applied.unread]
         self.statuses = _by_tenant(describe_status(known, self.migrations, applied))
 
@@ -245,6 +299,17 @@ class _Reading:
 
     def _is_behind(self, tenant: Tenant) -> bool:
         return any(status.pending for status in self.statuses.get(tenant.slug, ()))
+
+    def _lacking(self, tenant: Tenant) -> Iterator[str]:
+        """Yield the parts that this tenant does not have, and drift where there was nothing to compare."""
+        if not any(table.name == "erpkit_events" for table in self.tables.get(tenant.schema, ())):
+            yield from ("events", *_OF_LOG)
+        elif not self.groups:
+            yield "backlog"
+        if not self.statuses.get(tenant.slug) and not self.foreign.of(tenant.slug):
+            yield "versions"
+        if tenant.slug not in self.drift.differences or self.drift.measure == NOTHING:
+            yield "drift"
 
     def inspection_of(self, tenant: Tenant) -> TenantInspection:
         """Return what was read of one tenant."""
@@ -265,14 +330,16 @@ class _Reading:
             measure=self.drift.measure,
             is_exact=self.exact,
             week_events=week_events,
-            backlog=self.backlog.get(slug, {}),
+            waits=self.backlog.get(slug, {}),
             tables=tables,
             unused_indexes=self.unused.get(schema, ()),
             missing_indexes=self.missing.get(schema, ()),
             blockers=self.blockers.get(schema, ()),
             locked=self.locks.of(schema),
             unread=tuple(dict.fromkeys([*_unread(tenant, self.locks), *errors])),
+            lacking=tuple(self._lacking(tenant)),
             errors=errors,
+            foreign=self.foreign.of(slug),
         )
 
 
@@ -339,7 +406,7 @@ def _by_tenant(records: Sequence[_OfTenant]) -> dict[str, list[_OfTenant]]:
 
 
 def _estimates(tables: Sequence[TableFacts]) -> dict[str, int]:
-    return {table.name: table.rows for table in tables if not table.name.startswith("goose_db_version")}
+    return {table.name: table.rows for table in tables if not table.name.startswith(VERSION_TABLES)}
 
 
 def _counts(
@@ -348,8 +415,8 @@ def _counts(
     """Count the rows of every table that is not locked, by schema and table."""
     tables: dict[str, list[str]] = {}
     for schema, table in connection.execute(
-        "SELECT schemaname, tablename FROM pg_tables WHERE schemaname = ANY(%s) AND NOT starts_with(tablename, 'goose_db_version') "
-        "ORDER BY 1, 2",
+        "SELECT schemaname, tablename FROM pg_tables WHERE schemaname = ANY(%s) "
+        "AND NOT starts_with(tablename, 'goose_db_version') AND NOT starts_with(tablename, 'schema_migrations') ORDER BY 1, 2",
         [[tenant.schema for tenant in tenants]],
     ):
         if not locks.holds(schema, table):

@@ -22,25 +22,31 @@ from erpkit.database import (
     give_to_owner,
     grant_analysts,
     has_schema,
+    search_path,
+    shared_schemas,
 )
 from erpkit.database.in_use import hold_alone
 from erpkit.database.operators import database_name, lock_shared
 from erpkit.errors import DatabaseError, ErpkitError, MigrationError, PlanChangedError, UsageError, first_line
 from erpkit.finding import Finding
 from erpkit.migrations import Migration, apply_migration, plan_up, read_applied, run_plan
+from erpkit.migrations.apply import check_own_sessions, message_of, send_body, wait_for_lock
 from erpkit.migrations.history import Run, ensure_history
-from erpkit.migrations.script import check_statements, migration_body
+from erpkit.migrations.script import check_statements
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
+from erpkit.result import Result
 from erpkit.table import Column, Table
 from erpkit.tenants.fleet import FleetInspection
 from erpkit.tenants.inspection import TenantInspection
 from erpkit.tenants.locks import name_holders
-from erpkit.tenants.registry import check_slug, ensure_registry, get_tenant, list_tenants
+from erpkit.tenants.registry import check_slug, ensure_registry, get_tenant, list_tenants, registry_table
 from erpkit.tenants.roles import (
     create_roles,
     drop_roles,
     ensure_analysts,
     ensure_operators,
+    ensure_shared,
     grant_schema,
     role_name,
 )
@@ -58,13 +64,16 @@ def create_tenant(database: Database, migrations: Sequence[Migration], slug: str
     for migration in migrations:
         check_statements(migration)
     with database.connection() as connection:
+        check_own_sessions(connection, migrations)
         prepare_database(connection)
         tenant = new_tenant(connection, slug, name)
         if all(migration.content.use_transaction for migration in migrations):
             _create(connection, tenant, migrations)
         else:
             _create_in_stages(connection, tenant, migrations)
-        return get_tenant(connection, slug)
+        made = get_tenant(connection, slug)
+        ensure_shared(connection, database.writable_schemas, [made])
+        return made
 
 
 def rename_tenant(database: Database, slug: str, new_slug: str, name: str | None = None) -> MovedTenant:
@@ -78,6 +87,7 @@ def rename_tenant(database: Database, slug: str, new_slug: str, name: str | None
     check_slug(new_slug)
     with database.connection() as connection:
         old = get_tenant(connection, slug)
+        refuse_adopted(old, "renamed")
         new = new_tenant(connection, new_slug, old.name if name is None else name)
         if new_slug != slug:
             refuse_taken(connection, new)
@@ -91,6 +101,15 @@ def rename_tenant(database: Database, slug: str, new_slug: str, name: str | None
         return MovedTenant(get_tenant(connection, new_slug), mentions)
 
 
+def refuse_adopted(tenant: Tenant, done: str) -> None:
+    """Raise UsageError for an adopted tenant where its schema would get another name, by which the ERP would not find it."""
+    if tenant.owner is not None:
+        raise UsageError(
+            f"tenant {tenant.slug} was adopted and cannot be {done}: the ERP knows its schema {tenant.schema} by this name; "
+            f"erpkit tenants release {tenant.slug} gives it back"
+        )
+
+
 def lock_migrations(connection: Connection, tenant: Tenant) -> None:
     """Keep migrations, commands and dispatchers out of the tenant's schema until the transaction ends.
 
@@ -98,7 +117,7 @@ def lock_migrations(connection: Connection, tenant: Tenant) -> None:
     """
     connection.execute("SET LOCAL lock_timeout TO '3s'")
     hold_alone(connection, tenant)
-    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.migrate.' || %s, 0))", [tenant.schema])
+    wait_for_lock(connection, tenant, 3)
 
 
 def new_tenant(connection: Connection, slug: str, name: str = "") -> Tenant:
@@ -144,10 +163,11 @@ def _create(connection: Connection, tenant: Tenant, migrations: Sequence[Migrati
             _setup(connection, tenant)
             if not as_login:
                 connection.execute(act_as_owner(tenant.schema).encode())
-            connection.execute(sql.SQL("SET LOCAL search_path TO {}, pg_temp").format(sql.Identifier(tenant.schema)))
+            path = search_path(tenant.schema, shared_schemas(connection))
+            connection.execute(f"SET LOCAL search_path TO {path}".encode())
             run = Run("create")
             for current in migrations:
-                connection.execute("\n;\n".join(migration_body(tenant, current, "up", run)).encode())
+                send_body(connection, tenant, (current, "up"), run)
             current = None
             connection.execute("SET LOCAL role TO DEFAULT")
             if as_login:
@@ -181,8 +201,9 @@ def move_tenant(connection: Connection, old: Tenant, new: Tenant) -> None:
     with as_admin(connection, old.role or ""):
         _rename(connection, "ROLE", old.role, new.role)
         _rename(connection, "ROLE", old.reader, new.reader)
+    update = f"UPDATE {registry_table(connection)} SET slug = %s, schema_name = %s, role_name = %s, name = %s WHERE slug = %s"  # noqa: S608
     connection.execute(
-        "UPDATE public.tenants SET slug = %s, schema_name = %s, role_name = %s, name = %s WHERE slug = %s",
+        update.encode(),
         [new.slug, new.schema, new.role if old.role is not None else None, new.name, old.slug],
     )
     ensure_history(connection)
@@ -212,11 +233,14 @@ def _setup(connection: Connection, tenant: Tenant) -> None:
 
 
 def register(connection: Connection, tenant: Tenant) -> None:
-    """Register a tenant in public.tenants."""
-    connection.execute(
-        "INSERT INTO public.tenants (slug, schema_name, role_name, name, status) VALUES (%s, %s, %s, %s, %s)",
-        [tenant.slug, tenant.schema, tenant.role, tenant.name, tenant.status],
-    )
+    """Register a tenant: enter it in public.tenants, or the table in its place."""
+    row = {
+        "slug": tenant.slug, "schema_name": tenant.schema, "role_name": tenant.role, "name": tenant.name,
+        "status": tenant.status, **({"owner_name": tenant.owner} if tenant.owner is not None else {}),
+    }  # fmt: skip
+    insert = sql.SQL(f"INSERT INTO {registry_table(connection)} ({{}}) VALUES ({{}})")  # noqa: S608 - one of two names
+    columns, values = sql.SQL(", ").join(map(sql.Identifier, row)), sql.SQL(", ").join(map(sql.Literal, row.values()))
+    connection.execute(insert.format(columns, values))
 
 
 def _teardown(connection: Connection, tenant: Tenant) -> None:
@@ -228,7 +252,10 @@ def _teardown(connection: Connection, tenant: Tenant) -> None:
 def _creation_error(tenant: Tenant, error: psycopg.Error, migration: Migration | None = None) -> ErpkitError:
     reason = first_line(error)
     if migration is not None:
-        return MigrationError(f"tenant {tenant.slug}: {migration.path} failed: {reason}; the tenant was not created")
+        reason = message_of(error, migration)
+        return MigrationError(
+            f"tenant {tenant.slug}: {migration.path} failed: {reason.rstrip(';')}; the tenant was not created"
+        )
     if isinstance(error, psycopg.errors.UniqueViolation):
         return UsageError(f"tenant {tenant.slug} cannot be created: another process has just created it")
     if isinstance(error, psycopg.errors.DuplicateObject | psycopg.errors.DuplicateSchema):
@@ -301,13 +328,13 @@ def find_mentions(connection: Connection, old: str, new: str, *, everywhere: boo
     """
     if old == new:
         return ()
-    pattern = rf"\m{old}\M"
+    pattern = rf"\m{re.escape(old)}\M"
     rows = connection.execute(_TEXTS, {"schema": new, "everywhere": everywhere, "pattern": pattern}).fetchall()
     return tuple(Mention(described, _first_line(text, old)) for described, text in rows)
 
 
 def _first_line(text: str, word: str) -> str:
-    named = re.compile(rf"\b{word}\b", re.ASCII)
+    named = re.compile(rf"\b{re.escape(word)}\b", re.ASCII)
     return next((line.strip() for line in text.splitlines() if named.search(line)), "")
 
 
@@ -354,7 +381,7 @@ class ProvisionPlan:
         tenant = self.tenant
         return (
             f"tenant {tenant.slug} ({tenant.name}) with schema {tenant.schema}, role {tenant.role} and "
-            f"{len(self.migrations)} migrations"
+            f"{count_of(len(self.migrations), 'migration')}"
         )
 
 
@@ -365,7 +392,7 @@ _MIGRATIONS = (
 
 
 @dataclass(frozen=True)
-class Provisioned:
+class Provisioned(Result):
     """A new tenant and its inspection."""
 
     fleet: FleetInspection
@@ -379,7 +406,11 @@ class Provisioned:
     def facts(self) -> dict[str, object]:
         """Its pending migrations and its differences from `_template`."""
         (made,) = self.fleet.inspections
-        return {"created": 1, "pending": made.pending, "drift": len(made.drift)}
+        return {
+            "created": 1,
+            "migrations pending": made.figure("versions", made.pending),
+            "drift": made.figure("drift", len(made.drift)),
+        }
 
     @property
     def findings(self) -> list[Finding]:
@@ -411,7 +442,9 @@ def provision_tenant(database: Database, plan: ProvisionPlan, confirm: str) -> T
     PlanChangedError.check(confirm, plan.id)
     with database.connection() as connection:
         template = ensure_template(connection)
-        migrations = plan_up([template], plan.migrations, read_applied(connection, [template]))
+        migrations = plan_up([template], plan.migrations, read_applied(connection, [template], plan.migrations))
+    for slug, reason in migrations.refused.items():
+        raise MigrationError(f"tenant {slug}: {reason}; {plan.tenant.slug} was not created")
     if failed := run_plan(database, migrations, migrations.id).failed:
         raise MigrationError(str(failed[0].error))
     return create_tenant(database, plan.migrations, plan.tenant.slug, plan.tenant.name)

@@ -14,15 +14,16 @@ from psycopg.abc import Params, Query
 from erpkit.database import Connection, Tenant
 from erpkit.errors import DatabaseError
 from erpkit.migrations.apply import describe_holders
+from erpkit.migrations.files import VERSION_TABLES
 
 PATIENCE = 1.0  # seconds that a statement waits for a lock
 _MOMENT = 0.2  # seconds: shorter locks are ignored, as a migration holds most of its locks for less
 _TRIES = 5
 
 WAIT = "10s"  # for a lock that is needed to write; later sessions queue behind it for as long
-_REGISTRY = ("public.tenants",)
+_REGISTRY = ("public.tenants", "public.erpkit_tenants")
 
-_OWN = ("erpkit_", "goose_db_version")  # prefixes of the tables that hold a tenant's versions, events and dead letters
+_OWN = ("erpkit_", *VERSION_TABLES)  # prefixes of the tables that hold a tenant's versions, events and dead letters
 
 # Planning a query opens a table's indexes and partitions, so a lock on one of them counts as a lock on the table. A session that
 # waits for an exclusive lock keeps later readers out, too.

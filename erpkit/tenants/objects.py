@@ -81,16 +81,24 @@ def read_unlocked(
 
 # Each part of the query gives schema, kind, table, name and definition.
 # The parameter is an array of schema names.
-COMMON = """
+def no_member(catalog: str, oid: str) -> str:
+    """Return the condition that an object belongs to no extension: those come and go with it, and are no tenant's."""
+    return f"NOT EXISTS (SELECT FROM members m WHERE m.classid = '{catalog}'::regclass AND m.objid = {oid})"
+
+
+COMMON = f"""
 own AS MATERIALIZED (
     SELECT oid, nspname, nspowner, quote_ident(nspname) || '.' AS prefix FROM pg_namespace WHERE nspname = ANY(%s)
+), members AS MATERIALIZED (
+    SELECT classid, objid FROM pg_depend WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
 ), own_class AS MATERIALIZED (
     SELECT c.oid, c.relname, c.relkind, c.relpersistence, c.relrowsecurity, c.relforcerowsecurity, c.relispartition, c.relpartbound,
            c.relowner, c.relnamespace, c.relam, c.reloptions, c.reltablespace, n.nspname, n.nspowner, n.prefix,
            quote_ident(c.relname) AS name,
            CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'S' THEN 'sequence' WHEN 'f' THEN 'foreign table'
            ELSE 'table' END AS kind
-      FROM pg_class c JOIN own n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'i', 'I', 'c')
+      FROM pg_class c JOIN own n ON n.oid = c.relnamespace
+     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'i', 'I', 'c') AND {no_member("pg_class", "c.oid")}
 )
 """
 
@@ -132,7 +140,7 @@ _POLICIES = """
       FROM pg_policy p JOIN own_class c ON c.oid = p.polrelid"""
 
 # Objects usually belong to the schema's owner, who may differ from tenant to tenant.
-_OWNERS = """
+_OWNERS = f"""
     SELECT nspname, 'owner of ' || kind, name, name,
            CASE relowner WHEN nspowner THEN 'the owner of the schema' ELSE relowner::regrole::text END
       FROM own_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f')
@@ -142,7 +150,7 @@ _OWNERS = """
       FROM pg_proc p JOIN own n ON n.oid = p.pronamespace CROSS JOIN LATERAL (
            SELECT quote_ident(p.proname) || '('
                   || replace(pg_get_function_identity_arguments(p.oid), n.prefix, chr(1) || '.') || ')' AS name) o
-     WHERE p.prokind <> 'a'"""
+     WHERE p.prokind <> 'a' AND {no_member("pg_proc", "p.oid")}"""
 
 _PARENTS = """
     SELECT c.nspname, CASE WHEN c.relispartition THEN 'partition' ELSE 'inheritance' END, c.name, c.name,
@@ -177,7 +185,7 @@ _CONSTRAINTS = """
 _INDEXES = """
     SELECT i.nspname, 'index', quote_ident(t.relname), i.name,
            replace(pg_get_indexdef(i.oid), i.prefix, chr(1) || '.') || CASE WHEN x.indisvalid THEN '' ELSE E'\\ninvalid' END
-      FROM own_class i JOIN pg_index x ON x.indexrelid = i.oid JOIN pg_class t ON t.oid = x.indrelid
+      FROM own_class i JOIN pg_index x ON x.indexrelid = i.oid JOIN own_class t ON t.oid = x.indrelid
       LEFT JOIN pg_constraint k ON k.conindid = i.oid AND k.contype IN ('p', 'u', 'x')
      WHERE i.relkind IN ('i', 'I') AND k.oid IS NULL"""
 
@@ -185,7 +193,7 @@ _FUNCTIONS = f"""
     SELECT n.nspname, CASE p.prokind WHEN 'p' THEN 'procedure' WHEN 'a' THEN 'aggregate' ELSE 'function' END, '',
            quote_ident(p.proname) || '(' || replace(pg_get_function_identity_arguments(p.oid), n.prefix, chr(1) || '.') || ')',
            CASE WHEN p.prokind = 'a' THEN '' ELSE {_FUNCTION} END
-      FROM pg_proc p JOIN own n ON n.oid = p.pronamespace"""
+      FROM pg_proc p JOIN own n ON n.oid = p.pronamespace WHERE {no_member("pg_proc", "p.oid")}"""
 
 _TRIGGERS = """
     SELECT c.nspname, 'trigger', c.name, quote_ident(t.tgname),
@@ -214,7 +222,7 @@ _SEQUENCES = """
       JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
      WHERE c.relkind = 'S' AND d.refclassid = 'pg_class'::regclass"""
 
-_TYPES = """
+_TYPES = f"""
     SELECT n.nspname, CASE t.typtype WHEN 'e' THEN 'enum' WHEN 'd' THEN 'domain' ELSE 'range' END, '',
            quote_ident(t.typname), coalesce(replace(CASE t.typtype
            WHEN 'e' THEN (SELECT string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder)
@@ -228,7 +236,7 @@ _TYPES = """
                                               ORDER BY k.conname)
                                FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'), '')
            END, n.prefix, chr(1) || '.'), '')
-      FROM pg_type t JOIN own n ON n.oid = t.typnamespace WHERE t.typtype IN ('e', 'd', 'r')
+      FROM pg_type t JOIN own n ON n.oid = t.typnamespace WHERE t.typtype IN ('e', 'd', 'r') AND {no_member("pg_type", "t.oid")}
     UNION ALL
     SELECT c.nspname, 'type', '', c.name, coalesce((
            SELECT string_agg(quote_ident(a.attname) || ' ' || replace(format_type(a.atttypid, a.atttypmod), c.prefix, chr(1) || '.'),

@@ -56,7 +56,11 @@ GROUP BY 2, 3
 UNION ALL
 SELECT DISTINCT 'operator', o.oprname::text, n.nspname::text, p.proname::text, false
 FROM pg_catalog.pg_operator o JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-WHERE o.oprname = ANY(%(symbols)s) AND (p.oid >= 16384 OR p.provolatile = 'v')
+WHERE o.oprname = ANY(%(symbols)s) AND (p.provolatile = 'v' OR p.oid >= 16384 AND NOT (
+      -- an extension's comparisons of its own type, in C: each = would be refused where it is on the path; it reads no table
+      o.oprname IN ('=', '<>', '<', '<=', '>', '>=') AND p.provolatile = 'i'
+      AND p.prolang = (SELECT oid FROM pg_catalog.pg_language WHERE lanname = 'c')
+      AND EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')))
   AND (o.oprnamespace IN (SELECT oid FROM near) OR o.oprnamespace = 'pg_catalog'::regnamespace)
 UNION ALL
 SELECT 'domain', t.typname::text, n.nspname::text, p.proname::text, false

@@ -1,4 +1,7 @@
-"""The registry of tenants, public.tenants, and tenants of other ERPs that a query lists."""
+"""The registry of tenants, public.tenants, and tenants of other ERPs that a query lists.
+
+Where an ERP has a table of that name of its own, the registry is public.erpkit_tenants.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,19 @@ STATUSES = ("active", "suspended", "archived")
 _SLUG = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)
 _COLUMNS = "slug, schema_name, role_name, name, status"
 
+_TABLE = """
+SELECT c.relname::text, bool_or(a.attname = 'owner_name')
+  FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+ WHERE c.oid IN (to_regclass('public.tenants'), to_regclass('public.erpkit_tenants')) AND NOT a.attisdropped
+   AND a.attname IN ('slug', 'schema_name', 'role_name', 'name', 'status', 'owner_name')
+ GROUP BY 1 HAVING count(*) FILTER (WHERE a.attname <> 'owner_name') = 5 ORDER BY 1 LIMIT 1
+"""
+
+_NOT_OURS = (
+    "public.tenants is not erpkit's: say which tenants there are by ERPKIT_TENANTS_QUERY; erpkit doctor writes it, and "
+    "erpkit tenants adopt makes them tenants of erpkit's, in a table of another name"
+)
+
 
 def check_slug(slug: str) -> str:
     """Return `slug` if it may name a tenant; raise UsageError if not."""
@@ -31,37 +47,72 @@ def check_slug(slug: str) -> str:
     return slug
 
 
-def ensure_registry(connection: Connection) -> None:
-    """Create public.tenants if it is missing; two processes may do so at once."""
+def registry_table(connection: Connection) -> str | None:
+    """Return the table of tenants that erpkit keeps; None if there is none yet, whatever tables the ERP has itself."""
+    found = _find(connection)
+    return f"public.{found[0]}" if found else None
+
+
+def _find(connection: Connection) -> tuple[str, bool] | None:
+    """Return the registry's name in the schema public, and whether it has a column for the owner of adopted tenants."""
+    row = connection.execute(_TABLE).fetchone()
+    return (row[0], row[1]) if row else None
+
+
+def _has_table_of_that_name(connection: Connection) -> bool:
+    return connection.execute("SELECT to_regclass('public.tenants')").fetchone() != (None,)
+
+
+def ensure_registry(connection: Connection) -> str:
+    """Create the registry if it is missing, and return its table; two processes may do so at once."""
     with connection.transaction():
         lock_shared(connection)
-        if connection.execute("SELECT to_regclass('public.tenants')").fetchone() != (None,):
-            share_table(connection, "tenants")  # IF NOT EXISTS would need the privilege to create it
-            return
-        connection.execute(
-            "CREATE TABLE public.tenants ("
-            "slug text PRIMARY KEY, schema_name text NOT NULL UNIQUE, role_name text, name text NOT NULL DEFAULT '', "
-            "status text NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'suspended', 'archived')), "
-            "created_at timestamptz NOT NULL DEFAULT now())"
-        )
-        share_table(connection, "tenants")
+        found = registry_table(connection)
+        table = found or ("public.erpkit_tenants" if _has_table_of_that_name(connection) else "public.tenants")
+        if found is None:  # IF NOT EXISTS would need the privilege to create it
+            connection.execute(
+                f"CREATE TABLE {table} ("
+                "slug text PRIMARY KEY, schema_name text NOT NULL UNIQUE, role_name text, name text NOT NULL DEFAULT '', "
+                "status text NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'suspended', 'archived')), "
+                "created_at timestamptz NOT NULL DEFAULT now(), owner_name text)".encode()
+            )
+        share_table(connection, table.removeprefix("public."))
+    return table
+
+
+def has_event_log(connection: Connection) -> bool:
+    """Tell whether tenants here have erpkit's event log: not if all were adopted, and all of them without it."""
+    logs = connection.execute("SELECT FROM pg_class WHERE relname = 'goose_db_version_erpkit' LIMIT 1")
+    if logs.fetchone() is not None:
+        return True
+    tenants = list_tenants(connection)
+    return not tenants or any(tenant.owner is None for tenant in tenants)
 
 
 def list_tenants(connection: Connection, query: str | None = None) -> list[Tenant]:
-    """Return all tenants by slug; none where there is no public.tenants.
+    """Return all tenants by slug; none where there is no registry. Raises UsageError where public.tenants is the ERP's own.
 
     `query` (ERPKIT_TENANTS_QUERY) lists the tenants of an ERP that erpkit did not make: columns slug and schema_name, and
     optionally name and status; any status but active and true counts as not active. Such tenants have no role of erpkit's.
     """
     if query is not None:
         return _foreign_tenants(connection, query)
-    try:
-        rows = connection.execute(f"SELECT {_COLUMNS} FROM public.tenants ORDER BY slug").fetchall()  # noqa: S608
-    except psycopg.errors.UndefinedTable:
+    found = _find(connection)
+    if found is None:
+        if _has_table_of_that_name(connection):
+            raise UsageError(_NOT_OURS)
         return []
+    try:
+        rows = connection.execute(_select(found, "ORDER BY slug")).fetchall()
     except psycopg.errors.InsufficientPrivilege:
-        raise may_not_read(connection, "tenants") from None
+        raise may_not_read(connection, found[0]) from None
     return [Tenant(*row) for row in rows]
+
+
+def _select(registry: tuple[str, bool], rest: str) -> bytes:
+    """Return the query that reads tenants; a registry of an earlier erpkit has no column for the owner of an adopted one."""
+    table, has_owner = registry
+    return f"SELECT {_COLUMNS}, {'owner_name' if has_owner else 'NULL'} FROM public.{table} {rest}".encode()  # noqa: S608 - constants
 
 
 def _foreign_tenants(connection: Connection, query: str) -> list[Tenant]:
@@ -122,10 +173,8 @@ def look_up(connection: Connection, slug: str, query: str | None = None) -> Tena
         return next((tenant for tenant in _foreign_tenants(connection, query) if tenant.slug == slug), None)
     if not _SLUG.fullmatch(slug):
         return None
-    try:
-        row = connection.execute(f"SELECT {_COLUMNS} FROM public.tenants WHERE slug = %s", [slug]).fetchone()  # noqa: S608
-    except psycopg.errors.UndefinedTable:
-        return None
+    found = _find(connection)
+    row = connection.execute(_select(found, "WHERE slug = %s"), [slug]).fetchone() if found else None
     return None if row is None else Tenant(*row)
 
 
@@ -141,7 +190,8 @@ def set_status(connection: Connection, slug: str, status: str) -> Tenant:
     tenant = get_tenant(connection, slug)
     with name_holders(connection, tenant, "nothing was changed"), connection.transaction():
         connection.execute(f"SET LOCAL lock_timeout TO '{WAIT}'")
-        connection.execute("UPDATE public.tenants SET status = %s WHERE slug = %s", [status, slug])
+        update = f"UPDATE {registry_table(connection)} SET status = %s WHERE slug = %s"  # noqa: S608
+        connection.execute(update.encode(), [status, slug])
         has_role = tenant.role is not None and has_schema(connection, tenant.schema)
         if has_role and tenant.status == "archived" != status:
             grant_schema(connection, tenant)
@@ -153,6 +203,12 @@ def set_status(connection: Connection, slug: str, status: str) -> Tenant:
             if has_role and status == "archived":
                 forbid_writing(connection, tenant)
     return get_tenant(connection, slug)
+
+
+def unregister(connection: Connection, tenant: Tenant) -> None:
+    """Take a tenant out of the registry."""
+    delete = f"DELETE FROM {registry_table(connection)} WHERE slug = %s"  # noqa: S608 - one of two names
+    connection.execute(delete.encode(), [tenant.slug])
 
 
 def _suggest(slug: str, known: Sequence[str]) -> str:

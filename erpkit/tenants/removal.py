@@ -14,12 +14,14 @@ from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError, PlanChangedError, UsageError, first_line
 from erpkit.finding import Finding
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
+from erpkit.result import Result
 from erpkit.table import Column, Table
 from erpkit.tenants.exports import export_tenant
 from erpkit.tenants.health import count_rows
 from erpkit.tenants.locks import name_holders, short_waits
 from erpkit.tenants.manifest import Manifest, verify_export
-from erpkit.tenants.registry import get_tenant, list_tenants, set_status
+from erpkit.tenants.registry import get_tenant, list_tenants, set_status, unregister
 from erpkit.tenants.roles import drop_roles
 
 _PATIENCE, _MOMENT = 10.0, "500ms"  # for locks: in all, and for one attempt
@@ -94,7 +96,8 @@ class DropPlan:
         PlanChangedError.check(confirm, self.id, "dropped")
 
     def __str__(self) -> str:
-        return f"drop {self.tenant.slug}: {len(self.rows)} tables, {self.row_count:,} rows, {self.byte_count / 2**20:.1f} MiB"
+        size = f"{count_of(self.row_count, 'row')}, {self.byte_count / 2**20:.1f} MiB"
+        return f"drop {self.tenant.slug}: {count_of(len(self.rows), 'table')}, {size}"
 
 
 _LOST = (
@@ -104,7 +107,7 @@ _LOST = (
 
 
 @dataclass(frozen=True)
-class DropResult:
+class DropResult(Result):
     """The tables, views and sequences that were dropped, by transaction and in order."""
 
     tenant: str
@@ -132,7 +135,7 @@ class DropResult:
         return (Table(_DROPPED, rows, "Its schema held nothing."),)
 
     def __str__(self) -> str:
-        return f"dropped {self.tenant}: {self.dropped_count} objects in {len(self.batches)} transactions"
+        return f"dropped {self.tenant}: {count_of(self.dropped_count, 'object')} in {count_of(len(self.batches), 'transaction')}"
 
 
 _DROPPED = (
@@ -153,7 +156,7 @@ def plan_drop(connection: Connection, tenant: Tenant) -> DropPlan:
 def _plan(connection: Connection, tenant: Tenant) -> DropPlan:
     size = connection.execute(
         "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c "
-        "WHERE c.relnamespace = to_regnamespace(%s) AND c.relkind IN ('r', 'm', 'p')",
+        "WHERE c.relnamespace = to_regnamespace(quote_ident(%s)) AND c.relkind IN ('r', 'm', 'p')",
         [tenant.schema],
     ).fetchone()
     rows = count_rows(connection, tenant.schema)
@@ -194,7 +197,7 @@ def _drop_foreign_keys(connection: Connection, schema: str) -> bool:
     """Drop one batch of the foreign keys, as dropping a table would lock the tables on the other side, too."""
     rows = connection.execute(
         "SELECT c.relname, k.conname FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid "
-        "WHERE k.connamespace = to_regnamespace(%s) AND k.contype = 'f' AND k.conparentid = 0 ORDER BY 1, 2 LIMIT %s",
+        "WHERE k.connamespace = to_regnamespace(quote_ident(%s)) AND k.contype = 'f' AND k.conparentid = 0 ORDER BY 1, 2 LIMIT %s",
         [schema, BATCH],
     ).fetchall()
     _run(
@@ -212,7 +215,7 @@ def _drop_foreign_keys(connection: Connection, schema: str) -> bool:
 def _drop_relations(connection: Connection, schema: str) -> tuple[str, ...]:
     """Drop one batch: views first, then tables, partitions before their parents, then sequences without an owner."""
     rows = connection.execute(
-        "SELECT c.relname, c.relkind::text FROM pg_class c WHERE c.relnamespace = to_regnamespace(%s) "
+        "SELECT c.relname, c.relkind::text FROM pg_class c WHERE c.relnamespace = to_regnamespace(quote_ident(%s)) "
         "AND c.relkind = ANY(%s) AND NOT EXISTS "
         "(SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') "
         "ORDER BY array_position(%s, c.relkind::text), c.relispartition DESC, c.relname LIMIT %s",
@@ -233,7 +236,7 @@ def _drop_rest(connection: Connection, tenant: Tenant) -> None:
         connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(tenant.schema)))
         if tenant.role is not None:
             drop_roles(connection, tenant)
-        connection.execute("DELETE FROM public.tenants WHERE slug = %s", [tenant.slug])
+        unregister(connection, tenant)
 
     _insist(connection, drop)
 
@@ -267,9 +270,9 @@ def _dependents(connection: Connection, schema: str) -> tuple[str, ...]:
         "SELECT DISTINCT o.oid::regclass::text FROM pg_class t JOIN pg_depend d "
         "ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.classid = 'pg_rewrite'::regclass "
         "JOIN pg_rewrite r ON r.oid = d.objid JOIN pg_class o ON o.oid = r.ev_class "
-        "WHERE t.relnamespace = to_regnamespace(%(schema)s) AND o.relnamespace <> t.relnamespace "
+        "WHERE t.relnamespace = to_regnamespace(quote_ident(%(schema)s)) AND o.relnamespace <> t.relnamespace "
         "UNION SELECT k.conrelid::regclass::text FROM pg_constraint k JOIN pg_class t ON t.oid = k.confrelid "
-        "WHERE t.relnamespace = to_regnamespace(%(schema)s) AND k.connamespace <> t.relnamespace ORDER BY 1",
+        "WHERE t.relnamespace = to_regnamespace(quote_ident(%(schema)s)) AND k.connamespace <> t.relnamespace ORDER BY 1",
         {"schema": schema},
     )
     return tuple(name for (name,) in rows)
@@ -296,7 +299,7 @@ class OffboardPlan(DropPlan):
 
 
 @dataclass(frozen=True)
-class Offboarded:
+class Offboarded(Result):
     """A tenant that was exported and dropped; `remaining` are the tenants after that."""
 
     path: Path
@@ -325,9 +328,7 @@ class Offboarded:
         return self.dropped.tables
 
     def __str__(self) -> str:
-        return (
-            f"{self.manifest.row_count:,} rows exported to {self.path} and verified; {self.dropped.tenant} was dropped"
-        )
+        return f"{count_of(self.manifest.row_count, 'row')} exported to {self.path} and verified; {self.dropped.tenant} was dropped"
 
 
 def plan_offboarding(connection: Connection, tenant: Tenant, folder: Path | str = ".") -> OffboardPlan:

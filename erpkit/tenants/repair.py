@@ -11,14 +11,16 @@ from typing import Literal
 
 import psycopg
 
-from erpkit.database import TEMPLATE, Connection, Database, Tenant, as_owner
-from erpkit.database.scope import scope_statements
+from erpkit.database import TEMPLATE, Connection, Database, Tenant, as_maker
+from erpkit.database.scope import scope_statements, shared_schemas
 from erpkit.errors import DatabaseError, PlanChangedError, UsageError, first_line
 from erpkit.finding import Finding
 from erpkit.migrations import Migration, describe_status, lint_migrations, read_applied
 from erpkit.migrations.lint import LintReport
 from erpkit.migrations.parser import ParsedMigration
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
+from erpkit.result import Result
 from erpkit.table import Column, Table
 from erpkit.tenants.ddl import DESTRUCTIVE, MARKS
 from erpkit.tenants.drift import Difference, drift_findings, find_drift, in_order
@@ -122,11 +124,11 @@ class RepairPlan:
 
     def __str__(self) -> str:
         left = f", {len(self.left)} left out" if self.left else ""
-        return f"{len(self.steps)} statements in one transaction for {self.tenant.slug}{left}"
+        return f"{count_of(len(self.steps), 'statement')} in one transaction for {self.tenant.slug}{left}"
 
 
 @dataclass(frozen=True)
-class RepairRun:
+class RepairRun(Result):
     """A repair that was run, and the differences from `_template` that are left."""
 
     plan: RepairPlan
@@ -148,7 +150,8 @@ class RepairRun:
         return (Table(_STEPS[1:], [("yes", step) for step in self.plan.steps], "There was nothing to run."),)
 
     def __str__(self) -> str:
-        return f"repaired {self.plan.tenant.slug}: {len(self.plan.steps)} statements, {len(self.left)} differences are left"
+        left = count_of(len(self.left), "difference is", "differences are")
+        return f"repaired {self.plan.tenant.slug}: {count_of(len(self.plan.steps), 'statement')}, {left} left"
 
 
 def _first_line(step: RepairStep) -> str:
@@ -198,6 +201,8 @@ def read_repair(
     """
     fleet = [TEMPLATE, tenant]
     for status in describe_status(fleet, migrations, read_applied(connection, fleet, migrations)):
+        if status.error:
+            raise UsageError(f"{status.tenant} could not be read, so its drift is not repaired: {status.error}")
         if status.state not in ("current", "edited"):
             raise UsageError(
                 f"{status.tenant}: {status.module} is {status.state}: migrate it before you repair its drift"
@@ -237,7 +242,9 @@ def run_repair(
                 lock_migrations(connection, tenant)
                 plan = read_repair(connection, tenant, migrations, accept)
                 PlanChangedError.check(confirm, plan.id, "changed")
-                connection.execute("; ".join(scope_statements(tenant.schema, None, _SECONDS)).encode())
+                connection.execute(
+                    "; ".join(scope_statements(tenant.schema, None, _SECONDS, shared_schemas(connection))).encode()
+                )
                 _run_steps(connection, plan)
                 return RepairRun(plan, _verify(connection, plan))
         except psycopg.errors.LockNotAvailable:
@@ -250,10 +257,10 @@ def run_repair(
 
 def _run_steps(connection: Connection, plan: RepairPlan) -> None:
     """Run the statements as the schema's owner; default privileges also as the login, which may create tables itself."""
-    with as_owner(connection, plan.tenant.schema):
+    with as_maker(connection, plan.tenant):
         for step in plan.steps:
             connection.execute(step.statement.encode())
-    for step in plan.steps:
+    for step in plan.steps if plan.tenant.owner is None else ():
         if step.statement.startswith("ALTER DEFAULT PRIVILEGES"):
             connection.execute(step.statement.encode())
 

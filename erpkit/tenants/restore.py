@@ -17,11 +17,13 @@ from erpkit.errors import DatabaseError, MigrationError, PlanChangedError, Usage
 from erpkit.finding import Finding
 from erpkit.migrations import Migration, describe_status, plan_up, read_applied, run_plan
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
+from erpkit.result import Result
 from erpkit.table import Column, Table
 from erpkit.tenants.drift import Difference, drift_findings, find_drift
 from erpkit.tenants.health import count_rows
 from erpkit.tenants.imports import import_tenant
-from erpkit.tenants.lifecycle import Mention, find_mentions, lock_migrations, move_tenant, new_tenant
+from erpkit.tenants.lifecycle import Mention, find_mentions, lock_migrations, move_tenant, new_tenant, refuse_adopted
 from erpkit.tenants.locks import name_holders
 from erpkit.tenants.manifest import Manifest, sweep_partial_files, verify_export
 from erpkit.tenants.registry import find_tenants, get_tenant, list_tenants, set_status
@@ -110,7 +112,7 @@ class RestorePlan:
         slug = self.tenant.slug
         others = [one for one in before if one not in (slug, self.beside) and now.get(one) != before[one]]
         return [
-            f"{slug}: {len(self.missing(now.get(slug, {})))} tables with rows missing",
+            f"{slug}: {count_of(len(self.missing(now.get(slug, {}))), 'table')} with rows missing",
             f"{self.aside}: {'kept with its rows' if now.get(self.aside) == self.rows else 'not there, or with other rows'}",
             f"other tenants that changed: {', '.join(others) or 'none'}",
         ]
@@ -158,8 +160,8 @@ class LogChange:
 
     def __str__(self) -> str:
         if self.kind == "lost":
-            return f"{self.events} event(s) {self.name} came after the export: only the damaged log has them"
-        return f"{self.events} event(s) were handled by {self.name} after the export: it gets them again"
+            return f"{count_of(self.events, 'event')} {self.name} came after the export: only the damaged log has them"
+        return f"{count_of(self.events, 'event was', 'events were')} handled by {self.name} after the export: it gets them again"
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ class Restored:
 
 
 @dataclass(frozen=True)
-class RestoreRun:
+class RestoreRun(Result):
     """The result of a restore: the comparison with the imported tenant, and the swap, or None if a problem prevented it."""
 
     plan: RestorePlan
@@ -258,6 +260,7 @@ def plan_restore(connection: Connection, path: Path, slug: str | None = None) ->
     if slug is None and manifest.slug not in known:
         raise UsageError(f"there is no tenant {manifest.slug}: import it by erpkit tenants import {path}")
     tenant = get_tenant(connection, slug or manifest.slug)
+    refuse_adopted(tenant, "replaced")
     beside = f"{tenant.slug[:_NAME]}_restored"
     aside = _free_name(f"{tenant.slug[:_NAME]}_damaged", known)
     rows = count_rows(connection, tenant.schema)
@@ -339,7 +342,7 @@ def _problems(
     status = describe_status([tenant], migrations, read_applied(connection, [tenant], migrations))
     return (
         *(
-            f"{table} has {found.get(table, 0)} rows, and {rows} were exported"
+            f"{table} has {count_of(found.get(table, 0), 'row')}, and {count_of(rows, 'was', 'were')} exported"
             for table, rows in wanted.items()
             if found.get(table, -1) < rows
         ),

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+import psycopg
 from psycopg import sql
 
 from erpkit.database import (
@@ -25,14 +26,37 @@ from erpkit.database import (
     find_owner,
     grant_analysts,
     quote_name,
+    shared_schemas,
 )
-from erpkit.database.operators import lock_shared, owner_name
+from erpkit.database.operators import lock_shared, owner_name, shared_group
 from erpkit.errors import DatabaseError
 
 _NAME_LIMIT = 63 - len(".read")  # PostgreSQL truncates longer names, which may make two of them equal
 # What a tenant's roles get on all tables and sequences of its schema, present and future; both roles may use the schema.
 _READ = (("SELECT", "TABLES", "{role}, {reader}"), ("SELECT", "SEQUENCES", "{role}, {reader}"))
 _WRITE = (("INSERT, UPDATE, DELETE", "TABLES", "{role}"), ("USAGE", "SEQUENCES", "{role}"))  # until it is archived
+# What the group of those who use the shared schemas lacks: one statement a schema and kind.
+_SHARED = """
+WITH wanted AS (
+    SELECT n.oid, n.nspname, p.privilege FROM pg_namespace n
+     CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) p (privilege)
+     WHERE n.nspname = ANY(%(shared)s) AND (p.privilege = 'SELECT' OR n.nspname = ANY(%(writable)s))
+)
+SELECT format('GRANT USAGE ON SCHEMA %%I TO %%I', nspname, %(group)s::text) FROM pg_namespace
+ WHERE nspname = ANY(%(shared)s) AND NOT has_schema_privilege(quote_ident(%(group)s)::regrole, oid, 'USAGE')
+UNION ALL
+SELECT format('GRANT %%s ON ALL TABLES IN SCHEMA %%I TO %%I', string_agg(DISTINCT w.privilege, ', '), w.nspname, %(group)s::text)
+  FROM wanted w JOIN pg_class c ON c.relnamespace = w.oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+ WHERE NOT has_table_privilege(quote_ident(%(group)s)::regrole, c.oid, w.privilege) GROUP BY w.nspname
+UNION ALL
+SELECT DISTINCT format('GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA %%I TO %%I', n.nspname, %(group)s::text)
+  FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind = 'S'
+ WHERE n.nspname = ANY(%(writable)s) AND NOT has_sequence_privilege(quote_ident(%(group)s)::regrole, c.oid, 'USAGE')
+"""
+_NO_MEMBERS = """
+SELECT r.rolname::text FROM pg_roles r WHERE r.rolname = ANY(%s)
+   AND NOT EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid AND m.roleid = quote_ident(%s)::regrole)
+"""
 _INHERIT_OPTION = 160000  # the first version with GRANT … WITH INHERIT
 
 
@@ -134,6 +158,45 @@ def create_roles(connection: Connection, tenant: Tenant) -> None:
         )
 
 
+def ensure_shared(connection: Connection, writable: Sequence[str] = (), tenants: Sequence[Tenant] = ()) -> None:
+    """Let the roles of `tenants` read the schemas that the settings declare as shared, and write to the `writable` ones.
+
+    They get it from one group for each database: a grant to each of thousands would be looked through at every access. Call it
+    again for tables and tenants that came later. Raises DatabaseError, with what to grant, where the login may not.
+    """
+    shared = shared_schemas(connection)
+    if not shared:
+        return
+    database = connection.execute("SELECT current_database()::text").fetchone() or ("",)
+    group = shared_group(database[0])
+    missing = {
+        name
+        for (name,) in connection.execute(
+            "SELECT unnest(%s::text[]) EXCEPT SELECT nspname FROM pg_namespace", [list(shared)]
+        )
+    }
+    if missing:
+        raise DatabaseError(
+            f"there is no schema {', '.join(sorted(missing))}, which ERPKIT_SHARED_SCHEMAS names: make it first"
+        )
+    if connection.execute("SELECT to_regrole(quote_ident(%s))", [group]).fetchone() == (None,):
+        with connection.transaction(), _as(connection, find_owner(connection)):
+            connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(group)))
+    try:
+        for (statement,) in connection.execute(
+            _SHARED, {"group": group, "shared": list(shared), "writable": list(writable)}
+        ).fetchall():
+            connection.execute(statement.encode())
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise DatabaseError(
+            f"the tenants may not read the shared schemas: {error.diag.message_primary}; as their owner: {statement}"
+        ) from None
+    roles = [role for tenant in tenants if tenant.role for role in (tenant.role, tenant.reader)]
+    with connection.transaction(), as_admin(connection, group):
+        for (role,) in connection.execute(_NO_MEMBERS, [roles, group]).fetchall():
+            connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), sql.Identifier(role)))
+
+
 def grant_schema(connection: Connection, tenant: Tenant) -> None:
     """Let the roles of a tenant use its schema, and its present and future tables."""
     granted = [f"GRANT {what} ON ALL {kind} IN SCHEMA {{schema}} TO {who}" for what, kind, who in (*_READ, *_WRITE)]
@@ -151,6 +214,21 @@ def forbid_writing(connection: Connection, tenant: Tenant) -> None:
     defaults = [
         f"ALTER DEFAULT PRIVILEGES IN SCHEMA {{schema}} REVOKE {what} ON {kind} FROM {who}"
         for what, kind, who in _WRITE
+    ]
+    _execute_as_both(connection, tenant, granted, defaults)
+
+
+def revoke_schema(connection: Connection, tenant: Tenant) -> None:
+    """Take from the roles of a tenant all that they may do in its schema, as if `grant_schema` had never been called."""
+    granted = [
+        "REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {role}, {reader}",
+        "REVOKE ALL ON ALL SEQUENCES IN SCHEMA {schema} FROM {role}, {reader}",
+        "REVOKE ALL ON ALL ROUTINES IN SCHEMA {schema} FROM {role}, {reader}",
+        "REVOKE ALL ON SCHEMA {schema} FROM {role}, {reader}",
+    ]
+    defaults = [
+        f"ALTER DEFAULT PRIVILEGES IN SCHEMA {{schema}} REVOKE ALL ON {kind} FROM {{role}}, {{reader}}"
+        for kind in ("TABLES", "SEQUENCES")
     ]
     _execute_as_both(connection, tenant, granted, defaults)
 
@@ -186,7 +264,14 @@ def _as(connection: Connection, role: str | None) -> Iterator[None]:
 def _execute_as_both(
     connection: Connection, tenant: Tenant, statements: Sequence[str], defaults: Sequence[str]
 ) -> None:
-    """Run them as the schema's owner, and the defaults as the login, too, as default privileges belong to the creating role."""
+    """Run them as the schema's owner, and the defaults as the login, too, as default privileges belong to the creating role.
+
+    In an adopted schema the ERP's own login creates the tables, and the login here may grant what belongs to any role there.
+    """
+    if tenant.owner is not None:
+        theirs = [one.replace("PRIVILEGES", "PRIVILEGES FOR ROLE {owner}", 1) for one in defaults]
+        _execute(connection, tenant, [*statements, *theirs])
+        return
     with connection.transaction():
         with as_owner(connection, tenant.schema):
             _execute(connection, tenant, [*statements, *defaults])
@@ -194,7 +279,7 @@ def _execute_as_both(
 
 
 def _execute(connection: Connection, tenant: Tenant, statements: Sequence[str]) -> None:
-    connection.execute(sql.SQL("; ").join(_fill(statement, tenant) for statement in statements))
+    connection.execute(sql.SQL("; ").join(_fill(statement, tenant, tenant.owner or "") for statement in statements))
 
 
 def _fill(statement: str, tenant: Tenant, owner: str = "") -> sql.Composed:

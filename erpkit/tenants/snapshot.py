@@ -75,12 +75,15 @@ def describe_inspection(i: TenantInspection) -> dict[str, Any]:
     return {
         "slug": i.tenant.slug, "schema": i.tenant.schema, "status": i.tenant.status, "size": i.size, "rows": i.rows,
         "table_sizes": {table.name: table.size for table in i.tables},
-        "versions": i.versions, "pending": i.pending, "events": i.event_count, "last_event": i.last_event,
-        "dead_letters": len(i.dead_letters), "drift": [str(one) for one in i.drift], "problems": i.problems,
-        "exact": i.is_exact, "week_events": i.week_events, "backlog": i.backlog, "dead_rows": i.dead_rows,
+        "versions": i.versions, "pending": i.figure("versions", i.pending), "events": i.figure("events", i.event_count),
+        "last_event": i.last_event,
+        "dead_letters": i.figure("dead letters", len(i.dead_letters)),
+        "drift": i.figure("drift", [str(one) for one in i.drift]), "problems": i.problems,
+        "exact": i.is_exact, "week_events": i.week_events, "backlog": i.figure("backlog", i.backlog), "dead_rows": i.dead_rows,
         "unused_indexes": [one.name for one in i.unused_indexes],
         "missing_indexes": [str(one) for one in i.missing_indexes],
         "transactions": [str(one) for one in i.blockers],
+        "foreign": {state.module: state.text for state in i.foreign},
         "locked": [lock.table for lock in i.locked], "unread": list(i.unread), "errors": dict(i.errors),
     }  # fmt: skip
 

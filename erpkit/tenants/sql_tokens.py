@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from erpkit.errors import UsageError
+from erpkit.plural import count_of
 
 _LONGEST = 5_000_000  # characters
 _MOST_TOKENS = 20_000
@@ -89,7 +90,7 @@ class Token:
 def read_tokens(text: str) -> list[Token]:
     """Return the tokens of `text`; raises UsageError for text that is invalid or ambiguous."""
     if len(text) > _LONGEST:
-        raise UsageError(f"the SQL has {len(text):,} characters: at most {_LONGEST:,} are read")
+        raise UsageError(f"the SQL has {count_of(len(text), 'character')}: at most {_LONGEST:,} are read")
     if "\0" in text:
         raise UsageError("the SQL contains a NUL character")
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):

@@ -13,7 +13,7 @@ import psycopg
 
 from erpkit.errors import ErpkitError, PlanChangedError
 from erpkit.plan import Plan, PlanRecord, Shown, Work
-from erpkit.result import Summary, to_html
+from erpkit.result import SCRAP, Summary, to_html
 from erpkit.ui.progress import progress_bar
 from erpkit.visible import visible_html
 from erpkit.watching import is_a_notebook_watched
@@ -94,10 +94,13 @@ class Decision(Generic[_Record, _Result]):
         return self.plan.summary(self.result)
 
     def _ipython_display_(self) -> None:
-        from IPython.display import HTML, display  # noqa: PLC0415 - only a notebook needs it
+        from IPython.display import display  # noqa: PLC0415 - only a notebook needs it
 
-        has_buttons = is_a_notebook_watched() and (self.result is None or "widget" in self.__dict__)
-        display(self.widget if has_buttons else HTML(self._html()))
+        if is_a_notebook_watched() and (self.result is None or "widget" in self.__dict__):
+            display(self.widget)
+            return
+        scrap = self.summary.scrap("findings")
+        display({"text/plain": str(self.result or self.plan), "text/html": self._html(), SCRAP: scrap}, raw=True)
 
     def _html(self) -> str:
         if self.result is None:

@@ -12,6 +12,7 @@ import psycopg
 from erpkit.database import Database, Tenant
 from erpkit.erp import Installation
 from erpkit.errors import DatabaseError, ErpkitError, UsageError
+from erpkit.plural import count_of
 from erpkit.table import Column, Table
 from erpkit.tenants import Across, across
 from erpkit.visible import visible_html
@@ -33,16 +34,18 @@ _CHART = (
 _STOPPED = ("canceling statement", "not reached in time")
 _EXAMPLE = "a condition in SQL, such as name ILIKE 'a%' AND amount > 100"
 
-# Tables and views that the reading role may read; goose's own come last.
+# Tables and views that the reading role may read; those of versions come last.
 _TABLES = r"""
 SELECT relname::text AS name FROM pg_class
-WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT relispartition
+WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+  AND relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT relispartition
   AND has_table_privilege(oid, 'SELECT')
-ORDER BY relname LIKE 'goose\_db\_version%', relname"""
+ORDER BY relname LIKE 'goose\_db\_version%' OR relname LIKE 'schema\_migrations%', relname"""
 _COLUMNS = """
 SELECT attname::text AS name, atttypid IN ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype) AS is_time
 FROM pg_attribute
-WHERE attrelid = (SELECT oid FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relname = %(table)s)
+WHERE attrelid = (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                   WHERE n.nspname = current_schema() AND c.relname = %(table)s)
   AND attnum > 0 AND NOT attisdropped ORDER BY attnum"""
 
 
@@ -181,7 +184,7 @@ class Explorer:
         self.frame = result.frame
         self.view.value = Table.of_frame(self.frame, "no rows", height="32em", raw=True)._repr_html_()
         self.picture.value = self._picture()
-        count = f"{len(self.frame):,} row{'' if len(self.frame) == 1 else 's'}"
+        count = count_of(len(self.frame), "row")
         self.state.value = f"the first {count}; there are more" if result.truncated else count
 
     def _picture(self) -> str:

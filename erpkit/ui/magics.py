@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, cell_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.display import display
 
 from erpkit.config import Settings
 from erpkit.erp import Installation
 from erpkit.errors import DatabaseError, UsageError
-from erpkit.finding import Finding, group_findings, not_read
+from erpkit.finding import Finding, exit_code, group_findings, not_read
+from erpkit.plural import count_of
+from erpkit.result import SCRAP
 from erpkit.table import Table
 from erpkit.tenants import Across, across
 from erpkit.ui.explorer import read_again
@@ -89,6 +92,8 @@ class TenantMagics(Magics):
         """Return the rows, or put them into a variable; print notes on them first."""
         for note in _notes(result, arguments.limit):
             print(visible(note))
+        if exit_code(result.findings):  # the rows alone would not count for the outcome of a run
+            display({SCRAP: result.summary.scrap("findings")}, raw=True)
         if arguments.output is None:
             return frame
         if not arguments.output.isidentifier():
@@ -97,7 +102,7 @@ class TenantMagics(Magics):
             raise UsageError(f"--output {arguments.output}: this is a Python keyword: choose another name")
         if self.shell is not None:
             self.shell.user_ns[arguments.output] = frame
-        print(f"{arguments.output}: {len(frame):,} rows of {len(frame.columns)} columns")
+        print(f"{arguments.output}: {count_of(len(frame), 'row')} of {count_of(len(frame.columns), 'column')}")
         return None
 
 
@@ -119,7 +124,7 @@ def bind_names(query: str, names: dict[str, Any]) -> tuple[str, dict[str, Any] |
 
 def _notes(result: Across, limit: int) -> list[str]:
     """Return what a reader must know of the rows: a line for each reason, as a mistake in a query fails in all tenants alike."""
-    more = f"only the first {limit:,} {'row' if limit == 1 else 'rows'}; --limit reads more"
+    more = f"only the first {count_of(limit, 'row')}; --limit reads more"
     findings = [
         *not_read(result.errors),
         *(Finding("truncated", slug, more) for slug in result.truncated),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from erpkit.plural import count_of
 from erpkit.result import Picture
 from erpkit.runs import RunRecord
 
@@ -32,7 +33,7 @@ def plot_runs(runs: Sequence[RunRecord], most: int = 8) -> Picture:
         one.tick_params(labelbottom=one is shared[-1])
     _date_axis(shared[-1])
     _legend(figure, {"ok": _GREEN, "findings": _AMBER, "failed, timed out, killed": _RED, "interrupted": _GREY})
-    text = f"how long the runs of {len(rows)} notebooks took over time"
+    text = f"how long the runs of {count_of(len(rows), 'notebook')} took over time"
     return Picture(_svg(figure, text), text)
 
 

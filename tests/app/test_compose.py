@@ -120,7 +120,7 @@ def test_an_erp_in_another_language_is_operated_by_its_modules_toml(
         versions = connection.execute("SELECT max(version_id) FROM tenant_acme.goose_db_version_billing").fetchone()
     assert versions == (2,)
     assert foreign("tenants", "drift").return_value == 0
-    assert "1 queries in 1 tenants: 0 broken" in foreign("queries", "check").output
+    assert "1 query in 1 tenant: 0 broken" in foreign("queries", "check").output
     with database.connection() as connection:
         connection.execute("ALTER TABLE tenant_acme.orders RENAME total TO amount")
     broken = foreign("queries", "check")

@@ -2,6 +2,9 @@
 
     python -m tests.benchmarks.bench_migrations [TENANTS] [CHECKED] [SWEPT]
 
+Twice: in one process, and as programs, each in a fresh interpreter with the same imports, start-up and planning counted. By the
+command line, `erpkit migrate plan` with nothing pending is compared with a script that imports psycopg and runs the one query.
+
 The peer sends the same statements of the same three files with as many workers: for each tenant one pipeline of BEGIN, SET
 LOCAL search_path, the statements, goose's row and COMMIT. Both take turns, each in a database of its own, the other one first
 every time. The databases are dropped at the very end: for minutes after, ext4 looks at every inode that was freed before it
@@ -10,10 +13,13 @@ makes a file, and that took most of the time of whoever came next.
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +34,7 @@ from erpkit.database import Connection, Database, Tenant
 from erpkit.embedded import EmbeddedServer
 from erpkit.migrations import Applied, Migration, parse_migration, plan_up, read_applied, run_plan
 from erpkit.runs.sample import drop_database
+from erpkit.tenants import ensure_registry, ensure_template
 
 NAME = "bench_migrations"
 WORKERS = 3
@@ -51,7 +58,9 @@ _VERSIONS = (
 def main(count: int, checked: int, swept: int) -> None:
     try:
         _fresh(count)
+        _programs(count)
         _nothing_pending(checked)
+        _command_line(checked)
         _memory(swept)
     finally:
         _drop()
@@ -74,6 +83,75 @@ def _fresh(count: int) -> None:
         f"  erpkit / bare: {statistics.median(own) / statistics.median(theirs):.2f} x of the medians, "
         f"round by round {min(ratios):.2f}–{max(ratios):.2f} (goal 0.8)"
     )
+
+
+def _programs(count: int) -> None:
+    """Let a fresh interpreter do all of it: start, import the same, read what is applied, plan and run."""
+    seconds: dict[str, list[float]] = {side: [] for side in ("bare", "erpkit")}
+    for number in range(ROUNDS):
+        for side in sorted(seconds, reverse=bool(number % 2)):
+            database, _ = _schemas(count)
+            seconds[side].append(_seconds(partial(_run_program, side, database, count)))
+            database.close()
+    bare, own = (statistics.median(each) for each in seconds.values())
+    print(
+        f"the same as programs, start-up counted: bare {count / bare:.0f}/s, erpkit {count / own:.0f}/s: {bare / own:.2f} x (goal 0.9)"
+    )
+
+
+def _run_program(side: str, database: Database, count: int) -> None:
+    code = f"from tests.benchmarks.bench_migrations import program; program({side!r}, {count})"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"ERPKIT_DATABASE": database.conninfo}, check=True)
+
+
+def program(side: str, count: int) -> None:
+    """Migrate fresh tenants in a process that does nothing else."""
+    tenants = [Tenant(f"t{n}", f"tenant_t{n}") for n in range(count)]
+    with Database(os.environ["ERPKIT_DATABASE"], NAME) as database:
+        if side == "bare":
+            return _bare(database, tenants)
+        with database.connection() as connection:
+            plan = plan_up(tenants, MIGRATIONS, read_applied(connection, tenants, MIGRATIONS))
+        assert run_plan(database, plan, plan.id, workers=WORKERS).is_complete
+        return None
+
+
+_QUERY = """
+import os, psycopg
+with psycopg.connect(os.environ["ERPKIT_DATABASE"]) as connection:
+    schemas = [schema for schema, in connection.execute("SELECT schema_name FROM public.tenants")]
+    query = " UNION ALL ".join(f"SELECT '{one}', version_id, is_applied FROM {one}.goose_db_version_shop" for one in schemas)
+    connection.execute(query).fetchall()
+"""
+
+
+def _command_line(count: int) -> None:
+    database, tenants = _schemas(count)
+    with tempfile.TemporaryDirectory() as folder, database.connection() as connection:
+        ensure_registry(connection)
+        ensure_template(connection)
+        for tenant in tenants:
+            connection.execute("INSERT INTO tenants (slug, schema_name) VALUES (%s, %s)", [tenant.slug, tenant.schema])
+        (Path(folder) / "modules.toml").write_text('[[module]]\nname = "shop"\nmigrations = "."\n')
+        for migration, text in zip(MIGRATIONS, _FILES, strict=True):
+            (Path(folder) / migration.path.name).write_text(f"-- +goose Up\n{text}")
+        environ = os.environ | {"ERPKIT_DATABASE": database.conninfo, "ERPKIT_MODULES": f"{folder}/modules.toml"}
+        plan = [sys.executable, "-c", "from erpkit.cli import main; main()", "migrate"]
+        shown = subprocess.run([*plan, "up", "--json"], env=environ, capture_output=True, text=True, check=True)
+        confirm = ["--confirm", json.loads(shown.stdout)["id"]]
+        subprocess.run([*plan, "up", *confirm], env=environ, capture_output=True, check=True)
+        sides = {"script": [sys.executable, "-c", _QUERY], "erpkit": [*plan, "plan"]}
+        seconds: dict[str, list[float]] = {side: [] for side in sides}
+        for _ in range(ROUNDS):
+            for side, command in sides.items():
+                run = partial(subprocess.run, command, env=environ, capture_output=True, check=True)
+                seconds[side].append(_seconds(run))
+    script, own = (statistics.median(each) for each in seconds.values())
+    print(
+        f"{count} tenants with nothing pending, by the command line: {own:.2f} s, the script {script:.2f} s: "
+        f"{own / script:.1f} x (limit 2)"
+    )
+    database.close()
 
 
 def _nothing_pending(count: int) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import erpkit as kit
 from erpkit.database import Database
 from erpkit.embedded import EmbeddedServer
 from erpkit.modules import Registry
@@ -53,8 +54,16 @@ def test_inspecting_one_tenant_shows_its_tables_versions_and_last_event(erp: Pla
 
 def test_a_database_that_goes_away_is_one_line(erp: Planted, database: Database) -> None:
     with database.connection() as connection:
+        connection.execute("ALTER TABLE public.erpkit_migrations RENAME COLUMN who TO whom")
+    refused(erpkit("migrate", "history"), 1, "the database said: column", "who")
+
+
+def test_a_table_of_tenants_that_is_not_erpkits_is_one_line_that_says_what_to_set(
+    erp: Planted, database: Database
+) -> None:
+    with database.connection() as connection:
         connection.execute("ALTER TABLE public.tenants RENAME COLUMN status TO state")
-    refused(erpkit("tenants", "list"), 1, "the database said: column", "status")
+    refused(erpkit("tenants", "list"), 2, "public.tenants is not erpkit's", "ERPKIT_TENANTS_QUERY")
 
 
 def test_a_tenant_is_created_suspended_and_activated(database: Database) -> None:
@@ -125,11 +134,43 @@ def test_an_erp_that_erpkit_only_reads_has_no_event_log_and_each_command_says_so
 
 
 def test_no_tenants_are_not_good_tenants(database: Database) -> None:
-    for arguments in ("lag", "dead-letters count", "replay"):
+    for arguments in ("lag", "dead-letters count", "dead-letters list", "dead-letters retry", "replay"):
         done = erpkit("events", *arguments.split())
         assert (done.returncode, "! there are no tenants to look at" in done.stdout) == (3, True), arguments
-    done = erpkit("events", "dead-letters", "list")
-    assert (done.returncode, "there are no tenants" in done.stdout) == (0, True)
+    done = erpkit("events", "dead-letters", "list", "--json")
+    assert (done.returncode, json.loads(done.stdout), "there are no tenants" in done.stderr) == (3, [], True)
+
+
+def test_what_cannot_be_meant_is_told_rather_than_found_to_be_nothing(erp: Planted) -> None:
+    refused(erpkit("migrate", "plan", "--module", "sales", "--to", "99"), 2, "module sales has no version 99")
+    refused(erpkit("migrate", "down", "--module", "sales", "--to", "99", "--all"), 2, "module sales has no version 99")
+    refused(erpkit("tenants", "drift", "acme", "--against", "acme"), 2, "acme cannot be compared with itself")
+
+
+def test_a_choice_that_fits_nothing_says_so_rather_than_that_there_is_nothing(erp: Planted) -> None:
+    assert (
+        "No dead letter matches; 3 others are open."
+        in erpkit("events", "dead-letters", "list", "--handler", "nohandler*").stdout
+    )
+    assert "no dead letters\n" in erpkit("events", "dead-letters", "list", "--tenant", erp.behind).stdout
+    assert "No run was recorded" in erpkit("runs", "--notebook", "nonb").stdout
+
+
+def test_events_that_wait_for_long_are_found_by_inspection_the_card_and_the_lag(
+    erp: Planted, database: Database
+) -> None:
+    assert "has waited for" not in erpkit("tenants", "inspect", "acme").stdout
+    with database.connection() as connection:
+        connection.execute("DELETE FROM tenant_acme.erpkit_checkpoints")
+        connection.execute("UPDATE tenant_acme.erpkit_events SET recorded_at = now() - interval '6 minutes'")
+    for command in ("tenants inspect acme", "tenants inspect", "events lag --tenant acme"):
+        done = erpkit(*command.split())
+        assert (done.returncode, "acme: an event has waited for inventory.on_order_placed for more than 5 min" in done.stdout) == (
+            3, True,
+        ), done.stdout  # fmt: skip
+    assert erpkit("events", "lag", "--tenant", "acme", "--max-age", "600").returncode == 0
+    with kit.open(database.conninfo, modules="erpkit.sample") as door:
+        assert "an event has waited for" in str(door)
 
 
 def test_a_migration_file_is_shown_as_statements(tmp_path: Path) -> None:
@@ -242,10 +283,26 @@ def test_the_demo_replaces_an_earlier_one_and_finds_what_was_planted(
     assert done.returncode == 0, done.stderr
     for trouble in ("dead letter", "column sales_orders.hotfix_note is extra", "behind on migrations", "suspended"):
         assert trouble in done.stdout
+    lines = done.stdout.splitlines()
+    (behind,) = [line for line in lines if "behind on migrations" in line]
+    assert behind.startswith("! inspect_tenants: ")
+    assert behind.endswith(" (run_migrations mended it)")
+    assert not any("mended it" in line for line in lines if "hotfix_note" in line or "suspended" in line)
+    assert [line for line in lines if line.startswith("! replay_events: ")] == []  # what it finds is advice
     assert {path.name for path in tmp_path.iterdir()} == {
         "index.html", *(f"{name}.{kind}" for name in NOTEBOOKS for kind in ("ipynb", "html")),
     }  # fmt: skip
     assert not any("of an earlier demo" in path.read_text() for path in tmp_path.glob("*.html"))
+
+
+def test_the_demo_says_how_long_many_tenants_take() -> None:
+    assert "a dozen takes less than a minute, 250 take some" in " ".join(erpkit("demo", "--help").stdout.split())
+
+
+def test_a_database_that_does_not_answer_is_named_once_on_the_card() -> None:
+    card = str(kit.open("postgresql://nobody@127.0.0.1:1/nothing"))
+    assert card.count("cannot connect to 127.0.0.1/nothing/nobody") == 1
+    assert [line.split()[0] for line in card.splitlines()] == ["database", "modules"]
 
 
 def test_the_demo_leaves_tenants_of_ones_own_alone(tmp_path: Path) -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import subprocess
-import sys
 
 import pytest
 
 from erpkit.database import Database
 from erpkit.modules import Registry
-from tests.command import erpkit
+from tests.command import erpkit, on_a_terminal
 from tests.conftest import plant_copy
 
 ODD = "odd\x1b[2J\u202e\nCREATE TABLE public.made (a int); --"
@@ -35,23 +31,6 @@ def environment(shared_database: Database, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("ERPKIT_MODULES", "erpkit.sample")
 
 
-def _on_a_terminal(*arguments: str) -> str:
-    """Return what a command sends to a terminal, without the styles that erpkit itself gives to its tables."""
-    main, terminal = pty.openpty()
-    command = [sys.executable, "-c", "from erpkit.cli import main; main()", *arguments]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal)
-    os.close(terminal)
-    sent = b""
-    try:
-        while part := os.read(main, 65536):
-            sent += part
-    except OSError:  # Linux's way to say that the other end is closed
-        pass
-    process.wait(60)
-    os.close(main)
-    return re.sub(r"\x1b\[[0-9;]*m", "", sent.decode()).replace("\r\n", "\n")
-
-
 COMMANDS = [
     "tenants list", "tenants inspect", "tenants inspect cobalt", "tenants drift", "tenants drift --ddl",
     "events dead-letters list",
@@ -60,7 +39,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_nothing_that_acts_is_sent_to_a_terminal(command: str) -> None:
-    sent = _on_a_terminal(*command.split())
+    sent = on_a_terminal(*command.split())
     assert re.findall(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", sent) == []
     assert r"\x1b" in sent.replace("\n", "") or r"\x9b" in sent.replace("\n", "")
 

@@ -1,19 +1,12 @@
 """What a pooled connection may keep: nothing. And the same behind PgBouncer."""
 
-import os
-import shutil
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
-from pathlib import Path
 
 import psycopg
 import pytest
 
-import erpkit.embedded
 from erpkit.database import TENANTS_A_CONNECTION, Connection, Database, Tenant
 from erpkit.embedded import EmbeddedServer
 from erpkit.errors import DatabaseError
@@ -23,6 +16,7 @@ from erpkit.modules import Registry
 from erpkit.sample.data import do_business
 from erpkit.sample.demo import Planted
 from erpkit.tenants import across, create_tenant, list_tenants
+from tests.bouncer import pgbouncer
 from tests.conftest import SMALL
 
 SESSION_SETTINGS = [
@@ -208,27 +202,8 @@ def test_only_postgresql_itself_is_sent_a_statement_to_keep_for_the_sweep(
 @pytest.fixture
 def bouncer(server: EmbeddedServer, database: Database) -> Iterator[Database]:
     """PgBouncer in transaction mode with one server connection, so that each transaction meets what the last one left."""
-    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        pytest.skip("PgBouncer is not installed (Debian: apt-get install pgbouncer)")
-    folder = Path(tempfile.mkdtemp(prefix="erpkit-bouncer-", dir="/tmp"))
-    folder.chmod(0o777)
-    name = psycopg.conninfo.conninfo_to_dict(database.conninfo)["dbname"]
-    (folder / "bouncer.ini").write_text(
-        f"[databases]\nerp = host={server.socket_folder} dbname={name} user=postgres\n"
-        f"[pgbouncer]\nlisten_addr =\nlisten_port = 6432\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 1\n"
-        f"unix_socket_dir = {folder}\nlogfile = {folder}/log\npidfile = {folder}/pid\n"
-    )
-    user = erpkit.embedded._server_user() if os.geteuid() == 0 else None
-    process = subprocess.Popen([program, "-q", str(folder / "bouncer.ini")], user=user, stdin=subprocess.DEVNULL)
-    deadline = time.monotonic() + 10
-    while not (folder / ".s.PGSQL.6432").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    with Database(f"host={folder} port=6432 dbname=erp user=postgres", "behind PgBouncer") as behind:
+    with pgbouncer(server, database, "transaction", connections=1) as behind:
         yield behind
-    process.terminate()
-    process.wait(10)
-    shutil.rmtree(folder)
 
 
 def test_everything_works_behind_pgbouncer_in_transaction_mode(

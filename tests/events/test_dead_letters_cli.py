@@ -90,3 +90,16 @@ def test_an_edit_that_the_handler_could_not_read_is_refused_with_the_field(erp: 
     refused(erpkit(*edit, "--set", "lines.99.amount=1"), 2, "the payload has no lines.99.amount; its fields are")
     refused(erpkit(*edit, "--set", "currency"), 2, "is not FIELD=VALUE")
     refused(erpkit(*edit, "--set", "currency=EUR", "--reason", " "), 2, "needs a reason")
+
+
+def test_where_letters_are_open_and_none_matches_that_is_what_is_said(erp: Planted) -> None:
+    chosen = ("--handler", "nohandler*")
+    for command in (("list", *chosen), ("retry", *chosen), ("discard", *chosen, "--reason", "a test")):
+        assert "No dead letter matches; 3 others are open." in erpkit("events", "dead-letters", *command).stdout
+    others = erpkit("events", "dead-letters", "list", "--tenant", erp.drifted, *chosen).stdout
+    assert "no dead letters" in others
+
+
+def test_where_no_event_matches_a_replay_says_so(erp: Planted) -> None:
+    shown = erpkit("events", "replay", "--topic", "nothing.*").stdout
+    assert "No event matches: there is nothing to replay." in shown

@@ -187,7 +187,7 @@ def test_lint_ends_with_3_on_a_finding_and_names_file_line_and_statement() -> No
     assert done.return_value == 3
     assert "00004_due_dates.sql:4: warning: require-concurrent-index-creation" in done.output
     assert "CREATE INDEX billing_invoices_due" in done.output
-    assert done.output.endswith("migrations, 1 findings\n")
+    assert done.output.endswith("migrations, 1 finding\n")
     assert json.loads(run(lint, "--json").output)[0]["migration"] == "billing/00004_due_dates"
     assert run(lint, "--module", "catalog", "--module", "sales", "--pg-version", "18").return_value == 0
 

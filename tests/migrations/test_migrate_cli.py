@@ -53,7 +53,10 @@ def test_a_tenant_that_fails_ends_the_command_with_1_and_is_named(run: Run, data
     assert done.returncode == 1
     failed = [result for result in told(done)["results"] if result["error"]]
     assert [result["tenant"] for result in failed] == ["bluebird"]
-    assert failed[0]["error"] == 'tenant bluebird: stock/00002_step.sql failed: relation "b2" already exists'
+    assert failed[0]["error"] == (
+        'tenant bluebird: stock/00002_step.sql failed: relation "b2" already exists; '
+        "line 6: CREATE TABLE b2 (id int REFERENCES a2);"
+    )
     assert failed[0]["done"][-1] == "stock/00001_step"
 
 

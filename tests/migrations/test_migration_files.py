@@ -59,7 +59,13 @@ def test_the_highest_version_is_that_of_an_int64(tmp_path: Path) -> None:
     ("content", "problem"),
     [
         (b"-- +goose Up\nSELECT 1", "1_a.sql: unfinished"),
-        (b"-- +goose Up\n\xff;", "1_a.sql: .*utf-8"),
+        (b"-- +goose Up\n\xff;", "1_a.sql: line 2: byte 0xff is not UTF-8, as in a file that was saved as Latin-1"),
+        ("-- +goose Up\nSELECT 'Zürich';".encode("latin-1"), "1_a.sql: line 2: byte 0xfc is not UTF-8"),
+        ("-- +goose Up\nSELECT 1;".encode("utf-16"), "1_a.sql: the file is in UTF-16: save it as UTF-8"),
+        ("-- +goose Up\nSELECT 1;".encode("utf-16-le"), "1_a.sql: the file holds zero bytes, as UTF-16"),
+        ("-- +goose Up\nSELECT 1;".encode("utf-8-sig"), "1_a.sql: line 1: the file starts with a byte order mark"),
+        (b"-- +goose Up\nCOPY t (a) FROM stdin;\n1\n\\.\n", "1_a.sql: line 2: COPY … FROM stdin is followed by data"),
+        (b"-- +goose Up\n\\connect erp\n", r"1_a.sql: line 2: \\connect is a command of psql"),
         (None, "1_a.sql: Is a"),
     ],
 )

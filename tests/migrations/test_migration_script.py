@@ -23,8 +23,30 @@ def migration(text: str) -> Migration:
     ],
 )
 def test_a_quote_that_goose_would_cut_in_two_is_refused(text: str) -> None:
-    with pytest.raises(MigrationError, match="00001_step.sql: up statement 1 ends inside a quote or a comment"):
+    with pytest.raises(
+        MigrationError, match=r"00001_step.sql: up statement 1 \(line 2\) ends inside a quote or a comment"
+    ):
         check_statements(migration(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("SELECT 1;\n\\connect erp\nSELECT 2;", r"statement 2 \(line 3\) holds \\connect, a command of psql"),
+        ("\\set ON_ERROR_STOP on\nSELECT 2;", r"statement 1 \(line 2\) holds \\set, a command of psql"),
+        (
+            "COPY t (a) FROM stdin;\n1;\n\\.\nSELECT 1;",
+            r"statement 1 \(line 2\) copies from or to a client.*pg_dump --inserts",
+        ),
+    ],
+)
+def test_what_is_meant_for_psql_is_named(text: str, why: str) -> None:
+    with pytest.raises(MigrationError, match=f"00001_step.sql: up {why}"):
+        check_statements(migration(text))
+
+
+def test_a_backslash_in_a_string_is_none_of_psqls() -> None:
+    check_statements(migration(r"SELECT '\connect', E'\.', $$\d$$; -- \i"))
 
 
 @pytest.mark.parametrize("text", ["COMMIT;", "begin;", "SELECT 1; ROLLBACK;", "start  transaction;", "END;"])

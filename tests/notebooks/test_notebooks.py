@@ -167,7 +167,7 @@ def test_a_stale_plan_id_fails_the_run_and_changes_nothing(
     planted: Planted, shared_database: Database, migrations: tuple[Migration, ...], tmp_path: Path
 ) -> None:
     result = _run("run_migrations", tmp_path, dry_run=False, confirm="migrate-0000000000")
-    assert (result.outcome, result.exit_code) == ("failed", 1)
+    assert (result.outcome, result.exit_code) == ("failed", 2)
     assert "is not the id of the present plan" in str(result.error)
     assert "Traceback" not in result.report.read_text()
     with shared_database.connection() as connection:

@@ -20,7 +20,16 @@ from erpkit.database import Database
 from erpkit.errors import QueryError
 from erpkit.migrations import Migration, read_migrations
 from erpkit.modules import Module, Registry
-from erpkit.queries import BrokenModulesError, Statement, check_queries, generate, read_each_module, read_statements
+from erpkit.queries import (
+    BrokenModulesError,
+    QueryCheck,
+    Statement,
+    check_queries,
+    generate,
+    read_each_module,
+    read_statements,
+)
+from erpkit.queries.check import BrokenQuery
 from erpkit.sample.demo import Planted
 from erpkit.tenants import create_tenant, find_tenants, set_status
 
@@ -458,5 +467,13 @@ def test_the_command_line_names_a_broken_module_and_goes_on_with_the_others(tmp_
     assert [one[:10] for one in told["unread"]] == ["module a: "]
     done = erpkit("queries", "check", **environ)
     lines = done.stdout.splitlines()
-    assert (done.returncode, "2 queries in 1 tenants: 1 broken" in lines) == (3, True)
+    assert (done.returncode, "2 queries in 1 tenant: 1 broken" in lines) == (3, True)
     assert [line.split(":")[0] for line in lines if line.startswith("!")] == ["! module a", "! acme"]
+
+
+def test_queries_of_tenants_that_could_not_be_checked_are_not_counted_as_broken() -> None:
+    refused = [BrokenQuery(f"t{n}", "sales", query, "permission denied") for n in range(10) for query in "abc"]
+    check = QueryCheck("db", 1, 12, 3, (*refused, BrokenQuery("u", "sales", "a", "column x does not exist")))
+    assert str(check) == "3 queries in 2 tenants: 1 broken; 10 tenants could not be checked"
+    assert (check.facts["broken"], check.facts["tenants not checked"]) == (1, 10)
+    assert check.summary.exit_code == 3

@@ -73,7 +73,7 @@ def test_a_run_that_takes_too_long_as_a_whole_times_out_in_any_thread(tmp_path: 
     assert _cells(result)[1] == ("pending", "print")
 
 
-@pytest.mark.parametrize("kind", ["UsageError", "NoTenantError"])
+@pytest.mark.parametrize("kind", ["UsageError", "NoTenantError", "PlanChangedError"])
 def test_a_cell_that_refuses_what_was_asked_ends_with_2_and_is_not_tried_again(kind: str, tmp_path: Path) -> None:
     path = write_notebook(
         tmp_path / "refuses.ipynb", f"from erpkit.errors import {kind}\nraise {kind}('there is no tenant nix')"

@@ -8,7 +8,7 @@ from erpkit.database import TEMPLATE, Connection, Database, Tenant
 from erpkit.migrations import Migration, plan_up, read_applied, run_plan
 from erpkit.tenants import create_tenant, ensure_template, find_drift
 from erpkit.tenants.ddl import MARKS
-from erpkit.tenants.drift import drift_script
+from erpkit.tenants.drift import Difference, Drift, drift_script
 from tests.conftest import count_queries
 
 
@@ -160,3 +160,12 @@ def test_drift_does_not_depend_on_the_connections_search_path(connection: Connec
 def test_drift_of_more_tenants_takes_no_more_queries(connection: Connection, tenants: list[Tenant]) -> None:
     one = count_queries(connection, lambda: find_drift(connection, tenants[:1]))
     assert one == count_queries(connection, lambda: find_drift(connection, tenants)) < 6
+
+
+def test_a_tenant_that_could_not_be_compared_is_not_counted_among_those_that_differ() -> None:
+    extra = Difference("table", "mine", "extra", None, "mine", "")
+    gone = Difference("schema", "its schema t3 does not exist", "unknown", None, None, "")
+    drift = Drift("_template", {"t1": [extra], "t2": [], "t3": [gone], "t4": []})
+    assert str(drift) == "1 of 3 tenants differ from _template; 1 could not be compared"
+    assert (drift.facts["differing"], drift.facts["not compared"], drift.facts["differences"]) == (1, 1, 1)
+    assert str(Drift("_template", {"t1": [extra], "t2": []})) == "1 of 2 tenants differ from _template"

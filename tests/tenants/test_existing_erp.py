@@ -11,6 +11,7 @@ from erpkit.database import Database
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
 from erpkit.tenants import across, find_drift, find_tenants, inspect_tenants
+from erpkit.ui.explorer import explore
 from tests.command import erpkit as _command
 
 QUERY = "SELECT domain AS slug, schema_name, title AS name, on_trial IS NOT NULL AS status FROM public.customers"
@@ -68,7 +69,7 @@ def test_drift_is_measured_by_what_most_tenants_have_where_there_is_no_template(
         drift = door.tenants.drift(names)
         assert (drift.measure, str(drift)) == (
             "most of 3 tenants",
-            f"1 of {3 - 2 * len(names)} tenants differ from most of 3 tenants",
+            "1 of 1 tenant differs from most of 3 tenants" if names else "1 of 3 tenants differ from most of 3 tenants",
         )
         assert [str(finding) for finding in drift.findings] == ["sued.example.com: index by_total is missing"]
         assert "_template" not in f"{drift!r}{drift.table!r}"
@@ -77,6 +78,27 @@ def test_drift_is_measured_by_what_most_tenants_have_where_there_is_no_template(
         "index by_total is missing",
         "erpkit tenants drift --ddl sued.example.com",
     )
+
+
+def test_a_remedy_can_be_pasted_whatever_the_tenant_is_called(database: Database) -> None:
+    with database.connection() as connection:
+        for schema in ("A & B", "c", "d"):
+            connection.execute(f'CREATE SCHEMA "{schema}"; CREATE TABLE "{schema}".invoices (id int)'.encode())
+        connection.execute('ALTER TABLE "A & B".invoices ADD extra int')
+    query = "SELECT nspname AS slug, nspname AS schema_name FROM pg_namespace WHERE nspname IN ('A & B', 'c', 'd')"
+    with erpkit.open(database.conninfo, tenants_query=query) as erp:
+        (finding,) = erp.tenants.drift().findings
+    assert finding.remedy == "erpkit tenants drift --ddl 'A & B'"
+
+
+def test_the_explorer_finds_the_tables_of_a_tenant_with_capitals_and_blanks_in_its_name(database: Database) -> None:
+    with database.connection() as connection:
+        connection.execute('CREATE SCHEMA "Kunde 04"; CREATE TABLE "Kunde 04".invoices (id int)')
+    query = "SELECT 'Kunde 04' AS slug, 'Kunde 04' AS schema_name"
+    with erpkit.open(database.conninfo, tenants_query=query) as erp:
+        explore(erp, "Kunde 04", "invoices")
+        with pytest.raises(UsageError, match="orders"):
+            explore(erp, "Kunde 04", "orders")
 
 
 def test_drift_is_measured_against_a_tenant_that_is_named(door: Erp) -> None:

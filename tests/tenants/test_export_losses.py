@@ -82,7 +82,7 @@ def test_an_export_that_would_lose_a_large_object_is_refused(
     _make(database, *LARGE[column])
     with pytest.raises(UsageError) as caught:
         export_tenant(database, tenant, tmp_path / "acme.erpkit")
-    assert f"would lose 1 large object(s) that {column} refers to: copy them into a column of type bytea" in str(
+    assert f"would lose 1 large object that {column} refers to: copy them into a column of type bytea" in str(
         caught.value
     )
     assert list(tmp_path.iterdir()) == []
@@ -178,8 +178,8 @@ def test_what_else_is_left_out_is_named_and_the_exit_code_says_so(
             "that PUBLIC may not execute tenant_acme.f()",
             f'that role "{tenant.reader}" may not read tenant_acme.secrets',
             f'that role {member} is a member of "{tenant.reader}"',
-            f"the owner {other} of 1 object(s)",
-            f"the rights of {other} on 2 object(s)",
+            f"the owner {other} of 1 object",
+            f"the rights of {other} on 2 objects",
             f'the settings of role "{tenant.role}"',
         )
     ]

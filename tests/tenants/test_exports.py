@@ -157,7 +157,7 @@ def test_importing_under_another_name_says_what_still_names_the_old_schema(expor
     done = erpkit("tenants", "rename", "acme", "ajax", **environ)
     rename_tenant(database, "ajax", "acme")
     assert (done.returncode, done.stdout.count("! function tenant_ajax.body()")) == (3, 1)
-    assert "still name the old schema in their text" in done.stdout
+    assert "still name the old schema in the text" in done.stdout
 
 
 def test_it_is_imported_into_another_database_under_its_own_name(exported: Path, server: EmbeddedServer) -> None:

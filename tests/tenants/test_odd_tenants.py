@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+import erpkit as kit
 from erpkit.database import TEMPLATE, Database
 from erpkit.migrations import Applied, Migration, plan_up, run_plan
 from erpkit.tenants import across, create_tenant, ensure_template, list_tenants
@@ -110,8 +111,21 @@ def test_inspection_shows_every_tenant_and_says_of_the_odd_ones_what_was_not_rea
     assert "versions" in found["orphan"]["errors"]
     assert found["gone"]["problems"] == ["gone: its schema tenant_gone does not exist"]
     assert "versions" in found["locked"]["unread"]
+    assert (found["gone"]["pending"], found["gone"]["dead_letters"], found["gone"]["drift"]) == (None, None, None)
+    assert (found["closed"]["dead_letters"], found["closed"]["backlog"], found["locked"]["drift"]) == (None, None, None)
+    assert (found["acme"]["pending"], found["acme"]["dead_letters"], found["acme"]["drift"]) == (0, 0, [])
     alone = _run(own)("tenants", "inspect", "forbidden")
     assert (alone.returncode, "permission denied for table" in alone.stdout) == (3, True)
+    gone = _run(own)("tenants", "inspect", "gone").stdout
+    assert "! gone: its schema tenant_gone does not exist" in gone
+    assert not [words for words in ("It has no tables", "no events", "versions") if words in gone]
+
+
+def test_the_summary_of_an_inspection_counts_the_tenants_that_were_not_read(own: Database, locked: None) -> None:
+    with kit.open(own.conninfo, modules="erpkit.sample") as erp:
+        assert erp.tenants.inspect().facts["not read"] == len(ODD)
+        nothing = erp.tenants.inspect(["gone"]).facts
+    assert (nothing["dead letters"], nothing["events"], nothing["not read"]) == (None, None, 1)
 
 
 def test_the_table_of_inspection_has_a_figure_only_where_something_was_read(own: Database, locked: None) -> None:

@@ -46,7 +46,7 @@ def test_repair_shows_the_statements_and_runs_those_that_were_confirmed(planted:
     with pytest.raises(PlanChangedError):
         erpkit("repair", planted.drifted, "--confirm", "repair-0000000000")
     code, done = erpkit("repair", planted.drifted, "--confirm", plan["plan"])
-    assert (code, "1 statements, 1 differences are left" in done) == (3, True)
+    assert (code, "1 statement, 1 difference is left" in done) == (3, True)
     assert "there is nothing to do" in erpkit("repair", planted.drifted)[1]
     lossy = json.loads(erpkit("repair", planted.drifted, "--accept", "loses", "--json")[1])
     code, _ = erpkit("repair", planted.drifted, "--accept", "loses", "--confirm", lossy["plan"])

@@ -14,6 +14,7 @@ from erpkit.database import Database
 from erpkit.erp import Erp
 from erpkit.migrations import Migration, plan_redo, plan_up, read_applied, run_plan
 from erpkit.modules import Registry
+from erpkit.plural import count_of
 from erpkit.sample.demo import Planted
 from erpkit.tenants import get_tenant, list_tenants, set_status
 from erpkit.ui import (
@@ -169,10 +170,10 @@ def test_a_rebuild_is_stopped_gone_on_with_and_put_in_place(erp: Planted, databa
     click(guard, "stop")
     assert "plan again to resume" in told(guard)
     click(guard, "plan")
-    assert f"{len(before)} row(s) of bluebird differ" in guard.head.value
+    assert f"{count_of(len(before), 'row')} of bluebird differ" in guard.head.value
     guard.confirm.value = guard.plan.id
     click(guard, "apply")
-    assert f"{len(before)} row(s) of bluebird written or deleted" in told(guard)
+    assert f"{count_of(len(before), 'row')} of bluebird written or deleted" in told(guard)
     with database.connection() as connection:
         assert connection.execute(prices).fetchall() == before
 

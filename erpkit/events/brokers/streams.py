@@ -27,6 +27,7 @@ from erpkit.events.brokers.broker import LIVE, Delivery, Route, Subscription
 from erpkit.events.brokers.wire import MalformedError, from_wire
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
+from erpkit.plural import count_of
 
 BATCH = 100  # messages handed over at a time, where the broker can
 _HANDLERS_AT_ONCE = 4  # of the pool's eight connections
@@ -159,8 +160,8 @@ class StreamBroker(ABC):
             await self._drop_publisher()
             first, error = faults[0]
             raise BrokerError(
-                f"broker {self.name}: {len(faults)} of {len(messages)} messages were not acknowledged, the first "
-                f"{first.topic} at offset {first.offset} of {tenant}: {self._reason(error)}"
+                f"broker {self.name}: {len(faults):,} of {count_of(len(messages), 'message was', 'messages were')} not acknowledged, "
+                f"the first {first.topic} at offset {first.offset} of {tenant}: {self._reason(error)}"
             )
         return {message.uuid for message, is_known in zip(messages, results, strict=True) if is_known}
 

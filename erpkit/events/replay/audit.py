@@ -30,6 +30,7 @@ from erpkit.events.replay.plan import (
 from erpkit.events.replay.selection import Selection
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
+from erpkit.result import Result, Summary
 from erpkit.table import Column, Table, Tone
 
 
@@ -81,7 +82,7 @@ _Result = tuple[str, ReplayResult]  # tenant
 
 
 @dataclass(frozen=True)
-class ReplayHistory:
+class ReplayHistory(Result):
     """Earlier replays of some tenants, the newest first, and the tenants that could not be read with the reason.
 
     `results` are what became of each event, where that was asked for: by tenant, failures first.
@@ -106,6 +107,11 @@ class ReplayHistory:
         """One row per event: what became of it."""
         rows = [(slug, one) for slug, results in self.results.items() for one in results]
         return Table(_RESULTS, rows, "No result per event was kept.")
+
+    @property
+    def summary(self) -> Summary:
+        """How many there are, and which tenants could not be read."""
+        return Summary("Earlier replays", {"replays": len(self.records)}, self.findings)
 
     def __repr__(self) -> str:
         return repr(self.table)

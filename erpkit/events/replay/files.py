@@ -22,6 +22,8 @@ from erpkit.events.replay.selection import Selection, stream_selected
 from erpkit.finding import Finding
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
+from erpkit.result import Result
 from erpkit.table import Column, Table
 
 _BATCH = 1000
@@ -40,7 +42,7 @@ class EventFile:
         return sum(self.events.values())
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.event_count:,} events of {len(self.events):,} tenant(s)"
+        return f"{self.path}: {count_of(self.event_count, 'event')} of {count_of(len(self.events), 'tenant')}"
 
     __repr__ = __str__
 
@@ -88,11 +90,11 @@ class ImportPlan:
         return (Table(_TOPICS, sorted(self.new.items()), "No event is new to the log."),)
 
     def __str__(self) -> str:
-        return f"{self.event_count:,} events for the log of {self.tenant.slug}"
+        return f"{count_of(self.event_count, 'event')} for the log of {self.tenant.slug}"
 
 
 @dataclass(frozen=True)
-class ImportResult:
+class ImportResult(Result):
     """How many events of a file were appended to a tenant's log."""
 
     tenant: str
@@ -114,7 +116,7 @@ class ImportResult:
         return ()
 
     def __str__(self) -> str:
-        return f"{self.appended:,} events appended to the log of {self.tenant}"
+        return f"{count_of(self.appended, 'event')} appended to the log of {self.tenant}"
 
 
 _TOPICS = (

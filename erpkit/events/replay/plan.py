@@ -18,9 +18,10 @@ from erpkit.events.brokers.broker import Route
 from erpkit.events.dead_letters import DeadLetter, group_letters, letter_findings
 from erpkit.events.log import hint_topic
 from erpkit.events.replay.selection import Selection
-from erpkit.finding import NO_TENANTS, Finding, not_read
+from erpkit.finding import Finding, find_unseen, not_read
 from erpkit.modules import EventHandler, Registry
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
 from erpkit.table import Column, Table
 
 
@@ -105,6 +106,7 @@ class ReplayPlan:
     errors: Mapping[str, str] = field(default_factory=dict)
     letters: Sequence[DeadLetter] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
+    named: frozenset[str] = frozenset()
     found: int | None = None
 
     @cached_property
@@ -172,9 +174,10 @@ class ReplayPlan:
             )
             for name in self.side_effects
         ]
-        nothing = [NO_TENANTS] if self.found == 0 else []
+        tenants = range(1 if self.found is None else self.found)
+        unseen = [one for one in find_unseen(tenants, self.skipped, self.named) if one.severity != "info"]
         letters = () if self.target else self.letters  # what goes to a broker resolves none
-        return [*nothing, *not_read(self.errors), *effects, *letter_findings(group_letters(letters), "info")]
+        return [*unseen, *not_read(self.errors), *effects, *letter_findings(group_letters(letters), "info")]
 
     @property
     def handler_table(self) -> Table[_Handler]:
@@ -191,7 +194,15 @@ class ReplayPlan:
     @property
     def step_table(self) -> Table[ReplayStep]:
         """One row per tenant, topic and handler: how many events it would see again, and which."""
-        return Table(_TARGET_STEPS if self.target else _STEPS, self.steps, "There is nothing to replay.", height="30em")
+        return Table(_TARGET_STEPS if self.target else _STEPS, self.steps, self._empty, height="30em")
+
+    @property
+    def _empty(self) -> str:
+        return (
+            "There is nothing to replay."
+            if self.selection == Selection()
+            else "No event matches: there is nothing to replay."
+        )
 
     @property
     def tables(self) -> tuple[Table[Any], ...]:
@@ -200,7 +211,7 @@ class ReplayPlan:
 
     def __str__(self) -> str:
         to = f"{self.target.broker}, subject {self.target.subject}" if self.target else "handlers"
-        return f"{self.event_count:,} event(s) of {len(self.tenants):,} tenant(s) to {to}"
+        return f"{count_of(self.event_count, 'event')} of {count_of(len(self.tenants), 'tenant')} to {to}"
 
 
 _Handler = tuple[str, str, str, int]  # name, what it does, side effects, events
@@ -223,9 +234,9 @@ def _step_columns(whom: str) -> tuple[Column[ReplayStep], ...]:
         Column[ReplayStep]("topic", lambda step: step.topic),
         Column[ReplayStep](whom, lambda step: step.handler),
         Column[ReplayStep]("events", lambda step: step.events, bar=True),
-        Column[ReplayStep]("offsets", lambda step: f"{step.first_offset}–{step.last_offset}", right=True),
-        Column[ReplayStep]("first", lambda step: step.first_time),
-        Column[ReplayStep]("last", lambda step: step.last_time),
+        Column[ReplayStep]("offsets", lambda step: f"{step.first_offset}–{step.last_offset}", right=True, minor=True),
+        Column[ReplayStep]("first", lambda step: step.first_time, minor=True),
+        Column[ReplayStep]("last", lambda step: step.last_time, minor=True),
     )
 
 

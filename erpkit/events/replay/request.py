@@ -32,6 +32,8 @@ from erpkit.events.replay.selection import Selection
 from erpkit.events.replay.watermill import WatermillPlan, plan_watermill, replay_watermill
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
+from erpkit.plural import count_of
+from erpkit.result import Result
 from erpkit.table import Column, Table
 
 
@@ -109,7 +111,7 @@ def run_request(
 
 
 @dataclass(frozen=True)
-class ReplayReport:
+class ReplayReport(Result):
     """The result of carrying out a plan, with the dead letters that are open now.
 
     `counts` are events by tenant and handler (or target), and by state; empty where no result per event was kept.
@@ -139,7 +141,7 @@ class ReplayReport:
         stopped = Finding(
             "stopped", str(self.run.replay_id), "was stopped before its end", remedy=self.go_on, of="replay"
         )
-        known = f"the broker had {self.run.known:,} event(s) already, and dropped them"
+        known = f"the broker had {count_of(self.run.known, 'event')} already, and did not take them again"
         letters = () if self.plan.target else self.letters
         return [
             *([stopped] if self.run.state == "cancelled" else ()),
@@ -171,7 +173,7 @@ class ReplayReport:
     def __str__(self) -> str:
         run = self.run
         if self.plan.target is None:
-            counts = f"{run.handled} handled, {run.failed} failed, {run.resolved} dead letters resolved"
+            counts = f"{run.handled} handled, {run.failed} failed, {count_of(run.resolved, 'dead letter')} resolved"
         else:
             counts = f"{run.handled} sent to {self.plan.target.broker}, {run.known} that it had already and dropped"
         return f"replay {run.replay_id} {run.state}: {counts}"
@@ -215,7 +217,7 @@ def plan_send(
     forwarded, rest = _count(connection, tenants, selection, forward_group(broker) if route.is_live else None, errors)
     steps = send_steps(target, selection, forwarded)
     waiting = sum(row[2] for row in rest if selection.has_topic(row[1]))
-    left_out = {f"{waiting} event(s)": "not forwarded yet: `erpkit events forward` sends them"} if waiting else {}
+    left_out = {count_of(waiting, "event"): "not forwarded yet: `erpkit events forward` sends them"} if waiting else {}
     return ReplayPlan(selection, with_steps(tenants, steps), steps, left_out, target=target, errors=errors)
 
 

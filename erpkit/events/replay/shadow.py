@@ -13,7 +13,17 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from erpkit.database import Connection, Database, Tenant, as_admin, as_owner, check_schema_name, create_schema
+from erpkit.database import (
+    Connection,
+    Database,
+    Tenant,
+    as_admin,
+    as_owner,
+    check_schema_name,
+    create_schema,
+    search_path,
+    shared_schemas,
+)  # fmt: skip
 from erpkit.errors import ErpkitError, UsageError
 from erpkit.events.consumer import Consumer
 from erpkit.events.replay.run import Pace, RunOptions, hand_over
@@ -192,12 +202,13 @@ def shadow_name(tenant: Tenant, projection: Projection) -> str:
 @contextmanager
 def in_shadow(connection: Connection, shadow: Shadow) -> Iterator[None]:
     """Let unqualified names mean the shadow's tables first and the tenant's after them, under the shadow's role."""
-    path = sql.SQL("SET LOCAL search_path TO {}, {}, pg_temp")
+    tenant = search_path(shadow.tenant.schema, shared_schemas(connection))
+    path = f"SET LOCAL search_path TO {search_path(shadow.schema).removesuffix(', pg_temp')}, {tenant}"
     connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(shadow.role)))
-    connection.execute(path.format(sql.Identifier(shadow.schema), sql.Identifier(shadow.tenant.schema)))
+    connection.execute(path.encode())
     yield
     connection.execute("SET LOCAL role TO DEFAULT")
-    connection.execute(sql.SQL("SET LOCAL search_path TO {}, pg_temp").format(sql.Identifier(shadow.tenant.schema)))
+    connection.execute(f"SET LOCAL search_path TO {tenant}".encode())
 
 
 def advance(connection: Connection, registry: Registry, shadow: Shadow, limit: int) -> int | None:

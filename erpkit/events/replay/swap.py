@@ -22,6 +22,8 @@ from erpkit.events.replay.shadow import Shadow, advance, build_shadow, drop_in
 from erpkit.finding import Finding
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
+from erpkit.result import Result
 from erpkit.table import Column, Table
 
 _BATCH = 2000
@@ -97,7 +99,12 @@ class ShadowDiff:
         """The tables that differ from what the events say, and whether handlers failed."""
         return [
             *(
-                Finding("difference", one.table, f"{one.count:,} row(s) differ from what the events say", of="table")
+                Finding(
+                    "difference",
+                    one.table,
+                    _differ(one),
+                    of="table",
+                )
                 for one in self.differences
                 if one.count
             ),
@@ -107,7 +114,7 @@ class ShadowDiff:
     @property
     def failures(self) -> list[Finding]:
         """Whether the shadow's handlers failed on events."""
-        problem = f"handlers failed on {self.shadow.failed:,} events"
+        problem = f"handlers failed on {count_of(self.shadow.failed, 'event')}"
         return [Finding("failed", self.shadow.tenant.slug, problem)] if self.shadow.failed else []
 
     @property
@@ -127,12 +134,16 @@ class ShadowDiff:
         return self.table, self.examples
 
     def __str__(self) -> str:
-        events = f"{self.shadow.events:,} events in {self.shadow.schema}, {self.shadow.failed:,} failed"
-        return f"{self.count:,} row(s) of {self.shadow.tenant.slug} differ ({events})"
+        events = f"{count_of(self.shadow.events, 'event')} in {self.shadow.schema}, {self.shadow.failed:,} failed"
+        return f"{count_of(self.count, 'row')} of {self.shadow.tenant.slug} {'differs' if self.count == 1 else 'differ'} ({events})"
+
+
+def _differ(table: TableDiff) -> str:
+    return f"{count_of(table.count, 'row differs', 'rows differ')} from what the events say"
 
 
 @dataclass(frozen=True)
-class SwapResult:
+class SwapResult(Result):
     """A shadow that was swapped in, with the differences until then."""
 
     diff: ShadowDiff
@@ -153,7 +164,7 @@ class SwapResult:
         return self.diff.tables
 
     def __str__(self) -> str:
-        return f"swapped: {self.diff.count:,} row(s) of {self.diff.shadow.tenant.slug} written or deleted"
+        return f"swapped: {count_of(self.diff.count, 'row')} of {self.diff.shadow.tenant.slug} written or deleted"
 
 
 def _key_text(row: tuple[str, Difference]) -> str:
@@ -224,7 +235,9 @@ def rebuild_projection(
     """
     shadow = build_shadow(database, registry, tenant, handler, options)
     if not shadow.is_complete:
-        raise ErpkitError(f"tenant {tenant.slug}: the rebuild was stopped after {shadow.events} events; resume it")
+        raise ErpkitError(
+            f"tenant {tenant.slug}: the rebuild was stopped after {count_of(shadow.events, 'event')}; resume it"
+        )
     with _transaction(database, tenant) as connection:
         return _swap(connection, registry, shadow, None)
 

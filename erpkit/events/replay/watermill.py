@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
@@ -22,8 +22,9 @@ from erpkit.events.message import Message
 from erpkit.events.replay.plan import HandlerChoice, ReplayPlan, choose_handlers, steps_of, with_steps
 from erpkit.events.replay.run import Pace, ReplayFailure, ReplayRun, RunOptions, hand_over
 from erpkit.events.replay.selection import Selection
-from erpkit.finding import Finding, not_read
+from erpkit.finding import Finding, find_skipped, not_read
 from erpkit.modules import EventHandler, Registry
+from erpkit.result import Result, Summary
 from erpkit.signals import stop_at_interrupt
 from erpkit.table import Column, Table
 
@@ -59,21 +60,28 @@ class WatermillTopic:
 
 
 @dataclass(frozen=True)
-class WatermillTopics:
+class WatermillTopics(Result):
     """The topics in Watermill's tables of some tenants, and the tenants that could not be read with the reason."""
 
     topics: Sequence[WatermillTopic]
     errors: Mapping[str, str]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    named: frozenset[str] = frozenset()
 
     @property
     def findings(self) -> list[Finding]:
-        """The tenants that could not be read."""
-        return not_read(self.errors)
+        """The tenants that could not be read, and those that were skipped."""
+        return [*not_read(self.errors), *find_skipped(self.skipped, self.named)]
 
     @property
     def table(self) -> Table[WatermillTopic]:
         """One row per topic: how many events, since when, and how far each consumer group is behind."""
         return Table(_TOPICS, self.topics, "No tenant has tables of Watermill's.")
+
+    @property
+    def summary(self) -> Summary:
+        """How many there are, and which tenants could not be read."""
+        return Summary("Topics in Watermill's tables", {"topics": len(self.topics)}, self.findings)
 
     def __repr__(self) -> str:
         return repr(self.table)
@@ -87,8 +95,8 @@ _TOPICS = (
     Column[WatermillTopic]("topic", lambda one: one.topic),
     Column[WatermillTopic]("events", lambda one: one.events, bar=True),
     Column[WatermillTopic]("held back", lambda one: one.held_back),
-    Column[WatermillTopic]("first", lambda one: one.first_time),
-    Column[WatermillTopic]("last", lambda one: one.last_time),
+    Column[WatermillTopic]("first", lambda one: one.first_time, minor=True),
+    Column[WatermillTopic]("last", lambda one: one.last_time, minor=True),
     Column[WatermillTopic](
         "waiting, by group", lambda one: ", ".join(f"{g.name}: {g.lag:,}" for g in one.groups) or "no group"
     ),
@@ -116,7 +124,8 @@ def list_watermill_topics(connection: Connection) -> list[str]:
     """
     rows = connection.execute(
         "SELECT relname, has_table_privilege(c.oid, 'SELECT'), current_schema(), current_user "
-        "FROM pg_class c WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') "
+        "FROM pg_class c WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()) "
+        "AND relkind IN ('r', 'p') "
         "AND starts_with(relname, %s) AND (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname IN "
         "('offset', 'uuid', 'created_at', 'payload', 'metadata', 'transaction_id')) = 6 ORDER BY relname",
         [_TABLE],

@@ -99,7 +99,7 @@ def test_rabbitmq_says_that_a_subject_has_no_queue_when_something_is_replayed_to
     acme: Tenant, rabbit: RabbitBroker
 ) -> None:
     rabbit.declare([], Route("audit"))
-    with pytest.raises(BrokerError, match="1 of 1 messages were not acknowledged"):
+    with pytest.raises(BrokerError, match="1 of 1 message was not acknowledged"):
         rabbit.publish(acme.slug, [Message("counter.Counted", {"number": 1}, replay_id=uuid4())], Route("audit"))
 
 

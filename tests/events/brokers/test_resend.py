@@ -112,7 +112,7 @@ def test_on_the_live_subject_it_stays_behind_the_forwarder_and_no_handler_handle
     live = Route(again=True)
     plan = _plan(shared_database, acme, jetstream, live)
     assert plan.event_count == 5
-    assert plan.left_out == {"2 event(s)": "not forwarded yet: `erpkit events forward` sends them"}
+    assert plan.left_out == {"2 events": "not forwarded yet: `erpkit events forward` sends them"}
     heard: list[Message] = []
     listen = Subscription(
         "counter.spy", "counter.Counted",

@@ -68,7 +68,7 @@ def test_ctrl_c_tells_how_to_go_on_and_the_rest_is_done_then(planted: Planted, s
 
 def test_events_go_to_a_file_and_into_another_tenants_log(planted: Planted, tmp_path: Path) -> None:
     file = f"file:{tmp_path / 'events.jsonl'}"
-    assert "1 tenant(s)" in replay("--topic", "catalog.*", "--to", file).stdout
+    assert "of 1 tenant" in replay("--topic", "catalog.*", "--to", file).stdout
     shown = erpkit("events", "replay", "--tenant", "cobalt", "--from", file).stdout
     done = erpkit(
         "events", "replay", "--tenant", "cobalt", "--from", file, "--confirm", shown.split("--confirm ")[1].strip()

@@ -46,7 +46,10 @@ def test_of_migrations_that_are_sent_together_those_before_a_fault_stay_and_the_
     with session(database) as other:
         other.execute("CREATE TABLE tenant_t14.a3 ()")
     run = migrate(database, fleet, steps(4), workers=1)
-    assert errors(run) == {"t14": 'tenant t14: stock/00003_step.sql failed: relation "a3" already exists'}
+    assert errors(run) == {
+        "t14": 'tenant t14: stock/00003_step.sql failed: relation "a3" already exists; '
+        "line 3: CREATE TABLE a3 (id int PRIMARY KEY);"
+    }
     assert run.results[-1].done == ("stock/00001_step", "stock/00002_step")
     assert versions(database, fleet[-2:]) == {"t13": (1, 2, 3, 4), "t14": (1, 2)}
     with session(database) as other:
@@ -57,7 +60,10 @@ def test_of_migrations_that_are_sent_together_those_before_a_fault_stay_and_the_
 
 def test_a_table_that_is_missing_is_not_taken_for_a_missing_schema(database: Database, fleet: list[Tenant]) -> None:
     run = migrate(database, fleet[:1], [migration(1, "ALTER TABLE missing ADD COLUMN note text;")])
-    assert errors(run) == {"t01": 'tenant t01: stock/00001_step.sql failed: relation "missing" does not exist'}
+    assert errors(run) == {
+        "t01": 'tenant t01: stock/00001_step.sql failed: relation "missing" does not exist; '
+        "line 3: ALTER TABLE missing ADD COLUMN note text;"
+    }
 
 
 def test_nothing_that_a_migration_leaves_in_its_session_reaches_the_next_tenant(
@@ -119,7 +125,8 @@ def test_a_statement_over_its_limit_fails_its_tenant_and_rolls_back(database: Da
     slow = migration(2, "CREATE TABLE b (id int);\nSELECT pg_sleep(60) FROM a1 WHERE id = 2;")
     run = migrate(database, fleet, [step(1), slow], limits=Limits(statement_timeout=0.2))
     assert errors(run) == {
-        "t05": "tenant t05: stock/00002_step.sql failed: canceling statement due to statement timeout (limit 0.2 s)"
+        "t05": "tenant t05: stock/00002_step.sql failed: canceling statement due to statement timeout (limit 0.2 s); "
+        "line 4: SELECT pg_sleep(60) FROM a1 WHERE id = 2;"
     }
     assert find_halves(database, fleet[4:5]) == []
     assert run.done_count == len(fleet) - 1
@@ -136,7 +143,7 @@ def test_a_statement_over_its_limit_fails_its_tenant_and_rolls_back(database: Da
 def test_what_would_end_a_message_before_its_commit_is_refused(
     database: Database, fleet: list[Tenant], statement: str, why: str
 ) -> None:
-    with pytest.raises(MigrationError, match=rf"00002_step.sql: up statement 1 {why}"):
+    with pytest.raises(MigrationError, match=rf"00002_step.sql: up statement 1 \(line 3\) {why}"):
         migrate(database, fleet, [step(1), migration(2, statement)])
     assert set(versions(database, fleet).values()) == {()}
 

@@ -116,7 +116,8 @@ def test_a_migration_in_which_the_server_is_lost_again_and_again_is_not_tried_fo
         other.execute("INSERT INTO tenant_t05.a1 VALUES (2)")
     run = migrate(database, fleet, [step(1), kills], workers=1, limits=Limits(attempts=2))
     assert errors(run) == {
-        "t05": "tenant t05: stock/00002_step.sql failed: terminating connection due to administrator command"
+        "t05": "tenant t05: stock/00002_step.sql failed: terminating connection due to administrator command; "
+        "line 3: SELECT pg_terminate_backend(pg_backend_pid()) FROM a1 WHERE id = 2;"
     }
     assert run.done_count == 4
     assert set(run.not_started.values()) == {"the server was lost 2 times in stock/00002_step of t05"}

@@ -12,13 +12,15 @@ from erpkit.database.operators import OBJECTS, database_name, owner_name
 from erpkit.errors import PlanChangedError, first_line
 from erpkit.finding import Finding
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
+from erpkit.result import Result
 from erpkit.table import Column, Table
 from erpkit.tenants.lifecycle import lock_migrations
-from erpkit.tenants.registry import list_tenants
+from erpkit.tenants.registry import list_tenants, registry_table
 from erpkit.tenants.roles import default_statements, operator_statements
 from erpkit.visible import visible
 
-_TABLES = ("tenants", "erpkit_migrations", "erpkit_runs")
+_TABLES = ("erpkit_migrations", "erpkit_runs")
 _SHADOW = "erpkit_shadow_%"
 
 _NOT_OURS = f"""
@@ -118,7 +120,7 @@ class HandOverPlan:
         return "\n".join(f"{visible(statement)};" for part in self.parts for statement in part.statements)
 
     def __str__(self) -> str:
-        return f"{self.statement_count} statements" if self.parts else "nothing to hand over by this login"
+        return count_of(self.statement_count, "statement") if self.parts else "nothing to hand over by this login"
 
 
 _STATEMENTS = (
@@ -128,7 +130,7 @@ _STATEMENTS = (
 
 
 @dataclass(frozen=True)
-class HandOverRun:
+class HandOverRun(Result):
     """A hand-over that was run; `failed` maps parts that failed to the reason: plan again to go on."""
 
     plan: HandOverPlan
@@ -161,14 +163,15 @@ class HandOverRun:
 
     def __str__(self) -> str:
         parts = len(self.plan.parts)
-        return f"handed over to {self.plan.owner}: {parts - len(self.failed)} of {parts} parts"
+        return f"handed over to {self.plan.owner}: {parts - len(self.failed)} of {count_of(parts, 'part')}"
 
 
 def plan_hand_over(connection: Connection) -> HandOverPlan:
     """Plan to give the operators all that this login owns: tenants' schemas with their objects, roles, and tables in public."""
     owner = owner_name(database_name(connection))
     tenants = [TEMPLATE, *list_tenants(connection), *_shadows(connection)]
-    ours, left, closed = _objects(connection, tenants, owner)
+    made = [tenant for tenant in tenants if tenant.owner is None]  # what is in an adopted schema stays the ERP's own
+    ours, left, closed = _objects(connection, made, owner)
     shared = operator_statements(connection, by_superuser=True)
     shared += _public(connection, owner, may_own=any("ON SCHEMA public" in one for one in shared))
     parts = [HandOverPart(None, tuple(shared))]
@@ -178,7 +181,7 @@ def plan_hand_over(connection: Connection) -> HandOverPlan:
         statements = ours.get(tenant.schema, [])
         if tenant.schema not in closed:
             statements += _of_roles(tenant, loose, owner)
-            if tenant.role is not None and tenant.schema not in has_defaults:
+            if tenant.role is not None and tenant.owner is None and tenant.schema not in has_defaults:
                 statements += default_statements(tenant, owner)
         parts.append(HandOverPart(tenant, tuple(statements)))
     return HandOverPlan(owner, tuple(part for part in parts if part.statements), left)
@@ -242,7 +245,9 @@ def _objects(
 
 
 def _public(connection: Connection, owner: str, *, may_own: bool) -> Iterator[str]:
-    for table, is_ours, has_create in connection.execute(_PUBLIC, {"owner": owner, "tables": list(_TABLES)}).fetchall():
+    registry = registry_table(connection)
+    tables = [*([registry.removeprefix("public.")] if registry else []), *_TABLES]
+    for table, is_ours, has_create in connection.execute(_PUBLIC, {"owner": owner, "tables": tables}).fetchall():
         if not is_ours:
             continue
         if has_create or may_own:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,9 @@ from erpkit.database import (
     sweep,
 )
 from erpkit.errors import DatabaseError, UsageError, first_line
-from erpkit.finding import Finding, group_findings
-from erpkit.result import Summary
+from erpkit.finding import Finding, group_findings, marked
+from erpkit.plural import count_of
+from erpkit.result import Result, Summary
 from erpkit.table import Table
 from erpkit.tenants.frames import Array, AsText, Loading, Part, combine, make_array, make_masked, make_times
 from erpkit.tenants.reading_sql import check_reading
@@ -34,6 +35,7 @@ from erpkit.visible import visible_html
 if TYPE_CHECKING:
     import pandas
 
+_PLACE = re.compile(r"%(?:\(\w+\))?s\b")
 _IN_LIST = re.compile(r"\bin (?P<bracket>\( )?%(?: \( (?P<name>\w+) \))? s\b", re.IGNORECASE)
 _FEW, _MANY_ROWS = (
     10,
@@ -43,11 +45,12 @@ _MAY_BE_LIMITED = re.compile(r"limit|fetch|offset|for\b|into", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Across:
+class Across(Result):
     """The result of a query over all tenants: the rows, and what went wrong.
 
     The first column of `frame` is `tenant`. `errors` maps the tenants that failed to the reason; `truncated` are those with
-    more rows than the limit; `skipped` maps those that were not queried to their status, and `asked` counts the others.
+    more rows than the limit; `skipped` maps those that were not queried to their status, and `asked` counts the others. A
+    tenant that is skipped although it was asked for `by_name` is a problem.
     """
 
     frame: pandas.DataFrame
@@ -56,6 +59,7 @@ class Across:
     skipped: dict[str, str]
     asked: int = 0
     target: str = ""
+    by_name: frozenset[str] = frozenset()
 
     @property
     def table(self) -> Table[tuple[object, ...]]:
@@ -71,13 +75,15 @@ class Across:
     @property
     def findings(self) -> list[Finding]:
         """The tenants that failed, were cut off or were skipped; or that there was no tenant to query."""
-        if not self.asked:
+        if not self.asked and not self.by_name & self.skipped.keys():
             return [Finding("no tenants", "", "there are no active tenants to query", remedy="erpkit tenants list")]
         return [
             *(Finding("not read", slug, error) for slug, error in self.errors.items()),
             *(Finding("limit", slug, "it has more rows than the limit", "info") for slug in self.truncated),
             *(
-                Finding("not active", slug, f"{status}: it was not queried", "info")
+                Finding(
+                    "not active", slug, f"{status}: it was not queried", "warning" if slug in self.by_name else "info"
+                )
                 for slug, status in self.skipped.items()
             ),
         ]
@@ -85,7 +91,9 @@ class Across:
     @property
     def summary(self) -> Summary:
         """How many tenants were queried, and what a reader of the rows must know."""
-        return Summary(f"{self.facts['tenants']} tenants on {self.target}", self.facts, self.findings)
+        return Summary(
+            f"{count_of(self.asked + len(self.skipped), 'tenant')} on {self.target}", self.facts, self.findings
+        )
 
     @property
     def notes(self) -> list[str]:
@@ -98,7 +106,7 @@ class Across:
 
     def __repr__(self) -> str:
         rows = repr(self.frame) if len(self.frame) else "no rows"
-        return "\n".join([rows, *(f"! {cause}" for cause in group_findings(self.findings))])
+        return "\n".join([rows, *(marked(cause) for cause in group_findings(self.findings))])
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{visible_html(note)}</li>" for note in self.notes)
@@ -145,6 +153,8 @@ def across(
     order = {tenant.slug: number for number, tenant in enumerate(active)}
     parts.sort(key=lambda part: order[part.tenant])
     errors = {part.tenant: part.error for part in parts if part.error is not None}
+    if params is None:
+        _check_bound(query, errors)
     truncated = tuple(part.tenant for part in parts if limit is not None and part.count > limit)
     kept = [part.keep(limit) for part in parts if part.error is None]
     parts.clear()  # frees memory before `combine` needs as much again
@@ -217,6 +227,14 @@ def _bind(connection: Connection, query: str, params: Sequence[Any] | dict[str, 
         return psycopg.ClientCursor(connection).mogrify(query, params)
     except (psycopg.ProgrammingError, psycopg.DataError, UnicodeError) as error:
         raise UsageError(f"the parameters do not fit the query: {error}") from None
+
+
+def _check_bound(query: str, errors: Mapping[str, str]) -> None:
+    """Raise UsageError where a query failed as it has a place for a value, and was given none; `%` is an operator, too."""
+    if not any('"%"' in error for error in errors.values()):
+        return
+    if found := _PLACE.search("".join("''" if token.is_string else token.text for token in read_tokens(query))):
+        raise UsageError(f"{found[0]} in the query is a place for a value, and there are no params")
 
 
 def _check_lists(query: str, params: Sequence[Any] | dict[str, Any]) -> None:

@@ -1,0 +1,92 @@
+"""The login that looks at a foreign ERP: what it may do, the grants that it lacks, and a login that may only read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from erpkit.database import Connection
+from erpkit.database.rights import find_excess
+from erpkit.tenants.listing import Listing
+
+__all__ = ["Login", "grants_lacking", "grants_of_reader", "read_login"]
+
+_OWN = {"slug", "schema_name", "role_name", "name", "status"}  # the columns of erpkit's own public.tenants
+_READER = "erp_reader"  # the login that is proposed
+_FEW = 5  # schemas that are granted one by one
+
+_LOGIN = """
+SELECT session_user::text, quote_ident(session_user), current_setting('server_version'), pg_backend_pid(), pg_is_in_recovery(),
+       ARRAY(SELECT attname::text FROM pg_catalog.pg_attribute
+              WHERE attrelid = to_regclass('public.tenants') AND attnum > 0 AND NOT attisdropped)
+"""
+
+
+@dataclass(frozen=True)
+class Login:
+    """Who is connected: `quoted` is the name as SQL writes it, `excess` what it may do besides reading.
+
+    `pooler` tells whether one is in between, and `registry` are the columns of public.tenants, if there is one.
+    """
+
+    name: str
+    quoted: str
+    version: str
+    excess: str
+    pooler: bool
+    is_standby: bool
+    registry: frozenset[str]
+
+    @property
+    def owns_registry(self) -> bool:
+        """Whether there is a public.tenants of erpkit's own."""
+        return self.registry >= _OWN
+
+
+def read_login(connection: Connection) -> Login:
+    """Read who is connected, to what, and how; two queries."""
+    ((name, quoted, version, pid, is_standby, columns),) = connection.execute(_LOGIN).fetchall()
+    _, excess = find_excess(connection)
+    # A pooler gives a process id of its own at connection: the server's may be another one at each transaction.
+    is_pooled = pid != connection.info.backend_pid
+    return Login(name, quoted, version.split(" ")[0], excess, is_pooled, is_standby, frozenset(columns))
+
+
+def grants_lacking(login: Login, schemas: Sequence[str]) -> Iterator[str]:
+    """Yield the SQL that lets a login read schemas; of many, one block for all. Pure."""
+    if len(schemas) > _FEW:
+        names = sql.Literal(list(schemas)).as_string()
+        yield _grant_each(login.quoted, f"SELECT unnest({names}::text[])")
+    else:
+        names = ", ".join(sql.Identifier(name).as_string() for name in schemas)
+        yield f"GRANT USAGE ON SCHEMA {names} TO {login.quoted};"
+        yield f"GRANT SELECT ON ALL TABLES IN SCHEMA {names} TO {login.quoted};"
+
+
+def grants_of_reader(query: str, listing: Listing | None, owners: Sequence[str]) -> Iterator[str]:
+    """Yield the SQL that makes a login which may read the tenants that `query` lists, and nothing more. Pure.
+
+    Tenants that come later are granted by the default privileges of the `owners` of the schemas.
+    """
+    yield f"CREATE ROLE {_READER} LOGIN;  -- its password: \\password {_READER}"
+    listed = f"(\n  {query}\n) q ON q.schema_name = n.nspname"
+    yield _grant_each(_READER, f"SELECT n.nspname FROM pg_namespace n JOIN {listed}")  # noqa: S608 - for a person to run
+    if listing:
+        yield f"GRANT USAGE ON SCHEMA {listing.column.schema} TO {_READER};"
+        yield f"GRANT SELECT ON {listing.column.place} TO {_READER};"
+    for owner in owners:
+        yield f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT USAGE ON SCHEMAS TO {_READER};"
+        yield f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT SELECT ON TABLES TO {_READER};"
+
+
+def _grant_each(login: str, query: str) -> str:
+    """Return a block that grants the reading of each schema that a query gives."""
+    grants = (f"GRANT USAGE ON SCHEMA %I TO {login}", f"GRANT SELECT ON ALL TABLES IN SCHEMA %I TO {login}")
+    lines = [f"  EXECUTE format({sql.Literal(grant).as_string()}, s);" for grant in grants]
+    body = "\n".join(["DECLARE s text; BEGIN", f"FOR s IN {query} LOOP", *lines, "END LOOP; END"])
+    tag = "$grant$"
+    while tag in body:  # a schema may be called anything
+        tag = f"{tag[:-1]}_$"
+    return f"DO {tag} {body} {tag};"
