@@ -26,7 +26,8 @@ class Settings:
     server. It may contain a password, so it is never shown; in ERPKIT_DATABASE, `env:NAME` refers to another variable. `modules`
     is an entry-point group, or None for the default. `tenants_query` lists the tenants of an ERP that erpkit did not make; None
     means `public.tenants`. `broker` is the URL to which events are forwarded, `memory:` for none; it may contain a password: show
-    `mask_url(broker)`. The `shared_schemas` follow each tenant's on the search_path; its role may read them, and write
+    `mask_url(broker)`. `broker_subject` is the pattern of its subjects or topics, "" for the usual
+    one. The `shared_schemas` follow each tenant's on the search_path; its role may read them, and write
     to the `writable_schemas`, which are shared, too. SQL that a person types may use `allowed_functions` besides PostgreSQL's own:
     names, with or without a schema, or `schema.*`. `migration_state` names the tables in which another tool keeps its migrations:
     `table column` or `table column order`. `pooler` is the mode of a connection pooler in between, "session" or
@@ -38,6 +39,7 @@ class Settings:
     modules: str | None = None
     tenants_query: str | None = None
     broker: str = field(default="memory:", repr=False)
+    broker_subject: str = ""
     shared_schemas: tuple[str, ...] = ()
     allowed_functions: tuple[str, ...] = ()
     retention: tuple[str, ...] = ()
@@ -54,7 +56,8 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read `ERPKIT_DATABASE` (else libpq's variables, else embedded) and `ERPKIT_` `HOME`, `MODULES`, `TENANTS_QUERY`, `BROKER`.
+        """Read `ERPKIT_DATABASE` (else libpq's variables, else embedded) and `ERPKIT_` `HOME`, `MODULES`, `TENANTS_QUERY`, `BROKER`,
+        `BROKER_SUBJECT`.
 
         `ERPKIT_SHARED_SCHEMAS`, `ERPKIT_WRITABLE_SCHEMAS`, `ERPKIT_ALLOWED_FUNCTIONS`, `ERPKIT_MIGRATION_STATE` and
         `ERPKIT_RETENTION` are lists separated by commas, and `ERPKIT_POOLER` is a mode; if they are not set, the modules.toml that
@@ -70,6 +73,7 @@ class Settings:
             modules=env.get("ERPKIT_MODULES") or None,
             tenants_query=env.get("ERPKIT_TENANTS_QUERY") or None,
             broker=env.get("ERPKIT_BROKER") or "memory:",
+            broker_subject=env.get("ERPKIT_BROKER_SUBJECT") or "",
             shared_schemas=_list("shared_schemas", env, manifest),
             allowed_functions=_list("allowed_functions", env, manifest),
             writable_schemas=_list("writable_schemas", env, manifest),

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import click
 import psycopg
 
 import erpkit
-from erpkit.cli import dead_letters, replaying
+from erpkit.cli import dead_letters, replaying, seeking
 from erpkit.cli.output import (
     as_json,
     confirm_option,
@@ -36,10 +36,10 @@ from erpkit.config import Settings
 from erpkit.erp import Erp
 from erpkit.errors import BrokerError, DatabaseError, UsageError
 from erpkit.events import GroupLag, WorkerOptions, WorkerReport
-from erpkit.events.brokers import Broker, Forwarded
+from erpkit.events.brokers import Broker, Forwarded, ResendPlan
 from erpkit.events.lag import MAX_AGE, MAX_LAG
 from erpkit.events.retention import Pruned
-from erpkit.finding import exit_code
+from erpkit.finding import exit_code, not_read
 from erpkit.nats import NatsServer
 from erpkit.plural import count_of
 from erpkit.signals import caught_signals, stop_at_signals
@@ -306,16 +306,55 @@ def _replace(path: Path, text: str) -> None:
 @command.command("forward")
 @tenants_option()
 @click.option("--once", is_flag=True, help="End when everything is forwarded; without it, go on until SIGTERM.")
+@click.option(
+    "--from",
+    "point",
+    metavar="POINT",
+    help="Plan to send again from an offset, a time such as 2026-01-31T08:00:00+00:00, or the beginning.",
+)
+@confirm_option()
 @as_json
-def forward_(slugs: tuple[str, ...], once: bool, as_json: bool) -> None:
-    """Forward the logs to the broker (ERPKIT_BROKER): at least once, in order, from a checkpoint of their own."""
+def forward_(slugs: tuple[str, ...], once: bool, point: str | None, confirm: str, as_json: bool) -> int:
+    """Forward the logs to the broker (ERPKIT_BROKER): at least once, in order, from a checkpoint of their own.
+
+    What the broker refuses for good, as it is too large, becomes a dead letter of the forwarder, and the rest goes on: exit code 3.
+    With --from and a plan's id the checkpoint is moved back, and a forwarder sends from there.
+    """
+    if point is not None:
+        return _send_again(slugs, point, confirm, as_json)
+    if confirm:
+        raise UsageError("--confirm is the id of a plan: say --from POINT, too")
     with _open(quiet=as_json) as (erp, broker), stop_at_signals() as stop:
         work = _Forwarding(erp, broker, slugs, stop)
         results = work.once() if once else work.until_stopped()
     if as_json:
-        print_json([{"tenant": r.tenant, "events": r.events, "offset": r.offset} for r in results])
+        print_json([asdict(result) for result in results])
     else:
         show(Table(_FORWARDED, results, "There was nothing to forward."))
+    findings = not_read(work.errors)
+    print_findings(findings, quiet=as_json)
+    return 3 if findings or any(result.refused for result in results) else 0
+
+
+def _send_again(slugs: Sequence[str], point: str, confirm: str, as_json: bool) -> int:
+    with open_erp(quiet=as_json, own="event log") as erp:
+        plan = erp.events.send_again(slugs, **_point(point))
+        if as_json:
+            return print_or_apply(plan, confirm, _resend, _resend)
+        return show_or_apply(plan, confirm, this_command())
+
+
+def _point(point: str) -> dict[str, Any]:
+    if point == "beginning" or point.isdecimal():
+        return {"offset": 1 if point == "beginning" else int(point)}
+    return {"since": read_time("--from", point)}
+
+
+def _resend(plan: ResendPlan) -> dict[str, Any]:
+    rewinds = [
+        {"tenant": r.tenant.slug, "from": r.first_offset, "to": r.checkpoint, "events": r.events} for r in plan.rewinds
+    ]
+    return {"plan": plan.id, "done": plan.done, "tenants": rewinds, "errors": dict(plan.errors)}
 
 
 @command.group("nats")
@@ -357,11 +396,15 @@ class _Forwarding:
         self._slugs = slugs
         self._stop = stop
         self._results: dict[str, Forwarded] = {}
+        self.errors: dict[str, str] = {}  # by tenant, of the last round
 
     def once(self) -> list[Forwarded]:
         """Forward all there is, unless it is to stop between two tenants."""
-        for result in self._erp.events.forward(self._broker, self._slugs, self._stop):
+        before, self.errors = self.errors, {}
+        for result in self._erp.events.forward(self._broker, self._slugs, self._stop, self.errors):
             self._add(result)
+        for slug, reason in self.errors.items() - before.items():
+            say(f"! {slug}: {reason}", err=True)
         return list(self._results.values())
 
     def until_stopped(self) -> list[Forwarded]:
@@ -385,9 +428,13 @@ class _Forwarding:
         return _EVERY
 
     def _add(self, result: Forwarded) -> None:
-        before = self._results.get(result.tenant)
-        events = result.events + (before.events if before else 0)
-        self._results[result.tenant] = Forwarded(result.tenant, events, result.offset)
+        if result.refused:
+            refused = count_of(result.refused, "event was", "events were")
+            say(f"! {result.tenant}: {refused} refused by the broker: see `erpkit events lag`", err=True)
+        before = self._results.get(result.tenant, Forwarded(result.tenant, 0, 0))
+        self._results[result.tenant] = replace(
+            result, events=before.events + result.events, refused=before.refused + result.refused
+        )
 
 
 @contextmanager
@@ -395,6 +442,7 @@ def _open(*, quiet: bool) -> Iterator[tuple[Erp, Broker]]:
     with erpkit.open() as erp, erp.events.broker() as broker:
         print_target(erp.target, quiet=quiet)
         print_target(f"broker {broker.name}", quiet=quiet)
+        say(f"order: {broker.order}", err=quiet)
         yield erp, broker
 
 
@@ -402,10 +450,12 @@ _FORWARDED = (
     Column[Forwarded]("tenant", lambda one: one.tenant),
     Column[Forwarded]("forwarded", lambda one: one.events),
     Column[Forwarded]("up to offset", lambda one: one.offset),
+    Column[Forwarded]("refused", lambda one: one.refused),
 )
 
 
 command.add_command(dead_letters.command)
+command.add_command(seeking.command)
 command.add_command(replaying.replay)
 command.add_command(replaying.replays)
 command.add_command(replaying.shadows)

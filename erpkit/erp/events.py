@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psycopg
+
 from erpkit import events
+from erpkit.config import mask_url
 from erpkit.database import IMPATIENT, Connection, Tenant
 from erpkit.erp.installation import Installation, find_inactive
 from erpkit.erp.part import Part
-from erpkit.errors import StoppedError
-from erpkit.events.brokers import Broker, ConsumeOptions
+from erpkit.errors import BrokerError, DatabaseError, ErpkitError, StoppedError, UsageError, first_line
+from erpkit.events.brokers import (
+    Broker,
+    ConsumeOptions,
+    ResendPlan,
+    group_name,
+    plan_resend,
+    prepare,
+    read_forward_findings,
+    read_forward_lag,
+    run_resend,
+    scheme_of,
+)
 from erpkit.events.dispatchers import (
     DispatcherReport,
     DispatchRun,
@@ -40,6 +55,7 @@ from erpkit.events.replay.shadow import SHADOW_COLUMNS
 from erpkit.events.replay.swap import SwapResult
 from erpkit.events.replay.watermill import WatermillTopics, read_watermill_topics
 from erpkit.events.retention import Pruned, PrunePlan, Retention, plan_prune, prune
+from erpkit.events.seek import SeekPlan, SeekRun, Target, plan_seek, run_seek
 from erpkit.events.trace import Trace, trace
 from erpkit.plan import Plan, Work
 from erpkit.plural import count_of
@@ -151,7 +167,7 @@ class Events(Part):
         More than `max_lag` events of a handler and tenant, or one that waits for more than `max_age` seconds, are findings, and None is
         no limit; so is a transaction that holds a lock of a log for more than `long` seconds.
         """
-        return self._lag(names, max_lag, max_age, long)
+        return self._with_forwarder(self._lag(names, max_lag, max_age, long))
 
     def health(
         self,
@@ -163,7 +179,7 @@ class Events(Part):
     ) -> EventHealth:
         """Read what waits, what arrives, what failed and who holds things back; the limits are as in `lag`."""
         tenants = self._find(names)
-        lag = self._lag(names, max_lag, max_age, long)
+        lag = self._with_forwarder(self._lag(names, max_lag, max_age, long))
         with self._erp.database.connection() as connection:
             return read_event_health(connection, self._erp.target, tenants, lag)
 
@@ -307,6 +323,24 @@ class Events(Part):
 
         return Plan(make(Work()), make, lambda plan, work: prune(erp.database, plan, work), erp.target, "rows")
 
+    def seek(self, handler: str, to: Target, names: Sequence[str] = ()) -> Plan[SeekPlan, SeekRun]:
+        """Plan to move the checkpoint of a handler, and to end its pause.
+
+        `to` is "beginning", "now", the offset of the first event to handle, or a time with its zone. Events that it has handled are
+        not handled again: that is what a replay is for.
+        """
+        erp = self._erp
+
+        def make(_: Work) -> SeekPlan:
+            tenants = self._active(names)
+            with erp.database.connection() as connection:
+                return plan_seek(connection, tenants, erp.registry, handler, to)
+
+        def run(plan: SeekPlan, _: Work) -> SeekRun:
+            return run_seek(erp.database, plan, plan.id)
+
+        return Plan(make(Work()), make, run, erp.target, "checkpoints", can_stop=False)
+
     def replays(self, names: Sequence[str] = ()) -> ReplayHistory:
         """Read who replayed what, and how it ended."""
         return read_replays(self._erp.database, self._find(names))
@@ -414,14 +448,43 @@ class Events(Part):
         return Plan(make(Work()), make, run, erp.target, "events", can_stop=False)
 
     def forward(
-        self, broker: Broker, names: Sequence[str] = (), stop: threading.Event | None = None
+        self,
+        broker: Broker,
+        names: Sequence[str] = (),
+        stop: threading.Event | None = None,
+        errors: dict[str, str] | None = None,
     ) -> Iterator[events.Forwarded]:
-        """Forward what the logs have to the broker, until all is there or `stop` is set; yield a record a tenant."""
-        tenants = self._active(names)
-        broker.declare(events.consumer_groups(self._erp.registry))
+        """Forward what the logs have to the broker, until all is there or `stop` is set; yield a record a tenant.
+
+        A tenant that cannot be read does not stop the others: `errors` gets the reason. A broker that has lost what it was sent is
+        noted with each tenant before anything new is sent.
+        """
+        tenants, errors = self._active(names), {} if errors is None else errors
+        prepare(self._erp.database, self._active(()), events.consumer_groups(self._erp.registry), broker, errors)
         for tenant in tenants:
             if stop is None or not stop.is_set():
-                yield events.forward(self._erp.database, tenant, broker)
+                with _note_unless_lost(tenant, errors):
+                    yield events.forward(self._erp.database, tenant, broker)
+
+    def send_again(
+        self, names: Sequence[str] = (), *, offset: int = 1, since: datetime | None = None
+    ) -> Plan[ResendPlan, ResendPlan]:
+        """Plan to forward again what was forwarded from an offset on, or what was recorded since a time.
+
+        For a broker that was wiped, or that takes by now what it refused.
+        """
+        erp = self._erp
+        scheme = scheme_of(erp.settings)
+        if not scheme:
+            raise UsageError("ERPKIT_BROKER is memory:, which keeps nothing: set it to nats://host:4222, say")
+
+        def make(_: Work) -> ResendPlan:
+            return plan_resend(erp.database, self._active(names), group_name(scheme), offset, since)
+
+        def run(plan: ResendPlan, _: Work) -> ResendPlan:
+            return run_resend(erp.database, plan, plan.id)
+
+        return Plan(make(Work()), make, run, f"{erp.target}, {mask_url(erp.settings.broker)}", "events", can_stop=False)
 
     def consume(
         self, broker: Broker, *, stop: threading.Event | None = None, idle: float | None = None
@@ -457,6 +520,32 @@ class Events(Part):
             lag = read_event_lag(connection, active, groups, long)
         return replace(lag, max_lag=max_lag, max_age=max_age, skipped=find_inactive(tenants), named=frozenset(names))
 
+    def _with_forwarder(self, lag: EventLag) -> EventLag:
+        """Add how far the forwarder is behind, and what the broker has lost or refused, where one is configured."""
+        scheme = scheme_of(self._erp.settings)
+        if not scheme:
+            return lag
+        active = [tenant for tenant in lag.tenants if tenant.slug not in lag.errors]
+        errors = dict(lag.errors)
+        with self._erp.database.connection() as connection:
+            groups = read_forward_lag(connection, active, scheme, errors)
+            forwarding = read_forward_findings(connection, active, scheme, errors)
+        return replace(lag, groups=[*lag.groups, *groups], forwarding=forwarding, errors=errors)
+
     def _letters(self, tenants: Sequence[Tenant]) -> tuple[Any, ...]:
         with self._erp.database.connection() as connection:
             return tuple(events.list_dead_letters(connection, tenants, {}))
+
+
+@contextmanager
+def _note_unless_lost(tenant: Tenant, errors: dict[str, str]) -> Iterator[None]:
+    """Add a fault of this tenant's to `errors`; raise one of the broker's or of the connection, which is everybody's."""
+    own = (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable)
+    try:
+        with name_log_behind(tenant):
+            yield
+    except (ErpkitError, psycopg.Error) as error:
+        is_lost = isinstance(error, BrokerError | DatabaseError | psycopg.OperationalError)
+        if is_lost and not isinstance(error.__cause__, own):
+            raise
+        errors[tenant.slug] = first_line(error).removeprefix(f"tenant {tenant.slug}: ")

@@ -16,7 +16,8 @@ from erpkit.events.dead_letters import (
     show_dead_letter,
     sum_counts,
 )
-from erpkit.events.dispatch import CrashError, DispatchResult, dispatch, dispatch_batch
+from erpkit.events.dispatch import DispatchResult, dispatch, dispatch_batch
+from erpkit.events.handling import CrashError
 from erpkit.events.lag import GroupLag, LockHolder, TopicRate, read_lag, read_lock_holders, read_rates
 from erpkit.events.letter_plan import LetterPlan, LetterSelection, plan_discard, plan_retry
 from erpkit.events.letter_run import LetterResult, LetterRun, run_letters

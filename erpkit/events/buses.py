@@ -184,7 +184,7 @@ class EventBus:
                 self._pending.append((other, _Sent(self, None, message=published)))
 
     def _find(self, topic: str) -> list[EventHandler]:
-        return [h for h in self._registry.event_handlers.values() if self._registry.topic(h.event) == topic]
+        return [h for h in self._registry.event_handlers.values() if topic in self._registry.topics_of(h)]
 
 
 class _Sent:
@@ -230,6 +230,10 @@ class _InMemory(Context):
         """Queue an event behind those that wait already."""
         self._bus._put(_Sent(self._bus, event, self, self._count))
         self._count += 1
+
+    def _inner(self, value: object) -> Context:
+        self._count += 1
+        return _InMemory(self._bus, self.registry.topic(type(value)), _Sent(self._bus, value, self, self._count - 1))
 
     def __getattr__(self, name: str) -> Any:
         if name == "message":

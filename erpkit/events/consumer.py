@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 from uuid import UUID, uuid4
 
 from psycopg import sql
 
 from erpkit.database import Connection, Tenant
-from erpkit.errors import DatabaseError
-from erpkit.events.message import Message, encode
-from erpkit.modules import EventHandler, Registry
+from erpkit.database.in_use import Leaving
+from erpkit.errors import DatabaseError, ErpkitError
+from erpkit.events.message import Message, check_storable, encode
+from erpkit.modules import EventHandler, Query, Registry
+
+_Answer = TypeVar("_Answer")
 
 
 class Watch:
@@ -44,11 +48,17 @@ class Context:
     published: list[Message] = field(default_factory=list)
     attempt: int = 1
     error: Exception | None = None
+    sent: int = 0
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of this handler on this message, and for no other: what a service knows a repetition by."""
+        return f"{self.message.uuid}:{self.handler}"
 
     def publish(self, event: object) -> None:
         """Publish an event that a module declares under `publishes`.
 
-        Raises ModuleError for any other, and PayloadError when its values are not of its fields' types.
+        Raises ModuleError for any other, and PayloadError when its values are not of its fields' types or cannot be stored.
         """
         self.published.append(self.caused(event, len(self.published)))
 
@@ -56,7 +66,38 @@ class Context:
         """Return the message of the `number`th event that this handler publishes."""
         kind = type(event)
         topic, version = self.registry.topic(kind), self.registry.version(kind)
-        return self.message.cause(topic, encode(event), f"{self.handler}/{number}", version)
+        payload = encode(event)
+        check_storable(kind.__name__, payload)
+        return self.message.cause(topic, payload, f"{self.handler}/{number}", version)
+
+    def send(self, command: object) -> None:
+        """Carry out another command in this transaction; what it publishes is published with this handler's events.
+
+        Raises ModuleError for a command without a handler, and what the handler raises.
+        """
+        handler = self.registry.command_handler(type(command))
+        inner = self._inner(command)
+        handler.function(command, inner)
+        self.published += inner.published
+
+    def ask(self, query: Query[_Answer]) -> _Answer:
+        """Return the answer to a query in this transaction, which sees what the handler has changed so far.
+
+        Raises ModuleError for a query without a handler, and ErpkitError for a handler that publishes.
+        """
+        handler = self.registry.query_handler(type(query))
+        inner = self._inner(query)
+        answer = handler.function(query, inner)
+        if inner.published:
+            raise ErpkitError(f"{inner.handler}: a query cannot publish events: make it a command")
+        return answer
+
+    def _inner(self, value: object) -> Context:
+        """Return the context of a command or query within this one; its ids follow from this message's."""
+        self.sent += 1
+        topic = self.registry.topic(type(value))
+        message = self.message.cause(topic, encode(value), f"{self.handler}/sent/{self.sent}")
+        return Context(self.connection, self.tenant, message, self.registry, topic)
 
     @property
     def is_lost(self) -> bool:
@@ -87,7 +128,7 @@ def raise_if_lost(connection: Connection | None, error: Exception, what: str) ->
 class ConsumerGroup:
     """A reader of events: the name under which checkpoints, locks and brokers know it, and the topics that it reads.
 
-    Each event handler is a group of its own, and of one topic so far.
+    Each event handler is a group of its own.
     """
 
     name: str
@@ -102,6 +143,7 @@ class Consumer:
     registry: Registry
     handler: EventHandler
     watch: Watch = UNWATCHED
+    leaving: Leaving | None = None  # tells a batch to end, as somebody waits for the tenant
 
     @property
     def name(self) -> str:
@@ -123,7 +165,7 @@ class Consumer:
 
 def group_of(registry: Registry, handler: EventHandler) -> ConsumerGroup:
     """Return the consumer group of a handler."""
-    return ConsumerGroup(handler.name, (registry.topic(handler.event),))
+    return ConsumerGroup(handler.name, registry.topics_of(handler))
 
 
 def consumer_groups(registry: Registry) -> list[ConsumerGroup]:

@@ -22,6 +22,7 @@ from erpkit.finding import Finding, Severity
 from erpkit.plural import count_of
 from erpkit.table import Column, Table
 
+_LONGEST_ERROR = 8192  # bytes
 _COLUMNS = 'handler, topic, "offset", uuid, error, attempts, failed_at'
 
 _SHOW = """
@@ -174,8 +175,10 @@ def add_dead_letter(
 
 
 def describe_error(error: BaseException) -> str:
-    """Return an error as dead letters keep it: its type and what it says."""
-    return f"{type(error).__name__}: {error}".strip()
+    """Return an error as dead letters keep it: its type and what it says, in at most 8 KiB of text that PostgreSQL can store."""
+    text = f"{type(error).__name__}: {error}".strip().replace("\0", "\\0")
+    kept = text.encode(errors="backslashreplace")
+    return kept.decode() if len(kept) <= _LONGEST_ERROR else f"{kept[: _LONGEST_ERROR - 3].decode(errors='ignore')}…"
 
 
 Dimension = Literal["tenant", "handler", "topic", "cause", "kind"]

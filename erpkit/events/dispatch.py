@@ -2,168 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.database.in_use import Leaving
-from erpkit.errors import ErpkitError, TenantNotActiveError
-from erpkit.events.checkpoints import Checkpoint, mark_in_flight, move_checkpoint, read_batch
-from erpkit.events.consumer import UNWATCHED, Consumer, Context, Watch, raise_if_lost
-from erpkit.events.dead_letters import add_dead_letter
+from erpkit.errors import TenantNotActiveError
+from erpkit.events.checkpoints import (
+    Checkpoint,
+    NotStartedError,
+    list_paused,
+    mark_in_flight,
+    move_checkpoint,
+    read_following,
+)
+from erpkit.events.consumer import UNWATCHED, Consumer, Watch
+from erpkit.events.dead_letters import add_dead_letter, describe_error
+from erpkit.events.handling import (
+    ATTEMPTS,
+    STATEMENT_TIMEOUT,
+    BatchResult,
+    Dispatched,
+    crash_of,
+    handle_batch,
+    handle_each,
+)
 from erpkit.events.log import append, name_log_behind
 from erpkit.events.message import Message
-from erpkit.events.middleware import Middleware
-from erpkit.events.parking import hold_back, park_if_blocked
-from erpkit.events.router import EVERY, handle, isolated, run_handler
-from erpkit.events.timeout import watched
-from erpkit.modules import EventHandler, Registry
-
-ATTEMPTS = 3
-
-_Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True)
-class BatchResult:
-    """What became of a batch: events that were handled (now or before), those that became dead letters, and what was published.
-
-    An event in neither was parked behind one of the dead letters.
-    """
-
-    handled: Sequence[Message] = ()
-    dead: Sequence[tuple[Message, Exception]] = ()
-    published: Sequence[Message] = field(default_factory=list)
-    rest: Sequence[Message] = ()  # not begun, as somebody waits for the tenant
-
-
-def together_or_each(
-    connection: Connection, what: str, together: Callable[[], _Result], each: Callable[[], _Result]
-) -> _Result:
-    """Do `together` in one savepoint; after any error undo it and do `each` instead, which sets its own savepoints.
-
-    A lost connection is no fault of an event: raises DatabaseError then, which begins with `what` was being done.
-    """
-    try:
-        with connection.transaction():
-            return together()
-    except Exception as error:
-        raise_if_lost(connection, error, what)
-        return each()
-
-
-def handle_batch(
-    connection: Connection,
-    consumer: Consumer,
-    messages: Sequence[Message],
-    attempts: int = ATTEMPTS,
-    leaving: Leaving | None = None,
-) -> BatchResult:
-    """Handle messages that are not in the handler's inbox yet; the caller appends what was published.
-
-    One that fails `attempts` times becomes a dead letter. With `leaving`, the batch ends where somebody waits for the tenant.
-    """
-    return together_or_each(
-        connection,
-        str(consumer),
-        lambda: _handle_together(connection, consumer, messages, leaving),
-        lambda: handle_each(connection, consumer, messages, attempts, leaving),
-    )
-
-
-def _handle_together(
-    connection: Connection, consumer: Consumer, messages: Sequence[Message], leaving: Leaving | None
-) -> BatchResult:
-    """Handle those messages that are not in the handler's inbox yet, and put them there."""
-    if not messages:
-        return BatchResult()
-    rows = connection.execute(
-        "INSERT INTO erpkit_inbox (handler, uuid) SELECT %s, unnest(%s::uuid[]) ON CONFLICT DO NOTHING RETURNING uuid",
-        [consumer.name, [message.uuid for message in messages]],
-    )
-    new = {uuid for (uuid,) in rows}
-    middleware = _middleware(consumer.handler, consumer.watch)
-    published: list[Message] = []
-    for number, message in enumerate(messages):
-        if leaving is not None and leaving.is_due():
-            query = "DELETE FROM erpkit_inbox WHERE handler = %s AND uuid = ANY(%s)"
-            connection.execute(query, [consumer.name, list(new)])
-            return BatchResult(messages[:number], (), published, messages[number:])
-        if message.uuid in new:
-            new.discard(message.uuid)  # a broker may bring one twice
-            published += handle(connection, consumer, message, middleware)
-    return BatchResult(messages, (), published)
-
-
-def handle_each(
-    connection: Connection,
-    consumer: Consumer,
-    messages: Sequence[Message],
-    attempts: int = ATTEMPTS,
-    leaving: Leaving | None = None,
-) -> BatchResult:
-    """Handle messages one by one, each in a savepoint of its own."""
-    middleware = _isolated_middleware(consumer.handler, consumer.watch, attempts)
-    handled: list[Message] = []
-    dead: list[tuple[Message, Exception]] = []
-    published: list[Message] = []
-    for number, message in enumerate(messages):
-        if leaving is not None and leaving.is_due():
-            return BatchResult(handled, dead, published, messages[number:])
-        if dead and park_if_blocked(connection, consumer, message):
-            continue
-        context = consumer.context(connection, message)
-        published += run_handler(consumer.handler, context, middleware)
-        if context.error is None:
-            handled.append(message)
-        else:
-            dead.append((message, context.error))
-    return BatchResult(handled, dead, published)
-
-
-@lru_cache(maxsize=1000)
-def _middleware(handler: EventHandler, watch: Watch) -> tuple[Middleware, ...]:
-    """Return the middleware for a batch, which has one savepoint and one look into the inbox."""
-    return (*EVERY, watched(watch, handler))
-
-
-@lru_cache(maxsize=1000)
-def _isolated_middleware(handler: EventHandler, watch: Watch, attempts: int) -> tuple[Middleware, ...]:
-    """Return the middleware for messages one by one, after an error."""
-
-    def store(context: Context, error: Exception) -> None:
-        consumer = Consumer(context.tenant, context.registry, handler)
-        add_dead_letter(context.connection, consumer, context.message, error, context.attempt)
-
-    return isolated(store, attempts, watched(watch, handler))
-
+from erpkit.events.middleware import TransactionEndedError
+from erpkit.events.one_by_one import dispatch_one_by_one
+from erpkit.events.parking import hold_back
+from erpkit.events.starts import start_handlers
+from erpkit.modules import Registry
 
 BATCH = 500
-STATEMENT_TIMEOUT = 30.0  # seconds
-
-
-class CrashError(ErpkitError):
-    """The process of a handler ended, or hung and was killed, each time that it had this event in flight."""
 
 
 @dataclass(frozen=True)
 class DispatchResult:
-    """How many events were handled, became dead letters, and were parked behind one, over all handlers of one tenant."""
+    """How many events were handled, became dead letters, and were parked behind one, over all handlers of one tenant.
+
+    `paused` are the handlers that wait after failures, and have not handled all.
+    """
 
     tenant: str
     handled: int
     dead: int
     parked: int = 0
-
-
-class Dispatched(NamedTuple):
-    """How many events of a batch were handled, became dead letters, and were parked behind one."""
-
-    handled: int = 0
-    dead: int = 0
-    parked: int = 0
+    paused: tuple[str, ...] = ()
 
 
 def dispatch(
@@ -175,13 +62,25 @@ def dispatch(
     together. An event that fails three times becomes a dead letter and does not hold up those behind it, except later ones
     of its aggregate where the handler declares `ordered_by`: they are parked.
     """
+    start_handlers(database, registry, [tenant])
     consumers = [Consumer(tenant, registry, handler, watch) for handler in registry.event_handlers.values()]
     total = Dispatched()
     while True:
         found = [dispatch_batch(database, consumer, batch) for consumer in consumers]
         if not any(map(any, found)):
-            return DispatchResult(tenant.slug, *total)
+            return DispatchResult(tenant.slug, *total, _paused(database, consumers))
         total = Dispatched(*map(sum, zip(total, *found, strict=True)))
+
+
+def _paused(database: Database, consumers: Sequence[Consumer]) -> tuple[str, ...]:
+    """Return the handlers that pause; all consumers are of one tenant."""
+    if not consumers:
+        return ()
+    with (
+        name_log_behind(consumers[0].tenant),
+        database.tenant_transaction(consumers[0].tenant, write=True) as connection,
+    ):
+        return list_paused(connection, [consumer.name for consumer in consumers])
 
 
 def dispatch_batch(database: Database, consumer: Consumer, limit: int = BATCH) -> Dispatched:
@@ -192,40 +91,100 @@ def dispatch_batch(database: Database, consumer: Consumer, limit: int = BATCH) -
     dispatcher has the group. The batch ends early where somebody waits to suspend, rename or drop the tenant. Raises
     TenantNotActiveError where the tenant is not active any more.
     """
-    with (
-        name_log_behind(consumer.tenant),
-        database.tenant_transaction(
-            consumer.tenant, write=True, statement_timeout=STATEMENT_TIMEOUT, active=True
-        ) as connection,
-    ):
-        checkpoint, messages = read_batch(connection, consumer.group, limit)
-        if messages is None:
-            return Dispatched()
-        if messages and checkpoint.is_suspect(messages[0]):
-            return _dispatch_suspect(connection, consumer, messages[0], checkpoint)
-        if messages:
-            mark_in_flight(connection, consumer, messages[-1].offset or 0, 0, STATEMENT_TIMEOUT)
-        ready = hold_back(connection, consumer, messages)
-        if not messages and not ready:
-            return Dispatched()
-        result = handle_batch(connection, consumer, ready, ATTEMPTS, Leaving(connection, consumer.tenant))
-        if messages or result.rest:
-            move_checkpoint(connection, consumer.group, _last_offset(consumer, messages, result.rest))
-        append(connection, result.published)
-        rest = {message.uuid for message in result.rest}
-        return _count([message for message in (*messages, *ready) if message.uuid not in rest], result)
+    in_flight: list[Message] = []
+    try:
+        with (
+            name_log_behind(consumer.tenant),
+            _noting_failure(database, consumer),
+            database.tenant_transaction(
+                consumer.tenant, write=True, statement_timeout=STATEMENT_TIMEOUT, active=True
+            ) as connection,
+        ):
+            consumer = replace(consumer, leaving=Leaving(connection, consumer.tenant))
+            work = dispatch_one_by_one if consumer.handler.is_outside else _dispatch
+            return work(connection, consumer, limit, in_flight)
+    except NotStartedError:
+        start_handlers(database, consumer.registry, [consumer.tenant])
+        return dispatch_batch(database, consumer, limit)
+    except TransactionEndedError as ended:
+        settle(database, consumer, in_flight, ended)
+        return Dispatched(0, 1 if ended.message else 0, 0 if ended.message else 1)
 
 
-def _last_offset(consumer: Consumer, messages: Sequence[Message], rest: Sequence[Message]) -> int:
-    """Return the offset up to which all of a batch is done.
+def _dispatch(connection: Connection, consumer: Consumer, limit: int, in_flight: list[Message]) -> Dispatched:
+    """Hand on a batch, which is `in_flight` then, in a transaction that only has begun."""
+    checkpoint, messages = read_following(connection, consumer, limit)
+    if messages is None:
+        return Dispatched()
+    if messages and checkpoint.is_suspect(messages[0]):
+        in_flight.append(messages[0])
+        return _dispatch_suspect(connection, replace(consumer, leaving=None), messages[0], checkpoint)
+    if messages:
+        mark_in_flight(connection, consumer, messages[-1].offset or 0, 0, STATEMENT_TIMEOUT)
+    ready = hold_back(connection, consumer, checkpoint.without_letters(messages))
+    if not messages and not ready:
+        return Dispatched()
+    in_flight += ready
+    result = handle_batch(connection, consumer, ready, checkpoint=checkpoint)
+    place = _place_of(checkpoint, messages, ready, result)
+    if place is not None:
+        move_checkpoint(connection, consumer.group, place, pause=result.pause)
+    append(connection, result.published)
+    rest = {message.uuid for message in result.rest}
+    return _count([one for one in (*checkpoint.without_letters(messages), *ready) if one.uuid not in rest], result)
 
-    Raises TenantNotActiveError, which undoes the batch, where the rest begins among events that were parked before it.
+
+def _place_of(
+    checkpoint: Checkpoint, messages: Sequence[Message], ready: Sequence[Message], result: BatchResult
+) -> int | None:
+    """Return where the checkpoint moves over what was done, None if it stays; what comes again after a pause lies behind it."""
+    if result.rest:
+        if result.rest[0] not in messages:  # it was parked before this batch: undo all of it
+            raise TenantNotActiveError("the batch ended, as somebody waits for the tenant")
+        return (result.rest[0].offset or 1) - 1
+    if result.pause is None:
+        return messages[-1].offset if messages else None
+    done = {message.uuid for message in (*result.handled, *(message for message, _ in result.dead))}
+    freed = [one.offset or 0 for one in ready if one.uuid not in done and (one.offset or 0) <= checkpoint.offset]
+    return min([result.pause.offset, *(first - 1 for first in freed)])
+
+
+@contextmanager
+def _noting_failure(database: Database, consumer: Consumer) -> Iterator[None]:
+    """Keep the error of a transaction that failed as a whole, for the dead letter that an event may become after several."""
+    try:
+        yield
+    except (TransactionEndedError, NotStartedError, TenantNotActiveError):
+        raise
+    except Exception as error:
+        with suppress(Exception), database.tenant_transaction(consumer.tenant, write=True) as connection:
+            connection.execute(
+                "UPDATE erpkit_checkpoints SET error = %s WHERE consumer_group = %s AND paused_until IS NULL",
+                [describe_error(error), consumer.name],
+            )
+        raise
+
+
+def settle(database: Database, consumer: Consumer, in_flight: Sequence[Message], ended: TransactionEndedError) -> None:
+    """Put in order what a handler left that ended its transaction: its message becomes a dead letter, and no effect is lost.
+
+    What was in flight with it may have been committed, or rolled back; the inbox tells. Those behind it leave the inbox, and come
+    again one by one, as after a crash.
     """
-    if not rest:
-        return messages[-1].offset or 0
-    if rest[0] not in messages:
-        raise TenantNotActiveError(f"{consumer} ended its batch, as somebody waits for the tenant")
-    return (rest[0].offset or 1) - 1
+    uuids = [message.uuid for message in in_flight]
+    first = uuids.index(ended.message.uuid) if ended.message and ended.message.uuid in uuids else 0
+    with database.tenant_transaction(consumer.tenant, write=True) as connection:
+        rows = connection.execute(
+            "DELETE FROM erpkit_inbox WHERE handler = %s AND uuid = ANY(%s) RETURNING uuid",
+            [consumer.name, uuids[first:]],
+        ).fetchall()
+        if ended.message is not None:
+            connection.execute(
+                "DELETE FROM erpkit_parked WHERE handler = %s AND uuid = %s", [consumer.name, ended.message.uuid]
+            )
+            add_dead_letter(connection, consumer, ended.message, ended, 1)
+        if rows:  # it was committed, and what the messages before it published was not
+            append(connection, ended.published)
 
 
 def _dispatch_suspect(
@@ -236,13 +195,14 @@ def _dispatch_suspect(
     is_hopeless = checkpoint.attempts >= ATTEMPTS
     if not is_hopeless:
         mark_in_flight(connection, consumer, in_flight, checkpoint.attempts + 1, STATEMENT_TIMEOUT)
-    ready = hold_back(connection, consumer, [suspect])
+    ready = hold_back(connection, consumer, checkpoint.without_letters([suspect]))
     given_up = [suspect] if is_hopeless and suspect in ready else []
     for message in given_up:
-        crash = CrashError(f"its dispatcher ended {ATTEMPTS} times with it in flight")
-        add_dead_letter(connection, consumer, message, crash, ATTEMPTS)
-    result = handle_each(connection, consumer, [message for message in ready if message not in given_up])
-    move_checkpoint(connection, consumer.group, offset, in_flight if offset < in_flight else None)
+        add_dead_letter(connection, consumer, message, crash_of(checkpoint), ATTEMPTS)
+    rest = [message for message in ready if message not in given_up]
+    result = handle_each(connection, consumer, rest, checkpoint=checkpoint)
+    done = offset if result.pause is None else min(offset - 1, result.pause.offset)
+    move_checkpoint(connection, consumer.group, done, in_flight if done < in_flight else None, result.pause)
     append(connection, result.published)
     return _count([suspect, *ready], result, len(given_up))
 
@@ -250,4 +210,6 @@ def _dispatch_suspect(
 def _count(messages: list[Message], result: BatchResult, given_up: int = 0) -> Dispatched:
     """Count the results of messages, some of which may be listed twice; those neither handled nor dead-lettered were parked."""
     handled, dead = len(result.handled), len(result.dead) + given_up
+    if result.pause is not None:  # what comes again is not done
+        return Dispatched(handled, dead, 0)
     return Dispatched(handled, dead, len({message.uuid for message in messages}) - handled - dead)

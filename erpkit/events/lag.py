@@ -23,13 +23,15 @@ _LONG = 10.0  # seconds after which an open transaction that holds a lock of the
 
 # What a tenant in want of a migration lacks is null.
 _LAG = """
-SELECT {slug}, h.name, h.topic, w.events, o.recorded_at, coalesce(c."offset", 0), c.updated_at,
-       (to_jsonb(c)->>'in_hand')::bigint, coalesce((to_jsonb(c)->>'attempts')::int, 0)
+SELECT {slug}, h.name, string_agg(h.topic, ', '), sum(w.events)::bigint, min(o.recorded_at), coalesce(min(c."offset"), 0),
+       min(c.updated_at), min((to_jsonb(c)->>'in_hand')::bigint), coalesce(min((to_jsonb(c)->>'attempts')::int), 0),
+       min((to_jsonb(c)->>'paused_until')::timestamptz), coalesce(min(to_jsonb(c)->>'error'), '')
   FROM (VALUES {handlers}) h (name, topic) LEFT JOIN {checkpoints} c ON c.consumer_group = h.name
  CROSS JOIN LATERAL (SELECT count(*) AS events FROM {events} e
                       WHERE e.topic = h.topic AND e."offset" > coalesce(c."offset", 0)) w
   LEFT JOIN LATERAL (SELECT recorded_at FROM {events} e WHERE e.topic = h.topic AND e."offset" > coalesce(c."offset", 0)
                       ORDER BY e."offset" LIMIT 1) o ON true
+ GROUP BY h.name
 """
 
 _RATES = """
@@ -58,7 +60,8 @@ class GroupLag:
     """How far one handler (a consumer group of its own) is behind one tenant's log.
 
     `oldest` is when the first event that waits was recorded. `in_hand` is set while a dispatcher works on events up to that
-    offset, or after it ended before it was done; `attempts` counts those on one suspect event.
+    offset, or after it ended before it was done; `attempts` counts those on one suspect event. `paused_until` is set while it pauses
+    after failures (see `Retry`), or is about to go on; `error` is the last of them.
     """
 
     tenant: str
@@ -70,6 +73,8 @@ class GroupLag:
     moved_at: datetime | None
     in_hand: int | None
     attempts: int
+    paused_until: datetime | None = None
+    error: str = ""
 
     def age(self, now: datetime) -> float:
         """How long the oldest event that waits has waited, in seconds; 0 where none does."""
@@ -122,7 +127,7 @@ class EventLag(Result):
     `consumers` are the groups that were asked about, `errors` the tenants that could not be read to the reason.
     More than `max_lag` events of one handler and tenant, or one that has waited for more than `max_age` seconds, are findings;
     None sets no limit. `skipped` maps tenants that are not active to their status, and `named` are those that were asked for by name.
-    `orphans` are topics that nobody handles, and handlers that are gone.
+    `forwarding` is what a broker has lost or refused, and `orphans` are topics that nobody handles, and handlers that are gone.
     """
 
     at: datetime
@@ -135,6 +140,7 @@ class EventLag(Result):
     max_age: float | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
     named: frozenset[str] = frozenset()
+    forwarding: Sequence[Finding] = ()
     orphans: Sequence[Orphan] = ()
 
     @property
@@ -181,7 +187,7 @@ class EventLag(Result):
 
     @property
     def findings(self) -> list[Finding]:
-        """Handlers over a limit, events that ended a dispatcher, transactions that hold a lock, and what was not read."""
+        """Handlers over a limit or that pause, events that ended a dispatcher, transactions that hold a lock, and what was not read."""
         return [
             *self.unseen,
             *(() if self.consumers else (_NO_HANDLERS,)),
@@ -189,6 +195,11 @@ class EventLag(Result):
             *(Finding("poison message", one.tenant, f"an event of {one.handler} ended its dispatcher", "error", _LOOK,
                       (f"the one after offset {one.checkpoint}, {count_of(one.attempts, 'time')}",))
               for one in self.groups if one.attempts),
+            *self.forwarding,
+            *(Finding("paused", one.tenant, f"{one.handler} pauses after failures: {first_line_of(one.error)}",
+                      remedy="it goes on by itself; mend the cause, or pass an event over: erpkit events seek --help",
+                      evidence=(f"next attempt at {one.paused_until:%Y-%m-%d %H:%M:%S}",))
+              for one in self.groups if one.paused_until),
             *(Finding("lock holder", one.tenant, one.problem, remedy=f"SELECT pg_terminate_backend({one.pid})")
               for one in self.holders),
             *(Finding("no log", slug, "has no event log", remedy="erpkit migrate up") for slug in self.without_log),
@@ -220,6 +231,11 @@ class EventLag(Result):
     def is_over(self, one: GroupLag) -> bool:
         """Tell whether a group is over one of the limits."""
         return any(True for _ in self._over(one))
+
+
+def first_line_of(error: str) -> str:
+    """Return the first line of an error."""
+    return error.partition("\n")[0]
 
 
 def find_lag(

@@ -168,8 +168,13 @@ def choose_letters(
     meant = [letter for letter in letters if selection.holds(letter)]
     if handlers is None:
         return meant, {}
-    gone = {letter.handler: "no module has this handler any more" for letter in meant if letter.handler not in handlers}
+    gone = {letter.handler: _why_gone(letter.handler) for letter in meant if letter.handler not in handlers}
     return [letter for letter in meant if letter.handler not in gone], gone
+
+
+def _why_gone(handler: str) -> str:
+    is_forwarder = handler.startswith("forward.")
+    return "`erpkit events forward --from OFFSET` sends it" if is_forwarder else "no module has this handler any more"
 
 
 def _plan(

@@ -14,7 +14,7 @@ from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError
 from erpkit.events.consumer import Consumer, raise_if_lost
 from erpkit.events.dead_letters import DeadLetter, describe_error, failure_findings
-from erpkit.events.dispatch import handle_batch
+from erpkit.events.handling import handle_batch
 from erpkit.events.letter_plan import LetterPlan
 from erpkit.events.log import EVENT, append, to_message
 from erpkit.events.message import Message
@@ -237,8 +237,9 @@ def _release(database: Database, consumer: Consumer) -> Iterator[LetterResult]:
 
 def _release_batch(database: Database, consumer: Consumer) -> list[LetterResult]:
     """Handle a batch of released events; one that fails becomes a dead letter at once."""
+    most = 1 if consumer.handler.is_outside else 500
     with database.tenant_transaction(consumer.tenant, write=True) as connection:
-        result = handle_batch(connection, consumer, hold_back(connection, consumer, []), attempts=1)
+        result = handle_batch(connection, consumer, hold_back(connection, consumer, [], most), attempts=1)
         append(connection, result.published)
     handled = [_released(consumer, message, "handled") for message in result.handled]
     failed = [_released(consumer, message, "failed", describe_error(error)) for message, error in result.dead]

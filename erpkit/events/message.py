@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -98,6 +99,25 @@ def encode(event: object) -> dict[str, Any]:
     values: dict[str, Any] = adapter.dump_python(event, mode="json", warnings=False)
     _validate(type(event), values)
     return values
+
+
+def check_storable(place: str, value: object) -> None:
+    """Raise PayloadError, naming the field, for what JSON in PostgreSQL cannot hold: a NUL, half a character, NaN, infinity."""
+    if isinstance(value, str):
+        if "\0" in value:
+            raise PayloadError(f"{place}: the text holds a NUL character, which PostgreSQL cannot store")
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise PayloadError(f"{place}: the text holds a lone surrogate, which is no character and cannot be stored")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise PayloadError(f"{place}: {value} is not a number that JSON can hold")
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            check_storable(place, name)
+            check_storable(f"{place}.{name}", inner)
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            check_storable(f"{place}.{number}", inner)
 
 
 def decode(kind: type[_T], payload: Mapping[str, Any]) -> _T:

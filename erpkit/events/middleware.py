@@ -12,9 +12,12 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from erpkit.errors import ErpkitError
+from psycopg import pq
+
+from erpkit.errors import DatabaseError, ErpkitError
 from erpkit.events.consumer import Context, raise_if_lost
 from erpkit.events.message import Message, PayloadError
+from erpkit.modules import Retry
 
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanKind, Tracer
@@ -43,6 +46,20 @@ class RateLimit:
 
 Handle = Callable[[Context], Sequence[Message]]
 Middleware = Callable[[Handle], Handle]
+
+
+class TransactionEndedError(DatabaseError):
+    """A handler ended the transaction that it was given; `message` is the one it had, None where that cannot be told.
+
+    `published` is what the messages before it published, in a transaction that may have been committed.
+    """
+
+    def __init__(self, message: Message | None) -> None:
+        super().__init__(
+            "it ended the transaction itself (COMMIT or ROLLBACK in SQL), which is the dispatcher's to end"
+        )
+        self.message = message
+        self.published: list[Message] = []
 
 
 class HandlerError(ErpkitError):
@@ -86,8 +103,15 @@ def recoverer(following: Handle) -> Handle:
     return handle
 
 
-def retry(attempts: int = 3, first: float = 0.02, longest: float = 0.2) -> Middleware:
-    """Try again when a handler fails, `attempts` times in all, and then let its error through.
+def retry_as(declared: Retry) -> Middleware:
+    """Try again as a handler declares it; pauses of more than a second are not for a transaction, and so not made here."""
+    return retry(declared.attempts, min(declared.pause, 1.0), min(declared.limit(31), 1.0), declared.on)
+
+
+def retry(
+    attempts: int = 3, first: float = 0.02, longest: float = 0.2, on: tuple[type[Exception], ...] = (Exception,)
+) -> Middleware:
+    """Try again when a handler fails, `attempts` times in all, and then let its error through; `on` are errors worth it.
 
     The pauses are random, between 0 and a limit that starts at `first` seconds and doubles up to `longest` (full jitter); they
     pass inside the transaction. A payload that does not fit and a lost connection are not tried again. Each attempt needs a
@@ -101,11 +125,13 @@ def retry(attempts: int = 3, first: float = 0.02, longest: float = 0.2) -> Middl
             for attempt in Retrying(
                 stop=stop_after_attempt(attempts),
                 wait=wait_random_exponential(first, max=longest),
-                retry=retry_if_exception(lambda error: _may_pass(error) and not context.is_lost),
+                retry=retry_if_exception(
+                    lambda error: isinstance(error, on) and _may_pass(error) and not context.is_lost
+                ),
                 reraise=True,
             ):
                 with attempt:
-                    context.attempt, context.published = attempt.retry_state.attempt_number, []
+                    context.attempt, context.published, context.sent = attempt.retry_state.attempt_number, [], 0
                     return following(context)
             raise AssertionError("unreachable: the last attempt raises")
 
@@ -118,8 +144,17 @@ def savepoint(following: Handle) -> Handle:
     """Undo what a handler that fails did to the database, and let the transaction around it go on; two round trips more."""
 
     def handle(context: Context) -> Sequence[Message]:
-        with context.connection.transaction():
-            return following(context)
+        try:
+            with context.connection.transaction():
+                return following(context)
+        except TransactionEndedError:
+            raise
+        except Exception as error:
+            if (
+                context.connection.pgconn.transaction_status == pq.TransactionStatus.INERROR
+            ):  # no savepoint to go back to
+                raise TransactionEndedError(context.message) from error
+            raise
 
     return handle
 
@@ -152,6 +187,8 @@ def dead_letters(store: Callable[[Context, Exception], None]) -> Middleware:
                 return following(context)
             except Exception as error:
                 raise_if_lost(context.connection, error, _place(context))
+                if isinstance(error, TransactionEndedError):
+                    raise
                 store(context, error)
                 context.error = error
                 return []
@@ -192,7 +229,7 @@ def poisoned(message: Message, error: BaseException | str, handler: str, subscri
 
 
 def _may_pass(error: BaseException) -> bool:
-    return isinstance(error, Exception) and not isinstance(error, PayloadError)
+    return isinstance(error, Exception) and not isinstance(error, (PayloadError, TransactionEndedError))
 
 
 def _place(context: Context) -> str:

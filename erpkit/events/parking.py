@@ -73,8 +73,10 @@ PARKED_COLUMNS = (
 )
 
 
-def hold_back(connection: Connection, consumer: Consumer, messages: Sequence[Message]) -> list[Message]:
-    """Return what the handler may handle now: parked events that are released, then those of `messages` that are not held back.
+def hold_back(
+    connection: Connection, consumer: Consumer, messages: Sequence[Message], most: int = _BATCH
+) -> list[Message]:
+    """Return what the handler may handle now: at most `most` parked events that are released, then of `messages` what is not held back.
 
     The others are parked in the present transaction, so that the checkpoint may move past them. A handler without `ordered_by`
     gets all of `messages`; one with it pays a lock and two look-ups in an index while nothing is blocked. Call it before each
@@ -87,7 +89,7 @@ def hold_back(connection: Connection, consumer: Consumer, messages: Sequence[Mes
         found = connection.execute(_ANY, {"handler": consumer.name})
     if found.fetchone() == (False,):
         return list(messages)
-    rows = connection.execute(_RELEASE, {"handler": consumer.name, "limit": _BATCH}).fetchall()
+    rows = connection.execute(_RELEASE, {"handler": consumer.name, "limit": most}).fetchall()
     blocked = _park(connection, consumer, messages)
     return [*map(to_message, rows), *(message for message in messages if message.uuid not in blocked)]
 
@@ -118,7 +120,8 @@ def aggregate_of(consumer: Consumer, message: Message) -> str | None:
     if ordered_by is None:
         return None
     try:
-        return str(ordered_by(decode_message(consumer.registry, consumer.handler.event, message)))
+        kind = consumer.registry.event_of(consumer.handler, message.topic)
+        return str(ordered_by(decode_message(consumer.registry, kind, message)))
     except Exception:  # the handler will fail on it as well, and that is what is reported
         return None
 

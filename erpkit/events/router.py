@@ -16,11 +16,12 @@ from erpkit.events.middleware import (
     deduplicate,
     recoverer,
     retry,
+    retry_as,
     savepoint,
     tracing,
 )
 from erpkit.events.timeout import timeout
-from erpkit.modules import EventHandler
+from erpkit.modules import EventHandler, Retry
 
 # What every handler of an event runs in, the outermost first; its timeout, if it has one, is the innermost. None of these costs
 # a round trip: a dispatcher hands on a batch in them, with one savepoint and one look into the inbox for all of it.
@@ -28,14 +29,15 @@ EVERY: tuple[Middleware, ...] = (tracing, correlation, recoverer)
 
 
 def isolated(
-    store: Callable[[Context, Exception], None], attempts: int = 3, *more: Middleware
+    store: Callable[[Context, Exception], None], attempts: int | Retry = 3, *more: Middleware
 ) -> tuple[Middleware, ...]:
     """Return all the middleware for a message on its own, the outermost first: what a dispatcher uses after an error.
 
     `store` keeps a dead letter, and sees only the last attempt's error; the span holds all attempts, and that error. Each attempt
     has a savepoint, which takes back the inbox row too. `more` goes inside, around each attempt. Make it once, not once a message.
     """
-    return (dead_letters(store), tracing, correlation, retry(attempts), savepoint, deduplicate, recoverer, *more)
+    tries = retry(attempts) if isinstance(attempts, int) else retry_as(attempts)
+    return (dead_letters(store), tracing, correlation, tries, savepoint, deduplicate, recoverer, *more)
 
 
 def handle(
@@ -66,7 +68,8 @@ def chain(middleware: Sequence[Middleware], handle: Handle) -> Handle:
 @lru_cache(maxsize=1000)
 def _wrapped(handler: EventHandler, middleware: tuple[Middleware, ...]) -> Handle:
     def call(context: Context) -> Sequence[Message]:
-        handler.function(decode_message(context.registry, handler.event, context.message), context)
+        kind = context.registry.event_of(handler, context.message.topic)
+        handler.function(decode_message(context.registry, kind, context.message), context)
         return context.published
 
     limit = () if handler.timeout is None else (timeout(handler.timeout),)

@@ -20,6 +20,7 @@ from erpkit.events.consumer import Consumer, consumer_groups
 from erpkit.events.dispatch import BATCH, dispatch_batch
 from erpkit.events.lag import GroupLag, read_lag
 from erpkit.events.log import CHANNEL, append_lock, polled_lock
+from erpkit.events.starts import start_handlers
 from erpkit.events.timeout import Watchdog
 from erpkit.modules import Registry
 from erpkit.plural import count_of
@@ -231,6 +232,7 @@ class Worker:
         self._skipped: dict[str, str] = {}
         self._failing: dict[str, str] = {}
         self._left: set[tuple[str, str]] = set()  # schema and group, until the next look at all tenants
+        self._started: set[str] = set()  # schemas in which all handlers have started
         self._handled = self._dead = 0
         self._reported = (time.monotonic(), 0)  # when, and how many were handled by then
 
@@ -274,11 +276,19 @@ class Worker:
         news += [f"serves {slug} again" for slug in self._skipped.keys() - skipped.keys()]
         self._skipped = skipped
         self._left.clear()
+        self._start_handlers()
         active = {tenant.slug for tenant in self._tenants.values()}
         self._failing = {name: why for name, why in self._failing.items() if name.partition(",")[0] in active}
         if news:
             self._report(news)
         return set(self._tenants)
+
+    def _start_handlers(self) -> None:
+        """Note where new handlers start; what fails for a tenant is tried again, and reported, with its first batch."""
+        fresh = [tenant for schema, tenant in self._tenants.items() if schema not in self._started]
+        errors: dict[str, str] = {}
+        start_handlers(self._database, self._registry, fresh, errors)
+        self._started |= {tenant.schema for tenant in fresh if tenant.slug not in errors}
 
     def _run_round(self, schemas: set[str]) -> set[str]:
         """Hand one batch to each handler for which events wait; return the schemas to read again at once."""

@@ -80,7 +80,7 @@ class ModuleCheck(Result, ModuleGraph):
         """One row per event: its topic and who handles it."""
         handlers = [handler for module in self.modules for handler in module.subscribes]
         events = [(module, event) for module in self.modules for event in module.publishes]
-        rows = [(topic_of(m.name, event), [h for h in handlers if h.event is event]) for m, event in events]
+        rows = [(topic_of(m.name, event), [h for h in handlers if event in h.events]) for m, event in events]
         return Table(_EVENTS, rows, "There are no events.")
 
     @property

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
 
 from erpkit.errors import UsageError
-from erpkit.modules.module import ModuleLike, protocol_faults, short, topic_of
+from erpkit.modules.module import EventHandler, ModuleLike, protocol_faults, short, topic_of
 from erpkit.modules.wiring import NOT_READ, Component, Couplings, Edge, ModuleFinding
 from erpkit.plural import count_of
 
@@ -205,10 +205,10 @@ def layer_findings(edges: Iterable[Edge], layers: Layers, known: set[str]) -> li
 
 
 def event_findings(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:
-    """Events without a handler."""
+    """Events without a handler, and tables that several handlers keep from different events."""
     publisher = {event: module.name for module in modules for event in module.publishes}
-    handled = {handler.event for module in modules for handler in module.subscribes}
-    return [
+    handled = {event for module in modules for handler in module.subscribes for event in handler.events}
+    unhandled = [
         ModuleFinding(
             "unhandled event",
             (name,),
@@ -219,6 +219,23 @@ def event_findings(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:
         for event, name in publisher.items()
         if event not in handled
     ]
+    return [*unhandled, *(finding for module in modules for finding in _split_projections(module))]
+
+
+def _split_projections(module: ModuleLike) -> Iterator[ModuleFinding]:
+    """Yield each table that several handlers of a module keep from different topics: they overtake each other."""
+    writers: dict[str, list[EventHandler]] = {}
+    for handler in module.subscribes:
+        for table in () if handler.any_order else handler.writes:
+            writers.setdefault(table, []).append(handler)
+    for table, handlers in writers.items():
+        if len({frozenset(handler.events) for handler in handlers}) > 1:
+            names = ", ".join(handler.name for handler in handlers)
+            problem = f"{names} write {table} from different topics, each in an order of its own"
+            remedy = (
+                "make them one handler of several events, or declare any_order=True where the order does not matter"
+            )
+            yield ModuleFinding("split projection", (module.name,), problem, remedy)
 
 
 def list_evidence(evidence: Sequence[str]) -> str:

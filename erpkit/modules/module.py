@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from erpkit.errors import ModuleError
 
@@ -54,30 +55,118 @@ class Upcaster:
 
 
 @dataclass(frozen=True)
-class EventHandler:
-    """A function that reacts to an event: `function(event, context)`.
+class Retry:
+    """How often a handler is tried on an event, and what happens while event after event fails alike.
 
-    `name` is unique in the ERP, `{module}.on_{event}` by convention, and is its consumer group. `replayable` says that
+    It is tried `attempts` times in all. The pauses are random, up to a limit that starts at `pause` seconds and doubles up to
+    `longest`; pauses of more than a second pass outside the transaction, and the whole handler of that tenant waits. Only errors
+    of the types in `on` are tried again; any other makes a dead letter at once.
+
+    When `pause_after` events in a row fail with the same cause, it is an outage, and makes no dead letters: the handler pauses for
+    that tenant, from one second up to a minute, tries the first of them again, and goes on by itself. None never pauses.
+    """
+
+    attempts: int = 3
+    pause: float = 0.02
+    longest: float | None = None
+    on: tuple[type[Exception], ...] = (Exception,)
+    pause_after: int | None = 5
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError(f"Retry: attempts = {self.attempts} is not a number of attempts: give 1 or more")
+        if self.pause < 0 or (self.longest is not None and self.longest < self.pause):
+            raise ValueError(f"Retry: pause = {self.pause}, longest = {self.longest} are not seconds, the longest last")
+        if self.pause_after is not None and self.pause_after < 2:
+            raise ValueError(
+                f"Retry: pause_after = {self.pause_after}: one event is no outage: give 2 or more, or None"
+            )
+
+    def limit(self, attempt: int) -> float:
+        """Return the longest pause after the `attempt`th attempt, the first being 1, in seconds."""
+        longest = max(0.2, 10 * self.pause) if self.longest is None else self.longest
+        return min(longest, self.pause * 2.0 ** min(attempt - 1, 30))
+
+    @property
+    def waits_outside(self) -> bool:
+        """Whether its pauses are too long to pass in a transaction."""
+        return self.pause > 1
+
+
+Start = Literal["beginning", "now"] | int | datetime
+
+
+@dataclass(frozen=True)
+class EventHandler:
+    """A function that reacts to events: `function(event, context)`.
+
+    `name` is unique in the ERP, `{module}.on_{event}` by convention, and is its consumer group. `event` is one type, or a tuple of
+    several that it gets in the order of the log: so declare what keeps one table from several events. `replayable` says that
     handling an event again changes nothing but the module's own tables, and leaves them as they were: an upsert, say.
     A handler that publishes, pays or mails is not replayable unless an operator asks for it by name.
 
     `ordered_by` returns the key of the event's aggregate, `str(event.order_id)` say: once an event of it is a dead letter,
     later ones are parked and do not overtake it. `description` tells operators what the handler does. `timeout` is in
     seconds of one attempt; None leaves it to the database's own statement timeout.
+
+    `effects="outside"` says that it changes something outside the database: it mails or pays. It gets one event at a time, each
+    committed before the next, and `context.idempotency_key` for the service that it calls. Such a handler must say where it
+    starts: `start` is "beginning" (the default of others), "now" for events from its first dispatch on, the offset of the first
+    event to handle, or a time with its zone. `formerly` names the handlers whose work it continues: it takes over their
+    checkpoints, dead letters and parked events. `retry` says how often it is tried, and when it pauses. `any_order` says that its
+    tables come out the same in whatever order it and other handlers that write them get their events.
     """
 
     name: str
-    event: type
+    event: type | tuple[type, ...]
     function: Callable[..., None]
     replayable: bool = False
     ordered_by: Callable[[Any], str] | None = None
     description: str = ""
     timeout: float | None = None
     writes: tuple[str, ...] = ()  # the tables that it keeps, where they are a projection: they can be rebuilt from zero
+    effects: Literal["database", "outside"] = "database"
+    start: Start | None = None
+    formerly: str | tuple[str, ...] = ()
+    retry: Retry = Retry()
+    any_order: bool = False
 
     def __post_init__(self) -> None:
         if self.timeout is not None and self.timeout <= 0:
             raise ValueError(f"{self.name}: timeout = {self.timeout} is not a time: give seconds above 0, or None")
+        if not self.events:
+            raise ValueError(f"{self.name}: it handles no event: name one type, or several in a tuple")
+        if self.effects not in ("database", "outside"):
+            raise ValueError(f'{self.name}: effects = {self.effects!r}: write "database" or "outside"')
+        _check_start(self.name, self.start)
+
+    @property
+    def events(self) -> tuple[type, ...]:
+        """The types of events that it handles."""
+        return self.event if isinstance(self.event, tuple) else (self.event,)
+
+    @property
+    def former_names(self) -> tuple[str, ...]:
+        """The names of the handlers whose work it continues."""
+        return (self.formerly,) if isinstance(self.formerly, str) else self.formerly
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether it changes something outside the database."""
+        return self.effects == "outside"
+
+    @property
+    def starts_later(self) -> bool:
+        """Whether its checkpoint must be made before its first event: it does not begin with the first one of the log."""
+        return bool(self.former_names) or self.start not in (None, "beginning")
+
+
+def _check_start(name: str, start: object) -> None:
+    is_fine = start is None or start in ("beginning", "now") or (isinstance(start, int) and start >= 0)
+    if isinstance(start, datetime) and start.tzinfo is None:
+        raise ValueError(f"{name}: start = {start} has no time zone: add one, +00:00 for UTC")
+    if not (is_fine or isinstance(start, datetime)):
+        raise ValueError(f'{name}: start = {start!r}: write "beginning", "now", an offset, or a time with its zone')
 
 
 @dataclass(frozen=True)

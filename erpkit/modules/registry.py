@@ -323,6 +323,23 @@ class Registry:
             handler.name: handler for module in self.modules if not is_foreign(module) for handler in module.subscribes
         }
 
+    def topics_of(self, handler: EventHandler) -> tuple[str, ...]:
+        """Return the topics that an event handler listens to."""
+        return tuple(self.topic(event) for event in handler.events)
+
+    def event_of(self, handler: EventHandler, topic: str) -> type:
+        """Return which of its events a handler gets under a topic; raises ModuleError for one that it does not listen to."""
+        if not isinstance(handler.event, tuple):
+            return handler.event
+        event = self._handled.get((handler.name, topic))
+        if event is None:
+            raise ModuleError(f"{handler.name} does not handle {topic}: add its type to the handler's events")
+        return event
+
+    @cached_property
+    def _handled(self) -> dict[tuple[str, str], type]:
+        return {(h.name, self.topic(event)): event for h in self.event_handlers.values() for event in h.events}
+
     @cached_property
     def _topics(self) -> dict[type, str]:
         return {

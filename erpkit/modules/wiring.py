@@ -59,10 +59,11 @@ def event_edges(modules: Sequence[ModuleLike]) -> list[Edge]:
     """Return an edge from each handler's module to the one that publishes its event."""
     publishers = {event: module.name for module in modules for event in module.publishes}
     return [
-        Edge(module.name, publisher, "event", _handling(publisher, module, handler))
+        Edge(module.name, publisher, "event", _handling(publisher, module, handler, event))
         for module in modules
         for handler in module.subscribes
-        if (publisher := publishers.get(handler.event)) is not None and publisher != module.name
+        for event in handler.events
+        if (publisher := publishers.get(event)) is not None and publisher != module.name
     ]
 
 
@@ -89,15 +90,15 @@ def _declared_at(module: ModuleLike, dependency: str) -> str:
     return str(tell(dependency)) if tell else f"dependencies of {module.name}"
 
 
-def _handling(publisher: str, module: ModuleLike, handler: EventHandler) -> str:
+def _handling(publisher: str, module: ModuleLike, handler: EventHandler, event: type) -> str:
     place = handler_place(module, handler)
-    return f"{handler.name} handles {topic_of(publisher, handler.event)}{f' ({place})' if place else ''}"
+    return f"{handler.name} handles {topic_of(publisher, event)}{f' ({place})' if place else ''}"
 
 
 NOT_READ = "not read"
 _WARNINGS = frozenset({
     NOT_READ, "no modules", "hidden cycle", "undeclared dependency", "unused dependency", "layer violation", "unknown layer",
-    "unhandled event",
+    "unhandled event", "split projection",
 })  # fmt: skip
 
 
@@ -134,6 +135,7 @@ def wiring_faults(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:
         *_same_topic(modules),
         *_same_tool(modules),
         *_orphan_handlers(modules),
+        *_handler_faults(modules),
         *_upcaster_faults(modules),
     ]
 
@@ -179,10 +181,23 @@ def _orphan_handlers(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
     published = {event for module in modules for event in module.publishes}
     for module in modules:
         for handler in module.subscribes:
-            if handler.event not in published:
-                problem = f"{handler.name} subscribes to {handler.event.__name__}, which no module publishes"
+            for event in (event for event in handler.events if event not in published):
+                problem = f"{handler.name} subscribes to {event.__name__}, which no module publishes"
                 remedy, place = "publish the event or remove the handler", handler_place(module, handler)
                 yield ModuleFinding("orphan handler", (module.name,), problem, remedy, (place,) if place else ())
+
+
+def _handler_faults(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
+    """An effect outside the database must say whether it wants all history; a name that is taken over must be free."""
+    names = {handler.name for module in modules for handler in module.subscribes}
+    for module, handler in ((owner, one) for owner in modules for one in owner.subscribes):
+        if handler.is_outside and handler.start is None:
+            problem = f"{handler.name} has effects outside the database and does not say where it starts"
+            remedy = 'add start="now" for new events only, or start="beginning" for all that the log has'
+            yield ModuleFinding("no start", (module.name,), problem, remedy)
+        for former in names.intersection(handler.former_names):
+            problem = f"{handler.name} takes over from {former}, which is still a handler"
+            yield ModuleFinding("taken over alive", (module.name,), problem, f"remove {former}, or `formerly`")
 
 
 def _upcaster_faults(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:

@@ -83,7 +83,9 @@ class Choices:
     def topics(self) -> list[str]:
         """Patterns for all topics and for those of each module, then the topics of all that is published or handled."""
         modules = self._registry.modules
-        events = [event for m in modules for event in (*m.publishes, *(handler.event for handler in m.subscribes))]
+        events = [
+            event for m in modules for event in (*m.publishes, *(e for handler in m.subscribes for e in handler.events))
+        ]
         topics = sorted({self._registry.topic(event) for event in events})
         return ["*", *dict.fromkeys(f"{topic.partition('.')[0]}.*" for topic in topics), *topics]
 

@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.bench_events [EVENTS]
 
+One by one: a handler with effects outside the database that inserts a row, against BEGIN, INSERT, COMMIT on one connection.
 Append: messages in transactions of 1,000, against COPY of the same rows, made into text beforehand, in transactions of the same
 size into such a table without the trigger and the index for traces. Dispatch: one tenant, a handler that does nothing, with inbox
 and checkpoint. NOTIFY: single appends by eight connections to eight tenants, beside a worker: without it, each time, and as append
@@ -24,7 +25,7 @@ import psycopg
 from erpkit.config import Settings
 from erpkit.database import Connection, Database, Tenant
 from erpkit.embedded import EmbeddedServer
-from erpkit.events import Message, Worker, append, dispatch
+from erpkit.events import Context, Message, Worker, append, dispatch
 from erpkit.events.log import announce, append_lock
 from erpkit.migrations import read_migrations
 from erpkit.modules import EventHandler, Module, Registry
@@ -53,6 +54,21 @@ ERP = Registry.of(
 )
 
 
+def _mail(event: Ticked, context: Context) -> None:
+    context.connection.execute("INSERT INTO mails VALUES (%s)", [event.number])
+
+
+MAILER = Registry.of(
+    [
+        Module(
+            "clock",
+            publishes=(Ticked,),
+            subscribes=(EventHandler("clock.mail", Ticked, _mail, effects="outside", start="beginning"),),
+        )
+    ]
+)
+
+
 def main(events: int) -> None:
     server = EmbeddedServer(Settings.from_env().home)
     server.start()
@@ -63,6 +79,7 @@ def main(events: int) -> None:
             tenants = [create_tenant(database, read_migrations([]), f"t{n}") for n in range(8)]
             _compare_append(database, tenants[0], tenants[1], events)
             _measure_dispatch(database, tenants[0], events)
+            _compare_one_by_one(database, tenants[0], events // 10)
             _compare_notify(database, tenants)
         drop_database(connection, NAME)
 
@@ -91,7 +108,32 @@ def _measure_dispatch(database: Database, tenant: Tenant, events: int) -> None:
         _empty(database, tenant)
         _append(database, tenant, _messages(events))
         rates.append(events / _seconds(lambda: dispatch(database, tenant, ERP)))
-    print(f"dispatch {statistics.median(rates):,.0f} events/s, slowest round {min(rates):,.0f} (goal 5,000)")
+    print(f"dispatch {statistics.median(rates):,.0f} events/s, slowest round {min(rates):,.0f} (goal 30,000)")
+
+
+def _compare_one_by_one(database: Database, tenant: Tenant, events: int) -> None:
+    with database.connection() as connection:
+        connection.execute(
+            f'CREATE TABLE {tenant.schema}.mails (number int); GRANT ALL ON {tenant.schema}.mails TO "{tenant.role}"'.encode()
+        )
+    bare, own = [], []
+    for _ in range(ROUNDS):
+        _empty(database, tenant)
+        _append(database, tenant, _messages(events))
+        bare.append(events / _seconds(lambda: _insert_bare(database, tenant, events)))
+        own.append(events / _seconds(lambda: dispatch(database, tenant, MAILER)))
+    usual, rate = statistics.median(bare), statistics.median(own)
+    print(
+        f"one by one {rate:,.0f} events/s, BEGIN, INSERT, COMMIT {usual:,.0f}/s: ratio {rate / usual:.2f} (goal 0.35)"
+    )
+
+
+def _insert_bare(database: Database, tenant: Tenant, events: int) -> None:
+    with database.connection() as connection:
+        for number in range(events):
+            connection.execute("BEGIN")
+            connection.execute(f"INSERT INTO {tenant.schema}.mails VALUES (%s)".encode(), [number])
+            connection.execute("COMMIT")
 
 
 def _compare_notify(database: Database, tenants: Sequence[Tenant], each: int = 200) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_inspect_ends_with_3_and_names_each_trouble(erp: Planted) -> None:
 def test_inspecting_one_tenant_shows_its_tables_versions_and_last_event(erp: Planted) -> None:
     shown = erpkit("tenants", "inspect", erp.suspended).stdout
     assert "billing_invoices" in shown
-    assert "versions erpkit 10, catalog 3, sales 3, inventory 3, billing 4" in shown
+    assert re.search(r"versions erpkit \d+, catalog 3, sales 3, inventory 3, billing 4", shown)
     assert "last event 20" in shown
 
 

@@ -40,7 +40,7 @@ def test_a_manifest_gives_modules_in_load_order_with_their_topics_and_tables(tmp
     assert (sales.name, sales.migrations, tables_of(sales)) == ("sales", tmp_path / "db" / "sales", ("so_*",))
     assert tables_of(billing) == ("invoices", "ledger_*")
     assert [registry.topic(event) for event in sales.publishes] == ["sales.OrderPlaced", "sales.OrderCancelled"]
-    assert [registry.topic(handler.event) for handler in billing.subscribes] == ["sales.OrderPlaced"]
+    assert [registry.topic(handler.events[0]) for handler in billing.subscribes] == ["sales.OrderPlaced"]
     assert all(map(is_foreign, registry.modules))
 
 

@@ -1,8 +1,27 @@
 """Brokers by one line: forwarding the log to NATS JetStream, Kafka, Redis or RabbitMQ, and consuming from there."""
 
-from erpkit.events.brokers.broker import LIVE, Broker, Delivery, MemoryBroker, Route, Subscription, open_broker
+from erpkit.events.brokers.broker import (
+    LIVE,
+    Broker,
+    Delivery,
+    MemoryBroker,
+    RefusedError,
+    Route,
+    Subscription,
+    open_broker,
+    scheme_of,
+)
 from erpkit.events.brokers.consume import Consumed, ConsumeOptions, consume
-from erpkit.events.brokers.forward import Forwarded, forward, forward_group
+from erpkit.events.brokers.forward import (
+    Forwarded,
+    forward,
+    forward_group,
+    group_name,
+    prepare,
+    read_forward_findings,
+    read_forward_lag,
+)
+from erpkit.events.brokers.resend import ResendPlan, Rewind, plan_resend, run_resend
 
 __all__ = [
     "LIVE",
@@ -12,10 +31,20 @@ __all__ = [
     "Delivery",
     "Forwarded",
     "MemoryBroker",
+    "RefusedError",
+    "ResendPlan",
+    "Rewind",
     "Route",
     "Subscription",
     "consume",
     "forward",
     "forward_group",
+    "group_name",
     "open_broker",
+    "plan_resend",
+    "prepare",
+    "read_forward_findings",
+    "read_forward_lag",
+    "run_resend",
+    "scheme_of",
 ]

@@ -13,9 +13,11 @@ from typing import Protocol
 from uuid import UUID
 
 from erpkit.config import Settings, mask_url
-from erpkit.errors import UsageError
+from erpkit.errors import BrokerError, UsageError
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
+
+FROM_BROKER = "from_broker"  # in the metadata of what another program published: it is not forwarded back
 
 _SUBJECT = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _LONGEST = 100  # characters; Kafka allows 249 for all of a topic's name
@@ -55,9 +57,17 @@ class Delivery:
     message: Message
 
 
+class RefusedError(BrokerError):
+    """A broker refuses `message` for good, as it is too large, say: those before it are stored, and none behind it."""
+
+    def __init__(self, reason: str, message: Message) -> None:
+        super().__init__(reason)
+        self.message = message
+
+
 @dataclass(frozen=True)
 class Subscription:
-    """A consumer group on one topic of all tenants.
+    """A consumer group, by its name for the broker, on one topic of all tenants.
 
     `receive` is called from a thread of the broker's, one call a group at a time. What it was given is acknowledged when it
     returns, and delivered again when it raises.
@@ -68,10 +78,19 @@ class Subscription:
     receive: Callable[[Sequence[Delivery]], None]
 
 
+def queue_of(group: ConsumerGroup, topic: str) -> str:
+    """Return what a broker knows a group by on one of its topics: its name, and behind the first one the topic, too."""
+    return group.name if topic == group.topics[0] else f"{group.name}.{topic}"
+
+
 class Broker(Protocol):
     """What events are forwarded to and consumed from, at least once."""
 
     name: str  # for people; without a password
+
+    @property
+    def order(self) -> str:
+        """In which order events come from it: a sentence for people."""
 
     @property
     def scheme(self) -> str:
@@ -80,11 +99,18 @@ class Broker(Protocol):
     def publish(self, tenant: str, messages: Sequence[Message], route: Route = LIVE) -> set[UUID]:
         """Publish in this order and return once all are acknowledged; raises BrokerError if some may not be.
 
-        Return the uuids of those that it had already, by their message id, and dropped.
+        None is stored behind one that was not. Return the uuids of those that it had already, by their message id, and dropped.
+        Raises RefusedError for the first that it refuses for good.
         """
 
     def declare(self, groups: Sequence[ConsumerGroup], route: Route = LIVE) -> None:
         """Make sure that what is published from now on is kept: for these groups, and on this route."""
+
+    def has_mark(self) -> bool:
+        """Tell whether the mark is there that a forwarder leaves: without it, what was forwarded before is gone."""
+
+    def leave_mark(self) -> None:
+        """Leave the mark, which lasts as long as what is published."""
 
     def consuming(self, subscriptions: Sequence[Subscription]) -> AbstractContextManager[None]:
         """Deliver to `subscriptions` while the block runs."""
@@ -93,6 +119,7 @@ class Broker(Protocol):
         """Give up the connections."""
 
 
+IN_ORDER = "handlers get a tenant's events in the order of its log; what other programs publish, "
 _PAUSE = 0.1  # seconds before what failed is delivered again
 _BATCH = 100
 
@@ -102,6 +129,7 @@ class MemoryBroker:
 
     scheme = "memory"
     name = "memory:"
+    order = f"{IN_ORDER}as it comes"
 
     def __init__(self) -> None:
         self._queues: dict[tuple[str, str], deque[Delivery]] = {}
@@ -122,7 +150,14 @@ class MemoryBroker:
         with self._changed:
             for group in groups:
                 for topic in group.topics:
-                    self._queues.setdefault((group.name, topic), deque())
+                    self._queues.setdefault((queue_of(group, topic), topic), deque())
+
+    def has_mark(self) -> bool:
+        """Tell that nothing was lost: what it holds ends with the process that forwards."""
+        return True
+
+    def leave_mark(self) -> None:
+        """Do nothing."""
 
     @contextmanager
     def consuming(self, subscriptions: Sequence[Subscription]) -> Iterator[None]:
@@ -172,6 +207,12 @@ _STREAM_BROKERS = {
 }
 
 
+def scheme_of(settings: Settings) -> str:
+    """Return what the checkpoints of the configured broker are named after; "" for none that lasts."""
+    scheme = settings.broker.partition(":")[0]
+    return {"memory": "", "rediss": "redis", "amqps": "amqp"}.get(scheme, scheme)
+
+
 def open_broker(settings: Settings, *, lasting: bool = False) -> Broker:
     """Return the broker that ERPKIT_BROKER names; it connects when it is first used.
 
@@ -186,9 +227,10 @@ def open_broker(settings: Settings, *, lasting: bool = False) -> Broker:
     file, name = _STREAM_BROKERS[scheme]
     try:
         # By name, as each file needs the libraries of its broker, and imports this one.
-        broker: Broker = getattr(import_module(f"erpkit.events.brokers.{file}"), name)(settings.broker)
+        made = getattr(import_module(f"erpkit.events.brokers.{file}"), name)
     except ImportError as error:
         raise UsageError(
             f"{mask_url(settings.broker)} needs the package {error.name}: pip install 'erpkit[brokers]'"
         ) from None
+    broker: Broker = made(settings.broker, subject=settings.broker_subject)
     return broker

@@ -7,51 +7,28 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import psycopg
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError, ErpkitError
-from erpkit.events.brokers.broker import Broker, Delivery, Subscription
-from erpkit.events.consumer import Consumer, ConsumerGroup, group_of
+from erpkit.events.brokers.broker import FROM_BROKER, Broker, Delivery, Subscription, queue_of
+from erpkit.events.checkpoints import group_lock, move_checkpoint, read_batch
+from erpkit.events.consumer import Consumer, group_of
 from erpkit.events.dead_letters import add_dead_letter
-from erpkit.events.dispatch import ATTEMPTS, handle_batch
-from erpkit.events.log import append
+from erpkit.events.dispatch import BATCH, dispatch_batch
+from erpkit.events.handling import ATTEMPTS
+from erpkit.events.log import append, name_log_behind
 from erpkit.events.message import Message
-from erpkit.events.parking import hold_back
 from erpkit.modules import EventHandler, Registry
 
 _LOOK = 0.05  # seconds between two looks at `stop`
 _FORGET_TENANTS = 30  # seconds
 _END_WITHIN = 10  # seconds for what is in flight when it is to stop
-_STEP = 1000  # events that one statement looks at to move a checkpoint
-_CRASHES = 5  # of a consumer, each time with the same event in flight
-
-# Each consumer moves it after its commit: of two at once, the later one sees what both have done.
-_MOVE_CHECKPOINT = """
-WITH following AS MATERIALIZED (
-    SELECT "offset", uuid FROM erpkit_events WHERE topic = ANY(%(topics)s)
-       AND "offset" > coalesce((SELECT "offset" FROM erpkit_checkpoints WHERE consumer_group = %(handler)s), 0)
-     ORDER BY "offset" LIMIT %(step)s
-), done AS (
-    SELECT "offset" FROM following WHERE "offset" < coalesce((
-        SELECT "offset" FROM following f
-         WHERE NOT EXISTS (SELECT FROM erpkit_inbox i WHERE i.handler = %(handler)s AND i.uuid = f.uuid)
-           AND NOT EXISTS (SELECT FROM erpkit_dead_letters d WHERE d.handler = %(handler)s AND d.uuid = f.uuid)
-           AND NOT EXISTS (SELECT FROM erpkit_parked p WHERE p.handler = %(handler)s AND p.uuid = f.uuid)
-         ORDER BY "offset" LIMIT 1), 9223372036854775807)
-), moved AS (
-    INSERT INTO erpkit_checkpoints (consumer_group, "offset")
-    SELECT %(handler)s, max("offset") FROM done HAVING count(*) > 0
-        ON CONFLICT (consumer_group) DO UPDATE
-       SET "offset" = greatest(erpkit_checkpoints."offset", EXCLUDED."offset"), updated_at = now()
-)
-SELECT count(*) FROM done
-"""
 
 _log = logging.getLogger("erpkit.brokers")
 
@@ -60,8 +37,8 @@ class NotActiveError(ErpkitError):
     """An event came for a tenant that is suspended or archived."""
 
 
-class ConsumerEndedError(ErpkitError):
-    """The process of the consumer ended each time that it had this event in flight."""
+class BusyError(ErpkitError):
+    """Another process has the consumer group: what was delivered is to be delivered again."""
 
 
 @dataclass(frozen=True)
@@ -90,18 +67,20 @@ def consume(
 ) -> Consumed:
     """Hand events from the broker to their handlers until the options tell it to end.
 
-    Each handler is a consumer group. Its effect and its inbox row commit together, and the broker is told after that: what is
-    delivered again does nothing. An event that fails three times becomes a dead letter, as do those of a tenant that is not
-    active; one for a tenant that does not exist is counted and left. While the database is away nothing is acknowledged.
-    Checkpoints move with it: `dispatch` goes on where it stopped, and handles nothing twice.
+    Each handler is a consumer group with the checkpoint that `dispatch` knows too. A delivery brings the group up to that event, in
+    the order of the tenant's log, whatever order the broker delivers in; the broker is told after the commit, and what is delivered
+    again does nothing. What another program published is appended to the log first. An event that keeps failing becomes a dead
+    letter, as do those of a tenant that is not active; one for a tenant that does not exist is counted and left. While the
+    database is away nothing is acknowledged.
     Raises BrokerError when the broker cannot be reached.
     """
     options = options or ConsumeOptions()
     work = _Consuming(database, registry, list_tenants)
     subscriptions = [
-        Subscription(handler.name, topic, partial(work.receive, handler))
+        Subscription(queue_of(group, topic), topic, partial(work.receive, handler))
         for handler in registry.event_handlers.values()
-        for topic in group_of(registry, handler).topics
+        for group in [group_of(registry, handler)]
+        for topic in group.topics
     ]
     with broker.consuming(subscriptions):
         work.last_delivery = time.monotonic()
@@ -162,8 +141,7 @@ class _Consuming:
         else:
             consumer = Consumer(tenant, self.registry, handler)
             dead = Deliveries(self.database, consumer).handle(messages)
-            move_over_handled(self.database, tenant, consumer.group)
-            self._count(handled=len(messages) - dead, dead=dead)
+            self._count(handled=max(len(messages) - dead, 0), dead=dead)
 
     def _tenant(self, slug: str) -> Tenant | None:
         with self._lock:
@@ -179,96 +157,116 @@ class _Consuming:
 
 @dataclass(frozen=True)
 class Deliveries:
-    """Handles what the broker delivers to one consumer: each effect once, and no event that blocks the others."""
+    """Handles what a broker delivers to one consumer: each effect once, in the order of the log."""
 
     database: Database
     consumer: Consumer
+    turn_within: int = 5  # seconds to wait for another process that has the group
 
     def handle(self, messages: Sequence[Message]) -> int:
-        """Handle messages, in one transaction if possible; return how many became dead letters.
+        """Handle all that waits for the group up to the last of `messages`; return how many became dead letters.
 
-        They are marked as in flight before. Where some are already, the last consumer ended with them in flight: then each is
-        handled alone, so that only the one that ends a process again and again becomes a dead letter for it.
+        A broker may deliver late, twice, or not at all: the log has the events and their order, and the group's checkpoint says
+        how far it is. Whatever lies before it was handled. An event of another program is appended to the log first.
+        Raises BusyError while another process keeps the group to itself.
         """
+        until = self._last_offset(messages)
+        return self._handle_until(until) if self.consumer.tenant.is_active else self._dead_letter_until(until)
+
+    def _last_offset(self, messages: Sequence[Message]) -> int:
+        """Return the highest offset of the messages in the log, where those of other programs are appended."""
         tenant = self.consumer.tenant
-        if not tenant.is_active:
-            return self._dead_letter_all(messages, NotActiveError(f"tenant {tenant.slug} is {tenant.status}"))
-        if self._mark_in_flight(messages):
-            return self._handle_all(messages)
-        return sum(self._handle_alone(message) for message in messages)
+        with name_log_behind(tenant), self.database.tenant_transaction(tenant, write=True) as connection:
+            for _ in range(2):  # the second time for one that another consumer has appended meanwhile
+                messages = _apart(connection, messages)
+                missing = _missing(connection, self.consumer, messages)
+                foreign = [message for message in messages if message.uuid in missing]
+                append(connection, [message.with_metadata({FROM_BROKER: "true"}) for message in foreign])
+                if not foreign:
+                    break
+            ((last,),) = connection.execute(
+                'SELECT coalesce(max("offset"), 0) FROM erpkit_events WHERE uuid = ANY (%s)', [_uuids(messages)]
+            ).fetchall()
+        return int(last)
 
-    def _handle_all(self, messages: Sequence[Message]) -> int:
+    def _handle_until(self, until: int) -> int:
+        dead, is_waiting = 0, False
+        while waiting := self._count_waiting(until):
+            found = dispatch_batch(self.database, self.consumer, waiting)
+            if not any(found) and is_waiting:
+                raise BusyError(
+                    f"{self.consumer}: events up to offset {until} wait for another dispatcher of the group"
+                )
+            if not any(found):
+                self._wait_for_turn()
+            is_waiting, dead = not any(found), dead + found.dead
+        return dead
+
+    def _count_waiting(self, until: int) -> int:
+        """Return how many events wait up to an offset, as far as one batch goes."""
         with self._transaction() as connection:
-            new = self._without_letters(connection, messages)
-            result = handle_batch(connection, self.consumer, hold_back(connection, self.consumer, new))
-            self._forget(connection, messages)
-            append(connection, result.published)
-        return len(result.dead)
+            ((waiting,),) = connection.execute(
+                'SELECT count(*) FROM (SELECT FROM erpkit_events WHERE topic = ANY (%s) AND "offset" <= %s AND "offset" > '
+                'coalesce((SELECT "offset" FROM erpkit_checkpoints WHERE consumer_group = %s), 0) LIMIT %s) w',
+                [list(self.consumer.group.topics), until, self.consumer.name, BATCH],
+            ).fetchall()
+        return int(waiting)
 
-    def _handle_alone(self, message: Message) -> int:
-        if self._count_attempt(message) <= _CRASHES:
-            return self._handle_all([message])
-        return self._dead_letter_all(
-            [message], ConsumerEndedError(f"its consumer ended {_CRASHES} times with it in flight")
-        )
+    def _wait_for_turn(self) -> None:
+        """Wait until no other process has the group; raises BusyError after a while."""
+        try:
+            with self._transaction() as connection:
+                connection.execute(f"SET LOCAL lock_timeout TO '{self.turn_within}s'")
+                connection.execute(
+                    f"SELECT pg_advisory_xact_lock({group_lock('current_schema()', '%s')})", [self.consumer.name]
+                )
+        except psycopg.errors.LockNotAvailable:
+            raise BusyError(f"{self.consumer}: another process has the group for {self.turn_within} s") from None
 
-    def _dead_letter_all(self, messages: Sequence[Message], error: Exception) -> int:
-        with self._transaction() as connection:
-            new = self._without_letters(connection, messages)
-            for message in new:
-                add_dead_letter(connection, self.consumer, message, error, ATTEMPTS)
-            self._forget(connection, messages)
-        return len(new)
-
-    def _without_letters(self, connection: Connection, messages: Sequence[Message]) -> list[Message]:
-        """Leave out dead letters that were delivered again: an operator retries or discards them."""
-        rows = connection.execute(
-            "SELECT uuid FROM erpkit_dead_letters WHERE handler = %s AND uuid = ANY (%s)",
-            [self.consumer.name, _uuids(messages)],
-        )
-        letters = {uuid for (uuid,) in rows}
-        return [message for message in messages if message.uuid not in letters]
-
-    def _mark_in_flight(self, messages: Sequence[Message]) -> bool:
-        """Mark these as in flight, in a transaction of its own; return whether none of them was already."""
-        with self._transaction() as connection:
-            cursor = connection.execute(
-                "INSERT INTO erpkit_deliveries (handler, uuid) SELECT %s, unnest(%s::uuid[]) ON CONFLICT DO NOTHING",
-                [self.consumer.name, _uuids(messages)],
-            )
-        return cursor.rowcount == len({message.uuid for message in messages})
-
-    def _count_attempt(self, message: Message) -> int:
-        with self._transaction() as connection:
-            row = connection.execute(
-                "INSERT INTO erpkit_deliveries AS d (handler, uuid) VALUES (%s, %s) "
-                "ON CONFLICT (handler, uuid) DO UPDATE SET attempts = d.attempts + 1 RETURNING attempts",
-                [self.consumer.name, message.uuid],
-            ).fetchone()
-        return row[0] if row else 0
+    def _dead_letter_until(self, until: int) -> int:
+        """Dead-letter what waits up to an offset, as the tenant is not active."""
+        tenant, dead = self.consumer.tenant, 0
+        error = NotActiveError(f"tenant {tenant.slug} is {tenant.status}")
+        while waiting := self._count_waiting(until):
+            with self._transaction() as connection:
+                _, messages = read_batch(connection, self.consumer.group, waiting)
+                for message in messages or ():
+                    add_dead_letter(connection, self.consumer, message, error, ATTEMPTS)
+                if messages:
+                    move_checkpoint(connection, self.consumer.group, messages[-1].offset or 0)
+            if not messages:
+                raise BusyError(f"{self.consumer}: another process has the group")
+            dead += len(messages)
+        return dead
 
     def _transaction(self) -> AbstractContextManager[Connection]:
         return self.database.tenant_transaction(self.consumer.tenant, write=True)
 
-    def _forget(self, connection: Connection, messages: Sequence[Message]) -> None:
-        connection.execute(
-            "DELETE FROM erpkit_deliveries WHERE handler = %s AND uuid = ANY (%s)",
-            [self.consumer.name, _uuids(messages)],
-        )
+
+def _apart(connection: Connection, messages: Sequence[Message]) -> list[Message]:
+    """Return the messages, with a uuid of its own for each that the log has on another topic: Watermill may publish one on two."""
+    rows = connection.execute("SELECT uuid, topic FROM erpkit_events WHERE uuid = ANY (%s)", [_uuids(messages)])
+    topics: dict[UUID, str] = dict(rows.fetchall())
+    return [
+        message
+        if topics.get(message.uuid, message.topic) == message.topic
+        else replace(message, uuid=uuid5(message.uuid, message.topic))
+        for message in messages
+    ]
+
+
+def _missing(connection: Connection, consumer: Consumer, messages: Sequence[Message]) -> set[UUID]:
+    """Return the uuids that the log lacks, without those of events that were handled and removed from it since."""
+    rows = connection.execute("SELECT uuid FROM erpkit_events WHERE uuid = ANY (%s)", [_uuids(messages)]).fetchall()
+    missing = set(_uuids(messages)).difference(uuid for (uuid,) in rows)
+    if not missing:
+        return missing
+    row = connection.execute(
+        'SELECT "offset" FROM erpkit_checkpoints WHERE consumer_group = %s', [consumer.name]
+    ).fetchone()
+    done = row[0] if row else 0
+    return {message.uuid for message in messages if message.uuid in missing and (message.offset or done + 1) > done}
 
 
 def _uuids(messages: Sequence[Message]) -> list[UUID]:
     return [message.uuid for message in messages]
-
-
-def move_over_handled(database: Database, tenant: Tenant, group: ConsumerGroup) -> None:
-    """Move a group's checkpoint up to the first event that it has neither handled, nor dead-lettered, nor parked.
-
-    Deliveries need not come in the order of the log, and one that failed comes again after later ones. So the checkpoint stays
-    before the first event that is not done: `events lag` then tells the truth, and a dispatcher that takes over begins there.
-    """
-    moved = _STEP
-    while moved == _STEP:
-        with database.tenant_transaction(tenant, write=True) as connection:
-            values = {"handler": group.name, "topics": list(group.topics), "step": _STEP}
-            ((moved,),) = connection.execute(_MOVE_CHECKPOINT, values).fetchall()

@@ -1,54 +1,208 @@
-"""Forwarding a tenant's log to the broker: at least once, in order, from a checkpoint of its own."""
+"""Forwarding a tenant's log to the broker: at least once, in order, from a checkpoint of its own, and past what it refuses."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import NAMESPACE_OID, UUID, uuid5
 
-from erpkit.database import Database, Tenant
-from erpkit.events.brokers.broker import Broker
+from psycopg import sql
+
+from erpkit.database import Connection, Database, Errors, Tenant, note_failure, read_tenants, tenants_with_table
+from erpkit.events.brokers.broker import FROM_BROKER, LIVE, Broker, RefusedError, Route
 from erpkit.events.checkpoints import move_checkpoint, read_batch
 from erpkit.events.consumer import ConsumerGroup
-from erpkit.events.orphans import FORWARDERS
+from erpkit.events.lag import GroupLag
+from erpkit.events.log import name_log_behind
+from erpkit.events.message import Message
+from erpkit.finding import Finding
+from erpkit.plural import count_of
 
 BATCH = 500
+_WIPED = "WipedError:"
+
+_LETTER = """
+INSERT INTO erpkit_dead_letters (handler, uuid, "offset", topic, error, attempts) VALUES (%s, %s, %s, %s, %s, 1)
+    ON CONFLICT (handler, uuid) DO UPDATE SET "offset" = EXCLUDED."offset", error = EXCLUDED.error, failed_at = now(), status = 'open'
+"""
+
+_RESOLVE = """
+UPDATE erpkit_dead_letters SET status = 'resolved', resolved_at = now(), resolved_by = current_user, reason = 'forwarded'
+ WHERE handler = %s AND uuid = ANY (%s) AND status = 'open'
+"""
+
+# An event that came from the broker is not forwarded back, and so does not wait.
+_LAG = """
+SELECT {slug}, {group}, '*', w.events, w.oldest, coalesce(c."offset", 0), c.updated_at, NULL, 0
+  FROM (VALUES ({group})) g (name) LEFT JOIN {checkpoints} c ON c.consumer_group = g.name
+ CROSS JOIN LATERAL (SELECT count(*) AS events, min(recorded_at) AS oldest FROM {events} e
+                      WHERE e."offset" > coalesce(c."offset", 0) AND NOT e.metadata ? {from_broker}) w
+"""
 
 
 @dataclass(frozen=True)
 class Forwarded:
-    """How many events of a tenant were forwarded, and the offset of the last one that the broker has acknowledged."""
+    """How many events of a tenant were forwarded, the last offset that is done with, and how many the broker refused for good."""
 
     tenant: str
     events: int
     offset: int
+    refused: int = 0
 
 
 def forward_group(broker: Broker) -> str:
     """Return the consumer group that stands for a broker in `erpkit_checkpoints`."""
-    return f"{FORWARDERS}{broker.scheme}"
+    return group_name(broker.scheme)
+
+
+def group_name(scheme: str) -> str:
+    """Return the consumer group that stands for brokers with such a URL."""
+    return f"forward.{scheme}"
 
 
 def forward(database: Database, tenant: Tenant, broker: Broker, *, batch: int = BATCH) -> Forwarded:
     """Publish what follows the broker's checkpoint in the tenant's log, until nothing is left.
 
     The checkpoint moves once the broker has acknowledged the whole batch. After a fault a batch is published again, under
-    the same message ids. Where another forwarder works on the tenant, this one does nothing there. Raises BrokerError.
+    the same message ids. What the broker refuses for good becomes a dead letter of the forwarder, and the rest goes on. Where
+    another forwarder works on the tenant, this one does nothing there. Raises BrokerError.
     """
-    events = 0
+    events = refused = 0
     while True:
-        count, offset = _forward_batch(database, tenant, broker, batch)
-        events += count
-        if count < batch:
-            return Forwarded(tenant.slug, events, offset)
+        read, done = _forward_batch(database, tenant, broker, batch)
+        events, refused = events + done.events, refused + done.refused
+        if read < batch:
+            return Forwarded(tenant.slug, events, done.offset, refused)
 
 
-def _forward_batch(database: Database, tenant: Tenant, broker: Broker, limit: int) -> tuple[int, int]:
-    """Publish one batch; return how many events it had, and the checkpoint after it."""
+def _forward_batch(database: Database, tenant: Tenant, broker: Broker, limit: int) -> tuple[int, Forwarded]:
+    """Publish one batch; return how many events were read, and what became of them."""
     group = ConsumerGroup(forward_group(broker), ())
     with database.tenant_transaction(tenant, write=True) as connection:
         checkpoint, messages = read_batch(connection, group, limit)
         if not messages:
-            return 0, checkpoint.offset
-        broker.publish(tenant.slug, messages)
+            return 0, Forwarded(tenant.slug, 0, checkpoint.offset)
+        own = [message for message in messages if FROM_BROKER not in message.metadata]
+        _, refused = publish_past_refused(broker, tenant, own)
+        _keep_letters(connection, group.name, own, refused)
         last = messages[-1].offset or 0
         move_checkpoint(connection, group, last)
-    return len(messages), last
+    return len(messages), Forwarded(tenant.slug, len(own) - len(refused), last, len(refused))
+
+
+def publish_past_refused(
+    broker: Broker, tenant: Tenant, messages: Sequence[Message], route: Route = LIVE
+) -> tuple[set[UUID], list[RefusedError]]:
+    """Publish in order, without those that the broker refuses for good; return the uuids that it had, and what it refused."""
+    known: set[UUID] = set()
+    refused: list[RefusedError] = []
+    while messages:
+        try:
+            known |= broker.publish(tenant.slug, messages, route)
+            break
+        except RefusedError as error:
+            refused.append(error)
+            messages = messages[messages.index(error.message) + 1 :]
+    return known, refused
+
+
+def _keep_letters(
+    connection: Connection, group: str, messages: Sequence[Message], refused: Sequence[RefusedError]
+) -> None:
+    """Dead-letter what was refused, and resolve the letters of what was taken now."""
+    for error in refused:
+        one = error.message
+        connection.execute(_LETTER, [group, one.uuid, one.offset, one.topic, f"{type(error).__name__}: {error}"])
+    letters = {error.message.uuid for error in refused}
+    connection.execute(_RESOLVE, [group, [message.uuid for message in messages if message.uuid not in letters]])
+
+
+def prepare(
+    database: Database, tenants: Sequence[Tenant], groups: Sequence[ConsumerGroup], broker: Broker, errors: Errors
+) -> None:
+    """Make on the broker what these groups need, and note with each of all `tenants` what a broker without the mark has lost.
+
+    A tenant that cannot be read is named in `errors`, with the reason.
+    """
+    broker.declare(groups)
+    if broker.has_mark():
+        return
+    for tenant in tenants:
+        with note_failure(tenant, errors), name_log_behind(tenant):
+            note_wiped(database, tenant, broker)
+    broker.leave_mark()
+
+
+def note_wiped(database: Database, tenant: Tenant, broker: Broker) -> bool:
+    """Note as a dead letter of the forwarder that the broker has lost what was forwarded; return whether anything was.
+
+    For a broker without the forwarder's mark: it was wiped, or is another one under the same name.
+    """
+    group = forward_group(broker)
+    with database.tenant_transaction(tenant, write=True) as connection:
+        row = connection.execute(
+            'SELECT "offset" FROM erpkit_checkpoints WHERE consumer_group = %s AND "offset" > 0', [group]
+        ).fetchone()
+        if row:
+            lost = (
+                f"{_WIPED} {broker.name} has lost what was forwarded up to offset {row[0]}: it was wiped, or is another"
+            )
+            connection.execute(_LETTER, [group, wiped_uuid(group), row[0], "*", lost])
+    return row is not None
+
+
+def wiped_uuid(group: str) -> UUID:
+    """Return the uuid of the dead letter that stands for all that a broker has lost."""
+    return uuid5(NAMESPACE_OID, f"erpkit {group} wiped")
+
+
+_OPEN = """
+SELECT {slug}, error, min("offset"), count(*) FROM {dead_letters} WHERE status = 'open' AND handler = {group} GROUP BY error
+"""
+
+
+def read_forward_findings(
+    connection: Connection, tenants: Sequence[Tenant], scheme: str, errors: Errors | None = None
+) -> list[Finding]:
+    """Return what such a broker has lost or refused, by its open dead letters; `errors` is as in `read_tenants`."""
+    group = group_name(scheme)
+    queries = [
+        (
+            tenant,
+            sql.SQL(_OPEN).format(
+                slug=sql.Literal(tenant.slug), group=sql.Literal(group),
+                dead_letters=sql.Identifier(tenant.schema, "erpkit_dead_letters"),
+            ),
+        )
+        for tenant in tenants_with_table(connection, "erpkit_dead_letters", tenants, errors)
+    ]  # fmt: skip
+    return [_finding(group, *row) for row in sorted(read_tenants(connection, queries, errors))]
+
+
+def _finding(group: str, slug: str, error: str, offset: int, letters: int) -> Finding:
+    kind, _, problem = error.partition(": ")
+    if error.startswith(_WIPED):
+        remedy = f"erpkit events forward --tenant {slug} --from beginning"
+        return Finding("wiped broker", slug, problem, "error", remedy)
+    remedy = f"erpkit events forward --tenant {slug} --from {offset}"
+    return Finding(
+        "refused event", slug, f"{group}: {problem}", "warning", remedy, (f"{count_of(letters, 'letter')}, {kind}",)
+    )
+
+
+def read_forward_lag(
+    connection: Connection, tenants: Sequence[Tenant], scheme: str, errors: Errors | None = None
+) -> list[GroupLag]:
+    """Return how far the forwarder to such a broker is behind the log of each tenant; `errors` is as in `read_tenants`."""
+    queries = [
+        (
+            tenant,
+            sql.SQL(_LAG).format(
+                slug=sql.Literal(tenant.slug), group=sql.Literal(group_name(scheme)),
+                from_broker=sql.Literal(FROM_BROKER), checkpoints=sql.Identifier(tenant.schema, "erpkit_checkpoints"),
+                events=sql.Identifier(tenant.schema, "erpkit_events"),
+            ),
+        )
+        for tenant in tenants_with_table(connection, "erpkit_events", tenants, errors)
+    ]  # fmt: skip
+    return sorted((GroupLag(*row) for row in read_tenants(connection, queries, errors)), key=lambda one: one.tenant)

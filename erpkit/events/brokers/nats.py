@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import takewhile
 from typing import Any
 
 from faststream import AckPolicy
 from faststream.nats import JStream, PullSub
 from faststream.nats import NatsBroker as Client
+from nats.errors import BadHeaderError, BadSubjectError, MaxPayloadError
 from nats.js.api import AckPolicy as Acknowledge
 from nats.js.api import ConsumerConfig, DeliverPolicy, StreamConfig
-from nats.js.errors import BadRequestError, NotFoundError
+from nats.js.errors import APIError, BadRequestError, NotFoundError
 
-from erpkit.events.brokers.broker import LIVE, Route, Subscription
+from erpkit.events.brokers.broker import IN_ORDER, LIVE, Route, Subscription
 from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
-from erpkit.events.brokers.wire import STREAM, headers_of, subject_of
+from erpkit.events.brokers.wire import (
+    EXPECTED_LAST,
+    JSON,
+    MARK,
+    STREAM,
+    body_of,
+    headers_of,
+    message_id,
+    size_of,
+)
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
 
 DUPLICATE_WINDOW = 3600  # seconds in which JetStream drops a second message with the same id
+_TOO_LARGE, _HEADERS_TOO_LARGE = (
+    10054,
+    10097,
+)  # JetStream's errors for a message over the stream's max_msg_size, and over 64 KiB
+_MARK = MARK.replace(".", "-")  # a stream's name may not hold a dot
 _FETCH_FOR = 1.0  # seconds until the server is asked anew when nothing comes
 
 
@@ -30,9 +48,13 @@ class NatsBroker(StreamBroker):
     """
 
     scheme = "nats"
+    subject = "erp.{tenant}.{topic}"
+    order = f"{IN_ORDER}as it comes, a redelivery late; the stream has each event once within its duplicate window"
 
-    def __init__(self, url: str, *, acknowledge_within: float = 10, redeliver_after: float = 30) -> None:
-        super().__init__(url, acknowledge_within=acknowledge_within, redeliver_after=redeliver_after)
+    def __init__(
+        self, url: str, *, acknowledge_within: float = 10, redeliver_after: float = 30, subject: str = ""
+    ) -> None:
+        super().__init__(url, acknowledge_within=acknowledge_within, redeliver_after=redeliver_after, subject=subject)
         self._streams = {LIVE.subject: STREAM}  # by subject
 
     def _client(self, *, consumer: bool) -> Any:
@@ -50,9 +72,12 @@ class NatsBroker(StreamBroker):
 
     async def _declare(self, client: Any, groups: Sequence[ConsumerGroup], route: Route) -> None:  # noqa: ARG002
         jetstream = client.connection.jetstream()
+        is_usual = route.is_live and self.naming.pattern == self.subject
         name, subjects = self._stream(route), f"{route.subject}.>"
+        if route.is_live and not is_usual:
+            subjects = self.naming.wildcard()
         try:
-            if not route.is_live:
+            if not is_usual:
                 name = await jetstream.find_stream_name_by_subject(subjects)
             await jetstream.stream_info(name)
         except NotFoundError:
@@ -63,23 +88,72 @@ class NatsBroker(StreamBroker):
                 await jetstream.stream_info(name)
         self._streams[route.subject] = name
 
-    async def _send(self, client: Any, tenant: str, message: Message, route: Route) -> bool:
+    async def _send(
+        self, client: Any, tenant: str, message: Message, route: Route, before: Message | None = None
+    ) -> bool:
+        """Publish a message; with `before`, JetStream takes it only right behind that one."""
+        expected = {EXPECTED_LAST: message_id(before, route)} if before else {}
+        headers = {**headers_of(tenant, message, route), **expected, "content-type": JSON}
+        if size_of(tenant, message, route) + len(str(expected)) > client.connection.max_payload:
+            raise MaxPayloadError  # the server would close the connection, as the library counts no headers
         acknowledged = await client.publish(
-            message.payload,
-            subject_of(tenant, message.topic, route),
-            headers=headers_of(tenant, message, route),
+            body_of(message),
+            self._published_as(tenant, message, route),
+            headers=headers,
             correlation_id=message.correlation_id,
             stream=self._stream(route),
             timeout=self.acknowledge_within,
         )
         return bool(acknowledged.duplicate)
 
+    async def _send_all(
+        self, client: Any, tenant: str, messages: Sequence[Message], route: Route
+    ) -> list[bool | BaseException]:
+        """Send all at once, each to be stored right behind the one before it; go on one by one where somebody came between."""
+        pairs = zip(messages, [None, *messages[:-1]], strict=True)
+        sending = (self._send(client, tenant, message, route, before) for message, before in pairs)
+        results = await asyncio.gather(
+            *(asyncio.wait_for(each, self.acknowledge_within) for each in sending), return_exceptions=True
+        )
+        done = list(takewhile(lambda result: not isinstance(result, BaseException), results))
+        rest = results[len(done) :]
+        if rest and not isinstance(rest[0], APIError | MaxPayloadError):
+            return [*done, rest[0]]
+        return [*done, *await super()._send_all(client, tenant, messages[len(done) :], route)]
+
+    async def _refusal(self, client: Any, error: BaseException) -> str:
+        if isinstance(error, MaxPayloadError):
+            return f"the server takes {client.connection.max_payload:,} bytes (max_payload)"
+        if isinstance(error, APIError) and error.err_code == _HEADERS_TOO_LARGE:
+            return str(error.description)
+        if isinstance(error, APIError) and error.err_code == _TOO_LARGE:
+            info = await client.connection.jetstream().stream_info(self._stream(LIVE))
+            return f"the stream {info.config.name} takes {info.config.max_msg_size:,} bytes (max_msg_size)"
+        is_unfit = isinstance(error, BadSubjectError | BadHeaderError)
+        return self._reason(error) if is_unfit else await super()._refusal(client, error)
+
+    async def _has_mark(self, client: Any) -> bool:
+        """Tell whether the mark names the stream as it is: one that was deleted and made anew was made at another time."""
+        jetstream = client.connection.jetstream()
+        try:
+            mark = await jetstream.stream_info(_MARK)
+        except NotFoundError:
+            return False
+        return bool(mark.config.description == str((await jetstream.stream_info(self._stream(LIVE))).created))
+
+    async def _leave_mark(self, client: Any) -> None:
+        jetstream = client.connection.jetstream()
+        with suppress(NotFoundError):
+            await jetstream.delete_stream(_MARK)
+        created = (await jetstream.stream_info(self._stream(LIVE))).created
+        await jetstream.add_stream(StreamConfig(name=_MARK, subjects=[MARK], description=str(created)))
+
     def _subscribe(self, client: Any, subscription: Subscription) -> list[Any]:
         wanted = ConsumerConfig(ack_policy=Acknowledge.EXPLICIT, ack_wait=self.redeliver_after)
         return [
             client.subscriber(
-                subject_of("*", subscription.topic),
-                stream=JStream(STREAM, declare=False),
+                self.naming.wildcard(subscription.topic),
+                stream=JStream(self._stream(LIVE), declare=False),
                 durable=subscription.group.replace(".", "-"),  # a consumer's name may not hold a dot
                 config=wanted,
                 deliver_policy=DeliverPolicy.ALL,
@@ -90,6 +164,20 @@ class NatsBroker(StreamBroker):
                 decoder=as_it_is,
             )
         ]
+
+    async def _is_lost(self, client: Any) -> bool:
+        """Ask for the durable consumers, as a fetch from one that is gone only times out."""
+        if await super()._is_lost(client):
+            return True
+        try:
+            for subscriber in client.subscribers:
+                await subscriber.subscription.consumer_info()
+        except NotFoundError:
+            return True
+        return False
+
+    def _name(self, raw: Any) -> str:
+        return str(raw.subject)
 
     def _stream(self, route: Route) -> str:
         return self._streams.get(route.subject, route.subject.upper().replace(".", "-"))

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from aiormq.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 from faststream import AckPolicy
 from faststream.rabbit import Channel, ExchangeType, QueueType, RabbitExchange, RabbitQueue
 from faststream.rabbit import RabbitBroker as Client
 
-from erpkit.events.brokers.broker import Route, Subscription
+from erpkit.events.brokers.broker import IN_ORDER, Route, Subscription, queue_of
 from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
-from erpkit.events.brokers.wire import headers_of, message_id, subject_of
+from erpkit.events.brokers.wire import JSON, MARK, body_of, headers_of, message_id
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
 
+_HEADERS = 120_000  # bytes; with what is around them a frame takes 131,072
 _EXCHANGE = RabbitExchange("erp", type=ExchangeType.TOPIC, durable=True)
 
 
@@ -25,6 +27,8 @@ class RabbitBroker(StreamBroker):
     """
 
     scheme = "amqp"
+    subject = "erp.{tenant}.{topic}"
+    order = f"{IN_ORDER}as it comes, a redelivery late; after a fault other queues may get an event twice"
 
     def _client(self, *, consumer: bool) -> Any:  # noqa: ARG002
         return Client(
@@ -40,27 +44,49 @@ class RabbitBroker(StreamBroker):
         exchange = await client.declare_exchange(_EXCHANGE)
         for group in groups:
             for topic in group.topics:
-                queue = await client.declare_queue(_queue(group.name, topic))
-                await queue.bind(exchange, subject_of("*", topic))
+                wanted = self._queue(queue_of(group, topic), topic)
+                queue = await client.declare_queue(wanted)
+                await queue.bind(exchange, wanted.routing_key)
 
     async def _send(self, client: Any, tenant: str, message: Message, route: Route) -> bool:
+        headers = headers_of(tenant, message, route)
+        if (size := sum(len(f"{key}{value}".encode()) for key, value in headers.items())) > _HEADERS:
+            raise ValueError(f"headers of {size:,} bytes fit no frame")  # the server would close the connection
         await client.publish(
-            message.payload,
+            body_of(message),
             exchange=_EXCHANGE,
-            routing_key=subject_of(tenant, message.topic, route),
+            content_type=JSON,
+            routing_key=self._published_as(tenant, message, route),
             mandatory=not route.is_live,  # an event that no handler waits for is no fault; one replayed to nobody is
             persist=True,
-            headers=headers_of(tenant, message, route),
+            headers=headers,
             message_id=message_id(message, route),
             correlation_id=message.correlation_id,
             timeout=self.acknowledge_within,
         )
         return False
 
+    async def _refusal(self, client: Any, error: BaseException) -> str:
+        """RabbitMQ closes the channel on a message over its max_message_size, and says both sizes."""
+        return str(error) if isinstance(error, ChannelPreconditionFailed) else await super()._refusal(client, error)
+
+    async def _has_mark(self, client: Any) -> bool:
+        try:
+            await client.declare_exchange(RabbitExchange(MARK, durable=True, declare=False))
+        except ChannelNotFoundEntity:
+            await self._drop_publisher()  # the server has closed the channel
+            return False
+        return True
+
+    async def _leave_mark(self, client: Any) -> None:
+        await client.declare_exchange(RabbitExchange(MARK, durable=True))
+
     def _subscribe(self, client: Any, subscription: Subscription) -> list[Any]:
-        queue = _queue(subscription.group, subscription.topic)
+        queue = self._queue(subscription.group, subscription.topic)
         return [client.subscriber(queue, _EXCHANGE, ack_policy=AckPolicy.MANUAL, decoder=as_it_is)]
 
+    def _queue(self, group: str, topic: str) -> RabbitQueue:
+        return RabbitQueue(group, queue_type=QueueType.QUORUM, durable=True, routing_key=self.naming.wildcard(topic))
 
-def _queue(group: str, topic: str) -> RabbitQueue:
-    return RabbitQueue(group, queue_type=QueueType.QUORUM, durable=True, routing_key=subject_of("*", topic))
+    def _name(self, raw: Any) -> str:
+        return str(raw.routing_key)

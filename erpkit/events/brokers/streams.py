@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import struct
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
@@ -23,8 +24,9 @@ import anyio.to_thread
 
 from erpkit.config import mask_url
 from erpkit.errors import BrokerError
-from erpkit.events.brokers.broker import LIVE, Delivery, Route, Subscription
-from erpkit.events.brokers.wire import MalformedError, from_wire
+from erpkit.events.brokers.broker import LIVE, Delivery, RefusedError, Route, Subscription
+from erpkit.events.brokers.naming import Naming
+from erpkit.events.brokers.wire import MalformedError, from_wire, size_of
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
 from erpkit.plural import count_of
@@ -32,7 +34,10 @@ from erpkit.plural import count_of
 BATCH = 100  # messages handed over at a time, where the broker can
 _HANDLERS_AT_ONCE = 4  # of the pool's eight connections
 _PAUSE = 1.0  # seconds before what failed is asked for again
+_LOOK_AFTER = 2.0  # seconds between two looks whether consumers still have something to read from
 _CLOSE_WITHIN = 2.0  # seconds
+
+_UNFIT = (ValueError, TypeError, struct.error)  # what libraries raise for a name or a value that they cannot send
 
 _LOUD = ("aio_pika", "aiokafka", "aiormq", "faststream", "nats", "redis")
 
@@ -47,8 +52,14 @@ class StreamBroker(ABC):
     """
 
     scheme: ClassVar[str]
+    order: ClassVar[str]
 
-    def __init__(self, url: str, *, acknowledge_within: float = 10, redeliver_after: float = 30) -> None:
+    subject: ClassVar[str]  # the pattern of names, unless the settings say otherwise
+
+    def __init__(
+        self, url: str, *, acknowledge_within: float = 10, redeliver_after: float = 30, subject: str = ""
+    ) -> None:
+        self.naming = Naming(subject or self.subject)
         self.url = url
         self.name = mask_url(url)
         self.acknowledge_within = acknowledge_within
@@ -61,8 +72,9 @@ class StreamBroker(ABC):
     def publish(self, tenant: str, messages: Sequence[Message], route: Route = LIVE) -> set[UUID]:
         """Publish in this order and return once all are acknowledged; raises BrokerError if some may not be.
 
-        Return the uuids of those that it had already, by their message id, and dropped.
-        A connection on which anything failed is given up: what it still held might overtake what is sent again.
+        None is stored behind one that was not. Return the uuids of those that it had already, by their message id, and dropped.
+        Raises RefusedError for the first that the broker refuses for good. A connection on which anything failed is given up:
+        what it still held might overtake what is sent again.
         """
         known: set[UUID] = self._call(self._publish_all, tenant, messages, route)
         return known
@@ -71,15 +83,25 @@ class StreamBroker(ABC):
         """Make sure that what is published from now on is kept: for these groups, and on this route."""
         self._call(self._declare_all, groups, route)
 
+    def has_mark(self) -> bool:
+        """Tell whether the mark is there that a forwarder leaves: without it, what was forwarded before is gone."""
+        return bool(self._call(self._with_publisher, self._has_mark))
+
+    def leave_mark(self) -> None:
+        """Leave the mark, which lasts as long as what is published."""
+        self._call(self._with_publisher, self._leave_mark)
+
     @contextmanager
     def consuming(self, subscriptions: Sequence[Subscription]) -> Iterator[None]:
         """Deliver to `subscriptions` while the block runs; a message is acknowledged after its `receive` has returned."""
-        self.declare([ConsumerGroup(each.group, (each.topic,)) for each in subscriptions])
-        consumer = self._call(self._start_consumer, subscriptions)
+        self.declare(_groups(subscriptions))
+        running = [self._call(self._start_consumer, subscriptions)]
+        watching = self._portal.start_task_soon(self._watch, subscriptions, running)
         try:
             yield
         finally:
-            self._call(self._stop, consumer)
+            watching.cancel()
+            self._call(self._stop, running[0])
 
     def close(self) -> None:
         """Give up the connections and end the thread of the loop."""
@@ -101,14 +123,33 @@ class StreamBroker(ABC):
         """Publish one message and wait for its acknowledgement; return whether the broker had it already."""
 
     @abstractmethod
+    async def _has_mark(self, client: Any) -> bool:
+        """Tell whether the forwarder's mark is there."""
+
+    @abstractmethod
+    async def _leave_mark(self, client: Any) -> None:
+        """Leave the forwarder's mark."""
+
+    @abstractmethod
     def _subscribe(self, client: Any, subscription: Subscription) -> list[Any]:
         """Return FastStream subscribers for a group, with manual acknowledgement."""
 
-    def _parts(self, message: Any) -> list[tuple[Mapping[str, Any], bytes]]:
-        """Return headers and body of each message in what FastStream handed over."""
-        if isinstance(message.raw_message, list | tuple):
-            return list(zip(message.batch_headers, message.body, strict=True))
-        return [(message.headers, message.body)]
+    @abstractmethod
+    def _name(self, raw: Any) -> str:
+        """Return the subject, or the topic, that a message came on."""
+
+    def _parts(self, message: Any) -> list[tuple[str, Mapping[str, Any], bytes]]:
+        """Return the subject, headers and body of each message in what FastStream handed over."""
+        raw = message.raw_message
+        if isinstance(raw, list | tuple):
+            return list(zip(map(self._name, raw), message.batch_headers, message.body, strict=True))
+        return [(self._name(raw), message.headers, message.body)]
+
+    def _published_as(self, tenant: str, message: Message, route: Route) -> str:
+        """Return the name that a message is published under."""
+        if route.is_live:
+            return self.naming.name(tenant, message.topic, message.uuid)
+        return f"{route.subject}.{tenant}.{message.topic}"
 
     async def _nack(self, message: Any) -> None:
         await message.nack()
@@ -144,10 +185,14 @@ class StreamBroker(ABC):
         return self._publisher
 
     async def _declare_all(self, groups: Sequence[ConsumerGroup], route: Route) -> None:
+        await self._with_publisher(self._declare, groups, route)
+
+    async def _with_publisher(self, work: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+        """Do something over the publisher's connection, which is given up when it fails."""
         client = await self._connected()
         try:
             with anyio.fail_after(self.acknowledge_within):
-                await self._declare(client, groups, route)
+                return await work(client, *arguments)
         except BaseException:
             await self._drop_publisher()
             raise
@@ -155,24 +200,41 @@ class StreamBroker(ABC):
     async def _publish_all(self, tenant: str, messages: Sequence[Message], route: Route) -> set[UUID]:
         client = await self._connected()
         results = await self._send_all(client, tenant, messages, route)
-        pairs = zip(messages, results, strict=True)
-        if faults := [(message, result) for message, result in pairs if isinstance(result, BaseException)]:
+        if results and isinstance(results[-1], BaseException):
+            error = await self._fault(client, tenant, messages, len(results) - 1, results[-1])
             await self._drop_publisher()
-            first, error = faults[0]
-            raise BrokerError(
-                f"broker {self.name}: {len(faults):,} of {count_of(len(messages), 'message was', 'messages were')} not acknowledged, "
-                f"the first {first.topic} at offset {first.offset} of {tenant}: {self._reason(error)}"
-            )
+            raise error
         return {message.uuid for message, is_known in zip(messages, results, strict=True) if is_known}
 
     async def _send_all(
         self, client: Any, tenant: str, messages: Sequence[Message], route: Route
-    ) -> Sequence[bool | BaseException]:
-        """Send in this order, without waiting for one acknowledgement before the next; return what became of each."""
-        sends = (self._send(client, tenant, message, route) for message in messages)
-        return await asyncio.gather(
-            *(asyncio.wait_for(send, self.acknowledge_within) for send in sends), return_exceptions=True
+    ) -> list[bool | BaseException]:
+        """Send one after the other, each once the one before it is acknowledged, up to the first fault; return what became of each."""
+        results: list[bool | BaseException] = []
+        for message in messages:
+            try:
+                sending = self._send(client, tenant, message, route)
+                results.append(await asyncio.wait_for(sending, self.acknowledge_within))
+            except Exception as error:
+                return [*results, error]
+        return results
+
+    async def _fault(
+        self, client: Any, tenant: str, messages: Sequence[Message], index: int, error: BaseException
+    ) -> BrokerError:
+        first = messages[index]
+        place = f"{first.topic} at offset {first.offset} of {tenant}"
+        if refusal := await self._refusal(client, error):
+            size = size_of(tenant, first)
+            return RefusedError(f"broker {self.name} refuses {place}, of {size:,} bytes: {refusal}", first)
+        return BrokerError(
+            f"broker {self.name}: {len(messages) - index:,} of {count_of(len(messages), 'message was', 'messages were')} not "
+            f"acknowledged, the first {place}: {self._reason(error)}"
         )
+
+    async def _refusal(self, client: Any, error: BaseException) -> str:  # noqa: ARG002
+        """Return why a message is refused for good, with the limit; "" where it may be taken later."""
+        return self._reason(error) if isinstance(error, _UNFIT) else ""
 
     async def _drop_publisher(self) -> None:
         client, self._publisher = self._publisher, None
@@ -193,11 +255,27 @@ class StreamBroker(ABC):
             raise
         return client
 
+    async def _watch(self, subscriptions: Sequence[Subscription], running: list[Any]) -> None:
+        """Start the consumer anew when the broker has lost what it reads from, as the libraries give up, or wait for ever."""
+        while True:
+            await anyio.sleep(_LOOK_AFTER)
+            with suppress(Exception):  # while the broker is away
+                if await self._is_lost(running[0]):
+                    _log.warning("broker %s has lost what was consumed from it: made anew", self.name)
+                    await self._declare_all(_groups(subscriptions), LIVE)
+                    await self._stop(running[0])
+                    running[0] = await self._start_consumer(subscriptions)
+
+    async def _is_lost(self, client: Any) -> bool:
+        """Tell whether some subscriber has ended, or has nothing to read from."""
+        return not all(subscriber.running for subscriber in client.subscribers)
+
     def _deliveries(self, topic: str, message: Any) -> list[Delivery]:
         deliveries = []
-        for headers, body in self._parts(message):
+        for name, headers, body in self._parts(message):
+            tenant, said = self.naming.read(name)
             try:
-                deliveries.append(from_wire(topic, headers, body))
+                deliveries.append(from_wire(said or topic, headers, body, tenant))
             except MalformedError as error:
                 _log.warning("broker %s: left out: %s", self.name, error)
         return deliveries
@@ -206,6 +284,10 @@ class StreamBroker(ABC):
         """Stop a client, whatever state its connection is in."""
         with suppress(Exception), anyio.move_on_after(_CLOSE_WITHIN):
             await client.stop()
+
+
+def _groups(subscriptions: Sequence[Subscription]) -> list[ConsumerGroup]:
+    return [ConsumerGroup(each.group, (each.topic,)) for each in subscriptions]
 
 
 def _start_loop() -> anyio.from_thread.BlockingPortal:

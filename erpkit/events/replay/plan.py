@@ -194,7 +194,7 @@ class ReplayPlan:
     @property
     def step_table(self) -> Table[ReplayStep]:
         """One row per tenant, topic and handler: how many events it would see again, and which."""
-        return Table(_TARGET_STEPS if self.target else _STEPS, self.steps, self._empty, height="30em")
+        return Table(_TARGET_STEPS if self.target else STEP_COLUMNS, self.steps, self._empty, height="30em")
 
     @property
     def _empty(self) -> str:
@@ -241,7 +241,7 @@ def _step_columns(whom: str) -> tuple[Column[ReplayStep], ...]:
 
 
 _HANDLERS, _TARGETS = _handler_columns("handler"), _handler_columns("target")
-_STEPS, _TARGET_STEPS = _step_columns("handler"), _step_columns("target")
+STEP_COLUMNS, _TARGET_STEPS = _step_columns("handler"), _step_columns("target")
 
 
 def plan_replay(
@@ -290,7 +290,7 @@ def steps_of(
         for slug, topic, events, first, last, since, until in counts
         if selection.has_topic(topic)
         for handler in handlers
-        if registry.topic(handler.event) == topic
+        if topic in registry.topics_of(handler)
     )
 
 

@@ -13,8 +13,8 @@ from erpkit.config import Settings
 from erpkit.database import Connection, Database, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.errors import UsageError
 from erpkit.events.brokers.broker import LIVE, Broker, Route, open_broker
-from erpkit.events.brokers.forward import forward_group
-from erpkit.events.dead_letters import DeadLetter, failure_findings, group_letters, letter_findings
+from erpkit.events.brokers.forward import forward_group, publish_past_refused
+from erpkit.events.dead_letters import DeadLetter, describe_error, failure_findings, group_letters, letter_findings
 from erpkit.events.message import Message
 from erpkit.events.replay.audit import Outcome, plan_resume
 from erpkit.events.replay.plan import (
@@ -243,8 +243,13 @@ def send_replay(
     name, route = str(target), target.route
 
     def deliver(_: Connection, tenant: Tenant, messages: Sequence[Message]) -> tuple[list[Outcome], list[Message]]:
-        known = broker.publish(tenant.slug, messages, route)
-        return [Outcome(name, message, "known" if message.uuid in known else "sent") for message in messages], []
+        known, refused = publish_past_refused(broker, tenant, messages, route)
+        errors = {error.message.uuid: describe_error(error) for error in refused}
+        states = [
+            (message, "failed" if message.uuid in errors else "known" if message.uuid in known else "sent")
+            for message in messages
+        ]
+        return [Outcome(name, message, state, errors.get(message.uuid)) for message, state in states], []
 
     if confirm == plan.id:
         broker.declare([], route)

@@ -18,7 +18,7 @@ from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import BrokerError, DatabaseError, ErpkitError, PlanChangedError, UsageError
 from erpkit.events.consumer import Consumer, raise_if_lost
 from erpkit.events.dead_letters import describe_error
-from erpkit.events.dispatch import together_or_each
+from erpkit.events.handling import together_or_each
 from erpkit.events.log import append
 from erpkit.events.message import Message
 from erpkit.events.middleware import RateLimit

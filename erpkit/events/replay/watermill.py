@@ -1,7 +1,8 @@
 """Events in Watermill's own PostgreSQL tables, written by an ERP in Go: inspected, read and replayed, never changed.
 
 Tables and order are those of watermill-sql: `watermill_<topic>`, read by `(transaction_id, "offset")` and only below the oldest
-transaction that still runs, so that none that commits late is skipped; `watermill_offsets_<topic>` has the consumer groups.
+transaction that still runs, so that none that commits late is skipped; `watermill_offsets_<topic>` has the consumer groups. Tables of
+its queue schemas have `acked` in place of both, and are read by `"offset"`; payloads may be JSON or BYTEA.
 """
 
 from __future__ import annotations
@@ -11,15 +12,24 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
-from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
+from uuid import uuid4
 
 from psycopg import sql
 
 from erpkit.database import IMPATIENT, Connection, Database, Tenant, note_failure
 from erpkit.errors import ErpkitError, PlanChangedError, UsageError
+from erpkit.events.brokers.wire import payload_of, uuid_of
 from erpkit.events.consumer import Consumer
 from erpkit.events.message import Message
-from erpkit.events.replay.plan import HandlerChoice, ReplayPlan, choose_handlers, steps_of, with_steps
+from erpkit.events.replay.plan import (
+    STEP_COLUMNS,
+    HandlerChoice,
+    ReplayPlan,
+    ReplayStep,
+    choose_handlers,
+    steps_of,
+    with_steps,
+)
 from erpkit.events.replay.run import Pace, ReplayFailure, ReplayRun, RunOptions, hand_over
 from erpkit.events.replay.selection import Selection
 from erpkit.finding import Finding, find_skipped, not_read
@@ -29,9 +39,10 @@ from erpkit.signals import stop_at_interrupt
 from erpkit.table import Column, Table
 
 _TABLE, _OFFSETS = "watermill_", "watermill_offsets_"
-_UUID_KEY = "_watermill_message_uuid"
 _FAILURES_KEPT = 1000
 _BATCH = 1000
+
+_SOURCE = Column[Any]("read from", lambda step: step.source)
 
 Position = tuple[int, int]  # transaction_id, offset
 
@@ -104,6 +115,13 @@ _TOPICS = (
 
 
 @dataclass(frozen=True)
+class WatermillStep(ReplayStep):
+    """A step whose events stand in the table of Watermill's topic `source`: two of these may go by one topic of a module's."""
+
+    source: str = ""
+
+
+@dataclass(frozen=True)
 class WatermillPlan(ReplayPlan):
     """What a replay of Watermill's tables would do. Its steps have modules' topics; `sources` are tenant and topic of Watermill's."""
 
@@ -116,34 +134,84 @@ class WatermillPlan(ReplayPlan):
         facts = repr((super().id, self.sources, self.renamed))
         return f"watermill-{hashlib.sha256(facts.encode()).hexdigest()[:10]}"
 
+    @property
+    def step_table(self) -> Table[Any]:
+        """One row per tenant, topic of Watermill's, topic and handler."""
+        return replace(super().step_table, columns=(*STEP_COLUMNS[:1], _SOURCE, *STEP_COLUMNS[1:]))
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What a topic's table is like: one of a queue schema has `acked` and no transaction ids."""
+
+    topic: str
+    is_queue: bool
+
+    @property
+    def place(self) -> sql.Composable:
+        """By what its events are ordered."""
+        return sql.SQL('"offset"' if self.is_queue else 'transaction_id, "offset"')
+
+    @property
+    def is_visible(self) -> sql.Composable:
+        """Which events may be read: below the oldest transaction that still runs, where the table has transaction ids."""
+        return sql.SQL("true" if self.is_queue else "transaction_id < pg_snapshot_xmin(pg_current_snapshot())")
+
+    def after(self, position: Position) -> sql.Composable:
+        """Return the condition for events past a position."""
+        transaction, offset = (sql.Literal(str(number)) for number in position)
+        if self.is_queue:
+            return sql.SQL('"offset" > {}::bigint').format(offset)
+        return sql.SQL('(transaction_id, "offset") > ({}::text::xid8, {}::bigint)').format(transaction, offset)
+
+    @property
+    def events(self) -> sql.Composable:
+        """The table with the columns of erpkit's log. Its metadata may be null, as a value of JSON, too."""
+        transaction = sql.SQL("'0'::xid8 AS transaction_id" if self.is_queue else "transaction_id")
+        return sql.SQL(
+            "(SELECT {transaction}, \"offset\", uuid::text, payload, CASE json_typeof(metadata::json) WHEN 'object' THEN "
+            "metadata::json ELSE '{{}}' END AS metadata, created_at::timestamptz AS recorded_at FROM {table}) e"
+        ).format(transaction=transaction, table=sql.Identifier(_TABLE + self.topic))
+
+
+_TABLES = """
+SELECT c.relname, has_table_privilege(c.oid, 'SELECT'), 'acked' = ANY (a.names), current_schema(), current_user FROM pg_class c
+ CROSS JOIN LATERAL (SELECT array_agg(attname::text) AS names FROM pg_attribute WHERE attrelid = c.oid AND NOT attisdropped) a
+ WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()) AND c.relkind IN ('r', 'p')
+   AND starts_with(c.relname, %(prefix)s) AND a.names @> '{offset,uuid,created_at,payload,metadata}'
+   AND a.names && '{transaction_id,acked}' AND (%(topic)s::text IS NULL OR c.relname = %(prefix)s || %(topic)s) ORDER BY c.relname
+"""
+
 
 def list_watermill_topics(connection: Connection) -> list[str]:
     """Return the topics that have a table in the present tenant's schema, by name.
 
     Raises ErpkitError, saying what to grant, for one that the tenant's role may not read.
     """
-    rows = connection.execute(
-        "SELECT relname, has_table_privilege(c.oid, 'SELECT'), current_schema(), current_user "
-        "FROM pg_class c WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()) "
-        "AND relkind IN ('r', 'p') "
-        "AND starts_with(relname, %s) AND (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname IN "
-        "('offset', 'uuid', 'created_at', 'payload', 'metadata', 'transaction_id')) = 6 ORDER BY relname",
-        [_TABLE],
-    )
-    topics = []
-    for name, may_read, schema, role in rows:
+    return [shape.topic for shape in _shapes(connection)]
+
+
+def _shapes(connection: Connection, topic: str | None = None) -> list[_Shape]:
+    shapes = []
+    for name, may_read, is_queue, schema, role in connection.execute(_TABLES, {"prefix": _TABLE, "topic": topic}):
         if not may_read:
             grant = f'GRANT SELECT ON ALL TABLES IN SCHEMA "{schema}" TO "{role}"'
             raise ErpkitError(f"the role {role} may not read {schema}.{name}: {grant}")
-        topics.append(name.removeprefix(_TABLE))
-    return topics
+        shapes.append(_Shape(name.removeprefix(_TABLE), is_queue))
+    return shapes
+
+
+def _shape(connection: Connection, topic: str) -> _Shape:
+    for shape in _shapes(connection, topic):
+        return shape
+    raise UsageError(f"there is no table {_TABLE}{topic} of Watermill's")
 
 
 def inspect_watermill(database: Database, tenant: Tenant) -> list[WatermillTopic]:
     """Return every topic of a tenant with its counts, and the lag of each consumer group."""
     with database.tenant_transaction(tenant) as connection:
         connection.execute(IMPATIENT)
-        return [_inspect(connection, tenant, topic) for topic in list_watermill_topics(connection)]
+        return [_inspect(connection, tenant, shape) for shape in _shapes(connection)]
 
 
 def read_watermill_topics(database: Database, tenants: Sequence[Tenant]) -> WatermillTopics:
@@ -164,14 +232,14 @@ def read_watermill(
     Times are compared in the time zone of the database, as `created_at` has none. A message id that is no uuid, a ULID say,
     becomes one that follows from it, and stands in the metadata.
     """
+    shape = _shape(connection, topic)
     rows = connection.execute(
         sql.SQL(
             'SELECT transaction_id::text::bigint, "offset", uuid, payload, metadata, recorded_at FROM {events} '
-            'WHERE {condition} AND (transaction_id, "offset") > ({transaction}::text::xid8, {offset}) '
-            'AND transaction_id < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY transaction_id, "offset" LIMIT {limit}'
+            "WHERE {condition} AND {after} AND {is_visible} ORDER BY {place} LIMIT {limit}"
         ).format(
-            events=_events(topic), condition=_condition(selection), transaction=sql.Literal(str(after[0])),
-            offset=sql.Literal(after[1]), limit=sql.Literal(limit),
+            events=shape.events, condition=_condition(selection), after=shape.after(after), is_visible=shape.is_visible,
+            place=shape.place, limit=sql.Literal(limit),
         )
     )  # fmt: skip
     return [((row[0], row[1]), _message(topic, row[1:])) for row in rows]
@@ -205,19 +273,27 @@ def plan_watermill(
     """
     choice = choice or HandlerChoice()
     chosen, left_out = choose_handlers(registry, choice)
-    wanted = {registry.topic(handler.event) for handler in chosen}
+    wanted = {topic for handler in chosen for topic in registry.topics_of(handler)}
     tables: list[tuple[str, str]] = []
-    counts: list[tuple[Any, ...]] = []
+    counts: list[tuple[str, tuple[Any, ...]]] = []
     errors: dict[str, str] = {}
     for tenant in tenants:
         with note_failure(tenant, errors), database.tenant_transaction(tenant) as connection:
             connection.execute(IMPATIENT)
-            found = [topic for topic in list_watermill_topics(connection) if selection.has_topic(topic)]
-            counted = [(topic, _count_by_name(connection, topic, selection)) for topic in found]
-            tables += [(tenant.slug, topic) for topic in found]
-            for topic, rows in counted:
-                counts += [(tenant.slug, _name(topic, name, choice.topics, wanted), *rest) for name, *rest in rows]
-    steps = steps_of(registry, chosen, replace(selection, topic="*"), counts)
+            found = [shape for shape in _shapes(connection) if selection.has_topic(shape.topic)]
+            counted = [(shape.topic, _count_by_name(connection, shape, selection)) for shape in found]
+            tables += [(tenant.slug, shape.topic) for shape in found]
+            counts += [
+                (topic, (tenant.slug, _name(topic, name, choice.topics, wanted), *rest))
+                for topic, rows in counted
+                for name, *rest in rows
+            ]
+    every = replace(selection, topic="*")
+    steps = tuple(
+        WatermillStep(**vars(step), source=topic)
+        for topic, count in counts
+        for step in steps_of(registry, chosen, every, [count])
+    )
     return WatermillPlan(
         selection,
         with_steps(tenants, steps),
@@ -264,7 +340,8 @@ class _Work:
         self._replay_id = uuid4()
         self._handlers: dict[str, list[EventHandler]] = {}
         for handler in (registry.event_handlers[name] for name in plan.handlers):
-            self._handlers.setdefault(registry.topic(handler.event), []).append(handler)
+            for topic in registry.topics_of(handler):
+                self._handlers.setdefault(topic, []).append(handler)
         self._handled = self._failed = 0
         self._failures: list[ReplayFailure] = []
 
@@ -277,7 +354,7 @@ class _Work:
         ]
 
     def replay(self, tenant: Tenant, messages: Sequence[Message]) -> None:
-        named = [self._named(message) for message in messages]
+        named, source = [self._named(message) for message in messages], messages[0].topic
         pairs = [
             (Consumer(tenant, self._registry, handler), message)
             for message in named
@@ -289,7 +366,13 @@ class _Work:
                 raise UsageError(
                     f"tenant {tenant.slug}: a handler publishes {published[0].topic}: leave it out of this replay"
                 )
-        failures = [ReplayFailure(tenant.slug, name, m.offset or 0, error) for name, m, error in outcomes if error]
+        failures = [
+            ReplayFailure(
+                tenant.slug, name, m.offset or 0, error if m.topic == source else f"{error} (read from {source})"
+            )
+            for name, m, error in outcomes
+            if error
+        ]
         self._handled += len(outcomes) - len(failures)
         self._failed += len(failures)
         self._failures += failures[: _FAILURES_KEPT - len(self._failures)]
@@ -309,21 +392,13 @@ def _name(topic: str, name: str | None, renamed: Mapping[str, str], wanted: Coll
     return found if found in wanted or name is None else name
 
 
-def _count_by_name(connection: Connection, topic: str, selection: Selection) -> list[tuple[Any, ...]]:
+def _count_by_name(connection: Connection, shape: _Shape, selection: Selection) -> list[tuple[Any, ...]]:
     """Return the name in the metadata, events, first and last of each kind of selected event in one topic."""
     query = sql.SQL(
         'SELECT e.metadata->>\'name\', count(*), min("offset"), max("offset"), min(recorded_at), max(recorded_at) '
-        "FROM {} WHERE {} AND transaction_id < pg_snapshot_xmin(pg_current_snapshot()) GROUP BY 1 ORDER BY 1"
+        "FROM {} WHERE {} AND {} GROUP BY 1 ORDER BY 1"
     )
-    return connection.execute(query.format(_events(topic), _condition(selection))).fetchall()
-
-
-def _events(topic: str) -> sql.Composed:
-    """Return a topic's table with the columns of erpkit's log."""
-    return sql.SQL(
-        "(SELECT transaction_id, \"offset\", uuid::text, payload, coalesce(metadata, '{{}}') AS metadata, "
-        "created_at::timestamptz AS recorded_at FROM {}) e"
-    ).format(sql.Identifier(_TABLE + topic))
+    return connection.execute(query.format(shape.events, _condition(selection), shape.is_visible)).fetchall()
 
 
 def _condition(selection: Selection) -> sql.Composed:
@@ -335,30 +410,44 @@ def _condition(selection: Selection) -> sql.Composed:
 
 
 def _message(topic: str, row: Sequence[Any]) -> Message:
-    offset, uuid, payload, metadata, time = row
-    texts = {key: str(value) for key, value in metadata.items()}
-    try:
-        return Message(topic, payload, UUID(uuid), texts, offset, time)
-    except ValueError:
-        return Message(topic, payload, uuid5(NAMESPACE_OID, uuid), {**texts, _UUID_KEY: uuid}, offset, time)
+    """Build a message; a payload that is kept as bytes is read like one from a broker."""
+    offset, id_, payload, metadata, time = row
+    uuid, own_id = uuid_of(id_)
+    texts = {key: str(value) for key, value in metadata.items()} | own_id
+    return Message(topic, payload_of(payload) if isinstance(payload, bytes) else payload, uuid, texts, offset, time)
 
 
-def _inspect(connection: Connection, tenant: Tenant, topic: str) -> WatermillTopic:
-    table = sql.Identifier(_TABLE + topic)
+def _inspect(connection: Connection, tenant: Tenant, shape: _Shape) -> WatermillTopic:
     ((events, held_back, first, last),) = connection.execute(
-        sql.SQL(
-            "SELECT count(*), count(*) FILTER (WHERE transaction_id >= pg_snapshot_xmin(pg_current_snapshot())), "
-            "min(created_at)::timestamptz, max(created_at)::timestamptz FROM {}"
-        ).format(table)
-    ).fetchall()
-    groups: list[WatermillGroup] = []
-    if connection.execute("SELECT to_regclass(quote_ident(%s))", [_OFFSETS + topic]).fetchone() != (None,):
-        rows = connection.execute(
-            sql.SQL(
-                "SELECT consumer_group, last_processed_transaction_id::text::bigint, coalesce(offset_acked, 0), "
-                '(SELECT count(*) FROM {} m WHERE (m.transaction_id, m."offset") > (o.last_processed_transaction_id, '
-                "coalesce(o.offset_acked, 0))) FROM {} o ORDER BY 1"
-            ).format(table, sql.Identifier(_OFFSETS + topic))
+        sql.SQL("SELECT count(*), count(*) FILTER (WHERE NOT {}), min(recorded_at), max(recorded_at) FROM {}").format(
+            shape.is_visible, shape.events
         )
-        groups = [WatermillGroup(*row) for row in rows]
-    return WatermillTopic(tenant.slug, topic, events, held_back, first, last, tuple(groups))
+    ).fetchall()
+    groups = _queue_group(connection, shape) if shape.is_queue else _groups(connection, shape.topic)
+    return WatermillTopic(tenant.slug, shape.topic, events, held_back, first, last, groups)
+
+
+def _queue_group(connection: Connection, shape: _Shape) -> tuple[WatermillGroup, ...]:
+    """Return the one group that a queue has, without a name of its own: how much is not acknowledged yet."""
+    query = sql.SQL('SELECT coalesce(max("offset") FILTER (WHERE acked), 0), count(*) FILTER (WHERE NOT acked) FROM {}')
+    ((offset, lag),) = connection.execute(query.format(sql.Identifier(_TABLE + shape.topic))).fetchall()
+    return (WatermillGroup("not acknowledged", 0, offset, lag),)
+
+
+def _groups(connection: Connection, topic: str) -> tuple[WatermillGroup, ...]:
+    """Return the groups of a topic; a table of offsets that has others' columns is that of a topic named `offsets_…`."""
+    has_offsets = connection.execute(
+        "SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass(quote_ident(current_schema()) || '.' || quote_ident(%s)) "
+        "AND attname = 'last_processed_transaction_id'",
+        [_OFFSETS + topic],
+    ).fetchone()
+    if not has_offsets:
+        return ()
+    rows = connection.execute(
+        sql.SQL(
+            "SELECT consumer_group, last_processed_transaction_id::text::bigint, coalesce(offset_acked, 0), "
+            '(SELECT count(*) FROM {} m WHERE (m.transaction_id, m."offset") > (o.last_processed_transaction_id, '
+            "coalesce(o.offset_acked, 0))) FROM {} o ORDER BY 1"
+        ).format(sql.Identifier(_TABLE + topic), sql.Identifier(_OFFSETS + topic))
+    )
+    return tuple(WatermillGroup(*row) for row in rows)

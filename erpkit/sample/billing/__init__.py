@@ -23,6 +23,7 @@ module = Module(
             events.book_invoice,
             replayable=True,
             writes=("billing_ledger",),
+            any_order=True,
         ),
         EventHandler(
             "billing.on_payment_received",
@@ -31,6 +32,7 @@ module = Module(
             replayable=True,
             ordered_by=lambda event: str(event.invoice_id),
             writes=("billing_ledger",),
+            any_order=True,
         ),
     ),
 )

@@ -14,10 +14,20 @@ module = Module(
     publishes=(ProductAdded, PriceChanged),
     subscribes=(
         EventHandler(
-            "catalog.on_product_added", ProductAdded, events.list_price, replayable=True, writes=("catalog_price_list",)
+            "catalog.on_product_added",
+            ProductAdded,
+            events.list_price,
+            replayable=True,
+            writes=("catalog_price_list",),
+            any_order=True,
         ),
         EventHandler(
-            "catalog.on_price_changed", PriceChanged, events.list_price, replayable=True, writes=("catalog_price_list",)
+            "catalog.on_price_changed",
+            PriceChanged,
+            events.list_price,
+            replayable=True,
+            writes=("catalog_price_list",),
+            any_order=True,
         ),
     ),
 )

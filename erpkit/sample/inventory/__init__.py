@@ -23,6 +23,7 @@ module = Module(
             events.note_shortage,
             replayable=True,
             writes=("inventory_shortages",),
+            any_order=True,
         ),
         EventHandler(
             "inventory.on_stock_received",
@@ -30,6 +31,7 @@ module = Module(
             events.close_shortages,
             replayable=True,
             writes=("inventory_shortages",),
+            any_order=True,
         ),
     ),
     routes="erpkit.sample.inventory.routes:router",

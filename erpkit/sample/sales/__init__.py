@@ -23,9 +23,15 @@ module = Module(
             events.open_account,
             replayable=True,
             writes=("sales_accounts",),
+            any_order=True,
         ),
         EventHandler(
-            "sales.on_order_placed", OrderPlaced, events.count_order, replayable=True, writes=("sales_accounts",)
+            "sales.on_order_placed",
+            OrderPlaced,
+            events.count_order,
+            replayable=True,
+            writes=("sales_accounts",),
+            any_order=True,
         ),
     ),
     routes="erpkit.sample.sales.routes:router",

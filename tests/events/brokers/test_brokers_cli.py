@@ -99,6 +99,56 @@ def test_the_forwarder_works_on_through_an_outage_and_ends_cleanly_at_sigterm(
     assert sum(row["events"] for row in json.loads(out)) > 0
 
 
+def test_the_forwarder_shows_in_lag_and_sends_again_from_a_point_that_was_planned_and_confirmed(
+    planted: Planted, nats: NatsServer
+) -> None:
+    started = erpkit("events", "forward", "--once")
+    assert "order: handlers get a tenant's events in the order of its log" in started.stdout
+    lag = json.loads(erpkit("events", "lag", "--json").stdout)["groups"]
+    assert [
+        (one["waiting"], one["topic"]) for one in lag if one["handler"] == "forward.nats" and one["tenant"] == "acme"
+    ] == [(0, "*")]
+    chosen = ("events", "forward", "--tenant", "acme", "--from", "3")
+    plan = json.loads(erpkit(*chosen, "--json").stdout)
+    shown = erpkit(*chosen)
+    assert f"to apply it: erpkit {' '.join(chosen)} --confirm {plan['plan']}" in shown.stdout
+    (one,) = plan["tenants"]
+    assert (one["from"], one["events"]) == (3, one["to"] - 2)
+    done = erpkit(*chosen, "--confirm", plan["plan"])
+    assert f"`erpkit events forward` sends {one['events']} events of 1 tenant again" in done.stdout, done.stderr
+    forwarded = json.loads(erpkit("events", "forward", "--once", "--json").stdout)
+    assert [(row["events"], row["refused"]) for row in forwarded if row["tenant"] == "acme"] == [(one["events"], 0)]
+
+
+def test_a_tenant_whose_log_cannot_be_read_is_named_and_does_not_stop_the_others(
+    planted: Planted, shared_database: Database, nats: NatsServer
+) -> None:
+    with shared_database.connection() as connection:
+        connection.execute("ALTER TABLE tenant_acme.erpkit_events RENAME TO lost")
+    try:
+        done = erpkit("events", "forward", "--once", "--json")
+    finally:
+        with shared_database.connection() as connection:
+            connection.execute("ALTER TABLE tenant_acme.lost RENAME TO erpkit_events")
+    assert (done.returncode, "! acme: its event log lacks migrations" in done.stderr) == (3, True)
+    slugs = {row["tenant"] for row in json.loads(done.stdout)}
+    assert slugs == {slug for slug in planted.tenants if slug not in ("acme", planted.suspended)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--from", "yesterday"), ("--from 'yesterday' is not a time",)),
+        (("--from", "2026-01-31T08:00:00"), ("has no time zone",)),
+        (("--confirm", "resend-1"), ("--from POINT",)),
+    ],
+)
+def test_a_point_that_cannot_be_meant_is_refused(
+    planted: Planted, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    refused(erpkit("events", "forward", *arguments), 2, *words)
+
+
 def _is_forwarded(database: Database) -> object:
     with database.connection() as connection:
         return connection.execute(

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -17,8 +16,9 @@ from erpkit.database import Database, Tenant
 from erpkit.errors import BrokerError, DatabaseError
 from erpkit.events import Consumer, Context, Message, consumer_groups, dispatch, read_events, read_lag
 from erpkit.events.brokers import Consumed, ConsumeOptions, MemoryBroker, consume, forward
-from erpkit.events.brokers.consume import Deliveries, move_over_handled
+from erpkit.events.brokers.consume import BusyError, Deliveries
 from erpkit.events.brokers.nats import NatsBroker
+from erpkit.events.checkpoints import group_lock
 from erpkit.migrations import Migration
 from erpkit.modules import EventHandler, Module, Registry
 from erpkit.nats import NatsServer
@@ -35,6 +35,8 @@ from tests.counting import (
     write_events,
 )  # fmt: skip
 
+LOCK = group_lock("current_schema()", "'counter.on_counted'")
+
 
 @pytest.fixture
 def acme(shared_database: Database, migrations: tuple[Migration, ...]) -> Tenant:
@@ -47,6 +49,7 @@ from dataclasses import replace
 from erpkit.database import Database, Tenant
 from erpkit.events.brokers import consume
 from erpkit.events.brokers.nats import NatsBroker
+from erpkit.events.checkpoints import group_lock
 from tests.counting import COUNTER
 
 class Deadly(NatsBroker):
@@ -80,7 +83,6 @@ def test_a_consumer_that_is_killed_between_commit_and_acknowledgement_leaves_its
     assert result[0].handled >= 20  # all came again, those with an effect too
     assert select(shared_database, acme, SEEN) == [f"seen {n:05}" for n in range(100, 120)]
     assert select(shared_database, acme, "SELECT count(*) FROM erpkit_dead_letters") == [0]
-    assert select(shared_database, acme, "SELECT count(*) FROM erpkit_deliveries") == [0]
 
 
 def unacknowledged(server: NatsServer) -> int:
@@ -102,17 +104,21 @@ def test_an_event_that_ends_its_consumer_every_time_becomes_a_dead_letter_and_it
 ) -> None:
     """Each round is what a redelivery after the death of the process comes to."""
     write_events(shared_database, acme, 3)
-    with shared_database.tenant_transaction(acme) as connection:
-        messages = read_events(connection, "counter.Counted", 0, 3)
     deliveries = _deliveries(shared_database, acme, FATAL)
-    for _ in range(5):  # in a batch, then alone four times
+    messages = _log_of(shared_database, acme)
+    for _ in range(4):  # in a batch, then alone three times
         with pytest.raises(KeyboardInterrupt):
             deliveries.handle(messages)
     assert deliveries.handle(messages) == 1
     assert select(shared_database, acme, SEEN) == ["seen 00100", "seen 00102"]
     assert select(shared_database, acme, "SELECT error FROM erpkit_dead_letters") == [
-        "ConsumerEndedError: its consumer ended 5 times with it in flight"
+        "CrashError: its dispatcher ended 3 times with it in flight"
     ]
+
+
+def _log_of(database: Database, tenant: Tenant) -> list[Message]:
+    with database.tenant_transaction(tenant) as connection:
+        return read_events(connection, "counter.Counted", 0, 3000)
 
 
 def _end(event: Counted, context: Context) -> None:
@@ -204,23 +210,45 @@ def test_a_dispatcher_takes_over_from_the_broker_and_gives_back_and_nothing_is_h
     assert select(shared_database, acme, SEEN) == [f"seen {number:05}" for number in numbers]
 
 
-def test_a_checkpoint_stays_before_what_is_still_to_come_from_the_broker(
+def test_a_delivery_that_comes_before_earlier_events_brings_those_first(
     shared_database: Database, acme: Tenant
 ) -> None:
-    """What failed comes again after later events; a dispatcher that takes over must not miss it."""
-    write_events(shared_database, acme, 2500)
-    with shared_database.tenant_transaction(acme) as connection:
-        messages = read_events(connection, "counter.Counted", 0, 2500)
+    """What failed comes again after later events, and what a broker lost never comes: the order is the log's."""
+    write_events(shared_database, acme, 1200)
+    messages = _log_of(shared_database, acme)
     deliveries = _deliveries(shared_database, acme, COUNTER)
-
-    def handle(chosen: Sequence[Message]) -> int:
+    for chosen, waiting in ((messages[:1], 1199), (messages[700:701], 499), (messages[:700], 499), (messages[-1:], 0)):
         deliveries.handle(chosen)
-        move_over_handled(shared_database, acme, deliveries.consumer.group)
-        return _waiting(shared_database, acme)
+        assert _waiting(shared_database, acme) == waiting
+    assert select(shared_database, acme, SEEN) == [f"seen {number:05}" for number in range(100, 1300)]
 
-    assert handle(messages[:1]) == 2499
-    assert handle(messages[2:]) == 2499
-    assert handle(messages[1:2]) == 0
+
+def test_a_consumer_waits_for_another_that_has_the_group_and_then_handles_what_it_left(
+    shared_database: Database, acme: Tenant
+) -> None:
+    write_events(shared_database, acme, 20)
+    messages = _log_of(shared_database, acme)
+    deliveries = _deliveries(shared_database, acme, COUNTER)
+    thread = threading.Thread(target=deliveries.handle, args=[messages])
+    with shared_database.tenant_transaction(acme, write=True) as connection:
+        connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})".encode())
+        thread.start()
+        wait_until(lambda: _count_waiters(shared_database))
+    thread.join()
+    assert select(shared_database, acme, SEEN) == [f"seen {number:05}" for number in range(100, 120)]
+
+
+def test_a_consumer_that_cannot_get_the_group_leaves_its_deliveries_to_be_delivered_again(
+    shared_database: Database, acme: Tenant
+) -> None:
+    write_events(shared_database, acme, 2)
+    deliveries = replace(_deliveries(shared_database, acme, COUNTER), turn_within=1)
+    with shared_database.tenant_transaction(acme, write=True) as connection:
+        connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})".encode())
+        with pytest.raises(BusyError, match="another process has the group"):
+            deliveries.handle(_log_of(shared_database, acme))
+    assert deliveries.handle(_log_of(shared_database, acme)) == 0
+    assert len(select(shared_database, acme, SEEN)) == 2
 
 
 def test_a_consumer_works_on_after_its_broker_was_killed_and_started_again(
@@ -248,14 +276,47 @@ def test_a_dead_letter_that_was_discarded_stays_so_when_its_event_comes_again(
     shared_database: Database, acme: Tenant
 ) -> None:
     write_events(shared_database, acme, 2, first=13)
-    with shared_database.tenant_transaction(acme) as connection:
-        messages = read_events(connection, "counter.Counted", 0, 2)
+    messages = _log_of(shared_database, acme)
     deliveries = _deliveries(shared_database, acme, COUNTER)
     assert deliveries.handle(messages) == 1
     with shared_database.tenant_transaction(acme, write=True) as connection:
         connection.execute("UPDATE erpkit_dead_letters SET status = 'discarded'")
     assert deliveries.handle(messages) == 0
-    suspended = _deliveries(shared_database, replace(acme, status="suspended"), COUNTER)
+    suspended = replace(deliveries, consumer=replace(deliveries.consumer, tenant=replace(acme, status="suspended")))
     assert suspended.handle(messages[:1]) == 0
     assert select(shared_database, acme, "SELECT status FROM erpkit_dead_letters") == ["discarded"]
     assert select(shared_database, acme, SEEN) == ["seen 00014"]
+
+
+def test_what_another_program_published_is_kept_in_the_log_handled_once_and_not_forwarded_back(
+    shared_database: Database, acme: Tenant
+) -> None:
+    broker = MemoryBroker()
+    broker.declare(GROUPS)
+    foreign = [Message("counter.Counted", {"number": number}) for number in (13, 14)]
+    for message in (*foreign, foreign[1]):
+        broker.publish(acme.slug, [message])
+    assert consume(shared_database, COUNTER, broker, lambda: [acme], ConsumeOptions(idle=0.5)).dead == 1
+    assert select(shared_database, acme, SEEN) == ["seen 00014"]
+    assert select(shared_database, acme, 'SELECT "offset" > 0 FROM erpkit_dead_letters') == [True]  # it can be retried
+    forward(shared_database, acme, broker)
+    assert consume(shared_database, COUNTER, broker, lambda: [acme], ConsumeOptions(idle=0.5)).handled == 1  # Noticed
+
+
+def test_an_event_that_was_handled_and_removed_from_the_log_does_nothing_when_it_comes_again(
+    shared_database: Database, acme: Tenant
+) -> None:
+    write_events(shared_database, acme, 3)
+    messages = _log_of(shared_database, acme)
+    deliveries = _deliveries(shared_database, acme, COUNTER)
+    deliveries.handle(messages)
+    with shared_database.tenant_transaction(acme, write=True) as connection:
+        connection.execute("DELETE FROM erpkit_events; DELETE FROM erpkit_inbox")
+    deliveries.handle(messages)
+    assert len(select(shared_database, acme, SEEN)) == 3
+    assert _log_of(shared_database, acme) == []
+
+
+def _count_waiters(database: Database) -> object:
+    with database.connection() as connection:
+        return connection.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted").fetchone()

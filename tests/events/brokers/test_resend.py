@@ -152,6 +152,19 @@ def test_a_broker_that_is_killed_in_the_middle_gets_the_rest_when_the_replay_is_
     assert [offset for _, offset, _, _ in _audit(nats, acme)] == list(range(1, 1501))
 
 
+def test_what_the_broker_refuses_for_good_fails_alone_and_the_rest_is_published(
+    shared_database: Database, acme: Tenant, nats: NatsServer, jetstream: NatsBroker
+) -> None:
+    with shared_database.tenant_transaction(acme, write=True) as connection:
+        notes = ["", "x" * 2_000_000, ""]
+        append(connection, [Message("counter.Counted", {"number": 1, "note": note}) for note in notes])
+    plan = _plan(shared_database, acme, jetstream)
+    run = send_replay(shared_database, jetstream, plan, plan.id)
+    assert (run.state, run.handled, run.failed) == ("done", 2, 1)
+    assert "max_payload" in run.failures[0].error
+    assert [offset for _, offset, _, _ in _audit(nats, acme)] == [1, 3]
+
+
 class _Forgetful(NatsBroker):
     """Loses its connection after the broker has stored a batch, and before that is known."""
 

@@ -216,3 +216,83 @@ def test_a_handler_that_publishes_is_refused_as_there_is_no_log(database: Databa
     with pytest.raises(UsageError, match="a handler publishes shop.OrderSeen"):
         _replay(database, acme, Selection(), ("shop.tell",))
     assert _seen(database) == []
+
+
+def _make_table(database: Database, topic: str, payload: str, *, is_queue: bool = False) -> None:
+    """Make a table as watermill-sql's default schema and its queue schema do, the payload's type as it is configured."""
+    place = (
+        '"offset" serial PRIMARY KEY, acked boolean NOT NULL DEFAULT false, created_at timestamptz NOT NULL DEFAULT now()'
+        if is_queue
+        else '"offset" bigserial, transaction_id xid8 NOT NULL, created_at timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP, '
+        'PRIMARY KEY (transaction_id, "offset")'
+    )
+    with database.connection() as connection:
+        connection.execute(
+            f'CREATE TABLE tenant_acme."watermill_{topic}" (uuid varchar(36) NOT NULL, payload {payload} DEFAULT NULL, '
+            f"metadata json DEFAULT NULL, {place})".encode()
+        )
+
+
+@pytest.mark.parametrize("metadata", ["null", "{}", None])
+@pytest.mark.parametrize("is_queue", [False, True])
+def test_payloads_as_bytes_and_metadata_that_are_null_are_read(
+    database: Database, acme: Tenant, metadata: str | None, is_queue: bool
+) -> None:
+    _make_table(database, "raw", "bytea", is_queue=is_queue)
+    transaction = ("", "") if is_queue else (", transaction_id", ", pg_current_xact_id()")
+    with database.connection() as connection:
+        for payload in (b'{"number": 1}', b"no JSON", b'{"number": 2}'):
+            connection.execute(
+                f"INSERT INTO tenant_acme.watermill_raw (uuid, payload, metadata{transaction[0]}) "
+                f"VALUES (%s, %s, %s{transaction[1]})".encode(),
+                [str(uuid4()), payload, metadata],
+            )
+    run = _replay(database, acme, Selection("raw"), raw="shop.OrderPlaced")
+    assert (run.handled, run.failed) == (2, 1)
+    assert "PayloadError" in run.failures[0].error
+    assert run.failures[0].error.endswith("(read from raw)")
+    assert _seen(database) == [1, 2]
+
+
+def test_a_table_of_a_queue_schema_is_listed_with_what_is_not_acknowledged_and_read_in_batches(
+    database: Database, acme: Tenant
+) -> None:
+    _make_table(database, "queue", "json", is_queue=True)
+    with database.connection() as connection:
+        connection.execute(
+            "INSERT INTO tenant_acme.watermill_queue (uuid, payload, acked) "
+            "SELECT gen_random_uuid(), json_build_object('number', n), n < 2100 FROM generate_series(100, 2500) n"
+        )
+    (queue,) = [topic for topic in inspect_watermill(database, acme) if topic.topic == "queue"]
+    assert (queue.events, queue.held_back, [(g.name, g.offset, g.lag) for g in queue.groups]) == (
+        2401, 0, [("not acknowledged", 2000, 401)],
+    )  # fmt: skip
+    assert _replay(database, acme, Selection("queue"), queue="shop.OrderPlaced").handled == 2401
+    assert _seen(database) == list(range(100, 2501))
+
+
+def test_two_topics_whose_events_go_by_one_name_stay_apart(database: Database, acme: Tenant) -> None:
+    """The same id, the same offset and the same name in two tables are two events, and each is told with its table."""
+    uuid = str(uuid4())
+    with database.connection() as connection:
+        for topic, number in (("orders", 13), ("shop.OrderPlaced", 13)):
+            _publish(connection, topic, number, uuid=uuid, name="shop.OrderPlaced")
+    plan = plan_watermill(database, SHOP, [acme], Selection())
+    assert [(step.topic, getattr(step, "source", "")) for step in plan.steps] == [
+        ("shop.OrderPlaced", "orders"), ("shop.OrderPlaced", "shop.OrderPlaced"),
+    ]  # fmt: skip
+    assert "read from" in str(plan.step_table)
+    run = replay_watermill(database, SHOP, plan, plan.id)
+    assert [(f.offset, f.error) for f in run.failures] == [
+        (1, "ValueError: thirteen (read from orders)"), (1, "ValueError: thirteen"),
+    ]  # fmt: skip
+
+
+def test_a_topic_named_like_the_offsets_of_another_is_a_topic(database: Database, acme: Tenant) -> None:
+    with database.connection() as connection:
+        connection.execute("DROP TABLE tenant_acme.watermill_offsets_orders")
+    _make_table(database, "offsets_orders", "json")
+    with database.connection() as connection:
+        _publish(connection, "offsets_orders", 1)
+    topics = {one.topic: (one.events, one.groups) for one in inspect_watermill(database, acme)}
+    assert topics == {"offsets_orders": (1, ()), "orders": (0, ()), "shop.OrderPlaced": (0, ())}

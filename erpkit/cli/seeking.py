@@ -1,0 +1,59 @@
+"""erpkit events seek: moving the checkpoint of a handler."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+
+import click
+
+from erpkit.cli.output import as_json, confirm_option, open_erp, read_time, tenants_option
+from erpkit.cli.planning import print_or_apply, show_or_apply, this_command
+from erpkit.errors import UsageError
+from erpkit.events.seek import SeekPlan, SeekRun, Target
+
+
+@click.command("seek")
+@click.argument("handler")
+@click.option(
+    "--to",
+    required=True,
+    metavar="WHERE",
+    help="beginning, now, the offset of the first event to handle, or a time with its zone.",
+)
+@tenants_option()
+@confirm_option()
+@as_json
+def command(handler: str, to: str, slugs: tuple[str, ...], confirm: str, as_json: bool) -> int:
+    """Move the checkpoint of a handler, and end its pause.
+
+    Forward it passes events over, which are never handled. Backward it handles those that it has not handled yet; to handle others
+    again, replay them. Without --confirm the plan is shown and nothing is changed.
+    """
+    with open_erp(quiet=as_json, own="event log") as erp:
+        plan = erp.events.seek(handler, _target(to), slugs)
+        if as_json:
+            return print_or_apply(plan, confirm, _document, _done)
+        return show_or_apply(plan, confirm, this_command())
+
+
+def _target(text: str) -> Target:
+    if text in ("beginning", "now"):
+        return "beginning" if text == "beginning" else "now"
+    if text.isascii() and text.isdigit():
+        return int(text)
+    found: datetime | None = read_time("--to", text)
+    if found is None:
+        raise UsageError(f"--to {text}: write beginning, now, an offset, or a time with its zone")
+    return found
+
+
+def _document(plan: SeekPlan) -> dict[str, object]:
+    return {
+        "plan": plan.id, "handler": plan.group.name, "to": plan.to, "tenants": [asdict(one) for one in plan.steps],
+        "errors": dict(plan.errors),
+    }  # fmt: skip
+
+
+def _done(run: SeekRun) -> dict[str, object]:
+    return {"plan": run.plan.id, "moved": list(run.moved), "failures": dict(run.failures)}

@@ -1,0 +1,36 @@
+"""erpkit events seek on the command line: a plan, a confirmed id, an exit code."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from erpkit.database import Database
+from erpkit.sample.demo import Planted
+from tests.command import erpkit, refused
+
+
+@pytest.fixture(autouse=True)
+def environment(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ERPKIT_DATABASE", database.conninfo)
+    monkeypatch.setenv("ERPKIT_MODULES", "erpkit.sample")
+
+
+def test_a_checkpoint_is_moved_by_plan(erp: Planted) -> None:
+    seek = ("events", "seek", "billing.on_stock_reserved", "--to", "10", "--tenant", erp.dead_letters)
+    dry = erpkit(*seek)
+    assert dry.returncode == 0
+    assert "dry run: nothing was changed" in dry.stdout
+    (plan,) = re.findall(r"--confirm (seek-\w{10})", dry.stdout)
+    document = json.loads(erpkit(*seek, "--json").stdout)
+    assert (document["plan"], document["tenants"][0]["target"]) == (plan, 9)
+    done = erpkit(*seek, "--confirm", plan)
+    assert (done.returncode, "moved billing.on_stock_reserved to 10 in 1 tenant(s)" in done.stdout) == (0, True)
+    refused(erpkit(*seek, "--confirm", plan), 2, "nothing was done")
+
+
+def test_a_handler_and_a_place_that_are_not_there_are_refused(erp: Planted) -> None:
+    refused(erpkit("events", "seek", "billing.on_nothing", "--to", "now"), 2, "no handler is named billing.on_nothing")
+    refused(erpkit("events", "seek", "billing.on_stock_reserved", "--to", "soon"), 2, "--to", "'soon' is not a time")
