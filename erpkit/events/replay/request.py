@@ -245,11 +245,8 @@ def send_replay(
     def deliver(_: Connection, tenant: Tenant, messages: Sequence[Message]) -> tuple[list[Outcome], list[Message]]:
         known, refused = publish_past_refused(broker, tenant, messages, route)
         errors = {error.message.uuid: describe_error(error) for error in refused}
-        states = [
-            (message, "failed" if message.uuid in errors else "known" if message.uuid in known else "sent")
-            for message in messages
-        ]
-        return [Outcome(name, message, state, errors.get(message.uuid)) for message, state in states], []
+        had = dict.fromkeys(known, "known") | dict.fromkeys(errors, "failed")
+        return [Outcome(name, one, had.get(one.uuid, "sent"), errors.get(one.uuid)) for one in messages], []
 
     if confirm == plan.id:
         broker.declare([], route)
