@@ -106,10 +106,10 @@ def _is_busy(database: Database) -> bool:
 
 
 @contextmanager
-def _running(database: Database) -> Iterator[tuple[list[WorkerReport], threading.Thread]]:
+def _running(database: Database, erp: Registry = ERP) -> Iterator[tuple[list[WorkerReport], threading.Thread]]:
     """Run a worker that looks at all tenants seldom."""
     reports: list[WorkerReport] = []
-    worker = Worker(database, ERP, list_tenants, reports.append, WorkerOptions(poll=1))
+    worker = Worker(database, erp, list_tenants, reports.append, WorkerOptions(poll=1))
     thread = threading.Thread(target=worker.run)
     thread.start()
     try:
@@ -153,6 +153,21 @@ def test_a_command_to_a_suspended_tenant_is_refused_also_where_the_caller_does_n
     bus.send(acme, Note(3))
     dispatch(database, acme, ERP)
     assert _effects(database, acme) == [1, 3]
+
+
+def test_a_handler_with_effects_outside_ends_its_turn_after_the_event_that_it_has(
+    database: Database, acme: Tenant
+) -> None:
+    handler = EventHandler("notes.on_noted", Noted, _note, effects="outside", start="beginning")
+    mailing = Registry.of([Module("notes", publishes=(Noted,), subscribes=(handler,))])
+    _append(database, acme, *range(1000, 1100))
+    with _running(database, mailing):
+        _until(lambda: _effects(database, acme))
+        with database.connection() as connection:
+            set_status(connection, "acme", "suspended")
+        done = _effects(database, acme)
+    assert _effects(database, acme) == done == list(range(1000, 1000 + len(done)))
+    assert len(done) < 100
 
 
 def test_an_archived_tenants_events_become_no_dead_letters(database: Database, acme: Tenant) -> None:
