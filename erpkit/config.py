@@ -31,7 +31,7 @@ class Settings:
     to the `writable_schemas`, which are shared, too. SQL that a person types may use `allowed_functions` besides PostgreSQL's own:
     names, with or without a schema, or `schema.*`. `migration_state` names the tables in which another tool keeps its migrations:
     `table column` or `table column order`. `pooler` is the mode of a connection pooler in between, "session" or
-    "transaction"; "" means that none is known.
+    "transaction"; "" means that none is known. `retention` is how long events, inbox rows and replays are kept: `events=365d`.
     """
 
     database: str | None = field(default=None, repr=False)
@@ -42,6 +42,7 @@ class Settings:
     broker_subject: str = ""
     shared_schemas: tuple[str, ...] = ()
     allowed_functions: tuple[str, ...] = ()
+    retention: tuple[str, ...] = ()
     migration_state: tuple[str, ...] = ()
     writable_schemas: tuple[str, ...] = ()
     pooler: str = ""
@@ -58,9 +59,9 @@ class Settings:
         """Read `ERPKIT_DATABASE` (else libpq's variables, else embedded) and `ERPKIT_` `HOME`, `MODULES`, `TENANTS_QUERY`, `BROKER`,
         `BROKER_SUBJECT`.
 
-        `ERPKIT_SHARED_SCHEMAS`, `ERPKIT_WRITABLE_SCHEMAS`, `ERPKIT_ALLOWED_FUNCTIONS` and `ERPKIT_MIGRATION_STATE` are lists
-        separated by commas, and `ERPKIT_POOLER` is a mode; if they are not set, the modules.toml that ERPKIT_MODULES names may have
-        them as `shared_schemas` and so on. Raises UsageError for an invalid broker or mode.
+        `ERPKIT_SHARED_SCHEMAS`, `ERPKIT_WRITABLE_SCHEMAS`, `ERPKIT_ALLOWED_FUNCTIONS`, `ERPKIT_MIGRATION_STATE` and
+        `ERPKIT_RETENTION` are lists separated by commas, and `ERPKIT_POOLER` is a mode; if they are not set, the modules.toml that
+        ERPKIT_MODULES names may have them as `shared_schemas` and so on. Raises UsageError for an invalid broker or mode.
         """
         env = os.environ if environ is None else environ
         manifest = _manifest(env.get("ERPKIT_MODULES") or "")
@@ -78,6 +79,7 @@ class Settings:
             writable_schemas=_list("writable_schemas", env, manifest),
             migration_state=_list("migration_state", env, manifest),
             pooler=env.get("ERPKIT_POOLER") or str(manifest.get("pooler") or ""),
+            retention=_list("retention", env, manifest),
         )
 
     def with_database(self, reference: str, environ: Mapping[str, str] | None = None) -> Settings:

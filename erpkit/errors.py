@@ -32,6 +32,10 @@ class NoTenantError(UsageError, KeyError):
     __str__ = Exception.__str__
 
 
+class TenantNotActiveError(UsageError):
+    """A tenant is suspended, archived, or on its way there: nothing was done."""
+
+
 class PlanChangedError(UsageError):
     """The confirmed id is not the id of the present plan; nothing was done.
 

@@ -73,7 +73,7 @@ def enter_call(
     """
     uuid = uuid4()
     message = Message(name, {}, uuid, {"name": name, "correlation_id": str(uuid)})
-    with database.tenant_transaction(tenant, write=write) as connection:
+    with database.tenant_transaction(tenant, write=write, active=write) as connection:
         call = Call(connection, tenant, message, registry, name, public=public)
         yield call
         if call.published and not write:

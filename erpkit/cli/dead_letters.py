@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from functools import wraps
@@ -22,6 +23,7 @@ from erpkit.cli.output import (
 )
 from erpkit.cli.output import show as show_table
 from erpkit.cli.planning import print_or_apply, show_or_apply, this_command
+from erpkit.errors import UsageError
 from erpkit.events import DeadLetter, DeadLetterCount, LetterPlan, LetterRun
 from erpkit.events.dead_letters import Dimension
 from erpkit.events.letter_plan import OpenLetters
@@ -125,6 +127,36 @@ def show(tenant: str, offset: int, handler: str, payload: bool, as_json: bool) -
 
 
 @command.command()
+@click.argument("tenant")
+@click.argument("offset", type=int)
+@click.option("--handler", default="", help="The handler, where several failed on the event.")
+@click.option(
+    "--set", "values", multiple=True, required=True, metavar="FIELD=VALUE",
+    help="Another value, as JSON or plain text; FIELD may be a path such as lines.0.amount. May be repeated.",
+)  # fmt: skip
+@click.option("--reason", required=True, help="Why; it is kept with the edit.")
+@click.option("--payload", is_flag=True, help="Show the values before and after, too.")
+@confirm_option()
+@as_json
+def edit(
+    tenant: str, offset: int, handler: str, values: tuple[str, ...], reason: str, payload: bool, confirm: str, as_json: bool
+) -> int:  # fmt: skip
+    """Change the payload with which a dead letter is retried; the event in the log stays as it is."""
+    given = dict(map(_value, values))
+    with open_erp(quiet=as_json, own="event log") as erp:
+        plan = erp.events.edit_letter(tenant, offset, handler, values=given, reason=reason, payload=payload)
+        if not as_json:
+            return show_or_apply(plan, confirm, this_command())
+        document = {
+            "id": plan.id,
+            "handler": plan.handler,
+            "offset": offset,
+            "fields": [row[0] for row in plan.changes],
+        }
+        return print_or_apply(plan, confirm, lambda _: document, lambda _: {**document, "edited": True})
+
+
+@command.command()
 @_selection
 @confirm_option()
 @as_json
@@ -146,6 +178,17 @@ def discard(slugs: tuple[str, ...], selection: dict[str, Any], reason: str, conf
     """Give dead letters up: what the handler would have done is never done."""
     with open_erp(quiet=as_json, own="event log") as erp:
         return _decide(erp.events.dead_letters(slugs, **selection).discard(reason), confirm, as_json)
+
+
+def _value(text: str) -> tuple[str, Any]:
+    """Return a field and its new value: JSON, or else the text itself."""
+    name, found, value = text.partition("=")
+    if not (name and found):
+        raise UsageError(f"--set {text!r} is not FIELD=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _decide(plan: Plan[LetterPlan, LetterRun], confirm: str, as_json: bool) -> int:

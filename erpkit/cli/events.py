@@ -38,6 +38,7 @@ from erpkit.errors import BrokerError, DatabaseError, UsageError
 from erpkit.events import GroupLag, WorkerOptions, WorkerReport
 from erpkit.events.brokers import Broker, Forwarded, ResendPlan
 from erpkit.events.lag import MAX_AGE, MAX_LAG
+from erpkit.events.retention import Pruned
 from erpkit.finding import exit_code, not_read
 from erpkit.nats import NatsServer
 from erpkit.plural import count_of
@@ -50,6 +51,9 @@ _PATIENCE = 30.0  # seconds, the longest wait after a fault
 _IDLE = 5.0  # seconds without a delivery that end --once
 
 
+_payload = click.option("--payload", is_flag=True, help="Show the business data in the events, too.")
+
+
 @click.group("events")
 def command() -> None:
     """Each tenant's event log."""
@@ -58,17 +62,60 @@ def command() -> None:
 @command.command("list")
 @click.argument("tenant")
 @limit_option(20, most=10_000)
+@click.option("--topic", default="*", show_default=True, help="Pattern of topics, such as billing.*")
+@click.option("--since", help="Recorded at or after: 2026-01-31T08:00:00+00:00")
+@click.option("--until", help="Recorded before.")
+@click.option("--correlation-id", metavar="ID", help="Only events that this command caused.")
+@_payload
 @as_json
-def list_(tenant: str, limit: int, as_json: bool) -> None:
-    """List a tenant's newest events, without their payloads."""
+def list_(
+    tenant: str, limit: int, topic: str, since: str | None, until: str | None, correlation_id: str | None, payload: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """List a tenant's newest events."""
+    selection = {
+        "topic": topic, "since": read_time("--since", since), "until": read_time("--until", until),
+        "correlation_id": correlation_id,
+    }  # fmt: skip
     with open_erp(quiet=as_json, own="event log") as erp:
-        events = erp.events.list(tenant, limit)
+        events = erp.events.list(tenant, limit, payload=payload, **selection)
     if as_json:
         print_json(
-            [{"offset": e.offset, "uuid": e.uuid, "topic": e.topic, "recorded_at": e.recorded_at} for e in events.rows]
+            [
+                {"offset": e.offset, "uuid": e.uuid, "topic": e.topic, "recorded_at": e.recorded_at}
+                | ({"payload": e.payload} if payload else {})
+                for e in events.rows
+            ]
         )
     else:
         show(events)
+
+
+@command.command()
+@click.argument("wanted", metavar="ID")
+@tenants_option()
+@_payload
+@as_json
+def trace(wanted: str, slugs: tuple[str, ...], payload: bool, as_json: bool) -> int:
+    """Tell what a command led to: its events, their effects and dead letters, with times.
+
+    ID is a correlation id, or the uuid of any event. Exit code 3 if a dead letter is open, an event is parked, or a tenant cannot
+    be read.
+    """
+    with open_erp(quiet=as_json, own="event log") as erp:
+        found = erp.events.trace(wanted, slugs, payload=payload)
+    if as_json:
+        print_json(
+            {
+                "correlation_id": found.correlation_id,
+                "entries": [*map(asdict, found.entries)],
+                "errors": dict(found.errors),
+            }
+        )
+    else:
+        show(found.table)
+    print_findings(found.findings, quiet=as_json)
+    return exit_code(found.findings)
 
 
 @command.command("dispatch")
@@ -147,12 +194,48 @@ def lag(slugs: tuple[str, ...], max_lag: int, max_age: float, as_json: bool) -> 
     if as_json:
         groups, holders = [_group(g, found.at) for g in found.groups], [asdict(holder) for holder in found.holders]
         print_json(
-            {"groups": groups, "lock_holders": holders, "without_log": found.without_log, "errors": dict(found.errors)}
+            {
+                "groups": groups,
+                "lock_holders": holders,
+                "orphans": [asdict(orphan) for orphan in found.orphans],
+                "without_log": found.without_log,
+                "errors": dict(found.errors),
+            }
         )
     else:
         show(found.table)
     print_findings(found.findings, quiet=as_json)
     return exit_code(found.findings)
+
+
+@command.command()
+@tenants_option()
+@confirm_option()
+@as_json
+def prune(slugs: tuple[str, ...], confirm: str, as_json: bool) -> int:
+    """Delete events, inbox rows and replays that are older than declared in ERPKIT_RETENTION, and needed by nobody.
+
+    What a checkpoint, a shadow, an unfinished replay or an open dead letter still needs is kept, and named. It works in small
+    transactions beside everything else.
+    """
+    with open_erp(quiet=as_json, own="event log") as erp:
+        plan = erp.events.prune(slugs)
+        if not as_json:
+            return show_or_apply(plan, confirm, this_command())
+        steps = [asdict(step) for step in plan.steps]
+        document = {
+            "id": plan.id,
+            "limits": plan.limits,
+            "steps": steps,
+            "left_out": plan.left_out,
+            "errors": plan.errors,
+        }
+
+        def done(result: Pruned) -> dict[str, object]:
+            counts = [{"tenant": slug, "kind": kind, "rows": rows} for (slug, kind), rows in result.counts.items()]
+            return {"id": confirm, "pruned": counts, "errors": dict(result.failures)}
+
+        return print_or_apply(plan, confirm, lambda _: document, done)
 
 
 def _dispatch_once(erp: Erp, slugs: Sequence[str], limit: float, as_json: bool) -> int:

@@ -45,6 +45,10 @@ from erpkit.plan import Plan
 @click.option("--handler", "handlers", multiple=True, help="Only this handler; may be repeated.")
 @click.option("--side-effects", multiple=True, metavar="HANDLER", help="Use this handler although it has side effects.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Events per second at most.")
+@click.option(
+    "--workers", type=click.IntRange(1, 16), default=1, show_default=True,
+    help="Threads that hand over, each one tenant's events at a time.",
+)  # fmt: skip
 @click.option("--resume", "resumed", type=click.UUID, metavar="REPLAY_ID", help="Resume a replay that was stopped.")
 @click.option(
     "--to", "target", metavar="TARGET", help="broker, broker:SUBJECT (publish them), or file:PATH (JSON lines)."
@@ -62,7 +66,7 @@ from erpkit.plan import Plan
 def replay(
     slugs: tuple[str, ...], topic: str, from_offset: int | None, to_offset: int | None, since: str | None, until: str | None,
     uuids: tuple[UUID, ...], correlation_id: str | None, handlers: tuple[str, ...], side_effects: tuple[str, ...],
-    rate: float | None, resumed: UUID | None, target: str | None, again: bool, source: str | None, from_watermill: bool,
+    rate: float | None, workers: int, resumed: UUID | None, target: str | None, again: bool, source: str | None, from_watermill: bool,
     shadow: bool, resume_shadow: bool, swap: bool, confirm: str, as_json: bool,
 ) -> int:  # fmt: skip
     """Hand events of the past to handlers once more, or elsewhere; Ctrl-C ends it after the batch in flight."""
@@ -93,7 +97,7 @@ def replay(
             "handlers": handlers, "side_effects": side_effects, "send_to": target or "", "again": again,
             "watermill": from_watermill, "resume": str(resumed or ""),
         }  # fmt: skip
-        return _replay(erp.events.replay(slugs, rate=rate, **chosen, **request), confirm, as_json)
+        return _replay(erp.events.replay(slugs, rate=rate, workers=workers, **chosen, **request), confirm, as_json)
 
 
 @click.command()

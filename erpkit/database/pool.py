@@ -58,6 +58,7 @@ class PooledConnection(psycopg.Connection[tuple[Any, ...]]):
 
     shared_schemas: tuple[str, ...] = ()
     pooler: str = ""
+    registry: str = ""  # erpkit's table of tenants, once it was looked for
 
     def __init__(self, pgconn: pq.abc.PGconn, row_factory: RowFactory[tuple[Any, ...]] = tuple_row) -> None:
         super().__init__(pgconn, row_factory)
@@ -215,16 +216,20 @@ class Database:
             yield connection
 
     def tenant_transaction(
-        self, tenant: Tenant, *, write: bool = False, statement_timeout: float | None = 30
+        self, tenant: Tenant, *, write: bool = False, statement_timeout: float | None = 30, active: bool = False
     ) -> AbstractContextManager[Connection]:
         """Lend a connection inside a transaction that sees one tenant's schema, under that tenant's role.
 
         Without `write` it is read-only, and under the tenant's `reader`, the only role that an analyst's login may take.
-        `statement_timeout` is in seconds. It commits at the end and rolls back on an error. Raises DatabaseError when the tenant's
+        `statement_timeout` is in seconds. With `active` the tenant cannot be suspended, renamed or dropped meanwhile, and
+        TenantNotActiveError is raised for one that is not active. It commits at the end and rolls back on an error.
+
+        Raises DatabaseError when the tenant's
         schema does not exist, which PostgreSQL itself would silently accept, and when the transaction was ended or failed before
         the commit.
         """
-        return _TenantTransaction(self if write else self.reading([tenant]), tenant, write, statement_timeout)
+        side = self if write else self.reading([tenant])
+        return _TenantTransaction(side, tenant, write, statement_timeout, active)
 
     @contextmanager
     def visit(self, tenants: Sequence[Tenant]) -> Iterator[PooledConnection]:
@@ -349,7 +354,10 @@ class Database:
 class _TenantTransaction(AbstractContextManager[Connection]):
     """One tenant's transaction; a class, as a generator would cost as much as a SET statement."""
 
-    def __init__(self, database: Database, tenant: Tenant, write: bool, statement_timeout: float | None) -> None:
+    def __init__(
+        self, database: Database, tenant: Tenant, write: bool, statement_timeout: float | None, active: bool
+    ) -> None:
+        self._active = active
         self._database = database
         self._tenant = tenant
         self._write = write
@@ -373,7 +381,13 @@ class _TenantTransaction(AbstractContextManager[Connection]):
 
     def _enter(self) -> None:
         try:
-            enter_tenant(self._connection, self._tenant, write=self._write, statement_timeout=self._timeout)
+            enter_tenant(
+                self._connection,
+                self._tenant,
+                write=self._write,
+                statement_timeout=self._timeout,
+                active=self._active,
+            )
         except BaseException as error:
             name_grant(self._connection, error)
             self._database._give_back(self._connection)

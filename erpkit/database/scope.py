@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from psycopg import generators, pq, sql
 
-from erpkit.errors import DatabaseError, UsageError, first_line
+from erpkit.errors import DatabaseError, TenantNotActiveError, UsageError, first_line
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -26,6 +26,11 @@ _SCHEMA_NAME = re.compile(r"_template|(?!pg_)[a-z][a-z0-9_]{0,62}", re.ASCII)
 # Without what could end a quote of either kind, or be taken for a placeholder.
 _QUOTABLE = re.compile(r"""(?!pg_|information_schema\Z)[^'"\\$%\x00-\x1f\x7f]+""")
 _NAME_LIMIT = 63  # bytes
+# An ERP that erpkit did not make may have tables of that name itself.
+_REGISTRY = (
+    b"SELECT CASE WHEN pg_catalog.to_regclass('public.erpkit_tenants') IS NULL "
+    b"THEN 'public.tenants' ELSE 'public.erpkit_tenants' END"
+)
 _FINE = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY)
 _DENIED = re.compile(
     "permission denied for (?P<kind>schema|table|view|materialized view|foreign table|sequence) (?P<name>.+)"
@@ -107,16 +112,19 @@ def enter_tenant(
     *,
     write: bool = False,
     statement_timeout: float | None = None,
+    active: bool = False,
 ) -> None:
     """Begin a transaction on `connection` that is scoped to `tenant`, in one round trip.
 
-    Everything is SET LOCAL, so that nothing outlives the transaction, behind PgBouncer too. Raises DatabaseError when the
-    tenant's schema does not exist, and when the connection is lost, which is closed then.
+    Everything is SET LOCAL, so that nothing outlives the transaction, behind PgBouncer too. With `active` the tenant cannot be
+    suspended, renamed or dropped until it ends. Raises DatabaseError when the tenant's schema does not exist, and when the
+    connection is lost, which is closed then; and with `active` TenantNotActiveError for a tenant that is not.
     """
-    role = tenant.role if write else tenant.reader
-    entrance = _entrance(tenant.schema, role, statement_timeout, write, shared_schemas(connection))
+    shared = shared_schemas(connection)
     try:
-        found = _run(connection, entrance).get_value(0, 0)
+        registry = _registry(connection) if active else ""
+        results = _run_all(connection, _entrance(tenant, write, statement_timeout, shared, registry))
+        found = results[-1].get_value(0, 0)
     except psycopg.Error as error:
         if not connection.closed:
             connection.rollback()
@@ -124,14 +132,67 @@ def enter_tenant(
     if found != tenant.schema.encode():
         connection.rollback()
         raise DatabaseError(no_schema(tenant))
+    if active:
+        try:
+            _check_active(tenant, *(result.get_value(0, 0) for result in results if result.ntuples))
+        except TenantNotActiveError:
+            connection.rollback()
+            raise
 
 
 @lru_cache(maxsize=10_000)
 def _entrance(
-    schema: str, role: str | None, statement_timeout: float | None, write: bool, shared: tuple[str, ...]
+    tenant: Tenant, write: bool, statement_timeout: float | None, shared: tuple[str, ...], registry: str
 ) -> bytes:
+    """Return the statements that enter a tenant; with the table `registry` as one that is active."""
+    role = tenant.role if write else tenant.reader
     begin = "BEGIN READ WRITE" if write else "BEGIN READ ONLY"
-    return "; ".join((begin, *scope_statements(schema, role, statement_timeout, shared))).encode()
+    join = _join(tenant.schema, role, registry) if registry else ()
+    return "; ".join((begin, *join, *scope_statements(tenant.schema, role, statement_timeout, shared))).encode()
+
+
+def use_lock(schema: str) -> str:
+    """Return, as SQL, the key of the lock that those who work in a tenant share; `schema` is an SQL expression."""
+    return f"hashtextextended('erpkit.use.' || {schema}, 0)"
+
+
+def leave_lock(schema: str) -> str:
+    """Return, as SQL, the key of the lock of the one who waits until nobody works in a tenant any more."""
+    return f"hashtextextended('erpkit.leave.' || {schema}, 0)"
+
+
+def _registry(connection: Connection) -> str:
+    """Return the table in which erpkit keeps its tenants; a connection asks once."""
+    known: str = getattr(connection, "registry", "")
+    if not known:
+        known = (_run(connection, _REGISTRY).get_value(0, 0) or b"").decode()
+        if isinstance(getattr(connection, "registry", None), str):
+            connection.registry = known  # type: ignore[attr-defined]
+    return known
+
+
+def _join(schema: str, role: str | None, registry: str) -> tuple[str, ...]:
+    """Return the statements that share a tenant's lock, and then read its status: a change of that waits for the lock.
+
+    The login reads the status, as the tenant's role must not. A tenant without a role is not in erpkit's registry.
+    """
+    name = sql.Literal(schema).as_string()
+    share = f"SELECT pg_catalog.pg_try_advisory_xact_lock_shared(pg_catalog.{use_lock(name)})"
+    status = f"SELECT coalesce((SELECT status FROM {registry} WHERE schema_name = {name}), '')"  # noqa: S608
+    return (share, status) if role is not None else (share, "SELECT ''")
+
+
+def _check_active(tenant: Tenant, shared: bytes | None, status: bytes | None, _: bytes | None) -> None:
+    """Raise TenantNotActiveError for a tenant that is being suspended, renamed or dropped, or is suspended or archived."""
+    found = (status or b"").decode() or (tenant.status if tenant.role is None else "active")
+    if shared != b"t":
+        raise TenantNotActiveError(
+            f"tenant {tenant.slug} is being suspended, renamed or dropped: nothing was done; try again in a moment"
+        )
+    if found != "active":
+        raise TenantNotActiveError(
+            f"tenant {tenant.slug} is {found}: nothing was done; `erpkit tenants activate {tenant.slug}` activates it"
+        )
 
 
 def scope_statements(
@@ -293,7 +354,12 @@ def _close(connection: Connection) -> bool:
 
 
 def _run(connection: Connection, statements: bytes) -> pq.abc.PGresult:
-    """Send statements without parameters in one message, and return the last one's result.
+    """Send statements without parameters in one message, and return the last one's result."""
+    return _run_all(connection, statements)[-1]
+
+
+def _run_all(connection: Connection, statements: bytes) -> list[pq.abc.PGresult]:
+    """Send statements without parameters in one message, and return their results.
 
     A cursor would do the same, but creating it, and a result for each SET, takes longer than the server's work. Waiting for
     the socket is skipped when `flush` has sent everything, as it mostly has.
@@ -303,7 +369,7 @@ def _run(connection: Connection, statements: bytes) -> pq.abc.PGresult:
         pgconn.send_query(statements)
         if pgconn.flush():
             connection.wait(generators.send(pgconn))
-        result: pq.abc.PGresult = connection.wait(generators.fetch_many(pgconn))[-1]
-    if result.status not in _FINE:
-        raise psycopg.errors.error_from_result(result, connection.info.encoding)
-    return result
+        results: list[pq.abc.PGresult] = connection.wait(generators.fetch_many(pgconn))
+    if results[-1].status not in _FINE:
+        raise psycopg.errors.error_from_result(results[-1], connection.info.encoding)
+    return results

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
@@ -44,15 +44,19 @@ from erpkit.events.dispatchers import (
 )
 from erpkit.events.health import EventHealth, read_event_health, read_event_lag
 from erpkit.events.lag import MAX_AGE, MAX_LAG, EventLag
+from erpkit.events.letter_edit import Edited, LetterEdit, edit_letter, plan_edit
 from erpkit.events.letter_plan import OpenLetters, read_letters
-from erpkit.events.log import EVENT_COLUMNS, name_log_behind
+from erpkit.events.log import EVENT_COLUMNS, PAYLOAD_COLUMN, hint_topic, name_log_behind
 from erpkit.events.replay.audit import ReplayHistory, read_replays
 from erpkit.events.replay.files import ImportResult
 from erpkit.events.replay.request import ReplayReport
+from erpkit.events.replay.selection import list_selected, list_topics
 from erpkit.events.replay.shadow import SHADOW_COLUMNS
 from erpkit.events.replay.swap import SwapResult
 from erpkit.events.replay.watermill import WatermillTopics, read_watermill_topics
+from erpkit.events.retention import Pruned, PrunePlan, Retention, plan_prune, prune
 from erpkit.events.seek import SeekPlan, SeekRun, Target, plan_seek, run_seek
+from erpkit.events.trace import Trace, trace
 from erpkit.plan import Plan, Work
 from erpkit.plural import count_of
 from erpkit.table import Table
@@ -127,12 +131,28 @@ class Events(Part):
     def __init__(self, installation: Installation) -> None:
         self._erp = installation
 
-    def list(self, tenant: str, limit: int = 20) -> Table[events.Message]:
-        """Return a tenant's newest events, without their payloads."""
-        found = self._one(tenant)
+    def list(self, tenant: str, limit: int = 20, *, payload: bool = False, **selection: Any) -> Table[events.Message]:
+        """Return a tenant's newest events; `selection` are the fields of `Selection`: topic, since, until, correlation_id.
+
+        `payload` adds the business data in them: ask for it only where you may see it, as a run records its output.
+        """
+        found, chosen = self._one(tenant), events.Selection(**selection)
         with name_log_behind(found), self._erp.database.tenant_transaction(found) as connection:
             connection.execute(IMPATIENT)
-            return Table(EVENT_COLUMNS, events.list_events(connection, limit), "the log is empty")
+            rows = list_selected(connection, chosen, limit)
+            topics = [] if rows else list_topics(connection, events.Selection())
+        hint = hint_topic(chosen.topic, [*topics, *self._erp.registry.topics]) if topics else ""
+        columns = (*EVENT_COLUMNS, PAYLOAD_COLUMN) if payload else EVENT_COLUMNS
+        return Table(columns, rows, hint or ("no event is selected" if topics else "the log is empty"))
+
+    def trace(self, wanted: str, names: Sequence[str] = (), *, payload: bool = False) -> Trace:
+        """Tell the story of a correlation id over these tenants, all without a name: command, events, effects, dead letters.
+
+        `wanted` may be the uuid of any event in it, too. `payload` is as in `list`. Raises UsageError for an unknown id.
+        """
+        erp, tenants = self._erp, self._find(names)
+        with erp.database.connection() as connection:
+            return replace(trace(connection, tenants, erp.registry, wanted, payload=payload), target=erp.target)
 
     def lag(
         self,
@@ -187,13 +207,42 @@ class Events(Part):
         found = self._one(tenant)
         return events.show_dead_letter(self._erp.database, found, offset, handler, payload=payload)
 
+    def edit_letter(
+        self,
+        tenant: str,
+        offset: int,
+        handler: str = "",
+        *,
+        values: Mapping[str, Any],
+        reason: str,
+        payload: bool = False,
+    ) -> Plan[LetterEdit, Edited]:
+        """Plan to retry a dead letter with other values by field, or by path (`lines.0.amount`); the event itself stays.
+
+        Who, when, why and both payloads are kept. With `payload` the plan shows the values. Raises UsageError and PayloadError
+        as `plan_edit` does.
+        """
+        (owner,) = self._find([tenant])
+        erp = self._erp
+        erp.database.check_writable()
+
+        def make(_: Work) -> LetterEdit:
+            plan = plan_edit(erp.database, erp.registry, owner, (offset, handler), (values, reason))
+            return replace(plan, shows_values=payload)
+
+        def run(plan: LetterEdit, _: Work) -> Edited:
+            return edit_letter(erp.database, plan, plan.id)
+
+        return Plan(make(Work()), make, run, erp.target, "letters", can_stop=False)
+
     def replay(
-        self, names: Sequence[str] = (), *, rate: float | None = None, **request: Any
+        self, names: Sequence[str] = (), *, rate: float | None = None, workers: int = 1, **request: Any
     ) -> Plan[events.ReplayPlan, ReplayReport]:
         """Plan to hand events of the past to handlers once more, or to publish them again.
 
         `request` are the fields of `Selection` (topic, first_offset, last_offset, since, until, uuids, correlation_id) and of
-        `ReplayRequest` (handlers, side_effects, send_to, again, watermill, resume); `rate` is in events per second.
+        `ReplayRequest` (handlers, side_effects, send_to, again, watermill, resume); `rate` is in events per second. Several
+        `workers` are threads, which call handlers at once, each for another tenant.
         """
         chosen = {name: request.pop(name) for name in _SELECTION & request.keys()}
         asked = events.ReplayRequest(events.Selection(**chosen), **request)
@@ -215,7 +264,7 @@ class Events(Part):
             )
 
         def run(plan: events.ReplayPlan, work: Work) -> ReplayReport:
-            options = events.RunOptions(work.advance, work.stop, rate=rate)
+            options = events.RunOptions(work.advance, work.stop, rate=rate, workers=workers)
             done = events.run_request(erp.database, erp.registry, plan, erp.settings, options)
             with erp.database.connection() as connection:
                 counts = events.count_replay_results(connection, plan.tenants, done.replay_id, {})
@@ -256,6 +305,23 @@ class Events(Part):
 
         first = make(Work()) if build else look()
         return Plan(first, make, run, erp.target, "events", can_stop=False, look=look)
+
+    def prune(self, names: Sequence[str] = ()) -> Plan[PrunePlan, Pruned]:
+        """Plan to delete events, inbox rows and replays that are older than declared (ERPKIT_RETENTION) and needed by nobody.
+
+        Raises UsageError where nothing is declared.
+        """
+        erp = self._erp
+        erp.own("event log")
+        groups = events.consumer_groups(erp.registry)
+        retention = Retention.of(erp.settings.retention)
+
+        def make(_: Work) -> PrunePlan:
+            forwards = not erp.settings.broker.startswith("memory:")
+            with erp.database.connection() as connection:
+                return plan_prune(connection, erp.find(names), retention, groups, forwards=forwards)
+
+        return Plan(make(Work()), make, lambda plan, work: prune(erp.database, plan, work), erp.target, "rows")
 
     def seek(self, handler: str, to: Target, names: Sequence[str] = ()) -> Plan[SeekPlan, SeekRun]:
         """Plan to move the checkpoint of a handler; one that moves ends its pause.

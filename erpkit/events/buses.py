@@ -33,7 +33,7 @@ class CommandBus:
         """Carry out one command and return the events that it published.
 
         `uuid` is the command's id, random if not given; the ids of the events follow from it. Raises what the handler
-        raises, with nothing done.
+        raises, with nothing done, and TenantNotActiveError for a tenant that is suspended or archived.
         """
         return self.send_all(tenant, [command], [uuid or uuid4()])
 
@@ -42,7 +42,7 @@ class CommandBus:
         published: list[Message] = []
         with (
             _named(tenant, commands[0] if commands else None),
-            self._database.tenant_transaction(tenant, write=True) as connection,
+            self._database.tenant_transaction(tenant, write=True, active=True) as connection,
         ):
             for command, uuid in zip(commands, uuids, strict=True):
                 published += self._handle(connection, tenant, command, uuid)

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from erpkit.database import Connection, Errors, Tenant, fetch_union, read_tenants, tenants_with_table
-from erpkit.database.scope import scope_statements, shared_schemas
+from erpkit.database.scope import scope_statements, shared_schemas, use_lock
 from erpkit.errors import ErpkitError
 from erpkit.events.consumer import Consumer, ConsumerGroup, group_rows
 from erpkit.events.log import COLUMNS, to_message
@@ -83,6 +83,13 @@ SELECT n.nspname, bool_or(c.relname = 'erpkit_parked' AND pg_relation_size(c.oid
  GROUP BY 1 HAVING bool_or(c.relname = 'erpkit_events')
 """
 
+# What a query over many tenants meets where one of them is locked, or dropped beside it.
+_BESIDE = (
+    psycopg.ProgrammingError,
+    psycopg.InternalError,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.DeadlockDetected,
+)
 _READ = 'least("offset", CASE WHEN topics <@ %s::text[] THEN read_offset END)'
 _PATIENCE = 1.0  # seconds that a dispatcher waits for a table that is locked
 _TENANTS_A_QUERY = 100  # the quickest of 50 to 1,000, measured
@@ -234,12 +241,14 @@ def commit_and_go_on(
     dispatcher comes in between, as the session holds the lock meanwhile.
     """
     key, tenant = group_lock("current_schema()", sql.Literal(consumer.name).as_string()), consumer.tenant
+    use = use_lock("current_schema()")
     statements = (
         *before,
-        f"SELECT pg_advisory_lock({key})",
+        f"SELECT pg_advisory_lock({key}), pg_advisory_lock_shared({use})",
         "COMMIT AND CHAIN",
         *scope_statements(tenant.schema, tenant.role, statement_timeout, shared_schemas(connection)),
         f"SELECT pg_advisory_xact_lock({key}), pg_advisory_unlock({key})",
+        f"SELECT pg_advisory_xact_lock_shared({use}), pg_advisory_unlock_shared({use})",
         *after,
     )
     cursor = connection.execute("; ".join(statements).encode())
@@ -343,7 +352,7 @@ def read_waiting(
     by_slug = {tenant.slug: tenant for tenant in tenants}
     try:
         rows = fetch_union(connection, (query for _, query in queries), _TENANTS_A_QUERY, patience=_PATIENCE)
-    except (psycopg.ProgrammingError, psycopg.errors.LockNotAvailable):
+    except _BESIDE:
         rows = read_tenants(connection, queries, errors)
     return list(dict.fromkeys((by_slug[slug], name) for slug, name in rows))
 

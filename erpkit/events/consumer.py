@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 from psycopg import sql
 
 from erpkit.database import Connection, Tenant
+from erpkit.database.in_use import Leaving
 from erpkit.errors import DatabaseError, ErpkitError
 from erpkit.events.message import Message, check_storable, encode
 from erpkit.modules import EventHandler, Query, Registry
@@ -142,6 +143,7 @@ class Consumer:
     registry: Registry
     handler: EventHandler
     watch: Watch = UNWATCHED
+    leaving: Leaving | None = None  # tells a batch to end, as somebody waits for the tenant
 
     @property
     def name(self) -> str:

@@ -28,7 +28,11 @@ _COLUMNS = 'handler, topic, "offset", uuid, error, attempts, failed_at'
 _SHOW = """
 SELECT d.handler, d.topic, d."offset", d.uuid, d.error, d.attempts, d.failed_at, d.status, d.aggregate,
        (SELECT count(*) FROM erpkit_parked p WHERE p.handler = d.handler AND p.aggregate = d.aggregate),
-       d.resolved_at, d.resolved_by, d.reason, e.recorded_at, e.metadata, CASE WHEN %(payload)s THEN e.payload END
+       d.resolved_at, d.resolved_by, d.reason, e.recorded_at, e.metadata,
+       CASE WHEN %(payload)s THEN coalesce(d.payload, e.payload) END,
+       ARRAY(SELECT jsonb_build_object('edited_at', x.edited_at, 'edited_by', x.edited_by, 'reason', x.reason, 'plan', x.plan_id)
+                    || CASE WHEN %(payload)s THEN jsonb_build_object('before', x.before, 'after', x.after) ELSE '{}' END
+               FROM erpkit_letter_edits x WHERE x.handler = d.handler AND x.uuid = d.uuid ORDER BY x.id)
   FROM erpkit_dead_letters d LEFT JOIN erpkit_events e ON e.uuid = d.uuid
  WHERE d."offset" = %(offset)s AND %(handler)s IN ('', d.handler) ORDER BY d.handler
 """
@@ -53,7 +57,8 @@ class DeadLetterDetail:
     """All that is known of one dead letter; `payload` only if it was asked for.
 
     `parked` later events of its `aggregate` wait behind it. `recorded_at` and `metadata` are the event's, and None where it
-    is not in the log. `resolved_by` and `reason` say who closed it and why.
+    is not in the log. `resolved_by` and `reason` say who closed it and why. `payload` is that of the last of the `edits`, each of
+    which says who made it, when and why.
     """
 
     letter: DeadLetter
@@ -66,6 +71,7 @@ class DeadLetterDetail:
     recorded_at: datetime | None
     metadata: Mapping[str, str] | None
     payload: Mapping[str, Any] | None
+    edits: Sequence[Mapping[str, Any]] = ()
 
     @property
     def facts(self) -> dict[str, str]:
@@ -83,6 +89,10 @@ class DeadLetterDetail:
             "status": self.status,
             "closed": closed,
             "holds back": f"{count_of(self.parked, 'event')} of {self.aggregate}" if self.aggregate else "",
+            **{
+                f"edit {number}": f"{edit['edited_at'][:19]} by {edit['edited_by']}: {edit['reason']}"
+                for number, edit in enumerate(self.edits, 1)
+            },
             **{f"payload: {name}": str(value) for name, value in (self.payload or {}).items()},
         }
         return {name: value for name, value in facts.items() if value}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from erpkit.database import Connection, Database, Tenant
+from erpkit.database.in_use import Leaving
+from erpkit.errors import TenantNotActiveError
 from erpkit.events.checkpoints import (
     Checkpoint,
     NotStartedError,
@@ -86,15 +88,19 @@ def dispatch_batch(database: Database, consumer: Consumer, limit: int = BATCH) -
 
     Where the last dispatcher of the group ended with some in flight, one of them is handed over alone, up to three times in
     all: one that ends the process each time becomes a dead letter. All figures are 0 where nothing waits, or another
-    dispatcher has the group.
+    dispatcher has the group. The batch ends early where somebody waits to suspend, rename or drop the tenant. Raises
+    TenantNotActiveError where the tenant is not active any more.
     """
     in_flight: list[Message] = []
     try:
         with (
             name_log_behind(consumer.tenant),
             _noting_failure(database, consumer),
-            database.tenant_transaction(consumer.tenant, write=True, statement_timeout=STATEMENT_TIMEOUT) as connection,
+            database.tenant_transaction(
+                consumer.tenant, write=True, statement_timeout=STATEMENT_TIMEOUT, active=True
+            ) as connection,
         ):
+            consumer = replace(consumer, leaving=Leaving(connection, consumer.tenant))
             work = dispatch_one_by_one if consumer.handler.is_outside else _dispatch
             return work(connection, consumer, limit, in_flight)
     except NotStartedError:
@@ -112,7 +118,7 @@ def _dispatch(connection: Connection, consumer: Consumer, limit: int, in_flight:
         return Dispatched()
     if messages and checkpoint.is_suspect(messages[0]):
         in_flight.append(messages[0])
-        return _dispatch_suspect(connection, consumer, messages[0], checkpoint)
+        return _dispatch_suspect(connection, replace(consumer, leaving=None), messages[0], checkpoint)
     if messages:
         mark_in_flight(connection, consumer, messages[-1].offset or 0, 0, STATEMENT_TIMEOUT)
     ready = hold_back(connection, consumer, checkpoint.without_letters(messages))
@@ -124,13 +130,18 @@ def _dispatch(connection: Connection, consumer: Consumer, limit: int, in_flight:
     if place is not None:
         move_checkpoint(connection, consumer.group, place, pause=result.pause)
     append(connection, result.published)
-    return _count([*checkpoint.without_letters(messages), *ready], result)
+    rest = {message.uuid for message in result.rest}
+    return _count([one for one in (*checkpoint.without_letters(messages), *ready) if one.uuid not in rest], result)
 
 
 def _place_of(
     checkpoint: Checkpoint, messages: Sequence[Message], ready: Sequence[Message], result: BatchResult
 ) -> int | None:
     """Return where the checkpoint moves over what was done, None if it stays; what comes again after a pause lies behind it."""
+    if result.rest:
+        if result.rest[0] not in messages:  # it was parked before this batch: undo all of it
+            raise TenantNotActiveError("the batch ended, as somebody waits for the tenant")
+        return (result.rest[0].offset or 1) - 1
     if result.pause is None:
         return messages[-1].offset if messages else None
     done = {message.uuid for message in (*result.handled, *(message for message, _ in result.dead))}
@@ -143,7 +154,7 @@ def _noting_failure(database: Database, consumer: Consumer) -> Iterator[None]:
     """Keep the error of a transaction that failed as a whole, for the dead letter that an event may become after several."""
     try:
         yield
-    except (TransactionEndedError, NotStartedError):
+    except (TransactionEndedError, NotStartedError, TenantNotActiveError):
         raise
     except Exception as error:
         with suppress(Exception), database.tenant_transaction(consumer.tenant, write=True) as connection:

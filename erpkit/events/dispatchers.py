@@ -30,16 +30,19 @@ SELECT pid, coalesce(usename, ''), coalesce(host(client_addr), 'local socket'), 
  WHERE datname = current_database() AND application_name = 'erpkit dispatch' ORDER BY backend_start
 """
 
-# From its start up to its checkpoint a handler has each event in its inbox, unless that became a dead letter or is parked behind one.
+# From its start up to its checkpoint a handler has each event in its inbox, unless that became a dead letter or is parked behind one,
+# or its row was pruned.
 _HANDLED = """
 SELECT {slug}, h.name, count(e.uuid), count(i.uuid),
        count(*) FILTER (WHERE e.uuid IS NOT NULL AND i.uuid IS NULL AND EXISTS (
            SELECT FROM {letters} d WHERE d.handler = h.name AND d.uuid = e.uuid
            UNION ALL SELECT FROM {parked} p WHERE p.handler = h.name AND p.uuid = e.uuid))
   FROM (VALUES {handlers}) h (name, topic)
-  LEFT JOIN (SELECT consumer_group, "offset", coalesce((to_jsonb(p)->>'start_offset')::bigint, 0) AS start FROM {checkpoints} p) c
+  LEFT JOIN (SELECT consumer_group, "offset", coalesce((to_jsonb(p)->>'start_offset')::bigint, 0) AS start,
+                    coalesce((to_jsonb(p)->>'inbox_since')::timestamptz, '-infinity') AS since FROM {checkpoints} p) c
        ON c.consumer_group = h.name
   LEFT JOIN {events} e ON e.topic = h.topic AND e."offset" <= coalesce(c."offset", 0) AND e."offset" > coalesce(c.start, 0)
+   AND e.recorded_at >= c.since
   LEFT JOIN {inbox} i ON i.handler = h.name AND i.uuid = e.uuid
  GROUP BY h.name
 """

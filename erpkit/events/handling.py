@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
@@ -56,6 +56,7 @@ class BatchResult:
     dead: Sequence[tuple[Message, Exception]] = ()
     published: Sequence[Message] = field(default_factory=list)
     pause: Pause | None = None
+    rest: Sequence[Message] = ()  # not begun, as somebody waits for the tenant
 
 
 def together_or_each(
@@ -111,7 +112,11 @@ def _handle_together(connection: Connection, consumer: Consumer, messages: Seque
     middleware = _middleware(consumer.handler, consumer.watch)
     published: list[Message] = []
     with noting(connection):
-        for message in messages:
+        for number, message in enumerate(messages):
+            if consumer.leaving is not None and consumer.leaving.is_due():
+                query = "DELETE FROM erpkit_inbox WHERE handler = %s AND uuid = ANY(%s)"
+                connection.execute(query, [consumer.name, list(new)])
+                return BatchResult(messages[:number], (), published, rest=messages[number:])
             if message.uuid in new:
                 new.discard(message.uuid)  # a broker may bring one twice
                 try:
@@ -126,7 +131,7 @@ def _handle_together(connection: Connection, consumer: Consumer, messages: Seque
 def handle_each(
     connection: Connection,
     consumer: Consumer,
-    messages: Iterable[Message],
+    messages: Sequence[Message],
     attempts: int | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> BatchResult:
@@ -137,7 +142,9 @@ def handle_each(
     dead: list[tuple[Message, Exception]] = []
     published: list[Message] = []
     context: Context | None = None
-    for message in messages:
+    for number, message in enumerate(messages):
+        if consumer.leaving is not None and consumer.leaving.is_due():
+            return BatchResult(handled, dead, published, rest=messages[number:])
         if dead and park_if_blocked(connection, consumer, message):
             continue
         context = consumer.context(connection, message)

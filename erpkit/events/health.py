@@ -12,6 +12,7 @@ from erpkit.database import Connection, Tenant
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.dead_letters import DeadLetterCount, count_dead_letters
 from erpkit.events.lag import EventLag, GroupLag, LockHolder, TopicRate, read_lag, read_lock_holders, read_rates
+from erpkit.events.orphans import list_orphans
 from erpkit.finding import Finding, not_read
 from erpkit.plural import count_of
 from erpkit.result import Result, Summary
@@ -103,7 +104,8 @@ def read_event_lag(
     errors: dict[str, str] = {}
     lag = read_lag(connection, tenants, groups, errors)
     holders = read_lock_holders(connection, tenants, groups, long)
-    return EventLag(datetime.now(UTC), tenants, groups, lag, holders, errors)
+    orphans = list_orphans(connection, tenants, groups, errors) if groups else []
+    return EventLag(datetime.now(UTC), tenants, groups, lag, holders, errors, orphans=orphans)
 
 
 def read_event_health(connection: Connection, target: str, tenants: Sequence[Tenant], lag: EventLag) -> EventHealth:

@@ -11,6 +11,7 @@ from psycopg import sql
 from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.events.checkpoints import Backlog, group_lock
 from erpkit.events.consumer import ConsumerGroup, group_rows
+from erpkit.events.orphans import Orphan, orphan_findings
 from erpkit.finding import Finding, find_unseen, group_findings, marked, not_read
 from erpkit.plural import count_of
 from erpkit.result import Result, Summary, to_html
@@ -126,7 +127,7 @@ class EventLag(Result):
     `consumers` are the groups that were asked about, `errors` the tenants that could not be read to the reason.
     More than `max_lag` events of one handler and tenant, or one that has waited for more than `max_age` seconds, are findings;
     None sets no limit. `skipped` maps tenants that are not active to their status, and `named` are those that were asked for by name.
-    `forwarding` is what a broker has lost or refused.
+    `forwarding` is what a broker has lost or refused, and `orphans` are topics that nobody handles, and handlers that are gone.
     """
 
     at: datetime
@@ -140,6 +141,7 @@ class EventLag(Result):
     skipped: Mapping[str, str] = field(default_factory=dict)
     named: frozenset[str] = frozenset()
     forwarding: Sequence[Finding] = ()
+    orphans: Sequence[Orphan] = ()
 
     @property
     def behind(self) -> list[GroupLag]:
@@ -201,6 +203,7 @@ class EventLag(Result):
             *(Finding("lock holder", one.tenant, one.problem, remedy=f"SELECT pg_terminate_backend({one.pid})")
               for one in self.holders),
             *(Finding("no log", slug, "has no event log", remedy="erpkit migrate up") for slug in self.without_log),
+            *orphan_findings(self.orphans),
             *not_read(self.errors),
         ]  # fmt: skip
 

@@ -24,7 +24,7 @@ from erpkit.events.dead_letters import (
     list_dead_letters,
     sum_counts,
 )
-from erpkit.events.log import check_time_zones
+from erpkit.events.log import check_time_zones, hint_topic
 from erpkit.events.parking import PARKED_COLUMNS, Parked, list_parked
 from erpkit.finding import NO_TENANTS, Finding, not_read
 from erpkit.modules import Registry
@@ -225,6 +225,7 @@ class OpenLetters(Result):
     parked: Sequence[Parked] = ()
     errors: Mapping[str, str] = field(default_factory=dict)
     others: int = 0
+    hint: str = ""  # where no topic of an open letter fits the selection's pattern
 
     def __len__(self) -> int:
         return len(self.letters)
@@ -307,7 +308,7 @@ class OpenLetters(Result):
         if not self.tenants:
             return "no dead letters: there are no tenants"
         if self.others:
-            return _none_matches(self.others)
+            return _none_matches(self.others) + (f" ({self.hint})" if self.hint else "")
         return "no dead letters" if not self.errors else "no dead letters in the tenants that could be read"
 
     def __repr__(self) -> str:
@@ -324,6 +325,7 @@ def read_letters(
     errors: dict[str, str] = {}
     found = list_dead_letters(connection, tenants, errors)
     letters, _ = choose_letters(found, selection, None)
+    hint = hint_topic(selection.topic, (letter.topic for letter in found)) if found else ""
     handlers = {(letter.tenant, letter.handler) for letter in letters}
     parked = [one for one in list_parked(connection, tenants, errors) if (one.tenant, one.handler) in handlers]
-    return OpenLetters(target, tenants, selection, letters, parked, errors, len(found) - len(letters))
+    return OpenLetters(target, tenants, selection, letters, parked, errors, len(found) - len(letters), hint)

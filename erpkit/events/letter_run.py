@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 from uuid import UUID
 
@@ -16,7 +16,7 @@ from erpkit.events.consumer import Consumer, raise_if_lost
 from erpkit.events.dead_letters import DeadLetter, describe_error, failure_findings
 from erpkit.events.handling import handle_batch
 from erpkit.events.letter_plan import LetterPlan
-from erpkit.events.log import COLUMNS, append, to_message
+from erpkit.events.log import EVENT, append, to_message
 from erpkit.events.message import Message
 from erpkit.events.parking import hold_back, lock_parking
 from erpkit.events.router import handle
@@ -197,7 +197,7 @@ def _why_leave(connection: Connection, letter: DeadLetter) -> str:
 
 
 def _retry(connection: Connection, consumer: Consumer, plan: LetterPlan, letter: DeadLetter) -> LetterResult:
-    message = _read(connection, letter.uuid)
+    message = _read(connection, letter)
     if message is None:
         return _result(letter, "failed", "the event is not in the log any more")
     try:
@@ -256,9 +256,17 @@ def _enter_inbox(connection: Connection, handler: str, uuid: UUID) -> bool:
     return connection.execute(query, [handler, uuid]).rowcount == 1
 
 
-def _read(connection: Connection, uuid: UUID) -> Message | None:
-    row = connection.execute(f"SELECT {COLUMNS} FROM erpkit_events WHERE uuid = %s", [uuid]).fetchone()  # noqa: S608
-    return to_message(row) if row else None
+def _read(connection: Connection, letter: DeadLetter) -> Message | None:
+    """Return the letter's event, with the payload of its last edit if there was one."""
+    row = connection.execute(
+        f"SELECT d.payload, {EVENT} FROM erpkit_events e "  # noqa: S608
+        "JOIN erpkit_dead_letters d ON d.uuid = e.uuid AND d.handler = %s WHERE e.uuid = %s",
+        [letter.handler, letter.uuid],
+    ).fetchone()
+    if row is None:
+        return None
+    message = to_message(row[1:])
+    return message if row[0] is None else replace(message, payload=row[0])
 
 
 def _close(connection: Connection, letter: DeadLetter, status: str, reason: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import fnmatch
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -28,7 +29,11 @@ def polled_lock(schema: str) -> str:
 
 CHANNEL = "erpkit_events"  # of NOTIFY, in the database of the tenants; what is said is the schema
 _COPY_FROM = 10  # messages; COPY takes two round trips more than INSERT, and a quarter of its time a row
-_LOCK = f"SELECT pg_advisory_xact_lock({append_lock('current_schema()')})"
+# The log's trigger gives rows of programs that do not hold the lock another offset as they commit; see 00010_operating.sql.
+_LOCK = (
+    f"SELECT pg_advisory_xact_lock({append_lock('current_schema()')}), "
+    "set_config('erpkit.append', 'erpkit_events'::regclass::oid::text, true)"
+)
 # Only where no worker polls the tenant, and after the lock, as such a worker asks whether an append has that.
 _NOTIFY = (
     f"SELECT CASE WHEN pg_try_advisory_xact_lock({polled_lock('current_schema()')}) "
@@ -41,7 +46,9 @@ EVENT_COLUMNS = (
     Column[Message]("recorded", lambda event: event.recorded_at and f"{event.recorded_at:%Y-%m-%d %H:%M:%S}"),
     Column[Message]("uuid", lambda event: event.uuid),
 )
+PAYLOAD_COLUMN = Column[Message]("payload", lambda event: dict(event.payload))
 COLUMNS = '"offset", uuid, topic, payload, metadata, recorded_at'
+EVENT = ", ".join(f"e.{name}" for name in COLUMNS.split(", "))  # the same of a table that is called e
 
 
 def append(connection: Connection, messages: Sequence[Message]) -> None:
@@ -110,6 +117,19 @@ def to_message(row: tuple[Any, ...]) -> Message:
     """Build a message from a row of the log's `COLUMNS`."""
     offset, uuid, topic, payload, metadata, recorded_at = row
     return Message(topic, payload, uuid, metadata, offset, recorded_at)
+
+
+def hint_topic(pattern: str, known: Iterable[str]) -> str:
+    """Say that no known topic fits a pattern, and which ones are like it; "" where one fits. Pure."""
+    import difflib  # noqa: PLC0415 - only on an error
+
+    topics = sorted(set(known))
+    if pattern == "*" or any(fnmatch.fnmatchcase(topic, pattern) for topic in topics):
+        return ""
+    near = [topic for topic in topics if fnmatch.fnmatchcase(topic.lower(), pattern.lower())]
+    near = near or difflib.get_close_matches(pattern.strip("*"), topics, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near[:3])}?" if near else f"there are {', '.join(topics) or 'no topics'}"
+    return f"no topic fits {pattern!r}; {hint}"
 
 
 def check_time_zones(**moments: datetime | None) -> None:

@@ -85,7 +85,7 @@ class _Turn:
             if not freed:
                 return
             self.in_flight[:] = freed
-            result = handle_each(self.connection, self.consumer, freed)
+            result = handle_each(self.connection, replace(self.consumer, leaving=None), freed)
             append(self.connection, result.published)
             self.handled += len(result.handled)
             self.dead += [message.offset or 0 for message, _ in result.dead]
@@ -95,7 +95,7 @@ class _Turn:
         """Hand on messages until the turn is over; return the pause after it, if it ends with failures."""
         ends = time.monotonic() + _TURN
         for message in messages:
-            if self.place is not None and time.monotonic() > ends:
+            if self.place is not None and (time.monotonic() > ends or self._must_leave()):
                 break
             if message.uuid not in checkpoint.letters and (pause := self._hand_on(message)):
                 return pause
@@ -103,6 +103,10 @@ class _Turn:
         if self.failed is None or self.handled:
             return None
         return give_up_all(self.connection, self.consumer, self.failed, len(self.dead), self.checkpoint)
+
+    def _must_leave(self) -> bool:
+        """Tell whether somebody waits to suspend, rename or drop the tenant."""
+        return self.consumer.leaving is not None and self.consumer.leaving.is_due()
 
     def _hand_on(self, message: Message) -> Pause | None:
         attempts = 0

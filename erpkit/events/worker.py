@@ -14,7 +14,7 @@ from typing import Any, Self
 import psycopg
 
 from erpkit.database import Connection, Database, Tenant
-from erpkit.errors import DatabaseError, first_line
+from erpkit.errors import DatabaseError, TenantNotActiveError, first_line
 from erpkit.events.checkpoints import read_waiting
 from erpkit.events.consumer import Consumer, consumer_groups
 from erpkit.events.dispatch import BATCH, dispatch_batch
@@ -246,7 +246,7 @@ class Worker:
             while not self._stop.is_set:
                 try:
                     self._serve()
-                except (psycopg.OperationalError, DatabaseError) as error:
+                except (psycopg.OperationalError, psycopg.InternalError, DatabaseError) as error:
                     self._return_to_server(error)
         self._stop.close()
         return self._describe(())
@@ -277,6 +277,8 @@ class Worker:
         self._skipped = skipped
         self._left.clear()
         self._start_handlers()
+        active = {tenant.slug for tenant in self._tenants.values()}
+        self._failing = {name: why for name, why in self._failing.items() if name.partition(",")[0] in active}
         if news:
             self._report(news)
         return set(self._tenants)
@@ -310,6 +312,9 @@ class Worker:
         consumer = Consumer(tenant, self._registry, self._registry.event_handlers[group], self._watchdog)
         try:
             handled, dead, parked = dispatch_batch(self._database, consumer, self._options.batch)
+        except TenantNotActiveError:  # since the last look at all tenants
+            self._left.add((tenant.schema, group))
+            return False
         except Exception as error:  # of the tenant or of the server, as those of handlers are dealt with
             self._left.add((tenant.schema, group))
             self._note_failure(tenant.slug, group, error)

@@ -70,7 +70,8 @@ SELECT DISTINCT coalesce(l.pid, 0), coalesce(a.usename, x.owner, ''), coalesce(n
         OR n.nspname || '.' || c.relname = ANY(%(tables)s::text[]) AND l.mode <> 'AccessShareLock'
         OR l.locktype = 'object' AND l.classid = 'pg_namespace'::regclass
            AND l.objid = (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s)
-        OR l.locktype = 'advisory' AND l.classid::bigint << 32 | l.objid::bigint = hashtextextended('erpkit.migrate.' || %(schema)s, 0))
+        OR l.locktype = 'advisory' AND l.classid::bigint << 32 | l.objid::bigint = hashtextextended('erpkit.migrate.' || %(schema)s, 0)
+        OR l.locktype = 'advisory' AND l.classid::bigint << 32 | l.objid::bigint = hashtextextended('erpkit.use.' || %(schema)s, 0))
  ORDER BY 5 DESC NULLS LAST LIMIT 3
 """
 

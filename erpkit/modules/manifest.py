@@ -51,6 +51,7 @@ class _Manifest(BaseModel):
     module: list[_Entry] = Field(min_length=1)
     shared_schemas: list[str] = Field(default_factory=list)  # these are read by Settings.from_env
     writable_schemas: list[str] = Field(default_factory=list)
+    retention: list[str] = Field(default_factory=list)
     allowed_functions: list[str] = Field(default_factory=list)
     migration_state: list[str] = Field(default_factory=list)
     pooler: str = ""

@@ -289,6 +289,11 @@ class Registry:
                 f"no module publishes or handles {message.__name__}: list it in its module's record"
             ) from None
 
+    @property
+    def topics(self) -> list[str]:
+        """The topics of all messages that modules declare, commands and queries, too."""
+        return list(self._topics.values())
+
     def version(self, event: type) -> int:
         """Return the version in which an event is written: one more than its last upcaster's."""
         return len(self.upcasters(event)) + 1

@@ -25,6 +25,7 @@ from erpkit.database import (
     search_path,
     shared_schemas,
 )
+from erpkit.database.in_use import hold_alone
 from erpkit.database.operators import database_name, lock_shared
 from erpkit.errors import DatabaseError, ErpkitError, MigrationError, PlanChangedError, UsageError, first_line
 from erpkit.finding import Finding
@@ -78,8 +79,9 @@ def create_tenant(database: Database, migrations: Sequence[Migration], slug: str
 def rename_tenant(database: Database, slug: str, new_slug: str, name: str | None = None) -> MovedTenant:
     """Give a tenant another slug, and with it another schema and role, in one transaction; `name` None keeps its display name.
 
-    Waits up to three seconds for a migration of the tenant to end. Like PostgreSQL's ALTER SCHEMA, it does not rewrite function
-    bodies that name the old schema: the result lists them as `mentions`. Raises UsageError for a taken name.
+    Waits up to three seconds for a migration of the tenant, a command or the event that is being handled to end. Like
+    PostgreSQL's ALTER SCHEMA, it does not rewrite function bodies that name the old schema: the result lists them as `mentions`.
+    Raises UsageError for a taken name.
     """
     database.check_writable()
     check_slug(new_slug)
@@ -109,8 +111,12 @@ def refuse_adopted(tenant: Tenant, done: str) -> None:
 
 
 def lock_migrations(connection: Connection, tenant: Tenant) -> None:
-    """Keep migrations out of the tenant's schema until the transaction ends; wait up to three seconds for a running one."""
+    """Keep migrations, commands and dispatchers out of the tenant's schema until the transaction ends.
+
+    It waits up to three seconds for those that are at work.
+    """
     connection.execute("SET LOCAL lock_timeout TO '3s'")
+    hold_alone(connection, tenant)
     wait_for_lock(connection, tenant, 3)
 
 

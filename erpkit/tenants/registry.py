@@ -14,6 +14,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from erpkit.database import Connection, Tenant, has_schema, may_not_read, share_table
+from erpkit.database.in_use import hold_alone
 from erpkit.database.operators import lock_shared
 from erpkit.errors import UsageError, first_line
 from erpkit.tenants.locks import WAIT, name_holders
@@ -180,8 +181,9 @@ def look_up(connection: Connection, slug: str, query: str | None = None) -> Tena
 def set_status(connection: Connection, slug: str, status: str) -> Tenant:
     """Suspend, activate or archive a tenant; operations on all tenants skip those that are not active.
 
-    An archived tenant can only be read: its role may not write until it is activated or suspended again. Raises DatabaseError,
-    which names who holds the lock, if it cannot get one within ten seconds.
+    An archived tenant can only be read: its role may not write until it is activated or suspended again. One that is not active
+    gets no commands any more, and a batch of events in flight ends with the one that is being handled: this waits for that. Raises
+    DatabaseError, which names who holds the lock, if it cannot get one within ten seconds.
     """
     if status not in STATUSES:
         raise UsageError(f"{status!r} is not a status: use {', '.join(STATUSES)}")
@@ -190,12 +192,16 @@ def set_status(connection: Connection, slug: str, status: str) -> Tenant:
         connection.execute(f"SET LOCAL lock_timeout TO '{WAIT}'")
         update = f"UPDATE {registry_table(connection)} SET status = %s WHERE slug = %s"  # noqa: S608
         connection.execute(update.encode(), [status, slug])
-        if tenant.role is None or not has_schema(connection, tenant.schema):
-            pass
-        elif status == "archived":
-            forbid_writing(connection, tenant)
-        elif tenant.status == "archived":
+        has_role = tenant.role is not None and has_schema(connection, tenant.schema)
+        if has_role and tenant.status == "archived" != status:
             grant_schema(connection, tenant)
+    if status != "active":
+        outcome = f"it is {status}, but what was under way there goes on"
+        with name_holders(connection, tenant, outcome), connection.transaction():
+            connection.execute(f"SET LOCAL lock_timeout TO '{WAIT}'")
+            hold_alone(connection, tenant)
+            if has_role and status == "archived":
+                forbid_writing(connection, tenant)
     return get_tenant(connection, slug)
 
 

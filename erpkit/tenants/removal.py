@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,11 +19,12 @@ from erpkit.result import Result
 from erpkit.table import Column, Table
 from erpkit.tenants.exports import export_tenant
 from erpkit.tenants.health import count_rows
-from erpkit.tenants.locks import WAIT, name_holders, short_waits
+from erpkit.tenants.locks import name_holders, short_waits
 from erpkit.tenants.manifest import Manifest, verify_export
 from erpkit.tenants.registry import get_tenant, list_tenants, set_status, unregister
 from erpkit.tenants.roles import drop_roles
 
+_PATIENCE, _MOMENT = 10.0, "500ms"  # for locks: in all, and for one attempt
 BATCH = 50  # tables; each takes several locks: for itself, its indexes, sequences and toast table
 
 _KINDS = {
@@ -231,24 +232,36 @@ def _drop_relations(connection: Connection, schema: str) -> tuple[str, ...]:
 
 
 def _drop_rest(connection: Connection, tenant: Tenant) -> None:
-    with _transaction(connection):
+    def drop() -> None:
         connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(tenant.schema)))
         if tenant.role is not None:
             drop_roles(connection, tenant)
         unregister(connection, tenant)
 
+    _insist(connection, drop)
+
 
 def _run(connection: Connection, statements: list[sql.Composed]) -> None:
     if statements:
-        with _transaction(connection):
-            connection.execute(sql.SQL("; ").join(statements))
+        _insist(connection, lambda: connection.execute(sql.SQL("; ").join(statements)))
 
 
-@contextmanager
-def _transaction(connection: Connection) -> Iterator[None]:
-    with connection.transaction():
-        connection.execute(f"SET LOCAL client_min_messages TO warning; SET LOCAL lock_timeout TO '{WAIT}'")
-        yield
+def _insist(connection: Connection, work: Callable[[], object]) -> None:
+    """Do `work` in a transaction that waits for locks, again and again for ten seconds.
+
+    Each attempt gives up, with all the locks that it has, before PostgreSQL looks for a deadlock (`deadlock_timeout`, a second):
+    what others do with these tables at the moment, such as a report on lag, goes on to its end.
+    """
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            with connection.transaction():
+                connection.execute(f"SET LOCAL client_min_messages TO warning; SET LOCAL lock_timeout TO '{_MOMENT}'")
+                work()
+            return
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            if time.monotonic() > until:
+                raise
 
 
 def _dependents(connection: Connection, schema: str) -> tuple[str, ...]:

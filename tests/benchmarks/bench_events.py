@@ -3,10 +3,10 @@
     python -m tests.benchmarks.bench_events [EVENTS]
 
 One by one: a handler with effects outside the database that inserts a row, against BEGIN, INSERT, COMMIT on one connection.
-Append: messages in transactions of 1,000, against COPY of the same rows, made into text beforehand, into the same table in
-transactions of the same size. Dispatch: one tenant, a handler that does nothing, with inbox and checkpoint. NOTIFY: single
-appends by eight connections to eight tenants, beside a worker: without it, each time, and as append does it. Each
-figure is the median of rounds that take turns.
+Append: messages in transactions of 1,000, against COPY of the same rows, made into text beforehand, in transactions of the same
+size into such a table without the trigger and the index for traces. Dispatch: one tenant, a handler that does nothing, with inbox
+and checkpoint. NOTIFY: single appends by eight connections to eight tenants, beside a worker: without it, each time, and as append
+does it. Each figure is the median of rounds that take turns.
 """
 
 from __future__ import annotations
@@ -77,25 +77,28 @@ def main(events: int) -> None:
         connection.execute(f"CREATE DATABASE {NAME}".encode())
         with Database(server.url(NAME), NAME) as database:
             tenants = [create_tenant(database, read_migrations([]), f"t{n}") for n in range(8)]
-            _compare_append(database, tenants[0], events)
+            _compare_append(database, tenants[0], tenants[1], events)
             _measure_dispatch(database, tenants[0], events)
             _compare_one_by_one(database, tenants[0], events // 10)
             _compare_notify(database, tenants)
         drop_database(connection, NAME)
 
 
-def _compare_append(database: Database, tenant: Tenant, events: int) -> None:
+def _compare_append(database: Database, tenant: Tenant, bare_log: Tenant, events: int) -> None:
     copied, appended = [], []
+    with database.connection() as connection:
+        connection.execute(f"DROP TRIGGER erpkit_events_take_offset ON {bare_log.schema}.erpkit_events".encode())
+        connection.execute(f"DROP INDEX {bare_log.schema}.erpkit_events_correlation".encode())
     for _ in range(ROUNDS):
-        _empty(database, tenant)
+        _empty(database, bare_log)
         rows = [(m.uuid, m.topic, json.dumps(m.payload), json.dumps(m.metadata)) for m in _messages(events)]
-        copied.append(_seconds(lambda rows=rows: _copy(database, tenant, rows)))  # type: ignore[misc]
+        copied.append(_seconds(lambda rows=rows: _copy(database, bare_log, rows)))  # type: ignore[misc]
         _empty(database, tenant)
         messages = _messages(events)
         appended.append(_seconds(lambda messages=messages: _append(database, tenant, messages)))  # type: ignore[misc]
     bare, own = statistics.median(copied), statistics.median(appended)
     print(
-        f"append {events / own:,.0f} events/s, bare COPY {events / bare:,.0f} rows/s: ratio {bare / own:.2f} (goal 0.5)"
+        f"append {events / own:,.0f} events/s, bare COPY {events / bare:,.0f} rows/s: ratio {bare / own:.2f} (goal 0.8)"
     )
 
 

@@ -58,6 +58,40 @@ def test_letters_are_discarded_by_plan_and_with_a_reason(erp: Planted) -> None:
     refused(erpkit("events", "dead-letters", "list", "--since", "noon"), 2, "--since 'noon' is not a time")
 
 
+def test_a_payload_is_edited_by_plan_kept_in_the_audit_and_retried(erp: Planted, database: Database) -> None:
+    slug = erp.dead_letters
+    first = letters("list")[0]
+    offset, change = str(first["offset"]), ("--set", "currency=EUR", "--reason", "the shop sent CH francs by mistake")
+    dry = erpkit("events", "dead-letters", "edit", slug, offset, *change)
+    assert (dry.returncode, "currency" in dry.stdout, "CHF" in dry.stdout) == (0, True, False)
+    (plan,) = re.findall(r"--confirm (edit-\w{10})", dry.stdout)
+    assert '"CHF"' in erpkit("events", "dead-letters", "edit", slug, offset, *change, "--payload").stdout
+    assert letters("show", slug, offset)["edits"] == []
+
+    done = erpkit("events", "dead-letters", "edit", slug, offset, *change, "--confirm", plan)
+    assert (done.returncode, f"retry --tenant {slug}" in done.stdout) == (0, True)
+    again = letters("retry", "--offset", offset)
+    assert letters("retry", "--offset", offset, "--confirm", again["id"])["results"][0]["state"] == "handled"
+    (edit,) = letters("show", slug, offset, "--payload")["edits"]
+    assert (edit["plan"], edit["reason"]) == (plan, change[-1])
+    assert (edit["before"]["currency"], edit["after"]["currency"]) == ("CHF", "EUR")
+    with database.connection() as connection:  # the event itself is as it was
+        event = connection.execute(
+            f"SELECT payload->>'currency' FROM tenant_{slug}.erpkit_events WHERE uuid = %s", [first["uuid"]]
+        )
+        assert event.fetchone() == ("CHF",)
+    refused(erpkit("events", "dead-letters", "edit", slug, offset, *change), 2, "its dead letter is resolved")
+
+
+def test_an_edit_that_the_handler_could_not_read_is_refused_with_the_field(erp: Planted) -> None:
+    offset = str(letters("list")[0]["offset"])
+    edit = ("events", "dead-letters", "edit", erp.dead_letters, offset, "--reason", "a test")
+    refused(erpkit(*edit, "--set", "order_id=twelve"), 1, "order_id")
+    refused(erpkit(*edit, "--set", "lines.99.amount=1"), 2, "the payload has no lines.99.amount; its fields are")
+    refused(erpkit(*edit, "--set", "currency"), 2, "is not FIELD=VALUE")
+    refused(erpkit(*edit, "--set", "currency=EUR", "--reason", " "), 2, "needs a reason")
+
+
 def test_where_letters_are_open_and_none_matches_that_is_what_is_said(erp: Planted) -> None:
     chosen = ("--handler", "nohandler*")
     for command in (("list", *chosen), ("retry", *chosen), ("discard", *chosen, "--reason", "a test")):

@@ -153,3 +153,18 @@ def test_a_health_file_that_would_not_be_kept_is_refused_at_once(options: tuple[
     result = run("dispatch", *options)
     assert isinstance(result.exception, UsageError)
     assert "target:" not in result.output
+
+
+def test_topics_without_a_handler_and_handlers_that_are_gone_show_in_the_lag(
+    run: Run, database: Database, acme: Tenant
+) -> None:
+    with database.tenant_transaction(acme, write=True) as connection:
+        append(connection, [Message("sales.QuoteSent", {}), Message("inventory.StockShort", {})])
+        connection.execute(
+            "INSERT INTO erpkit_checkpoints (consumer_group, \"offset\") VALUES ('sales.on_quote', 7), ('forward.nats', 1)"
+        )
+    result = run("lag", "--json")
+    orphans = {(one["kind"], one["name"], one["offset"]) for one in json.loads(result.stdout)["orphans"]}
+    assert orphans == {("topic", "sales.QuoteSent", 1), ("handler", "sales.on_quote", 7)}
+    assert "no module has the handler sales.on_quote any more" in result.stderr
+    assert result.return_value == 0

@@ -243,7 +243,7 @@ HOLDS = {
 def test_a_drop_that_waits_in_vain_names_who_holds_the_lock(
     statement: str, database: Database, tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("erpkit.tenants.removal.WAIT", "200ms")
+    monkeypatch.setattr("erpkit.tenants.removal._PATIENCE", 0.2)
     monkeypatch.setattr("erpkit.tenants.registry.WAIT", "200ms")
     with database.connection() as connection:
         plan = plan_drop(connection, set_status(connection, "acme", "suspended"))

@@ -47,7 +47,7 @@ def test_a_new_tenant_has_schema_role_and_every_migration(
         ).fetchone()
         assert role == (False, False)
         (inspection,) = inspect_tenants(connection, [tenant], migrations)
-    assert inspection.versions == {"erpkit": 8, "catalog": 3, "sales": 3, "inventory": 3, "billing": 4}
+    assert inspection.versions == {"erpkit": 10, "catalog": 3, "sales": 3, "inventory": 3, "billing": 4}
     assert inspection.problems == []
 
 

@@ -262,7 +262,7 @@ def open_replay(database: Database, plan: ReplayPlan, replay_id: UUID) -> None:
                 again = "UPDATE {} SET state = 'running', finished_at = NULL, error = NULL WHERE replay_id = %s"
                 connection.execute(sql.SQL(again).format(table), [replay_id])
                 continue
-            steps = [step for step in plan.steps if step.tenant == tenant.slug]
+            steps = plan.steps_by_tenant[tenant.slug]
             connection.execute(
                 sql.SQL(
                     "INSERT INTO {} (replay_id, plan_id, selection, handlers, requested_by, state, last_offset, until, planned, "

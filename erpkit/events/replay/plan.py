@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_wi
 from erpkit.errors import UsageError
 from erpkit.events.brokers.broker import Route
 from erpkit.events.dead_letters import DeadLetter, group_letters, letter_findings
+from erpkit.events.log import hint_topic
 from erpkit.events.replay.selection import Selection
 from erpkit.finding import Finding, find_unseen, not_read
 from erpkit.modules import EventHandler, Registry
@@ -107,13 +109,24 @@ class ReplayPlan:
     named: frozenset[str] = frozenset()
     found: int | None = None
 
-    @property
+    @cached_property
     def id(self) -> str:
         """`replay-` and ten hexadecimal digits that stand for exactly this plan."""
         if self.resumes is not None:
             return self.resumes_plan
-        facts = [asdict(self.selection), [asdict(step) for step in self.steps]]
+        facts = [
+            asdict(self.selection),
+            [vars(step) for step in self.steps],
+        ]  # asdict copies deeply, which takes seconds
         return plan_id("replay", facts)
+
+    @cached_property
+    def steps_by_tenant(self) -> dict[str, list[ReplayStep]]:
+        """The steps of each tenant, by name."""
+        found: dict[str, list[ReplayStep]] = {}
+        for step in self.steps:
+            found.setdefault(step.tenant, []).append(step)
+        return found
 
     @property
     def event_count(self) -> int:
@@ -244,7 +257,10 @@ def plan_replay(
     """
     chosen, left_out = choose_handlers(registry, choice or HandlerChoice())
     errors: dict[str, str] = {}
-    steps = steps_of(registry, chosen, selection, count_events(connection, tenants, selection, errors))
+    counts = count_events(connection, tenants, selection, errors)
+    steps = steps_of(registry, chosen, selection, counts)
+    if hint := hint_topic(selection.topic, [*(row[1] for row in counts), *registry.topics]):
+        left_out = {**left_out, "all events": hint}
     return ReplayPlan(selection, with_steps(tenants, steps), steps, left_out, errors=errors)
 
 

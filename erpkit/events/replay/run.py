@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,16 +44,20 @@ Deliver = Callable[[Connection, Tenant, Sequence[Message]], tuple[list[Outcome],
 class RunOptions(Work):
     """How work on events runs: `advance` and `stop` as in `Work`, and at most `rate` events a second (None: no limit).
 
-    With `resume` a rebuild continues where an earlier one stopped; a replay's plan says that itself. Raises UsageError for a rate
-    that is not above 0.
+    With `resume` a rebuild continues where an earlier one stopped; a replay's plan says that itself. A replay to handlers may have
+    several `workers`, threads that take a tenant at a time: the handlers are called by several at once then. Raises UsageError
+    for a rate or a number that is not above 0.
     """
 
     rate: float | None = None
     resume: bool = False
+    workers: int = 1
 
     def __post_init__(self) -> None:
         if self.rate is not None and self.rate <= 0:
             raise UsageError(f"rate = {self.rate} is not a rate: give events per second, or leave it out")
+        if self.workers < 1:
+            raise UsageError(f"workers = {self.workers}: give a number from 1")
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ def run_replay(
         connection: Connection, tenant: Tenant, messages: Sequence[Message]
     ) -> tuple[list[Outcome], list[Message]]:
         pairs = [(one, message) for message in messages for one in consumers[tenant.slug, message.topic]]
-        handed, published = hand_over(connection, f"tenant {tenant.slug}: replay", pairs)
+        handed, published = hand_over(connection, f"tenant {tenant.slug}: replay", pairs, pipeline=True)
         return [Outcome(name, m, "failed" if error else "handled", error) for name, m, error in handed], published
 
     return carry_out(database, plan, confirm, deliver, options)
@@ -123,8 +129,7 @@ def carry_out(
     _open(database, plan, replay_id)
     try:
         with stop_at_interrupt(options.stop):
-            for tenant in plan.tenants:
-                replay.run(tenant)
+            replay.run_all()
     except BaseException as error:
         state = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
         with suppress(ErpkitError, psycopg.Error):  # of both faults, the first one is told
@@ -165,6 +170,8 @@ class _Replay:
     _resolved: int = 0
     _failures: list[ReplayFailure] = field(default_factory=list)
     _pace: Pace = field(init=False)
+    _halt: threading.Event = field(default_factory=threading.Event)
+    _counting: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self._pace = Pace(self.options)
@@ -181,13 +188,28 @@ class _Replay:
             self._states["known"],
         )
 
+    def run_all(self) -> None:
+        """Replay all tenants, several at a time with several workers; after an error no further batch begins."""
+        if self.options.workers == 1 or self.plan.target is not None:  # a broker takes one batch at a time
+            for tenant in self.plan.tenants:
+                self.run(tenant)
+            return
+        with ThreadPoolExecutor(self.options.workers, "erpkit-replay") as threads:
+            done = [threads.submit(self.run, tenant) for tenant in self.plan.tenants]
+            try:
+                for one in done:
+                    one.result()
+            except BaseException:
+                self._halt.set()
+                raise
+
     def run(self, tenant: Tenant) -> None:
         """Replay all of one tenant, batch by batch, unless it is told to stop."""
-        steps = [step for step in self.plan.steps if step.tenant == tenant.slug]
+        steps = self.plan.steps_by_tenant.get(tenant.slug, [])
         topics = sorted({step.topic for step in steps})
         after = self.plan.positions.get(tenant.slug, min((step.first_offset for step in steps), default=1) - 1)
         last = max((step.last_offset for step in steps), default=0)
-        while not self.options.stop.is_set():
+        while not (self.options.stop.is_set() or self._halt.is_set()):
             messages = self._batch(tenant, Span(topics, after, last))
             if not messages:
                 close_replay(self.database, [tenant], self.replay_id, "done")
@@ -210,10 +232,11 @@ class _Replay:
 
     def _count(self, tenant: Tenant, outcomes: Sequence[Outcome], resolved: int) -> None:
         failures = [ReplayFailure(tenant.slug, o.handler, o.message.offset or 0, o.error) for o in outcomes if o.error]
-        self._states.update(outcome.state for outcome in outcomes)
-        self._resolved += resolved
-        self._failures += failures[: _FAILURES_KEPT - len(self._failures)]
-        self.options.advance(len(outcomes))
+        with self._counting:
+            self._states.update(outcome.state for outcome in outcomes)
+            self._resolved += resolved
+            self._failures += failures[: _FAILURES_KEPT - len(self._failures)]
+            self.options.advance(len(outcomes))
 
 
 def hand_over(

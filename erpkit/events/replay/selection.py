@@ -13,7 +13,7 @@ from psycopg import sql
 
 from erpkit.database import Connection
 from erpkit.errors import UsageError
-from erpkit.events.log import COLUMNS, check_time_zones
+from erpkit.events.log import COLUMNS, check_time_zones, to_message
 from erpkit.events.message import Message
 
 _ROWS_A_FETCH = 2000
@@ -129,6 +129,16 @@ def stream_selected(
         )
         for offset, uuid, topic, payload, metadata, recorded_at in cursor:
             yield Message(topic, payload, uuid, metadata, offset, recorded_at, replay_id)
+
+
+def list_selected(connection: Connection, selection: Selection, limit: int) -> list[Message]:
+    """Read the newest selected events of the present tenant's log, newest first."""
+    topics = list_topics(connection, selection) if selection.topic != "*" else None
+    fits = sql.SQL("true") if topics is None else sql.SQL("topic = ANY({})").format(sql.Literal(topics))
+    query = sql.SQL('SELECT {} FROM erpkit_events WHERE {} AND {} ORDER BY "offset" DESC LIMIT {}').format(
+        sql.SQL(COLUMNS), fits, selection.condition(), sql.Literal(limit)
+    )
+    return [to_message(row) for row in connection.execute(query)]
 
 
 def list_topics(connection: Connection, selection: Selection) -> list[str]:

@@ -342,3 +342,43 @@ def test_a_lost_connection_ends_a_replay_as_failed_and_it_can_be_resumed(
     assert (record.state, record.handled) == ("failed", 500)
     run_replay(shared_database, CLOCK, _resume(shared_database, record.replay_id, acme), plan.id)
     assert len(_noted(shared_database, acme)) == 800
+
+
+def test_several_workers_keep_each_tenants_order_and_what_they_leave_can_be_resumed(
+    shared_database: Database, tenants: list[Tenant]
+) -> None:
+    for tenant in _emptied(shared_database, tenants):
+        _fill(shared_database, tenant, 1200)
+    stop = threading.Event()
+    with shared_database.connection() as connection:
+        plan = plan_replay(connection, tenants, CLOCK, Selection())
+    run = run_replay(shared_database, CLOCK, plan, plan.id, RunOptions(lambda _: stop.set(), stop, workers=2))
+    assert (run.state, 0 < run.handled < 2400) == ("cancelled", True)
+    with shared_database.connection() as connection:
+        rest = plan_resume(connection, tenants, CLOCK, run.replay_id)
+    again = run_replay(shared_database, CLOCK, rest, rest.id, RunOptions(workers=2))
+    assert (again.state, run.handled + again.handled, again.failed) == ("done", 2400, 0)
+    for tenant in tenants:
+        names = _rows(shared_database, tenant, "SELECT name FROM catalog_categories ORDER BY xmin::text::bigint, ctid")
+        assert [int(name.split()[1]) for (name,) in names] == list(range(1, 1201))
+
+
+def test_a_fault_in_one_worker_ends_the_others_after_their_batch(
+    shared_database: Database, tenants: list[Tenant]
+) -> None:
+    for tenant in _emptied(shared_database, tenants):
+        _fill(shared_database, tenant, 1500)
+    with shared_database.connection() as connection:
+        plan = plan_replay(connection, tenants, CLOCK, Selection())
+
+    def fail(_: int) -> None:
+        raise ErpkitError("the terminal is gone")
+
+    with pytest.raises(ErpkitError, match="terminal is gone"):
+        run_replay(shared_database, CLOCK, plan, plan.id, RunOptions(fail, workers=2))
+    with shared_database.connection() as connection:
+        records = list_replays(connection, tenants)
+    assert {record.state for record in records} == {"failed"}
+    assert all(record.handled <= 1000 for record in records)
+    with pytest.raises(UsageError, match="workers = 0"):
+        RunOptions(workers=0)
