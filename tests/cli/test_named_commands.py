@@ -91,7 +91,7 @@ def test_a_command_that_a_text_names_exists_with_its_options_and_tells_its_help(
 
 def test_what_names_commands_was_found() -> None:
     assert len(NAMED) > 100
-    for named in ("tenants repair X", "migrate up --tenant X", "demo", "events dead-letters retry|discard"):
+    for named in ("tenants repair X", "migrate up --tenant X", "demo", "events dead-letters edit|retry|discard"):
         assert any(command.startswith(named) for command, _ in NAMED), named
     with pytest.raises(KeyError, match="erpkit tenants has no command forget"):
         _resolve(["tenants", "forget", "acme"])
