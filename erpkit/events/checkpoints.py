@@ -52,6 +52,20 @@ SELECT min("offset") FROM erpkit_events e
    AND NOT EXISTS (SELECT FROM erpkit_parked p WHERE p.handler = %(name)s AND p.uuid = e.uuid)
 """
 
+# An event whose row in the inbox was pruned was handled, unless it was before the handler's start, or is a dead letter or parked.
+WAS_HANDLED = """
+e.recorded_at < c.inbox_since AND (e."offset" > c.start_offset OR c.started_at IS NULL OR e.recorded_at >= c.started_at)
+   AND NOT EXISTS (SELECT FROM {letters} d WHERE d.handler = c.consumer_group AND d.uuid = e.uuid AND d.status <> 'resolved')
+   AND NOT EXISTS (SELECT FROM {parked} p WHERE p.handler = c.consumer_group AND p.uuid = e.uuid)
+"""
+_REMEMBER = f"""
+INSERT INTO erpkit_inbox (handler, uuid)
+SELECT c.consumer_group, e.uuid FROM erpkit_checkpoints c
+  JOIN erpkit_events e ON e."offset" > %(after)s AND e."offset" <= c."offset" AND e.topic = ANY(%(topics)s)
+ WHERE c.consumer_group = %(name)s AND {WAS_HANDLED.format(letters="erpkit_dead_letters", parked="erpkit_parked")}
+    ON CONFLICT DO NOTHING
+"""  # noqa: S608 - the tables are constants
+
 _MARK = (
     'INSERT INTO erpkit_checkpoints (consumer_group, "offset", in_hand, attempts, taken_at) VALUES ({}, 0, {}, {}, now()) '
     "ON CONFLICT (consumer_group) DO UPDATE SET in_hand = EXCLUDED.in_hand, attempts = EXCLUDED.attempts, taken_at = now()"
@@ -196,11 +210,19 @@ def add_topics(connection: Connection, group: ConsumerGroup, checkpoint: Checkpo
     values = {"topics": added, "offset": checkpoint.offset, "name": group.name}
     row = connection.execute(_ADDED, values).fetchone() if with_past else None
     first: int | None = row[0] if row else None
+    if first is not None:
+        read = [topic for topic in group.topics if topic in (checkpoint.topics or group.topics)]
+        remember_handled(connection, ConsumerGroup(group.name, tuple(read)), first - 1)
     connection.execute(
         'UPDATE erpkit_checkpoints SET topics = %s, read_offset = least(read_offset, %s, "offset") WHERE consumer_group = %s',
         [sorted({*group.topics, *(checkpoint.topics or ())}), None if first is None else first - 1, group.name],
     )
     return first is not None
+
+
+def remember_handled(connection: Connection, group: ConsumerGroup, after: int) -> None:
+    """Enter what the group has handled after an offset into its inbox again, where its rows were pruned, as it reads that again."""
+    connection.execute(_REMEMBER, {"name": group.name, "topics": list(group.topics), "after": after})
 
 
 def _following(group: ConsumerGroup, limit: int) -> tuple[str, list[object]]:

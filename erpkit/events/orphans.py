@@ -10,6 +10,7 @@ from psycopg import sql
 
 from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.events.consumer import ConsumerGroup
+from erpkit.events.starts import TAKEN_OVER
 from erpkit.finding import Finding
 
 FORWARDERS = "forward."  # the names of consumer groups that stand for a broker begin with it
@@ -21,7 +22,7 @@ WITH RECURSIVE t AS ((SELECT topic FROM {events} ORDER BY topic LIMIT 1) UNION A
 SELECT {slug}, 'topic', topic, (SELECT max("offset") FROM {events} e WHERE e.topic = t.topic) FROM t
  WHERE topic <> ALL({topics}::text[])
 UNION ALL SELECT {slug}, 'handler', consumer_group, "offset" FROM {checkpoints}
- WHERE consumer_group <> ALL({groups}::text[]) AND NOT starts_with(consumer_group, {forwarders})
+ WHERE consumer_group <> ALL({groups}::text[]) AND NOT starts_with(consumer_group, {forwarders}) AND "offset" < {taken_over}
 """
 
 
@@ -46,6 +47,7 @@ def list_orphans(
             sql.SQL(_QUERY).format(
                 slug=sql.Literal(tenant.slug), topics=sql.Literal(topics),
                 groups=sql.Literal([group.name for group in groups]), forwarders=sql.Literal(FORWARDERS),
+                taken_over=sql.Literal(TAKEN_OVER),
                 events=sql.Identifier(tenant.schema, "erpkit_events"),
                 checkpoints=sql.Identifier(tenant.schema, "erpkit_checkpoints"),
             ),

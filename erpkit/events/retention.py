@@ -27,6 +27,10 @@ BATCH = 5000  # rows a transaction
 _DAYS = {"d": 1, "w": 7, "y": 365}
 _EXAMPLE = "ERPKIT_RETENTION=events=365d,inbox=90d,replays=30d"
 
+# How far a handler has read a topic: one that was added to it is read from its first event, and so may be one that another version
+# of the ERP passed over.
+_READ = 'coalesce(CASE WHEN c.topics IS NULL OR {topic} = ANY(c.topics) THEN least(c."offset", c.read_offset) END, 0)'
+
 # An event stays while a handler, the forwarder or an unfinished replay is to read it, or a dead letter or parked event is it. A
 # handler without a checkpoint reads from the beginning; what a checkpoint without a handler means to read is not known: everything.
 _PRUNABLE = sql.SQL(
@@ -39,13 +43,13 @@ _PRUNABLE = sql.SQL(
     " AND NOT EXISTS (SELECT FROM {parked} p WHERE p.uuid = e.uuid)"
 )
 _OF_TOPIC = sql.SQL(
-    'WHEN {topic} THEN (SELECT min(coalesce(c."offset", 0)) FROM unnest({names}::text[]) h (name)'
+    f"WHEN {{topic}} THEN (SELECT min({_READ}) FROM unnest({{names}}::text[]) h (name)"  # noqa: S608 - a constant
     " LEFT JOIN {checkpoints} c ON c.consumer_group = h.name)"
 )
 _COUNT_EVENTS = sql.SQL("""
 SELECT {slug}, count(*) FILTER (WHERE {prunable}), count(*),
        ARRAY(SELECT DISTINCT h.name FROM (VALUES {handlers}) h (name, topic) LEFT JOIN {checkpoints} c ON c.consumer_group = h.name
-              WHERE EXISTS (SELECT FROM {events} e WHERE e.topic = h.topic AND e."offset" > coalesce(c."offset", 0)
+              WHERE EXISTS (SELECT FROM {events} e WHERE e.topic = h.topic AND e."offset" > {read}
                                                      AND e.recorded_at < {before}) ORDER BY 1)
     || ARRAY(SELECT c.consumer_group FROM {checkpoints} c WHERE c.consumer_group <> ALL({groups})
                 AND c."offset" < (SELECT max("offset") FROM {events} WHERE recorded_at < {before}) ORDER BY 1)
@@ -58,7 +62,7 @@ SELECT {slug}, count(*) FILTER (WHERE {prunable}), count(*),
 # A row goes once its event is behind the handler's checkpoint: until then it keeps the event from being handled again.
 _HANDLED = sql.SQL(
     'i.handled_at < {before} AND NOT EXISTS (SELECT FROM {events} e WHERE e.uuid = i.uuid AND e."offset" > '
-    'coalesce((SELECT c."offset" FROM {checkpoints} c WHERE c.consumer_group = i.handler), 0))'
+    'coalesce((SELECT least(c."offset", c.read_offset) FROM {checkpoints} c WHERE c.consumer_group = i.handler), 0))'
 )
 _COUNT_INBOX = sql.SQL("SELECT {slug}, count(*) FROM {inbox} i WHERE {handled}")
 _OLD_REPLAY = sql.SQL("coalesce(r.finished_at, r.started_at) < {before}")
@@ -344,6 +348,7 @@ def _fill(plan: PrunePlan, tenant: Tenant, kind: Kind, query: sql.SQL) -> sql.Co
             listeners.setdefault(topic, []).append(group.name)
     parts |= {
         "slug": sql.Literal(tenant.slug),
+        "read": sql.SQL(_READ).format(topic=sql.SQL("h.topic")),
         "before": sql.Literal(plan.limits[kind]),
         "groups": sql.Literal([group.name for group in plan.groups]),
         "forwards": sql.Literal(plan.forwards),

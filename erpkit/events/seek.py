@@ -13,7 +13,7 @@ from psycopg import sql
 from erpkit.config import acting_user
 from erpkit.database import Connection, Database, Errors, Tenant, read_tenants, tenants_with_table
 from erpkit.errors import DatabaseError, PlanChangedError, UsageError, first_line
-from erpkit.events.checkpoints import group_lock
+from erpkit.events.checkpoints import WAS_HANDLED, group_lock, remember_handled
 from erpkit.events.consumer import ConsumerGroup, group_of
 from erpkit.events.log import check_time_zones
 from erpkit.finding import Finding, not_read
@@ -31,11 +31,15 @@ SELECT {slug}, coalesce(c."offset", 0), t.target,
            AND e."offset" <= t.target),
        (SELECT count(*) FROM {events} e WHERE e.topic = ANY({topics}) AND e."offset" > t.target
            AND e."offset" <= coalesce(c."offset", 0)
-           AND NOT EXISTS (SELECT FROM {inbox} i WHERE i.handler = {name} AND i.uuid = e.uuid)),
-       (SELECT count(*) FROM {events} e JOIN {inbox} i ON i.handler = {name} AND i.uuid = e.uuid
-         WHERE e.topic = ANY({topics}) AND e."offset" > t.target AND e."offset" <= coalesce(c."offset", 0))
-  FROM (SELECT {target} AS target) t LEFT JOIN {checkpoints} c ON c.consumer_group = {name}
+           AND {was_handled} IS NOT TRUE),
+       (SELECT count(*) FROM {events} e
+         WHERE e.topic = ANY({topics}) AND e."offset" > t.target AND e."offset" <= coalesce(c."offset", 0) AND {was_handled})
+  FROM (SELECT {target} AS target) t
+  LEFT JOIN (SELECT consumer_group, "offset", coalesce((to_jsonb(p)->>'start_offset')::bigint, 0) AS start_offset,
+                    (to_jsonb(p)->>'started_at')::timestamptz AS started_at,
+                    (to_jsonb(p)->>'inbox_since')::timestamptz AS inbox_since FROM {checkpoints} p) c ON c.consumer_group = {name}
 """
+_WAS_HANDLED = "(EXISTS (SELECT FROM {inbox} i WHERE i.handler = {name} AND i.uuid = e.uuid) OR (" + WAS_HANDLED + "))"
 _TARGETS = {
     "beginning": "0",
     "now": 'coalesce((SELECT max("offset") FROM {events}), 0)',
@@ -227,6 +231,7 @@ def _seek(connection: Connection, plan: SeekPlan, step: SeekStep) -> None:
         "name": name, "topics": list(plan.group.topics), "before": step.before, "target": target,
         "who": acting_user(), "reason": f"handled again: {plan.id}",
     }  # fmt: skip
+    remember_handled(connection, plan.group, target)
     if connection.execute(_SEEK, values).rowcount != 1:
         raise DatabaseError(f"the checkpoint of {name} has moved meanwhile: plan again")
     for statement in _CLOSE:
@@ -234,7 +239,8 @@ def _seek(connection: Connection, plan: SeekPlan, step: SeekStep) -> None:
 
 
 def _query(tenant: Tenant, group: ConsumerGroup, to: Target) -> sql.Composed:
-    names = {table: sql.Identifier(tenant.schema, f"erpkit_{table}") for table in ("events", "inbox", "checkpoints")}
+    tables = {"letters": "dead_letters"} | {table: table for table in ("events", "inbox", "checkpoints", "parked")}
+    names = {name: sql.Identifier(tenant.schema, f"erpkit_{table}") for name, table in tables.items()}
     kind = to if isinstance(to, str) else "time" if isinstance(to, datetime) else "offset"
     target = sql.SQL(_TARGETS[kind]).format(value=sql.Literal(to), events=names["events"])
     return sql.SQL(_STEPS).format(
@@ -242,6 +248,7 @@ def _query(tenant: Tenant, group: ConsumerGroup, to: Target) -> sql.Composed:
         name=sql.Literal(group.name),
         topics=sql.Literal(list(group.topics)),
         target=target,
+        was_handled=sql.SQL(_WAS_HANDLED).format(name=sql.Literal(group.name), **names),
         **names,
     )
 

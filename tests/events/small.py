@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from erpkit.database import Connection, Database, Tenant
-from erpkit.events import Message, append, list_dead_letters
+from erpkit.events import Message, append, consumer_groups, list_dead_letters
+from erpkit.events.retention import Retention, plan_prune, prune
 from erpkit.migrations import read_migrations
 from erpkit.modules import EventHandler, Module, Registry
+from erpkit.plan import Work
 from erpkit.tenants import create_tenant
 
 
@@ -73,3 +75,12 @@ def run(database: Database, tenant: Tenant, statement: str) -> list[tuple[object
     with database.tenant_transaction(tenant, write=True) as connection:
         cursor = connection.execute(statement.encode())
         return cursor.fetchall() if cursor.description else []
+
+
+def forget(database: Database, tenant: Tenant, registry: Registry, kind: str = "inbox") -> int:
+    """Let all events be old, and prune the inbox, or the events; return how many rows went."""
+    run(database, tenant, "UPDATE erpkit_events SET recorded_at = now() - interval '60 days'")
+    run(database, tenant, "UPDATE erpkit_inbox SET handled_at = now() - interval '60 days'")
+    with database.connection() as connection:
+        plan = plan_prune(connection, [tenant], Retention.of([f"{kind}=30d"]), consumer_groups(registry))
+    return sum(prune(database, plan, Work()).counts.values())

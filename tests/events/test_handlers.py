@@ -11,7 +11,7 @@ from erpkit.database import Database, Tenant
 from erpkit.errors import ErpkitError, ModuleError
 from erpkit.events import CommandBus, Context, EventBus, consumer_groups, dispatch, read_lag
 from erpkit.modules import CommandHandler, EventHandler, Module, Query, QueryHandler, Registry, check_modules
-from tests.events.small import Cancelled, Placed, do, done, erp_of, letters, make_tenant, publish, run
+from tests.events.small import Cancelled, Placed, do, done, erp_of, forget, letters, make_tenant, publish, run
 
 
 @pytest.fixture
@@ -55,6 +55,18 @@ def test_an_older_version_that_does_not_know_a_topic_loses_none_of_its_events(da
     assert sorted(done(database, acme)) == [
         (1, "Cancelled"), (1, "Placed"), (2, "Cancelled"), (2, "Placed"), (3, "Placed"),
     ]  # fmt: skip
+
+
+def test_a_topic_that_is_added_is_handled_and_no_other_twice_where_the_inbox_was_pruned(
+    database: Database, acme: Tenant
+) -> None:
+    old, new = erp_of(replace(STATUS, event=Placed)), erp_of(STATUS)
+    publish(database, acme, Placed(1), Cancelled(1), Placed(2))
+    dispatch(database, acme, old)
+    assert forget(database, acme, old) == 2
+    assert forget(database, acme, new, "events") == 2  # the new version is to handle the one that is left
+    dispatch(database, acme, new)
+    assert done(database, acme) == [(1, "Placed"), (2, "Placed"), (1, "Cancelled")]
 
 
 def test_dead_letters_stay_such_when_another_version_has_passed_over_events(database: Database, acme: Tenant) -> None:

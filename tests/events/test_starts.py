@@ -17,7 +17,7 @@ from erpkit.events.seek import SeekPlan, plan_seek, run_seek
 from erpkit.events.starts import start_handlers
 from erpkit.modules import EventHandler, Registry
 from erpkit.modules.module import Start
-from tests.events.small import Cancelled, Placed, do, done, erp_of, letters, make_tenant, publish, run
+from tests.events.small import Cancelled, Placed, do, done, erp_of, forget, letters, make_tenant, publish, run
 
 
 @pytest.fixture
@@ -165,6 +165,18 @@ def test_seeking_back_handles_what_was_passed_over_and_nothing_twice(database: D
     assert run_seek(database, plan, plan.id).moved == ("acme",)
     dispatch(database, acme, registry)
     assert _numbers(database, acme) == [3, 0, 1, 2]
+
+
+def test_seeking_back_handles_nothing_twice_where_the_inbox_was_pruned(database: Database, acme: Tenant) -> None:
+    registry = _erp()
+    publish(database, acme, *map(Placed, range(3)))
+    dispatch(database, acme, registry)
+    assert forget(database, acme, registry) == 3
+    plan = _plan(database, acme, "beginning", registry)
+    assert [(one.again, one.known) for one in plan.steps] == [(0, 3)]
+    run_seek(database, plan, plan.id)
+    dispatch(database, acme, registry)
+    assert _numbers(database, acme) == [0, 1, 2]
 
 
 def test_a_dead_letter_behind_the_new_checkpoint_is_tried_again(database: Database, acme: Tenant) -> None:
