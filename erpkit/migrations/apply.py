@@ -384,13 +384,14 @@ def _run_statements(
 ) -> None:
     started, ended, answered = time.perf_counter(), 0, 0
     statements = migration.content.statements(direction)
-    give = give_to_owner(tenant.schema).encode()
+    give, check = give_to_owner(tenant.schema).encode(), check_scope(tenant)
+    is_whole = is_atomic(migration, direction)  # then the check is a part of its transaction, which rolls back what is elsewhere
     try:
         for statement in statements:
-            answered, failure = _execute(own, statement)
+            answered, failure = _execute(own, SEPARATOR.join((statement, check)) if is_whole else statement)
             if failure is not None:
                 raise failure
-            own.execute(check_scope(tenant).encode())  # before the next one makes something elsewhere
+            own.execute(check.encode())  # before the next one makes something elsewhere
             ended += 1
         if migration.golang is not None:
             check_idle(own)
