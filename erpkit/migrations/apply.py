@@ -385,7 +385,9 @@ def _run_statements(
     started, ended, answered = time.perf_counter(), 0, 0
     statements = migration.content.statements(direction)
     give, check = give_to_owner(tenant.schema).encode(), check_scope(tenant)
-    is_whole = is_atomic(migration, direction)  # then the check is a part of its transaction, which rolls back what is elsewhere
+    is_whole = is_atomic(
+        migration, direction
+    )  # then the check is a part of its transaction, which rolls back what is elsewhere
     try:
         for statement in statements:
             answered, failure = _execute(own, SEPARATOR.join((statement, check)) if is_whole else statement)
