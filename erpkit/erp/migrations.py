@@ -244,6 +244,7 @@ class Migrations(Part):
                 planned = decide(tenants, migrations, before.applied)
                 if installation.database.is_writable:  # else the plan is only to be read
                     check_own_sessions(connection, planned.migrations)
+                    self._check_shared(connection)
             return replace(
                 planned, before=before, milliseconds=milliseconds, workers=workers, extensions=extensions,
                 shared_schemas=installation.database.shared_schemas, named=frozenset(names),
@@ -269,6 +270,12 @@ class Migrations(Part):
                 return replace(done, plan=plan, not_verified=(str(error).splitlines() or [type(error).__name__])[0])
 
         return Plan(make(Work()), make, run, installation.target, "tenants")
+
+    def _check_shared(self, connection: Connection) -> None:
+        if self._installation.database.shared_schemas:
+            from erpkit.tenants.roles import check_shared  # noqa: PLC0415 - most ERPs declare none
+
+            check_shared(connection, self._fleet(()))
 
     def _status(
         self, connection: Connection, tenants: list[Tenant], migrations: tuple[Migration, ...], against: str = ""

@@ -365,16 +365,35 @@ def _is_done(own: Connection, tenant: Tenant, migration: Migration, direction: D
     return own.execute(f"SELECT {is_done(tenant, migration, direction)}".encode()).fetchone() == (True,)
 
 
+def _execute(own: Connection, text: str) -> tuple[int, psycopg.Error | None]:
+    """Send one text, which may hold several statements; return how many of them were answered, and the error that ended it."""
+    own.pgconn.send_query(text.encode())
+    own.wait(send(own.pgconn))
+    results = own.wait(fetch_many(own.pgconn))
+    last = results[-1]
+    if last.status == pq.ExecStatus.FATAL_ERROR:
+        return len(results) - 1, psycopg.errors.error_from_result(last, own.info.encoding)
+    if last.status in (pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT):
+        own.close()
+        return len(results) - 1, psycopg.ProgrammingError("COPY to or from a client cannot be used in a migration")
+    return len(results), None
+
+
 def _run_statements(
     own: Connection, connection: Connection, tenant: Tenant, migration: Migration, direction: Direction, run: Run
 ) -> None:
-    started, ended = time.perf_counter(), 0
+    started, ended, answered = time.perf_counter(), 0, 0
     statements = migration.content.statements(direction)
-    give = give_to_owner(tenant.schema).encode()
+    give, check = give_to_owner(tenant.schema).encode(), check_scope(tenant)
+    is_whole = is_atomic(
+        migration, direction
+    )  # then the check is a part of its transaction, which rolls back what is elsewhere
     try:
         for statement in statements:
-            own.execute(statement.encode())
-            own.execute(check_scope(tenant).encode())  # before the next one makes something elsewhere
+            answered, failure = _execute(own, SEPARATOR.join((statement, check)) if is_whole else statement)
+            if failure is not None:
+                raise failure
+            own.execute(check.encode())  # before the next one makes something elsewhere
             ended += 1
         if migration.golang is not None:
             check_idle(own)
@@ -385,7 +404,7 @@ def _run_statements(
             own.execute(give)
         if ended < len(statements):
             step = (migration, direction)
-            note_place(error, place_in([Part(statements[ended], step, ended)], "", 0, error))
+            note_place(error, place_in([Part(statements[ended], step, ended)], "", answered, error))
         if isinstance(error, BUSY) and is_atomic(migration, direction):
             take_back_mark(own, tenant, migration, direction)
             raise

@@ -262,7 +262,12 @@ def read_foreign_states(
         there = [state for (_, name), state in states.items() if name == table]
         compared += compare_states([*there, *missing], against)
     order = {tenant.slug: number for number, tenant in enumerate(tenants)}
-    notes = [*_not_understood(found, by_schema), *_alone(compared)]
+    notes = [
+        *_not_understood(found, by_schema),
+        *_alone(compared),
+        *_not_found(more, tables),
+        *_unread(compared, against),
+    ]
     return ForeignStates(tuple(sorted(compared, key=lambda state: order[state.tenant])), tuple(notes))
 
 
@@ -270,8 +275,9 @@ def compare_states(states: Sequence[ForeignState], against: str = "") -> list[Fo
     """Compare the tenants of one state table with each other, by `against` as in `read_foreign_states`. Pure."""
     known = [state for state in states if state.exists and not state.error]
     measure = _choose(known, against)
-    if measure is None:
-        return [*states]
+    if measure is None:  # those that have the table could not be read, or have nothing in it
+        those = next((state.tenant for state in states if state.exists), "")
+        return [state if state.exists else replace(state, measure=those) for state in states]
     return [_compare(state, measure) if not state.error else state for state in states]
 
 
@@ -395,6 +401,22 @@ def _alone(states: Sequence[ForeignState]) -> Iterator[Finding]:
     for state in states:
         if counts[state.module] == 1 and not state.error:
             yield Finding("not compared", state.tenant, f"{state.module} is compared with no other tenant's", "info")
+
+
+def _not_found(declared: Sequence[StateTable], tables: Mapping[str, StateTable]) -> Iterator[Finding]:
+    """Say which declared tables no tenant has."""
+    for kind in declared:
+        if kind.table not in tables:
+            words = f"no tenant has the table {kind.table}, which ERPKIT_MIGRATION_STATE names"
+            yield Finding("not found", "", words, "warning", "erpkit doctor")
+
+
+def _unread(states: Sequence[ForeignState], against: str) -> Iterator[Finding]:
+    """Say where the tenant that others should be compared with could not be read, so that they are compared with another."""
+    for state in states:
+        if state.tenant == against and (state.error or not state.exists):
+            words = f"{state.module} was not read, and so the others are not compared with it"
+            yield Finding("not compared", state.tenant, words, "warning", "")
 
 
 def _list(names: Sequence[str]) -> str:

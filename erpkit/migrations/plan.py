@@ -24,7 +24,8 @@ from erpkit.table import Column, Table
 
 _BEHIND = ("pending", "out of order")
 _SHOWN = 4  # migrations, or tenants, that a line names
-_WAVES = (TEMPLATE.slug, "canaries", "tenants")
+CANARIES = "canaries"
+_WAVES = (TEMPLATE.slug, CANARIES, "tenants")
 
 Milliseconds = Mapping[
     tuple[str, int, Direction], float

@@ -20,7 +20,7 @@ from erpkit.errors import DatabaseError
 from erpkit.finding import Finding
 from erpkit.migrations.apply import check_own_sessions
 from erpkit.migrations.history import STILL_RUNNING, Run, any_dirty, ensure_history, newest_entry
-from erpkit.migrations.plan import MigrationPlan, TenantPlan, Wave
+from erpkit.migrations.plan import CANARIES, MigrationPlan, TenantPlan, Wave
 from erpkit.migrations.script import Limits, check_statements
 from erpkit.migrations.status import MOST_LINES, read_applied
 from erpkit.migrations.worker import TenantResult, Worker, WorkerConnection
@@ -91,12 +91,21 @@ class MigrationRun(Result):
                 for r in sorted(self.failed, key=lambda r: r.tenant)
             ),
             *(
-                Finding("not started", slug, f"not started: {why}", remedy="erpkit migrate up")
+                Finding("not started", slug, f"not started: {why}", remedy=self._again)
                 for slug, why in self.not_started.items()
             ),
             *([Finding("not read", "", f"not verified: {self.not_verified}")] if self.not_verified else []),
             *self._found_after(),
         ]
+
+    @property
+    def _again(self) -> str:
+        """The command that goes on, with the same canaries: without them the others would not wait for those."""
+        waves = self.plan.waves if self.plan else ()
+        if self.plan and self.plan.direction != "up":
+            return ""
+        canaries = [plan.tenant.slug for wave in waves if wave.name == CANARIES for plan in wave.tenants]
+        return " ".join(["erpkit migrate up", *(f"--canary {slug}" for slug in canaries)])
 
     def _found_after(self) -> Iterator[Finding]:
         after = self.left or self.plan

@@ -18,7 +18,7 @@ from erpkit.migrations.files import Migration, Step
 from erpkit.migrations.history import SCOPE, Run, note_start, record_done
 from erpkit.migrations.parser import Direction
 from erpkit.migrations.place import Part
-from erpkit.migrations.tokens import split_statements
+from erpkit.migrations.tokens import end_of_comment, split_statements
 
 NOT_DUE = "erpkit: not due"
 LOCKED = "erpkit: locked"
@@ -33,7 +33,7 @@ _QUOTED = r"""
     | (?P<string> ' (?: [^'] | '' )* (?P<s>'|\Z) )
     | (?P<name> " (?: [^"] | "" )* (?P<n>"|\Z) )
     | (?P<dollar> (?<![\w$]) \$ (?P<tag> (?:[A-Za-z_\x80-\uffff][\w]*)? ) \$ .*? (?P<d> \$ (?P=tag) \$ | \Z ) )
-    | (?P<block> /\* .*? (?P<b> \*/ | \Z ) )
+    | (?P<block> /\* )
     """
 _ENDS_TRANSACTION = re.compile(
     r"(begin|commit|rollback|abort|end|start\s+transaction|prepare\s+transaction)\b(?!\s+to\b)", re.I
@@ -309,21 +309,24 @@ def start_lines(migration: Migration) -> list[int]:
 
 def _without_quotes(statement: str) -> tuple[str, bool]:
     """Return the statement without comments and quoted text, and whether a quote or a comment is still open at its end."""
-    is_open = False
-
-    def blank(match: re.Match[str]) -> str:
-        nonlocal is_open
-        ends = [match[mark] for mark in ("e", "s", "n", "d", "b") if match[mark] is not None]
-        is_open = is_open or ends == [""]
-        return " " if match["comment"] or match["block"] else "''"
-
-    return re.compile(_QUOTED, re.VERBOSE | re.DOTALL).sub(blank, statement), is_open
+    bare, position, is_open = list[str](), 0, False
+    quoted = re.compile(_QUOTED, re.VERBOSE | re.DOTALL)
+    while match := quoted.search(statement, position):
+        bare += statement[position : match.start()], " " if match["comment"] or match["block"] else "''"
+        end = end_of_comment(statement, match.end()) if match["block"] else match.end()
+        is_open = is_open or end is None or any(match[mark] == "" for mark in ("e", "s", "n", "d"))
+        position = len(statement) if end is None else end
+    return "".join([*bare, statement[position:]]), is_open
 
 
 def _transaction_command(bare: str) -> str | None:
-    if re.search(r"\bbegin\s+atomic\b", bare, re.I):  # the body of an SQL function ends in END
-        return None
-    for part in bare.split(";"):
+    for part in _parts_of(bare):
         if found := _ENDS_TRANSACTION.match(part.strip()):
             return found[1]
     return None
+
+
+def _parts_of(bare: str) -> list[str]:
+    if re.search(r"\bbegin\s+atomic\b", bare, re.I):  # semicolons in the body of an SQL function end no statement
+        return [" ".join(statement.words) for statement in split_statements(bare)]
+    return bare.split(";")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["Statement", "Token", "read_tokens", "split_statements"]
+__all__ = ["Statement", "Token", "end_of_comment", "read_tokens", "split_statements"]
 
 _TOKEN = r"""
       (?P<space> \s+ | --[^\n]* )
@@ -75,7 +75,7 @@ def read_tokens(text: str) -> Iterator[Token]:
         if kind == "space":
             continue
         if kind == "block":
-            end = _end_of_comment(text, position)
+            end = end_of_comment(text, position)
             position = len(text) if end is None else end
             if end is None:
                 yield Token("open", match[0], match.start())
@@ -86,7 +86,7 @@ def read_tokens(text: str) -> Iterator[Token]:
         yield Token(kind, match[0], match.start())
 
 
-def _end_of_comment(text: str, position: int) -> int | None:
+def end_of_comment(text: str, position: int) -> int | None:
     """Return where a comment ends that began before `position`; comments may stand in comments."""
     depth = 1
     while depth:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from erpkit.database import Connection, Tenant
+from erpkit.database import TEMPLATE, Connection, Tenant
 from erpkit.errors import UsageError
 from erpkit.finding import Finding
 from erpkit.migrations import FoundTable, find_state_tables
@@ -136,7 +136,7 @@ class Diagnosis(Result):
         return f"{table} in {' and '.join([*parts, *([some(outside)] if outside else [])])}"
 
     def _shared(self) -> str:
-        names = {schema.name for schema in self.members}
+        names = {TEMPLATE.schema, *(schema.name for schema in self.members)}
         tables = {one.name: len(one.tables) for one in self.schemas if one.tables and one.name not in names}
         linked = [f"{name} (foreign keys of tenants lead there)" for name in self.shared]
         placed = [f"{name} (extensions)" for name in self.extensions if name not in self.shared]

@@ -19,6 +19,7 @@ from psycopg import sql
 from erpkit.database import (
     ANALYSTS,
     OPERATORS,
+    TEMPLATE,
     Connection,
     Tenant,
     as_admin,
@@ -158,6 +159,20 @@ def create_roles(connection: Connection, tenant: Tenant) -> None:
         )
 
 
+def check_shared(connection: Connection, tenants: Sequence[Tenant]) -> None:
+    """Raise DatabaseError where a schema that the settings declare as shared is not there, or is one of `tenants`' own."""
+    shared = shared_schemas(connection)
+    for tenant in (TEMPLATE, *tenants):
+        if tenant.schema in shared:
+            raise DatabaseError(
+                f"the schema {tenant.schema} belongs to {tenant.slug}, and ERPKIT_SHARED_SCHEMAS would let all tenants read it: "
+                "take it out"
+            )
+    missing = "SELECT unnest(%s::text[]) EXCEPT SELECT nspname FROM pg_namespace ORDER BY 1"
+    if shared and (names := [name for (name,) in connection.execute(missing, [list(shared)])]):
+        raise DatabaseError(f"there is no schema {', '.join(names)}, which ERPKIT_SHARED_SCHEMAS names: make it first")
+
+
 def ensure_shared(connection: Connection, writable: Sequence[str] = (), tenants: Sequence[Tenant] = ()) -> None:
     """Let the roles of `tenants` read the schemas that the settings declare as shared, and write to the `writable` ones.
 
@@ -169,16 +184,7 @@ def ensure_shared(connection: Connection, writable: Sequence[str] = (), tenants:
         return
     database = connection.execute("SELECT current_database()::text").fetchone() or ("",)
     group = shared_group(database[0])
-    missing = {
-        name
-        for (name,) in connection.execute(
-            "SELECT unnest(%s::text[]) EXCEPT SELECT nspname FROM pg_namespace", [list(shared)]
-        )
-    }
-    if missing:
-        raise DatabaseError(
-            f"there is no schema {', '.join(sorted(missing))}, which ERPKIT_SHARED_SCHEMAS names: make it first"
-        )
+    check_shared(connection, tenants)
     if connection.execute("SELECT to_regrole(quote_ident(%s))", [group]).fetchone() == (None,):
         with connection.transaction(), _as(connection, find_owner(connection)):
             connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(group)))

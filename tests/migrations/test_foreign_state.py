@@ -286,6 +286,24 @@ def test_what_the_login_may_not_read_is_told_and_hides_no_other(database: Databa
     assert said(found, "west")[0].startswith("Rails: permission denied for table schema_migrations")
 
 
+def test_a_table_that_only_an_unread_tenant_has_is_told_with_that_tenants_name(database: Database, poor: str) -> None:
+    with database.connection() as connection:
+        connection.execute('DROP TABLE "Nord-1".schema_migrations, ost.schema_migrations')
+    assert said(status(database, conninfo=poor), "Nord-1") == ["Rails: has no schema_migrations, which west has"]
+
+
+def test_a_tenant_to_compare_with_that_was_not_read_is_told(database: Database, poor: str) -> None:
+    told = "schema_migrations was not read, and so the others are not compared with it"
+    assert told in said(status(database, "west", conninfo=poor), "west")
+    assert told not in said(status(database, "Nord-1", conninfo=poor), "Nord-1")
+
+
+def test_a_declared_table_that_no_tenant_has_is_told(database: Database) -> None:
+    make(database, RAILS, *["('1')"] * 3)
+    found = status(database, migration_state=("schema_change script at",))
+    assert said(found, "") == ["no tenant has the table schema_change, which ERPKIT_MIGRATION_STATE names"]
+
+
 def test_the_command_line_tells_it_as_a_table_and_as_json(database: Database) -> None:
     make(database, GOLANG, *TOOLS["golang-migrate"].rows)
     environ = {"ERPKIT_DATABASE": database.conninfo, "ERPKIT_TENANTS_QUERY": FOREIGN_QUERY}

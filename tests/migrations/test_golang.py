@@ -308,6 +308,24 @@ class TestRuns:
         assert "holds several rows" in plan.refused["t02"]
         assert [p.tenant.slug for p in plan.tenants] == ["t03"]
 
+    def test_the_statement_that_fails_in_a_file_of_many_is_named_with_its_line(
+        self, database: Database, fleet: list[Tenant], tmp_path: Path
+    ) -> None:
+        rows = "".join(f"INSERT INTO many VALUES ({number});\n" for number in range(2, 900))
+        bad = f"CREATE TABLE many (id int PRIMARY KEY);\n{rows}INSERT INTO many VALUES (700);\n"
+        run = up(database, fleet[:1], read(tmp_path, {"000001_many.up.sql": bad}))
+        assert "line 900: INSERT INTO many VALUES (700);" in (run.results[0].error or "")
+
+    def test_a_file_that_leaves_the_schema_leaves_nothing_elsewhere(
+        self, database: Database, fleet: list[Tenant], tmp_path: Path
+    ) -> None:
+        stray = "SET search_path TO public;\nCREATE TABLE stray (id int);\n"
+        run = up(database, fleet[:1], read(tmp_path, {"000001_stray.up.sql": stray}))
+        assert "it leaves the tenant's schema" in (run.results[0].error or "")
+        assert "nothing of it is left" in (run.results[0].error or "")
+        with database.connection() as connection:
+            assert connection.execute("SELECT to_regclass('public.stray')").fetchone() == (None,)
+
     def test_a_file_that_fails_leaves_its_version_dirty_until_it_is_forced(
         self, database: Database, fleet: list[Tenant], tmp_path: Path
     ) -> None:

@@ -49,7 +49,18 @@ def test_a_backslash_in_a_string_is_none_of_psqls() -> None:
     check_statements(migration(r"SELECT '\connect', E'\.', $$\d$$; -- \i"))
 
 
-@pytest.mark.parametrize("text", ["COMMIT;", "begin;", "SELECT 1; ROLLBACK;", "start  transaction;", "END;"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "COMMIT;",
+        "begin;",
+        "SELECT 1; ROLLBACK;",
+        "start  transaction;",
+        "END;",
+        "SELECT 1;\n/* a /* nested */ comment */ COMMIT /* x */;",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE SQL BEGIN ATOMIC SELECT 1; END; COMMIT;",
+    ],
+)
 def test_a_statement_that_would_end_the_transaction_is_refused(text: str) -> None:
     with pytest.raises(MigrationError, match="a migration is one transaction"):
         check_statements(migration(text))
@@ -64,6 +75,7 @@ def test_a_statement_that_would_end_the_transaction_is_refused(text: str) -> Non
         "SELECT 'commit;'; -- don't rollback;",
         "SAVEPOINT a; ROLLBACK TO a;",
         'SELECT "it\'s" FROM t WHERE a > $1;',
+        "SELECT 1 /* a /* nested */ ; COMMIT; */;",
     ],
 )
 def test_what_only_looks_like_it_is_let_through(text: str) -> None:

@@ -90,6 +90,14 @@ def test_a_plan_tells_who_is_refused_and_who_gets_what_in_one_line_for_all_that_
     assert str(plan) == "49 migrations on 49 schemas, no estimate: shop/00002_step never ran before"
 
 
+def test_those_that_wait_for_a_canary_are_gone_on_with_behind_the_same_canary() -> None:
+    status = found(fleet(3), ("t00", "t01", "t02"))
+    plan = plan_up(status.tenants, MIGRATIONS, status.applied, canaries=["t01"])
+    run = MigrationRun(plan.id, (TenantResult("t01", (), 0.1, "it broke"),), {"t00": "1 of 1 failed"}, 0.1, plan=plan)
+    (waits,) = [finding for finding in run.findings if finding.kind == "not started"]
+    assert waits.remedy == "erpkit migrate up --canary t01"
+
+
 def test_a_run_tells_who_failed_who_was_not_started_and_who_is_still_behind() -> None:
     before = found(fleet(4), ("t00", "t01", "t02", "t03"))
     plan = planned(before)
@@ -107,6 +115,8 @@ def test_a_run_tells_who_failed_who_was_not_started_and_who_is_still_behind() ->
         "t02: shop is at 1 and lacks 2",
     ]
     assert run.behind == ("t02",)
+    (waits,) = [finding for finding in run.findings if finding.kind == "not started"]
+    assert waits.remedy == "erpkit migrate up"
     assert str(run) == (
         "2 migrations applied in 0.4 s, 1 tenant failed, 1 tenant not started: interrupted; run it again to go on"
     )

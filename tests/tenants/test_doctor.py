@@ -206,6 +206,7 @@ def test_the_tool_the_shared_schema_and_the_extensions_are_named(database: Datab
 def test_erpkits_own_database_and_an_empty_one_are_told_as_such(erp: Planted, database: Database) -> None:
     done = run("doctor", ERPKIT_DATABASE=database.conninfo)
     assert "4 of erpkit's own" in done.stdout
+    assert "_template (" not in done.stdout  # no tenant, and nothing that they share
     assert "ERPKIT_TENANTS_QUERY" not in done.stdout
     assert done.returncode == 0, done.stdout
 

@@ -83,6 +83,25 @@ def test_a_schema_that_is_declared_and_not_there_is_named(sharing: Database) -> 
         create_tenant(sharing, [], "acme")
 
 
+@pytest.mark.parametrize(
+    ("schema", "problem"),
+    [
+        ("tenant_beta", "the schema tenant_beta belongs to beta"),
+        ("_template", "the schema _template belongs to _template"),
+        ("nowhere", "there is no schema nowhere"),
+    ],
+)
+def test_a_plan_names_a_declared_schema_that_is_a_tenants_own_or_nowhere(
+    database: Database, schema: str, problem: str
+) -> None:
+    for slug in ("acme", "beta"):
+        create_tenant(database, [], slug)
+    with Erp(Settings(database=database.conninfo, shared_schemas=(schema,))) as erp:
+        erp.__dict__ |= {"registry": Registry.of([Module("empty")])}
+        with pytest.raises(DatabaseError, match=problem):
+            erp.migrations.plan(["acme"])
+
+
 def test_without_the_declaration_the_extension_is_the_first_tenants_alone(database: Database) -> None:
     """Which is what the lint says before."""
     fleet = [create_tenant(database, [], slug) for slug in ("acme", "beta")]
