@@ -19,6 +19,7 @@ from erpkit.events.message import Message, PayloadError, decode_message
 from erpkit.finding import Finding
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
+from erpkit.plural import count_of
 from erpkit.result import Result
 from erpkit.table import Column, Table
 
@@ -83,7 +84,8 @@ class LetterEdit:
         return (Table(_VALUES if self.shows_values else _FIELDS, self.changes, "The payload stays the same."),)
 
     def __str__(self) -> str:
-        return f"retry offset {self.offset} of {self.tenant.slug} for {self.handler} with {len(self.changes)} field(s) changed"
+        changed = count_of(len(self.changes), "field")
+        return f"retry offset {self.offset} of {self.tenant.slug} for {self.handler} with {changed} changed"
 
 
 @dataclass(frozen=True)

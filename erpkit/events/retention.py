@@ -18,6 +18,7 @@ from erpkit.events.orphans import FORWARDERS
 from erpkit.events.replay.shadow import list_shadows
 from erpkit.finding import NO_TENANTS, Finding, not_read
 from erpkit.plan import Work, plan_id
+from erpkit.plural import count_of
 from erpkit.result import Result
 from erpkit.table import Column, Table
 
@@ -164,7 +165,7 @@ class PrunePlan:
         """What holds old rows back, the tenants that are left out, and those that could not be read."""
         held = [
             Finding("held", one.tenant, f"old {one.kind} are kept, as they are needed by {', '.join(one.holders)}", "info",
-                    "erpkit events lag", (f"{one.held:,} rows",))
+                    "erpkit events lag", (count_of(one.held, "row"),))
             for one in self.steps
             if one.held and one.holders
         ]  # fmt: skip
@@ -180,7 +181,8 @@ class PrunePlan:
 
     def __str__(self) -> str:
         ages = ", ".join(f"{kind} before {limit:%Y-%m-%d}" for kind, limit in self.limits.items())
-        return f"prune {self.size:,} rows of {len({s.tenant for s in self.steps if s.rows}):,} tenant(s): {ages}"
+        tenants = {step.tenant for step in self.steps if step.rows}
+        return f"prune {count_of(self.size, 'row')} of {count_of(len(tenants), 'tenant')}: {ages}"
 
 
 _STEPS = (
@@ -215,7 +217,7 @@ class Pruned(Result):
         return (Table(_COUNTS, list(self.counts.items()), "Nothing was pruned."),)
 
     def __str__(self) -> str:
-        return f"{sum(self.counts.values()):,} rows were pruned"
+        return f"{count_of(sum(self.counts.values()), 'row was', 'rows were')} pruned"
 
 
 _Count = tuple[tuple[str, Kind], int]

@@ -17,6 +17,7 @@ from erpkit.events.log import COLUMNS, to_message
 from erpkit.events.message import Message
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
+from erpkit.plural import count_of
 from erpkit.result import Result, Summary
 from erpkit.table import Column, Table, Tone
 
@@ -155,7 +156,7 @@ def trace(
         found = _read_events(connection, tenants, wanted, errors)
     if not found and not errors:
         raise UsageError(
-            f"no event of {len(tenants):,} tenant(s) has the correlation id or uuid {wanted}: a command that published nothing "
+            f"no event of {count_of(len(tenants), 'tenant')} has the correlation id or uuid {wanted}: a command that published nothing "
             "leaves no trace"
         )
     outcomes = _read_outcomes(connection, tenants, registry, found, errors)

@@ -25,6 +25,12 @@ SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n
  WHERE n.nspname = ANY(%s) AND c.relkind IN ('r', 'p') AND (c.relname = %s OR starts_with(c.relname, 'erpkit_')) ORDER BY 1, 2
 """
 
+# Those of the log's triggers, which take no arguments.
+_FUNCTIONS = """
+SELECT p.proname::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+ WHERE n.nspname = %s AND starts_with(p.proname, 'erpkit_') AND p.pronargs = 0 ORDER BY 1
+"""
+
 _OWNED = """
 SELECT r.rolname::text, min(pg_describe_object(d.classid, d.objid, d.objsubid))
   FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid
@@ -228,6 +234,8 @@ def _drop_event_log(connection: Connection, release: Release) -> None:
     if _count(connection, [tenant]).get(tenant.schema) != release.rows:
         raise DatabaseError("its event log has changed since it was planned; plan it again")
     connection.execute(sql.SQL("DROP TABLE {}").format(tables))
+    for (name,) in connection.execute(_FUNCTIONS, [tenant.schema]).fetchall():
+        connection.execute(sql.SQL("DROP FUNCTION {}()").format(sql.Identifier(tenant.schema, name)))
 
 
 def _unshare_history(connection: Connection, owner: str) -> None:

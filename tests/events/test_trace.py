@@ -56,7 +56,7 @@ def test_any_event_of_a_story_leads_to_it_in_one_tenant_or_all(erp: Planted, let
     assert _trace(letter["uuid"], "--tenant", erp.dead_letters)[1] == whole
     shown = _trace(letter["uuid"], "--payload")[1]
     assert {entry["payload"] is not None for entry in shown["entries"] if entry["kind"] == "event"} == {True}
-    refused(erpkit("events", "trace", letter["uuid"], "--tenant", erp.drifted), 2, "1 tenant(s) has")
+    refused(erpkit("events", "trace", letter["uuid"], "--tenant", erp.drifted), 2, "1 tenant has")
     refused(erpkit("events", "trace", "nonsense"), 2, "nonsense")
 
 

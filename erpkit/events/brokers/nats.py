@@ -30,6 +30,7 @@ from erpkit.events.brokers.wire import (
 )
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
+from erpkit.plural import count_of
 
 DUPLICATE_WINDOW = 3600  # seconds in which JetStream drops a second message with the same id
 _TOO_LARGE, _HEADERS_TOO_LARGE = (
@@ -123,12 +124,12 @@ class NatsBroker(StreamBroker):
 
     async def _refusal(self, client: Any, error: BaseException) -> str:
         if isinstance(error, MaxPayloadError):
-            return f"the server takes {client.connection.max_payload:,} bytes (max_payload)"
+            return f"the server takes {count_of(client.connection.max_payload, 'byte')} (max_payload)"
         if isinstance(error, APIError) and error.err_code == _HEADERS_TOO_LARGE:
             return str(error.description)
         if isinstance(error, APIError) and error.err_code == _TOO_LARGE:
             info = await client.connection.jetstream().stream_info(self._stream(LIVE))
-            return f"the stream {info.config.name} takes {info.config.max_msg_size:,} bytes (max_msg_size)"
+            return f"the stream {info.config.name} takes {count_of(info.config.max_msg_size, 'byte')} (max_msg_size)"
         is_unfit = isinstance(error, BadSubjectError | BadHeaderError)
         return self._reason(error) if is_unfit else await super()._refusal(client, error)
 

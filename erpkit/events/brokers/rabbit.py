@@ -15,6 +15,7 @@ from erpkit.events.brokers.streams import BATCH, StreamBroker, as_it_is
 from erpkit.events.brokers.wire import JSON, MARK, body_of, headers_of, message_id
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
+from erpkit.plural import count_of
 
 _HEADERS = 120_000  # bytes; with what is around them a frame takes 131,072
 _EXCHANGE = RabbitExchange("erp", type=ExchangeType.TOPIC, durable=True)
@@ -51,7 +52,9 @@ class RabbitBroker(StreamBroker):
     async def _send(self, client: Any, tenant: str, message: Message, route: Route) -> bool:
         headers = headers_of(tenant, message, route)
         if (size := sum(len(f"{key}{value}".encode()) for key, value in headers.items())) > _HEADERS:
-            raise ValueError(f"headers of {size:,} bytes fit no frame")  # the server would close the connection
+            raise ValueError(
+                f"headers of {count_of(size, 'byte')} fit no frame"
+            )  # the server would close the connection
         await client.publish(
             body_of(message),
             exchange=_EXCHANGE,

@@ -226,7 +226,7 @@ class StreamBroker(ABC):
         place = f"{first.topic} at offset {first.offset} of {tenant}"
         if refusal := await self._refusal(client, error):
             size = size_of(tenant, first)
-            return RefusedError(f"broker {self.name} refuses {place}, of {size:,} bytes: {refusal}", first)
+            return RefusedError(f"broker {self.name} refuses {place}, of {count_of(size, 'byte')}: {refusal}", first)
         return BrokerError(
             f"broker {self.name}: {len(messages) - index:,} of {count_of(len(messages), 'message was', 'messages were')} not "
             f"acknowledged, the first {place}: {self._reason(error)}"
