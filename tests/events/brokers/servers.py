@@ -119,9 +119,12 @@ class RabbitServer:
         return path
 
     def kill(self) -> None:
-        """Kill the script and the Erlang machine under it."""
+        """Let it go down at once, but in order.
+
+        RabbitMQ 3.10 that is killed seconds after it declared a queue may leave that queue without a leader for ever.
+        """
         server = self.processes.pop()
-        os.killpg(server.pid, signal.SIGKILL)
+        os.killpg(server.pid, signal.SIGTERM)
         server.wait()
         wait_until(lambda: not answers(self.port))
 
