@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +15,15 @@ from erpkit.errors import DatabaseError, TenantNotActiveError
 from erpkit.events import (
     CommandBus,
     Context,
-    Message,
     Worker,
     WorkerOptions,
     WorkerReport,
-    append,
     dispatch,
     list_dead_letters,
 )
-from erpkit.migrations import read_migrations
 from erpkit.modules import CommandHandler, EventHandler, Module, Registry
-from erpkit.tenants import create_tenant, drop_tenant, list_tenants, plan_drop, rename_tenant, set_status
+from erpkit.tenants import drop_tenant, list_tenants, plan_drop, rename_tenant, set_status
+from tests.events.noting import append_numbers, effects, make_tenant, until
 from tests.processes import start
 
 
@@ -64,36 +62,9 @@ ERP = Registry.of(
 )
 
 
-def _make_tenant(database: Database, slug: str) -> Tenant:
-    tenant = create_tenant(database, read_migrations([]), slug)
-    with database.connection() as connection:
-        connection.execute(
-            f"CREATE TABLE {tenant.schema}.effects (id bigserial, number int); GRANT ALL ON {tenant.schema}.effects, "
-            f'{tenant.schema}.effects_id_seq TO "{tenant.role}"'
-        )
-    return tenant
-
-
 @pytest.fixture
 def acme(database: Database) -> Tenant:
-    return _make_tenant(database, "acme")
-
-
-def _append(database: Database, tenant: Tenant, *numbers: int) -> None:
-    with database.tenant_transaction(tenant, write=True) as connection:
-        append(connection, [Message("notes.Noted", {"number": number}) for number in numbers])
-
-
-def _effects(database: Database, tenant: Tenant) -> list[int]:
-    with database.tenant_transaction(tenant) as connection:
-        return [number for (number,) in connection.execute("SELECT number FROM effects ORDER BY id")]
-
-
-def _until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.01)
+    return make_tenant(database, "acme")
 
 
 def _is_busy(database: Database) -> bool:
@@ -113,7 +84,7 @@ def _running(database: Database, erp: Registry = ERP) -> Iterator[tuple[list[Wor
     thread = threading.Thread(target=worker.run)
     thread.start()
     try:
-        _until(lambda: reports)
+        until(lambda: reports)
         yield reports, thread
     finally:
         worker.stop()
@@ -123,20 +94,20 @@ def _running(database: Database, erp: Registry = ERP) -> Iterator[tuple[list[Wor
 def test_a_batch_ends_with_the_event_that_is_being_handled_when_its_tenant_is_suspended(
     database: Database, acme: Tenant
 ) -> None:
-    _append(database, acme, *range(1000, 1400))  # eight seconds of work in one batch
+    append_numbers(database, acme, *range(1000, 1400))  # eight seconds of work in one batch
     with _running(database):
-        _until(lambda: _is_busy(database))
+        until(lambda: _is_busy(database))
         with database.connection() as connection:
             set_status(connection, "acme", "suspended")
-        done = _effects(database, acme)
+        done = effects(database, acme)
         time.sleep(1.5)  # the worker has looked at all tenants meanwhile
-    assert _effects(database, acme) == done
+    assert effects(database, acme) == done
     assert 0 < len(done) < 200
     with database.connection() as connection:
         tenant = set_status(connection, "acme", "active")
-    _append(database, tenant, 1)
+    append_numbers(database, tenant, 1)
     dispatch(database, tenant, ERP)
-    assert _effects(database, tenant) == [*range(1000, 1400), 1]
+    assert effects(database, tenant) == [*range(1000, 1400), 1]
 
 
 def test_a_command_to_a_suspended_tenant_is_refused_also_where_the_caller_does_not_know_it_yet(
@@ -152,7 +123,7 @@ def test_a_command_to_a_suspended_tenant_is_refused_also_where_the_caller_does_n
         set_status(connection, "acme", "active")
     bus.send(acme, Note(3))
     dispatch(database, acme, ERP)
-    assert _effects(database, acme) == [1, 3]
+    assert effects(database, acme) == [1, 3]
 
 
 def test_a_handler_with_effects_outside_ends_its_turn_after_the_event_that_it_has(
@@ -160,20 +131,20 @@ def test_a_handler_with_effects_outside_ends_its_turn_after_the_event_that_it_ha
 ) -> None:
     handler = EventHandler("notes.on_noted", Noted, _note, effects="outside", start="beginning")
     mailing = Registry.of([Module("notes", publishes=(Noted,), subscribes=(handler,))])
-    _append(database, acme, *range(1000, 1100))
+    append_numbers(database, acme, *range(1000, 1100))
     with _running(database, mailing):
-        _until(lambda: _effects(database, acme))
+        until(lambda: effects(database, acme))
         with database.connection() as connection:
             set_status(connection, "acme", "suspended")
-        done = _effects(database, acme)
-    assert _effects(database, acme) == done == list(range(1000, 1000 + len(done)))
+        done = effects(database, acme)
+    assert effects(database, acme) == done == list(range(1000, 1000 + len(done)))
     assert len(done) < 100
 
 
 def test_an_archived_tenants_events_become_no_dead_letters(database: Database, acme: Tenant) -> None:
-    _append(database, acme, *range(1000, 1200))
+    append_numbers(database, acme, *range(1000, 1200))
     with _running(database):
-        _until(lambda: _is_busy(database))
+        until(lambda: _is_busy(database))
         with database.connection() as connection:
             set_status(connection, "acme", "archived")
     with database.connection() as connection:
@@ -182,21 +153,21 @@ def test_an_archived_tenants_events_become_no_dead_letters(database: Database, a
 
 @pytest.mark.parametrize("round_", range(3))
 def test_dropping_and_renaming_tenants_beside_a_busy_worker_ends_neither(database: Database, round_: int) -> None:
-    tenants = [_make_tenant(database, f"t{number}") for number in range(4)]
+    tenants = [make_tenant(database, f"t{number}") for number in range(4)]
     with _running(database) as (reports, thread):
         for tenant in tenants:
-            _append(database, tenant, *range(round_, 400))
-        _until(lambda: _is_busy(database))
+            append_numbers(database, tenant, *range(round_, 400))
+        until(lambda: _is_busy(database))
         with database.connection() as connection:
             for tenant in tenants[:2]:
                 set_status(connection, tenant.slug, "suspended")
                 drop_tenant(database, tenant.slug, plan_drop(connection, tenant).id)
         moved = rename_tenant(database, "t2", "t2_new").tenant
-        _append(database, moved, 7)
-        _until(lambda: _effects(database, moved)[-1:] == [7] and len(_effects(database, moved)) == 401 - round_)
-        _until(lambda: len(_effects(database, tenants[3])) == 400 - round_)
+        append_numbers(database, moved, 7)
+        until(lambda: effects(database, moved)[-1:] == [7] and len(effects(database, moved)) == 401 - round_)
+        until(lambda: len(effects(database, tenants[3])) == 400 - round_)
         assert thread.is_alive()
-    assert _effects(database, moved)[:-1] == list(range(round_, 400))
+    assert effects(database, moved)[:-1] == list(range(round_, 400))
     assert not any("lost the database" in news for report in reports for news in report.news)
     with database.connection() as connection:
         assert list_dead_letters(connection, [moved, tenants[3]]) == []
@@ -209,19 +180,19 @@ def _serve(conninfo: str) -> None:
 def test_a_handler_that_hangs_while_its_tenant_is_dropped_holds_up_the_drop_and_nothing_else(
     database: Database, acme: Tenant, tmp_path: Path
 ) -> None:
-    other = _make_tenant(database, "bluebird")
-    _append(database, acme, -1)
+    other = make_tenant(database, "bluebird")
+    append_numbers(database, acme, -1)
     process = start(_serve, database.conninfo, stderr=tmp_path / "stderr")
-    _until(lambda: _is_busy(database))
+    until(lambda: _is_busy(database))
     with database.connection() as connection:
         with pytest.raises(DatabaseError, match=r"tenant acme is in use.*held by process \d+.*it is suspended"):
             set_status(connection, "acme", "suspended")
         process.join(20)
         assert process.exitcode == 1  # the watchdog ended it; a supervisor starts it again
         again = start(_serve, database.conninfo, stderr=tmp_path / "again")
-        _append(database, other, 5)
+        append_numbers(database, other, 5)
         drop_tenant(database, "acme", plan_drop(connection, acme).id)
-        _until(lambda: _effects(database, other) == [5])
+        until(lambda: effects(database, other) == [5])
         assert again.is_alive()
         again.kill()
         assert [tenant.slug for tenant in list_tenants(connection)] == ["bluebird"]
@@ -235,7 +206,7 @@ def test_a_drop_beside_readers_waits_for_them_and_meets_no_deadlock(database: Da
         reader.execute(f"SELECT count(*) FROM {acme.schema}.erpkit_replays")
         dropping = threading.Thread(target=drop_tenant, args=(database, "acme", plan.id))
         dropping.start()
-        _until(lambda: _is_waiting(connection))
+        until(lambda: _is_waiting(connection))
         reader.execute(f"SELECT count(*) FROM {acme.schema}.erpkit_checkpoints")
         reader.commit()
         dropping.join()

@@ -35,11 +35,11 @@ from erpkit.events import (
     read_events,
 )
 from erpkit.events.checkpoints import Backlog, mark_in_flight, move_checkpoint, read_backlog, read_batch, read_waiting
-from erpkit.migrations import read_migrations
 from erpkit.modules import EventHandler, Module, Registry
-from erpkit.tenants import create_tenant, list_tenants, set_status
+from erpkit.tenants import list_tenants, set_status
 from tests.benchmarks.kill_dispatcher import kill_often
 from tests.conftest import SCRATCH
+from tests.events.noting import append_numbers, effects, make_tenant, until
 from tests.processes import start
 
 
@@ -63,36 +63,9 @@ def _erp(function: Callable[..., None] = _note) -> Registry:
     )
 
 
-def _make_tenant(database: Database, slug: str) -> Tenant:
-    tenant = create_tenant(database, read_migrations([]), slug)
-    with database.connection() as connection:
-        connection.execute(
-            f"CREATE TABLE {tenant.schema}.effects (id bigserial, number int); GRANT ALL ON {tenant.schema}.effects, "
-            f'{tenant.schema}.effects_id_seq TO "{tenant.role}"'
-        )
-    return tenant
-
-
 @pytest.fixture
 def acme(database: Database) -> Tenant:
-    return _make_tenant(database, "acme")
-
-
-def _append(database: Database, tenant: Tenant, *numbers: int) -> None:
-    with database.tenant_transaction(tenant, write=True) as connection:
-        append(connection, [Message("notes.Noted", {"number": number}) for number in numbers])
-
-
-def _effects(database: Database, tenant: Tenant) -> list[int]:
-    with database.tenant_transaction(tenant) as connection:
-        return [number for (number,) in connection.execute("SELECT number FROM effects ORDER BY id")]
-
-
-def _until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.01)
+    return make_tenant(database, "acme")
 
 
 @contextmanager
@@ -105,7 +78,7 @@ def _running(
     thread = threading.Thread(target=worker.run)
     thread.start()
     try:
-        _until(lambda: reports)
+        until(lambda: reports)
         yield reports
     finally:
         worker.stop()
@@ -119,25 +92,25 @@ def _news(reports: list[WorkerReport]) -> list[str]:
 def test_a_worker_is_woken_by_an_append(database: Database, acme: Tenant) -> None:
     with _running(database, poll=3600):
         for number in (1, 2):  # it has nothing left to do in between
-            _append(database, acme, number)
-            _until(lambda number=number: number in _effects(database, acme))  # type: ignore[misc]
+            append_numbers(database, acme, number)
+            until(lambda number=number: number in effects(database, acme))  # type: ignore[misc]
 
 
 def test_no_append_is_missed_however_it_meets_the_end_of_a_workers_attention(database: Database, acme: Tenant) -> None:
     """The pauses lie around the half second after which a worker lets go of a tenant; it polls too seldom to help."""
-    tenants = [acme, _make_tenant(database, "bluebird")]
+    tenants = [acme, make_tenant(database, "bluebird")]
     dice = random.Random(5)
 
     def work(tenant: Tenant, pauses: list[float]) -> None:
         for number, pause in enumerate(pauses):
             time.sleep(pause)
-            _append(database, tenant, number)
+            append_numbers(database, tenant, number)
 
     plans = [[dice.choice([0, 0.01, dice.uniform(0.45, 0.55)]) for _ in range(12)] for _ in tenants]
     with _running(database), _running(database), ThreadPoolExecutor(len(tenants)) as threads:
         list(threads.map(work, tenants, plans))
-        _until(lambda: all(len(_effects(database, tenant)) == 12 for tenant in tenants))
-    assert all(_effects(database, tenant) == list(range(12)) for tenant in tenants)
+        until(lambda: all(len(effects(database, tenant)) == 12 for tenant in tenants))
+    assert all(effects(database, tenant) == list(range(12)) for tenant in tenants)
 
 
 def test_a_worker_finds_what_nobody_announced(database: Database, acme: Tenant) -> None:
@@ -146,16 +119,16 @@ def test_a_worker_finds_what_nobody_announced(database: Database, acme: Tenant) 
             connection.execute(
                 "INSERT INTO erpkit_events (uuid, topic, payload) VALUES (gen_random_uuid(), 'notes.Noted', '{\"number\": 7}')"
             )
-        _until(lambda: _effects(database, acme) == [7])
+        until(lambda: effects(database, acme) == [7])
 
 
 def test_a_busy_tenant_does_not_hold_up_the_others(database: Database, acme: Tenant) -> None:
-    bluebird = _make_tenant(database, "bluebird")
+    bluebird = make_tenant(database, "bluebird")
     order: list[str] = []
-    _append(database, acme, *range(100))
-    _append(database, bluebird, *range(10))
+    append_numbers(database, acme, *range(100))
+    append_numbers(database, bluebird, *range(10))
     with _running(database, _erp(lambda _, context: order.append(context.tenant.slug)), batch=5):
-        _until(lambda: len(order) == 110)
+        until(lambda: len(order) == 110)
     assert order[:20] == (["acme"] * 5 + ["bluebird"] * 5) * 2
 
 
@@ -164,12 +137,12 @@ def test_a_worker_that_is_stopped_finishes_the_batch_in_flight_and_no_other(data
         _note(event, context)
         worker.stop()
 
-    _append(database, acme, *range(20))
+    append_numbers(database, acme, *range(20))
     worker = Worker(database, _erp(stop), list_tenants, str, WorkerOptions(batch=5))
     assert worker.run().handled == 5
-    assert _effects(database, acme) == [0, 1, 2, 3, 4]
+    assert effects(database, acme) == [0, 1, 2, 3, 4]
     assert dispatch(database, acme, _erp()).handled == 15
-    assert _effects(database, acme) == list(range(20))
+    assert effects(database, acme) == list(range(20))
 
 
 def test_the_command_stops_on_sigterm_with_exit_code_0_and_keeps_a_health_file(
@@ -182,7 +155,7 @@ def test_the_command_stops_on_sigterm_with_exit_code_0_and_keeps_a_health_file(
         [*command, "--health-file", str(health), "--every", "0.2"],
         env=environment, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    _until(health.exists)
+    until(health.exists)
     figures = json.loads(health.read_text())
     worker.send_signal(signal.SIGTERM)
     output, _ = worker.communicate(timeout=20)
@@ -195,7 +168,7 @@ def test_the_command_stops_on_sigterm_with_exit_code_0_and_keeps_a_health_file(
 def test_an_event_that_hangs_or_ends_the_process_becomes_a_dead_letter_after_three_attempts(
     database: Database, acme: Tenant, poison: int, code: int, tmp_path: Path
 ) -> None:
-    _append(database, acme, 1, 2, poison, 4, 5)
+    append_numbers(database, acme, 1, 2, poison, 4, 5)
     limit = 1 if poison == -1 else 60  # a busy machine may take a while over a good event, too
     codes = [_dispatch_in_process(database, acme, limit, tmp_path / str(run)) for run in range(5)]
     assert codes == [code] * 4 + [0]  # once in a batch, three times alone
@@ -203,7 +176,7 @@ def test_an_event_that_hangs_or_ends_the_process_becomes_a_dead_letter_after_thr
         assert (tmp_path / "0").read_text().splitlines()[-1] == (
             "erpkit: notes.on_noted has had the event at offset 3 of tenant acme in flight for more than 1 s: this process ends"
         )
-    assert _effects(database, acme) == [1, 2, 4, 5]
+    assert effects(database, acme) == [1, 2, 4, 5]
     with database.connection() as connection:
         (letter,) = list_dead_letters(connection, [acme])
     assert (letter.offset, letter.attempts) == (3, 3)
@@ -224,7 +197,7 @@ def _dispatch(conninfo: str, tenant: Tenant, limit: float) -> None:
 def test_what_is_in_flight_is_marked_for_all_to_see_while_the_group_stays_locked(
     database: Database, acme: Tenant
 ) -> None:
-    _append(database, acme, 1, 2)
+    append_numbers(database, acme, 1, 2)
     erp = _erp()
     consumer = Consumer(acme, erp, erp.event_handlers["notes.on_noted"])
     with database.tenant_transaction(acme, write=True) as connection:
@@ -238,13 +211,13 @@ def test_what_is_in_flight_is_marked_for_all_to_see_while_the_group_stays_locked
         connection.execute("INSERT INTO effects (number) VALUES (1)")
     with database.tenant_transaction(acme) as other:
         assert read_batch(other, consumer.group, 10)[1] is not None  # the session keeps nothing
-    assert _effects(database, acme) == [1]
+    assert effects(database, acme) == [1]
 
 
 def test_a_dispatcher_that_was_killed_once_makes_no_dead_letter_of_a_good_event(
     database: Database, acme: Tenant
 ) -> None:
-    _append(database, acme, 1, 2, 3)
+    append_numbers(database, acme, 1, 2, 3)
     with (
         database.connection() as connection
     ):  # what one leaves that was killed with three in hand, twice on the first alone
@@ -252,46 +225,46 @@ def test_a_dispatcher_that_was_killed_once_makes_no_dead_letter_of_a_good_event(
             "INSERT INTO tenant_acme.erpkit_checkpoints VALUES ('notes.on_noted', 0, now(), 3, 2, now())"
         )
     result = dispatch(database, acme, _erp())
-    assert (result.handled, result.dead, _effects(database, acme)) == (3, 0, [1, 2, 3])
-    _append(database, acme, 4, 5)
+    assert (result.handled, result.dead, effects(database, acme)) == (3, 0, [1, 2, 3])
+    append_numbers(database, acme, 4, 5)
     assert dispatch(database, acme, _erp()).handled == 2
 
 
 def test_two_workers_share_the_tenants_and_handle_each_event_once(database: Database, acme: Tenant) -> None:
-    tenants = [acme, _make_tenant(database, "bluebird"), _make_tenant(database, "cobalt")]
+    tenants = [acme, make_tenant(database, "bluebird"), make_tenant(database, "cobalt")]
     with _running(database, poll=0.2, batch=7), _running(database, poll=0.2, batch=7):
         for first in range(0, 100, 20):
             for tenant in tenants:
-                _append(database, tenant, *range(first, first + 20))
-        _until(lambda: all(len(_effects(database, tenant)) >= 100 for tenant in tenants))
-    assert all(_effects(database, tenant) == list(range(100)) for tenant in tenants)
+                append_numbers(database, tenant, *range(first, first + 20))
+        until(lambda: all(len(effects(database, tenant)) >= 100 for tenant in tenants))
+    assert all(effects(database, tenant) == list(range(100)) for tenant in tenants)
 
 
 def test_a_suspended_tenant_is_left_alone_until_it_is_active_again(database: Database, acme: Tenant) -> None:
     with database.connection() as connection:
         set_status(connection, "acme", "suspended")
-    _append(database, acme, 1)
+    append_numbers(database, acme, 1)
     with _running(database, poll=0.2) as reports:
-        _until(lambda: "skips acme: suspended" in _news(reports))
-        assert _effects(database, acme) == []
+        until(lambda: "skips acme: suspended" in _news(reports))
+        assert effects(database, acme) == []
         with database.connection() as connection:
             set_status(connection, "acme", "active")
-        _until(lambda: _effects(database, acme) == [1])
+        until(lambda: effects(database, acme) == [1])
     assert "serves acme again" in _news(reports)
 
 
 def test_a_tenant_that_cannot_be_served_is_named_and_holds_up_no_other(database: Database, acme: Tenant) -> None:
-    bluebird = _make_tenant(database, "bluebird")
+    bluebird = make_tenant(database, "bluebird")
     for tenant in (acme, bluebird):
-        _append(database, tenant, 1)
+        append_numbers(database, tenant, 1)
     with database.connection() as connection:
         connection.execute("ALTER TABLE tenant_acme.erpkit_checkpoints DROP COLUMN in_hand")  # as if not migrated yet
     with _running(database, poll=0.2) as reports:
-        _until(lambda: _effects(database, bluebird) == [1])
-        _until(lambda: any(report.failing for report in reports))
+        until(lambda: effects(database, bluebird) == [1])
+        until(lambda: any(report.failing for report in reports))
         with database.connection() as connection:
             connection.execute("ALTER TABLE tenant_acme.erpkit_checkpoints ADD COLUMN in_hand bigint")
-        _until(lambda: _effects(database, acme) == [1])
+        until(lambda: effects(database, acme) == [1])
     assert any(news.startswith("acme: notes.on_noted cannot be served:") for news in _news(reports))
 
 
@@ -302,17 +275,17 @@ def test_a_worker_survives_a_restart_of_the_server() -> None:
     server.start()
     try:
         with Database(server.url(), "embedded") as database:
-            tenant = _make_tenant(database, "acme")
-            _append(database, tenant, 1)
+            tenant = make_tenant(database, "acme")
+            append_numbers(database, tenant, 1)
             with _running(database) as reports:
-                _until(lambda: _effects(database, tenant) == [1])
+                until(lambda: effects(database, tenant) == [1])
                 server.stop()
-                _until(lambda: any(news.startswith("lost the database") for news in _news(reports)))
+                until(lambda: any(news.startswith("lost the database") for news in _news(reports)))
                 server.start()
-                _until(lambda: "has reconnected to the database" in _news(reports))
+                until(lambda: "has reconnected to the database" in _news(reports))
                 database.renew()
-                _append(database, tenant, 2)
-                _until(lambda: _effects(database, tenant) == [1, 2])
+                append_numbers(database, tenant, 2)
+                until(lambda: effects(database, tenant) == [1, 2])
     finally:
         server.stop()
         subprocess.run(["rm", "-rf", home], check=True)
@@ -343,7 +316,7 @@ def test_an_append_that_is_rolled_back_wakes_nobody_and_leaves_nothing(database:
             append(connection, [Message("notes.Noted", {"number": 1})])
             raise ZeroDivisionError
         assert heard(listener) == []
-        _append(database, acme, *range(50))
+        append_numbers(database, acme, *range(50))
         assert heard(listener) == ["tenant_acme"]
 
 
@@ -352,10 +325,10 @@ def _waiting(backlog: Mapping[str, Backlog]) -> dict[str, int]:
 
 
 def test_a_group_of_several_topics_reads_them_in_the_order_of_the_log(database: Database, acme: Tenant) -> None:
-    _append(database, acme, 1, 2)
+    append_numbers(database, acme, 1, 2)
     with database.tenant_transaction(acme, write=True) as connection:
         append(connection, [Message("notes.Torn", {"number": 3})])
-    _append(database, acme, 4)
+    append_numbers(database, acme, 4)
     group = ConsumerGroup("notes.all", ("notes.Noted", "notes.Torn"))
     with database.tenant_transaction(acme, write=True) as connection:
         _, messages = read_batch(connection, group, 3)
