@@ -13,6 +13,7 @@ from psycopg import sql
 
 from erpkit.config import acting_user
 from erpkit.database import Connection, Tenant, grant_analysts, may_not_read, share_table
+from erpkit.database.operators import lock_shared
 from erpkit.errors import DatabaseError
 from erpkit.finding import Finding
 from erpkit.migrations import golang
@@ -178,7 +179,7 @@ def ensure_history(connection: Connection) -> None:
         return
     try:
         with connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('erpkit.tenants', 0))")
+            lock_shared(connection)
             connection.execute(f"SET LOCAL client_min_messages TO warning; {_TABLE}".encode())
             grant_analysts(connection)
             share_table(connection, "erpkit_migrations")

@@ -27,7 +27,7 @@ from erpkit.database import (
     quote_name,
     search_path,
 )
-from erpkit.errors import DatabaseError, ErpkitError, UsageError
+from erpkit.errors import DatabaseError, ErpkitError, UsageError, first_line
 from erpkit.finding import Finding
 from erpkit.migrations import Migration
 from erpkit.migrations.apply import send_body
@@ -369,4 +369,4 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, psycopg.Error) and error.diag.message_primary:
         detail = error.diag.message_detail
         return f"{error.diag.message_primary} ({' '.join(detail.split())})" if detail else error.diag.message_primary
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first_line(error)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 
 from erpkit.database import Database, Tenant
+from erpkit.database.scope import quote_name
 from erpkit.erp import Installation
 from erpkit.errors import DatabaseError, ErpkitError, UsageError
 from erpkit.plural import count_of
@@ -179,7 +180,7 @@ class Explorer:
         self.chart.value = kept if kept in names else ""
 
     def _show(self) -> None:
-        names = ", ".join(_quote(column.name) for column in self._columns)
+        names = ", ".join(quote_name(column.name) for column in self._columns)
         result = self._read(f"SELECT {names} FROM {self._source()}")  # noqa: S608 - quoted, and read from the catalog
         self.frame = result.frame
         self.view.value = Table.of_frame(self.frame, "no rows", height="32em", raw=True)._repr_html_()
@@ -192,7 +193,7 @@ class Explorer:
         column = next((column for column in self._columns if column.name == self.chart.value), None)
         if column is None:
             return ""
-        name = _quote(column.name)
+        name = quote_name(column.name)
         value, order = (
             (f"to_char({name}, 'YYYY-MM')", "value DESC NULLS LAST")
             if column.is_time
@@ -219,7 +220,7 @@ class Explorer:
 
     def _source(self) -> str:
         condition = self.filter.value.strip()
-        return _quote(self.table.value) + (f" WHERE (\n{condition}\n)" if condition else "")
+        return quote_name(self.table.value) + (f" WHERE (\n{condition}\n)" if condition else "")
 
     def _read(self, query: str, params: dict[str, Any] | None = None, limit: int = _LIMIT) -> Across:
         tenants = [self._tenants[self.tenant.value]]
@@ -233,7 +234,3 @@ class Explorer:
             late = f"this took longer than {self._seconds:g} s and was stopped: filter for fewer rows"
             raise DatabaseError(late if reason.startswith(_STOPPED) else reason)
         return result
-
-
-def _quote(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
