@@ -213,7 +213,7 @@ def lag(slugs: tuple[str, ...], max_lag: int, max_age: float, as_json: bool) -> 
 @confirm_option()
 @as_json
 def prune(slugs: tuple[str, ...], confirm: str, as_json: bool) -> int:
-    """Delete events, inbox rows and replays that are older than declared in ERPKIT_RETENTION, and needed by nobody.
+    """Delete events, inbox rows and replays that are older than declared in ERPKIT_RETENTION and that nothing needs.
 
     What a checkpoint, a shadow, an unfinished replay or an open dead letter still needs is kept, and named. It works in small
     transactions beside everything else.
@@ -297,7 +297,7 @@ def _keep(path: Path, text: str) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Replace the file as a whole: whoever reads it meanwhile gets the old text or the new."""
+    """Replace the file as a whole: a reader sees the old text or the new one, never a part."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.write_text(f"{text}\n")
     fresh.replace(path)

@@ -1,4 +1,4 @@
-"""The lock that those who work in a tenant share, and that whoever suspends, renames or drops it holds alone."""
+"""The lock on a tenant: shared by its transactions, exclusive while it is suspended, renamed or dropped."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Leaving:
 
 
 def hold_alone(connection: Connection, tenant: Tenant) -> None:
-    """Wait until nobody works in the tenant as `active`, and keep everybody out until the transaction ends.
+    """Wait for the active transactions of the tenant to end, and keep others out until this one ends.
 
     Batches in flight end with the event that is being handled. The transaction's lock_timeout limits the wait.
     """

@@ -307,7 +307,7 @@ class Events(Part):
         return Plan(first, make, run, erp.target, "events", can_stop=False, look=look)
 
     def prune(self, names: Sequence[str] = ()) -> Plan[PrunePlan, Pruned]:
-        """Plan to delete events, inbox rows and replays that are older than declared (ERPKIT_RETENTION) and needed by nobody.
+        """Plan to delete events, inbox rows and replays that are older than declared (ERPKIT_RETENTION) and that nothing needs.
 
         Raises UsageError where nothing is declared.
         """
