@@ -11,8 +11,10 @@ from uuid import UUID
 
 import click
 
+from erpkit.cli.helping import Group
 from erpkit.cli.output import (
-    as_json,
+    as_plan,
+    as_rows,
     confirm_option,
     open_erp,
     print_errors,
@@ -62,14 +64,14 @@ def _selection(function: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
-@click.group("dead-letters")
+@click.group("dead-letters", cls=Group)
 def command() -> None:
     """Events that a handler failed on."""
 
 
 @command.command("list")
 @_selection
-@as_json
+@as_rows
 def list_(slugs: tuple[str, ...], selection: dict[str, Any], as_json: bool) -> int:
     """List open dead letters; exit code 3 if there are any, a tenant cannot be read, or there is none."""
     with open_erp(quiet=as_json, own="event log") as erp:
@@ -84,7 +86,7 @@ def list_(slugs: tuple[str, ...], selection: dict[str, Any], as_json: bool) -> i
 @command.command()
 @tenants_option()
 @click.option("--by", type=click.Choice(get_args(Dimension)), help="Count by this alone.")
-@as_json
+@as_rows
 def count(slugs: tuple[str, ...], by: Dimension | None, as_json: bool) -> int:
     """Count open dead letters; errors that differ only in numbers or values are one cause. Exit code 3 if there are any."""
     with open_erp(quiet=as_json, own="event log") as erp:
@@ -112,7 +114,7 @@ def _end(found: OpenLetters, as_json: bool) -> int:
 @click.argument("offset", type=int)
 @click.option("--handler", default="", help="The handler, where several failed on the event.")
 @click.option("--payload", is_flag=True, help="Show the business data in the event, too.")
-@as_json
+@as_rows
 def show(tenant: str, offset: int, handler: str, payload: bool, as_json: bool) -> None:
     """Show one dead letter, open or not, with its event's metadata."""
     with open_erp(quiet=as_json, own="event log") as erp:
@@ -137,7 +139,7 @@ def show(tenant: str, offset: int, handler: str, payload: bool, as_json: bool) -
 @click.option("--reason", required=True, help="Why; it is kept with the edit.")
 @click.option("--payload", is_flag=True, help="Show the values before and after, too.")
 @confirm_option()
-@as_json
+@as_plan
 def edit(
     tenant: str, offset: int, handler: str, values: tuple[str, ...], reason: str, payload: bool, confirm: str, as_json: bool
 ) -> int:  # fmt: skip
@@ -159,7 +161,7 @@ def edit(
 @command.command()
 @_selection
 @confirm_option()
-@as_json
+@as_plan
 def retry(slugs: tuple[str, ...], selection: dict[str, Any], confirm: str, as_json: bool) -> int:
     """Hand dead letters to their handlers once more; exit code 3 if some fail again.
 
@@ -173,7 +175,7 @@ def retry(slugs: tuple[str, ...], selection: dict[str, Any], confirm: str, as_js
 @_selection
 @click.option("--reason", required=True, help="Why; it is kept with the letters.")
 @confirm_option()
-@as_json
+@as_plan
 def discard(slugs: tuple[str, ...], selection: dict[str, Any], reason: str, confirm: str, as_json: bool) -> int:
     """Give dead letters up: what the handler would have done is never done."""
     with open_erp(quiet=as_json, own="event log") as erp:

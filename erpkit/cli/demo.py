@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 import erpkit
+from erpkit.cli.helping import Command
 from erpkit.cli.output import print_table, print_target, say
 from erpkit.config import Settings
 from erpkit.database import Database
@@ -23,7 +24,7 @@ from erpkit.runs.sample import NOTEBOOKS, plant_sample, renew_database, run_demo
 _MENDERS = {"pending": "run_migrations", "dead letters": "replay_events"}  # kind of finding: the notebook that mends it
 
 
-@click.command("demo")
+@click.command("demo", cls=Command)
 @click.option(
     "--tenants",
     type=click.IntRange(1, 1000),

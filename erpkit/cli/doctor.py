@@ -7,13 +7,14 @@ from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
 import erpkit
+from erpkit.cli.helping import Command
 from erpkit.cli.output import as_json, print_findings, print_json, print_target, say, say_text, show
 from erpkit.errors import UsageError
 from erpkit.finding import exit_code
 from erpkit.tenants import Diagnosis
 
 
-@click.command("doctor")
+@click.command("doctor", cls=Command)
 @click.argument("database", default="", metavar="[DATABASE]")
 @as_json
 def command(database: str, as_json: bool) -> int:

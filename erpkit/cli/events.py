@@ -18,8 +18,10 @@ import psycopg
 
 import erpkit
 from erpkit.cli import dead_letters, replaying, seeking
+from erpkit.cli.helping import Group
 from erpkit.cli.output import (
-    as_json,
+    as_plan,
+    as_rows,
     confirm_option,
     limit_option,
     open_erp,
@@ -54,7 +56,7 @@ _IDLE = 5.0  # seconds without a delivery that end --once
 _payload = click.option("--payload", is_flag=True, help="Show the business data in the events, too.")
 
 
-@click.group("events")
+@click.group("events", cls=Group)
 def command() -> None:
     """Each tenant's event log."""
 
@@ -67,7 +69,7 @@ def command() -> None:
 @click.option("--until", help="Recorded before.")
 @click.option("--correlation-id", metavar="ID", help="Only events that this command caused.")
 @_payload
-@as_json
+@as_rows
 def list_(
     tenant: str, limit: int, topic: str, since: str | None, until: str | None, correlation_id: str | None, payload: bool,
     as_json: bool,
@@ -95,7 +97,7 @@ def list_(
 @click.argument("wanted", metavar="ID")
 @tenants_option()
 @_payload
-@as_json
+@as_rows
 def trace(wanted: str, slugs: tuple[str, ...], payload: bool, as_json: bool) -> int:
     """Tell what a command led to: its events, their effects and dead letters, with times.
 
@@ -130,7 +132,7 @@ def trace(wanted: str, slugs: tuple[str, ...], payload: bool, as_json: bool) -> 
 @click.option(
     "--health-file", type=click.Path(path_type=Path, dir_okay=False), help="Keep the last report there, as JSON."
 )
-@as_json
+@as_plan
 def dispatch_(
     once: bool,
     from_broker: bool,
@@ -183,7 +185,7 @@ def dispatch_(
     show_default=True,
     help="Exit code 3 where one has waited for more seconds.",
 )
-@as_json
+@as_rows
 def lag(slugs: tuple[str, ...], max_lag: int, max_age: float, as_json: bool) -> int:
     """Tell how many events wait for each handler, since when, and what holds them back.
 
@@ -211,7 +213,7 @@ def lag(slugs: tuple[str, ...], max_lag: int, max_age: float, as_json: bool) -> 
 @command.command()
 @tenants_option()
 @confirm_option()
-@as_json
+@as_plan
 def prune(slugs: tuple[str, ...], confirm: str, as_json: bool) -> int:
     """Delete events, inbox rows and replays that are older than declared in ERPKIT_RETENTION and that nothing needs.
 
@@ -313,7 +315,7 @@ def _replace(path: Path, text: str) -> None:
     help="Plan to send again from an offset, a time such as 2026-01-31T08:00:00+00:00, or the beginning.",
 )
 @confirm_option()
-@as_json
+@as_plan
 def forward_(slugs: tuple[str, ...], once: bool, point: str | None, confirm: str, as_json: bool) -> int:
     """Forward the logs to the broker (ERPKIT_BROKER): at least once, in order, from a checkpoint of their own.
 

@@ -11,7 +11,8 @@ import click
 
 import erpkit
 from erpkit.cli import migrate_files
-from erpkit.cli.output import as_json, print_findings, print_json, print_target, say, say_script, show
+from erpkit.cli.helping import Group
+from erpkit.cli.output import as_plan, as_rows, print_findings, print_json, print_target, say, say_script, show
 from erpkit.cli.planning import apply_plan, say_plan, show_or_apply, this_command
 from erpkit.finding import exit_code
 from erpkit.visible import visible
@@ -50,7 +51,7 @@ run_options = (
     click.option("--lock-timeout", type=click.FloatRange(min=0), default=3, show_default=True, help="Seconds; 0: for ever."),
     click.option("--lock-attempts", type=click.IntRange(1, 100), default=5, show_default=True, help="How often."),
     click.option("--statement-timeout", type=click.FloatRange(min=0), default=0, help="Seconds a statement; 0: for ever."),
-    as_json,
+    as_plan,
 )  # fmt: skip
 
 
@@ -63,7 +64,7 @@ def _with(options: Sequence[Callable[..., Any]]) -> Callable[[Callable[..., Any]
     return add
 
 
-@click.group("migrate")
+@click.group("migrate", cls=Group)
 def command() -> None:
     """Migrations over all tenants, in goose's files and tables, or golang-migrate's."""
 
@@ -80,7 +81,7 @@ for _offline in (migrate_files.show, migrate_files.new, migrate_files.lint):
     metavar="WHAT",
     help="What another tool's state is compared with: newest, majority or a tenant; else _template or the newest.",
 )
-@as_json
+@as_rows
 def status(slugs: tuple[str, ...], against: str, as_json: bool) -> int:
     """Show the version of each module of each tenant; exit code 3 if one is not current.
 
@@ -100,7 +101,7 @@ def status(slugs: tuple[str, ...], against: str, as_json: bool) -> int:
 @command.command()
 @_with(up_options)
 @click.option("--sql", "show_sql", is_flag=True, help="Show the SQL of the plan.")
-@as_json
+@as_plan
 def plan(slugs: tuple[str, ...], show_sql: bool, as_json: bool, **choice: Any) -> int:
     """Show what `up` would do: the plan's id, its waves, an estimate, and the statements that lock or rewrite."""
     _check_to(choice)
@@ -169,7 +170,7 @@ def force(version: int, slugs: tuple[str, ...], everyone: bool, module: str, con
 @command.command()
 @click.option("--tenant", "slugs", multiple=True, metavar="SLUG", help="Only this tenant; may be repeated.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many lines.")
-@as_json
+@as_rows
 def history(slugs: tuple[str, ...], limit: int, as_json: bool) -> None:
     """Show what was done to which tenant, the newest first: who, when, which plan, how long, and what failed."""
     with _opened(as_json) as erp:

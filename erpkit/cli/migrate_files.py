@@ -8,14 +8,16 @@ from pathlib import Path
 import click
 
 import erpkit
-from erpkit.cli.output import as_json, print_findings, print_json, say, say_script
+from erpkit.cli.helping import Command
+from erpkit.cli.output import as_json, as_rows, is_for_programs, note, print_findings, print_json, say, say_script
+from erpkit.cli.output import show as show_table
 from erpkit.migrations.files import Style
 from erpkit.migrations.golang import is_golang_file
 from erpkit.migrations.lint import LintFinding
 from erpkit.plural import count_of
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--direction", type=click.Choice(["up", "down"]), default="up")
 @as_json
@@ -39,7 +41,7 @@ def show(file: Path, direction: str, as_json: bool) -> None:
     say_script("\n\n".join(statements))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name")
 @click.option("--module", required=True, help="The module to write it for.")
 @click.option("--sequential", "style", flag_value="sequential", help="The next number.")
@@ -54,20 +56,23 @@ def new(name: str, module: str, style: Style | None, as_json: bool) -> None:
         say(path)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--module", "names", multiple=True, help="Only this module; may be repeated.")
 @click.option("--pg-version", metavar="VERSION", help="The server's version, 16 for example.")
-@as_json
+@as_rows
 def lint(names: tuple[str, ...], pg_version: str | None, as_json: bool) -> int:
     """Name the statements that lock or rewrite tables, or break running code; exit code 3 if there is one."""
     report = erpkit.open().migrations.lint(names, pg_version=pg_version)
     if as_json:
         print_json([asdict(finding) for finding in report.findings])
         return report.summary.exit_code
-    _print_lint(report.findings)
+    if is_for_programs():
+        show_table(report.table)
+    else:
+        _print_lint(report.findings)
     if not report.checked:
         print_findings(report.all_findings)
-    say(f"{count_of(report.checked or 0, 'migration')}, {count_of(len(report.findings), 'finding')}")
+    note(f"{count_of(report.checked or 0, 'migration')}, {count_of(len(report.findings), 'finding')}")
     return report.summary.exit_code
 
 

@@ -10,7 +10,19 @@ from typing import Any
 import click
 
 import erpkit
-from erpkit.cli.output import as_json, print_json, print_target, say, say_script, show
+from erpkit.cli.helping import Group
+from erpkit.cli.output import (
+    as_json,
+    as_rows,
+    is_for_programs,
+    note,
+    print_json,
+    print_target,
+    say,
+    say_script,
+    show,
+    tone_of,
+)
 from erpkit.finding import marked
 from erpkit.modules import Component, ModuleCheck, cut_edges, find_impact
 
@@ -27,13 +39,13 @@ def _reading(function: Callable[..., Any]) -> Callable[..., Any]:
     return _odoo(_no_database(function))
 
 
-@click.group("modules")
+@click.group("modules", cls=Group)
 def command() -> None:
     """The modules of the ERP: what they declare, and what code, queries and the database say to that."""
 
 
 @command.command("list")
-@as_json
+@as_rows
 def list_(as_json: bool) -> None:
     """List the modules in load order."""
     modules = erpkit.open().modules
@@ -50,7 +62,7 @@ def list_(as_json: bool) -> None:
 @click.option(
     "--layers", default="", metavar="TEXT", help="'billing > sales, inventory > catalog*', the highest first."
 )
-@as_json
+@as_rows
 def check(odoo: tuple[Path, ...], no_database: bool, layers: str, as_json: bool) -> int:
     """Look for cycles, undeclared couplings, and events without a handler; exit code 3 if there are findings."""
     result = _inspected(odoo, no_database, layers, quiet=as_json)
@@ -61,9 +73,12 @@ def check(odoo: tuple[Path, ...], no_database: bool, layers: str, as_json: bool)
              "cycles": [_component(component) for component in result.components]}
         )  # fmt: skip
         return result.summary.exit_code
-    say(f"load order: {_listed(result.order) or result.load_order}")
+    note(f"load order: {_listed(result.order) or result.load_order}")
+    if is_for_programs():
+        show(result.finding_table)
+        return result.summary.exit_code
     for finding in result.findings:
-        say(marked(finding))
+        say(marked(finding), tone=tone_of(finding.severity))
         for line in finding.evidence[:_SHOWN]:
             say(f"    {line}")
         if len(finding.evidence) > _SHOWN:
@@ -106,7 +121,7 @@ def _inspected(odoo: tuple[Path, ...], no_database: bool, layers: str, *, quiet:
     found = {finding.problem for finding in result.findings}
     for text in result.not_read:
         if text not in found:  # else it is told among the findings
-            say(f"not read: {text}", err=quiet)
+            say(f"not read: {text}", err=quiet or is_for_programs())
     return result
 
 

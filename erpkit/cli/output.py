@@ -1,4 +1,8 @@
-"""What commands share: their options, opening the ERP, and printing tables, findings or JSON."""
+"""What commands share: their options, opening the ERP, and printing tables, findings or JSON.
+
+On a terminal a command prints for a person. Where its output goes to a program (a pipe, or `-o csv`), standard output holds the rows
+and nothing else, and what is said to a person goes to standard error: `show`, `note`, `print_target` and `print_findings` see to it.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ import click
 
 import erpkit
 from erpkit.cli.say import say as say
+from erpkit.cli.say import say_drawn, start_waiting
 from erpkit.cli.say import say_script as say_script
 from erpkit.cli.say import say_text as say_text
 from erpkit.erp import Erp
@@ -23,7 +28,68 @@ from erpkit.table import Column, Table
 
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-as_json: _Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_COLOURS = {"error": "red", "warning": "yellow"}
+_FORMATS = ("table", "wide", "name", "csv", "json")
+_MEANT = "erpkit.shown_as"  # in click's context: the format that was asked for
+_PIPED = "erpkit.piped"  # and the one of a pipe
+
+
+def output_option(*more: str, formats: Sequence[str] = _FORMATS, piped: str = "rows") -> _Decorator:
+    """Take `-o FORMAT`, and `--json` as another way to say `-o json`; `as_json` tells whether it is JSON.
+
+    `more` are formats that only this command has; `shown_as` returns which one it is. Without `-o` a terminal gets a table, and
+    anything else what `piped` says: rows without a head, with tabs between values, or a table.
+    """
+    known = [*formats, *more]
+    text = f"{_listed(known)}{'; in a pipe, rows with tabs' if piped == 'rows' else ''}."
+    of = click.option("-o", "shown_as", type=click.Choice(known), metavar="FORMAT", expose_value=False, is_eager=True,
+                      help=text, callback=lambda context, _, value: _keep(context, value, piped))  # fmt: skip
+    json_ = click.option(
+        "--json", "as_json", is_flag=True, callback=lambda *it: _is_json(*it), help="The same as -o json."
+    )
+    return lambda function: of(json_(function))
+
+
+def _listed(formats: Sequence[str]) -> str:
+    words = {"table": "A table", "wide": "wide (a table with all columns)", "name": "name (only the first column)"}
+    texts = [words.get(one, one) for one in formats]
+    return f"{', '.join(texts[:-1])} or {texts[-1]}"
+
+
+def _keep(context: click.Context, value: str | None, piped: str) -> None:
+    context.meta.update({_MEANT: value, _PIPED: piped})
+
+
+def _is_json(context: click.Context, _: object, flag: bool) -> bool:
+    meant = context.meta.get(_MEANT)
+    if flag and meant not in (None, "json"):
+        raise click.UsageError(f"--json and -o {meant} exclude one another")
+    if flag:
+        context.meta[_MEANT] = "json"
+    return flag or meant == "json"
+
+
+# What lists or shows; what plans or does, whose text is worth keeping from a pipe, too; what has no table.
+as_rows: _Decorator = output_option()
+as_plan: _Decorator = output_option(piped="table")
+as_json: _Decorator = output_option(formats=("table", "json"), piped="table")
+
+
+def shown_as() -> str:
+    """Return the format of the running command's output: one of `-o`'s, or `rows` in a pipe."""
+    context = click.get_current_context(silent=True)
+    meta = context.meta if context else {}
+    return meta.get(_MEANT) or ("table" if sys.stdout.isatty() else meta.get(_PIPED, "table"))
+
+
+def is_for_programs() -> bool:
+    """Tell whether standard output is for a program, so that words to a person go to standard error."""
+    return shown_as() not in ("table", "wide")
+
+
+def note(text: object, *, tone: str = "") -> None:
+    """Print a line for a person: on standard error where standard output is for a program."""
+    say(text, err=is_for_programs(), tone=tone)
 
 
 def tenants_option(help: str = "Only this tenant; may be repeated.") -> _Decorator:
@@ -63,14 +129,15 @@ def open_erp(*, quiet: bool = False, own: str = "") -> Iterator[Erp]:
 
 
 def print_target(target: str, *, quiet: bool = False) -> None:
-    """Print what the command works on."""
-    say(f"target: {target}", err=quiet)
+    """Print what the command works on; on a terminal, what takes longer than a second shows that it goes on."""
+    say(f"target: {target}", err=quiet or is_for_programs())
+    start_waiting()
 
 
 def print_errors(errors: Mapping[str, str], *, quiet: bool = False) -> None:
     """Name the tenants that could not be read, with the reason (on standard error where the output is for machines)."""
     for slug, reason in errors.items():
-        say(f"! {slug}: {reason}", err=quiet)
+        say(f"! {slug}: {reason}", err=quiet or is_for_programs(), tone="yellow")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -79,25 +146,54 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 
 def show(table: Table[Any]) -> None:
-    """Print a table that fits the terminal; in a pipe it is as wide as needed, so that each row is one line."""
-    from rich.console import Console  # noqa: PLC0415 - slow to import
-    from rich.measure import Measurement  # noqa: PLC0415
+    """Print a table as `-o` says: one that fits the terminal, one with all columns, its names, CSV, or rows with tabs."""
+    form = shown_as()
+    if form not in ("table", "wide"):
+        _show_rows(table, form)
+    elif form == "table" and sys.stdout.isatty():
+        say_drawn(table)
+    else:
+        say_drawn(table.rich(), endless=True)
 
-    if sys.stdout.isatty():
-        Console().print(table, crop=False)
-        return
-    drawn = table.rich()
-    endless = Console().options.update(width=1_000_000)
-    console = Console(width=max(200, Measurement.get(Console(), endless, drawn).maximum))
-    console.print(drawn, crop=False)
+
+def _show_rows(table: Table[Any], form: str) -> None:
+    if not table.rows:
+        say(table.empty, err=True)
+    if form == "csv":
+        say_script(table.to_csv().removesuffix("\n"))
+    elif table.rows:
+        say_text("\n".join(table.names() if form == "name" else table.to_lines()))
+
+
+def show_findings(findings: Sequence[Finding]) -> None:
+    """Print the findings of a command that has no other table: as a table of them where it is for a program."""
+    if is_for_programs():
+        show(Table(_FINDING, [one for cause in group_findings(findings) for one in cause.findings], "No findings."))
+    else:
+        print_findings(findings)
+
+
+_FINDING = (
+    Column[Finding]("subject", lambda one: one.subject),
+    Column[Finding]("severity", lambda one: one.severity),
+    Column[Finding]("kind", lambda one: one.kind),
+    Column[Finding]("problem", lambda one: one.problem),
+    Column[Finding]("remedy", lambda one: one.remedy),
+)
+
+
+def tone_of(severity: str) -> str:
+    """Return the colour of a severity."""
+    return _COLOURS.get(severity, "dim")
 
 
 def print_findings(findings: Sequence[Finding], *, quiet: bool = False) -> None:
     """Print findings by cause, the gravest first, each with the command that helps (`quiet`: on standard error)."""
+    err = quiet or is_for_programs()
     for cause in group_findings(findings):
-        say(marked(cause), err=quiet)
+        say(marked(cause), err=err, tone=tone_of(cause.severity))
         if cause.remedy:
-            say(f"    {cause.remedy}", err=quiet)
+            say(f"    {cause.remedy}", err=err)
 
 
 def print_json(value: object, *, indent: int | None = 2) -> None:

@@ -80,7 +80,7 @@ def _given(context: click.Context) -> Iterator[str]:
         name = parameter.name or ""
         value = context.params.get(name)
         if (
-            name in ("confirm", "as_json", "show_sql")
+            name in ("confirm", "as_json", "show_sql", "shown_as")
             or context.get_parameter_source(name) != ParameterSource.COMMANDLINE
         ):
             continue

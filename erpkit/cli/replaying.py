@@ -10,8 +10,10 @@ from uuid import UUID
 
 import click
 
+from erpkit.cli.helping import Command
 from erpkit.cli.output import (
-    as_json,
+    as_plan,
+    as_rows,
     confirm_option,
     limit_option,
     open_erp,
@@ -33,7 +35,7 @@ from erpkit.finding import exit_code
 from erpkit.plan import Plan
 
 
-@click.command()
+@click.command(cls=Command)
 @tenants_option()
 @click.option("--topic", default="*", show_default=True, help="Pattern of topics, such as billing.*")
 @click.option("--from-offset", type=int, help="First offset in the log.")
@@ -62,7 +64,7 @@ from erpkit.plan import Plan
 @click.option("--resume-shadow", is_flag=True, help="With --shadow: resume one that was stopped.")
 @click.option("--swap", is_flag=True, help="Put the shadow in the live projection's place.")
 @confirm_option()
-@as_json
+@as_plan
 def replay(
     slugs: tuple[str, ...], topic: str, from_offset: int | None, to_offset: int | None, since: str | None, until: str | None,
     uuids: tuple[UUID, ...], correlation_id: str | None, handlers: tuple[str, ...], side_effects: tuple[str, ...],
@@ -100,11 +102,11 @@ def replay(
         return _replay(erp.events.replay(slugs, rate=rate, workers=workers, **chosen, **request), confirm, as_json)
 
 
-@click.command()
+@click.command(cls=Command)
 @tenants_option()
 @click.option("--results", "of", type=click.UUID, metavar="REPLAY_ID", help="What became of each event of this one.")
 @limit_option(50, "With --results: of each tenant.")
-@as_json
+@as_rows
 def replays(slugs: tuple[str, ...], of: UUID | None, limit: int, as_json: bool) -> int:
     """List earlier replays: who asked, what came of them, and which can be resumed; or the events of one, failures first."""
     with open_erp(quiet=as_json, own="event log") as erp:
@@ -121,9 +123,9 @@ def replays(slugs: tuple[str, ...], of: UUID | None, limit: int, as_json: bool) 
     return exit_code(found.findings)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--drop", metavar="SCHEMA", help="Drop this one.")
-@as_json
+@as_rows
 def shadows(drop: str | None, as_json: bool) -> None:
     """List the shadows that stand in the database, those that a crash left behind too."""
     with open_erp(quiet=as_json, own="event log") as erp:
@@ -136,9 +138,9 @@ def shadows(drop: str | None, as_json: bool) -> None:
         show(found)
 
 
-@click.command()
+@click.command(cls=Command)
 @tenants_option()
-@as_json
+@as_rows
 def watermill(slugs: tuple[str, ...], as_json: bool) -> int:
     """List the topics in Watermill's own tables, with the lag of each consumer group."""
     with open_erp(quiet=as_json, own="event log") as erp:

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 import erpkit
-from erpkit.cli.output import as_json, limit_option, print_json, print_table, print_target, say, say_text, show
+from erpkit.cli.helping import Command
+from erpkit.cli.output import as_json, as_rows, limit_option, print_json, print_table, print_target, say, say_text, show
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
 from erpkit.runs import (
@@ -30,7 +31,7 @@ from erpkit.runs.record import Recorder
 _SECONDS = click.FloatRange(min=0, min_open=True)
 
 
-@click.command("run", context_settings={"help_option_names": []})
+@click.command("run", cls=Command, context_settings={"help_option_names": []})
 @click.argument("notebook", required=False)
 @click.option(
     "-p", "--parameter", "given", nargs=2, multiple=True, metavar="NAME VALUE", help="Set a parameter; may be repeated."
@@ -193,10 +194,10 @@ def _as_dict(result: RunResult) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@click.command("runs")
+@click.command("runs", cls=Command)
 @click.option("--notebook", metavar="NAME", help="Only runs of this notebook.")
 @limit_option(20)
-@as_json
+@as_rows
 def runs(notebook: str | None, limit: int, as_json: bool) -> int:
     """List the runs that `erpkit run` recorded in the database, the newest first.
 

@@ -13,7 +13,8 @@ import erpkit
 from erpkit.app import Application
 from erpkit.app.application import import_optional
 from erpkit.app.http import check_domain
-from erpkit.cli.output import as_json, print_json, print_target, say, show, tenants_option
+from erpkit.cli.helping import Command
+from erpkit.cli.output import as_json, as_rows, print_json, print_target, say, show, tenants_option
 from erpkit.errors import UsageError
 from erpkit.events import WorkerReport
 from erpkit.modules import Tool
@@ -22,7 +23,7 @@ from erpkit.signals import exit_at_sigterm
 from erpkit.table import Column, Table
 
 
-@click.command("serve")
+@click.command("serve", cls=Command)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option("--domain", help="Take the tenant from the host: acme.DOMAIN is acme. X-Tenant works as well.")
@@ -78,11 +79,11 @@ def _tell(report: WorkerReport) -> None:
         say(f"dispatch: {line}", err=True)
 
 
-@click.command("mcp")
+@click.command("mcp", cls=Command)
 @click.option("--allow-writes", is_flag=True, help="Offer the tools that change something, too.")
 @tenants_option("Serve only this tenant; may be repeated.")
 @click.option("--list", "only_list", is_flag=True, help="Show the tools instead of serving them.")
-@as_json
+@as_rows
 def mcp(allow_writes: bool, slugs: tuple[str, ...], only_list: bool, as_json: bool) -> None:
     """Offer the modules' tools to an AI assistant over the Model Context Protocol, on standard input and output.
 
