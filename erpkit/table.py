@@ -173,11 +173,11 @@ class Table(Generic[_Row]):
             return Text(visible(self.empty))
         title = Text(visible(self.title)) if self.title else None
         table = RichTable(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+        table.show_edge, table.collapse_padding = False, True
         lines = list(self.texts())
         widths: Mapping[int, int | None] = dict.fromkeys(range(len(self.columns)))
         if width is not None:
             widths = fitted = fit(self._rooms(lines), width)
-            table.show_edge, table.collapse_padding = False, True
             table.width = sum(fitted.values()) + GAP * (
                 len(fitted) - 1
             )  # more than there is, if the first column needs it
@@ -215,7 +215,7 @@ class Table(Generic[_Row]):
             from rich.text import Text  # noqa: PLC0415 - slow to import
 
             names = ", ".join(map(visible, missing))
-            yield Text(f"No room for: {names}. A wider terminal shows them, or: -o wide | less -S", style="dim")
+            yield Text(f"No room for: {names}. A wider terminal shows them, or -o wide.", style="dim")
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         """Return the widget if a person watches: in the output of a run, no page could draw it."""

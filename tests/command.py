@@ -34,13 +34,14 @@ def erpkit(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(["erpkit", *arguments], code, out.read_text(), err.read_text())
 
 
-def on_a_terminal(*arguments: str, columns: int = 200) -> str:
-    """Return what a command sends to a terminal of this width, without the styles that erpkit itself gives to its tables."""
+def on_a_terminal(*arguments: str, columns: int = 200, styles: bool = False, **environ: str) -> str:
+    """Return what a command sends to a terminal of this width, without the `styles` that erpkit itself gives to it."""
     main, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     command = [sys.executable, "-c", "from erpkit.cli import main; main()", *arguments]
-    environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal, env=environ)
+    given = os.environ | {"TERM": "xterm-256color"} | environ
+    env = {name: value for name, value in given.items() if name not in ("COLUMNS", "LINES")}
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal, env=env)
     os.close(terminal)
     sent = b""
     try:
@@ -50,13 +51,16 @@ def on_a_terminal(*arguments: str, columns: int = 200) -> str:
         pass
     process.wait(60)
     os.close(main)
-    return re.sub(r"\x1b\[[0-9;]*m", "", sent.decode()).replace("\r\n", "\n")
+    shown = re.sub(
+        r"(\r[^\r\n]* working for \d+ s)+\r\x1b\[K", "", sent.decode()
+    )  # gone before anything else is printed
+    return (shown if styles else re.sub(r"\x1b\[[0-9;]*m", "", shown)).replace("\r\n", "\n")
 
 
 def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
     """Assert that a command failed with one clear line."""
     assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line and not line.startswith(("Usage:", "Try "))]
+    lines = [line for line in done.stderr.splitlines() if line and not line.startswith(("Usage:", "Try ", "target: "))]
     assert len(lines) == 1, done.stderr
     for word in words:
         assert word in lines[0]

@@ -28,7 +28,7 @@ _COMMANDS = {
     "migrate": ("migrate", "Plan and run the migrations of all tenants."),
     "modules": ("modules", "Check how the modules of the ERP depend on each other."),
     "queries": ("queries", "Generate typed code from the modules' SQL, and check it in each tenant."),
-    "events": ("events", "Look at the event log of each tenant; dispatch, replay, and retry what failed."),
+    "events": ("events", "Look at the event log of each tenant, and have its events handled, again if need be."),
     "serve": ("serve", "Serve the modules' routes over HTTP, each request inside a tenant's transaction."),
     "mcp": ("serve:mcp", "Offer the modules' tools to AI assistants, over the Model Context Protocol."),
     "db": ("db", "Start, stop and look at the embedded server."),

@@ -12,7 +12,7 @@ from erpkit.embedded import EmbeddedServer
 
 @click.group("db", cls=Group)
 def command() -> None:
-    """The embedded PostgreSQL server, which is used where no database is configured."""
+    """Start, stop and look at the embedded PostgreSQL server, which is used where no database is configured."""
 
 
 def _server() -> EmbeddedServer:

@@ -49,15 +49,19 @@ def _selection(function: Callable[..., Any]) -> Callable[..., Any]:
 
     decorated: Callable[..., Any] = with_selection
     for option in (
-        click.option("--until", help="Failed before."),
-        click.option("--since", help="Failed at or after: 2026-01-31T08:00:00+00:00"),
+        click.option("--until", help="Only those that failed before this time."),
+        click.option(
+            "--since", help="Only those that failed at or after this time, such as 2026-01-31T08:00:00+00:00."
+        ),
         click.option(
             "--offset", "offsets", type=int, multiple=True, help="Only the event at this offset; may be repeated."
         ),
         click.option("--uuid", "uuids", type=click.UUID, multiple=True, help="Only this event; may be repeated."),
         click.option("--cause", default="", metavar="TEXT", help="A part of the error, or of its cause."),
-        click.option("--topic", default="*", show_default=True, help="Pattern of topics, such as billing.*"),
-        click.option("--handler", default="*", show_default=True, help="Pattern of handlers."),
+        click.option(
+            "--topic", default="*", show_default=True, help="Only these topics: a pattern, such as 'billing.*'."
+        ),
+        click.option("--handler", default="*", show_default=True, help="Only these handlers: a pattern."),
         tenants_option(),
     ):
         decorated = option(decorated)
@@ -66,7 +70,7 @@ def _selection(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group("dead-letters", cls=Group)
 def command() -> None:
-    """Events that a handler failed on."""
+    """Find, retry, mend and discard the events that a handler failed on."""
 
 
 @command.command("list")

@@ -12,6 +12,7 @@ import click
 import erpkit
 from erpkit.cli.helping import Command
 from erpkit.cli.output import print_table, print_target, say
+from erpkit.cli.say import end_waiting
 from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.embedded import EmbeddedServer
@@ -72,6 +73,7 @@ def _work(database: Database, registry: Registry, tenants: int, output: Path) ->
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
+    end_waiting()
     with Progress(*columns) as bar:
         task = bar.add_task("making tenants", total=tenants)
         plant_sample(

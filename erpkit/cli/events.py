@@ -23,6 +23,7 @@ from erpkit.cli.output import (
     as_plan,
     as_rows,
     confirm_option,
+    is_for_programs,
     limit_option,
     open_erp,
     print_findings,
@@ -34,6 +35,7 @@ from erpkit.cli.output import (
     tenants_option,
 )
 from erpkit.cli.planning import print_or_apply, show_or_apply, this_command
+from erpkit.cli.say import end_waiting
 from erpkit.config import Settings
 from erpkit.erp import Erp
 from erpkit.errors import BrokerError, DatabaseError, UsageError
@@ -58,15 +60,15 @@ _payload = click.option("--payload", is_flag=True, help="Show the business data 
 
 @click.group("events", cls=Group)
 def command() -> None:
-    """Each tenant's event log."""
+    """Look at each tenant's event log, and have its events handled, again if need be."""
 
 
 @command.command("list")
 @click.argument("tenant")
 @limit_option(20, most=10_000)
-@click.option("--topic", default="*", show_default=True, help="Pattern of topics, such as billing.*")
-@click.option("--since", help="Recorded at or after: 2026-01-31T08:00:00+00:00")
-@click.option("--until", help="Recorded before.")
+@click.option("--topic", default="*", show_default=True, help="Only these topics: a pattern, such as 'billing.*'.")
+@click.option("--since", help="Only those recorded at or after this time, such as 2026-01-31T08:00:00+00:00.")
+@click.option("--until", help="Only those recorded before this time.")
 @click.option("--correlation-id", metavar="ID", help="Only events that this command caused.")
 @_payload
 @as_rows
@@ -160,6 +162,7 @@ def dispatch_(
             if health_file is not None:
                 _keep(health_file, json.dumps(_document(one), default=str))
 
+        end_waiting()
         worker = erp.events.worker(slugs, report, WorkerOptions(poll=poll, limit=limit, report_every=every))
         with caught_signals(lambda _: worker.stop(), signal.SIGTERM, signal.SIGINT):
             last = worker.run()
@@ -247,7 +250,7 @@ def _dispatch_once(erp: Erp, slugs: Sequence[str], limit: float, as_json: bool) 
     else:
         show(run.table)
     for slug, status in run.skipped.items():
-        say(f"skipped {slug}: {status}", err=as_json)
+        say(f"skipped {slug}: {status}", err=as_json or is_for_programs())
     print_findings(run.findings, quiet=as_json)
     return 1 if run.failures else exit_code(run.findings)
 
@@ -361,7 +364,7 @@ def _resend(plan: ResendPlan) -> dict[str, Any]:
 
 @command.group("nats")
 def nats() -> None:
-    """A NATS server of one's own, for laptops and tests; its data lie under ERPKIT_HOME."""
+    """Start and stop a NATS server of your own, for laptops and tests; its data lie under ERPKIT_HOME."""
 
 
 @nats.command()

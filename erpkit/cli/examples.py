@@ -7,7 +7,7 @@ from collections.abc import Mapping
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "demo": ("erpkit demo --tenants 40 --output runs",),
     "doctor": ("erpkit doctor", "erpkit doctor service=erp"),
-    "lab": ("erpkit lab --no-browser --port 8899",),
+    "lab": ("erpkit lab --folder ~/notebooks",),
     "run": (
         "erpkit run inspect_tenants --tenant acme",
         "erpkit run run_migrations -p dry_run false -p confirm migrate-2b0323b455",
@@ -20,7 +20,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "echo 'eval \"$(erpkit completion zsh)\"' >> ~/.zshrc",
         "erpkit completion fish > ~/.config/fish/completions/erpkit.fish",
     ),
-    "tenants list": ("erpkit tenants list", "erpkit tenants list -o name | xargs -n1 erpkit tenants inspect"),
+    "tenants list": ("erpkit tenants list", "erpkit tenants list -o name"),
     "tenants create": ("erpkit tenants create acme --name 'Acme Ltd.'",),
     "tenants inspect": (
         "erpkit tenants inspect",

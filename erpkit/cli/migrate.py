@@ -12,7 +12,18 @@ import click
 import erpkit
 from erpkit.cli import migrate_files
 from erpkit.cli.helping import Group
-from erpkit.cli.output import as_plan, as_rows, print_findings, print_json, print_target, say, say_script, show
+from erpkit.cli.output import (
+    as_plan,
+    as_rows,
+    is_for_programs,
+    note,
+    print_findings,
+    print_json,
+    print_target,
+    say,
+    say_script,
+    show,
+)
 from erpkit.cli.planning import apply_plan, say_plan, show_or_apply, this_command
 from erpkit.finding import exit_code
 from erpkit.visible import visible
@@ -43,14 +54,19 @@ run_options = (
     click.option("--confirm", default="", metavar="PLAN_ID", help="Apply the plan with this id; without it, show it."),
     click.option("--sql", "show_sql", is_flag=True, help="Show the SQL of the plan."),
     click.option("--workers", type=click.IntRange(1, 32), default=3, show_default=True, help="Tenants side by side."),
-    click.option("--on-error", type=click.Choice(["continue", "stop"]), default="continue", show_default=True),
+    click.option("--on-error", type=click.Choice(["continue", "stop"]), default="continue", show_default=True,
+                 help="What to do after a tenant failed."),
     click.option(
         "--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True,
         help="The share of a wave that may fail before later waves are left.",
     ),
-    click.option("--lock-timeout", type=click.FloatRange(min=0), default=3, show_default=True, help="Seconds; 0: for ever."),
-    click.option("--lock-attempts", type=click.IntRange(1, 100), default=5, show_default=True, help="How often."),
-    click.option("--statement-timeout", type=click.FloatRange(min=0), default=0, help="Seconds a statement; 0: for ever."),
+    click.option("--lock-timeout", type=click.FloatRange(min=0), default=3, show_default=True,
+        help="Seconds to wait for a lock; 0 waits for ever.",
+   ),
+    click.option("--lock-attempts", type=click.IntRange(1, 100), default=5, show_default=True, help="How often to try for a lock."),
+    click.option("--statement-timeout", type=click.FloatRange(min=0), default=0,
+        help="Seconds that a statement may take; 0 sets no limit.",
+   ),
     as_plan,
 )  # fmt: skip
 
@@ -66,7 +82,7 @@ def _with(options: Sequence[Callable[..., Any]]) -> Callable[[Callable[..., Any]
 
 @click.group("migrate", cls=Group)
 def command() -> None:
-    """Migrations over all tenants, in goose's files and tables, or golang-migrate's."""
+    """Plan and run migrations over all tenants, in goose's files and tables, or golang-migrate's."""
 
 
 for _offline in (migrate_files.show, migrate_files.new, migrate_files.lint):
@@ -93,7 +109,7 @@ def status(slugs: tuple[str, ...], against: str, as_json: bool) -> int:
     if as_json:
         print_json([*(vars(s) | {"state": s.state} for s in found.statuses), *found.foreign.documents])
         return exit_code(found.findings)
-    show(found.table)
+    show(found.whole_table if is_for_programs() else found.table)
     print_findings(found.findings)
     return exit_code(found.findings)
 
@@ -234,7 +250,7 @@ def _show_plan(plan: Plan[MigrationPlan, MigrationRun], *, show_sql: bool, as_js
         say_script("\n".join([f"-- {visible(migration.name)} ({direction})", *statements, ""]))
     print_findings([finding for finding in plan.record.findings if finding.kind != "pending"])  # the table shows these
     if plan.record.before and plan.record.before.is_foreign:
-        say(f"plan {plan.id}: {plan.record}; erpkit only reads this ERP, and cannot apply it")
+        note(f"plan {plan.id}: {plan.record}; erpkit only reads this ERP, and cannot apply it")
     else:
         say_plan(plan, again)
 
@@ -264,9 +280,9 @@ def _show_run(plan: MigrationPlan, run: MigrationRun, *, as_json: bool) -> None:
     show(run.table)
     _print_skipped(plan)
     print_findings(run.findings)
-    say(str(run))
+    note(str(run))
 
 
 def _print_skipped(plan: MigrationPlan) -> None:
     for slug, status in plan.skipped.items():
-        say(f"skipped {slug}: {status}")
+        note(f"skipped {slug}: {status}")

@@ -19,7 +19,7 @@ from erpkit.plural import count_of
 
 @click.command(cls=Command)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--direction", type=click.Choice(["up", "down"]), default="up")
+@click.option("--direction", type=click.Choice(["up", "down"]), default="up", help="Which statements.")
 @as_json
 def show(file: Path, direction: str, as_json: bool) -> None:
     """Print the statements of a migration file, as goose would split it; ENVSUB is filled in from the environment.

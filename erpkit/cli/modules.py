@@ -41,7 +41,7 @@ def _reading(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group("modules", cls=Group)
 def command() -> None:
-    """The modules of the ERP: what they declare, and what code, queries and the database say to that."""
+    """Check what the modules of the ERP declare against what code, queries and the database say."""
 
 
 @command.command("list")
@@ -60,7 +60,10 @@ def list_(as_json: bool) -> None:
 @command.command()
 @_reading
 @click.option(
-    "--layers", default="", metavar="TEXT", help="'billing > sales, inventory > catalog*', the highest first."
+    "--layers",
+    default="",
+    metavar="TEXT",
+    help="The layers of the ERP, the highest first: 'billing > sales, inventory > catalog*'.",
 )
 @as_rows
 def check(odoo: tuple[Path, ...], no_database: bool, layers: str, as_json: bool) -> int:
@@ -90,7 +93,8 @@ def check(odoo: tuple[Path, ...], no_database: bool, layers: str, as_json: bool)
 
 @command.command()
 @_reading
-@click.option("--format", "form", type=click.Choice(["svg", "mermaid", "json"]), default="mermaid", show_default=True)
+@click.option("--format", "form", type=click.Choice(["svg", "mermaid", "json"]), default="mermaid", show_default=True,
+              help="How to draw it.")  # fmt: skip
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write to a file.")
 @click.option("--impact", default="", metavar="NAME", help="Who depends on this module, directly and in the end.")
 @click.option("--what-if", multiple=True, metavar="A->B", help="How it would be without this edge; may be repeated.")

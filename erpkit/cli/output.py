@@ -32,6 +32,8 @@ _COLOURS = {"error": "red", "warning": "yellow"}
 _FORMATS = ("table", "wide", "name", "csv", "json")
 _MEANT = "erpkit.shown_as"  # in click's context: the format that was asked for
 _PIPED = "erpkit.piped"  # and the one of a pipe
+_GAP = "erpkit.gap"  # a table was printed last
+COMMAND = "cyan"  # the tone of a command to paste
 
 
 def output_option(*more: str, formats: Sequence[str] = _FORMATS, piped: str = "rows") -> _Decorator:
@@ -51,9 +53,9 @@ def output_option(*more: str, formats: Sequence[str] = _FORMATS, piped: str = "r
 
 
 def _listed(formats: Sequence[str]) -> str:
-    words = {"table": "A table", "wide": "wide (a table with all columns)", "name": "name (only the first column)"}
+    words = {"wide": "wide (all columns)", "name": "name (the first column)"}
     texts = [words.get(one, one) for one in formats]
-    return f"{', '.join(texts[:-1])} or {texts[-1]}"
+    return f"How to show it: {', '.join(texts[:-1])} or {texts[-1]}"
 
 
 def _keep(context: click.Context, value: str | None, piped: str) -> None:
@@ -150,10 +152,23 @@ def show(table: Table[Any]) -> None:
     form = shown_as()
     if form not in ("table", "wide"):
         _show_rows(table, form)
-    elif form == "table" and sys.stdout.isatty():
+        return
+    leave_gap()
+    leave_gap(after=True)
+    if form == "table" and sys.stdout.isatty():
         say_drawn(table)
     else:
         say_drawn(table.rich(), endless=True)
+
+
+def leave_gap(*, after: bool = False) -> None:
+    """Print an empty line between a table and what follows it; `after` one, remember it."""
+    context = click.get_current_context(silent=True)
+    meta = context.meta if context else {}
+    if after:
+        meta[_GAP] = True
+    elif meta.pop(_GAP, False) and not is_for_programs():
+        say()
 
 
 def _show_rows(table: Table[Any], form: str) -> None:
@@ -190,10 +205,12 @@ def tone_of(severity: str) -> str:
 def print_findings(findings: Sequence[Finding], *, quiet: bool = False) -> None:
     """Print findings by cause, the gravest first, each with the command that helps (`quiet`: on standard error)."""
     err = quiet or is_for_programs()
+    if findings and not err:
+        leave_gap()
     for cause in group_findings(findings):
         say(marked(cause), err=err, tone=tone_of(cause.severity))
         if cause.remedy:
-            say(f"    {cause.remedy}", err=err)
+            say(f"    {cause.remedy}", err=err, tone=COMMAND)
 
 
 def print_json(value: object, *, indent: int | None = 2) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from erpkit.cli.output import print_findings, print_json, say, say_script, show
+from erpkit.cli.output import COMMAND, leave_gap, note, print_findings, print_json, say_script, show
+from erpkit.cli.say import end_waiting
 from erpkit.finding import exit_code
 from erpkit.plan import Plan, Shown, Work
 from erpkit.ui.progress import progress_bar
@@ -30,7 +31,8 @@ def show_or_apply(plan: Plan[Any, Any], confirm: str, again: str) -> int:
 def show_result(result: Shown) -> int:
     """Print the result of a plan; return the exit code."""
     _show(result)
-    say(str(result))
+    leave_gap()
+    note(str(result))
     return exit_code(result.findings)
 
 
@@ -45,15 +47,18 @@ def print_or_apply(
 
 def say_plan(plan: Plan[Any, Any], again: str) -> None:
     """Print a plan's id and size, with the command that applies it."""
+    leave_gap()
     if not plan.record.size:
-        say(f"plan {plan.id}: there is nothing to do")
+        note(f"plan {plan.id}: there is nothing to do", tone="" if exit_code(plan.record.findings) else "green")
         return
-    say(f"plan {plan.id}: {plan.record}")
-    say(f"dry run: nothing was changed; to apply it: {again} --confirm {plan.id}")
+    note(f"plan {plan.id}: {plan.record}")
+    note("dry run: nothing was changed; to apply it:")
+    note(f"    {again} --confirm {plan.id}", tone=COMMAND)
 
 
 def apply_plan(plan: Plan[Any, Any], confirm: str) -> Any:
     """Apply a plan and return its result; draw the progress in a terminal."""
+    end_waiting()
     with progress_bar(plan.record.size, plan.unit) as advance:
         return plan.apply(confirm, Work(advance))
 

@@ -18,7 +18,7 @@ from erpkit.table import Column, Table
 
 @click.group("queries", cls=Group)
 def command() -> None:
-    """The queries of each module, and the Python generated from them."""
+    """Generate Python from the SQL of each module, and check it in each tenant."""
 
 
 @command.command()

@@ -15,6 +15,7 @@ from erpkit.cli.output import (
     as_plan,
     as_rows,
     confirm_option,
+    is_for_programs,
     limit_option,
     open_erp,
     print_errors,
@@ -37,11 +38,11 @@ from erpkit.plan import Plan
 
 @click.command(cls=Command)
 @tenants_option()
-@click.option("--topic", default="*", show_default=True, help="Pattern of topics, such as billing.*")
-@click.option("--from-offset", type=int, help="First offset in the log.")
-@click.option("--to-offset", type=int, help="Last offset.")
-@click.option("--since", help="Recorded at or after: 2026-01-31T08:00:00+00:00")
-@click.option("--until", help="Recorded before.")
+@click.option("--topic", default="*", show_default=True, help="Only these topics: a pattern, such as 'billing.*'.")
+@click.option("--from-offset", type=int, help="Only from this offset in the log.")
+@click.option("--to-offset", type=int, help="Only up to this offset.")
+@click.option("--since", help="Only those recorded at or after this time, such as 2026-01-31T08:00:00+00:00.")
+@click.option("--until", help="Only those recorded before this time.")
 @click.option("--uuid", "uuids", multiple=True, type=click.UUID, help="Only this event; may be repeated.")
 @click.option("--correlation-id", metavar="ID", help="Only events that this command caused.")
 @click.option("--handler", "handlers", multiple=True, help="Only this handler; may be repeated.")
@@ -53,7 +54,10 @@ from erpkit.plan import Plan
 )  # fmt: skip
 @click.option("--resume", "resumed", type=click.UUID, metavar="REPLAY_ID", help="Resume a replay that was stopped.")
 @click.option(
-    "--to", "target", metavar="TARGET", help="broker, broker:SUBJECT (publish them), or file:PATH (JSON lines)."
+    "--to",
+    "target",
+    metavar="TARGET",
+    help="Publish them (broker, broker:SUBJECT), or write them to a file of JSON lines (file:PATH).",
 )
 @click.option(
     "--again", is_flag=True, help="With --to broker: send events that it has already, too, under other message ids."
@@ -187,7 +191,7 @@ def _rebuild(plan: Plan[ShadowDiff, SwapResult], confirm: str, as_json: bool) ->
 
 def _replay(plan: Plan[ReplayPlan, ReplayReport], confirm: str, as_json: bool) -> int:
     for slug, status in plan.record.skipped.items():
-        say(f"skipped {slug}: {status}", err=as_json)
+        say(f"skipped {slug}: {status}", err=as_json or is_for_programs())
     if not confirm and not as_json:
         return show_or_apply(plan, "", this_command())
     if as_json:

@@ -20,7 +20,7 @@ from erpkit.events.seek import SeekPlan, SeekRun, Target
     "--to",
     required=True,
     metavar="WHERE",
-    help="beginning, now, the offset of the first event to handle, or a time with its zone.",
+    help="Where to: beginning, now, the offset of the first event to handle, or a time with its zone.",
 )
 @tenants_option()
 @confirm_option()

@@ -15,9 +15,11 @@ from erpkit.app.application import import_optional
 from erpkit.app.http import check_domain
 from erpkit.cli.helping import Command
 from erpkit.cli.output import as_json, as_rows, print_json, print_target, say, show, tenants_option
+from erpkit.cli.say import end_waiting
 from erpkit.errors import UsageError
 from erpkit.events import WorkerReport
 from erpkit.modules import Tool
+from erpkit.near import did_you_mean
 from erpkit.plural import count_of
 from erpkit.signals import exit_at_sigterm
 from erpkit.table import Column, Table
@@ -25,7 +27,13 @@ from erpkit.table import Column, Table
 
 @click.command("serve", cls=Command)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="The port; 0 takes a free one.",
+)
 @click.option("--domain", help="Take the tenant from the host: acme.DOMAIN is acme. X-Tenant works as well.")
 @click.option("--migrate", is_flag=True, help="Apply pending migrations first; without it, tenants behind are named.")
 @click.option("--dispatch", is_flag=True, help="Hand events to their handlers, too: for a laptop.")
@@ -99,13 +107,15 @@ def mcp(allow_writes: bool, slugs: tuple[str, ...], only_list: bool, as_json: bo
             return
         with erp.compose() as application:
             if unknown := [slug for slug in slugs if application.find_tenant(slug) is None]:
-                raise UsageError(f"there is no tenant {unknown[0]!r}")
+                known = [tenant.slug for tenant in erp.find()]
+                raise UsageError(f"there is no tenant {unknown[0]!r}; {did_you_mean(unknown[0], known, listed=8)}")
             server = tools.build(application, allow_writes=allow_writes, tenants=slugs)
             if only_list:
                 _list(application.tools, as_json, allow_writes=allow_writes)
                 return
             for line in behind_lines(application):
                 say(f"! {line}", err=True)
+            end_waiting()
             _serve(server)
 
 

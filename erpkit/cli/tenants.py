@@ -49,7 +49,7 @@ from erpkit.tenants.repair import Risk
 
 @click.group("tenants", cls=Group)
 def command() -> None:
-    """Tenants: one schema and one role each."""
+    """Look at the tenants, each a schema and a role, and lead them from creation to removal."""
 
 
 @command.command("list")

@@ -18,6 +18,7 @@ from erpkit.events.consumer import ConsumerGroup, group_of
 from erpkit.events.log import check_time_zones
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
+from erpkit.near import did_you_mean
 from erpkit.plan import plan_id
 from erpkit.plural import count_of
 from erpkit.table import Column, Table
@@ -186,7 +187,7 @@ def plan_seek(
     """
     known = registry.event_handlers
     if handler not in known:
-        raise UsageError(f"no handler is named {handler}; there are {', '.join(known)}")
+        raise UsageError(f"no handler is named {handler}; {did_you_mean(handler, known)}")
     if isinstance(to, datetime):
         check_time_zones(to=to)
     errors: Errors = {}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from erpkit.errors import UsageError, first_line
+from erpkit.near import did_you_mean
 from erpkit.plural import count_of
 from erpkit.runs.parameters import Parameter, read_parameters
 
@@ -63,7 +64,7 @@ def _find(name: str) -> Path:
     for path in candidates:
         if path.is_file():
             return path.absolute()
-    raise UsageError(f"there is no notebook {name!r}; erpkit has {', '.join(list_notebooks())}")
+    raise UsageError(f"there is no notebook {name!r}; {did_you_mean(name, list_notebooks())}")
 
 
 def _read(path: Path) -> Any:
