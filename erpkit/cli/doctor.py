@@ -52,7 +52,7 @@ def _refuse_password(database: str) -> None:
 def _print(found: Diagnosis) -> None:
     width = max(map(len, found.facts))
     for name, text in found.facts.items():
-        say(f"{name:<{width}}  {text}")
+        say(f"{name:<{width}}  {text}", hang=width + 2)
     print_findings(found.findings)
     if found.abilities:
         show(found.table)

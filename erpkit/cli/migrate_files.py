@@ -9,7 +9,17 @@ import click
 
 import erpkit
 from erpkit.cli.helping import Command
-from erpkit.cli.output import as_json, as_rows, is_for_programs, note, print_findings, print_json, say, say_script
+from erpkit.cli.output import (
+    as_json,
+    as_rows,
+    is_for_programs,
+    note,
+    print_findings,
+    print_json,
+    say,
+    say_script,
+    tone_of,
+)
 from erpkit.cli.output import show as show_table
 from erpkit.migrations.files import Style
 from erpkit.migrations.golang import is_golang_file
@@ -78,6 +88,6 @@ def lint(names: tuple[str, ...], pg_version: str | None, as_json: bool) -> int:
 
 def _print_lint(findings: tuple[LintFinding, ...]) -> None:
     for finding in findings:
-        say(f"{finding.path}:{finding.line}: {finding.level}: {finding.rule}")
+        say(f"{finding.path}:{finding.line}: {finding.level}: {finding.rule}", tone=tone_of(finding.level))
         say(f"    {finding.statement}")
-        say(f"  {finding.message} {finding.help}".rstrip())
+        say(f"  {finding.message} {finding.help}".rstrip(), hang=2)

@@ -81,13 +81,13 @@ def check(odoo: tuple[Path, ...], no_database: bool, layers: str, as_json: bool)
         show(result.finding_table)
         return result.summary.exit_code
     for finding in result.findings:
-        say(marked(finding), tone=tone_of(finding.severity))
+        say(marked(finding), tone=tone_of(finding.severity), hang=2)
         for line in finding.evidence[:_SHOWN]:
             say(f"    {line}")
         if len(finding.evidence) > _SHOWN:
             say(f"    … and {len(finding.evidence) - _SHOWN} more")
     if not result.findings:
-        say("no findings")
+        note("no findings", tone="green")
     return result.summary.exit_code
 
 

@@ -91,7 +91,7 @@ def is_for_programs() -> bool:
 
 def note(text: object, *, tone: str = "") -> None:
     """Print a line for a person: on standard error where standard output is for a program."""
-    say(text, err=is_for_programs(), tone=tone)
+    say(text, err=is_for_programs(), tone=tone, hang=0)
 
 
 def tenants_option(help: str = "Only this tenant; may be repeated.") -> _Decorator:
@@ -139,7 +139,7 @@ def print_target(target: str, *, quiet: bool = False) -> None:
 def print_errors(errors: Mapping[str, str], *, quiet: bool = False) -> None:
     """Name the tenants that could not be read, with the reason (on standard error where the output is for machines)."""
     for slug, reason in errors.items():
-        say(f"! {slug}: {reason}", err=quiet or is_for_programs(), tone="yellow")
+        say(f"! {slug}: {reason}", err=quiet or is_for_programs(), tone=tone_of("warning"), hang=2)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -208,7 +208,7 @@ def print_findings(findings: Sequence[Finding], *, quiet: bool = False) -> None:
     if findings and not err:
         leave_gap()
     for cause in group_findings(findings):
-        say(marked(cause), err=err, tone=tone_of(cause.severity))
+        say(marked(cause), err=err, tone=tone_of(cause.severity), hang=2)
         if cause.remedy:
             say(f"    {cause.remedy}", err=err, tone=COMMAND)
 

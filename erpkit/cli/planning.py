@@ -9,10 +9,21 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from erpkit.cli.output import COMMAND, leave_gap, note, print_findings, print_json, say_script, show
+from erpkit.cli.output import (
+    COMMAND,
+    is_for_programs,
+    leave_gap,
+    note,
+    print_findings,
+    print_json,
+    say,
+    say_script,
+    show,
+)
 from erpkit.cli.say import end_waiting
 from erpkit.finding import exit_code
 from erpkit.plan import Plan, Shown, Work
+from erpkit.table import Table
 from erpkit.ui.progress import progress_bar
 
 
@@ -53,7 +64,7 @@ def say_plan(plan: Plan[Any, Any], again: str) -> None:
         return
     note(f"plan {plan.id}: {plan.record}")
     note("dry run: nothing was changed; to apply it:")
-    note(f"    {again} --confirm {plan.id}", tone=COMMAND)
+    say(f"    {again} --confirm {plan.id}", err=is_for_programs(), tone=COMMAND)
 
 
 def apply_plan(plan: Plan[Any, Any], confirm: str) -> Any:
@@ -64,8 +75,13 @@ def apply_plan(plan: Plan[Any, Any], confirm: str) -> Any:
 
 
 def _show(result: Shown) -> None:
-    """Print the tables of a plan or result; of one that consists of SQL the script, which can be pasted."""
-    if script := getattr(result, "script", ""):
+    """Print the tables of a plan or result; of one that consists of SQL the script, which can be pasted.
+
+    A program gets the first table alone.
+    """
+    if is_for_programs():
+        show(result.tables[0] if result.tables else Table((), ()))
+    elif script := getattr(result, "script", ""):
         say_script(script)
     else:
         for table in result.tables:

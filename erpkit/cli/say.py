@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 import threading
 import time
 from typing import Any
@@ -16,12 +18,16 @@ _AFTER = 1.0  # seconds; what takes no longer shows nothing
 _STEPS = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
-def say(text: object = "", *, err: bool = False, tone: str = "") -> None:
+def say(text: object = "", *, err: bool = False, tone: str = "", hang: int | None = None) -> None:
     r"""Print one line; whatever in it would act on a terminal, or begin another line, is shown as `\x1b` or `\n`.
 
-    `tone` is a colour, or `dim`: on a terminal only, and not with NO_COLOR.
+    `tone` is a colour, or `dim`: on a terminal only, and not with NO_COLOR. With `hang`, a terminal gets the line folded between
+    words, with so many blanks before what follows; what is to be pasted is not folded.
     """
-    _echo(_toned(visible(text), tone), err=err)
+    line = visible(text)
+    if hang is not None and (sys.stderr if err else sys.stdout).isatty():
+        line = _folded(line, hang)
+    _echo(_toned(line, tone), err=err)
 
 
 def say_text(text: str, *, err: bool = False) -> None:
@@ -48,6 +54,12 @@ def say_drawn(drawing: Any, *, endless: bool = False) -> None:
         most = Console().options.update(width=1_000_000)
         width = max(200, Measurement.get(Console(), most, drawing).maximum)
     Console(width=width).print(drawing, crop=False)
+
+
+def _folded(line: str, hang: int) -> str:
+    """Fold a line between words; a name or a path that is wider than the terminal stays whole."""
+    width = max(shutil.get_terminal_size().columns, hang + 20)
+    return textwrap.fill(line, width, subsequent_indent=" " * hang, break_long_words=False, break_on_hyphens=False)
 
 
 def _toned(text: str, tone: str) -> str:
