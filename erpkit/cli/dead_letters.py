@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from functools import wraps
@@ -13,14 +14,18 @@ import click
 
 from erpkit.cli.helping import Group
 from erpkit.cli.output import (
+    COMMAND,
     as_plan,
     as_rows,
     confirm_option,
+    is_for_programs,
+    leave_gap,
     open_erp,
     print_errors,
     print_findings,
     print_json,
     read_time,
+    say,
     tenants_option,
 )
 from erpkit.cli.output import show as show_table
@@ -106,10 +111,16 @@ def count(slugs: tuple[str, ...], by: Dimension | None, as_json: bool) -> int:
 
 
 def _end(found: OpenLetters, as_json: bool) -> int:
-    """Say what was not read, and return the exit code."""
+    """Say what was not read and what to do next, and return the exit code."""
     print_errors(found.errors, quiet=as_json)
     if not found.tenants:
         print_findings([NO_TENANTS], quiet=as_json)
+    if found.letters and not as_json and not is_for_programs():
+        one = found.letters[0]
+        leave_gap()
+        say("to look at one, and to retry once the cause is mended:")
+        say(f"    erpkit events dead-letters show {shlex.quote(one.tenant)} {one.offset}", tone=COMMAND)
+        say("    erpkit events dead-letters retry", tone=COMMAND)
     return exit_code(found.findings)
 
 

@@ -8,7 +8,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 import erpkit
 from erpkit.cli.helping import Command
-from erpkit.cli.output import as_json, print_findings, print_json, print_target, say, say_text, show
+from erpkit.cli.output import COMMAND, as_json, print_findings, print_json, print_target, say, say_text, show
 from erpkit.errors import UsageError
 from erpkit.finding import exit_code
 from erpkit.tenants import Diagnosis
@@ -55,6 +55,7 @@ def _print(found: Diagnosis) -> None:
         say(f"{name:<{width}}  {text}", hang=width + 2)
     print_findings(found.findings)
     if found.abilities:
+        say()
         show(found.table)
     if found.grants:
         title = (
@@ -62,8 +63,10 @@ def _print(found: Diagnosis) -> None:
             if found.unreadable
             else "A login that may only read, as the owner:"
         )
+        say()
         say(title)
         say_text("\n".join(f"    {line}" for grant in found.grants for line in grant.splitlines()))
-        say()
+    say()
     say("Next:")
-    say_text("\n".join(f"    {line}" for line in found.commands))
+    for line in found.commands:
+        say(f"    {line}", tone=COMMAND)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def check(odoo: tuple[Path, ...], no_database: bool, layers: str, as_json: bool)
         return result.summary.exit_code
     note(f"load order: {_listed(result.order) or result.load_order}")
     if is_for_programs():
-        show(result.finding_table)
+        show(replace(result.finding_table, empty="no findings"))
         return result.summary.exit_code
     for finding in result.findings:
         say(marked(finding), tone=tone_of(finding.severity), hang=2)

@@ -195,7 +195,7 @@ class FleetStatus(Result):
             # Without the history it is not known what was edited or stopped half way.
             return "" if found == "good" and self.applied.no_history else found
 
-        return Column(module, lambda line: line[1][module].text if module in line[1] else None, tone=tone)
+        return Column(module, lambda line: line[1][module].text if module in line[1] else None, tone=tone, right=True)
 
     @property
     def tables(self) -> list[Table[_Line]]:
