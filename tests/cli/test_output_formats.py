@@ -27,7 +27,7 @@ READING = [
     "events dead-letters show {tenant} {offset}", "runs", "mcp --list",
 ]  # fmt: skip
 COLUMNS = {  # how many values a row has, of those commands that show some on the planted data
-    "tenants list": 4, "tenants inspect": 11, "tenants inspect acme": 11, "tenants drift": 3, "migrate status": 6, "migrate history": 8,
+    "tenants list": 4, "tenants inspect": 12, "tenants inspect acme": 12, "tenants drift": 3, "migrate status": 6, "migrate history": 8,
     "modules list": 6, "events list acme": 4, "events trace {uuid}": 8, "events dead-letters list": 6, "events dead-letters count": 7,
     "events dead-letters count --by handler": 2, "events dead-letters show {tenant} {offset}": 2, "mcp --list": 3,
 }  # fmt: skip
@@ -35,7 +35,7 @@ COLUMNS = {  # how many values a row has, of those commands that show some on th
 
 @pytest.fixture(scope="module")
 def planted(shared_database: Database, registry: Registry) -> Iterator[Planted]:
-    planted = plant_copy(shared_database, registry, 12)
+    planted = plant_copy(shared_database, registry)
     with shared_database.connection() as connection:
         connection.execute("UPDATE public.tenants SET name = 'A\tname\nof two lines' WHERE slug = 'acme'")
     with pytest.MonkeyPatch.context() as patch:
