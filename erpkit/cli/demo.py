@@ -92,7 +92,7 @@ def _work(database: Database, registry: Registry, tenants: int, output: Path) ->
 def _print_results(results: Sequence[RunResult], left: Collection[Finding], seconds: float) -> None:
     """Print how each notebook ended and what it found; of what is no longer `left`, say which one mended it."""
     rows = [(r.notebook, r.verdict, f"{r.seconds:.1f}", os.path.relpath(r.report)) for r in results]
-    print_table(["notebook", "outcome", "seconds", "report"], rows)
+    print_table(["notebook", "outcome", "seconds", "report"], rows, right=["seconds"])
     for result in results:
         for cause in result.summary.causes if result.summary else ():
             for finding in cause.findings:

@@ -20,8 +20,8 @@ import erpkit
 from erpkit.cli import dead_letters, replaying, seeking
 from erpkit.cli.helping import Group
 from erpkit.cli.output import (
-    as_plan,
     as_rows,
+    as_text,
     confirm_option,
     is_for_programs,
     limit_option,
@@ -134,7 +134,7 @@ def trace(wanted: str, slugs: tuple[str, ...], payload: bool, as_json: bool) -> 
 @click.option(
     "--health-file", type=click.Path(path_type=Path, dir_okay=False), help="Keep the last report there, as JSON."
 )
-@as_plan
+@as_text
 def dispatch_(
     once: bool,
     from_broker: bool,
@@ -216,7 +216,7 @@ def lag(slugs: tuple[str, ...], max_lag: int, max_age: float, as_json: bool) -> 
 @command.command()
 @tenants_option()
 @confirm_option()
-@as_plan
+@as_text
 def prune(slugs: tuple[str, ...], confirm: str, as_json: bool) -> int:
     """Delete events, inbox rows and replays that are older than declared in ERPKIT_RETENTION and that nothing needs.
 
@@ -318,7 +318,7 @@ def _replace(path: Path, text: str) -> None:
     help="Plan to send again from an offset, a time such as 2026-01-31T08:00:00+00:00, or the beginning.",
 )
 @confirm_option()
-@as_plan
+@as_text
 def forward_(slugs: tuple[str, ...], once: bool, point: str | None, confirm: str, as_json: bool) -> int:
     """Forward the logs to the broker (ERPKIT_BROKER): at least once, in order, from a checkpoint of their own.
 

@@ -13,8 +13,8 @@ import erpkit
 from erpkit.cli import migrate_files
 from erpkit.cli.helping import Group
 from erpkit.cli.output import (
-    as_plan,
     as_rows,
+    as_text,
     is_for_programs,
     note,
     print_findings,
@@ -67,7 +67,7 @@ run_options = (
     click.option("--statement-timeout", type=click.FloatRange(min=0), default=0,
         help="Seconds that a statement may take; 0 sets no limit.",
    ),
-    as_plan,
+    as_text,
 )  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def status(slugs: tuple[str, ...], against: str, as_json: bool) -> int:
 @command.command()
 @_with(up_options)
 @click.option("--sql", "show_sql", is_flag=True, help="Show the SQL of the plan.")
-@as_plan
+@as_text
 def plan(slugs: tuple[str, ...], show_sql: bool, as_json: bool, **choice: Any) -> int:
     """Show what `up` would do: the plan's id, its waves, an estimate, and the statements that lock or rewrite."""
     _check_to(choice)

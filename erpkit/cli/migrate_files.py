@@ -11,7 +11,7 @@ import erpkit
 from erpkit.cli.helping import Command
 from erpkit.cli.output import (
     as_json,
-    as_plan,
+    as_text,
     is_for_programs,
     note,
     print_findings,
@@ -69,7 +69,7 @@ def new(name: str, module: str, style: Style | None, as_json: bool) -> None:
 @click.command(cls=Command)
 @click.option("--module", "names", multiple=True, help="Only this module; may be repeated.")
 @click.option("--pg-version", metavar="VERSION", help="The server's version, 16 for example.")
-@as_plan  # in a pipe, too, findings are written as compilers write them
+@as_text  # in a pipe, too, findings are written as compilers write them
 def lint(names: tuple[str, ...], pg_version: str | None, as_json: bool) -> int:
     """Name the statements that lock or rewrite tables, or break running code; exit code 3 if there is one."""
     report = erpkit.open().migrations.lint(names, pg_version=pg_version)

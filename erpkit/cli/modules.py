@@ -14,6 +14,7 @@ from erpkit.cli.helping import Group
 from erpkit.cli.output import (
     as_json,
     as_rows,
+    as_text,
     is_for_programs,
     note,
     print_json,
@@ -65,7 +66,7 @@ def list_(as_json: bool) -> None:
     metavar="TEXT",
     help="The layers of the ERP, the highest first: 'billing > sales, inventory > catalog*'.",
 )
-@as_rows
+@as_text  # in a pipe, too: it is read in the log of a CI
 def check(odoo: tuple[Path, ...], no_database: bool, layers: str, as_json: bool) -> int:
     """Look for cycles, undeclared couplings, and events without a handler; exit code 3 if there are findings."""
     result = _inspected(odoo, no_database, layers, quiet=as_json)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from operator import itemgetter
@@ -71,9 +71,9 @@ def _is_json(context: click.Context, _: object, flag: bool) -> bool:
     return flag or meant == "json"
 
 
-# What lists or shows; what plans or does, whose text is worth keeping from a pipe, too; what has no table.
+# What lists or shows; what plans, does or gates a CI, whose text is for a person in a pipe, too; what has no table.
 as_rows: _Decorator = output_option()
-as_plan: _Decorator = output_option(piped="table")
+as_text: _Decorator = output_option(piped="table")
 as_json: _Decorator = output_option(formats=("table", "json"), piped="table")
 
 
@@ -142,9 +142,9 @@ def print_errors(errors: Mapping[str, str], *, quiet: bool = False) -> None:
         say(f"! {slug}: {reason}", err=quiet or is_for_programs(), tone=tone_of("warning"), hang=2)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows under the names of their columns."""
-    show(Table([Column(name, itemgetter(number)) for number, name in enumerate(columns)], rows))
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], right: Collection[str] = ()) -> None:
+    """Print rows under the names of their columns; those named in `right` hold figures as text."""
+    show(Table([Column(name, itemgetter(n), right=name in right) for n, name in enumerate(columns)], rows))
 
 
 def show(table: Table[Any]) -> None:

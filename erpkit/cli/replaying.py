@@ -12,8 +12,8 @@ import click
 
 from erpkit.cli.helping import Command
 from erpkit.cli.output import (
-    as_plan,
     as_rows,
+    as_text,
     confirm_option,
     is_for_programs,
     limit_option,
@@ -68,7 +68,7 @@ from erpkit.plan import Plan
 @click.option("--resume-shadow", is_flag=True, help="With --shadow: resume one that was stopped.")
 @click.option("--swap", is_flag=True, help="Put the shadow in the live projection's place.")
 @confirm_option()
-@as_plan
+@as_text
 def replay(
     slugs: tuple[str, ...], topic: str, from_offset: int | None, to_offset: int | None, since: str | None, until: str | None,
     uuids: tuple[UUID, ...], correlation_id: str | None, handlers: tuple[str, ...], side_effects: tuple[str, ...],

@@ -10,9 +10,22 @@ import click
 
 import erpkit
 from erpkit.cli.helping import Command
-from erpkit.cli.output import as_json, as_rows, limit_option, print_json, print_table, print_target, say, say_text, show
+from erpkit.cli.output import (
+    COMMAND,
+    as_json,
+    as_rows,
+    limit_option,
+    print_json,
+    print_table,
+    print_target,
+    say,
+    say_text,
+    show,
+    tone_of,
+)
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
+from erpkit.finding import marked
 from erpkit.runs import (
     FleetResult,
     Notebook,
@@ -151,8 +164,11 @@ def _print_result(result: RunResult, as_json: bool) -> None:
         print_json(_as_dict(result))
         return
     say(f"{result.notebook}: {result.verdict} in {result.seconds:.1f} s{_attempts(result)}")
-    for line in result.summary.lines if result.summary else ():
-        say(line)
+    for cause in result.summary.causes if result.summary else ():
+        for finding in cause.findings:
+            say(marked(finding), tone=tone_of(finding.severity), hang=2)
+            if finding.remedy:
+                say(f"    {finding.remedy}", tone=COMMAND)
     say(f"output {result.places[0]}")
     say(f"report {result.places[1]}")
 
@@ -170,7 +186,7 @@ def _print_fleet(done: FleetResult, as_json: bool) -> None:
     table += [(slug, error, "", "") for slug, error in done.errors.items()] + [
         (s, "not begun", "", "") for s in done.left
     ]
-    print_table(["tenant", "outcome", "seconds", "report"], table)
+    print_table(["tenant", "outcome", "seconds", "report"], table, right=["seconds"])
     for slug, result in done.results.items():
         for line in result.summary.lines if result.summary else ():
             say(line if line[2:].startswith(f"{slug}: ") else f"{line[:2]}{slug}: {line[2:]}")

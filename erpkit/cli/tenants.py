@@ -12,8 +12,8 @@ import click
 import erpkit
 from erpkit.cli.helping import Group
 from erpkit.cli.output import (
-    as_plan,
     as_rows,
+    as_text,
     confirm_option,
     is_for_programs,
     note,
@@ -343,7 +343,7 @@ _RISKS = click.Choice(["fails", "loses"])
     help="Also run statements with this risk: failing on rows, or losing values.",
 )
 @confirm_option("Run what the plan with this id shows.")
-@as_plan
+@as_text
 def repair(slug: str, accept: tuple[Risk, ...], confirm: str, as_json: bool) -> int:
     """Make a tenant's schema like _template again; without --confirm, show the statements.
 
@@ -384,7 +384,7 @@ def _print_repair(plan: Plan[RepairPlan, RepairRun], confirm: str) -> int:
     "--tenant", "slug", metavar="SLUG", help="The tenant to restore, where it has another name than in the file."
 )
 @confirm_option("Do what the plan with this id shows.")
-@as_plan
+@as_text
 def restore(file: Path, slug: str | None, confirm: str, as_json: bool) -> int:
     """Put an exported tenant in the place of a damaged one; without --confirm, show what would be done.
 

@@ -22,7 +22,7 @@ from tests.conftest import plant_copy
 
 READING = [
     "tenants list", "tenants inspect", "tenants inspect acme", "tenants drift", "migrate status", "migrate history", "modules list",
-    "modules check", "queries check", "events list acme", "events trace {uuid}", "events lag", "events replays", "events shadows",
+    "queries check", "events list acme", "events trace {uuid}", "events lag", "events replays", "events shadows",
     "events watermill", "events dead-letters list", "events dead-letters count", "events dead-letters count --by handler",
     "events dead-letters show {tenant} {offset}", "runs", "mcp --list",
 ]  # fmt: skip

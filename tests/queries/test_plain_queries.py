@@ -74,8 +74,8 @@ def test_they_are_planned_in_every_tenant_without_migrations(environ: dict[str, 
 def test_the_modules_of_such_a_file_are_listed_and_checked(environ: dict[str, str]) -> None:
     assert "shop" in run("modules", "list", **environ).stdout
     checked = run("modules", "check", **environ)
-    assert "load order: people, shop" in checked.stderr
-    assert "no findings" in checked.stderr  # that its queries use the other's table is declared
+    assert "load order: people, shop" in checked.stdout
+    assert "no findings" in checked.stdout  # that its queries use the other's table is declared
     assert run("tenants", "inspect", **environ).returncode == 3  # the column that one lacks
 
 
