@@ -16,6 +16,7 @@ from erpkit.cli.output import (
     as_rows,
     as_text,
     is_for_programs,
+    leave_gap,
     note,
     print_findings,
     print_json,
@@ -284,5 +285,6 @@ def _show_run(plan: MigrationPlan, run: MigrationRun, *, as_json: bool) -> None:
 
 
 def _print_skipped(plan: MigrationPlan) -> None:
+    leave_gap()
     for slug, status in plan.skipped.items():
         note(f"skipped {slug}: {status}")
