@@ -111,6 +111,47 @@ def test_a_run_of_bad_events_is_passed_at_the_third_pause(database: Database, ac
     assert [number for number, _ in done(database, acme)] == [7, 8, 9]
 
 
+@pytest.mark.parametrize("bad", [10, 37])
+@pytest.mark.parametrize("effects", ["database", "outside"])
+def test_a_run_of_bad_events_of_any_length_ends_in_dead_letters_once_one_behind_it_succeeds(
+    database: Database, acme: Tenant, bad: int, effects: str
+) -> None:
+    service = Service(*range(bad))
+    registry = service.erp(effects=effects, start="beginning")
+    publish(database, acme, *map(Placed, range(bad + 3)))
+    for _ in range(12):
+        dispatch(database, acme, registry)
+        assert len(letters(database, acme)) in (0, bad)
+        _wake(database, acme)
+    assert [offset for offset, _ in letters(database, acme)] == list(range(1, bad + 1))
+    assert [number for number, _ in done(database, acme)] == [bad, bad + 1, bad + 2]
+    assert service.calls[bad] == 1
+
+
+def test_events_that_wait_seconds_between_attempts_are_tried_once_each_while_an_outage_lasts(
+    database: Database, acme: Tenant
+) -> None:
+    service = Service(*range(12))
+    registry = service.erp(Retry(attempts=2, pause=30))
+    publish(database, acme, *map(Placed, range(14)))
+    for _ in range(20):
+        dispatch(database, acme, registry)
+        _wake(database, acme)
+    assert len(letters(database, acme)) == 12
+    assert [number for number, _ in done(database, acme)] == [12, 13]
+
+
+def test_a_run_of_bad_events_longer_than_a_batch_is_passed_too(database: Database, acme: Tenant) -> None:
+    service = Service(*range(25))
+    registry = service.erp()
+    publish(database, acme, *map(Placed, range(27)))
+    for _ in range(12):
+        dispatch(database, acme, registry, batch=8)
+        _wake(database, acme)
+    assert len(letters(database, acme)) == 25
+    assert [number for number, _ in done(database, acme)] == [25, 26]
+
+
 def test_an_outage_that_lasts_makes_no_dead_letters_at_any_pause(database: Database, acme: Tenant) -> None:
     service = Service()
     service.away = True
