@@ -487,13 +487,16 @@ class Events(Part):
         return Plan(make(Work()), make, run, f"{erp.target}, {mask_url(erp.settings.broker)}", "events", can_stop=False)
 
     def consume(
-        self, broker: Broker, *, stop: threading.Event | None = None, idle: float | None = None
+        self, broker: Broker, *, stop: threading.Event | None = None, idle: float | None = None, limit: float = 60
     ) -> events.Consumed:
-        """Hand what comes from the broker to its handlers until `stop` is set, or nothing came for `idle` seconds."""
+        """Hand what comes from the broker to its handlers until `stop` is set, or nothing came for `idle` seconds.
+
+        A handler that has had one event for more than `limit` seconds ends the process.
+        """
         erp = self._erp
         erp.own("event log")
         erp.registry.check_handlers()
-        options = ConsumeOptions(stop or threading.Event(), idle)
+        options = ConsumeOptions(stop or threading.Event(), idle, limit)
         return events.consume(erp.database, erp.registry, broker, erp.find, options)
 
     def broker(self) -> closing[Broker]:
@@ -540,7 +543,11 @@ class Events(Part):
 @contextmanager
 def _note_unless_lost(tenant: Tenant, errors: dict[str, str]) -> Iterator[None]:
     """Add a fault of this tenant's to `errors`; raise one of the broker's or of the connection, which is everybody's."""
-    own = (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable)
+    own = (
+        psycopg.errors.InsufficientPrivilege,
+        psycopg.errors.LockNotAvailable,
+        psycopg.errors.InvalidParameterValue,  # its role is gone, as the tenant was dropped or renamed meanwhile
+    )
     try:
         with name_log_behind(tenant):
             yield
