@@ -159,6 +159,11 @@ class EventHandler:
         return self.effects == "outside"
 
     @property
+    def has_side_effects(self) -> bool:
+        """Whether handling an event again does more than leave its own tables as they were."""
+        return self.is_outside or not self.replayable
+
+    @property
     def starts_later(self) -> bool:
         """Whether its checkpoint must be made before its first event: it does not begin with the first one of the log."""
         return bool(self.former_names) or self.start not in (None, "beginning")
