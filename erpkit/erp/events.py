@@ -324,12 +324,15 @@ class Events(Part):
         return Plan(make(Work()), make, lambda plan, work: prune(erp.database, plan, work), erp.target, "rows")
 
     def seek(self, handler: str, to: Target, names: Sequence[str] = ()) -> Plan[SeekPlan, SeekRun]:
-        """Plan to move the checkpoint of a handler; one that moves ends its pause.
+        """Plan to move the checkpoint of a handler, and to end its pause.
 
         `to` is "beginning", "now", the offset of the first event to handle, or a time with its zone. Events that it has handled are
-        not handled again: that is what a replay is for.
+        not handled again: that is what a replay is for. "removed" is for a handler that no module has any more, or the forwarder of a
+        broker that is not used any more: its checkpoint then holds no events back from pruning.
         """
         erp = self._erp
+        if to == "removed" and handler == group_name(scheme_of(erp.settings)):
+            raise UsageError(f"{handler} is not removed: ERPKIT_BROKER names its broker")
 
         def make(_: Work) -> SeekPlan:
             tenants = self._active(names)
