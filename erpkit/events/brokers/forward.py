@@ -152,7 +152,7 @@ def prepare(
 def note_wiped(database: Database, tenant: Tenant, broker: Broker) -> bool:
     """Note as a dead letter of the forwarder that the broker has lost what was forwarded; return whether anything was.
 
-    For a broker without the forwarder's mark: it was wiped, or is another one under the same name.
+    For a broker without the forwarder's mark: it was wiped or purged, or is another one under the same name.
     """
     group = forward_group(broker)
     with database.tenant_transaction(tenant, write=True) as connection:
@@ -160,9 +160,7 @@ def note_wiped(database: Database, tenant: Tenant, broker: Broker) -> bool:
             'SELECT "offset" FROM erpkit_checkpoints WHERE consumer_group = %s AND "offset" > 0', [group]
         ).fetchone()
         if row:
-            lost = (
-                f"{_WIPED} {broker.name} has lost what was forwarded up to offset {row[0]}: it was wiped, or is another"
-            )
+            lost = f"{_WIPED} {broker.name} has lost what was forwarded up to offset {row[0]}: it was wiped or purged, or is another"
             connection.execute(_LETTER, [group, wiped_uuid(group), row[0], "*", lost])
     return row is not None
 
