@@ -32,7 +32,7 @@ from erpkit.modules import EventHandler, Module, Registry, Retry, check_modules
 from erpkit.tenants import list_tenants
 from tests.benchmarks.kill_mailer import kill_often
 from tests.events.small import Cancelled, Placed, do, done, erp_of, letters, make_tenant, publish, run
-from tests.processes import start
+from tests.processes import start, wait_until_released
 
 
 @pytest.fixture
@@ -180,8 +180,9 @@ def test_a_handler_that_hangs_three_times_on_an_event_is_told_in_a_letter_and_no
     monkeypatch.setenv("SENT", str(sent))
     for _ in range(4):  # the first time in turn, then as a suspect
         worker = start(_serve_hanging, database.conninfo, str(sent))
-        worker.join(20)
+        worker.join(60)
         assert worker.exitcode == 1, sent.read_text()
+        wait_until_released(database.conninfo)
     assert run(database, acme, "SELECT attempts FROM erpkit_checkpoints") == [(3,)], sent.read_text()
     dispatch(database, acme, erp_of(HANGING))
     ((offset, error),) = letters(database, acme)
