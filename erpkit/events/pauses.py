@@ -99,7 +99,7 @@ def is_wide(checkpoint: Checkpoint) -> bool:
 
 def reach(pause_after: int, checkpoint: Checkpoint) -> int:
     """Return how many events to try then: twice as many each time, so that a run of bad ones of any length is passed some time."""
-    return min(_FARTHEST, pause_after << min(checkpoint.pauses // _WIDE, 20))
+    return min(_FARTHEST, 2 * pause_after << min(checkpoint.pauses // _WIDE, 20))
 
 
 def read_past_outage(connection: Connection, consumer: Consumer, limit: int) -> tuple[Checkpoint, list[Message] | None]:

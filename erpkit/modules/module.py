@@ -64,7 +64,7 @@ class Retry:
 
     When `pause_after` events in a row fail with the same cause, it is an outage, and makes no dead letters: the handler pauses for
     that tenant, from one second up to a minute, tries the first of them again, and goes on by itself. At each third pause it tries
-    those behind the first, too, for half a minute at most: 2 * `pause_after` events, and twice as many each time. As soon as one of
+    those behind the first, too, for half a minute at most: 4 * `pause_after` events, and twice as many each time. As soon as one of
     them succeeds, those before it were bad events, not an outage, and become dead letters. An error that is not in `on`, or a
     payload that does not fit, is no outage. None never pauses.
     """
