@@ -169,7 +169,7 @@ HANGING = EventHandler("shop.hang", Placed, _hang_on_two, effects="outside", sta
 
 def _serve_hanging(conninfo: str, sent: str) -> None:
     os.environ["SENT"] = sent
-    Worker(Database(conninfo, "x"), erp_of(HANGING), list_tenants, str, WorkerOptions(limit=0.3)).run()
+    Worker(Database(conninfo, "x"), erp_of(HANGING), list_tenants, str, WorkerOptions(limit=2)).run()
 
 
 def test_a_handler_that_hangs_three_times_on_an_event_is_told_in_a_letter_and_no_other_is_repeated(

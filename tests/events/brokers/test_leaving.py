@@ -106,7 +106,7 @@ def test_what_another_program_publishes_is_not_appended_to_a_tenant_that_was_sus
 def _serve(conninfo: str) -> None:
     database = Database(conninfo, "test")
     broker = _forwarded(database, _tenants(database)[0], 1, -1)
-    consume(database, ERP, broker, lambda: _tenants(database), ConsumeOptions(limit=1))
+    consume(database, ERP, broker, lambda: _tenants(database), ConsumeOptions(limit=2))
 
 
 def test_a_handler_that_hangs_on_what_a_broker_brought_ends_its_process(
@@ -116,7 +116,7 @@ def test_a_handler_that_hangs_on_what_a_broker_brought_ends_its_process(
     process.join(60)
     assert process.exitcode == 1
     assert (
-        "notes.on_noted has had the event at offset 2 of tenant acme in flight for more than 1 s"
+        "notes.on_noted has had the event at offset 2 of tenant acme in flight for more than 2 s"
         in (tmp_path / "stderr").read_text()
     )
 
