@@ -148,7 +148,8 @@ def handle_each(
     for number, message in enumerate(messages):
         if consumer.leaving is not None and consumer.leaving.is_due():
             return BatchResult(handled, dead, published, rest=messages[number:])
-        if dead and not handled and checkpoint and is_wide(checkpoint) and time.monotonic() > ends:
+        is_new = checkpoint is not None and is_wide(checkpoint) and (message.offset or 0) > checkpoint.offset
+        if dead and not handled and is_new and time.monotonic() > ends:
             rest = messages[number:]
             break
         if dead and park_if_blocked(connection, consumer, message):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from erpkit.database import Database, Tenant
-from erpkit.events import Context, dispatch
+from erpkit.events import Context, dispatch, handling, one_by_one
 from erpkit.events.checkpoints import read_waiting
 from erpkit.events.consumer import consumer_groups
 from erpkit.events.health import read_event_lag
@@ -144,6 +144,22 @@ def test_bad_events_at_the_end_of_the_log_wait_until_one_behind_them_tells_that_
         _wake(database, acme)
     assert len(letters(database, acme)) == 10
     assert [number for number, _ in done(database, acme)] == [10]
+
+
+@pytest.mark.parametrize("effects", ["database", "outside"])
+def test_an_attempt_behind_the_first_event_ends_after_a_while_and_makes_no_dead_letters(
+    database: Database, acme: Tenant, effects: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in (handling, one_by_one):
+        monkeypatch.setattr(place, "WIDE_FOR", -1.0)
+    service = Service(*range(10))
+    registry = service.erp(effects=effects, start="beginning")
+    publish(database, acme, *map(Placed, range(12)))
+    for _ in range(8):
+        assert dispatch(database, acme, registry).paused == ("shop.call",)
+        assert letters(database, acme) == []
+        assert max(service.calls) == 4
+        _wake(database, acme)
 
 
 def test_events_that_wait_seconds_between_attempts_are_tried_once_each_while_an_outage_lasts(
