@@ -165,7 +165,7 @@ def test_a_handler_that_hangs_three_times_on_an_event_is_told_in_a_letter_and_no
     monkeypatch.setenv("SENT", str(sent))
     for _ in range(4):  # the first time in turn, then as a suspect
         worker = start(_serve_hanging, database.conninfo, str(sent))
-        worker.join(20)
+        worker.join(60)
         assert worker.exitcode == 1, sent.read_text()
     assert run(database, acme, "SELECT attempts FROM erpkit_checkpoints") == [(3,)], sent.read_text()
     dispatch(database, acme, erp_of(HANGING))
