@@ -11,7 +11,7 @@ import click
 
 import erpkit
 from erpkit.cli.helping import Command
-from erpkit.cli.output import print_table, print_target, say
+from erpkit.cli.output import as_table, print_table, print_target, say
 from erpkit.cli.say import end_waiting
 from erpkit.config import Settings
 from erpkit.database import Database
@@ -36,6 +36,7 @@ _MENDERS = {"pending": "run_migrations", "dead letters": "replay_events"}  # kin
 @click.option(
     "--output", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder for the reports."
 )
+@as_table
 def command(tenants: int, output: Path) -> int:
     """Start the embedded server, make an ERP with a dozen tenants in it, and run the four notebooks on it.
 

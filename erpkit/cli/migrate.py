@@ -14,6 +14,7 @@ from erpkit.cli import migrate_files
 from erpkit.cli.helping import Group
 from erpkit.cli.output import (
     as_rows,
+    as_table,
     as_text,
     is_for_programs,
     leave_gap,
@@ -176,6 +177,7 @@ def redo(slugs: tuple[str, ...], everyone: bool, confirm: str, show_sql: bool, a
 @all_option
 @click.option("--module", required=True, help="The module, with files of golang-migrate's.")
 @click.option("--confirm", default="", metavar="PLAN_ID", help="Apply the plan with this id; without it, show it.")
+@as_table
 def force(version: int, slugs: tuple[str, ...], everyone: bool, module: str, confirm: str) -> int:
     """Set golang-migrate's version of tenants and run nothing, once a file that failed was seen to; -1 is no version."""
     _check_named(slugs, everyone)

@@ -40,7 +40,8 @@ def output_option(*more: str, formats: Sequence[str] = _FORMATS, piped: str = "r
     """Take `-o FORMAT`, and `--json` as another way to say `-o json`; `as_json` tells whether it is JSON.
 
     `more` are formats that only this command has; `shown_as` returns which one it is. Without `-o` a terminal gets a table, and
-    anything else what `piped` says: rows without a head, with tabs between values, or a table.
+    anything else what `piped` says: rows without a head, with tabs between values, or a table. A command without a JSON document has
+    neither `--json` nor `as_json`.
     """
     known = [*formats, *more]
     text = f"{_listed(known)}{'; in a pipe, rows with tabs' if piped == 'rows' else ''}."
@@ -49,7 +50,7 @@ def output_option(*more: str, formats: Sequence[str] = _FORMATS, piped: str = "r
     json_ = click.option(
         "--json", "as_json", is_flag=True, callback=lambda *it: _is_json(*it), help="The same as -o json."
     )
-    return lambda function: of(json_(function))
+    return lambda function: of(json_(function) if "json" in known else function)
 
 
 def _listed(formats: Sequence[str]) -> str:
@@ -71,10 +72,12 @@ def _is_json(context: click.Context, _: object, flag: bool) -> bool:
     return flag or meant == "json"
 
 
-# What lists or shows; what plans, does or gates a CI, whose text is for a person in a pipe, too; what has no table.
+# What lists or shows; what plans, does or gates a CI, whose text is for a person in a pipe, too; what hardly
+# has a table; and what has no JSON document.
 as_rows: _Decorator = output_option()
 as_text: _Decorator = output_option(piped="table")
-as_json: _Decorator = output_option(formats=("table", "json"), piped="table")
+as_json: _Decorator = output_option(formats=("table", "wide", "json"), piped="table")
+as_table: _Decorator = output_option(formats=("table", "wide", "name", "csv"), piped="table")
 
 
 def shown_as() -> str:

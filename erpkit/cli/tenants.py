@@ -13,6 +13,7 @@ import erpkit
 from erpkit.cli.helping import Group
 from erpkit.cli.output import (
     as_rows,
+    as_table,
     as_text,
     confirm_option,
     is_for_programs,
@@ -163,6 +164,7 @@ def rename(slug: str, new_slug: str, name: str | None) -> int:
 @command.command()
 @click.argument("slug")
 @confirm_option("Drop what the plan with this id shows.")
+@as_table
 def drop(slug: str, confirm: str) -> int:
     """Drop a tenant that is suspended or archived; without --confirm, show what would be lost."""
     with erpkit.open() as erp:
@@ -172,6 +174,7 @@ def drop(slug: str, confirm: str) -> int:
 
 @command.command("hand-over")
 @confirm_option("Run the statements of the plan with this id.")
+@as_table
 def hand_over_(confirm: str) -> int:
     """Give what this login made before to all operators of the database; without --confirm, print the statements.
 
@@ -186,6 +189,7 @@ def hand_over_(confirm: str) -> int:
 @click.option("--query", default="", metavar="SQL", help="Lists the schemas; without it ERPKIT_TENANTS_QUERY does.")
 @click.option("--events", is_flag=True, help="Make the event log's tables in each schema, too.")
 @confirm_option("Adopt what the plan with this id shows.")
+@as_table
 def adopt(query: str, events: bool, confirm: str) -> int:
     """Make the schemas of an ERP tenants of erpkit's, at the migration versions that they are at; without --confirm, show the plan.
 
@@ -200,6 +204,7 @@ def adopt(query: str, events: bool, confirm: str) -> int:
 @click.argument("slugs", nargs=-1)
 @click.option("--with-events", is_flag=True, help="Drop the event log's tables even where they hold rows.")
 @confirm_option("Release what the plan with this id shows.")
+@as_table
 def release(slugs: tuple[str, ...], with_events: bool, confirm: str) -> int:
     """Give adopted tenants back, all without a name: entries, roles, grants and event tables go; schemas and data stay.
 

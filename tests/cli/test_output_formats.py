@@ -73,10 +73,11 @@ def test_every_command_that_lists_or_shows_was_tried() -> None:
     assert listing == {" ".join(_words(one)) for one in READING}
 
 
-def test_every_command_with_json_has_the_other_way_to_say_it() -> None:
+def test_every_command_with_json_or_a_plan_has_the_formats() -> None:
     for name, command in _commands(root):
         options = {option for parameter in command.params for option in parameter.opts}
-        assert ("-o" in options) == ("--json" in options), name
+        assert ("--json" in options) <= ("-o" in options), name
+        assert ("--confirm" in options) <= ("-o" in options), name
 
 
 @pytest.mark.parametrize("command", ["tenants list", "events dead-letters list", "modules check", "migrate plan"])
