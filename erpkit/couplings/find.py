@@ -18,7 +18,7 @@ from erpkit.errors import DatabaseError, ErpkitError, ModuleError
 from erpkit.finding import name_some
 from erpkit.modules import Layers, ModuleCheck, ModuleLike, check_modules, is_foreign
 from erpkit.modules.registry import Source, read_source
-from erpkit.modules.wiring import Couplings, Edge, place_of
+from erpkit.modules.wiring import Couplings, Edge, Unread, place_of
 from erpkit.tenants import find_tenants
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def find_couplings(
     """
     owners = TableOwners(modules)
     packages = find_packages(modules)
-    not_read: list[str] = []
+    not_read: list[Unread] = []
     not_asked = [] if use_database else ["foreign keys and views were not read, as the database was not to be used"]
     edges = _tried("imports were not read", not_read, lambda: import_edges(packages))
     edges += _tried("queries were not read", not_read, lambda: query_edges(modules, owners))
@@ -77,7 +77,8 @@ def find_couplings(
     foreign = frozenset(module.name for module in modules if is_foreign(module)) & strangers
     if strangers - foreign:
         names = name_some(sorted(strangers - foreign), 5)
-        not_read.append(f"imports of {names} were not read: no Python package of its own was found")
+        problem = f"imports of {names} were not read: no Python package of its own was found"
+        not_read.append(Unread(problem, modules=tuple(sorted(strangers - foreign))))
     if foreign:
         not_asked.append(f"imports of {name_some(sorted(foreign), 5)} were not read: they are not written in Python")
     return Couplings(tuple(edges), tuple(not_read), partly, tuple(not_asked))
@@ -104,12 +105,12 @@ def _of_tables(database: Database | None, owners: TableOwners, tenants_query: st
         return table_edges(connection, schema, owners)
 
 
-def _tried(what: str, not_read: list[str], read: Callable[[], list[Edge]]) -> list[Edge]:
+def _tried(what: str, not_read: list[Unread], read: Callable[[], list[Edge]]) -> list[Edge]:
     """Read a source of edges; if that fails, add the reason to `not_read`."""
     try:
         return read()
     except ErpkitError as error:
-        not_read.append(f"{what}: {error}")
+        not_read.append(Unread(f"{what}: {error}"))
         return []
 
 

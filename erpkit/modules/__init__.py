@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         topic_of,
     )
     from erpkit.modules.registry import Candidates, Registry, find_modules, load_modules, load_order, read_candidates
-    from erpkit.modules.wiring import Component, Couplings, Edge, ModuleFinding, ModuleGraph
+    from erpkit.modules.wiring import Component, Couplings, Edge, ModuleFinding, ModuleGraph, Unread
 
 __all__ = [
     "Candidates",
@@ -48,6 +48,7 @@ __all__ = [
     "Registry",
     "Retry",
     "Tool",
+    "Unread",
     "Upcaster",
     "WhatIf",
     "check_modules",

@@ -220,7 +220,7 @@ def check_modules(
         tuple(edges),
         tuple(components),
         tuple(sorted({edge.target for edge in edges} - known)),
-        (*couplings.not_read, *couplings.not_asked) if couplings else (),
+        (*map(str, couplings.not_read), *couplings.not_asked) if couplings else (),
         target,
         graph=graph,
     )

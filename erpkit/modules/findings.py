@@ -59,7 +59,7 @@ def coverage_findings(modules: Sequence[ModuleLike], couplings: Couplings | None
     )
     return [
         *([] if modules else [nothing]),
-        *(ModuleFinding(NOT_READ, (), text, "") for text in (couplings.not_read if couplings else ())),
+        *(ModuleFinding(NOT_READ, one.modules, one.problem, "") for one in (couplings.not_read if couplings else ())),
     ]
 
 

@@ -8,40 +8,70 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from erpkit.finding import Finding, Severity
 from erpkit.modules.cycles import Cut
 from erpkit.modules.module import EventHandler, ModuleLike, answers_of, is_foreign, tools_of, topic_of, upcasters_of
 from erpkit.plural import count_of
 
-Kind = Literal["declared", "import", "event", "foreign key", "view", "query"]
-KINDS: tuple[Kind, ...] = ("declared", "import", "event", "foreign key", "view", "query")
+Kind = Literal[
+    "declared", "import", "event", "foreign key", "view", "query", "trigger", "policy", "function", "inherits", "default",
+    "type", "sql", "migration", "route", "command",
+]  # fmt: skip
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Relation = Literal["requires", "listens"]
 
 
 @dataclass(frozen=True, order=True)
 class Edge:
-    """Module `source` needs module `target`; `evidence` is a file and line, a constraint, a view, a topic or a query."""
+    """Module `source` needs module `target`; `evidence` says in words what shows it: a file and line, a constraint, a topic.
+
+    `path`, `line` and `column` are where it stands in a file, counted from 1, "" and 0 where it stands in none. It is not
+    `certain` where only a name was found, in the body of a function for instance.
+    """
 
     source: str
     target: str
     kind: Kind
     evidence: str
+    path: str = ""
+    line: int = 0
+    column: int = 0
+    certain: bool = True
+
+    @property
+    def relation(self) -> Relation:
+        """`listens` for an event's message, which needs no load order and closes no cycle; else `requires`."""
+        return "listens" if self.kind == "event" else "requires"
 
     def __str__(self) -> str:
         return f"{self.source} -> {self.target}: {self.kind}, {self.evidence}"
 
 
 @dataclass(frozen=True)
+class Unread:
+    """What could not be read: a file, a folder, or a source as a whole, why not, and the `modules` that it belongs to."""
+
+    problem: str
+    path: str = ""
+    line: int = 0
+    modules: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+@dataclass(frozen=True)
 class Couplings:
-    """What was found in fact: its edges, in words what could not be looked at, and the modules of which not all was seen.
+    """What was found in fact: its edges, what could not be looked at, and the modules of which not all was seen.
 
     `not_asked` is what was left out on purpose: no fault. Of a module in `partly_read` it cannot be told that it does not use
     what it declares.
     """
 
     edges: tuple[Edge, ...] = ()
-    not_read: tuple[str, ...] = ()
+    not_read: tuple[Unread, ...] = ()
     partly_read: frozenset[str] = frozenset()
     not_asked: tuple[str, ...] = ()
 

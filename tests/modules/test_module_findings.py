@@ -17,6 +17,7 @@ from erpkit.modules import (
     Layers,
     Module,
     ModuleCheck,
+    Unread,
     check_modules,
     cut_edges,
     find_impact,
@@ -261,7 +262,7 @@ def test_no_modules_are_a_finding_and_not_a_sound_graph() -> None:
 
 def test_what_could_not_be_read_is_a_finding_and_what_was_not_to_be_read_is_none() -> None:
     check = check_modules(
-        SHOP, Couplings(SEEN, ("imports were not read: grimp is missing",), not_asked=("no database",))
+        SHOP, Couplings(SEEN, (Unread("imports were not read: grimp is missing"),), not_asked=("no database",))
     )
     assert _kinds(check) == {"not read": ()}
     assert check.not_read == ("imports were not read: grimp is missing", "no database")
