@@ -62,7 +62,8 @@ def find_couplings(
     not_read: list[Unread] = []
     not_asked = [] if use_database else ["foreign keys and views were not read, as the database was not to be used"]
     code = Code(packages)
-    edges = [edge for file in code.files() for edge in import_edges(code, file)]
+    events = {module.name: frozenset(event.__name__ for event in module.publishes) for module in modules}
+    edges = [edge for file in code.files() for edge in import_edges(code, file, events)]
     not_read += code.unread
     edges += _tried("queries were not read", not_read, lambda: query_edges(modules, owners))
     if use_database:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from erpkit.finding import exit_code
 from erpkit.modules.cycles import find_components, graph_of, shortest_cycle, smallest_cut, within
 from erpkit.modules.findings import (
     Layers,
@@ -101,8 +102,8 @@ class ModuleCheck(Result, ModuleGraph):
             "not read": len(self.not_read),
             "findings": len(self.findings),
         }
-        title = "The module graph needs work" if self.findings else "The module graph is sound"
         findings = [finding.finding for finding in self.findings]
+        title = "The module graph needs work" if exit_code(findings) else "The module graph is sound"
         return Summary(f"{title}: {self.target}" if self.target else title, facts, findings)
 
     def __repr__(self) -> str:
@@ -227,10 +228,16 @@ def check_modules(
 
 
 def find_cycles(edges: Iterable[Edge]) -> list[Component]:
-    """Return one component for each set of modules that reach each other, through edges of any kind; those of start-up first."""
+    """Return one component for each set of modules that require each other, in any way; those of start-up first.
+
+    A subscription requires nothing, so modules that answer each other by events are no cycle.
+    """
     found: dict[tuple[str, str], list[Edge]] = {}
+    listened: set[tuple[str, str]] = set()
     for edge in edges:
-        if edge.source != edge.target:
+        if edge.relation == "listens":
+            listened.add((edge.source, edge.target))
+        elif edge.source != edge.target and edge.binds:
             found.setdefault((edge.source, edge.target), []).append(edge)
     graph = graph_of(found)
     declared = graph_of((pair for pair, several in found.items() if any(e.kind == "declared" for e in several)), graph)
@@ -238,9 +245,16 @@ def find_cycles(edges: Iterable[Edge]) -> list[Component]:
     for modules in find_components(graph):
         at_start = find_components(within(declared, modules))
         path = shortest_cycle(declared, at_start[0]) if at_start else shortest_cycle(graph, modules)
-        cut = smallest_cut(graph, modules, lambda pair: len(found[pair]))
+        cut = smallest_cut(
+            graph, modules, lambda pair: 0 if _is_idle(found[pair], pair in listened) else len(found[pair])
+        )
         components.append(Component(modules, path, cut, bool(at_start)))
     return sorted(components, key=lambda component: not component.is_declared)
+
+
+def _is_idle(edges: Sequence[Edge], is_listened: bool) -> bool:
+    """Tell whether a dependency is declared for a subscription alone, which needs no declaration."""
+    return is_listened and all(edge.kind == "declared" for edge in edges)
 
 
 def _order(graph: networkx.DiGraph[str], known: set[str]) -> tuple[str, ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
 
 from erpkit.errors import UsageError
+from erpkit.modules.cycles import Cut, Pair
 from erpkit.modules.module import EventHandler, ModuleLike, protocol_faults, short, topic_of
 from erpkit.modules.wiring import NOT_READ, Component, Couplings, Edge, ModuleFinding
 from erpkit.plural import count_of
@@ -112,30 +113,45 @@ def self_findings(edges: Iterable[Edge]) -> list[ModuleFinding]:
     ]
 
 
-def cycle_findings(components: Iterable[Component], edges: Iterable[Edge]) -> list[ModuleFinding]:
+def cycle_findings(components: Iterable[Component], edges: Sequence[Edge]) -> list[ModuleFinding]:
     """One finding per component: a cycle, the edges to cut, and the evidence for each edge."""
-    pairs = _by_pair(edges)
-    return [_cycle_finding(component, pairs) for component in components]
+    required = _by_pair(edge for edge in edges if edge.binds)
+    listened = {(edge.source, edge.target) for edge in edges if edge.relation == "listens"}
+    return [_cycle_finding(component, required, listened) for component in components]
 
 
-def _cycle_finding(component: Component, pairs: Mapping[tuple[str, str], Sequence[Edge]]) -> ModuleFinding:
+def _cycle_finding(
+    component: Component, pairs: Mapping[Pair, Sequence[Edge]], listened: Collection[Pair]
+) -> ModuleFinding:
     size = (
         f"; {count_of(len(component.modules), 'module')} reach each other"
         if len(component.modules) > len(set(component.path))
         else ""
     )
     kind = "cycle" if component.is_declared else "hidden cycle"
-    shown = [*component.cut.edges[:_NAMED]]
-    more = f" and {len(component.cut.edges) - _NAMED} more" if len(component.cut.edges) > _NAMED else ""
-    edges = ", ".join(f"{source} -> {target}" for source, target in shown) + more
-    how = "" if component.cut.is_smallest else f" (at least {component.cut.at_least} must go; a smaller cut may exist)"
-    remedy = f"cut {edges}{how}: let the needed module publish an event that the other handles"
     steps = (
         [] if component.is_declared else [pair for pair in pairwise(component.path) if pair not in component.cut.edges]
     )
     evidence = [str(edge) for pair in component.cut.edges for edge in pairs[pair]]
     evidence += [str(pairs[pair][0]) for pair in steps]
+    remedy = _how_to_cut(component.cut, pairs, listened)
     return ModuleFinding(kind, component.modules, f"{_path(component.path)}{size}", remedy, tuple(evidence))
+
+
+def _how_to_cut(cut: Cut, pairs: Mapping[Pair, Sequence[Edge]], listened: Collection[Pair]) -> str:
+    """Say which edges to cut and how; a module that only listens to what it declares can do without declaring it."""
+    idle = [pair for pair in cut.edges if pair in listened and all(edge.kind == "declared" for edge in pairs[pair])]
+    needed = [pair for pair in cut.edges if pair not in idle]
+    bound = "" if cut.is_smallest else f" (at least {cut.at_least} must go; a smaller cut may exist)"
+    how = [
+        f"remove {source} -> {target} from what {source} declares: it only listens, which needs no declaration"
+        for source, target in idle[:_NAMED]
+    ]
+    if needed:
+        more = f" and {len(needed) - _NAMED} more" if len(needed) > _NAMED else ""
+        names = ", ".join(f"{source} -> {target}" for source, target in needed[:_NAMED]) + more
+        how.append(f"cut {names}{bound}: let the needed module publish an event that the other handles")
+    return "; ".join(how)
 
 
 def _path(names: Sequence[str]) -> str:
@@ -146,23 +162,28 @@ def _path(names: Sequence[str]) -> str:
 
 
 def undeclared_findings(edges: Iterable[Edge], *, indirect: bool) -> list[ModuleFinding]:
-    """What a module uses without having declared it; with `indirect`, declared by way of others is well enough."""
-    pairs = _by_pair(edges)
+    """What a module requires without having declared it; with `indirect`, declared by way of others is well enough.
+
+    A subscription declares itself. Where only a name was found, the dependency is possible, and no more.
+    """
+    pairs = _by_pair(edge for edge in edges if edge.relation == "requires")
     declared: dict[str, set[str]] = {}
     for (source, target), several in pairs.items():
         if any(edge.kind == "declared" for edge in several):
             declared.setdefault(source, set()).add(target)
     return [
-        ModuleFinding(
-            "undeclared dependency",
-            (source, target),
-            f"{source} uses {target} without declaring it: {_kinds(several)}",
-            f"declare {target} in {source}, or stop using it",
-            tuple(f"{edge.kind}: {edge.evidence}" for edge in several),
-        )
+        _undeclared(source, target, several)
         for (source, target), several in pairs.items()
         if target not in declared.get(source, ()) and not (indirect and _leads(declared, source, target))
     ]
+
+
+def _undeclared(source: str, target: str, edges: Sequence[Edge]) -> ModuleFinding:
+    is_certain = any(edge.certain for edge in edges)
+    kind, verb = ("undeclared dependency", "uses") if is_certain else ("possible dependency", "seems to use")
+    problem = f"{source} {verb} {target} without declaring it: {_kinds(edges)}"
+    evidence = tuple(f"{edge.kind}: {edge.evidence}" for edge in edges)
+    return ModuleFinding(kind, (source, target), problem, f"declare {target} in {source}, or stop using it", evidence)
 
 
 def unused_findings(edges: Iterable[Edge], couplings: Couplings | None) -> list[ModuleFinding]:
@@ -183,7 +204,7 @@ def unused_findings(edges: Iterable[Edge], couplings: Couplings | None) -> list[
 
 
 def layer_findings(edges: Iterable[Edge], layers: Layers, known: set[str]) -> list[ModuleFinding]:
-    """Modules that need one of a higher layer, and layers that no module is in."""
+    """Modules that require one of a higher layer, and layers that no module is in; listening to a higher one is allowed."""
     mistyped = [
         ModuleFinding("unknown layer", (), f"no module is named {name}, which the layers list", "correct the layers")
         for name in layers.unused(known)
@@ -199,7 +220,7 @@ def layer_findings(edges: Iterable[Edge], layers: Layers, known: set[str]) -> li
             f"reverse the dependency: let {target} need {source}",
             tuple(f"{edge.kind}: {edge.evidence}" for edge in several),
         )
-        for (source, target), several in _by_pair(edges).items()
+        for (source, target), several in _by_pair(edge for edge in edges if edge.binds).items()
         if (below := layer[source]) is not None and (above := layer[target]) is not None and above < below
     ]
 

@@ -199,7 +199,7 @@ class ModuleLike(Protocol):
 
     @property
     def dependencies(self) -> Sequence[str]:
-        """Names of the modules whose tables or events it uses."""
+        """Names of the modules whose code or tables it uses; a subscription to their events needs no declaration."""
 
     @property
     def migrations(self) -> Path | None:

@@ -27,6 +27,7 @@ Relation = Literal["requires", "listens"]
 class Edge:
     """Module `source` needs module `target`; `evidence` says in words what shows it: a file and line, a constraint, a topic.
 
+    A module that `listens` to another's messages needs no load order, and closes no cycle; otherwise it `requires` the other.
     `path`, `line` and `column` are where it stands in a file, counted from 1, "" and 0 where it stands in none. It is not
     `certain` where only a name was found, in the body of a function for instance.
     """
@@ -39,11 +40,12 @@ class Edge:
     line: int = 0
     column: int = 0
     certain: bool = True
+    relation: Relation = "requires"
 
     @property
-    def relation(self) -> Relation:
-        """`listens` for an event's message, which needs no load order and closes no cycle; else `requires`."""
-        return "listens" if self.kind == "event" else "requires"
+    def binds(self) -> bool:
+        """Whether it decides the load order: it is certain, and more than a subscription."""
+        return self.certain and self.relation == "requires"
 
     def __str__(self) -> str:
         return f"{self.source} -> {self.target}: {self.kind}, {self.evidence}"
@@ -89,7 +91,7 @@ def event_edges(modules: Sequence[ModuleLike]) -> list[Edge]:
     """Return an edge from each handler's module to the one that publishes its event."""
     publishers = {event: module.name for module in modules for event in module.publishes}
     return [
-        Edge(module.name, publisher, "event", _handling(publisher, module, handler, event))
+        _listening(publisher, module, handler, event)
         for module in modules
         for handler in module.subscribes
         for event in handler.events
@@ -97,15 +99,17 @@ def event_edges(modules: Sequence[ModuleLike]) -> list[Edge]:
     ]
 
 
-def place_of(module: str, line: int, *, is_package: bool = False) -> str:
-    """Return file and line of a Python module, by its dotted name."""
-    return f"{module.replace('.', '/')}{'/__init__' if is_package else ''}.py:{line}"
+def _listening(publisher: str, module: ModuleLike, handler: EventHandler, event: type) -> Edge:
+    path, line = find_handler(module, handler)
+    place = f" ({path}:{line})" if path else ""
+    words = f"{handler.name} handles {topic_of(publisher, event)}{place}"
+    return Edge(module.name, publisher, "event", words, path, line, relation="listens")
 
 
-def handler_place(module: ModuleLike, handler: EventHandler) -> str:
-    """Return file and line of a handler's function, "" for one that is written in another language."""
+def find_handler(module: ModuleLike, handler: EventHandler) -> tuple[str, int]:
+    """Return file and line of a handler's function, "" and 0 for one that is written in another language."""
     code = None if is_foreign(module) else getattr(handler.function, "__code__", None)
-    return f"{shorten_path(Path(code.co_filename))}:{code.co_firstlineno}" if code else ""
+    return (shorten_path(Path(code.co_filename)), code.co_firstlineno) if code else ("", 0)
 
 
 def shorten_path(path: Path) -> str:
@@ -120,16 +124,12 @@ def _declared_at(module: ModuleLike, dependency: str) -> str:
     return str(tell(dependency)) if tell else f"dependencies of {module.name}"
 
 
-def _handling(publisher: str, module: ModuleLike, handler: EventHandler, event: type) -> str:
-    place = handler_place(module, handler)
-    return f"{handler.name} handles {topic_of(publisher, event)}{f' ({place})' if place else ''}"
-
-
 NOT_READ = "not read"
 _WARNINGS = frozenset({
     NOT_READ, "no modules", "hidden cycle", "undeclared dependency", "unused dependency", "layer violation", "unknown layer",
     "unhandled event", "split projection",
 })  # fmt: skip
+_ADVICE = frozenset({"possible dependency"})
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,9 @@ class ModuleFinding:
 
     @property
     def severity(self) -> Severity:
-        """`error` where start-up refuses the modules, else `warning`."""
+        """`error` where start-up refuses the modules, `info` where it is only possible, else `warning`."""
+        if self.kind in _ADVICE:
+            return "info"
         return "warning" if self.kind in _WARNINGS else "error"
 
     @property
@@ -213,8 +215,11 @@ def _orphan_handlers(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
         for handler in module.subscribes:
             for event in (event for event in handler.events if event not in published):
                 problem = f"{handler.name} subscribes to {event.__name__}, which no module publishes"
-                remedy, place = "publish the event or remove the handler", handler_place(module, handler)
-                yield ModuleFinding("orphan handler", (module.name,), problem, remedy, (place,) if place else ())
+                remedy = "publish the event or remove the handler"
+                path, line = find_handler(module, handler)
+                yield ModuleFinding(
+                    "orphan handler", (module.name,), problem, remedy, (f"{path}:{line}",) if path else ()
+                )
 
 
 def _handler_faults(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:

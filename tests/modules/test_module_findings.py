@@ -105,15 +105,6 @@ def test_a_handler_of_an_event_that_nobody_publishes_is_found_with_its_place() -
     assert finding.evidence[0].startswith("tests/modules/test_module_findings.py:")
 
 
-def test_a_subscription_is_a_coupling_with_the_handlers_place() -> None:
-    handler = EventHandler("billing.on_placed", Placed, handle)
-    check = check_modules([Module("sales", publishes=(Placed,)), Module("billing", subscribes=(handler,))])
-    (finding,) = check.findings
-    assert (finding.kind, finding.modules) == ("undeclared dependency", ("billing", "sales"))
-    (evidence,) = finding.evidence
-    assert evidence.startswith("event: billing.on_placed handles sales.Placed (tests/modules/test_module_findings.py:")
-
-
 def test_a_lower_layer_that_needs_a_higher_one_is_found() -> None:
     layers = Layers.parse("catalog > sales, billing")
     found = [finding for finding in check_modules(SHOP, layers=layers).findings if finding.kind == "layer violation"]
@@ -238,8 +229,6 @@ def test_a_modules_toml_is_checked_with_its_events_and_layers(tmp_path: Path) ->
     check = check_modules(source.candidates, findings=source.findings, layers=Layers.parse("sales > stock"))
     assert {finding.kind: finding.evidence for finding in check.findings} == {
         "orphan handler": (),
-        "undeclared dependency": ("event: stock.on_sales_OrderPlaced handles sales.OrderPlaced",),
-        "layer violation": ("event: stock.on_sales_OrderPlaced handles sales.OrderPlaced",),
         "unhandled event": ("published by sales",),
     }
 
