@@ -9,21 +9,18 @@ from typing import TYPE_CHECKING
 
 from erpkit.finding import exit_code
 from erpkit.modules.cycles import find_components, graph_of, shortest_cycle, smallest_cut, within
+from erpkit.modules.faults import folder_faults, name_faults, select_modules, structure_faults, wiring_faults
 from erpkit.modules.findings import (
     Layers,
     coverage_findings,
     cycle_findings,
-    duplicate_findings,
     event_findings,
     layer_findings,
     list_evidence,
-    missing_findings,
-    not_module_findings,
-    self_findings,
     undeclared_findings,
     unused_findings,
 )
-from erpkit.modules.module import EventHandler, ModuleLike, protocol_faults, topic_of
+from erpkit.modules.module import EventHandler, ModuleLike, topic_of
 from erpkit.modules.picture import draw_modules
 from erpkit.modules.registry import dependency_graph
 from erpkit.modules.wiring import (
@@ -34,7 +31,6 @@ from erpkit.modules.wiring import (
     ModuleGraph,
     declared_edges,
     event_edges,
-    wiring_faults,
 )
 from erpkit.result import Picture, Result, Summary
 from erpkit.table import Column, Table, Tone
@@ -184,15 +180,17 @@ def check_modules(
     findings: Sequence[ModuleFinding] = (),
     outside: Iterable[str] = (),
     indirect: bool = False,
+    starts: bool = True,
     target: str = "",
 ) -> ModuleCheck:
     """Check modules without stopping at the first fault; use it for reports, and `load_order` at start-up.
 
     `couplings` are what was found in fact beside what is declared here, `findings` what was wrong before. Modules `outside` are
     known to exist elsewhere. With `indirect`, a dependency that is only declared by way of others is declared well enough.
+    Modules that erpkit never `starts` may have any name.
     """
-    all_candidates = list(candidates)
-    modules = [one for one in all_candidates if isinstance(one, ModuleLike) and not protocol_faults(one)]
+    all_candidates, elsewhere = list(candidates), set(outside)
+    modules = select_modules(all_candidates)
     known = {module.name for module in modules}
     edges = sorted({*declared_edges(modules), *event_edges(modules), *(couplings.edges if couplings else ())})
     inside = [edge for edge in edges if edge.source in known and edge.target in known]
@@ -202,12 +200,11 @@ def check_modules(
     place = {name: number for number, name in enumerate(order)}
     all_findings = [
         *findings,
-        *not_module_findings(all_candidates),
-        *duplicate_findings(modules),
-        *missing_findings(edges, known | set(outside)),
-        *self_findings(edges),
+        *(name_faults(modules) if starts else ()),
+        *structure_faults(all_candidates, elsewhere),
         *cycle_findings(components, inside),
         *wiring_faults(modules),
+        *folder_faults(modules),
         *undeclared_findings(inside, indirect=indirect),
         *layer_findings(inside, layers, known),
         *event_findings(modules),

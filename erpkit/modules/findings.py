@@ -10,8 +10,8 @@ from itertools import pairwise
 
 from erpkit.errors import UsageError
 from erpkit.modules.cycles import Cut, Pair
-from erpkit.modules.module import EventHandler, ModuleLike, protocol_faults, short, topic_of
-from erpkit.modules.wiring import NOT_READ, Component, Couplings, Edge, ModuleFinding
+from erpkit.modules.module import EventHandler, ModuleLike, topic_of
+from erpkit.modules.wiring import NOT_READ, Component, Couplings, Edge, ModuleFinding, Place, Unread, places_of
 from erpkit.plural import count_of
 
 
@@ -60,57 +60,14 @@ def coverage_findings(modules: Sequence[ModuleLike], couplings: Couplings | None
     )
     return [
         *([] if modules else [nothing]),
-        *(ModuleFinding(NOT_READ, one.modules, one.problem, "") for one in (couplings.not_read if couplings else ())),
+        *(unread_finding(one) for one in (couplings.not_read if couplings else ())),
     ]
 
 
-def not_module_findings(candidates: Sequence[object]) -> list[ModuleFinding]:
-    """What was registered and is not a module, with all that is wrong with it."""
-    return [
-        ModuleFinding("no module", (), f"{short(one)} is not a module", "register an erpkit.Module", tuple(faults))
-        for one in candidates
-        if (faults := protocol_faults(one))
-    ]
-
-
-def duplicate_findings(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:
-    """Names that more than one module has; one that is read from a file tells where."""
-    counts = Counter(module.name for module in modules)
-    return [
-        ModuleFinding(
-            "duplicate",
-            (name,),
-            f"{count} modules are named {name}",
-            "rename all but one",
-            tuple(str(place) for m in modules if m.name == name and (place := getattr(m, "path", None))),
-        )
-        for name, count in counts.items()
-        if count > 1
-    ]
-
-
-def missing_findings(edges: Iterable[Edge], known: set[str]) -> list[ModuleFinding]:
-    """Dependencies on modules that do not exist."""
-    return [
-        ModuleFinding(
-            "missing dependency",
-            (edge.source, edge.target),
-            f"{edge.source} depends on {edge.target}, which is not registered",
-            "register or remove it",
-            (edge.evidence,),
-        )
-        for edge in edges
-        if edge.kind == "declared" and edge.target not in known
-    ]
-
-
-def self_findings(edges: Iterable[Edge]) -> list[ModuleFinding]:
-    """Modules that declare that they depend on themselves."""
-    return [
-        ModuleFinding("cycle", (e.source,), f"{e.source} -> {e.source}", "remove this dependency", (e.evidence,))
-        for e in edges
-        if e.kind == "declared" and e.source == e.target
-    ]
+def unread_finding(unread: Unread) -> ModuleFinding:
+    """What could not be read, as a finding."""
+    places = (Place(unread.path, unread.line),) if unread.path else ()
+    return ModuleFinding(NOT_READ, unread.modules, unread.problem, "", (), places)
 
 
 def cycle_findings(components: Iterable[Component], edges: Sequence[Edge]) -> list[ModuleFinding]:
@@ -132,10 +89,9 @@ def _cycle_finding(
     steps = (
         [] if component.is_declared else [pair for pair in pairwise(component.path) if pair not in component.cut.edges]
     )
-    evidence = [str(edge) for pair in component.cut.edges for edge in pairs[pair]]
-    evidence += [str(pairs[pair][0]) for pair in steps]
-    remedy = _how_to_cut(component.cut, pairs, listened)
-    return ModuleFinding(kind, component.modules, f"{_path(component.path)}{size}", remedy, tuple(evidence))
+    shown = [edge for pair in component.cut.edges for edge in pairs[pair]] + [pairs[pair][0] for pair in steps]
+    remedy, evidence = _how_to_cut(component.cut, pairs, listened), tuple(map(str, shown))
+    return ModuleFinding(kind, component.modules, f"{_path(component.path)}{size}", remedy, evidence, places_of(shown))
 
 
 def _how_to_cut(cut: Cut, pairs: Mapping[Pair, Sequence[Edge]], listened: Collection[Pair]) -> str:
@@ -182,8 +138,12 @@ def _undeclared(source: str, target: str, edges: Sequence[Edge]) -> ModuleFindin
     is_certain = any(edge.certain for edge in edges)
     kind, verb = ("undeclared dependency", "uses") if is_certain else ("possible dependency", "seems to use")
     problem = f"{source} {verb} {target} without declaring it: {_kinds(edges)}"
-    evidence = tuple(f"{edge.kind}: {edge.evidence}" for edge in edges)
-    return ModuleFinding(kind, (source, target), problem, f"declare {target} in {source}, or stop using it", evidence)
+    remedy, evidence = f"declare {target} in {source}, or stop using it", _told(edges)
+    return ModuleFinding(kind, (source, target), problem, remedy, evidence, places_of(edges))
+
+
+def _told(edges: Iterable[Edge]) -> tuple[str, ...]:
+    return tuple(f"{edge.kind}: {edge.evidence}" for edge in edges)
 
 
 def unused_findings(edges: Iterable[Edge], couplings: Couplings | None) -> list[ModuleFinding]:
@@ -197,6 +157,7 @@ def unused_findings(edges: Iterable[Edge], couplings: Couplings | None) -> list[
             f"{source} declares {target}, but no import, event, foreign key, view or query needs it",
             "remove it, unless it is used in a way that cannot be seen from here",
             tuple(edge.evidence for edge in several),
+            places_of(several),
         )
         for (source, target), several in _by_pair(edges).items()
         if all(edge.kind == "declared" for edge in several) and source not in couplings.partly_read and source != target
@@ -218,7 +179,8 @@ def layer_findings(edges: Iterable[Edge], layers: Layers, known: set[str]) -> li
             (source, target),
             f"{source} (layer {below + 1}) needs {target} of the higher layer {above + 1}",
             f"reverse the dependency: let {target} need {source}",
-            tuple(f"{edge.kind}: {edge.evidence}" for edge in several),
+            _told(several),
+            places_of(several),
         )
         for (source, target), several in _by_pair(edge for edge in edges if edge.binds).items()
         if (below := layer[source]) is not None and (above := layer[target]) is not None and above < below

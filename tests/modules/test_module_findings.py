@@ -91,7 +91,7 @@ def test_a_cycle_through_what_nobody_declared_is_found_with_the_edge_to_cut() ->
 def test_each_cycle_of_start_up_is_one_finding() -> None:
     modules = [Module("a", ("b",)), Module("b", ("a",)), Module("c", ("d",)), Module("d", ("c",)), Module("e", ("e",))]
     problems = [finding.problem for finding in check_modules(modules).findings if finding.kind == "cycle"]
-    assert problems == ["e -> e", "a -> b -> a", "c -> d -> c"]
+    assert problems == ["module e depends on itself (e -> e)", "a -> b -> a", "c -> d -> c"]
 
 
 def test_an_event_that_nobody_handles_is_found() -> None:
