@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from erpkit.config import Settings
+from erpkit.couplings.beside import find_beside
 from erpkit.couplings.imports import import_edges
 from erpkit.couplings.source import Code, find_packages
 from erpkit.couplings.tables import TableOwners, query_edges, table_edges
@@ -42,6 +44,7 @@ def inspect_modules(
         findings=source.findings,
         outside=source.outside,
         indirect=source.indirect,
+        starts=source.imports is None,
         target=where if source.imports is None else source.name,
     )
 
@@ -61,31 +64,40 @@ def find_couplings(
     packages = find_packages(modules)
     not_read: list[Unread] = []
     not_asked = [] if use_database else ["foreign keys and views were not read, as the database was not to be used"]
-    code = Code(packages)
+    code = Code(packages, roots=_roots(modules))
     events = {module.name: frozenset(event.__name__ for event in module.publishes) for module in modules}
     edges = [edge for file in code.files() for edge in import_edges(code, file, events)]
-    not_read += code.unread
-    edges += _tried("queries were not read", not_read, lambda: query_edges(modules, owners))
+    not_read += [*code.unread, *find_beside(modules, packages, code)]
+    for module in modules:
+        what = f"queries of {module.name} were not read"
+        edges += _tried(what, not_read, partial(query_edges, [module], owners), (module.name,))
     if use_database:
         what = "foreign keys and views were not read"
         edges += _tried(what, not_read, lambda: _of_tables(database, owners, tenants_query))
     everyone = frozenset(module.name for module in modules)
     strangers = everyone - set(packages)
-    partly = everyone if not_read or not_asked else strangers
+    partly = strangers.union(*(one.modules or everyone for one in not_read), everyone if not_asked else ())
     foreign = frozenset(module.name for module in modules if is_foreign(module)) & strangers
     if strangers - foreign:
         names = name_some(sorted(strangers - foreign), 5)
         problem = f"imports of {names} were not read: no Python package of its own was found"
         not_read.append(Unread(problem, modules=tuple(sorted(strangers - foreign))))
     if foreign:
-        not_asked.append(f"imports of {name_some(sorted(foreign), 5)} were not read: they are not written in Python")
+        problem = f"imports of {name_some(sorted(foreign), 5)} were not read: they are not written in Python"
+        not_read.append(Unread(problem, modules=tuple(sorted(foreign)), severity="info"))
     return Couplings(tuple(edges), tuple(not_read), partly, tuple(not_asked))
+
+
+def _roots(modules: Sequence[ModuleLike]) -> list[Path]:
+    """Return where to look for packages that a modules.toml names: beside it, and in `src` there."""
+    roots = dict.fromkeys(root for module in modules if (root := getattr(module, "root", None)))
+    return [folder for root in roots for folder in (root, root / "src")]
 
 
 def _couplings(source: Source, settings: Settings, database: Database | None, *, use_database: bool) -> Couplings:
     if source.imports is not None:
         everyone = frozenset(module.name for module in source.candidates if isinstance(module, ModuleLike))
-        return Couplings(source.imports, (), everyone, (_ODOO,))
+        return Couplings(source.imports, source.not_read, everyone, (_ODOO,))
     modules = [candidate for candidate in source.candidates if isinstance(candidate, ModuleLike)]
     return find_couplings(modules, database, settings.tenants_query, use_database=use_database)
 
@@ -103,12 +115,14 @@ def _of_tables(database: Database | None, owners: TableOwners, tenants_query: st
         return table_edges(connection, schema, owners)
 
 
-def _tried(what: str, not_read: list[Unread], read: Callable[[], list[Edge]]) -> list[Edge]:
+def _tried(
+    what: str, not_read: list[Unread], read: Callable[[], list[Edge]], modules: tuple[str, ...] = ()
+) -> list[Edge]:
     """Read a source of edges; if that fails, add the reason to `not_read`."""
     try:
         return read()
     except ErpkitError as error:
-        not_read.append(Unread(f"{what}: {error}"))
+        not_read.append(Unread(f"{what}: {error}", modules=modules))
         return []
 
 

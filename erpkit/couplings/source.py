@@ -74,7 +74,7 @@ class Code:
     def exists(self, name: str) -> bool:
         """Tell whether a dotted name is a package or a file, rather than something inside of one."""
         if name not in self._known:
-            self._known[name] = bool(self._folders(name)) or bool(self._files(name))
+            self._known[name] = bool(self.folders(name)) or bool(self._files(name))
         return self._known[name]
 
     def beside(self, name: str) -> PythonFile | None:
@@ -85,7 +85,7 @@ class Code:
 
     def _read_package(self, package: str) -> Iterator[PythonFile]:
         module = self._packages[package]
-        folders, files = self._folders(package), self._files(package)
+        folders, files = self.folders(package), self._files(package)
         if not folders and not files:
             problem = f"imports of {module} were not read: there is no package {package}"
             self.unread.append(Unread(problem, modules=(module,)))
@@ -108,16 +108,16 @@ class Code:
 
     def _files(self, name: str) -> list[Path]:
         """Return the file of a dotted name: `__init__.py` of a package, or else the one named so."""
-        inits = [path for folder in self._folders(name) if (path := folder / "__init__.py").is_file()]
+        inits = [path for folder in self.folders(name) if (path := folder / "__init__.py").is_file()]
         parent, _, last = name.rpartition(".")
-        above = self._folders(parent) if parent else self._top(name, ".py")
+        above = self.folders(parent) if parent else self._top(name, ".py")
         return inits or [path for folder in above if (path := folder / f"{last}.py").is_file()]
 
-    def _folders(self, name: str) -> list[Path]:
-        """Return the folders of a package; one without an `__init__.py` may have several."""
+    def folders(self, name: str) -> list[Path]:
+        """Return the folders of a package by its dotted name; one without an `__init__.py` may have several."""
         if name not in self._places:
             parent, _, last = name.rpartition(".")
-            above = self._folders(parent) if parent else self._top(name, "")
+            above = self.folders(parent) if parent else self._top(name, "")
             self._places[name] = _loaded(name) or [path for folder in above if (path := folder / last).is_dir()]
         return self._places[name]
 

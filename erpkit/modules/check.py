@@ -181,13 +181,14 @@ def check_modules(
     outside: Iterable[str] = (),
     indirect: bool = False,
     starts: bool = True,
+    strict: bool = False,
     target: str = "",
 ) -> ModuleCheck:
     """Check modules without stopping at the first fault; use it for reports, and `load_order` at start-up.
 
     `couplings` are what was found in fact beside what is declared here, `findings` what was wrong before. Modules `outside` are
     known to exist elsewhere. With `indirect`, a dependency that is only declared by way of others is declared well enough.
-    Modules that erpkit never `starts` may have any name.
+    Modules that erpkit never `starts` may have any name. Where it is `strict`, what was not read is an error.
     """
     all_candidates, elsewhere = list(candidates), set(outside)
     modules = select_modules(all_candidates)
@@ -209,7 +210,7 @@ def check_modules(
         *layer_findings(inside, layers, known),
         *event_findings(modules),
         *unused_findings(inside, couplings),
-        *coverage_findings(modules, couplings),
+        *coverage_findings(modules, couplings, strict=strict),
     ]
     return ModuleCheck(
         tuple(sorted(modules, key=lambda module: place.get(module.name, 0))),

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 
 from erpkit.errors import UsageError
+from erpkit.finding import Severity
 from erpkit.modules.cycles import Cut, Pair
 from erpkit.modules.module import EventHandler, ModuleLike, topic_of
 from erpkit.modules.wiring import NOT_READ, Component, Couplings, Edge, ModuleFinding, Place, Unread, places_of
@@ -53,21 +54,24 @@ _EVIDENCE = 6  # pieces that a line names
 _NAMED = 12  # modules or edges in a sentence
 
 
-def coverage_findings(modules: Sequence[ModuleLike], couplings: Couplings | None) -> list[ModuleFinding]:
-    """Findings for what was not read: no modules at all, or a source of couplings that could not be read."""
+def coverage_findings(
+    modules: Sequence[ModuleLike], couplings: Couplings | None, *, strict: bool
+) -> list[ModuleFinding]:
+    """Findings for what was not read: no modules at all, or code and tables that could not be read; errors where `strict`."""
     nothing = ModuleFinding(
         "no modules", (), "no module was found, so nothing was checked", "set ERPKIT_MODULES, or register modules"
     )
     return [
         *([] if modules else [nothing]),
-        *(unread_finding(one) for one in (couplings.not_read if couplings else ())),
+        *(unread_finding(one, strict=strict) for one in (couplings.not_read if couplings else ())),
     ]
 
 
-def unread_finding(unread: Unread) -> ModuleFinding:
+def unread_finding(unread: Unread, *, strict: bool) -> ModuleFinding:
     """What could not be read, as a finding."""
     places = (Place(unread.path, unread.line),) if unread.path else ()
-    return ModuleFinding(NOT_READ, unread.modules, unread.problem, "", (), places)
+    grade: Severity = "error" if strict else unread.severity
+    return ModuleFinding(NOT_READ, unread.modules, unread.problem, "", (), places, grade)
 
 
 def cycle_findings(components: Iterable[Component], edges: Sequence[Edge]) -> list[ModuleFinding]:

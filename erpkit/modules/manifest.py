@@ -27,6 +27,7 @@ class ForeignModule(Module):
 
     is_foreign: bool = field(default=True, init=False)
     place: Place = field(default=Place("modules.toml"), compare=False)
+    root: Path | None = field(default=None, compare=False)  # the folder of the modules.toml
 
     def declared_at(self, dependency: str) -> Place:
         """Return where the module is described, by file and line."""
@@ -156,6 +157,7 @@ def _module(path: Path, entry: _Entry, line: int, messages: _Messages) -> Foreig
         multi_statement=entry.multi_statement,
         package=entry.package,
         place=Place(shorten_path(path.absolute()), line),
+        root=path.absolute().parent,
     )
 
 

@@ -69,12 +69,16 @@ class Edge:
 
 @dataclass(frozen=True)
 class Unread:
-    """What could not be read: a file, a folder, or a source as a whole, why not, and the `modules` that it belongs to."""
+    """What could not be read: a file, a folder, or a source as a whole, why not, and the `modules` that it belongs to.
+
+    It is `info` where erpkit has no reader for it at all, for the imports of another language.
+    """
 
     problem: str
     path: str = ""
     line: int = 0
     modules: tuple[str, ...] = ()
+    severity: Severity = "warning"
 
     def __str__(self) -> str:
         return self.problem
