@@ -16,23 +16,28 @@ from erpkit.database import TEMPLATE, Database, has_schema
 from erpkit.embedded import EmbeddedServer
 from erpkit.errors import DatabaseError, ErpkitError
 from erpkit.finding import name_some
-from erpkit.modules import Layers, ModuleCheck, ModuleLike, check_modules, is_foreign
+from erpkit.modules import ModuleCheck, ModuleLike, Rules, check_modules, is_foreign
+from erpkit.modules.baseline import Baseline
 from erpkit.modules.registry import Source, read_source
-from erpkit.modules.wiring import Couplings, Edge, Unread
+from erpkit.modules.wiring import Couplings, Edge, Unread, shorten_path
 from erpkit.tenants import find_tenants
 
 _ODOO = "Odoo's XML, its models' inheritance and its database were not read: so unused dependencies cannot be found"
 
 
 def inspect_modules(
-    settings: Settings, *, odoo: Sequence[Path] = (), layers: str = "", use_database: bool = True
+    settings: Settings,
+    *,
+    odoo: Sequence[Path] = (),
+    rules: Rules | None = None,
+    baseline: Baseline | None = None,
+    use_database: bool = True,
 ) -> ModuleCheck:
     """Read the modules that `settings` name, or Odoo's addons, find their actual couplings, and check them.
 
-    The embedded server is used if it runs, and is not started. Raises ErpkitError if there are no modules, or if a configured
-    database does not answer.
+    It goes by `rules`, and what the `baseline` has is no finding. The embedded server is used if it runs, and is not started.
+    Raises ErpkitError if there are no modules, or if a configured database does not answer.
     """
-    declared_layers = Layers.parse(layers)
     source = read_source(settings, odoo)
     with _opened(settings, use_database=use_database and source.imports is None) as database:
         couplings = _couplings(source, settings, database, use_database=use_database)
@@ -40,7 +45,8 @@ def inspect_modules(
     return check_modules(
         source.candidates,
         couplings,
-        layers=declared_layers,
+        rules=rules or Rules(),
+        baseline=baseline or Baseline(),
         findings=source.findings,
         outside=source.outside,
         indirect=source.indirect,
@@ -85,7 +91,8 @@ def find_couplings(
     if foreign:
         problem = f"imports of {name_some(sorted(foreign), 5)} were not read: they are not written in Python"
         not_read.append(Unread(problem, modules=tuple(sorted(foreign)), severity="info"))
-    return Couplings(tuple(edges), tuple(not_read), partly, tuple(not_asked))
+    homes = {name: shorten_path(files[0]) for name, package in packages.items() if (files := code.paths(package))}
+    return Couplings(tuple(edges), tuple(not_read), partly, tuple(not_asked), homes)
 
 
 def _roots(modules: Sequence[ModuleLike]) -> list[Path]:

@@ -64,6 +64,7 @@ class _Manifest(BaseModel):
     allowed_functions: list[str] = Field(default_factory=list)
     migration_state: list[str] = Field(default_factory=list)
     pooler: str = ""
+    tool: dict[str, Any] = Field(default_factory=dict)  # [tool.erpkit.modules] is read by `read_rules`
 
 
 def read_manifest(path: Path) -> list[ForeignModule]:

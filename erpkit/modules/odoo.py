@@ -251,4 +251,5 @@ def _imports_of(module: OdooModule, path: Path, text: bytes, known: Collection[s
     for one in imports_in(tree):
         top, addons, name = (*f"{one.base}.{one.name}".split("."), "", "")[:3]
         if top in ("odoo", "openerp") and addons == "addons" and name in known and name != module.name:
-            yield Edge(module.name, name, "import", f"{place}:{one.line}", place, one.line, one.column)
+            words, types = f"{place}:{one.line}", one.is_for_types
+            yield Edge(module.name, name, "import", words, place, one.line, one.column, for_types=types)

@@ -10,7 +10,7 @@ import pytest
 
 from erpkit.config import Settings
 from erpkit.couplings import find_couplings, inspect_modules
-from erpkit.modules import Couplings, Edge, Module, ModuleLike, Unread, check_modules
+from erpkit.modules import Couplings, Edge, Module, ModuleLike, Rules, Unread, check_modules
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_a_modules_toml_names_packages_beside_it(tmp_path: Path) -> None:
 def test_what_was_not_read_is_an_error_where_the_check_is_strict() -> None:
     couplings = Couplings((), (Unread("a.py:3: not Python", "a.py", 3, ("a",)),))
     for strict, severity in ((False, "warning"), (True, "error")):
-        (finding,) = check_modules([Module("a")], couplings, strict=strict).findings
+        (finding,) = check_modules([Module("a")], couplings, rules=Rules(strict=strict)).findings
         assert (finding.severity, finding.modules, str(finding.places[0])) == (severity, ("a",), "a.py:3")
 
 
