@@ -11,8 +11,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from erpkit.config import Settings
-from erpkit.couplings.tables import TableOwners, query_edges, table_edges
-from erpkit.database import TEMPLATE, Database, has_schema
+from erpkit.couplings.catalog import catalog_edges
+from erpkit.couplings.tables import TableOwners, query_edges
+from erpkit.database import TEMPLATE, Database, has_schema, shared_schemas
 from erpkit.embedded import EmbeddedServer
 from erpkit.errors import DatabaseError, ErpkitError, ModuleError
 from erpkit.finding import name_some
@@ -102,7 +103,7 @@ def _of_tables(database: Database | None, owners: TableOwners, tenants_query: st
             if not tenants:
                 raise DatabaseError(f"{database.target} has no schema {schema} and no tenant")
             schema = tenants[0].schema
-        return table_edges(connection, schema, owners)
+        return catalog_edges(connection, schema, shared_schemas(connection), owners.find)
 
 
 def _tried(what: str, not_read: list[Unread], read: Callable[[], list[Edge]]) -> list[Edge]:

@@ -1,4 +1,4 @@
-"""The owners of tables, and foreign keys, views and queries that use another module's tables."""
+"""The owners of tables, and the files of SQL that use another module's: queries and migrations."""
 
 from __future__ import annotations
 
@@ -8,32 +8,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from erpkit.database import Connection
 from erpkit.errors import QueryError, first_line
 from erpkit.modules.module import ModuleLike, tables_of
-from erpkit.modules.wiring import Edge, Kind, shorten_path
+from erpkit.modules.wiring import Edge, shorten_path
 from erpkit.queries import queries_folder
 
 if TYPE_CHECKING:
     from sqlglot import expressions
 
 _PREFIX = re.compile(r"[^*?\[]+\*")
-_KEYS = """
-SELECT c.conname::text, source.relname::text, target.relname::text
-FROM pg_constraint c
-JOIN pg_class source ON source.oid = c.conrelid JOIN pg_class target ON target.oid = c.confrelid
-WHERE c.contype = 'f' AND source.relnamespace = to_regnamespace(quote_ident(%s)) AND c.conparentid = 0
-ORDER BY 2, 1"""
-
-# A view's rewrite rule depends on each table, view and column that its query reads.
-_VIEWS = """
-SELECT DISTINCT CASE v.relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END, v.relname::text, used.relname::text
-FROM pg_class v
-JOIN pg_rewrite r ON r.ev_class = v.oid
-JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
-JOIN pg_class used ON used.oid = d.refobjid AND used.oid <> v.oid
-WHERE v.relkind IN ('v', 'm') AND v.relnamespace = to_regnamespace(quote_ident(%s))
-ORDER BY 2, 3"""
 
 
 class TableOwners:
@@ -53,22 +36,6 @@ class TableOwners:
                 found.append((length, name))
                 break
         return max(found)[1] if found else None
-
-
-def table_edges(connection: Connection, schema: str, owners: TableOwners) -> list[Edge]:
-    """Return an edge from each foreign key or view to the module whose table it uses; takes two round trips."""
-    keys = connection.execute(_KEYS, [schema]).fetchall()
-    views = connection.execute(_VIEWS, [schema]).fetchall()
-    edges = [
-        *(_edge(owners, "foreign key", source, target, f"{name}, {source} -> {target}") for name, source, target in keys),
-        *(_edge(owners, "view", view, used, f"{kind} {view} reads {used}") for kind, view, used in views),
-    ]  # fmt: skip
-    return [edge for edge in edges if edge is not None]
-
-
-def _edge(owners: TableOwners, kind: Kind, from_table: str, to_table: str, evidence: str) -> Edge | None:
-    source, target = owners.find(from_table), owners.find(to_table)
-    return None if source is None or target is None or source == target else Edge(source, target, kind, evidence)
 
 
 _NAME = re.compile(r"^--\s*name:\s*(\w+)", re.MULTILINE)

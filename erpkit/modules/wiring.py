@@ -17,7 +17,7 @@ from erpkit.plural import count_of
 
 Kind = Literal[
     "declared", "import", "event", "foreign key", "view", "query", "trigger", "policy", "function", "inherits", "default",
-    "type", "sql", "migration", "route", "command",
+    "type", "sql", "migration", "route", "command", "rule", "check", "index", "sequence", "database",
 ]  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Relation = Literal["requires", "listens"]
