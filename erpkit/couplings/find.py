@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
 
 from erpkit.config import Settings
 from erpkit.couplings.catalog import catalog_edges
+from erpkit.couplings.imports import import_edges
+from erpkit.couplings.source import Code, find_packages
 from erpkit.couplings.tables import TableOwners, query_edges
 from erpkit.database import TEMPLATE, Database, has_schema, shared_schemas
 from erpkit.embedded import EmbeddedServer
-from erpkit.errors import DatabaseError, ErpkitError, ModuleError
+from erpkit.errors import DatabaseError, ErpkitError
 from erpkit.finding import name_some
 from erpkit.modules import Layers, ModuleCheck, ModuleLike, check_modules, is_foreign
 from erpkit.modules.registry import Source, read_source
-from erpkit.modules.wiring import Couplings, Edge, Unread, place_of
+from erpkit.modules.wiring import Couplings, Edge, Unread
 from erpkit.tenants import find_tenants
-
-if TYPE_CHECKING:
-    from grimp import ImportGraph
 
 _ODOO = "Odoo's XML, its models' inheritance and its database were not read: so unused dependencies cannot be found"
 
@@ -67,7 +62,9 @@ def find_couplings(
     packages = find_packages(modules)
     not_read: list[Unread] = []
     not_asked = [] if use_database else ["foreign keys and views were not read, as the database was not to be used"]
-    edges = _tried("imports were not read", not_read, lambda: import_edges(packages))
+    code = Code(packages)
+    edges = [edge for file in code.files() for edge in import_edges(code, file)]
+    not_read += code.unread
     edges += _tried("queries were not read", not_read, lambda: query_edges(modules, owners))
     if use_database:
         what = "foreign keys and views were not read"
@@ -122,86 +119,3 @@ def _opened(settings: Settings, *, use_database: bool) -> Iterator[Database | No
         return
     with Database.open(settings) as database:
         yield database
-
-
-def find_packages(modules: Sequence[ModuleLike]) -> dict[str, str]:
-    """Return the package of each module by its name: its attribute `package`, or else the package that holds its record.
-
-    Modules without a package, for example in another language, are left out, and so are modules that share a package, as an
-    import cannot be attributed to one of them.
-    """
-    homes = _homes(modules)
-    found = {
-        m.name: package for m in modules if (package := getattr(m, "package", None) or _home(homes.get(id(m), [])))
-    }
-    shared = {package for package, count in Counter(found.values()).items() if count > 1}
-    return {name: package for name, package in found.items() if package not in shared}
-
-
-def _homes(modules: Sequence[ModuleLike]) -> dict[int, list[ModuleType]]:
-    """Return the loaded Python modules that hold each record."""
-    wanted: dict[int, list[ModuleType]] = {id(module): [] for module in modules}
-    for loaded in list(sys.modules.values()):
-        for value in list(getattr(loaded, "__dict__", {}).values()):
-            if id(value) in wanted and loaded not in wanted[id(value)]:
-                wanted[id(value)].append(loaded)
-    return wanted
-
-
-def _home(holders: Sequence[ModuleType]) -> str | None:
-    """Return the deepest package, as those above only re-export the record; None for a script."""
-    packages = sorted(_packages(holders), key=lambda name: (-name.count("."), name))
-    return packages[0] if packages else None
-
-
-def _packages(holders: Sequence[ModuleType]) -> Iterator[str]:
-    for holder in holders:
-        name = holder.__name__ if hasattr(holder, "__path__") else holder.__name__.rpartition(".")[0]
-        if name:
-            yield name
-
-
-def import_edges(packages: Mapping[str, str]) -> list[Edge]:
-    """Return an edge for each import from one module's package in another's; `packages` are by module name.
-
-    Raises ModuleError if grimp is missing or cannot read the code.
-    """
-    if len(packages) < 2:
-        return []
-    graph = _read(sorted({package.partition(".")[0] for package in packages.values()}))
-    owners = {package: name for name, package in packages.items()}
-    owner_of = {module: owner for module in graph.modules if (owner := _owner(module, owners)) is not None}
-    return [
-        Edge(source, target, "import", _place(graph, importer, imported))
-        for importer, source in sorted(owner_of.items())
-        for imported in sorted(graph.find_modules_directly_imported_by(importer))
-        if (target := owner_of.get(imported)) not in (None, source)
-    ]  # fmt: skip
-
-
-def _read(roots: list[str]) -> ImportGraph:
-    try:
-        import grimp  # noqa: PLC0415 - optional
-    except ImportError:
-        raise ModuleError("grimp is not installed: pip install 'erpkit[graph]'") from None
-    try:
-        return grimp.build_graph(*roots, cache_dir=None)
-    except Exception as error:  # of many classes: a missing package, or a file that is not Python
-        reason = next(iter(str(error).splitlines()), "")
-        raise ModuleError(f"{', '.join(roots)}: {type(error).__name__}: {reason}") from error
-
-
-def _owner(module: str, owners: Mapping[str, str]) -> str | None:
-    """Return the owner of a Python module: that of the nearest package above it."""
-    while module:
-        if module in owners:
-            return owners[module]
-        module = module.rpartition(".")[0]
-    return None
-
-
-def _place(graph: ImportGraph, importer: str, imported: str) -> str:
-    details = graph.get_import_details(importer=importer, imported=imported)
-    line = min((detail["line_number"] for detail in details), default=1)
-    is_package = any(True for _ in graph.find_children(importer))
-    return f"{place_of(importer, line, is_package=is_package)} imports {imported}"
