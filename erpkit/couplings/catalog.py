@@ -38,6 +38,7 @@ part (classid, objid, rootclass, root, note) AS (
   UNION ALL SELECT 'pg_publication_rel'::regclass, p.oid, 'pg_publication'::regclass, p.prpubid, ''
   FROM relation r JOIN pg_publication_rel p ON p.prrelid = r.oid
   UNION ALL SELECT 'pg_proc'::regclass, p.oid, 'pg_proc'::regclass, p.oid, '' FROM pg_proc p JOIN space s ON s.oid = p.pronamespace
+  WHERE NOT EXISTS (SELECT FROM pg_depend i WHERE i.classid = 'pg_proc'::regclass AND i.objid = p.oid AND i.deptype = 'i')
   UNION ALL SELECT 'pg_type'::regclass, t.oid, 'pg_type'::regclass, t.oid, ''
   FROM pg_type t JOIN space s ON s.oid = t.typnamespace WHERE t.typrelid = 0 AND t.typcategory <> 'A'
   UNION ALL SELECT 'pg_constraint'::regclass, o.oid, 'pg_type'::regclass, o.contypid, ''
@@ -67,7 +68,7 @@ needs AS (
   WHERE d.deptype IN ('n', 'a') AND d.refobjid >= 16384
   AND d.refclassid NOT IN ('pg_namespace'::regclass, 'pg_extension'::regclass, 'pg_language'::regclass, 'pg_am'::regclass)
   AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = d.refclassid AND e.objid = d.refobjid AND e.deptype = 'e'))
-SELECT root.object_names, object.type, object.object_names, object.object_args, n.note, needed.type, needed.object_names
+SELECT root.type, root.object_names, object.type, object.object_names, object.object_args, n.note, needed.type, needed.object_names
 FROM needs n, pg_identify_object_as_address(n.rootclass, n.root, 0) root,
   pg_identify_object_as_address(n.classid, n.objid, n.part) object,
   pg_identify_object_as_address(n.class, n.needed, 0) needed
@@ -96,7 +97,7 @@ texts AS (
   FROM part p JOIN pg_policy o ON p.classid = 'pg_policy'::regclass AND o.oid = p.objid
   UNION ALL SELECT p.*, 'options', array_to_string(f.ftoptions, ' ')
   FROM part p JOIN pg_foreign_table f ON p.classid = 'pg_class'::regclass AND f.ftrelid = p.objid)
-SELECT root.object_names, object.type, object.object_names, object.object_args, t.note, t.language, t.text
+SELECT root.type, root.object_names, object.type, object.object_names, object.object_args, t.note, t.language, t.text
 FROM texts t, pg_identify_object_as_address(t.rootclass, t.root, 0) root,
   pg_identify_object_as_address(t.classid, t.objid, 0) object
 WHERE t.language <> '' OR t.text LIKE '%%''%%' ORDER BY object.type, object.object_names"""  # noqa: S608 - made of constants
@@ -215,9 +216,9 @@ class _Reader:
         return [*self._needs, *named]
 
     def _need(self, row: Sequence[Any]) -> Need:
-        root, object_type, names, arguments, note, needed_type, needed = row
-        source, target = _node(root), _node(needed)
-        kind, subject = _subject(object_type, names, arguments, note, source)
+        root_type, root, object_type, names, arguments, note, needed_type, needed = row
+        source, target = _node(root_type, root), _node(needed_type, needed)
+        kind, subject = _subject(object_type, names, arguments, note, self._shown(source))
         shown = self._shown(target)
         if kind == "foreign key":
             words = f"{subject}, {self._shown(source)} -> {shown}"
@@ -230,9 +231,9 @@ class _Reader:
         return Need(source, target, kind, subject, words)
 
     def _text(self, row: Sequence[Any]) -> _Text:
-        root, object_type, names, arguments, note, language, text = row
-        source = _node(root)
-        return _Text(source, *_subject(object_type, names, arguments, note, source), language, text)
+        root_type, root, object_type, names, arguments, note, language, text = row
+        source = _node(root_type, root)
+        return _Text(source, *_subject(object_type, names, arguments, note, self._shown(source)), language, text)
 
     def _named(self, text: _Text) -> Iterator[Need]:
         """Yield what a text names: for certain where a body in SQL or PL/pgSQL has a table or calls a function."""
@@ -271,7 +272,6 @@ def _is_news(text: _Text, mention: Mention) -> bool:
 
 _RELATIONS = ("table", "foreign table", "view", "materialized view")
 _FUNCTIONS = ("function", "procedure", "aggregate")
-_VERBS = {"view": "reads", "policy": "reads", "sequence": "is owned by"}
 _KINDS: Mapping[str, Kind] = {
     "trigger": "trigger", "policy": "policy", "rule": "rule", "index": "index", "sequence": "sequence", "default value": "default",
     "function": "function", "procedure": "function", "aggregate": "function", "type": "type", "composite type": "type",
@@ -281,35 +281,41 @@ _KINDS: Mapping[str, Kind] = {
 
 
 def _subject(
-    object_type: str, names: Sequence[str], arguments: Sequence[str], note: str, root: Node
+    object_type: str, names: Sequence[str], arguments: Sequence[str], note: str, root: str
 ) -> tuple[Kind, str]:
-    """Return the kind of a need of an object, and what the object is called in words."""
+    """Return the kind of a need of an object, and what the object is called in words; `root` is what it is a part of."""
     if object_type == "rule" and note:
-        return "view", f"{'materialized view' if note == 'm' else 'view'} {root[1]}"
+        return "view", f"{'materialized view' if note == 'm' else 'view'} {root}"
     if object_type == "table constraint" and note == "f":
         return "foreign key", names[-1]
     kind = _KINDS.get(object_type, "database")
     if object_type in ("default value", "table column", "composite type column", "foreign table column"):
-        return kind, f"{object_type.split()[-1].replace('value', 'default')} {root[1]}.{names[-1]}"
+        return kind, f"{object_type.split()[-1].replace('value', 'default')} {root}.{names[-1]}"
     if object_type in ("publication relation", "domain constraint"):
-        return kind, f"{object_type.split()[0]} {root[1]}"
+        return kind, f"{object_type.split()[0]} {root}"
+    if object_type.endswith("of access method"):
+        return kind, f"operator family {root}"
     if object_type == "cast":
-        return kind, f"cast of {root[1]} to {arguments[0]}"
-    own = _node(names[:2])[1] if len(names) < 3 else names[-1]
-    words = f"{object_type.removeprefix('table ')} {own}"
-    return kind, words if own == root[1] else f"{words} of {root[1]}"
+        return kind, f"cast of {root} to {arguments[0]}"
+    if object_type in ("table constraint", "trigger", "policy", "rule", "index"):
+        return kind, f"{object_type.removeprefix('table ')} {names[-1]} of {root}"
+    return kind, f"{object_type} {root}"
 
 
 def _verb(kind: Kind, needed_type: str) -> str:
     if needed_type in _FUNCTIONS:
         return "calls"
-    return _VERBS.get(
-        kind, "has type" if kind == "type" and needed_type in ("type", "composite type", *_RELATIONS) else "uses"
-    )
+    if kind == "sequence":
+        return "is owned by"
+    if needed_type in _RELATIONS and kind in ("view", "policy"):
+        return "reads"
+    return "has type" if kind == "type" and needed_type in ("type", "composite type", *_RELATIONS) else "uses"
 
 
-def _node(names: Sequence[str]) -> Node:
+def _node(object_type: str, names: Sequence[str]) -> Node:
     """Return schema and name of what pg_identify_object_as_address names: a type comes as one text, `shop."Mood"`."""
+    if object_type in ("operator class", "operator family"):
+        return names[1], names[2]  # behind the access method
     if len(names) > 1:
         return names[0], names[1]
     parts = [match[1].replace('""', '"') if match[1] is not None else match[0] for match in _PART.finditer(names[0])]

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from erpkit.config import Settings
 from erpkit.couplings.catalog import catalog_edges
+from erpkit.couplings.hidden import Chains, find_reached, hidden_edges
 from erpkit.couplings.imports import import_edges
 from erpkit.couplings.source import Code, find_packages
-from erpkit.couplings.tables import TableOwners, query_edges
+from erpkit.couplings.sql import sql_uses
+from erpkit.couplings.tables import SqlFiles, TableOwners, read_sql_files
 from erpkit.database import TEMPLATE, Database, has_schema, shared_schemas
 from erpkit.embedded import EmbeddedServer
 from erpkit.errors import DatabaseError, ErpkitError
@@ -61,13 +63,12 @@ def find_couplings(
     owners = TableOwners(modules)
     packages = find_packages(modules)
     not_read: list[Unread] = []
-    not_asked = [] if use_database else ["foreign keys and views were not read, as the database was not to be used"]
-    code = Code(packages)
-    edges = [edge for file in code.files() for edge in import_edges(code, file)]
-    not_read += code.unread
-    edges += _tried("queries were not read", not_read, lambda: query_edges(modules, owners))
+    not_asked = [] if use_database else ["the database was not read, as it was not to be used"]
+    code, sql = Code(packages), read_sql_files(modules, owners)
+    edges = [*_code_edges(code, owners, sql), *(use.edge for use in sql.uses)]
+    not_read += (*code.unread, *sql.unread)
     if use_database:
-        what = "foreign keys and views were not read"
+        what = "the database was not read"
         edges += _tried(what, not_read, lambda: _of_tables(database, owners, tenants_query))
     everyone = frozenset(module.name for module in modules)
     strangers = everyone - set(packages)
@@ -80,6 +81,17 @@ def find_couplings(
     if foreign:
         not_asked.append(f"imports of {name_some(sorted(foreign), 5)} were not read: they are not written in Python")
     return Couplings(tuple(edges), tuple(not_read), partly, tuple(not_asked))
+
+
+def _code_edges(code: Code, owners: TableOwners, sql: SqlFiles) -> Iterator[Edge]:
+    """Yield what Python code uses; a table that a module's queries name is not told again for the code generated from them."""
+    chains, told = Chains(code), {(use.edge.source, use.table) for use in sql.uses if use.edge.kind == "query"}
+    for file in code.files():
+        reached = find_reached(code, file)
+        yield from import_edges(code, file)
+        yield from hidden_edges(code, file, reached)
+        yield from chains.edges(file, reached)
+        yield from (use.edge for use in sql_uses(file, owners, sql.made) if (file.module, use.table) not in told)
 
 
 def _couplings(source: Source, settings: Settings, database: Database | None, *, use_database: bool) -> Couplings:

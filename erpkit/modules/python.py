@@ -53,11 +53,17 @@ def imports_in(tree: ast.Module, package: str = "") -> Iterator[Import]:
         line, column = getattr(node, "lineno", 0), getattr(node, "col_offset", 0) + 1
         if isinstance(node, ast.Import):
             yield from (Import(alias.name, "", line, column, is_for_types) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and (base := _base(node, package)):
+        elif isinstance(node, ast.ImportFrom) and (base := base_of(node, package)):
             yield from (Import(base, alias.name, line, column, is_for_types) for alias in node.names)
 
 
-def _base(node: ast.ImportFrom, package: str) -> str:
+def statements_in(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield all statements of a file, however deep."""
+    return (node for node, _ in _statements(tree))
+
+
+def base_of(node: ast.ImportFrom, package: str) -> str:
+    """Return what `from … import` imports from, resolved from the `package` that holds the file; "" where that is outside."""
     if not node.level:
         return node.module or ""
     above = package.split(".")[: package.count(".") + 2 - node.level] if package else []
