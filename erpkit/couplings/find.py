@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,7 +65,8 @@ def find_couplings(
     not_read: list[Unread] = []
     not_asked = [] if use_database else ["the database was not read, as it was not to be used"]
     code, sql = Code(packages), read_sql_files(modules, owners)
-    edges = [*_code_edges(code, owners, sql), *(use.edge for use in sql.uses)]
+    events = {module.name: frozenset(event.__name__ for event in module.publishes) for module in modules}
+    edges = [*_code_edges(code, owners, sql, events), *(use.edge for use in sql.uses)]
     not_read += (*code.unread, *sql.unread)
     if use_database:
         what = "the database was not read"
@@ -83,12 +84,14 @@ def find_couplings(
     return Couplings(tuple(edges), tuple(not_read), partly, tuple(not_asked))
 
 
-def _code_edges(code: Code, owners: TableOwners, sql: SqlFiles) -> Iterator[Edge]:
+def _code_edges(
+    code: Code, owners: TableOwners, sql: SqlFiles, events: Mapping[str, Collection[str]]
+) -> Iterator[Edge]:
     """Yield what Python code uses; a table that a module's queries name is not told again for the code generated from them."""
     chains, told = Chains(code), {(use.edge.source, use.table) for use in sql.uses if use.edge.kind == "query"}
     for file in code.files():
         reached = find_reached(code, file)
-        yield from import_edges(code, file)
+        yield from import_edges(code, file, events)
         yield from hidden_edges(code, file, reached)
         yield from chains.edges(file, reached)
         yield from (use.edge for use in sql_uses(file, owners, sql.made) if (file.module, use.table) not in told)

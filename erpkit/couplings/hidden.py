@@ -12,7 +12,7 @@ from importlib.util import resolve_name
 
 from erpkit.couplings.imports import imported
 from erpkit.couplings.source import Code, PythonFile
-from erpkit.modules.python import base_of, imports_in, statements_in
+from erpkit.modules.python import imports_in
 from erpkit.modules.wiring import Edge, shorten_path
 
 _IMPORTERS = frozenset({"import_module", "__import__", "run_module", "resolve_name", "find_spec"})
@@ -88,13 +88,13 @@ class _Reader:
     def _bound(self) -> dict[str, str]:
         """The names that the file binds to packages, with the dotted names of these."""
         found = dict[str, str]()
-        for node, alias in _aliases(self._file.tree):
-            if isinstance(node, ast.Import):
-                name = alias.name if alias.asname else alias.name.partition(".")[0]
-                found[alias.asname or name] = name
-            elif (base := base_of(node, self._file.package)) and self._is_package(f"{base}.{alias.name}"):
-                found[alias.asname or alias.name] = f"{base}.{alias.name}"
-        return {name: dotted for name, dotted in found.items() if dotted.partition(".")[0] in self._code.tops}
+        for one in imports_in(self._file.tree, self._file.package):
+            top = one.base.partition(".")[0]
+            if not one.name and top in self._code.tops:
+                found[one.alias or top] = one.base if one.alias else top
+            elif one.name and self._is_package(f"{one.base}.{one.name}"):
+                found[one.alias or one.name] = f"{one.base}.{one.name}"
+        return found
 
     def _is_package(self, name: str) -> bool:
         return name.partition(".")[0] in self._code.tops and not self._code.owner(name) and self._code.exists(name)
@@ -204,9 +204,9 @@ class Chains:
         file = self._code.beside(name)
         if file is None or (self._holds_modules(name) and not wanted):
             return
-        names = _names_of(file.tree, wanted) if wanted else set[str]()
         for one in imports_in(file.tree, file.package):
-            if not one.is_for_types and (not wanted or one.name in names):
+            binds = wanted in ("", "*") or (one.alias or one.name) in (wanted, "*")
+            if binds and not one.is_for_types:
                 whole = imported(self._code, one)
                 yield _Step(whole, one.name if whole == one.base else "", f"{shorten_path(file.path)}:{one.line}")
         parent = name.rpartition(".")[0]
@@ -219,15 +219,3 @@ class Chains:
     def _is_followed(self, name: str) -> bool:
         is_kit = f"{name}.".startswith("erpkit.") and not f"{name}.".startswith("erpkit.sample.")
         return self._code.is_near(name) and not is_kit
-
-
-def _names_of(tree: ast.Module, bound: str) -> set[str]:
-    """Return the names that a file imports as `bound`; a star may import it, too."""
-    aliases = [alias for node, alias in _aliases(tree) if isinstance(node, ast.ImportFrom)]
-    return {alias.name for alias in aliases if bound == "*" or (alias.asname or alias.name) in (bound, "*")}
-
-
-def _aliases(tree: ast.Module) -> Iterator[tuple[ast.Import | ast.ImportFrom, ast.alias]]:
-    for node in statements_in(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield from ((node, alias) for alias in node.names)

@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ast
+from collections.abc import Collection, Iterator, Mapping
 
 from erpkit.couplings.source import Code, PythonFile
-from erpkit.modules.python import Import, imports_in
-from erpkit.modules.wiring import Edge, shorten_path
+from erpkit.modules.python import Import, dotted, imports_in
+from erpkit.modules.wiring import Edge, Relation, shorten_path
 
 
-def import_edges(code: Code, file: PythonFile, *, for_types: bool = True) -> Iterator[Edge]:
+def import_edges(
+    code: Code, file: PythonFile, events: Mapping[str, Collection[str]], *, for_types: bool = True
+) -> Iterator[Edge]:
     """Yield an edge for each file of another module that a file imports, at its first line.
 
-    Without `for_types`, imports below `if TYPE_CHECKING` are left out.
+    A file that imports nothing but the `events` of a module, which are their names by module, only listens to it. Without
+    `for_types`, imports below `if TYPE_CHECKING` are left out.
     """
-    found: dict[str, Import] = {}
-    for one in sorted(imports_in(file.tree, file.package), key=lambda one: (one.line, one.column)):
-        if one.base.partition(".")[0] in code.tops and (for_types or not one.is_for_types):
-            found.setdefault(imported(code, one), one)
-    path = shorten_path(file.path)
-    for name, one in sorted(found.items()):
+    path, found = shorten_path(file.path), _imports(code, file, for_types=for_types)
+    for name, several in sorted(found.items()):
         target = code.owner(name)
         if target and target != file.module:
-            words = f"{path}:{one.line} imports {name}"
-            yield Edge(file.module, target, "import", words, path, one.line, one.column)
+            published = {*events.get(target, ())}
+            required = [one for one in several if not published or not _used(file, one, name) <= published]
+            first = (required or several)[0]
+            words = f"{path}:{first.line} imports {name}"
+            relation: Relation = "requires" if required else "listens"
+            yield Edge(file.module, target, "import", words, path, first.line, first.column, relation=relation)
+
+
+def _imports(code: Code, file: PythonFile, *, for_types: bool) -> dict[str, list[Import]]:
+    """Return the imports of a file by the dotted name of what they read, each name's in the order of the file."""
+    found: dict[str, list[Import]] = {}
+    for one in sorted(imports_in(file.tree, file.package), key=lambda one: (one.line, one.column)):
+        if one.base.partition(".")[0] in code.tops and (for_types or not one.is_for_types):
+            found.setdefault(imported(code, one), []).append(one)
+    return found
+
+
+def _used(file: PythonFile, one: Import, name: str) -> set[str]:
+    """Return the names that an import brings from a file: one alone, or all attributes of a file that is imported whole."""
+    if name == one.base and one.name:
+        return {one.name}
+    alias = one.alias or one.name or one.base
+    nodes = (node for node in ast.walk(file.tree) if isinstance(node, ast.Attribute))
+    return {node.attr for node in nodes if dotted(node.value) == alias} or {"*"}
 
 
 def imported(code: Code, one: Import) -> str:

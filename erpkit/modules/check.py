@@ -7,22 +7,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from erpkit.finding import exit_code
 from erpkit.modules.cycles import find_components, graph_of, shortest_cycle, smallest_cut, within
+from erpkit.modules.faults import folder_faults, name_faults, select_modules, structure_faults, wiring_faults
 from erpkit.modules.findings import (
     Layers,
     coverage_findings,
     cycle_findings,
-    duplicate_findings,
     event_findings,
     layer_findings,
     list_evidence,
-    missing_findings,
-    not_module_findings,
-    self_findings,
     undeclared_findings,
     unused_findings,
 )
-from erpkit.modules.module import EventHandler, ModuleLike, protocol_faults, topic_of
+from erpkit.modules.module import EventHandler, ModuleLike, topic_of
 from erpkit.modules.picture import draw_modules
 from erpkit.modules.registry import dependency_graph
 from erpkit.modules.wiring import (
@@ -33,7 +31,6 @@ from erpkit.modules.wiring import (
     ModuleGraph,
     declared_edges,
     event_edges,
-    wiring_faults,
 )
 from erpkit.result import Picture, Result, Summary
 from erpkit.table import Column, Table, Tone
@@ -101,8 +98,8 @@ class ModuleCheck(Result, ModuleGraph):
             "not read": len(self.not_read),
             "findings": len(self.findings),
         }
-        title = "The module graph needs work" if self.findings else "The module graph is sound"
         findings = [finding.finding for finding in self.findings]
+        title = "The module graph needs work" if exit_code(findings) else "The module graph is sound"
         return Summary(f"{title}: {self.target}" if self.target else title, facts, findings)
 
     def __repr__(self) -> str:
@@ -183,15 +180,17 @@ def check_modules(
     findings: Sequence[ModuleFinding] = (),
     outside: Iterable[str] = (),
     indirect: bool = False,
+    starts: bool = True,
     target: str = "",
 ) -> ModuleCheck:
     """Check modules without stopping at the first fault; use it for reports, and `load_order` at start-up.
 
     `couplings` are what was found in fact beside what is declared here, `findings` what was wrong before. Modules `outside` are
     known to exist elsewhere. With `indirect`, a dependency that is only declared by way of others is declared well enough.
+    Modules that erpkit never `starts` may have any name.
     """
-    all_candidates = list(candidates)
-    modules = [one for one in all_candidates if isinstance(one, ModuleLike) and not protocol_faults(one)]
+    all_candidates, elsewhere = list(candidates), set(outside)
+    modules = select_modules(all_candidates)
     known = {module.name for module in modules}
     edges = sorted({*declared_edges(modules), *event_edges(modules), *(couplings.edges if couplings else ())})
     inside = [edge for edge in edges if edge.source in known and edge.target in known]
@@ -201,12 +200,11 @@ def check_modules(
     place = {name: number for number, name in enumerate(order)}
     all_findings = [
         *findings,
-        *not_module_findings(all_candidates),
-        *duplicate_findings(modules),
-        *missing_findings(edges, known | set(outside)),
-        *self_findings(edges),
+        *(name_faults(modules) if starts else ()),
+        *structure_faults(all_candidates, elsewhere),
         *cycle_findings(components, inside),
         *wiring_faults(modules),
+        *folder_faults(modules),
         *undeclared_findings(inside, indirect=indirect),
         *layer_findings(inside, layers, known),
         *event_findings(modules),
@@ -227,10 +225,16 @@ def check_modules(
 
 
 def find_cycles(edges: Iterable[Edge]) -> list[Component]:
-    """Return one component for each set of modules that reach each other, through edges of any kind; those of start-up first."""
+    """Return one component for each set of modules that require each other, in any way; those of start-up first.
+
+    A subscription requires nothing, so modules that answer each other by events are no cycle.
+    """
     found: dict[tuple[str, str], list[Edge]] = {}
+    listened: set[tuple[str, str]] = set()
     for edge in edges:
-        if edge.source != edge.target:
+        if edge.relation == "listens":
+            listened.add((edge.source, edge.target))
+        elif edge.source != edge.target and edge.binds:
             found.setdefault((edge.source, edge.target), []).append(edge)
     graph = graph_of(found)
     declared = graph_of((pair for pair, several in found.items() if any(e.kind == "declared" for e in several)), graph)
@@ -238,9 +242,16 @@ def find_cycles(edges: Iterable[Edge]) -> list[Component]:
     for modules in find_components(graph):
         at_start = find_components(within(declared, modules))
         path = shortest_cycle(declared, at_start[0]) if at_start else shortest_cycle(graph, modules)
-        cut = smallest_cut(graph, modules, lambda pair: len(found[pair]))
+        cut = smallest_cut(
+            graph, modules, lambda pair: 0 if _is_idle(found[pair], pair in listened) else len(found[pair])
+        )
         components.append(Component(modules, path, cut, bool(at_start)))
     return sorted(components, key=lambda component: not component.is_declared)
+
+
+def _is_idle(edges: Sequence[Edge], is_listened: bool) -> bool:
+    """Tell whether a dependency is declared for a subscription alone, which needs no declaration."""
+    return is_listened and all(edge.kind == "declared" for edge in edges)
 
 
 def _order(graph: networkx.DiGraph[str], known: set[str]) -> tuple[str, ...]:

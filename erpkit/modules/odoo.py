@@ -14,7 +14,7 @@ from typing import Any
 
 from erpkit.errors import UsageError
 from erpkit.modules.module import CommandHandler, EventHandler
-from erpkit.modules.wiring import Edge, ModuleFinding, shorten_path
+from erpkit.modules.wiring import Edge, ModuleFinding, Place, shorten_path
 
 _MANIFESTS = ("__manifest__.py", "__openerp__.py")
 _BIGGEST = 1_000_000  # bytes of a manifest
@@ -48,9 +48,9 @@ class OdooModule:
     subscribes: tuple[EventHandler, ...] = ()
     tables: tuple[str, ...] = ()
 
-    def declared_at(self, dependency: str) -> str:
+    def declared_at(self, dependency: str) -> Place:
         """Return file and line at which a dependency is declared."""
-        return f"{shorten_path(self.path)}:{self.lines.get(dependency, 1)}"
+        return Place(shorten_path(self.path), self.lines.get(dependency, 1))
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,8 @@ def _needs_what_cannot_be_installed(modules: Sequence[OdooModule]) -> Iterator[M
                     (module.name, name),
                     problem,
                     "port it, or remove the dependency",
-                    (module.declared_at(name),),
+                    (str(place := module.declared_at(name)),),
+                    (place,),
                 )
 
 

@@ -16,10 +16,11 @@ _SKIPPED = frozenset({"__pycache__", "node_modules"})
 
 @dataclass(frozen=True)
 class Import:
-    """An import of `base`, or of `name` from it; `is_for_types` where it stands below `if TYPE_CHECKING`."""
+    """An import of `base`, or of `name` from it, as `alias`; `is_for_types` where it stands below `if TYPE_CHECKING`."""
 
     base: str
     name: str
+    alias: str
     line: int
     column: int
     is_for_types: bool
@@ -52,18 +53,23 @@ def imports_in(tree: ast.Module, package: str = "") -> Iterator[Import]:
     for node, is_for_types in _statements(tree):
         line, column = getattr(node, "lineno", 0), getattr(node, "col_offset", 0) + 1
         if isinstance(node, ast.Import):
-            yield from (Import(alias.name, "", line, column, is_for_types) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and (base := base_of(node, package)):
-            yield from (Import(base, alias.name, line, column, is_for_types) for alias in node.names)
+            yield from (Import(alias.name, "", alias.asname or "", line, column, is_for_types) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (base := _base(node, package)):
+            yield from (
+                Import(base, alias.name, alias.asname or "", line, column, is_for_types) for alias in node.names
+            )
 
 
-def statements_in(tree: ast.Module) -> Iterator[ast.AST]:
-    """Yield all statements of a file, however deep."""
-    return (node for node, _ in _statements(tree))
+def dotted(node: ast.expr) -> str:
+    """Return a chain of attributes of a name as it is written, `a.b.c`, and "" for any other expression."""
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(names)]) if isinstance(node, ast.Name) else ""
 
 
-def base_of(node: ast.ImportFrom, package: str) -> str:
-    """Return what `from … import` imports from, resolved from the `package` that holds the file; "" where that is outside."""
+def _base(node: ast.ImportFrom, package: str) -> str:
     if not node.level:
         return node.module or ""
     above = package.split(".")[: package.count(".") + 2 - node.level] if package else []

@@ -51,7 +51,7 @@ def test_a_manifest_becomes_a_module(tmp_path: Path) -> None:
     assert (module.category, module.version, module.installable, module.auto_install) == (
         "Sales/Sales", "19.0.1.0", True, True,
     )  # fmt: skip
-    assert module.declared_at("product") == f"{path}:8"
+    assert str(module.declared_at("product")) == f"{path}:8"
     assert addons.findings == ()
     assert addons.outside == ("base", "product")
 
