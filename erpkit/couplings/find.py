@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from erpkit.config import Settings
 from erpkit.couplings.beside import find_beside
+from erpkit.couplings.catalog import catalog_edges
+from erpkit.couplings.hidden import Chains, find_reached, hidden_edges
 from erpkit.couplings.imports import import_edges
 from erpkit.couplings.source import Code, find_packages
-from erpkit.couplings.tables import TableOwners, query_edges, table_edges
-from erpkit.database import TEMPLATE, Database, has_schema
+from erpkit.couplings.sql import sql_uses
+from erpkit.couplings.tables import SqlFiles, TableOwners, read_sql_files
+from erpkit.database import TEMPLATE, Database, has_schema, shared_schemas
 from erpkit.embedded import EmbeddedServer
 from erpkit.errors import DatabaseError, ErpkitError
 from erpkit.finding import name_some
@@ -69,16 +71,13 @@ def find_couplings(
     owners = TableOwners(modules)
     packages = find_packages(modules)
     not_read: list[Unread] = []
-    not_asked = [] if use_database else ["foreign keys and views were not read, as the database was not to be used"]
-    code = Code(packages, roots=_roots(modules))
+    not_asked = [] if use_database else ["the database was not read, as it was not to be used"]
+    code, sql = Code(packages, roots=_roots(modules)), read_sql_files(modules, owners)
     events = {module.name: frozenset(event.__name__ for event in module.publishes) for module in modules}
-    edges = [edge for file in code.files() for edge in import_edges(code, file, events)]
-    not_read += [*code.unread, *find_beside(modules, packages, code)]
-    for module in modules:
-        what = f"queries of {module.name} were not read"
-        edges += _tried(what, not_read, partial(query_edges, [module], owners), (module.name,))
+    edges = [*_code_edges(code, owners, sql, events), *(use.edge for use in sql.uses)]
+    not_read += (*code.unread, *sql.unread, *find_beside(modules, packages, code))
     if use_database:
-        what = "foreign keys and views were not read"
+        what = "the database was not read"
         edges += _tried(what, not_read, lambda: _of_tables(database, owners, tenants_query))
     everyone = frozenset(module.name for module in modules)
     strangers = everyone - set(packages)
@@ -101,6 +100,19 @@ def _roots(modules: Sequence[ModuleLike]) -> list[Path]:
     return [folder for root in roots for folder in (root, root / "src")]
 
 
+def _code_edges(
+    code: Code, owners: TableOwners, sql: SqlFiles, events: Mapping[str, Collection[str]]
+) -> Iterator[Edge]:
+    """Yield what Python code uses; a table that a module's queries name is not told again for the code generated from them."""
+    chains, told = Chains(code), {(use.edge.source, use.table) for use in sql.uses if use.edge.kind == "query"}
+    for file in code.files():
+        reached = find_reached(code, file)
+        yield from import_edges(code, file, events)
+        yield from hidden_edges(code, file, reached)
+        yield from chains.edges(file, reached)
+        yield from (use.edge for use in sql_uses(file, owners, sql.made) if (file.module, use.table) not in told)
+
+
 def _couplings(source: Source, settings: Settings, database: Database | None, *, use_database: bool) -> Couplings:
     if source.imports is not None:
         everyone = frozenset(module.name for module in source.candidates if isinstance(module, ModuleLike))
@@ -119,17 +131,15 @@ def _of_tables(database: Database | None, owners: TableOwners, tenants_query: st
             if not tenants:
                 raise DatabaseError(f"{database.target} has no schema {schema} and no tenant")
             schema = tenants[0].schema
-        return table_edges(connection, schema, owners)
+        return catalog_edges(connection, schema, shared_schemas(connection), owners.find)
 
 
-def _tried(
-    what: str, not_read: list[Unread], read: Callable[[], list[Edge]], modules: tuple[str, ...] = ()
-) -> list[Edge]:
+def _tried(what: str, not_read: list[Unread], read: Callable[[], list[Edge]]) -> list[Edge]:
     """Read a source of edges; if that fails, add the reason to `not_read`."""
     try:
         return read()
     except ErpkitError as error:
-        not_read.append(Unread(f"{what}: {error}", modules=modules))
+        not_read.append(Unread(f"{what}: {error}"))
         return []
 
 

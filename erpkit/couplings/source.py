@@ -43,6 +43,7 @@ class Code:
         self._roots = roots
         self._known: dict[str, bool] = {}
         self._places: dict[str, list[Path]] = {}
+        self._near: dict[str, bool] = {}
         self.unread: list[Unread] = []
 
     def files(self) -> Iterator[PythonFile]:
@@ -66,6 +67,30 @@ class Code:
         """The top-level packages that hold the modules."""
         return frozenset(package.partition(".")[0] for package in self._packages)
 
+    @cached_property
+    def _above(self) -> frozenset[str]:
+        parts = (package.split(".") for package in self._packages)
+        return frozenset(".".join(some[:length]) for some in parts for length in range(1, len(some)))
+
+    def holds(self, package: str) -> bool:
+        """Tell whether modules' packages are inside of a package."""
+        return package in self._above
+
+    def is_near(self, name: str) -> bool:
+        """Tell whether a name's top-level package holds modules, or lies in the folder of one that does and is not installed."""
+        top = name.partition(".")[0]
+        if top in self.tops:
+            return True
+        if top not in self._near:
+            here = {
+                folder
+                for known in self.tops
+                for folder in self._top(known, "")
+                if not folder.name.endswith("-packages")
+            }
+            self._near[top] = any((folder / top).is_dir() or (folder / f"{top}.py").is_file() for folder in here)
+        return self._near[top]
+
     def exists(self, name: str) -> bool:
         """Tell whether a dotted name is a package or a file, rather than something inside of one."""
         if name not in self._known:
@@ -73,8 +98,8 @@ class Code:
         return self._known[name]
 
     def beside(self, name: str) -> PythonFile | None:
-        """Return the file of a dotted name that no module owns, or None where there is none in the modules' own code."""
-        if self.owner(name) or name.partition(".")[0] not in self.tops:
+        """Return the file of a dotted name that no module owns, or None where there is none near the modules."""
+        if self.owner(name) or not self.is_near(name):
             return None
         return next((source for path in self.paths(name) if (source := self._parse(path, "", name))), None)
 
@@ -95,7 +120,9 @@ class Code:
     def _parse(self, path: Path, module: str, name: str) -> PythonFile | None:
         tree = parse_python(path, module)
         if isinstance(tree, Unread):
-            self.unread.append(replace(tree, problem=f"{tree.problem}; its imports were not read"))
+            self.unread.append(
+                replace(tree, problem=f"{tree.problem}; its imports were not read", modules=(module,) if module else ())
+            )
             return None
         return PythonFile(module, name, path, tree)
 

@@ -16,7 +16,7 @@ from erpkit.modules.module import EventHandler, ModuleLike, is_foreign, topic_of
 
 Kind = Literal[
     "declared", "import", "event", "foreign key", "view", "query", "trigger", "policy", "function", "inherits", "default",
-    "type", "sql", "migration", "route", "command",
+    "type", "sql", "migration", "route", "command", "rule", "check", "index", "sequence", "database",
 ]  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Relation = Literal["requires", "listens"]

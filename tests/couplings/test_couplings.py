@@ -50,7 +50,8 @@ def test_the_sample_erp_declares_what_it_uses_and_uses_what_it_declares(migrated
     assert (check.findings, check.not_read, check.components) == ((), (), ())
     assert check.order == ("catalog", "sales", "inventory", "billing")
     assert {(edge.source, edge.target, edge.kind) for edge in check.edges if edge.kind != "declared"} == {
-        ("sales", "catalog", "foreign key"), ("sales", "catalog", "query"), ("inventory", "catalog", "foreign key"),
+        ("sales", "catalog", "foreign key"), ("sales", "catalog", "query"), ("sales", "catalog", "migration"),
+        ("inventory", "catalog", "foreign key"), ("inventory", "catalog", "migration"),
         ("inventory", "sales", "event"), ("inventory", "sales", "import"), ("billing", "inventory", "event"),
         ("billing", "inventory", "import"),
     }  # fmt: skip
@@ -60,6 +61,7 @@ def test_each_coupling_says_where_it_is(migrated: Database, registry: Registry) 
     edges = find_couplings(registry.modules, migrated).edges
     assert _between(edges, "sales", "catalog") == [
         "query: FindPrices (erpkit/sample/sales/queries/orders.sql:17) uses catalog_products",
+        "migration: erpkit/sample/sales/migrations/00001_orders.sql:16 uses catalog_products",
         "foreign key: sales_order_lines_sku_fkey, sales_order_lines -> catalog_products",
     ]
     assert (
@@ -98,7 +100,7 @@ def test_foreign_keys_and_views_that_close_a_cycle_are_found(
 
 def test_an_embedded_server_that_does_not_run_is_not_started_and_what_was_not_read_is_said(tmp_path: Path) -> None:
     check = inspect_modules(Settings(home=tmp_path, modules="erpkit.sample"))
-    assert check.not_read == ("foreign keys and views were not read: no database",)
+    assert check.not_read == ("the database was not read: no database",)
     (finding,) = check.findings  # inventory's foreign key to catalog was not seen, and yet is not called unused
     assert (finding.kind, finding.severity) == ("not read", "warning")
     assert list(tmp_path.iterdir()) == []
@@ -141,7 +143,7 @@ def test_a_query_that_is_not_understood_is_told_and_keeps_nobody_from_the_rest(t
     (tmp_path / "q.sql").write_text("-- name: Odd :many\nSELECT FROM WHERE (catalog_x;\n")
     not_read = find_couplings([Module("catalog"), Module("sales", queries=tmp_path)], None).not_read
     assert any(
-        text.problem.startswith(f"queries of sales were not read: {tmp_path}/q.sql:1: not understood")
+        text.problem.startswith(f"queries were not read: {tmp_path}/q.sql:1: not understood")
         for text in not_read
     )
 
@@ -196,7 +198,7 @@ def test_the_command_line_names_its_target_and_what_it_did_not_read() -> None:
     lines = _run("check", "--no-database", ERPKIT_MODULES="erpkit.sample").splitlines()
     assert lines == [
         "target: erpkit.sample, no database",
-        "not read: foreign keys and views were not read, as the database was not to be used",
+        "not read: the database was not read, as it was not to be used",
         "load order: catalog, sales, inventory, billing",
         "no findings",
     ]
@@ -230,7 +232,7 @@ def test_the_graph_answers_questions(tmp_path: Path) -> None:
         "graph", "--no-database", "--impact", "catalog", "--what-if", "sales->catalog", ERPKIT_MODULES="erpkit.sample"
     )
     assert "3 modules depend on catalog: inventory, sales; by way of these: billing" in text
-    assert "without sales -> catalog: 2 places to change; there is no cycle now, and there would be none" in text
+    assert "without sales -> catalog: 3 places to change; there is no cycle now, and there would be none" in text
 
 
 def _records(registry: Registry) -> list[Module]:
