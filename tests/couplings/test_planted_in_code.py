@@ -31,8 +31,8 @@ IN_CODE = {
         "1 imports corner.shared.prices, which imports corner.billing.api (corner/shared/prices.py:2)", True),
     "shared code at second hand": (
         "from ..shared import second",
-        "1 imports corner.shared.second, which imports corner.shared.prices (corner/shared/second.py:1), which imports corner.billing.api "
-        "(corner/shared/prices.py:2)", True),
+        "1 imports corner.shared.second, which imports corner.shared.prices (corner/shared/second.py:1), "
+        "which imports corner.billing.api (corner/shared/prices.py:2)", True),
     "shared code beside the package": (
         "import beside", "1 imports beside, which imports corner.billing.api (beside.py:1)", True),
     "a name that the package above re-exports": (
