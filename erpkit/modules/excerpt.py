@@ -182,7 +182,7 @@ def _condensed(
 
 
 def _name_of(component: Component) -> str:
-    return f"{len(component.modules)} modules in a cycle: {', '.join(component.modules[:3])}{', …' * (len(component.modules) > 3)}"
+    return f"{count_of(len(component.modules), 'module')} in a cycle: {', '.join(component.modules[:3])}{', …' * (len(component.modules) > 3)}"
 
 
 def _without_implied(

@@ -7,7 +7,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from typing import Any, Literal
@@ -46,7 +46,11 @@ def _mermaid(graph: ModuleGraph, part: Excerpt) -> str:
     ids = {node.name: f"m{number}" for number, node in enumerate(part.nodes) if node.name not in within}
     lines = [
         "flowchart LR",
-        *(f'    {ids[node.name]}["{_text(_label(node))}"]' for node in part.nodes if node.name in ids),
+        *(
+            f'    {ids[node.name]}["{_text(_label(replace(node, title="")))}"]'
+            for node in part.nodes
+            if node.name in ids
+        ),
     ]
     red, number = [], 0
     for pair, edges in part.pairs.items():
