@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from erpkit.config import Settings
+from erpkit.couplings.beside import find_beside
 from erpkit.couplings.catalog import catalog_edges
 from erpkit.couplings.hidden import Chains, find_reached, hidden_edges
 from erpkit.couplings.imports import import_edges
@@ -17,23 +18,28 @@ from erpkit.database import TEMPLATE, Database, has_schema, shared_schemas
 from erpkit.embedded import EmbeddedServer
 from erpkit.errors import DatabaseError, ErpkitError
 from erpkit.finding import name_some
-from erpkit.modules import Layers, ModuleCheck, ModuleLike, check_modules, is_foreign
+from erpkit.modules import ModuleCheck, ModuleLike, Rules, check_modules, is_foreign
+from erpkit.modules.baseline import Baseline
 from erpkit.modules.registry import Source, read_source
-from erpkit.modules.wiring import Couplings, Edge, Unread
+from erpkit.modules.wiring import Couplings, Edge, Unread, shorten_path
 from erpkit.tenants import find_tenants
 
 _ODOO = "Odoo's XML, its models' inheritance and its database were not read: so unused dependencies cannot be found"
 
 
 def inspect_modules(
-    settings: Settings, *, odoo: Sequence[Path] = (), layers: str = "", use_database: bool = True
+    settings: Settings,
+    *,
+    odoo: Sequence[Path] = (),
+    rules: Rules | None = None,
+    baseline: Baseline | None = None,
+    use_database: bool = True,
 ) -> ModuleCheck:
     """Read the modules that `settings` name, or Odoo's addons, find their actual couplings, and check them.
 
-    The embedded server is used if it runs, and is not started. Raises ErpkitError if there are no modules, or if a configured
-    database does not answer.
+    It goes by `rules`, and what the `baseline` has is no finding. The embedded server is used if it runs, and is not started.
+    Raises ErpkitError if there are no modules, or if a configured database does not answer.
     """
-    declared_layers = Layers.parse(layers)
     source = read_source(settings, odoo)
     with _opened(settings, use_database=use_database and source.imports is None) as database:
         couplings = _couplings(source, settings, database, use_database=use_database)
@@ -41,10 +47,12 @@ def inspect_modules(
     return check_modules(
         source.candidates,
         couplings,
-        layers=declared_layers,
+        rules=rules or Rules(),
+        baseline=baseline or Baseline(),
         findings=source.findings,
         outside=source.outside,
         indirect=source.indirect,
+        starts=source.imports is None,
         target=where if source.imports is None else source.name,
     )
 
@@ -64,24 +72,32 @@ def find_couplings(
     packages = find_packages(modules)
     not_read: list[Unread] = []
     not_asked = [] if use_database else ["the database was not read, as it was not to be used"]
-    code, sql = Code(packages), read_sql_files(modules, owners)
+    code, sql = Code(packages, roots=_roots(modules)), read_sql_files(modules, owners)
     events = {module.name: frozenset(event.__name__ for event in module.publishes) for module in modules}
     edges = [*_code_edges(code, owners, sql, events), *(use.edge for use in sql.uses)]
-    not_read += (*code.unread, *sql.unread)
+    not_read += (*code.unread, *find_beside(modules, packages, code), *sql.unread)
     if use_database:
         what = "the database was not read"
         edges += _tried(what, not_read, lambda: _of_tables(database, owners, tenants_query))
     everyone = frozenset(module.name for module in modules)
     strangers = everyone - set(packages)
-    partly = everyone if not_read or not_asked else strangers
+    partly = strangers.union(*(one.modules or everyone for one in not_read), everyone if not_asked else ())
     foreign = frozenset(module.name for module in modules if is_foreign(module)) & strangers
     if strangers - foreign:
         names = name_some(sorted(strangers - foreign), 5)
         problem = f"imports of {names} were not read: no Python package of its own was found"
         not_read.append(Unread(problem, modules=tuple(sorted(strangers - foreign))))
     if foreign:
-        not_asked.append(f"imports of {name_some(sorted(foreign), 5)} were not read: they are not written in Python")
-    return Couplings(tuple(edges), tuple(not_read), partly, tuple(not_asked))
+        problem = f"imports of {name_some(sorted(foreign), 5)} were not read: they are not written in Python"
+        not_read.append(Unread(problem, modules=tuple(sorted(foreign)), severity="info"))
+    homes = {name: shorten_path(files[0]) for name, package in packages.items() if (files := code.paths(package))}
+    return Couplings(tuple(edges), tuple(not_read), partly, tuple(not_asked), homes)
+
+
+def _roots(modules: Sequence[ModuleLike]) -> list[Path]:
+    """Return where to look for packages that a modules.toml names: beside it, and in `src` there."""
+    roots = dict.fromkeys(root for module in modules if (root := getattr(module, "root", None)))
+    return [folder for root in roots for folder in (root, root / "src")]
 
 
 def _code_edges(
@@ -100,7 +116,7 @@ def _code_edges(
 def _couplings(source: Source, settings: Settings, database: Database | None, *, use_database: bool) -> Couplings:
     if source.imports is not None:
         everyone = frozenset(module.name for module in source.candidates if isinstance(module, ModuleLike))
-        return Couplings(source.imports, (), everyone, (_ODOO,))
+        return Couplings(source.imports, source.not_read, everyone, (_ODOO,))
     modules = [candidate for candidate in source.candidates if isinstance(candidate, ModuleLike)]
     return find_couplings(modules, database, settings.tenants_query, use_database=use_database)
 

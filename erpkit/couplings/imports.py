@@ -7,34 +7,32 @@ from collections.abc import Collection, Iterator, Mapping
 
 from erpkit.couplings.source import Code, PythonFile
 from erpkit.modules.python import Import, dotted, imports_in
-from erpkit.modules.wiring import Edge, Relation, shorten_path
+from erpkit.modules.wiring import Edge, shorten_path
 
 
-def import_edges(
-    code: Code, file: PythonFile, events: Mapping[str, Collection[str]], *, for_types: bool = True
-) -> Iterator[Edge]:
+def import_edges(code: Code, file: PythonFile, events: Mapping[str, Collection[str]]) -> Iterator[Edge]:
     """Yield an edge for each file of another module that a file imports, at its first line.
 
-    A file that imports nothing but the `events` of a module, which are their names by module, only listens to it. Without
-    `for_types`, imports below `if TYPE_CHECKING` are left out.
+    A file that imports nothing but the `events` of a module, which are their names by module, only listens to it.
     """
-    path, found = shorten_path(file.path), _imports(code, file, for_types=for_types)
-    for name, several in sorted(found.items()):
+    path = shorten_path(file.path)
+    for name, several in sorted(_imports(code, file).items()):
         target = code.owner(name)
         if target and target != file.module:
             published = {*events.get(target, ())}
             required = [one for one in several if not published or not _used(file, one, name) <= published]
-            first = (required or several)[0]
-            words = f"{path}:{first.line} imports {name}"
-            relation: Relation = "requires" if required else "listens"
-            yield Edge(file.module, target, "import", words, path, first.line, first.column, relation=relation)
+            first = min(required or several, key=lambda one: one.is_for_types)
+            yield Edge(
+                file.module, target, "import", f"{path}:{first.line} imports {name}", path, first.line, first.column,
+                relation="requires" if required else "listens", for_types=first.is_for_types,
+            )  # fmt: skip
 
 
-def _imports(code: Code, file: PythonFile, *, for_types: bool) -> dict[str, list[Import]]:
+def _imports(code: Code, file: PythonFile) -> dict[str, list[Import]]:
     """Return the imports of a file by the dotted name of what they read, each name's in the order of the file."""
     found: dict[str, list[Import]] = {}
     for one in sorted(imports_in(file.tree, file.package), key=lambda one: (one.line, one.column)):
-        if one.base.partition(".")[0] in code.tops and (for_types or not one.is_for_types):
+        if one.base.partition(".")[0] in code.tops:
             found.setdefault(imported(code, one), []).append(one)
     return found
 

@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +14,7 @@ from types import ModuleType
 
 from erpkit.modules.module import ModuleLike
 from erpkit.modules.python import find_python, parse_python
-from erpkit.modules.wiring import Unread, shorten_path
+from erpkit.modules.wiring import Unread
 
 
 @dataclass(frozen=True)
@@ -36,15 +35,11 @@ class PythonFile:
 class Code:
     """The Python files of modules, and on demand those beside them; `packages` are by module name.
 
-    Files that match a pattern of `excluded`, as seen from the working folder, are left out. Folders in `roots` are searched
-    for packages besides Python's own path. Nothing is imported.
+    Folders in `roots` are searched for packages besides Python's own path. Nothing is imported.
     """
 
-    def __init__(
-        self, packages: Mapping[str, str], *, excluded: Sequence[str] = (), roots: Sequence[Path] = ()
-    ) -> None:
+    def __init__(self, packages: Mapping[str, str], *, roots: Sequence[Path] = ()) -> None:
         self._packages = {package: module for module, package in packages.items()}
-        self._excluded = excluded
         self._roots = roots
         self._known: dict[str, bool] = {}
         self._places: dict[str, list[Path]] = {}
@@ -99,18 +94,18 @@ class Code:
     def exists(self, name: str) -> bool:
         """Tell whether a dotted name is a package or a file, rather than something inside of one."""
         if name not in self._known:
-            self._known[name] = bool(self._folders(name)) or bool(self._files(name))
+            self._known[name] = bool(self.folders(name)) or bool(self.paths(name))
         return self._known[name]
 
     def beside(self, name: str) -> PythonFile | None:
         """Return the file of a dotted name that no module owns, or None where there is none near the modules."""
         if self.owner(name) or not self.is_near(name):
             return None
-        return next((source for path in self._files(name) if (source := self._parse(path, "", name))), None)
+        return next((source for path in self.paths(name) if (source := self._parse(path, "", name))), None)
 
     def _read_package(self, package: str) -> Iterator[PythonFile]:
         module = self._packages[package]
-        folders, files = self._folders(package), self._files(package)
+        folders, files = self.folders(package), self.paths(package)
         if not folders and not files:
             problem = f"imports of {module} were not read: there is no package {package}"
             self.unread.append(Unread(problem, modules=(module,)))
@@ -123,8 +118,6 @@ class Code:
             yield from (source for path in files if (source := self._parse(path, module, package)))
 
     def _parse(self, path: Path, module: str, name: str) -> PythonFile | None:
-        if is_excluded(path, self._excluded):
-            return None
         tree = parse_python(path, module)
         if isinstance(tree, Unread):
             self.unread.append(
@@ -133,18 +126,18 @@ class Code:
             return None
         return PythonFile(module, name, path, tree)
 
-    def _files(self, name: str) -> list[Path]:
+    def paths(self, name: str) -> list[Path]:
         """Return the file of a dotted name: `__init__.py` of a package, or else the one named so."""
-        inits = [path for folder in self._folders(name) if (path := folder / "__init__.py").is_file()]
+        inits = [path for folder in self.folders(name) if (path := folder / "__init__.py").is_file()]
         parent, _, last = name.rpartition(".")
-        above = self._folders(parent) if parent else self._top(name, ".py")
+        above = self.folders(parent) if parent else self._top(name, ".py")
         return inits or [path for folder in above if (path := folder / f"{last}.py").is_file()]
 
-    def _folders(self, name: str) -> list[Path]:
-        """Return the folders of a package; one without an `__init__.py` may have several."""
+    def folders(self, name: str) -> list[Path]:
+        """Return the folders of a package by its dotted name; one without an `__init__.py` may have several."""
         if name not in self._places:
             parent, _, last = name.rpartition(".")
-            above = self._folders(parent) if parent else self._top(name, "")
+            above = self.folders(parent) if parent else self._top(name, "")
             self._places[name] = _loaded(name) or [path for folder in above if (path := folder / last).is_dir()]
         return self._places[name]
 
@@ -161,12 +154,6 @@ class Code:
             return []
         places = spec.submodule_search_locations or ([spec.origin] if spec.origin else [])
         return [Path(place).parent for place in places]
-
-
-def is_excluded(path: Path, patterns: Sequence[str]) -> bool:
-    """Tell whether a file, as seen from the working folder, matches a pattern such as `*/tests/*`."""
-    place = shorten_path(path)
-    return any(fnmatchcase(place, pattern) for pattern in patterns)
 
 
 def _dotted(path: Path) -> tuple[str, ...]:

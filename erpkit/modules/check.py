@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import TYPE_CHECKING
 
 from erpkit.finding import exit_code
+from erpkit.modules.baseline import Baseline
 from erpkit.modules.cycles import find_components, graph_of, shortest_cycle, smallest_cut, within
 from erpkit.modules.faults import folder_faults, name_faults, select_modules, structure_faults, wiring_faults
 from erpkit.modules.findings import (
-    Layers,
+    allowance_findings,
     coverage_findings,
     cycle_findings,
     event_findings,
+    forbidden_findings,
+    graded,
     layer_findings,
     list_evidence,
     undeclared_findings,
@@ -23,6 +27,7 @@ from erpkit.modules.findings import (
 from erpkit.modules.module import EventHandler, ModuleLike, topic_of
 from erpkit.modules.picture import draw_modules
 from erpkit.modules.registry import dependency_graph
+from erpkit.modules.rules import Rules
 from erpkit.modules.wiring import (
     Component,
     Couplings,
@@ -38,7 +43,7 @@ from erpkit.table import Column, Table, Tone
 if TYPE_CHECKING:
     import networkx
 
-_NO_LAYERS = Layers()
+_NO_RULES, _NO_BASELINE = Rules(), Baseline()
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,14 @@ class ModuleCheck(Result, ModuleGraph):
     """The result of `check_modules`: the graph with its findings, as a picture and as tables.
 
     `graph` is the declared one. `not_read` says in words what was not looked at, `target` where the modules were read from.
+    `known` is how many findings the baseline has, which are not among these, and `homes` are the modules' own files.
     """
 
     graph: networkx.DiGraph[str] = field(kw_only=True)
     not_read: tuple[str, ...] = ()
     target: str = ""
+    known: int = 0
+    homes: Mapping[str, str] = field(default_factory=dict)
 
     def picture(self, around: str = "") -> Picture:
         """Draw the graph, or a module and what depends on it."""
@@ -97,6 +105,7 @@ class ModuleCheck(Result, ModuleGraph):
             "events": sum(len(module.publishes) for module in self.modules),
             "not read": len(self.not_read),
             "findings": len(self.findings),
+            **({"in the baseline": self.known} if self.known else {}),
         }
         findings = [finding.finding for finding in self.findings]
         title = "The module graph needs work" if exit_code(findings) else "The module graph is sound"
@@ -176,25 +185,32 @@ def check_modules(
     candidates: Iterable[object],
     couplings: Couplings | None = None,
     *,
-    layers: Layers = _NO_LAYERS,
+    rules: Rules = _NO_RULES,
+    baseline: Baseline = _NO_BASELINE,
     findings: Sequence[ModuleFinding] = (),
     outside: Iterable[str] = (),
     indirect: bool = False,
     starts: bool = True,
     target: str = "",
+    today: date | None = None,
 ) -> ModuleCheck:
     """Check modules without stopping at the first fault; use it for reports, and `load_order` at start-up.
 
     `couplings` are what was found in fact beside what is declared here, `findings` what was wrong before. Modules `outside` are
     known to exist elsewhere. With `indirect`, a dependency that is only declared by way of others is declared well enough.
-    Modules that erpkit never `starts` may have any name.
+    Modules that erpkit never `starts` may have any name. `today` decides what the `rules` still allow. What the `baseline` has is
+    counted, and is no finding.
     """
-    all_candidates, elsewhere = list(candidates), set(outside)
+    all_candidates, elsewhere, day = list(candidates), set(outside), today or date.today()
     modules = select_modules(all_candidates)
     known = {module.name for module in modules}
-    edges = sorted({*declared_edges(modules), *event_edges(modules), *(couplings.edges if couplings else ())})
+    found = couplings or Couplings()
+    all_edges = {*declared_edges(modules), *event_edges(modules), *found.edges}
+    edges = sorted(edge for edge in all_edges if rules.counts(edge))
     inside = [edge for edge in edges if edge.source in known and edge.target in known]
-    components = find_cycles(inside)
+    judged = [edge for edge in inside if not rules.allows(edge, day)]
+    binding = [*judged, *(edge for edge in inside if edge.kind == "declared" and edge not in judged)]
+    components = find_cycles(binding)
     graph = dependency_graph(modules)
     order = () if any(component.is_declared for component in components) else _order(graph, known)
     place = {name: number for number, name in enumerate(order)}
@@ -202,26 +218,36 @@ def check_modules(
         *findings,
         *(name_faults(modules) if starts else ()),
         *structure_faults(all_candidates, elsewhere),
-        *cycle_findings(components, inside),
+        *cycle_findings(components, binding),
         *wiring_faults(modules),
         *folder_faults(modules),
-        *undeclared_findings(inside, indirect=indirect),
-        *layer_findings(inside, layers, known),
+        *undeclared_findings(binding, indirect=indirect),
+        *layer_findings(judged, rules.layers, known),
+        *forbidden_findings(judged, rules),
+        *allowance_findings(inside, rules, day),
         *event_findings(modules),
         *unused_findings(inside, couplings),
-        *coverage_findings(modules, couplings),
+        *coverage_findings(modules, found.not_read, rules),
     ]
+    fresh, in_baseline = baseline.filter(graded(all_findings, rules))
     return ModuleCheck(
         tuple(sorted(modules, key=lambda module: place.get(module.name, 0))),
         order,
-        tuple(all_findings),
+        tuple(fresh),
         tuple(edges),
         tuple(components),
         tuple(sorted({edge.target for edge in edges} - known)),
-        (*map(str, couplings.not_read), *couplings.not_asked) if couplings else (),
+        (*(str(one) for one in found.not_read if rules.reads(one.path)), *found.not_asked),
         target,
+        in_baseline,
+        {**found.homes, **_homes(modules)},
         graph=graph,
     )
+
+
+def _homes(modules: Iterable[ModuleLike]) -> dict[str, str]:
+    """Return the files that describe modules: a modules.toml, or the manifest of an addon."""
+    return {module.name: tell("").path for module in modules if (tell := getattr(module, "declared_at", None))}
 
 
 def find_cycles(edges: Iterable[Edge]) -> list[Component]:

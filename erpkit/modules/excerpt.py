@@ -182,7 +182,8 @@ def _condensed(
 
 
 def _name_of(component: Component) -> str:
-    return f"{count_of(len(component.modules), 'module')} in a cycle: {', '.join(component.modules[:3])}{', …' * (len(component.modules) > 3)}"
+    names = ", ".join([*component.modules[:3], *(["…"] if len(component.modules) > 3 else [])])
+    return f"{count_of(len(component.modules), 'module')} in a cycle: {names}"
 
 
 def _without_implied(

@@ -173,10 +173,9 @@ def _orphan_handlers(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
             for event in (event for event in handler.events if event not in published):
                 problem = f"{handler.name} subscribes to {event.__name__}, which no module publishes"
                 remedy = "publish the event or remove the handler"
-                path, line = find_handler(module, handler)
-                yield ModuleFinding(
-                    "orphan handler", (module.name,), problem, remedy, (f"{path}:{line}",) if path else ()
-                )
+                places = handler_places(module, handler)
+                shown = tuple(map(str, places))
+                yield ModuleFinding("orphan handler", (module.name,), problem, remedy, shown, places)
 
 
 def _handler_faults(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:

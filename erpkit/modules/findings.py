@@ -4,70 +4,38 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from dataclasses import replace
+from datetime import date
 from itertools import pairwise
 
-from erpkit.errors import UsageError
+from erpkit.finding import Severity
 from erpkit.modules.cycles import Cut, Pair
+from erpkit.modules.kinds import NOT_READ
 from erpkit.modules.module import EventHandler, ModuleLike, topic_of
-from erpkit.modules.wiring import NOT_READ, Component, Couplings, Edge, ModuleFinding, Place, Unread, places_of
+from erpkit.modules.rules import Layers, Rules
+from erpkit.modules.wiring import Component, Couplings, Edge, ModuleFinding, Place, Unread, places_of
 from erpkit.plural import count_of
-
-
-@dataclass(frozen=True)
-class Layers:
-    """Patterns of module names, the highest layer first; a module that no pattern matches is in no layer."""
-
-    patterns: tuple[tuple[str, ...], ...] = ()
-
-    @classmethod
-    def parse(cls, text: str) -> Layers:
-        """Read `billing > sales, inventory > catalog*`; raises UsageError for a layer without a name."""
-        if not text.strip():
-            return cls()
-        layers = tuple(tuple(name.strip() for name in layer.split(",")) for layer in text.split(">"))
-        if not all(name for layer in layers for name in layer):
-            raise UsageError(
-                f"layers {text!r}: a name is missing: write them as 'billing > sales, inventory > catalog'"
-            )
-        return cls(layers)
-
-    def of(self, module: str) -> int | None:
-        """Return a module's layer, 0 for the highest, or None."""
-        found = (n for n, layer in enumerate(self.patterns) if any(fnmatchcase(module, name) for name in layer))
-        return next(found, None)
-
-    def unused(self, modules: Iterable[str]) -> list[str]:
-        """Return the patterns that match no module: a name that was mistyped, say."""
-        names = list(modules)
-        return [
-            pattern
-            for layer in self.patterns
-            for pattern in layer
-            if not any(fnmatchcase(name, pattern) for name in names)
-        ]
-
 
 _EVIDENCE = 6  # pieces that a line names
 _NAMED = 12  # modules or edges in a sentence
 
 
-def coverage_findings(modules: Sequence[ModuleLike], couplings: Couplings | None) -> list[ModuleFinding]:
-    """Findings for what was not read: no modules at all, or a source of couplings that could not be read."""
+def coverage_findings(modules: Sequence[ModuleLike], not_read: Iterable[Unread], rules: Rules) -> list[ModuleFinding]:
+    """Findings for what was not read: no modules at all, or code and tables that could not be read."""
     nothing = ModuleFinding(
         "no modules", (), "no module was found, so nothing was checked", "set ERPKIT_MODULES, or register modules"
     )
     return [
         *([] if modules else [nothing]),
-        *(unread_finding(one) for one in (couplings.not_read if couplings else ())),
+        *(unread_finding(one, strict=rules.strict) for one in not_read if rules.reads(one.path)),
     ]
 
 
-def unread_finding(unread: Unread) -> ModuleFinding:
+def unread_finding(unread: Unread, *, strict: bool) -> ModuleFinding:
     """What could not be read, as a finding."""
     places = (Place(unread.path, unread.line),) if unread.path else ()
-    return ModuleFinding(NOT_READ, unread.modules, unread.problem, "", (), places)
+    grade: Severity = "error" if strict else unread.severity
+    return ModuleFinding(NOT_READ, unread.modules, unread.problem, "", (), places, grade)
 
 
 def cycle_findings(components: Iterable[Component], edges: Sequence[Edge]) -> list[ModuleFinding]:
@@ -187,6 +155,35 @@ def layer_findings(edges: Iterable[Edge], layers: Layers, known: set[str]) -> li
     ]
 
 
+def forbidden_findings(edges: Iterable[Edge], rules: Rules) -> list[ModuleFinding]:
+    """Couplings that the rules forbid, declared or not, one a rule and pair of modules."""
+    return [
+        ModuleFinding(
+            "forbidden coupling",
+            (source, target),
+            f"{source} -> {target} is forbidden{f', as {rule.reason}' if rule.reason else ''}: {_kinds(several)}",
+            "remove it, or allow it in the rules, with a reason",
+            _told(several),
+            places_of(several),
+        )
+        for rule in rules.forbidden
+        for (source, target), several in _by_pair(edge for edge in edges if rule.covers(edge)).items()
+        if source != target
+    ]
+
+
+def allowance_findings(edges: Sequence[Edge], rules: Rules, today: date) -> Iterator[ModuleFinding]:
+    """Yield what the rules allow and that has ended, or that there is not."""
+    places = (Place(rules.path, 1),) if rules.path else ()
+    for rule in rules.allowed:
+        if not any(rule.covers(edge) for edge in edges):
+            remedy = "remove it from the rules"
+            yield ModuleFinding("unused allowance", (), f"{rule} is allowed, and there is none", remedy, (), places)
+        elif not rule.holds(today):
+            problem = f"{rule} was allowed until {rule.until}, as {rule.reason}"
+            yield ModuleFinding("expired allowance", (), problem, "remove the coupling, or set a new date", (), places)
+
+
 def event_findings(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:
     """Events without a handler, and tables that several handlers keep from different events."""
     publisher = {event: module.name for module in modules for event in module.publishes}
@@ -219,6 +216,16 @@ def _split_projections(module: ModuleLike) -> Iterator[ModuleFinding]:
                 "make them one handler of several events, or declare any_order=True where the order does not matter"
             )
             yield ModuleFinding("split projection", (module.name,), problem, remedy)
+
+
+def graded(findings: Iterable[ModuleFinding], rules: Rules) -> Iterator[ModuleFinding]:
+    """Yield findings with the severities that the rules give their kinds, without those that are off."""
+    for finding in findings:
+        grade = rules.severities.get(finding.kind)
+        if grade is None or (finding.kind == NOT_READ and rules.strict):
+            yield finding
+        elif grade != "off":
+            yield replace(finding, grade=grade)
 
 
 def list_evidence(evidence: Sequence[str]) -> str:

@@ -27,6 +27,7 @@ class ForeignModule(Module):
 
     is_foreign: bool = field(default=True, init=False)
     place: Place = field(default=Place("modules.toml"), compare=False)
+    root: Path | None = field(default=None, compare=False)  # the folder of the modules.toml
 
     def declared_at(self, dependency: str) -> Place:
         """Return where the module is described, by file and line."""
@@ -63,6 +64,7 @@ class _Manifest(BaseModel):
     allowed_functions: list[str] = Field(default_factory=list)
     migration_state: list[str] = Field(default_factory=list)
     pooler: str = ""
+    tool: dict[str, Any] = Field(default_factory=dict)  # [tool.erpkit.modules] is read by `read_rules`
 
 
 def read_manifest(path: Path) -> list[ForeignModule]:
@@ -156,6 +158,7 @@ def _module(path: Path, entry: _Entry, line: int, messages: _Messages) -> Foreig
         multi_statement=entry.multi_statement,
         package=entry.package,
         place=Place(shorten_path(path.absolute()), line),
+        root=path.absolute().parent,
     )
 
 

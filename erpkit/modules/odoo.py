@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from erpkit.errors import UsageError
 from erpkit.modules.module import CommandHandler, EventHandler
-from erpkit.modules.wiring import Edge, ModuleFinding, Place, shorten_path
+from erpkit.modules.python import find_python, imports_in, parse_python, unreadable
+from erpkit.modules.wiring import Edge, ModuleFinding, Place, Unread, shorten_path
 
 _MANIFESTS = ("__manifest__.py", "__openerp__.py")
 _BIGGEST = 1_000_000  # bytes of a manifest
@@ -55,11 +56,12 @@ class OdooModule:
 
 @dataclass(frozen=True)
 class Addons:
-    """The addons of some folders, what is wrong with their manifests, and the imports between them."""
+    """The addons of some folders, what is wrong with their manifests, the imports between them, and files that were not read."""
 
     modules: tuple[OdooModule, ...]
     findings: tuple[ModuleFinding, ...]
     imports: tuple[Edge, ...]
+    not_read: tuple[Unread, ...] = ()
 
     @property
     def outside(self) -> tuple[str, ...]:
@@ -87,7 +89,9 @@ def read_addons(folders: Sequence[Path]) -> Addons:
             modules.append(module)
     active = [module for module in modules if module.installable]
     findings += _needs_what_cannot_be_installed(modules)
-    return Addons(tuple(active), tuple(findings), tuple(_imports(active)))
+    found = list(_imports(active))
+    edges, unread = [one for one in found if isinstance(one, Edge)], [one for one in found if isinstance(one, Unread)]
+    return Addons(tuple(active), tuple(findings), tuple(edges), tuple(unread))
 
 
 def read_manifest(path: Path) -> tuple[OdooModule | None, list[ModuleFinding]]:
@@ -224,49 +228,28 @@ def _needs_what_cannot_be_installed(modules: Sequence[OdooModule]) -> Iterator[M
                 )
 
 
-def _imports(modules: Sequence[OdooModule]) -> Iterator[Edge]:
+def _imports(modules: Sequence[OdooModule]) -> Iterator[Edge | Unread]:
     """Imports of `odoo.addons.<name>`; a file is only parsed where these words are in it."""
     known = {module.name for module in modules}
     for module in modules:
-        for path in _find_python(module.path.parent):
-            text = path.read_bytes()
+        for path in find_python(module.path.parent):
+            try:
+                text = path.read_bytes()
+            except OSError as error:  # a link that leads nowhere, say
+                yield unreadable(path, module.name, error)
+                continue
             if b"odoo.addons" in text or b"openerp.addons" in text:
-                for name, line in _addons_imported(text):
-                    if name in known and name != module.name:
-                        yield Edge(module.name, name, "import", f"{shorten_path(path)}:{line}")
+                yield from _imports_of(module, path, text, known)
 
 
-def _find_python(folder: Path) -> Iterator[Path]:
-    for here, below, files in os.walk(folder):
-        below.sort()
-        yield from (Path(here, name) for name in sorted(files) if name.endswith(".py"))
-
-
-def _addons_imported(text: bytes) -> Iterator[tuple[str, int]]:
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return  # not this reader's business
-    for node in _statements(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            parts = name.split(".")
-            if len(parts) > 2 and parts[0] in ("odoo", "openerp") and parts[1] == "addons":
-                yield parts[2], node.lineno
-
-
-def _statements(tree: ast.Module) -> Iterator[ast.AST]:
-    """Yield all statements, however deep, without the expressions in them: these are most of the tree."""
-    waiting: list[ast.AST] = [tree]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        for field_name in ("body", "orelse", "handlers", "finalbody", "cases"):
-            below = getattr(node, field_name, ())
-            if isinstance(below, list):
-                waiting += below
+def _imports_of(module: OdooModule, path: Path, text: bytes, known: Collection[str]) -> Iterator[Edge | Unread]:
+    tree = parse_python(path, module.name, text)
+    if isinstance(tree, Unread):
+        yield tree
+        return
+    place = shorten_path(path)
+    for one in imports_in(tree):
+        top, addons, name = (*f"{one.base}.{one.name}".split("."), "", "")[:3]
+        if top in ("odoo", "openerp") and addons == "addons" and name in known and name != module.name:
+            words, types = f"{place}:{one.line}", one.is_for_types
+            yield Edge(module.name, name, "import", words, place, one.line, one.column, for_types=types)

@@ -40,12 +40,18 @@ def parse_python(path: Path, module: str, text: bytes | None = None) -> ast.Modu
         with warnings.catch_warnings(action="ignore"):  # an odd escape in a string is not this reader's business
             return ast.parse(path.read_bytes() if text is None else text)
     except OSError as error:
-        return Unread(f"{place}: {error.strerror}", place, 0, (module,))
+        return unreadable(path, module, error)
     except SyntaxError as error:
         line = error.lineno or 1
         return Unread(f"{place}:{line}: not Python: {error.msg}", place, line, (module,))
     except (ValueError, RecursionError, MemoryError) as error:
         return Unread(f"{place}:1: not Python: {str(error) or type(error).__name__}", place, 1, (module,))
+
+
+def unreadable(path: Path, module: str, error: OSError) -> Unread:
+    """Return what the system says of a file that cannot be read."""
+    place = shorten_path(path)
+    return Unread(f"{place}: {error.strerror}", place, 0, (module,))
 
 
 def imports_in(tree: ast.Module, package: str = "") -> Iterator[Import]:

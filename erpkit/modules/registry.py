@@ -29,7 +29,7 @@ from erpkit.modules.module import (
     topic_of,
     upcasters_of,
 )
-from erpkit.modules.wiring import Edge, ModuleFinding
+from erpkit.modules.wiring import Edge, ModuleFinding, Unread
 from erpkit.plural import count_of
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ class Source:
     candidates: tuple[object, ...]
     findings: tuple[ModuleFinding, ...] = ()
     imports: tuple[Edge, ...] | None = None
+    not_read: tuple[Unread, ...] = ()
     outside: tuple[str, ...] = ()
     indirect: bool = False
 
@@ -154,7 +155,9 @@ def read_source(settings: Settings, odoo: Sequence[Path] = ()) -> Source:
 
         addons = read_addons(odoo)
         name = f"Odoo's addons in {', '.join(map(str, odoo))}"
-        return Source(name, addons.modules, addons.findings, addons.imports, addons.outside, indirect=True)
+        return Source(
+            name, addons.modules, addons.findings, addons.imports, addons.not_read, addons.outside, indirect=True
+        )
     try:
         found = read_candidates(settings)
     except NoModulesError:

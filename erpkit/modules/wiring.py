@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
 from erpkit.finding import Finding, Severity
 from erpkit.modules.cycles import Cut
+from erpkit.modules.kinds import FINDINGS
 from erpkit.modules.module import EventHandler, ModuleLike, is_foreign, topic_of
 
 Kind = Literal[
@@ -40,7 +41,8 @@ class Edge:
 
     A module that `listens` to another's messages needs no load order, and closes no cycle; otherwise it `requires` the other.
     `path`, `line` and `column` are where it stands in a file, counted from 1, "" and 0 where it stands in none. It is not
-    `certain` where only a name was found, in the body of a function for instance.
+    `certain` where only a name was found, in the body of a function for instance. An import below `if TYPE_CHECKING` is
+    `for_types`.
     """
 
     source: str
@@ -52,6 +54,7 @@ class Edge:
     column: int = 0
     certain: bool = True
     relation: Relation = "requires"
+    for_types: bool = False
 
     @property
     def place(self) -> Place | None:
@@ -69,12 +72,16 @@ class Edge:
 
 @dataclass(frozen=True)
 class Unread:
-    """What could not be read: a file, a folder, or a source as a whole, why not, and the `modules` that it belongs to."""
+    """What could not be read: a file, a folder, or a source as a whole, why not, and the `modules` that it belongs to.
+
+    It is `info` where erpkit has no reader for it at all, for the imports of another language.
+    """
 
     problem: str
     path: str = ""
     line: int = 0
     modules: tuple[str, ...] = ()
+    severity: Severity = "warning"
 
     def __str__(self) -> str:
         return self.problem
@@ -85,13 +92,14 @@ class Couplings:
     """What was found in fact: its edges, what could not be looked at, and the modules of which not all was seen.
 
     `not_asked` is what was left out on purpose: no fault. Of a module in `partly_read` it cannot be told that it does not use
-    what it declares.
+    what it declares. `homes` are the files of packages by module.
     """
 
     edges: tuple[Edge, ...] = ()
     not_read: tuple[Unread, ...] = ()
     partly_read: frozenset[str] = frozenset()
     not_asked: tuple[str, ...] = ()
+    homes: Mapping[str, str] = field(default_factory=dict)
 
 
 def places_of(edges: Iterable[Edge]) -> tuple[Place, ...]:
@@ -146,15 +154,6 @@ def _declared_at(module: ModuleLike, dependency: str) -> Place:
     return tell(dependency) if tell else Place(f"dependencies of {module.name}")
 
 
-NOT_READ = "not read"
-# Of the kinds that start-up does not refuse; the others are errors.
-_SEVERITIES: dict[str, Severity] = {
-    NOT_READ: "warning", "no modules": "warning", "hidden cycle": "warning", "undeclared dependency": "warning",
-    "unused dependency": "warning", "layer violation": "warning", "unknown layer": "warning", "unhandled event": "warning",
-    "split projection": "warning", "possible dependency": "info",
-}  # fmt: skip
-
-
 @dataclass(frozen=True)
 class ModuleFinding:
     """One thing that is wrong: its kind, the modules concerned, what it is, what to do, and what shows it."""
@@ -169,8 +168,8 @@ class ModuleFinding:
 
     @property
     def severity(self) -> Severity:
-        """Its `grade`, or else `error` where start-up refuses the modules, `info` where it is only possible, and `warning`."""
-        return self.grade or _SEVERITIES.get(self.kind, "error")
+        """Its `grade`, or else that of its kind: `error` where start-up refuses the modules."""
+        return self.grade or FINDINGS[self.kind][0]
 
     @property
     def rule(self) -> str:

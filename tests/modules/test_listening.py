@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from erpkit.config import Settings
-from erpkit.modules import Couplings, Edge, EventHandler, Layers, Module, ModuleCheck, check_modules, cut_edges
+from erpkit.modules import Couplings, Edge, EventHandler, Layers, Module, ModuleCheck, Rules, check_modules, cut_edges
 from erpkit.modules.registry import read_source
 
 
@@ -63,7 +63,9 @@ def test_a_subscription_is_an_edge_with_the_place_of_its_handler() -> None:
 
 
 def test_a_lower_layer_may_listen_to_a_higher_one() -> None:
-    assert check_modules([SALES, INVENTORY], IMPORT, layers=Layers.parse("sales > inventory")).findings == ()
+    assert (
+        check_modules([SALES, INVENTORY], IMPORT, rules=Rules(layers=Layers.parse("sales > inventory"))).findings == ()
+    )
 
 
 def test_a_dependency_that_is_declared_for_a_subscription_alone_is_the_one_to_remove() -> None:

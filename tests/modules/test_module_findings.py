@@ -17,6 +17,7 @@ from erpkit.modules import (
     Layers,
     Module,
     ModuleCheck,
+    Rules,
     Unread,
     check_modules,
     cut_edges,
@@ -107,13 +108,17 @@ def test_a_handler_of_an_event_that_nobody_publishes_is_found_with_its_place() -
 
 def test_a_lower_layer_that_needs_a_higher_one_is_found() -> None:
     layers = Layers.parse("catalog > sales, billing")
-    found = [finding for finding in check_modules(SHOP, layers=layers).findings if finding.kind == "layer violation"]
+    found = [
+        finding
+        for finding in check_modules(SHOP, rules=Rules(layers=layers)).findings
+        if finding.kind == "layer violation"
+    ]
     assert [finding.modules for finding in found] == [("sales", "catalog")]
-    assert check_modules(SHOP, layers=Layers.parse("billing > sales > cat*")).findings == ()
+    assert check_modules(SHOP, rules=Rules(layers=Layers.parse("billing > sales > cat*"))).findings == ()
 
 
 def test_a_layer_that_names_nobody_is_a_finding_and_one_without_a_name_an_error() -> None:
-    (finding,) = check_modules(SHOP, layers=Layers.parse("billing > salse")).findings
+    (finding,) = check_modules(SHOP, rules=Rules(layers=Layers.parse("billing > salse"))).findings
     assert "salse" in finding.problem
     with pytest.raises(UsageError, match="a name is missing"):
         Layers.parse("billing > > sales")
@@ -226,7 +231,9 @@ def test_a_modules_toml_is_checked_with_its_events_and_layers(tmp_path: Path) ->
         '[[module]]\nname = "stock"\nsubscribes = ["sales.OrderPlaced", "sales.Never"]\n'
     )
     source = read_source(Settings(modules=str(tmp_path / "modules.toml")))
-    check = check_modules(source.candidates, findings=source.findings, layers=Layers.parse("sales > stock"))
+    check = check_modules(
+        source.candidates, findings=source.findings, rules=Rules(layers=Layers.parse("sales > stock"))
+    )
     assert {finding.kind: finding.evidence for finding in check.findings} == {
         "orphan handler": (),
         "unhandled event": ("published by sales",),
