@@ -94,6 +94,8 @@ def check(
 
 def _say_findings(result: ModuleCheck) -> None:
     say(f"load order: {_listed(result.order) or result.load_order}")
+    if result.outside:
+        say(f"outside of what was read: {_listed(result.outside)}")
     for finding in result.findings:
         say(marked(finding))
         for line in finding.evidence[:_SHOWN]:

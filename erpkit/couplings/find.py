@@ -75,7 +75,7 @@ def find_couplings(
     code, sql = Code(packages, roots=_roots(modules)), read_sql_files(modules, owners)
     events = {module.name: frozenset(event.__name__ for event in module.publishes) for module in modules}
     edges = [*_code_edges(code, owners, sql, events), *(use.edge for use in sql.uses)]
-    not_read += (*code.unread, *find_beside(modules, packages, code), *sql.unread)
+    not_read += (*code.unread, *sql.unread, *find_beside(modules, packages, code))
     if use_database:
         what = "the database was not read"
         edges += _tried(what, not_read, lambda: _of_tables(database, owners, tenants_query))

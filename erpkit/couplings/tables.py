@@ -124,7 +124,7 @@ def _query_uses(module: ModuleLike, owners: TableOwners, made: Collection[str], 
     try:
         folder = queries_folder(module)
     except QueryError as error:
-        unread.append(Unread(f"queries of {module.name} were not read: {error}", modules=(module.name,)))
+        unread.append(Unread(f"queries were not read: {error}", modules=(module.name,)))
         return
     for path, whole in _texts(module, folder, unread):
         place = shorten_path(path)
@@ -133,7 +133,7 @@ def _query_uses(module: ModuleLike, owners: TableOwners, made: Collection[str], 
                 continue
             tables, problem = _tables(text, made)
             if problem:
-                told = f"queries of {module.name} were not read: {place}:{line}: not understood: {problem}"
+                told = f"queries were not read: {place}:{line}: not understood: {problem}"
                 unread.append(Unread(told, place, line, (module.name,)))
             for table in sorted(owners.others(module.name, tables)):
                 certain = tables[table]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from glob import glob
 from graphlib import CycleError, TopologicalSorter
 from heapq import heappop, heappush
 from importlib.metadata import EntryPoint, entry_points
@@ -144,16 +146,15 @@ class Source:
 def read_source(settings: Settings, odoo: Sequence[Path] = ()) -> Source:
     """Read what `settings.modules` names, or folders of Odoo's addons; an entry point that cannot be loaded is a finding.
 
-    A folder's path as `settings.modules` is a folder of addons, too. Raises ModuleError or
+    A folder's path as `settings.modules` is a folder of addons, too, and so is a pattern such as `oca/*`. Raises ModuleError or
     UsageError for a source that is named and is not there.
     """
-    named = Path(settings.modules) if settings.modules else None
-    if not odoo and named is not None and named.is_dir():
-        odoo = [named]
+    if not odoo and settings.modules and (Path(settings.modules).is_dir() or _PATTERN.search(settings.modules)):
+        odoo = [Path(settings.modules)]
     if odoo:
         from erpkit.modules.odoo import read_addons  # noqa: PLC0415 - few have addons
 
-        addons = read_addons(odoo)
+        addons = read_addons([folder for path in odoo for folder in _folders(path)])
         name = f"Odoo's addons in {', '.join(map(str, odoo))}"
         return Source(
             name, addons.modules, addons.findings, addons.imports, addons.not_read, addons.outside, indirect=True
@@ -163,6 +164,20 @@ def read_source(settings: Settings, odoo: Sequence[Path] = ()) -> Source:
     except NoModulesError:
         found = Candidates(())  # which is a finding
     return Source(_name_of(settings), found.modules, found.faults)
+
+
+_PATTERN = re.compile(r"[*?\[]")
+
+
+def _folders(path: Path) -> list[Path]:
+    """Return the folders that a path names: one, or all that match it as a pattern."""
+    text = str(path.expanduser())
+    if not _PATTERN.search(text) or Path(text).is_dir():
+        return [Path(text)]
+    found = [Path(one) for one in sorted(glob(text)) if Path(one).is_dir()]  # noqa: PTH207 - it may be absolute
+    if not found:
+        raise UsageError(f"{path}: no folder matches")
+    return found
 
 
 def _name_of(settings: Settings) -> str:

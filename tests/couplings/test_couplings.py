@@ -143,8 +143,7 @@ def test_a_query_that_is_not_understood_is_told_and_keeps_nobody_from_the_rest(t
     (tmp_path / "q.sql").write_text("-- name: Odd :many\nSELECT FROM WHERE (catalog_x;\n")
     not_read = find_couplings([Module("catalog"), Module("sales", queries=tmp_path)], None).not_read
     assert any(
-        text.problem.startswith(f"queries of sales were not read: {tmp_path}/q.sql:1: not understood")
-        for text in not_read
+        text.problem.startswith(f"queries were not read: {tmp_path}/q.sql:1: not understood") for text in not_read
     )
 
 
