@@ -34,7 +34,7 @@ def sql_uses(file: PythonFile, owners: TableOwners, made: Collection[str]) -> It
     if not owners.others(file.module, words_of(file.path.read_text(encoding="utf-8", errors="replace"))):
         return
     found = dict[str, Use]()
-    for text in _strings(file.tree):
+    for text in _strings(file):
         if owners.others(file.module, words_of(text.value)):
             for use in _uses_in(text, file, owners, made):
                 if use.table not in found or (use.edge.certain and not found[use.table].edge.certain):
@@ -55,10 +55,10 @@ def _uses_in(text: _Text, file: PythonFile, owners: TableOwners, made: Collectio
             yield Use(name, Edge(file.module, str(owners.find(name)), "sql", words, path, line, text.column, certain))
 
 
-def _strings(tree: ast.Module) -> Iterator[_Text]:
+def _strings(file: PythonFile) -> Iterator[_Text]:
     """Yield the strings of a file, with a mark for what an f-string fills in, but for those that are statements: docstrings."""
     passed = set[int]()
-    for node in ast.walk(tree):
+    for node in file.nodes:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant | ast.JoinedStr):
             passed.add(id(node.value))
         if isinstance(node, ast.JoinedStr):
