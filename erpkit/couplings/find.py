@@ -109,8 +109,9 @@ def _code_edges(
         reached = find_reached(code, file)
         yield from import_edges(code, file, events)
         yield from hidden_edges(code, file, reached)
-        yield from chains.edges(file, reached)
+        chains.note(file, reached)
         yield from (use.edge for use in sql_uses(file, owners, sql.made) if (file.module, use.table) not in told)
+    yield from chains.edges()
 
 
 def _couplings(source: Source, settings: Settings, database: Database | None, *, use_database: bool) -> Couplings:

@@ -12,7 +12,6 @@ from importlib.util import resolve_name
 
 from erpkit.couplings.imports import imported
 from erpkit.couplings.source import Code, PythonFile
-from erpkit.modules.python import imports_in
 from erpkit.modules.wiring import Edge, shorten_path
 
 _IMPORTERS = frozenset({"import_module", "__import__", "run_module", "resolve_name", "find_spec"})
@@ -44,7 +43,7 @@ def find_reached(code: Code, file: PythonFile) -> list[Reach]:
 def hidden_edges(code: Code, file: PythonFile, reached: Sequence[Reach]) -> Iterator[Edge]:
     """Yield an edge for each file of another module that a file reaches, other than by a statement."""
     path, found = shorten_path(file.path), dict[str, Reach]()
-    stated = {name for one in imports_in(file.tree, file.package) if code.owner(name := imported(code, one))}
+    stated = {name for one in file.imports if code.owner(name := imported(code, one))}
     for one in reached:
         if code.owner(one.name) in ("", file.module) or any(f"{one.name}.".startswith(f"{name}.") for name in stated):
             continue
@@ -71,9 +70,9 @@ class _Reader:
     def reached(self) -> Iterator[Reach]:
         """Yield the dotted names that the file reaches, not yet told apart by who owns them."""
         inner = set[int]()
-        for node in ast.walk(self._file.tree):
+        for node in self._file.nodes:
             if isinstance(node, ast.Attribute) and id(node) not in inner:
-                inner.update(id(part) for part in ast.walk(node) if part is not node)
+                inner.update(map(id, _inner(node)))
                 yield from self._at(node, _dotted_of(node, self._bound), certain=True)
             elif isinstance(node, ast.Call):
                 yield from self._at(node, self._called(node), certain=True)
@@ -88,7 +87,7 @@ class _Reader:
     def _bound(self) -> dict[str, str]:
         """The names that the file binds to packages, with the dotted names of these."""
         found = dict[str, str]()
-        for one in imports_in(self._file.tree, self._file.package):
+        for one in self._file.imports:
             top = one.base.partition(".")[0]
             if not one.name and top in self._code.tops:
                 found[one.alias or top] = one.base if one.alias else top
@@ -131,6 +130,12 @@ class _Reader:
         return "." in text and bool(self._code.owner(name)) and (is_inside or bool(inside) or self._code.exists(name))
 
 
+def _inner(node: ast.Attribute) -> Iterator[ast.Attribute]:
+    """Yield the attributes that a chain of attributes begins with."""
+    while isinstance(node.value, ast.Attribute):
+        yield (node := node.value)
+
+
 def _dotted_of(node: ast.expr, bound: dict[str, str]) -> str:
     """Return the dotted name of an attribute of a package, "" for anything else."""
     parts = list[str]()
@@ -153,26 +158,34 @@ class Chains:
     """Follows imports through code that no module owns: `catalog` imports `shared.prices`, which imports `billing`.
 
     Of a package that holds modules, only what it re-exports under the name that is imported is followed: it is imported whenever one of
-    them is. Imports for types alone are not followed, and nor is erpkit itself.
+    them is. Imports for types alone are not followed, and nor is erpkit itself. Of all ways from one module to another the shortest
+    counts.
     """
 
     def __init__(self, code: Code) -> None:
         self._code = code
-        self._steps: dict[tuple[str, str], list[_Step]] = {}
+        self._steps: dict[tuple[str, str], list[tuple[_Step, str]]] = {}
+        self._reached: dict[_Step, dict[str, tuple[str, ...]]] = {}
+        self._found: dict[tuple[str, str], tuple[int, Edge]] = {}
 
-    def edges(self, file: PythonFile, reached: Sequence[Reach]) -> Iterator[Edge]:
-        """Yield one edge for each module that a file reaches through shared code, the shortest way."""
-        path, done = shorten_path(file.path), set[str]()
+    def note(self, file: PythonFile, reached: Sequence[Reach]) -> None:
+        """Follow what a file imports of code that no module owns."""
+        path = shorten_path(file.path)
         for step, line, column in self._imports(file, reached):
-            for target, way in self._ways(step):
-                if target not in done | {file.module}:
-                    done.add(target)
+            for target, way in self._ways(step).items():
+                length, _ = self._found.get((file.module, target), (len(way) + 1, None))
+                if target != file.module and len(way) < length:
                     words = f"{path}:{line} imports {step.file}, which imports {', which imports '.join(way)}"
-                    yield Edge(file.module, target, "import", words, path, line, column)
+                    edge = Edge(file.module, target, "import", words, path, line, column)
+                    self._found[file.module, target] = len(way), edge
+
+    def edges(self) -> list[Edge]:
+        """Return an edge for each module that another reaches in this way, once all files are noted."""
+        return [edge for _, edge in self._found.values()]
 
     def _imports(self, file: PythonFile, reached: Sequence[Reach]) -> Iterator[tuple[_Step, int, int]]:
         """Yield the imports of what no module owns, and the attributes of a package that may re-export."""
-        for one in imports_in(file.tree, file.package):
+        for one in file.imports:
             name = imported(self._code, one)
             if not self._code.owner(name) and not one.is_for_types and self._is_followed(name):
                 yield _Step(name, one.name if name == one.base else "", ""), one.line, one.column
@@ -181,22 +194,32 @@ class Chains:
             if reach.certain and not self._code.owner(reach.name) and self._holds_modules(package):
                 yield _Step(package, name, ""), reach.line, reach.column
 
-    def _ways(self, start: _Step) -> Iterator[tuple[str, tuple[str, ...]]]:
+    def _ways(self, start: _Step) -> dict[str, tuple[str, ...]]:
+        """Return the shortest way to each module."""
+        if start in self._reached:
+            return self._reached[start]
+        found = self._reached[start] = dict[str, tuple[str, ...]]()
         waiting, seen = deque[tuple[_Step, tuple[str, ...]]]([(start, ())]), {(start.file, start.name)}
         while waiting:
             here, way = waiting.popleft()
-            for step in self._next(here):
-                longer = (*way, f"{step.file} ({step.place})")
-                if owner := self._code.owner(step.file):
-                    yield owner, longer
-                elif (step.file, step.name) not in seen:
-                    seen.add((step.file, step.name))
-                    waiting.append((step, longer))
+            for step, owner in self._next(here):
+                key = (step.file, step.name)
+                if owner not in found and key not in seen:
+                    longer = (*way, f"{step.file} ({step.place})")
+                    if owner:
+                        found[owner] = longer
+                    else:
+                        seen.add(key)
+                        waiting.append((step, longer))
+        return found
 
-    def _next(self, step: _Step) -> list[_Step]:
+    def _next(self, step: _Step) -> list[tuple[_Step, str]]:
+        """Return what a file of no module imports, each once, with the module that owns it."""
         key = (step.file, step.name if self._holds_modules(step.file) else "")
         if key not in self._steps:
-            self._steps[key] = list(self._read(*key)) if self._is_followed(step.file) else []
+            steps = list(self._read(*key)) if self._is_followed(step.file) else []
+            once = {(one.file, one.name): one for one in reversed(steps)}
+            self._steps[key] = [(one, self._code.owner(one.file)) for one in reversed(once.values())]
         return self._steps[key]
 
     def _read(self, name: str, wanted: str) -> Iterator[_Step]:
@@ -204,7 +227,7 @@ class Chains:
         file = self._code.beside(name)
         if file is None or (self._holds_modules(name) and not wanted):
             return
-        for one in imports_in(file.tree, file.package):
+        for one in file.imports:
             binds = wanted in ("", "*") or (one.alias or one.name) in (wanted, "*")
             if binds and not one.is_for_types:
                 whole = imported(self._code, one)

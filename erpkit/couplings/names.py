@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from erpkit.migrations.tokens import Token, read_tokens
@@ -36,34 +36,68 @@ _CLAUSES = frozenset({"where", "group", "order", "having", "window", "limit", "o
                       "union", "except", "intersect", "returning", "values"})  # fmt: skip
 _ON = frozenset({"index", "trigger", "policy", "rule"})  # CREATE TRIGGER … ON table
 _WITH_FROM = frozenset({"extract", "substring", "trim", "overlay"})
-_OF_NAME = frozenset(
-    {"nextval", "currval", "setval", "to_regclass", "pg_get_serial_sequence"}
-)  # functions of a relation's name
+# functions of a relation's name
+_OF_NAME = frozenset({"nextval", "currval", "setval", "to_regclass", "pg_get_serial_sequence"})
 _WORD = re.compile(r"[A-Za-z_\x80-\U0010ffff][\w$]*")
+_STATEMENT = re.compile(
+    r"[\s(]*(?:--[^\n]*\n\s*)*(?:select|insert|update|delete|merge|with|truncate|copy|alter|create|drop|lock|call|do|explain|refresh"
+    r"|table|grant|revoke|comment|declare|vacuum|analyze|reindex)\s",
+    re.IGNORECASE,
+)
+_DEEPEST = 20  # strings of SQL in strings of SQL
+_FURTHEST = 200  # tokens of a list of columns
 
 
 def words_of(text: str) -> set[str]:
-    """Return the words of a text in lower case: what is not among them is not named in it."""
-    return {word.lower() for word in _WORD.findall(text)}
+    """Return the words of a text, as they are written and in lower case: what is not among them is not named in it."""
+    words = {*_WORD.findall(text)}
+    return words | {word.lower() for word in words}
+
+
+def is_statement(text: str) -> bool:
+    """Tell whether a text begins as a statement of SQL does."""
+    return _STATEMENT.match(text) is not None
+
+
+def is_telling(name: str) -> bool:
+    """Tell whether a name by itself is more than a word of prose: `order_lines`, not `orders`."""
+    return not name.isalpha() or not name.islower()
 
 
 def read_words(text: str, line: int = 1) -> Iterator[Mention]:
-    """Yield the words of a text that is not SQL."""
+    """Yield the words of a text that is not SQL, without those of prose; one alone may be any."""
     for match in _WORD.finditer(text):
-        yield Mention(match[0].lower(), line + text.count("\n", 0, match.start()), "string")
+        if is_telling(match[0]) or match[0] == text:
+            line_of = line + text.count("\n", 0, match.start())
+            yield from (Mention(name, line_of, "string") for name in {match[0], match[0].lower()})
 
 
-def read_names(text: str, line: int = 1) -> Iterator[Mention]:
-    """Yield the names in a SQL text, and in the bodies of functions inside it; what its WITH defines is no table."""
+def read_names(text: str, line: int = 1, *, depth: int = 0) -> Iterator[Mention]:
+    """Yield the names in a SQL text, and in the bodies and statements in its strings; what its WITH defines is no table.
+
+    A word that stands nowhere in particular is left out where it may be prose or a column: `orders`.
+    """
     tokens = list(read_tokens(text))
     reader = _Reader(tokens)
-    defined = reader.common_tables()
+    defined, before = reader.common_tables(), 0
     for at, name, place in reader.names():
-        stands_on = line + text.count("\n", 0, tokens[at].start)
+        line += text.count("\n", before, tokens[at].start)
+        before = tokens[at].start
         if place == "string":
-            yield from (read_names if reader.is_body(at) else read_words)(name, stands_on)
-        elif not (place == "table" and name in defined):
-            yield Mention(name, stands_on, place)
+            yield from _in_string(name, line, depth, is_body=reader.is_body(at))
+        elif place == "word" and not is_telling(name) and tokens[at].kind == "word":
+            continue
+        elif not (place in ("table", "call") and name in defined):
+            yield Mention(name, line, place)
+
+
+def _in_string(text: str, line: int, depth: int, *, is_body: bool) -> Iterator[Mention]:
+    if depth < _DEEPEST and is_body:
+        yield from read_names(text, line, depth=depth + 1)
+    elif depth < _DEEPEST and is_statement(text):
+        yield from (replace(one, place="string") for one in read_names(text, line, depth=depth + 1))
+    else:
+        yield from read_words(text, line)
 
 
 class _Reader:
@@ -89,6 +123,8 @@ class _Reader:
                 yield at, self._values[at].rpartition(".")[2].lower(), "table"
             elif kind == "string":
                 yield at, self._values[at], "string"
+            elif kind == "open":
+                yield at, self._tokens[at].text, "string"
             elif kind == "mark":
                 self._pass(at)
             at += 1
@@ -99,8 +135,8 @@ class _Reader:
         for at in range(1, len(self._tokens) if "with" in self._values else 0):
             if self._value(at - 1) in ("with", "recursive", ","):
                 after = at + 1
-                if self._value(after) == "(" and ")" in self._values[after:]:
-                    after = self._values.index(")", after) + 1
+                if self._value(after) == "(":
+                    after = next((n for n in range(after, after + _FURTHEST) if self._value(n) == ")"), after) + 1
                 if self._value(after) == "as" and "(" in self._values[after + 1 : after + 4]:
                     found.add(self._values[at])
         return found

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from erpkit.modules.module import ModuleLike
-from erpkit.modules.python import find_python, parse_python
+from erpkit.modules.python import Import, find_python, imports_in, parse_python
 from erpkit.modules.wiring import Unread
 
 
@@ -30,6 +30,16 @@ class PythonFile:
     def package(self) -> str:
         """The package that relative imports start from."""
         return self.name if self.path.name == "__init__.py" else self.name.rpartition(".")[0]
+
+    @cached_property
+    def imports(self) -> tuple[Import, ...]:
+        """All its imports, however deep."""
+        return tuple(imports_in(self.tree, self.package))
+
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """All nodes of its tree, each before what is in it."""
+        return tuple(ast.walk(self.tree))
 
 
 class Code:

@@ -7,16 +7,12 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from erpkit.couplings.names import read_names, read_words, words_of
+from erpkit.couplings.names import is_statement, is_telling, read_names, read_words, words_of
 from erpkit.couplings.source import PythonFile
 from erpkit.couplings.tables import TableOwners, Use
 from erpkit.modules.wiring import Edge, shorten_path
 
-_SQL = re.compile(
-    r"[\s(]*(?:--[^\n]*\n\s*)*(?:select|insert|update|delete|merge|with|truncate|copy|alter|create|drop|lock|call|do|explain|refresh"
-    r"|table|grant|revoke|comment|declare|vacuum|analyze|reindex)\s",
-    re.IGNORECASE,
-)
+_PART = re.compile(r"\b(?:FROM|JOIN|INTO|UPDATE|TABLE)\s")  # of a statement, in capitals as SQL alone has them
 _HOLE = "_"  # stands for what an f-string fills in
 
 
@@ -38,7 +34,7 @@ def sql_uses(file: PythonFile, owners: TableOwners, made: Collection[str]) -> It
     if not owners.others(file.module, words_of(file.path.read_text(encoding="utf-8", errors="replace"))):
         return
     found = dict[str, Use]()
-    for text in _strings(file.tree):
+    for text in _strings(file):
         if owners.others(file.module, words_of(text.value)):
             for use in _uses_in(text, file, owners, made):
                 if use.table not in found or (use.edge.certain and not found[use.table].edge.certain):
@@ -47,20 +43,22 @@ def sql_uses(file: PythonFile, owners: TableOwners, made: Collection[str]) -> It
 
 
 def _uses_in(text: _Text, file: PythonFile, owners: TableOwners, made: Collection[str]) -> Iterator[Use]:
-    path, is_sql = shorten_path(file.path), _SQL.match(text.value) is not None
-    for mention in (read_names if " " in text.value.strip() else read_words)(text.value):
+    path, is_sql = shorten_path(file.path), is_statement(text.value)
+    is_part = _PART.search(text.value) is not None
+    for mention in (read_names if len(text.value.split()) > 1 else read_words)(text.value):
         name = mention.name
         certain = is_sql and (mention.place == "table" or (mention.place == "call" and name in made))
-        if owners.others(file.module, [name]) and (certain or name in made):
+        is_likely = name in made and (is_telling(name) or (is_part and mention.place == "table"))
+        if owners.others(file.module, [name]) and (certain or is_likely):
             line = text.line + (mention.line - 1 if text.is_as_written else 0)
             words = f"{path}:{line} {'uses' if certain else 'names'} {name}"
             yield Use(name, Edge(file.module, str(owners.find(name)), "sql", words, path, line, text.column, certain))
 
 
-def _strings(tree: ast.Module) -> Iterator[_Text]:
+def _strings(file: PythonFile) -> Iterator[_Text]:
     """Yield the strings of a file, with a mark for what an f-string fills in, but for those that are statements: docstrings."""
     passed = set[int]()
-    for node in ast.walk(tree):
+    for node in file.nodes:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant | ast.JoinedStr):
             passed.add(id(node.value))
         if isinstance(node, ast.JoinedStr):

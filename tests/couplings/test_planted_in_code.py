@@ -25,14 +25,16 @@ IN_CODE = {
     "an attribute under another name": ("import corner as c\nx = c.billing.api.X", "2 reaches corner.billing.api.X", True),
     "an attribute of a package from a package": (
         "from corner import groups\nx = groups.far.api", "2 reaches corner.groups.far.api", True),
+    "an attribute among a call's arguments": (
+        "import corner\nx = print(corner.billing.api.X).y", "2 reaches corner.billing.api.X", True),
     "getattr": ("import corner\nx = getattr(corner, 'billing')", "2 reaches corner.billing", True),
     "shared code": (
         "from corner.shared.prices import price",
         "1 imports corner.shared.prices, which imports corner.billing.api (corner/shared/prices.py:2)", True),
     "shared code at second hand": (
         "from ..shared import second",
-        "1 imports corner.shared.second, which imports corner.shared.prices (corner/shared/second.py:1), which imports corner.billing.api "
-        "(corner/shared/prices.py:2)", True),
+        "1 imports corner.shared.second, which imports corner.shared.prices (corner/shared/second.py:1), "
+        "which imports corner.billing.api (corner/shared/prices.py:2)", True),
     "shared code beside the package": (
         "import beside", "1 imports beside, which imports corner.billing.api (beside.py:1)", True),
     "a name that the package above re-exports": (
@@ -110,6 +112,13 @@ def test_what_code_uses_of_another_module_is_found_at_its_line(find: Find, what:
 @pytest.mark.parametrize("what", SILENT)
 def test_what_only_looks_like_a_coupling_is_none(find: Find, what: str) -> None:
     assert find(SILENT[what]) == []
+
+
+def test_of_all_ways_through_shared_code_the_shortest_is_told(find: Find) -> None:
+    (edge,) = find("from corner.shared import second\nfrom corner.shared import prices")
+    assert edge.evidence.startswith(
+        "corner/catalog/deep.py:2 imports corner.shared.prices, which imports corner.billing.api "
+    )
 
 
 def test_the_evidence_in_a_package_is_its_init_file(find: Find, tmp_path: Path) -> None:
