@@ -208,8 +208,9 @@ def check_modules(
     all_edges = {*declared_edges(modules), *event_edges(modules), *found.edges}
     edges = sorted(edge for edge in all_edges if rules.counts(edge))
     inside = [edge for edge in edges if edge.source in known and edge.target in known]
-    judged = [edge for edge in inside if not rules.allows(edge, day)]
-    binding = [*judged, *(edge for edge in inside if edge.kind == "declared" and edge not in judged)]
+    allowed = {edge for edge in inside if rules.allows(edge, day)}
+    judged = [edge for edge in inside if edge not in allowed]
+    binding = [edge for edge in inside if edge.kind == "declared" or edge not in allowed]
     components = find_cycles(binding)
     graph = dependency_graph(modules)
     order = () if any(component.is_declared for component in components) else _order(graph, known)
