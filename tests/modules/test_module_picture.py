@@ -7,6 +7,9 @@ import sys
 from dataclasses import replace
 from random import Random
 
+import pytest
+
+from erpkit.errors import UsageError
 from erpkit.modules import Couplings, Edge, Module, ModuleCheck, check_modules
 from erpkit.modules.picture import as_mermaid, draw_modules
 from erpkit.modules.wiring import KINDS
@@ -166,6 +169,11 @@ def test_around_a_module_is_drawn_what_it_needs_and_what_depends_on_it() -> None
     svg = draw_modules(check_modules([Module(name, some) for name, some in needs.items()]), around="a").svg
     assert sorted(_drawn_names(svg)) == ["a", "b", "base", "c"]
     assert "a, what it needs and what depends on it: 4 of 6 modules" in svg
+
+
+def test_a_module_that_is_not_there_is_no_picture() -> None:
+    with pytest.raises(UsageError, match="there is no module typo"):
+        draw_modules(check_modules([Module("a")]), around="typo")
 
 
 def test_around_a_module_that_hundreds_need_the_most_needed_are_drawn_and_the_others_counted() -> None:
