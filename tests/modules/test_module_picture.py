@@ -74,6 +74,12 @@ def test_a_subscription_is_a_dashed_arrow_apart_and_moves_no_box() -> None:
     assert "not declared itself" not in svg
 
 
+def test_modules_that_only_listen_to_each_other_stand_in_one_column() -> None:
+    listens = Edge("a", "b", "event", "a.on_paid handles b.Paid", relation="listens")
+    svg = draw_modules(check_modules([Module("a"), Module("b")], Couplings((listens,)))).svg
+    assert _left_of(svg, "a") == _left_of(svg, "b")
+
+
 def test_a_module_that_needs_another_and_listens_to_it_has_both_arrows() -> None:
     listens = Edge("b", "a", "event", "b.on_paid handles a.Paid", relation="listens")
     svg = draw_modules(check_modules([Module("a"), Module("b", ("a",))], Couplings((listens,)))).svg
