@@ -9,7 +9,7 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from erpkit.finding import exit_code
-from erpkit.modules.baseline import Baseline
+from erpkit.modules.baseline import NEVER, Baseline
 from erpkit.modules.cycles import find_components, graph_of, shortest_cycle, smallest_cut, within
 from erpkit.modules.faults import folder_faults, name_faults, select_modules, structure_faults, wiring_faults
 from erpkit.modules.findings import (
@@ -24,6 +24,7 @@ from erpkit.modules.findings import (
     undeclared_findings,
     unused_findings,
 )
+from erpkit.modules.kinds import REFUSED
 from erpkit.modules.module import EventHandler, ModuleLike, topic_of
 from erpkit.modules.picture import draw_modules
 from erpkit.modules.registry import dependency_graph
@@ -52,6 +53,7 @@ class ModuleCheck(Result, ModuleGraph):
 
     `graph` is the declared one. `not_read` says in words what was not looked at, `target` where the modules were read from.
     `known` is how many findings the baseline has, which are not among these, and `homes` are the modules' own files.
+    `never` are the kinds of findings that no baseline hides.
     """
 
     graph: networkx.DiGraph[str] = field(kw_only=True)
@@ -59,6 +61,7 @@ class ModuleCheck(Result, ModuleGraph):
     target: str = ""
     known: int = 0
     homes: Mapping[str, str] = field(default_factory=dict)
+    never: frozenset[str] = NEVER
 
     def picture(self, around: str = "") -> Picture:
         """Draw the graph, or a module and what depends on it."""
@@ -208,8 +211,9 @@ def check_modules(
     all_edges = {*declared_edges(modules), *event_edges(modules), *found.edges}
     edges = sorted(edge for edge in all_edges if rules.counts(edge))
     inside = [edge for edge in edges if edge.source in known and edge.target in known]
-    judged = [edge for edge in inside if not rules.allows(edge, day)]
-    binding = [*judged, *(edge for edge in inside if edge.kind == "declared" and edge not in judged)]
+    allowed = {edge for edge in inside if rules.allows(edge, day)}
+    judged = [edge for edge in inside if edge not in allowed]
+    binding = [edge for edge in inside if edge.kind == "declared" or edge not in allowed]
     components = find_cycles(binding)
     graph = dependency_graph(modules)
     order = () if any(component.is_declared for component in components) else _order(graph, known)
@@ -229,7 +233,7 @@ def check_modules(
         *unused_findings(inside, couplings),
         *coverage_findings(modules, found.not_read, rules),
     ]
-    fresh, in_baseline = baseline.filter(graded(all_findings, rules))
+    fresh, in_baseline = baseline.filter(graded(all_findings, rules), _never(starts=starts))
     return ModuleCheck(
         tuple(sorted(modules, key=lambda module: place.get(module.name, 0))),
         order,
@@ -241,8 +245,13 @@ def check_modules(
         target,
         in_baseline,
         {**found.homes, **_homes(modules)},
+        _never(starts=starts),
         graph=graph,
     )
+
+
+def _never(*, starts: bool) -> frozenset[str]:
+    return NEVER | REFUSED if starts else NEVER
 
 
 def _homes(modules: Iterable[ModuleLike]) -> dict[str, str]:

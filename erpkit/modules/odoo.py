@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,11 @@ class OdooModule:
 
     def declared_at(self, dependency: str) -> Place:
         """Return file and line at which a dependency is declared."""
-        return Place(shorten_path(self.path), self.lines.get(dependency, 1))
+        return Place(self._shown, self.lines.get(dependency, 1))
+
+    @cached_property
+    def _shown(self) -> str:
+        return shorten_path(self.path)
 
 
 @dataclass(frozen=True)

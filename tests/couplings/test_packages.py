@@ -126,3 +126,31 @@ def test_a_module_of_which_a_file_was_not_read_is_not_told_that_it_uses_nothing(
     couplings = find_couplings(_modules("sales", "stock"), None, use_database=False)
     assert "sales" in couplings.partly_read
     assert {edge for edge in couplings.edges if isinstance(edge, Edge)} == set()
+
+
+def test_a_folder_of_queries_that_is_not_there_or_is_empty_costs_no_other_module_its_queries(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "q.sql").write_text("-- name: Find :many\nSELECT sku FROM catalog_products;\n")
+    modules = [
+        Module("catalog", queries=tmp_path / "empty"), Module("sales", queries=tmp_path / "full"),
+        Module("gone", queries=tmp_path / "gone"),
+    ]  # fmt: skip
+    couplings = find_couplings(modules, None, use_database=False)
+    assert [(edge.source, edge.target, edge.kind) for edge in couplings.edges] == [("sales", "catalog", "query")]
+    told = [str(one) for one in couplings.not_read if "queries" in str(one)]
+    assert told == [f"queries were not read: module gone: there is no queries folder {tmp_path}/gone"]
+    assert ("gone" in couplings.partly_read, couplings.not_read[0].modules) == (True, ("gone",))
+
+
+def test_what_a_go_erps_imports_would_say_is_named_as_not_read(tmp_path: Path) -> None:
+    _write(
+        tmp_path,
+        {"modules.toml": '[[module]]\nname = "sales"\n[[module]]\nname = "stock"\n', "go.mod": "module shop\n"},
+    )
+    settings = Settings(modules=str(tmp_path / "modules.toml"))
+    (finding,) = inspect_modules(settings, use_database=False).findings
+    assert (finding.kind, finding.severity) == ("not read", "info")
+    assert finding.problem == "imports of sales, stock were not read: they are not written in Python"
+    (finding,) = inspect_modules(settings, rules=Rules(strict=True), use_database=False).findings
+    assert finding.severity == "error"
