@@ -64,7 +64,7 @@ def find_couplings(
     *,
     use_database: bool = True,
 ) -> Couplings:
-    """Find imports, foreign keys, views and queries across modules; `not_read` lists what could not be read.
+    """Find what modules use of each other in code, SQL and the database; `not_read` lists what could not be read.
 
     Without a schema `_template`, in a database that erpkit did not make, it reads the first tenant's schema.
     """

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from erpkit.errors import UsageError
 from erpkit.modules.wiring import Component, Edge, ModuleGraph
 from erpkit.plural import count_of
 
@@ -52,9 +53,11 @@ class Excerpt:
 def choose_part(graph: ModuleGraph, around: str = "", most: int = 40, *, reduced: bool = True) -> Excerpt:
     """Choose what to draw: `around` a module what it needs and what needs it, else all, or of more than `most` the most needed.
 
-    Where `reduced`, arrows that others imply are left out of many.
+    Where `reduced`, arrows that others imply are left out of many. Raises UsageError for a module that is not in the graph.
     """
     known = [*graph.names, *(name for name in graph.outside if name not in graph.names)]
+    if around and around not in known:
+        raise UsageError(f"there is no module {around}")
     if around:
         return _neighbourhood(graph, around, most, len(known))
     if len(known) <= most:

@@ -7,6 +7,9 @@ import sys
 from dataclasses import replace
 from random import Random
 
+import pytest
+
+from erpkit.errors import UsageError
 from erpkit.modules import Couplings, Edge, Module, ModuleCheck, check_modules
 from erpkit.modules.picture import as_mermaid, draw_modules
 from erpkit.modules.wiring import KINDS
@@ -69,6 +72,12 @@ def test_a_subscription_is_a_dashed_arrow_apart_and_moves_no_box() -> None:
     assert 'xlink:title="a listens to b&#10;event: a.on_paid handles b.Paid"' in svg
     assert _left_of(svg, "a") < _left_of(svg, "b") < _left_of(svg, "c")
     assert "not declared itself" not in svg
+
+
+def test_modules_that_only_listen_to_each_other_stand_in_one_column() -> None:
+    listens = Edge("a", "b", "event", "a.on_paid handles b.Paid", relation="listens")
+    svg = draw_modules(check_modules([Module("a"), Module("b")], Couplings((listens,)))).svg
+    assert _left_of(svg, "a") == _left_of(svg, "b")
 
 
 def test_a_module_that_needs_another_and_listens_to_it_has_both_arrows() -> None:
@@ -166,6 +175,11 @@ def test_around_a_module_is_drawn_what_it_needs_and_what_depends_on_it() -> None
     svg = draw_modules(check_modules([Module(name, some) for name, some in needs.items()]), around="a").svg
     assert sorted(_drawn_names(svg)) == ["a", "b", "base", "c"]
     assert "a, what it needs and what depends on it: 4 of 6 modules" in svg
+
+
+def test_a_module_that_is_not_there_is_no_picture() -> None:
+    with pytest.raises(UsageError, match="there is no module typo"):
+        draw_modules(check_modules([Module("a")]), around="typo")
 
 
 def test_around_a_module_that_hundreds_need_the_most_needed_are_drawn_and_the_others_counted() -> None:
