@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from erpkit.errors import UsageError
 from erpkit.plural import count_of
-from erpkit.runs.notebook import Notebook
+from erpkit.runs.alive import temporary_folder
+from erpkit.runs.notebook import Notebook, read_notebook
 from erpkit.runs.result import Ending
 from erpkit.runs.secrets import Mask
 from erpkit.runs.stopper import Stopper
@@ -19,6 +21,8 @@ from erpkit.visible import visible_html
 
 if TYPE_CHECKING:
     from traitlets.config import Config
+
+    from erpkit.runs.engine import Attempt
 
 
 def find_kernel(notebook: Notebook, wanted: str | None = None) -> str:
@@ -36,27 +40,53 @@ def find_kernel(notebook: Notebook, wanted: str | None = None) -> str:
     return name
 
 
-def execute(
-    source: Path, output: Path, values: Mapping[str, Any], kernel: str, stopper: Stopper, mask: Mask
-) -> tuple[Ending, Any]:
-    """Run the cells of `source` and write `output` after each of them; return how it ended, and the notebook with its outputs."""
+@dataclass(frozen=True)
+class Order:
+    """What is to be run: a notebook into an output, with values as its kernel is to get them and as they are recorded.
+
+    `progress` is called before each cell with its index and all cells. The kernel works in the folder `cwd`, or where this process
+    does.
+    """
+
+    run: str
+    source: Path
+    output: Path
+    kernel: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    cwd: str | None = None
+    progress: Callable[[int, Sequence[Any]], object] = lambda *_: None
+
+    def describe(self, node: Any) -> None:
+        """Write into the notebook where it comes from, as papermill does, and what is known `about` the run."""
+        node.metadata.papermill.update(
+            input_path=str(self.source), output_path=str(self.output), parameters=dict(self.recorded)
+        )
+        node.metadata["erpkit"] = dict(self.about)
+
+
+def execute(order: Order, stopper: Stopper, mask: Mask) -> Attempt:
+    """Run the cells of a notebook and write its output after each of them; return how it ended, with the notebook."""
     import papermill  # noqa: PLC0415 - takes more than a second to import
 
     from erpkit.runs.engine import ENGINE, Attempt  # noqa: PLC0415 - imports papermill
+    from erpkit.runs.injection import LANGUAGE  # noqa: PLC0415
 
-    attempt = Attempt(stopper, mask)
+    attempt = Attempt(stopper, mask, order)
+    stopper.run = order.run
     try:
         with _private_transport() as config:
             papermill.execute_notebook(
-                _literal(source), _literal(output), dict(values), ENGINE,
-                kernel_name=kernel, language="python", config=config, attempt=attempt,
+                read_notebook(order.source), None, dict(order.values), ENGINE,
+                kernel_name=order.kernel, language=LANGUAGE, cwd=order.cwd, config=config, attempt=attempt,
             )  # fmt: skip
     except papermill.PapermillExecutionError:
         pass  # the attempt knows
     finally:
         stopper.close()
         attempt.said.close()
-    return attempt.ending, attempt.node
+    return attempt
 
 
 @contextmanager
@@ -71,18 +101,12 @@ def home_folder() -> Iterator[None]:
         yield
 
 
-def _literal(path: Path) -> str:
-    return str(path).replace("{", "{{").replace("}", "}}")  # papermill fills in fields in braces
-
-
 @contextmanager
 def _private_transport() -> Iterator[Config]:
     """Let kernel and client talk over sockets in a folder of their own: over TCP anybody on the machine could listen."""
     from traitlets.config import Config  # noqa: PLC0415
 
-    with tempfile.TemporaryDirectory(
-        prefix=f"erpkit-{os.getpid()}-", dir="/tmp"
-    ) as folder:  # a socket's path must be short
+    with temporary_folder() as folder:
         yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
 
 

@@ -98,7 +98,9 @@ def _reserve(folder: Path, name: str, anew: bool) -> Path:
         path = folder / f"{name}{f'-{number}' if number > 1 else ''}.ipynb"
         try:
             if anew or not path.with_suffix(".html").exists():
-                os.close(os.open(path, flags, 0o644))
+                handle = os.open(path, flags, 0o644)
+                os.write(handle, b"" if anew else _EMPTY.encode())
+                os.close(handle)
                 return path
         except FileExistsError:
             continue

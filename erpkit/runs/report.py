@@ -15,6 +15,7 @@ from typing import Any
 from erpkit.plural import count_of
 from erpkit.result import SCRAP, Summary, findings_html
 from erpkit.runs.harmless import POLICY, harmless
+from erpkit.runs.notebook import write_whole
 from erpkit.runs.record import Provenance
 from erpkit.runs.result import RunResult
 from erpkit.visible import visible_html
@@ -61,7 +62,7 @@ def write_report(node: Any, title: str, result: RunResult, origin: Provenance) -
         summary=result.summary.html() if result.summary else "",
         body=body,
     )
-    result.report.write_text(page, encoding="utf-8")
+    write_whole(result.report, page)
 
 
 def _facts(result: RunResult, origin: Provenance) -> dict[str, Any]:
@@ -209,9 +210,7 @@ def write_index(folder: Path) -> Path:
     """Write the index of a folder, in one step, so that a reader never sees half of it; runs that end at the same time take turns."""
     target = folder / INDEX
     with _alone(folder):
-        draft = folder / f".{INDEX}.{os.getpid()}"
-        draft.write_text(_page(read_entries(folder)), encoding="utf-8")
-        draft.replace(target)
+        write_whole(target, _page(read_entries(folder)))
     return target
 
 
