@@ -14,9 +14,9 @@ try:
 except ModuleNotFoundError:  # not everywhere
     fcntl = None  # type: ignore[assignment]
 
-_TEMP = Path("/tmp")  # a socket's path must be short
-_PREFIX = "erpkit-run-"
-_LOCK = "lock"
+TEMP = Path("/tmp")  # a socket's path must be short
+PREFIX = "erpkit-run-"
+LOCK = "lock"
 
 
 @contextmanager
@@ -57,15 +57,15 @@ def temporary_folder() -> Iterator[Path]:
     """Lend a folder of this process alone, and remove those of processes that were killed."""
     sweep()
     with (
-        tempfile.TemporaryDirectory(prefix=_PREFIX, dir=_TEMP, ignore_cleanup_errors=True) as name,
-        claimed(Path(name, _LOCK)),
+        tempfile.TemporaryDirectory(prefix=PREFIX, dir=TEMP, ignore_cleanup_errors=True) as name,
+        claimed(Path(name, LOCK)),
     ):
         yield Path(name)
 
 
 def sweep() -> None:
     """Remove the temporary folders of this user whose processes have ended."""
-    for folder in _TEMP.glob(f"{_PREFIX}*"):
+    for folder in TEMP.glob(f"{PREFIX}*"):
         with suppress(OSError):
-            if folder.stat().st_uid == os.getuid() and is_abandoned(folder / _LOCK):
+            if folder.stat().st_uid == os.getuid() and is_abandoned(folder / LOCK):
                 shutil.rmtree(folder, ignore_errors=True)

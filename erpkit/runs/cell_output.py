@@ -11,7 +11,7 @@ from papermill.clientwrap import PapermillNotebookClient
 
 from erpkit.plural import count_of
 from erpkit.runs.stopper import MEGABYTE
-from erpkit.runs.text import escape_surrogates, redrawn
+from erpkit.runs.text import escape_surrogates, redrawn, redrawn_part
 
 _JOINED = 65_536  # characters; a longer text is joined with the next when the cell ends, as joining copies it
 _ERROR = 100_000  # characters of an error that are kept at least
@@ -53,6 +53,8 @@ class OutputKeeper(PapermillNotebookClient):  # type: ignore[misc]
         """Keep what one message brings, and say in the cell when the limit is reached."""
         content = message["content"] = escape_surrogates(message["content"])
         kind, left = message["msg_type"], self.output_limit - self._kept[cell_index]
+        if kind == "stream":
+            content["text"] = redrawn_part(content["text"])
         if kind not in _OUTPUTS or _size(content) <= max(left, _ERROR if kind == "error" else 0):
             return super().process_message(message, cell, cell_index)
         said = not self.cut[cell_index]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -96,7 +95,7 @@ def home_folder() -> Iterator[None]:
         try:
             Path.home()
         except RuntimeError:
-            os.environ["HOME"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="erpkit-home-"))
+            os.environ["HOME"] = str(stack.enter_context(temporary_folder()))
             stack.callback(os.environ.pop, "HOME")
         yield
 
@@ -133,6 +132,8 @@ def mark_cells(node: Any, ending: Ending) -> None:
     if left:
         node.cells.insert(at + 1, _note("The cells below were not run."))
     is_ok = ending.outcome == "ok"  # a cell may end the notebook with sys.exit()
+    if is_ok and culprit.cell_type == "code":
+        culprit.outputs = [output for output in culprit.outputs if not _tells_of_exit(output)]
     status = "completed" if is_ok else ending.outcome
     culprit.metadata.setdefault("papermill", {}).update(status=status, exception=not is_ok)
     if not is_ok:
@@ -140,6 +141,13 @@ def mark_cells(node: Any, ending: Ending) -> None:
         if culprit.cell_type == "code":  # else the kernel did not come so far
             node.cells.insert(at, _note(f"This cell {_WORDS.get(ending.outcome, 'failed')}."))
         node.cells.insert(0, _note(f"{ending.outcome.capitalize()}: {ending.error}.", _count(len(left))))
+
+
+def _tells_of_exit(output: Any) -> bool:
+    """Tell whether an output is what IPython says of `sys.exit(0)`: an exception, and how to leave a terminal."""
+    if output["output_type"] == "error":
+        return bool(output["ename"] == "SystemExit")
+    return output.get("name") == "stderr" and "UserWarning: To exit: use 'exit', 'quit', or Ctrl-D." in output["text"]
 
 
 def _drop(node: Any, tag: str) -> None:

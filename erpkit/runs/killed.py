@@ -69,7 +69,8 @@ def _mark(output: Path) -> bool:
     mark_cells(node, ending)
     about.update(outcome="killed", error=_WHY)
     write_notebook(node, output)
-    write_report(node, about["title"], result, Provenance(**about["origin"]))
+    source = Path(node.metadata.papermill.input_path)
+    write_report(node, about["title"], result, Provenance(**about["origin"]), [source.parent])
     return True
 
 

@@ -181,7 +181,8 @@ class _Run:
     def _write(self, node: Any, result: RunResult) -> None:
         node.metadata["erpkit"] = self._about(result.outcome, result.error)
         write_notebook(node, self._output)
-        write_report(node, self._notebook.title, result, self.start.provenance)
+        folders = [self._notebook.path.parent, Path(self._where.cwd or "").absolute()]
+        write_report(node, self._notebook.title, result, self.start.provenance, folders)
 
     def _about(self, outcome: str, error: str | None) -> dict[str, Any]:
         """Return what the output notebook says of the run."""

@@ -32,3 +32,10 @@ def storable(value: Any) -> Any:
 def redrawn(text: str) -> str:
     """Return a text as a terminal leaves it: of a line that was drawn anew after a carriage return only the last state."""
     return _REDRAWN.sub("", text) if "\r" in text else text
+
+
+def redrawn_part(text: str) -> str:
+    """Return a part of a text likewise; it may still draw anew the line in which the part before it ended."""
+    first, end, rest = text.partition("\n")
+    left = redrawn(first)
+    return f"{left if left == first else chr(13) + left}{end}{redrawn(rest)}"
