@@ -59,8 +59,10 @@ def test_a_part_of_a_text_still_draws_the_line_before_it_anew() -> None:
 
 
 def test_long_texts_of_one_stream_are_joined_and_others_left() -> None:
-    stream = lambda name, text: nbformat.v4.new_output("stream", name=name, text=text)  # noqa: E731
-    shown = nbformat.v4.new_output("display_data", data={"text/plain": "x"})
+    def stream(name: str, text: str) -> dict[str, Any]:
+        return {"output_type": "stream", "name": name, "text": text}
+
+    shown = {"output_type": "display_data", "data": {"text/plain": "x"}}
     given = [stream("stdout", "a"), stream("stdout", "b"), stream("stderr", "c"), shown, stream("stderr", "d\r")]
     given += [stream("stderr", "e")]
     assert [output.get("text") for output in join_streams(given)] == ["ab", "c", None, "e"]
