@@ -14,8 +14,8 @@ from papermill.engines import NotebookExecutionManager, papermill_engines
 
 from erpkit.errors import first_line
 from erpkit.runs.cell_output import OutputKeeper, describe_cut
-from erpkit.runs.execute import Order
 from erpkit.runs.notebook import write_notebook
+from erpkit.runs.order import Order
 from erpkit.runs.result import Ending
 from erpkit.runs.secrets import Mask
 from erpkit.runs.stopper import RUN, Stopper

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from erpkit.errors import UsageError
 from erpkit.plural import count_of
 from erpkit.runs.alive import temporary_folder
 from erpkit.runs.notebook import Notebook, read_notebook
+from erpkit.runs.order import Order
 from erpkit.runs.result import Ending
 from erpkit.runs.secrets import Mask
 from erpkit.runs.stopper import Stopper
@@ -37,32 +37,6 @@ def find_kernel(notebook: Notebook, wanted: str | None = None) -> str:
             + (f"use --kernel with one of {', '.join(installed)}" if installed else "pip install ipykernel")
         )
     return name
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is to be run: a notebook into an output, with values as its kernel is to get them and as they are recorded.
-
-    `progress` is called before each cell with its index and all cells. The kernel works in the folder `cwd`, or where this process
-    does.
-    """
-
-    run: str
-    source: Path
-    output: Path
-    kernel: str
-    values: Mapping[str, Any] = field(default_factory=dict)
-    recorded: Mapping[str, Any] = field(default_factory=dict)
-    about: Mapping[str, Any] = field(default_factory=dict)
-    cwd: str | None = None
-    progress: Callable[[int, Sequence[Any]], object] = lambda *_: None
-
-    def describe(self, node: Any) -> None:
-        """Write into the notebook where it comes from, as papermill does, and what is known `about` the run."""
-        node.metadata.papermill.update(
-            input_path=str(self.source), output_path=str(self.output), parameters=dict(self.recorded)
-        )
-        node.metadata["erpkit"] = dict(self.about)
 
 
 def execute(order: Order, stopper: Stopper, mask: Mask) -> Attempt:

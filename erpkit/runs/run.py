@@ -13,9 +13,10 @@ from typing import Any
 from uuid import uuid4
 
 from erpkit.errors import ErpkitError, RunError, UsageError
-from erpkit.runs.execute import Order, execute, find_kernel, home_folder, mark_cells
+from erpkit.runs.execute import execute, find_kernel, home_folder, mark_cells
 from erpkit.runs.killed import mark_killed, under_way
 from erpkit.runs.notebook import Notebook, write_notebook
+from erpkit.runs.order import Order
 from erpkit.runs.output import Destination, output_name, read_tenants
 from erpkit.runs.parameters import may_write, python_values, validate_parameters
 from erpkit.runs.record import Recorder, RunStart, read_provenance
