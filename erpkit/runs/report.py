@@ -21,6 +21,7 @@ from erpkit.runs.record import Provenance
 from erpkit.runs.result import RunResult
 from erpkit.visible import visible_html
 
+_FOLDERS = "erpkit_folders"  # among nbconvert's resources: where pictures are looked for
 _HTML = "text/html"
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _PAGE = """<!doctype html>
@@ -49,7 +50,7 @@ def write_report(node: Any, title: str, result: RunResult, origin: Provenance, f
     Pictures in files, which are looked for in `folders`, are put into it. Nothing of it acts: a script in an output would run with
     the rights of the person who opens the report.
     """
-    body, _ = _exporter(folders).from_notebook_node(_shown(node, result.summary, folders))
+    body, _ = _exporter().from_notebook_node(_shown(node, result.summary, folders), {_FOLDERS: folders})
     style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
     rows = "".join(
         f"<div><dt>{visible_html(name)}</dt><dd>{visible_html(str(value))}</dd></div>"
@@ -87,7 +88,7 @@ def _entry(title: str, result: RunResult) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _exporter(folders: Sequence[Path]) -> Any:
+def _exporter() -> Any:
     from jinja2 import pass_context  # noqa: PLC0415 - slow to import
     from nbconvert import HTMLExporter  # noqa: PLC0415
 
@@ -99,7 +100,7 @@ def _exporter(folders: Sequence[Path]) -> Any:
         @pass_context
         def markdown2html(self, context: Any, source: str) -> str:
             page = render_markdown(source, context.get("cell", {}).get("attachments", {}))
-            return harmless(embed_images(page, folders))
+            return harmless(embed_images(page, context["resources"][_FOLDERS]))
 
     made: Any = Exporter
     return made(template_name="basic", exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True)
