@@ -10,6 +10,7 @@ import click
 
 import erpkit
 from erpkit.cli.output import as_json, limit_option, print_json, print_table, print_target, say, say_text, show
+from erpkit.cli.run_options import ProgressLine, yaml_options
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
 from erpkit.runs import (
@@ -26,6 +27,7 @@ from erpkit.runs.fleet import Job, run_fleet, tenant_parameter
 from erpkit.runs.output import read_tenants
 from erpkit.runs.parameters import may_write
 from erpkit.runs.record import Recorder
+from erpkit.runs.stopper import MEGABYTE
 
 _SECONDS = click.FloatRange(min=0, min_open=True)
 
@@ -35,11 +37,21 @@ _SECONDS = click.FloatRange(min=0, min_open=True)
 @click.option(
     "-p", "--parameter", "given", nargs=2, multiple=True, metavar="NAME VALUE", help="Set a parameter; may be repeated."
 )
+@yaml_options
 @click.option("--tenant", "tenants", multiple=True, metavar="SLUG", help="Short for -p tenants SLUG; may be repeated.")
 @click.option("--each-tenant", is_flag=True, help="One run for each tenant: those of --tenant, else all active ones.")
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="How many of these at a time.")
 @click.option("--timeout", type=_SECONDS, metavar="S", help="Seconds that a run may take, retries included.")
 @click.option("--cell-timeout", type=_SECONDS, metavar="S", help="Seconds that a cell may take.")
+@click.option(
+    "--output-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=20,
+    show_default=True,
+    metavar="MB",
+    help="Output to keep of a cell; what is cut is said.",
+)
+@click.option("--cwd", metavar="FOLDER", help="Where the kernel works; by default here.")
 @click.option("--retries", type=click.IntRange(0), default=0, help="Try again what failed, timed out or was killed.")
 @click.option("--retry-writes", is_flag=True, help="Try again even a run that may write.")
 @click.option("--kernel", metavar="NAME", help="The kernel to use; by default the notebook's own.")
@@ -52,7 +64,7 @@ _SECONDS = click.FloatRange(min=0, min_open=True)
 def command(
     context: click.Context, notebook: str | None, given: tuple[tuple[str, str], ...], tenants: tuple[str, ...], each_tenant: bool,
     jobs: int, timeout: float | None, cell_timeout: float | None, retries: int, retry_writes: bool, kernel: str | None,
-    output: str, wants_help: bool, as_json: bool,
+    output: str, wants_help: bool, as_json: bool, base: dict[str, Any], output_limit: float, cwd: str | None,
 ) -> int:  # fmt: skip
     """Run NOTEBOOK, one of erpkit's by name or any by path, and write its output and an HTML report.
 
@@ -69,8 +81,9 @@ def command(
     if wants_help:
         _print_parameters(opened)
         return 0
-    values = _parameters(opened, given, () if each_tenant else tenants)
-    job = Job(str(opened.path), values, output, TimeLimits(timeout, cell_timeout), Retry(retries, retry_writes), kernel)
+    values = _parameters(opened, base, given, () if each_tenant else tenants)
+    limits = TimeLimits(timeout, cell_timeout, output=int(output_limit * MEGABYTE))
+    job = Job(str(opened.path), values, output, limits, Retry(retries, retry_writes), kernel, cwd)
     if each_tenant and {"tenant", "tenants"} & set(values):
         raise UsageError("with --each-tenant, name tenants by --tenant")
     with erpkit.open() as erp:
@@ -78,16 +91,23 @@ def command(
             return _run_each(erp, opened, job, tenants, jobs, as_json)
         recorder = erp.runs.recorder()
         _check_target(erp, recorder, read_tenants(values), quiet=as_json)
-        result = run_notebook(
-            opened, values, output, limits=job.limits, retry=job.retry, kernel=kernel, recorder=recorder
-        )
+        progress = ProgressLine(opened.path.stem)
+        try:
+            result = run_notebook(
+                opened, values, output, limits=job.limits, retry=job.retry, kernel=kernel, recorder=recorder, cwd=cwd,
+                progress=progress,
+            )  # fmt: skip
+        finally:
+            progress.end()
     _print_result(result, as_json)
     return result.exit_code
 
 
-def _parameters(opened: Notebook, given: Sequence[tuple[str, str]], tenants: Sequence[str]) -> dict[str, Any]:
+def _parameters(
+    opened: Notebook, base: Mapping[str, Any], given: Sequence[tuple[str, str]], tenants: Sequence[str]
+) -> dict[str, Any]:
     names = [name for name, _ in given]
-    values: dict[str, Any] = dict(given)
+    values: dict[str, Any] = {**base, **dict(given)}
     if tenants:
         short = tenant_parameter(opened, tenants)
         names += short
@@ -136,7 +156,7 @@ def _print_parameters(notebook: Notebook) -> None:
     say(f"{notebook.title} ({notebook.path})")
     say()
     for parameter in notebook.parameters:
-        say(f"  {parameter.name}: {parameter.annotation} = {parameter.default!r}")
+        say(f"  {parameter.shown}")
         if parameter.help:
             say(f"      {parameter.help}")
     if not notebook.parameters:

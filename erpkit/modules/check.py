@@ -94,7 +94,7 @@ class ModuleCheck(Result, ModuleGraph):
     @property
     def coupling_table(self) -> Table[tuple[Edge, ...]]:
         """One line for each two modules of which one needs the other, what is not declared first."""
-        rows = sorted(self.pairs.values(), key=lambda edges: any(edge.kind == "declared" for edge in edges))
+        rows = sorted(self.pairs.values(), key=lambda edges: _declared(edges) != "no")
         return Table(_COUPLINGS, rows, "No module needs another.")
 
     @property
@@ -127,7 +127,7 @@ def module_table(modules: Sequence[ModuleLike]) -> Table[ModuleLike]:
 
 
 def _tone(finding: ModuleFinding) -> Tone:
-    return "error" if finding.severity == "error" else "warning"
+    return "muted" if finding.severity == "info" else finding.severity
 
 
 def _found(edges: Sequence[Edge]) -> list[Edge]:
@@ -139,8 +139,11 @@ def _kinds(edges: Sequence[Edge]) -> str:
     return ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in counts.items())
 
 
-def _undeclared(edges: Sequence[Edge]) -> Tone:
-    return "" if len(_found(edges)) < len(edges) else "warning"
+def _declared(edges: Sequence[Edge]) -> str:
+    """Tell whether a dependency is declared, or need not be."""
+    if any(edge.kind == "declared" for edge in edges):
+        return "yes"
+    return "listens" if all(edge.relation == "listens" for edge in edges) else "no"
 
 
 _FINDINGS = (
@@ -176,9 +179,7 @@ _EVENTS = (
 _COUPLINGS = (
     Column[tuple[Edge, ...]]("module", lambda edges: edges[0].source),
     Column[tuple[Edge, ...]]("needs", lambda edges: edges[0].target),
-    Column[tuple[Edge, ...]](
-        "declared", lambda edges: "yes" if len(_found(edges)) < len(edges) else "no", tone=_undeclared
-    ),
+    Column[tuple[Edge, ...]]("declared", _declared, tone=lambda edges: "warning" if _declared(edges) == "no" else ""),
     Column[tuple[Edge, ...]]("found", lambda edges: _kinds(edges) or None),
     Column[tuple[Edge, ...]]("evidence", lambda edges: list_evidence([e.evidence for e in _found(edges)]) or None),
 )

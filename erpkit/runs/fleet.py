@@ -34,6 +34,7 @@ class Job:
     limits: TimeLimits
     retry: Retry
     kernel: str | None = None
+    cwd: str | None = None
 
     def to_json(self) -> str:
         """Return the job as text; nothing of it is on a command line, which every user of the machine can read."""
@@ -63,7 +64,7 @@ def do_job(text: str) -> str:
     with open_recorder(Settings.from_env()) as recorder:
         result = run_notebook(
             open_notebook(job.notebook), job.parameters, job.place,
-            limits=job.limits, retry=job.retry, kernel=job.kernel, recorder=recorder,
+            limits=job.limits, retry=job.retry, kernel=job.kernel, recorder=recorder, cwd=job.cwd,
         )  # fmt: skip
     return TypeAdapter(RunResult).dump_json(result).decode()
 
