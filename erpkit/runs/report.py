@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,9 @@ def _entry(title: str, result: RunResult) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@cache
 def _exporter() -> Any:
+    """Return the exporter, which keeps its compiled templates."""
     from jinja2 import pass_context  # noqa: PLC0415 - slow to import
     from nbconvert import HTMLExporter  # noqa: PLC0415
 

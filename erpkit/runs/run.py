@@ -147,7 +147,7 @@ class _Run:
         node.metadata["erpkit"] = {
             "run": result.id, "outcome": result.outcome, "error": result.error, "attempt": result.attempt,
             "who": origin.who, "host": origin.host, "revision": origin.revision, "checksum": origin.checksum,
-            "versions": origin.versions,
+            "versions": origin.versions, "kernel": node.metadata.get("erpkit", {}).get("kernel", ""),
         }  # fmt: skip
         nbformat.write(node, self._output)
         write_report(node, self._notebook.title, result, origin)
