@@ -7,6 +7,7 @@ The kernel `erpkit` names it (`papermill -k erpkit`, `pytest --nbval-kernel-name
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from typing import Any, cast
@@ -23,21 +24,24 @@ NAME = "erpkit-warm"
 class WarmProvisioner(LocalProvisioner):
     """Forks the kernel from the warm process of this user; starts it the usual way where none serves.
 
-    `cold` then says why. Where none runs, one is started in the background for the next kernel, unless `starts` says no.
+    `cold` then says why, and `state` is `warm`, `cold: reason`, or `cold (reason)` where that is as expected. Where no warm
+    process runs, one is started in the background for the next kernel, unless `starts` says no.
     """
 
     starts = Bool(True, config=True)
     cold = Unicode("")
+    state = Unicode("")
 
     async def launch_kernel(self, cmd: list[str], **options: Any) -> Any:
         """Start the kernel and return how to connect to it; of a forked one, when its sockets are bound."""
-        self.cold = ""
+        self.cold, self.state = "", "warm"
         try:
             forked = _fork(cmd, options)
         except NoWarmKernelError as reason:
             self.cold = str(reason)
-            self.log.log(10 if isinstance(reason, NotRunningError) else 30, "a cold kernel: %s", reason)
-            if isinstance(reason, NotRunningError) and self.starts:
+            self.state = f"cold ({reason})" if reason.is_expected else f"cold: {reason}"
+            self.log.log(logging.DEBUG if reason.is_expected else logging.WARNING, "a cold kernel: %s", reason)
+            if reason.is_expected and self.starts:
                 self._start_next(options)
             return await super().launch_kernel(cmd, **options)
         self.process = cast("Any", forked)  # as a Popen is used

@@ -106,8 +106,7 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
         # What a process of the kernel writes past Jupyter is not masked, and would stand among the answers of `--json`.
         super().start_new_kernel(stdout=self.attempt.said, stderr=self.attempt.said, **options)
         self.attempt.stopper.provisioner = self.km.provisioner
-        cold = getattr(self.km.provisioner, "cold", "another program starts it")
-        self.attempt.kernel = f"cold: {cold}" if cold else "warm"
+        self.attempt.kernel = getattr(self.km.provisioner, "state", "cold (another program starts it)")
 
     async def async_start_new_kernel_client(self) -> Any:
         """Connect, and return as soon as the kernel answers on both channels; nbclient's own way waits for silence after that."""

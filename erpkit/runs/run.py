@@ -13,12 +13,13 @@ from typing import Any
 from uuid import uuid4
 
 from erpkit.errors import ErpkitError, RunError, UsageError
+from erpkit.runs.entries import read_entries
 from erpkit.runs.execute import execute, find_kernel, home_folder, mark_cells
 from erpkit.runs.notebook import Notebook
 from erpkit.runs.output import Destination, output_name, read_tenants
 from erpkit.runs.parameters import may_write, validate_parameters
 from erpkit.runs.record import Recorder, RunStart, read_provenance
-from erpkit.runs.report import read_entries, run_key, write_index, write_report
+from erpkit.runs.report import run_key, write_index, write_report
 from erpkit.runs.result import Ending, Outcome, RunResult, read_summary
 from erpkit.runs.secrets import Mask, check_references
 from erpkit.runs.stopper import Stopper, TimeLimits
@@ -134,10 +135,12 @@ class _Run:
 
     def _result(self, node: Any, ending: Ending, seconds: float) -> RunResult:
         summary, start = read_summary(node) if node else None, self.start
+        kernel = node.metadata.get("erpkit", {}).get("kernel", "") if node else ""
         outcome: Outcome = "findings" if ending.outcome == "ok" and summary and summary.exit_code else ending.outcome
         return RunResult(
             start.notebook, outcome, seconds, self._output, self._output.with_suffix(".html"), ending.error, summary,
             start.tenants, start.parameters, start.started_at, start.attempt, start.id,
+            problems=(f"a cold kernel: {kernel[6:]}",) if kernel.startswith("cold: ") else (), kernel=kernel,
         )  # fmt: skip
 
     def _write(self, node: Any, result: RunResult) -> None:
@@ -147,7 +150,7 @@ class _Run:
         node.metadata["erpkit"] = {
             "run": result.id, "outcome": result.outcome, "error": result.error, "attempt": result.attempt,
             "who": origin.who, "host": origin.host, "revision": origin.revision, "checksum": origin.checksum,
-            "versions": origin.versions, "kernel": node.metadata.get("erpkit", {}).get("kernel", ""),
+            "versions": origin.versions, "kernel": result.kernel,
         }  # fmt: skip
         nbformat.write(node, self._output)
         write_report(node, self._notebook.title, result, origin)
@@ -165,7 +168,7 @@ def _tell(
     result: RunResult, start: RunStart, destination: Destination, recorder: Recorder, urls: list[str]
 ) -> RunResult:
     """Send the news if there is any, and note what went wrong beside the run."""
-    problems = [recorder.problem] if recorder.problem else []
+    problems = [*result.problems, *([recorder.problem] if recorder.problem else [])]
     if urls:
         before = recorder.previous_outcome(start) or _previous_in(destination, start)
         try:

@@ -12,7 +12,7 @@ from jupyter_scheduler.executors import DefaultExecutionManager
 
 from erpkit.config import Settings
 from erpkit.errors import RunError
-from erpkit.runs.fleet import open_recorder
+from erpkit.runs.job import open_recorder
 from erpkit.runs.notebook import open_notebook
 from erpkit.runs.run import run_notebook
 
