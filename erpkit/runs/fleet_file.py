@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -59,7 +60,9 @@ class FleetFile:
     @classmethod
     def last(cls, place: str, notebook: str) -> FleetFile:
         """Return the file of the last fleet of a notebook; raises UsageError where there is none."""
-        found = sorted(_folder(place).glob(f"fleet-{notebook}-*Z*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+        name = re.compile(rf"fleet-{re.escape(notebook)}-\d{{8}}T\d{{6}}Z(-\d+)?\.jsonl")
+        files = [path for path in _folder(place).glob("fleet-*.jsonl") if name.fullmatch(path.name)]
+        found = sorted(files, key=lambda path: path.stat().st_mtime_ns)
         if not found:
             raise UsageError(f"there is no fleet of {notebook} in {place} to resume")
         return cls(found[-1])

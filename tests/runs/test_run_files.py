@@ -89,6 +89,7 @@ def test_the_index_lists_a_folders_reports_the_newest_first_and_passes_over_othe
         "foreign.html",
         "broken.html",
         "index.html",
+        ".erpkit-index.jsonl",
     }
 
 
