@@ -36,7 +36,7 @@ def run_on_dask(
     except ModuleNotFoundError:
         raise UsageError("--dask needs Dask: pip install 'erpkit[dask]'") from None
     try:
-        client = Client(address, timeout=_REACH, set_as_default=False)
+        client = Client(address, timeout=_REACH)
     except (OSError, ValueError) as error:
         raise UsageError(f"the Dask scheduler at {address} does not answer: {first_line(error)}") from None
     with client, stop_at_signals() as stop:

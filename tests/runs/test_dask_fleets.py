@@ -108,6 +108,7 @@ def test_a_run_whose_worker_is_lost_is_done_again_unless_it_may_write(
     go.touch()
     os.kill(worker, 9)
     out, err = fleet.communicate(timeout=300)
+    assert out, err
     rows = {row["run"]: row for row in json.loads(out)}
     assert {name: row["outcome"] for name, row in rows.items()} == {
         "n=1": "ok", "n=2": "killed" if writes else "ok", "n=3": "ok", "n=4": "ok",
