@@ -15,6 +15,7 @@ import resource
 import selectors
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -28,8 +29,10 @@ from erpkit.kernels.forked import become, sweep
 
 _LOOK = 30.0  # seconds between two looks at whether it is still wanted
 _IDLE = 600.0  # seconds without a process after which it ends
+_FRESH = 0.5  # seconds for which a look at the loaded files counts for the kernels of its own drivers
 _PATIENCE = 5.0  # seconds for a client to send its request
 _LONGEST = 1 << 20  # bytes of a message
+_CREDENTIALS = struct.Struct("3i")  # process, user, group
 # A thread would not survive a fork, and OpenBLAS and pyarrow's allocator start some when they are imported.
 _ONE_THREAD = {
     "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
@@ -118,6 +121,7 @@ class _Warm:
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
         self._retired = False
         self._used = self._began = time.monotonic()
+        self._looked = 0.0
         self._served = 0
         self._idle = float(os.environ.pop("ERPKIT_WARM_IDLE", "") or _IDLE)
         self._modules = {name.partition(".")[0] for name in sys.modules}
@@ -139,7 +143,11 @@ class _Warm:
         except OSError:
             return False
 
-    def _is_stale(self) -> bool:
+    def _is_stale(self, connection: socket.socket) -> bool:
+        """Whether what was loaded has changed on the disk; the kernel of a run has its driver's code, and that was just looked at."""
+        if time.monotonic() - self._looked < _FRESH and _peer(connection) in self._children:
+            return False
+        self._looked = time.monotonic()
         for file, stamp in self._files.items():
             try:
                 status = os.stat(file)  # noqa: PTH116
@@ -179,7 +187,7 @@ class _Warm:
 
     def _answer(self, request: dict[str, Any], connection: socket.socket, streams: list[int]) -> None:
         role = request["role"]
-        if role == "retire" or self._is_stale():
+        if role == "retire" or self._is_stale(connection):
             self._retire()
         if role in ("kernel", "call"):
             if self._retired:
@@ -291,6 +299,11 @@ class _Warm:
 def _tell(connection: socket.socket, **news: Any) -> None:
     with suppress(OSError):  # a client that is gone is found by its connection's end
         connection.send(json.dumps(news).encode())
+
+
+def _peer(connection: socket.socket) -> int:
+    """Return the process at the other end."""
+    return int(_CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[0])
 
 
 def _shadows(folder: str, loaded: set[str]) -> Iterator[str]:

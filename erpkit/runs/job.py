@@ -55,14 +55,31 @@ def open_recorder(settings: Settings) -> Iterator[Recorder]:
         yield Recorder.opening(lambda: stack.enter_context(Database.open(settings)))
 
 
-def do_job(text: str) -> str:
-    """Run a job given as JSON; return its result as JSON. The index of its folder is left to the fleet."""
-    from pydantic import TypeAdapter  # noqa: PLC0415
+class JobRunner:
+    """Does jobs in this process, one after another, and keeps what records them."""
 
-    job = TypeAdapter(Job).validate_json(text)
-    with open_recorder(Settings.from_env()) as recorder:
+    def __init__(self) -> None:
+        self._kept = ExitStack()
+        self._recorder: Recorder | None = None
+
+    def do(self, text: str) -> str:
+        """Run a job given as JSON; return its result as JSON. The index of its folder is left to the fleet."""
+        from pydantic import TypeAdapter  # noqa: PLC0415
+
+        job = TypeAdapter(Job).validate_json(text)
         result = run_notebook(
             open_notebook(job.notebook), job.parameters, job.place,
-            limits=job.limits, retry=job.retry, kernel=job.kernel, recorder=recorder, index=False,
+            limits=job.limits, retry=job.retry, kernel=job.kernel, recorder=self._open(), index=False,
         )  # fmt: skip
-    return result_to_json(result)
+        return result_to_json(result)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._kept.close()
+
+    def _open(self) -> Recorder:
+        """Return the recorder; one that could not reach the database is opened anew."""
+        if self._recorder is None or self._recorder.problem:
+            self._kept.close()
+            self._recorder = self._kept.enter_context(open_recorder(Settings.from_env()))
+        return self._recorder

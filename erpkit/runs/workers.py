@@ -16,7 +16,7 @@ from typing import IO, Any
 from erpkit.errors import ErpkitError, RunError
 from erpkit.kernels import link
 from erpkit.kernels.place import NoWarmKernelError
-from erpkit.runs.job import Job, do_job, read_result
+from erpkit.runs.job import Job, JobRunner, read_result
 from erpkit.runs.result import RunResult
 from erpkit.runs.secrets import Mask
 from erpkit.signals import caught_signals
@@ -170,10 +170,12 @@ def work() -> None:
     with open(os.devnull, "rb") as null:  # noqa: PTH123
         os.dup2(null.fileno(), 0)
     os.dup2(2, 1)
+    runner = JobRunner()
     for line in jobs:
         try:
-            answer = {"result": do_job(line)}
+            answer = {"result": runner.do(line)}
         except ErpkitError as error:
             answer = {"error": str(error)}
         answers.write(f"{json.dumps(answer)}\n")
         answers.flush()
+    runner.close()
