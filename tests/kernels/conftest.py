@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
@@ -14,7 +13,7 @@ import pytest
 from erpkit.kernels import link
 from erpkit.kernels.place import NoWarmKernelError, find_folder
 
-PATIENCE = 120.0  # seconds
+PATIENCE = 300.0  # seconds
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -74,6 +73,22 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
+def upgradable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Put a copy of a library that the warm process loads before all others; return what upgrades it."""
+    import tenacity
+
+    copy = tmp_path / "library" / "tenacity"
+    shutil.copytree(Path(str(tenacity.__file__)).parent, copy)
+    monkeypatch.setenv("PYTHONPATH", str(copy.parent))
+
+    def upgrade() -> None:
+        with (copy / "__init__.py").open("a") as init:
+            init.write("\nNEW = 1\n")
+
+    return upgrade
+
+
+@pytest.fixture
 def warm_pid(warm: Path) -> int:
     """The id of the warm process."""
     return int(link.ask("status", warm)["pid"])
@@ -83,6 +98,3 @@ def children_of(pid: int) -> set[int]:
     """Return the processes that were forked from one and run."""
     tasks = Path(f"/proc/{pid}/task/{pid}/children")
     return {int(child) for child in tasks.read_text().split() if is_alive(int(child))} if tasks.exists() else set()
-
-
-os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")

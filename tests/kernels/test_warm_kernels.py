@@ -5,7 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -287,25 +287,13 @@ def test_a_folder_with_a_module_of_the_same_name_gets_a_cold_kernel_that_imports
         assert said(client, "import tenacity; print(tenacity.MINE)") == "of the folder"
 
 
-def test_a_library_that_is_upgraded_is_not_served_from_memory(
-    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import tenacity
-
-    library = tmp_path / "library"
-    source = Path(str(tenacity.__file__)).parent
-    (library / "tenacity").mkdir(parents=True)
-    for file in source.rglob("*.py"):
-        (library / "tenacity" / file.relative_to(source)).parent.mkdir(exist_ok=True)
-        (library / "tenacity" / file.relative_to(source)).write_bytes(file.read_bytes())
-    monkeypatch.setenv("PYTHONPATH", str(library))
+def test_a_library_that_is_upgraded_is_not_served_from_memory(alone: Path, upgradable: Callable[[], None]) -> None:
     first = link.start()
     old = link.ask("status", first)["pid"]
     with kernel() as (_, client):
         shows = "import tenacity, os; print(getattr(tenacity, 'NEW', 0), os.getppid())"
         assert said(client, shows) == f"0 {old}"
-        with (library / "tenacity" / "__init__.py").open("a") as init:
-            init.write("\nNEW = 1\n")
+        upgradable()
         with kernel() as (manager, other):
             provisioner: Any = manager.provisioner
             assert "its code has changed on the disk" in provisioner.cold
