@@ -45,5 +45,5 @@ def pgbouncer(
     with Database(f"host={folder} port=6432 dbname=erp user=postgres", "behind PgBouncer") as behind:
         yield behind
     process.terminate()
-    process.wait(10)
+    process.wait(60)
     shutil.rmtree(folder)

@@ -33,7 +33,7 @@ def _in_a_terminal(work: str) -> bytes:
     except OSError:  # Linux tells so that the other side is closed
         pass
     os.close(ours)
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     return seen
 
 

@@ -93,7 +93,7 @@ def start_lab(conninfo: str, home: Path, settings: dict[str, Any]) -> Iterator[L
         lab = Lab(_url(process, home), environ["JUPYTER_TOKEN"], home / "notebooks")
         yield lab
         lab.stop()
-        process.wait(30)
+        process.wait(60)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, 9)

@@ -204,7 +204,7 @@ def test_who_waits_while_the_server_restarts_gets_a_connection_of_the_new_one(
             mortal_server.start()
             connection.execute("SELECT 1")
         for each in waiting:
-            each.result(timeout=20)
+            each.result(timeout=60)
 
 
 @pytest.mark.parametrize("write", [True, False])

@@ -187,7 +187,7 @@ def test_a_handler_that_hangs_while_its_tenant_is_dropped_holds_up_the_drop_and_
     with database.connection() as connection:
         with pytest.raises(DatabaseError, match=r"tenant acme is in use.*held by process \d+.*it is suspended"):
             set_status(connection, "acme", "suspended")
-        process.join(20)
+        process.join(60)
         assert process.exitcode == 1  # the watchdog ended it; a supervisor starts it again
         again = start(_serve, database.conninfo, stderr=tmp_path / "again")
         append_numbers(database, other, 5)

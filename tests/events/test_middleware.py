@@ -198,7 +198,7 @@ def test_a_handler_that_waits_for_the_database_too_long_is_cancelled(
         started = time.monotonic()
         with pytest.raises(HandlerTimeoutError, match="took longer than its 0.15 s"), connection.transaction():
             handle(connection, Consumer(acme, COUNTER, _handler(function, 0.15)), _message())
-        assert time.monotonic() - started < 30  # and not the minute that it would take
+        assert time.monotonic() - started < 50  # and not the minute that it would take
         assert connection.execute("SHOW statement_timeout").fetchone() == before
         assert _categories(connection) == []
 

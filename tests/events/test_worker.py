@@ -158,7 +158,7 @@ def test_the_command_stops_on_sigterm_with_exit_code_0_and_keeps_a_health_file(
     until(health.exists)
     figures = json.loads(health.read_text())
     worker.send_signal(signal.SIGTERM)
-    output, _ = worker.communicate(timeout=20)
+    output, _ = worker.communicate(timeout=60)
     assert (worker.returncode, output.splitlines()[-1]) == (0, "stopped: 0 handled, 0 dead letters")
     assert (figures["handled"], figures["waiting"], figures["groups"]) == (0, 0, [])
     assert not health.exists()  # what is left of it would look alive

@@ -153,11 +153,11 @@ def test_a_large_output_is_masked_in_linear_time() -> None:
     hider = Hider(["hunter22", "p@ss'w%rd", "§$%&/()=?", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJlc2ln"])
     times = []
     for part in (text[: len(text) // 4], text):
-        began = time.perf_counter()
+        began = time.process_time()
         assert hider.hide(part) == [part]
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
     assert times[1] < 12 * times[0] + 0.1  # four times as much text
     hostile = "\\" * 200_000 + "<" * 200_000 + "&amp;" * 50_000 + "\n" * 50_000 + "%25" * 50_000
-    began = time.perf_counter()
+    began = time.process_time()
     assert hider.hide(hostile) == [hostile]
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 30

@@ -182,7 +182,7 @@ def test_a_locked_table_is_a_finding_of_its_tenant_and_the_others_are_inspected_
     with _locked(shared_database, tenants[0], "sales_orders") as pid:
         started = time.monotonic()
         locked, *others = inspect_tenants(connection, tenants, migrations)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 25  # and not as long as the lock is held
     (line,) = [line for line in locked.problems if "locked" in line]
     assert line == (
         f"{tenants[0].slug}: table sales_orders is locked by process {pid} (postgres, idle in transaction); "
@@ -293,7 +293,7 @@ def test_the_command_line_waits_for_no_lock_and_shows_growth(
     with _locked(shared_database, locked, "sales_orders") as pid:
         started = time.monotonic()
         shown = erpkit("tenants", "inspect", "--since", str(monday), **environ).stdout
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 25
     assert f"! {locked.slug}: table sales_orders is locked by process {pid}" in shown
     line = next(line.split() for line in shown.splitlines() if line.strip().startswith(grown.slug))
     assert (float(line[4]) > 0.4, line[5]) == (True, "+5,000")

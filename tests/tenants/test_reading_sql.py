@@ -256,7 +256,7 @@ def test_what_is_not_one_reading_statement_is_refused_with_the_reason(
 ) -> None:
     started = time.monotonic()
     assert reason in refusal(connection, query)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_what_is_not_one_reading_statement_is_refused_with_the_reason(
 def test_no_text_takes_long(connection: Connection, query: str) -> None:
     started = time.monotonic()
     assert refusal(connection, query)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize("settings", ["SHOW work_mem", "EXPLAIN SELECT 1", "EXPLAIN (FORMAT json) SELECT 1"])

@@ -50,7 +50,7 @@ def click(guard: Decision[Any, Any], button: str) -> None:
     """Click on a button, and wait for what it sets off."""
     assert guard.widget
     getattr(guard, f"{button}_button").click()
-    guard.wait(30)
+    guard.wait(60)
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
@@ -83,7 +83,7 @@ def test_apply_wants_the_plans_own_id_and_then_does_what_was_planned(
         assert decision.widget
         assert decision.apply_button.disabled
         decision.plan_button.click()
-        decision.wait(30)
+        decision.wait(60)
         assert decision.plan.id in decision.head.value
         assert erp.behind in decision.view.value
         decision.confirm.value = "migrate-0000000000"
@@ -94,7 +94,7 @@ def test_apply_wants_the_plans_own_id_and_then_does_what_was_planned(
         assert (decision.apply_button.disabled, decision.state.value) == (False, "")
         door.close()  # as the last cell of a notebook may do
         decision.apply_button.click()
-        decision.wait(30)
+        decision.wait(60)
         assert "1 migration applied" in decision.state.value
         assert "0 tenants failed" in decision.state.value
         assert decision.result is not None

@@ -173,7 +173,7 @@ def test_an_interrupted_cell_is_cancelled_in_the_server_and_the_next_one_works(
     assert "interrupted" in error(
         shell, "%%tenants\nSELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b"
     )
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60  # and not the many minutes that it would take
     watcher.join()
     with database.connection() as connection:  # what was cancelled may take a moment to end
         wait_until(lambda: connection.execute(sleeping).fetchone() == (0,))

@@ -67,7 +67,7 @@ class StreamBroker(ABC):
         self._publisher: Any = None
         for library in _LOUD:  # what they tell is in the errors, and without a handler Python would print it
             logging.getLogger(library).addHandler(logging.NullHandler())
-        self._portal = _start_loop()
+        self._portal, self._thread = _start_loop()
 
     def publish(self, tenant: str, messages: Sequence[Message], route: Route = LIVE) -> set[UUID]:
         """Publish in this order and return once all are acknowledged; raises BrokerError if some may not be.
@@ -107,6 +107,7 @@ class StreamBroker(ABC):
         """Give up the connections and end the thread of the loop."""
         self._call(self._drop_publisher)
         self._call(self._portal.stop)
+        self._thread.join(2 * _CLOSE_WITHIN)
 
     # What each broker does in its own way.
 
@@ -290,7 +291,7 @@ def _groups(subscriptions: Sequence[Subscription]) -> list[ConsumerGroup]:
     return [ConsumerGroup(each.group, (each.topic,)) for each in subscriptions]
 
 
-def _start_loop() -> anyio.from_thread.BlockingPortal:
+def _start_loop() -> tuple[anyio.from_thread.BlockingPortal, threading.Thread]:
     """Run an event loop in a thread that does not keep the process alive when nobody closes the broker."""
     started: Future[anyio.from_thread.BlockingPortal] = Future()
 
@@ -300,9 +301,20 @@ def _start_loop() -> anyio.from_thread.BlockingPortal:
         async with anyio.from_thread.BlockingPortal() as portal:
             started.set_result(portal)
             await portal.sleep_until_stopped()
+        await _end_tasks()
 
-    threading.Thread(target=anyio.run, args=(serve,), name="erpkit-broker", daemon=True).start()
-    return started.result()
+    thread = threading.Thread(target=anyio.run, args=(serve,), name="erpkit-broker", daemon=True)
+    thread.start()
+    return started.result(), thread
+
+
+async def _end_tasks() -> None:
+    """End what the libraries left running; to end one may start another, as aio_pika does for a connection that closes."""
+    with anyio.move_on_after(_CLOSE_WITHIN):
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
 
 class _Group:

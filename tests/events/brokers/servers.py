@@ -55,6 +55,7 @@ class RedisServer:
         program = shutil.which("redis-server")
         if program is None:
             pytest.skip("redis-server is not installed: apt-get install redis-server")
+        self.folder.mkdir(exist_ok=True)
         words = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         self.process = subprocess.Popen([*words, "--appendonly", "yes"], stdout=subprocess.DEVNULL)
         wait_until(lambda: answers(self.port))
@@ -87,6 +88,7 @@ class RabbitServer:
     def start(self) -> None:
         if not _RABBITMQ.exists():
             pytest.skip("rabbitmq-server is not installed: apt-get install rabbitmq-server")
+        self.folder.mkdir(exist_ok=True)
         if not self.processes:
             names = ["epmd", "-port", str(self.names), "-address", "127.0.0.1", "-relaxed_command_check"]
             self.processes.append(subprocess.Popen(names))

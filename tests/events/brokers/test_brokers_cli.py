@@ -94,7 +94,7 @@ def test_the_forwarder_works_on_through_an_outage_and_ends_cleanly_at_sigterm(
     nats.start()
     wait_until(lambda: _is_forwarded(shared_database))
     worker.send_signal(signal.SIGTERM)
-    out, err = worker.communicate(timeout=30)
+    out, err = worker.communicate(timeout=60)
     assert worker.returncode == 0, err
     assert sum(row["events"] for row in json.loads(out)) > 0
 

@@ -95,7 +95,7 @@ def by_pattern(nats: MortalNats) -> Iterator[Callable[[str], NatsBroker]]:
     made: list[NatsBroker] = []
 
     def make(subject: str) -> NatsBroker:
-        made.append(NatsBroker(nats.url, acknowledge_within=5, redeliver_after=2, subject=subject))
+        made.append(NatsBroker(nats.url, acknowledge_within=60, redeliver_after=2, subject=subject))
         return made[-1]
 
     yield make
@@ -146,7 +146,7 @@ def _add_stream(server: MortalNats, name: str, subjects: str) -> None:
 def test_messages_of_watermills_kafka_publisher_are_handled_and_the_topic_says_whose_they_are(
     shared_database: Database, acme: Tenant, kafka: KafkaBroker
 ) -> None:
-    broker = KafkaBroker(kafka.url, acknowledge_within=5, redeliver_after=6, subject="{tenant}.{topic}")
+    broker = KafkaBroker(kafka.url, acknowledge_within=60, redeliver_after=6, subject="{tenant}.{topic}")
     try:
         _publish_to_kafka(kafka.url, f"{acme.slug}.counter.Counted", range(50, 60))
         with consuming(shared_database, acme, broker):

@@ -58,7 +58,7 @@ def test_ctrl_c_tells_how_to_go_on_and_the_rest_is_done_then(planted: Planted, s
         while connection.execute(query).fetchall() in ([(None,)], [(0,)]) and worker.poll() is None:
             time.sleep(0.02)
     worker.send_signal(signal.SIGINT)
-    _, told = worker.communicate(timeout=30)
+    _, told = worker.communicate(timeout=60)
     assert (worker.returncode, "Traceback" in told) == (130, False)
     _, _, resume = told.partition("to resume: erpkit ")
     assert erpkit(*resume.split()).returncode == 0  # as it was told

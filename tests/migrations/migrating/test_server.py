@@ -58,7 +58,7 @@ def _run_and_restart(
 ) -> MigrationRun:
     some_done = threading.Event()
     with in_background(migrate, database, fleet, wanted, progress=lambda _: some_done.set()) as runs:
-        assert some_done.wait(30)
+        assert some_done.wait(60)
         if number is None:
             server.stop()
         else:
@@ -77,7 +77,7 @@ def test_a_server_that_stays_away_ends_the_run_and_names_who_is_left(mortal_serv
         with in_background(
             migrate, database, fleet, steps(3, 0.05), progress=lambda _: some_done.set(), limits=Limits(reconnect=1)
         ) as runs:
-            assert some_done.wait(30)
+            assert some_done.wait(60)
             mortal_server.stop()
     mortal_server.start()
     with Database(mortal_server.url(), "own") as database:  # the pool of the other one has lost heart for a while
