@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import click
 import erpkit
 from erpkit.cli.fleet import FleetOptions, as_dict, run_many
 from erpkit.cli.output import as_json, limit_option, print_json, print_target, say, say_text, show
+from erpkit.cli.run_options import ProgressLine, yaml_options
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
 from erpkit.runs import (
@@ -27,6 +28,7 @@ from erpkit.runs.fleet import tenant_parameter
 from erpkit.runs.job import Job
 from erpkit.runs.output import read_tenants
 from erpkit.runs.record import Recorder
+from erpkit.runs.stopper import MEGABYTE
 
 _SECONDS = click.FloatRange(min=0, min_open=True)
 
@@ -36,6 +38,7 @@ _SECONDS = click.FloatRange(min=0, min_open=True)
 @click.option(
     "-p", "--parameter", "given", nargs=2, multiple=True, metavar="NAME VALUE", help="Set a parameter; may be repeated."
 )
+@yaml_options
 @click.option("--tenant", "tenants", multiple=True, metavar="SLUG", help="Short for -p tenants SLUG; may be repeated.")
 @click.option("--each-tenant", is_flag=True, help="One run for each tenant: those of --tenant, else all active ones.")
 @click.option(
@@ -52,6 +55,15 @@ _SECONDS = click.FloatRange(min=0, min_open=True)
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="How many of these at a time.")
 @click.option("--timeout", type=_SECONDS, metavar="S", help="Seconds that a run may take, retries included.")
 @click.option("--cell-timeout", type=_SECONDS, metavar="S", help="Seconds that a cell may take.")
+@click.option(
+    "--output-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=20,
+    show_default=True,
+    metavar="MB",
+    help="Output to keep of a cell; what is cut is said.",
+)
+@click.option("--cwd", metavar="FOLDER", help="Where the kernel works; by default here.")
 @click.option("--retries", type=click.IntRange(0), default=0, help="Try again what failed, timed out or was killed.")
 @click.option("--retry-writes", is_flag=True, help="Try again even a run that may write.")
 @click.option("--kernel", metavar="NAME", help="The kernel to use; by default the notebook's own.")
@@ -64,7 +76,8 @@ _SECONDS = click.FloatRange(min=0, min_open=True)
 def command(
     context: click.Context, notebook: str | None, given: tuple[tuple[str, str], ...], tenants: tuple[str, ...], each_tenant: bool,
     sets: Path | None, resume: bool, dask: str | None, jobs: int, timeout: float | None, cell_timeout: float | None,
-    retries: int, retry_writes: bool, kernel: str | None, output: str, wants_help: bool, as_json: bool,
+    retries: int, retry_writes: bool, kernel: str | None, output: str, wants_help: bool, as_json: bool, base: dict[str, Any],
+    output_limit: float, cwd: str | None,
 ) -> int:  # fmt: skip
     """Run NOTEBOOK, one of erpkit's by name or any by path, and write its output and an HTML report.
 
@@ -85,23 +98,31 @@ def command(
     for option, is_set in (("--resume", resume), ("--dask", dask)):
         if is_set and not is_fleet:
             raise UsageError(f"{option} goes with --each-tenant or --each")
-    values = _parameters(opened, given, () if is_fleet else tenants)
-    job = Job(str(opened.path), values, output, TimeLimits(timeout, cell_timeout), Retry(retries, retry_writes), kernel)
+    values = _parameters(opened, base, given, () if is_fleet else tenants)
+    limits = TimeLimits(timeout, cell_timeout, output=int(output_limit * MEGABYTE))
+    job = Job(str(opened.path), values, output, limits, Retry(retries, retry_writes), kernel, cwd)
     with erpkit.open() as erp:
         if is_fleet:
             return run_many(erp, opened, job, FleetOptions(each_tenant, sets, tenants, jobs, resume, dask), as_json)
         recorder = erp.runs.recorder()
         _check_target(erp, recorder, read_tenants(values), quiet=as_json)
-        result = run_notebook(
-            opened, values, output, limits=job.limits, retry=job.retry, kernel=kernel, recorder=recorder
-        )
+        progress = ProgressLine(opened.path.stem)
+        try:
+            result = run_notebook(
+                opened, values, output, limits=job.limits, retry=job.retry, kernel=kernel, recorder=recorder, cwd=cwd,
+                progress=progress,
+            )  # fmt: skip
+        finally:
+            progress.end()
     _print_result(result, as_json)
     return result.exit_code
 
 
-def _parameters(opened: Notebook, given: Sequence[tuple[str, str]], tenants: Sequence[str]) -> dict[str, Any]:
+def _parameters(
+    opened: Notebook, base: Mapping[str, Any], given: Sequence[tuple[str, str]], tenants: Sequence[str]
+) -> dict[str, Any]:
     names = [name for name, _ in given]
-    values: dict[str, Any] = dict(given)
+    values: dict[str, Any] = {**base, **dict(given)}
     if tenants:
         short = tenant_parameter(opened, tenants)
         names += short
@@ -128,7 +149,7 @@ def _print_parameters(notebook: Notebook) -> None:
     say(f"{notebook.title} ({notebook.path})")
     say()
     for parameter in notebook.parameters:
-        say(f"  {parameter.name}: {parameter.annotation} = {parameter.default!r}")
+        say(f"  {parameter.shown}")
         if parameter.help:
             say(f"      {parameter.help}")
     if not notebook.parameters:

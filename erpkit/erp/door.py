@@ -46,13 +46,15 @@ class Runs(Part):
         return iter(self.history().runs)
 
     def history(self, notebook: str = "", *, days: float | None = None, limit: int = 20) -> RunHistory:
-        """Return the newest runs, of one notebook or all, of the last `days` or ever."""
+        """Return the newest runs, of one notebook or all, of the last `days` or ever; mark the notebooks of those that were lost."""
         from erpkit.runs.history import RunHistory, list_runs  # noqa: PLC0415
+        from erpkit.runs.killed import mark_lost  # noqa: PLC0415
 
         since = None if days is None else datetime.now(UTC) - timedelta(days=days)
         with self._installation.database.connection() as connection:
             runs = list_runs(connection, notebook or None, since=since, limit=limit)
             has_others = not runs and bool(list_runs(connection, limit=1))
+        mark_lost(runs)
         return RunHistory(self._installation.target, tuple(runs), since, has_others)
 
     def recorder(self) -> Recorder:

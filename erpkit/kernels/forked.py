@@ -45,15 +45,11 @@ def become(request: dict[str, Any], streams: list[int], connection: socket.socke
         _leave(code)
 
 
-def sweep(pid: int, argv: Sequence[str]) -> None:
-    """Remove what a killed process left: its folders in /tmp, and a kernel's connection file and sockets if `argv` names it."""
-    for folder in Path("/tmp").glob(f"erpkit-{pid}-*"):
-        shutil.rmtree(folder, ignore_errors=True)
-    if "-f" in argv[:-1]:
-        _remove_connection(Path(argv[argv.index("-f") + 1]))
-
-
-def _remove_connection(file: Path) -> None:
+def sweep(argv: Sequence[str]) -> None:
+    """Remove the connection file and the sockets of a kernel whose client was killed: nothing else would."""
+    if "-f" not in argv[:-1]:
+        return
+    file = Path(argv[argv.index("-f") + 1])
     with suppress(OSError, ValueError, KeyError):
         facts = json.loads(file.read_text())
         file.unlink()
@@ -62,7 +58,7 @@ def _remove_connection(file: Path) -> None:
             for socket_file in prefix.parent.glob(f"{prefix.name}-*"):
                 socket_file.unlink()
             if prefix.parent.name.startswith("erpkit-"):
-                prefix.parent.rmdir()
+                shutil.rmtree(prefix.parent, ignore_errors=True)
 
 
 def _take_streams(streams: list[int]) -> None:

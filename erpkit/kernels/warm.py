@@ -208,7 +208,7 @@ class _Warm:
         for child in list(self._children.values()):
             self._signal(child.pid, signal.SIGKILL)
             os.waitpid(child.pid, 0)
-            sweep(child.pid, child.argv)
+            sweep(child.argv)
         return 0
 
     def _status(self) -> dict[str, Any]:
@@ -292,8 +292,8 @@ class _Warm:
             self._selector.unregister(child.connection)
             _tell(child.connection, exit=code)
             child.connection.close()
-        if code < 0 or not has_client:
-            sweep(child.pid, () if has_client else child.argv)
+        else:
+            sweep(child.argv)
 
 
 def _tell(connection: socket.socket, **news: Any) -> None:

@@ -23,6 +23,7 @@ from erpkit.config import acting_user
 from erpkit.database import Connection, Database, grant_analysts, share_table
 from erpkit.errors import ErpkitError, first_line
 from erpkit.runs.result import Outcome, RunResult
+from erpkit.runs.text import storable
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,9 @@ CREATE INDEX IF NOT EXISTS erpkit_runs_by_notebook ON public.erpkit_runs (notebo
 
 _START = """
 INSERT INTO public.erpkit_runs
-       (id, notebook, title, tenants, parameters, attempt, started_at, who, host, pid, checksum, revision, versions)
-VALUES (%(id)s, %(notebook)s, %(title)s, %(tenants)s, %(parameters)s, %(attempt)s, %(started_at)s, %(who)s, %(host)s, %(pid)s,
-        %(checksum)s, %(revision)s, %(versions)s)
+       (id, notebook, title, tenants, parameters, attempt, started_at, output, who, host, pid, checksum, revision, versions)
+VALUES (%(id)s, %(notebook)s, %(title)s, %(tenants)s, %(parameters)s, %(attempt)s, %(started_at)s, %(output)s, %(who)s, %(host)s,
+        %(pid)s, %(checksum)s, %(revision)s, %(versions)s)
 ON CONFLICT (id) DO NOTHING
 """
 
@@ -148,13 +149,16 @@ class RunStart:
     attempt: int
     started_at: datetime
     provenance: Provenance = field(repr=False)
+    output: str | None = None
 
     def row(self) -> dict[str, Any]:
         """Return the values of its row."""
-        values = {name: getattr(self, name) for name in ("id", "notebook", "title", "attempt", "started_at")}
+        names = ("id", "notebook", "title", "attempt", "started_at", "output")
+        values = {name: storable(getattr(self, name)) for name in names}
         where_from = asdict(self.provenance)
         where_from["versions"] = json.dumps(where_from["versions"])
-        return values | where_from | {"tenants": list(self.tenants), "parameters": json.dumps(dict(self.parameters))}
+        values |= {name: storable(value) for name, value in where_from.items()}
+        return values | {"tenants": list(self.tenants), "parameters": json.dumps(storable(dict(self.parameters)))}
 
 
 class Recorder:
@@ -211,8 +215,8 @@ class Recorder:
         except psycopg.Error as error:
             self.problem = f"the run is not recorded: {_reason(error)}"
             return False
-        except ErpkitError as error:
-            self.problem = f"the run is not recorded: {error}"
+        except (ErpkitError, ValueError, TypeError) as error:
+            self.problem = f"the run is not recorded: {first_line(error)}"
             return False
         return True
 
@@ -228,12 +232,13 @@ def _insert(connection: Connection, run: RunStart) -> None:
 
 def _update(connection: Connection, run: RunStart, result: RunResult) -> None:
     _insert(connection, run)
-    facts = json.dumps(dict(result.summary.facts), default=str) if result.summary else None
-    output, report = result.places
+    facts = json.dumps(storable(dict(result.summary.facts)), default=str) if result.summary else None
+    output, report = map(storable, result.places)
+    findings = storable(list(result.findings))
     connection.execute(
         _FINISH,
         {"id": run.id, "outcome": result.outcome, "exit_code": result.exit_code, "seconds": result.seconds,
-         "error": result.error, "facts": facts, "findings": list(result.findings), "output": output, "report": report},
+         "error": storable(result.error), "facts": facts, "findings": findings, "output": output, "report": report},
     )  # fmt: skip
 
 

@@ -82,7 +82,10 @@ def test_ctrl_c_reaches_the_forked_run_and_its_kernel(warm: Path, tmp_path: Path
 def test_nothing_is_left_of_a_run_that_is_killed(victim: str, warm: Path, warm_pid: int, tmp_path: Path) -> None:
     client, kernel = _waiting(tmp_path)
     (driver,) = children_of(warm_pid) - {kernel}
-    assert list(Path("/tmp").glob(f"erpkit-{driver}-*"))
+    (folder,) = {
+        file.parent for link in Path(f"/proc/{driver}/fd").iterdir() if "erpkit-run-" in str(file := link.readlink())
+    }
+    assert folder.is_dir()
     if victim == "client":
         client.kill()
     else:
@@ -90,7 +93,7 @@ def test_nothing_is_left_of_a_run_that_is_killed(victim: str, warm: Path, warm_p
     client.communicate(timeout=PATIENCE)
     assert client.returncode == (-9 if victim == "client" else 137)
     wait_until(lambda: not is_alive(driver) and not is_alive(kernel))
-    wait_until(lambda: not list(Path("/tmp").glob(f"erpkit-{driver}-*")))
+    wait_until(lambda: not folder.exists())
     wait_until(lambda: not children_of(warm_pid))
 
 
