@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import erpkit as package
 from erpkit.database import Database
 from erpkit.runs.entries import STORE, read_entries
 from erpkit.runs.report import write_index
@@ -47,6 +48,11 @@ def test_each_row_of_a_file_is_a_run_and_what_they_found_is_told_by_its_cause(tm
     links = {entry.name for entry in read_entries(tmp_path / "runs")}
     assert len(links) == 3
     assert all(f'href="{name}"' in page.read_text() for name in links)
+    with package.open() as erp:
+        frame = erp.runs.summaries("rows").sort_values("n")
+    assert frame["outcome"].tolist() == ["findings", "failed", "findings"]
+    assert frame["word"].tolist()[:2] == ["one", "two"]
+    assert frame["square"].dropna().tolist() == [1, 9]
 
 
 def test_a_grid_is_all_combinations_and_resuming_runs_only_what_failed_or_is_missing(tmp_path: Path) -> None:
@@ -171,3 +177,20 @@ def test_a_fleet_takes_no_more_connections_than_the_server_has(database: Databas
     )
     assert done.returncode == 0, done.stderr
     assert "note: 2 at a time instead of 3: the server has 6 connections left" in done.stderr
+
+
+def test_outputs_go_to_any_place_that_fsspec_writes_to_and_the_fleet_is_resumed_from_home(tmp_path: Path) -> None:
+    mark = tmp_path / "mended"
+    path = write_notebook(
+        tmp_path / "rows.ipynb",
+        f"from pathlib import Path\nassert n == 1 or Path({str(mark)!r}).exists()",
+        parameters=PARAMETERS,
+    )
+    (tmp_path / "rows.csv").write_text("n\n1\n2\n")
+    run = ("run", str(path), "--each", str(tmp_path / "rows.csv"), "--output", f"file://{tmp_path}/far/runs")
+    assert erpkit(*run).returncode == 1
+    mark.touch()
+    done = erpkit(*run, "--resume")
+    assert (done.returncode, "1 run of 2 done before" in done.stdout) == (0, True), done.stderr
+    kinds = [path.suffix for path in (tmp_path / "far" / "runs").iterdir()]
+    assert sorted(kinds) == [".html"] * 4 + [".ipynb"] * 3  # three runs and the fleet's page
