@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -18,6 +19,7 @@ from erpkit.database import Database
 from erpkit.runs import TimeLimits, list_runs, open_notebook, run_notebook
 from erpkit.runs.alive import LOCK, PREFIX, claimed, is_abandoned, sweep
 from erpkit.runs.entries import read_entries
+from erpkit.runs.killed import mark_killed, under_way
 from tests.command import erpkit, on_a_terminal
 from tests.tiny import write_notebook
 
@@ -101,6 +103,17 @@ def test_the_next_run_into_a_folder_marks_what_was_killed_there_and_leaves_what_
         "waits": "killed",
         "next": "ok",
     }
+
+
+def test_runs_that_begin_and_end_at_once_in_a_folder_do_not_get_into_each_others_way(tmp_path: Path) -> None:
+    def run(n: int) -> None:
+        for turn in range(400):
+            with under_way(tmp_path / f"{n}.ipynb"):
+                assert turn % 10 or not mark_killed(tmp_path)
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(run, range(8))) == [None] * 8
+    assert not list(tmp_path.iterdir())
 
 
 def test_temporary_folders_of_dead_drivers_are_swept_and_no_others(tmp_path: Path) -> None:
