@@ -24,6 +24,7 @@ _COMMANDS = {
     "lab": ("lab", "Open JupyterLab on the notebooks."),
     "run": ("run", "Run a notebook headlessly, once or for each tenant."),
     "runs": ("run:runs", "List the runs that were recorded."),
+    "kernels": ("kernels", "Look at the warm processes that kernels and runs are forked from."),
     "tenants": ("tenants", "Look at the tenants, and lead them from creation to removal."),
     "migrate": ("migrate", "Plan and run the migrations of all tenants."),
     "modules": ("modules", "Check how the modules of the ERP depend on each other."),
@@ -66,7 +67,21 @@ def erpkit() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; print an error of erpkit in one line, without a traceback."""
+    """Run the command line, `erpkit run` in a fork of the warm process where there is one: it has all imported that a run needs."""
+    if sys.argv[1:2] == ["run"] and sys.platform == "linux":
+        from erpkit.kernels.link import call  # noqa: PLC0415 - for this command alone
+        from erpkit.kernels.place import NoWarmKernelError  # noqa: PLC0415
+
+        try:
+            sys.exit(call("erpkit.cli:run_here", sys.argv[1:]))
+        except NoWarmKernelError as reason:
+            if not reason.is_expected:
+                say(f"note: a cold start: {reason}", err=True)
+    run_here()
+
+
+def run_here() -> NoReturn:
+    """Run the command line in this process; print an error of erpkit in one line, without a traceback."""
     # What is imported stays: looking through it again and again takes a tenth of a short command.
     gc.set_threshold(50_000, 20, 20)
     try:
