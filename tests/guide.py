@@ -109,7 +109,8 @@ def _plain(data: Any) -> dict[str, str]:
     marked = re.sub(r"<span [^>]*border-radius[^>]*>(\w+)</span>", r"<strong>\1:</strong>", aligned)  # severities
     unstyled = re.sub(r"<style.*?</style>", "", marked, flags=re.DOTALL)
     attributes = {name: ["align"] for name in ("th", "td")}
-    return {"text/html": _steady(bleach.clean(unstyled, tags=_TAGS, attributes=attributes, strip=True).strip())}
+    plain = bleach.clean(unstyled, tags=_TAGS, attributes=attributes, strip=True).strip()
+    return {"text/html": _steady(re.sub(r"\s*(</td>|</tr>)\s*", r"\1", plain).replace("</tr>", "</tr>\n"))}
 
 
 def _steady(text: str) -> str:
