@@ -102,7 +102,7 @@ def _join(outputs: list[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _plain(data: Any) -> dict[str, str]:
-    """Return HTML without styles, or else the text."""
+    """Return HTML without styles, or else the text. Where a notebook is shown, cells are aligned to the right unless they say so."""
     if "text/html" not in data:
         return {"text/plain": _steady(data["text/plain"])}
     aligned = re.sub(r"<(t[hd]) [^>]*text-align:(left|right)[^>]*>", r'<\1 align="\2">', data["text/html"])
@@ -110,7 +110,8 @@ def _plain(data: Any) -> dict[str, str]:
     unstyled = re.sub(r"<style.*?</style>", "", marked, flags=re.DOTALL)
     attributes = {name: ["align"] for name in ("th", "td")}
     plain = bleach.clean(unstyled, tags=_TAGS, attributes=attributes, strip=True).strip()
-    return {"text/html": _steady(re.sub(r"\s*(</td>|</tr>)\s*", r"\1", plain).replace("</tr>", "</tr>\n"))}
+    lined = re.sub(r"\s*(</td>|</tr>)\s*", r"\1", plain).replace("</tr>", "</tr>\n")
+    return {"text/html": _steady(lined.replace(' align="left"', ' align="left" style="text-align: left"'))}
 
 
 def _steady(text: str) -> str:

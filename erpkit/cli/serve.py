@@ -44,7 +44,7 @@ def command(host: str, port: int, domain: str | None, migrate: bool, dispatch: b
         erp.compose(migrate=migrate, dispatch=dispatch, on_report=_tell) as application,
     ):
         if not application.routes:
-            raise UsageError("no module has routes: see `Module(routes=…)` in the README")
+            raise UsageError("no module has routes: see `Module(routes=…)` in the notebook guide/own_erp")
         asgi = http.build(application, domain)
         _show(application, server.url_of(listening, host), as_json)
         server.serve(asgi, listening)
@@ -114,7 +114,13 @@ def _list(tools: Mapping[str, Tool], as_json: bool, *, allow_writes: bool = Fals
         print_json([{"tool": name, "access": _access(tool), "what": _what(tool)} for name, tool in offered])
         return
     writing = "No tool only reads: --allow-writes offers those that write."
-    show(Table(_COLUMNS, offered, writing if tools else "No module offers a tool: see Module(tools=…) in the README."))
+    show(
+        Table(
+            _COLUMNS,
+            offered,
+            writing if tools else "No module offers a tool: see Module(tools=…) in the notebook guide/own_erp.",
+        )
+    )
 
 
 def _serve(server: Any) -> None:

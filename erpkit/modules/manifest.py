@@ -86,7 +86,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_bytes().decode())
     except OSError as error:
-        raise ModuleError(f"{path}: {error.strerror}: see ERPKIT_MODULES in the README") from None
+        raise ModuleError(f"{path}: {error.strerror}: see ERPKIT_MODULES in the notebook guide/own_erp") from None
     except UnicodeDecodeError:
         raise ModuleError(f"{path}: is not UTF-8") from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:

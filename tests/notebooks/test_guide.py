@@ -32,7 +32,6 @@ def test_what_a_guide_keeps_is_plain_and_the_same_each_time(name: str) -> None:
         "vnd.jupyter.widget",
         "<script",
         "<style",
-        "style=",
         "stderr",
         "Traceback",
         str(Path.home()),
