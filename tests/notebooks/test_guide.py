@@ -4,6 +4,7 @@ import difflib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -48,7 +49,7 @@ def test_a_guide_that_shows_something_else_is_noticed_whatever_its_times_and_ids
     assert guide.kept_outputs(_printing("2 migrations applied in 0.3 s, plan migrate-0123456789")) != kept
 
 
-def _printing(text: str) -> nbformat.NotebookNode:
+def _printing(text: str) -> Any:
     output = nbformat.v4.new_output("stream", name="stdout", text=text)
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(run)", outputs=[output])])
 
