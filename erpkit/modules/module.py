@@ -63,7 +63,10 @@ class Retry:
     of the types in `on` are tried again; any other makes a dead letter at once.
 
     When `pause_after` events in a row fail with the same cause, it is an outage, and makes no dead letters: the handler pauses for
-    that tenant, from one second up to a minute, tries the first of them again, and goes on by itself. None never pauses.
+    that tenant, from one second up to a minute, tries the first of them again, and goes on by itself. At each third pause it tries
+    those behind the first, too, for half a minute at most: 4 * `pause_after` events, and twice as many each time. As soon as one of
+    them succeeds, those before it were bad events, not an outage, and become dead letters. An error that is not in `on`, or a
+    payload that does not fit, is no outage. None never pauses.
     """
 
     attempts: int = 3
@@ -156,6 +159,11 @@ class EventHandler:
         return self.effects == "outside"
 
     @property
+    def has_side_effects(self) -> bool:
+        """Whether handling an event again does more than leave its own tables as they were."""
+        return self.is_outside or not self.replayable
+
+    @property
     def starts_later(self) -> bool:
         """Whether its checkpoint must be made before its first event: it does not begin with the first one of the log."""
         return bool(self.former_names) or self.start not in (None, "beginning")
@@ -199,7 +207,7 @@ class ModuleLike(Protocol):
 
     @property
     def dependencies(self) -> Sequence[str]:
-        """Names of the modules whose tables or events it uses."""
+        """Names of the modules whose code or tables it uses; a subscription to their events needs no declaration."""
 
     @property
     def migrations(self) -> Path | None:
@@ -227,7 +235,8 @@ class Module:
     `version_table` is the goose table that records the migrations, `goose_db_version_<name>` unless given: an ERP with all
     migrations in one folder declares one module with `version_table="goose_db_version"`. Of files in golang-migrate's format it is
     that tool's table, `schema_migrations` unless given, and `multi_statement` is its `x-multi-statement`. `tables` are the module's
-    own tables, names or patterns such as `sales_*`; unless given, those that begin with its name.
+    own tables, names or patterns such as `sales_*`; unless given, those that begin with its name. `package` is the Python package
+    that holds its code, `shop.sales` say; unless given, the one that holds this record.
 
     `lifespan` is called when the application starts, with the public objects of the modules it depends on, by name: a context
     manager around the module's life, whose value is the module's own public object. `routes` is an ASGI application or a
@@ -249,6 +258,7 @@ class Module:
     routes: object | None = None
     tools: tuple[Tool, ...] = ()
     multi_statement: bool = False
+    package: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.dependencies, str):
@@ -357,6 +367,7 @@ _REQUIRED: dict[str, _Check] = {
 _OPTIONAL: dict[str, _Check] = {
     "queries": _FOLDER,
     "version_table": _one(str, "text"),
+    "package": _one(str, "text"),
     "multi_statement": _one(bool, "True or False"),
     "answers": _several(QueryHandler, "a tuple of erpkit.QueryHandler"),
     "upcasters": _several(Upcaster, "a tuple of erpkit.Upcaster"),

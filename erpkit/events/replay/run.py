@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
@@ -52,12 +52,14 @@ class RunOptions(Work):
     rate: float | None = None
     resume: bool = False
     workers: int = 1
+    batch: int = _BATCH
 
     def __post_init__(self) -> None:
         if self.rate is not None and self.rate <= 0:
             raise UsageError(f"rate = {self.rate} is not a rate: give events per second, or leave it out")
-        if self.workers < 1:
-            raise UsageError(f"workers = {self.workers}: give a number from 1")
+        for name, number in (("workers", self.workers), ("batch", self.batch)):
+            if number < 1:
+                raise UsageError(f"{name} = {number}: give a number from 1")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,8 @@ def run_replay(
 ) -> ReplayRun:
     """Carry out `plan` if `confirm` is its id; live checkpoints do not move.
 
-    Each tenant's events go to all their handlers in the order of the log. An event that a handler fails on is reported and
+    Each tenant's events go to all their handlers in the order of the log; where one of these has effects outside the database, one
+    event at a time, each committed before the next, and such a handler last. An event that a handler fails on is reported and
     left behind; one that succeeds closes its dead letter. `options.stop`, or Ctrl-C, ends it after the batch in flight, and
     `plan_resume` goes on from there; so it does after a crash. Raises PlanChangedError, with nothing done, when the id is another.
     """
@@ -108,6 +111,10 @@ def run_replay(
     for step in plan.steps:
         consumer = Consumer(tenants[step.tenant], registry, registry.event_handlers[step.handler])
         consumers.setdefault((step.tenant, step.topic), []).append(consumer)
+    for found in consumers.values():
+        found.sort(key=lambda one: one.handler.is_outside)  # an effect outside is not undone with what fails after it
+    if any(one.handler.is_outside for found in consumers.values() for one in found):
+        options = replace(options or RunOptions(), batch=1)
 
     def deliver(
         connection: Connection, tenant: Tenant, messages: Sequence[Message]
@@ -147,7 +154,7 @@ class Pace:
     """Keeps batches of work to the rate of `options`; a stop also ends a wait."""
 
     def __init__(self, options: RunOptions) -> None:
-        self.batch = _BATCH if options.rate is None else max(1, min(_BATCH, int(options.rate / 4)))
+        self.batch = options.batch if options.rate is None else max(1, min(options.batch, int(options.rate / 4)))
         self._stop = options.stop
         self._limit = None if options.rate is None else RateLimit(options.rate, catch_up=_CATCH_UP)
 
@@ -247,7 +254,7 @@ def hand_over(
     All go in one savepoint; only when something fails, or a handler has side effects, which must not be tried twice, does
     each get one of its own. A `pipeline` does not wait for each answer where no handler needs one. `what` is being done.
     """
-    if not all(consumer.handler.replayable for consumer, _ in pairs):
+    if any(consumer.handler.has_side_effects for consumer, _ in pairs):
         return _hand_over_each(connection, what, pairs)
     without = partial(
         together_or_each,
