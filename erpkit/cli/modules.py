@@ -13,7 +13,7 @@ import erpkit
 from erpkit.cli.output import as_json, print_json, print_target, say, say_script, show
 from erpkit.finding import marked
 from erpkit.modules import ModuleCheck, Rules, cut_edges, find_impact
-from erpkit.modules.baseline import NEVER, write_baseline
+from erpkit.modules.baseline import write_baseline
 from erpkit.modules.reports import as_annotations, as_document, as_sarif, describe_component
 from erpkit.modules.rules import BASELINE
 from erpkit.modules.wiring import shorten_path
@@ -109,11 +109,11 @@ def _say_findings(result: ModuleCheck) -> None:
 
 
 def _write_baseline(rules: Rules, result: ModuleCheck) -> int:
-    """Write the baseline; what was not read fails all the same."""
+    """Write the baseline; what was not read, and what start-up refuses, fails all the same."""
     path = rules.baseline or Path(BASELINE)
-    count = write_baseline(path, result.findings)
+    count = write_baseline(path, result.findings, result.never)
     say(f"written: {shorten_path(path)}: {count_of(count, 'finding')}")
-    left = [finding for finding in result.findings if finding.kind in NEVER and finding.severity != "info"]
+    left = [finding for finding in result.findings if finding.kind in result.never and finding.severity != "info"]
     for finding in left:
         say(marked(finding))
     return 3 if left else 0

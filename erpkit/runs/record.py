@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from erpkit.config import acting_user
 from erpkit.database import Connection, Database, grant_analysts, share_table
 from erpkit.errors import ErpkitError, first_line
 from erpkit.runs.result import Outcome, RunResult
+from erpkit.runs.text import storable
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,13 @@ class Provenance:
 
 def read_provenance(notebook: Path) -> Provenance:
     """Read who runs `notebook`, where, and with which versions."""
+    status = notebook.stat()
     return Provenance(
         who=acting_user(),
         host=socket.gethostname(),
         pid=os.getpid(),
         checksum=hashlib.sha256(notebook.read_bytes()).hexdigest(),
-        revision=_revision(notebook),
+        revision=_revision(notebook, (status.st_mtime_ns, status.st_size)),
         versions={
             "python": platform.python_version(),
             **{n: _version(n) for n in ("erpkit", "papermill", "ipykernel")},
@@ -51,7 +54,9 @@ def read_provenance(notebook: Path) -> Provenance:
     )
 
 
-def _revision(notebook: Path) -> str:
+@lru_cache(maxsize=8)
+def _revision(notebook: Path, _stamp: tuple[int, int]) -> str:
+    """Ask git once for a file that stays as it is: a fleet runs the same one many times."""
     commit = _git(notebook, "rev-parse", "HEAD")
     if not commit or not _git(notebook, "ls-files", "--", notebook.name):
         return ""
@@ -109,9 +114,9 @@ CREATE INDEX IF NOT EXISTS erpkit_runs_by_notebook ON public.erpkit_runs (notebo
 
 _START = """
 INSERT INTO public.erpkit_runs
-       (id, notebook, title, tenants, parameters, attempt, started_at, who, host, pid, checksum, revision, versions)
-VALUES (%(id)s, %(notebook)s, %(title)s, %(tenants)s, %(parameters)s, %(attempt)s, %(started_at)s, %(who)s, %(host)s, %(pid)s,
-        %(checksum)s, %(revision)s, %(versions)s)
+       (id, notebook, title, tenants, parameters, attempt, started_at, output, who, host, pid, checksum, revision, versions)
+VALUES (%(id)s, %(notebook)s, %(title)s, %(tenants)s, %(parameters)s, %(attempt)s, %(started_at)s, %(output)s, %(who)s, %(host)s,
+        %(pid)s, %(checksum)s, %(revision)s, %(versions)s)
 ON CONFLICT (id) DO NOTHING
 """
 
@@ -144,13 +149,16 @@ class RunStart:
     attempt: int
     started_at: datetime
     provenance: Provenance = field(repr=False)
+    output: str | None = None
 
     def row(self) -> dict[str, Any]:
         """Return the values of its row."""
-        values = {name: getattr(self, name) for name in ("id", "notebook", "title", "attempt", "started_at")}
+        names = ("id", "notebook", "title", "attempt", "started_at", "output")
+        values = {name: storable(getattr(self, name)) for name in names}
         where_from = asdict(self.provenance)
         where_from["versions"] = json.dumps(where_from["versions"])
-        return values | where_from | {"tenants": list(self.tenants), "parameters": json.dumps(dict(self.parameters))}
+        values |= {name: storable(value) for name, value in where_from.items()}
+        return values | {"tenants": list(self.tenants), "parameters": json.dumps(storable(dict(self.parameters)))}
 
 
 class Recorder:
@@ -207,8 +215,8 @@ class Recorder:
         except psycopg.Error as error:
             self.problem = f"the run is not recorded: {_reason(error)}"
             return False
-        except ErpkitError as error:
-            self.problem = f"the run is not recorded: {error}"
+        except (ErpkitError, ValueError, TypeError) as error:
+            self.problem = f"the run is not recorded: {first_line(error)}"
             return False
         return True
 
@@ -224,12 +232,13 @@ def _insert(connection: Connection, run: RunStart) -> None:
 
 def _update(connection: Connection, run: RunStart, result: RunResult) -> None:
     _insert(connection, run)
-    facts = json.dumps(dict(result.summary.facts), default=str) if result.summary else None
-    output, report = result.places
+    facts = json.dumps(storable(dict(result.summary.facts)), default=str) if result.summary else None
+    output, report = map(storable, result.places)
+    findings = storable(list(result.findings))
     connection.execute(
         _FINISH,
         {"id": run.id, "outcome": result.outcome, "exit_code": result.exit_code, "seconds": result.seconds,
-         "error": result.error, "facts": facts, "findings": list(result.findings), "output": output, "report": report},
+         "error": storable(result.error), "facts": facts, "findings": findings, "output": output, "report": report},
     )  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """The notebooks, run for real: what they record, and that they refuse what they should."""
 
-import json
 import os
 import subprocess
 import sys
@@ -219,15 +218,6 @@ def test_what_is_no_notebook_is_refused_by_name(content: str, problem: str, tmp_
     (tmp_path / "odd.ipynb").write_text(content)
     with pytest.raises(UsageError, match=f"odd.ipynb .*{problem}|odd.ipynb {problem}"):
         open_notebook(str(tmp_path / "odd.ipynb"))
-
-
-def test_two_parameters_cells_are_refused(tmp_path: Path) -> None:
-    node = json.loads(open_notebook("inspect_tenants").path.read_text())
-    (cell,) = [cell for cell in node["cells"] if "parameters" in cell["metadata"].get("tags", [])]
-    node["cells"].append({**cell, "id": "another"})
-    (tmp_path / "two.ipynb").write_text(json.dumps(node))
-    with pytest.raises(UsageError, match="2 cells are tagged parameters"):
-        open_notebook(str(tmp_path / "two.ipynb"))
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_a_kernel_starts(tmp_path: Path) -> None:
