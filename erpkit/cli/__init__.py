@@ -24,7 +24,7 @@ _COMMANDS = {
     "lab": ("lab", "Open JupyterLab on the notebooks."),
     "run": ("run", "Run a notebook headlessly, once or for each tenant."),
     "runs": ("run:runs", "List the runs that were recorded."),
-    "kernels": ("kernels", "Look at the warm processes that kernels and runs are forked from."),
+    "kernels": ("kernels", "Look at the warm processes that kernels and runs are forked from, and stop them."),
     "tenants": ("tenants", "Look at the tenants, and lead them from creation to removal."),
     "migrate": ("migrate", "Plan and run the migrations of all tenants."),
     "modules": ("modules", "Check how the modules of the ERP depend on each other."),

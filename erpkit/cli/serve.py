@@ -52,7 +52,7 @@ def command(host: str, port: int, domain: str | None, migrate: bool, dispatch: b
         erp.compose(migrate=migrate, dispatch=dispatch, on_report=_tell) as application,
     ):
         if not application.routes:
-            raise UsageError("no module has routes: see `Module(routes=…)` in the README")
+            raise UsageError("no module has routes: see `Module(routes=…)` in the notebook guide/own_erp")
         asgi = http.build(application, domain)
         _show(application, http.url_of(listening, host), as_json)
         http.serve(asgi, listening)
@@ -134,7 +134,13 @@ def _list(rows: Sequence[tuple[str, str, str]], as_json: bool, *, offers: bool) 
         print_json([{"tool": name, "access": access, "what": what} for name, access, what in rows])
         return
     writing = "No tool only reads: --allow-writes offers those that write."
-    show(Table(_COLUMNS, rows, writing if offers else "No module offers a tool: see Module(tools=…) in the README."))
+    show(
+        Table(
+            _COLUMNS,
+            rows,
+            writing if offers else "No module offers a tool: see Module(tools=…) in the notebook guide/own_erp.",
+        )
+    )
 
 
 def _undescribed(parameters: Sequence[str]) -> list[str]:

@@ -99,7 +99,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")  # some editors on Windows put a mark before the text
     except OSError as error:
-        raise ModuleError(f"{path}: {error.strerror}: see ERPKIT_MODULES in the README") from None
+        raise ModuleError(f"{path}: {error.strerror}: see ERPKIT_MODULES in the notebook guide/own_erp") from None
     except UnicodeDecodeError:
         raise ModuleError(f"{path}: is not UTF-8") from None
 
