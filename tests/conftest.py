@@ -31,7 +31,7 @@ _MEMORY = Path("/dev/shm")
 SCRATCH = _MEMORY if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 4 * 2**30 else Path("/tmp")
 
 _LONG = (
-    "test_jupyterlab", "test_notebooks", "test_queries", "test_cli", "test_lifecycle", "test_migration_kills", "test_brokers",
+    "test_warm_runs", "test_warm_kernels", "test_dask_fleets", "test_fleets", "test_jupyterlab", "test_notebooks", "test_queries", "test_cli", "test_lifecycle", "test_migration_kills", "test_brokers",
     "test_scheduling", "test_values", "test_embedded", "test_odd_tenants", "test_worker", "test_migrate_cli", "test_nameless_user",
     "test_runbooks_in_earnest", "test_lifecycle_notebooks", "test_replay_notebooks", "test_reports", "test_runs", "test_run_cli",
     "test_exports", "test_forwarding", "test_analyst_login", "test_nothing_is_green", "test_dead_connections", "test_inspection",
@@ -46,6 +46,7 @@ def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith(("PG", "ERPKIT_"))]:
         del os.environ[name]
     os.environ["ERPKIT_HOME"] = str(_home)
+    os.environ["ERPKIT_WARM"] = "0"  # tests/kernels has warm processes of its own
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each kernel and each command compiles erpkit anew
     sys.dont_write_bytecode = False
     _home.chmod(0o755)  # as root, the server's user must be able to walk to its data

@@ -23,6 +23,8 @@ from erpkit.finding import group_findings
 from erpkit.visible import visible, visible_html
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from erpkit.app import Application
     from erpkit.erp.events import Events
     from erpkit.erp.migrations import Migrations
@@ -56,6 +58,10 @@ class Runs(Part):
             has_others = not runs and bool(list_runs(connection, limit=1))
         mark_lost(runs)
         return RunHistory(self._installation.target, tuple(runs), since, has_others)
+
+    def summaries(self, notebook: str = "", *, days: float | None = None, limit: int = 1000) -> DataFrame:
+        """Return the newest runs as one DataFrame: outcome, duration, parameters, and the facts of each summary as columns."""
+        return self.history(notebook, days=days, limit=limit).frame()
 
     def recorder(self) -> Recorder:
         """Return what writes runs down in this database; where it does not answer, the recorder knows why."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import os
 import tempfile
 from dataclasses import replace
+from queue import Empty
 from typing import Any
 
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from papermill.engines import NotebookExecutionManager, papermill_engines
 
 from erpkit.errors import first_line
+from erpkit.kernels.provisioner import NAME, WarmProvisioner
 from erpkit.runs.cell_output import OutputKeeper, describe_cut
 from erpkit.runs.notebook import write_notebook
 from erpkit.runs.order import Order
@@ -41,6 +46,7 @@ class Attempt:
         self.cut: list[str] = []  # of which cells the output was cut
         self.node: Any = None
         self.ending = Ending("ok")
+        self.kernel = ""  # warm, or why it was a cold one
         self.said = tempfile.TemporaryFile()  # noqa: SIM115 - the kernel's own standard output and error; it goes with this
 
     def last_words(self) -> str:
@@ -80,6 +86,16 @@ class _Manager(NotebookExecutionManager):  # type: ignore[misc]
         self.save()
 
 
+class _KernelManager(AsyncKernelManager):
+    """Learns of its kernel's end at once; jupyter_client's own looks ten times a second."""
+
+    async def _async_wait(self, pollinterval: float = 0.1) -> None:
+        if isinstance(self.provisioner, WarmProvisioner):
+            await self.provisioner.ended()
+        else:
+            await super()._async_wait(pollinterval)
+
+
 class _Client(OutputKeeper):
     """Runs the cells until one of them ends the run."""
 
@@ -92,9 +108,44 @@ class _Client(OutputKeeper):
     def start_new_kernel(self, **options: Any) -> None:
         if self.km.ipykernel:
             self.set_trait("extra_arguments", ["--IPKernelApp.log_level=CRITICAL"])  # an interrupt need not be reported
+        spec = self.km.kernel_spec
+        if "kernel_provisioner" not in spec.metadata:  # a kernel that another program has to start is left to it
+            own = {"provisioner_name": NAME, "config": {"starts": False}}
+            spec.metadata = {**spec.metadata, "kernel_provisioner": own}
         # What a process of the kernel writes past Jupyter is not masked, and would stand among the answers of `--json`.
         super().start_new_kernel(stdout=self.attempt.said, stderr=self.attempt.said, **options)
         self.attempt.stopper.provisioner = self.km.provisioner
+        self.attempt.kernel = getattr(self.km.provisioner, "state", "cold (another program starts it)")
+
+    async def async_start_new_kernel_client(self) -> Any:
+        """Connect, and return as soon as the kernel answers on both channels; nbclient's own way waits for silence after that."""
+        self.kc = self.km.client()
+        self.kc.start_channels(hb=False)
+        try:
+            await asyncio.wait_for(self._answered(), self.startup_timeout)
+        except TimeoutError:
+            await self._async_cleanup_kernel()
+            raise RuntimeError(f"Kernel didn't respond in {self.startup_timeout} seconds") from None
+        except BaseException:
+            await self._async_cleanup_kernel()
+            raise
+        self.kc.allow_stdin = False
+        return self.kc
+
+    start_new_kernel_client = run_sync(async_start_new_kernel_client)
+
+    async def _answered(self) -> None:
+        while True:
+            asked = self.kc.kernel_info()
+            try:
+                while not _is_of(await self.kc.get_shell_msg(timeout=1), asked):
+                    pass
+                while not _is_of(await self.kc.get_iopub_msg(timeout=0.2), asked, "idle"):
+                    pass
+                return
+            except Empty:  # iopub was not connected when it answered: ask again
+                if not await self.km.is_alive():
+                    raise RuntimeError("Kernel died before replying to kernel_info") from None
 
     def papermill_execute_cells(self) -> None:
         self.prepare_kernel()
@@ -111,6 +162,11 @@ class _Client(OutputKeeper):
     def process_message(self, message: Any, *rest: Any) -> Any:
         message["content"] = self.attempt.mask.all(message["content"])
         return super().process_message(message, *rest)
+
+
+def _is_of(message: Any, asked: str, state: str | None = None) -> bool:
+    """Whether a message answers the request `asked`, with this state of the kernel if one is given."""
+    return (message["parent_header"].get("msg_id"), message["content"].get("execution_state")) == (asked, state)
 
 
 class _StoppedError(Exception):
@@ -130,7 +186,7 @@ class _Engine:
         start = math.ceil(min(_START, attempt.stopper.left() or _START))
         client = _Client(
             manager, attempt, kernel_name=kernel_name, startup_timeout=start, iopub_timeout=_OUTPUT, timeout=None,
-            config=config, log=_log, output_limit=attempt.stopper.limits.output,
+            config=config, log=_log, kernel_manager_class=_KernelManager, output_limit=attempt.stopper.limits.output,
         )  # fmt: skip
         try:
             client.execute(env=dict(os.environ, **{RUN: attempt.order.run}))
@@ -140,6 +196,7 @@ class _Engine:
             attempt.ending = replace(ending, error=said)
         finally:
             attempt.cut = describe_cut(client.cut, client.output_limit)
+            nb.metadata.setdefault("erpkit", {})["kernel"] = attempt.kernel
             manager.notebook_complete()
         return nb
 

@@ -124,11 +124,38 @@ def _find_handler(place: str) -> Any:
     handler = iorw.papermill_io.get_handler(place)
     kind = handler if isinstance(handler, type) else type(handler)
     if kind in (iorw.LocalHandler, iorw.HttpHandler):
-        raise UsageError(f"papermill cannot write to {scheme}://: give a folder, s3://, gs:// or abs://")
+        return _find_filesystem(scheme)
     client, extra = _CLIENTS.get(scheme, ("", ""))
     if isinstance(getattr(iorw, client, None), types.FunctionType):  # it raises when it is called
         raise UsageError(f"{scheme}:// needs a part of papermill that is missing: pip install 'papermill[{extra}]'")
     return handler
+
+
+class _Fsspec:
+    """Writes where papermill cannot, and fsspec can: sftp, hdfs, abfs, a shared folder."""
+
+    def write(self, text: str, place: str) -> None:
+        """Write a text to a URL."""
+        from fsspec.core import url_to_fs  # noqa: PLC0415 - an extra brings it
+
+        filesystem, path = url_to_fs(place)
+        filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+        with filesystem.open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+def _find_filesystem(scheme: str) -> _Fsspec:
+    try:
+        import fsspec  # noqa: PLC0415
+
+        if scheme in ("http", "https", "ftp"):
+            raise ValueError(scheme)
+        fsspec.get_filesystem_class(scheme)
+    except (ImportError, ValueError):
+        raise UsageError(
+            f"papermill cannot write to {scheme}://, nor can fsspec here: give a folder, s3://, gs:// or abs://"
+        ) from None
+    return _Fsspec()
 
 
 def _unwritable(folder: Path, reason: str | None) -> UsageError:

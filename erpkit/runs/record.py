@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,13 @@ class Provenance:
 
 def read_provenance(notebook: Path) -> Provenance:
     """Read who runs `notebook`, where, and with which versions."""
+    status = notebook.stat()
     return Provenance(
         who=acting_user(),
         host=socket.gethostname(),
         pid=os.getpid(),
         checksum=hashlib.sha256(notebook.read_bytes()).hexdigest(),
-        revision=_revision(notebook),
+        revision=_revision(notebook, (status.st_mtime_ns, status.st_size)),
         versions={
             "python": platform.python_version(),
             **{n: _version(n) for n in ("erpkit", "papermill", "ipykernel")},
@@ -52,7 +54,9 @@ def read_provenance(notebook: Path) -> Provenance:
     )
 
 
-def _revision(notebook: Path) -> str:
+@lru_cache(maxsize=8)
+def _revision(notebook: Path, _stamp: tuple[int, int]) -> str:
+    """Ask git once for a file that stays as it is: a fleet runs the same one many times."""
     commit = _git(notebook, "rev-parse", "HEAD")
     if not commit or not _git(notebook, "ls-files", "--", notebook.name):
         return ""

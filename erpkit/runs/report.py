@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import html
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from erpkit.plural import count_of
 from erpkit.result import SCRAP, Summary, findings_html
+from erpkit.runs.entries import INDEX, Entry, head, read_entries
 from erpkit.runs.harmless import POLICY, harmless
 from erpkit.runs.notebook import write_whole
 from erpkit.runs.record import Provenance
@@ -88,7 +87,9 @@ def _entry(title: str, result: RunResult) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@cache
 def _exporter() -> Any:
+    """Return the exporter, which keeps its compiled templates."""
     from jinja2 import pass_context  # noqa: PLC0415 - slow to import
     from nbconvert import HTMLExporter  # noqa: PLC0415
 
@@ -161,10 +162,6 @@ def _is_widget_alone(output: Any) -> bool:
     return _WIDGET in data and "text/html" not in data
 
 
-INDEX = "index.html"
-
-_META = re.compile(r'<meta name="erpkit-run" content="([^"]*)">')
-_HEAD = 16_384  # bytes of a report in which its meta is found
 _FILTER = "body:has(#n{n}:checked) tr[data-n]:not([data-n='{n}']) {{ display: none; }}"
 _INDEX = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">{policy}
@@ -183,41 +180,11 @@ _INDEX = """<!doctype html>
 """
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A report of the folder; `name` is its file, `key` tells which runs are the same work."""
-
-    name: str
-    notebook: str
-    title: str
-    key: str
-    tenants: Sequence[str]
-    outcome: str
-    verdict: str
-    started: str
-    seconds: float
-
-
-def head(facts: Mapping[str, Any]) -> str:
-    """Return the line in a report's head from which the index is made."""
-    return f'<meta name="erpkit-run" content="{visible_html(json.dumps(dict(facts)))}">'
-
-
-def read_entries(folder: Path) -> list[Entry]:
-    """Return what the reports in `folder` say of themselves, the newest first; other files are passed over."""
-    entries = []
-    for path in folder.glob("*.html"):
-        with suppress(OSError, ValueError, TypeError), path.open(encoding="utf-8") as file:
-            if found := _META.search(file.read(_HEAD)):
-                entries.append(Entry(path.name, **json.loads(html.unescape(found[1]))))
-    return sorted(entries, key=lambda entry: (entry.started, entry.name), reverse=True)
-
-
 def write_index(folder: Path) -> Path:
     """Write the index of a folder, in one step, so that a reader never sees half of it; runs that end at the same time take turns."""
     target = folder / INDEX
     with _alone(folder):
-        write_whole(target, _page(read_entries(folder)))
+        write_whole(target, _page(read_entries(folder, remember=True)))
     return target
 
 

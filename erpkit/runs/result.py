@@ -34,7 +34,7 @@ class RunResult:
     """What became of one run: `findings` when it ran and found a problem, `failed` with the error when a cell failed.
 
     `output` and `report` are local files, and `places` says where they are for good. `problems` are lines about what went
-    wrong beside the run itself, such as a record that could not be written.
+    wrong beside the run itself, such as a record that could not be written. `kernel` is `warm`, or why it was a cold one.
     """
 
     notebook: str
@@ -51,6 +51,7 @@ class RunResult:
     id: str = ""
     places: tuple[str, str] = ("", "")
     problems: tuple[str, ...] = ()
+    kernel: str = ""
 
     @property
     def exit_code(self) -> int:

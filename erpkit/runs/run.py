@@ -13,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from erpkit.errors import ErpkitError, RunError, UsageError
+from erpkit.runs.entries import read_entries
 from erpkit.runs.execute import execute, find_kernel, home_folder, mark_cells
 from erpkit.runs.killed import mark_killed, under_way
 from erpkit.runs.notebook import Notebook, write_notebook
@@ -20,7 +21,7 @@ from erpkit.runs.order import Order
 from erpkit.runs.output import Destination, output_name, read_tenants
 from erpkit.runs.parameters import may_write, python_values, validate_parameters
 from erpkit.runs.record import Recorder, RunStart, read_provenance
-from erpkit.runs.report import read_entries, run_key, write_index, write_report
+from erpkit.runs.report import run_key, write_index, write_report
 from erpkit.runs.result import Ending, Outcome, RunResult, read_summary
 from erpkit.runs.secrets import Mask, check_references
 from erpkit.runs.stopper import Stopper, TimeLimits
@@ -173,14 +174,16 @@ class _Run:
 
     def _result(self, node: Any, ending: Ending, seconds: float) -> RunResult:
         summary, start = read_summary(node) if node else None, self.start
+        kernel = node.metadata.get("erpkit", {}).get("kernel", "") if node else ""
         outcome: Outcome = "findings" if ending.outcome == "ok" and summary and summary.exit_code else ending.outcome
         return RunResult(
             start.notebook, outcome, seconds, self._output, self._output.with_suffix(".html"), ending.error, summary,
             start.tenants, start.parameters, start.started_at, start.attempt, start.id,
+            problems=(f"a cold kernel: {kernel[6:]}",) if kernel.startswith("cold: ") else (), kernel=kernel,
         )  # fmt: skip
 
     def _write(self, node: Any, result: RunResult) -> None:
-        node.metadata["erpkit"] = self._about(result.outcome, result.error)
+        node.metadata["erpkit"] = self._about(result.outcome, result.error) | {"kernel": result.kernel}
         write_notebook(node, self._output)
         folders = [self._notebook.path.parent, Path(self._where.cwd or "").absolute()]
         write_report(node, self._notebook.title, result, self.start.provenance, folders)

@@ -13,7 +13,7 @@ from jupyter_scheduler.orm import Job
 
 from erpkit.config import Settings
 from erpkit.errors import RunError
-from erpkit.runs.fleet import open_recorder
+from erpkit.runs.job import open_recorder
 from erpkit.runs.notebook import open_notebook
 from erpkit.runs.run import run_notebook
 

@@ -128,6 +128,8 @@ class Stopper:
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
+        if getattr(self.provisioner, "send_now", lambda _: False)(number):
+            return
         group, pid = getattr(self.provisioner, "pgid", None), getattr(self.provisioner, "pid", None)
         with suppress(ProcessLookupError, PermissionError):
             if group:

@@ -18,8 +18,8 @@ import pytest
 from erpkit.database import Database
 from erpkit.runs import TimeLimits, list_runs, open_notebook, run_notebook
 from erpkit.runs.alive import LOCK, claimed, is_abandoned, sweep
+from erpkit.runs.entries import read_entries
 from erpkit.runs.killed import mark_killed, under_way
-from erpkit.runs.report import read_entries
 from tests.command import erpkit, on_a_terminal
 from tests.tiny import write_notebook
 

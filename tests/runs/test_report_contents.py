@@ -9,9 +9,10 @@ import nbformat
 import pytest
 
 from erpkit.runs import RunResult, open_notebook, run_notebook
+from erpkit.runs.entries import head
 from erpkit.runs.harmless import harmless
 from erpkit.runs.rendering import embed_images, render_latex, render_markdown
-from erpkit.runs.report import head, write_index
+from erpkit.runs.report import write_index
 from tests.tiny import write_notebook
 
 PNG = base64.b64decode(
