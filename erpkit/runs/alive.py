@@ -15,8 +15,7 @@ except ModuleNotFoundError:  # not everywhere
     fcntl = None  # type: ignore[assignment]
 
 TEMP = Path("/tmp")  # a socket's path must be short
-OUTPUTS = "erpkit-output-"  # begins the names of folders of what is still to be delivered
-_OWN = "erpkit-[0-9]*-*"  # the folders of a process, by its id
+PREFIX = "erpkit-run-"
 LOCK = "lock"
 
 
@@ -58,7 +57,7 @@ def temporary_folder() -> Iterator[Path]:
     """Lend a folder of this process alone, and remove those of processes that were killed."""
     sweep()
     with (
-        tempfile.TemporaryDirectory(prefix=f"erpkit-{os.getpid()}-", dir=TEMP, ignore_cleanup_errors=True) as name,
+        tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", dir=TEMP, ignore_cleanup_errors=True) as name,
         claimed(Path(name, LOCK)),
     ):
         yield Path(name)
@@ -66,7 +65,7 @@ def temporary_folder() -> Iterator[Path]:
 
 def sweep() -> None:
     """Remove the temporary folders of this user whose processes have ended."""
-    for folder in (*TEMP.glob(_OWN), *TEMP.glob(f"{OUTPUTS}*")):
+    for folder in TEMP.glob(f"{PREFIX}*"):
         with suppress(OSError):
             if folder.stat().st_uid == os.getuid() and is_abandoned(folder / LOCK):
                 shutil.rmtree(folder, ignore_errors=True)

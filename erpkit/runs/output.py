@@ -15,7 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 from erpkit.errors import RunError, UsageError, first_line
-from erpkit.runs.alive import LOCK, OUTPUTS, TEMP, claimed
+from erpkit.runs.alive import LOCK, PREFIX, TEMP, claimed
 
 _EMPTY = '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
 # What papermill.iorw calls the client of each scheme, and papermill's extra that brings it.
@@ -34,7 +34,7 @@ class Destination:
         self.url = str(place).rstrip("/") if re.match(r"[a-z][a-z0-9+.-]*://", str(place)) else None
         if self.url:
             _find_handler(self.url)
-            self.folder = Path(tempfile.mkdtemp(prefix=OUTPUTS, dir=TEMP))
+            self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=TEMP))
             self._claim = ExitStack()
             self._claim.enter_context(claimed(self.folder / LOCK))
             return

@@ -17,7 +17,7 @@ import pytest
 
 from erpkit.database import Database
 from erpkit.runs import TimeLimits, list_runs, open_notebook, run_notebook
-from erpkit.runs.alive import LOCK, claimed, is_abandoned, sweep
+from erpkit.runs.alive import LOCK, PREFIX, claimed, is_abandoned, sweep
 from erpkit.runs.entries import read_entries
 from erpkit.runs.killed import mark_killed, under_way
 from tests.command import erpkit, on_a_terminal
@@ -128,7 +128,7 @@ def test_a_file_is_abandoned_when_the_process_that_claimed_it_has_ended(tmp_path
 
 
 def test_temporary_folders_of_dead_drivers_are_swept_and_no_others(tmp_path: Path) -> None:
-    made = [Path("/tmp", f"erpkit-{os.getpid()}-test{n}") for n in range(3)]
+    made = [Path("/tmp", f"{PREFIX}{os.getpid()}-test{n}") for n in range(3)]
     dead, alive, kept = made
     for folder in made:
         folder.mkdir()
