@@ -15,6 +15,9 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "erpkit run inspect_tenants --help",
     ),
     "runs": ("erpkit runs --notebook inspect_tenants", "erpkit runs -o wide"),
+    "kernels start": ("erpkit kernels start",),
+    "kernels list": ("erpkit kernels list",),
+    "kernels stop": ("erpkit kernels stop --now",),
     "completion": (
         "echo 'eval \"$(erpkit completion bash)\"' >> ~/.bashrc",
         "echo 'eval \"$(erpkit completion zsh)\"' >> ~/.zshrc",
