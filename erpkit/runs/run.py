@@ -170,7 +170,7 @@ class _Run:
             result = self._result(done.node, done.ending, time.perf_counter() - began)
             mark_cells(done.node, done.ending)
             self._write(done.node, result)
-        return replace(self._deliver(result), problems=tuple(done.cut))
+        return replace(self._deliver(result), problems=(*result.problems, *done.cut))
 
     def _result(self, node: Any, ending: Ending, seconds: float) -> RunResult:
         summary, start = read_summary(node) if node else None, self.start
