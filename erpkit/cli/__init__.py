@@ -26,7 +26,7 @@ _COMMANDS = {
     "lab": ("lab", "JupyterLab on the notebooks."),
     "db": ("db", "The embedded server."),
     "run": ("run", "Run a notebook headlessly, once or for each tenant."),
-    "runs": ("run:runs", "The record of runs."),
+    "runs": ("runs", "The record of runs: what ran, what changed, running it again."),
     "tenants": ("tenants", "The tenants: their state, their life from creation to removal, drift."),
     "migrate": ("migrate", "The migrations of all tenants, planned and run."),
     "modules": ("modules", "The modules of the ERP, and how they depend on each other."),

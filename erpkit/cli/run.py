@@ -1,15 +1,15 @@
-"""erpkit run: a notebook, headlessly, once or once for each tenant; and erpkit runs: the record of what ran."""
+"""erpkit run: a notebook, headlessly, once or once for each tenant."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import click
 
 import erpkit
-from erpkit.cli.output import as_json, limit_option, print_json, print_table, print_target, say, say_text, show
+from erpkit.cli.output import as_json, print_json, print_table, print_target, say, say_text
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
 from erpkit.runs import (
@@ -77,11 +77,11 @@ def command(
         if each_tenant:
             return _run_each(erp, opened, job, tenants, jobs, as_json)
         recorder = erp.runs.recorder()
-        _check_target(erp, recorder, read_tenants(values), quiet=as_json)
+        check_target(erp, recorder, read_tenants(values), quiet=as_json)
         result = run_notebook(
             opened, values, output, limits=job.limits, retry=job.retry, kernel=kernel, recorder=recorder
         )
-    _print_result(result, as_json)
+    print_result(result, as_json)
     return result.exit_code
 
 
@@ -98,7 +98,7 @@ def _parameters(opened: Notebook, given: Sequence[tuple[str, str]], tenants: Seq
     return validate_parameters(opened.parameters, values)
 
 
-def _check_target(erp: Erp, recorder: Recorder, slugs: Sequence[str], *, quiet: bool) -> None:
+def check_target(erp: Erp, recorder: Recorder, slugs: Sequence[str], *, quiet: bool) -> None:
     """Name the target, and refuse a tenant that it does not have; if the database does not answer, the run is only not recorded."""
     if recorder.problem:
         if slugs:
@@ -143,7 +143,7 @@ def _print_parameters(notebook: Notebook) -> None:
         say("  It has no parameters.")
 
 
-def _print_result(result: RunResult, as_json: bool) -> None:
+def print_result(result: RunResult, as_json: bool) -> None:
     """Print the result of one run; other problems go to standard error."""
     _print_problems(result)
     if as_json:
@@ -151,6 +151,8 @@ def _print_result(result: RunResult, as_json: bool) -> None:
         return
     say(f"{result.notebook}: {result.verdict} in {result.seconds:.1f} s{_attempts(result)}")
     for line in result.summary.lines if result.summary else ():
+        say(line)
+    for line in result.changes.news if result.changes else ():
         say(line)
     say(f"output {result.places[0]}")
     say(f"report {result.places[1]}")
@@ -189,24 +191,5 @@ def _as_dict(result: RunResult) -> dict[str, Any]:
         "id": result.id, "notebook": result.notebook, "outcome": result.outcome, "exit_code": result.exit_code,
         "seconds": round(result.seconds, 2), "error": result.error, "findings": list(result.findings),
         "attempt": result.attempt, "output": result.places[0], "report": result.places[1],
-        "problems": list(result.problems),
+        "problems": list(result.problems), "changes": result.changes.document() if result.changes else None,
     }  # fmt: skip
-
-
-@click.command("runs")
-@click.option("--notebook", metavar="NAME", help="Only runs of this notebook.")
-@limit_option(20)
-@as_json
-def runs(notebook: str | None, limit: int, as_json: bool) -> int:
-    """List the runs that `erpkit run` recorded in the database, the newest first.
-
-    `running` is a run that is under way; `lost` one whose process gave no sign of life for a minute.
-    """
-    with erpkit.open() as erp:
-        print_target(erp.target, quiet=as_json)
-        history = erp.runs.history(notebook or "", limit=limit)
-    if as_json:
-        print_json([asdict(run) for run in history.runs])
-    else:
-        show(history.table)
-    return 0

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from erpkit.database.rights import find_excess
 from erpkit.database.target import check_conninfo
 from erpkit.erp.installation import Installation
 from erpkit.erp.part import Part
+from erpkit.erp.runs import Runs
 from erpkit.errors import ErpkitError, UsageError
 from erpkit.finding import group_findings
 from erpkit.visible import visible, visible_html
@@ -29,43 +29,7 @@ if TYPE_CHECKING:
     from erpkit.erp.modules import Modules, Queries
     from erpkit.erp.tenants import Tenants
     from erpkit.events import WorkerReport
-    from erpkit.runs.history import RunHistory, RunRecord
-    from erpkit.runs.record import Recorder
     from erpkit.tenants import Across, Diagnosis
-
-
-class Runs(Part):
-    """What ran, when, and how it ended. It shows itself as a table of the newest runs."""
-
-    _inner = frozenset({"recorder"})
-
-    def __init__(self, installation: Installation) -> None:
-        self._installation = installation
-
-    def __iter__(self) -> Iterator[RunRecord]:
-        return iter(self.history().runs)
-
-    def history(self, notebook: str = "", *, days: float | None = None, limit: int = 20) -> RunHistory:
-        """Return the newest runs, of one notebook or all, of the last `days` or ever."""
-        from erpkit.runs.history import RunHistory, list_runs  # noqa: PLC0415
-
-        since = None if days is None else datetime.now(UTC) - timedelta(days=days)
-        with self._installation.database.connection() as connection:
-            runs = list_runs(connection, notebook or None, since=since, limit=limit)
-            has_others = not runs and bool(list_runs(connection, limit=1))
-        return RunHistory(self._installation.target, tuple(runs), since, has_others)
-
-    def recorder(self) -> Recorder:
-        """Return what writes runs down in this database; where it does not answer, the recorder knows why."""
-        from erpkit.runs.record import Recorder  # noqa: PLC0415
-
-        return Recorder.opening(lambda: self._installation.database)
-
-    def __str__(self) -> str:
-        return repr(self.history().table)
-
-    def _repr_html_(self) -> str:
-        return self.history().table._repr_html_()
 
 
 _MOST = 200  # tenants that the card looks at
