@@ -171,7 +171,7 @@ class Erp(Part, Installation):
         """Name the gravest causes of findings, with the command that helps; of many tenants the command that reads them."""
         if len(self.tenants) > _MOST:
             return f"not read of more than {_MOST} tenants: erpkit tenants inspect"
-        causes = group_findings(self.tenants.inspect(exact=False).findings)
+        causes = group_findings(self.tenants.inspect(exact=False, keep=False).findings)
         lines = [f"{cause}\n    {cause.remedy}" if cause.remedy else str(cause) for cause in causes[:_CAUSES]]
         more = len(causes) - _CAUSES
         return "\n".join([*lines, *([f"and {more} more: erpkit tenants inspect"] if more > 0 else [])]) or "nothing"
