@@ -61,7 +61,7 @@ class Runs(Part):
         if len(found) > 1:
             raise UsageError(f"the ids of several runs begin with {id_!r}: give more of it")
         if not found:
-            raise UsageError(f"there is no run {id_!r}: erpkit runs lists them")
+            raise UsageError(f"there is no run {id_!r}: see erpkit runs")
         return RunDetail(found[0])
 
     def rerun(self, id_: str, output: Path | str = "runs", **options: Any) -> RunResult:

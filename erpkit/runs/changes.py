@@ -221,9 +221,10 @@ def look_after(changes: Changes, facts: Mapping[str, Any], figures: Mapping[str,
 
 
 def find_base(times: Sequence[datetime], now: datetime) -> datetime | None:
-    """Return the look to measure growth from: the newest that is about a day old, else the oldest; None without any."""
-    old = [time for time in times if time <= now - timedelta(hours=20)]
-    return max(old) if old else min(times, default=None)
+    """Return the look to measure growth from: the one that is nearest to a day old, else the oldest; None without any."""
+    yesterday = now - timedelta(days=1)
+    old = [time for time in times if time <= yesterday + timedelta(hours=4)]  # a schedule need not be punctual
+    return min(old, key=lambda time: abs(time - yesterday)) if old else min(times, default=None)
 
 
 def describe_age(since: datetime, base: datetime, now: datetime) -> str:

@@ -123,7 +123,7 @@ class RunHistory(Result):
 
     @property
     def _empty(self) -> str:
-        return "No run matches; there are others: erpkit runs lists them." if self.has_others else _NO_RUNS
+        return "No run matches; for others see erpkit runs" if self.has_others else _NO_RUNS
 
     @property
     def findings(self) -> list[Finding]:

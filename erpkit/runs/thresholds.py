@@ -37,7 +37,7 @@ class Threshold:
     percent: bool = False
 
     def __str__(self) -> str:
-        number = format_value(self.limit, signed=self.is_change)
+        number = f"{self.limit:{'+' if self.is_change else ''},.12g}"
         return f"{self.sign} {number}{' %' if self.percent else ''}"
 
 

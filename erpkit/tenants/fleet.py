@@ -92,7 +92,7 @@ class FleetInspection(Result):
         """One line for each tenant: status, size, rows, events and problems."""
         head, tail = _FLEET[:5], _FLEET[5:] if self.has_event_log else _FOREIGN
         grown: Sequence[Column[TenantInspection]] = ()
-        if self.growths:
+        if any(one.size or one.rows for one in self.growths.values()):  # two columns of zeros would tell nothing
             grown = growth_columns(lambda i: self.growths[i.tenant.slug], "MiB", _MIB, 2)
         states = map(_state_column, dict.fromkeys(state.module for i in self.inspections for state in i.foreign))
         columns = (*head, *grown, *tail, *states)
