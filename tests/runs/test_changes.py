@@ -17,7 +17,9 @@ LETTERS = Finding("dead letters", "cobalt", "12 dead letters: no exchange rate f
 DRIFT = Finding("drift", "kunde_0002", "column orders.extra is extra")
 
 
-def _seen(*findings: Finding, days: int = 0, last: Look | None = None, base: Look | None = None) -> tuple[Changes, Look]:
+def _seen(
+    *findings: Finding, days: int = 0, last: Look | None = None, base: Look | None = None
+) -> tuple[Changes, Look]:
     changes = compare(last, MONDAY + days * DAY, {}, findings, base)
     return changes, look_after(changes, {})
 
@@ -44,8 +46,13 @@ def test_findings_are_new_known_or_gone_and_keep_the_time_when_they_were_first_s
 def test_a_finding_is_the_same_one_whatever_its_figures_and_another_one_for_another_subject() -> None:
     more = Finding("dead letters", "cobalt", "1,207 dead letters: no exchange rate for CHF")
     assert more.key == LETTERS.key
-    assert Finding("lag", "a", "the oldest has waited for 90 s").key == Finding("lag", "a", "the oldest has waited for 2 min").key
-    assert Finding("age", "a", "open since 2026-03-01 10:00").key == Finding("age", "a", "open since 2026-11-30 23:59").key
+    assert (
+        Finding("lag", "a", "the oldest has waited for 90 s").key
+        == Finding("lag", "a", "the oldest has waited for 2 min").key
+    )
+    assert (
+        Finding("age", "a", "open since 2026-03-01 10:00").key == Finding("age", "a", "open since 2026-11-30 23:59").key
+    )
     assert DRIFT.key != Finding("drift", "kunde_0003", DRIFT.problem).key
     assert DRIFT.key != Finding("drift", "kunde_0002", "column orders.extra2 is extra").key
     _, monday = _seen(LETTERS)

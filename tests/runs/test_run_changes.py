@@ -84,7 +84,9 @@ def test_the_record_of_an_earlier_erpkit_is_compared_with_by_its_texts(probe: Pr
     with database.connection() as connection:
         connection.execute("ALTER TABLE public.erpkit_runs DROP COLUMN changes")
     second = probe.run("1|acme is behind")
-    assert second.changes and [len(some) for some in (second.changes.new, second.changes.known, second.changes.gone)] == [0, 1, 1]
+    assert second.changes and [
+        len(some) for some in (second.changes.new, second.changes.known, second.changes.gone)
+    ] == [0, 1, 1]
     with database.connection() as connection:
         kept = connection.execute("SELECT changes->>'since' FROM public.erpkit_runs ORDER BY started_at").fetchall()
     assert [since is not None for (since,) in kept] == [False, True]

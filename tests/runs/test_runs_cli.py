@@ -50,7 +50,9 @@ def _listed(*options: str) -> list[str]:
     return [run["id"] for run in json.loads(erpkit("runs", *options, "--json").stdout)]
 
 
-def test_runs_are_chosen_by_notebook_tenant_outcome_and_time(database: Database, notebook: Path, tmp_path: Path) -> None:
+def test_runs_are_chosen_by_notebook_tenant_outcome_and_time(
+    database: Database, notebook: Path, tmp_path: Path
+) -> None:
     other = write_notebook(tmp_path / "other.ipynb", "1")
     old = _record(database, notebook, days=5, outcome="failed", tenant="acme")
     new = _record(database, notebook, days=0.5, tenant="acme")
@@ -80,18 +82,25 @@ def test_a_run_is_shown_by_the_beginning_of_its_id(database: Database, notebook:
         assert erp.runs[id_].run.id == id_
 
 
-def test_a_run_is_run_again_with_its_notebook_and_parameters(database: Database, notebook: Path, tmp_path: Path) -> None:
+def test_a_run_is_run_again_with_its_notebook_and_parameters(
+    database: Database, notebook: Path, tmp_path: Path
+) -> None:
     first = run_notebook(open_notebook(str(notebook)), {"n": 7}, tmp_path / "runs", recorder=Recorder(database))
     again = erpkit("runs", "rerun", first.id[:8], "--output", str(tmp_path / "again"), "--json")
     assert (again.returncode, again.stderr.count("note:")) == (0, 0)
     second = json.loads(again.stdout)
     assert (second["outcome"], Path(second["output"]).parent) == ("ok", tmp_path / "again")
     write_notebook(notebook, "n + 1", parameters="n: int = 1  # a number")
-    assert "is not the same as in that run" in erpkit("runs", "rerun", first.id, "--output", str(tmp_path / "again")).stderr
+    assert (
+        "is not the same as in that run"
+        in erpkit("runs", "rerun", first.id, "--output", str(tmp_path / "again")).stderr
+    )
     with database.connection() as connection:
         assert [run.parameters for run in list_runs(connection)] == [{"n": 7}] * 3
     notebook.unlink()
-    refused(erpkit("runs", "rerun", first.id), 2, f"the notebook probe of run {first.id[:8]} is not found at {notebook}")
+    refused(
+        erpkit("runs", "rerun", first.id), 2, f"the notebook probe of run {first.id[:8]} is not found at {notebook}"
+    )
 
 
 def test_pruning_shows_a_plan_and_deletes_rows_and_files_once_it_is_confirmed(

@@ -43,14 +43,20 @@ def reader(erp: Planted, database: Database) -> Iterator[Database]:
         connection.execute(f"DROP ROLE {name}")
 
 
-def test_a_look_is_kept_in_the_database_and_the_next_one_finds_it(erp: Planted, database: Database, tmp_path: Path) -> None:
+def test_a_look_is_kept_in_the_database_and_the_next_one_finds_it(
+    erp: Planted, database: Database, tmp_path: Path
+) -> None:
     looks = Looks(database, tmp_path)
     assert looks.find("inspection") == (None, None)
     assert [looks.keep("inspection", [], _look(minutes, n=minutes)) for minutes in (26 * 60, 25, 5)] == ["", "", ""]
     last, base = looks.find("inspection")
     assert (last and last.facts, base and base.facts) == ({"n": 5}, {"n": 26 * 60})
     assert last and [one.text for one in last.sightings] == ["acme: behind"]
-    assert (looks.find("lag"), looks.find("inspection", ["acme"]), list(tmp_path.iterdir())) == ((None, None), (None, None), [])
+    assert (looks.find("lag"), looks.find("inspection", ["acme"]), list(tmp_path.iterdir())) == (
+        (None, None),
+        (None, None),
+        [],
+    )
 
 
 def test_a_look_at_some_tenants_is_compared_with_one_of_all_as_far_as_it_is_about_them(
@@ -123,7 +129,9 @@ def test_where_the_bound_is_full_the_oldest_looks_go_and_the_newest_stays(
         assert [few.find("inspection", [str(n)]).last for n in range(6)] == [None] * 6
 
 
-def test_a_history_that_cannot_be_used_is_told_in_one_line_and_raises_nothing(database: Database, tmp_path: Path) -> None:
+def test_a_history_that_cannot_be_used_is_told_in_one_line_and_raises_nothing(
+    database: Database, tmp_path: Path
+) -> None:
     looks = Looks(database, tmp_path)
     assert looks.keep("inspection", [], _look()) == ""
     (file,) = (tmp_path / "history").iterdir()

@@ -44,7 +44,9 @@ def _age(database: Database, by: timedelta) -> None:
     assert looks.keep("inspection", [], Look.of(document)) == ""
 
 
-def test_the_second_inspection_tells_growth_and_how_long_each_finding_has_been_known(erp: Planted, database: Database) -> None:
+def test_the_second_inspection_tells_growth_and_how_long_each_finding_has_been_known(
+    erp: Planted, database: Database
+) -> None:
     with package.open() as opened:
         first = opened.tenants.inspect()
         assert (first.before, {one.age for one in first.findings}) == (None, {""})
@@ -58,11 +60,15 @@ def test_the_second_inspection_tells_growth_and_how_long_each_finding_has_been_k
         assert new == {"acme: table grown is extra": f"new since {day}"}
         assert len(ages) > len(new)
         assert opened.tenants["acme"].inspect().growth is not None
-        assert [one.age for one in opened.tenants["acme"].inspect().findings if "grown" in str(one)] == [f"new since {day}"]
+        assert [one.age for one in opened.tenants["acme"].inspect().findings if "grown" in str(one)] == [
+            f"new since {day}"
+        ]
         assert {one.age for one in opened.tenants.inspect(keep=False).findings} == {""}
 
 
-def test_the_command_line_and_the_report_of_a_notebook_tell_it_too(erp: Planted, database: Database, tmp_path: Path) -> None:
+def test_the_command_line_and_the_report_of_a_notebook_tell_it_too(
+    erp: Planted, database: Database, tmp_path: Path
+) -> None:
     assert "growth since" not in erpkit("tenants", "inspect").stdout
     _age(database, timedelta(days=1))
     _grow(database)
