@@ -64,6 +64,10 @@ class DatabaseError(ErpkitError):
     """The database cannot be reached, refuses a statement, or is not as expected."""
 
 
+class CommitUnknownError(DatabaseError):
+    """The connection was lost during a commit: whether the data were written must be looked up before writing them again."""
+
+
 class BrokerError(ErpkitError):
     """The broker cannot be reached, refuses a message, or does not acknowledge it."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,11 +12,10 @@ from types import ModuleType
 from typing import Any, TypeVar
 from uuid import uuid4
 
-import psycopg
-
+from erpkit.app.refusal import RefusedError
 from erpkit.config import Settings
 from erpkit.database import TEMPLATE, Connection, Database, Tenant
-from erpkit.errors import DatabaseError, ErpkitError, MigrationError, ModuleError, UsageError, describe_error
+from erpkit.errors import ErpkitError, MigrationError, ModuleError, UsageError, describe_error
 from erpkit.events import (
     CommandBus,
     Context,
@@ -79,54 +77,6 @@ def enter_call(
         if call.published and not write:
             raise ErpkitError(f"{name}: a query or a tool that only reads cannot publish events")
         append(connection, call.published)
-
-
-_log = logging.getLogger("erpkit.app")
-
-_STATUSES: tuple[tuple[type[Exception], int], ...] = (
-    (psycopg.errors.IntegrityError, 409),
-    (psycopg.DataError, 422),
-    (psycopg.errors.QueryCanceled, 504),
-    (psycopg.errors.ReadOnlySqlTransaction, 500),
-    (psycopg.errors.InsufficientPrivilege, 500),
-    (psycopg.errors.SerializationFailure, 503),
-    (psycopg.errors.DeadlockDetected, 503),
-    (UsageError, 400),
-    (ErpkitError, 422),
-)
-
-
-class RefusedError(Exception):
-    """A request that is refused with this status and line."""
-
-    def __init__(self, status: int, line: str) -> None:
-        super().__init__(line)
-        self.status = status
-
-
-def refusal_of(error: Exception, name: str) -> RefusedError:
-    """Return what to tell of an error: its own line where it is meant for people, and else no more than that there was one.
-
-    An unexpected error goes to the log, with its traceback; so does what is wrong with the database, without one.
-    """
-    if isinstance(error, RefusedError):
-        return error
-    if isinstance(error, DatabaseError):  # it names the server
-        _log.error("%s: %s", name, _line(error))
-        return RefusedError(503, "the database returned an error: try again")
-    for kind, status in _STATUSES:
-        if isinstance(error, kind):
-            return RefusedError(status, _line(error))
-    if isinstance(error, psycopg.OperationalError):
-        _log.error("%s: %s", name, _line(error))
-        return RefusedError(503, "the database returned an error: try again")
-    _log.error("%s failed", name, exc_info=error)
-    return RefusedError(500, f"{name} failed: see the server's log")
-
-
-def _line(error: Exception) -> str:
-    said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-    return (said or str(error) or type(error).__name__).splitlines()[0]
 
 
 def import_optional(module: str, extra: str) -> ModuleType:
@@ -266,6 +216,22 @@ class Application:
         """Return the tenant of this name, active or not."""
         with self.database.connection() as connection:
             return look_up(connection, slug, self.tenants_query)
+
+    def list_tenants(self) -> list[Tenant]:
+        """Return all tenants, active or not."""
+        with self.database.connection() as connection:
+            return find_tenants(connection, query=self.tenants_query)
+
+    def admit(self, slug: str, *, write: bool) -> Tenant:
+        """Return the active tenant of this name; raises RefusedError where there is none, or where nothing may be written."""
+        if write and not self.database.is_writable:
+            raise RefusedError(403, "this database is only read")
+        tenant = self.find_tenant(slug)
+        if tenant is None:
+            raise RefusedError(404, f"there is no tenant {slug[:48]!r}")
+        if not tenant.is_active:
+            raise RefusedError(403, f"tenant {slug} is {tenant.status}")
+        return tenant
 
     def call(self, tenant: Tenant, name: str, *, write: bool) -> AbstractContextManager[Call]:
         """Lend what a route or a tool works with, inside a transaction of `tenant`; `name` is for people."""

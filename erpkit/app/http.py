@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -19,8 +20,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from erpkit.app.application import Application, Call, RefusedError, load_routes, refusal_of
-from erpkit.database import Tenant
+from erpkit.app.application import Application, Call, load_routes
+from erpkit.app.refusal import RefusedError, refusal_of
 from erpkit.errors import ErpkitError, ModuleError, UsageError
 
 HEADER = "x-tenant"
@@ -110,9 +111,12 @@ class TenantRequests:
             raise RefusedError(503, "too many requests at once: try again")
         try:
             write = scope["method"] not in _READING
-            tenant = await run_sync(self._find, slug, write)
+            tenant = await run_sync(partial(self._application.admit, slug, write=write))
             call = self._application.call(tenant, name, write=write)
-            return await _within(call, self._inner, scope, body)
+            try:
+                return await _within(call, self._inner, scope, body)
+            except Exception as error:
+                raise refusal_of(error, name, tenant, write=write) from error
         finally:
             self._turns.release()
 
@@ -125,16 +129,6 @@ class TenantRequests:
             host = f", or call <tenant>.{self._domain}" if self._domain else ""
             raise RefusedError(400, f"the request names no tenant: send the header X-Tenant{host}")
         return slug
-
-    def _find(self, slug: str, write: bool) -> Tenant:
-        if write and not self._application.database.is_writable:
-            raise RefusedError(403, "this database is only read")
-        tenant = self._application.find_tenant(slug)
-        if tenant is None:
-            raise RefusedError(404, f"there is no tenant {slug[:48]!r}")
-        if not tenant.is_active:
-            raise RefusedError(403, f"tenant {slug} is {tenant.status}")
-        return tenant
 
 
 class _NotDoneError(Exception):

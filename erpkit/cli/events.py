@@ -148,7 +148,7 @@ def dispatch_(
     """
     _check_options(once, from_broker, slugs, health_file)
     if from_broker:
-        return dispatch_from_broker(once=once)
+        return dispatch_from_broker(once=once, limit=limit)
     with open_erp(quiet=as_json, own="event log") as erp:
         if once:
             return _dispatch_once(erp, slugs, limit, as_json)
@@ -378,10 +378,10 @@ def stop_() -> None:
     say(f"NATS server {'stopped' if NatsServer(Settings.from_env().home).stop() else 'was not running'}")
 
 
-def dispatch_from_broker(*, once: bool, as_json: bool = False) -> int:
+def dispatch_from_broker(*, once: bool, limit: float, as_json: bool = False) -> int:
     """Run the handlers on what comes from the broker, until SIGTERM, or with `once` until nothing comes for five seconds."""
     with _open(quiet=as_json) as (erp, broker), stop_at_signals() as stop:
-        result = erp.events.consume(broker, stop=stop, idle=_IDLE if once else None)
+        result = erp.events.consume(broker, stop=stop, idle=_IDLE if once else None, limit=limit)
     if as_json:
         print_json({"handled": result.handled, "dead": result.dead, "unknown": result.unknown})
     else:

@@ -12,6 +12,8 @@ from erpkit.cli.planning import print_or_apply, show_or_apply, this_command
 from erpkit.errors import UsageError
 from erpkit.events.seek import SeekPlan, SeekRun, Target
 
+_WORDS: dict[str, Target] = {"beginning": "beginning", "now": "now", "removed": "removed"}
+
 
 @click.command("seek")
 @click.argument("handler")
@@ -19,16 +21,17 @@ from erpkit.events.seek import SeekPlan, SeekRun, Target
     "--to",
     required=True,
     metavar="WHERE",
-    help="beginning, now, the offset of the first event to handle, or a time with its zone.",
+    help="beginning, now, the offset of the first event to handle, a time with its zone, or removed.",
 )
 @tenants_option()
 @confirm_option()
 @as_json
 def command(handler: str, to: str, slugs: tuple[str, ...], confirm: str, as_json: bool) -> int:
-    """Move the checkpoint of a handler; one that moves ends its pause.
+    """Move the checkpoint of a handler, and end its pause, also where it stays at the same place.
 
     Forward it passes events over, which are never handled. Backward it handles those that it has not handled yet; to handle others
-    again, replay them. Without --confirm the plan is shown and nothing is changed.
+    again, replay them. With --to removed a handler that no module has any more holds no events back from pruning. Without --confirm
+    the plan is shown and nothing is changed.
     """
     with open_erp(quiet=as_json, own="event log") as erp:
         plan = erp.events.seek(handler, _target(to), slugs)
@@ -38,13 +41,13 @@ def command(handler: str, to: str, slugs: tuple[str, ...], confirm: str, as_json
 
 
 def _target(text: str) -> Target:
-    if text in ("beginning", "now"):
-        return "beginning" if text == "beginning" else "now"
+    if text in _WORDS:
+        return _WORDS[text]
     if text.isascii() and text.isdigit():
         return int(text)
     found: datetime | None = read_time("--to", text)
     if found is None:
-        raise UsageError(f"--to {text}: write beginning, now, an offset, or a time with its zone")
+        raise UsageError(f"--to {text}: write beginning, now, an offset, a time with its zone, or removed")
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -16,7 +16,6 @@ from erpkit.app.http import check_domain
 from erpkit.cli.output import as_json, print_json, print_target, say, show, tenants_option
 from erpkit.errors import UsageError
 from erpkit.events import WorkerReport
-from erpkit.modules import Tool
 from erpkit.plural import count_of
 from erpkit.signals import exit_at_sigterm
 from erpkit.table import Column, Table
@@ -35,19 +34,19 @@ def command(host: str, port: int, domain: str | None, migrate: bool, dispatch: b
     The tenant is named by the header X-Tenant, or by the host with --domain. Who may ask for which tenant is not checked here:
     put a proxy that authenticates in front of it.
     """
-    http, server = import_optional("erpkit.app.http", "http"), import_optional("erpkit.app.http", "http")
+    http = import_optional("erpkit.app.http", "http")
     domain = check_domain(domain) if domain is not None else None
     exit_at_sigterm()
     with (
-        server.listen(host, port) as listening,  # before anything is changed
+        http.listen(host, port) as listening,  # before anything is changed
         erpkit.open() as erp,
         erp.compose(migrate=migrate, dispatch=dispatch, on_report=_tell) as application,
     ):
         if not application.routes:
             raise UsageError("no module has routes: see `Module(routes=…)` in the README")
         asgi = http.build(application, domain)
-        _show(application, server.url_of(listening, host), as_json)
-        server.serve(asgi, listening)
+        _show(application, http.url_of(listening, host), as_json)
+        http.serve(asgi, listening)
     say("stopped", err=as_json)
 
 
@@ -94,27 +93,45 @@ def mcp(allow_writes: bool, slugs: tuple[str, ...], only_list: bool, as_json: bo
     with erpkit.open() as erp:
         print_target(erp.target, quiet=as_json or not only_list)
         if only_list and not erp.modules:
-            _list({}, as_json)
+            _list([], as_json, offers=False)
             return
         with erp.compose() as application:
             if unknown := [slug for slug in slugs if application.find_tenant(slug) is None]:
                 raise UsageError(f"there is no tenant {unknown[0]!r}")
+            if not only_list:
+                application.database.name_login([one for one in application.list_tenants() if one.is_active])
             server = tools.build(application, allow_writes=allow_writes, tenants=slugs)
             if only_list:
-                _list(application.tools, as_json, allow_writes=allow_writes)
+                _list(_rows(server.offered), as_json, offers=bool(application.tools))
                 return
-            for line in behind_lines(application):
+            for line in (*behind_lines(application), *_undescribed(server.undescribed)):
                 say(f"! {line}", err=True)
             _serve(server)
 
 
-def _list(tools: Mapping[str, Tool], as_json: bool, *, allow_writes: bool = False) -> None:
-    offered = [(name, tool) for name, tool in tools.items() if allow_writes or not tool.writes]
+def _rows(offered: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return name, access and purpose of each tool; none if erpkit's own, which lists the tenants, would be alone."""
+    rows = [
+        (name, "reads" if tool.annotations.read_only_hint else "writes", tool.description.partition("\n")[0])
+        for name, tool in offered.items()
+    ]
+    return rows if len(rows) > 1 else []
+
+
+def _list(rows: Sequence[tuple[str, str, str]], as_json: bool, *, offers: bool) -> None:
     if as_json:
-        print_json([{"tool": name, "access": _access(tool), "what": _what(tool)} for name, tool in offered])
+        print_json([{"tool": name, "access": access, "what": what} for name, access, what in rows])
         return
     writing = "No tool only reads: --allow-writes offers those that write."
-    show(Table(_COLUMNS, offered, writing if tools else "No module offers a tool: see Module(tools=…) in the README."))
+    show(Table(_COLUMNS, rows, writing if offers else "No module offers a tool: see Module(tools=…) in the README."))
+
+
+def _undescribed(parameters: Sequence[str]) -> list[str]:
+    """Return what to say of parameters of which an assistant learns the type only."""
+    if not parameters:
+        return []
+    names = "; ".join(parameters[:5]) + ("; …" if len(parameters) > 5 else "")
+    return [f'no description ({names}): write Annotated[TYPE, "what it is"], or an Args: section in the docstring']
 
 
 def _serve(server: Any) -> None:
@@ -137,16 +154,8 @@ def _serve(server: Any) -> None:
         raise error
 
 
-def _access(tool: Tool) -> str:
-    return "writes" if tool.writes else "reads"
-
-
-def _what(tool: Tool) -> str:
-    return (tool.function.__doc__ or "").strip().partition("\n")[0]
-
-
 _COLUMNS = (
-    Column[tuple[str, Tool]]("tool", lambda row: row[0]),
-    Column[tuple[str, Tool]]("access", lambda row: _access(row[1])),
-    Column[tuple[str, Tool]]("what it does", lambda row: _what(row[1])),
+    Column[tuple[str, str, str]]("tool", lambda row: row[0]),
+    Column[tuple[str, str, str]]("access", lambda row: row[1]),
+    Column[tuple[str, str, str]]("what it does", lambda row: row[2]),
 )

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from psycopg import generators, pq, sql
 
-from erpkit.errors import DatabaseError, TenantNotActiveError, UsageError, first_line
+from erpkit.errors import CommitUnknownError, DatabaseError, TenantNotActiveError, UsageError, first_line
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -312,13 +312,13 @@ def is_alive(connection: Connection) -> bool:
 def commit(connection: Connection, tenant: Tenant) -> None:
     """Commit a transaction and reset the session, in one round trip.
 
-    Raises DatabaseError when the connection is lost meanwhile: nobody can tell then whether the server committed.
+    Raises CommitUnknownError when the connection is lost meanwhile: the server may or may not have committed.
     """
     try:
         _run(connection, f"COMMIT; {DISCARD}".encode())
     except BaseException as error:
         if _close(connection) and isinstance(error, psycopg.Error):
-            raise DatabaseError(
+            raise CommitUnknownError(
                 f"tenant {tenant.slug}: the connection was lost during the commit ({first_line(error)}): "
                 "check whether the data were written before you write them again"
             ) from error

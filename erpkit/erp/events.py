@@ -330,12 +330,15 @@ class Events(Part):
         return Plan(make(Work()), make, lambda plan, work: prune(erp.database, plan, work), erp.target, "rows")
 
     def seek(self, handler: str, to: Target, names: Sequence[str] = ()) -> Plan[SeekPlan, SeekRun]:
-        """Plan to move the checkpoint of a handler; one that moves ends its pause.
+        """Plan to move the checkpoint of a handler, and to end its pause.
 
         `to` is "beginning", "now", the offset of the first event to handle, or a time with its zone. Events that it has handled are
-        not handled again: that is what a replay is for.
+        not handled again: that is what a replay is for. "removed" is for a handler that no module has any more, or the forwarder of a
+        broker that is not used any more: its checkpoint then holds no events back from pruning.
         """
         erp = self._erp
+        if to == "removed" and handler == group_name(scheme_of(erp.settings)):
+            raise UsageError(f"{handler} is not removed: ERPKIT_BROKER names its broker")
 
         def make(_: Work) -> SeekPlan:
             tenants = self._active(names)
@@ -493,13 +496,16 @@ class Events(Part):
         return Plan(make(Work()), make, run, f"{erp.target}, {mask_url(erp.settings.broker)}", "events", can_stop=False)
 
     def consume(
-        self, broker: Broker, *, stop: threading.Event | None = None, idle: float | None = None
+        self, broker: Broker, *, stop: threading.Event | None = None, idle: float | None = None, limit: float = 60
     ) -> events.Consumed:
-        """Hand what comes from the broker to its handlers until `stop` is set, or nothing came for `idle` seconds."""
+        """Hand what comes from the broker to its handlers until `stop` is set, or nothing came for `idle` seconds.
+
+        A handler that has had one event for more than `limit` seconds ends the process.
+        """
         erp = self._erp
         erp.own("event log")
         erp.registry.check_handlers()
-        options = ConsumeOptions(stop or threading.Event(), idle)
+        options = ConsumeOptions(stop or threading.Event(), idle, limit)
         return events.consume(erp.database, erp.registry, broker, erp.find, options)
 
     def broker(self) -> closing[Broker]:
@@ -546,7 +552,11 @@ class Events(Part):
 @contextmanager
 def _note_unless_lost(tenant: Tenant, errors: dict[str, str]) -> Iterator[None]:
     """Add a fault of this tenant's to `errors`; raise one of the broker's or of the connection, which is everybody's."""
-    own = (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable)
+    own = (
+        psycopg.errors.InsufficientPrivilege,
+        psycopg.errors.LockNotAvailable,
+        psycopg.errors.InvalidParameterValue,  # its role is gone, as the tenant was dropped or renamed meanwhile
+    )
     try:
         with name_log_behind(tenant):
             yield

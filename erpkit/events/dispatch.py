@@ -15,7 +15,6 @@ from erpkit.events.checkpoints import (
     list_paused,
     mark_in_flight,
     move_checkpoint,
-    read_following,
 )
 from erpkit.events.consumer import UNWATCHED, Consumer, Watch
 from erpkit.events.dead_letters import add_dead_letter, describe_error
@@ -33,6 +32,7 @@ from erpkit.events.message import Message
 from erpkit.events.middleware import TransactionEndedError
 from erpkit.events.one_by_one import dispatch_one_by_one
 from erpkit.events.parking import hold_back
+from erpkit.events.pauses import read_past_outage
 from erpkit.events.starts import start_handlers
 from erpkit.modules import Registry
 
@@ -113,7 +113,7 @@ def dispatch_batch(database: Database, consumer: Consumer, limit: int = BATCH) -
 
 def _dispatch(connection: Connection, consumer: Consumer, limit: int, in_flight: list[Message]) -> Dispatched:
     """Hand on a batch, which is `in_flight` then, in a transaction that only has begun."""
-    checkpoint, messages = read_following(connection, consumer, limit)
+    checkpoint, messages = read_past_outage(connection, consumer, limit)
     if messages is None:
         return Dispatched()
     if messages and checkpoint.is_suspect(messages[0]):
@@ -138,7 +138,7 @@ def _place_of(
     checkpoint: Checkpoint, messages: Sequence[Message], ready: Sequence[Message], result: BatchResult
 ) -> int | None:
     """Return where the checkpoint moves over what was done, None if it stays; what comes again after a pause lies behind it."""
-    if result.rest:
+    if result.rest and result.pause is None:
         if result.rest[0] not in messages:  # it was parked before this batch: undo all of it
             raise TenantNotActiveError("the batch ended, as somebody waits for the tenant")
         return (result.rest[0].offset or 1) - 1

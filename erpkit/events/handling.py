@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -16,7 +17,7 @@ from erpkit.events.guard import check_intact, is_open, noting, true_cause, unbro
 from erpkit.events.message import Message
 from erpkit.events.middleware import Middleware, TransactionEndedError
 from erpkit.events.parking import park_if_blocked
-from erpkit.events.pauses import Pause, find_outage, is_wide, wait_for_retry
+from erpkit.events.pauses import WIDE_FOR, Pause, find_outage, is_wide, wait_for_retry
 from erpkit.events.router import EVERY, handle, isolated, run_handler
 from erpkit.events.timeout import watched
 from erpkit.modules import EventHandler, Retry
@@ -142,9 +143,15 @@ def handle_each(
     dead: list[tuple[Message, Exception]] = []
     published: list[Message] = []
     context: Context | None = None
+    rest: Sequence[Message] = ()
+    ends = time.monotonic() + WIDE_FOR
     for number, message in enumerate(messages):
         if consumer.leaving is not None and consumer.leaving.is_due():
             return BatchResult(handled, dead, published, rest=messages[number:])
+        is_new = checkpoint is not None and is_wide(checkpoint) and (message.offset or 0) > checkpoint.offset
+        if dead and not handled and is_new and time.monotonic() > ends:
+            rest = messages[number:]
+            break
         if dead and park_if_blocked(connection, consumer, message):
             continue
         context = consumer.context(connection, message)
@@ -158,7 +165,7 @@ def handle_each(
             dead.append((message, context.error))
             checkpoint = checkpoint and replace(checkpoint, tries=0)
     last = None if context is None or handled else give_up_all(connection, consumer, context, len(dead), checkpoint)
-    return BatchResult(handled, _before(dead, last) if last else dead, published, last)
+    return BatchResult(handled, _before(dead, last) if last else dead, published, last, () if last else rest)
 
 
 def give_up(
@@ -167,11 +174,11 @@ def give_up(
     """Dead-letter the message that failed, unless it is to wait or its failure is one of an outage: then return the pause."""
     error, message = context.error, context.message
     assert error is not None
-    if checkpoint is not None:
+    if checkpoint is not None and not checkpoint.pauses:  # one attempt each while it lasts
         is_first = checkpoint.tries and (message.offset or 0) > checkpoint.offset
         tries = (checkpoint.tries if is_first else 0) + context.attempt
         if pause := wait_for_retry(consumer, message, error, tries):
-            return replace(pause, pauses=checkpoint.pauses)
+            return pause
     add_dead_letter(connection, consumer, message, error, context.attempt)
     return None if checkpoint is None else find_outage(connection, consumer, context, checkpoint)
 

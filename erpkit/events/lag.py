@@ -13,6 +13,7 @@ from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_wi
 from erpkit.events.checkpoints import Backlog, group_lock
 from erpkit.events.consumer import ConsumerGroup, group_rows
 from erpkit.events.orphans import Orphan, orphan_findings
+from erpkit.events.starts import TAKEN_OVER
 from erpkit.finding import Finding, find_unseen, group_findings, marked, not_read, with_ages
 from erpkit.plural import count_of
 from erpkit.result import Result, Summary, to_html
@@ -207,6 +208,9 @@ class EventLag(Result):
                       remedy="it goes on by itself; mend the cause, or pass an event over: erpkit events seek --help",
                       evidence=(f"next attempt at {one.paused_until:%Y-%m-%d %H:%M:%S}",))
               for one in self.groups if one.paused_until),
+            *(Finding("removed handler", one.tenant, f"{one.handler} was removed or taken over: it handles nothing here",
+                      remedy="erpkit events seek --help")
+              for one in self.groups if one.checkpoint >= TAKEN_OVER),
             *(Finding("lock holder", one.tenant, one.problem, remedy=f"SELECT pg_terminate_backend({one.pid})")
               for one in self.holders),
             *(Finding("no log", slug, "has no event log", remedy="erpkit migrate up") for slug in self.without_log),

@@ -16,6 +16,7 @@ from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import PlanChangedError, UsageError
 from erpkit.events.log import EVENT, name_log_behind, to_message
 from erpkit.events.message import Message, PayloadError, decode_message
+from erpkit.events.orphans import FORWARDERS
 from erpkit.finding import Finding
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
@@ -134,6 +135,11 @@ def plan_edit(
         raise UsageError("editing a dead letter needs a reason: it is kept with the edit")
     with name_log_behind(tenant), database.tenant_transaction(tenant, write=True) as connection:
         handler, before, message = _find(connection, tenant, *letter)
+    if handler.startswith(FORWARDERS):
+        raise UsageError(
+            f"{handler} forwards an event as the log has it, and takes no other payload: once the broker takes it, send it by "
+            f"`erpkit events forward --tenant {tenant.slug} --from {letter[0]}`, or discard its dead letter"
+        )
     if handler not in registry.event_handlers:
         raise UsageError(f"no module has the handler {handler} any more: nobody would be given the payload")
     after = change(before, values)

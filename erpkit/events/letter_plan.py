@@ -25,6 +25,7 @@ from erpkit.events.dead_letters import (
     sum_counts,
 )
 from erpkit.events.log import check_time_zones, hint_topic
+from erpkit.events.orphans import FORWARDERS
 from erpkit.events.parking import PARKED_COLUMNS, Parked, list_parked
 from erpkit.finding import NO_TENANTS, Finding, not_read
 from erpkit.modules import Registry
@@ -173,7 +174,7 @@ def choose_letters(
 
 
 def _why_gone(handler: str) -> str:
-    is_forwarder = handler.startswith("forward.")
+    is_forwarder = handler.startswith(FORWARDERS)
     return "`erpkit events forward --from OFFSET` sends it" if is_forwarder else "no module has this handler any more"
 
 

@@ -18,7 +18,6 @@ from erpkit.events.checkpoints import (
     mark_statement,
     move_checkpoint,
     move_statement,
-    read_following,
 )
 from erpkit.events.consumer import Consumer, Context, Watch, raise_if_lost
 from erpkit.events.dead_letters import add_dead_letter
@@ -28,7 +27,7 @@ from erpkit.events.log import append
 from erpkit.events.message import Message
 from erpkit.events.middleware import Middleware, TransactionEndedError
 from erpkit.events.parking import hold_back
-from erpkit.events.pauses import Pause, is_worth_retrying
+from erpkit.events.pauses import WIDE_FOR, Pause, is_wide, is_worth_retrying, read_past_outage
 from erpkit.events.router import EVERY, run_handler
 from erpkit.events.timeout import watched
 from erpkit.modules import EventHandler
@@ -46,7 +45,7 @@ def dispatch_one_by_one(connection: Connection, consumer: Consumer, limit: int, 
     The present transaction, which only has begun, is the first of them. Before its handler is called an event is durably marked
     as in flight: whoever ends there, the next dispatcher tries that event again, and no other.
     """
-    checkpoint, messages = read_following(connection, consumer, limit)
+    checkpoint, messages = read_past_outage(connection, consumer, limit)
     if messages is None:
         return Dispatched()
     turn = _Turn(connection, consumer, checkpoint, in_flight)
@@ -93,7 +92,7 @@ class _Turn:
 
     def run(self, checkpoint: Checkpoint, messages: Sequence[Message]) -> Pause | None:
         """Hand on messages until the turn is over; return the pause after it, if it ends with failures."""
-        ends = time.monotonic() + _TURN
+        ends = time.monotonic() + (WIDE_FOR if is_wide(checkpoint) else _TURN)
         for message in messages:
             if self.place is not None and (time.monotonic() > ends or self._must_leave()):
                 break

@@ -62,6 +62,7 @@ def orphan_findings(orphans: Sequence[Orphan]) -> list[Finding]:
     return [
         Finding("no handler", one.tenant, f"no handler handles {one.name} (any more)", "info")
         if one.kind == "topic"
-        else Finding("removed handler", one.tenant, f"no module has the handler {one.name} any more: its checkpoint stands", "info")
+        else Finding("removed handler", one.tenant, f"no module has the handler {one.name} any more: its checkpoint stands", "info",
+                     f"erpkit events seek {one.name} --to removed")
         for one in orphans
     ]  # fmt: skip

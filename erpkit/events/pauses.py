@@ -1,4 +1,9 @@
-"""Pauses: a handler that fails waits before its next attempt, and an outage makes no dead letters."""
+"""Pauses: a handler that fails waits before its next attempt, and an outage makes no dead letters.
+
+An outage and a run of bad events look alike until an event beyond the run is tried. So after a pause only the first event is
+tried; but each third time all are, in order, up to twice as many as the last time (see `reach`). When one of them succeeds, there is
+no outage: those before it become dead letters. When none does, all of them wait for the next time.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +11,16 @@ import random
 from dataclasses import dataclass
 
 from erpkit.database import Connection
-from erpkit.events.checkpoints import Checkpoint
+from erpkit.events.checkpoints import Checkpoint, read_batch, read_following
 from erpkit.events.consumer import Consumer, Context
 from erpkit.events.dead_letters import cause_of, describe_error
 from erpkit.events.message import Message, PayloadError
 from erpkit.modules import Retry
 
 _LONGEST = 60.0  # seconds
-_WIDE = 3  # each third attempt after an outage tries more than the first event, as only some of them may be bad
+_WIDE = 3  # each third attempt after a pause tries more than the first event, as only some of them may be bad
+_FARTHEST = 5000  # events
+WIDE_FOR = 30.0  # seconds after which such an attempt begins no other event
 
 # Events that are parked were not tried.
 _LAST = """
@@ -82,12 +89,27 @@ def _wanted(pause_after: int, checkpoint: Checkpoint, error: str) -> int:
     """Return how many events in a row are an outage: the first one is enough where it goes on after a pause."""
     if not checkpoint.pauses or cause_of(checkpoint.error) != cause_of(error):
         return pause_after
-    return 2 * pause_after if is_wide(checkpoint) else 1
+    return reach(pause_after, checkpoint) if is_wide(checkpoint) else 1
 
 
 def is_wide(checkpoint: Checkpoint) -> bool:
     """Tell whether to try more than the first event after a pause, until one succeeds: only some of them may be bad."""
     return checkpoint.pauses > 0 and checkpoint.pauses % _WIDE == 0
+
+
+def reach(pause_after: int, checkpoint: Checkpoint) -> int:
+    """Return how many events to try then: twice as many each time, so that a run of bad ones of any length is passed some time."""
+    return min(_FARTHEST, 2 * pause_after << min(checkpoint.pauses // _WIDE, 20))
+
+
+def read_past_outage(connection: Connection, consumer: Consumer, limit: int) -> tuple[Checkpoint, list[Message] | None]:
+    """Read a batch as `read_following` does, and as many events as are to be tried where that is more."""
+    checkpoint, messages = read_following(connection, consumer, limit)
+    pause_after = consumer.handler.retry.pause_after
+    if not messages or pause_after is None or not is_wide(checkpoint):
+        return checkpoint, messages
+    most = reach(pause_after, checkpoint)
+    return read_batch(connection, consumer.group, most) if most > limit else (checkpoint, messages)
 
 
 def _take_back(connection: Connection, consumer: Consumer, uuids: list[object], first: int) -> None:

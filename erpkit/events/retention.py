@@ -22,6 +22,8 @@ from erpkit.plural import count_of
 from erpkit.result import Result
 from erpkit.table import Column, Table
 
+_REMOVED = "the removed "  # begins what holds events and is no handler of any module
+
 Kind = Literal["events", "inbox", "replays"]
 
 BATCH = 5000  # rows a transaction
@@ -52,7 +54,7 @@ SELECT {slug}, count(*) FILTER (WHERE {prunable}), count(*),
        ARRAY(SELECT DISTINCT h.name FROM (VALUES {handlers}) h (name, topic) LEFT JOIN {checkpoints} c ON c.consumer_group = h.name
               WHERE EXISTS (SELECT FROM {events} e WHERE e.topic = h.topic AND e."offset" > {read}
                                                      AND e.recorded_at < {before}) ORDER BY 1)
-    || ARRAY(SELECT c.consumer_group FROM {checkpoints} c WHERE c.consumer_group <> ALL({groups})
+    || ARRAY(SELECT {removed} || c.consumer_group FROM {checkpoints} c WHERE c.consumer_group <> ALL({groups})
                 AND c."offset" < (SELECT max("offset") FROM {events} WHERE recorded_at < {before}) ORDER BY 1)
     || CASE WHEN {forwards} AND NOT EXISTS (SELECT FROM {checkpoints} c WHERE starts_with(c.consumer_group, {forwarders}))
             THEN ARRAY['the forwarder'] ELSE ARRAY[]::text[] END
@@ -169,9 +171,15 @@ class PrunePlan:
             for one in self.steps
             if one.held and one.holders
         ]  # fmt: skip
+        removed = [
+            Finding("removed handler", one.tenant, f"old events are kept for {name}, which no module has any more", "info",
+                    f"erpkit events seek {name} --to removed")
+            for one in self.steps
+            for name in (holder.removeprefix(_REMOVED) for holder in one.holders if holder.startswith(_REMOVED))
+        ]  # fmt: skip
         left = [Finding("left out", slug, f"left out: {why}", "info") for slug, why in self.left_out.items()]
         nothing = [] if self.tenants or self.left_out or self.errors else [NO_TENANTS]
-        return [*nothing, *not_read(self.errors), *held, *left]
+        return [*nothing, *not_read(self.errors), *held, *removed, *left]
 
     @property
     def tables(self) -> tuple[Table[PruneStep], ...]:
@@ -355,6 +363,7 @@ def _fill(plan: PrunePlan, tenant: Tenant, kind: Kind, query: sql.SQL) -> sql.Co
         "groups": sql.Literal([group.name for group in plan.groups]),
         "forwards": sql.Literal(plan.forwards),
         "forwarders": sql.Literal(FORWARDERS),
+        "removed": sql.Literal(_REMOVED),
         "handlers": group_rows(plan.groups) if plan.groups else sql.SQL("(NULL::text, NULL::text)"),
         "topics": sql.SQL(" ").join(
             _OF_TOPIC.format(topic=sql.Literal(t), names=sql.Literal(n), checkpoints=parts["checkpoints"])

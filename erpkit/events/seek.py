@@ -16,13 +16,14 @@ from erpkit.errors import DatabaseError, PlanChangedError, UsageError, first_lin
 from erpkit.events.checkpoints import WAS_HANDLED, group_lock, remember_handled
 from erpkit.events.consumer import ConsumerGroup, group_of
 from erpkit.events.log import check_time_zones
+from erpkit.events.starts import TAKEN_OVER
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
 from erpkit.plural import count_of
 from erpkit.table import Column, Table
 
-Target = Literal["beginning", "now"] | int | datetime
+Target = Literal["beginning", "now", "removed"] | int | datetime
 
 # `target` is the offset of the last event that is passed over.
 _STEPS = """
@@ -33,13 +34,21 @@ SELECT {slug}, coalesce(c."offset", 0), t.target,
            AND e."offset" <= coalesce(c."offset", 0)
            AND {was_handled} IS NOT TRUE),
        (SELECT count(*) FROM {events} e
-         WHERE e.topic = ANY({topics}) AND e."offset" > t.target AND e."offset" <= coalesce(c."offset", 0) AND {was_handled})
+         WHERE e.topic = ANY({topics}) AND e."offset" > t.target AND e."offset" <= coalesce(c."offset", 0) AND {was_handled}),
+       (SELECT count(*) FROM {events} e
+         WHERE e.topic = ANY({topics}) AND e."offset" > t.target AND e."offset" <= c.start_offset AND {was_handled}
+           AND NOT EXISTS (SELECT FROM {inbox} i WHERE i.handler = {name} AND i.uuid = e.uuid)),
+       coalesce(c.is_paused, false)
   FROM (SELECT {target} AS target) t
   LEFT JOIN (SELECT consumer_group, "offset", coalesce((to_jsonb(p)->>'start_offset')::bigint, 0) AS start_offset,
                     (to_jsonb(p)->>'started_at')::timestamptz AS started_at,
-                    (to_jsonb(p)->>'inbox_since')::timestamptz AS inbox_since FROM {checkpoints} p) c ON c.consumer_group = {name}
+                    (to_jsonb(p)->>'inbox_since')::timestamptz AS inbox_since,
+                    to_jsonb(p)->>'paused_until' IS NOT NULL AS is_paused FROM {checkpoints} p) c ON c.consumer_group = {name}
 """
 _WAS_HANDLED = "(EXISTS (SELECT FROM {inbox} i WHERE i.handler = {name} AND i.uuid = e.uuid) OR (" + WAS_HANDLED + "))"
+_REMOVE = """
+SELECT {slug}, "offset", {target}, 0, 0, 0, 0, false FROM {checkpoints} WHERE consumer_group = {name} AND "offset" < {target}
+"""
 _TARGETS = {
     "beginning": "0",
     "now": 'coalesce((SELECT max("offset") FROM {events}), 0)',
@@ -61,7 +70,7 @@ VALUES (%(name)s, %(target)s, %(target)s, clock_timestamp(), %(topics)s, %(targe
 _CLOSE = (
     "UPDATE erpkit_dead_letters SET status = 'resolved', resolved_at = now(), resolved_by = %(who)s, reason = %(reason)s "
     'WHERE handler = %(name)s AND status = \'open\' AND "offset" > %(target)s AND "offset" <= %(before)s',
-    'DELETE FROM erpkit_parked WHERE handler = %(name)s AND "offset" > %(target)s',
+    'DELETE FROM erpkit_parked WHERE handler = %(name)s AND ("offset" > %(target)s OR %(is_removed)s)',
 )
 
 
@@ -70,7 +79,9 @@ class SeekStep:
     """A move of one tenant's checkpoint from offset `before` to `target`, the last event that is not handled after it.
 
     Forward, `passed` events are never handled. Backward, `again` events are handled that were not, as those that a start or a dead
-    letter left out; `known` ones were handled already, and are not handled again: that is what a replay is for.
+    letter left out; `known` ones were handled already, and are not handled again: that is what a replay is for. `unsure` are those
+    `known` ones that an earlier seek may have passed over, which is not known any more, as the inbox was pruned since. A checkpoint
+    that is there already only ends the pause of a handler that `is_paused`.
     """
 
     tenant: str
@@ -79,6 +90,8 @@ class SeekStep:
     passed: int
     again: int
     known: int
+    unsure: int = 0
+    is_paused: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,7 +139,13 @@ class SeekPlan:
                     f"erpkit events replay --handler {name}", (count_of(one.known, "event"),))
             for one in self.steps if one.known
         ]  # fmt: skip
-        return [*passed, *known, *not_read(self.errors)]
+        unsure = [
+            Finding("not known", one.tenant,
+                    f"{name} has handled events or passed them over, the pruned inbox does not tell which: they count as handled",
+                    "warning", f"erpkit events replay --handler {name}", (count_of(one.unsure, "event"),))
+            for one in self.steps if one.unsure
+        ]  # fmt: skip
+        return [*passed, *known, *unsure, *not_read(self.errors)]
 
     @property
     def tables(self) -> tuple[Table[SeekStep], ...]:
@@ -170,10 +189,11 @@ class SeekRun:
 _COLUMNS = (
     Column[SeekStep]("tenant", lambda one: one.tenant),
     Column[SeekStep]("from offset", lambda one: one.before),
-    Column[SeekStep]("to offset", lambda one: one.target),
+    Column[SeekStep]("to offset", lambda one: "removed" if one.target == TAKEN_OVER else one.target, right=True),
     Column[SeekStep]("passed over", lambda one: one.passed, tone=lambda one: "warning" if one.passed else ""),
     Column[SeekStep]("to handle", lambda one: one.again),
     Column[SeekStep]("handled before", lambda one: one.known),
+    Column[SeekStep]("pause", lambda one: "ends" if one.is_paused else ""),
 )
 
 
@@ -182,29 +202,34 @@ def plan_seek(
 ) -> SeekPlan:
     """Plan to let a handler go on at `to`: "beginning", "now", the offset of the first event to handle, or a time.
 
-    Raises UsageError for a handler that no module has, and a time without a zone.
+    "removed" is for a handler that no module has any more: its checkpoint then holds no events back from pruning. Raises UsageError
+    for a handler that no module has, with "removed" for one that a module has, and for a time without a zone.
     """
     known = registry.event_handlers
-    if handler not in known:
+    if to == "removed" and handler in known:
+        raise UsageError(f"{handler} is not removed: a module has it; `--to now` passes over what waits for it")
+    if to != "removed" and handler not in known:
         raise UsageError(f"no handler is named {handler}; there are {', '.join(known)}")
     if isinstance(to, datetime):
         check_time_zones(to=to)
     errors: Errors = {}
-    group = group_of(registry, known[handler])
+    group = ConsumerGroup(handler, ()) if to == "removed" else group_of(registry, known[handler])
     queries = [
         (tenant, _query(tenant, group, to))
         for tenant in tenants_with_table(connection, "erpkit_checkpoints", tenants, errors)
     ]
     steps = sorted((SeekStep(*row) for row in read_tenants(connection, queries, errors)), key=lambda one: one.tenant)
-    moving = tuple(one for one in steps if one.before != one.target)
+    if to == "removed" and not (steps or errors):
+        raise UsageError(f"no module has a handler {handler}, and no tenant has a checkpoint of it")
+    moving = tuple(one for one in steps if one.before != one.target or one.is_paused)
     return SeekPlan(group, _name(to), tuple(tenants), moving, errors)
 
 
 def run_seek(database: Database, plan: SeekPlan, confirm: str) -> SeekRun:
     """Move the checkpoints of `plan` if `confirm` is its id, each in a transaction of its own.
 
-    Where a dispatcher is at work on the handler it is waited for, up to five seconds. Dead letters behind the new checkpoint are
-    closed, as their events come again. Raises PlanChangedError, with nothing done, when the id is another.
+    Each pause ends. Where a dispatcher is at work on the handler it is waited for, up to five seconds. Dead letters behind the new
+    checkpoint are closed, as their events come again. Raises PlanChangedError, with nothing done, when the id is another.
     """
     database.check_writable()
     PlanChangedError.check(confirm, plan.id)
@@ -229,7 +254,7 @@ def _seek(connection: Connection, plan: SeekPlan, step: SeekStep) -> None:
         target = connection.execute('SELECT coalesce(max("offset"), 0) FROM erpkit_events').fetchall()[0][0]
     values = {
         "name": name, "topics": list(plan.group.topics), "before": step.before, "target": target,
-        "who": acting_user(), "reason": f"handled again: {plan.id}",
+        "who": acting_user(), "reason": f"handled again: {plan.id}", "is_removed": plan.to == "removed",
     }  # fmt: skip
     remember_handled(connection, plan.group, target)
     if connection.execute(_SEEK, values).rowcount != 1:
@@ -241,14 +266,19 @@ def _seek(connection: Connection, plan: SeekPlan, step: SeekStep) -> None:
 def _query(tenant: Tenant, group: ConsumerGroup, to: Target) -> sql.Composed:
     tables = {"letters": "dead_letters"} | {table: table for table in ("events", "inbox", "checkpoints", "parked")}
     names = {name: sql.Identifier(tenant.schema, f"erpkit_{table}") for name, table in tables.items()}
+    slug, name = sql.Literal(tenant.slug), sql.Literal(group.name)
+    if to == "removed":
+        return sql.SQL(_REMOVE).format(
+            slug=slug, name=name, target=sql.Literal(TAKEN_OVER), checkpoints=names["checkpoints"]
+        )
     kind = to if isinstance(to, str) else "time" if isinstance(to, datetime) else "offset"
     target = sql.SQL(_TARGETS[kind]).format(value=sql.Literal(to), events=names["events"])
     return sql.SQL(_STEPS).format(
-        slug=sql.Literal(tenant.slug),
-        name=sql.Literal(group.name),
+        slug=slug,
+        name=name,
         topics=sql.Literal(list(group.topics)),
         target=target,
-        was_handled=sql.SQL(_WAS_HANDLED).format(name=sql.Literal(group.name), **names),
+        was_handled=sql.SQL(_WAS_HANDLED).format(name=name, **names),
         **names,
     )
 

@@ -137,12 +137,13 @@ class Watchdog(Watch):
     """Ends the process, with exit code 1 and a line on standard error, when one event takes longer than `limit` seconds.
 
     Nothing milder can stop Python code that does not return. The open transaction is rolled back by the server, and the next
-    dispatcher counts the attempt. A handler that declares a `timeout` has at least twice that. Use it in a `with` block.
+    dispatcher counts the attempt. A handler that declares a `timeout` has at least twice that. Handlers may run in several threads.
+    Use it in a `with` block.
     """
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
-        self._in_flight: tuple[float, Tenant, EventHandler, Message] | None = None
+        self._in_flight: dict[int, tuple[float, Tenant, EventHandler, Message]] = {}  # by thread
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="erpkit-watchdog", daemon=True)
 
@@ -158,16 +159,16 @@ class Watchdog(Watch):
 
     def begin(self, tenant: Tenant, handler: EventHandler, message: Message) -> None:
         """Start the time of a handler."""
-        self._in_flight = (time.monotonic(), tenant, handler, message)
+        self._in_flight[threading.get_ident()] = (time.monotonic(), tenant, handler, message)
 
     def end(self) -> None:
         """Stop timing."""
-        self._in_flight = None
+        self._in_flight.pop(threading.get_ident(), None)
 
     def _watch(self) -> None:
         while not self._over.wait(min(1.0, self.limit / 4)):
-            if self._in_flight is not None:
-                self._check(*self._in_flight)
+            for one in list(self._in_flight.values()):
+                self._check(*one)
 
     def _check(self, since: float, tenant: Tenant, handler: EventHandler, message: Message) -> None:
         limit = max(self.limit, 2 * (handler.timeout or 0))

@@ -63,7 +63,10 @@ class Retry:
     of the types in `on` are tried again; any other makes a dead letter at once.
 
     When `pause_after` events in a row fail with the same cause, it is an outage, and makes no dead letters: the handler pauses for
-    that tenant, from one second up to a minute, tries the first of them again, and goes on by itself. None never pauses.
+    that tenant, from one second up to a minute, tries the first of them again, and goes on by itself. At each third pause it tries
+    those behind the first, too, for half a minute at most: 4 * `pause_after` events, and twice as many each time. As soon as one of
+    them succeeds, those before it were bad events, not an outage, and become dead letters. An error that is not in `on`, or a
+    payload that does not fit, is no outage. None never pauses.
     """
 
     attempts: int = 3
@@ -154,6 +157,11 @@ class EventHandler:
     def is_outside(self) -> bool:
         """Whether it changes something outside the database."""
         return self.effects == "outside"
+
+    @property
+    def has_side_effects(self) -> bool:
+        """Whether handling an event again does more than leave its own tables as they were."""
+        return self.is_outside or not self.replayable
 
     @property
     def starts_later(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,9 +12,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 import anyio
@@ -94,6 +97,12 @@ def elsewhere(call: TenantCall) -> None:
     call.connection.execute("SELECT * FROM public.tenants")
 
 
+@router.post("/query")
+@router.get("/query")
+def query(call: TenantCall, sql: str) -> None:
+    call.connection.execute(sql.encode())
+
+
 @router.post("/echo")
 async def echo(call: TenantCall, body: dict[str, Any]) -> list[Any]:
     return [call.tenant.slug, body, call.public["rogue"]]
@@ -152,6 +161,7 @@ def erp(shared_database: Database, registry: Registry, migrations: Sequence[Migr
     do_business(shared_database, registry, tenant, 1, Size(products=3, customers=2, orders=3), date(2026, 10, 31))
     create_tenant(shared_database, tuple(migrations), "closed_shop")
     with shared_database.connection() as connection:
+        connection.execute(TRAPS)
         set_status(connection, "closed_shop", "suspended")
         connection.execute("ALTER TABLE tenant_acme.sales_customers ADD UNIQUE (name) DEFERRABLE INITIALLY DEFERRED")
     both = Registry.of([*registry.modules, ROGUE, PLAIN])
@@ -166,6 +176,26 @@ def erp(shared_database: Database, registry: Registry, migrations: Sequence[Migr
             yield Erp(shared_database, both, tenant, client)
         server.should_exit = True
         thread.join()
+
+
+TRAPS = """
+CREATE FUNCTION tenant_acme.die() RETURNS boolean LANGUAGE sql SECURITY DEFINER AS 'SELECT pg_terminate_backend(pg_backend_pid())';
+CREATE FUNCTION tenant_acme.die_too() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM tenant_acme.die(); RETURN NULL; END';
+CREATE TABLE tenant_acme.tombs (n integer);
+CREATE CONSTRAINT TRIGGER dies AFTER INSERT ON tenant_acme.tombs DEFERRABLE INITIALLY DEFERRED
+  FOR EACH ROW EXECUTE FUNCTION tenant_acme.die_too();
+GRANT INSERT ON tenant_acme.tombs TO PUBLIC;
+CREATE TYPE tenant_closed_shop.secret_kind AS ENUM ('one');
+CREATE SCHEMA shared_things CREATE TABLE rates (n integer CONSTRAINT secret_rates UNIQUE);
+GRANT USAGE ON SCHEMA shared_things TO PUBLIC;
+GRANT INSERT ON shared_things.rates TO PUBLIC;
+CREATE FUNCTION tenant_acme.kind() RETURNS text LANGUAGE sql SECURITY DEFINER AS
+  'SELECT ''two''::text::tenant_closed_shop.secret_kind::text';
+"""
+ID = re.compile(r"error [0-9a-f]{12}")
+
+
+FORBIDDEN = "is not allowed to use what it asks the database for"
 
 
 def order(sku: str = "A-001", **changes: Any) -> dict[str, Any]:
@@ -222,7 +252,7 @@ def test_a_request_without_a_tenant_that_is_served_is_refused_in_one_line(erp: E
 @pytest.mark.parametrize(
     ("path", "status", "said"),
     [
-        ("/rogue/raises", 500, "POST /rogue/raises failed: see the server's log"),
+        ("/rogue/raises", 500, "POST /rogue/raises failed (error ID in the server's log)"),
         ("/rogue/refuses", 422, "the customer owes too much"),
         ("/rogue/answers/500", 500, None),
         ("/rogue/answers/404", 404, None),
@@ -234,7 +264,7 @@ def test_what_does_not_end_well_leaves_nothing_behind(erp: Erp, path: str, statu
     before = erp.customers(), erp.count("erpkit_events")
     answer = erp.ask("POST", path)
     assert answer.status_code == status
-    assert said is None or answer.json() == {"error": said}
+    assert said is None or ID.sub("error ID", answer.json()["error"]) == said
     assert (erp.customers(), erp.count("erpkit_events")) == before
 
 
@@ -253,11 +283,50 @@ def test_a_get_changes_nothing_and_sees_no_other_schema(erp: Erp) -> None:
     for path, said in (
         ("/rogue/writes", "cannot execute DELETE in a read-only transaction"),
         ("/rogue/publishes", "GET /rogue/publishes: a query or a tool that only reads cannot publish events"),
-        ("/rogue/elsewhere", "permission denied for table tenants"),
+        ("/rogue/elsewhere", f"GET /rogue/elsewhere {FORBIDDEN} (error ID in the server's log)"),
     ):
         answer = erp.ask("GET", path)
-        assert (answer.status_code in (422, 500), answer.json()) == (True, {"error": said})
+        assert (answer.status_code in (422, 500), ID.sub("error ID", answer.json()["error"])) == (True, said)
     assert erp.count("sales_orders") == orders
+
+
+def test_an_unexpected_error_is_in_the_log_under_the_id_that_the_client_gets(
+    erp: Erp, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = ID.search(erp.ask("POST", "/rogue/raises").json()["error"])
+    (record,) = [one for one in caplog.records if one.name == "erpkit.app"]
+    assert told is not None
+    assert record.getMessage() == f"{told[0]}: POST /rogue/raises: a secret of the server"
+    assert record.exc_info is not None
+
+
+OUTSIDE = {
+    "another tenant's table": "SELECT * FROM tenant_closed_shop.sales_orders",
+    "a table that is nowhere": "SELECT * FROM tenant_closed_shop_2.sales_orders",
+    "a type of another tenant": "SELECT kind()",
+    "a constraint of a shared table": "INSERT INTO shared_things.rates VALUES (1), (1)",
+    "a table of the server": "SELECT * FROM public.tenants",
+}
+
+
+@pytest.mark.parametrize("case", OUTSIDE)
+def test_no_answer_names_what_lies_outside_the_tenants_schema(erp: Erp, case: str) -> None:
+    answer = erp.ask("POST", "/rogue/query", params={"sql": OUTSIDE[case]})
+    assert answer.status_code >= 400
+    assert not re.search("closed_shop|shared_things|secret|rates|tenants", answer.text), answer.text
+    assert ID.search(answer.text)
+
+
+def test_what_may_have_been_written_is_not_to_be_tried_again(erp: Erp) -> None:
+    read = erp.ask("GET", "/rogue/query", params={"sql": "SELECT die()"})
+    assert (read.status_code, ID.sub("", read.json()["error"])) == (
+        503, "the database returned an error: try again ( in the server's log)",
+    )  # fmt: skip
+    begun = erp.ask("POST", "/rogue/query", params={"sql": "SELECT die()"})
+    assert (begun.status_code, "again" in begun.text) == (503, False)
+    ended = erp.ask("POST", "/rogue/query", params={"sql": "INSERT INTO tombs VALUES (1)"})
+    assert (ended.status_code, "again" in ended.text) == (500, False)
+    assert "the connection was lost during the commit: check whether it was written" in ended.text
 
 
 def test_many_requests_at_once_take_turns_at_few_connections(erp: Erp) -> None:
@@ -344,7 +413,7 @@ def test_an_assistant_reads_and_writes_only_as_it_may(erp: Erp) -> None:
     )
     with Path(os.devnull).open("w") as nowhere:
         said = anyio.run(_converse, server, nowhere)
-    assert said["tools"] == {"sales_list_orders": True, "inventory_stock_levels": True}
+    assert said["tools"] == {"list_tenants": True, "sales_list_orders": True, "inventory_stock_levels": True}
     assert [row["sku"] for row in said["stock"]["result"]] == ["A-001", "B-002", "C-003"]
     assert said["errors"] == [
         "there is no tenant 'acne'",
@@ -410,8 +479,104 @@ def test_tools_that_write_are_offered_only_when_asked_and_others_cannot_write(er
     assert UUID(json.loads(placed.content[0].text)) in {row[0] for row in found}
     assert erp.newest_events(1) == ["sales.OrderPlaced"]
     assert refused.content[0].text == "cannot execute DELETE in a read-only transaction"
-    assert crashed.content[0].text == "Error executing tool odd_crash"
+    assert ID.sub("error ID", crashed.content[0].text) == "odd_crash failed (error ID in the server's log)"
     assert outside.content[0].text == "there is no tenant 'closed_shop'"
+
+
+@dataclass(frozen=True)
+class Part:
+    sku: str
+    note: str = ""
+
+
+def count_parts(call: Call, parts: list[Part], least: Annotated[int, "The least."] = 0, most: int = 9) -> UUID:
+    """Count parts.
+
+    Args:
+        parts: What to count,
+            all of it.
+        most (int): The most.
+    """
+    return UUID(int=len(parts))
+
+
+def who(call: Call) -> str:
+    """Tell the login."""
+    found = call.connection.execute("SELECT session_user::text").fetchone()
+    assert found is not None
+    return str(found[0])
+
+
+def promise(call: Call) -> int:
+    """Writes, and then returns something else than it promised."""
+    register(call)
+    return "many"  # type: ignore[return-value]
+
+
+async def called(erp: Erp, tools: list[Tool], *calls: tuple[str, dict[str, Any]], **options: Any) -> list[Any]:
+    """Return the tools that a client is offered, and what it gets for each call."""
+    application = Application(erp.database, Registry.of([*erp.registry.modules, Module("odd", tools=(*tools,))]), {})
+    async with Client(build_tools(application, **options)) as client:
+        offered = {tool.name: tool for tool in (await client.list_tools()).tools}
+        return [offered, *[await client.call_tool(name, arguments) for name, arguments in calls]]
+
+
+def test_an_assistant_is_told_what_each_parameter_is_and_what_comes_back(erp: Erp) -> None:
+    (offered,) = anyio.run(partial(called, allow_writes=True), erp, [Tool(count_parts)])
+    said = {name: one.get("description") for name, one in offered["odd_count_parts"].input_schema["properties"].items()}
+    assert said == {
+        "tenant": "The tenant's slug.", "parts": "What to count, all of it.", "least": "The least.", "most": "The most.",
+    }  # fmt: skip
+    assert offered["odd_count_parts"].output_schema["properties"]["result"]["format"] == "uuid"
+    assert all(tool.output_schema for tool in offered.values())
+    silent_ones = build_tools(Application(erp.database, Registry.of([Module("odd", tools=(Tool(sum_up),))]), {}))
+    assert silent_ones.undescribed == ["odd_sum_up: limit"]
+
+
+def sum_up(call: Call, limit: int) -> int:
+    """Say nothing of the limit."""
+    return limit
+
+
+def test_an_argument_that_a_tool_does_not_have_is_refused_also_inside_a_record(erp: Erp) -> None:
+    _, flat, inside, text, fine, none = anyio.run(
+        called, erp, [Tool(count_parts)],
+        ("odd_count_parts", {"tenant": "acme", "parts": [], "lest": 3}),
+        ("odd_count_parts", {"tenant": "acme", "parts": [{"sku": "A", "nots": "x"}]}),
+        ("odd_count_parts", {"tenant": "acme", "parts": '[{"sku": "A", "nots": "x"}]'}),
+        ("odd_count_parts", {"tenant": "acme", "parts": [{"sku": "A", "note": "x"}]}),
+        ("list_tenants", {"tenant": "acme"}),
+    )  # fmt: skip
+    assert flat.content[0].text == "odd_count_parts has no parameter 'lest': it has tenant, parts, least, most"
+    assert inside.content[0].text == "odd_count_parts parts 0 has no parameter 'nots': it has sku, note"
+    assert text.content[0].text == inside.content[0].text
+    assert fine.structured_content == {"result": str(UUID(int=1))}
+    assert none.content[0].text == "list_tenants has no parameter 'tenant': it has none"
+
+
+def test_an_assistant_can_list_the_tenants_that_it_may_work_with(erp: Erp) -> None:
+    _, every = anyio.run(called, erp, [], ("list_tenants", {}))
+    assert {(row["slug"], row["status"]) for row in every.structured_content["result"]} == {
+        ("acme", "active"), ("closed_shop", "suspended"),
+    }  # fmt: skip
+    _, one = anyio.run(partial(called, tenants=["acme"]), erp, [], ("list_tenants", {}))
+    assert [row["slug"] for row in one.structured_content["result"]] == ["acme"]
+
+
+def test_a_tool_that_does_not_write_runs_under_the_reading_login(erp: Erp) -> None:
+    tools = partial(called, allow_writes=True)
+    _, reads = anyio.run(tools, erp, [Tool(who)], ("odd_who", {"tenant": "acme"}))
+    _, writes = anyio.run(tools, erp, [Tool(who, writes=True)], ("odd_who", {"tenant": "acme"}))
+    assert reads.structured_content == {"result": "erpkit_reader"}
+    assert writes.structured_content != reads.structured_content
+
+
+def test_what_a_tool_wrote_is_undone_when_its_result_is_not_what_it_promised(erp: Erp) -> None:
+    before = erp.customers()
+    tools = partial(called, allow_writes=True)
+    _, failed = anyio.run(tools, erp, [Tool(promise, writes=True)], ("odd_promise", {"tenant": "acme"}))
+    assert ID.sub("error ID", failed.content[0].text) == "odd_promise failed (error ID in the server's log)"
+    assert erp.customers() == before
 
 
 def untyped(call: Call, limit) -> int:  # type: ignore[no-untyped-def]

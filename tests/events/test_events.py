@@ -35,7 +35,7 @@ from erpkit.sample.demo import Planted
 from erpkit.sample.sales.messages import Line, OrderPlaced, PlaceOrder
 from erpkit.tenants import create_tenant, get_tenant
 from tests.conftest import SMALL
-from tests.processes import start
+from tests.processes import start, wait_until_released
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,7 @@ def test_a_dispatcher_that_is_killed_leaves_each_effect_exactly_once(database: D
                 time.sleep(0.002)
         worker.kill()
         worker.join()
+        wait_until_released(database.conninfo)
     dispatch(database, acme, COUNTER)
     seen = _column(database, acme, "SELECT name FROM catalog_categories WHERE name LIKE 'seen%'")
     assert sorted(seen, key=str) == sorted(f"seen {number}" for number in numbers)

@@ -5,19 +5,34 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import pytest
 
 from erpkit.database import Database, Tenant
-from erpkit.errors import ModuleError
-from erpkit.events import Consumer, Context, Worker, WorkerOptions, dispatch
+from erpkit.errors import ModuleError, UsageError
+from erpkit.events import (
+    Consumer,
+    Context,
+    HandlerChoice,
+    ReplayRun,
+    Selection,
+    Worker,
+    WorkerOptions,
+    dispatch,
+    list_replays,
+    plan_replay,
+    plan_resume,
+    run_replay,
+)
 from erpkit.events.dispatch import dispatch_batch
 from erpkit.events.handling import Dispatched
 from erpkit.modules import EventHandler, Module, Registry, Retry, check_modules
 from erpkit.tenants import list_tenants
 from tests.benchmarks.kill_mailer import kill_often
 from tests.events.small import Cancelled, Placed, do, done, erp_of, letters, make_tenant, publish, run
-from tests.processes import start
+from tests.processes import start, wait_until_released
 
 
 @pytest.fixture
@@ -154,7 +169,7 @@ HANGING = EventHandler("shop.hang", Placed, _hang_on_two, effects="outside", sta
 
 def _serve_hanging(conninfo: str, sent: str) -> None:
     os.environ["SENT"] = sent
-    Worker(Database(conninfo, "x"), erp_of(HANGING), list_tenants, str, WorkerOptions(limit=0.3)).run()
+    Worker(Database(conninfo, "x"), erp_of(HANGING), list_tenants, str, WorkerOptions(limit=2)).run()
 
 
 def test_a_handler_that_hangs_three_times_on_an_event_is_told_in_a_letter_and_no_other_is_repeated(
@@ -167,8 +182,75 @@ def test_a_handler_that_hangs_three_times_on_an_event_is_told_in_a_letter_and_no
         worker = start(_serve_hanging, database.conninfo, str(sent))
         worker.join(60)
         assert worker.exitcode == 1, sent.read_text()
+        wait_until_released(database.conninfo)
     assert run(database, acme, "SELECT attempts FROM erpkit_checkpoints") == [(3,)], sent.read_text()
     dispatch(database, acme, erp_of(HANGING))
     ((offset, error),) = letters(database, acme)
     assert (offset, "3 times with it in flight" in error) == (3, True)
     assert sent.read_text().split() == ["0", "1", "2", "2", "2", "2", "3", "4"]
+
+
+def _replay(
+    database: Database, tenant: Tenant, registry: Registry, *names: str, resume: UUID | None = None
+) -> ReplayRun:
+    with database.connection() as connection:
+        if resume is None:
+            plan = plan_replay(connection, [tenant], registry, Selection(), HandlerChoice(names, names))
+        else:
+            plan = plan_resume(connection, [tenant], registry, resume)
+    return run_replay(database, registry, plan, plan.id)
+
+
+def test_a_replay_hands_one_event_at_a_time_to_a_handler_with_outside_effects_under_its_key(
+    database: Database, acme: Tenant
+) -> None:
+    post = Post()
+    registry = post.erp()
+    publish(database, acme, *map(Placed, range(5)))
+    dispatch(database, acme, registry)
+    first, post.keys, post.in_one = post.keys, [], []
+    run(database, acme, "DELETE FROM done")
+    assert _replay(database, acme, registry, "shop.mail").handled == 5
+    assert post.keys == first
+    assert len(set(post.in_one)) == 5  # a transaction each
+
+
+def test_a_replay_that_is_ended_between_effect_and_commit_repeats_that_one_effect_and_no_other(
+    database: Database, acme: Tenant
+) -> None:
+    post, ends = Post(), [3]
+
+    def mail(event: Placed, context: Context) -> None:
+        post.mail(event, context)
+        if event.number in ends:
+            ends.clear()
+            raise KeyboardInterrupt
+
+    publish(database, acme, *map(Placed, range(6)))
+    registry = erp_of(EventHandler("shop.mail", Placed, mail, effects="outside", start="now"))
+    with pytest.raises(KeyboardInterrupt):
+        _replay(database, acme, registry, "shop.mail")
+    with database.connection() as connection:
+        (record,) = list_replays(connection, [acme])
+    _replay(database, acme, registry, "shop.mail", resume=record.replay_id)
+    assert post.sent == [0, 1, 2, 3, 3, 4, 5]
+
+
+def test_a_replay_refuses_two_handlers_with_outside_effects_on_one_topic(database: Database, acme: Tenant) -> None:
+    post = Post()
+    options: dict[str, Any] = {"effects": "outside", "start": "now"}
+    registry = erp_of(
+        EventHandler("shop.mail", Placed, post.mail, **options), EventHandler("shop.pay", Placed, post.mail, **options)
+    )
+    publish(database, acme, Placed(1))
+    with pytest.raises(UsageError, match=r"shop.mail and shop.pay both have effects outside.*one after the other"):
+        _replay(database, acme, registry, "shop.mail", "shop.pay")
+
+
+def test_a_handler_with_outside_effects_is_replayed_only_by_name_whatever_it_declares(
+    database: Database, acme: Tenant
+) -> None:
+    publish(database, acme, Placed(1))
+    with database.connection() as connection:
+        plan = plan_replay(connection, [acme], Post().erp(replayable=True), Selection())
+    assert (plan.is_empty, plan.left_out) == (True, {"shop.mail": "has side effects"})

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from erpkit.database import Database, Tenant
-from erpkit.events import Context, dispatch
+from erpkit.events import Context, dispatch, handling, one_by_one
 from erpkit.events.checkpoints import read_waiting
 from erpkit.events.consumer import consumer_groups
 from erpkit.events.health import read_event_lag
@@ -109,6 +109,81 @@ def test_a_run_of_bad_events_is_passed_at_the_third_pause(database: Database, ac
         _wake(database, acme)
     assert [offset for offset, _ in letters(database, acme)] == [1, 2, 3, 4, 5, 6, 7]
     assert [number for number, _ in done(database, acme)] == [7, 8, 9]
+
+
+@pytest.mark.parametrize("bad", [10, 37])
+@pytest.mark.parametrize("effects", ["database", "outside"])
+def test_a_run_of_bad_events_of_any_length_ends_in_dead_letters_once_one_behind_it_succeeds(
+    database: Database, acme: Tenant, bad: int, effects: str
+) -> None:
+    service = Service(*range(bad))
+    registry = service.erp(effects=effects, start="beginning")
+    publish(database, acme, *map(Placed, range(bad + 3)))
+    for _ in range(4 if bad == 10 else 7):  # at the third pause or the sixth
+        dispatch(database, acme, registry)
+        assert len(letters(database, acme)) in (0, bad)
+        _wake(database, acme)
+    assert [offset for offset, _ in letters(database, acme)] == list(range(1, bad + 1))
+    assert [number for number, _ in done(database, acme)] == [bad, bad + 1, bad + 2]
+    assert service.calls[bad] == 1
+
+
+def test_bad_events_at_the_end_of_the_log_wait_until_one_behind_them_tells_that_there_is_no_outage(
+    database: Database, acme: Tenant
+) -> None:
+    service = Service(*range(10))
+    registry = service.erp()
+    publish(database, acme, *map(Placed, range(10)))
+    for _ in range(8):
+        assert dispatch(database, acme, registry).paused == ("shop.call",)
+        assert letters(database, acme) == []
+        _wake(database, acme)
+    publish(database, acme, Placed(10))
+    for _ in range(3):
+        dispatch(database, acme, registry)
+        _wake(database, acme)
+    assert len(letters(database, acme)) == 10
+    assert [number for number, _ in done(database, acme)] == [10]
+
+
+@pytest.mark.parametrize("effects", ["database", "outside"])
+def test_an_attempt_behind_the_first_event_ends_after_a_while_and_makes_no_dead_letters(
+    database: Database, acme: Tenant, effects: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in (handling, one_by_one):
+        monkeypatch.setattr(place, "WIDE_FOR", -1.0)
+    service = Service(*range(10))
+    registry = service.erp(effects=effects, start="beginning")
+    publish(database, acme, *map(Placed, range(12)))
+    for _ in range(8):
+        assert dispatch(database, acme, registry).paused == ("shop.call",)
+        assert letters(database, acme) == []
+        assert max(service.calls) == 4
+        _wake(database, acme)
+
+
+def test_events_that_wait_seconds_between_attempts_are_tried_once_each_while_an_outage_lasts(
+    database: Database, acme: Tenant
+) -> None:
+    service = Service(*range(12))
+    registry = service.erp(Retry(attempts=2, pause=30))
+    publish(database, acme, *map(Placed, range(14)))
+    for _ in range(20):
+        dispatch(database, acme, registry)
+        _wake(database, acme)
+    assert len(letters(database, acme)) == 12
+    assert [number for number, _ in done(database, acme)] == [12, 13]
+
+
+def test_a_run_of_bad_events_longer_than_a_batch_is_passed_too(database: Database, acme: Tenant) -> None:
+    service = Service(*range(25))
+    registry = service.erp()
+    publish(database, acme, *map(Placed, range(27)))
+    for _ in range(12):
+        dispatch(database, acme, registry, batch=8)
+        _wake(database, acme)
+    assert len(letters(database, acme)) == 25
+    assert [number for number, _ in done(database, acme)] == [25, 26]
 
 
 def test_an_outage_that_lasts_makes_no_dead_letters_at_any_pause(database: Database, acme: Tenant) -> None:

@@ -34,3 +34,17 @@ def test_a_checkpoint_is_moved_by_plan(erp: Planted) -> None:
 def test_a_handler_and_a_place_that_are_not_there_are_refused(erp: Planted) -> None:
     refused(erpkit("events", "seek", "billing.on_nothing", "--to", "now"), 2, "no handler is named billing.on_nothing")
     refused(erpkit("events", "seek", "billing.on_stock_reserved", "--to", "soon"), 2, "--to", "'soon' is not a time")
+
+
+def test_the_checkpoint_of_a_removed_handler_is_let_go_by_plan(erp: Planted, database: Database) -> None:
+    with database.connection() as connection:
+        connection.execute(
+            "INSERT INTO tenant_acme.erpkit_checkpoints (consumer_group, \"offset\") VALUES ('billing.gone', 3)"
+        )
+    seek = ("events", "seek", "billing.gone", "--to", "removed")
+    lag = erpkit("events", "lag")
+    assert f"erpkit {' '.join(seek)}" in lag.stdout
+    (plan,) = re.findall(r"--confirm (seek-\w{10})", erpkit(*seek).stdout)
+    assert erpkit(*seek, "--confirm", plan).returncode == 0
+    assert "billing.gone" not in erpkit("events", "lag").stdout
+    refused(erpkit("events", "seek", "billing.on_stock_reserved", "--to", "removed"), 2, "a module has it")

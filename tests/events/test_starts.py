@@ -13,6 +13,8 @@ from erpkit.events import Consumer, Context, consumer_groups, dispatch
 from erpkit.events.checkpoints import read_batch
 from erpkit.events.dispatch import dispatch_batch
 from erpkit.events.dispatchers import audit_handled
+from erpkit.events.health import read_event_lag
+from erpkit.events.retention import PrunePlan, Retention, plan_prune
 from erpkit.events.seek import SeekPlan, plan_seek, run_seek
 from erpkit.events.starts import start_handlers
 from erpkit.modules import EventHandler, Registry
@@ -177,6 +179,77 @@ def test_seeking_back_handles_nothing_twice_where_the_inbox_was_pruned(database:
     run_seek(database, plan, plan.id)
     dispatch(database, acme, registry)
     assert _numbers(database, acme) == [0, 1, 2]
+
+
+def test_seeking_back_tells_which_events_it_cannot_tell_to_be_handled_or_passed_over(
+    database: Database, acme: Tenant
+) -> None:
+    registry = _erp()
+    publish(database, acme, *map(Placed, range(2)))
+    dispatch(database, acme, registry)
+    publish(database, acme, *map(Placed, range(2, 5)))
+    run(database, acme, "UPDATE erpkit_checkpoints SET started_at = now() - interval '90 days'")
+    forward = _plan(database, acme, "now", registry)
+    run_seek(database, forward, forward.id)
+    back = _plan(database, acme, "beginning", registry)
+    assert [(one.again, one.known, one.unsure) for one in back.steps] == [(3, 2, 0)]
+    forget(database, acme, registry)
+    back = _plan(database, acme, "beginning", registry)
+    assert [(one.again, one.known, one.unsure) for one in back.steps] == [(0, 5, 5)]
+    (finding,) = [one for one in back.findings if one.kind == "not known"]
+    assert "handled events or passed them over, the pruned inbox does not tell which" in finding.problem
+    assert (finding.severity, finding.remedy) == ("warning", "erpkit events replay --handler shop.new")
+
+
+def test_seeking_to_the_present_checkpoint_ends_a_pause(database: Database, acme: Tenant) -> None:
+    away = [True]
+
+    def handle(event: Placed, context: Context) -> None:
+        if away:
+            raise ConnectionError("no answer")
+        _do(event, context)
+
+    registry = erp_of(EventHandler("shop.new", Placed, handle))
+    publish(database, acme, *map(Placed, range(6)))
+    assert dispatch(database, acme, registry).paused == ("shop.new",)
+    away.clear()
+    assert dispatch(database, acme, registry).handled == 0
+    plan = _plan(database, acme, 1, registry)
+    assert [(one.before, one.target, one.is_paused) for one in plan.steps] == [(0, 0, True)]
+    assert run_seek(database, plan, plan.id).moved == ("acme",)
+    assert dispatch(database, acme, registry).handled == 6
+    assert _plan(database, acme, 7, registry).steps == ()
+
+
+def test_a_removed_handler_holds_no_events_back_any_more_after_a_seek_and_one_that_is_there_cannot_be_removed(
+    database: Database, acme: Tenant
+) -> None:
+    publish(database, acme, *map(Placed, range(3)))
+    dispatch(database, acme, _erp(name="shop.old"))
+    publish(database, acme, *map(Placed, range(3, 6)))
+    registry = _erp()
+    dispatch(database, acme, registry)
+    run(database, acme, "UPDATE erpkit_events SET recorded_at = now() - interval '60 days'")
+
+    def prune_plan() -> PrunePlan:
+        with database.connection() as connection:
+            return plan_prune(connection, [acme], Retention.of(["events=30d"]), consumer_groups(registry))
+
+    (step,) = prune_plan().steps
+    assert (step.rows, step.holders) == (3, ("the removed shop.old",))
+    (finding,) = [one for one in prune_plan().findings if one.kind == "removed handler"]
+    assert finding.remedy == "erpkit events seek shop.old --to removed"
+    with database.connection() as connection:
+        plan = plan_seek(connection, [acme], registry, "shop.old", "removed")
+        for name, why in (("shop.new", "a module has it"), ("shop.odd", "no tenant has a checkpoint of it")):
+            with pytest.raises(UsageError, match=why):
+                plan_seek(connection, [acme], registry, name, "removed")
+    assert run_seek(database, plan, plan.id).moved == ("acme",)
+    assert (prune_plan().size, prune_plan().findings) == (6, [])
+    assert dispatch(database, acme, _erp(name="shop.old")).handled == 0  # a version that still has it does nothing
+    with database.connection() as connection:
+        lag = read_event_lag(connection, [acme], consumer_groups(_erp(name="shop.old")))
+    assert "shop.old was removed or taken over" in lag.findings[0].problem
 
 
 def test_a_dead_letter_behind_the_new_checkpoint_is_tried_again(database: Database, acme: Tenant) -> None:

@@ -52,10 +52,14 @@ def test_the_report_the_record_and_the_message_tell_what_changed(
     probe.run("100|acme is behind|cobalt is slow", n=2)  # with other parameters it is other work
     probe.run("100|acme is behind|cobalt is slow")
     last = probe.run("130|acme is behind|fjord drifts")
-    assert first.changes and first.changes.since is None
-    assert last.changes and last.changes.news[1:] == [
-        "new: fjord drifts", f"gone: cobalt is slow (since {first.started_at:%Y-%m-%d %H:%M})", "facts: rows 130 (+30)",
-    ]  # fmt: skip
+    assert first.changes
+    assert first.changes.since is None
+    assert last.changes
+    assert last.changes.news[1:] == [
+        "new: fjord drifts",
+        f"gone: cobalt is slow (since {first.started_at:%Y-%m-%d %H:%M})",
+        "facts: rows 130 (+30)",
+    ]
     assert last.changes.known[0].since == first.started_at
     report = last.report.read_text()
     assert "1 new, 1 known, 1 gone" in report
@@ -76,7 +80,8 @@ def test_a_run_that_stopped_has_looked_at_nothing_and_is_not_compared_with(probe
     probe.run("1|acme is behind")
     assert probe.run("no number").changes is None
     again = probe.run("1|acme is behind")
-    assert again.changes and (len(again.changes.known), again.changes.new) == (1, ())
+    assert again.changes
+    assert (len(again.changes.known), again.changes.new) == (1, ())
 
 
 def test_the_record_of_an_earlier_erpkit_is_compared_with_by_its_texts(probe: Probe, database: Database) -> None:
@@ -84,9 +89,8 @@ def test_the_record_of_an_earlier_erpkit_is_compared_with_by_its_texts(probe: Pr
     with database.connection() as connection:
         connection.execute("ALTER TABLE public.erpkit_runs DROP COLUMN changes")
     second = probe.run("1|acme is behind")
-    assert second.changes and [
-        len(some) for some in (second.changes.new, second.changes.known, second.changes.gone)
-    ] == [0, 1, 1]
+    assert second.changes
+    assert [len(some) for some in (second.changes.new, second.changes.known, second.changes.gone)] == [0, 1, 1]
     with database.connection() as connection:
         kept = connection.execute("SELECT changes->>'since' FROM public.erpkit_runs ORDER BY started_at").fetchall()
     assert [since is not None for (since,) in kept] == [False, True]
@@ -117,7 +121,8 @@ def test_the_runs_of_an_erp_that_cannot_be_written_are_recorded_under_home(
         probe = Probe(tmp_path, foreign, tmp_path / "home")
         results = [probe.run("1|acme is behind"), probe.run("2|acme is behind")]
     assert [result.problems for result in results] == [(), ()]
-    assert results[1].changes and results[1].changes.lines[-1] == "facts: rows 2 (+1)"
+    assert results[1].changes
+    assert results[1].changes.lines[-1] == "facts: rows 2 (+1)"
     listed = json.loads(erpkit("runs", "--json").stdout)
     assert [run["id"] for run in listed] == [result.id for result in reversed(results)]
     assert [run["outcome"] for run in listed] == ["findings"] * 2
@@ -144,4 +149,5 @@ def test_a_login_that_may_not_write_records_its_runs_under_home_and_is_told_so(
             connection.execute("DROP ROLE only_reads")
     (file,) = (tmp_path / "home" / "history").iterdir()
     assert results[0].problems == (f"the run is recorded in {file}: permission denied for schema public",)
-    assert results[1].changes and len(results[1].changes.known) == 1
+    assert results[1].changes
+    assert len(results[1].changes.known) == 1

@@ -51,7 +51,8 @@ def test_a_look_is_kept_in_the_database_and_the_next_one_finds_it(
     assert [looks.keep("inspection", [], _look(minutes, n=minutes)) for minutes in (26 * 60, 25, 5)] == ["", "", ""]
     last, base = looks.find("inspection")
     assert (last and last.facts, base and base.facts) == ({"n": 5}, {"n": 26 * 60})
-    assert last and [one.text for one in last.sightings] == ["acme: behind"]
+    assert last
+    assert [one.text for one in last.sightings] == ["acme: behind"]
     assert (looks.find("lag"), looks.find("inspection", ["acme"]), list(tmp_path.iterdir())) == (
         (None, None),
         (None, None),
@@ -65,9 +66,11 @@ def test_a_look_at_some_tenants_is_compared_with_one_of_all_as_far_as_it_is_abou
     looks = Looks(database, tmp_path)
     looks.keep("inspection", [], _look(5, n=1))
     last, _ = looks.find("inspection", ["acme"], or_all=True)
-    assert last and (last.facts, len(last.sightings)) == ({}, 1)
+    assert last
+    assert (last.facts, len(last.sightings)) == ({}, 1)
     last, _ = looks.find("inspection", ["bluebird"], or_all=True)
-    assert last and last.sightings == []
+    assert last
+    assert last.sightings == []
 
 
 def test_a_login_that_may_not_write_keeps_its_looks_under_its_home_and_finds_those_of_others(
@@ -99,7 +102,8 @@ def test_what_the_environment_keeps_secret_is_not_kept(
     secret = Sighting("k", "acme: cannot connect with hunter22-and-more", "warning", NOW)
     looks.keep("inspection", [], Look(NOW, {"dsn": "hunter22-and-more"}, [secret]))
     last, _ = looks.find("inspection")
-    assert last and (last.facts, last.sightings[0].text) == ({"dsn": "***"}, "acme: cannot connect with ***")
+    assert last
+    assert (last.facts, last.sightings[0].text) == ({"dsn": "***"}, "acme: cannot connect with ***")
 
 
 @pytest.mark.parametrize("is_own", [True, False])

@@ -15,7 +15,7 @@ from uuid import UUID, uuid5
 import psycopg
 
 from erpkit.database import Connection, Database, Tenant
-from erpkit.errors import DatabaseError, ErpkitError
+from erpkit.errors import DatabaseError, ErpkitError, TenantNotActiveError
 from erpkit.events.brokers.broker import FROM_BROKER, Broker, Delivery, Subscription, queue_of
 from erpkit.events.checkpoints import group_lock, move_checkpoint, read_batch
 from erpkit.events.consumer import Consumer, group_of
@@ -24,6 +24,7 @@ from erpkit.events.dispatch import BATCH, dispatch_batch
 from erpkit.events.handling import ATTEMPTS
 from erpkit.events.log import append, name_log_behind
 from erpkit.events.message import Message
+from erpkit.events.timeout import Watchdog
 from erpkit.modules import EventHandler, Registry
 
 _LOOK = 0.05  # seconds between two looks at `stop`
@@ -43,10 +44,14 @@ class BusyError(ErpkitError):
 
 @dataclass(frozen=True)
 class ConsumeOptions:
-    """When to end: once `stop` is set, or nothing was delivered for `idle` seconds (None: no limit)."""
+    """When to end: once `stop` is set, or nothing was delivered for `idle` seconds (None: no limit).
+
+    An event that a handler has in flight for more than `limit` seconds ends the process (see `Watchdog`).
+    """
 
     stop: threading.Event = field(default_factory=threading.Event)
     idle: float | None = None
+    limit: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -71,23 +76,24 @@ def consume(
     the order of the tenant's log, whatever order the broker delivers in; the broker is told after the commit, and what is delivered
     again does nothing. What another program published is appended to the log first. An event that keeps failing becomes a dead
     letter, as do those of a tenant that is not active; one for a tenant that does not exist is counted and left. While the
-    database is away nothing is acknowledged.
+    database is away nothing is acknowledged. A batch ends early where somebody waits to suspend, rename or drop its tenant.
     Raises BrokerError when the broker cannot be reached.
     """
     options = options or ConsumeOptions()
-    work = _Consuming(database, registry, list_tenants)
+    work = _Consuming(database, registry, list_tenants, Watchdog(options.limit))
     subscriptions = [
         Subscription(queue_of(group, topic), topic, partial(work.receive, handler))
         for handler in registry.event_handlers.values()
         for group in [group_of(registry, handler)]
         for topic in group.topics
     ]
-    with broker.consuming(subscriptions):
-        work.last_delivery = time.monotonic()
-        while not options.stop.wait(_LOOK):
-            if options.idle is not None and work.idle_for() > options.idle:
-                break
-    work.wait_until_idle()
+    with work.watchdog:
+        with broker.consuming(subscriptions):
+            work.last_delivery = time.monotonic()
+            while not options.stop.wait(_LOOK):
+                if options.idle is not None and work.idle_for() > options.idle:
+                    break
+        work.wait_until_idle()
     return Consumed(work.handled, work.dead, work.unknown)
 
 
@@ -98,6 +104,7 @@ class _Consuming:
     database: Database
     registry: Registry
     list_tenants: Callable[[], Sequence[Tenant]]
+    watchdog: Watchdog
     handled: int = 0
     dead: int = 0
     unknown: int = 0
@@ -115,7 +122,11 @@ class _Consuming:
             for slug, group in groupby(deliveries, lambda delivery: delivery.tenant):
                 self._receive_for(self._tenant(slug), slug, handler, [delivery.message for delivery in group])
         except (DatabaseError, psycopg.OperationalError):
+            self._forget_tenants()
             self.database.renew()  # the pool may hold more connections that died
+            raise
+        except TenantNotActiveError:
+            self._forget_tenants()
             raise
         finally:
             with self._lock:
@@ -139,7 +150,7 @@ class _Consuming:
             _log.warning("group %s: %d events for %s, which is no tenant, were left", handler.name, len(messages), slug)
             self._count(unknown=len(messages))
         else:
-            consumer = Consumer(tenant, self.registry, handler)
+            consumer = Consumer(tenant, self.registry, handler, self.watchdog)
             dead = Deliveries(self.database, consumer).handle(messages)
             self._count(handled=max(len(messages) - dead, 0), dead=dead)
 
@@ -149,6 +160,11 @@ class _Consuming:
                 self._tenants = {tenant.slug: tenant for tenant in self.list_tenants()}
                 self._read_at = time.monotonic()
             return self._tenants.get(slug)
+
+    def _forget_tenants(self) -> None:
+        """Read them anew with the next delivery: one of them may be suspended, renamed or dropped."""
+        with self._lock:
+            self._read_at = -_FORGET_TENANTS
 
     def _count(self, handled: int = 0, dead: int = 0, unknown: int = 0) -> None:
         with self._lock:
@@ -168,15 +184,15 @@ class Deliveries:
 
         A broker may deliver late, twice, or not at all: the log has the events and their order, and the group's checkpoint says
         how far it is. Whatever lies before it was handled. An event of another program is appended to the log first.
-        Raises BusyError while another process keeps the group to itself.
+        Raises BusyError while another process keeps the group to itself, and TenantNotActiveError where the tenant has been suspended
+        meanwhile.
         """
         until = self._last_offset(messages)
         return self._handle_until(until) if self.consumer.tenant.is_active else self._dead_letter_until(until)
 
     def _last_offset(self, messages: Sequence[Message]) -> int:
         """Return the highest offset of the messages in the log, where those of other programs are appended."""
-        tenant = self.consumer.tenant
-        with name_log_behind(tenant), self.database.tenant_transaction(tenant, write=True) as connection:
+        with name_log_behind(self.consumer.tenant), self._transaction() as connection:
             for _ in range(2):  # the second time for one that another consumer has appended meanwhile
                 messages = _apart(connection, messages)
                 missing = _missing(connection, self.consumer, messages)
@@ -240,7 +256,8 @@ class Deliveries:
         return dead
 
     def _transaction(self) -> AbstractContextManager[Connection]:
-        return self.database.tenant_transaction(self.consumer.tenant, write=True)
+        tenant = self.consumer.tenant
+        return self.database.tenant_transaction(tenant, write=True, active=tenant.is_active)
 
 
 def _apart(connection: Connection, messages: Sequence[Message]) -> list[Message]:

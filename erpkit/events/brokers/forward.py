@@ -9,6 +9,8 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 from psycopg import sql
 
 from erpkit.database import Connection, Database, Errors, Tenant, note_failure, read_tenants, tenants_with_table
+from erpkit.database.in_use import Leaving
+from erpkit.errors import TenantNotActiveError
 from erpkit.events.brokers.broker import FROM_BROKER, LIVE, Broker, RefusedError, Route
 from erpkit.events.checkpoints import move_checkpoint, read_batch
 from erpkit.events.consumer import ConsumerGroup
@@ -19,6 +21,7 @@ from erpkit.finding import Finding
 from erpkit.plural import count_of
 
 BATCH = 500
+_SLICE = 100  # events, after which a batch ends where somebody waits for the tenant
 _WIPED = "WipedError:"
 
 _LETTER = """
@@ -65,29 +68,42 @@ def forward(database: Database, tenant: Tenant, broker: Broker, *, batch: int = 
 
     The checkpoint moves once the broker has acknowledged the whole batch. After a fault a batch is published again, under
     the same message ids. What the broker refuses for good becomes a dead letter of the forwarder, and the rest goes on. Where
-    another forwarder works on the tenant, this one does nothing there. Raises BrokerError.
+    another forwarder works on the tenant, this one does nothing there. It ends early where somebody waits to suspend, rename or drop
+    the tenant. Raises BrokerError, and TenantNotActiveError for a tenant that is not active.
     """
-    events = refused = 0
-    while True:
-        read, done = _forward_batch(database, tenant, broker, batch)
-        events, refused = events + done.events, refused + done.refused
-        if read < batch:
-            return Forwarded(tenant.slug, events, done.offset, refused)
+    total, has_more = _forward_batch(database, tenant, broker, batch)
+    while has_more:
+        try:
+            done, has_more = _forward_batch(database, tenant, broker, batch)
+        except TenantNotActiveError:  # what was forwarded is to be told
+            break
+        total = Forwarded(tenant.slug, total.events + done.events, done.offset, total.refused + done.refused)
+    return total
 
 
-def _forward_batch(database: Database, tenant: Tenant, broker: Broker, limit: int) -> tuple[int, Forwarded]:
-    """Publish one batch; return how many events were read, and what became of them."""
+def _forward_batch(database: Database, tenant: Tenant, broker: Broker, limit: int) -> tuple[Forwarded, bool]:
+    """Publish one batch; return what became of it, and whether there may be more."""
     group = ConsumerGroup(forward_group(broker), ())
-    with database.tenant_transaction(tenant, write=True) as connection:
+    with database.tenant_transaction(tenant, write=True, active=True) as connection:
         checkpoint, messages = read_batch(connection, group, limit)
-        if not messages:
-            return 0, Forwarded(tenant.slug, 0, checkpoint.offset)
-        own = [message for message in messages if FROM_BROKER not in message.metadata]
-        _, refused = publish_past_refused(broker, tenant, own)
-        _keep_letters(connection, group.name, own, refused)
-        last = messages[-1].offset or 0
-        move_checkpoint(connection, group, last)
-    return len(messages), Forwarded(tenant.slug, len(own) - len(refused), last, len(refused))
+        done, leaving = Forwarded(tenant.slug, 0, checkpoint.offset), Leaving(connection, tenant)
+        for start in range(0, len(messages or ()), _SLICE):
+            if start and leaving.is_due():
+                break
+            done = _forward_slice(connection, broker, tenant, (messages or ())[start : start + _SLICE], done)
+        if messages:
+            move_checkpoint(connection, group, done.offset)
+    return done, len(messages or ()) == limit
+
+
+def _forward_slice(
+    connection: Connection, broker: Broker, tenant: Tenant, messages: Sequence[Message], done: Forwarded
+) -> Forwarded:
+    own = [message for message in messages if FROM_BROKER not in message.metadata]
+    _, refused = publish_past_refused(broker, tenant, own)
+    _keep_letters(connection, forward_group(broker), own, refused)
+    events, last = done.events + len(own) - len(refused), messages[-1].offset or 0
+    return Forwarded(tenant.slug, events, last, done.refused + len(refused))
 
 
 def publish_past_refused(
@@ -136,7 +152,7 @@ def prepare(
 def note_wiped(database: Database, tenant: Tenant, broker: Broker) -> bool:
     """Note as a dead letter of the forwarder that the broker has lost what was forwarded; return whether anything was.
 
-    For a broker without the forwarder's mark: it was wiped, or is another one under the same name.
+    For a broker without the forwarder's mark: it was wiped or purged, or is another one under the same name.
     """
     group = forward_group(broker)
     with database.tenant_transaction(tenant, write=True) as connection:
@@ -144,9 +160,7 @@ def note_wiped(database: Database, tenant: Tenant, broker: Broker) -> bool:
             'SELECT "offset" FROM erpkit_checkpoints WHERE consumer_group = %s AND "offset" > 0', [group]
         ).fetchone()
         if row:
-            lost = (
-                f"{_WIPED} {broker.name} has lost what was forwarded up to offset {row[0]}: it was wiped, or is another"
-            )
+            lost = f"{_WIPED} {broker.name} has lost what was forwarded up to offset {row[0]}: it was wiped or purged, or is another"
             connection.execute(_LETTER, [group, wiped_uuid(group), row[0], "*", lost])
     return row is not None
 

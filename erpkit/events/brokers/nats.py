@@ -13,7 +13,7 @@ from faststream.nats import JStream, PullSub
 from faststream.nats import NatsBroker as Client
 from nats.errors import BadHeaderError, BadSubjectError, MaxPayloadError
 from nats.js.api import AckPolicy as Acknowledge
-from nats.js.api import ConsumerConfig, DeliverPolicy, StreamConfig
+from nats.js.api import ConsumerConfig, DeliverPolicy, RetentionPolicy, StreamConfig, StreamInfo
 from nats.js.errors import APIError, BadRequestError, NotFoundError
 
 from erpkit.events.brokers.broker import IN_ORDER, LIVE, Route, Subscription
@@ -22,6 +22,7 @@ from erpkit.events.brokers.wire import (
     EXPECTED_LAST,
     JSON,
     MARK,
+    MESSAGE_ID,
     STREAM,
     body_of,
     headers_of,
@@ -38,6 +39,7 @@ _TOO_LARGE, _HEADERS_TOO_LARGE = (
     10097,
 )  # JetStream's errors for a message over the stream's max_msg_size, and over 64 KiB
 _MARK = MARK.replace(".", "-")  # a stream's name may not hold a dot
+_GONE = ", gone: "  # in the mark, between the time at which the stream was made and how many messages it lacked
 _FETCH_FOR = 1.0  # seconds until the server is asked anew when nothing comes
 
 
@@ -57,6 +59,7 @@ class NatsBroker(StreamBroker):
     ) -> None:
         super().__init__(url, acknowledge_within=acknowledge_within, redeliver_after=redeliver_after, subject=subject)
         self._streams = {LIVE.subject: STREAM}  # by subject
+        self._gone = 0  # messages that the live stream lacked when the mark was left
 
     def _client(self, *, consumer: bool) -> Any:
         scheme, _, places = self.url.partition("://")
@@ -93,9 +96,10 @@ class NatsBroker(StreamBroker):
         self, client: Any, tenant: str, message: Message, route: Route, before: Message | None = None
     ) -> bool:
         """Publish a message; with `before`, JetStream takes it only right behind that one."""
-        expected = {EXPECTED_LAST: message_id(before, route)} if before else {}
-        headers = {**headers_of(tenant, message, route), **expected, "content-type": JSON}
-        if size_of(tenant, message, route) + len(str(expected)) > client.connection.max_payload:
+        expected, own_id = {EXPECTED_LAST: self._id(before, route)} if before else {}, self._id(message, route)
+        headers = {**headers_of(tenant, message, route), **expected, MESSAGE_ID: own_id, "content-type": JSON}
+        more = len(str(expected)) + len(own_id) - len(message_id(message, route))
+        if size_of(tenant, message, route) + more > client.connection.max_payload:
             raise MaxPayloadError  # the server would close the connection, as the library counts no headers
         acknowledged = await client.publish(
             body_of(message),
@@ -134,20 +138,34 @@ class NatsBroker(StreamBroker):
         return self._reason(error) if is_unfit else await super()._refusal(client, error)
 
     async def _has_mark(self, client: Any) -> bool:
-        """Tell whether the mark names the stream as it is: one that was deleted and made anew was made at another time."""
+        """Tell whether the mark names the stream as it is: one that was deleted and made anew was made at another time.
+
+        One that was purged lacks more messages than it did. Where its own limits remove old messages, only one that lacks all is
+        taken for purged; where it keeps them for some time alone, or for its consumers, that is not noticed.
+        """
         jetstream = client.connection.jetstream()
         try:
             mark = await jetstream.stream_info(_MARK)
         except NotFoundError:
             return False
-        return bool(mark.config.description == str((await jetstream.stream_info(self._stream(LIVE))).created))
+        created, _, gone = str(mark.config.description).partition(_GONE)
+        now, self._gone = await jetstream.stream_info(self._stream(LIVE)), int(gone or 0)
+        return created == str(now.created) and not _is_purged(now, self._gone)
 
     async def _leave_mark(self, client: Any) -> None:
         jetstream = client.connection.jetstream()
         with suppress(NotFoundError):
             await jetstream.delete_stream(_MARK)
-        created = (await jetstream.stream_info(self._stream(LIVE))).created
-        await jetstream.add_stream(StreamConfig(name=_MARK, subjects=[MARK], description=str(created)))
+        now = await jetstream.stream_info(self._stream(LIVE))
+        self._gone = _count_gone(now)
+        await jetstream.add_stream(
+            StreamConfig(name=_MARK, subjects=[MARK], description=f"{now.created}{_GONE}{self._gone}")
+        )
+
+    def _id(self, message: Message, route: Route) -> str:
+        """Return the message's id; after a purge another one, as JetStream remembers the ids of what it has no more."""
+        usual = message_id(message, route)
+        return f"{usual}/{self._gone}" if self._gone and route.is_live else usual
 
     def _subscribe(self, client: Any, subscription: Subscription) -> list[Any]:
         wanted = ConsumerConfig(ack_policy=Acknowledge.EXPLICIT, ack_wait=self.redeliver_after)
@@ -182,3 +200,18 @@ class NatsBroker(StreamBroker):
 
     def _stream(self, route: Route) -> str:
         return self._streams.get(route.subject, route.subject.upper().replace(".", "-"))
+
+
+def _count_gone(info: StreamInfo) -> int:
+    """Return how many messages the stream had and has no more."""
+    return info.state.last_seq - info.state.messages
+
+
+def _is_purged(info: StreamInfo, gone: int) -> bool:
+    """Tell whether messages were removed, beyond `gone` and what the stream's own limits remove."""
+    config, state = info.config, info.state
+    if config.max_age or config.retention not in (None, RetentionPolicy.LIMITS):
+        return False
+    limits = (config.max_msgs, config.max_bytes, config.max_msgs_per_subject)
+    is_limited = any(limit is not None and limit > 0 for limit in limits)
+    return _count_gone(info) > gone and (not is_limited or state.messages == 0)

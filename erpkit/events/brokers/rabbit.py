@@ -24,7 +24,9 @@ _EXCHANGE = RabbitExchange("erp", type=ExchangeType.TOPIC, durable=True)
 class RabbitBroker(StreamBroker):
     """Exchange `erp`, routing keys `erp.<tenant>.<module>.<Event>`; queues are named as their handlers.
 
-    RabbitMQ keeps nothing for a queue that is not there yet: `declare` must come before what it is to see.
+    RabbitMQ keeps nothing for a queue that is not there yet: `declare` must come before what it is to see. Each message is sent
+    once the one before it is confirmed, at about half the rate of many at once: a queue that is full refuses one message and the
+    next ones find room, or go to other queues, and nothing in AMQP lets a message depend on the one before it.
     """
 
     scheme = "amqp"

@@ -19,11 +19,11 @@ STREAM = "ERP"
 JSON = "application/json"
 
 _UUID = "_watermill_message_uuid"
-_MESSAGE_ID = "Nats-Msg-Id"  # by which JetStream drops duplicates; elsewhere it is a header like any other
+MESSAGE_ID = "Nats-Msg-Id"  # by which JetStream drops duplicates; elsewhere it is a header like any other
 _IS_REPLAY, _REPLAY = "is_replay", "replay_id"  # the second alone: caused by an event that was replayed
 EXPECTED_LAST = "Nats-Expected-Last-Msg-Id"  # of the message before it: JetStream refuses what would overtake that one
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # which no text in PostgreSQL may hold
-_OWN = {_UUID, _MESSAGE_ID, EXPECTED_LAST, "tenant", "offset", _IS_REPLAY, "content-type", "Nats-Expected-Stream"}
+_OWN = {_UUID, MESSAGE_ID, EXPECTED_LAST, "tenant", "offset", _IS_REPLAY, "content-type", "Nats-Expected-Stream"}
 MARK = "erpkit.forwarded"  # the name of what a forwarder leaves on a broker, to notice one that was wiped
 
 
@@ -39,7 +39,7 @@ def headers_of(tenant: str, message: Message, route: Route = LIVE) -> dict[str, 
         **metadata,
         "correlation_id": message.correlation_id,
         _UUID: str(message.uuid),
-        _MESSAGE_ID: message_id(message, route),
+        MESSAGE_ID: message_id(message, route),
         "tenant": tenant,
         **offset,
         **({_IS_REPLAY: "true", _REPLAY: str(message.replay_id)} if message.is_replay else {}),
@@ -82,7 +82,7 @@ def from_wire(topic: str, headers: Mapping[str, Any], body: bytes, tenant: str |
 
 def _uuid(headers: Mapping[str, str]) -> tuple[UUID, dict[str, str]]:
     """Return a message's uuid, and what its metadata says of it."""
-    return uuid_of(headers[_UUID]) if headers.get(_UUID) else (UUID(headers[_MESSAGE_ID]), {})
+    return uuid_of(headers[_UUID]) if headers.get(_UUID) else (UUID(headers[MESSAGE_ID]), {})
 
 
 def uuid_of(text: str) -> tuple[UUID, dict[str, str]]:

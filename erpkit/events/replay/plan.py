@@ -253,7 +253,7 @@ def plan_replay(
 ) -> ReplayPlan:
     """Plan to replay what `selection` holds in the logs of `tenants` to the handlers of `choice`.
 
-    Raises UsageError for a handler that does not exist.
+    Raises UsageError for a handler that does not exist, and for two with effects outside the database that listen to one topic.
     """
     chosen, left_out = choose_handlers(registry, choice or HandlerChoice())
     errors: dict[str, str] = {}
@@ -274,6 +274,7 @@ def steps_of(
     registry: Registry, handlers: Sequence[EventHandler], selection: Selection, counts: Sequence[tuple[Any, ...]]
 ) -> tuple[ReplayStep, ...]:
     """Return a step for each row of counts (tenant, topic, events, first, last) and handler of that topic. Pure."""
+    check_one_outside(registry, handlers)
     return tuple(
         ReplayStep(
             slug,
@@ -285,7 +286,7 @@ def steps_of(
             since,
             until,
             describe_handler(handler),
-            not handler.replayable,
+            handler.has_side_effects,
         )
         for slug, topic, events, first, last, since, until in counts
         if selection.has_topic(topic)
@@ -309,9 +310,20 @@ def choose_handlers(registry: Registry, choice: HandlerChoice) -> tuple[list[Eve
     if unknown := sorted({*handlers, *side_effects} - set(known)):
         raise UsageError(f"no handler is named {', '.join(unknown)}; there are {', '.join(known)}")
     asked = [handler for name, handler in known.items() if not handlers or name in handlers or name in side_effects]
-    chosen = [handler for handler in asked if handler.replayable or handler.name in side_effects]
+    chosen = [handler for handler in asked if not handler.has_side_effects or handler.name in side_effects]
     left_out = {handler.name: "has side effects" for handler in asked if handler not in chosen}
     return chosen, left_out
+
+
+def check_one_outside(registry: Registry, handlers: Sequence[EventHandler]) -> None:
+    """Raise UsageError where two handlers change something outside the database by one event: a fault between them repeats one."""
+    by_topic: dict[str, str] = {}
+    for handler in (one for one in handlers if one.is_outside):
+        for topic in registry.topics_of(handler):
+            if (other := by_topic.setdefault(topic, handler.name)) != handler.name:
+                raise UsageError(
+                    f"{other} and {handler.name} both have effects outside the database on {topic}: replay to one after the other"
+                )
 
 
 def describe_handler(handler: EventHandler) -> str:

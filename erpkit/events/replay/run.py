@@ -97,7 +97,8 @@ def run_replay(
 ) -> ReplayRun:
     """Carry out `plan` if `confirm` is its id; live checkpoints do not move.
 
-    Each tenant's events go to all their handlers in the order of the log. An event that a handler fails on is reported and
+    Each tenant's events go to all their handlers in the order of the log; where one of these has effects outside the database, one
+    event at a time, each committed before the next, and such a handler last. An event that a handler fails on is reported and
     left behind; one that succeeds closes its dead letter. `options.stop`, or Ctrl-C, ends it after the batch in flight, and
     `plan_resume` goes on from there; so it does after a crash. Raises PlanChangedError, with nothing done, when the id is another.
     """
@@ -108,6 +109,9 @@ def run_replay(
     for step in plan.steps:
         consumer = Consumer(tenants[step.tenant], registry, registry.event_handlers[step.handler])
         consumers.setdefault((step.tenant, step.topic), []).append(consumer)
+    for found in consumers.values():
+        found.sort(key=lambda one: one.handler.is_outside)  # an effect outside is not undone with what fails after it
+    most = 1 if any(one.handler.is_outside for found in consumers.values() for one in found) else _BATCH
 
     def deliver(
         connection: Connection, tenant: Tenant, messages: Sequence[Message]
@@ -116,16 +120,21 @@ def run_replay(
         handed, published = hand_over(connection, f"tenant {tenant.slug}: replay", pairs, pipeline=True)
         return [Outcome(name, m, "failed" if error else "handled", error) for name, m, error in handed], published
 
-    return carry_out(database, plan, confirm, deliver, options)
+    return carry_out(database, plan, confirm, deliver, options, most)
 
 
 def carry_out(
-    database: Database, plan: ReplayPlan, confirm: str, deliver: Deliver, options: RunOptions | None
+    database: Database,
+    plan: ReplayPlan,
+    confirm: str,
+    deliver: Deliver,
+    options: RunOptions | None,
+    most: int = _BATCH,
 ) -> ReplayRun:
-    """Give the events of a plan to `deliver`, batch by batch, and write down what becomes of each: see `run_replay`."""
+    """Give the events of a plan to `deliver`, `most` a batch, and write down what becomes of each: see `run_replay`."""
     PlanChangedError.check(confirm, plan.id)
     replay_id, options = plan.resumes or uuid4(), options or RunOptions()
-    replay = _Replay(database, plan, replay_id, deliver, options)
+    replay = _Replay(database, plan, replay_id, deliver, options, most)
     _open(database, plan, replay_id)
     try:
         with stop_at_interrupt(options.stop):
@@ -166,6 +175,7 @@ class _Replay:
     replay_id: UUID
     deliver: Deliver
     options: RunOptions
+    most: int
     _states: Counter[str] = field(default_factory=Counter)
     _resolved: int = 0
     _failures: list[ReplayFailure] = field(default_factory=list)
@@ -220,7 +230,9 @@ class _Replay:
     def _batch(self, tenant: Tenant, span: Span) -> list[Message]:
         """Replay a batch in one transaction: effects, results, inbox and position commit together."""
         with self.database.tenant_transaction(tenant, write=True) as connection:
-            messages = read_selected(connection, self.plan.selection, span, self._pace.batch, self.replay_id)
+            messages = read_selected(
+                connection, self.plan.selection, span, min(self.most, self._pace.batch), self.replay_id
+            )
             if not messages:
                 return []
             claim(connection, self.replay_id, span.after)
@@ -247,7 +259,7 @@ def hand_over(
     All go in one savepoint; only when something fails, or a handler has side effects, which must not be tried twice, does
     each get one of its own. A `pipeline` does not wait for each answer where no handler needs one. `what` is being done.
     """
-    if not all(consumer.handler.replayable for consumer, _ in pairs):
+    if any(consumer.handler.has_side_effects for consumer, _ in pairs):
         return _hand_over_each(connection, what, pairs)
     without = partial(
         together_or_each,

@@ -101,7 +101,7 @@ def find_projection(registry: Registry, handler: str) -> Projection:
     while more := {t for h in known.values() if tables & set(h.writes) for t in h.writes} - tables:
         tables |= more
     writers = [h for h in known.values() if tables & set(h.writes)]
-    if bad := [h.name for h in writers if not h.replayable]:
+    if bad := [h.name for h in writers if h.has_side_effects]:
         raise UsageError(
             f"{', '.join(bad)} writes {', '.join(sorted(tables))} and is not replayable: no rebuild is possible"
         )

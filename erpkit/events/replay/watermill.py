@@ -354,6 +354,12 @@ class _Work:
         ]
 
     def replay(self, tenant: Tenant, messages: Sequence[Message]) -> None:
+        """Hand on messages in one transaction; one in each where a handler has effects outside the database."""
+        is_outside = any(handler.is_outside for found in self._handlers.values() for handler in found)
+        for part in ([one] for one in messages) if is_outside else (messages,):
+            self._replay(tenant, part)
+
+    def _replay(self, tenant: Tenant, messages: Sequence[Message]) -> None:
         named, source = [self._named(message) for message in messages], messages[0].topic
         pairs = [
             (Consumer(tenant, self._registry, handler), message)

@@ -11,7 +11,7 @@ import pytest
 from nats.js.api import DiscardPolicy
 
 from erpkit.database import Database, Tenant
-from erpkit.errors import BrokerError, ErpkitError, PlanChangedError
+from erpkit.errors import BrokerError, ErpkitError, PlanChangedError, UsageError
 from erpkit.events import Message, append
 from erpkit.events.brokers import (
     LIVE,
@@ -33,8 +33,11 @@ from erpkit.events.brokers.kafka import KafkaBroker
 from erpkit.events.brokers.nats import NatsBroker
 from erpkit.events.brokers.rabbit import RabbitBroker
 from erpkit.events.brokers.redis import RedisBroker
+from erpkit.events.letter_edit import plan_edit
+from erpkit.events.letter_plan import plan_discard
+from erpkit.events.letter_run import run_letters
 from erpkit.migrations import Migration
-from tests.counting import GROUPS, SEEN, consuming, new_tenant, select, wait_until, write_events
+from tests.counting import COUNTER, GROUPS, SEEN, consuming, new_tenant, select, wait_until, write_events
 from tests.events.brokers.servers import MortalNats
 from tests.events.brokers.streams import stored
 
@@ -235,6 +238,20 @@ def test_lag_shows_the_forwarder_and_what_was_refused(shared_database: Database,
     assert finding.remedy == f"erpkit events forward --tenant {acme.slug} --from 4"
 
 
+def test_a_dead_letter_of_the_forwarder_is_not_edited_and_what_is_to_be_done_with_it_is_told(
+    shared_database: Database, acme: Tenant
+) -> None:
+    write_events(shared_database, acme, 5)
+    forward(shared_database, acme, Picky(refuses=103, fails=-1))
+    with pytest.raises(UsageError, match="forward.memory forwards an event as the log has it") as told:
+        plan_edit(shared_database, COUNTER, acme, (4, ""), ({"number": 1}, "a test"))
+    assert f"`erpkit events forward --tenant {acme.slug} --from 4`" in str(told.value)
+    with shared_database.connection() as connection:
+        plan = plan_discard(connection, [acme], "too odd")
+    run_letters(shared_database, COUNTER, plan, plan.id)
+    assert select(shared_database, acme, LETTERS) == []
+
+
 def _tell_lost(database: Database, tenant: Tenant, broker: Broker) -> list[str]:
     with database.connection() as connection:
         return [one.problem for one in read_forward_findings(connection, [tenant], broker.scheme)]
@@ -261,6 +278,55 @@ def test_a_stream_that_was_deleted_and_made_anew_is_noticed_and_what_it_lost_can
     assert _tell_lost(shared_database, acme, jetstream) == []
     assert forward(shared_database, acme, jetstream).events == 15
     assert [offset for _, offset, _, _ in stored(nats, acme.slug)] == list(range(6, 21))
+
+
+@pytest.mark.parametrize("limits", [{"max_msgs": -1}, {"max_msgs": 1000}], ids=["unlimited", "limited"])
+def test_a_stream_that_was_purged_is_noticed_once_and_what_it_lost_can_be_sent_again(
+    shared_database: Database, acme: Tenant, nats: MortalNats, jetstream: NatsBroker, limits: dict[str, int]
+) -> None:
+    write_events(shared_database, acme, 20)
+    prepare(shared_database, [acme], GROUPS, jetstream, {})
+    _limit_stream(nats, **limits)
+    forward(shared_database, acme, jetstream)
+    prepare(shared_database, [acme], GROUPS, jetstream, {})
+    assert _tell_lost(shared_database, acme, jetstream) == []
+    _purge_stream(nats)
+    prepare(shared_database, [acme], GROUPS, jetstream, {})
+    (lost,) = _tell_lost(shared_database, acme, jetstream)
+    assert "has lost what was forwarded up to offset 20" in lost
+    plan = plan_resend(shared_database, [acme], group_name("nats"))
+    run_resend(shared_database, plan, plan.id)
+    prepare(shared_database, [acme], GROUPS, jetstream, {})
+    assert _tell_lost(shared_database, acme, jetstream) == []
+    forward(shared_database, acme, jetstream)
+    assert [offset for _, offset, _, _ in stored(nats, acme.slug)] == list(range(1, 21))
+    prepare(shared_database, [acme], GROUPS, jetstream, {})
+    assert _tell_lost(shared_database, acme, jetstream) == []
+    _limit_stream(nats, max_msgs=-1)
+
+
+def test_a_stream_that_removes_old_messages_by_its_own_limits_is_not_taken_for_purged(
+    shared_database: Database, acme: Tenant, nats: MortalNats, jetstream: NatsBroker
+) -> None:
+    prepare(shared_database, [acme], GROUPS, jetstream, {})
+    _limit_stream(nats, max_msgs=5)
+    try:
+        write_events(shared_database, acme, 20)
+        forward(shared_database, acme, jetstream)
+        prepare(shared_database, [acme], GROUPS, jetstream, {})
+        assert _tell_lost(shared_database, acme, jetstream) == []
+    finally:
+        _limit_stream(nats, max_msgs=-1)
+        _delete_stream(nats)
+
+
+def _purge_stream(server: MortalNats) -> None:
+    async def purge() -> None:
+        client = await nats_client.connect(server.url)
+        await client.jetstream().purge_stream("ERP")
+        await client.close()
+
+    asyncio.run(purge())
 
 
 def _delete_stream(server: MortalNats) -> None:
