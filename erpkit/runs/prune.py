@@ -177,8 +177,9 @@ def _is_of(path: Path, run: RunRecord) -> bool:
             return run.started_at.astimezone(UTC).isoformat() in html.unescape(
                 file.read(_EDGE).decode(errors="replace")
             )
+        named = f'"run": "{run.id}"'.encode()
         file.seek(max(0, file.seek(0, os.SEEK_END) - _EDGE))
-        return f'"run": "{run.id}"' in file.read().decode(errors="replace")
+        return named in file.read() or (file.seek(0) == 0 and named in file.read())  # widgets may come after it
     return False
 
 

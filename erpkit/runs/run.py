@@ -5,18 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from erpkit.config import Settings
 from erpkit.errors import ErpkitError, RunError, UsageError
-from erpkit.finding import with_ages
-from erpkit.result import Summary, as_findings
-from erpkit.runs.changes import Changes, Look, compare
+from erpkit.runs.changes import Changes
+from erpkit.runs.compared import compared, read_declared
 from erpkit.runs.execute import execute, find_kernel, home_folder, mark_cells
 from erpkit.runs.notebook import Notebook
 from erpkit.runs.output import Destination, output_name, read_tenants
@@ -26,7 +24,6 @@ from erpkit.runs.report import read_entries, run_key, write_index, write_report
 from erpkit.runs.result import Ending, Outcome, RunResult, read_summary
 from erpkit.runs.secrets import Mask, check_references
 from erpkit.runs.stopper import Stopper, TimeLimits
-from erpkit.runs.thresholds import Threshold, find_over, read_thresholds
 from erpkit.visible import visible
 
 _RETRIED: tuple[Outcome, ...] = ("failed", "timed out", "killed")
@@ -73,12 +70,12 @@ def run_notebook(
     if retry.times and not retry.writes and may_write(notebook.parameters, values):
         raise UsageError(f"this run of {notebook.path.stem} may write: it is only retried with --retry-writes")
     urls, stopper, first = read_urls(), Stopper(limits), datetime.now(UTC)
-    thresholds = read_thresholds(Settings.from_env().thresholds)
+    read_declared()  # a threshold that cannot be understood is refused before a kernel starts
     with home_folder(), stopper.signals():
         name, destination = find_kernel(notebook, kernel), Destination(place)
 
         def begin(attempt: int) -> _Run:
-            return _Run(notebook, values, name, destination, stem, attempt, recorder, thresholds)
+            return _Run(notebook, values, name, destination, stem, attempt, recorder)
 
         run, result = _try_until_done(begin, retry, stopper)
     if index and destination.url is None:
@@ -104,10 +101,10 @@ class _Run:
 
     def __init__(
         self, notebook: Notebook, values: Mapping[str, Any], kernel: str, destination: Destination, stem: str | None,
-        attempt: int, recorder: Recorder, thresholds: Sequence[Threshold],
+        attempt: int, recorder: Recorder,
     ) -> None:  # fmt: skip
         self._notebook, self._values, self._kernel = notebook, values, kernel
-        self._destination, self._recorder, self._thresholds = destination, recorder, thresholds
+        self._destination, self._recorder = destination, recorder
         name, tenants, now = notebook.path.stem, read_tenants(values), datetime.now(UTC)
         self._output = destination.reserve(stem or output_name(name, tenants, now), anew=stem is not None)
         self.start = RunStart(
@@ -133,7 +130,7 @@ class _Run:
     def _execute(self, stopper: Stopper, began: float) -> RunResult:
         mask = Mask(self._values)
         ending, node = execute(self._notebook.path, self._output, self._values, self._kernel, stopper, mask)
-        result = self._compared(self._result(node, ending, time.perf_counter() - began))
+        result = compared(self._result(node, ending, time.perf_counter() - began), self.start, self._recorder)
         mark_cells(node, ending)
         self._write(node, result)
         return self._deliver(result)
@@ -145,12 +142,6 @@ class _Run:
             start.notebook, outcome, seconds, self._output, self._output.with_suffix(".html"), ending.error, summary,
             start.tenants, start.parameters, start.started_at, start.attempt, start.id,
         )  # fmt: skip
-
-    def _compared(self, result: RunResult) -> RunResult:
-        """Add what changed since the last such run, and the facts that are over a threshold; one that stopped says neither."""
-        if result.outcome not in ("ok", "findings"):
-            return result
-        return compare_result(result, self._recorder.previous_look(self.start), self._thresholds)
 
     def _write(self, node: Any, result: RunResult) -> None:
         import nbformat  # noqa: PLC0415 - slow to import
@@ -196,20 +187,6 @@ def _previous_in(destination: Destination, start: RunStart) -> Any:
         return None
     key, began = run_key(start.notebook, start.parameters), start.started_at.isoformat()
     return next((e.outcome for e in read_entries(destination.folder) if e.key == key and e.started < began), None)
-
-
-def compare_result(result: RunResult, last: Look | None, thresholds: Sequence[Threshold] = ()) -> RunResult:
-    """Return a result with its changes since the `last` look, the age of each finding, and a finding for each fact over a threshold."""
-    summary = result.summary or Summary(result.notebook, {})
-    over = find_over(thresholds, result.notebook, summary.facts, last.facts if last else None)
-    findings = [*as_findings(summary.findings), *over]
-    changes = compare(last, result.started_at, summary.facts, findings)
-    if not result.summary and not over:
-        return replace(result, changes=changes)
-    summary = replace(summary, findings=with_ages(findings, changes.ages))
-    return replace(
-        result, summary=summary, changes=changes, outcome="findings" if summary.exit_code else result.outcome
-    )
 
 
 _FINDINGS = 10  # that a message holds

@@ -134,8 +134,8 @@ def test_a_file_that_a_later_run_has_written_stays(database: Database, notebook:
     for _ in range(2):
         last = run_notebook(open_notebook(str(notebook)), {}, tmp_path, "fixed", recorder=Recorder(database))
     with package.open() as erp:
-        done = erp.runs.prune(days=0, keep=1)
-        done = done.apply(done.id)
+        plan = erp.runs.prune(days=0, keep=1)
+        done = plan.apply(plan.id)
     assert (done.runs, done.files, last.output.exists(), last.report.exists()) == (1, 0, True, True)
 
 
