@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from erpkit.config import Settings
+from erpkit.errors import DatabaseError
 from erpkit.finding import with_ages
 from erpkit.result import Summary, as_findings
 from erpkit.runs.changes import Look, compare
@@ -20,10 +21,18 @@ def read_declared() -> list[Threshold]:
 
 
 def compared(result: RunResult, start: RunStart, recorder: Recorder) -> RunResult:
-    """Add what changed since the last such run, and the facts that are over a threshold; a run that stopped says neither."""
+    """Add what changed since the last such run, and the facts that are over a threshold; a run that stopped says neither.
+
+    A record that cannot be read is no first run: then nothing is said of changes, and why.
+    """
     if result.outcome not in ("ok", "findings"):
         return result
-    return compare_result(result, recorder.previous_look(start), read_declared())
+    try:
+        return compare_result(result, recorder.previous_look(start), read_declared())
+    except DatabaseError as error:
+        unknown = f"what changed since the last run is not known: {error}"
+        alone = replace(compare_result(result, None, read_declared()), changes=None)
+        return alone if recorder.problem or recorder.is_off else replace(alone, problems=(*alone.problems, unknown))
 
 
 def compare_result(result: RunResult, last: Look | None, thresholds: Sequence[Threshold] = ()) -> RunResult:

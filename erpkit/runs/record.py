@@ -22,7 +22,7 @@ import psycopg
 
 from erpkit.config import acting_user
 from erpkit.database import Connection, Database, grant_analysts, share_table
-from erpkit.errors import ErpkitError, UsageError, first_line
+from erpkit.errors import DatabaseError, ErpkitError, UsageError, first_line
 from erpkit.runs.changes import Changes, Look, Sighting, look_after
 from erpkit.runs.result import Outcome, RunResult
 from erpkit.runs.store import HistoryFile, to_json
@@ -191,6 +191,11 @@ class Recorder:
         except ErpkitError as error:
             return cls(None, f"the run is not recorded: {error}")
 
+    @property
+    def is_off(self) -> bool:
+        """Whether it has no database to record in."""
+        return self._database is None
+
     def start(self, run: RunStart) -> None:
         """Record that a run starts, and give signs of life until `finish`."""
         self._ended = threading.Event()
@@ -208,23 +213,32 @@ class Recorder:
         self._try(lambda connection: _update(connection, run, result), in_file)
 
     def previous_outcome(self, run: RunStart) -> Outcome | None:
-        """Return the outcome of the last run of the same notebook with the same parameters before this one."""
-        found = self._previous(run, _ANY)
-        return found[0] if found else None
+        """Return the outcome of the last run of the same notebook with the same parameters before this one; None if not known."""
+        with suppress(psycopg.Error, ErpkitError, sqlite3.Error, OSError):
+            found = self._previous(run, _ANY)
+            return found[0] if found else None
+        return None
 
     def previous_look(self, run: RunStart) -> Look | None:
-        """Return what the last such run that came to its end has found; None where there is none."""
-        found = self._previous(run, _WHOLE)
+        """Return what the last such run that came to its end has found; None where there is none.
+
+        Raises DatabaseError where the record cannot be read, or there is no database: then it is not known whether there is one.
+        """
+        if self._database is None:
+            raise DatabaseError(self.problem or "there is no record of runs")
+        try:
+            found = self._previous(run, _WHOLE)
+        except (psycopg.Error, sqlite3.Error, OSError) as error:
+            raise DatabaseError(_reason(error) if isinstance(error, psycopg.Error) else first_line(error)) from None
         return _look(*found[1:]) if found else None
 
     def _previous(self, run: RunStart, outcomes: tuple[Outcome, ...]) -> tuple[Any, ...] | None:
         """Return outcome, start, facts, findings and changes of the last such run, wherever it was recorded."""
         found: list[tuple[Any, ...]] = []
-        with suppress(psycopg.Error, ErpkitError):
+        with suppress(psycopg.errors.InsufficientPrivilege):  # of others; its own are in the file
             found += self._read(run, outcomes)
-        with suppress(psycopg.Error, ErpkitError, sqlite3.Error, OSError, LookupError, ValueError):
-            file = self._open_file()
-            found += _previous_in(file, run, outcomes) if file else ()
+        if file := self._open_file():
+            found += _previous_in(file, run, outcomes)
         return max(found, key=lambda one: one[1], default=None)
 
     def _read(self, run: RunStart, outcomes: tuple[Outcome, ...]) -> list[tuple[Any, ...]]:

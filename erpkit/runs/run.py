@@ -168,7 +168,7 @@ def _tell(
     result: RunResult, start: RunStart, destination: Destination, recorder: Recorder, urls: list[str]
 ) -> RunResult:
     """Send the news if there is any, and note what went wrong beside the run."""
-    problems = [recorder.problem] if recorder.problem else []
+    problems = [*result.problems, *([recorder.problem] if recorder.problem else [])]
     if urls:
         before = recorder.previous_outcome(start) or _previous_in(destination, start)
         try:

@@ -151,3 +151,15 @@ def test_a_login_that_may_not_write_records_its_runs_under_home_and_is_told_so(
     assert results[0].problems == (f"the run is recorded in {file}: permission denied for schema public",)
     assert results[1].changes
     assert len(results[1].changes.known) == 1
+
+
+def test_a_record_that_cannot_be_read_is_no_first_run(probe: Probe, database: Database) -> None:
+    probe.run("1|acme is behind")
+    there, database.conninfo = database.conninfo, "host=127.0.0.1 port=1 dbname=erp"
+    try:
+        blind = probe.run("1|acme is behind")
+    finally:
+        database.conninfo = there
+    assert (blind.outcome, blind.changes) == ("findings", None)
+    assert "nothing to compare with" not in blind.report.read_text()
+    assert run_notebook(open_notebook(str(probe.path)), {}, probe.folder / "runs").changes is None
