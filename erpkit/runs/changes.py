@@ -11,6 +11,7 @@ from erpkit.finding import Finding, Severity, name_some
 from erpkit.plural import count_of
 from erpkit.result import to_html
 from erpkit.table import Column, Table, format_value
+from erpkit.visible import visible_html
 
 MOST = 2000  # findings that a look keeps, the gravest first, so that a record stays small
 
@@ -71,14 +72,17 @@ class FactChange:
     @property
     def difference(self) -> float | None:
         """How much more it is now."""
-        return self.now - self.before if is_number(self.before) and is_number(self.now) else None
+        if not (is_number(self.before) and is_number(self.now)):
+            return None
+        difference = self.now - self.before
+        return round(difference, 6) if isinstance(difference, float) else difference  # 7.7 - 7.1 is 0.6
 
     @property
     def moved(self) -> str:
         """The difference with its sign, or the value before."""
         if self.difference is None:
             return f"was {format_value(self.before)}"
-        return format_value(round(self.difference, 6), signed=True)
+        return format_value(self.difference, signed=True)
 
     def __str__(self) -> str:
         return f"{self.name} {format_value(self.now)} ({self.moved})"
@@ -149,14 +153,16 @@ class Changes:
     def html(self) -> str:
         """Return the changes for the top of a report."""
         if self.since is None:
-            return f'<div class="erpkit-changes">{to_html(str(self))}</div>'
+            return f'<div class="erpkit-changes">{to_html("First run: there is nothing to compare with")}</div>'
         groups = [
             _listed("New", self.new, lambda _: ""),
             _listed("Gone", self.gone, lambda one: f"since {one.since:%Y-%m-%d %H:%M}"),
             _listed("Not looked at this time", self.unread, lambda _: ""),
         ]
-        tables = [self.table] if self.table.rows else []
-        return f'<div class="erpkit-changes">{to_html(str(self))}{"".join(groups)}{to_html("", tables=tables)}</div>'
+        moved = [line for line in self.lines if line.startswith("facts: ")]
+        told = "".join(f"<p>{visible_html(line[0].upper() + line[1:])}</p>" for line in moved)
+        title = str(self)
+        return f'<div class="erpkit-changes">{to_html(title[0].upper() + title[1:])}{"".join(groups)}{told}</div>'
 
     def document(self) -> dict[str, Any]:
         """Return the changes as plain values, which the record keeps."""

@@ -9,7 +9,7 @@ import pytest
 from erpkit.database import Database
 from erpkit.runs import Recorder, RunResult, open_notebook, run_notebook
 from erpkit.sample.demo import Planted
-from tests.command import erpkit
+from tests.command import erpkit, refused
 from tests.runs.test_run_receivers import receiver as receiver
 from tests.tiny import write_notebook
 
@@ -65,7 +65,8 @@ def test_the_report_the_record_and_the_message_tell_what_changed(
     assert "1 new, 1 known, 1 gone" in report
     assert report.index("1 new, 1 known, 1 gone") < report.index("probed")
     assert "new since" in report
-    assert "there is nothing to compare with" in first.report.read_text()
+    assert "Facts: rows 130 (+30)" in report
+    assert "First run: there is nothing to compare with" in first.report.read_text()
     assert [message["title"] for message in messages] == ["probe: findings"] * 2 + ["probe: findings, was findings"]
     assert "new: fjord drifts" in messages[2]["message"]
     shown = json.loads(erpkit("runs", "show", last.id, "--json").stdout)
@@ -104,9 +105,7 @@ def test_a_threshold_makes_a_finding_of_a_fact(probe: Probe, monkeypatch: pytest
     assert grown.findings == ("rows: went from 100 to 130, and the threshold of the change is <= +20 %",)
     assert grown.findings[0].partition(":")[2].replace("<=", "&lt;=") in grown.report.read_text()
     monkeypatch.setenv("ERPKIT_THRESHOLDS", "rows is small")
-    refused = erpkit("run", str(probe.path))
-    assert (refused.returncode, refused.stderr.count("\n")) == (2, 2)
-    assert "cannot be understood" in refused.stderr
+    refused(erpkit("run", str(probe.path)), 2, "cannot be understood")
 
 
 def test_the_runs_of_an_erp_that_cannot_be_written_are_recorded_under_home(
