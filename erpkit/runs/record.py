@@ -178,7 +178,12 @@ class Recorder:
 
     def __init__(self, database: Database | None, problem: str | None = None, home: Path | None = None) -> None:
         self._database, self._home = database, home
-        self._file: HistoryFile | None = None
+        self._file: HistoryFile | None = None  # once the database has refused to be written
+        self._beside: HistoryFile | None = None
+        self._before: tuple[str, list[tuple[Any, ...]]] = (
+            "",
+            [],
+        )  # a run, and what the database had recorded before it
         self._note: str | None = None
         self.problem = problem
         self._ended = threading.Event()
@@ -199,7 +204,12 @@ class Recorder:
     def start(self, run: RunStart) -> None:
         """Record that a run starts, and give signs of life until `finish`."""
         self._ended = threading.Event()
-        if self._try(lambda connection: _insert(connection, run), lambda file: file.start(_plain_row(run))):
+
+        def in_database(connection: Connection) -> None:
+            _insert(connection, run)
+            self._before = (run.id, _previous_of(connection, run, _WHOLE))  # at hand, without another connection
+
+        if self._try(in_database, lambda file: file.start(_plain_row(run))):
             threading.Thread(target=self._beat, args=(run.id, self._ended), daemon=True).start()
 
     def finish(self, run: RunStart, result: RunResult) -> None:
@@ -235,19 +245,14 @@ class Recorder:
     def _previous(self, run: RunStart, outcomes: tuple[Outcome, ...]) -> tuple[Any, ...] | None:
         """Return outcome, start, facts, findings and changes of the last such run, wherever it was recorded."""
         found: list[tuple[Any, ...]] = []
-        with suppress(psycopg.errors.InsufficientPrivilege):  # of others; its own are in the file
-            found += self._read(run, outcomes)
+        if (self._before[0], outcomes) == (run.id, _WHOLE):
+            found += self._before[1]
+        elif self._database is not None:
+            with self._connect(self._database) as connection:
+                found += _previous_of(connection, run, outcomes)
         if file := self._open_file():
             found += _previous_in(file, run, outcomes)
         return max(found, key=lambda one: one[1], default=None)
-
-    def _read(self, run: RunStart, outcomes: tuple[Outcome, ...]) -> list[tuple[Any, ...]]:
-        if self._database is None:
-            return []
-        with self._connect(self._database) as connection:
-            if connection.execute(_LAYOUT).fetchone() in ((False, False), None):
-                return []
-            return connection.execute(_PREVIOUS, {**run.row(), "outcomes": list(outcomes)}).fetchall()
 
     def _beat(self, id_: str, ended: threading.Event) -> None:
         query = "UPDATE public.erpkit_runs SET seen_at = clock_timestamp() WHERE id = %s"
@@ -289,15 +294,29 @@ class Recorder:
         return True
 
     def _open_file(self) -> HistoryFile | None:
-        if self._file is not None or self._database is None or self._home is None:
-            return self._file
-        return HistoryFile.of(self._database, self._home)
+        if self._database is None or self._home is None:
+            return None
+        if self._beside is None:
+            with self._connect(self._database):
+                pass
+        return self._beside
 
     @contextmanager
     def _connect(self, database: Database) -> Iterator[Connection]:
         with psycopg.connect(database.conninfo, connect_timeout=5, application_name="erpkit") as connection:
             connection.execute("SET LOCAL statement_timeout = '10s'")
+            if self._home is not None and self._beside is None:
+                self._beside = HistoryFile.beside(connection, self._home)
             yield connection
+
+
+def _previous_of(connection: Connection, run: RunStart, outcomes: tuple[Outcome, ...]) -> list[tuple[Any, ...]]:
+    """Return what the database has recorded of the last such run; nothing for a login that may not read the record of others."""
+    if connection.execute(_LAYOUT).fetchone() == (False, False):
+        return []
+    with suppress(psycopg.errors.InsufficientPrivilege), connection.transaction():
+        return connection.execute(_PREVIOUS, {**run.row(), "outcomes": list(outcomes)}).fetchall()
+    return []
 
 
 def _plain_row(run: RunStart) -> dict[str, Any]:

@@ -186,8 +186,13 @@ class HistoryFile:
     def of(cls, database: Database, home: Path) -> HistoryFile:
         """Return the file for a database: one each, as there may be several under one ERPKIT_HOME."""
         with database.connection() as connection:
-            info = connection.info
-            place = f"{info.host}:{info.port}/{info.dbname}"
+            return cls.beside(connection, home)
+
+    @classmethod
+    def beside(cls, connection: Connection, home: Path) -> HistoryFile:
+        """Return the file for the database of an open connection."""
+        info = connection.info
+        place = f"{info.host}:{info.port}/{info.dbname}"
         short = re.sub(r"\W+", "-", place.rpartition("/")[2])[:40]
         return cls(home / "history" / f"{short}-{hashlib.sha256(place.encode()).hexdigest()[:10]}.sqlite")
 
