@@ -153,7 +153,7 @@ def _manifest(path: str) -> dict[str, Any]:
     if not path.endswith(".toml"):
         return {}
     try:
-        return tomllib.loads(expand_home("ERPKIT_MODULES", path).read_text("utf-8"))
+        return tomllib.loads(expand_home("ERPKIT_MODULES", path).read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return {}
 

@@ -96,7 +96,7 @@ def select(database: Database, tenant: Tenant, query: str) -> list[object]:
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -12,7 +12,12 @@ import click
 import erpkit
 from erpkit.cli.output import as_json, print_json, print_target, say, say_script, show
 from erpkit.finding import marked
-from erpkit.modules import Component, ModuleCheck, cut_edges, find_impact
+from erpkit.modules import ModuleCheck, Rules, cut_edges, find_impact
+from erpkit.modules.baseline import NEVER, write_baseline
+from erpkit.modules.reports import as_annotations, as_document, as_sarif, describe_component
+from erpkit.modules.rules import BASELINE
+from erpkit.modules.wiring import shorten_path
+from erpkit.plural import count_of
 
 _SHOWN = 5  # pieces of evidence a finding
 
@@ -20,7 +25,7 @@ _odoo = click.option(
     "--odoo", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
     help="Read Odoo's addons in this folder instead; may be repeated. Manifests are parsed, and not executed.",
 )  # fmt: skip
-_no_database = click.option("--no-database", is_flag=True, help="Do not look at foreign keys and views.")
+_no_database = click.option("--no-database", is_flag=True, help="Do not look at what the database holds.")
 
 
 def _reading(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,27 +55,68 @@ def list_(as_json: bool) -> None:
 @click.option(
     "--layers", default="", metavar="TEXT", help="'billing > sales, inventory > catalog*', the highest first."
 )
+@click.option("--strict", is_flag=True, help="What was not read is an error.")
+@click.option(
+    "--baseline", is_flag=True, help="Write what is found to the baseline: from then on only new findings fail."
+)
+@click.option(
+    "-o",
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "sarif", "github"]),
+    default="text",
+    show_default=True,
+    help="Text, or JSON, SARIF or annotations for other programs.",
+)
 @as_json
-def check(odoo: tuple[Path, ...], no_database: bool, layers: str, as_json: bool) -> int:
-    """Look for cycles, undeclared couplings, and events without a handler; exit code 3 if there are findings."""
-    result = _inspected(odoo, no_database, layers, quiet=as_json)
-    if as_json:
-        findings = [asdict(finding) | {"severity": finding.severity} for finding in result.findings]
-        print_json(
-            {"order": result.order, "cycle": result.cycle, "not_read": result.not_read, "findings": findings,
-             "cycles": [_component(component) for component in result.components]}
-        )  # fmt: skip
-        return result.summary.exit_code
+def check(
+    odoo: tuple[Path, ...], no_database: bool, layers: str, strict: bool, baseline: bool, form: str, as_json: bool
+) -> int:  # fmt: skip
+    """Look for cycles, undeclared couplings, and events without a handler; exit code 3 if there are findings.
+
+    It goes by the rules in [tool.erpkit.modules] of the pyproject.toml or modules.toml.
+    """
+    form = "json" if as_json else form
+    modules = erpkit.open().modules
+    result = modules.check(odoo=odoo, layers=layers, database=not no_database, strict=strict, baseline=not baseline)
+    _tell_source(result, quiet=form != "text")
+    if baseline:
+        return _write_baseline(modules.rules(), result)
+    if form == "text":
+        _say_findings(result)
+    elif form == "github":
+        for line in as_annotations(result):
+            say_script(line)
+    else:
+        print_json(as_sarif(result) if form == "sarif" else as_document(result))
+    return result.summary.exit_code
+
+
+def _say_findings(result: ModuleCheck) -> None:
     say(f"load order: {_listed(result.order) or result.load_order}")
+    if result.outside:
+        say(f"outside of what was read: {_listed(result.outside)}")
     for finding in result.findings:
         say(marked(finding))
         for line in finding.evidence[:_SHOWN]:
             say(f"    {line}")
         if len(finding.evidence) > _SHOWN:
             say(f"    … and {len(finding.evidence) - _SHOWN} more")
+    if result.known:
+        say(f"{count_of(result.known, 'finding is', 'findings are')} in the baseline")
     if not result.findings:
-        say("no findings")
-    return result.summary.exit_code
+        say("no new findings" if result.known else "no findings")
+
+
+def _write_baseline(rules: Rules, result: ModuleCheck) -> int:
+    """Write the baseline; what was not read fails all the same."""
+    path = rules.baseline or Path(BASELINE)
+    count = write_baseline(path, result.findings)
+    say(f"written: {shorten_path(path)}: {count_of(count, 'finding')}")
+    left = [finding for finding in result.findings if finding.kind in NEVER and finding.severity != "info"]
+    for finding in left:
+        say(marked(finding))
+    return 3 if left else 0
 
 
 @command.command()
@@ -85,7 +131,7 @@ def graph(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Show the graph of modules, as a picture, as Mermaid or as JSON; or answer one question about it."""
-    result = _inspected(odoo, no_database, "", quiet=True)
+    result = _inspected(odoo, no_database)
     if (impact or what_if) and form != "svg":
         _answer(result, impact, what_if, as_json=as_json or form == "json")
         return
@@ -100,14 +146,18 @@ def graph(
     say(f"written: {output}", err=True)
 
 
-def _inspected(odoo: tuple[Path, ...], no_database: bool, layers: str, *, quiet: bool) -> ModuleCheck:
-    result = erpkit.open().modules.check(odoo=odoo, layers=layers, database=not no_database)
+def _inspected(odoo: tuple[Path, ...], no_database: bool) -> ModuleCheck:
+    result = erpkit.open().modules.check(odoo=odoo, database=not no_database, baseline=False)
+    _tell_source(result, quiet=True)
+    return result
+
+
+def _tell_source(result: ModuleCheck, *, quiet: bool) -> None:
     print_target(result.target, quiet=quiet)
     found = {finding.problem for finding in result.findings}
     for text in result.not_read:
         if text not in found:  # else it is told among the findings
             say(f"not read: {text}", err=quiet)
-    return result
 
 
 def _answer(result: ModuleCheck, impact: str, what_if: tuple[str, ...], *, as_json: bool) -> None:
@@ -118,7 +168,9 @@ def _answer(result: ModuleCheck, impact: str, what_if: tuple[str, ...], *, as_js
         if found:
             answers["impact"] = asdict(found)
         if without:
-            answers["what_if"] = asdict(without) | {"after": [_component(component) for component in without.after]}
+            answers["what_if"] = asdict(without) | {
+                "after": [describe_component(component) for component in without.after]
+            }
             answers["what_if"].pop("before")  # type: ignore[attr-defined]
         print_json(answers)
         return
@@ -150,18 +202,8 @@ def _written(result: ModuleCheck, form: str, impact: str) -> str:
             "modules": [{"name": name, "outside": name in result.outside} for name in [*result.names, *result.outside]],
             "order": result.order,
             "edges": [asdict(edge) for edge in result.edges],
-            "cycles": [_component(component) for component in result.components],
+            "cycles": [describe_component(component) for component in result.components],
             "not_read": result.not_read,
         },
         indent=2,
     )
-
-
-def _component(component: Component) -> dict[str, object]:
-    return {
-        "modules": component.modules,
-        "path": component.path,
-        "declared": component.is_declared,
-        "cut": component.cut.edges,
-        "at_least": component.cut.at_least,
-    }

@@ -11,7 +11,8 @@ from erpkit.couplings import find_couplings, inspect_modules
 from erpkit.erp.installation import Installation
 from erpkit.erp.part import Part
 from erpkit.errors import NoModulesError
-from erpkit.modules import ModuleCheck, ModuleLike, find_modules, load_modules
+from erpkit.modules import Layers, ModuleCheck, ModuleLike, Rules, find_modules, load_modules, read_rules
+from erpkit.modules.baseline import read_baseline
 from erpkit.modules.check import module_table
 from erpkit.modules.impact import Declarations, plan_declarations
 from erpkit.queries import (
@@ -50,17 +51,35 @@ class Modules(Part):
         return module_table(tuple(self))
 
     def check(
-        self, source: str = "", *, layers: str = "", odoo: Sequence[Path] = (), database: bool = True
+        self,
+        source: str = "",
+        *,
+        layers: str = "",
+        odoo: Sequence[Path] = (),
+        database: bool = True,
+        strict: bool = False,
+        baseline: bool = True,
     ) -> ModuleCheck:
         """Check what modules declare against their code, their queries and the database.
 
         `source` is an entry-point group, a `modules.toml` or a folder of Odoo's addons in place of the configured modules.
-        `layers` are such as `billing > sales, inventory > catalog`, the highest first. Without `database`, foreign keys and
-        views are left out. Raises ErpkitError where there is nothing to read.
+        It goes by the rules in `[tool.erpkit.modules]`; `layers` such as `billing > sales, inventory > catalog`, the highest first,
+        replace theirs, and `strict` makes what was not read an error. Without `database`, foreign keys and views are left out;
+        without `baseline`, what that file has is told, too. Raises ErpkitError where there is nothing to read.
         """
         settings = self._installation.settings
         settings = replace(settings, modules=source or settings.modules)
-        return inspect_modules(settings, odoo=odoo, layers=layers, use_database=database)
+        rules = self.rules(source)
+        if layers:
+            rules = replace(rules, layers=Layers.parse(layers))
+        rules = replace(rules, strict=strict or rules.strict)
+        known = read_baseline(rules.baseline) if baseline else None
+        return inspect_modules(settings, odoo=odoo, rules=rules, baseline=known, use_database=database)
+
+    def rules(self, source: str = "") -> Rules:
+        """Return the rules that `check` goes by: those of the `modules.toml`, or of the nearest `pyproject.toml`."""
+        named = source or self._installation.settings.modules or ""
+        return read_rules(Path(named).expanduser() if named.endswith(".toml") else None)
 
     def undeclared(self, source: str = "") -> Declarations:
         """Find what modules use without declaring it, and check them as they would be if they declared it.

@@ -8,7 +8,6 @@ from erpkit.late import import_late
 
 if TYPE_CHECKING:
     from erpkit.modules.check import ModuleCheck, check_modules
-    from erpkit.modules.findings import Layers
     from erpkit.modules.impact import Impact, WhatIf, cut_edges, find_impact
     from erpkit.modules.module import (
         CommandHandler,
@@ -27,7 +26,9 @@ if TYPE_CHECKING:
         topic_of,
     )
     from erpkit.modules.registry import Candidates, Registry, find_modules, load_modules, load_order, read_candidates
-    from erpkit.modules.wiring import Component, Couplings, Edge, ModuleFinding, ModuleGraph
+    from erpkit.modules.rules import Layers, Rule, Rules
+    from erpkit.modules.rules_file import read_rules
+    from erpkit.modules.wiring import Component, Couplings, Edge, ModuleFinding, ModuleGraph, Unread
 
 __all__ = [
     "Candidates",
@@ -47,7 +48,10 @@ __all__ = [
     "QueryHandler",
     "Registry",
     "Retry",
+    "Rule",
+    "Rules",
     "Tool",
+    "Unread",
     "Upcaster",
     "WhatIf",
     "check_modules",
@@ -58,6 +62,7 @@ __all__ = [
     "load_modules",
     "load_order",
     "read_candidates",
+    "read_rules",
     "register",
     "tables_of",
     "tools_of",

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import TYPE_CHECKING
 
+from erpkit.finding import exit_code
+from erpkit.modules.baseline import Baseline
 from erpkit.modules.cycles import find_components, graph_of, shortest_cycle, smallest_cut, within
+from erpkit.modules.faults import folder_faults, name_faults, select_modules, structure_faults, wiring_faults
 from erpkit.modules.findings import (
-    Layers,
+    allowance_findings,
     coverage_findings,
     cycle_findings,
-    duplicate_findings,
     event_findings,
+    forbidden_findings,
+    graded,
     layer_findings,
     list_evidence,
-    missing_findings,
-    not_module_findings,
-    self_findings,
     undeclared_findings,
     unused_findings,
 )
-from erpkit.modules.module import EventHandler, ModuleLike, protocol_faults, topic_of
+from erpkit.modules.module import EventHandler, ModuleLike, topic_of
 from erpkit.modules.picture import draw_modules
 from erpkit.modules.registry import dependency_graph
+from erpkit.modules.rules import Rules
 from erpkit.modules.wiring import (
     Component,
     Couplings,
@@ -33,7 +36,6 @@ from erpkit.modules.wiring import (
     ModuleGraph,
     declared_edges,
     event_edges,
-    wiring_faults,
 )
 from erpkit.result import Picture, Result, Summary
 from erpkit.table import Column, Table, Tone
@@ -41,7 +43,7 @@ from erpkit.table import Column, Table, Tone
 if TYPE_CHECKING:
     import networkx
 
-_NO_LAYERS = Layers()
+_NO_RULES, _NO_BASELINE = Rules(), Baseline()
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,14 @@ class ModuleCheck(Result, ModuleGraph):
     """The result of `check_modules`: the graph with its findings, as a picture and as tables.
 
     `graph` is the declared one. `not_read` says in words what was not looked at, `target` where the modules were read from.
+    `known` is how many findings the baseline has, which are not among these, and `homes` are the modules' own files.
     """
 
     graph: networkx.DiGraph[str] = field(kw_only=True)
     not_read: tuple[str, ...] = ()
     target: str = ""
+    known: int = 0
+    homes: Mapping[str, str] = field(default_factory=dict)
 
     def picture(self, around: str = "") -> Picture:
         """Draw the graph, or a module and what depends on it."""
@@ -100,9 +105,10 @@ class ModuleCheck(Result, ModuleGraph):
             "events": sum(len(module.publishes) for module in self.modules),
             "not read": len(self.not_read),
             "findings": len(self.findings),
+            **({"in the baseline": self.known} if self.known else {}),
         }
-        title = "The module graph needs work" if self.findings else "The module graph is sound"
         findings = [finding.finding for finding in self.findings]
+        title = "The module graph needs work" if exit_code(findings) else "The module graph is sound"
         return Summary(f"{title}: {self.target}" if self.target else title, facts, findings)
 
     def __repr__(self) -> str:
@@ -179,58 +185,83 @@ def check_modules(
     candidates: Iterable[object],
     couplings: Couplings | None = None,
     *,
-    layers: Layers = _NO_LAYERS,
+    rules: Rules = _NO_RULES,
+    baseline: Baseline = _NO_BASELINE,
     findings: Sequence[ModuleFinding] = (),
     outside: Iterable[str] = (),
     indirect: bool = False,
+    starts: bool = True,
     target: str = "",
+    today: date | None = None,
 ) -> ModuleCheck:
     """Check modules without stopping at the first fault; use it for reports, and `load_order` at start-up.
 
     `couplings` are what was found in fact beside what is declared here, `findings` what was wrong before. Modules `outside` are
     known to exist elsewhere. With `indirect`, a dependency that is only declared by way of others is declared well enough.
+    Modules that erpkit never `starts` may have any name. `today` decides what the `rules` still allow. What the `baseline` has is
+    counted, and is no finding.
     """
-    all_candidates = list(candidates)
-    modules = [one for one in all_candidates if isinstance(one, ModuleLike) and not protocol_faults(one)]
+    all_candidates, elsewhere, day = list(candidates), set(outside), today or date.today()
+    modules = select_modules(all_candidates)
     known = {module.name for module in modules}
-    edges = sorted({*declared_edges(modules), *event_edges(modules), *(couplings.edges if couplings else ())})
+    found = couplings or Couplings()
+    all_edges = {*declared_edges(modules), *event_edges(modules), *found.edges}
+    edges = sorted(edge for edge in all_edges if rules.counts(edge))
     inside = [edge for edge in edges if edge.source in known and edge.target in known]
-    components = find_cycles(inside)
+    allowed = {edge for edge in inside if rules.allows(edge, day)}
+    judged = [edge for edge in inside if edge not in allowed]
+    binding = [edge for edge in inside if edge.kind == "declared" or edge not in allowed]
+    components = find_cycles(binding)
     graph = dependency_graph(modules)
     order = () if any(component.is_declared for component in components) else _order(graph, known)
     place = {name: number for number, name in enumerate(order)}
     all_findings = [
         *findings,
-        *not_module_findings(all_candidates),
-        *duplicate_findings(modules),
-        *missing_findings(edges, known | set(outside)),
-        *self_findings(edges),
-        *cycle_findings(components, inside),
+        *(name_faults(modules) if starts else ()),
+        *structure_faults(all_candidates, elsewhere),
+        *cycle_findings(components, binding),
         *wiring_faults(modules),
-        *undeclared_findings(inside, indirect=indirect),
-        *layer_findings(inside, layers, known),
+        *folder_faults(modules),
+        *undeclared_findings(binding, indirect=indirect),
+        *layer_findings(judged, rules.layers, known),
+        *forbidden_findings(judged, rules),
+        *allowance_findings(inside, rules, day),
         *event_findings(modules),
         *unused_findings(inside, couplings),
-        *coverage_findings(modules, couplings),
+        *coverage_findings(modules, found.not_read, rules),
     ]
+    fresh, in_baseline = baseline.filter(graded(all_findings, rules))
     return ModuleCheck(
         tuple(sorted(modules, key=lambda module: place.get(module.name, 0))),
         order,
-        tuple(all_findings),
+        tuple(fresh),
         tuple(edges),
         tuple(components),
         tuple(sorted({edge.target for edge in edges} - known)),
-        (*couplings.not_read, *couplings.not_asked) if couplings else (),
+        (*(str(one) for one in found.not_read if rules.reads(one.path)), *found.not_asked),
         target,
+        in_baseline,
+        {**found.homes, **_homes(modules)},
         graph=graph,
     )
 
 
+def _homes(modules: Iterable[ModuleLike]) -> dict[str, str]:
+    """Return the files that describe modules: a modules.toml, or the manifest of an addon."""
+    return {module.name: tell("").path for module in modules if (tell := getattr(module, "declared_at", None))}
+
+
 def find_cycles(edges: Iterable[Edge]) -> list[Component]:
-    """Return one component for each set of modules that reach each other, through edges of any kind; those of start-up first."""
+    """Return one component for each set of modules that require each other, in any way; those of start-up first.
+
+    A subscription requires nothing, so modules that answer each other by events are no cycle.
+    """
     found: dict[tuple[str, str], list[Edge]] = {}
+    listened: set[tuple[str, str]] = set()
     for edge in edges:
-        if edge.source != edge.target:
+        if edge.relation == "listens":
+            listened.add((edge.source, edge.target))
+        elif edge.source != edge.target and edge.binds:
             found.setdefault((edge.source, edge.target), []).append(edge)
     graph = graph_of(found)
     declared = graph_of((pair for pair, several in found.items() if any(e.kind == "declared" for e in several)), graph)
@@ -238,9 +269,16 @@ def find_cycles(edges: Iterable[Edge]) -> list[Component]:
     for modules in find_components(graph):
         at_start = find_components(within(declared, modules))
         path = shortest_cycle(declared, at_start[0]) if at_start else shortest_cycle(graph, modules)
-        cut = smallest_cut(graph, modules, lambda pair: len(found[pair]))
+        cut = smallest_cut(
+            graph, modules, lambda pair: 0 if _is_idle(found[pair], pair in listened) else len(found[pair])
+        )
         components.append(Component(modules, path, cut, bool(at_start)))
     return sorted(components, key=lambda component: not component.is_declared)
+
+
+def _is_idle(edges: Sequence[Edge], is_listened: bool) -> bool:
+    """Tell whether a dependency is declared for a subscription alone, which needs no declaration."""
+    return is_listened and all(edge.kind == "declared" for edge in edges)
 
 
 def _order(graph: networkx.DiGraph[str], known: set[str]) -> tuple[str, ...]:

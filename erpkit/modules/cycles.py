@@ -1,8 +1,8 @@
 """Cycles in a graph, the shortest of each component, and the smallest set of edges whose removal leaves none.
 
-That set is a minimum feedback arc set. Finding one is NP-hard, so it is exact for small components (dynamic programming over
-sets, E. Lawler 1964), and otherwise a good order (the greedy one of Eades, Lin and Smyth 1993, improved by moving nodes) beside a
-bound that tells how far off it may be: as many edges must go as there are cycles that share no edge.
+That set is a minimum feedback arc set. Finding one is NP-hard. It is exact for small components (dynamic programming over sets,
+E. Lawler 1964). Otherwise it is a good order (the greedy one of Eades, Lin and Smyth 1993, improved by moving nodes), which `cuts`
+proves or improves where there are not too many edges, beside a bound that tells how far off it may be.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from itertools import pairwise
 from random import Random
 
@@ -93,6 +94,8 @@ Pair = tuple[str, str]
 _EXACT = 13  # nodes: 2^13 sets
 _BUDGET = 400_000  # edges to look at in each step that could be improved for ever
 _SAMPLE = 48  # cycles
+_PROVABLE = 450  # edges, which are more than thirty modules can have when no two oppose each other
+_STEPS = 600_000_000  # about a second
 _ONE = 1_000_000  # weighs one edge: what it costs to cut it decides only between sets of as many edges
 
 
@@ -114,7 +117,7 @@ class Cut:
 
 
 def smallest_cut(graph: Graph, component: Collection[str], cost: Callable[[Pair], int] = lambda _: 0) -> Cut:
-    """Return a smallest set of edges of a component to cut, and the cheapest of those where it is exact.
+    """Return a smallest set of edges of a component to cut; of those that are as small a cheap one, the cheapest if it has few nodes.
 
     `cost` is what it takes to cut one edge, the number of places to change for instance. Deterministic, and pure.
     """
@@ -126,12 +129,53 @@ def smallest_cut(graph: Graph, component: Collection[str], cost: Callable[[Pair]
     if len(part) <= _EXACT:
         edges = sorted(_backward(weights, _best_order(weights)))
         return Cut(tuple(edges), len(edges))
+    # One of two edges that oppose each other must go in any case, and the order of the others decides which.
+    rest = {node: [other for other in part[node] if node not in part[other]] for node in part}
+    cuts = [_cut_of_rest(within(rest, nodes), weights) for nodes in find_components(rest)]
+    edges = _cut_of(part, weights, _order_without(rest, [edge for cut in cuts for edge in cut.edges]))
+    edges = sorted(_with_cheaper(part, weights, edges))
+    opposed = sum(node in part[other] for node in part for other in part[node] if other <= node)
+    return Cut(tuple(edges), min(opposed + sum(cut.at_least for cut in cuts), len(edges)))
+
+
+def _cut_of_rest(part: dict[str, list[str]], weights: dict[str, dict[str, int]]) -> Cut:
+    """Return a cut of a component in which no two edges oppose each other."""
+    own = {source: {target: weights[source][target] for target in targets} for source, targets in part.items()}
+    if len(part) <= _EXACT:
+        edges = list(_backward(own, _best_order(own)))
+        return Cut(tuple(edges), len(edges))
     at_least = _disjoint_cycles(part)
-    edges = _cut_of(part, weights, _greedy_order(part))
+    edges = _cut_of(part, own, _greedy_order(part))
     if len(edges) > at_least:
-        others = _cut_of(part, weights, _greedy_order(_without_common_edges(part)))
-        edges = min(edges, others, key=lambda cut: sum(weights[source][target] for source, target in cut))
+        others = _cut_of(part, own, _greedy_order(_without_common_edges(part)))
+        edges = min(edges, others, key=lambda cut: sum(own[source][target] for source, target in cut))
+    if len(edges) > at_least and sum(map(len, part.values())) <= _PROVABLE:
+        return _proved(part, own, edges)
     return Cut(tuple(edges), min(max(at_least, 1), len(edges)))
+
+
+def _proved(part: dict[str, list[str]], weights: dict[str, dict[str, int]], known: list[Pair]) -> Cut:
+    """Return a smallest cut by linear programming, or the one that is known with a better bound."""
+    from erpkit.modules.cuts import prove  # noqa: PLC0415 - numpy is slow to import
+
+    names = list(part)
+    number = {name: n for n, name in enumerate(names)}
+    pairs = [(source, target) for source, targets in part.items() for target in targets]
+    costs = [weights[source][target] - _ONE for source, target in pairs]
+    edges = [(number[source], number[target]) for source, target in pairs]
+    found, at_least = prove(edges, costs, [(number[source], number[target]) for source, target in known], _STEPS)
+    return Cut(tuple((names[source], names[target]) for source, target in found), at_least)
+
+
+def _order_without(graph: Graph, cuts: Iterable[Pair]) -> list[str]:
+    """Return an order in which all edges but some point forward."""
+    gone = set(cuts)
+    before: dict[str, list[str]] = {node: [] for node in graph}
+    for source, targets in graph.items():
+        for target in targets:
+            if (source, target) not in gone:
+                before[target].append(source)
+    return list(TopologicalSorter(before).static_order())
 
 
 def _cut_of(graph: Graph, weights: dict[str, dict[str, int]], order: list[str]) -> list[Pair]:
@@ -294,6 +338,25 @@ def _without_needless(graph: Graph, cuts: list[Pair]) -> list[Pair]:
         else:
             left[source][target] = None
     return kept
+
+
+def _with_cheaper(graph: Graph, weights: dict[str, dict[str, int]], cuts: list[Pair]) -> list[Pair]:
+    """Cut the cheaper one of two edges that oppose each other where that closes no cycle, as far as the budget goes."""
+    left = {node: dict.fromkeys(successors) for node, successors in graph.items()}
+    for source, target in cuts:
+        del left[source][target]
+    found, budget = [], _BUDGET
+    for source, target in cuts:
+        is_cheaper = source in left[target] and weights[target][source] < weights[source][target]
+        if is_cheaper and budget > 0:
+            del left[target][source]
+            reached, steps = _reaches(left, target, source)
+            budget -= steps
+            left[target if reached else source][source if reached else target] = None
+            found.append((source, target) if reached else (target, source))
+        else:
+            found.append((source, target))
+    return found
 
 
 def _reaches(graph: Graph, start: str, goal: str) -> tuple[bool, int]:

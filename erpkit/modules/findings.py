@@ -3,139 +3,79 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import date
 from itertools import pairwise
 
-from erpkit.errors import UsageError
-from erpkit.modules.module import EventHandler, ModuleLike, protocol_faults, short, topic_of
-from erpkit.modules.wiring import NOT_READ, Component, Couplings, Edge, ModuleFinding
+from erpkit.finding import Severity
+from erpkit.modules.cycles import Cut, Pair
+from erpkit.modules.kinds import NOT_READ
+from erpkit.modules.module import EventHandler, ModuleLike, topic_of
+from erpkit.modules.rules import Layers, Rules
+from erpkit.modules.wiring import Component, Couplings, Edge, ModuleFinding, Place, Unread, places_of
 from erpkit.plural import count_of
-
-
-@dataclass(frozen=True)
-class Layers:
-    """Patterns of module names, the highest layer first; a module that no pattern matches is in no layer."""
-
-    patterns: tuple[tuple[str, ...], ...] = ()
-
-    @classmethod
-    def parse(cls, text: str) -> Layers:
-        """Read `billing > sales, inventory > catalog*`; raises UsageError for a layer without a name."""
-        if not text.strip():
-            return cls()
-        layers = tuple(tuple(name.strip() for name in layer.split(",")) for layer in text.split(">"))
-        if not all(name for layer in layers for name in layer):
-            raise UsageError(
-                f"layers {text!r}: a name is missing: write them as 'billing > sales, inventory > catalog'"
-            )
-        return cls(layers)
-
-    def of(self, module: str) -> int | None:
-        """Return a module's layer, 0 for the highest, or None."""
-        found = (n for n, layer in enumerate(self.patterns) if any(fnmatchcase(module, name) for name in layer))
-        return next(found, None)
-
-    def unused(self, modules: Iterable[str]) -> list[str]:
-        """Return the patterns that match no module: a name that was mistyped, say."""
-        names = list(modules)
-        return [
-            pattern
-            for layer in self.patterns
-            for pattern in layer
-            if not any(fnmatchcase(name, pattern) for name in names)
-        ]
-
 
 _EVIDENCE = 6  # pieces that a line names
 _NAMED = 12  # modules or edges in a sentence
 
 
-def coverage_findings(modules: Sequence[ModuleLike], couplings: Couplings | None) -> list[ModuleFinding]:
-    """Findings for what was not read: no modules at all, or a source of couplings that could not be read."""
+def coverage_findings(modules: Sequence[ModuleLike], not_read: Iterable[Unread], rules: Rules) -> list[ModuleFinding]:
+    """Findings for what was not read: no modules at all, or code and tables that could not be read."""
     nothing = ModuleFinding(
         "no modules", (), "no module was found, so nothing was checked", "set ERPKIT_MODULES, or register modules"
     )
     return [
         *([] if modules else [nothing]),
-        *(ModuleFinding(NOT_READ, (), text, "") for text in (couplings.not_read if couplings else ())),
+        *(unread_finding(one, strict=rules.strict) for one in not_read if rules.reads(one.path)),
     ]
 
 
-def not_module_findings(candidates: Sequence[object]) -> list[ModuleFinding]:
-    """What was registered and is not a module, with all that is wrong with it."""
-    return [
-        ModuleFinding("no module", (), f"{short(one)} is not a module", "register an erpkit.Module", tuple(faults))
-        for one in candidates
-        if (faults := protocol_faults(one))
-    ]
+def unread_finding(unread: Unread, *, strict: bool) -> ModuleFinding:
+    """What could not be read, as a finding."""
+    places = (Place(unread.path, unread.line),) if unread.path else ()
+    grade: Severity = "error" if strict else unread.severity
+    return ModuleFinding(NOT_READ, unread.modules, unread.problem, "", (), places, grade)
 
 
-def duplicate_findings(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:
-    """Names that more than one module has; one that is read from a file tells where."""
-    counts = Counter(module.name for module in modules)
-    return [
-        ModuleFinding(
-            "duplicate",
-            (name,),
-            f"{count} modules are named {name}",
-            "rename all but one",
-            tuple(str(place) for m in modules if m.name == name and (place := getattr(m, "path", None))),
-        )
-        for name, count in counts.items()
-        if count > 1
-    ]
-
-
-def missing_findings(edges: Iterable[Edge], known: set[str]) -> list[ModuleFinding]:
-    """Dependencies on modules that do not exist."""
-    return [
-        ModuleFinding(
-            "missing dependency",
-            (edge.source, edge.target),
-            f"{edge.source} depends on {edge.target}, which is not registered",
-            "register or remove it",
-            (edge.evidence,),
-        )
-        for edge in edges
-        if edge.kind == "declared" and edge.target not in known
-    ]
-
-
-def self_findings(edges: Iterable[Edge]) -> list[ModuleFinding]:
-    """Modules that declare that they depend on themselves."""
-    return [
-        ModuleFinding("cycle", (e.source,), f"{e.source} -> {e.source}", "remove this dependency", (e.evidence,))
-        for e in edges
-        if e.kind == "declared" and e.source == e.target
-    ]
-
-
-def cycle_findings(components: Iterable[Component], edges: Iterable[Edge]) -> list[ModuleFinding]:
+def cycle_findings(components: Iterable[Component], edges: Sequence[Edge]) -> list[ModuleFinding]:
     """One finding per component: a cycle, the edges to cut, and the evidence for each edge."""
-    pairs = _by_pair(edges)
-    return [_cycle_finding(component, pairs) for component in components]
+    required = _by_pair(edge for edge in edges if edge.binds)
+    listened = {(edge.source, edge.target) for edge in edges if edge.relation == "listens"}
+    return [_cycle_finding(component, required, listened) for component in components]
 
 
-def _cycle_finding(component: Component, pairs: Mapping[tuple[str, str], Sequence[Edge]]) -> ModuleFinding:
+def _cycle_finding(
+    component: Component, pairs: Mapping[Pair, Sequence[Edge]], listened: Collection[Pair]
+) -> ModuleFinding:
     size = (
         f"; {count_of(len(component.modules), 'module')} reach each other"
         if len(component.modules) > len(set(component.path))
         else ""
     )
     kind = "cycle" if component.is_declared else "hidden cycle"
-    shown = [*component.cut.edges[:_NAMED]]
-    more = f" and {len(component.cut.edges) - _NAMED} more" if len(component.cut.edges) > _NAMED else ""
-    edges = ", ".join(f"{source} -> {target}" for source, target in shown) + more
-    how = "" if component.cut.is_smallest else f" (at least {component.cut.at_least} must go; a smaller cut may exist)"
-    remedy = f"cut {edges}{how}: let the needed module publish an event that the other handles"
     steps = (
         [] if component.is_declared else [pair for pair in pairwise(component.path) if pair not in component.cut.edges]
     )
-    evidence = [str(edge) for pair in component.cut.edges for edge in pairs[pair]]
-    evidence += [str(pairs[pair][0]) for pair in steps]
-    return ModuleFinding(kind, component.modules, f"{_path(component.path)}{size}", remedy, tuple(evidence))
+    shown = [edge for pair in component.cut.edges for edge in pairs[pair]] + [pairs[pair][0] for pair in steps]
+    remedy, evidence = _how_to_cut(component.cut, pairs, listened), tuple(map(str, shown))
+    return ModuleFinding(kind, component.modules, f"{_path(component.path)}{size}", remedy, evidence, places_of(shown))
+
+
+def _how_to_cut(cut: Cut, pairs: Mapping[Pair, Sequence[Edge]], listened: Collection[Pair]) -> str:
+    """Say which edges to cut and how; a module that only listens to what it declares can do without declaring it."""
+    idle = [pair for pair in cut.edges if pair in listened and all(edge.kind == "declared" for edge in pairs[pair])]
+    needed = [pair for pair in cut.edges if pair not in idle]
+    bound = "" if cut.is_smallest else f" (at least {cut.at_least} must go; a smaller cut may exist)"
+    how = [
+        f"remove {source} -> {target} from what {source} declares: it only listens, which needs no declaration"
+        for source, target in idle[:_NAMED]
+    ]
+    if needed:
+        more = f" and {len(needed) - _NAMED} more" if len(needed) > _NAMED else ""
+        names = ", ".join(f"{source} -> {target}" for source, target in needed[:_NAMED]) + more
+        how.append(f"cut {names}{bound}: let the needed module publish an event that the other handles")
+    return "; ".join(how)
 
 
 def _path(names: Sequence[str]) -> str:
@@ -146,23 +86,32 @@ def _path(names: Sequence[str]) -> str:
 
 
 def undeclared_findings(edges: Iterable[Edge], *, indirect: bool) -> list[ModuleFinding]:
-    """What a module uses without having declared it; with `indirect`, declared by way of others is well enough."""
-    pairs = _by_pair(edges)
+    """What a module requires without having declared it; with `indirect`, declared by way of others is well enough.
+
+    A subscription declares itself. Where only a name was found, the dependency is possible, and no more.
+    """
+    pairs = _by_pair(edge for edge in edges if edge.relation == "requires")
     declared: dict[str, set[str]] = {}
     for (source, target), several in pairs.items():
         if any(edge.kind == "declared" for edge in several):
             declared.setdefault(source, set()).add(target)
     return [
-        ModuleFinding(
-            "undeclared dependency",
-            (source, target),
-            f"{source} uses {target} without declaring it: {_kinds(several)}",
-            f"declare {target} in {source}, or stop using it",
-            tuple(f"{edge.kind}: {edge.evidence}" for edge in several),
-        )
+        _undeclared(source, target, several)
         for (source, target), several in pairs.items()
         if target not in declared.get(source, ()) and not (indirect and _leads(declared, source, target))
     ]
+
+
+def _undeclared(source: str, target: str, edges: Sequence[Edge]) -> ModuleFinding:
+    is_certain = any(edge.certain for edge in edges)
+    kind, verb = ("undeclared dependency", "uses") if is_certain else ("possible dependency", "seems to use")
+    problem = f"{source} {verb} {target} without declaring it: {_kinds(edges)}"
+    remedy, evidence = f"declare {target} in {source}, or stop using it", _told(edges)
+    return ModuleFinding(kind, (source, target), problem, remedy, evidence, places_of(edges))
+
+
+def _told(edges: Iterable[Edge]) -> tuple[str, ...]:
+    return tuple(f"{edge.kind}: {edge.evidence}" for edge in edges)
 
 
 def unused_findings(edges: Iterable[Edge], couplings: Couplings | None) -> list[ModuleFinding]:
@@ -176,6 +125,7 @@ def unused_findings(edges: Iterable[Edge], couplings: Couplings | None) -> list[
             f"{source} declares {target}, but no import, event, foreign key, view or query needs it",
             "remove it, unless it is used in a way that cannot be seen from here",
             tuple(edge.evidence for edge in several),
+            places_of(several),
         )
         for (source, target), several in _by_pair(edges).items()
         if all(edge.kind == "declared" for edge in several) and source not in couplings.partly_read and source != target
@@ -183,7 +133,7 @@ def unused_findings(edges: Iterable[Edge], couplings: Couplings | None) -> list[
 
 
 def layer_findings(edges: Iterable[Edge], layers: Layers, known: set[str]) -> list[ModuleFinding]:
-    """Modules that need one of a higher layer, and layers that no module is in."""
+    """Modules that require one of a higher layer, and layers that no module is in; listening to a higher one is allowed."""
     mistyped = [
         ModuleFinding("unknown layer", (), f"no module is named {name}, which the layers list", "correct the layers")
         for name in layers.unused(known)
@@ -197,11 +147,41 @@ def layer_findings(edges: Iterable[Edge], layers: Layers, known: set[str]) -> li
             (source, target),
             f"{source} (layer {below + 1}) needs {target} of the higher layer {above + 1}",
             f"reverse the dependency: let {target} need {source}",
-            tuple(f"{edge.kind}: {edge.evidence}" for edge in several),
+            _told(several),
+            places_of(several),
         )
-        for (source, target), several in _by_pair(edges).items()
+        for (source, target), several in _by_pair(edge for edge in edges if edge.binds).items()
         if (below := layer[source]) is not None and (above := layer[target]) is not None and above < below
     ]
+
+
+def forbidden_findings(edges: Iterable[Edge], rules: Rules) -> list[ModuleFinding]:
+    """Couplings that the rules forbid, declared or not, one a rule and pair of modules."""
+    return [
+        ModuleFinding(
+            "forbidden coupling",
+            (source, target),
+            f"{source} -> {target} is forbidden{f', as {rule.reason}' if rule.reason else ''}: {_kinds(several)}",
+            "remove it, or allow it in the rules, with a reason",
+            _told(several),
+            places_of(several),
+        )
+        for rule in rules.forbidden
+        for (source, target), several in _by_pair(edge for edge in edges if rule.covers(edge)).items()
+        if source != target
+    ]
+
+
+def allowance_findings(edges: Sequence[Edge], rules: Rules, today: date) -> Iterator[ModuleFinding]:
+    """Yield what the rules allow and that has ended, or that there is not."""
+    places = (Place(rules.path, 1),) if rules.path else ()
+    for rule in rules.allowed:
+        if not any(rule.covers(edge) for edge in edges):
+            remedy = "remove it from the rules"
+            yield ModuleFinding("unused allowance", (), f"{rule} is allowed, and there is none", remedy, (), places)
+        elif not rule.holds(today):
+            problem = f"{rule} was allowed until {rule.until}, as {rule.reason}"
+            yield ModuleFinding("expired allowance", (), problem, "remove the coupling, or set a new date", (), places)
 
 
 def event_findings(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:
@@ -236,6 +216,16 @@ def _split_projections(module: ModuleLike) -> Iterator[ModuleFinding]:
                 "make them one handler of several events, or declare any_order=True where the order does not matter"
             )
             yield ModuleFinding("split projection", (module.name,), problem, remedy)
+
+
+def graded(findings: Iterable[ModuleFinding], rules: Rules) -> Iterator[ModuleFinding]:
+    """Yield findings with the severities that the rules give their kinds, without those that are off."""
+    for finding in findings:
+        grade = rules.severities.get(finding.kind)
+        if grade is None or (finding.kind == NOT_READ and rules.strict):
+            yield finding
+        elif grade != "off":
+            yield replace(finding, grade=grade)
 
 
 def list_evidence(evidence: Sequence[str]) -> str:

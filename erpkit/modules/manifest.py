@@ -6,7 +6,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from erpkit.errors import ModuleError
 from erpkit.modules.module import EventHandler, Module
+from erpkit.modules.wiring import Place, shorten_path
 
+_HEADER = re.compile(r"\s*\[\[\s*module\s*\]\]")
 _EVENT = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
 _SUBSCRIPTION = re.compile(r"([a-z][a-z0-9_]*)\.([A-Za-z][A-Za-z0-9_-]*)", re.ASCII)
 
@@ -24,6 +26,12 @@ class ForeignModule(Module):
     """A module that is only described here: its events are names, and its handlers run elsewhere."""
 
     is_foreign: bool = field(default=True, init=False)
+    place: Place = field(default=Place("modules.toml"), compare=False)
+    root: Path | None = field(default=None, compare=False)  # the folder of the modules.toml
+
+    def declared_at(self, dependency: str) -> Place:
+        """Return where the module is described, by file and line."""
+        return replace(self.place, text=f"depends on {dependency}")
 
 
 class _Entry(BaseModel):
@@ -41,6 +49,7 @@ class _Entry(BaseModel):
     tables: list[str] | None = None
     version_table: str | None = None
     multi_statement: bool = False
+    package: str | None = None
 
 
 class _Manifest(BaseModel):
@@ -56,6 +65,7 @@ class _Manifest(BaseModel):
     allowed_functions: list[str] = Field(default_factory=list)
     migration_state: list[str] = Field(default_factory=list)
     pooler: str = ""
+    tool: dict[str, Any] = Field(default_factory=dict)  # [tool.erpkit.modules] is read by `read_rules`
 
 
 def read_manifest(path: Path) -> list[ForeignModule]:
@@ -64,9 +74,12 @@ def read_manifest(path: Path) -> list[ForeignModule]:
     Raises ModuleError, naming the file, the module and the key, for what is not TOML, unknown, of a wrong type, or a folder
     that is not there.
     """
-    manifest = _validate(path, _read(path))
+    text = _read(path)
+    manifest = _validate(path, _parse(path, text))
     messages = _Messages()
-    return [_module(path, entry, messages) for entry in manifest.module]
+    lines = [number for number, line in enumerate(text.splitlines(), 1) if _HEADER.match(line)]
+    lines += [1] * (len(manifest.module) - len(lines))  # it may be written as one array
+    return [_module(path, entry, line, messages) for entry, line in zip(manifest.module, lines, strict=False)]
 
 
 class _Messages:
@@ -83,13 +96,18 @@ class _Messages:
         return self._types[topic]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> str:
     try:
-        return tomllib.loads(path.read_bytes().decode())
+        return path.read_bytes().decode("utf-8-sig")  # some editors on Windows put a mark before the text
     except OSError as error:
         raise ModuleError(f"{path}: {error.strerror}: see ERPKIT_MODULES in the README") from None
     except UnicodeDecodeError:
         raise ModuleError(f"{path}: is not UTF-8") from None
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         reason = "is nested too deeply" if isinstance(error, RecursionError) else f"is not TOML: {error}"
         raise ModuleError(f"{path}: {reason}") from None
@@ -127,7 +145,7 @@ def _place(document: Mapping[str, Any], where: Sequence[int | str]) -> tuple[str
     return place, list(_Entry.model_fields), str(where[2]) if len(where) > 2 else "it"
 
 
-def _module(path: Path, entry: _Entry, messages: _Messages) -> ForeignModule:
+def _module(path: Path, entry: _Entry, line: int, messages: _Messages) -> ForeignModule:
     place = f"{path}: module {entry.name}"
     return ForeignModule(
         name=entry.name,
@@ -139,6 +157,9 @@ def _module(path: Path, entry: _Entry, messages: _Messages) -> ForeignModule:
         tables=_tables(entry),
         version_table=entry.version_table,
         multi_statement=entry.multi_statement,
+        package=entry.package,
+        place=Place(shorten_path(path.absolute()), line),
+        root=path.absolute().parent,
     )
 
 

@@ -207,7 +207,7 @@ class ModuleLike(Protocol):
 
     @property
     def dependencies(self) -> Sequence[str]:
-        """Names of the modules whose tables or events it uses."""
+        """Names of the modules whose code or tables it uses; a subscription to their events needs no declaration."""
 
     @property
     def migrations(self) -> Path | None:
@@ -235,7 +235,8 @@ class Module:
     `version_table` is the goose table that records the migrations, `goose_db_version_<name>` unless given: an ERP with all
     migrations in one folder declares one module with `version_table="goose_db_version"`. Of files in golang-migrate's format it is
     that tool's table, `schema_migrations` unless given, and `multi_statement` is its `x-multi-statement`. `tables` are the module's
-    own tables, names or patterns such as `sales_*`; unless given, those that begin with its name.
+    own tables, names or patterns such as `sales_*`; unless given, those that begin with its name. `package` is the Python package
+    that holds its code, `shop.sales` say; unless given, the one that holds this record.
 
     `lifespan` is called when the application starts, with the public objects of the modules it depends on, by name: a context
     manager around the module's life, whose value is the module's own public object. `routes` is an ASGI application or a
@@ -257,6 +258,7 @@ class Module:
     routes: object | None = None
     tools: tuple[Tool, ...] = ()
     multi_statement: bool = False
+    package: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.dependencies, str):
@@ -365,6 +367,7 @@ _REQUIRED: dict[str, _Check] = {
 _OPTIONAL: dict[str, _Check] = {
     "queries": _FOLDER,
     "version_table": _one(str, "text"),
+    "package": _one(str, "text"),
     "multi_statement": _one(bool, "True or False"),
     "answers": _several(QueryHandler, "a tuple of erpkit.QueryHandler"),
     "upcasters": _several(Upcaster, "a tuple of erpkit.Upcaster"),

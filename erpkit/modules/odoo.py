@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from erpkit.errors import UsageError
 from erpkit.modules.module import CommandHandler, EventHandler
-from erpkit.modules.wiring import Edge, ModuleFinding, shorten_path
+from erpkit.modules.python import find_python, imports_in, parse_python, unreadable
+from erpkit.modules.wiring import Edge, ModuleFinding, Place, Unread, shorten_path
 
 _MANIFESTS = ("__manifest__.py", "__openerp__.py")
+_LONG = 4  # letters of a word in which one may be wrong
 _BIGGEST = 1_000_000  # bytes of a manifest
 _TYPES: dict[str, tuple[type, ...]] = {
     "name": (str,),
@@ -48,18 +52,23 @@ class OdooModule:
     subscribes: tuple[EventHandler, ...] = ()
     tables: tuple[str, ...] = ()
 
-    def declared_at(self, dependency: str) -> str:
+    def declared_at(self, dependency: str) -> Place:
         """Return file and line at which a dependency is declared."""
-        return f"{shorten_path(self.path)}:{self.lines.get(dependency, 1)}"
+        return Place(self._shown, self.lines.get(dependency, 1))
+
+    @cached_property
+    def _shown(self) -> str:
+        return shorten_path(self.path)
 
 
 @dataclass(frozen=True)
 class Addons:
-    """The addons of some folders, what is wrong with their manifests, and the imports between them."""
+    """The addons of some folders, what is wrong with their manifests, the imports between them, and files that were not read."""
 
     modules: tuple[OdooModule, ...]
     findings: tuple[ModuleFinding, ...]
     imports: tuple[Edge, ...]
+    not_read: tuple[Unread, ...] = ()
 
     @property
     def outside(self) -> tuple[str, ...]:
@@ -73,9 +82,14 @@ class Addons:
 def read_addons(folders: Sequence[Path]) -> Addons:
     """Read all addons below some folders; a manifest that is wrong is a finding, and what can be read of it is used.
 
-    An addon that is not installable is left out, as Odoo does. Raises UsageError for a folder that is none, or holds no addon.
+    Links to folders are followed, and an addon that is reached twice is read once. One that is not installable is left out, as
+    Odoo does. Raises UsageError for a folder that is none, or folders that hold no addon.
     """
-    manifests = [path for folder in folders for path in _find_manifests(folder)]
+    found = list(_find_manifests(folders))
+    manifests, broken = (
+        [one for one in found if isinstance(one, Path)],
+        [one for one in found if isinstance(one, Unread)],
+    )
     if not manifests:
         raise UsageError(f"{', '.join(map(str, folders))}: no addon is in there (no folder with a __manifest__.py)")
     modules: list[OdooModule] = []
@@ -87,7 +101,11 @@ def read_addons(folders: Sequence[Path]) -> Addons:
             modules.append(module)
     active = [module for module in modules if module.installable]
     findings += _needs_what_cannot_be_installed(modules)
-    return Addons(tuple(active), tuple(findings), tuple(_imports(active)))
+    imports = list(_imports(active))
+    edges = [one for one in imports if isinstance(one, Edge)]
+    unread = [one for one in imports if isinstance(one, Unread)]
+    addons = Addons(tuple(active), tuple(findings), tuple(edges), (*broken, *unread))
+    return replace(addons, findings=(*findings, *_misspelt(addons)))
 
 
 def read_manifest(path: Path) -> tuple[OdooModule | None, list[ModuleFinding]]:
@@ -99,8 +117,14 @@ def read_manifest(path: Path) -> tuple[OdooModule | None, list[ModuleFinding]]:
     values, lines, findings = _values(path, name, tree)
     findings += [
         _invalid(name, f"{shorten_path(path)}:{tree.lineno}: the key {key!r} is missing")
-        for key in ("name", "depends")
-        if key not in lines and not (key == "depends" and name == "base")
+        for key in ("name",)
+        if key not in lines
+    ]
+    findings += [
+        _invalid(
+            name, f"{shorten_path(path)}:{lines['auto_install']}: auto_install names {one}, which depends does not list"
+        )
+        for one in sorted(set(_triggers(values)) - set(_dependencies(path, values, lines)))
     ]
     return _module(path, values, lines), findings
 
@@ -110,24 +134,56 @@ def _module(path: Path, values: Mapping[str, Any], lines: Mapping[str, int]) -> 
         name=path.parent.name,
         path=path,
         title=values.get("name", ""),
-        dependencies=tuple(dict.fromkeys(values.get("depends", ()))),
+        dependencies=_dependencies(path, values, lines),
         category=values.get("category", ""),
         version=values.get("version", ""),
         installable=bool(values.get("installable", True)),
-        auto_install=values.get("auto_install", False) is not False,
+        auto_install=bool(values.get("auto_install", False) or values.get("auto_install") == []),
         lines=lines,
     )
 
 
-def _find_manifests(folder: Path) -> Iterator[Path]:
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: there is no such folder")
-    for here, below, files in os.walk(folder):
-        found = next((name for name in _MANIFESTS if name in files), None)
-        if found:
-            yield Path(here, found)
-            below.clear()  # an addon holds no addons
-        below[:] = sorted(name for name in below if name not in _SKIPPED and not name.startswith("."))
+def _dependencies(path: Path, values: Mapping[str, Any], lines: Mapping[str, int]) -> tuple[str, ...]:
+    """Return what an addon depends on: on `base` where it names nothing, as all addons do, but not where it cannot be read."""
+    if path.parent.name == "base" or ("depends" in lines and "depends" not in values):
+        return tuple(values.get("depends", ()))
+    return tuple(dict.fromkeys(values.get("depends") or ("base",)))
+
+
+def _triggers(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the dependencies whose installation installs an addon, () where all of them do."""
+    found = values.get("auto_install", ())
+    return tuple(map(str, found)) if isinstance(found, list | tuple | set) else ()
+
+
+def _find_manifests(folders: Sequence[Path]) -> Iterator[Path | Unread]:
+    """Yield the manifest of each addon once, through links to folders as well, and each link that leads nowhere."""
+    seen: set[tuple[int, int]] = set()
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: there is no such folder")
+        yield from _manifests_in(folder.absolute(), seen)
+
+
+def _manifests_in(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path | Unread]:
+    try:
+        state = folder.stat()
+        entries = {entry.name: entry for entry in os.scandir(folder)}
+    except OSError as error:
+        yield unreadable(folder, folder.name, error)
+        return
+    if (state.st_dev, state.st_ino) in seen:
+        return
+    seen.add((state.st_dev, state.st_ino))
+    if found := next((name for name in _MANIFESTS if name in entries), None):
+        yield folder / found  # an addon holds no addons
+        return
+    for name, entry in sorted(entries.items()):
+        if entry.is_dir() and name not in _SKIPPED and not name.startswith("."):
+            yield from _manifests_in(folder / name, seen)
+        elif entry.is_symlink() and not Path(entry).exists():
+            place = shorten_path(folder / name)
+            yield Unread(f"{place}: is a link that leads nowhere", place, 0, (name,))
 
 
 def _parse(path: Path) -> ast.Dict | str:
@@ -219,53 +275,80 @@ def _needs_what_cannot_be_installed(modules: Sequence[OdooModule]) -> Iterator[M
                     (module.name, name),
                     problem,
                     "port it, or remove the dependency",
-                    (module.declared_at(name),),
+                    (str(place := module.declared_at(name)),),
+                    (place,),
                 )
 
 
-def _imports(modules: Sequence[OdooModule]) -> Iterator[Edge]:
+def _misspelt(addons: Addons) -> Iterator[ModuleFinding]:
+    """Yield dependencies that are not here and look like an addon that is, or like one that more addons depend on."""
+    needed = Counter(name for module in addons.modules for name in module.dependencies)
+    here = {module.name for module in addons.modules}
+    alike = _by_shortened([*here, *needed] if addons.outside else ())
+    for name in addons.outside:
+        near = {one for text in _shortened(name) for one in alike.get(text, ()) if _is_slip(name, one)}
+        near = {one for one in near if one in here or needed[one] > needed[name]}
+        for module in addons.modules if near else ():
+            if name in module.dependencies:
+                problem = f"{module.name} depends on {name}, which is in none of these folders"
+                place, best = module.declared_at(name), max(near, key=lambda one: (needed[one], one))
+                names, remedy = (module.name, name), f"did you mean {best}?"
+                yield ModuleFinding("misspelt dependency", names, problem, remedy, (str(place),), (place,))
+
+
+def _shortened(name: str) -> set[str]:
+    """Return a name, and what is left of it without one of its letters: names that are one slip apart share one of these."""
+    return {name, *(name[:at] + name[at + 1 :] for at in range(len(name)))}
+
+
+def _by_shortened(names: Iterable[str]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for name in names:
+        for text in _shortened(name):
+            found.setdefault(text, set()).add(name)
+    return found
+
+
+def _is_slip(name: str, other: str) -> bool:
+    """Tell whether two names differ by a letter, or by two that are swapped, in one word of four letters or more.
+
+    `l10n_be` and `l10n_de` are two countries.
+    """
+    words, others = name.split("_"), other.split("_")
+    differ = [pair for pair in zip(words, others, strict=False) if pair[0] != pair[1]]
+    if len(words) != len(others) or len(differ) != 1:
+        return False
+    first, second = differ[0]
+    return (min(len(first), len(second)) >= _LONG and sorted(first) != sorted(second)) or _are_swapped(first, second)
+
+
+def _are_swapped(word: str, other: str) -> bool:
+    differ = [at for at, (one, two) in enumerate(zip(word, other, strict=False)) if one != two]
+    return len(word) == len(other) and len(differ) == 2 and differ[1] == differ[0] + 1 and sorted(word) == sorted(other)
+
+
+def _imports(modules: Sequence[OdooModule]) -> Iterator[Edge | Unread]:
     """Imports of `odoo.addons.<name>`; a file is only parsed where these words are in it."""
     known = {module.name for module in modules}
     for module in modules:
-        for path in _find_python(module.path.parent):
-            text = path.read_bytes()
+        for path in find_python(module.path.parent):
+            try:
+                text = path.read_bytes()
+            except OSError as error:  # a link that leads nowhere, say
+                yield unreadable(path, module.name, error)
+                continue
             if b"odoo.addons" in text or b"openerp.addons" in text:
-                for name, line in _addons_imported(text):
-                    if name in known and name != module.name:
-                        yield Edge(module.name, name, "import", f"{shorten_path(path)}:{line}")
+                yield from _imports_of(module, path, text, known)
 
 
-def _find_python(folder: Path) -> Iterator[Path]:
-    for here, below, files in os.walk(folder):
-        below.sort()
-        yield from (Path(here, name) for name in sorted(files) if name.endswith(".py"))
-
-
-def _addons_imported(text: bytes) -> Iterator[tuple[str, int]]:
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return  # not this reader's business
-    for node in _statements(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            parts = name.split(".")
-            if len(parts) > 2 and parts[0] in ("odoo", "openerp") and parts[1] == "addons":
-                yield parts[2], node.lineno
-
-
-def _statements(tree: ast.Module) -> Iterator[ast.AST]:
-    """Yield all statements, however deep, without the expressions in them: these are most of the tree."""
-    waiting: list[ast.AST] = [tree]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        for field_name in ("body", "orelse", "handlers", "finalbody", "cases"):
-            below = getattr(node, field_name, ())
-            if isinstance(below, list):
-                waiting += below
+def _imports_of(module: OdooModule, path: Path, text: bytes, known: Collection[str]) -> Iterator[Edge | Unread]:
+    tree = parse_python(path, module.name, text)
+    if isinstance(tree, Unread):
+        yield tree
+        return
+    place = shorten_path(path)
+    for one in imports_in(tree):
+        top, addons, name = (*f"{one.base}.{one.name}".split("."), "", "")[:3]
+        if top in ("odoo", "openerp") and addons == "addons" and name in known and name != module.name:
+            words, types = f"{place}:{one.line}", one.is_for_types
+            yield Edge(module.name, name, "import", words, place, one.line, one.column, for_types=types)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from glob import glob
 from graphlib import CycleError, TopologicalSorter
 from heapq import heappop, heappush
 from importlib.metadata import EntryPoint, entry_points
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from erpkit.config import Settings, expand_home
 from erpkit.errors import ModuleError, NoModulesError, UsageError, describe_error
 from erpkit.modules.cycles import find_components, shortest_cycle
+from erpkit.modules.faults import name_faults, refuse, select_modules, structure_faults, wiring_faults
 from erpkit.modules.module import (
     CommandHandler,
     EventHandler,
@@ -25,12 +27,11 @@ from erpkit.modules.module import (
     QueryHandler,
     Upcaster,
     answers_of,
-    check_module,
     is_foreign,
     topic_of,
     upcasters_of,
 )
-from erpkit.modules.wiring import Edge, ModuleFinding, wiring_faults
+from erpkit.modules.wiring import Edge, ModuleFinding, Unread
 from erpkit.plural import count_of
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ class Source:
     candidates: tuple[object, ...]
     findings: tuple[ModuleFinding, ...] = ()
     imports: tuple[Edge, ...] | None = None
+    not_read: tuple[Unread, ...] = ()
     outside: tuple[str, ...] = ()
     indirect: bool = False
 
@@ -144,23 +146,38 @@ class Source:
 def read_source(settings: Settings, odoo: Sequence[Path] = ()) -> Source:
     """Read what `settings.modules` names, or folders of Odoo's addons; an entry point that cannot be loaded is a finding.
 
-    A folder's path as `settings.modules` is a folder of addons, too. Raises ModuleError or
+    A folder's path as `settings.modules` is a folder of addons, too, and so is a pattern such as `oca/*`. Raises ModuleError or
     UsageError for a source that is named and is not there.
     """
-    named = Path(settings.modules) if settings.modules else None
-    if not odoo and named is not None and named.is_dir():
-        odoo = [named]
+    if not odoo and settings.modules and (Path(settings.modules).is_dir() or _PATTERN.search(settings.modules)):
+        odoo = [Path(settings.modules)]
     if odoo:
         from erpkit.modules.odoo import read_addons  # noqa: PLC0415 - few have addons
 
-        addons = read_addons(odoo)
+        addons = read_addons([folder for path in odoo for folder in _folders(path)])
         name = f"Odoo's addons in {', '.join(map(str, odoo))}"
-        return Source(name, addons.modules, addons.findings, addons.imports, addons.outside, indirect=True)
+        return Source(
+            name, addons.modules, addons.findings, addons.imports, addons.not_read, addons.outside, indirect=True
+        )
     try:
         found = read_candidates(settings)
     except NoModulesError:
         found = Candidates(())  # which is a finding
     return Source(_name_of(settings), found.modules, found.faults)
+
+
+_PATTERN = re.compile(r"[*?\[]")
+
+
+def _folders(path: Path) -> list[Path]:
+    """Return the folders that a path names: one, or all that match it as a pattern."""
+    text = str(path.expanduser())
+    if not _PATTERN.search(text) or Path(text).is_dir():
+        return [Path(text)]
+    found = [Path(one) for one in sorted(glob(text)) if Path(one).is_dir()]  # noqa: PTH207 - it may be absolute
+    if not found:
+        raise UsageError(f"{path}: no folder matches")
+    return found
 
 
 def _name_of(settings: Settings) -> str:
@@ -169,19 +186,16 @@ def _name_of(settings: Settings) -> str:
     return settings.modules or DEFAULT_GROUP
 
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
-
-
 def load_order(candidates: Iterable[object]) -> tuple[ModuleLike, ...]:
     """Sort modules so that each follows those that it depends on; by name where the dependencies leave a choice.
 
     Raises ModuleError for an object that is not a module, a duplicate, a missing dependency, a module that depends on itself, and
     cycles, each of them named in full.
     """
-    modules = [_checked(candidate) for candidate in candidates]
+    everyone = list(candidates)
+    modules = select_modules(everyone)
+    refuse([*name_faults(modules), *structure_faults(everyone)])
     by_name = {module.name: module for module in modules}
-    _refuse_duplicates(modules)
-    _refuse_missing(modules)
     return tuple(by_name[name] for name in _sort(modules))
 
 
@@ -220,36 +234,9 @@ def find_cycles(graph: networkx.DiGraph[str]) -> list[list[str]]:
     return sorted(list(shortest_cycle(following, component)) for component in find_components(following))
 
 
-def _checked(candidate: object) -> ModuleLike:
-    module = check_module(candidate)
-    if not _NAME.fullmatch(module.name):
-        raise ModuleError(
-            f"{module.name!r} is not a module name: use a-z, 0-9 and _, a letter first, at most 40 characters"
-        )
-    return module
-
-
-def _refuse_duplicates(modules: Sequence[ModuleLike]) -> None:
-    names = Counter(module.name for module in modules)
-    if twice := sorted(name for name, count in names.items() if count > 1):
-        raise ModuleError(f"more than one module is named {', '.join(twice)}: names must be unique")
-    handlers = Counter(handler.name for module in modules for handler in module.subscribes)
-    if twice := sorted(name for name, count in handlers.items() if count > 1):
-        raise ModuleError(f"more than one event handler is named {', '.join(twice)}: names must be unique")
-
-
-def _refuse_missing(modules: Sequence[ModuleLike]) -> None:
-    known = {module.name for module in modules}
-    for module in modules:
-        if missing := sorted(set(module.dependencies) - known):
-            raise ModuleError(f"module {module.name} depends on {', '.join(missing)}, which is not registered")
-
-
 def _refuse_cycles(graph: networkx.DiGraph[str]) -> None:
     cycles = find_cycles(graph)
     named = "; ".join(" -> ".join(cycle) for cycle in cycles)
-    if alone := [cycle[0] for cycle in cycles if len(cycle) == 2]:
-        raise ModuleError(f"module {alone[0]} depends on itself ({named}): remove that dependency")
     if len(cycles) == 1:
         raise ModuleError(f"modules depend on each other in a cycle: {named}; remove one of these dependencies")
     if cycles:
@@ -369,6 +356,5 @@ def load_modules(settings: Settings) -> Registry:
 
 def _wired(candidates: Iterable[object]) -> Registry:
     ordered = load_order(candidates)
-    for fault in wiring_faults(ordered):
-        raise ModuleError(f"{fault.problem}: {fault.remedy}")
+    refuse(wiring_faults(ordered))
     return Registry(ordered)

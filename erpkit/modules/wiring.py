@@ -2,56 +2,119 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from erpkit.finding import Finding, Severity
 from erpkit.modules.cycles import Cut
-from erpkit.modules.module import EventHandler, ModuleLike, answers_of, is_foreign, tools_of, topic_of, upcasters_of
-from erpkit.plural import count_of
+from erpkit.modules.kinds import FINDINGS
+from erpkit.modules.module import EventHandler, ModuleLike, is_foreign, topic_of
 
-Kind = Literal["declared", "import", "event", "foreign key", "view", "query"]
-KINDS: tuple[Kind, ...] = ("declared", "import", "event", "foreign key", "view", "query")
+Kind = Literal[
+    "declared", "import", "event", "foreign key", "view", "query", "trigger", "policy", "function", "inherits", "default",
+    "type", "sql", "migration", "route", "command", "rule", "check", "index", "sequence", "database",
+]  # fmt: skip
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Relation = Literal["requires", "listens"]
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where something stands in a file, counted from 1, 0 where that is not known, and in words what stands there."""
+
+    path: str
+    line: int = 0
+    column: int = 0
+    text: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}" if self.line else self.path
 
 
 @dataclass(frozen=True, order=True)
 class Edge:
-    """Module `source` needs module `target`; `evidence` is a file and line, a constraint, a view, a topic or a query."""
+    """Module `source` needs module `target`; `evidence` says in words what shows it: a file and line, a constraint, a topic.
+
+    A module that `listens` to another's messages needs no load order, and closes no cycle; otherwise it `requires` the other.
+    `path`, `line` and `column` are where it stands in a file, counted from 1, "" and 0 where it stands in none. It is not
+    `certain` where only a name was found, in the body of a function for instance. An import below `if TYPE_CHECKING` is
+    `for_types`.
+    """
 
     source: str
     target: str
     kind: Kind
     evidence: str
+    path: str = ""
+    line: int = 0
+    column: int = 0
+    certain: bool = True
+    relation: Relation = "requires"
+    for_types: bool = False
+
+    @property
+    def place(self) -> Place | None:
+        """Where it stands in a file, None where it stands in none."""
+        return Place(self.path, self.line, self.column, f"{self.kind}: {self.evidence}") if self.path else None
+
+    @property
+    def binds(self) -> bool:
+        """Whether it decides the load order: it is certain, and more than a subscription."""
+        return self.certain and self.relation == "requires"
 
     def __str__(self) -> str:
         return f"{self.source} -> {self.target}: {self.kind}, {self.evidence}"
 
 
 @dataclass(frozen=True)
+class Unread:
+    """What could not be read: a file, a folder, or a source as a whole, why not, and the `modules` that it belongs to.
+
+    It is `info` where erpkit has no reader for it at all, for the imports of another language.
+    """
+
+    problem: str
+    path: str = ""
+    line: int = 0
+    modules: tuple[str, ...] = ()
+    severity: Severity = "warning"
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+@dataclass(frozen=True)
 class Couplings:
-    """What was found in fact: its edges, in words what could not be looked at, and the modules of which not all was seen.
+    """What was found in fact: its edges, what could not be looked at, and the modules of which not all was seen.
 
     `not_asked` is what was left out on purpose: no fault. Of a module in `partly_read` it cannot be told that it does not use
-    what it declares.
+    what it declares. `homes` are the files of packages by module.
     """
 
     edges: tuple[Edge, ...] = ()
-    not_read: tuple[str, ...] = ()
+    not_read: tuple[Unread, ...] = ()
     partly_read: frozenset[str] = frozenset()
     not_asked: tuple[str, ...] = ()
+    homes: Mapping[str, str] = field(default_factory=dict)
+
+
+def places_of(edges: Iterable[Edge]) -> tuple[Place, ...]:
+    """Return the places of edges in files, each once."""
+    return tuple(dict.fromkeys(place for edge in edges if (place := edge.place)))
 
 
 def declared_edges(modules: Iterable[ModuleLike]) -> list[Edge]:
     """Return what modules declare; one that is read from a file tells the line."""
     return [
-        Edge(module.name, name, "declared", _declared_at(module, name))
+        Edge(module.name, name, "declared", str(place), place.path if place.line else "", place.line)
         for module in modules
         for name in module.dependencies
+        for place in [_declared_at(module, name)]
     ]
 
 
@@ -59,7 +122,7 @@ def event_edges(modules: Sequence[ModuleLike]) -> list[Edge]:
     """Return an edge from each handler's module to the one that publishes its event."""
     publishers = {event: module.name for module in modules for event in module.publishes}
     return [
-        Edge(module.name, publisher, "event", _handling(publisher, module, handler, event))
+        _listening(publisher, module, handler, event)
         for module in modules
         for handler in module.subscribes
         for event in handler.events
@@ -67,39 +130,29 @@ def event_edges(modules: Sequence[ModuleLike]) -> list[Edge]:
     ]
 
 
-def place_of(module: str, line: int, *, is_package: bool = False) -> str:
-    """Return file and line of a Python module, by its dotted name."""
-    return f"{module.replace('.', '/')}{'/__init__' if is_package else ''}.py:{line}"
+def _listening(publisher: str, module: ModuleLike, handler: EventHandler, event: type) -> Edge:
+    path, line = find_handler(module, handler)
+    place = f" ({path}:{line})" if path else ""
+    words = f"{handler.name} handles {topic_of(publisher, event)}{place}"
+    return Edge(module.name, publisher, "event", words, path, line, relation="listens")
 
 
-def handler_place(module: ModuleLike, handler: EventHandler) -> str:
-    """Return file and line of a handler's function, "" for one that is written in another language."""
+def find_handler(module: ModuleLike, handler: EventHandler) -> tuple[str, int]:
+    """Return file and line of a handler's function, "" and 0 for one that is written in another language."""
     code = None if is_foreign(module) else getattr(handler.function, "__code__", None)
-    return f"{shorten_path(Path(code.co_filename))}:{code.co_firstlineno}" if code else ""
+    return (shorten_path(Path(code.co_filename)), code.co_firstlineno) if code else ("", 0)
 
 
 def shorten_path(path: Path) -> str:
     """Return a path as seen from the working folder, or from the folder that Python imports it from."""
-    text = path.as_posix()
-    roots = [root if root.endswith("/") else f"{root}/" for root in (Path.cwd().as_posix(), *sys.path) if root]
+    text = str(path)
+    roots = [root if root.endswith("/") else f"{root}/" for root in (os.getcwd(), *sys.path) if root]  # noqa: PTH109 - quicker
     return min((text[len(root) :] for root in roots if text.startswith(root)), key=len, default=text)
 
 
-def _declared_at(module: ModuleLike, dependency: str) -> str:
+def _declared_at(module: ModuleLike, dependency: str) -> Place:
     tell = getattr(module, "declared_at", None)
-    return str(tell(dependency)) if tell else f"dependencies of {module.name}"
-
-
-def _handling(publisher: str, module: ModuleLike, handler: EventHandler, event: type) -> str:
-    place = handler_place(module, handler)
-    return f"{handler.name} handles {topic_of(publisher, event)}{f' ({place})' if place else ''}"
-
-
-NOT_READ = "not read"
-_WARNINGS = frozenset({
-    NOT_READ, "no modules", "hidden cycle", "undeclared dependency", "unused dependency", "layer violation", "unknown layer",
-    "unhandled event", "split projection",
-})  # fmt: skip
+    return tell(dependency) if tell else Place(f"dependencies of {module.name}")
 
 
 @dataclass(frozen=True)
@@ -111,11 +164,18 @@ class ModuleFinding:
     problem: str
     remedy: str
     evidence: tuple[str, ...] = ()
+    places: tuple[Place, ...] = ()
+    grade: Severity | None = None
 
     @property
     def severity(self) -> Severity:
-        """`error` where start-up refuses the modules, else `warning`."""
-        return "warning" if self.kind in _WARNINGS else "error"
+        """Its `grade`, or else that of its kind: `error` where start-up refuses the modules."""
+        return self.grade or FINDINGS[self.kind][0]
+
+    @property
+    def rule(self) -> str:
+        """The name of its kind for other programs, which does not change: `undeclared-dependency`."""
+        return self.kind.replace(" ", "-")
 
     @property
     def finding(self) -> Finding:
@@ -124,95 +184,6 @@ class ModuleFinding:
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.problem}; {self.remedy}" if self.remedy else f"{self.kind}: {self.problem}"
-
-
-def wiring_faults(modules: Sequence[ModuleLike]) -> list[ModuleFinding]:
-    """Return what would keep a message from its handler; start-up stops at the first, a report shows all of them."""
-    return [
-        *_handled_twice("command", [(m.name, handler.command) for m in modules for handler in m.commands]),
-        *_handled_twice("query", [(m.name, handler.query) for m in modules for handler in answers_of(m)]),
-        *_published_twice(modules),
-        *_same_topic(modules),
-        *_same_tool(modules),
-        *_orphan_handlers(modules),
-        *_handler_faults(modules),
-        *_upcaster_faults(modules),
-    ]
-
-
-def _handled_twice(kind: str, declared: Sequence[tuple[str, type]]) -> Iterator[ModuleFinding]:
-    for message, count in Counter(message for _, message in declared).items():
-        if count > 1:
-            names = tuple(name for name, other in declared if other is message)
-            problem = f"{kind} {message.__name__} has {count} handlers, in {', '.join(names)}"
-            yield ModuleFinding(f"{kind} handled twice", names, problem, "keep one")
-
-
-def _published_twice(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
-    for event, count in Counter(event for m in modules for event in m.publishes).items():
-        if count > 1:
-            names = tuple(m.name for m in modules for other in m.publishes if other is event)
-            problem = f"{event.__name__} is published by {', '.join(names)}"
-            yield ModuleFinding("event published twice", names, problem, "let one module publish it")
-
-
-def _same_topic(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
-    for module in modules:
-        handled = [*(h.command for h in module.commands), *(h.query for h in answers_of(module))]
-        types: set[type] = {*handled, *module.publishes}
-        for name, count in Counter(message.__name__ for message in types).items():
-            if count > 1:
-                problem = f"{count} messages have the topic {module.name}.{name}"
-                yield ModuleFinding("topic used twice", (module.name,), problem, "rename all but one")
-
-
-def _same_tool(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
-    owners: dict[str, list[str]] = {}
-    for module in modules:
-        for tool in tools_of(module):
-            owners.setdefault(tool.name_in(module.name), []).append(module.name)
-    for name, names in owners.items():
-        if len(names) > 1:
-            problem = f"{count_of(len(names), 'tool is', 'tools are')} named {name}, in {', '.join(names)}"
-            yield ModuleFinding("tool named twice", tuple(names), problem, "rename all but one")
-
-
-def _orphan_handlers(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
-    published = {event for module in modules for event in module.publishes}
-    for module in modules:
-        for handler in module.subscribes:
-            for event in (event for event in handler.events if event not in published):
-                problem = f"{handler.name} subscribes to {event.__name__}, which no module publishes"
-                remedy, place = "publish the event or remove the handler", handler_place(module, handler)
-                yield ModuleFinding("orphan handler", (module.name,), problem, remedy, (place,) if place else ())
-
-
-def _handler_faults(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
-    """An effect outside the database must say whether it wants all history; a name that is taken over must be free."""
-    names = {handler.name for module in modules for handler in module.subscribes}
-    for module, handler in ((owner, one) for owner in modules for one in owner.subscribes):
-        if handler.is_outside and handler.start is None:
-            problem = f"{handler.name} has effects outside the database and does not say where it starts"
-            remedy = 'add start="now" for new events only, or start="beginning" for all that the log has'
-            yield ModuleFinding("no start", (module.name,), problem, remedy)
-        for former in names.intersection(handler.former_names):
-            problem = f"{handler.name} takes over from {former}, which is still a handler"
-            yield ModuleFinding("taken over alive", (module.name,), problem, f"remove {former}, or `formerly`")
-
-
-def _upcaster_faults(modules: Sequence[ModuleLike]) -> Iterator[ModuleFinding]:
-    """An event's upcasters stand beside it, in the module that publishes it, and lead from version 1 on without a gap."""
-    for module in modules:
-        versions: dict[type, list[int]] = {}
-        for upcaster in upcasters_of(module):
-            versions.setdefault(upcaster.event, []).append(upcaster.from_version)
-        for event, found in versions.items():
-            if event not in module.publishes:
-                problem = f"{module.name} has an upcaster of {event.__name__}, which it does not publish"
-                yield ModuleFinding("orphan upcaster", (module.name,), problem, "move it to the module that does")
-            elif sorted(found) != [*range(1, len(found) + 1)]:
-                problem = f"the upcasters of {topic_of(module.name, event)} are from versions {sorted(found)}"
-                yield ModuleFinding("upcaster gap", (module.name,), problem, "have one from each version, 1 first")
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def _of_packages(site: Path, needs: dict[str, list[str]]) -> None:
     (info / "entry_points.txt").write_text(f"[bench.modules]\n{entries}")
     sys.path.insert(0, str(site))
     check = _timed(
-        f"{len(needs)} Python packages of 6 files: imported, sorted, their imports read by grimp, checked", None,
+        f"{len(needs)} Python packages of 6 files: imported, sorted, their imports read, checked", None,
         lambda: inspect_modules(Settings(modules="bench.modules"), use_database=False),
     )  # fmt: skip
     found = sum(edge.kind == "import" for edge in check.edges)

@@ -115,3 +115,19 @@ def test_a_thousand_modules_are_read_and_sorted(tmp_path: Path) -> None:
     registry = load_modules(written(tmp_path, text))
     place = {module.name: position for position, module in enumerate(registry.modules)}
     assert all(place[m.name] > place[other] for m in registry.modules for other in m.dependencies)
+
+
+def test_a_byte_order_mark_before_the_text_is_no_part_of_it(tmp_path: Path) -> None:
+    settings = written(tmp_path, "\ufeffshared_schemas = ['common']\n" + SHOP)
+    assert [module.name for module in load_modules(settings).modules] == ["sales", "billing"]
+    assert Settings.from_env({"ERPKIT_MODULES": str(settings.modules)}).shared_schemas == ("common",)
+
+
+def test_what_a_modules_toml_declares_has_the_line_of_its_module(tmp_path: Path) -> None:
+    (edge,) = [edge for edge in check_modules(find_modules(written(tmp_path, SHOP))).edges if edge.kind == "declared"]
+    assert (edge.path, edge.line, edge.evidence) == (f"{tmp_path}/modules.toml", 2, f"{tmp_path}/modules.toml:2")
+    one_line = "module = [{ name = 'a' }, { name = 'b', depends = ['a'] }]"
+    (edge,) = [
+        edge for edge in check_modules(find_modules(written(tmp_path, one_line))).edges if edge.kind == "declared"
+    ]
+    assert edge.line == 1

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from erpkit.modules import cycles
-from erpkit.modules.cycles import Cut, Graph, find_components, graph_of, shortest_cycle, smallest_cut
+from erpkit.modules.cycles import Cut, Graph, find_components, graph_of, shortest_cycle, smallest_cut, within
 
 
 def _ring(size: int) -> dict[str, list[str]]:
@@ -104,3 +104,40 @@ def test_the_shortest_of_several_cycles_stands_for_the_component() -> None:
 
 def test_a_graph_without_a_cycle_has_no_component() -> None:
     assert find_components(graph_of([("a", "b"), ("a", "c"), ("b", "c")])) == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_cut_of_up_to_thirty_modules_is_proved_and_as_small_as_by_dynamic_programming(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = _random(12, 0.35, seed)
+    best = [len(smallest_cut(graph, component).edges) for component in find_components(graph)]
+    monkeypatch.setattr(cycles, "_EXACT", 0)
+    cuts = [smallest_cut(graph, component) for component in find_components(graph)]
+    assert [(len(cut.edges), cut.is_smallest) for cut in cuts] == [(size, True) for size in best]
+
+
+@pytest.mark.parametrize(("share", "seed"), [(share, seed) for share in (0.08, 0.15, 0.3, 0.9) for seed in range(3)])
+def test_the_cut_of_thirty_modules_is_proved(share: float, seed: int) -> None:
+    graph = _random(30, share, seed)
+    for component in find_components(graph):
+        cut = smallest_cut(graph, component)
+        assert cut.is_smallest
+        assert find_components(within(_without(graph, cut), component)) == []
+
+
+def test_where_a_proof_would_take_too_long_the_bound_is_told() -> None:
+    random = Random(30)
+    ends = [(f"{one:03}", f"{other:03}") for one in range(30) for other in range(one)]
+    graph = graph_of([pair if random.random() < 0.5 else pair[::-1] for pair in ends])
+    cut = smallest_cut(graph, list(graph))
+    assert find_components(_without(graph, cut)) == []
+    assert 95 < cut.at_least < len(cut.edges) < 135
+
+
+def test_of_two_modules_that_need_each_other_the_cheaper_edge_is_cut_in_a_large_component_too() -> None:
+    pairs = [(f"{n:03}", f"{(n + 1) % 20:03}") for n in range(20)] + [("001", "000"), ("010", "009")]
+    cost = {("001", "000"): 1, ("000", "001"): 9, ("010", "009"): 9, ("009", "010"): 1}
+    graph = graph_of(pairs)
+    cut = smallest_cut(graph, list(graph), lambda pair: cost.get(pair, 5))
+    assert (set(cut.edges), cut.is_smallest) == ({("001", "000"), ("009", "010")}, True)

@@ -240,7 +240,7 @@ def test_findings_name_every_fault_at_once() -> None:
     ]
     check = check_modules(modules)
     assert sorted(f.kind for f in check.findings) == [
-        "cycle", "duplicate", "missing dependency", "no module", "orphan handler", "undeclared dependency",
+        "cycle", "duplicate", "missing dependency", "no module", "orphan handler",
     ]  # fmt: skip
     assert check.cycle == ("a", "b", "a")
     assert check.order == ()

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from erpkit.config import Settings
+from erpkit.couplings import inspect_modules
 from erpkit.errors import UsageError
-from erpkit.modules import Couplings, ModuleCheck, check_modules
+from erpkit.modules import Couplings, ModuleCheck, ModuleLike, check_modules
 from erpkit.modules.odoo import read_addons
+from erpkit.modules.registry import read_source
 
 SALE = """# -*- coding: utf-8 -*-
 {
@@ -51,7 +54,7 @@ def test_a_manifest_becomes_a_module(tmp_path: Path) -> None:
     assert (module.category, module.version, module.installable, module.auto_install) == (
         "Sales/Sales", "19.0.1.0", True, True,
     )  # fmt: skip
-    assert module.declared_at("product") == f"{path}:8"
+    assert str(module.declared_at("product")) == f"{path}:8"
     assert addons.findings == ()
     assert addons.outside == ("base", "product")
 
@@ -68,7 +71,6 @@ def test_a_manifest_becomes_a_module(tmp_path: Path) -> None:
         ("{'name': 7, 'depends': []}", ":1: 'name' must be str, not int"),
         ("{'name': 'x', 'depends': [],\n'installable': 'no'}", ":2: 'installable' must be bool or int, not str"),
         ("\n{'depends': []}", ":2: the key 'name' is missing"),
-        ("{'name': 'x'}", ":1: the key 'depends' is missing"),
         ("{'name': 'x',", ":1: not Python"),
         ("import os\n{'name': 'x', 'depends': []}", ":1: a manifest is one dictionary and nothing else"),
         ("{'name': 'x'}\nboom()", ":2: a manifest is one dictionary and nothing else"),
@@ -168,3 +170,130 @@ def test_a_thousand_addons_are_read(tmp_path: Path) -> None:
 def test_a_folder_without_addons_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder|no addon is in there"):
         read_addons([tmp_path / name])
+
+
+def test_an_addon_that_names_no_dependency_depends_on_base(tmp_path: Path) -> None:
+    for name, manifest in (("absent", "{'name': 'x'}"), ("empty", _depending()), ("base", _depending())):
+        _addon(tmp_path, name, manifest)
+    addons = read_addons([tmp_path])
+    assert {module.name: module.dependencies for module in addons.modules} == {
+        "absent": ("base",), "base": (), "empty": ("base",),
+    }  # fmt: skip
+    assert _check(tmp_path).order == ("base", "absent", "empty")
+    assert addons.findings == ()
+
+
+def test_linked_folders_are_followed_and_an_addon_that_is_reached_twice_is_read_once(tmp_path: Path) -> None:
+    _addon(tmp_path / "src" / "oca", "sale_x", _depending("sale"))
+    _addon(tmp_path / "src" / "odoo", "sale", _depending("base"), models="import odoo.addons.sale_x.y\n")
+    auto = tmp_path / "auto" / "addons"
+    auto.mkdir(parents=True)
+    for target in ("oca/sale_x", "odoo/sale"):
+        (auto / Path(target).name).symlink_to(tmp_path / "src" / target)
+    (auto / "again").symlink_to(auto)  # a link to itself ends the walk
+    linked = read_addons([auto])
+    assert [module.path for module in linked.modules] == [
+        auto / name / "__manifest__.py" for name in ("sale", "sale_x")
+    ]
+    assert [(edge.source, edge.target) for edge in linked.imports] == [("sale", "sale_x")]
+    assert [module.name for module in read_addons([auto, tmp_path / "src"]).modules] == ["sale", "sale_x"]
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    _addon(tmp_path, "sale", _depending("base"))
+    _addon(tmp_path, "crm", _depending("sale"))
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "crm" / "lost.py").symlink_to(tmp_path / "nowhere.py")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "__manifest__.py").symlink_to(tmp_path / "nowhere.py")
+    addons = read_addons([tmp_path])
+    assert [str(one) for one in addons.not_read] == [
+        f"{tmp_path}/gone: is a link that leads nowhere", f"{tmp_path}/crm/lost.py: No such file or directory",
+    ]  # fmt: skip
+    assert [finding.problem for finding in addons.findings] == [
+        f"{tmp_path}/half/__manifest__.py: No such file or directory"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("written", "installs", "problems"),
+    [
+        ("True", True, 0), ("False", False, 0), ("0", False, 0), ("[]", True, 0), ("['sale']", True, 0), ("['sale', 'crm']", True, 1),
+    ],
+)  # fmt: skip
+def test_auto_install_is_a_truth_value_or_a_list_of_dependencies(
+    written: str, installs: bool, problems: int, tmp_path: Path
+) -> None:
+    _addon(tmp_path, "sale", _depending("base"))
+    _addon(tmp_path, "crm", _depending("base"))
+    path = _addon(tmp_path, "sale_x", f"{{'name': 'x', 'depends': ['base', 'sale'],\n'auto_install': {written}}}")
+    addons = read_addons([tmp_path])
+    assert {module.name: module.auto_install for module in addons.modules}["sale_x"] == installs
+    assert [finding.problem for finding in addons.findings] == [
+        f"{path}:2: auto_install names crm, which depends does not list"
+    ][:problems]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("slae", "sale"), ("sale_stok", "sale_stock"), ("sale_sstock", "sale_stock"), ("sale_stack", "sale_stock")],
+)
+@pytest.mark.parametrize("with_base", [False, True])
+def test_a_misspelt_name_is_told_apart_from_one_that_is_elsewhere(
+    wrong: str, right: str, with_base: bool, tmp_path: Path
+) -> None:
+    if with_base:
+        _addon(tmp_path, "base", _depending())
+    _addon(tmp_path, right, _depending("base"))
+    path = _addon(tmp_path, "crm", _depending(wrong))
+    (finding,) = _check(tmp_path).findings
+    assert (finding.kind, finding.modules) == (
+        "missing dependency" if with_base else "misspelt dependency",
+        ("crm", wrong),
+    )
+    assert (finding.remedy, str(finding.places[0])) == (f"did you mean {right}?", f"{path}:1")
+
+
+def test_a_name_that_more_addons_depend_on_is_the_right_one_though_neither_is_here(tmp_path: Path) -> None:
+    for name, needs in (("a", "sale"), ("b", "sale"), ("c", "slae")):
+        _addon(tmp_path, name, _depending(needs))
+    (finding,) = _check(tmp_path).findings
+    assert (finding.modules, finding.remedy) == (("c", "slae"), "did you mean sale?")
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("l10n_be", "l10n_de"), ("web", "wen"), ("sale_crm", "sale_mrp"), ("stock", "stock_account"), ("po_x", "ho_x")]
+)  # fmt: skip
+def test_names_that_only_look_alike_are_two_addons(name: str, other: str, tmp_path: Path) -> None:
+    _addon(tmp_path, name, _depending("base"))
+    _addon(tmp_path, "crm", _depending(other))
+    assert _check(tmp_path).findings == ()
+
+
+def test_folders_may_be_a_pattern(tmp_path: Path) -> None:
+    _addon(tmp_path / "oca" / "web", "web_x", _depending("web"))
+    _addon(tmp_path / "oca" / "crm", "crm_x", _depending("crm"))
+    for source in (
+        read_source(Settings(modules=f"{tmp_path}/oca/*")),
+        read_source(Settings(), [tmp_path / "oca" / "[cw]*"]),
+    ):
+        assert [module.name for module in source.candidates if isinstance(module, ModuleLike)] == ["crm_x", "web_x"]
+    with pytest.raises(UsageError, match=r"nothing\*: no folder matches"):
+        read_source(Settings(), [tmp_path / "nothing*"])
+
+
+def test_a_file_of_an_addon_that_is_no_python_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    _addon(tmp_path, "base", _depending())
+    _addon(
+        tmp_path, "sale", _depending("base"), a="import odoo.addons.base\nprint 'x'\n", b="import odoo.addons.base\n"
+    )
+    addons = read_addons([tmp_path])
+    assert [(edge.source, edge.path.endswith("b.py")) for edge in addons.imports] == [("sale", True)]
+    (unread,) = addons.not_read
+    assert (unread.path, unread.line, unread.modules) == (f"{tmp_path}/sale/a.py", 2, ("sale",))
+
+
+def test_an_addon_may_have_any_name(tmp_path: Path) -> None:
+    _addon(tmp_path, "L10n-very_long_name_of_an_addon_that_has_more_than_forty_letters", _depending("base"))
+    assert inspect_modules(Settings(modules=str(tmp_path))).findings == ()

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
@@ -52,12 +52,14 @@ class RunOptions(Work):
     rate: float | None = None
     resume: bool = False
     workers: int = 1
+    batch: int = _BATCH
 
     def __post_init__(self) -> None:
         if self.rate is not None and self.rate <= 0:
             raise UsageError(f"rate = {self.rate} is not a rate: give events per second, or leave it out")
-        if self.workers < 1:
-            raise UsageError(f"workers = {self.workers}: give a number from 1")
+        for name, number in (("workers", self.workers), ("batch", self.batch)):
+            if number < 1:
+                raise UsageError(f"{name} = {number}: give a number from 1")
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ def run_replay(
         consumers.setdefault((step.tenant, step.topic), []).append(consumer)
     for found in consumers.values():
         found.sort(key=lambda one: one.handler.is_outside)  # an effect outside is not undone with what fails after it
-    most = 1 if any(one.handler.is_outside for found in consumers.values() for one in found) else _BATCH
+    if any(one.handler.is_outside for found in consumers.values() for one in found):
+        options = replace(options or RunOptions(), batch=1)
 
     def deliver(
         connection: Connection, tenant: Tenant, messages: Sequence[Message]
@@ -120,21 +123,16 @@ def run_replay(
         handed, published = hand_over(connection, f"tenant {tenant.slug}: replay", pairs, pipeline=True)
         return [Outcome(name, m, "failed" if error else "handled", error) for name, m, error in handed], published
 
-    return carry_out(database, plan, confirm, deliver, options, most)
+    return carry_out(database, plan, confirm, deliver, options)
 
 
 def carry_out(
-    database: Database,
-    plan: ReplayPlan,
-    confirm: str,
-    deliver: Deliver,
-    options: RunOptions | None,
-    most: int = _BATCH,
+    database: Database, plan: ReplayPlan, confirm: str, deliver: Deliver, options: RunOptions | None
 ) -> ReplayRun:
-    """Give the events of a plan to `deliver`, `most` a batch, and write down what becomes of each: see `run_replay`."""
+    """Give the events of a plan to `deliver`, batch by batch, and write down what becomes of each: see `run_replay`."""
     PlanChangedError.check(confirm, plan.id)
     replay_id, options = plan.resumes or uuid4(), options or RunOptions()
-    replay = _Replay(database, plan, replay_id, deliver, options, most)
+    replay = _Replay(database, plan, replay_id, deliver, options)
     _open(database, plan, replay_id)
     try:
         with stop_at_interrupt(options.stop):
@@ -156,7 +154,7 @@ class Pace:
     """Keeps batches of work to the rate of `options`; a stop also ends a wait."""
 
     def __init__(self, options: RunOptions) -> None:
-        self.batch = _BATCH if options.rate is None else max(1, min(_BATCH, int(options.rate / 4)))
+        self.batch = options.batch if options.rate is None else max(1, min(options.batch, int(options.rate / 4)))
         self._stop = options.stop
         self._limit = None if options.rate is None else RateLimit(options.rate, catch_up=_CATCH_UP)
 
@@ -175,7 +173,6 @@ class _Replay:
     replay_id: UUID
     deliver: Deliver
     options: RunOptions
-    most: int
     _states: Counter[str] = field(default_factory=Counter)
     _resolved: int = 0
     _failures: list[ReplayFailure] = field(default_factory=list)
@@ -230,9 +227,7 @@ class _Replay:
     def _batch(self, tenant: Tenant, span: Span) -> list[Message]:
         """Replay a batch in one transaction: effects, results, inbox and position commit together."""
         with self.database.tenant_transaction(tenant, write=True) as connection:
-            messages = read_selected(
-                connection, self.plan.selection, span, min(self.most, self._pace.batch), self.replay_id
-            )
+            messages = read_selected(connection, self.plan.selection, span, self._pace.batch, self.replay_id)
             if not messages:
                 return []
             claim(connection, self.replay_id, span.after)

@@ -1,0 +1,98 @@
+"""A baseline: what was there when a check became a gate does not fail, and what is new does."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from erpkit.errors import UsageError
+from erpkit.modules import Couplings, Edge, Module, ModuleCheck, Unread, check_modules
+from erpkit.modules.baseline import read_baseline, write_baseline
+
+SHOP = tuple(map(Module, ("billing", "catalog", "sales")))
+
+
+def _import(source: str, target: str, path: str, line: int) -> Edge:
+    return Edge(source, target, "import", f"{path}:{line} imports {target}", path, line, 1)
+
+
+FIRST, SECOND = _import("sales", "catalog", "sales/a.py", 3), _import("sales", "catalog", "sales/b.py", 7)
+LOOP = (_import("catalog", "billing", "catalog/x.py", 1), _import("billing", "sales", "billing/x.py", 1), FIRST)
+
+
+def _check(*edges: Edge, baseline: Path | None = None, unread: tuple[Unread, ...] = ()) -> ModuleCheck:
+    return check_modules(SHOP, Couplings(edges, unread), baseline=read_baseline(baseline))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "modules-baseline.json"
+
+
+def test_what_the_baseline_has_does_not_fail_though_its_line_moved(path: Path) -> None:
+    assert write_baseline(path, _check(FIRST).findings) == 1
+    moved = replace(FIRST, evidence="sales/a.py:33 imports catalog", line=33)
+    check = _check(moved, baseline=path)
+    assert (check.findings, check.known, check.summary.exit_code) == ((), 1, 0)
+    assert check.summary.facts["in the baseline"] == 1
+
+
+def test_a_new_coupling_of_modules_that_are_in_the_baseline_fails_alone(path: Path) -> None:
+    write_baseline(path, _check(FIRST).findings)
+    check = _check(FIRST, SECOND, baseline=path)
+    (finding,) = check.findings
+    assert (finding.kind, finding.evidence) == ("undeclared dependency", ("import: sales/b.py:7 imports catalog",))
+    assert [place.path for place in finding.places] == ["sales/b.py"]
+    assert check.summary.exit_code == 3
+
+
+def test_what_no_longer_happens_is_said_and_does_not_fail(path: Path) -> None:
+    write_baseline(path, _check(FIRST, SECOND).findings)
+    check = _check(SECOND, baseline=path)
+    (finding,) = check.findings
+    assert (finding.kind, finding.severity, check.summary.exit_code) == ("no longer happens", "info", 0)
+    assert finding.problem == "the baseline has undeclared-dependency of sales, catalog, which was not found"
+    assert finding.evidence == ("import: sales/a.py imports catalog",)
+
+
+def test_a_cycle_that_became_smaller_is_known_and_one_that_grew_is_new(path: Path) -> None:
+    small = (FIRST, _import("catalog", "sales", "catalog/y.py", 1))
+    write_baseline(path, _check(*LOOP, *small).findings)
+    assert _check(*small, baseline=path).summary.exit_code == 0
+    write_baseline(path, _check(*small).findings)
+    grown = [finding.kind for finding in _check(*LOOP, *small, baseline=path).findings]
+    assert "hidden cycle" in grown
+
+
+def test_what_was_not_read_is_never_known(path: Path) -> None:
+    unread = (Unread("sales/c.py:1: not Python", "sales/c.py", 1, ("sales",)),)
+    assert write_baseline(path, _check(FIRST, unread=unread).findings) == 1
+    check = _check(FIRST, baseline=path, unread=unread)
+    assert [finding.kind for finding in check.findings] == ["not read"]
+
+
+def test_a_baseline_is_the_same_text_for_the_same_findings(path: Path) -> None:
+    write_baseline(path, _check(*LOOP, SECOND).findings)
+    text = path.read_text()
+    write_baseline(path, _check(SECOND, *reversed(LOOP)).findings)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "is not a baseline"), ("[]", "is not a baseline"), ('{"version": 1}', "is not a baseline"),
+        ('{"version": 2, "findings": []}', "version 2 of a baseline, not 1"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_baseline_is_refused(text: str, said: str, path: Path) -> None:
+    path.write_text(text)
+    with pytest.raises(UsageError, match=said):
+        read_baseline(path)
+
+
+def test_a_baseline_that_cannot_be_written_or_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"gone/b\.json: the baseline cannot be written: No such file"):
+        write_baseline(tmp_path / "gone" / "b.json", ())
+    with pytest.raises(UsageError, match="the baseline cannot be read: Is a directory"):
+        read_baseline(tmp_path)
