@@ -99,7 +99,7 @@ class Looks:
 
     def keep(self, kind: str, scope: Sequence[str], look: Look) -> str:
         """Keep a look, with what the environment keeps secret masked; return "", or why it was not kept."""
-        document = zlib.compress(to_json(Mask({}).all(json.loads(to_json(look.document())))).encode())
+        document = zlib.compress(_masked(look).encode())
         with suppress(ErpkitError, psycopg.Error):
             if self._keep_in_database(kind, _name(scope), look.at, document):
                 return ""
@@ -295,6 +295,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return value.replace("\0", "")
     return str(value) if isinstance(value, float) and value - value != 0 else value
+
+
+def _masked(look: Look) -> str:
+    """Return a look as JSON, with what the environment keeps secret masked; its figures are numbers and names of tables."""
+    document = look.document()
+    figures = document.pop("figures")
+    told = Mask({}).all(json.loads(to_json(document)))
+    return json.dumps({**told, "figures": figures})
 
 
 def _load(head: tuple[datetime, str, Callable[[], bytes | None]] | None, scope: Sequence[str]) -> Look | None:
