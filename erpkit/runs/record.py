@@ -278,8 +278,9 @@ class Recorder:
                 return False
             self._note = f"the run is recorded in {self._file.path}: {reason}" if self._database.is_writable else None
             return self._try_file(self._file, in_file)
-        except (psycopg.Error, ErpkitError) as error:
-            self.problem = f"the run is not recorded: {_reason(error) if isinstance(error, psycopg.Error) else error}"
+        except (psycopg.Error, ErpkitError, ValueError, TypeError) as error:
+            reason = _reason(error) if isinstance(error, psycopg.Error) else first_line(error)
+            self.problem = f"the run is not recorded: {reason}"
             return False
         self.problem = None
         return True
@@ -321,10 +322,9 @@ def _previous_of(connection: Connection, run: RunStart, outcomes: tuple[Outcome,
 
 def _plain_row(run: RunStart) -> dict[str, Any]:
     """Return a run's beginning for the file, where nothing is a text in a text."""
-    return {
-        **run.row(), "parameters": dict(run.parameters), "versions": run.provenance.versions, "outcome": "running",
-        **dict.fromkeys(("ended_at", "exit_code", "seconds", "error", "facts", "findings", "output", "report", "changes")),
-    }  # fmt: skip
+    later = ("ended_at", "exit_code", "seconds", "error", "facts", "findings", "output", "report", "changes")
+    row = {**dict.fromkeys(later), **run.row(), "outcome": "running"}
+    return {**row, "parameters": dict(run.parameters), "versions": run.provenance.versions}
 
 
 def _end(result: RunResult) -> dict[str, Any]:
