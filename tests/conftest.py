@@ -46,6 +46,7 @@ def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith(("PG", "ERPKIT_"))]:
         del os.environ[name]
     os.environ["ERPKIT_HOME"] = str(_home)
+    os.environ["ERPKIT_WARM"] = "0"  # tests/kernels has warm processes of its own
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each kernel and each command compiles erpkit anew
     sys.dont_write_bytecode = False
     _home.chmod(0o755)  # as root, the server's user must be able to walk to its data

@@ -27,6 +27,7 @@ _COMMANDS = {
     "db": ("db", "The embedded server."),
     "run": ("run", "Run a notebook headlessly, once or for each tenant."),
     "runs": ("runs", "The record of runs: what ran, what changed, running it again."),
+    "kernels": ("kernels", "The warm processes that kernels and runs are forked from."),
     "tenants": ("tenants", "The tenants: their state, their life from creation to removal, drift."),
     "migrate": ("migrate", "The migrations of all tenants, planned and run."),
     "modules": ("modules", "The modules of the ERP, and how they depend on each other."),
@@ -67,7 +68,21 @@ def erpkit() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; print an error of erpkit in one line, without a traceback."""
+    """Run the command line, `erpkit run` in a fork of the warm process where there is one: it has all imported that a run needs."""
+    if sys.argv[1:2] == ["run"] and sys.platform == "linux":
+        from erpkit.kernels.link import call  # noqa: PLC0415 - for this command alone
+        from erpkit.kernels.place import NoWarmKernelError  # noqa: PLC0415
+
+        try:
+            sys.exit(call("erpkit.cli:run_here", sys.argv[1:]))
+        except NoWarmKernelError as reason:
+            if not reason.is_expected:
+                say(f"note: a cold start: {reason}", err=True)
+    run_here()
+
+
+def run_here() -> NoReturn:
+    """Run the command line in this process; print an error of erpkit in one line, without a traceback."""
     # What is imported stays: looking through it again and again takes a tenth of a short command.
     gc.set_threshold(50_000, 20, 20)
     try:

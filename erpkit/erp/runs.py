@@ -13,6 +13,8 @@ from erpkit.errors import UsageError
 from erpkit.plan import Plan, Work
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from erpkit.runs import RunResult
     from erpkit.runs.history import RunHistory, RunRecord
     from erpkit.runs.one_run import RunDetail
@@ -42,13 +44,22 @@ class Runs(Part):
         self, notebook: str = "", *, tenant: str = "", outcome: str = "", days: float | None = None,
         since: datetime | None = None, limit: int = 20,
     ) -> RunHistory:  # fmt: skip
-        """Return the newest runs: of one notebook, that name a tenant, with an outcome, of the last `days` or `since` a time."""
+        """Return the newest runs: of one notebook, that name a tenant, with an outcome, of the last `days` or `since` a time.
+
+        The notebooks of those that were lost are marked.
+        """
         from erpkit.runs.history import RunFilter, RunHistory  # noqa: PLC0415
+        from erpkit.runs.killed import mark_lost  # noqa: PLC0415
 
         since = since if days is None else datetime.now(UTC) - timedelta(days=days)
         only = RunFilter(notebook or None, tenant or None, outcome or None, since)
         runs = self._list(only, limit)
+        mark_lost(runs)
         return RunHistory(self._installation.target, tuple(runs), since, not runs and bool(self._list(RunFilter(), 1)))
+
+    def summaries(self, notebook: str = "", *, days: float | None = None, limit: int = 1000) -> DataFrame:
+        """Return the newest runs as one DataFrame: outcome, duration, parameters, and the facts of each summary as columns."""
+        return self.history(notebook, days=days, limit=limit).frame()
 
     def show(self, id_: str) -> RunDetail:
         """Return one run in full, by its id or the beginning of it; raises UsageError for an id that no or several runs have."""

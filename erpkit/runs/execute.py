@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from erpkit.errors import UsageError
 from erpkit.plural import count_of
-from erpkit.runs.notebook import Notebook
+from erpkit.runs.alive import temporary_folder
+from erpkit.runs.notebook import Notebook, read_notebook
+from erpkit.runs.order import Order
 from erpkit.runs.result import Ending
 from erpkit.runs.secrets import Mask
 from erpkit.runs.stopper import Stopper
@@ -19,6 +20,8 @@ from erpkit.visible import visible_html
 
 if TYPE_CHECKING:
     from traitlets.config import Config
+
+    from erpkit.runs.engine import Attempt
 
 
 def find_kernel(notebook: Notebook, wanted: str | None = None) -> str:
@@ -36,27 +39,27 @@ def find_kernel(notebook: Notebook, wanted: str | None = None) -> str:
     return name
 
 
-def execute(
-    source: Path, output: Path, values: Mapping[str, Any], kernel: str, stopper: Stopper, mask: Mask
-) -> tuple[Ending, Any]:
-    """Run the cells of `source` and write `output` after each of them; return how it ended, and the notebook with its outputs."""
+def execute(order: Order, stopper: Stopper, mask: Mask) -> Attempt:
+    """Run the cells of a notebook and write its output after each of them; return how it ended, with the notebook."""
     import papermill  # noqa: PLC0415 - takes more than a second to import
 
     from erpkit.runs.engine import ENGINE, Attempt  # noqa: PLC0415 - imports papermill
+    from erpkit.runs.injection import LANGUAGE  # noqa: PLC0415
 
-    attempt = Attempt(stopper, mask)
+    attempt = Attempt(stopper, mask, order)
+    stopper.run = order.run
     try:
         with _private_transport() as config:
             papermill.execute_notebook(
-                _literal(source), _literal(output), dict(values), ENGINE,
-                kernel_name=kernel, language="python", config=config, attempt=attempt,
+                read_notebook(order.source), None, dict(order.values), ENGINE,
+                kernel_name=order.kernel, language=LANGUAGE, cwd=order.cwd, config=config, attempt=attempt,
             )  # fmt: skip
     except papermill.PapermillExecutionError:
         pass  # the attempt knows
     finally:
         stopper.close()
         attempt.said.close()
-    return attempt.ending, attempt.node
+    return attempt
 
 
 @contextmanager
@@ -66,13 +69,9 @@ def home_folder() -> Iterator[None]:
         try:
             Path.home()
         except RuntimeError:
-            os.environ["HOME"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="erpkit-home-"))
+            os.environ["HOME"] = str(stack.enter_context(temporary_folder()))
             stack.callback(os.environ.pop, "HOME")
         yield
-
-
-def _literal(path: Path) -> str:
-    return str(path).replace("{", "{{").replace("}", "}}")  # papermill fills in fields in braces
 
 
 @contextmanager
@@ -80,9 +79,7 @@ def _private_transport() -> Iterator[Config]:
     """Let kernel and client talk over sockets in a folder of their own: over TCP anybody on the machine could listen."""
     from traitlets.config import Config  # noqa: PLC0415
 
-    with tempfile.TemporaryDirectory(
-        prefix=f"erpkit-{os.getpid()}-", dir="/tmp"
-    ) as folder:  # a socket's path must be short
+    with temporary_folder() as folder:
         yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
 
 
@@ -109,6 +106,8 @@ def mark_cells(node: Any, ending: Ending) -> None:
     if left:
         node.cells.insert(at + 1, _note("The cells below were not run."))
     is_ok = ending.outcome == "ok"  # a cell may end the notebook with sys.exit()
+    if is_ok and culprit.cell_type == "code":
+        culprit.outputs = [output for output in culprit.outputs if not _tells_of_exit(output)]
     status = "completed" if is_ok else ending.outcome
     culprit.metadata.setdefault("papermill", {}).update(status=status, exception=not is_ok)
     if not is_ok:
@@ -116,6 +115,13 @@ def mark_cells(node: Any, ending: Ending) -> None:
         if culprit.cell_type == "code":  # else the kernel did not come so far
             node.cells.insert(at, _note(f"This cell {_WORDS.get(ending.outcome, 'failed')}."))
         node.cells.insert(0, _note(f"{ending.outcome.capitalize()}: {ending.error}.", _count(len(left))))
+
+
+def _tells_of_exit(output: Any) -> bool:
+    """Tell whether an output is what IPython says of `sys.exit(0)`: an exception, and how to leave a terminal."""
+    if output["output_type"] == "error":
+        return bool(output["ename"] == "SystemExit")
+    return output.get("name") == "stderr" and "UserWarning: To exit: use 'exit', 'quit', or Ctrl-D." in output["text"]
 
 
 def _drop(node: Any, tag: str) -> None:

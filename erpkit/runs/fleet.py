@@ -1,76 +1,56 @@
-"""Fleets: one run per tenant, several at a time, each in its own process, as papermill changes directory and a run may be killed."""
+"""Fleets: one run for each tenant or each set of parameters, several at a time, each in another process than its neighbour."""
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from erpkit.config import Settings
-from erpkit.database import Database
 from erpkit.errors import RunError, UsageError
-from erpkit.runs.notebook import Notebook, open_notebook
-from erpkit.runs.record import Recorder
+from erpkit.finding import Finding
+from erpkit.plural import count_of
+from erpkit.result import Result
+from erpkit.runs.job import Job
+from erpkit.runs.notebook import Notebook
 from erpkit.runs.result import Outcome, RunResult, worst_exit_code
-from erpkit.runs.run import Retry, run_notebook
-from erpkit.runs.secrets import Mask
-from erpkit.runs.stopper import TimeLimits
-from erpkit.signals import caught_signals
+from erpkit.runs.workers import Workers
+from erpkit.table import Column, Table, Tone
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+_ORDER = {"killed": 0, "failed": 1, "timed out": 2, "interrupted": 3, "not begun": 4, "findings": 5, "ok": 6}
 
 
 @dataclass(frozen=True)
-class Job:
-    """A run to be done: the arguments of `run_notebook`, as plain values."""
+class Row:
+    """One line of a fleet's table: `outcome` may also be `not begun`."""
 
-    notebook: str
-    parameters: Mapping[str, Any]
-    place: str
-    limits: TimeLimits
-    retry: Retry
-    kernel: str | None = None
+    name: str
+    outcome: str
+    verdict: str
+    seconds: float | None = None
+    report: str = ""
 
-    def to_json(self) -> str:
-        """Return the job as text; nothing of it is on a command line, which every user of the machine can read."""
-        from pydantic import TypeAdapter  # noqa: PLC0415 - slow to import
-
-        return TypeAdapter(Job).dump_json(self).decode()
-
-    def read_result(self, text: str) -> RunResult:
-        """Return the result that the job's process wrote."""
-        from pydantic import TypeAdapter  # noqa: PLC0415
-
-        return TypeAdapter(RunResult).validate_json(text)
+    @property
+    def tone(self) -> Tone:
+        """How its outcome is shown."""
+        return "" if self.outcome == "ok" else "warning" if self.outcome == "findings" else "error"
 
 
-@contextmanager
-def open_recorder(settings: Settings) -> Iterator[Recorder]:
-    """Yield the recorder for the configured database; where that does not answer, the recorder has the reason in `problem`."""
-    with ExitStack() as stack:
-        yield Recorder.opening(lambda: stack.enter_context(Database.open(settings)), settings.home)
-
-
-def do_job(text: str) -> str:
-    """Run a job given as JSON; return its result as JSON."""
-    from pydantic import TypeAdapter  # noqa: PLC0415
-
-    job = TypeAdapter(Job).validate_json(text)
-    with open_recorder(Settings.from_env()) as recorder:
-        result = run_notebook(
-            open_notebook(job.notebook), job.parameters, job.place,
-            limits=job.limits, retry=job.retry, kernel=job.kernel, recorder=recorder,
-        )  # fmt: skip
-    return TypeAdapter(RunResult).dump_json(result).decode()
+_COLUMNS = (
+    Column[Row]("run", lambda row: row.name),
+    Column[Row]("outcome", lambda row: row.verdict, tone=lambda row: row.tone),
+    Column[Row]("seconds", lambda row: row.seconds, unit="s", places=1, bar=True),
+    Column[Row]("report", lambda row: row.report),
+)
 
 
 @dataclass(frozen=True)
-class FleetResult:
-    """The result of a fleet: a result per tenant, why others have none, and which were not started."""
+class FleetResult(Result):
+    """The result of a fleet: a result for each run that ended, why others have none, and which were not started."""
 
     results: Mapping[str, RunResult]
     errors: Mapping[str, str]
@@ -84,6 +64,66 @@ class FleetResult:
         outcomes.extend("interrupted" for _ in self.left)
         return worst_exit_code(outcomes)
 
+    @cached_property
+    def rows(self) -> list[Row]:
+        """One row per run, the worst first."""
+        rows = [Row(name, r.outcome, r.verdict, r.seconds, r.places[1]) for name, r in self.results.items()]
+        rows += [Row(name, "killed", error) for name, error in self.errors.items()]
+        rows += [Row(name, "not begun", "not begun") for name in self.left]
+        return sorted(rows, key=lambda row: _ORDER[row.outcome])
+
+    @property
+    def tables(self) -> tuple[Table[Row], ...]:
+        """The runs, the worst first."""
+        return (Table(_COLUMNS, self.rows, "no runs"),)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The runs that did not end well, and what the others found, each with its run where it names no tenant."""
+        bad = [
+            Finding(f"run {row.outcome}", row.name, row.verdict, "error", of="run")
+            for row in self.rows
+            if row.outcome not in ("ok", "findings")
+        ]
+        return [*bad, *(one for name, result in self.results.items() for one in _findings_of(name, result))]
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """How many runs ended how."""
+        counts: dict[str, int] = {"runs": len(self.rows)}
+        for row in reversed(self.rows):
+            counts[row.outcome] = counts.get(row.outcome, 0) + 1
+        return counts
+
+    def frame(self) -> DataFrame:
+        """Return one row per run with its outcome, seconds, parameters and the facts of its summary."""
+        from pandas import DataFrame  # noqa: PLC0415 - slow to import
+
+        return DataFrame([_record(name, result) for name, result in self.results.items()])
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{count:,} {outcome}" for outcome, count in self.facts.items() if outcome != "runs")
+        return f"{count_of(len(self.rows), 'run')}: {told}" if told else "no runs"
+
+
+def _findings_of(name: str, result: RunResult) -> Iterator[Finding]:
+    for one in result.summary.findings if result.summary else ():
+        finding = Finding("finding", "", one) if isinstance(one, str) else one
+        yield (
+            finding
+            if finding.subject or finding.problem.startswith(f"{name}: ")
+            else replace(finding, subject=name, of="run")
+        )
+
+
+def _record(name: str, result: RunResult) -> dict[str, Any]:
+    own = {
+        "run": name, "notebook": result.notebook, "outcome": result.outcome, "seconds": result.seconds,
+        "started_at": result.started_at, "findings": len(result.findings), "error": result.error,
+    }  # fmt: skip
+    facts = dict(result.summary.facts) if result.summary else {}
+    return {**{key: value for key, value in (dict(result.parameters) | facts).items() if key not in own}, **own}
+
 
 def tenant_parameter(notebook: Notebook, slugs: Sequence[str]) -> dict[str, Any]:
     """Return the parameter of `notebook` that takes these tenants; raises UsageError where there is none."""
@@ -96,83 +136,57 @@ def tenant_parameter(notebook: Notebook, slugs: Sequence[str]) -> dict[str, Any]
     raise UsageError(f"{notebook.path.name} {wants}")
 
 
+# What does one job, and how a fleet hears of its end: the result, why there is none, or that it was not begun.
+Done = tuple[str, RunResult | RunError | None]
+
+
 def run_fleet(
-    jobs: Mapping[str, Job], workers: int, progress: Callable[[str, RunResult], object] = lambda *_: None
+    jobs: Mapping[str, Job], workers: int, progress: Callable[[str, RunResult | RunError], object] = lambda *_: None
 ) -> FleetResult:
-    """Run the job of each tenant, `workers` of them at a time; `progress` is called as each ends.
+    """Run the jobs, `workers` of them at a time, on this machine; `progress` is called as each ends.
 
     Ctrl-C and SIGTERM are passed on to the runs that are under way, and no other is begun.
     """
-    processes = _Processes()
+    return gather(jobs, _on_this_machine(jobs, workers), progress)
+
+
+def gather(
+    jobs: Mapping[str, Job], done: Iterable[Done], progress: Callable[[str, RunResult | RunError], object]
+) -> FleetResult:
+    """Collect what became of the jobs, in the order in which they were given."""
     results: dict[str, RunResult] = {}
     errors: dict[str, str] = {}
-    with processes.signals(), ThreadPoolExecutor(workers) as pool:
-        futures = {pool.submit(processes.run, job): tenant for tenant, job in jobs.items()}
-        for future in as_completed(futures):
-            tenant, error = futures[future], future.exception()
-            if isinstance(error, RunError):
-                errors[tenant] = str(error)
-            elif error is not None:
-                raise error
-            elif (result := future.result()) is not None:
-                results[tenant] = result
-            if tenant in results:
-                progress(tenant, results[tenant])
-    left = tuple(tenant for tenant in jobs if tenant not in results and tenant not in errors)
-    return FleetResult({tenant: results[tenant] for tenant in jobs if tenant in results}, errors, left)
+    for name, outcome in done:
+        if isinstance(outcome, RunResult):
+            results[name] = outcome
+        elif outcome is not None:
+            errors[name] = str(outcome)
+        if outcome is not None:
+            progress(name, outcome)
+    left = tuple(name for name in jobs if name not in results and name not in errors)
+    return FleetResult({name: results[name] for name in jobs if name in results}, errors, left)
 
 
-class _Processes:
-    """The processes under way; they are in sessions of their own, so that a terminal's Ctrl-C reaches them once."""
-
-    def __init__(self) -> None:
-        self._running: set[subprocess.Popen[str]] = set()
-        self._stopped = False
-
-    def run(self, job: Job) -> RunResult | None:
-        """Run one job to its end; None when the fleet was stopped before it began."""
-        if self._stopped:
-            return None
-        command = [sys.executable, "-m", "erpkit.runs"]
-        # Errors go to a file: a pipe would stay open as long as anything that a notebook left running.
-        with tempfile.TemporaryFile("w+") as errors:
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
-            )
-            out = self._watch(process, job)
-            errors.seek(0)
-            err = errors.read()
-        if self._stopped and process.returncode == -signal.SIGTERM:
-            return None  # it was not yet so far that it could record anything
-        if process.returncode != 0:
-            raise RunError(_why(process.returncode, Mask(job.parameters).text(err)))
-        return job.read_result(out)
-
-    def _watch(self, process: subprocess.Popen[str], job: Job) -> str:
-        self._running.add(process)
+def _on_this_machine(jobs: Mapping[str, Job], count: int) -> Iterator[Done]:
+    workers = Workers()
+    todo, under_way = iter(jobs.items()), {}
+    with workers.signals(), ThreadPoolExecutor(count) as pool:
         try:
-            if self._stopped:
-                process.terminate()
-            return process.communicate(job.to_json())[0]
+            while True:
+                for name, job in todo:
+                    under_way[pool.submit(workers.run, job)] = name
+                    if len(under_way) == 2 * count:  # a few wait: a future for each of many runs would take memory
+                        break
+                if not under_way:
+                    return
+                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    yield under_way.pop(future), _outcome(future)
         finally:
-            self._running.discard(process)
-
-    @contextmanager
-    def signals(self) -> Iterator[None]:
-        """Pass Ctrl-C, SIGTERM and a closed terminal on."""
-        with caught_signals(self._stop, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            yield
-
-    def _stop(self, _: int) -> None:
-        self._stopped = True
-        for process in list(self._running):
-            with suppress(ProcessLookupError):
-                process.terminate()
+            workers.close()
 
 
-def _why(code: int, err: str) -> str:
-    if code < 0:
-        return f"the process of the run was killed by {signal.Signals(-code).name}"
-    return (err.strip().splitlines() or [f"the process of the run ended with exit code {code}"])[-1].removeprefix(
-        "erpkit: "
-    )
+def _outcome(future: Future[RunResult | None]) -> RunResult | RunError | None:
+    error = future.exception()
+    if isinstance(error, RunError):
+        return error
+    return future.result()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 
@@ -20,6 +20,9 @@ from erpkit.result import Result, Summary
 from erpkit.runs.report import run_key
 from erpkit.runs.store import HistoryFile
 from erpkit.table import Column, Table, Tone
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _LOST_AFTER = 60  # seconds without a sign of life
 
@@ -154,11 +157,26 @@ class RunHistory(Result):
         }
         return Summary(f"{count_of(len(self.runs), 'run')} recorded on {self.target}", facts, self.findings)
 
+    def frame(self) -> DataFrame:
+        """Return one row per run: what it was, how it ended, its parameters, and the facts of its summary."""
+        from pandas import DataFrame  # noqa: PLC0415 - slow to import
+
+        return DataFrame([_flat(run) for run in self.runs])
+
     def __repr__(self) -> str:
         return repr(self.table)
 
     def _repr_html_(self) -> str:
         return self.table._repr_html_()
+
+
+def _flat(run: RunRecord) -> dict[str, Any]:
+    own = {
+        "started_at": run.started_at, "notebook": run.notebook, "tenants": ", ".join(run.tenants), "outcome": run.outcome,
+        "seconds": run.seconds, "findings": len(run.findings or ()), "error": run.error,
+    }  # fmt: skip
+    others = {**run.parameters, **(run.facts or {})}
+    return own | {name: value for name, value in others.items() if name not in own}
 
 
 def _tone(run: RunRecord) -> Tone:

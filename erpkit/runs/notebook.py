@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from erpkit.errors import UsageError, first_line
-from erpkit.plural import count_of
-from erpkit.runs.parameters import Parameter, read_parameters
+from erpkit.runs.parameters import Parameter, read_cells
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -44,12 +46,10 @@ def list_notebooks() -> list[str]:
 def open_notebook(name: str) -> Notebook:
     """Open a notebook by its path, or by the name of one of erpkit's; raises UsageError for anything else."""
     path = _find(name)
-    node = _read(path)
+    node = read_notebook(path)
     cells = [cell for cell in node.cells if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", [])]
-    if len(cells) > 1:
-        raise UsageError(f"{path}: {count_of(len(cells), 'cell is', 'cells are')} tagged parameters: keep one")
     kernel = node.metadata.get("kernelspec", {}).get("name") or "python3"
-    return Notebook(path, _title(node, path), tuple(read_parameters(cells[0].source)) if cells else (), kernel)
+    return Notebook(path, _title(node, path), read_cells([cell.source for cell in cells]), kernel)
 
 
 def _find(name: str) -> Path:
@@ -66,18 +66,52 @@ def _find(name: str) -> Path:
     raise UsageError(f"there is no notebook {name!r}; erpkit has {', '.join(list_notebooks())}")
 
 
-def _read(path: Path) -> Any:
+def read_notebook(path: Path) -> Any:
+    """Read a notebook of any version as one of the newest; raises UsageError for a file that is none.
+
+    One with a byte order mark, of nbformat 4.4 or without ids of its cells is a notebook as well.
+    """
     nbformat = _import_nbformat()
     try:
-        node = nbformat.read(path, as_version=4)
+        node = nbformat.reads(_with_ids(path.read_bytes().decode("utf-8-sig")), as_version=4)
+        node = nbformat.v4.upgrade(node)
         nbformat.validate(node)
-    except nbformat.reader.NotJSONError:
+    except (nbformat.reader.NotJSONError, json.JSONDecodeError, UnicodeDecodeError):
         raise UsageError(f"{path} is not a notebook: it is not JSON") from None
     except (nbformat.ValidationError, AttributeError, KeyError, ValueError, TypeError) as error:
         raise UsageError(f"{path} is not a notebook: {first_line(error)}") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     return node
+
+
+def _with_ids(text: str) -> str:
+    """Return a notebook's text with an id in each cell where its version asks for one; nbformat would warn."""
+    raw = json.loads(text)
+    if (raw["nbformat"], raw.get("nbformat_minor", 0)) < (4, 5):
+        return text
+    seen: set[str] = set()
+    for cell in raw["cells"]:
+        if cell.get("id") in (None, *seen):
+            cell["id"] = uuid4().hex[:8]
+        seen.add(cell["id"])
+    return json.dumps(raw)
+
+
+def write_notebook(node: Any, path: Path) -> None:
+    """Write a notebook in one step, so that neither a reader nor a full disk ever leaves half of it."""
+    write_whole(path, _import_nbformat().writes(node) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file beside its place and then move it there; what was there stays until then. Raises OSError."""
+    draft = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
+    try:
+        draft.write_bytes(text.encode("utf-8", "backslashreplace"))  # in JSON that is an escape for half of a character
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def _import_nbformat() -> Any:

@@ -8,12 +8,14 @@ import shutil
 import tempfile
 import types
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from erpkit.errors import RunError, UsageError, first_line
+from erpkit.runs.alive import LOCK, PREFIX, TEMP, claimed
 
 _EMPTY = '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
 # What papermill.iorw calls the client of each scheme, and papermill's extra that brings it.
@@ -32,7 +34,9 @@ class Destination:
         self.url = str(place).rstrip("/") if re.match(r"[a-z][a-z0-9+.-]*://", str(place)) else None
         if self.url:
             _find_handler(self.url)
-            self.folder = Path(tempfile.mkdtemp(prefix="erpkit-output-"))
+            self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=TEMP))
+            self._claim = ExitStack()
+            self._claim.enter_context(claimed(self.folder / LOCK))
             return
         self.folder = Path(place).absolute()
         try:
@@ -63,11 +67,14 @@ class Destination:
         try:
             return tuple(self._send(file) for file in files)
         except RunError as error:
+            self._claim.close()
+            (self.folder / LOCK).unlink()  # nothing sweeps it now
             raise RunError(f"{error}; the files are kept in {self.folder}") from None
 
     def close(self) -> None:
         """Remove what was only kept until it was delivered."""
         if self.url:
+            self._claim.close()
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _send(self, file: Path) -> str:
@@ -98,7 +105,9 @@ def _reserve(folder: Path, name: str, anew: bool) -> Path:
         path = folder / f"{name}{f'-{number}' if number > 1 else ''}.ipynb"
         try:
             if anew or not path.with_suffix(".html").exists():
-                os.close(os.open(path, flags, 0o644))
+                handle = os.open(path, flags, 0o644)
+                os.write(handle, b"" if anew else _EMPTY.encode())
+                os.close(handle)
                 return path
         except FileExistsError:
             continue
@@ -115,11 +124,38 @@ def _find_handler(place: str) -> Any:
     handler = iorw.papermill_io.get_handler(place)
     kind = handler if isinstance(handler, type) else type(handler)
     if kind in (iorw.LocalHandler, iorw.HttpHandler):
-        raise UsageError(f"papermill cannot write to {scheme}://: give a folder, s3://, gs:// or abs://")
+        return _find_filesystem(scheme)
     client, extra = _CLIENTS.get(scheme, ("", ""))
     if isinstance(getattr(iorw, client, None), types.FunctionType):  # it raises when it is called
         raise UsageError(f"{scheme}:// needs a part of papermill that is missing: pip install 'papermill[{extra}]'")
     return handler
+
+
+class _Fsspec:
+    """Writes where papermill cannot, and fsspec can: sftp, hdfs, abfs, a shared folder."""
+
+    def write(self, text: str, place: str) -> None:
+        """Write a text to a URL."""
+        from fsspec.core import url_to_fs  # noqa: PLC0415 - an extra brings it
+
+        filesystem, path = url_to_fs(place)
+        filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+        with filesystem.open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+def _find_filesystem(scheme: str) -> _Fsspec:
+    try:
+        import fsspec  # noqa: PLC0415
+
+        if scheme in ("http", "https", "ftp"):
+            raise ValueError(scheme)
+        fsspec.get_filesystem_class(scheme)
+    except (ImportError, ValueError):
+        raise UsageError(
+            f"papermill cannot write to {scheme}://, nor can fsspec here: give a folder, s3://, gs:// or abs://"
+        ) from None
+    return _Fsspec()
 
 
 def _unwritable(folder: Path, reason: str | None) -> UsageError:

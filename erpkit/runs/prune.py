@@ -18,8 +18,9 @@ from erpkit.finding import Finding
 from erpkit.plan import Work, plan_id
 from erpkit.plural import count_of
 from erpkit.result import Result
+from erpkit.runs.entries import INDEX
 from erpkit.runs.history import RunRecord
-from erpkit.runs.report import INDEX, write_index
+from erpkit.runs.report import write_index
 from erpkit.runs.store import HistoryFile
 from erpkit.table import Column, Table
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from erpkit.errors import DatabaseError, ErpkitError, UsageError, first_line
 from erpkit.runs.changes import Changes, Look, Sighting, look_after
 from erpkit.runs.result import Outcome, RunResult
 from erpkit.runs.store import HistoryFile, to_json
+from erpkit.runs.text import storable
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,13 @@ class Provenance:
 
 def read_provenance(notebook: Path) -> Provenance:
     """Read who runs `notebook`, where, and with which versions."""
+    status = notebook.stat()
     return Provenance(
         who=acting_user(),
         host=socket.gethostname(),
         pid=os.getpid(),
         checksum=hashlib.sha256(notebook.read_bytes()).hexdigest(),
-        revision=_revision(notebook),
+        revision=_revision(notebook, (status.st_mtime_ns, status.st_size)),
         versions={
             "python": platform.python_version(),
             **{n: _version(n) for n in ("erpkit", "papermill", "ipykernel")},
@@ -55,7 +58,9 @@ def read_provenance(notebook: Path) -> Provenance:
     )
 
 
-def _revision(notebook: Path) -> str:
+@lru_cache(maxsize=8)
+def _revision(notebook: Path, _stamp: tuple[int, int]) -> str:
+    """Ask git once for a file that stays as it is: a fleet runs the same one many times."""
     commit = _git(notebook, "rev-parse", "HEAD")
     if not commit or not _git(notebook, "ls-files", "--", notebook.name):
         return ""
@@ -114,9 +119,9 @@ CREATE INDEX IF NOT EXISTS erpkit_runs_by_notebook ON public.erpkit_runs (notebo
 
 _START = """
 INSERT INTO public.erpkit_runs
-       (id, notebook, title, tenants, parameters, attempt, started_at, who, host, pid, checksum, revision, versions)
-VALUES (%(id)s, %(notebook)s, %(title)s, %(tenants)s, %(parameters)s, %(attempt)s, %(started_at)s, %(who)s, %(host)s, %(pid)s,
-        %(checksum)s, %(revision)s, %(versions)s)
+       (id, notebook, title, tenants, parameters, attempt, started_at, output, who, host, pid, checksum, revision, versions)
+VALUES (%(id)s, %(notebook)s, %(title)s, %(tenants)s, %(parameters)s, %(attempt)s, %(started_at)s, %(output)s, %(who)s, %(host)s,
+        %(pid)s, %(checksum)s, %(revision)s, %(versions)s)
 ON CONFLICT (id) DO NOTHING
 """
 
@@ -159,13 +164,16 @@ class RunStart:
     attempt: int
     started_at: datetime
     provenance: Provenance = field(repr=False)
+    output: str | None = None
 
     def row(self) -> dict[str, Any]:
         """Return the values of its row."""
-        values = {name: getattr(self, name) for name in ("id", "notebook", "title", "attempt", "started_at")}
+        names = ("id", "notebook", "title", "attempt", "started_at", "output")
+        values = {name: storable(getattr(self, name)) for name in names}
         where_from = asdict(self.provenance)
         where_from["versions"] = json.dumps(where_from["versions"])
-        return values | where_from | {"tenants": list(self.tenants), "parameters": json.dumps(dict(self.parameters))}
+        values |= {name: storable(value) for name, value in where_from.items()}
+        return values | {"tenants": list(self.tenants), "parameters": json.dumps(storable(dict(self.parameters)))}
 
 
 class Recorder:
@@ -329,11 +337,12 @@ def _plain_row(run: RunStart) -> dict[str, Any]:
 
 def _end(result: RunResult) -> dict[str, Any]:
     output, report = result.places
-    return {
+    end = {
         "outcome": result.outcome, "exit_code": result.exit_code, "seconds": result.seconds, "error": result.error,
         "facts": dict(result.summary.facts) if result.summary else None, "findings": list(result.findings),
         "output": output, "report": report, "changes": result.changes.document() if result.changes else None,
     }  # fmt: skip
+    return {name: storable(value) for name, value in end.items()}
 
 
 def _previous_in(file: HistoryFile, run: RunStart, outcomes: tuple[Outcome, ...]) -> list[tuple[Any, ...]]:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import html
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from erpkit.plural import count_of
 from erpkit.result import SCRAP, Summary, findings_html
+from erpkit.runs.entries import INDEX, Entry, head, read_entries
 from erpkit.runs.harmless import POLICY, harmless
+from erpkit.runs.notebook import write_whole
 from erpkit.runs.record import Provenance
 from erpkit.runs.result import RunResult
 from erpkit.visible import visible_html
 
-_HTML, _SVG = "text/html", "image/svg+xml"
+_HTML = "text/html"
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">{policy}
@@ -42,12 +44,17 @@ def run_key(notebook: str, parameters: Mapping[str, Any]) -> str:
     return f"{notebook} {json.dumps(rest, sort_keys=True)}" if rest else notebook
 
 
-def write_report(node: Any, title: str, result: RunResult, origin: Provenance) -> None:
+def write_report(node: Any, title: str, result: RunResult, origin: Provenance, folders: Sequence[Path] = ()) -> None:
     """Write the text and the outputs of an executed notebook to the result's report, the run's facts and summary on top.
 
-    Nothing of it acts: a script in an output would run with the rights of the person who opens the report.
+    Pictures in files, which are looked for in `folders`, are put into it. Nothing of it acts: a script in an output would run with
+    the rights of the person who opens the report.
     """
-    body, _ = _exporter().from_notebook_node(_shown(node, result.summary))
+    before = _folders.set(folders)
+    try:
+        body, _ = _exporter().from_notebook_node(_shown(node, result.summary, folders))
+    finally:
+        _folders.reset(before)
     style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
     rows = "".join(
         f"<div><dt>{visible_html(name)}</dt><dd>{visible_html(str(value))}</dd></div>"
@@ -63,7 +70,7 @@ def write_report(node: Any, title: str, result: RunResult, origin: Provenance) -
         summary=result.summary.html() if result.summary else "",
         body=body,
     )
-    result.report.write_text(page, encoding="utf-8")
+    write_whole(result.report, page)
 
 
 def _facts(result: RunResult, origin: Provenance) -> dict[str, Any]:
@@ -86,27 +93,38 @@ def _entry(title: str, result: RunResult) -> dict[str, Any]:
     }  # fmt: skip
 
 
+_folders: ContextVar[Sequence[Path]] = ContextVar("folders", default=())  # in which a page's images are looked for
+
+
+@cache
 def _exporter() -> Any:
+    """Return the exporter, which keeps its compiled templates."""
     from jinja2 import pass_context  # noqa: PLC0415 - slow to import
     from nbconvert import HTMLExporter  # noqa: PLC0415
+
+    from erpkit.runs.rendering import embed_images, render_markdown  # noqa: PLC0415
 
     class Exporter(HTMLExporter):
         """Makes harmless what text becomes; a text cell may hold any HTML."""
 
         @pass_context
         def markdown2html(self, context: Any, source: str) -> str:
-            return harmless(super().markdown2html(context, source))
+            page = render_markdown(source, context.get("cell", {}).get("attachments", {}))
+            return harmless(embed_images(page, _folders.get()))
 
     made: Any = Exporter
     return made(template_name="basic", exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True)
 
 
-def _shown(node: Any, summary: Summary | None) -> Any:
+def _shown(node: Any, summary: Summary | None, folders: Sequence[Path]) -> Any:
     """Return a copy with what a report shows below its summary, each output in its richest form without kernel and script."""
     from copy import deepcopy  # noqa: PLC0415
 
+    from erpkit.runs.rendering import embed_images, shown_data  # noqa: PLC0415 - imports nbconvert
+
     node = deepcopy(node)
     node.metadata.pop("widgets", None)
+    node.cells = [cell for cell in node.cells if not _is_removed(cell)]
     for cell in node.cells:
         cell.metadata = type(cell.metadata)()
         if cell.cell_type == "raw":
@@ -117,23 +135,21 @@ def _shown(node: Any, summary: Summary | None) -> Any:
             ]
             for output in cell.outputs:
                 if "data" in output:
-                    output.metadata, output.data = type(output.data)(), type(output.data)(_shown_data(output.data))
+                    shown = shown_data(output.data)
+                    if _HTML in shown:
+                        shown[_HTML] = harmless(embed_images(shown[_HTML], folders))
+                    output.metadata, output.data = type(output.data)(), type(output.data)(shown)
     return node
 
 
-def _shown_data(data: Mapping[str, Any]) -> dict[str, Any]:
-    texts = {kind: "".join(value) if isinstance(value, list) else str(value) for kind, value in data.items()}
-    if _HTML in texts:
-        return {_HTML: harmless(texts[_HTML])}
-    if _SVG in texts:
-        return {_HTML: harmless(texts[_SVG])}
-    for kind in ("image/png", "image/jpeg"):
-        if re.fullmatch(r"[A-Za-z0-9+/=\s]+", texts.get(kind, "")):
-            return {kind: texts[kind]}
-    if "text/markdown" in texts:
-        return {"text/markdown": texts["text/markdown"]}
-    plain = texts.get("text/latex") or texts.get("text/plain")  # there is nothing that would set the formula
-    return {"text/plain": plain} if plain else {}
+def _is_removed(cell: Any) -> bool:
+    """Tell whether a cell is tagged to be left out, and clear outputs that are; an error is always shown."""
+    tags = {tag.replace("_", "-") for tag in cell.metadata.get("tags", [])}
+    if any(output["output_type"] == "error" for output in cell.get("outputs", [])):
+        return False
+    if tags & {"remove-output", "remove-all-outputs"} and cell.cell_type == "code":
+        cell.outputs = []
+    return "remove-cell" in tags
 
 
 def _is_at_the_top(output: Any, summary: Summary | None) -> bool:
@@ -155,10 +171,6 @@ def _is_widget_alone(output: Any) -> bool:
     return _WIDGET in data and "text/html" not in data
 
 
-INDEX = "index.html"
-
-_META = re.compile(r'<meta name="erpkit-run" content="([^"]*)">')
-_HEAD = 16_384  # bytes of a report in which its meta is found
 _FILTER = "body:has(#n{n}:checked) tr[data-n]:not([data-n='{n}']) {{ display: none; }}"
 _INDEX = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">{policy}
@@ -177,43 +189,11 @@ _INDEX = """<!doctype html>
 """
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A report of the folder; `name` is its file, `key` tells which runs are the same work."""
-
-    name: str
-    notebook: str
-    title: str
-    key: str
-    tenants: Sequence[str]
-    outcome: str
-    verdict: str
-    started: str
-    seconds: float
-
-
-def head(facts: Mapping[str, Any]) -> str:
-    """Return the line in a report's head from which the index is made."""
-    return f'<meta name="erpkit-run" content="{visible_html(json.dumps(dict(facts)))}">'
-
-
-def read_entries(folder: Path) -> list[Entry]:
-    """Return what the reports in `folder` say of themselves, the newest first; other files are passed over."""
-    entries = []
-    for path in folder.glob("*.html"):
-        with suppress(OSError, ValueError, TypeError), path.open(encoding="utf-8") as file:
-            if found := _META.search(file.read(_HEAD)):
-                entries.append(Entry(path.name, **json.loads(html.unescape(found[1]))))
-    return sorted(entries, key=lambda entry: (entry.started, entry.name), reverse=True)
-
-
 def write_index(folder: Path) -> Path:
     """Write the index of a folder, in one step, so that a reader never sees half of it; runs that end at the same time take turns."""
     target = folder / INDEX
     with _alone(folder):
-        draft = folder / f".{INDEX}.{os.getpid()}"
-        draft.write_text(_page(read_entries(folder)), encoding="utf-8")
-        draft.replace(target)
+        write_whole(target, _page(read_entries(folder, remember=True)))
     return target
 
 
@@ -241,7 +221,7 @@ def _row(entry: Entry, n: int) -> str:
     tenants = visible_html(", ".join(entry.tenants))
     return (
         f'<tr data-n="{n}"><td><time>{visible_html(started)}</time></td>'
-        f'<td><a href="{visible_html(entry.name)}" title="{visible_html(entry.title)}">{visible_html(entry.notebook)}</a></td>'
+        f'<td><a href="{quote(os.fsencode(entry.name))}" title="{visible_html(entry.title)}">{visible_html(entry.notebook)}</a></td>'
         f'<td>{tenants}</td><td class="{mark}">{visible_html(entry.verdict)}</td><td class="number">{entry.seconds:.1f}</td></tr>'
     )
 

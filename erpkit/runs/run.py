@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,15 @@ from uuid import uuid4
 from erpkit.errors import ErpkitError, RunError, UsageError
 from erpkit.runs.changes import Changes
 from erpkit.runs.compared import compared, read_declared
+from erpkit.runs.entries import read_entries
 from erpkit.runs.execute import execute, find_kernel, home_folder, mark_cells
-from erpkit.runs.notebook import Notebook
+from erpkit.runs.killed import mark_killed, under_way
+from erpkit.runs.notebook import Notebook, write_notebook
+from erpkit.runs.order import Order
 from erpkit.runs.output import Destination, output_name, read_tenants
-from erpkit.runs.parameters import may_write, validate_parameters
+from erpkit.runs.parameters import may_write, python_values, validate_parameters
 from erpkit.runs.record import Recorder, RunStart, read_provenance
-from erpkit.runs.report import read_entries, run_key, write_index, write_report
+from erpkit.runs.report import run_key, write_index, write_report
 from erpkit.runs.result import Ending, Outcome, RunResult, read_summary
 from erpkit.runs.secrets import Mask, check_references
 from erpkit.runs.stopper import Stopper, TimeLimits
@@ -53,12 +56,15 @@ def run_notebook(
     kernel: str | None = None,
     recorder: Recorder | None = None,
     index: bool = True,
+    cwd: str | None = None,
+    progress: Progress | None = None,
 ) -> RunResult:
     """Run `notebook` with papermill; write its output notebook and an HTML report without code to `place`.
 
     `place` is a folder, which gets an index as well unless `index` says no, or a URL that papermill can write to. `stem`
     names both files and replaces what is there; without it they are named by notebook, tenant and time (UTC), and nothing is
-    overwritten. Each attempt is a run of its own with its own files; the last one is returned.
+    overwritten. The kernel works in `cwd`, or where this process does; `progress` is called before each cell, with its index and
+    all cells. Each attempt is a run of its own with its own files; the last one is returned.
 
     Raises UsageError, before a kernel is started, for bad parameters, a missing kernel, and a place that cannot be written;
     what becomes of the cells is the outcome, and raises nothing. Ctrl-C and SIGTERM end the kernel, and then the run, as
@@ -73,9 +79,12 @@ def run_notebook(
     read_declared()  # a threshold that cannot be understood is refused before a kernel starts
     with home_folder(), stopper.signals():
         name, destination = find_kernel(notebook, kernel), Destination(place)
+        if destination.url is None:
+            mark_killed(destination.folder)
+        where = _Where(destination, stem, _folder(cwd), progress or (lambda *_: None))
 
         def begin(attempt: int) -> _Run:
-            return _Run(notebook, values, name, destination, stem, attempt, recorder)
+            return _Run(notebook, values, name, where, attempt, recorder)
 
         run, result = _try_until_done(begin, retry, stopper)
     if index and destination.url is None:
@@ -96,20 +105,46 @@ def _try_until_done(begin: Callable[[int], _Run], retry: Retry, stopper: Stopper
         attempt += 1
 
 
+Progress = Callable[[int, Sequence[Any]], object]
+
+
+@dataclass(frozen=True)
+class _Where:
+    """Where a run writes and works, and what is told of its progress."""
+
+    destination: Destination
+    stem: str | None
+    cwd: str | None
+    progress: Progress
+
+
+def _folder(cwd: str | None) -> str | None:
+    if cwd is not None and not Path(cwd).is_dir():
+        raise UsageError(f"there is no folder {cwd} to run in")
+    return None if cwd is None else str(Path(cwd).absolute())
+
+
 class _Run:
     """One attempt."""
 
     def __init__(
-        self, notebook: Notebook, values: Mapping[str, Any], kernel: str, destination: Destination, stem: str | None,
-        attempt: int, recorder: Recorder,
-    ) -> None:  # fmt: skip
+        self,
+        notebook: Notebook,
+        values: Mapping[str, Any],
+        kernel: str,
+        where: _Where,
+        attempt: int,
+        recorder: Recorder,
+    ) -> None:
         self._notebook, self._values, self._kernel = notebook, values, kernel
-        self._destination, self._recorder = destination, recorder
+        self._where, self._destination, self._recorder = where, where.destination, recorder
         name, tenants, now = notebook.path.stem, read_tenants(values), datetime.now(UTC)
-        self._output = destination.reserve(stem or output_name(name, tenants, now), anew=stem is not None)
+        stem = where.stem
+        self._output = self._destination.reserve(stem or output_name(name, tenants, now), anew=stem is not None)
         self.start = RunStart(
-            str(uuid4()), name, notebook.title, tenants, values, attempt, now, read_provenance(notebook.path)
-        )
+            str(uuid4()), name, notebook.title, tenants, values, attempt, now, read_provenance(notebook.path),
+            str(self._output) if self._destination.url is None else None,
+        )  # fmt: skip
 
     def do(self, stopper: Stopper) -> RunResult:
         """Run the cells, write the output and the report, and record what became of them.
@@ -128,32 +163,44 @@ class _Run:
         return result
 
     def _execute(self, stopper: Stopper, began: float) -> RunResult:
-        mask = Mask(self._values)
-        ending, node = execute(self._notebook.path, self._output, self._values, self._kernel, stopper, mask)
-        result = compared(self._result(node, ending, time.perf_counter() - began), self.start, self._recorder)
-        mark_cells(node, ending)
-        self._write(node, result)
-        return self._deliver(result)
+        values = python_values(self._notebook.parameters, self._values)
+        order = Order(
+            self.start.id, self._notebook.path, self._output, self._kernel, values, self._values, self._about("running", None),
+            self._where.cwd, self._where.progress,
+        )  # fmt: skip
+        with under_way(self._output):
+            done = execute(order, stopper, Mask(self._values))
+            result = compared(
+                self._result(done.node, done.ending, time.perf_counter() - began), self.start, self._recorder
+            )
+            mark_cells(done.node, done.ending)
+            self._write(done.node, result)
+        return replace(self._deliver(result), problems=(*result.problems, *done.cut))
 
     def _result(self, node: Any, ending: Ending, seconds: float) -> RunResult:
         summary, start = read_summary(node) if node else None, self.start
+        kernel = node.metadata.get("erpkit", {}).get("kernel", "") if node else ""
         outcome: Outcome = "findings" if ending.outcome == "ok" and summary and summary.exit_code else ending.outcome
         return RunResult(
             start.notebook, outcome, seconds, self._output, self._output.with_suffix(".html"), ending.error, summary,
             start.tenants, start.parameters, start.started_at, start.attempt, start.id,
+            problems=(f"a cold kernel: {kernel[6:]}",) if kernel.startswith("cold: ") else (), kernel=kernel,
         )  # fmt: skip
 
     def _write(self, node: Any, result: RunResult) -> None:
-        import nbformat  # noqa: PLC0415 - slow to import
+        node.metadata["erpkit"] = self._about(result.outcome, result.error) | {"kernel": result.kernel}
+        write_notebook(node, self._output)
+        folders = [self._notebook.path.parent, Path(self._where.cwd or "").absolute()]
+        write_report(node, self._notebook.title, result, self.start.provenance, folders)
 
-        origin = self.start.provenance
-        node.metadata["erpkit"] = {
-            "run": result.id, "outcome": result.outcome, "error": result.error, "attempt": result.attempt,
-            "who": origin.who, "host": origin.host, "revision": origin.revision, "checksum": origin.checksum,
-            "versions": origin.versions,
+    def _about(self, outcome: str, error: str | None) -> dict[str, Any]:
+        """Return what the output notebook says of the run."""
+        start, origin = self.start, asdict(self.start.provenance)
+        about = {name: origin[name] for name in ("who", "host", "revision", "checksum", "versions")}
+        return about | {
+            "run": start.id, "outcome": outcome, "error": error, "attempt": start.attempt, "notebook": start.notebook,
+            "title": start.title, "tenants": list(start.tenants), "started": start.started_at.isoformat(), "origin": origin,
         }  # fmt: skip
-        nbformat.write(node, self._output)
-        write_report(node, self._notebook.title, result, origin)
 
     def _deliver(self, result: RunResult) -> RunResult:
         try:

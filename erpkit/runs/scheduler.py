@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from jupyter_scheduler.executors import DefaultExecutionManager
+from jupyter_scheduler.orm import Job
 
 from erpkit.config import Settings
 from erpkit.errors import RunError
-from erpkit.runs.fleet import open_recorder
+from erpkit.runs.job import open_recorder
 from erpkit.runs.notebook import open_notebook
 from erpkit.runs.run import run_notebook
 
@@ -33,3 +34,14 @@ class ExecutionManager(DefaultExecutionManager):  # type: ignore[misc]
             result.report.replace(self.staging_paths["html"])
         if result.outcome not in ("ok", "findings"):
             raise RunError(result.verdict)
+        if result.outcome == "findings":
+            self._say(": ".join([result.verdict, "; ".join(result.findings)]))
+
+    def _say(self, text: str) -> None:
+        """Write the line that JupyterLab shows above a job: it completed, and what it found is not to be overlooked."""
+        with self.db_session() as session:
+            session.query(Job).filter(Job.job_id == self.job_id).update({"status_message": text[:_LONGEST]})
+            session.commit()
+
+
+_LONGEST = 1024  # characters, of jupyter-scheduler's column

@@ -62,14 +62,14 @@ _IN_PAIRS = re.compile(rf"(?:{_KEYS})\s*=\s*(?:'((?:[^'\\]|\\.)*)'|([^\s&]+))", 
 _CONFIGURED = ("ERPKIT_DATABASE", "ERPKIT_BROKER", "ERPKIT_NOTIFY")
 
 
-def refuse_password(name: str, value: object) -> None:
+def refuse_password(name: str, value: object, *, by_name: bool = True) -> None:
     """Raise UsageError for a value that holds a password or a token, however deep in it: a run writes its parameters down.
 
     Passwords are told by the key before them, tokens by the shapes that their makers give them.
-    A reference, `env:NAME` or `service=NAME`, is none.
+    A reference, `env:NAME` or `service=NAME`, is none. `by_name` refuses whatever a parameter called `password` holds.
     The message does not repeat the value.
     """
-    if _holds_password(name, value):
+    if _holds_password(name if by_name else "", value):
         raise UsageError(
             f"parameter {name} holds a password or a token, and a run records its parameters: use env:NAME, ERPKIT_DATABASE, "
             "pg_service.conf or .pgpass"

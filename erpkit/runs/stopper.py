@@ -9,21 +9,27 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from erpkit.runs.result import Outcome
 from erpkit.signals import caught_signals
 
+MEGABYTE = 1_000_000
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
 class TimeLimits:
-    """How many seconds the whole of a run and each of its cells may take (None: for ever), and then have to end politely."""
+    """How many seconds the whole of a run and each of its cells may take (None: for ever), and then have to end politely.
+
+    `output` is how many bytes of output are kept of each cell.
+    """
 
     run: float | None = None
     cell: float | None = None
     grace: float = 10
+    output: int = 20 * MEGABYTE
 
 
 class Stopper:
@@ -37,6 +43,7 @@ class Stopper:
         self.limits = limits
         self.reason: tuple[Outcome, str] | None = None
         self.provisioner: Any = None
+        self.run = ""  # its id, which all processes of its kernel have in their environment
         self._stopped = threading.Event()
         self._deadline = None if limits.run is None else time.monotonic() + limits.run
         self._timers: list[threading.Timer] = []
@@ -88,11 +95,12 @@ class Stopper:
         return not self.is_over()
 
     def close(self) -> None:
-        """End what still waits, and whatever the kernel of a stopped run has left behind."""
+        """End what still waits, and whatever the kernel of a stopped run has left behind, in sessions of its own, too."""
         for timer in self._timers:
             timer.cancel()
         if self.reason is not None:
             self._kill()
+            kill_marked(self.run)
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -120,9 +128,26 @@ class Stopper:
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
+        if getattr(self.provisioner, "send_now", lambda _: False)(number):
+            return
         group, pid = getattr(self.provisioner, "pgid", None), getattr(self.provisioner, "pid", None)
         with suppress(ProcessLookupError, PermissionError):
             if group:
                 os.killpg(group, number)
             elif pid:
                 os.kill(pid, number)
+
+
+RUN = "ERPKIT_RUN"  # the variable that holds the id of the run in its kernel, and in what that starts
+
+
+def kill_marked(run: str) -> None:
+    """Kill the processes that have a run's id in their environment: those that left the kernel's process group as well.
+
+    A process that started with another environment is not found, nor is any where the system has no /proc.
+    """
+    mark = f"{RUN}={run}\0".encode()
+    for folder in Path("/proc").glob("[0-9]*") if run else ():
+        with suppress(OSError):
+            if mark in (folder / "environ").read_bytes() and int(folder.name) != os.getpid():
+                os.kill(int(folder.name), signal.SIGKILL)

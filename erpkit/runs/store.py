@@ -25,6 +25,7 @@ from erpkit.database import Connection, Database, grant_analysts, share_table
 from erpkit.errors import ErpkitError, first_line
 from erpkit.runs.changes import Look, find_base
 from erpkit.runs.secrets import Mask
+from erpkit.runs.text import storable
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS public.erpkit_looks (
@@ -283,18 +284,8 @@ class HistoryFile:
 
 
 def to_json(value: Any) -> str:
-    """Return JSON that PostgreSQL's jsonb takes: without NUL, and NaN and infinity as text; times become text, too."""
-    return json.dumps(_plain(value), default=str)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(_plain(key)): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, str):
-        return value.replace("\0", "")
-    return str(value) if isinstance(value, float) and value - value != 0 else value
+    """Return JSON that PostgreSQL's jsonb takes; times become text."""
+    return json.dumps(storable(value), default=str)
 
 
 def _masked(look: Look) -> str:

@@ -69,7 +69,7 @@ def _typed(parameter: Parameter, kind: Any, is_optional: bool, value: Any) -> An
         if is_optional:
             return _dropdown(parameter, [None, True, False], value)
         return widgets.Checkbox(value=value, indent=True, **_look(parameter))
-    if kind is datetime:
+    if kind is datetime or getattr(kind, "__name__", "") == "AwareDatetime":
         return widgets.DatetimePicker(value=value and value.astimezone(), **_look(parameter))
     if kind is date:
         return widgets.DatePicker(value=value, **_look(parameter))

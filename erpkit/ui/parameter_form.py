@@ -35,9 +35,9 @@ def declared_parameters(namespace: Mapping[str, Any]) -> list[Parameter]:
 
 
 def _read(source: str) -> Sequence[Parameter]:
-    """Return what a cell declares; nothing if it cannot be a parameters cell."""
+    """Return what a cell declares with a type; nothing if it cannot be a parameters cell."""
     try:
-        return read_parameters(source)
+        return [parameter for parameter in read_parameters(source) if parameter.is_checked]
     except UsageError:
         return []
 

@@ -1,5 +1,6 @@
 """Parameters are declared by a notebook's cell and checked before they are used."""
 
+import json
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from erpkit.errors import UsageError
 from erpkit.runs import check_parameters, read_parameters, validate_parameters
-from erpkit.runs.parameters import may_write
+from erpkit.runs.parameters import may_write, python_values, read_cells
 
 CELL = '''
 from datetime import datetime
@@ -65,14 +66,15 @@ def test_types_without_a_literal_take_a_call_of_literals_as_default() -> None:
 @pytest.mark.parametrize(
     ("cell", "problem"),
     [
-        ("n: int = 1\nn: int = 2", "parameter n is declared twice"),
-        ("n: int", "parameter n has no default"),
+        ("n: int", "parameter n must be given: -p n int"),
         ("n: int = 'one'", "parameter n = 'one' is not of type int"),
-        ("n: os.PathLike = '1'", "os.PathLike is not a type that a parameter can have"),
-        ("n: list[3] = []", "is not a type|is not of type"),
-        ("d: date = date(2026, 13, 1)", "parameter d: its default must be a literal"),
+        (
+            "d: date = date(2026, 13, 1)",
+            r"parameter d: its default date\(2026, 13, 1\) cannot be made: month must be in",
+        ),
         ("n: int = ", "not valid Python: line 1"),
         ("dsn: str = 'postgresql://me:hunter22@host/db'", "parameter dsn holds a password"),
+        ("dsn = 'postgresql://me:hunter22@host/' + name", "parameter dsn holds a password"),
     ],
 )
 def test_a_wrong_declaration_is_refused_by_name(cell: str, problem: str) -> None:
@@ -146,6 +148,7 @@ def test_a_run_may_write_when_it_is_no_dry_run_and_no_rehearsal_or_confirms_a_pl
 ) -> None:
     parameters = read_parameters('dry_run = True\nrehearse = True\nconfirm = ""\nn = 1')
     assert may_write(parameters, given) is writes
+    assert may_write(read_parameters("dry_run: bool = not WRITE"), {})
 
 
 def test_an_annotation_that_would_have_to_be_run_is_refused() -> None:
@@ -154,9 +157,86 @@ def test_an_annotation_that_would_have_to_be_run_is_refused() -> None:
         validate_parameters([parameter], {"x": "1"})
 
 
-def test_a_default_that_is_no_literal_is_refused() -> None:
-    with pytest.raises(UsageError, match="parameter x: its default must be a literal"):
-        read_parameters("x: int = 1 + len('a')")
+ODD = """
+%load_ext autoreload
+files = !ls
+from pathlib import Path
+root = Path("x")
+seconds = 60 * 60
+size: int = 2 * 1024
+color: Color = Color.RED
+limit: int = None
+pair = (1, 2)
+nothing = None
+twice = 1
+twice = 2
+key = os.environ["KEY"]
+password = getpass()
+x: int  # must be given
+day: datetime.date = datetime.date(2026, 1, 1)
+"""
+
+
+def test_defaults_that_only_the_kernel_can_evaluate_keep_no_notebook_from_running() -> None:
+    parameters = {one.name: one for one in read_parameters(ODD)}
+    assert validate_parameters([*parameters.values()], {"x": "3"}) == {"x": 3}
+    assert parameters["x"].is_required
+    assert (parameters["x"].shown, parameters["root"].shown) == ("x: int  (must be given)", "root = Path('x')")
+    given = {"x": "3", "size": "4", "limit": "5", "day": "2026-02-03", "twice": "7"}
+    assert validate_parameters([*parameters.values()], given) == {
+        "x": 3, "size": 4, "limit": 5, "day": "2026-02-03", "twice": 7,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["root", "seconds", "pair", "nothing", "key", "files"])
+def test_what_has_no_type_is_refused_when_it_is_set(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"parameter {name} cannot be set, .* write its type, {name}: TYPE = "):
+        validate_parameters(read_parameters(ODD), {"x": "3", name: "1"})
+
+
+@pytest.mark.parametrize("cell", ["n: os.PathLike = '1'", "n: list[3] = []", "n: Color = Color.RED"])
+def test_an_annotation_that_is_no_parameters_type_is_refused_only_when_it_is_set(cell: str) -> None:
+    assert validate_parameters(read_parameters(cell), {}) == {}
+    with pytest.raises(UsageError, match="is not a type that a parameter can have"):
+        validate_parameters(read_parameters(cell), {"n": "1"})
+
+
+def test_of_two_parameters_cells_the_second_may_be_there_but_its_names_cannot_be_set() -> None:
+    parameters = read_cells(["a: int = 1\nb: int = 1", "b: int = 2"])
+    assert validate_parameters(parameters, {"a": "3"}) == {"a": 3}
+    with pytest.raises(UsageError, match="parameter b cannot be set: a second cell tagged parameters assigns it again"):
+        validate_parameters(parameters, {"b": "3"})
+
+
+def test_what_has_no_literal_arrives_as_what_it_is() -> None:
+    cell = (
+        "day: date = date(2026, 1, 1)\nat: datetime | None = None\nrate: Decimal = Decimal('1')\ndays: list[date] = []"
+    )
+    given = {"day": "2026-02-03", "at": "2026-01-02T03:04:05+01:00", "rate": "1.50", "days": "2026-02-03"}
+    parameters = read_parameters(cell)
+    values = validate_parameters(parameters, given)
+    assert json.loads(json.dumps(values)) == values
+    assert python_values(parameters, values) == {
+        "day": date(2026, 2, 3), "at": datetime.fromisoformat(given["at"]), "rate": Decimal("1.50"),
+        "days": [date(2026, 2, 3)],
+    }  # fmt: skip
+
+
+def test_nan_and_infinity_are_kept_where_a_float_is_declared_and_refused_elsewhere() -> None:
+    parameters = read_parameters("x: float = 0.0\ny: list[float] = []\nz: dict = {}")
+    values = validate_parameters(parameters, {"x": "nan", "y": "inf,-inf,1"})
+    assert json.loads(json.dumps(values, allow_nan=False)) == {"x": "nan", "y": ["inf", "-inf", 1.0]}
+    assert repr(python_values(parameters, values)) == "{'x': nan, 'y': [inf, -inf, 1.0]}"
+    with pytest.raises(UsageError, match="parameter z holds NaN or infinity"):
+        validate_parameters(parameters, {"z": '{"a": NaN}'})
+
+
+def test_a_time_without_a_zone_is_refused_where_one_is_needed() -> None:
+    parameters = read_parameters("since: AwareDatetime | None = None\nlocal: datetime | None = None")
+    with pytest.raises(UsageError, match="parameter since = 2026-01-31T08:00 has no time zone: add one"):
+        validate_parameters(parameters, {"since": "2026-01-31T08:00"})
+    given = {"since": "2026-01-31T08:00Z", "local": "2026-01-31T08:00"}
+    assert validate_parameters(parameters, given) == {"since": "2026-01-31T08:00:00Z", "local": "2026-01-31T08:00:00"}
 
 
 def test_inside_a_notebook_text_is_converted_and_a_wrong_value_refused() -> None:

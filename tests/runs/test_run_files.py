@@ -8,8 +8,9 @@ import pytest
 
 from erpkit.errors import UsageError
 from erpkit.runs import worst_exit_code
+from erpkit.runs.entries import head, read_entries
 from erpkit.runs.output import Destination, output_name, read_tenants
-from erpkit.runs.report import head, read_entries, write_index
+from erpkit.runs.report import write_index
 from erpkit.runs.run import is_news
 
 AT = datetime(2026, 11, 25, 15, 41, 14, tzinfo=UTC)
@@ -88,6 +89,7 @@ def test_the_index_lists_a_folders_reports_the_newest_first_and_passes_over_othe
         "foreign.html",
         "broken.html",
         "index.html",
+        ".erpkit-index.jsonl",
     }
 
 

@@ -14,7 +14,7 @@ import pytest
 from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.runs import Recorder, RunResult, Summary, find_flaky, find_last, list_runs, open_notebook, run_notebook
-from erpkit.runs.fleet import open_recorder
+from erpkit.runs.job import open_recorder
 from erpkit.runs.record import RunStart, read_provenance
 from erpkit.runs.result import Outcome
 from tests.command import erpkit

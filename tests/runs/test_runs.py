@@ -10,8 +10,8 @@ import pytest
 
 from erpkit.errors import RunError, UsageError
 from erpkit.runs import Retry, RunResult, TimeLimits, open_notebook, run_notebook
+from erpkit.runs.entries import read_entries
 from erpkit.runs.execute import mark_cells
-from erpkit.runs.report import read_entries
 from erpkit.runs.result import Ending
 from tests.tiny import write_notebook
 

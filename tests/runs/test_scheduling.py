@@ -159,6 +159,7 @@ def lab(environment: dict[str, str], tmp_path: Path) -> Iterator[Lab]:
     folder = tmp_path / "work"
     folder.mkdir()
     write_notebook(folder / "probe.ipynb", "print(tenants * 2)", parameters="tenants: list[str] = []  # by name")
+    write_notebook(folder / "finds.ipynb", "import erpkit\nerpkit.open().query('SELECT * FROM nosuch')")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -196,6 +197,9 @@ def test_a_job_of_jupyter_scheduler_runs_as_erpkit_run_does(lab: Lab, shared_dat
         "FAILED",
         True,
     )
+    found = lab.wait(lab.job("finds", {}))
+    assert (found["status"], found["status_message"].startswith("1 finding: ")) == ("COMPLETED", True), found
+    assert "nosuch" in found["status_message"]
     files = lab.fetch(good)
     assert "['acme', 'bluebird', 'acme', 'bluebird']" in files["ipynb"].read_text()
     assert "<title>probe</title>" in files["html"].read_text()

@@ -1,0 +1,132 @@
+"""The file of a fleet: a line for each run as it ends, from which a fleet is resumed, and the page that shows it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote
+
+from erpkit.config import Settings
+from erpkit.errors import RunError, UsageError
+from erpkit.result import findings_html
+from erpkit.runs.fleet import FleetResult, Row
+from erpkit.runs.harmless import POLICY
+from erpkit.runs.job import Job, read_result, result_to_json
+from erpkit.runs.output import Destination
+from erpkit.runs.report import run_key
+from erpkit.runs.result import RunResult
+from erpkit.visible import visible_html
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">{policy}
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>
+{style}
+</style></head><body class="index"><h1>{title}</h1><p>{told}</p>
+{findings}
+<table class="runs">
+<thead><tr><th>run</th><th>outcome</th><th class="number">seconds</th></tr></thead>
+<tbody>
+{rows}
+</tbody></table></body></html>
+"""
+
+
+@dataclass(frozen=True)
+class FleetFile:
+    """The lines of one fleet, in its output folder; for outputs at a URL under ERPKIT_HOME."""
+
+    path: Path
+
+    @classmethod
+    def begin(cls, place: str, notebook: str) -> FleetFile:
+        """Make the file of a new fleet."""
+        folder = _folder(place)
+        folder.mkdir(parents=True, exist_ok=True)
+        at = datetime.now(UTC)
+        for number in range(1, 1000):
+            path = folder / f"fleet-{notebook}-{at:%Y%m%dT%H%M%SZ}{f'-{number}' if number > 1 else ''}.jsonl"
+            with suppress(FileExistsError):
+                path.touch(exist_ok=False)
+                return cls(path)
+        raise UsageError(f"{folder} holds a thousand fleets of this second")
+
+    @classmethod
+    def last(cls, place: str, notebook: str) -> FleetFile:
+        """Return the file of the last fleet of a notebook; raises UsageError where there is none."""
+        name = re.compile(rf"fleet-{re.escape(notebook)}-\d{{8}}T\d{{6}}Z(-\d+)?\.jsonl")
+        files = [path for path in _folder(place).glob("fleet-*.jsonl") if name.fullmatch(path.name)]
+        found = sorted(files, key=lambda path: path.stat().st_mtime_ns)
+        if not found:
+            raise UsageError(f"there is no fleet of {notebook} in {place} to resume")
+        return cls(found[-1])
+
+    def add(self, name: str, outcome: RunResult | RunError) -> None:
+        """Write down how a run ended; one whose process died is written as missing."""
+        result = json.loads(result_to_json(outcome)) if isinstance(outcome, RunResult) else None
+        line = json.dumps({"run": name, "result": result, "error": None if result else str(outcome)})
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+    def read(self) -> dict[str, RunResult]:
+        """Return the last result of each run by its key: notebook and parameters. A line that was cut is passed over."""
+        found: dict[str, RunResult] = {}
+        with self.path.open(encoding="utf-8") as lines:
+            for line in lines:
+                with suppress(ValueError):
+                    if (result := json.loads(line)["result"]) is not None:
+                        one = read_result(json.dumps(result))
+                        found[run_key(one.notebook, one.parameters)] = one
+        return found
+
+    def split(self, jobs: Mapping[str, Job]) -> tuple[dict[str, RunResult], dict[str, Job]]:
+        """Return what ran to its end before, with or without findings, and the jobs that are still to be done."""
+        before = {key: one for key, one in self.read().items() if one.outcome in ("ok", "findings")}
+        keys = {name: run_key(Path(job.notebook).stem, job.parameters) for name, job in jobs.items()}
+        done = {name: before[key] for name, key in keys.items() if key in before}
+        return done, {name: job for name, job in jobs.items() if name not in done}
+
+    def write_page(self, title: str, fleet: FleetResult, place: str) -> str:
+        """Write the page that shows the fleet beside its outputs; return its address."""
+        text = _page(title, fleet)
+        destination = Destination(place)
+        page = destination.folder / f"{self.path.stem}.html"
+        draft = page.with_name(f".{page.name}")
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(page)
+        (address,) = destination.deliver([page])
+        destination.close()
+        return address
+
+
+def _folder(place: str) -> Path:
+    if "://" not in place:
+        return Path(place).absolute()
+    return Settings.from_env().home / "fleets" / hashlib.sha256(place.rstrip("/").encode()).hexdigest()[:16]
+
+
+def _page(title: str, fleet: FleetResult) -> str:
+    return _PAGE.format(
+        policy=POLICY,
+        title=visible_html(title),
+        told=visible_html(str(fleet)),
+        style=(Path(__file__).parent / "report.css").read_text(encoding="utf-8"),
+        findings=findings_html(fleet.findings) if fleet.findings else "",
+        rows="\n".join(map(_row, fleet.rows)),
+    )
+
+
+def _row(row: Row) -> str:
+    mark = {"": "good", "warning": "look"}.get(row.tone, "bad")
+    name = visible_html(row.name)
+    link = f'<a href="{visible_html(quote(Path(row.report).name))}">{name}</a>' if row.report else name
+    seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
+    return (
+        f'<tr><td>{link}</td><td class="{mark}">{visible_html(row.verdict)}</td><td class="number">{seconds}</td></tr>'
+    )
