@@ -10,10 +10,12 @@ import click
 
 import erpkit
 from erpkit.cli.fleet import FleetOptions, as_dict, run_many
-from erpkit.cli.output import as_json, print_json, print_target, say, say_text
+from erpkit.cli.helping import Command
+from erpkit.cli.output import COMMAND, as_json, print_json, print_target, say, say_text, tone_of
 from erpkit.cli.run_options import ProgressLine, yaml_options
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
+from erpkit.finding import marked
 from erpkit.runs import (
     Notebook,
     Retry,
@@ -32,7 +34,7 @@ from erpkit.runs.stopper import MEGABYTE
 _SECONDS = click.FloatRange(min=0, min_open=True)
 
 
-@click.command("run", context_settings={"help_option_names": []})
+@click.command("run", cls=Command, context_settings={"help_option_names": []})
 @click.argument("notebook", required=False)
 @click.option(
     "-p", "--parameter", "given", nargs=2, multiple=True, metavar="NAME VALUE", help="Set a parameter; may be repeated."
@@ -162,8 +164,11 @@ def print_result(result: RunResult, as_json: bool) -> None:
         print_json(as_dict(result))
         return
     say(f"{result.notebook}: {result.verdict} in {result.seconds:.1f} s{_attempts(result)}")
-    for line in result.summary.lines if result.summary else ():
-        say(line)
+    for cause in result.summary.causes if result.summary else ():
+        for finding in cause.findings:
+            say(marked(finding), tone=tone_of(finding.severity), hang=2)
+            if finding.remedy:
+                say(f"    {finding.remedy}", tone=COMMAND)
     for line in result.changes.news if result.changes else ():
         say(line)
     say(f"output {result.places[0]}")

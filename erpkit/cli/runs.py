@@ -10,8 +10,10 @@ from typing import Any
 import click
 
 import erpkit
+from erpkit.cli.helping import Group
 from erpkit.cli.output import (
     as_json,
+    as_rows,
     confirm_option,
     limit_option,
     print_findings,
@@ -29,7 +31,7 @@ _AGO = re.compile(r"(\d+)([hdw])")
 _HOURS = {"h": 1, "d": 24, "w": 168}
 
 
-@click.group("runs", invoke_without_command=True)
+@click.group("runs", cls=Group, invoke_without_command=True)
 @click.option("--notebook", metavar="NAME", help="Only runs of this notebook.")
 @click.option("--tenant", metavar="SLUG", help="Only runs that name this tenant.")
 @click.option("--outcome", type=click.Choice([*OUTCOMES, "running", "lost"]), help="Only runs that ended so.")
@@ -37,7 +39,7 @@ _HOURS = {"h": 1, "d": 24, "w": 168}
     "--since", metavar="TIME", help="Only runs that began since then: 12h, 3d, 2w, or a time such as 2026-01-31T08:00."
 )
 @limit_option(20)
-@as_json
+@as_rows
 @click.pass_context
 def command(
     context: click.Context, notebook: str | None, tenant: str | None, outcome: str | None, since: str | None, limit: int,

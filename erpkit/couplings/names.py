@@ -30,7 +30,7 @@ class Mention:
 
 _OBJECTS = ("table", "view", "sequence", "type", "domain", "function", "procedure", "aggregate", "index", "statistics")
 _MANY = frozenset({"from", "truncate", "lock", "inherits", *_OBJECTS})  # before a list of names with commas
-_BEFORE = _MANY | {"join", "update", "references", "of", "copy"}
+_BEFORE = _MANY | {"join", "update", "references", "of", "copy", "using"}
 _BETWEEN = frozenset({"only", "if", "not", "exists", "concurrently", "partition", "lateral", "attach"})
 _CLAUSES = frozenset({"where", "group", "order", "having", "window", "limit", "offset", "fetch", "for", "set", "select", "on", "using",
                       "union", "except", "intersect", "returning", "values"})  # fmt: skip
@@ -179,6 +179,8 @@ class _Reader:
                 )
             case "(":
                 return before == "inherits"
+            case ":":
+                return before == ":"  # a cast to a type
             case "like":
                 return "table" in self._values[self._head : self._head + 4]
         return lead in _BEFORE

@@ -90,7 +90,8 @@ class Modules(Part):
         settings = replace(erp.settings, modules=source or erp.settings.modules)
         candidates = erp.candidates if not source else find_modules(settings)
         modules = [one for one in candidates if isinstance(one, ModuleLike)]
-        return plan_declarations(candidates, find_couplings(modules, erp.database, settings.tenants_query))
+        couplings = find_couplings(modules, erp.database, settings.tenants_query)
+        return plan_declarations(candidates, couplings, self.rules(source))
 
     def __str__(self) -> str:
         return repr(self.table)

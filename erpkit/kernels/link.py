@@ -16,12 +16,13 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from erpkit.kernels.place import NotRunningError, NoWarmKernelError, find_socket, fixed
 
 _PATIENCE = 30.0  # seconds for the warm process to answer
 _START = 120.0  # seconds for it to import all
+_LOOK = 0.05  # seconds between two looks at whether another client has started it
 _LONGEST = 1 << 20  # bytes of a message
 _KEPT = ("PATH", "USER", "LOGNAME", "XDG_RUNTIME_DIR", "TMPDIR", "ERPKIT_WARM_IDLE")
 PRELOAD = "erpkit.runs.preload"  # what imports, beside a kernel's own, what runs and notebooks use
@@ -114,15 +115,16 @@ def start(environ: Mapping[str, str] | None = None, *, wait: bool = True) -> Pat
 
     Without `wait` it is started in the background. Raises NoWarmKernelError where it does not start.
     """
-    import fcntl  # noqa: PLC0415 - where it is needed the system has it
-
     env = os.environ if environ is None else environ
     path = find_socket(env)
     with path.with_name("start.lock").open("w") as lock:  # of several that want one, one starts it
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return path
+        deadline = time.monotonic() + (_START if wait else 0)
+        while not _locked(lock):
+            if not wait:
+                return path
+            if time.monotonic() > deadline:
+                raise NoWarmKernelError("the warm process that was started does not serve yet")
+            time.sleep(_LOOK)
         try:
             ask("ping", path)
         except NoWarmKernelError:
@@ -159,6 +161,16 @@ def _start(path: Path, environ: Mapping[str, str], lock: int, wait: bool) -> Non
         if wait and not (select.select([news], [], [], _START)[0] and news.read(1)):
             said = log.read_text(errors="replace").strip().splitlines()
             raise NoWarmKernelError(f"the warm process did not start{f': {said[-1]}' if said else ''}")
+
+
+def _locked(file: IO[str]) -> bool:
+    import fcntl  # noqa: PLC0415 - where it is needed the system has it
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _flags(subprocess: Any) -> list[str]:

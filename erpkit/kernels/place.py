@@ -71,10 +71,12 @@ def _runtime_folder(user: int) -> str | None:
 
 
 def _key(environ: Mapping[str, str]) -> str:
-    """Return what differs for another interpreter, other packages, and another environment."""
+    """Return what differs for another interpreter, other packages, another environment, and another service of the system."""
     folders = sorted({path for path in sys.path if path.endswith("-packages")})  # pip changes their times
     packages = [(path, os.stat(path).st_mtime_ns) for path in folders if os.path.isdir(path)]  # noqa: PTH112, PTH116
     python = os.path.realpath(sys.executable)  # the same one has several names in a venv
     flags = [getattr(sys.flags, name) for name in ("optimize", "dev_mode", "utf8_mode", "no_user_site", "isolated")]
-    facts = (python, sys.prefix, sys.version, flags, sys._xoptions, sys.warnoptions, packages)
+    # A fork is in the control group of the warm process: it must be that of the client, whose service ends with all its group.
+    group = Path("/proc/self/cgroup").read_text()
+    facts = (python, sys.prefix, sys.version, flags, sys._xoptions, sys.warnoptions, packages, group)
     return hashlib.sha256(repr((facts, fixed(environ))).encode()).hexdigest()[:16]

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import sys
+from contextlib import suppress
 from typing import Any, cast
 
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
@@ -19,6 +20,7 @@ from erpkit.kernels import link
 from erpkit.kernels.place import NotRunningError, NoWarmKernelError, find_socket
 
 NAME = "erpkit-warm"
+_START = 60.0  # seconds for a kernel's sockets to be bound
 
 
 class WarmProvisioner(LocalProvisioner):
@@ -48,8 +50,8 @@ class WarmProvisioner(LocalProvisioner):
         self.pid = forked.pid
         self.pgid = None  # signals go by way of its parent
         self.cwd = options.get("cwd") or os.getcwd()  # noqa: PTH109
-        while forked.poll() is None and not forked.ready:
-            await _readable(forked)
+        with suppress(TimeoutError):  # the client finds out why it does not answer
+            await asyncio.wait_for(_ready(forked), _START)
         return self.connection_info
 
     async def wait(self) -> int | None:
@@ -105,6 +107,11 @@ def _streams(options: dict[str, Any]) -> tuple[list[int], list[int]]:
         number if one is None else one if isinstance(one, int) else one.fileno() for number, one in enumerate(given, 1)
     ]
     return [null, *(one if one >= 0 else null for one in found)], [null]
+
+
+async def _ready(process: link.Link) -> None:
+    while process.poll() is None and not process.ready:
+        await _readable(process)
 
 
 async def _readable(process: link.Link) -> None:

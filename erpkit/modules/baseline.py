@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,15 @@ class Baseline:
     entries: frozenset[Entry] = frozenset()
     path: str = ""
 
-    def filter(self, findings: Iterable[ModuleFinding]) -> tuple[list[ModuleFinding], int]:
-        """Return what is new of some findings, what no longer happens, and how many findings are known."""
+    def filter(
+        self, findings: Iterable[ModuleFinding], never: Collection[str] = NEVER
+    ) -> tuple[list[ModuleFinding], int]:
+        """Return what is new of some findings and what no longer happens, and how many findings are known; `never` are kinds."""
         met: set[Entry] = set()
         fresh: list[ModuleFinding] = []
         known = 0
         for finding in findings:
-            entries = _entries(finding)
+            entries = [] if finding.kind in never else _entries(finding)
             met.update(found for entry in entries if (found := self._find(entry)))
             news = {entry.evidence for entry in entries if self._find(entry) is None}
             if entries and not news:
@@ -84,9 +86,12 @@ def read_baseline(path: Path | None) -> Baseline:
     return Baseline(frozenset(entries), str(path))
 
 
-def write_baseline(path: Path, findings: Sequence[ModuleFinding]) -> int:
-    """Write the findings that fail a check as its baseline, and return how many; raises UsageError where it cannot be written."""
-    failing = [finding for finding in findings if finding.severity != "info" and finding.kind not in NEVER]
+def write_baseline(path: Path, findings: Sequence[ModuleFinding], never: Collection[str] = NEVER) -> int:
+    """Write the findings that fail a check as its baseline, but for some kinds, and return how many.
+
+    Raises UsageError where it cannot be written.
+    """
+    failing = [finding for finding in findings if finding.severity != "info" and finding.kind not in never]
     found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for entry in sorted({entry for finding in failing for entry in _entries(finding)}):
         found.setdefault((entry.rule, entry.modules), []).append(entry.evidence)
@@ -107,8 +112,6 @@ def describe_entries(finding: ModuleFinding) -> list[str]:
 
 
 def _entries(finding: ModuleFinding) -> list[Entry]:
-    if finding.kind in NEVER:
-        return []
     if finding.kind in _CYCLES:
         return [Entry(finding.rule, tuple(sorted(finding.modules)), "")]
     return [

@@ -9,7 +9,7 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from erpkit.finding import exit_code
-from erpkit.modules.baseline import Baseline
+from erpkit.modules.baseline import NEVER, Baseline
 from erpkit.modules.cycles import find_components, graph_of, shortest_cycle, smallest_cut, within
 from erpkit.modules.faults import folder_faults, name_faults, select_modules, structure_faults, wiring_faults
 from erpkit.modules.findings import (
@@ -24,6 +24,7 @@ from erpkit.modules.findings import (
     undeclared_findings,
     unused_findings,
 )
+from erpkit.modules.kinds import REFUSED
 from erpkit.modules.module import EventHandler, ModuleLike, topic_of
 from erpkit.modules.picture import draw_modules
 from erpkit.modules.registry import dependency_graph
@@ -52,6 +53,7 @@ class ModuleCheck(Result, ModuleGraph):
 
     `graph` is the declared one. `not_read` says in words what was not looked at, `target` where the modules were read from.
     `known` is how many findings the baseline has, which are not among these, and `homes` are the modules' own files.
+    `never` are the kinds of findings that no baseline hides.
     """
 
     graph: networkx.DiGraph[str] = field(kw_only=True)
@@ -59,6 +61,7 @@ class ModuleCheck(Result, ModuleGraph):
     target: str = ""
     known: int = 0
     homes: Mapping[str, str] = field(default_factory=dict)
+    never: frozenset[str] = NEVER
 
     def picture(self, around: str = "") -> Picture:
         """Draw the graph, or a module and what depends on it."""
@@ -91,7 +94,7 @@ class ModuleCheck(Result, ModuleGraph):
     @property
     def coupling_table(self) -> Table[tuple[Edge, ...]]:
         """One line for each two modules of which one needs the other, what is not declared first."""
-        rows = sorted(self.pairs.values(), key=lambda edges: any(edge.kind == "declared" for edge in edges))
+        rows = sorted(self.pairs.values(), key=lambda edges: _declared(edges) != "no")
         return Table(_COUPLINGS, rows, "No module needs another.")
 
     @property
@@ -124,7 +127,7 @@ def module_table(modules: Sequence[ModuleLike]) -> Table[ModuleLike]:
 
 
 def _tone(finding: ModuleFinding) -> Tone:
-    return "error" if finding.severity == "error" else "warning"
+    return "muted" if finding.severity == "info" else finding.severity
 
 
 def _found(edges: Sequence[Edge]) -> list[Edge]:
@@ -136,8 +139,11 @@ def _kinds(edges: Sequence[Edge]) -> str:
     return ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in counts.items())
 
 
-def _undeclared(edges: Sequence[Edge]) -> Tone:
-    return "" if len(_found(edges)) < len(edges) else "warning"
+def _declared(edges: Sequence[Edge]) -> str:
+    """Tell whether a dependency is declared, or need not be."""
+    if any(edge.kind == "declared" for edge in edges):
+        return "yes"
+    return "listens" if all(edge.relation == "listens" for edge in edges) else "no"
 
 
 _FINDINGS = (
@@ -173,9 +179,7 @@ _EVENTS = (
 _COUPLINGS = (
     Column[tuple[Edge, ...]]("module", lambda edges: edges[0].source),
     Column[tuple[Edge, ...]]("needs", lambda edges: edges[0].target),
-    Column[tuple[Edge, ...]](
-        "declared", lambda edges: "yes" if len(_found(edges)) < len(edges) else "no", tone=_undeclared
-    ),
+    Column[tuple[Edge, ...]]("declared", _declared, tone=lambda edges: "warning" if _declared(edges) == "no" else ""),
     Column[tuple[Edge, ...]]("found", lambda edges: _kinds(edges) or None),
     Column[tuple[Edge, ...]]("evidence", lambda edges: list_evidence([e.evidence for e in _found(edges)]) or None),
 )
@@ -230,7 +234,7 @@ def check_modules(
         *unused_findings(inside, couplings),
         *coverage_findings(modules, found.not_read, rules),
     ]
-    fresh, in_baseline = baseline.filter(graded(all_findings, rules))
+    fresh, in_baseline = baseline.filter(graded(all_findings, rules), _never(starts=starts))
     return ModuleCheck(
         tuple(sorted(modules, key=lambda module: place.get(module.name, 0))),
         order,
@@ -242,8 +246,13 @@ def check_modules(
         target,
         in_baseline,
         {**found.homes, **_homes(modules)},
+        _never(starts=starts),
         graph=graph,
     )
+
+
+def _never(*, starts: bool) -> frozenset[str]:
+    return NEVER | REFUSED if starts else NEVER
 
 
 def _homes(modules: Iterable[ModuleLike]) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, is_dataclass, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from erpkit.errors import UsageError
@@ -13,7 +12,9 @@ from erpkit.modules.check import ModuleCheck, check_modules, find_cycles
 from erpkit.modules.cycles import graph_of
 from erpkit.modules.findings import list_evidence
 from erpkit.modules.module import Module, ModuleLike
+from erpkit.modules.rules import Rules
 from erpkit.modules.wiring import Component, Couplings, Edge
+from erpkit.near import find_near
 from erpkit.plural import count_of
 from erpkit.result import Summary
 from erpkit.table import Column, Table
@@ -131,8 +132,8 @@ def _pair(check: ModuleCheck, text: str) -> Pair:
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
-    close = get_close_matches(name, list(known), n=1)
-    return f": did you mean {close[0]}?" if close else ""
+    near = find_near(name, known, 1)
+    return f": did you mean {near[0]}?" if near else ""
 
 
 def _order(check: ModuleCheck, edges: Iterable[Edge]) -> tuple[str, ...]:
@@ -225,13 +226,13 @@ _EVIDENCE = (
 )
 
 
-def plan_declarations(modules: Iterable[object], couplings: Couplings) -> Declarations:
-    """Check modules against their couplings, and again as they would be if they declared what they use. Pure."""
-    candidates = tuple(modules)
-    check = check_modules(candidates, couplings)
+def plan_declarations(modules: Iterable[object], couplings: Couplings, rules: Rules | None = None) -> Declarations:
+    """Check modules against their couplings by some rules, and again as they would be if they declared what they use. Pure."""
+    candidates, rules = tuple(modules), rules or Rules()
+    check = check_modules(candidates, couplings, rules=rules)
     undeclared = tuple(find_undeclared(check))
     declared = tuple(declare(candidates, undeclared))
-    planned = check_modules(declared, couplings)
+    planned = check_modules(declared, couplings, rules=rules)
     return Declarations(check, undeclared, declared, planned, tuple(find_undeclared(planned)))
 
 

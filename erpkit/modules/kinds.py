@@ -49,3 +49,8 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
     "unused allowance": ("info", "The rules allow a coupling that there is not."),
     "no longer happens": ("info", "The baseline has a finding that there is no more."),
 }
+
+# No rule makes less of these, and no baseline hides them, where erpkit starts the modules.
+REFUSED = frozenset(kind for kind, (severity, _) in FINDINGS.items() if severity == "error") - {
+    "invalid manifest", "not installable", "missing folder",
+}  # fmt: skip

@@ -101,7 +101,7 @@ class Rules:
 
     def reads(self, path: str) -> bool:
         """Tell whether a file counts."""
-        return not any(fnmatchcase(path, pattern) for pattern in self.excluded)
+        return not path or not any(fnmatchcase(path, pattern) for pattern in self.excluded)
 
     def counts(self, edge: Edge) -> bool:
         """Tell whether a coupling counts: not one in a file that is excluded, or one for types where these do not."""

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from erpkit.errors import UsageError, describe_error
-from erpkit.modules.kinds import FINDINGS, NOT_READ
+from erpkit.modules.kinds import FINDINGS, NOT_READ, REFUSED
 from erpkit.modules.rules import BASELINE, Grade, Layers, Rule, Rules
 from erpkit.modules.wiring import Kind, Relation
 
@@ -70,6 +70,8 @@ class _Table(BaseModel):
                 raise ValueError(f"there is no finding {kind!r}{f'; did you mean {near[0]!r}?' if near else ''}")
             if kind in (NOT_READ, "no modules") and grade in ("info", "off"):
                 raise ValueError(f"{kind!r} cannot be {grade!r}: list files that are not to be read under exclude")
+            if kind in REFUSED and grade != "error":
+                raise ValueError(f"{kind!r} cannot be {grade!r}, as start-up refuses it")
         return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from erpkit.runs.result import Ending, RunResult, read_summary
 if TYPE_CHECKING:
     from erpkit.runs.history import RunRecord
 
+_TRIES = 1000
 _FOLDER = ".running"  # holds a file for each run under way, which its driver has locked
 _WHY = "its driver ended before the run did: killed, or out of memory or disk"
 
@@ -27,20 +28,33 @@ _WHY = "its driver ended before the run did: killed, or out of memory or disk"
 @contextmanager
 def under_way(output: Path) -> Iterator[None]:
     """Let it be seen for the time of the block that the run of `output` is under way; an exception leaves it to be marked."""
-    folder = output.parent / _FOLDER
-    folder.mkdir(exist_ok=True)
-    mark = folder / output.name
-    with claimed(mark):
+    mark = output.parent / _FOLDER / output.name
+    with _claimed_in_folder(mark):
         yield
         mark.unlink(missing_ok=True)
     with suppress(OSError):  # others are under way
-        folder.rmdir()
+        mark.parent.rmdir()
+
+
+@contextmanager
+def _claimed_in_folder(mark: Path) -> Iterator[None]:
+    """Claim a file in a folder that another run, which ends at the same time, may just remove."""
+    with ExitStack() as stack:
+        for left in reversed(range(_TRIES)):
+            try:
+                mark.parent.mkdir(exist_ok=True)
+                stack.enter_context(claimed(mark))
+                break
+            except (FileNotFoundError, FileExistsError):  # it was there, and then it was not
+                if not left:
+                    raise
+        yield
 
 
 def mark_killed(folder: Path) -> list[Path]:
     """Mark the notebooks in `folder` whose drivers ended without a word, and write their reports; return these notebooks."""
     marked = []
-    for mark in (folder / _FOLDER).glob("[!.]*"):
+    for mark in _marks(folder):
         if is_abandoned(mark):
             with suppress(ErpkitError, OSError, KeyError, ValueError):
                 if _mark(folder / mark.name):
@@ -49,6 +63,13 @@ def mark_killed(folder: Path) -> list[Path]:
     with suppress(OSError):
         (folder / _FOLDER).rmdir()
     return marked
+
+
+def _marks(folder: Path) -> list[Path]:
+    try:
+        return [mark for mark in (folder / _FOLDER).iterdir() if not mark.name.startswith(".")]
+    except FileNotFoundError:
+        return []
 
 
 def mark_lost(runs: Iterable[RunRecord]) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from erpkit.runs.record import Provenance
 from erpkit.runs.result import RunResult
 from erpkit.visible import visible_html
 
+_FOLDERS = "erpkit_folders"  # among nbconvert's resources: where pictures are looked for
 _HTML = "text/html"
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _PAGE = """<!doctype html>
@@ -50,11 +50,7 @@ def write_report(node: Any, title: str, result: RunResult, origin: Provenance, f
     Pictures in files, which are looked for in `folders`, are put into it. Nothing of it acts: a script in an output would run with
     the rights of the person who opens the report.
     """
-    before = _folders.set(folders)
-    try:
-        body, _ = _exporter().from_notebook_node(_shown(node, result.summary, folders))
-    finally:
-        _folders.reset(before)
+    body, _ = _exporter().from_notebook_node(_shown(node, result.summary, folders), {_FOLDERS: folders})
     style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
     rows = "".join(
         f"<div><dt>{visible_html(name)}</dt><dd>{visible_html(str(value))}</dd></div>"
@@ -93,9 +89,6 @@ def _entry(title: str, result: RunResult) -> dict[str, Any]:
     }  # fmt: skip
 
 
-_folders: ContextVar[Sequence[Path]] = ContextVar("folders", default=())  # in which a page's images are looked for
-
-
 @cache
 def _exporter() -> Any:
     """Return the exporter, which keeps its compiled templates."""
@@ -110,7 +103,7 @@ def _exporter() -> Any:
         @pass_context
         def markdown2html(self, context: Any, source: str) -> str:
             page = render_markdown(source, context.get("cell", {}).get("attachments", {}))
-            return harmless(embed_images(page, _folders.get()))
+            return harmless(embed_images(page, context["resources"][_FOLDERS]))
 
     made: Any = Exporter
     return made(template_name="basic", exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True)

@@ -17,6 +17,7 @@ def _places(text: str) -> dict[str, str]:
     "DROP VIEW IF EXISTS a, orders", "CREATE TABLE a (b int REFERENCES orders (id))", "CREATE TABLE a PARTITION OF orders DEFAULT",
     "CREATE TABLE a (LIKE orders)", "CREATE TABLE a () INHERITS (b, orders)", "CREATE UNIQUE INDEX CONCURRENTLY a ON orders (b)",
     "COMMENT ON TABLE orders IS 'x'", "DROP TRIGGER a ON orders", "SELECT nextval('orders')", "SELECT 'orders'::regclass",
+    "SELECT x::orders", "DELETE FROM a USING orders", "MERGE INTO a USING orders ON true",
     "DO $$ BEGIN PERFORM 1 FROM orders; END $$", "CREATE FUNCTION f() RETURNS int AS $x$ SELECT 1 FROM orders $x$ LANGUAGE sql",
     "SELECT 1 /* FROM x */ FROM -- FROM y\n orders",
 ])  # fmt: skip

@@ -71,6 +71,15 @@ def test_what_was_not_read_is_never_known(path: Path) -> None:
     assert [finding.kind for finding in check.findings] == ["not read"]
 
 
+def test_what_start_up_refuses_is_never_known_but_where_nothing_starts(path: Path) -> None:
+    loop = [Module("a", ("b",)), Module("b", ("a",))]
+    for starts, known in ((True, 0), (False, 1)):
+        check = check_modules(loop, starts=starts)
+        assert write_baseline(path, check.findings, check.never) == known
+        check = check_modules(loop, baseline=read_baseline(path), starts=starts)
+        assert (check.known, check.summary.exit_code) == (known, 0 if known else 3)
+
+
 def test_a_baseline_is_the_same_text_for_the_same_findings(path: Path) -> None:
     write_baseline(path, _check(*LOOP, SECOND).findings)
     text = path.read_text()

@@ -91,3 +91,11 @@ def test_a_name_that_was_only_found_is_advice_and_closes_no_cycle() -> None:
     (finding,) = check_modules(modules, Couplings((maybe,), partly_read=frozenset({"sales"}))).findings
     assert (finding.kind, finding.severity) == ("possible dependency", "info")
     assert finding.problem == "inventory seems to use sales without declaring it: function"
+
+
+def test_the_table_of_couplings_tells_a_subscription_from_what_is_not_declared() -> None:
+    billing = Module("billing", publishes=(), subscribes=())
+    edges = Couplings((*IMPORT.edges, Edge("billing", "sales", "query", "a.sql:1")))
+    table = check_modules([SALES, INVENTORY, billing], edges).coupling_table
+    rows = {(row[0].source, row[0].target): table.columns[2].value(row) for row in table.rows}
+    assert rows == {("billing", "sales"): "no", ("inventory", "sales"): "listens", ("sales", "inventory"): "yes"}

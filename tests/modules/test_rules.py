@@ -165,6 +165,7 @@ def test_without_any_rules_there_are_none(tmp_path: Path, monkeypatch: pytest.Mo
         ("severity = { 'undeclared-dependancy' = 'off' }", "'undeclared dependancy'; did you mean 'undeclared dependency'?"),
         ("severity = { cycle = 'fatal' }", "severity.cycle: input should be 'error', 'warning'"),
         ("severity = { not-read = 'off' }", "'not read' cannot be 'off': list files that are not to be read under exclude"),
+        ("severity = { cycle = 'off' }", "'cycle' cannot be 'off', as start-up refuses it"),
         ("allowed = [{ from = 'a', to = 'b' }]", "allowed.number 1.reason is missing"),
         ("allowed = [{ from = 'a', to = 'b', reason = 'x', kinds = ['imports'] }]", "allowed.number 1.kinds.number 1: input should be"),
         ("allowed = [{ from = 'a', to = 'b', reason = 'x', until = '2026' }]", "allowed.number 1.until: input should be a valid date"),

@@ -1,8 +1,8 @@
 """Dependencies that nobody declared: found with their evidence, declared where that closes no cycle."""
 
 from erpkit.config import Settings
-from erpkit.modules import Couplings, Edge, Module, check_modules, load_modules
-from erpkit.modules.impact import declare, find_undeclared
+from erpkit.modules import Couplings, Edge, Module, Rule, Rules, check_modules, load_modules
+from erpkit.modules.impact import declare, find_undeclared, plan_declarations
 from erpkit.sample.demo import careless_module
 
 POINTS = Couplings((Edge("bonus", "billing", "foreign key", "bonus_points -> billing_invoices"),))
@@ -45,3 +45,9 @@ def test_a_module_of_another_make_can_be_declared_for_too() -> None:
     modules = [Module("pay"), Shop()]
     cured = check_modules(declare([Module("zone"), *modules], find_undeclared(check_modules(modules, SEEN))), SEEN)
     assert (cured.order, find_undeclared(cured)) == (("pay", "shop", "zone"), [])
+
+
+def test_what_the_rules_allow_need_not_be_declared() -> None:
+    rules = Rules(allowed=(Rule("shop", "pay", "until shop has its own"),))
+    assert plan_declarations([Module("pay"), Module("shop")], SEEN, rules).undeclared == ()
+    assert len(plan_declarations([Module("pay"), Module("shop")], SEEN).undeclared) == 1

@@ -1,6 +1,5 @@
 """The notebooks, run for real: what they record, and that they refuse what they should."""
 
-import json
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from erpkit.events import Selection, plan_replay
 from erpkit.migrations import Migration, plan_up, read_applied
 from erpkit.modules import Registry
 from erpkit.runs import RunResult, list_notebooks, open_notebook, read_summary, run_notebook
+from erpkit.runs.alive import PREFIX
 from erpkit.sample.demo import Planted
 from erpkit.tenants import list_tenants
 from tests.conftest import plant_copy
@@ -221,15 +221,6 @@ def test_what_is_no_notebook_is_refused_by_name(content: str, problem: str, tmp_
         open_notebook(str(tmp_path / "odd.ipynb"))
 
 
-def test_two_parameters_cells_are_refused(tmp_path: Path) -> None:
-    node = json.loads(open_notebook("inspect_tenants").path.read_text())
-    (cell,) = [cell for cell in node["cells"] if "parameters" in cell["metadata"].get("tags", [])]
-    node["cells"].append({**cell, "id": "another"})
-    (tmp_path / "two.ipynb").write_text(json.dumps(node))
-    with pytest.raises(UsageError, match="2 cells are tagged parameters"):
-        open_notebook(str(tmp_path / "two.ipynb"))
-
-
 def test_a_folder_that_cannot_be_written_is_refused_before_a_kernel_starts(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="the output folder .*file/runs cannot be written"):
@@ -243,6 +234,6 @@ def test_the_settings_of_a_run_are_the_environments(shared_database: Database) -
 @pytest.fixture(autouse=True)
 def no_private_sockets_left() -> Iterator[None]:
     """Each run removes the folder of its kernel's sockets."""
-    before = set(Path("/tmp").glob(f"erpkit-{os.getpid()}-*"))
+    before = set(Path("/tmp").glob(f"{PREFIX}{os.getpid()}-*"))
     yield
-    assert {path for path in Path("/tmp").glob(f"erpkit-{os.getpid()}-*") if path not in before} == set()
+    assert {path for path in Path("/tmp").glob(f"{PREFIX}{os.getpid()}-*") if path not in before} == set()
