@@ -63,7 +63,7 @@ def test_runs_are_chosen_by_notebook_tenant_outcome_and_time(
     assert _listed("--since", "1d") == _listed("--since", "20h") == [last, new]
     assert _listed("--since", f"{NOW - timedelta(days=6):%Y-%m-%dT%H:%M}") == [last, new, old]
     assert _listed("--tenant", "nobody") == []
-    assert "No run matches; for others see erpkit runs" in erpkit("runs", "--tenant", "nobody").stdout
+    assert "No run matches; for others see erpkit runs" in erpkit("runs", "--tenant", "nobody").stderr
     refused(erpkit("runs", "--since", "yesterday"), 2, "--since 'yesterday' is not a time")
     with package.open() as erp:
         assert [run.id for run in erp.runs.history(tenant="acme", outcome="ok").runs] == [new]
