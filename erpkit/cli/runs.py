@@ -16,11 +16,11 @@ from erpkit.cli.output import (
     as_rows,
     confirm_option,
     limit_option,
+    note,
     print_findings,
     print_json,
     print_target,
     read_time,
-    say,
     show,
 )
 from erpkit.cli.planning import print_or_apply, show_or_apply, this_command
@@ -80,7 +80,7 @@ def show_(run: str, as_json: bool) -> int:
         return 0
     show(detail.table)
     for line in detail.changes.news if detail.changes else ():
-        say(line)
+        note(line)
     print_findings(detail.findings)
     return 0
 

@@ -72,7 +72,8 @@ def test_the_report_the_record_and_the_message_tell_what_changed(
     shown = json.loads(erpkit("runs", "show", last.id, "--json").stdout)
     assert [one["text"] for one in shown["changes"]["new"]] == ["fjord drifts"]
     assert shown["changes"]["facts"] == [{"name": "rows", "before": 100, "now": 130, "difference": 30}]
-    told = erpkit("runs", "show", last.id[:8]).stdout
+    done = erpkit("runs", "show", last.id[:8])
+    told = done.stdout + done.stderr
     assert "new: fjord drifts" in told
     assert "! acme is behind [for " in told
 

@@ -70,10 +70,11 @@ def test_the_second_inspection_tells_growth_and_how_long_each_finding_has_been_k
 def test_the_command_line_and_the_report_of_a_notebook_tell_it_too(
     erp: Planted, database: Database, tmp_path: Path
 ) -> None:
-    assert "growth since" not in erpkit("tenants", "inspect").stdout
+    assert "growth since" not in erpkit("tenants", "inspect").stderr
     _age(database, timedelta(days=1))
     _grow(database)
-    shown = erpkit("tenants", "inspect").stdout
+    done = erpkit("tenants", "inspect")
+    shown = done.stdout + done.stderr
     assert "(24 hours): +" in shown
     assert re.search(r"! acme: table grown is extra \[new since \S+\]", shown)
     assert "[for 1 day]" in shown
