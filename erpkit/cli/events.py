@@ -209,6 +209,8 @@ def lag(slugs: tuple[str, ...], max_lag: int, max_age: float, as_json: bool) -> 
         )
     else:
         show(found.table)
+        if found.trend.rows:
+            show(found.trend)
     print_findings(found.findings, quiet=as_json)
     return exit_code(found.findings)
 
