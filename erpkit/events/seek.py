@@ -146,7 +146,7 @@ class SeekPlan:
             for one in self.steps if one.unsure
         ]  # fmt: skip
         beyond = [
-            Finding("beyond the log", one.tenant, f"its log ends at offset {one.target}: what comes after it is handled", "info")
+            Finding("beyond the log", one.tenant, "its log holds no event from there on: those to come are all handled", "info")
             for one in self.steps if self.to.isdigit() and int(self.to) > one.target + 1
         ]  # fmt: skip
         return [*passed, *known, *unsure, *beyond, *not_read(self.errors)]
