@@ -466,10 +466,12 @@ class Events(Part):
         """Forward what the logs have to the broker, until all is there or `stop` is set; yield a record a tenant.
 
         A tenant that cannot be read does not stop the others: `errors` gets the reason. A broker that has lost what it was sent is
-        noted with each tenant before anything new is sent.
+        noted with each tenant, with a record of its own, before anything new is sent.
         """
         tenants, errors = self._active(names), {} if errors is None else errors
-        prepare(self._erp.database, self._active(()), events.consumer_groups(self._erp.registry), broker, errors)
+        yield from prepare(
+            self._erp.database, self._find(()), events.consumer_groups(self._erp.registry), broker, errors
+        )
         for tenant in tenants:
             if stop is None or not stop.is_set():
                 with _note_unless_lost(tenant, errors):
