@@ -140,8 +140,17 @@ class Table(Generic[_Row]):
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(column.head for column in self.columns)
-        writer.writerows([["" if (v := c.value(row)) is None else v for c in self.columns] for row in self.rows])
+        writer.writerows([[_exact(column.value(row)) for column in self.columns] for row in self.rows])
         return file.getvalue()
+
+    def to_lines(self) -> list[str]:
+        """Return the rows for a pipe: no head, a tab between two values, which are those of `to_csv`; each row is one line."""
+        return ["\t".join(visible(_exact(column.value(row))) for column in self.columns) for row in self.rows]
+
+    def names(self) -> list[str]:
+        """Return the values of the first column, each once."""
+        first = self.columns[0]
+        return list(dict.fromkeys(visible(_exact(first.value(row))) for row in self.rows))
 
     def __repr__(self) -> str:
         if not self.rows:
@@ -164,11 +173,11 @@ class Table(Generic[_Row]):
             return Text(visible(self.empty))
         title = Text(visible(self.title)) if self.title else None
         table = RichTable(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+        table.show_edge, table.collapse_padding = False, True
         lines = list(self.texts())
         widths: Mapping[int, int | None] = dict.fromkeys(range(len(self.columns)))
         if width is not None:
             widths = fitted = fit(self._rooms(lines), width)
-            table.show_edge, table.collapse_padding = False, True
             table.width = sum(fitted.values()) + GAP * (
                 len(fitted) - 1
             )  # more than there is, if the first column needs it
@@ -206,7 +215,7 @@ class Table(Generic[_Row]):
             from rich.text import Text  # noqa: PLC0415 - slow to import
 
             names = ", ".join(map(visible, missing))
-            yield Text(f"No room for: {names}. A wider terminal shows them, or a pipe: add | less -S", style="dim")
+            yield Text(f"No room for: {names}. A wider terminal shows them, or -o wide.", style="dim")
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         """Return the widget if a person watches: in the output of a run, no page could draw it."""
@@ -275,6 +284,15 @@ def format_value(value: object, *, places: int | None = None, signed: bool = Fal
     if isinstance(value, list | tuple | set | frozenset):
         return ", ".join(map(format_value, value)) or "–"
     return visible(str(value))
+
+
+def _exact(value: object) -> str:
+    """Return a value for a program: complete, numbers not grouped, lists with commas, nothing for None."""
+    if _is_null(value):
+        return ""
+    if isinstance(value, list | tuple | set | frozenset):
+        return ", ".join(map(_exact, value))
+    return str(value)
 
 
 def _cell(tag: str, style: str, text: str, right: bool, bar: str = "") -> str:

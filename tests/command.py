@@ -16,7 +16,9 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-__all__ = ["erpkit", "on_a_terminal", "refused"]
+__all__ = ["erpkit", "on_a_terminal", "refused", "start_on_a_terminal"]
+
+_WAITING = re.compile(r"(\r[^\r\n]* working for \d+ s)+\r\x1b\[K")  # gone before anything else is printed
 
 
 def erpkit(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -34,14 +36,9 @@ def erpkit(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(["erpkit", *arguments], code, out.read_text(), err.read_text())
 
 
-def on_a_terminal(*arguments: str, columns: int = 200) -> str:
-    """Return what a command sends to a terminal of this width, without the styles that erpkit itself gives to its tables."""
-    main, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-    command = [sys.executable, "-c", "from erpkit.cli import main; main()", *arguments]
-    environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal, env=environ)
-    os.close(terminal)
+def on_a_terminal(*arguments: str, columns: int = 200, styles: bool = False, **environ: str) -> str:
+    """Return what a command sends to a terminal of this width, without the `styles` that erpkit itself gives to it."""
+    main, process = start_on_a_terminal(*arguments, columns=columns, **environ)
     sent = b""
     try:
         while part := os.read(main, 65536):
@@ -50,13 +47,26 @@ def on_a_terminal(*arguments: str, columns: int = 200) -> str:
         pass
     process.wait(60)
     os.close(main)
-    return re.sub(r"\x1b\[[0-9;]*m", "", sent.decode()).replace("\r\n", "\n")
+    shown = _WAITING.sub("", sent.decode())
+    return (shown if styles else re.sub(r"\x1b\[[0-9;]*m", "", shown)).replace("\r\n", "\n")
+
+
+def start_on_a_terminal(*arguments: str, columns: int = 200, **environ: str) -> tuple[int, subprocess.Popen[bytes]]:
+    """Start a command on a terminal of this width; return the terminal's other end, and the process."""
+    main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    command = [sys.executable, "-c", "from erpkit.cli import main; main()", *arguments]
+    given = os.environ | {"TERM": "xterm-256color"} | environ
+    env = {name: value for name, value in given.items() if name not in ("COLUMNS", "LINES")}
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal, env=env)
+    os.close(terminal)
+    return main, process
 
 
 def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
     """Assert that a command failed with one clear line."""
     assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line and not line.startswith(("Usage:", "Try "))]
+    lines = [line for line in done.stderr.splitlines() if line and not line.startswith(("Usage:", "Try ", "target: "))]
     assert len(lines) == 1, done.stderr
     for word in words:
         assert word in lines[0]

@@ -31,12 +31,12 @@ _MEMORY = Path("/dev/shm")
 SCRATCH = _MEMORY if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 4 * 2**30 else Path("/tmp")
 
 _LONG = (
-    "test_warm_runs", "test_warm_kernels", "test_dask_fleets", "test_fleets",
-    "test_jupyterlab", "test_notebooks", "test_queries", "test_cli", "test_lifecycle", "test_migration_kills", "test_brokers",
-    "test_scheduling", "test_values", "test_embedded", "test_odd_tenants", "test_worker", "test_migrate_cli", "test_nameless_user",
-    "test_runbooks_in_earnest", "test_lifecycle_notebooks", "test_replay_notebooks", "test_reports", "test_runs", "test_run_cli",
-    "test_exports", "test_forwarding", "test_analyst_login", "test_nothing_is_green", "test_dead_connections", "test_inspection",
-    "test_existing_erp", "test_masked_runs", "test_run_receivers", "test_typed_registration", "test_brokers_cli",
+    "test_warm_runs", "test_warm_kernels", "test_dask_fleets", "test_fleets", "test_jupyterlab", "test_notebooks", "test_queries",
+    "test_cli", "test_lifecycle", "test_migration_kills", "test_brokers", "test_scheduling", "test_values", "test_embedded",
+    "test_odd_tenants", "test_worker", "test_migrate_cli", "test_nameless_user", "test_runbooks_in_earnest",
+    "test_lifecycle_notebooks", "test_replay_notebooks", "test_reports", "test_runs", "test_run_cli", "test_exports",
+    "test_forwarding", "test_analyst_login", "test_nothing_is_green", "test_dead_connections", "test_inspection",
+    "test_existing_erp", "test_masked_runs", "test_run_receivers", "test_typed_registration", "test_brokers_cli", "test_guide",
 )  # fmt: skip
 
 _home = Path(tempfile.mkdtemp(prefix="erpkit-tests-", dir=SCRATCH))

@@ -112,7 +112,8 @@ def test_notebooks_are_thin() -> None:
                 is_checked = (
                     "nbval-check-output" in cell.metadata.get("tags", []) or "NBVAL_CHECK_OUTPUT" in cell.source
                 )
-                assert not cell.outputs or is_checked, (path, cell.source)
+                is_guide = path.parent.name == "guide"  # these are run, and what they show is compared
+                assert not cell.outputs or is_checked or is_guide, (path, cell.source)
 
 
 @pytest.mark.parametrize("package", ["erp", "migrations", "modules", "tenants", "ui"])

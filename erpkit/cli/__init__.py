@@ -12,33 +12,32 @@ from typing import NoReturn
 import click
 
 from erpkit import __version__
-from erpkit.cli.say import say, say_text
+from erpkit.cli.helping import Group
+from erpkit.cli.say import end_waiting, say, say_text
 from erpkit.errors import ErpkitError, first_line
 
 __all__ = ["main"]
 
 _COMMANDS = {
-    "demo": ("demo", "The whole kit on sample data, from nothing."),
-    "doctor": (
-        "doctor",
-        "What any database is to erpkit: its tenants, who lists and migrates them, and what to do next.",
-    ),
-    "lab": ("lab", "JupyterLab on the notebooks."),
-    "db": ("db", "The embedded server."),
+    "demo": ("demo", "Show the whole kit on sample data, from nothing."),
+    "doctor": ("doctor", "Tell what any database is to erpkit, and what to do next."),
+    "lab": ("lab", "Open JupyterLab on the notebooks."),
     "run": ("run", "Run a notebook headlessly, once or for each tenant."),
-    "runs": ("run:runs", "The record of runs."),
-    "kernels": ("kernels", "The warm processes that kernels and runs are forked from."),
-    "tenants": ("tenants", "The tenants: their state, their life from creation to removal, drift."),
-    "migrate": ("migrate", "The migrations of all tenants, planned and run."),
-    "modules": ("modules", "The modules of the ERP, and how they depend on each other."),
-    "queries": ("queries", "The typed queries of the modules."),
-    "serve": ("serve", "The modules' routes over HTTP, each request inside a tenant's transaction."),
-    "mcp": ("serve:mcp", "The modules' tools for AI assistants, over the Model Context Protocol."),
-    "events": ("events", "The event log of each tenant, its handlers, and what they failed on."),
+    "runs": ("run:runs", "List the runs that were recorded."),
+    "kernels": ("kernels", "Look at the warm processes that kernels and runs are forked from, and stop them."),
+    "tenants": ("tenants", "Look at the tenants, and lead them from creation to removal."),
+    "migrate": ("migrate", "Plan and run the migrations of all tenants."),
+    "modules": ("modules", "Check how the modules of the ERP depend on each other."),
+    "queries": ("queries", "Generate typed code from the modules' SQL, and check it in each tenant."),
+    "events": ("events", "Look at the event log of each tenant, and have its events handled, again if need be."),
+    "serve": ("serve", "Serve the modules' routes over HTTP, each request inside a tenant's transaction."),
+    "mcp": ("serve:mcp", "Offer the modules' tools to AI assistants, over the Model Context Protocol."),
+    "db": ("db", "Start, stop and look at the embedded server."),
+    "completion": ("completion", "Print the script that completes commands and options in your shell."),
 }
 
 
-class _Lazy(click.Group):
+class _Lazy(Group):
     """Imports a command's file only when that command is called, so that --help is quick."""
 
     def list_commands(self, context: click.Context) -> list[str]:
@@ -51,17 +50,17 @@ class _Lazy(click.Group):
         command: click.Command = getattr(import_module(f"erpkit.cli.{file}"), attribute or "command")
         return command
 
-    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+    def sentence(self, context: click.Context, name: str) -> str:
+        return _COMMANDS[name][1]
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="erpkit")
 def erpkit() -> None:
     """Operate an ERP that keeps each tenant in a PostgreSQL schema of its own.
 
     The database is ERPKIT_DATABASE, else libpq's PG* variables, else an embedded server under ERPKIT_HOME.
+
     Exit codes: 0 fine, 1 failed, 2 bad usage (nothing was started), 3 it ran and found a problem, 124 timed out,
     130 interrupted, 137 killed.
     """
@@ -96,7 +95,7 @@ def run_here() -> NoReturn:
         say("interrupted", err=True)
         sys.exit(130)
     except ErpkitError as error:
-        say(f"erpkit: {error}", err=True)
+        say(f"erpkit: {error}", err=True, tone="red")
         sys.exit(error.exit_code)
     except Exception as error:
         if not _is_database_error(error):
@@ -104,8 +103,11 @@ def run_here() -> NoReturn:
                 traceback.format_exc().rstrip("\n"), err=True
             )  # as Python shows it, which sends on what is in a message
             sys.exit(1)
-        say(f"erpkit: the database said: {'; '.join([first_line(error), *getattr(error, '__notes__', [])])}", err=True)
+        said_by_server = "; ".join([first_line(error), *getattr(error, "__notes__", [])])
+        say(f"erpkit: the database said: {said_by_server}", err=True, tone="red")
         sys.exit(1)
+    finally:
+        end_waiting()
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 import erpkit
+from erpkit.cli.helping import Group
 from erpkit.cli.output import as_json, print_json, say
 from erpkit.embedded import EmbeddedServer
 
 
-@click.group("db")
+@click.group("db", cls=Group)
 def command() -> None:
-    """The embedded PostgreSQL server, which is used where no database is configured."""
+    """Start, stop and look at the embedded PostgreSQL server, which is used where no database is configured."""
 
 
 def _server() -> EmbeddedServer:

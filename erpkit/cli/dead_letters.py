@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from functools import wraps
@@ -11,14 +12,20 @@ from uuid import UUID
 
 import click
 
+from erpkit.cli.helping import Group
 from erpkit.cli.output import (
-    as_json,
+    COMMAND,
+    as_rows,
+    as_text,
     confirm_option,
+    is_for_programs,
+    leave_gap,
     open_erp,
     print_errors,
     print_findings,
     print_json,
     read_time,
+    say,
     tenants_option,
 )
 from erpkit.cli.output import show as show_table
@@ -47,29 +54,33 @@ def _selection(function: Callable[..., Any]) -> Callable[..., Any]:
 
     decorated: Callable[..., Any] = with_selection
     for option in (
-        click.option("--until", help="Failed before."),
-        click.option("--since", help="Failed at or after: 2026-01-31T08:00:00+00:00"),
+        click.option("--until", help="Only those that failed before this time."),
+        click.option(
+            "--since", help="Only those that failed at or after this time, such as 2026-01-31T08:00:00+00:00."
+        ),
         click.option(
             "--offset", "offsets", type=int, multiple=True, help="Only the event at this offset; may be repeated."
         ),
         click.option("--uuid", "uuids", type=click.UUID, multiple=True, help="Only this event; may be repeated."),
         click.option("--cause", default="", metavar="TEXT", help="A part of the error, or of its cause."),
-        click.option("--topic", default="*", show_default=True, help="Pattern of topics, such as billing.*"),
-        click.option("--handler", default="*", show_default=True, help="Pattern of handlers."),
+        click.option(
+            "--topic", default="*", show_default=True, help="Only these topics: a pattern, such as 'billing.*'."
+        ),
+        click.option("--handler", default="*", show_default=True, help="Only these handlers: a pattern."),
         tenants_option(),
     ):
         decorated = option(decorated)
     return decorated
 
 
-@click.group("dead-letters")
+@click.group("dead-letters", cls=Group)
 def command() -> None:
-    """Events that a handler failed on."""
+    """Find, retry, mend and discard the events that a handler failed on."""
 
 
 @command.command("list")
 @_selection
-@as_json
+@as_rows
 def list_(slugs: tuple[str, ...], selection: dict[str, Any], as_json: bool) -> int:
     """List open dead letters; exit code 3 if there are any, a tenant cannot be read, or there is none."""
     with open_erp(quiet=as_json, own="event log") as erp:
@@ -84,7 +95,7 @@ def list_(slugs: tuple[str, ...], selection: dict[str, Any], as_json: bool) -> i
 @command.command()
 @tenants_option()
 @click.option("--by", type=click.Choice(get_args(Dimension)), help="Count by this alone.")
-@as_json
+@as_rows
 def count(slugs: tuple[str, ...], by: Dimension | None, as_json: bool) -> int:
     """Count open dead letters; errors that differ only in numbers or values are one cause. Exit code 3 if there are any."""
     with open_erp(quiet=as_json, own="event log") as erp:
@@ -100,10 +111,16 @@ def count(slugs: tuple[str, ...], by: Dimension | None, as_json: bool) -> int:
 
 
 def _end(found: OpenLetters, as_json: bool) -> int:
-    """Say what was not read, and return the exit code."""
+    """Say what was not read and what to do next, and return the exit code."""
     print_errors(found.errors, quiet=as_json)
     if not found.tenants:
         print_findings([NO_TENANTS], quiet=as_json)
+    if found.letters and not as_json and not is_for_programs():
+        one = found.letters[0]
+        leave_gap()
+        say("to look at one, and to retry once the cause is mended:")
+        say(f"    erpkit events dead-letters show {shlex.quote(one.tenant)} {one.offset}", tone=COMMAND)
+        say("    erpkit events dead-letters retry", tone=COMMAND)
     return exit_code(found.findings)
 
 
@@ -112,7 +129,7 @@ def _end(found: OpenLetters, as_json: bool) -> int:
 @click.argument("offset", type=int)
 @click.option("--handler", default="", help="The handler, where several failed on the event.")
 @click.option("--payload", is_flag=True, help="Show the business data in the event, too.")
-@as_json
+@as_rows
 def show(tenant: str, offset: int, handler: str, payload: bool, as_json: bool) -> None:
     """Show one dead letter, open or not, with its event's metadata."""
     with open_erp(quiet=as_json, own="event log") as erp:
@@ -137,7 +154,7 @@ def show(tenant: str, offset: int, handler: str, payload: bool, as_json: bool) -
 @click.option("--reason", required=True, help="Why; it is kept with the edit.")
 @click.option("--payload", is_flag=True, help="Show the values before and after, too.")
 @confirm_option()
-@as_json
+@as_text
 def edit(
     tenant: str, offset: int, handler: str, values: tuple[str, ...], reason: str, payload: bool, confirm: str, as_json: bool
 ) -> int:  # fmt: skip
@@ -159,7 +176,7 @@ def edit(
 @command.command()
 @_selection
 @confirm_option()
-@as_json
+@as_text
 def retry(slugs: tuple[str, ...], selection: dict[str, Any], confirm: str, as_json: bool) -> int:
     """Hand dead letters to their handlers once more; exit code 3 if some fail again.
 
@@ -173,7 +190,7 @@ def retry(slugs: tuple[str, ...], selection: dict[str, Any], confirm: str, as_js
 @_selection
 @click.option("--reason", required=True, help="Why; it is kept with the letters.")
 @confirm_option()
-@as_json
+@as_text
 def discard(slugs: tuple[str, ...], selection: dict[str, Any], reason: str, confirm: str, as_json: bool) -> int:
     """Give dead letters up: what the handler would have done is never done."""
     with open_erp(quiet=as_json, own="event log") as erp:

@@ -10,7 +10,9 @@ from pathlib import Path
 import click
 
 import erpkit
-from erpkit.cli.output import print_table, print_target, say
+from erpkit.cli.helping import Command
+from erpkit.cli.output import as_table, print_table, print_target, say
+from erpkit.cli.say import end_waiting
 from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.embedded import EmbeddedServer
@@ -23,7 +25,7 @@ from erpkit.runs.sample import NOTEBOOKS, plant_sample, renew_database, run_demo
 _MENDERS = {"pending": "run_migrations", "dead letters": "replay_events"}  # kind of finding: the notebook that mends it
 
 
-@click.command("demo")
+@click.command("demo", cls=Command)
 @click.option(
     "--tenants",
     type=click.IntRange(1, 1000),
@@ -34,6 +36,7 @@ _MENDERS = {"pending": "run_migrations", "dead letters": "replay_events"}  # kin
 @click.option(
     "--output", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder for the reports."
 )
+@as_table
 def command(tenants: int, output: Path) -> int:
     """Start the embedded server, make an ERP with a dozen tenants in it, and run the four notebooks on it.
 
@@ -71,6 +74,7 @@ def _work(database: Database, registry: Registry, tenants: int, output: Path) ->
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
+    end_waiting()
     with Progress(*columns) as bar:
         task = bar.add_task("making tenants", total=tenants)
         plant_sample(
@@ -89,7 +93,7 @@ def _work(database: Database, registry: Registry, tenants: int, output: Path) ->
 def _print_results(results: Sequence[RunResult], left: Collection[Finding], seconds: float) -> None:
     """Print how each notebook ended and what it found; of what is no longer `left`, say which one mended it."""
     rows = [(r.notebook, r.verdict, f"{r.seconds:.1f}", os.path.relpath(r.report)) for r in results]
-    print_table(["notebook", "outcome", "seconds", "report"], rows)
+    print_table(["notebook", "outcome", "seconds", "report"], rows, right=["seconds"])
     for result in results:
         for cause in result.summary.causes if result.summary else ():
             for finding in cause.findings:

@@ -7,13 +7,14 @@ from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
 import erpkit
-from erpkit.cli.output import as_json, print_findings, print_json, print_target, say, say_text, show
+from erpkit.cli.helping import Command
+from erpkit.cli.output import COMMAND, as_json, print_findings, print_json, print_target, say, say_text, show
 from erpkit.errors import UsageError
 from erpkit.finding import exit_code
 from erpkit.tenants import Diagnosis
 
 
-@click.command("doctor")
+@click.command("doctor", cls=Command)
 @click.argument("database", default="", metavar="[DATABASE]")
 @as_json
 def command(database: str, as_json: bool) -> int:
@@ -51,9 +52,10 @@ def _refuse_password(database: str) -> None:
 def _print(found: Diagnosis) -> None:
     width = max(map(len, found.facts))
     for name, text in found.facts.items():
-        say(f"{name:<{width}}  {text}")
+        say(f"{name:<{width}}  {text}", hang=width + 2)
     print_findings(found.findings)
     if found.abilities:
+        say()
         show(found.table)
     if found.grants:
         title = (
@@ -61,8 +63,10 @@ def _print(found: Diagnosis) -> None:
             if found.unreadable
             else "A login that may only read, as the owner:"
         )
+        say()
         say(title)
         say_text("\n".join(f"    {line}" for grant in found.grants for line in grant.splitlines()))
-        say()
+    say()
     say("Next:")
-    say_text("\n".join(f"    {line}" for line in found.commands))
+    for line in found.commands:
+        say(f"    {line}", tone=COMMAND)

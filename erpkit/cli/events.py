@@ -18,9 +18,12 @@ import psycopg
 
 import erpkit
 from erpkit.cli import dead_letters, replaying, seeking
+from erpkit.cli.helping import Group
 from erpkit.cli.output import (
-    as_json,
+    as_rows,
+    as_text,
     confirm_option,
+    is_for_programs,
     limit_option,
     open_erp,
     print_findings,
@@ -32,6 +35,7 @@ from erpkit.cli.output import (
     tenants_option,
 )
 from erpkit.cli.planning import print_or_apply, show_or_apply, this_command
+from erpkit.cli.say import end_waiting
 from erpkit.config import Settings
 from erpkit.erp import Erp
 from erpkit.errors import BrokerError, DatabaseError, UsageError
@@ -54,20 +58,20 @@ _IDLE = 5.0  # seconds without a delivery that end --once
 _payload = click.option("--payload", is_flag=True, help="Show the business data in the events, too.")
 
 
-@click.group("events")
+@click.group("events", cls=Group)
 def command() -> None:
-    """Each tenant's event log."""
+    """Look at each tenant's event log, and have its events handled, again if need be."""
 
 
 @command.command("list")
 @click.argument("tenant")
 @limit_option(20, most=10_000)
-@click.option("--topic", default="*", show_default=True, help="Pattern of topics, such as billing.*")
-@click.option("--since", help="Recorded at or after: 2026-01-31T08:00:00+00:00")
-@click.option("--until", help="Recorded before.")
+@click.option("--topic", default="*", show_default=True, help="Only these topics: a pattern, such as 'billing.*'.")
+@click.option("--since", help="Only those recorded at or after this time, such as 2026-01-31T08:00:00+00:00.")
+@click.option("--until", help="Only those recorded before this time.")
 @click.option("--correlation-id", metavar="ID", help="Only events that this command caused.")
 @_payload
-@as_json
+@as_rows
 def list_(
     tenant: str, limit: int, topic: str, since: str | None, until: str | None, correlation_id: str | None, payload: bool,
     as_json: bool,
@@ -95,7 +99,7 @@ def list_(
 @click.argument("wanted", metavar="ID")
 @tenants_option()
 @_payload
-@as_json
+@as_rows
 def trace(wanted: str, slugs: tuple[str, ...], payload: bool, as_json: bool) -> int:
     """Tell what a command led to: its events, their effects and dead letters, with times.
 
@@ -130,7 +134,7 @@ def trace(wanted: str, slugs: tuple[str, ...], payload: bool, as_json: bool) -> 
 @click.option(
     "--health-file", type=click.Path(path_type=Path, dir_okay=False), help="Keep the last report there, as JSON."
 )
-@as_json
+@as_text
 def dispatch_(
     once: bool,
     from_broker: bool,
@@ -158,6 +162,7 @@ def dispatch_(
             if health_file is not None:
                 _keep(health_file, json.dumps(_document(one), default=str))
 
+        end_waiting()
         worker = erp.events.worker(slugs, report, WorkerOptions(poll=poll, limit=limit, report_every=every))
         with caught_signals(lambda _: worker.stop(), signal.SIGTERM, signal.SIGINT):
             last = worker.run()
@@ -183,7 +188,7 @@ def dispatch_(
     show_default=True,
     help="Exit code 3 where one has waited for more seconds.",
 )
-@as_json
+@as_rows
 def lag(slugs: tuple[str, ...], max_lag: int, max_age: float, as_json: bool) -> int:
     """Tell how many events wait for each handler, since when, and what holds them back.
 
@@ -211,7 +216,7 @@ def lag(slugs: tuple[str, ...], max_lag: int, max_age: float, as_json: bool) -> 
 @command.command()
 @tenants_option()
 @confirm_option()
-@as_json
+@as_text
 def prune(slugs: tuple[str, ...], confirm: str, as_json: bool) -> int:
     """Delete events, inbox rows and replays that are older than declared in ERPKIT_RETENTION and that nothing needs.
 
@@ -245,7 +250,7 @@ def _dispatch_once(erp: Erp, slugs: Sequence[str], limit: float, as_json: bool) 
     else:
         show(run.table)
     for slug, status in run.skipped.items():
-        say(f"skipped {slug}: {status}", err=as_json)
+        say(f"skipped {slug}: {status}", err=as_json or is_for_programs())
     print_findings(run.findings, quiet=as_json)
     return 1 if run.failures else exit_code(run.findings)
 
@@ -313,7 +318,7 @@ def _replace(path: Path, text: str) -> None:
     help="Plan to send again from an offset, a time such as 2026-01-31T08:00:00+00:00, or the beginning.",
 )
 @confirm_option()
-@as_json
+@as_text
 def forward_(slugs: tuple[str, ...], once: bool, point: str | None, confirm: str, as_json: bool) -> int:
     """Forward the logs to the broker (ERPKIT_BROKER): at least once, in order, from a checkpoint of their own.
 
@@ -359,7 +364,7 @@ def _resend(plan: ResendPlan) -> dict[str, Any]:
 
 @command.group("nats")
 def nats() -> None:
-    """A NATS server of one's own, for laptops and tests; its data lie under ERPKIT_HOME."""
+    """Start and stop a NATS server of your own, for laptops and tests; its data lie under ERPKIT_HOME."""
 
 
 @nats.command()

@@ -156,7 +156,7 @@ def _show(fleet: FleetResult, options: FleetOptions, page: str, as_json: bool) -
         print_json(as_rows(fleet, what))
     else:
         rows = [(row.name, row.verdict, _seconds(fleet, row), row.report) for row in fleet.rows]
-        print_table([what, "outcome", "seconds", "report"], rows)
+        print_table([what, "outcome", "seconds", "report"], rows, right=["seconds"])
         print_findings([one for one in fleet.findings if not one.kind.startswith("run ")])
         say(f"{fleet}; {page}")
     missing = [row.name for row in fleet.rows if row.outcome not in ("ok", "findings")]

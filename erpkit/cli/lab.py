@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 import erpkit
+from erpkit.cli.helping import Command
 from erpkit.cli.output import print_target, say
 from erpkit.config import expand_home
 from erpkit.errors import UsageError
@@ -19,7 +20,7 @@ from erpkit.modules.registry import is_path
 from erpkit.runs import notebooks_folder
 
 
-@click.command("lab", context_settings={"ignore_unknown_options": True})
+@click.command("lab", cls=Command, context_settings={"ignore_unknown_options": True})
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where to work on the notebooks.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def command(folder: Path | None, options: tuple[str, ...]) -> int:

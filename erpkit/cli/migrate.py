@@ -11,7 +11,21 @@ import click
 
 import erpkit
 from erpkit.cli import migrate_files
-from erpkit.cli.output import as_json, print_findings, print_json, print_target, say, say_script, show
+from erpkit.cli.helping import Group
+from erpkit.cli.output import (
+    as_rows,
+    as_table,
+    as_text,
+    is_for_programs,
+    leave_gap,
+    note,
+    print_findings,
+    print_json,
+    print_target,
+    say,
+    say_script,
+    show,
+)
 from erpkit.cli.planning import apply_plan, say_plan, show_or_apply, this_command
 from erpkit.finding import exit_code
 from erpkit.visible import visible
@@ -42,15 +56,20 @@ run_options = (
     click.option("--confirm", default="", metavar="PLAN_ID", help="Apply the plan with this id; without it, show it."),
     click.option("--sql", "show_sql", is_flag=True, help="Show the SQL of the plan."),
     click.option("--workers", type=click.IntRange(1, 32), default=3, show_default=True, help="Tenants side by side."),
-    click.option("--on-error", type=click.Choice(["continue", "stop"]), default="continue", show_default=True),
+    click.option("--on-error", type=click.Choice(["continue", "stop"]), default="continue", show_default=True,
+                 help="What to do after a tenant failed."),
     click.option(
         "--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True,
         help="The share of a wave that may fail before later waves are left.",
     ),
-    click.option("--lock-timeout", type=click.FloatRange(min=0), default=3, show_default=True, help="Seconds; 0: for ever."),
-    click.option("--lock-attempts", type=click.IntRange(1, 100), default=5, show_default=True, help="How often."),
-    click.option("--statement-timeout", type=click.FloatRange(min=0), default=0, help="Seconds a statement; 0: for ever."),
-    as_json,
+    click.option("--lock-timeout", type=click.FloatRange(min=0), default=3, show_default=True,
+        help="Seconds to wait for a lock; 0 waits for ever.",
+   ),
+    click.option("--lock-attempts", type=click.IntRange(1, 100), default=5, show_default=True, help="How often to try for a lock."),
+    click.option("--statement-timeout", type=click.FloatRange(min=0), default=0,
+        help="Seconds that a statement may take; 0 sets no limit.",
+   ),
+    as_text,
 )  # fmt: skip
 
 
@@ -63,9 +82,9 @@ def _with(options: Sequence[Callable[..., Any]]) -> Callable[[Callable[..., Any]
     return add
 
 
-@click.group("migrate")
+@click.group("migrate", cls=Group)
 def command() -> None:
-    """Migrations over all tenants, in goose's files and tables, or golang-migrate's."""
+    """Plan and run migrations over all tenants, in goose's files and tables, or golang-migrate's."""
 
 
 for _offline in (migrate_files.show, migrate_files.new, migrate_files.lint):
@@ -80,7 +99,7 @@ for _offline in (migrate_files.show, migrate_files.new, migrate_files.lint):
     metavar="WHAT",
     help="What another tool's state is compared with: newest, majority or a tenant; else _template or the newest.",
 )
-@as_json
+@as_rows
 def status(slugs: tuple[str, ...], against: str, as_json: bool) -> int:
     """Show the version of each module of each tenant; exit code 3 if one is not current.
 
@@ -92,7 +111,7 @@ def status(slugs: tuple[str, ...], against: str, as_json: bool) -> int:
     if as_json:
         print_json([*(vars(s) | {"state": s.state} for s in found.statuses), *found.foreign.documents])
         return exit_code(found.findings)
-    show(found.table)
+    show(found.whole_table if is_for_programs() else found.table)
     print_findings(found.findings)
     return exit_code(found.findings)
 
@@ -100,7 +119,7 @@ def status(slugs: tuple[str, ...], against: str, as_json: bool) -> int:
 @command.command()
 @_with(up_options)
 @click.option("--sql", "show_sql", is_flag=True, help="Show the SQL of the plan.")
-@as_json
+@as_text
 def plan(slugs: tuple[str, ...], show_sql: bool, as_json: bool, **choice: Any) -> int:
     """Show what `up` would do: the plan's id, its waves, an estimate, and the statements that lock or rewrite."""
     _check_to(choice)
@@ -158,6 +177,7 @@ def redo(slugs: tuple[str, ...], everyone: bool, confirm: str, show_sql: bool, a
 @all_option
 @click.option("--module", required=True, help="The module, with files of golang-migrate's.")
 @click.option("--confirm", default="", metavar="PLAN_ID", help="Apply the plan with this id; without it, show it.")
+@as_table
 def force(version: int, slugs: tuple[str, ...], everyone: bool, module: str, confirm: str) -> int:
     """Set golang-migrate's version of tenants and run nothing, once a file that failed was seen to; -1 is no version."""
     _check_named(slugs, everyone)
@@ -169,7 +189,7 @@ def force(version: int, slugs: tuple[str, ...], everyone: bool, module: str, con
 @command.command()
 @click.option("--tenant", "slugs", multiple=True, metavar="SLUG", help="Only this tenant; may be repeated.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many lines.")
-@as_json
+@as_rows
 def history(slugs: tuple[str, ...], limit: int, as_json: bool) -> None:
     """Show what was done to which tenant, the newest first: who, when, which plan, how long, and what failed."""
     with _opened(as_json) as erp:
@@ -233,7 +253,7 @@ def _show_plan(plan: Plan[MigrationPlan, MigrationRun], *, show_sql: bool, as_js
         say_script("\n".join([f"-- {visible(migration.name)} ({direction})", *statements, ""]))
     print_findings([finding for finding in plan.record.findings if finding.kind != "pending"])  # the table shows these
     if plan.record.before and plan.record.before.is_foreign:
-        say(f"plan {plan.id}: {plan.record}; erpkit only reads this ERP, and cannot apply it")
+        note(f"plan {plan.id}: {plan.record}; erpkit only reads this ERP, and cannot apply it")
     else:
         say_plan(plan, again)
 
@@ -263,9 +283,10 @@ def _show_run(plan: MigrationPlan, run: MigrationRun, *, as_json: bool) -> None:
     show(run.table)
     _print_skipped(plan)
     print_findings(run.findings)
-    say(str(run))
+    note(str(run))
 
 
 def _print_skipped(plan: MigrationPlan) -> None:
+    leave_gap()
     for slug, status in plan.skipped.items():
-        say(f"skipped {slug}: {status}")
+        note(f"skipped {slug}: {status}")

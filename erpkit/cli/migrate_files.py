@@ -8,16 +8,28 @@ from pathlib import Path
 import click
 
 import erpkit
-from erpkit.cli.output import as_json, print_findings, print_json, say, say_script
+from erpkit.cli.helping import Command
+from erpkit.cli.output import (
+    as_json,
+    as_text,
+    is_for_programs,
+    note,
+    print_findings,
+    print_json,
+    say,
+    say_script,
+    tone_of,
+)
+from erpkit.cli.output import show as show_table
 from erpkit.migrations.files import Style
 from erpkit.migrations.golang import is_golang_file
 from erpkit.migrations.lint import LintFinding
 from erpkit.plural import count_of
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--direction", type=click.Choice(["up", "down"]), default="up")
+@click.option("--direction", type=click.Choice(["up", "down"]), default="up", help="Which statements.")
 @as_json
 def show(file: Path, direction: str, as_json: bool) -> None:
     """Print the statements of a migration file, as goose would split it; ENVSUB is filled in from the environment.
@@ -39,7 +51,7 @@ def show(file: Path, direction: str, as_json: bool) -> None:
     say_script("\n\n".join(statements))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name")
 @click.option("--module", required=True, help="The module to write it for.")
 @click.option("--sequential", "style", flag_value="sequential", help="The next number.")
@@ -54,25 +66,28 @@ def new(name: str, module: str, style: Style | None, as_json: bool) -> None:
         say(path)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--module", "names", multiple=True, help="Only this module; may be repeated.")
 @click.option("--pg-version", metavar="VERSION", help="The server's version, 16 for example.")
-@as_json
+@as_text  # in a pipe, too, findings are written as compilers write them
 def lint(names: tuple[str, ...], pg_version: str | None, as_json: bool) -> int:
     """Name the statements that lock or rewrite tables, or break running code; exit code 3 if there is one."""
     report = erpkit.open().migrations.lint(names, pg_version=pg_version)
     if as_json:
         print_json([asdict(finding) for finding in report.findings])
         return report.summary.exit_code
-    _print_lint(report.findings)
+    if is_for_programs():
+        show_table(report.table)
+    else:
+        _print_lint(report.findings)
     if not report.checked:
         print_findings(report.all_findings)
-    say(f"{count_of(report.checked or 0, 'migration')}, {count_of(len(report.findings), 'finding')}")
+    note(f"{count_of(report.checked or 0, 'migration')}, {count_of(len(report.findings), 'finding')}")
     return report.summary.exit_code
 
 
 def _print_lint(findings: tuple[LintFinding, ...]) -> None:
     for finding in findings:
-        say(f"{finding.path}:{finding.line}: {finding.level}: {finding.rule}")
+        say(f"{finding.path}:{finding.line}: {finding.level}: {finding.rule}", tone=tone_of(finding.level))
         say(f"    {finding.statement}")
-        say(f"  {finding.message} {finding.help}".rstrip())
+        say(f"  {finding.message} {finding.help}".rstrip(), hang=2)

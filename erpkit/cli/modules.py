@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 import erpkit
-from erpkit.cli.output import as_json, print_json, print_target, say, say_script, show
+from erpkit.cli.helping import Group
+from erpkit.cli.output import (
+    as_json,
+    as_rows,
+    is_for_programs,
+    output_option,
+    print_json,
+    print_target,
+    say,
+    say_script,
+    show,
+    shown_as,
+    tone_of,
+)
 from erpkit.finding import marked
 from erpkit.modules import ModuleCheck, Rules, cut_edges, find_impact
 from erpkit.modules.baseline import write_baseline
@@ -32,13 +45,13 @@ def _reading(function: Callable[..., Any]) -> Callable[..., Any]:
     return _odoo(_no_database(function))
 
 
-@click.group("modules")
+@click.group("modules", cls=Group)
 def command() -> None:
-    """The modules of the ERP: what they declare, and what code, queries and the database say to that."""
+    """Check what the modules of the ERP declare against what code, queries and the database say."""
 
 
 @command.command("list")
-@as_json
+@as_rows
 def list_(as_json: bool) -> None:
     """List the modules in load order."""
     modules = erpkit.open().modules
@@ -53,42 +66,38 @@ def list_(as_json: bool) -> None:
 @command.command()
 @_reading
 @click.option(
-    "--layers", default="", metavar="TEXT", help="'billing > sales, inventory > catalog*', the highest first."
+    "--layers",
+    default="",
+    metavar="TEXT",
+    help="The layers of the ERP, the highest first: 'billing > sales, inventory > catalog*'.",
 )
 @click.option("--strict", is_flag=True, help="What was not read is an error.")
 @click.option(
     "--baseline", is_flag=True, help="Write what is found to the baseline: from then on only new findings fail."
 )
-@click.option(
-    "-o",
-    "--format",
-    "form",
-    type=click.Choice(["text", "json", "sarif", "github"]),
-    default="text",
-    show_default=True,
-    help="Text, or JSON, SARIF or annotations for other programs.",
-)
-@as_json
+@output_option("sarif", "github", piped="table")  # in a pipe, too, text: it is read in the log of a CI
 def check(
-    odoo: tuple[Path, ...], no_database: bool, layers: str, strict: bool, baseline: bool, form: str, as_json: bool
+    odoo: tuple[Path, ...], no_database: bool, layers: str, strict: bool, baseline: bool, as_json: bool
 ) -> int:  # fmt: skip
     """Look for cycles, undeclared couplings, and events without a handler; exit code 3 if there are findings.
 
     It goes by the rules in [tool.erpkit.modules] of the pyproject.toml or modules.toml.
     """
-    form = "json" if as_json else form
+    form = shown_as()
     modules = erpkit.open().modules
     result = modules.check(odoo=odoo, layers=layers, database=not no_database, strict=strict, baseline=not baseline)
-    _tell_source(result, quiet=form != "text")
+    _tell_source(result, quiet=is_for_programs())
     if baseline:
         return _write_baseline(modules.rules(), result)
-    if form == "text":
-        _say_findings(result)
+    if as_json or form == "sarif":
+        print_json(as_document(result) if as_json else as_sarif(result))
     elif form == "github":
         for line in as_annotations(result):
             say_script(line)
+    elif is_for_programs():
+        show(replace(result.finding_table, empty="no findings"))
     else:
-        print_json(as_sarif(result) if form == "sarif" else as_document(result))
+        _say_findings(result)
     return result.summary.exit_code
 
 
@@ -97,7 +106,7 @@ def _say_findings(result: ModuleCheck) -> None:
     if result.outside:
         say(f"outside of what was read: {_listed(result.outside)}")
     for finding in result.findings:
-        say(marked(finding))
+        say(marked(finding), tone=tone_of(finding.severity), hang=2)
         for line in finding.evidence[:_SHOWN]:
             say(f"    {line}")
         if len(finding.evidence) > _SHOWN:
@@ -105,7 +114,7 @@ def _say_findings(result: ModuleCheck) -> None:
     if result.known:
         say(f"{count_of(result.known, 'finding is', 'findings are')} in the baseline")
     if not result.findings:
-        say("no new findings" if result.known else "no findings")
+        say("no new findings" if result.known else "no findings", tone="green")
 
 
 def _write_baseline(rules: Rules, result: ModuleCheck) -> int:
@@ -115,13 +124,14 @@ def _write_baseline(rules: Rules, result: ModuleCheck) -> int:
     say(f"written: {shorten_path(path)}: {count_of(count, 'finding')}")
     left = [finding for finding in result.findings if finding.kind in result.never and finding.severity != "info"]
     for finding in left:
-        say(marked(finding))
+        say(marked(finding), tone=tone_of(finding.severity), hang=2)
     return 3 if left else 0
 
 
 @command.command()
 @_reading
-@click.option("--format", "form", type=click.Choice(["svg", "mermaid", "json"]), default="mermaid", show_default=True)
+@click.option("--format", "form", type=click.Choice(["svg", "mermaid", "json"]), default="mermaid", show_default=True,
+              help="How to draw it.")  # fmt: skip
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write to a file.")
 @click.option("--impact", default="", metavar="NAME", help="Who depends on this module, directly and in the end.")
 @click.option("--what-if", multiple=True, metavar="A->B", help="How it would be without this edge; may be repeated.")

@@ -1,10 +1,14 @@
-"""What commands share: their options, opening the ERP, and printing tables, findings or JSON."""
+"""What commands share: their options, opening the ERP, and printing tables, findings or JSON.
+
+On a terminal a command prints for a person. Where its output goes to a program (a pipe, or `-o csv`), standard output holds the rows
+and nothing else, and what is said to a person goes to standard error: `show`, `note`, `print_target` and `print_findings` see to it.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from operator import itemgetter
@@ -14,6 +18,7 @@ import click
 
 import erpkit
 from erpkit.cli.say import say as say
+from erpkit.cli.say import say_drawn, start_waiting
 from erpkit.cli.say import say_script as say_script
 from erpkit.cli.say import say_text as say_text
 from erpkit.erp import Erp
@@ -23,7 +28,73 @@ from erpkit.table import Column, Table
 
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-as_json: _Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_COLOURS = {"error": "red", "warning": "yellow"}
+_FORMATS = ("table", "wide", "name", "csv", "json")
+_MEANT = "erpkit.shown_as"  # in click's context: the format that was asked for
+_PIPED = "erpkit.piped"  # and the one of a pipe
+_GAP = "erpkit.gap"  # a table was printed last
+COMMAND = "cyan"  # the tone of a command to paste
+
+
+def output_option(*more: str, formats: Sequence[str] = _FORMATS, piped: str = "rows") -> _Decorator:
+    """Take `-o FORMAT`, and `--json` as another way to say `-o json`; `as_json` tells whether it is JSON.
+
+    `more` are formats that only this command has; `shown_as` returns which one it is. Without `-o` a terminal gets a table, and
+    anything else what `piped` says: rows without a head, with tabs between values, or a table. A command without a JSON document has
+    neither `--json` nor `as_json`.
+    """
+    known = [*formats, *more]
+    text = f"{_listed(known)}{'; in a pipe, rows with tabs' if piped == 'rows' else ''}."
+    of = click.option("-o", "shown_as", type=click.Choice(known), metavar="FORMAT", expose_value=False, is_eager=True,
+                      help=text, callback=lambda context, _, value: _keep(context, value, piped))  # fmt: skip
+    json_ = click.option(
+        "--json", "as_json", is_flag=True, callback=lambda *it: _is_json(*it), help="The same as -o json."
+    )
+    return lambda function: of(json_(function) if "json" in known else function)
+
+
+def _listed(formats: Sequence[str]) -> str:
+    words = {"wide": "wide (all columns)", "name": "name (the first column)"}
+    texts = [words.get(one, one) for one in formats]
+    return f"How to show it: {', '.join(texts[:-1])} or {texts[-1]}"
+
+
+def _keep(context: click.Context, value: str | None, piped: str) -> None:
+    context.meta.update({_MEANT: value, _PIPED: piped})
+
+
+def _is_json(context: click.Context, _: object, flag: bool) -> bool:
+    meant = context.meta.get(_MEANT)
+    if flag and meant not in (None, "json"):
+        raise click.UsageError(f"--json and -o {meant} exclude one another")
+    if flag:
+        context.meta[_MEANT] = "json"
+    return flag or meant == "json"
+
+
+# What lists or shows; what plans, does or gates a CI, whose text is for a person in a pipe, too; what hardly
+# has a table; and what has no JSON document.
+as_rows: _Decorator = output_option()
+as_text: _Decorator = output_option(piped="table")
+as_json: _Decorator = output_option(formats=("table", "wide", "json"), piped="table")
+as_table: _Decorator = output_option(formats=("table", "wide", "name", "csv"), piped="table")
+
+
+def shown_as() -> str:
+    """Return the format of the running command's output: one of `-o`'s, or `rows` in a pipe."""
+    context = click.get_current_context(silent=True)
+    meta = context.meta if context else {}
+    return meta.get(_MEANT) or ("table" if sys.stdout.isatty() else meta.get(_PIPED, "table"))
+
+
+def is_for_programs() -> bool:
+    """Tell whether standard output is for a program, so that words to a person go to standard error."""
+    return shown_as() not in ("table", "wide")
+
+
+def note(text: object, *, tone: str = "") -> None:
+    """Print a line for a person: on standard error where standard output is for a program."""
+    say(text, err=is_for_programs(), tone=tone, hang=0)
 
 
 def tenants_option(help: str = "Only this tenant; may be repeated.") -> _Decorator:
@@ -63,41 +134,86 @@ def open_erp(*, quiet: bool = False, own: str = "") -> Iterator[Erp]:
 
 
 def print_target(target: str, *, quiet: bool = False) -> None:
-    """Print what the command works on."""
-    say(f"target: {target}", err=quiet)
+    """Print what the command works on; on a terminal, what takes longer than a second shows that it goes on."""
+    say(f"target: {target}", err=quiet or is_for_programs())
+    start_waiting()
 
 
 def print_errors(errors: Mapping[str, str], *, quiet: bool = False) -> None:
     """Name the tenants that could not be read, with the reason (on standard error where the output is for machines)."""
     for slug, reason in errors.items():
-        say(f"! {slug}: {reason}", err=quiet)
+        say(f"! {slug}: {reason}", err=quiet or is_for_programs(), tone=tone_of("warning"), hang=2)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows under the names of their columns."""
-    show(Table([Column(name, itemgetter(number)) for number, name in enumerate(columns)], rows))
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], right: Collection[str] = ()) -> None:
+    """Print rows under the names of their columns; those named in `right` hold figures as text."""
+    show(Table([Column(name, itemgetter(n), right=name in right) for n, name in enumerate(columns)], rows))
 
 
 def show(table: Table[Any]) -> None:
-    """Print a table that fits the terminal; in a pipe it is as wide as needed, so that each row is one line."""
-    from rich.console import Console  # noqa: PLC0415 - slow to import
-    from rich.measure import Measurement  # noqa: PLC0415
-
-    if sys.stdout.isatty():
-        Console().print(table, crop=False)
+    """Print a table as `-o` says: one that fits the terminal, one with all columns, its names, CSV, or rows with tabs."""
+    form = shown_as()
+    if form not in ("table", "wide"):
+        _show_rows(table, form)
         return
-    drawn = table.rich()
-    endless = Console().options.update(width=1_000_000)
-    console = Console(width=max(200, Measurement.get(Console(), endless, drawn).maximum))
-    console.print(drawn, crop=False)
+    leave_gap()
+    leave_gap(after=True)
+    if form == "table" and sys.stdout.isatty():
+        say_drawn(table)
+    else:
+        say_drawn(table.rich(), endless=True)
+
+
+def leave_gap(*, after: bool = False) -> None:
+    """Print an empty line between a table and what follows it; `after` one, remember it."""
+    context = click.get_current_context(silent=True)
+    meta = context.meta if context else {}
+    if after:
+        meta[_GAP] = True
+    elif meta.pop(_GAP, False) and not is_for_programs():
+        say()
+
+
+def _show_rows(table: Table[Any], form: str) -> None:
+    if not table.rows:
+        say(table.empty, err=True)
+    if form == "csv":
+        say_script(table.to_csv().removesuffix("\n"))
+    elif table.rows:
+        say_text("\n".join(table.names() if form == "name" else table.to_lines()))
+
+
+def show_findings(findings: Sequence[Finding]) -> None:
+    """Print the findings of a command that has no other table: as a table of them where it is for a program."""
+    if is_for_programs():
+        show(Table(_FINDING, [one for cause in group_findings(findings) for one in cause.findings], "No findings."))
+    else:
+        print_findings(findings)
+
+
+_FINDING = (
+    Column[Finding]("subject", lambda one: one.subject),
+    Column[Finding]("severity", lambda one: one.severity),
+    Column[Finding]("kind", lambda one: one.kind),
+    Column[Finding]("problem", lambda one: one.problem),
+    Column[Finding]("remedy", lambda one: one.remedy),
+)
+
+
+def tone_of(severity: str) -> str:
+    """Return the colour of a severity."""
+    return _COLOURS.get(severity, "dim")
 
 
 def print_findings(findings: Sequence[Finding], *, quiet: bool = False) -> None:
     """Print findings by cause, the gravest first, each with the command that helps (`quiet`: on standard error)."""
+    err = quiet or is_for_programs()
+    if findings and not err:
+        leave_gap()
     for cause in group_findings(findings):
-        say(marked(cause), err=quiet)
+        say(marked(cause), err=err, tone=tone_of(cause.severity), hang=2)
         if cause.remedy:
-            say(f"    {cause.remedy}", err=quiet)
+            say(f"    {cause.remedy}", err=err, tone=COMMAND)
 
 
 def print_json(value: object, *, indent: int | None = 2) -> None:

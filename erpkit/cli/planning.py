@@ -9,9 +9,21 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from erpkit.cli.output import print_findings, print_json, say, say_script, show
+from erpkit.cli.output import (
+    COMMAND,
+    is_for_programs,
+    leave_gap,
+    note,
+    print_findings,
+    print_json,
+    say,
+    say_script,
+    show,
+)
+from erpkit.cli.say import end_waiting
 from erpkit.finding import exit_code
 from erpkit.plan import Plan, Shown, Work
+from erpkit.table import Table
 from erpkit.ui.progress import progress_bar
 
 
@@ -30,7 +42,8 @@ def show_or_apply(plan: Plan[Any, Any], confirm: str, again: str) -> int:
 def show_result(result: Shown) -> int:
     """Print the result of a plan; return the exit code."""
     _show(result)
-    say(str(result))
+    leave_gap()
+    note(str(result))
     return exit_code(result.findings)
 
 
@@ -45,22 +58,30 @@ def print_or_apply(
 
 def say_plan(plan: Plan[Any, Any], again: str) -> None:
     """Print a plan's id and size, with the command that applies it."""
+    leave_gap()
     if not plan.record.size:
-        say(f"plan {plan.id}: there is nothing to do")
+        note(f"plan {plan.id}: there is nothing to do", tone="" if exit_code(plan.record.findings) else "green")
         return
-    say(f"plan {plan.id}: {plan.record}")
-    say(f"dry run: nothing was changed; to apply it: {again} --confirm {plan.id}")
+    note(f"plan {plan.id}: {plan.record}")
+    note("dry run: nothing was changed; to apply it:")
+    say(f"    {again} --confirm {plan.id}", err=is_for_programs(), tone=COMMAND)
 
 
 def apply_plan(plan: Plan[Any, Any], confirm: str) -> Any:
     """Apply a plan and return its result; draw the progress in a terminal."""
+    end_waiting()
     with progress_bar(plan.record.size, plan.unit) as advance:
         return plan.apply(confirm, Work(advance))
 
 
 def _show(result: Shown) -> None:
-    """Print the tables of a plan or result; of one that consists of SQL the script, which can be pasted."""
-    if script := getattr(result, "script", ""):
+    """Print the tables of a plan or result; of one that consists of SQL the script, which can be pasted.
+
+    A program gets the first table alone.
+    """
+    if is_for_programs():
+        show(result.tables[0] if result.tables else Table((), ()))
+    elif script := getattr(result, "script", ""):
         say_script(script)
     else:
         for table in result.tables:
@@ -80,7 +101,7 @@ def _given(context: click.Context) -> Iterator[str]:
         name = parameter.name or ""
         value = context.params.get(name)
         if (
-            name in ("confirm", "as_json", "show_sql")
+            name in ("confirm", "as_json", "show_sql", "shown_as")
             or context.get_parameter_source(name) != ParameterSource.COMMANDLINE
         ):
             continue

@@ -9,20 +9,21 @@ from operator import attrgetter
 import click
 
 import erpkit
-from erpkit.cli.output import as_json, print_findings, print_json, print_target, say, show, tenants_option
+from erpkit.cli.helping import Group
+from erpkit.cli.output import as_rows, as_text, note, print_json, print_target, show, show_findings, tenants_option
 from erpkit.finding import exit_code
 from erpkit.queries import BrokenModulesError, GeneratedFile, QueryCheck
 from erpkit.table import Column, Table
 
 
-@click.group("queries")
+@click.group("queries", cls=Group)
 def command() -> None:
-    """The queries of each module, and the Python generated from them."""
+    """Generate Python from the SQL of each module, and check it in each tenant."""
 
 
 @command.command()
 @click.option("--check", is_flag=True, help="Write nothing; exit code 3 if the committed code is stale.")
-@as_json
+@as_text
 def generate(check: bool, as_json: bool) -> int:
     """Write typed functions for each module's queries/*.sql; no database is needed."""
     try:
@@ -50,7 +51,7 @@ def _print_files(files: Sequence[GeneratedFile], check: bool, as_json: bool) -> 
 
 @command.command()
 @tenants_option()
-@as_json
+@as_rows
 def check(slugs: tuple[str, ...], as_json: bool) -> int:
     """Plan every query in every tenant's schema and under its role, running none; exit code 3 if one is broken.
 
@@ -62,8 +63,8 @@ def check(slugs: tuple[str, ...], as_json: bool) -> int:
     if as_json:
         print_json(_document(result))
     else:
-        say(result)
-        print_findings(result.findings)
+        note(result)
+        show_findings(result.findings)
     return exit_code(result.findings)
 
 

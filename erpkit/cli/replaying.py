@@ -10,9 +10,12 @@ from uuid import UUID
 
 import click
 
+from erpkit.cli.helping import Command
 from erpkit.cli.output import (
-    as_json,
+    as_rows,
+    as_text,
     confirm_option,
+    is_for_programs,
     limit_option,
     open_erp,
     print_errors,
@@ -33,13 +36,13 @@ from erpkit.finding import exit_code
 from erpkit.plan import Plan
 
 
-@click.command()
+@click.command(cls=Command)
 @tenants_option()
-@click.option("--topic", default="*", show_default=True, help="Pattern of topics, such as billing.*")
-@click.option("--from-offset", type=int, help="First offset in the log.")
-@click.option("--to-offset", type=int, help="Last offset.")
-@click.option("--since", help="Recorded at or after: 2026-01-31T08:00:00+00:00")
-@click.option("--until", help="Recorded before.")
+@click.option("--topic", default="*", show_default=True, help="Only these topics: a pattern, such as 'billing.*'.")
+@click.option("--from-offset", type=int, help="Only from this offset in the log.")
+@click.option("--to-offset", type=int, help="Only up to this offset.")
+@click.option("--since", help="Only those recorded at or after this time, such as 2026-01-31T08:00:00+00:00.")
+@click.option("--until", help="Only those recorded before this time.")
 @click.option("--uuid", "uuids", multiple=True, type=click.UUID, help="Only this event; may be repeated.")
 @click.option("--correlation-id", metavar="ID", help="Only events that this command caused.")
 @click.option("--handler", "handlers", multiple=True, help="Only this handler; may be repeated.")
@@ -51,7 +54,10 @@ from erpkit.plan import Plan
 )  # fmt: skip
 @click.option("--resume", "resumed", type=click.UUID, metavar="REPLAY_ID", help="Resume a replay that was stopped.")
 @click.option(
-    "--to", "target", metavar="TARGET", help="broker, broker:SUBJECT (publish them), or file:PATH (JSON lines)."
+    "--to",
+    "target",
+    metavar="TARGET",
+    help="Publish them (broker, broker:SUBJECT), or write them to a file of JSON lines (file:PATH).",
 )
 @click.option(
     "--again", is_flag=True, help="With --to broker: send events that it has already, too, under other message ids."
@@ -62,7 +68,7 @@ from erpkit.plan import Plan
 @click.option("--resume-shadow", is_flag=True, help="With --shadow: resume one that was stopped.")
 @click.option("--swap", is_flag=True, help="Put the shadow in the live projection's place.")
 @confirm_option()
-@as_json
+@as_text
 def replay(
     slugs: tuple[str, ...], topic: str, from_offset: int | None, to_offset: int | None, since: str | None, until: str | None,
     uuids: tuple[UUID, ...], correlation_id: str | None, handlers: tuple[str, ...], side_effects: tuple[str, ...],
@@ -100,11 +106,11 @@ def replay(
         return _replay(erp.events.replay(slugs, rate=rate, workers=workers, **chosen, **request), confirm, as_json)
 
 
-@click.command()
+@click.command(cls=Command)
 @tenants_option()
 @click.option("--results", "of", type=click.UUID, metavar="REPLAY_ID", help="What became of each event of this one.")
 @limit_option(50, "With --results: of each tenant.")
-@as_json
+@as_rows
 def replays(slugs: tuple[str, ...], of: UUID | None, limit: int, as_json: bool) -> int:
     """List earlier replays: who asked, what came of them, and which can be resumed; or the events of one, failures first."""
     with open_erp(quiet=as_json, own="event log") as erp:
@@ -121,9 +127,9 @@ def replays(slugs: tuple[str, ...], of: UUID | None, limit: int, as_json: bool) 
     return exit_code(found.findings)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--drop", metavar="SCHEMA", help="Drop this one.")
-@as_json
+@as_rows
 def shadows(drop: str | None, as_json: bool) -> None:
     """List the shadows that stand in the database, those that a crash left behind too."""
     with open_erp(quiet=as_json, own="event log") as erp:
@@ -136,9 +142,9 @@ def shadows(drop: str | None, as_json: bool) -> None:
         show(found)
 
 
-@click.command()
+@click.command(cls=Command)
 @tenants_option()
-@as_json
+@as_rows
 def watermill(slugs: tuple[str, ...], as_json: bool) -> int:
     """List the topics in Watermill's own tables, with the lag of each consumer group."""
     with open_erp(quiet=as_json, own="event log") as erp:
@@ -185,7 +191,7 @@ def _rebuild(plan: Plan[ShadowDiff, SwapResult], confirm: str, as_json: bool) ->
 
 def _replay(plan: Plan[ReplayPlan, ReplayReport], confirm: str, as_json: bool) -> int:
     for slug, status in plan.record.skipped.items():
-        say(f"skipped {slug}: {status}", err=as_json)
+        say(f"skipped {slug}: {status}", err=as_json or is_for_programs())
     if not confirm and not as_json:
         return show_or_apply(plan, "", this_command())
     if as_json:

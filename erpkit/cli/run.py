@@ -11,10 +11,23 @@ import click
 
 import erpkit
 from erpkit.cli.fleet import FleetOptions, as_dict, run_many
-from erpkit.cli.output import as_json, limit_option, print_json, print_target, say, say_text, show
+from erpkit.cli.helping import Command
+from erpkit.cli.output import (
+    COMMAND,
+    as_json,
+    as_rows,
+    limit_option,
+    print_json,
+    print_target,
+    say,
+    say_text,
+    show,
+    tone_of,
+)
 from erpkit.cli.run_options import ProgressLine, yaml_options
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
+from erpkit.finding import marked
 from erpkit.runs import (
     Notebook,
     Retry,
@@ -33,7 +46,7 @@ from erpkit.runs.stopper import MEGABYTE
 _SECONDS = click.FloatRange(min=0, min_open=True)
 
 
-@click.command("run", context_settings={"help_option_names": []})
+@click.command("run", cls=Command, context_settings={"help_option_names": []})
 @click.argument("notebook", required=False)
 @click.option(
     "-p", "--parameter", "given", nargs=2, multiple=True, metavar="NAME VALUE", help="Set a parameter; may be repeated."
@@ -163,8 +176,11 @@ def _print_result(result: RunResult, as_json: bool) -> None:
         print_json(as_dict(result))
         return
     say(f"{result.notebook}: {result.verdict} in {result.seconds:.1f} s{_attempts(result)}")
-    for line in result.summary.lines if result.summary else ():
-        say(line)
+    for cause in result.summary.causes if result.summary else ():
+        for finding in cause.findings:
+            say(marked(finding), tone=tone_of(finding.severity), hang=2)
+            if finding.remedy:
+                say(f"    {finding.remedy}", tone=COMMAND)
     say(f"output {result.places[0]}")
     say(f"report {result.places[1]}")
 
@@ -178,10 +194,10 @@ def _attempts(result: RunResult) -> str:
     return f", attempt {result.attempt}" if result.attempt > 1 else ""
 
 
-@click.command("runs")
+@click.command("runs", cls=Command)
 @click.option("--notebook", metavar="NAME", help="Only runs of this notebook.")
 @limit_option(20)
-@as_json
+@as_rows
 def runs(notebook: str | None, limit: int, as_json: bool) -> int:
     """List the runs that `erpkit run` recorded in the database, the newest first.
 

@@ -7,7 +7,8 @@ from datetime import datetime
 
 import click
 
-from erpkit.cli.output import as_json, confirm_option, open_erp, read_time, tenants_option
+from erpkit.cli.helping import Command
+from erpkit.cli.output import as_text, confirm_option, open_erp, read_time, tenants_option
 from erpkit.cli.planning import print_or_apply, show_or_apply, this_command
 from erpkit.errors import UsageError
 from erpkit.events.seek import SeekPlan, SeekRun, Target
@@ -15,17 +16,17 @@ from erpkit.events.seek import SeekPlan, SeekRun, Target
 _WORDS: dict[str, Target] = {"beginning": "beginning", "now": "now", "removed": "removed"}
 
 
-@click.command("seek")
+@click.command("seek", cls=Command)
 @click.argument("handler")
 @click.option(
     "--to",
     required=True,
     metavar="WHERE",
-    help="beginning, now, the offset of the first event to handle, a time with its zone, or removed.",
+    help="Where to: beginning, now, the offset of the first event to handle, a time with its zone, or removed.",
 )
 @tenants_option()
 @confirm_option()
-@as_json
+@as_text
 def command(handler: str, to: str, slugs: tuple[str, ...], confirm: str, as_json: bool) -> int:
     """Move the checkpoint of a handler, and end its pause, also where it stays at the same place.
 

@@ -13,17 +13,26 @@ import erpkit
 from erpkit.app import Application
 from erpkit.app.application import import_optional
 from erpkit.app.http import check_domain
-from erpkit.cli.output import as_json, print_json, print_target, say, show, tenants_option
+from erpkit.cli.helping import Command
+from erpkit.cli.output import as_json, as_rows, print_json, print_target, say, show, tenants_option
+from erpkit.cli.say import end_waiting
 from erpkit.errors import UsageError
 from erpkit.events import WorkerReport
+from erpkit.near import did_you_mean
 from erpkit.plural import count_of
 from erpkit.signals import exit_at_sigterm
 from erpkit.table import Column, Table
 
 
-@click.command("serve")
+@click.command("serve", cls=Command)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="The port; 0 takes a free one.",
+)
 @click.option("--domain", help="Take the tenant from the host: acme.DOMAIN is acme. X-Tenant works as well.")
 @click.option("--migrate", is_flag=True, help="Apply pending migrations first; without it, tenants behind are named.")
 @click.option("--dispatch", is_flag=True, help="Hand events to their handlers, too: for a laptop.")
@@ -43,7 +52,7 @@ def command(host: str, port: int, domain: str | None, migrate: bool, dispatch: b
         erp.compose(migrate=migrate, dispatch=dispatch, on_report=_tell) as application,
     ):
         if not application.routes:
-            raise UsageError("no module has routes: see `Module(routes=…)` in the README")
+            raise UsageError("no module has routes: see `Module(routes=…)` in the notebook guide/own_erp")
         asgi = http.build(application, domain)
         _show(application, http.url_of(listening, host), as_json)
         http.serve(asgi, listening)
@@ -77,11 +86,11 @@ def _tell(report: WorkerReport) -> None:
         say(f"dispatch: {line}", err=True)
 
 
-@click.command("mcp")
+@click.command("mcp", cls=Command)
 @click.option("--allow-writes", is_flag=True, help="Offer the tools that change something, too.")
 @tenants_option("Serve only this tenant; may be repeated.")
 @click.option("--list", "only_list", is_flag=True, help="Show the tools instead of serving them.")
-@as_json
+@as_rows
 def mcp(allow_writes: bool, slugs: tuple[str, ...], only_list: bool, as_json: bool) -> None:
     """Offer the modules' tools to an AI assistant over the Model Context Protocol, on standard input and output.
 
@@ -97,7 +106,8 @@ def mcp(allow_writes: bool, slugs: tuple[str, ...], only_list: bool, as_json: bo
             return
         with erp.compose() as application:
             if unknown := [slug for slug in slugs if application.find_tenant(slug) is None]:
-                raise UsageError(f"there is no tenant {unknown[0]!r}")
+                known = [tenant.slug for tenant in erp.find()]
+                raise UsageError(f"there is no tenant {unknown[0]!r}; {did_you_mean(unknown[0], known, listed=8)}")
             if not only_list:
                 application.database.name_login([one for one in application.list_tenants() if one.is_active])
             server = tools.build(application, allow_writes=allow_writes, tenants=slugs)
@@ -106,6 +116,7 @@ def mcp(allow_writes: bool, slugs: tuple[str, ...], only_list: bool, as_json: bo
                 return
             for line in (*behind_lines(application), *_undescribed(server.undescribed)):
                 say(f"! {line}", err=True)
+            end_waiting()
             _serve(server)
 
 
@@ -123,7 +134,13 @@ def _list(rows: Sequence[tuple[str, str, str]], as_json: bool, *, offers: bool) 
         print_json([{"tool": name, "access": access, "what": what} for name, access, what in rows])
         return
     writing = "No tool only reads: --allow-writes offers those that write."
-    show(Table(_COLUMNS, rows, writing if offers else "No module offers a tool: see Module(tools=…) in the README."))
+    show(
+        Table(
+            _COLUMNS,
+            rows,
+            writing if offers else "No module offers a tool: see Module(tools=…) in the notebook guide/own_erp.",
+        )
+    )
 
 
 def _undescribed(parameters: Sequence[str]) -> list[str]:

@@ -10,7 +10,22 @@ from typing import Literal
 import click
 
 import erpkit
-from erpkit.cli.output import as_json, confirm_option, print_findings, print_json, print_target, say, say_script, show
+from erpkit.cli.helping import Group
+from erpkit.cli.output import (
+    as_rows,
+    as_table,
+    as_text,
+    confirm_option,
+    is_for_programs,
+    note,
+    print_findings,
+    print_json,
+    print_target,
+    say,
+    say_script,
+    show,
+    shown_as,
+)
 from erpkit.cli.planning import show_or_apply, this_command
 from erpkit.finding import exit_code
 from erpkit.plan import Plan
@@ -33,13 +48,13 @@ from erpkit.tenants.registry import check_slug
 from erpkit.tenants.repair import Risk
 
 
-@click.group("tenants")
+@click.group("tenants", cls=Group)
 def command() -> None:
-    """Tenants: one schema and one role each."""
+    """Look at the tenants, each a schema and a role, and lead them from creation to removal."""
 
 
 @command.command("list")
-@as_json
+@as_rows
 def list_(as_json: bool) -> None:
     """List all tenants."""
     with erpkit.open() as erp:
@@ -73,7 +88,7 @@ def create(slug: str, name: str) -> int:
 @click.argument("slugs", nargs=-1)
 @click.option("--against", default="", metavar="SLUG", help="Compare with this tenant instead.")
 @click.option("--ddl", is_flag=True, help="Print the DDL that would undo the differences.")
-@as_json
+@as_rows
 def drift(slugs: tuple[str, ...], against: str, ddl: bool, as_json: bool) -> int:
     """Compare schemas with _template, all without a name; exit code 3 if there is a difference. It changes nothing.
 
@@ -95,8 +110,10 @@ def drift(slugs: tuple[str, ...], against: str, ddl: bool, as_json: bool) -> int
     elif ddl:
         say_script(found.script)
     else:
+        if is_for_programs():
+            show(found.table)
         print_findings(found.findings)
-        say(str(found))
+        note(str(found))
     return exit_code(found.findings)
 
 
@@ -147,6 +164,7 @@ def rename(slug: str, new_slug: str, name: str | None) -> int:
 @command.command()
 @click.argument("slug")
 @confirm_option("Drop what the plan with this id shows.")
+@as_table
 def drop(slug: str, confirm: str) -> int:
     """Drop a tenant that is suspended or archived; without --confirm, show what would be lost."""
     with erpkit.open() as erp:
@@ -156,6 +174,7 @@ def drop(slug: str, confirm: str) -> int:
 
 @command.command("hand-over")
 @confirm_option("Run the statements of the plan with this id.")
+@as_table
 def hand_over_(confirm: str) -> int:
     """Give what this login made before to all operators of the database; without --confirm, print the statements.
 
@@ -170,6 +189,7 @@ def hand_over_(confirm: str) -> int:
 @click.option("--query", default="", metavar="SQL", help="Lists the schemas; without it ERPKIT_TENANTS_QUERY does.")
 @click.option("--events", is_flag=True, help="Make the event log's tables in each schema, too.")
 @confirm_option("Adopt what the plan with this id shows.")
+@as_table
 def adopt(query: str, events: bool, confirm: str) -> int:
     """Make the schemas of an ERP tenants of erpkit's, at the migration versions that they are at; without --confirm, show the plan.
 
@@ -184,6 +204,7 @@ def adopt(query: str, events: bool, confirm: str) -> int:
 @click.argument("slugs", nargs=-1)
 @click.option("--with-events", is_flag=True, help="Drop the event log's tables even where they hold rows.")
 @confirm_option("Release what the plan with this id shows.")
+@as_table
 def release(slugs: tuple[str, ...], with_events: bool, confirm: str) -> int:
     """Give adopted tenants back, all without a name: entries, roles, grants and event tables go; schemas and data stay.
 
@@ -248,7 +269,7 @@ def _print_mentions(moved: MovedTenant) -> int:
 @click.option(
     "--since", metavar="FILE", type=click.Path(path_type=Path), help="Show growth since what --json printed earlier."
 )
-@as_json
+@as_rows
 def inspect(slugs: tuple[str, ...], since: Path | None, as_json: bool) -> int:
     """Show the state of tenants, all without a name; exit code 3 if there is something to look at.
 
@@ -274,17 +295,18 @@ def _print_fleet(fleet: FleetInspection, detail: TenantDetail | None) -> None:
     if fleet.before:
         _print_since(fleet)
     if fleet.note:
-        say(fleet.note)
-    if detail is not None and detail.inspection.exists:
+        note(fleet.note)
+    if detail is not None and detail.inspection.exists and not is_for_programs():  # whose rows are of tenants
         show(detail.table)
         for line in detail.notes:
-            say(line)
+            note(line)
 
 
 def _narrow(table: Table[TenantInspection], *, has_event_log: bool) -> Table[TenantInspection]:
     """Leave out columns for which a terminal has no room, and add the backlog."""
     more = _WAITING if has_event_log else ()
-    kept = [column for column in table.columns if column.name not in ("schema", "last event")]
+    without = ("schema", "last event") if shown_as() == "table" else ()
+    kept = [column for column in table.columns if column.name not in without]
     return Table([*kept, *more], table.rows, table.empty)
 
 
@@ -298,11 +320,11 @@ def _print_since(fleet: FleetInspection) -> None:
     known = [one for one in growths if one.before]
     size, rows = sum(one.size or 0 for one in known) / 2**20, sum(one.rows or 0 for one in known)
     grown = f"{size:+,.2f} MiB, {'+' if rows >= 0 else ''}{count_of(rows, 'row')}"
-    say(f"growth since {fleet.before.taken_at:%Y-%m-%d %H:%M %Z} ({_words(elapsed)}): {grown}")
+    note(f"growth since {fleet.before.taken_at:%Y-%m-%d %H:%M %Z} ({_words(elapsed)}): {grown}")
     if not all(one.is_exact for one in growths):
-        say("~ a figure then or now is PostgreSQL's estimate")
+        note("~ a figure then or now is PostgreSQL's estimate")
     if len(known) < len(growths):
-        say(
+        note(
             f"– {len(growths) - len(known):,} of {count_of(len(growths), 'tenant is', 'tenants are')} not in the earlier inspection"
         )
 
@@ -326,7 +348,7 @@ _RISKS = click.Choice(["fails", "loses"])
     help="Also run statements with this risk: failing on rows, or losing values.",
 )
 @confirm_option("Run what the plan with this id shows.")
-@as_json
+@as_text
 def repair(slug: str, accept: tuple[Risk, ...], confirm: str, as_json: bool) -> int:
     """Make a tenant's schema like _template again; without --confirm, show the statements.
 
@@ -367,7 +389,7 @@ def _print_repair(plan: Plan[RepairPlan, RepairRun], confirm: str) -> int:
     "--tenant", "slug", metavar="SLUG", help="The tenant to restore, where it has another name than in the file."
 )
 @confirm_option("Do what the plan with this id shows.")
-@as_json
+@as_text
 def restore(file: Path, slug: str | None, confirm: str, as_json: bool) -> int:
     """Put an exported tenant in the place of a damaged one; without --confirm, show what would be done.
 

@@ -39,6 +39,7 @@ from erpkit.migrations.files import Style, decode, new_migration
 from erpkit.migrations.foreign_state import MAJORITY, NEWEST
 from erpkit.migrations.golang import is_golang_file, parse_file
 from erpkit.migrations.lint import find_reaching, in_order
+from erpkit.near import did_you_mean
 from erpkit.plan import Plan, Work
 
 if TYPE_CHECKING:
@@ -309,4 +310,4 @@ class Migrations(Part):
         for module in modules:
             if module.name == name:
                 return module
-        raise UsageError(f"there is no module {name!r}: there are {', '.join(known.name for known in modules)}")
+        raise UsageError(f"there is no module {name!r}; {did_you_mean(name, [known.name for known in modules])}")

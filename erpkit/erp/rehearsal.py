@@ -37,27 +37,33 @@ class Rehearsal:
     """A database of its own, beside the configured one, that lives until `close`; it holds four tenants of sample data.
 
     `erp` is open over it and over the sample modules. `planted` tells which tenant is in which trouble, and `folder` is for
-    files that go with it. Without `settings` those of the environment hold. Raises UsageError where the login may not create
-    databases.
+    files that go with it. Without `settings` those of the environment hold. `modules` names the entry-point group of an ERP of
+    your own: the database is empty then. Raises UsageError where the login may not create databases.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, *, modules: str = SAMPLE_GROUP) -> None:
         settings = settings or Settings.from_env()
+        self._modules, self._is_sample = modules, modules == SAMPLE_GROUP
         self._name = f"erpkit_rehearsal_{uuid4().hex[:8]}"
         self._closed = False
         self._parent = Database.open(settings)
-        self.registry: Registry = load_modules(Settings(modules=SAMPLE_GROUP))
+        self.registry: Registry = load_modules(Settings(modules=modules))
         try:
-            self._create(keep=settings.is_embedded)
+            self._create(keep=self._is_sample and settings.is_embedded)
         except psycopg.errors.InsufficientPrivilege:
             raise UsageError(f"{self._parent.target}: a rehearsal needs a login that may create databases") from None
         self.database = self._open(self._name)
         self._folder = tempfile.TemporaryDirectory(prefix="erpkit-rehearsal-")
         self.folder = Path(self._folder.name)
-        self.worker = WorkerProcess(self.database.conninfo, SAMPLE_GROUP, self.folder / "health.json")
+        self.worker = WorkerProcess(self.database.conninfo, modules, self.folder / "health.json")
         atexit.register(self.close)  # also where a notebook stops half way
         self.erp = self._open_erp(settings)
-        self.planted: Any = self._fill()
+        self.planted: Any = self._fill() if self._is_sample else None
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The variables with which commands and SQL cells work on the scratch database, whatever ERP is operated."""
+        return _environ(self.database.conninfo, self._modules)
 
     def close(self) -> None:
         """Drop the scratch database and its tenants' roles, with all that belongs to it; calling it again does nothing."""
@@ -177,7 +183,7 @@ class Rehearsal:
 
     def _open_erp(self, settings: Settings) -> Erp:
         """Open the door over the scratch database: its connections are this object's, and its settings say nothing else."""
-        erp = Erp(Settings(database=self.database.conninfo, home=settings.home, modules=SAMPLE_GROUP))
+        erp = Erp(Settings(database=self.database.conninfo, home=settings.home, modules=self._modules))
         erp.__dict__ |= {"database": self.database, "registry": self.registry}
         return erp
 
@@ -209,8 +215,7 @@ class WorkerProcess:
     """One dispatcher of a database; it is started by `start` and keeps a health file."""
 
     def __init__(self, conninfo: str, modules: str, health_file: Path) -> None:
-        own = {"ERPKIT_DATABASE": conninfo, "ERPKIT_MODULES": modules, "ERPKIT_TENANTS_QUERY": ""}
-        self._environment = os.environ | own  # whatever ERP is operated, the scratch one is erpkit's
+        self._environment = os.environ | _environ(conninfo, modules)
         self._process: subprocess.Popen[bytes] | None = None
         self.health_file = health_file
 
@@ -239,3 +244,8 @@ class WorkerProcess:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+
+def _environ(conninfo: str, modules: str) -> dict[str, str]:
+    """Return the variables that name this database and these modules, and no tenants of another ERP."""
+    return {"ERPKIT_DATABASE": conninfo, "ERPKIT_MODULES": modules, "ERPKIT_TENANTS_QUERY": ""}

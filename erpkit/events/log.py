@@ -14,6 +14,7 @@ import psycopg
 from erpkit.database import Connection, Tenant
 from erpkit.errors import DatabaseError, ErpkitError, UsageError
 from erpkit.events.message import Message
+from erpkit.near import find_near
 from erpkit.table import Column
 
 
@@ -121,13 +122,11 @@ def to_message(row: tuple[Any, ...]) -> Message:
 
 def hint_topic(pattern: str, known: Iterable[str]) -> str:
     """Say that no known topic fits a pattern, and which ones are like it; "" where one fits. Pure."""
-    import difflib  # noqa: PLC0415 - only on an error
-
     topics = sorted(set(known))
     if pattern == "*" or any(fnmatch.fnmatchcase(topic, pattern) for topic in topics):
         return ""
     near = [topic for topic in topics if fnmatch.fnmatchcase(topic.lower(), pattern.lower())]
-    near = near or difflib.get_close_matches(pattern.strip("*"), topics, n=3, cutoff=0.5)
+    near = near or find_near(pattern.strip("*"), topics, cutoff=0.5)
     hint = f"did you mean {' or '.join(near[:3])}?" if near else f"there are {', '.join(topics) or 'no topics'}"
     return f"no topic fits {pattern!r}; {hint}"
 

@@ -19,6 +19,7 @@ from erpkit.events.log import check_time_zones
 from erpkit.events.starts import TAKEN_OVER
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
+from erpkit.near import did_you_mean
 from erpkit.plan import plan_id
 from erpkit.plural import count_of
 from erpkit.table import Column, Table
@@ -209,7 +210,7 @@ def plan_seek(
     if to == "removed" and handler in known:
         raise UsageError(f"{handler} is not removed: a module has it; `--to now` passes over what waits for it")
     if to != "removed" and handler not in known:
-        raise UsageError(f"no handler is named {handler}; there are {', '.join(known)}")
+        raise UsageError(f"no handler is named {handler}; {did_you_mean(handler, known)}")
     if isinstance(to, datetime):
         check_time_zones(to=to)
     errors: Errors = {}

@@ -18,6 +18,7 @@ from erpkit.migrations.lint import REACHES, LintReport, lint_report
 from erpkit.migrations.parser import Direction
 from erpkit.migrations.script import check_statements, is_atomic
 from erpkit.migrations.status import MOST_LINES, Applied, FleetStatus
+from erpkit.near import did_you_mean
 from erpkit.plan import plan_id
 from erpkit.plural import count_of
 from erpkit.table import Column, Table
@@ -425,8 +426,11 @@ def _plan(
     files: Sequence[Migration] = (),
 ) -> MigrationPlan:
     """Ask `decide` for the steps of each tenant, or the reason why it is refused; sort what is to be done into waves."""
-    if unknown := set(canaries) - {tenant.slug for tenant in tenants}:
-        raise UsageError(f"no such tenant for a canary: {', '.join(sorted(unknown))}")
+    known = [tenant.slug for tenant in tenants]
+    if unknown := sorted(set(canaries) - set(known)):
+        raise UsageError(
+            f"no such tenant for a canary: {', '.join(unknown)}; {did_you_mean(unknown[0], known, listed=8)}"
+        )
     waves: dict[str, list[TenantPlan]] = {name: [] for name in _WAVES}
     skipped: dict[str, str] = {}
     refused: dict[str, str] = {}
@@ -516,7 +520,7 @@ def _wave(tenant: Tenant, canaries: Sequence[str]) -> str:
 def _check_module(migrations: Sequence[Migration], module: str | None) -> None:
     known = {migration.module for migration in migrations}
     if module is not None and module not in known:
-        raise UsageError(f"there is no module {module!r} with migrations: {', '.join(sorted(known))}")
+        raise UsageError(f"there is no module {module!r} with migrations; {did_you_mean(module, sorted(known))}")
 
 
 def _check_version(module: str | None, version: int | None, known: Sequence[int]) -> None:

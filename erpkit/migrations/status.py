@@ -164,9 +164,16 @@ class FleetStatus(Result):
 
         With more than 40 tenants those that are current in all modules are one line, and the worst come first.
         """
+        return self._matrix(self._lines if len(self._lines) <= MOST_LINES else _shorten(self._lines))
+
+    @property
+    def whole_table(self) -> Table[_Line]:
+        """The matrix with a line for each tenant, however many there are."""
+        return self._matrix(self._lines)
+
+    def _matrix(self, lines: list[_Line]) -> Table[_Line]:
         inactive = {tenant.slug for tenant in self.tenants if not tenant.is_active}
         tenant = Column[_Line]("tenant", lambda line: line[0], tone=lambda line: "muted" if line[0] in inactive else "")
-        lines = self._lines if len(self._lines) <= MOST_LINES else _shorten(self._lines)
         return Table([tenant, *map(self._column, self._columns)], lines, "There are no tenants.")
 
     @property
@@ -188,7 +195,7 @@ class FleetStatus(Result):
             # Without the history it is not known what was edited or stopped half way.
             return "" if found == "good" and self.applied.no_history else found
 
-        return Column(module, lambda line: line[1][module].text if module in line[1] else None, tone=tone)
+        return Column(module, lambda line: line[1][module].text if module in line[1] else None, tone=tone, right=True)
 
     @property
     def tables(self) -> list[Table[_Line]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, is_dataclass, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from erpkit.errors import UsageError
@@ -15,6 +14,7 @@ from erpkit.modules.findings import list_evidence
 from erpkit.modules.module import Module, ModuleLike
 from erpkit.modules.rules import Rules
 from erpkit.modules.wiring import Component, Couplings, Edge
+from erpkit.near import find_near
 from erpkit.plural import count_of
 from erpkit.result import Summary
 from erpkit.table import Column, Table
@@ -132,8 +132,8 @@ def _pair(check: ModuleCheck, text: str) -> Pair:
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
-    close = get_close_matches(name, list(known), n=1)
-    return f": did you mean {close[0]}?" if close else ""
+    near = find_near(name, known, 1)
+    return f": did you mean {near[0]}?" if near else ""
 
 
 def _order(check: ModuleCheck, edges: Iterable[Edge]) -> tuple[str, ...]:

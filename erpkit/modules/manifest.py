@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from erpkit.errors import ModuleError
 from erpkit.modules.module import EventHandler, Module
 from erpkit.modules.wiring import Place, shorten_path
+from erpkit.near import did_you_mean
 
 _HEADER = re.compile(r"\s*\[\[\s*module\s*\]\]")
 _EVENT = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
@@ -99,7 +99,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")  # some editors on Windows put a mark before the text
     except OSError as error:
-        raise ModuleError(f"{path}: {error.strerror}: see ERPKIT_MODULES in the README") from None
+        raise ModuleError(f"{path}: {error.strerror}: see ERPKIT_MODULES in the notebook guide/own_erp") from None
     except UnicodeDecodeError:
         raise ModuleError(f"{path}: is not UTF-8") from None
 
@@ -125,9 +125,7 @@ def _describe(document: Mapping[str, Any], where: Sequence[int | str], kind: str
     """Translate pydantic's error into the file's terms: the module by its name, the key, and what it should be."""
     place, fields, key = _place(document, where)
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(key, fields, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(fields)}"
-        return f"{place}unknown key {key}; {hint}"
+        return f"{place}unknown key {key}; {did_you_mean(key, fields)}"
     if key == "module" and kind in ("missing", "too_short"):
         return "describes no module: write [[module]] and its name"
     if kind == "missing":

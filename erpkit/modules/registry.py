@@ -75,7 +75,9 @@ def read_candidates(settings: Settings) -> Candidates:
         return Candidates(())  # another ERP's database can be read without its modules
     if not entries:
         kind = NoModulesError if settings.modules is None else ModuleError
-        raise kind(f"no module is registered under the entry-point group {group}: see ERPKIT_MODULES in the README")
+        raise kind(
+            f"no module is registered under the entry-point group {group}: see ERPKIT_MODULES in the notebook guide/own_erp"
+        )
     return _load_all(group, entries)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from erpkit.errors import UsageError, first_line
+from erpkit.near import did_you_mean
 from erpkit.runs.parameters import Parameter, read_cells
 
 _PACKAGE = Path(__file__).parent.parent
@@ -63,7 +64,7 @@ def _find(name: str) -> Path:
     for path in candidates:
         if path.is_file():
             return path.absolute()
-    raise UsageError(f"there is no notebook {name!r}; erpkit has {', '.join(list_notebooks())}")
+    raise UsageError(f"there is no notebook {name!r}; {did_you_mean(name, list_notebooks())}")
 
 
 def read_notebook(path: Path) -> Any:

@@ -16,6 +16,7 @@ from decimal import Decimal
 from typing import Any, Literal, Optional
 
 from erpkit.errors import UsageError
+from erpkit.near import did_you_mean
 from erpkit.runs.secrets import refuse_password
 
 # What a parameter may be annotated with; anything else in an annotation is an error, as it would have to be run.
@@ -411,13 +412,4 @@ def _type_name(annotation: Any) -> str:
 
 
 def _suggest(name: str, known: Sequence[str]) -> str:
-    import difflib  # noqa: PLC0415
-
-    near = difflib.get_close_matches(name, known, n=1)
-    return (
-        f"; did you mean {near[0]}?"
-        if near
-        else f"; there are {', '.join(known)}"
-        if known
-        else ": the notebook has none"
-    )
+    return f"; {did_you_mean(name, known)}" if known else ": the notebook has none"

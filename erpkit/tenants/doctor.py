@@ -127,13 +127,16 @@ class Diagnosis(Result):
             if one.kind and not one.schema.startswith("pg_"):
                 places.setdefault((one.kind.tool, one.table), []).append(one.schema)
         names = {schema.name for schema in self.members}
-        return "; ".join(f"{tool} ({self._where(table, found, names)})" for (tool, table), found in places.items())
+        tables: dict[tuple[str, str], list[str]] = {}  # by tool and place
+        for (tool, table), found in places.items():
+            tables.setdefault((tool, self._where(found, names)), []).append(table)
+        return "; ".join(f"{tool} ({', '.join(found)} {where})" for (tool, where), found in tables.items())
 
-    def _where(self, table: str, places: Sequence[str], members: Collection[str]) -> str:
+    def _where(self, places: Sequence[str], members: Collection[str]) -> str:
         inside = sum(place in members for place in places)
         outside = [place for place in places if place not in members]
         parts = [f"{inside:,} of {count_of(len(members), 'tenant')}"] if inside else []
-        return f"{table} in {' and '.join([*parts, *([some(outside)] if outside else [])])}"
+        return f"in {' and '.join([*parts, *([some(outside)] if outside else [])])}"
 
     def _shared(self) -> str:
         names = {TEMPLATE.schema, *(schema.name for schema in self.members)}

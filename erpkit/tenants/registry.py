@@ -17,6 +17,7 @@ from erpkit.database import Connection, Tenant, has_schema, may_not_read, share_
 from erpkit.database.in_use import hold_alone
 from erpkit.database.operators import lock_shared
 from erpkit.errors import UsageError, first_line
+from erpkit.near import did_you_mean
 from erpkit.tenants.locks import WAIT, name_holders
 from erpkit.tenants.roles import forbid_writing, grant_schema
 
@@ -212,9 +213,4 @@ def unregister(connection: Connection, tenant: Tenant) -> None:
 
 
 def _suggest(slug: str, known: Sequence[str]) -> str:
-    import difflib  # noqa: PLC0415 - only on an error
-
-    near = difflib.get_close_matches(slug, known, n=3)
-    if near:
-        return f"; did you mean {' or '.join(near)}?"
-    return f"; there are {', '.join(known[:8])}{', …' if len(known) > 8 else ''}" if known else "; there are none yet"
+    return f"; {did_you_mean(slug, known, none='there are none yet', listed=8)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal
@@ -88,6 +88,13 @@ class RepairPlan:
         return list(dict.fromkeys(step.difference for step in (*self.steps, *self.left)))
 
     @property
+    def remedies(self) -> dict[str, str]:
+        """What helps against the differences whose statements are left out, by difference."""
+        accepted = f"erpkit tenants repair {self.tenant.slug} --accept"
+        by_hand = "write the statement by hand, as a migration"
+        return {one.difference: by_hand if one.risk == "by hand" else f"{accepted} {one.risk}" for one in self.left}
+
+    @property
     def facts(self) -> dict[str, object]:
         """Its figures, with those of the result as they are before."""
         return {"tenant": self.tenant.slug, "planned": len(self.steps), "run": 0, "left": len(self.differences)}
@@ -97,7 +104,7 @@ class RepairPlan:
         """The differences, and squawk's objections."""
         slug = self.tenant.slug
         return [
-            *(Finding("drift", slug, difference) for difference in self.differences),
+            *(Finding("drift", slug, one, remedy=self.remedies.get(one, "")) for one in self.differences),
             *(
                 Finding("lint", slug, f"{one.rule}: {one.statement}: {one.message}", "info")
                 for one in (self.lint.findings if self.lint else ())
@@ -142,7 +149,9 @@ class RepairRun(Result):
     @property
     def findings(self) -> list[Finding]:
         """The differences that are left."""
-        return drift_findings(self.plan.tenant.slug, self.left)
+        known = self.plan.remedies
+        found = drift_findings(self.plan.tenant.slug, self.left)
+        return [replace(one, remedy=known.get(one.problem, one.remedy)) for one in found]
 
     @property
     def tables(self) -> tuple[Table[tuple[str, RepairStep]], ...]:

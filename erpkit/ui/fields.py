@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from datetime import date, datetime
 from typing import Any, Literal, get_args, get_origin
 
 from erpkit.errors import UsageError
+from erpkit.near import find_near
 from erpkit.runs import Parameter
 
 _LABEL = "11em"
@@ -40,7 +40,7 @@ class Field:
         """Raise UsageError for a name that is not one of the choices."""
         for name in self.value if self.choices else ():
             if name not in self.choices:
-                near = difflib.get_close_matches(name, self.choices, n=1)
+                near = find_near(name, self.choices, 1)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 raise UsageError(f"{self.parameter.name}: there is no {name!r}{hint}")
 

@@ -25,7 +25,7 @@ def environment(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_first_line_names_the_target(erp: Planted, database: Database) -> None:
     for arguments in (("tenants", "list"), ("migrate", "status"), ("events", "dead-letters", "list")):
-        first = erpkit(*arguments).stdout.splitlines()[0]
+        first = erpkit(*arguments, "-o", "table").stdout.splitlines()[0]
         assert first.startswith("target: /"), first
         assert first.endswith(f"/{database.conninfo.split('/')[3].split('?')[0]}/postgres")
 
@@ -39,7 +39,7 @@ def test_json_is_all_there_is_on_standard_output(erp: Planted) -> None:
 
 
 def test_inspect_ends_with_3_and_names_each_trouble(erp: Planted) -> None:
-    done = erpkit("tenants", "inspect")
+    done = erpkit("tenants", "inspect", "-o", "table")
     assert done.returncode == 3
     for tenant in (erp.behind, erp.drifted, erp.suspended, erp.dead_letters):
         assert f"! {tenant}: " in done.stdout
@@ -47,7 +47,7 @@ def test_inspect_ends_with_3_and_names_each_trouble(erp: Planted) -> None:
 
 
 def test_inspecting_one_tenant_shows_its_tables_versions_and_last_event(erp: Planted) -> None:
-    shown = erpkit("tenants", "inspect", erp.suspended).stdout
+    shown = erpkit("tenants", "inspect", erp.suspended, "-o", "table").stdout
     assert "billing_invoices" in shown
     assert re.search(r"versions erpkit \d+, catalog 3, sales 3, inventory 3, billing 4", shown)
     assert "last event 20" in shown
@@ -136,7 +136,7 @@ def test_an_erp_that_erpkit_only_reads_has_no_event_log_and_each_command_says_so
 
 def test_no_tenants_are_not_good_tenants(database: Database) -> None:
     for arguments in ("lag", "dead-letters count", "dead-letters list", "dead-letters retry", "replay"):
-        done = erpkit("events", *arguments.split())
+        done = erpkit("events", *arguments.split(), "-o", "table")
         assert (done.returncode, "! there are no tenants to look at" in done.stdout) == (3, True), arguments
     done = erpkit("events", "dead-letters", "list", "--json")
     assert (done.returncode, json.loads(done.stdout), "there are no tenants" in done.stderr) == (3, [], True)
@@ -151,21 +151,21 @@ def test_what_cannot_be_meant_is_told_rather_than_found_to_be_nothing(erp: Plant
 def test_a_choice_that_fits_nothing_says_so_rather_than_that_there_is_nothing(erp: Planted) -> None:
     assert (
         "No dead letter matches; 3 others are open."
-        in erpkit("events", "dead-letters", "list", "--handler", "nohandler*").stdout
+        in erpkit("events", "dead-letters", "list", "--handler", "nohandler*").stderr
     )
-    assert "no dead letters\n" in erpkit("events", "dead-letters", "list", "--tenant", erp.behind).stdout
-    assert "No run was recorded" in erpkit("runs", "--notebook", "nonb").stdout
+    assert "no dead letters\n" in erpkit("events", "dead-letters", "list", "--tenant", erp.behind).stderr
+    assert "No run was recorded" in erpkit("runs", "--notebook", "nonb").stderr
 
 
 def test_events_that_wait_for_long_are_found_by_inspection_the_card_and_the_lag(
     erp: Planted, database: Database
 ) -> None:
-    assert "has waited for" not in erpkit("tenants", "inspect", "acme").stdout
+    assert "has waited for" not in erpkit("tenants", "inspect", "acme").stderr
     with database.connection() as connection:
         connection.execute("DELETE FROM tenant_acme.erpkit_checkpoints")
         connection.execute("UPDATE tenant_acme.erpkit_events SET recorded_at = now() - interval '6 minutes'")
     for command in ("tenants inspect acme", "tenants inspect", "events lag --tenant acme"):
-        done = erpkit(*command.split())
+        done = erpkit(*command.split(), "-o", "table")
         assert (done.returncode, "acme: an event has waited for inventory.on_order_placed for more than 5 min" in done.stdout) == (
             3, True,
         ), done.stdout  # fmt: skip
@@ -257,7 +257,7 @@ def test_modules_that_depend_on_each_other_stop_start_up_and_are_a_finding(tmp_p
     (info / "entry_points.txt").write_text("[loop.modules]\na = loop:a\nb = loop:b\n[gone.modules]\nx = no_such:x\n")
     environ = {"PYTHONPATH": str(tmp_path), "ERPKIT_MODULES": "loop.modules"}
     refused(erpkit("modules", "list", **environ), 1, "a -> b -> a")
-    done = erpkit("modules", "check", **environ)
+    done = erpkit("modules", "check", "-o", "table", **environ)
     assert (done.returncode, "cycle: a -> b -> a; cut a -> b" in done.stdout) == (3, True)
     refused(
         erpkit("modules", "list", **(environ | {"ERPKIT_MODULES": "gone.modules"})),
@@ -317,7 +317,7 @@ def test_the_demo_leaves_tenants_of_ones_own_alone(tmp_path: Path) -> None:
 
 
 def test_drift_is_told_in_words_as_ddl_and_as_json(erp: Planted) -> None:
-    words = erpkit("tenants", "drift")
+    words = erpkit("tenants", "drift", "-o", "table")
     assert words.returncode == 3
     assert f"! {erp.drifted}: column sales_orders.hotfix_note is extra" in words.stdout
     script = erpkit("tenants", "drift", erp.drifted, "--ddl")

@@ -42,7 +42,7 @@ def test_at_80_columns_names_and_numbers_are_whole_and_what_is_left_out_is_said(
     tenants = [*choose_troubles(["acme", "bluebird", "cobalt", "delta_tools"]).tenants, "elm_street", "kestrel"]
     rows = {line.split()[0]: line.split() for line in shown.splitlines() if line.split()[:1]}
     assert [rows[tenant][1] in ("active", "suspended") for tenant in tenants] == [True] * len(tenants)
-    assert "No room for: dead rows. A wider terminal shows them, or a pipe: add | less -S" in shown.replace("\n", " ")
+    assert "No room for: dead rows. A wider terminal shows them, or -o wide." in shown.replace("\n", " ")
     assert re.search(r"^acme +active( {2,}\d[\d,.]*)+$", shown, re.MULTILINE)
 
 

@@ -136,7 +136,7 @@ def test_a_login_that_may_read_two_of_four_tenants_reads_these_and_is_told_what_
     assert all("rows" not in found[tenant.slug]["errors"] for tenant in tenants[:2])
     assert all(others[slug] in found[slug]["errors"]["rows"] for slug in others)
     for command in ("tenants inspect", "migrate status", "migrate plan", "events dead-letters list", "queries check"):
-        done = reads(*command.split())
+        done = reads(*command.split(), "-o", "table")
         assert done.returncode == 3, command
         named = [line for line in done.stdout.splitlines() if line.startswith("! ")]
         assert any(line.startswith("! cobalt: ") and others["cobalt"] in line for line in named), command

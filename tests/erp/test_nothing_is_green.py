@@ -144,7 +144,7 @@ def test_without_modules_tenants_are_inspected_as_far_as_that_goes(
     (acme,) = json.loads(erpkit("tenants", "inspect", "acme", "--json", **environ).stdout)["tenants"]
     assert (acme["size"] > 0, acme["drift"], acme["pending"], acme["backlog"]) == (True, [], None, None)
     for alone in (["acme"], []):
-        done = erpkit("tenants", "inspect", *alone, **environ)
+        done = erpkit("tenants", "inspect", *alone, "-o", "table", **environ)
         assert (done.returncode, "see ERPKIT_MODULES" in done.stdout) == (3, True), done.stdout
 
 

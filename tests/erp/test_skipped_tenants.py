@@ -30,10 +30,10 @@ def planted(shared_database: Database, registry: Registry) -> Iterator[Planted]:
 def test_each_command_names_the_tenant_that_it_skips_and_ends_with_3_where_it_was_asked_for(
     command: str, planted: Planted
 ) -> None:
-    everyone = erpkit(*command.split())
+    everyone = erpkit(*command.split(), "-o", "table")
     assert planted.suspended in everyone.stdout
     assert "suspended" in everyone.stdout
-    alone = erpkit(*command.split(), "--tenant", planted.suspended)
+    alone = erpkit(*command.split(), "-o", "table", "--tenant", planted.suspended)
     assert (alone.returncode, f"! {planted.suspended}: " in alone.stdout) == (3, True), alone.stdout + alone.stderr
     assert "there are no" not in alone.stdout
 
@@ -51,5 +51,5 @@ def test_a_query_in_a_skipped_tenant_is_a_problem_only_if_it_was_asked_for_by_na
 def test_where_no_tenant_is_active_nothing_was_looked_at(planted: Planted) -> None:
     pattern = planted.suspended[:-1] + "?"
     for command in ("events lag", "events replay", "migrate plan"):
-        done = erpkit(*command.split(), "--tenant", pattern)
+        done = erpkit(*command.split(), "-o", "table", "--tenant", pattern)
         assert (done.returncode, "no active tenants" in done.stdout) == (3, True), done.stdout

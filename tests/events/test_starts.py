@@ -284,5 +284,5 @@ def test_a_stale_seek_is_refused(database: Database, acme: Tenant) -> None:
 
 
 def test_a_handler_that_is_not_there_cannot_be_moved(database: Database, acme: Tenant) -> None:
-    with pytest.raises(UsageError, match=r"no handler is named shop.new; there are shop.other"):
+    with pytest.raises(UsageError, match=r"no handler is named shop.new; did you mean shop.other"):
         _plan(database, acme, 1, _erp(name="shop.other"))

@@ -96,7 +96,7 @@ def test_every_reading_command_works(fleet: Fleet, configured: dict[str, str], t
         (("runs",), 0, "No run was recorded"),
     ]
     for command, code, words in commands:
-        done = erpkit(*command, **configured)
+        done = erpkit(*command, "-o", "table", **configured)
         assert "Traceback" not in done.stderr, (command, done.stderr)
         assert words in done.stdout, (command, done.stdout, done.stderr)
         assert done.returncode == code, (command, done.stdout, done.stderr)
@@ -112,7 +112,7 @@ def test_queries_are_checked_in_every_tenant(fleet: Fleet, configured: dict[str,
     )
     (tmp_path / "modules.toml").write_text(f'[[module]]\nname = "shop"\ntables = ["{table}"]\nqueries = "sql"\n')
     environ = configured | {"ERPKIT_MODULES": str(tmp_path / "modules.toml")}
-    done = erpkit("queries", "check", **environ)
+    done = erpkit("queries", "check", "-o", "table", **environ)
     assert "1 query in 20 tenants: 0 broken" in done.stdout, done.stdout + done.stderr
     assert done.returncode == 0
 

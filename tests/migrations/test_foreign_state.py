@@ -310,7 +310,7 @@ def test_the_command_line_tells_it_as_a_table_and_as_json(database: Database) ->
     done = run("migrate", "status", **environ)
     assert done.returncode == 3
     assert "9 (behind)" in done.stdout
-    assert "force VERSION" in done.stdout
+    assert "force VERSION" in done.stderr
     document = json.loads(run("migrate", "status", "--json", **environ).stdout)
     assert [(one["tenant"], one["version"], one["state"]) for one in document] == [
         ("Nord-1", "12", "current"), ("ost", "9", "pending"), ("west", "12", "dirty"),

@@ -195,4 +195,4 @@ def test_lint_ends_with_3_on_a_finding_and_names_file_line_and_statement() -> No
 def test_a_module_that_there_is_not_is_named() -> None:
     for done in (run(lint, "--module", "nope"), run(new, "a", "--module", "nope")):
         assert isinstance(done.exception, ErpkitError)
-        assert str(done.exception) == "there is no module 'nope': there are catalog, sales, inventory, billing"
+        assert str(done.exception) == "there is no module 'nope'; there are catalog, sales, inventory, billing"

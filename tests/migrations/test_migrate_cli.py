@@ -67,9 +67,9 @@ def test_over_no_tenants_nothing_is_green(database: Database, tmp_path: Path) ->
         return erpkit("migrate", *arguments, **environ, ERPKIT_DATABASE=database.conninfo)
 
     for command in ("status", "plan"):
-        done = run(command)
+        done = run(command, "-o", "table")
         assert (done.returncode, "! there are no tenants" in done.stdout) == (3, True), command
-    assert "erpkit has migrated nothing here" in run("history").stdout
+    assert "erpkit has migrated nothing here" in run("history").stderr
     plan = json.loads(run("plan", "--json").stdout)
     assert run("up", "--confirm", plan["id"]).returncode == 0  # `_template` alone
     assert run("status").returncode == 3
@@ -91,7 +91,7 @@ def test_an_erp_that_erpkit_only_reads_is_looked_at_and_not_migrated(database: D
             "migrate", *arguments, **environ, ERPKIT_DATABASE=database.conninfo, ERPKIT_TENANTS_QUERY=query
         )  # fmt: skip
 
-    status = run("status")
+    status = run("status", "-o", "table")
     assert (status.returncode, "! kunde_b: stock is at 0 and lacks 1" in status.stdout) == (3, True)
     assert "_template" not in status.stdout
     planned = run("plan")

@@ -113,7 +113,7 @@ def test_up_may_stop_at_a_version_of_one_module() -> None:
     other = migration(1, module="billing")
     plan = plan_up([ACME], (*FILES, other), NOTHING, module="sales", to_version=2)
     assert [m.name for m in plan.migrations] == ["sales/00001_step", "sales/00002_step"]
-    with pytest.raises(UsageError, match="there is no module 'nix' with migrations: billing, sales"):
+    with pytest.raises(UsageError, match="there is no module 'nix' with migrations; there are billing, sales"):
         plan_up([ACME], (*FILES, other), NOTHING, module="nix")
 
 

@@ -357,11 +357,11 @@ def test_the_command_line_ends_with_3_for_a_broken_query(erp: Planted, database:
 
     environ = {"ERPKIT_DATABASE": database.conninfo, "ERPKIT_MODULES": "erpkit.sample"}
     assert erpkit("queries", "generate", "--check", **environ).returncode == 0
-    done = erpkit("queries", "check", **environ)
+    done = erpkit("queries", "check", "-o", "table", **environ)
     assert (done.returncode, "25 queries in 4 tenants: 0 broken" in done.stdout) == (0, True)
     with database.connection() as connection:
         connection.execute("ALTER TABLE tenant_acme.sales_customers DROP COLUMN country")
-    done = erpkit("queries", "check", **environ)
+    done = erpkit("queries", "check", "-o", "table", **environ)
     assert (done.returncode, "! acme: sales.add_customer: column" in done.stdout) == (3, True)
     assert erpkit("queries", "check", "--tenant", "bluebird", "--json", **environ).returncode == 0
 
@@ -465,7 +465,7 @@ def test_the_command_line_names_a_broken_module_and_goes_on_with_the_others(tmp_
     told = json.loads(done.stdout)
     assert (done.returncode, told["queries"], [one["query"] for one in told["broken"]]) == (3, 2, ["countb"])
     assert [one[:10] for one in told["unread"]] == ["module a: "]
-    done = erpkit("queries", "check", **environ)
+    done = erpkit("queries", "check", "-o", "table", **environ)
     lines = done.stdout.splitlines()
     assert (done.returncode, "2 queries in 1 tenant: 1 broken" in lines) == (3, True)
     assert [line.split(":")[0] for line in lines if line.startswith("!")] == ["! module a", "! acme"]

@@ -1,10 +1,12 @@
 """The scratch copy of the sample ERP: planted once, copied, with roles of its own, and gone after it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 
+import erpkit
 from erpkit.config import Settings
 from erpkit.database import Database, Tenant
 from erpkit.embedded import EmbeddedServer
@@ -81,3 +83,26 @@ def test_a_planted_database_that_is_not_whole_is_planted_anew(
             rehearsal.worker.wait(lambda: False)
     finally:
         rehearsal.close()
+
+
+def test_a_rehearsal_of_other_modules_is_empty_and_its_variables_point_to_it(
+    admin: psycopg.Connection[tuple[object, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "alone-1.dist-info").mkdir()
+    (tmp_path / "alone-1.dist-info" / "METADATA").write_text("Name: alone\nVersion: 1\n")
+    (tmp_path / "alone-1.dist-info" / "entry_points.txt").write_text("[alone.modules]\nalone = alone:module\n")
+    (tmp_path / "alone.py").write_text("from erpkit import Module\nmodule = Module('alone')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rehearsal = Rehearsal(modules="alone.modules")
+    with rehearsal.database.connection() as connection:
+        name = connection.info.dbname
+    assert ([module.name for module in rehearsal.erp.modules], list(rehearsal.erp.tenants)) == (["alone"], [])
+    monkeypatch.setenv("ERPKIT_TENANTS_QUERY", "SELECT 'other' AS slug, 'other' AS schema_name")
+    for variable, value in rehearsal.environ.items():
+        monkeypatch.setenv(variable, value)
+    with erpkit.open() as erp:
+        made = erp.tenants.create("acme")
+        made.apply(made.id)
+    assert list(rehearsal.erp.tenants) == ["acme"]
+    rehearsal.close()
+    assert _names(admin, name) == []

@@ -102,9 +102,9 @@ def test_each_tenant_gets_a_run_of_its_own_and_the_worst_is_the_exit_code(databa
     assert done.returncode == 137, done.stderr
     assert "skipped delta: suspended" in done.stdout
     for text in (
-        "acme       1 finding",
-        "bluebird   failed: AssertionError: no such books",
-        "cobalt     the process of the run was killed by SIGKILL",
+        "acme      1 finding",
+        "bluebird  failed: AssertionError: no such books",
+        "cobalt    the process of the run was killed by SIGKILL",
         "! acme: to look at",
     ):
         assert text in done.stdout

@@ -156,12 +156,12 @@ def test_the_command_lists_runs_of_one_notebook_as_a_table_and_as_json(database:
     outcomes: tuple[Outcome, ...] = ("ok", "failed")
     for minute, outcome in enumerate(outcomes):
         _record(database, _start(notebook, minute), outcome, "ValueError: no" if outcome == "failed" else None)
-    shown = erpkit("runs")
+    shown = erpkit("runs", "-o", "table")
     assert shown.returncode == 0
     assert shown.stdout.index("failed: ValueError: no") < shown.stdout.index(" ok ")
     (newest,) = json.loads(erpkit("runs", "--notebook", "probe", "--limit", "1", "--json").stdout)
     assert (newest["outcome"], newest["parameters"], newest["tenants"]) == ("failed", {}, ["acme"])
-    assert "No run matches; there are others" in erpkit("runs", "--notebook", "other").stdout
+    assert "No run matches; there are others" in erpkit("runs", "--notebook", "other").stderr
 
 
 def test_flaky_is_what_turns_more_than_once_and_the_last_run_of_each_work_counts(

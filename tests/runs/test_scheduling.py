@@ -1,4 +1,4 @@
-"""Notebooks on a schedule: jobs of jupyter-scheduler, and the README's recipes."""
+"""Notebooks on a schedule: jobs of jupyter-scheduler, and the guide's recipes."""
 
 import ast
 import configparser
@@ -23,15 +23,16 @@ import yaml
 from erpkit.database import Database
 from erpkit.runs import list_runs, open_notebook, validate_parameters
 from erpkit.tenants import create_tenant
+from tests.guide import read_node
 from tests.tiny import write_notebook
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+GUIDE = "\n".join(cell.source for cell in read_node("schedules").cells if cell.cell_type == "markdown")
 BIN = Path(sys.executable).parent
 
 
 def _recipes(heading: str) -> list[str]:
-    """The blocks of code under a heading of the README."""
-    section = README.partition(f"\n### {heading}\n")[2]
+    """The blocks of code under a heading of the guide."""
+    section = GUIDE.partition(f"\n### {heading}\n")[2]
     return re.findall(r"```\w+\n(.*?)\n```", re.split(r"\n##+ ", section)[0], re.DOTALL)
 
 

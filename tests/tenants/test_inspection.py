@@ -292,7 +292,7 @@ def test_the_command_line_waits_for_no_lock_and_shows_growth(
         )
     with _locked(shared_database, locked, "sales_orders") as pid:
         started = time.monotonic()
-        shown = erpkit("tenants", "inspect", "--since", str(monday), **environ).stdout
+        shown = erpkit("tenants", "inspect", "--since", str(monday), "-o", "table", **environ).stdout
         assert time.monotonic() - started < 25
     assert f"! {locked.slug}: table sales_orders is locked by process {pid}" in shown
     line = next(line.split() for line in shown.splitlines() if line.strip().startswith(grown.slug))
@@ -301,8 +301,9 @@ def test_the_command_line_waits_for_no_lock_and_shows_growth(
     alone = erpkit("tenants", "inspect", grown.slug, "--since", str(monday), "--json", **environ)
     (tenant,) = json.loads(alone.stdout)["tenants"]
     assert tenant["growth"]["tables"]["notes"]["rows"] == tenant["growth"]["rows"] == 5000
+    shown = erpkit("tenants", "inspect", grown.slug, "--since", str(monday), "-o", "table", **environ).stdout
     notes = next(
-        line.split() for line in erpkit("tenants", "inspect", grown.slug, "--since", str(monday), **environ).stdout.splitlines()
+        line.split() for line in shown.splitlines()
         if line.strip().startswith("notes")
     )  # fmt: skip
     assert (notes[1], notes[5]) == ("5,000", "+5,000")

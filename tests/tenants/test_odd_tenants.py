@@ -83,7 +83,7 @@ READING = [
 def test_a_command_that_reads_the_logs_names_each_odd_tenant_and_shows_the_rest(
     own: Database, locked: None, command: tuple[str, ...]
 ) -> None:
-    done = _run(own)(*command)
+    done = _run(own)(*command, "-o", "table")
     assert done.returncode == 3, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("! ")]
     for slug, (_, reason) in ODD.items():
@@ -114,9 +114,9 @@ def test_inspection_shows_every_tenant_and_says_of_the_odd_ones_what_was_not_rea
     assert (found["gone"]["pending"], found["gone"]["dead_letters"], found["gone"]["drift"]) == (None, None, None)
     assert (found["closed"]["dead_letters"], found["closed"]["backlog"], found["locked"]["drift"]) == (None, None, None)
     assert (found["acme"]["pending"], found["acme"]["dead_letters"], found["acme"]["drift"]) == (0, 0, [])
-    alone = _run(own)("tenants", "inspect", "forbidden")
+    alone = _run(own)("tenants", "inspect", "forbidden", "-o", "table")
     assert (alone.returncode, "permission denied for table" in alone.stdout) == (3, True)
-    gone = _run(own)("tenants", "inspect", "gone").stdout
+    gone = _run(own)("tenants", "inspect", "gone", "-o", "table").stdout
     assert "! gone: its schema tenant_gone does not exist" in gone
     assert not [words for words in ("It has no tables", "no events", "versions") if words in gone]
 
@@ -129,7 +129,7 @@ def test_the_summary_of_an_inspection_counts_the_tenants_that_were_not_read(own:
 
 
 def test_the_table_of_inspection_has_a_figure_only_where_something_was_read(own: Database, locked: None) -> None:
-    lines = [line.split() for line in _run(own)("tenants", "inspect").stdout.splitlines()]
+    lines = [line.split() for line in _run(own)("tenants", "inspect", "-o", "table").stdout.splitlines()]
     found = {line[0]: line[5:9] for line in lines if line[:1] and line[0] in (*ODD, "acme", "bluebird")}
     nothing = {slug: ["–", "–", "–"] for slug in ("closed", "forbidden", "gone", "locked", "orphan")}
     assert {slug: [pending, letters, backlog] for slug, (pending, letters, _, backlog) in found.items()} == {
@@ -139,7 +139,7 @@ def test_the_table_of_inspection_has_a_figure_only_where_something_was_read(own:
 
 
 def test_drift_is_shown_for_all_tenants_that_are_there(own: Database, locked: None) -> None:
-    done = _run(own)("tenants", "drift")
+    done = _run(own)("tenants", "drift", "-o", "table")
     assert done.returncode == 3
     assert "! column: column erpkit_dead_letters.status is missing" in done.stdout
     assert "! gone: could not be compared: its schema tenant_gone does not exist" in done.stdout
@@ -147,9 +147,9 @@ def test_drift_is_shown_for_all_tenants_that_are_there(own: Database, locked: No
 
 
 def test_status_and_plan_name_tenants_whose_versions_cannot_be_read(own: Database, locked: None) -> None:
-    status = _run(own)("migrate", "status")
+    status = _run(own)("migrate", "status", "-o", "table")
     assert status.returncode == 3
-    assert [line.split()[:2] for line in status.stdout.splitlines() if line.startswith(" acme")] == [["acme", "10"]]
+    assert [line.split()[:2] for line in status.stdout.splitlines() if line.startswith("acme")] == [["acme", "10"]]
     planned = _run(own)("migrate", "plan", "--json")
     assert planned.returncode == 3
     unread = {"closed", "forbidden", "gone", "locked", "orphan"}
@@ -239,12 +239,12 @@ def test_schemas_of_any_name_are_read_and_the_others_are_named(foreign: Run) -> 
     assert found["locked"]["locked"] == ["invoices"]
     assert found["gone"]["problems"] == ["gone: its schema not-there does not exist"]
     for name in NAMES[:2]:
-        alone = foreign("tenants", "inspect", f"Kunde {name}")
+        alone = foreign("tenants", "inspect", f"Kunde {name}", "-o", "table")
         assert (alone.stderr, "invoices" in alone.stdout) == ("", True), alone.stdout
 
 
 def test_other_commands_cope_with_the_names_too(foreign: Run) -> None:
-    drift = foreign("tenants", "drift")
+    drift = foreign("tenants", "drift", "-o", "table")
     assert "! gone: could not be compared: its schema not-there does not exist" in drift.stdout
     assert not [line for line in drift.stdout.splitlines() if line.startswith("! Kunde")]
     status = foreign("migrate", "status", "--json")

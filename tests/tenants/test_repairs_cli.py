@@ -42,7 +42,7 @@ def test_repair_shows_the_statements_and_runs_those_that_were_confirmed(planted:
     assert "-- left out, loses values: --accept loses: ALTER TABLE" in shown
     plan = json.loads(erpkit("repair", planted.drifted, "--json")[1])
     assert (plan["applied"], len(plan["steps"]), len(plan["left"])) == (False, 1, 1)
-    assert f"to apply it: erpkit tenants repair {planted.drifted} --confirm {plan['plan']}" in shown
+    assert f"to apply it:\n    erpkit tenants repair {planted.drifted} --confirm {plan['plan']}" in shown
     with pytest.raises(PlanChangedError):
         erpkit("repair", planted.drifted, "--confirm", "repair-0000000000")
     code, done = erpkit("repair", planted.drifted, "--confirm", plan["plan"])

@@ -139,7 +139,7 @@ _RECORDS = (
 _RESULTS = (
     Column[_Result]("tenant", lambda row: row[0]),
     Column[_Result]("offset", lambda row: row[1].offset),
-    Column[_Result]("uuid", lambda row: row[1].uuid),
+    Column[_Result]("uuid", lambda row: row[1].uuid, minor=True),
     Column[_Result]("to", lambda row: row[1].handler),
     Column[_Result]("state", lambda row: row[1].state, tone=lambda row: _state_tone(row[1].state)),
     Column[_Result]("error", lambda row: row[1].error or ""),

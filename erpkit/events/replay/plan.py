@@ -20,6 +20,7 @@ from erpkit.events.log import hint_topic
 from erpkit.events.replay.selection import Selection
 from erpkit.finding import Finding, find_unseen, not_read
 from erpkit.modules import EventHandler, Registry
+from erpkit.near import did_you_mean
 from erpkit.plan import plan_id
 from erpkit.plural import count_of
 from erpkit.table import Column, Table
@@ -308,7 +309,7 @@ def choose_handlers(registry: Registry, choice: HandlerChoice) -> tuple[list[Eve
     """Return the handlers that a replay may use, and those that it leaves out with the reason. Pure."""
     known, handlers, side_effects = registry.event_handlers, choice.handlers, choice.side_effects
     if unknown := sorted({*handlers, *side_effects} - set(known)):
-        raise UsageError(f"no handler is named {', '.join(unknown)}; there are {', '.join(known)}")
+        raise UsageError(f"no handler is named {', '.join(unknown)}; {did_you_mean(unknown[0], known)}")
     asked = [handler for name, handler in known.items() if not handlers or name in handlers or name in side_effects]
     chosen = [handler for handler in asked if not handler.has_side_effects or handler.name in side_effects]
     left_out = {handler.name: "has side effects" for handler in asked if handler not in chosen}

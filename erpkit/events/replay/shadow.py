@@ -29,6 +29,7 @@ from erpkit.events.consumer import Consumer
 from erpkit.events.replay.run import Pace, RunOptions, hand_over
 from erpkit.events.replay.selection import Selection, Span, read_selected
 from erpkit.modules import Registry
+from erpkit.near import did_you_mean
 from erpkit.signals import stop_at_interrupt
 from erpkit.table import Column
 
@@ -94,7 +95,7 @@ def find_projection(registry: Registry, handler: str) -> Projection:
     """
     known = registry.event_handlers
     if handler not in known:
-        raise UsageError(f"no handler is named {handler}; there are {', '.join(known)}")
+        raise UsageError(f"no handler is named {handler}; {did_you_mean(handler, known)}")
     if not known[handler].writes:
         raise UsageError(f"{handler} declares no table that it writes: add EventHandler(…, writes=(…)) in its module")
     tables = set(known[handler].writes)

@@ -111,7 +111,7 @@ def test_the_forwarder_shows_in_lag_and_sends_again_from_a_point_that_was_planne
     chosen = ("events", "forward", "--tenant", "acme", "--from", "3")
     plan = json.loads(erpkit(*chosen, "--json").stdout)
     shown = erpkit(*chosen)
-    assert f"to apply it: erpkit {' '.join(chosen)} --confirm {plan['plan']}" in shown.stdout
+    assert f"to apply it:\n    erpkit {' '.join(chosen)} --confirm {plan['plan']}" in shown.stdout
     (one,) = plan["tenants"]
     assert (one["from"], one["events"]) == (3, one["to"] - 2)
     done = erpkit(*chosen, "--confirm", plan["plan"])
