@@ -184,5 +184,5 @@ def as_dict(result: RunResult) -> dict[str, Any]:
         "id": result.id, "notebook": result.notebook, "outcome": result.outcome, "exit_code": result.exit_code,
         "seconds": round(result.seconds, 2), "error": result.error, "findings": list(result.findings),
         "attempt": result.attempt, "output": result.places[0], "report": result.places[1],
-        "problems": list(result.problems),
+        "problems": list(result.problems), "changes": result.changes.document() if result.changes else None,
     }  # fmt: skip

@@ -30,7 +30,7 @@ def _all(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, 
 
 
 COMMANDS = dict(_all(root))
-SINGLE = [name for name, command in COMMANDS.items() if not isinstance(command, click.Group)]
+SINGLE = [name for name, one in COMMANDS.items() if not isinstance(one, click.Group) or one.invoke_without_command]
 GROUPS = ["", *(name for name, command in COMMANDS.items() if isinstance(command, click.Group))]
 
 
