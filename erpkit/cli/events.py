@@ -388,10 +388,11 @@ def dispatch_from_broker(*, once: bool, limit: float, as_json: bool = False) -> 
     with _open(quiet=as_json) as (erp, broker), stop_at_signals() as stop:
         result = erp.events.consume(broker, stop=stop, idle=_IDLE if once else None, limit=limit)
     if as_json:
-        print_json({"handled": result.handled, "dead": result.dead, "unknown": result.unknown})
+        print_json(asdict(result))
     else:
-        say(f"{result.handled} handled, {result.dead} dead, {result.unknown} for tenants that do not exist")
-    return 3 if result.dead or result.unknown else 0
+        unreadable = f", {result.unreadable} that are no events" if result.unreadable else ""
+        say(f"{result.handled} handled, {result.dead} dead, {result.unknown} for tenants that do not exist{unreadable}")
+    return 3 if result.dead or result.unknown or result.unreadable else 0
 
 
 class _Forwarding:
