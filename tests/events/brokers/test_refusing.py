@@ -29,6 +29,7 @@ from erpkit.events.brokers import (
     read_forward_lag,
     run_resend,
 )
+from erpkit.events.brokers.forward import note_wiped
 from erpkit.events.brokers.kafka import KafkaBroker
 from erpkit.events.brokers.nats import NatsBroker
 from erpkit.events.brokers.rabbit import RabbitBroker
@@ -295,9 +296,29 @@ def test_a_stream_that_was_deleted_and_made_anew_is_noticed_and_what_it_lost_can
     with pytest.raises(PlanChangedError):
         run_resend(shared_database, plan, "resend-0")
     run_resend(shared_database, plan, plan.id)
-    assert _tell_lost(shared_database, acme, jetstream) == []
     assert forward(shared_database, acme, jetstream).events == 15
     assert [offset for _, offset, _, _ in stored(nats, acme.slug)] == list(range(6, 21))
+
+
+def test_what_a_broker_has_lost_stays_told_until_it_is_sent_again_from_the_first_event_that_is_left(
+    shared_database: Database, acme: Tenant
+) -> None:
+    """As where an event behind it was refused, and the advice was to send again from that one."""
+    write_events(shared_database, acme, 20)
+    broker = Picky(refuses=115, fails=-1)
+    forward(shared_database, acme, broker)
+    assert note_wiped(shared_database, acme, broker) == 20
+    with shared_database.tenant_transaction(acme, write=True) as connection:
+        connection.execute('DELETE FROM erpkit_events WHERE "offset" <= 3')
+    plan = plan_resend(shared_database, [acme], "forward.memory", offset=16)
+    (finding,) = plan.findings
+    assert (finding.kind, finding.evidence) == ("still lost", ("12 events before offset 16",))
+    run_resend(shared_database, plan, plan.id)
+    assert len(_tell_lost(shared_database, acme, broker)) == 2  # and that an event was refused
+    plan = plan_resend(shared_database, [acme], "forward.memory")
+    assert ([one.first_offset for one in plan.rewinds], plan.findings) == ([4], [])
+    run_resend(shared_database, plan, plan.id)
+    assert len(_tell_lost(shared_database, acme, broker)) == 1
 
 
 @pytest.mark.parametrize("limits", [{"max_msgs": -1}, {"max_msgs": 1000}], ids=["unlimited", "limited"])
