@@ -44,7 +44,7 @@ from erpkit.events import GroupLag, WorkerOptions, WorkerReport
 from erpkit.events.brokers import Broker, Forwarded, ResendPlan
 from erpkit.events.lag import MAX_AGE, MAX_LAG, EventLag
 from erpkit.events.retention import Pruned
-from erpkit.finding import Finding, exit_code, not_read
+from erpkit.finding import Finding, exit_code, find_unserved, not_read
 from erpkit.nats import NatsServer
 from erpkit.plural import count_of
 from erpkit.signals import caught_signals, stop_at_signals
@@ -335,11 +335,13 @@ def forward_(slugs: tuple[str, ...], once: bool, point: str | None, confirm: str
     with _open(quiet=as_json) as (erp, broker), stop_at_signals() as stop:
         work = _Forwarding(erp, broker, slugs, stop)
         results = work.once() if once else work.until_stopped()
+        skipped = [] if results else [tenant.slug for tenant in erp.find(slugs) if not tenant.is_active]
     if as_json:
         print_json([asdict(result) for result in results])
     else:
         show(Table(_FORWARDED, results, "There was nothing to forward."))
-    findings = not_read(work.errors)
+    is_idle = not (results or work.errors or stop.is_set())
+    findings = [find_unserved(skipped)] if is_idle else not_read(work.errors)
     print_findings(findings, quiet=as_json)
     return 3 if findings or any(result.refused or result.lost for result in results) else 0
 
@@ -406,6 +408,7 @@ def _find_waiting(lag: EventLag) -> list[Finding]:
             waiting[one.tenant] += one.waiting
     problem = "events still wait for their handlers: they were not forwarded, or the broker delivers them again later"
     return [
+        *(one for one in lag.unseen if one.severity != "info"),
         *(
             Finding("waiting", slug, problem, remedy="erpkit events dispatch --once", evidence=(f"{events:,} waiting",))
             for slug, events in waiting.items()
