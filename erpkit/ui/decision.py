@@ -27,7 +27,7 @@ _BY_HAND = (
 )
 
 
-def run_below_button(text: str = "Run the cells below") -> Button | HTML:
+def run_below_button(text: str = "Run") -> Button | HTML:
     """Return a button that runs all the cells below its own; where ipylab is missing, a line that says how to."""
     import ipywidgets  # noqa: PLC0415 - slow to import
 
