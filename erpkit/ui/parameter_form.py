@@ -89,6 +89,8 @@ class Form:
     def problems(self) -> dict[str, str]:
         """What is wrong with the fields now, in words, by name; the variables keep their last good values meanwhile."""
         wrong = {name: field.problem for name, field in self.fields.items()}
+        if "slug" in wrong and self.fields["slug"].value in self._found.tenants.names:
+            wrong["slug"] = f"there is a tenant {self.fields['slug'].value} already"
         if "watermill" in self.fields and self.fields["watermill"].value:
             wrong |= {"topic": "", "uuids": ""}  # Watermill's topics and ids are not those of the modules
         alone = {name: problem for name, problem in wrong.items() if problem}
