@@ -14,9 +14,8 @@ from erpkit.database import Database
 from erpkit.erp import Erp
 from erpkit.migrations import Migration, plan_redo, plan_up, read_applied, run_plan
 from erpkit.modules import Registry
-from erpkit.plural import count_of
 from erpkit.sample.demo import Planted
-from erpkit.tenants import get_tenant, list_tenants, set_status
+from erpkit.tenants import get_tenant, list_tenants
 from erpkit.ui import (
     Decision,
     decide,
