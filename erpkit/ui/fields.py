@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -13,9 +14,9 @@ from erpkit.ui.checks import find_problem
 from erpkit.ui.choices import Offer
 from erpkit.visible import visible_html
 
-_LABEL = "11em"
+_LABEL = "min(11em, 24vw)"
 _INDENT = f"0 0 0 calc({_LABEL} + 8px)"  # under a field, beside its label
-_ALERT = f'<span role="alert" style="color:var(--jp-error-color1,#dc2626);margin-left:calc({_LABEL} + 8px)">{{}}</span>'
+_ALERT = f'<span role="alert" style="color:var(--jp-error-color1,#dc2626);display:block;margin-left:calc({_LABEL} + 8px)">{{}}</span>'
 _PATTERNS = ("topic", "modules", "impact")  # what is chosen for these may be changed by hand
 
 
@@ -54,9 +55,7 @@ class Field:
         """The field with its help, and what is wrong with it below."""
         import ipywidgets  # noqa: PLC0415
 
-        help_ = _html(
-            f'<span style="opacity:.75">{visible_html(self.parameter.help or self.parameter.annotation)}</span>'
-        )
+        help_ = _html(f'<span style="opacity:.75">{visible_html(_help(self.parameter))}</span>')
         line = ipywidgets.HBox(
             [self.entry or self.input, help_], layout={"flex_flow": "row wrap", "align_items": "center"}
         )
@@ -94,6 +93,11 @@ def _zone(picker: Any) -> Any:
 
 def _is_time(kind: Any) -> bool:
     return kind is datetime or getattr(kind, "__name__", "") == "AwareDatetime"
+
+
+def _help(parameter: Parameter) -> str:
+    """Return the help as it is for a form, where None is an empty field."""
+    return re.sub(r"\bNone:", "empty:", parameter.help) or parameter.annotation
 
 
 def _html(text: str = "") -> Any:
