@@ -8,6 +8,7 @@ from erpkit.late import import_late
 from erpkit.table import Table
 
 if TYPE_CHECKING:
+    from erpkit.ui.banner import banner, prove
     from erpkit.ui.decision import Decision, decide
     from erpkit.ui.explorer import Explorer, explore
     from erpkit.ui.module_explorer import ModuleExplorer, explore_modules
@@ -20,12 +21,14 @@ __all__ = [
     "Explorer",
     "Form",
     "ModuleExplorer",
+    "banner",
     "decide",
     "explore",
     "explore_modules",
     "form",
     "plot_runs",
     "progress_bar",
+    "prove",
     "show",
 ]
 

@@ -23,7 +23,7 @@ _KINDS = {
     "handler": "handlers", "handlers": "handlers", "side_effects": "effects",
     "module": "modules", "modules": "modules", "impact": "modules",
 }  # fmt: skip
-KINDS = {*_KINDS.values(), "inactive", "replayable", "rebuildable"}
+KINDS = {*_KINDS.values(), "inactive", "rebuildable", "replayable", "risks"}
 _GROUPS = "erpkit."  # what the names of groups of modules begin with, beside the configured one
 _PATTERN = frozenset("*?[")
 
@@ -142,6 +142,11 @@ class Choices:
     def modules(self) -> Offer:
         """Every module, by name."""
         return Offer([module.name for module in self._registry.modules], noun="module")
+
+    @property
+    def risks(self) -> Offer:
+        """The risks that a repair can be asked to take."""
+        return Offer(["fails", "loses"], noun="risk")
 
     @property
     def groups(self) -> Offer:
