@@ -68,7 +68,11 @@ def _jupyterlab(root: Path) -> list[str]:
 def _voila(root: Path) -> list[str]:
     if find_spec("voila") is None:
         raise UsageError("pages are served by Voilà, which is not installed: pip install 'erpkit[voila]'")
-    return ["voila", str(root), "--strip_sources=True", "--show_tracebacks=True"]
+    # Its template asks a CDN for icons; and who reads a page may press its buttons, so it wants a token as JupyterLab does.
+    policy = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
+    settings = {"headers": {"Content-Security-Policy": policy}}
+    own = [f"--Voila.tornado_settings={settings!r}", "--Voila.auto_token=True"]
+    return ["voila", str(root), "--strip_sources=True", "--show_tracebacks=True", *own]
 
 
 def _become(command: list[str], environment: dict[str, str], folder: Path) -> int:
