@@ -8,13 +8,13 @@ from erpkit.late import import_late
 from erpkit.table import Table
 
 if TYPE_CHECKING:
-    from erpkit.ui.banner import banner, prove
     from erpkit.ui.decision import Decision, decide
     from erpkit.ui.explorer import Explorer, explore
     from erpkit.ui.module_explorer import ModuleExplorer, explore_modules
     from erpkit.ui.parameter_form import Form, form
     from erpkit.ui.progress import progress_bar
     from erpkit.ui.run_history import plot_runs
+    from erpkit.ui.runbook import banner, prove
 
 __all__ = [
     "Decision",

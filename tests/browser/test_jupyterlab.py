@@ -108,7 +108,7 @@ def test_a_replay_is_set_by_the_form_guarded_by_its_plans_id_and_stopped_by_a_bu
     expect(page.get_by_text(re.compile(r"^replay \S+ done: \d+ handled, 0 failed"))).to_be_visible()
     expect(page.get_by_text(re.compile("Applied: plan replay-")).first).to_be_visible()
     page.get_by_role("button", name="Verify: run the cells below").click()
-    expect(page.get_by_role("cell", name="cancelled")).to_be_visible()
+    expect(page.get_by_role("cell", name="done", exact=True)).to_be_visible()
     expect(page.locator(ERROR)).to_have_count(0)
 
 
