@@ -32,6 +32,7 @@ class Settings:
     names, with or without a schema, or `schema.*`. `migration_state` names the tables in which another tool keeps its migrations:
     `table column` or `table column order`. `pooler` is the mode of a connection pooler in between, "session" or
     "transaction"; "" means that none is known. `retention` is how long events, inbox rows and replays are kept: `events=365d`.
+    `thresholds` are what has to hold for the facts that runs show: `dead letters <= 10`.
     """
 
     database: str | None = field(default=None, repr=False)
@@ -46,6 +47,7 @@ class Settings:
     migration_state: tuple[str, ...] = ()
     writable_schemas: tuple[str, ...] = ()
     pooler: str = ""
+    thresholds: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_broker(self.broker)
@@ -59,9 +61,10 @@ class Settings:
         """Read `ERPKIT_DATABASE` (else libpq's variables, else embedded) and `ERPKIT_` `HOME`, `MODULES`, `TENANTS_QUERY`, `BROKER`,
         `BROKER_SUBJECT`.
 
-        `ERPKIT_SHARED_SCHEMAS`, `ERPKIT_WRITABLE_SCHEMAS`, `ERPKIT_ALLOWED_FUNCTIONS`, `ERPKIT_MIGRATION_STATE` and
-        `ERPKIT_RETENTION` are lists separated by commas, and `ERPKIT_POOLER` is a mode; if they are not set, the modules.toml that
-        ERPKIT_MODULES names may have them as `shared_schemas` and so on. Raises UsageError for an invalid broker or mode.
+        `ERPKIT_SHARED_SCHEMAS`, `ERPKIT_WRITABLE_SCHEMAS`, `ERPKIT_ALLOWED_FUNCTIONS`, `ERPKIT_MIGRATION_STATE`,
+        `ERPKIT_RETENTION` and `ERPKIT_THRESHOLDS` are lists separated by commas, and `ERPKIT_POOLER` is a mode; if they are not set,
+        the modules.toml that ERPKIT_MODULES names may have them as `shared_schemas` and so on. Raises UsageError for an invalid broker
+        or mode.
         """
         env = os.environ if environ is None else environ
         manifest = _manifest(env.get("ERPKIT_MODULES") or "")
@@ -80,6 +83,7 @@ class Settings:
             migration_state=_list("migration_state", env, manifest),
             pooler=env.get("ERPKIT_POOLER") or str(manifest.get("pooler") or ""),
             retention=_list("retention", env, manifest),
+            thresholds=_list("thresholds", env, manifest),
         )
 
     def with_database(self, reference: str, environ: Mapping[str, str] | None = None) -> Settings:

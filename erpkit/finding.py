@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from erpkit.plural import count_of
 
 Severity = Literal["error", "warning", "info"]
+
+# A time, or a figure with its unit, which changes with it as in 90 s and 2 min; digits inside of a name are none.
+_FIGURE = re.compile(
+    r"\d{4}-\d\d-\d\d(?:[ T][\d:.]+)?"
+    r"|(?<![\w.-])[+-]?\d[\d.,:]*(?: ?(?:ms|s|min|h|d|days?|hours?|minutes?|seconds?|B|[KMG]iB)\b)?(?![\w-])"
+)
 
 _GRAVEST: tuple[Severity, ...] = ("error", "warning", "info")
 
@@ -18,7 +26,8 @@ class Finding:
     """One thing that a person should look at.
 
     `subject` is the tenant, module, handler or run that it is about, and `of` is that word; `problem` is one sentence without the
-    subject. `remedy` is a command to paste, or a sentence if no command helps. What could not be read is a finding, too.
+    subject. `remedy` is a command to paste, or a sentence if no command helps. What could not be read is a finding, too. `age` says
+    in words how long it has been known, where earlier looks tell; it is no part of what the finding is.
     """
 
     kind: str
@@ -28,6 +37,12 @@ class Finding:
     remedy: str = ""
     evidence: tuple[str, ...] = ()
     of: str = "tenant"
+    age: str = field(default="", compare=False)
+
+    @property
+    def key(self) -> str:
+        """What makes it the same finding at the next look: kind, subject and problem, whatever the figures in it are then."""
+        return "\n".join((self.kind, self.of, self.subject, _FIGURE.sub("#", self.problem)))
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.problem}" if self.subject else self.problem
@@ -82,6 +97,14 @@ class Cause:
         """The command that helps the first subject."""
         return self.findings[0].remedy
 
+    @property
+    def age(self) -> str:
+        """How long its findings have been known; "" where no earlier look tells."""
+        counts = Counter(finding.age for finding in self.findings if finding.age)
+        if len(counts) <= 1 and sum(counts.values()) in (0, len(self.findings)):
+            return "".join(counts)
+        return ", ".join(f"{count:,} {age}" for age, count in counts.most_common())
+
     def __str__(self) -> str:
         subjects = self.subjects
         if len(subjects) == 1:
@@ -95,8 +118,14 @@ class _Severe(Protocol):
 
 
 def marked(finding: _Severe) -> str:
-    """Return a finding or a cause as a line of text: `-` before advice (`info`), `!` before what needs a look."""
-    return f"{'-' if finding.severity == 'info' else '!'} {finding}"
+    """Return a finding or a cause as a line of text: `-` before advice (`info`), `!` before what needs a look; last its age."""
+    age = getattr(finding, "age", "")
+    return f"{'-' if finding.severity == 'info' else '!'} {finding}{f' [{age}]' if age else ''}"
+
+
+def with_ages(findings: Iterable[Finding], ages: Mapping[str, str]) -> list[Finding]:
+    """Return findings, those without an age with the one that `ages` has for their `key`."""
+    return [one if one.age or not ages else replace(one, age=ages.get(one.key, "")) for one in findings]
 
 
 def group_findings(findings: Iterable[Finding]) -> list[Cause]:

@@ -45,7 +45,7 @@ class Summary:
 
     @property
     def _findings(self) -> list[Finding]:
-        return _as_findings(self.findings)
+        return as_findings(self.findings)
 
     def scrap(self, name: str = "summary") -> dict[str, Any]:
         """Return what an output notebook keeps of it."""
@@ -150,7 +150,8 @@ def to_html(
     return "".join([*parts, *(table._repr_html_() for table in tables)])
 
 
-def _as_findings(findings: Sequence[Finding | str]) -> list[Finding]:
+def as_findings(findings: Sequence[Finding | str]) -> list[Finding]:
+    """Return findings as such: a text counts as a warning."""
     return [Finding("finding", "", one) if isinstance(one, str) else one for one in findings]
 
 
@@ -166,9 +167,10 @@ def _facts(facts: Mapping[str, object]) -> str:
 def findings_html(findings: Sequence[Finding | str]) -> str:
     """Return findings as an HTML list, by cause."""
     lines = []
-    for cause in group_findings(_as_findings(findings)):
+    for cause in group_findings(as_findings(findings)):
         remedy = f'<br><code style="opacity:.8">{visible_html(cause.remedy)}</code>' if cause.remedy else ""
         tone = TONES["muted" if cause.severity == "info" else cause.severity]
         label = f'<span style="{tone}padding:0 .4em;border-radius:3px">{cause.severity}</span>'
-        lines.append(f'<li style="margin:.25em 0">{label} {visible_html(str(cause))}{remedy}</li>')
+        age = f' <span style="opacity:.8">{visible_html(cause.age)}</span>' if cause.age else ""
+        lines.append(f'<li style="margin:.25em 0">{label} {visible_html(str(cause))}{age}{remedy}</li>')
     return f'<ul style="margin:.3em 0;padding-left:0;list-style:none">{"".join(lines)}</ul>'

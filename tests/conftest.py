@@ -36,8 +36,7 @@ _LONG = (
     "test_odd_tenants", "test_worker", "test_migrate_cli", "test_nameless_user", "test_runbooks_in_earnest",
     "test_lifecycle_notebooks", "test_replay_notebooks", "test_reports", "test_runs", "test_run_cli", "test_exports",
     "test_forwarding", "test_analyst_login", "test_nothing_is_green", "test_dead_connections", "test_inspection",
-    "test_existing_erp", "test_masked_runs", "test_run_receivers", "test_typed_registration", "test_brokers_cli",
-    "test_guide",
+    "test_existing_erp", "test_masked_runs", "test_run_receivers", "test_typed_registration", "test_brokers_cli", "test_guide",
 )  # fmt: skip
 
 _home = Path(tempfile.mkdtemp(prefix="erpkit-tests-", dir=SCRATCH))

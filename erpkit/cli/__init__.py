@@ -23,7 +23,7 @@ _COMMANDS = {
     "doctor": ("doctor", "Tell what any database is to erpkit, and what to do next."),
     "lab": ("lab", "Open JupyterLab on the notebooks."),
     "run": ("run", "Run a notebook headlessly, once or for each tenant."),
-    "runs": ("run:runs", "List the runs that were recorded."),
+    "runs": ("runs", "List the runs that were recorded, show what changed, and run one again."),
     "kernels": ("kernels", "Look at the warm processes that kernels and runs are forked from, and stop them."),
     "tenants": ("tenants", "Look at the tenants, and lead them from creation to removal."),
     "migrate": ("migrate", "Plan and run the migrations of all tenants."),

@@ -209,6 +209,8 @@ def lag(slugs: tuple[str, ...], max_lag: int, max_age: float, as_json: bool) -> 
         )
     else:
         show(found.table)
+        if found.trend.rows:
+            show(found.trend)
     print_findings(found.findings, quiet=as_json)
     return exit_code(found.findings)
 
@@ -338,7 +340,7 @@ def forward_(slugs: tuple[str, ...], once: bool, point: str | None, confirm: str
         show(Table(_FORWARDED, results, "There was nothing to forward."))
     findings = not_read(work.errors)
     print_findings(findings, quiet=as_json)
-    return 3 if findings or any(result.refused for result in results) else 0
+    return 3 if findings or any(result.refused or result.lost for result in results) else 0
 
 
 def _send_again(slugs: Sequence[str], point: str, confirm: str, as_json: bool) -> int:
@@ -436,9 +438,15 @@ class _Forwarding:
         if result.refused:
             refused = count_of(result.refused, "event was", "events were")
             say(f"! {result.tenant}: {refused} refused by the broker: see `erpkit events lag`", err=True)
+        if result.lost:
+            lost = f"the broker has lost what was forwarded up to offset {result.offset}"
+            say(f"! {result.tenant}: {lost}: see `erpkit events lag`", err=True)
         before = self._results.get(result.tenant, Forwarded(result.tenant, 0, 0))
         self._results[result.tenant] = replace(
-            result, events=before.events + result.events, refused=before.refused + result.refused
+            result,
+            events=before.events + result.events,
+            refused=before.refused + result.refused,
+            lost=before.lost or result.lost,
         )
 
 

@@ -15,6 +15,12 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "erpkit run inspect_tenants --help",
     ),
     "runs": ("erpkit runs --notebook inspect_tenants", "erpkit runs -o wide"),
+    "runs show": ("erpkit runs show 3f2a91c7",),
+    "runs rerun": ("erpkit runs rerun 3f2a91c7",),
+    "runs prune": ("erpkit runs prune --days 90 --keep 3",),
+    "kernels start": ("erpkit kernels start",),
+    "kernels list": ("erpkit kernels list",),
+    "kernels stop": ("erpkit kernels stop --now",),
     "completion": (
         "echo 'eval \"$(erpkit completion bash)\"' >> ~/.bashrc",
         "echo 'eval \"$(erpkit completion zsh)\"' >> ~/.zshrc",

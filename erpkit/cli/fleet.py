@@ -156,7 +156,7 @@ def _show(fleet: FleetResult, options: FleetOptions, page: str, as_json: bool) -
         print_json(as_rows(fleet, what))
     else:
         rows = [(row.name, row.verdict, _seconds(fleet, row), row.report) for row in fleet.rows]
-        print_table([what, "outcome", "seconds", "report"], rows)
+        print_table([what, "outcome", "seconds", "report"], rows, right=["seconds"])
         print_findings([one for one in fleet.findings if not one.kind.startswith("run ")])
         say(f"{fleet}; {page}")
     missing = [row.name for row in fleet.rows if row.outcome not in ("ok", "findings")]
@@ -184,5 +184,5 @@ def as_dict(result: RunResult) -> dict[str, Any]:
         "id": result.id, "notebook": result.notebook, "outcome": result.outcome, "exit_code": result.exit_code,
         "seconds": round(result.seconds, 2), "error": result.error, "findings": list(result.findings),
         "attempt": result.attempt, "output": result.places[0], "report": result.places[1],
-        "problems": list(result.problems),
+        "problems": list(result.problems), "changes": result.changes.document() if result.changes else None,
     }  # fmt: skip

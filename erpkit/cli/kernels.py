@@ -7,16 +7,17 @@ from typing import Any
 
 import click
 
-from erpkit.cli.output import as_json, print_json, print_table, say
+from erpkit.cli.helping import Group
+from erpkit.cli.output import as_rows, print_json, print_table, say
 from erpkit.errors import ErpkitError, UsageError
 from erpkit.kernels import link
 from erpkit.kernels.place import NoWarmKernelError, check_wanted, find_folder
 from erpkit.plural import count_of
 
 
-@click.group("kernels")
+@click.group("kernels", cls=Group)
 def command() -> None:
-    """The warm process: it has a notebook's imports loaded, and forks a kernel or a run in a moment.
+    """Start, list and stop warm processes, which have a notebook's imports loaded and fork a kernel or a run in a moment.
 
     `erpkit run` uses one that runs, and --each-tenant starts one. Other programs use it by the name of the kernel, erpkit:
     `papermill -k erpkit`, `pytest --nbval-kernel-name erpkit`, JupyterLab's launcher. It ends after ten minutes without work.
@@ -34,7 +35,7 @@ def start() -> None:
 
 
 @command.command("list")
-@as_json
+@as_rows
 def list_(as_json: bool) -> int:
     """List the warm processes of this user, and what was forked from each; exit code 3 if there is none."""
     found = [{**state, "socket": str(path)} for path, state in _ask_all("status")]
@@ -44,7 +45,9 @@ def list_(as_json: bool) -> int:
         rows = [
             (str(one["pid"]), f"{one['seconds']:.0f}", str(one["served"]), str(len(one["running"]))) for one in found
         ]
-        print_table(["process", "seconds", "served", "running"], rows)
+        print_table(
+            ["process", "seconds", "served", "running"], rows, right=["process", "seconds", "served", "running"]
+        )
     return 0 if found else 3
 
 

@@ -1,9 +1,8 @@
-"""erpkit run: a notebook, headlessly, once or once for each tenant; and erpkit runs: the record of what ran."""
+"""erpkit run: a notebook, headlessly, once or once for each tenant."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,7 @@ import click
 import erpkit
 from erpkit.cli.fleet import FleetOptions, as_dict, run_many
 from erpkit.cli.helping import Command
-from erpkit.cli.output import (
-    COMMAND,
-    as_json,
-    as_rows,
-    limit_option,
-    print_json,
-    print_target,
-    say,
-    say_text,
-    show,
-    tone_of,
-)
+from erpkit.cli.output import COMMAND, as_json, print_json, print_target, say, say_text, tone_of
 from erpkit.cli.run_options import ProgressLine, yaml_options
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
@@ -118,7 +106,7 @@ def command(
         if is_fleet:
             return run_many(erp, opened, job, FleetOptions(each_tenant, sets, tenants, jobs, resume, dask), as_json)
         recorder = erp.runs.recorder()
-        _check_target(erp, recorder, read_tenants(values), quiet=as_json)
+        check_target(erp, recorder, read_tenants(values), quiet=as_json)
         progress = ProgressLine(opened.path.stem)
         try:
             result = run_notebook(
@@ -127,7 +115,7 @@ def command(
             )  # fmt: skip
         finally:
             progress.end()
-    _print_result(result, as_json)
+    print_result(result, as_json)
     return result.exit_code
 
 
@@ -146,7 +134,7 @@ def _parameters(
     return validate_parameters(opened.parameters, values)
 
 
-def _check_target(erp: Erp, recorder: Recorder, slugs: Sequence[str], *, quiet: bool) -> None:
+def check_target(erp: Erp, recorder: Recorder, slugs: Sequence[str], *, quiet: bool) -> None:
     """Name the target, and refuse a tenant that it does not have; if the database does not answer, the run is only not recorded."""
     if recorder.problem:
         if slugs:
@@ -169,7 +157,7 @@ def _print_parameters(notebook: Notebook) -> None:
         say("  It has no parameters.")
 
 
-def _print_result(result: RunResult, as_json: bool) -> None:
+def print_result(result: RunResult, as_json: bool) -> None:
     """Print the result of one run; other problems go to standard error."""
     _print_problems(result)
     if as_json:
@@ -181,6 +169,8 @@ def _print_result(result: RunResult, as_json: bool) -> None:
             say(marked(finding), tone=tone_of(finding.severity), hang=2)
             if finding.remedy:
                 say(f"    {finding.remedy}", tone=COMMAND)
+    for line in result.changes.news if result.changes else ():
+        say(line)
     say(f"output {result.places[0]}")
     say(f"report {result.places[1]}")
 
@@ -192,22 +182,3 @@ def _print_problems(result: RunResult) -> None:
 
 def _attempts(result: RunResult) -> str:
     return f", attempt {result.attempt}" if result.attempt > 1 else ""
-
-
-@click.command("runs", cls=Command)
-@click.option("--notebook", metavar="NAME", help="Only runs of this notebook.")
-@limit_option(20)
-@as_rows
-def runs(notebook: str | None, limit: int, as_json: bool) -> int:
-    """List the runs that `erpkit run` recorded in the database, the newest first.
-
-    `running` is a run that is under way; `lost` one whose process gave no sign of life for a minute.
-    """
-    with erpkit.open() as erp:
-        print_target(erp.target, quiet=as_json)
-        history = erp.runs.history(notebook or "", limit=limit)
-    if as_json:
-        print_json([asdict(run) for run in history.runs])
-    else:
-        show(history.table)
-    return 0

@@ -273,13 +273,14 @@ def _print_mentions(moved: MovedTenant) -> int:
 def inspect(slugs: tuple[str, ...], since: Path | None, as_json: bool) -> int:
     """Show the state of tenants, all without a name; exit code 3 if there is something to look at.
 
-    For growth keep an inspection, `erpkit tenants inspect --json > monday.json`, and name it later: `--since monday.json`.
+    Each inspection is kept: from the second one on, growth since about a day before is shown, and how long each finding has been
+    known. For growth since another time keep one yourself, `erpkit tenants inspect --json > monday.json`: `--since monday.json`.
     """
     with erpkit.open() as erp:
         print_target(erp.target, quiet=as_json)
         if len(slugs) == 1 and not as_json and len(erp.find(slugs)) == 1:
             detail = erp.tenants[erp.find(slugs)[0].slug].inspect(since=since or "")
-            fleet = FleetInspection(erp.target, (detail.inspection,), detail.now, detail.before)
+            fleet = FleetInspection(erp.target, (detail.inspection,), detail.now, detail.before, detail.ages)
         else:
             detail, fleet = None, erp.tenants.inspect(slugs, since=since or "", exact=len(slugs) == 1 or None)
     if as_json:

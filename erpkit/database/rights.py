@@ -168,7 +168,8 @@ WITH analyst AS (SELECT oid FROM pg_roles WHERE rolname = '{ANALYSTS}'),
 things AS (
     SELECT n.nspname, c.oid, c.relname, c.relowner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind IN ('r', 'p', 'v', 'm')
-       AND (n.nspname = '_template' OR n.nspname = 'public' AND c.relname IN ('erpkit_tenants', 'erpkit_runs', 'erpkit_migrations')
+       AND (n.nspname = '_template' OR n.nspname = 'public' AND c.relname IN ('erpkit_tenants', 'erpkit_runs', 'erpkit_looks',
+                                                                         'erpkit_migrations')
             OR n.nspname = 'public' AND c.relname = 'tenants' AND to_regclass('public.erpkit_tenants') IS NULL)
 )
 SELECT format('GRANT SELECT ON %I.%I TO {ANALYSTS}', t.nspname, t.relname) FROM things t, analyst a

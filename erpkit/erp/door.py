@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,62 +17,19 @@ from erpkit.database.rights import find_excess
 from erpkit.database.target import check_conninfo
 from erpkit.erp.installation import Installation
 from erpkit.erp.part import Part
+from erpkit.erp.runs import Runs
 from erpkit.errors import ErpkitError, UsageError
 from erpkit.finding import group_findings
 from erpkit.visible import visible, visible_html
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
     from erpkit.app import Application
     from erpkit.erp.events import Events
     from erpkit.erp.migrations import Migrations
     from erpkit.erp.modules import Modules, Queries
     from erpkit.erp.tenants import Tenants
     from erpkit.events import WorkerReport
-    from erpkit.runs.history import RunHistory, RunRecord
-    from erpkit.runs.record import Recorder
     from erpkit.tenants import Across, Diagnosis
-
-
-class Runs(Part):
-    """What ran, when, and how it ended. It shows itself as a table of the newest runs."""
-
-    _inner = frozenset({"recorder"})
-
-    def __init__(self, installation: Installation) -> None:
-        self._installation = installation
-
-    def __iter__(self) -> Iterator[RunRecord]:
-        return iter(self.history().runs)
-
-    def history(self, notebook: str = "", *, days: float | None = None, limit: int = 20) -> RunHistory:
-        """Return the newest runs, of one notebook or all, of the last `days` or ever; mark the notebooks of those that were lost."""
-        from erpkit.runs.history import RunHistory, list_runs  # noqa: PLC0415
-        from erpkit.runs.killed import mark_lost  # noqa: PLC0415
-
-        since = None if days is None else datetime.now(UTC) - timedelta(days=days)
-        with self._installation.database.connection() as connection:
-            runs = list_runs(connection, notebook or None, since=since, limit=limit)
-            has_others = not runs and bool(list_runs(connection, limit=1))
-        mark_lost(runs)
-        return RunHistory(self._installation.target, tuple(runs), since, has_others)
-
-    def summaries(self, notebook: str = "", *, days: float | None = None, limit: int = 1000) -> DataFrame:
-        """Return the newest runs as one DataFrame: outcome, duration, parameters, and the facts of each summary as columns."""
-        return self.history(notebook, days=days, limit=limit).frame()
-
-    def recorder(self) -> Recorder:
-        """Return what writes runs down in this database; where it does not answer, the recorder knows why."""
-        from erpkit.runs.record import Recorder  # noqa: PLC0415
-
-        return Recorder.opening(lambda: self._installation.database)
-
-    def __str__(self) -> str:
-        return repr(self.history().table)
-
-    def _repr_html_(self) -> str:
-        return self.history().table._repr_html_()
 
 
 _MOST = 200  # tenants that the card looks at
@@ -215,7 +171,7 @@ class Erp(Part, Installation):
         """Name the gravest causes of findings, with the command that helps; of many tenants the command that reads them."""
         if len(self.tenants) > _MOST:
             return f"not read of more than {_MOST} tenants: erpkit tenants inspect"
-        causes = group_findings(self.tenants.inspect(exact=False).findings)
+        causes = group_findings(self.tenants.inspect(exact=False, keep=False).findings)
         lines = [f"{cause}\n    {cause.remedy}" if cause.remedy else str(cause) for cause in causes[:_CAUSES]]
         more = len(causes) - _CAUSES
         return "\n".join([*lines, *([f"and {more} more: erpkit tenants inspect"] if more > 0 else [])]) or "nothing"

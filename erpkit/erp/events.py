@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,6 +17,7 @@ from erpkit import events
 from erpkit.config import mask_url
 from erpkit.database import IMPATIENT, Connection, Tenant
 from erpkit.erp.installation import Installation, find_inactive
+from erpkit.erp.looks import follow
 from erpkit.erp.part import Part
 from erpkit.errors import BrokerError, DatabaseError, ErpkitError, StoppedError, UsageError, first_line
 from erpkit.events.brokers import (
@@ -165,9 +166,12 @@ class Events(Part):
         """Read how many events wait for each handler, since when, and what holds them back.
 
         More than `max_lag` events of a handler and tenant, or one that waits for more than `max_age` seconds, are findings, and None is
-        no limit; so is a transaction that holds a lock of a log for more than `long` seconds.
+        no limit; so is a transaction that holds a lock of a log for more than `long` seconds. The look is kept: the next one tells what
+        moved, and how long each finding has been known.
         """
-        return self._with_forwarder(self._lag(names, max_lag, max_age, long))
+        lag = self._with_forwarder(self._lag(names, max_lag, max_age, long))
+        changes = follow(self._erp, "lag", names, datetime.now(UTC), lag).changes
+        return replace(lag, ages=changes.ages, trend=changes.table)
 
     def health(
         self,
@@ -177,11 +181,13 @@ class Events(Part):
         max_age: float | None = MAX_AGE,
         long: float = 10,
     ) -> EventHealth:
-        """Read what waits, what arrives, what failed and who holds things back; the limits are as in `lag`."""
+        """Read what waits, what arrives, what failed and who holds things back; limits and earlier looks are as in `lag`."""
         tenants = self._find(names)
         lag = self._with_forwarder(self._lag(names, max_lag, max_age, long))
         with self._erp.database.connection() as connection:
-            return read_event_health(connection, self._erp.target, tenants, lag)
+            health = read_event_health(connection, self._erp.target, tenants, lag)
+        changes = follow(self._erp, "events", names, datetime.now(UTC), health).changes
+        return replace(health, ages=changes.ages, trend=changes.table)
 
     def dead_letters(self, names: Sequence[str] = (), **selection: Any) -> DeadLetters:
         """Read the open dead letters of these tenants, all without a name.
@@ -464,10 +470,12 @@ class Events(Part):
         """Forward what the logs have to the broker, until all is there or `stop` is set; yield a record a tenant.
 
         A tenant that cannot be read does not stop the others: `errors` gets the reason. A broker that has lost what it was sent is
-        noted with each tenant before anything new is sent.
+        noted with each tenant, with a record of its own, before anything new is sent.
         """
         tenants, errors = self._active(names), {} if errors is None else errors
-        prepare(self._erp.database, self._active(()), events.consumer_groups(self._erp.registry), broker, errors)
+        yield from prepare(
+            self._erp.database, self._find(()), events.consumer_groups(self._erp.registry), broker, errors
+        )
         for tenant in tenants:
             if stop is None or not stop.is_set():
                 with _note_unless_lost(tenant, errors):

@@ -10,6 +10,7 @@ from typing import Self, TypeVar
 
 from erpkit.database import Connection, Database, Tenant
 from erpkit.erp.installation import Installation
+from erpkit.erp.looks import follow
 from erpkit.erp.part import Part
 from erpkit.errors import NoModulesError, NoTenantError, UsageError
 from erpkit.events import CommandBus, ConsumerGroup, Message, QueryBus, consumer_groups
@@ -45,6 +46,7 @@ from erpkit.tenants import (
     compare_snapshots,
     compare_tenants,
     count_rows,
+    describe_figures,
     drop_tenant,
     export_tenant,
     find_tenants,
@@ -62,6 +64,7 @@ from erpkit.tenants import (
     plan_release,
     plan_restore,
     provision_tenant,
+    read_figures,
     read_repair,
     read_snapshot,
     release_tenants,
@@ -111,7 +114,7 @@ class ErpTenant(Part):
         return QueryBus(self._installation.database, self._installation.registry).ask(self.tenant, query)
 
     def inspect(self, *, since: Path | str = "") -> TenantDetail:
-        """Inspect the tenant in depth; `since` is a file of an earlier inspection, to which growth is measured."""
+        """Inspect the tenant in depth; growth and ages are as in `erp.tenants.inspect`, and `since` is a file as there."""
         before = _earlier(self._installation, since)
         declared, everyone = _Declared.of(self._installation), self._installation.find()
         with self._installation.database.connection() as connection:
@@ -120,7 +123,13 @@ class ErpTenant(Part):
                 foreign=self._installation.foreign_states(connection, everyone, declared.migrations),
             )  # fmt: skip
         inspection = declared.check(detail.inspection)
-        return replace(detail, inspection=inspection, target=self._installation.target, before=before)
+        detail = replace(detail, inspection=inspection, target=self._installation.target, before=before)
+        found = follow(
+            self._installation, "inspection", [self.tenant.slug], detail.now.taken_at, detail, describe_figures(detail.now)
+        )  # fmt: skip
+        if not since and found.base:
+            before = read_figures(found.base.figures, detail.target)
+        return replace(detail, before=before, ages=found.changes.ages)
 
     def __str__(self) -> str:
         return f"{self.tenant.slug}: schema {self.tenant.schema}, {self.tenant.status}"
@@ -161,13 +170,16 @@ class Tenants(Part, Mapping[str, ErpTenant]):
         return Table(_COLUMNS, self._installation.find(), empty)
 
     def inspect(
-        self, names: Sequence[str] = (), *, since: Path | str = "", snapshot: Path | str = "", exact: bool | None = None
-    ) -> FleetInspection:
+        self, names: Sequence[str] = (), *, since: Path | str = "", snapshot: Path | str = "", exact: bool | None = None,
+        keep: bool = True,
+    ) -> FleetInspection:  # fmt: skip
         """Inspect tenants by names or patterns, all without one: size, rows, versions, events, dead letters, health, drift.
 
-        `since` is a file of an earlier inspection, to which growth is measured; `snapshot` one to keep this inspection in. Where
-        both are the same, the first inspection has nothing to compare with. `exact` counts rows and measures files; without it
-        that is done for up to 50 tenants. Raises UsageError for a file that cannot be used.
+        The inspection is kept, and the next one tells how each tenant grew since about a day before, and how long each finding has
+        been known; without `keep` neither. `since` is a file of an earlier inspection, to which growth is measured instead;
+        `snapshot` one to keep this inspection in, too. Where both are the same, the first has nothing to compare with. `exact`
+        counts rows and measures files; without it that is done for up to 50 tenants. Raises UsageError for a file that cannot be
+        used.
         """
         is_first = bool(since) and since == snapshot and not Path(since).exists()
         before = None if is_first else _earlier(self._installation, since)
@@ -181,7 +193,15 @@ class Tenants(Part, Mapping[str, ErpTenant]):
         inspections = [declared.check(one) for one in found]
         target = self._installation.target
         now = write_snapshot(snapshot, inspections, target) if snapshot else take_snapshot(inspections, target)
-        return FleetInspection(target, tuple(inspections), now, before)
+        fleet = FleetInspection(target, tuple(inspections), now, before)
+        return self._followed(fleet, names, growth=not since) if keep else fleet
+
+    def _followed(self, fleet: FleetInspection, names: Sequence[str], *, growth: bool) -> FleetInspection:
+        """Add what earlier looks tell, and keep this one for the next."""
+        scope = [one.tenant.slug for one in fleet.inspections] if names else []
+        found = follow(self._installation, "inspection", scope, fleet.now.taken_at, fleet, describe_figures(fleet.now))
+        before = read_figures(found.base.figures, fleet.target) if growth and found.base else fleet.before
+        return replace(fleet, before=before, ages=found.changes.ages, unkept=found.problem)
 
     def drift(self, names: Sequence[str] = (), against: str = "") -> Drift:
         """Compare schemas with `_template`, or with the tenant `against`; without `_template`, with what most tenants have."""
@@ -204,7 +224,7 @@ class Tenants(Part, Mapping[str, ErpTenant]):
                 return plan_provision(connection, migrations, slug, name)
 
         def run(plan: ProvisionPlan, _: Work) -> Provisioned:
-            return Provisioned(self.inspect([provision_tenant(database, plan, plan.id).slug]))
+            return Provisioned(self.inspect([provision_tenant(database, plan, plan.id).slug], keep=False))
 
         return self._bound(make, run, "tenants")
 

@@ -16,7 +16,7 @@ from erpkit.database import IMPATIENT, Connection, Database, Errors, Tenant, rea
 from erpkit.errors import UsageError
 from erpkit.events.consumer import Consumer
 from erpkit.events.log import name_log_behind
-from erpkit.events.message import Message
+from erpkit.events.message import Message, fields_of
 from erpkit.events.parking import block
 from erpkit.finding import Finding, Severity
 from erpkit.plural import count_of
@@ -93,7 +93,7 @@ class DeadLetterDetail:
                 f"edit {number}": f"{edit['edited_at'][:19]} by {edit['edited_by']}: {edit['reason']}"
                 for number, edit in enumerate(self.edits, 1)
             },
-            **{f"payload: {name}": str(value) for name, value in (self.payload or {}).items()},
+            **{f"payload: {name}": str(value) for name, value in fields_of(self.payload).items()},
         }
         return {name: value for name, value in facts.items() if value}
 

@@ -6,14 +6,23 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from erpkit.database import Connection, Tenant
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.dead_letters import DeadLetterCount, count_dead_letters
-from erpkit.events.lag import EventLag, GroupLag, LockHolder, TopicRate, read_lag, read_lock_holders, read_rates
+from erpkit.events.lag import (
+    NO_TREND,
+    EventLag,
+    GroupLag,
+    LockHolder,
+    TopicRate,
+    read_lag,
+    read_lock_holders,
+    read_rates,
+)
 from erpkit.events.orphans import list_orphans
-from erpkit.finding import Finding, not_read
+from erpkit.finding import Finding, not_read, with_ages
 from erpkit.plural import count_of
 from erpkit.result import Result, Summary
 from erpkit.table import Column, Table, format_value
@@ -25,7 +34,10 @@ _Row = TypeVar("_Row")
 
 @dataclass(frozen=True)
 class EventHealth(Result):
-    """How the handlers of some tenants keep up with the events that arrive; `skipped` are tenants that are not active."""
+    """How the handlers of some tenants keep up with the events that arrive; `skipped` are tenants that are not active.
+
+    `trend` has the figures that moved since an earlier look, and `ages` says how long each finding has been known, by its key.
+    """
 
     target: str
     lag: EventLag
@@ -33,17 +45,20 @@ class EventHealth(Result):
     counts: Sequence[DeadLetterCount]
     skipped: Sequence[str] = ()
     errors: Mapping[str, str] = field(default_factory=dict)
+    ages: Mapping[str, str] = field(default_factory=dict, repr=False)
+    trend: Table[Any] = field(default=NO_TREND, repr=False)
 
     @property
     def findings(self) -> list[Finding]:
         """Events that wait too long, dead letters by cause, transactions that hold locks, and what could not be read."""
         unread = {slug: reason for slug, reason in self.errors.items() if slug not in self.lag.errors}
-        return [*self.lag.findings, *map(_letter_finding, self._causes), *not_read(unread)]
+        found = [*self.lag.findings, *map(_letter_finding, self._causes), *not_read(unread)]
+        return with_ages(found, self.ages)
 
     @property
-    def summary(self) -> Summary:
-        """Its figures, and what a person should look at."""
-        facts = {
+    def facts(self) -> dict[str, object]:
+        """Its figures."""
+        return {
             "tenants": len(self.lag.tenants),
             "waiting": self.lag.waiting,
             "oldest": format_value(timedelta(seconds=self.lag.oldest)),
@@ -52,7 +67,11 @@ class EventHealth(Result):
             "dead letters": sum(count.letters for count in self.counts),
             "skipped": ", ".join(self.skipped) or "none",
         }
-        return Summary(f"Events on {self.target}", facts, self.findings)
+
+    @property
+    def summary(self) -> Summary:
+        """Its figures, and what a person should look at."""
+        return Summary(f"Events on {self.target}", self.facts, self.findings)
 
     @property
     def waiting(self) -> Table[tuple[GroupLag, EventLag]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from psycopg import sql
 
@@ -13,7 +14,7 @@ from erpkit.events.checkpoints import Backlog, group_lock
 from erpkit.events.consumer import ConsumerGroup, group_rows
 from erpkit.events.orphans import Orphan, orphan_findings
 from erpkit.events.starts import TAKEN_OVER
-from erpkit.finding import Finding, find_unseen, group_findings, marked, not_read
+from erpkit.finding import Finding, find_unseen, group_findings, marked, not_read, with_ages
 from erpkit.plural import count_of
 from erpkit.result import Result, Summary, to_html
 from erpkit.table import Column, Table, Tone, format_value
@@ -121,6 +122,9 @@ class LockHolder:
         return f"{self.tenant}: {self.problem}"
 
 
+NO_TREND: Table[Any] = Table((), (), "There is no earlier look to compare with.")
+
+
 @dataclass(frozen=True)
 class EventLag(Result):
     """How far handlers are behind the logs of some tenants, `at` some moment, and what holds them back.
@@ -129,6 +133,7 @@ class EventLag(Result):
     More than `max_lag` events of one handler and tenant, or one that has waited for more than `max_age` seconds, are findings;
     None sets no limit. `skipped` maps tenants that are not active to their status, and `named` are those that were asked for by name.
     `forwarding` is what a broker has lost or refused, and `orphans` are topics that nobody handles, and handlers that are gone.
+    `trend` has the figures that moved since an earlier look, and `ages` says how long each finding has been known, by its key.
     """
 
     at: datetime
@@ -143,6 +148,8 @@ class EventLag(Result):
     named: frozenset[str] = frozenset()
     forwarding: Sequence[Finding] = ()
     orphans: Sequence[Orphan] = ()
+    ages: Mapping[str, str] = field(default_factory=dict, repr=False)
+    trend: Table[Any] = field(default=NO_TREND, repr=False)
 
     @property
     def behind(self) -> list[GroupLag]:
@@ -189,7 +196,7 @@ class EventLag(Result):
     @property
     def findings(self) -> list[Finding]:
         """Handlers over a limit or that pause, events that ended a dispatcher, transactions that hold a lock, and what was not read."""
-        return [
+        found = [
             *self.unseen,
             *(() if self.consumers else (_NO_HANDLERS,)),
             *(finding for one in self.behind for finding in self._over(one)),
@@ -210,17 +217,22 @@ class EventLag(Result):
             *orphan_findings(self.orphans),
             *not_read(self.errors),
         ]  # fmt: skip
+        return with_ages(found, self.ages)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """How many events wait, and for how long."""
+        return {
+            "tenants": len(self.tenants),
+            "waiting": self.waiting,
+            "oldest": _duration(self.oldest),
+            "skipped": ", ".join(self.skipped) or "none",
+        }
 
     @property
     def summary(self) -> Summary:
         """How many events wait, for how long, and what a person should look at."""
-        facts: dict[str, object] = {
-            "tenants": len(self.tenants),
-            "waiting": self.waiting,
-            "oldest": _duration(self.oldest),
-        }
-        facts["skipped"] = ", ".join(self.skipped) or "none"
-        return Summary("Events that wait", facts, self.findings)
+        return Summary("Events that wait", self.facts, self.findings)
 
     def __repr__(self) -> str:
         return "\n".join([repr(self.table), *(marked(cause) for cause in group_findings(self.findings))])

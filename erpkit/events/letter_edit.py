@@ -15,7 +15,7 @@ from erpkit.config import acting_user
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import PlanChangedError, UsageError
 from erpkit.events.log import EVENT, name_log_behind, to_message
-from erpkit.events.message import Message, PayloadError, decode_message
+from erpkit.events.message import Message, PayloadError, check_storable, decode_message
 from erpkit.events.orphans import FORWARDERS
 from erpkit.finding import Finding
 from erpkit.modules import Registry
@@ -146,6 +146,7 @@ def plan_edit(
     event = next(kind for kind in _kinds(registry, handler) if registry.topic(kind) == message.topic)
     try:
         decode_message(registry, event, replace(message, payload=after))
+        check_storable(event.__name__, after)
     except PayloadError as error:
         raise PayloadError(f"{error}; nothing was edited") from None
     return LetterEdit(tenant, handler, message.offset or 0, message.uuid, before, after, reason.strip())
@@ -176,6 +177,10 @@ def edit_letter(database: Database, plan: LetterEdit, confirm: str) -> Edited:
 
 def change(payload: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a payload with other `values` by field or path. Pure; raises UsageError for a path that leads nowhere."""
+    if not isinstance(payload, Mapping):  # another program wrote it
+        raise UsageError(
+            f"the payload is {json.dumps(payload)[:60]} and has no fields to edit: discard the dead letter"
+        )
     changed: dict[str, Any] = copy.deepcopy(dict(payload))
     for path, value in values.items():
         *way, last = path.split(".")

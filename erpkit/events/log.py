@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -13,7 +14,7 @@ import psycopg
 
 from erpkit.database import Connection, Tenant
 from erpkit.errors import DatabaseError, ErpkitError, UsageError
-from erpkit.events.message import Message
+from erpkit.events.message import Message, fields_of
 from erpkit.near import find_near
 from erpkit.table import Column
 
@@ -47,7 +48,7 @@ EVENT_COLUMNS = (
     Column[Message]("recorded", lambda event: event.recorded_at and f"{event.recorded_at:%Y-%m-%d %H:%M:%S}"),
     Column[Message]("uuid", lambda event: event.uuid),
 )
-PAYLOAD_COLUMN = Column[Message]("payload", lambda event: dict(event.payload))
+PAYLOAD_COLUMN = Column[Message]("payload", lambda event: fields_of(event.payload))
 COLUMNS = '"offset", uuid, topic, payload, metadata, recorded_at'
 EVENT = ", ".join(f"e.{name}" for name in COLUMNS.split(", "))  # the same of a table that is called e
 
@@ -117,7 +118,15 @@ def list_events(connection: Connection, limit: int = 50) -> list[Message]:
 def to_message(row: tuple[Any, ...]) -> Message:
     """Build a message from a row of the log's `COLUMNS`."""
     offset, uuid, topic, payload, metadata, recorded_at = row
+    if type(metadata) is not dict or not all(type(value) is str for value in metadata.values()):
+        metadata = _as_texts(metadata)
     return Message(topic, payload, uuid, metadata, offset, recorded_at)
+
+
+def _as_texts(metadata: object) -> dict[str, str]:
+    """Return as text what another program wrote as metadata, which are texts by name; nothing of what has no names."""
+    found = metadata if isinstance(metadata, dict) else {}
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items()}
 
 
 def hint_topic(pattern: str, known: Iterable[str]) -> str:

@@ -101,6 +101,11 @@ def encode(event: object) -> dict[str, Any]:
     return values
 
 
+def fields_of(payload: object) -> dict[str, Any]:
+    """Return the fields of a payload; what another program wrote may be no object, and then is the one field `value`."""
+    return dict(payload) if isinstance(payload, Mapping) else {} if payload is None else {"value": payload}
+
+
 def check_storable(place: str, value: object) -> None:
     """Raise PayloadError, naming the field, for what JSON in PostgreSQL cannot hold: a NUL, half a character, NaN, infinity."""
     if isinstance(value, str):

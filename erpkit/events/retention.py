@@ -28,6 +28,7 @@ Kind = Literal["events", "inbox", "replays"]
 
 BATCH = 5000  # rows a transaction
 _DAYS = {"d": 1, "w": 7, "y": 365}
+_MOST_DAYS = 365_000
 _EXAMPLE = "ERPKIT_RETENTION=events=365d,inbox=90d,replays=30d"
 
 # How far a handler has read a topic: one that was added to it is read from its first event, and so may be one that another version
@@ -106,9 +107,12 @@ class Retention:
         for text in declared:
             name, _, age = text.partition("=")
             found = re.fullmatch(r"(\d+)([dwy])", age.strip())
-            if found is None or name.strip() not in kinds or not int(found[1]):
+            days = int(found[1]) * _DAYS[found[2]] if found else 0
+            if not days or name.strip() not in kinds:
                 raise UsageError(f"retention {text!r} is not a kind and an age: write it like {_EXAMPLE}")
-            ages[kinds[name.strip()]] = timedelta(days=int(found[1]) * _DAYS[found[2]])
+            if days > _MOST_DAYS:
+                raise UsageError(f"retention {text!r} is longer than 1,000 years: leave it out, and all are kept")
+            ages[kinds[name.strip()]] = timedelta(days=days)
         return cls(ages)
 
     def limits(self, now: datetime) -> dict[Kind, datetime]:

@@ -26,7 +26,7 @@ from erpkit.table import Column, Table
 
 Target = Literal["beginning", "now", "removed"] | int | datetime
 
-# `target` is the offset of the last event that is passed over.
+# `target` is the offset of the last event that is passed over: one that is there, as events to come are never passed over.
 _STEPS = """
 SELECT {slug}, coalesce(c."offset", 0), t.target,
        (SELECT count(*) FROM {events} e WHERE e.topic = ANY({topics}) AND e."offset" > coalesce(c."offset", 0)
@@ -53,7 +53,7 @@ SELECT {slug}, "offset", {target}, 0, 0, 0, 0, false FROM {checkpoints} WHERE co
 _TARGETS = {
     "beginning": "0",
     "now": 'coalesce((SELECT max("offset") FROM {events}), 0)',
-    "offset": "greatest({value} - 1, 0)",
+    "offset": 'least(greatest({value} - 1, 0), coalesce((SELECT max("offset") FROM {events}), 0))::bigint',
     "time": 'coalesce((SELECT min("offset") - 1 FROM {events} WHERE recorded_at >= {value}), (SELECT max("offset") FROM {events}), 0)',
 }
 
@@ -146,7 +146,11 @@ class SeekPlan:
                     "warning", f"erpkit events replay --handler {name}", (count_of(one.unsure, "event"),))
             for one in self.steps if one.unsure
         ]  # fmt: skip
-        return [*passed, *known, *unsure, *not_read(self.errors)]
+        beyond = [
+            Finding("beyond the log", one.tenant, "its log holds no event from there on: those to come are all handled", "info")
+            for one in self.steps if self.to.isdigit() and int(self.to) > one.target + 1
+        ]  # fmt: skip
+        return [*passed, *known, *unsure, *beyond, *not_read(self.errors)]
 
     @property
     def tables(self) -> tuple[Table[SeekStep], ...]:

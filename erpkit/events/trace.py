@@ -14,7 +14,7 @@ from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_wi
 from erpkit.errors import UsageError
 from erpkit.events.consumer import consumer_groups
 from erpkit.events.log import COLUMNS, to_message
-from erpkit.events.message import Message
+from erpkit.events.message import Message, fields_of
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
 from erpkit.plural import count_of
@@ -78,7 +78,7 @@ _COLUMNS = (
     Column[TraceEntry]("published by", lambda one: one.by),
     Column[TraceEntry]("detail", lambda one: one.detail),
 )
-_PAYLOAD = Column[TraceEntry]("payload", lambda one: "" if one.payload is None else dict(one.payload))
+_PAYLOAD = Column[TraceEntry]("payload", lambda one: "" if one.payload is None else fields_of(one.payload))
 
 
 @dataclass(frozen=True)

@@ -273,11 +273,11 @@ class Worker:
         self._tenants = {tenant.schema: tenant for tenant in tenants if tenant.is_active}
         skipped = {tenant.slug: tenant.status for tenant in tenants if not tenant.is_active}
         news = [f"skips {slug}: {status}" for slug, status in skipped.items() if self._skipped.get(slug) != status]
-        news += [f"serves {slug} again" for slug in self._skipped.keys() - skipped.keys()]
+        active = {tenant.slug for tenant in self._tenants.values()}  # one that was skipped may be dropped by now
+        news += [f"serves {slug} again" for slug in sorted(self._skipped.keys() & active)]
         self._skipped = skipped
         self._left.clear()
         self._start_handlers()
-        active = {tenant.slug for tenant in self._tenants.values()}
         self._failing = {name: why for name, why in self._failing.items() if name.partition(",")[0] in active}
         if news:
             self._report(news)

@@ -61,6 +61,7 @@ class _Manifest(BaseModel):
     shared_schemas: list[str] = Field(default_factory=list)  # these are read by Settings.from_env
     writable_schemas: list[str] = Field(default_factory=list)
     retention: list[str] = Field(default_factory=list)
+    thresholds: list[str] = Field(default_factory=list)
     allowed_functions: list[str] = Field(default_factory=list)
     migration_state: list[str] = Field(default_factory=list)
     pooler: str = ""

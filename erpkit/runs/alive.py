@@ -57,7 +57,7 @@ def temporary_folder() -> Iterator[Path]:
     """Lend a folder of this process alone, and remove those of processes that were killed."""
     sweep()
     with (
-        tempfile.TemporaryDirectory(prefix=PREFIX, dir=TEMP, ignore_cleanup_errors=True) as name,
+        tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", dir=TEMP, ignore_cleanup_errors=True) as name,
         claimed(Path(name, LOCK)),
     ):
         yield Path(name)

@@ -8,6 +8,7 @@ import math
 import os
 import tempfile
 from dataclasses import replace
+from importlib import import_module
 from queue import Empty
 from typing import Any
 
@@ -116,6 +117,7 @@ class _Client(OutputKeeper):
         super().start_new_kernel(stdout=self.attempt.said, stderr=self.attempt.said, **options)
         self.attempt.stopper.provisioner = self.km.provisioner
         self.attempt.kernel = getattr(self.km.provisioner, "state", "cold (another program starts it)")
+        import_module("nbconvert.exporters.html")  # the report needs it, and a cold kernel takes as long to start
 
     async def async_start_new_kernel_client(self) -> Any:
         """Connect, and return as soon as the kernel answers on both channels; nbclient's own way waits for silence after that."""

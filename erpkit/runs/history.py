@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from erpkit.database import Connection, may_not_read
+from erpkit.errors import DatabaseError, first_line
 from erpkit.finding import Finding
 from erpkit.plural import count_of
 from erpkit.result import Result, Summary
 from erpkit.runs.report import run_key
+from erpkit.runs.store import HistoryFile
 from erpkit.table import Column, Table, Tone
 
 if TYPE_CHECKING:
@@ -24,19 +27,25 @@ if TYPE_CHECKING:
 _LOST_AFTER = 60  # seconds without a sign of life
 
 _RUNS = """
-SELECT id::text, notebook, title, tenants, parameters, attempt, who, host, pid, checksum, revision, versions, started_at,
-       seen_at, ended_at, CASE WHEN outcome = 'running' AND seen_at < clock_timestamp() - make_interval(secs => %s)
-                               THEN 'lost' ELSE outcome END,
-       exit_code, seconds, error, facts, findings, output, report
-  FROM public.erpkit_runs
- WHERE (%s::text IS NULL OR notebook = %s) AND (%s::timestamptz IS NULL OR started_at >= %s)
- ORDER BY started_at DESC, id LIMIT %s
+WITH recorded AS (
+    SELECT id::text AS id, notebook, title, tenants, parameters, attempt, who, host, pid, checksum, revision, versions, started_at,
+           seen_at, ended_at, CASE WHEN outcome = 'running' AND seen_at < clock_timestamp() - make_interval(secs => %(lost)s)
+                                   THEN 'lost' ELSE outcome END AS outcome,
+           exit_code, seconds, error, facts, findings, output, report, to_jsonb(r)->'changes' AS changes
+      FROM public.erpkit_runs r
+     WHERE (%(notebook)s::text IS NULL OR notebook = %(notebook)s) AND (%(tenant)s::text IS NULL OR %(tenant)s = ANY(tenants))
+       AND (%(since)s::timestamptz IS NULL OR started_at >= %(since)s) AND starts_with(id::text, %(id)s)
+)
+SELECT * FROM recorded WHERE %(outcome)s::text IS NULL OR outcome = %(outcome)s ORDER BY started_at DESC, id LIMIT %(limit)s
 """
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as it was recorded. `outcome` is `running`, or `lost` for one whose process gave no sign of life for a minute."""
+    """A run as it was recorded. `outcome` is `running`, or `lost` for one whose process gave no sign of life for a minute.
+
+    `changes` is what was different from the run before, and `place` the file under ERPKIT_HOME that holds it, "" for the database.
+    """
 
     id: str
     notebook: str
@@ -61,6 +70,8 @@ class RunRecord:
     findings: Sequence[str] | None = field(repr=False)
     output: str | None
     report: str | None
+    changes: Mapping[str, Any] | None = field(default=None, repr=False)
+    place: str = ""
 
     @property
     def key(self) -> str:
@@ -115,7 +126,7 @@ class RunHistory(Result):
 
     @property
     def _empty(self) -> str:
-        return "No run matches; there are others: erpkit runs lists them." if self.has_others else _NO_RUNS
+        return "No run matches; for others see erpkit runs" if self.has_others else _NO_RUNS
 
     @property
     def findings(self) -> list[Finding]:
@@ -178,6 +189,7 @@ def _last(runs: Sequence[RunRecord]) -> RunRecord:
 
 _NO_RUNS = "No run was recorded. erpkit run NOTEBOOK runs one and records it."
 _COLUMNS = (
+    Column[RunRecord]("run", lambda r: r.id[:8]),
     Column[RunRecord]("started", lambda r: r.started_at),
     Column[RunRecord]("notebook", lambda r: r.notebook),
     Column[RunRecord]("tenants", lambda r: list(r.tenants), minor=True),
@@ -201,17 +213,65 @@ _WORK = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class RunFilter:
+    """Which runs are meant: those of a notebook, that name a tenant, with an outcome, started since a time, whose id begins so."""
+
+    notebook: str | None = None
+    tenant: str | None = None
+    outcome: str | None = None
+    since: datetime | None = None
+    id: str = ""
+
+    def fits(self, run: RunRecord) -> bool:
+        """Tell whether a run is one of them."""
+        return (
+            self.notebook in (None, run.notebook)
+            and (self.tenant is None or self.tenant in run.tenants)
+            and self.outcome in (None, run.outcome)
+            and (self.since is None or run.started_at >= self.since)
+            and run.id.startswith(self.id)
+        )
+
+
 def list_runs(
-    connection: Connection, notebook: str | None = None, *, since: datetime | None = None, limit: int = 50
+    connection: Connection,
+    notebook: str | None = None,
+    *,
+    since: datetime | None = None,
+    limit: int = 50,
+    only: RunFilter | None = None,
+    file: HistoryFile | None = None,
 ) -> list[RunRecord]:
-    """Return the newest `limit` runs, the newest first; none where nothing was ever recorded."""
+    """Return the newest `limit` runs that the database and the `file` hold, the newest first; none where nothing was ever recorded."""
+    only = only or RunFilter(notebook, since=since)
+    found = [run for run in _runs_in(file) if only.fits(run)][:limit] if file else []
     if connection.execute("SELECT to_regclass('public.erpkit_runs')").fetchone() == (None,):
-        return []
+        return found
     try:
-        rows = connection.execute(_RUNS, [_LOST_AFTER, notebook, notebook, since, since, limit])
+        rows = connection.execute(_RUNS, {**vars(only), "lost": _LOST_AFTER, "limit": limit})
     except psycopg.errors.InsufficientPrivilege:
+        if found:  # this login's own runs
+            return found
         raise may_not_read(connection, "erpkit_runs") from None
-    return [RunRecord(*row) for row in rows]
+    found += [RunRecord(*row) for row in rows]
+    return sorted(found, key=lambda run: run.started_at, reverse=True)[:limit]
+
+
+def _runs_in(file: HistoryFile) -> list[RunRecord]:
+    try:
+        return [_read(row, str(file.path)) for row in file.runs()]
+    except (sqlite3.Error, OSError) as error:
+        raise DatabaseError(f"the runs in {file.path} cannot be read: {first_line(error)}") from None
+
+
+def _read(row: Mapping[str, Any], place: str) -> RunRecord:
+    times = {
+        name: datetime.fromisoformat(row[name]) if row[name] else None for name in ("started_at", "seen_at", "ended_at")
+    }
+    silent = datetime.now(UTC) - (times["seen_at"] or datetime.now(UTC))
+    is_lost = row["outcome"] == "running" and silent.total_seconds() > _LOST_AFTER
+    return RunRecord(**{**row, **times, "outcome": "lost" if is_lost else row["outcome"], "place": place})
 
 
 def find_last(runs: Sequence[RunRecord]) -> list[RunRecord]:

@@ -53,7 +53,7 @@ def read_result(text: str | bytes) -> RunResult:
 def open_recorder(settings: Settings) -> Iterator[Recorder]:
     """Yield the recorder for the configured database; where that does not answer, the recorder has the reason in `problem`."""
     with ExitStack() as stack:
-        yield Recorder.opening(lambda: stack.enter_context(Database.open(settings)))
+        yield Recorder.opening(lambda: stack.enter_context(Database.open(settings)), settings.home)
 
 
 class JobRunner:

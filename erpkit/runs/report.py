@@ -30,6 +30,7 @@ _PAGE = """<!doctype html>
 <title>{title}</title><style>
 {style}
 </style></head><body><h1>{title}</h1><dl class="run">{facts}</dl>
+{changes}
 {summary}
 <main>
 {body}
@@ -61,6 +62,7 @@ def write_report(node: Any, title: str, result: RunResult, origin: Provenance, f
         title=visible_html(title),
         style=style,
         facts=rows,
+        changes=result.changes.html() if result.changes else "",
         summary=result.summary.html() if result.summary else "",
         body=body,
     )

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from erpkit.errors import UsageError
 from erpkit.plural import count_of
 from erpkit.result import SCRAP, Summary
+from erpkit.runs.changes import Changes
 
 Outcome = Literal["ok", "findings", "failed", "timed out", "killed", "interrupted"]
 
@@ -34,7 +35,8 @@ class RunResult:
     """What became of one run: `findings` when it ran and found a problem, `failed` with the error when a cell failed.
 
     `output` and `report` are local files, and `places` says where they are for good. `problems` are lines about what went
-    wrong beside the run itself, such as a record that could not be written. `kernel` is `warm`, or why it was a cold one.
+    wrong beside the run itself, such as a record that could not be written. `kernel` is `warm`, or why it was a cold one. `changes` is
+    what is different since the last run of the same notebook and parameters, where this one came to its end.
     """
 
     notebook: str
@@ -52,6 +54,7 @@ class RunResult:
     places: tuple[str, str] = ("", "")
     problems: tuple[str, ...] = ()
     kernel: str = ""
+    changes: Changes | None = field(default=None, repr=False)
 
     @property
     def exit_code(self) -> int:

@@ -13,6 +13,8 @@ from typing import Any
 from uuid import uuid4
 
 from erpkit.errors import ErpkitError, RunError, UsageError
+from erpkit.runs.changes import Changes
+from erpkit.runs.compared import compared, read_declared
 from erpkit.runs.entries import read_entries
 from erpkit.runs.execute import execute, find_kernel, home_folder, mark_cells
 from erpkit.runs.killed import mark_killed, under_way
@@ -74,6 +76,7 @@ def run_notebook(
     if retry.times and not retry.writes and may_write(notebook.parameters, values):
         raise UsageError(f"this run of {notebook.path.stem} may write: it is only retried with --retry-writes")
     urls, stopper, first = read_urls(), Stopper(limits), datetime.now(UTC)
+    read_declared()  # a threshold that cannot be understood is refused before a kernel starts
     with home_folder(), stopper.signals():
         name, destination = find_kernel(notebook, kernel), Destination(place)
         if destination.url is None:
@@ -167,10 +170,12 @@ class _Run:
         )  # fmt: skip
         with under_way(self._output):
             done = execute(order, stopper, Mask(self._values))
-            result = self._result(done.node, done.ending, time.perf_counter() - began)
+            result = compared(
+                self._result(done.node, done.ending, time.perf_counter() - began), self.start, self._recorder
+            )
             mark_cells(done.node, done.ending)
             self._write(done.node, result)
-        return replace(self._deliver(result), problems=tuple(done.cut))
+        return replace(self._deliver(result), problems=(*result.problems, *done.cut))
 
     def _result(self, node: Any, ending: Ending, seconds: float) -> RunResult:
         summary, start = read_summary(node) if node else None, self.start
@@ -214,7 +219,7 @@ def _tell(
     if urls:
         before = recorder.previous_outcome(start) or _previous_in(destination, start)
         try:
-            if is_news(before, result.outcome):
+            if is_news(before, result.outcome, result.changes):
                 send_news(urls, result, before)
         except ErpkitError as error:
             problems.append(str(error))
@@ -235,9 +240,9 @@ _FINDINGS = 10  # that a message holds
 _KINDS = {"ok": "success", "findings": "warning"}
 
 
-def is_news(before: Outcome | None, now: Outcome) -> bool:
-    """Tell whether an outcome differs from the one before; a first run is expected to be ok."""
-    return now != (before or "ok")
+def is_news(before: Outcome | None, now: Outcome, changes: Changes | None = None) -> bool:
+    """Tell whether an outcome differs from the one before, or an error or a warning is new; a first run is expected to be ok."""
+    return now != (before or "ok") or bool(changes and changes.has_news)
 
 
 def read_urls(environ: Mapping[str, str] | None = None) -> list[str]:
@@ -286,6 +291,7 @@ def _title(result: RunResult, before: Outcome | None) -> str:
 
 def _body(result: RunResult) -> str:
     more = len(result.findings) - _FINDINGS
-    lines = [result.verdict, *(f"- {finding}" for finding in result.findings[:_FINDINGS])]
+    lines = [*(result.changes.news if result.changes else ()), result.verdict]
+    lines += [f"- {finding}" for finding in result.findings[:_FINDINGS]]
     lines += [f"and {more} more"] if more > 0 else []
     return "\n".join(map(visible, [*lines, f"report {result.places[1]}"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any, LiteralString
@@ -12,7 +12,7 @@ from psycopg import sql
 
 from erpkit.database import TEMPLATE, Connection, Tenant, read_tenants
 from erpkit.events import ConsumerGroup
-from erpkit.finding import Finding
+from erpkit.finding import Finding, with_ages
 from erpkit.migrations import ForeignStates, Migration
 from erpkit.plural import count_of
 from erpkit.result import Result, Summary
@@ -78,7 +78,8 @@ class IndexDetail:
 class TenantDetail(Result):
     """The state of one tenant in depth: `inspection` is that of `inspect_tenants`, with exact figures.
 
-    `target` names the database; `before` is an earlier inspection, since which growth is measured.
+    `target` names the database; `before` is an earlier inspection, since which growth is measured. `ages` says how long each finding
+    has been known, by its key.
     """
 
     inspection: TenantInspection
@@ -87,6 +88,7 @@ class TenantDetail(Result):
     topics: Mapping[str, int]
     target: str = ""
     before: Snapshot | None = None
+    ages: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @cached_property
     def now(self) -> Snapshot:
@@ -101,7 +103,7 @@ class TenantDetail(Result):
     @property
     def findings(self) -> list[Finding]:
         """What a person should look at."""
-        return self.inspection.findings
+        return with_ages(self.inspection.findings, self.ages)
 
     @property
     def facts(self) -> dict[str, object]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from erpkit.events import LETTER_COLUMNS, DeadLetter
-from erpkit.finding import Finding
+from erpkit.finding import Finding, with_ages
 from erpkit.migrations import ForeignState, MigrationStatus
 from erpkit.plural import count_of
 from erpkit.result import Result, Summary
@@ -31,19 +31,24 @@ _Versions = tuple[str, Mapping[str, MigrationStatus | ForeignState]]  # a tenant
 
 @dataclass(frozen=True)
 class FleetInspection(Result):
-    """The inspections of tenants; `before` is an earlier inspection, since which growth is measured."""
+    """The inspections of tenants; `before` is an earlier inspection, since which growth is measured.
+
+    `ages` says how long each finding has been known, by its key, and `unkept` why this inspection was not kept for the next one.
+    """
 
     target: str
     inspections: tuple[TenantInspection, ...]
     now: Snapshot
     before: Snapshot | None = None
+    ages: Mapping[str, str] = field(default_factory=dict, repr=False)
+    unkept: str = ""
 
     @property
     def findings(self) -> list[Finding]:
         """What a person should look at; having no tenants is a finding, too."""
         if not self.inspections:
             return [Finding("no tenants", "", "there are no tenants to inspect", remedy="erpkit tenants list")]
-        return [finding for one in self.inspections for finding in one.findings]
+        return with_ages([finding for one in self.inspections for finding in one.findings], self.ages)
 
     @property
     def facts(self) -> dict[str, object]:
@@ -77,17 +82,17 @@ class FleetInspection(Result):
 
     @property
     def note(self) -> str:
-        """Tells whether the figures are estimates."""
-        if self.inspections and not self.inspections[0].is_exact:
-            return "sizes, rows and events are PostgreSQL's estimates; name fewer tenants to have them counted"
-        return ""
+        """Tells whether the figures are estimates, and why there will be nothing to compare with."""
+        estimated = "sizes, rows and events are PostgreSQL's estimates; name fewer tenants to have them counted"
+        notes = [estimated] if self.inspections and not self.inspections[0].is_exact else []
+        return "; ".join([*notes, *([self.unkept] if self.unkept else [])])
 
     @property
     def table(self) -> Table[TenantInspection]:
         """One line for each tenant: status, size, rows, events and problems."""
         head, tail = _FLEET[:5], _FLEET[5:] if self.has_event_log else _FOREIGN
         grown: Sequence[Column[TenantInspection]] = ()
-        if self.growths:
+        if any(one.size or one.rows for one in self.growths.values()):  # two columns of zeros would tell nothing
             grown = growth_columns(lambda i: self.growths[i.tenant.slug], "MiB", _MIB, 2)
         states = map(_state_column, dict.fromkeys(state.module for i in self.inspections for state in i.foreign))
         columns = (*head, *grown, *tail, *states)

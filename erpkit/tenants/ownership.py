@@ -20,7 +20,7 @@ from erpkit.tenants.registry import list_tenants, registry_table
 from erpkit.tenants.roles import default_statements, operator_statements
 from erpkit.visible import visible
 
-_TABLES = ("erpkit_migrations", "erpkit_runs")
+_TABLES = ("erpkit_migrations", "erpkit_runs", "erpkit_looks")
 _SHADOW = "erpkit_shadow_%"
 
 _NOT_OURS = f"""

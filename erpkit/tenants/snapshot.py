@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -123,6 +123,28 @@ def read_snapshot(path: Path | str) -> Snapshot:
         return _snapshot(value)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UsageError(f"{path} is a damaged inspection; {_HOW}") from None
+
+
+def describe_figures(snapshot: Snapshot) -> dict[str, Any]:
+    """Return a snapshot as plain values, without the rest of the inspection; `read_figures` reads them."""
+    tenants = [
+        {
+            "slug": slug, "size": one.total.size, "exact": any(table.is_exact for table in (one.total, *one.tables.values())),
+            "rows": {name: table.rows for name, table in one.tables.items()},
+            "table_sizes": {name: table.size for name, table in one.tables.items()},
+            "locked": [name for name, table in one.tables.items() if not table.is_exact],
+        }
+        for slug, one in snapshot.tenants.items()
+    ]  # fmt: skip
+    return {"taken_at": snapshot.taken_at.isoformat(), "target": snapshot.target, "tenants": tenants}
+
+
+def read_figures(value: Mapping[str, Any], target: str) -> Snapshot | None:
+    """Read what `describe_figures` returned of the same database, whatever its name was then; None for anything else."""
+    try:
+        return replace(_snapshot(value), target=target)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
 
 
 def _snapshot(value: Mapping[str, Any]) -> Snapshot:

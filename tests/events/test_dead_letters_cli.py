@@ -89,7 +89,25 @@ def test_an_edit_that_the_handler_could_not_read_is_refused_with_the_field(erp: 
     refused(erpkit(*edit, "--set", "order_id=twelve"), 1, "order_id")
     refused(erpkit(*edit, "--set", "lines.99.amount=1"), 2, "the payload has no lines.99.amount; its fields are")
     refused(erpkit(*edit, "--set", "currency"), 2, "is not FIELD=VALUE")
+    for text, fault in (("a\\u0000b", "a NUL character"), ("a\\ud800b", "a lone surrogate")):
+        refused(
+            erpkit(*edit, "--set", f'currency="{text}"'), 1, "currency: the text holds", fault, "nothing was edited"
+        )
     refused(erpkit(*edit, "--set", "currency=EUR", "--reason", " "), 2, "needs a reason")
+
+
+def test_a_payload_of_another_program_that_has_no_fields_is_shown_and_not_edited(
+    erp: Planted, database: Database
+) -> None:
+    slug, one = erp.dead_letters, letters("list")[0]
+    with database.connection() as connection:
+        connection.execute(f"UPDATE tenant_{slug}.erpkit_events SET payload = '[1]' WHERE uuid = %s", [one["uuid"]])
+    offset = str(one["offset"])
+    for command in (("dead-letters", "show", slug, offset), ("trace", one["uuid"]), ("list", slug, "--limit", "1000")):
+        shown = erpkit("events", *command, "--payload")
+        assert (shown.returncode in {0, 3}, "value" in shown.stdout) == (True, True), shown.stderr
+    edit = ("events", "dead-letters", "edit", slug, offset, "--reason", "a test", "--set", "currency=EUR")
+    refused(erpkit(*edit), 2, "the payload is [1] and has no fields to edit")
 
 
 def test_where_letters_are_open_and_none_matches_that_is_what_is_said(erp: Planted) -> None:

@@ -181,6 +181,9 @@ def test_a_declaration_that_cannot_be_read_is_refused() -> None:
     for text in ("events", "events=10", "events=0d", "letters=10d", "events=-1d"):
         with pytest.raises(UsageError, match="is not a kind and an age: write it like"):
             Retention.of([text])
+    for text in ("events=9999999999999d", "events=1001y"):
+        with pytest.raises(UsageError, match=r"is longer than 1,000 years: leave it out"):
+            Retention.of([text])
     limits = Retention.of(["events=2w", "inbox=1y"]).limits(datetime(2026, 3, 31, 15, 30, tzinfo=UTC))
     assert limits["events"] == datetime(2026, 3, 17, tzinfo=UTC)
     assert limits["events"] - limits["inbox"] == timedelta(days=351)

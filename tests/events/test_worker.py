@@ -240,6 +240,19 @@ def test_two_workers_share_the_tenants_and_handle_each_event_once(database: Data
     assert all(effects(database, tenant) == list(range(100)) for tenant in tenants)
 
 
+def test_a_suspended_tenant_that_is_dropped_is_not_said_to_be_served_again(database: Database, acme: Tenant) -> None:
+    make_tenant(database, "bluebird")
+    with database.connection() as connection:
+        set_status(connection, "bluebird", "suspended")
+    with _running(database, poll=0.2) as reports:
+        until(lambda: "skips bluebird: suspended" in _news(reports))
+        with database.connection() as connection:
+            connection.execute("DELETE FROM public.tenants WHERE slug = 'bluebird'")
+            set_status(connection, "acme", "suspended")
+        until(lambda: "skips acme: suspended" in _news(reports))
+    assert "serves bluebird again" not in _news(reports)
+
+
 def test_a_suspended_tenant_is_left_alone_until_it_is_active_again(database: Database, acme: Tenant) -> None:
     with database.connection() as connection:
         set_status(connection, "acme", "suspended")

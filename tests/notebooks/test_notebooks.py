@@ -17,6 +17,7 @@ from erpkit.events import Selection, plan_replay
 from erpkit.migrations import Migration, plan_up, read_applied
 from erpkit.modules import Registry
 from erpkit.runs import RunResult, list_notebooks, open_notebook, read_summary, run_notebook
+from erpkit.runs.alive import PREFIX
 from erpkit.sample.demo import Planted
 from erpkit.tenants import list_tenants
 from tests.conftest import plant_copy
@@ -233,6 +234,6 @@ def test_the_settings_of_a_run_are_the_environments(shared_database: Database) -
 @pytest.fixture(autouse=True)
 def no_private_sockets_left() -> Iterator[None]:
     """Each run removes the folder of its kernel's sockets."""
-    before = set(Path("/tmp").glob(f"erpkit-{os.getpid()}-*"))
+    before = set(Path("/tmp").glob(f"{PREFIX}{os.getpid()}-*"))
     yield
-    assert {path for path in Path("/tmp").glob(f"erpkit-{os.getpid()}-*") if path not in before} == set()
+    assert {path for path in Path("/tmp").glob(f"{PREFIX}{os.getpid()}-*") if path not in before} == set()

@@ -126,16 +126,11 @@ def test_what_cannot_be_written_fails_no_run_and_is_said_in_one_line(
         result = run_notebook(open_notebook(str(notebook)), {"n": 2}, tmp_path / "runs", recorder=Recorder(read_only))
     assert (result.outcome, len(result.problems)) == ("ok", 1)
     assert result.problems[0] == "the run is not recorded: permission denied for schema public"
-    for environ, why in (
-        ({"ERPKIT_DATABASE": "host=127.0.0.1 port=1 dbname=erp user=me"}, "cannot connect to 127.0.0.1/erp/me"),
-        ({"ERPKIT_TENANTS_QUERY": "SELECT 'a' AS slug, 'public' AS schema_name"}, "ERPKIT_TENANTS_QUERY is set"),
-    ):
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in environ.items():
-                patch.setenv(name, value)
-            with open_recorder(Settings.from_env()) as recorder:
-                recorder.finish(_start(notebook), _result("ok"))
-                assert why in str(recorder.problem)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ERPKIT_DATABASE", "host=127.0.0.1 port=1 dbname=erp user=me")
+        with open_recorder(Settings.from_env()) as recorder:
+            recorder.finish(_start(notebook), _result("ok"))
+            assert "cannot connect to 127.0.0.1/erp/me" in str(recorder.problem)
     with database.connection() as connection:
         assert list_runs(connection) == []
 
@@ -161,7 +156,7 @@ def test_the_command_lists_runs_of_one_notebook_as_a_table_and_as_json(database:
     assert shown.stdout.index("failed: ValueError: no") < shown.stdout.index(" ok ")
     (newest,) = json.loads(erpkit("runs", "--notebook", "probe", "--limit", "1", "--json").stdout)
     assert (newest["outcome"], newest["parameters"], newest["tenants"]) == ("failed", {}, ["acme"])
-    assert "No run matches; there are others" in erpkit("runs", "--notebook", "other").stderr
+    assert "No run matches; for others see erpkit runs" in erpkit("runs", "--notebook", "other").stderr
 
 
 def test_flaky_is_what_turns_more_than_once_and_the_last_run_of_each_work_counts(

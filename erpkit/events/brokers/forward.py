@@ -45,12 +45,16 @@ SELECT {slug}, {group}, '*', w.events, w.oldest, coalesce(c."offset", 0), c.upda
 
 @dataclass(frozen=True)
 class Forwarded:
-    """How many events of a tenant were forwarded, the last offset that is done with, and how many the broker refused for good."""
+    """How many events of a tenant were forwarded, the last offset that is done with, and how many the broker refused for good.
+
+    `lost` tells that the broker has lost what it was sent up to that offset.
+    """
 
     tenant: str
     events: int
     offset: int
     refused: int = 0
+    lost: bool = False
 
 
 def forward_group(broker: Broker) -> str:
@@ -135,22 +139,26 @@ def _keep_letters(
 
 def prepare(
     database: Database, tenants: Sequence[Tenant], groups: Sequence[ConsumerGroup], broker: Broker, errors: Errors
-) -> None:
-    """Make on the broker what these groups need, and note with each of all `tenants` what a broker without the mark has lost.
+) -> list[Forwarded]:
+    """Make on the broker what these groups need; return what a broker without the mark has lost, noted with each of all `tenants`.
 
-    A tenant that cannot be read is named in `errors`, with the reason.
+    Those that are not active are among them, as the mark is there when they are active again. A tenant that cannot be read is named
+    in `errors`, with the reason.
     """
     broker.declare(groups)
     if broker.has_mark():
-        return
+        return []
+    lost: list[Forwarded] = []
     for tenant in tenants:
         with note_failure(tenant, errors), name_log_behind(tenant):
-            note_wiped(database, tenant, broker)
+            if offset := note_wiped(database, tenant, broker):
+                lost.append(Forwarded(tenant.slug, 0, offset, lost=True))
     broker.leave_mark()
+    return lost
 
 
-def note_wiped(database: Database, tenant: Tenant, broker: Broker) -> bool:
-    """Note as a dead letter of the forwarder that the broker has lost what was forwarded; return whether anything was.
+def note_wiped(database: Database, tenant: Tenant, broker: Broker) -> int:
+    """Note as a dead letter of the forwarder that the broker has lost what was forwarded; return up to which offset, 0 if nothing was.
 
     For a broker without the forwarder's mark: it was wiped or purged, or is another one under the same name.
     """
@@ -162,7 +170,7 @@ def note_wiped(database: Database, tenant: Tenant, broker: Broker) -> bool:
         if row:
             lost = f"{_WIPED} {broker.name} has lost what was forwarded up to offset {row[0]}: it was wiped or purged, or is another"
             connection.execute(_LETTER, [group, wiped_uuid(group), row[0], "*", lost])
-    return row is not None
+    return int(row[0]) if row else 0
 
 
 def wiped_uuid(group: str) -> UUID:

@@ -38,6 +38,7 @@ _TOO_LARGE, _HEADERS_TOO_LARGE = (
     10054,
     10097,
 )  # JetStream's errors for a message over the stream's max_msg_size, and over 64 KiB
+_LONGEST_NAME = 3900  # bytes, as the server reads 4096 up to the end of the line that has the name
 _MARK = MARK.replace(".", "-")  # a stream's name may not hold a dot
 _GONE = ", gone: "  # in the mark, between the time at which the stream was made and how many messages it lacked
 _FETCH_FOR = 1.0  # seconds until the server is asked anew when nothing comes
@@ -99,11 +100,14 @@ class NatsBroker(StreamBroker):
         expected, own_id = {EXPECTED_LAST: self._id(before, route)} if before else {}, self._id(message, route)
         headers = {**headers_of(tenant, message, route), **expected, MESSAGE_ID: own_id, "content-type": JSON}
         more = len(str(expected)) + len(own_id) - len(message_id(message, route))
+        name = self._published_as(tenant, message, route)
+        if "" in name.split(".") or len(name.encode()) > _LONGEST_NAME:
+            raise BadSubjectError  # the server would not answer, or close the connection
         if size_of(tenant, message, route) + more > client.connection.max_payload:
             raise MaxPayloadError  # the server would close the connection, as the library counts no headers
         acknowledged = await client.publish(
             body_of(message),
-            self._published_as(tenant, message, route),
+            name,
             headers=headers,
             correlation_id=message.correlation_id,
             stream=self._stream(route),

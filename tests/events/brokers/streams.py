@@ -1,4 +1,4 @@
-"""What is in a NATS server's streams, read as any other program would."""
+"""What is in a NATS server's streams, read and purged as any other program would."""
 
 import asyncio
 
@@ -25,3 +25,14 @@ def stored(server: NatsServer, tenant: str, subject: str = "erp", stream: str = 
         return [(place, int(headers["offset"]), headers, data) for place, headers, data in found]
 
     return asyncio.run(read())
+
+
+def purge_stream(server: NatsServer) -> None:
+    """Remove all messages from the stream of what was forwarded."""
+
+    async def purge() -> None:
+        client = await nats_client.connect(server.url)
+        await client.jetstream().purge_stream("ERP")
+        await client.close()
+
+    asyncio.run(purge())

@@ -15,7 +15,7 @@ from erpkit.sample.demo import Planted
 from tests.command import erpkit, refused
 from tests.conftest import plant_copy
 from tests.counting import wait_until
-from tests.events.brokers.streams import stored
+from tests.events.brokers.streams import purge_stream, stored
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +118,20 @@ def test_the_forwarder_shows_in_lag_and_sends_again_from_a_point_that_was_planne
     assert f"`erpkit events forward` sends {one['events']} events of 1 tenant again" in done.stdout, done.stderr
     forwarded = json.loads(erpkit("events", "forward", "--once", "--json").stdout)
     assert [(row["events"], row["refused"]) for row in forwarded if row["tenant"] == "acme"] == [(one["events"], 0)]
+
+
+def test_what_a_purged_broker_has_lost_is_told_of_a_suspended_tenant_too(planted: Planted, nats: NatsServer) -> None:
+    assert erpkit("events", "forward", "--once").returncode == 0
+    assert erpkit("tenants", "suspend", "acme").returncode == 0
+    try:
+        purge_stream(nats)
+        forwarded = erpkit("events", "forward", "--once")
+    finally:
+        assert erpkit("tenants", "activate", "acme").returncode == 0
+    assert (forwarded.returncode, "! bluebird: the broker has lost" in forwarded.stderr) == (3, True)
+    lag = erpkit("events", "lag", "--tenant", "acme")
+    assert (lag.returncode, "has lost what was forwarded" in lag.stdout) == (3, True)
+    assert erpkit("events", "forward", "--once").returncode == 0
 
 
 def test_a_tenant_whose_log_cannot_be_read_is_named_and_does_not_stop_the_others(

@@ -39,7 +39,7 @@ from erpkit.events.letter_run import run_letters
 from erpkit.migrations import Migration
 from tests.counting import COUNTER, GROUPS, SEEN, consuming, new_tenant, select, wait_until, write_events
 from tests.events.brokers.servers import MortalNats
-from tests.events.brokers.streams import stored
+from tests.events.brokers.streams import purge_stream, stored
 
 LETTERS = "SELECT error FROM erpkit_dead_letters WHERE status = 'open' AND handler LIKE 'forward.%' ORDER BY \"offset\""
 
@@ -70,6 +70,26 @@ def test_a_message_of_2_mb_among_small_ones_becomes_a_dead_letter_of_the_forward
     with consuming(shared_database, acme, jetstream):  # a handler has the log beside it, and misses none
         wait_until(lambda: len(select(shared_database, acme, SEEN)) == 40)
     assert select(shared_database, acme, SEEN) == [f"seen {number:05}" for number in range(100, 140)]
+
+
+def test_rows_of_another_program_with_names_and_metadata_that_cannot_be_do_not_stop_the_forwarder(
+    shared_database: Database, acme: Tenant, nats: MortalNats, jetstream: NatsBroker
+) -> None:
+    rows = [("", "{}"), ("a..b", "{}"), ("counter.", "{}"), ("c" * 5000, "{}")]
+    rows += [("counter.Counted", metadata) for metadata in ("null", "[1]", '"x"', '{"n": 1}', '{"name": "Counted"}')]
+    with shared_database.tenant_transaction(acme, write=True) as connection:
+        for number, (topic, metadata) in enumerate(rows):
+            connection.execute(
+                "INSERT INTO erpkit_events (uuid, topic, payload, metadata) "
+                "VALUES (gen_random_uuid(), %s, jsonb_build_object('number', %s::int), %s::jsonb)",
+                [topic, 100 + number, metadata],
+            )
+    jetstream.declare(GROUPS)
+    done = forward(shared_database, acme, jetstream)
+    assert (done.events, done.refused) == (5, 4)
+    headers = [headers for _, _, headers, _ in stored(nats, acme.slug)]
+    assert [(one.get("n"), one.get("name")) for one in headers[3:]] == [("1", None), (None, "Counted")]
+    assert all("invalid subject" in str(error) for error in select(shared_database, acme, LETTERS))
 
 
 def test_a_message_that_fits_the_server_without_its_headers_is_refused_before_the_server_closes_the_connection(
@@ -290,7 +310,7 @@ def test_a_stream_that_was_purged_is_noticed_once_and_what_it_lost_can_be_sent_a
     forward(shared_database, acme, jetstream)
     prepare(shared_database, [acme], GROUPS, jetstream, {})
     assert _tell_lost(shared_database, acme, jetstream) == []
-    _purge_stream(nats)
+    purge_stream(nats)
     prepare(shared_database, [acme], GROUPS, jetstream, {})
     (lost,) = _tell_lost(shared_database, acme, jetstream)
     assert "has lost what was forwarded up to offset 20" in lost
@@ -318,15 +338,6 @@ def test_a_stream_that_removes_old_messages_by_its_own_limits_is_not_taken_for_p
     finally:
         _limit_stream(nats, max_msgs=-1)
         _delete_stream(nats)
-
-
-def _purge_stream(server: MortalNats) -> None:
-    async def purge() -> None:
-        client = await nats_client.connect(server.url)
-        await client.jetstream().purge_stream("ERP")
-        await client.close()
-
-    asyncio.run(purge())
 
 
 def _delete_stream(server: MortalNats) -> None:
