@@ -246,3 +246,25 @@ def test_the_module_explorer_answers_what_depends_on_a_module_and_what_if_an_edg
     expect(page.locator(".widget-html-content div[role=img]")).to_have_attribute("aria-label", re.compile("load order"))
     page.get_by_label("Without", exact=True).select_option("sales->catalog")
     expect(page.get_by_text("without sales -> catalog: 3 places to change")).to_be_visible()
+
+
+def test_a_runbook_rehearses_loudly_and_is_applied_in_earnest_by_its_buttons(
+    page: Page, lab: Lab, planted: Planted
+) -> None:
+    lab.open(page, "runbooks/tenant_behind")
+    run_all(page)
+    expect(page.get_by_text("REHEARSAL on a scratch copy of the sample ERP.")).to_be_visible()
+    expect(page.get_by_text("proved: nothing is pending")).to_be_visible()
+    page.get_by_label("rehearse", exact=True).uncheck()
+    page.get_by_label("tenant", exact=True).select_option(planted.behind)
+    expect(page.get_by_text(f"Set here: rehearse = False; tenant = {planted.behind}.")).to_be_visible()
+    page.locator(".jupyter-button[title='Run']").click()
+    expect(page.get_by_text(re.compile("^IN EARNEST on "))).to_be_visible()
+    plan = page.get_by_text(re.compile(r"^migrate-\w+: .* on .*"))
+    expect(plan).to_be_visible()
+    expect(page.get_by_text(f"{planted.behind}: 1 pending")).to_be_visible()
+    page.get_by_label("Plan's id").fill(plan.inner_text().partition(":")[0])
+    page.locator("button[title='Apply']").click()
+    page.get_by_role("button", name="Verify: run the cells below").click()
+    expect(page.get_by_text(f"{planted.behind}: 0 pending, 0 differences from _template")).to_be_visible()
+    expect(page.locator(ERROR)).to_have_count(0)
