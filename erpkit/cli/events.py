@@ -357,7 +357,9 @@ def _send_again(slugs: Sequence[str], point: str, confirm: str, as_json: bool) -
 def _point(point: str) -> dict[str, Any]:
     if point == "beginning" or point.isdecimal():
         return {"offset": 1 if point == "beginning" else int(point)}
-    return {"since": read_time("--from", point)}
+    if not point:
+        raise UsageError("--from is empty: write beginning, an offset, or a time as 2026-01-31T08:00:00+00:00")
+    return {"since": read_time("--from", point, "beginning, an offset")}
 
 
 def _resend(plan: ResendPlan) -> dict[str, Any]:
