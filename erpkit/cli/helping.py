@@ -11,7 +11,7 @@ from erpkit.cli.examples import EXAMPLES
 from erpkit.near import did_you_mean
 
 
-class Command(click.Command):
+class _WithExamples(click.Command):
     """A command whose help ends with examples, which stand in `erpkit.cli.examples`."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -22,7 +22,11 @@ class Command(click.Command):
                 formatter.write("".join(f"  {line}\n" for line in lines))
 
 
-class Group(click.Group):
+class Command(_WithExamples):
+    """A single command."""
+
+
+class Group(_WithExamples, click.Group):
     """A group that lists its commands with whole sentences, and says which command was probably meant."""
 
     command_class = Command
