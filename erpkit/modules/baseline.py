@@ -75,7 +75,7 @@ def read_baseline(path: Path | None) -> Baseline:
         if document["version"] != VERSION:
             raise UsageError(f"{path}: version {document['version']} of a baseline, not {VERSION}: write it anew")
         entries = [
-            Entry(found["rule"], tuple(found["modules"]), evidence)
+            Entry(str(found["rule"]), tuple(map(str, found["modules"])), str(evidence))
             for found in document["findings"]
             for evidence in found["evidence"]
         ]

@@ -228,7 +228,7 @@ def check_modules(
         *folder_faults(modules),
         *undeclared_findings(binding, indirect=indirect),
         *layer_findings(judged, rules.layers, known),
-        *forbidden_findings(judged, rules),
+        *forbidden_findings(judged, rules, known),
         *allowance_findings(inside, rules, day),
         *event_findings(modules),
         *unused_findings(inside, couplings),

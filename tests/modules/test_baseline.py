@@ -87,6 +87,12 @@ def test_a_baseline_is_the_same_text_for_the_same_findings(path: Path) -> None:
     assert path.read_text() == text
 
 
+def test_what_a_baseline_has_is_text_whatever_stands_in_it(path: Path) -> None:
+    path.write_text('{"version": 1, "findings": [{"rule": "x", "modules": [1], "evidence": [2]}]}')
+    (finding,) = check_modules([Module("a")], baseline=read_baseline(path)).findings
+    assert (finding.kind, finding.modules, finding.evidence) == ("no longer happens", ("1",), ("2",))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -56,11 +56,12 @@ class ConsumeOptions:
 
 @dataclass(frozen=True)
 class Consumed:
-    """How many deliveries were handled, how many became dead letters, and how many were for an unknown tenant."""
+    """How many deliveries were handled, became dead letters, were for an unknown tenant, and could not be read as an event."""
 
     handled: int
     dead: int
     unknown: int
+    unreadable: int = 0
 
 
 def consume(
@@ -82,7 +83,7 @@ def consume(
     options = options or ConsumeOptions()
     work = _Consuming(database, registry, list_tenants, Watchdog(options.limit))
     subscriptions = [
-        Subscription(queue_of(group, topic), topic, partial(work.receive, handler))
+        Subscription(queue_of(group, topic), topic, partial(work.receive, handler), partial(work.count, unreadable=1))
         for handler in registry.event_handlers.values()
         for group in [group_of(registry, handler)]
         for topic in group.topics
@@ -94,7 +95,7 @@ def consume(
                 if options.idle is not None and work.idle_for() > options.idle:
                     break
         work.wait_until_idle()
-    return Consumed(work.handled, work.dead, work.unknown)
+    return work.counts
 
 
 @dataclass
@@ -105,9 +106,7 @@ class _Consuming:
     registry: Registry
     list_tenants: Callable[[], Sequence[Tenant]]
     watchdog: Watchdog
-    handled: int = 0
-    dead: int = 0
-    unknown: int = 0
+    counts: Consumed = Consumed(0, 0, 0)
     busy: int = 0
     last_delivery: float = 0
     _tenants: dict[str, Tenant] = field(default_factory=dict)
@@ -148,11 +147,11 @@ class _Consuming:
     ) -> None:
         if tenant is None:
             _log.warning("group %s: %d events for %s, which is no tenant, were left", handler.name, len(messages), slug)
-            self._count(unknown=len(messages))
+            self.count(unknown=len(messages))
         else:
             consumer = Consumer(tenant, self.registry, handler, self.watchdog)
             dead = Deliveries(self.database, consumer).handle(messages)
-            self._count(handled=max(len(messages) - dead, 0), dead=dead)
+            self.count(handled=max(len(messages) - dead, 0), dead=dead)
 
     def _tenant(self, slug: str) -> Tenant | None:
         with self._lock:
@@ -166,9 +165,12 @@ class _Consuming:
         with self._lock:
             self._read_at = -_FORGET_TENANTS
 
-    def _count(self, handled: int = 0, dead: int = 0, unknown: int = 0) -> None:
+    def count(self, **more: int) -> None:
+        """Add to the counts, by their names in `Consumed`."""
         with self._lock:
-            self.handled, self.dead, self.unknown = self.handled + handled, self.dead + dead, self.unknown + unknown
+            self.counts = replace(
+                self.counts, **{name: getattr(self.counts, name) + count for name, count in more.items()}
+            )
 
 
 @dataclass(frozen=True)
