@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,13 +48,14 @@ class FleetFile:
     def begin(cls, place: str, notebook: str) -> FleetFile:
         """Make the file of a new fleet."""
         folder = _folder(place)
-        folder.mkdir(parents=True, exist_ok=True)
         at = datetime.now(UTC)
-        for number in range(1, 1000):
-            path = folder / f"fleet-{notebook}-{at:%Y%m%dT%H%M%SZ}{f'-{number}' if number > 1 else ''}.jsonl"
-            with suppress(FileExistsError):
-                path.touch(exist_ok=False)
-                return cls(path)
+        with _writing_in(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in range(1, 1000):
+                path = folder / f"fleet-{notebook}-{at:%Y%m%dT%H%M%SZ}{f'-{number}' if number > 1 else ''}.jsonl"
+                with suppress(FileExistsError):
+                    path.touch(exist_ok=False)
+                    return cls(path)
         raise UsageError(f"{folder} holds a thousand fleets of this second")
 
     @classmethod
@@ -71,7 +72,7 @@ class FleetFile:
         """Write down how a run ended; one whose process died is written as missing."""
         result = json.loads(result_to_json(outcome)) if isinstance(outcome, RunResult) else None
         line = json.dumps({"run": name, "result": result, "error": None if result else str(outcome)})
-        with self.path.open("a", encoding="utf-8") as file:
+        with _writing_in(self.path.parent), self.path.open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
 
     def read(self) -> dict[str, RunResult]:
@@ -98,11 +99,20 @@ class FleetFile:
         destination = Destination(place)
         page = destination.folder / f"{self.path.stem}.html"
         draft = page.with_name(f".{page.name}")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(page)
+        with _writing_in(destination.folder):
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(page)
         (address,) = destination.deliver([page])
         destination.close()
         return address
+
+
+@contextmanager
+def _writing_in(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"the fleet's files in {folder} cannot be written: {error.strerror}") from None
 
 
 def _folder(place: str) -> Path:

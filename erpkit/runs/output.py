@@ -106,8 +106,13 @@ def _reserve(folder: Path, name: str, anew: bool) -> Path:
         try:
             if anew or not path.with_suffix(".html").exists():
                 handle = os.open(path, flags, 0o644)
-                os.write(handle, b"" if anew else _EMPTY.encode())
-                os.close(handle)
+                try:
+                    os.write(handle, b"" if anew else _EMPTY.encode())
+                except OSError:  # the disk is full
+                    path.unlink()
+                    raise
+                finally:
+                    os.close(handle)
                 return path
         except FileExistsError:
             continue
