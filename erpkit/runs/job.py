@@ -76,11 +76,15 @@ class JobRunner:
 
     def close(self) -> None:
         """Close the connections."""
+        if self._recorder is not None:
+            self._recorder.settle()
         self._kept.close()
 
     def _open(self) -> Recorder:
-        """Return the recorder; one that could not reach the database is opened anew."""
-        if self._recorder is None or self._recorder.problem:
+        """Return the recorder, which records first what the database could not take before; one without a database is opened anew."""
+        if self._recorder is not None:
+            self._recorder.settle()
+        if self._recorder is None or self._recorder.is_off:
             self._kept.close()
             self._recorder = self._kept.enter_context(open_recorder(Settings.from_env()))
         return self._recorder
