@@ -8,7 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from erpkit.cli.output import print_findings, print_json, print_table, print_target, say
+from erpkit.cli.output import (
+    note,
+    print_findings,
+    print_json,
+    print_table,
+    print_target,
+    say,
+    show_rows_in_a_pipe,
+    shown_as,
+)
 from erpkit.erp import Erp
 from erpkit.errors import RunError, UsageError
 from erpkit.finding import name_some
@@ -45,8 +54,9 @@ class FleetOptions:
 
 def run_many(erp: Erp, opened: Notebook, job: Job, options: FleetOptions, as_json: bool) -> int:
     """Run a fleet and show it; return the exit code of the worst run."""
-    print_target(erp.target, quiet=as_json)
-    jobs = _plan(erp, opened, job, options, as_json)
+    show_rows_in_a_pipe()
+    print_target(erp.target)
+    jobs = _plan(erp, opened, job, options)
     workers = options.jobs if options.dask else _bounded(erp, min(options.jobs, len(jobs)))
     erp.close()  # the runs have connections of their own
     file = (
@@ -55,8 +65,8 @@ def run_many(erp: Erp, opened: Notebook, job: Job, options: FleetOptions, as_jso
     done, todo = file.split(jobs) if options.resume else ({}, jobs)
     problems: list[str] = []  # of the fleet's own files
     if done:
-        say(f"{count_of(len(done), 'run')} of {len(jobs):,} done before", err=as_json)
-    with _progress(len(todo), as_json) as tell:
+        note(f"{count_of(len(done), 'run')} of {len(jobs):,} done before")
+    with _progress(len(todo)) as tell:
 
         def ended(name: str, outcome: RunResult | RunError) -> None:
             try:
@@ -86,7 +96,7 @@ def run_many(erp: Erp, opened: Notebook, job: Job, options: FleetOptions, as_jso
     return fleet.exit_code
 
 
-def _plan(erp: Erp, opened: Notebook, job: Job, options: FleetOptions, as_json: bool) -> dict[str, Job]:
+def _plan(erp: Erp, opened: Notebook, job: Job, options: FleetOptions) -> dict[str, Job]:
     """Return the jobs by name; all that is wrong with them is said before one begins."""
     given = dict(job.parameters)
     if options.each_tenant and {"tenant", "tenants"} & set(given):
@@ -94,7 +104,7 @@ def _plan(erp: Erp, opened: Notebook, job: Job, options: FleetOptions, as_json: 
     if not options.each_tenant and options.tenants:
         given |= tenant_parameter(opened, options.tenants)
     sets = name_sets(opened, given, read_sets(options.sets), options.sets) if options.sets else {"": given}
-    named = dict(_with_tenants(erp, opened, sets, options, as_json)) if options.each_tenant else sets
+    named = dict(_with_tenants(erp, opened, sets, options)) if options.each_tenant else sets
     if not named:
         raise UsageError("no tenant is active: there is nothing to run")
     for name, values in named.items():
@@ -105,12 +115,12 @@ def _plan(erp: Erp, opened: Notebook, job: Job, options: FleetOptions, as_json: 
 
 
 def _with_tenants(
-    erp: Erp, opened: Notebook, sets: Mapping[str, Mapping[str, Any]], options: FleetOptions, as_json: bool
+    erp: Erp, opened: Notebook, sets: Mapping[str, Mapping[str, Any]], options: FleetOptions
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     found = erp.find(options.tenants)
     for tenant in found:
         if not options.tenants and not tenant.is_active:
-            say(f"skipped {tenant.slug}: {tenant.status}", err=as_json)
+            note(f"skipped {tenant.slug}: {tenant.status}")
             continue
         for name, values in sets.items():
             own = tenant_parameter(opened, [tenant.slug])
@@ -130,12 +140,12 @@ def _bounded(erp: Erp, wanted: int) -> int:
 
 
 @contextmanager
-def _progress(total: int, as_json: bool) -> Iterator[Callable[[str, RunResult | RunError], None]]:
+def _progress(total: int) -> Iterator[Callable[[str, RunResult | RunError], None]]:
     """Show how far the fleet is: on a terminal a bar below the runs that did not end well, elsewhere a line for each run."""
     import sys  # noqa: PLC0415
 
-    if not sys.stderr.isatty() or as_json:
-        yield lambda name, outcome: say(f"{name}: {_verdict(outcome)}", err=as_json)
+    if not sys.stderr.isatty() or shown_as() == "json":
+        yield lambda name, outcome: say(f"{name}: {_verdict(outcome)}", err=True)
         return
     from rich.console import Console  # noqa: PLC0415 - slow to import
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
@@ -168,7 +178,7 @@ def _show(fleet: FleetResult, options: FleetOptions, page: str, problems: Sequen
         rows = [(row.name, row.verdict, _seconds(fleet, row), row.report) for row in fleet.rows]
         print_table([what, "outcome", "seconds", "report"], rows, right=["seconds"])
         print_findings([one for one in fleet.findings if not one.kind.startswith("run ")])
-        say(f"{fleet}; {page}" if page else fleet)
+        note(f"{fleet}; {page}" if page else fleet)
     missing = [row.name for row in fleet.rows if row.outcome not in ("ok", "findings")]
     if missing:
         say(f"left: {name_some(missing, 10)}; the same command with --resume runs these alone", err=True)

@@ -27,6 +27,7 @@ class Job:
     retry: Retry
     kernel: str | None = None
     cwd: str | None = None
+    stem: str | None = None
 
     def to_json(self) -> str:
         """Return the job as one line; nothing of it is on a command line, which every user of the machine can read."""
@@ -69,7 +70,7 @@ class JobRunner:
 
         job = TypeAdapter(Job).validate_json(text)
         result = run_notebook(
-            open_notebook(job.notebook), job.parameters, job.place,
+            open_notebook(job.notebook), job.parameters, job.place, job.stem,
             limits=job.limits, retry=job.retry, kernel=job.kernel, recorder=self._open(), index=False, cwd=job.cwd,
         )  # fmt: skip
         return result_to_json(result)
