@@ -87,6 +87,11 @@ def shown_as() -> str:
     return meta.get(_MEANT) or ("table" if sys.stdout.isatty() else meta.get(_PIPED, "table"))
 
 
+def show_rows_in_a_pipe() -> None:
+    """Let the running command, which has a table only now and then, print rows in a pipe, unless `-o` says otherwise."""
+    click.get_current_context().meta[_PIPED] = "rows"
+
+
 def is_for_programs() -> bool:
     """Tell whether standard output is for a program, so that words to a person go to standard error."""
     return shown_as() not in ("table", "wide")

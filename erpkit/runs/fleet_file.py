@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,6 +20,7 @@ from erpkit.result import findings_html
 from erpkit.runs.fleet import FleetResult, Row
 from erpkit.runs.harmless import POLICY
 from erpkit.runs.job import Job, read_result, result_to_json
+from erpkit.runs.notebook import write_whole
 from erpkit.runs.output import Destination
 from erpkit.runs.report import run_key
 from erpkit.runs.result import RunResult
@@ -69,11 +72,17 @@ class FleetFile:
         return cls(found[-1])
 
     def add(self, name: str, outcome: RunResult | RunError) -> None:
-        """Write down how a run ended; one whose process died is written as missing."""
+        """Write down how a run ended; one without a result is written as missing. A line is written whole, or OSError raised."""
         result = json.loads(result_to_json(outcome)) if isinstance(outcome, RunResult) else None
         line = json.dumps({"run": name, "result": result, "error": None if result else str(outcome)})
-        with _writing_in(self.path.parent), self.path.open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
+        with self.path.open("ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                if file.write(data := f"{line}\n".encode()) < len(data):  # there was room for a part of it
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                file.truncate(end)
+                raise
 
     def read(self) -> dict[str, RunResult]:
         """Return the last result of each run by its key: notebook and parameters. A line that was cut is passed over."""
@@ -98,10 +107,7 @@ class FleetFile:
         text = _page(title, fleet)
         destination = Destination(place)
         page = destination.folder / f"{self.path.stem}.html"
-        draft = page.with_name(f".{page.name}")
-        with _writing_in(destination.folder):
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(page)
+        write_whole(page, text)
         (address,) = destination.deliver([page])
         destination.close()
         return address
