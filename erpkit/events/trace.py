@@ -127,7 +127,7 @@ class Trace(Result):
     def table(self) -> Table[TraceEntry]:
         """One row per thing that happened; payloads where they were read."""
         columns = (*_COLUMNS, _PAYLOAD) if any(one.payload is not None for one in self.entries) else _COLUMNS
-        return Table(columns, self.entries, "nothing is known of it")
+        return Table(columns, self.entries, "nothing is known of it", in_order=True)
 
     @property
     def summary(self) -> Summary:

@@ -76,7 +76,13 @@ class ModuleCheck(Result, ModuleGraph):
     @property
     def finding_table(self) -> Table[ModuleFinding]:
         """One row per finding: its kind, the problem, the remedy and what shows it."""
-        return Table(_FINDINGS, self.findings, "There are none.")
+        return Table(
+            _FINDINGS,
+            self.findings,
+            "There are none.",
+            is_trouble=True,
+            about=(*dict.fromkeys(f.kind for f in self.findings),),
+        )
 
     @property
     def module_table(self) -> Table[ModuleLike]:

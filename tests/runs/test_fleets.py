@@ -12,7 +12,7 @@ import pytest
 import erpkit as package
 from erpkit.database import Database
 from erpkit.runs.entries import STORE, read_entries
-from erpkit.runs.report import write_index
+from erpkit.runs.index import write_index
 from erpkit.tenants import create_tenant
 from tests.command import erpkit, refused
 from tests.kernels.conftest import wait_until
