@@ -121,7 +121,7 @@ def _make_theme() -> Any:
     import anywidget  # noqa: PLC0415 - an extra
     import traitlets  # noqa: PLC0415
 
-    class Theme(anywidget.AnyWidget):  # type: ignore[misc]
+    class Theme(anywidget.AnyWidget):
         _esm = _FOLLOW
         is_dark = traitlets.Bool(False).tag(sync=True)
 
