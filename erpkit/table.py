@@ -292,7 +292,7 @@ class Table(Generic[_Row]):
         healthy = "" if self.is_trouble or shown >= _MOST_IN_TROUBLE or not self._has_tones else " without trouble"
         told = [f"… and {more:,} more{healthy}"] if more > 0 else []
         if not more and shown > _TALL and not self.height:
-            told = [f"{shown:,} rows, which scroll"]
+            told = [f"{count_of(shown, 'row')}, which scroll"]
         for words, is_zero in (("0 in every row", True), ("Not known of any row", False)):
             names = [self.columns[n].head for n in sorted(bare) if bare[n] is is_zero]
             told += [f"{words}: {', '.join(names)}"] if names else []
