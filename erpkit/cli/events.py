@@ -357,7 +357,9 @@ def _send_again(slugs: Sequence[str], point: str, confirm: str, as_json: bool) -
 def _point(point: str) -> dict[str, Any]:
     if point == "beginning" or point.isdecimal():
         return {"offset": 1 if point == "beginning" else int(point)}
-    return {"since": read_time("--from", point)}
+    if not point:
+        raise UsageError("--from is empty: write beginning, an offset, or a time as 2026-01-31T08:00:00+00:00")
+    return {"since": read_time("--from", point, "beginning, an offset")}
 
 
 def _resend(plan: ResendPlan) -> dict[str, Any]:
@@ -394,8 +396,9 @@ def dispatch_from_broker(*, once: bool, limit: float, as_json: bool = False) -> 
     if as_json:
         print_json(asdict(result))
     else:
-        unreadable = f", {result.unreadable} that are no events" if result.unreadable else ""
-        say(f"{result.handled} handled, {result.dead} dead, {result.unknown} for tenants that do not exist{unreadable}")
+        more = f", {result.unreadable} that are no events" if result.unreadable else ""
+        more += f", {result.left} left in the logs of tenants that are not active" if result.left else ""
+        say(f"{result.handled} handled, {result.dead} dead, {result.unknown} for tenants that do not exist{more}")
     print_findings(findings, quiet=as_json)
     return 3 if findings or result.dead or result.unknown or result.unreadable else 0
 

@@ -72,7 +72,8 @@ def _voila(root: Path) -> list[str]:
     policy = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
     settings = {"headers": {"Content-Security-Policy": policy}}
     own = [f"--Voila.tornado_settings={settings!r}", "--Voila.auto_token=True"]
-    return ["voila", str(root), "--strip_sources=True", "--show_tracebacks=True", *own]
+    shown = ["--strip_sources=True", "--show_tracebacks=True", "--VoilaConfiguration.classic_tree=True"]
+    return ["voila", str(root), *shown, *own]
 
 
 def _become(command: list[str], environment: dict[str, str], folder: Path) -> int:

@@ -149,6 +149,10 @@ def trace(
     `wanted` is the uuid of a command, or of any event that goes back to it. Payloads are business data: ask for them only where
     you may see them. Raises UsageError where no tenant that could be read knows the id.
     """
+    if not wanted.strip():
+        raise UsageError(
+            "the id is empty: give a correlation id, or the uuid of an event; erpkit events list TENANT shows them"
+        )
     errors: dict[str, str] = {}
     found = _read_events(connection, tenants, wanted, errors)
     if found and wanted not in (ids := {event.correlation_id for _, event in found}):

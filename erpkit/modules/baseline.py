@@ -40,9 +40,12 @@ class Baseline:
     path: str = ""
 
     def filter(
-        self, findings: Iterable[ModuleFinding], never: Collection[str] = NEVER
+        self, findings: Iterable[ModuleFinding], never: Collection[str] = NEVER, unseen: Collection[str] = ()
     ) -> tuple[list[ModuleFinding], int]:
-        """Return what is new of some findings and what no longer happens, and how many findings are known; `never` are kinds."""
+        """Return what is new of some findings and what no longer happens, and how many findings are known; `never` are kinds.
+
+        Of modules that were not seen whole, `unseen`, it cannot be told what no longer happens.
+        """
         met: set[Entry] = set()
         fresh: list[ModuleFinding] = []
         known = 0
@@ -54,7 +57,7 @@ class Baseline:
                 known += 1
             else:
                 fresh.append(_only(finding, news) if len(news) < len(entries) else finding)
-        return [*fresh, *_gone(self.entries - met)], known
+        return [*fresh, *_gone(entry for entry in self.entries - met if not {*entry.modules} & {*unseen})], known
 
     def _find(self, entry: Entry) -> Entry | None:
         """Return the entry that covers another: itself, or for a cycle one of all its modules."""

@@ -240,7 +240,8 @@ def check_modules(
         *unused_findings(inside, couplings),
         *coverage_findings(modules, found.not_read, rules),
     ]
-    fresh, in_baseline = baseline.filter(graded(all_findings, rules), _never(starts=starts))
+    unseen = _unseen(found, known, starts=starts)
+    fresh, in_baseline = baseline.filter(graded(all_findings, rules), _never(starts=starts), unseen)
     return ModuleCheck(
         tuple(sorted(modules, key=lambda module: place.get(module.name, 0))),
         order,
@@ -255,6 +256,14 @@ def check_modules(
         _never(starts=starts),
         graph=graph,
     )
+
+
+def _unseen(found: Couplings, everyone: set[str], *, starts: bool) -> set[str]:
+    """Return the modules whose code or database was not read whole this time, though erpkit can read it."""
+    failed = [one for one in found.not_read if one.severity != "info"]
+    if (starts and found.not_asked) or any(not one.modules for one in failed):
+        return everyone
+    return {name for one in failed for name in one.modules}
 
 
 def _never(*, starts: bool) -> frozenset[str]:

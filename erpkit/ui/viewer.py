@@ -90,10 +90,9 @@ class Viewer:
             self._perspective.theme = self._name_theme()
 
     def _open(self, schema: dict[str, str], values: dict[str, list[Any]]) -> None:
-        """Show a table of other columns, and free the one before."""
+        """Show a table of other columns."""
         import perspective  # noqa: PLC0415 - slow to import, and an extra
 
-        before = None if self._perspective is None else self._perspective.table
         table = perspective.table(schema)
         table.update(values)
         self.widget.children = []  # its view opens a table only when it is drawn
@@ -103,8 +102,6 @@ class Viewer:
             self._perspective.columns = list(schema)
             self._perspective.columns_config = {name: _IN_UTC for name, kind in schema.items() if kind == "datetime"}
             self._perspective.theme = self._name_theme()
-        if before is not None:
-            before.delete(lazy=True)
 
 
 def _make_perspective() -> Any:
@@ -114,8 +111,9 @@ def _make_perspective() -> Any:
     class Widget(PerspectiveWidget):  # type: ignore[misc]
         _esm = _ONCE + str(PerspectiveWidget._esm)
 
-    layout = {"height": _HEIGHT, "flex": "none", "width": "100%"}  # without flex a box gives it no height
-    return Widget(None, layout=layout)
+    widget = Widget(None)
+    widget.layout = {"height": _HEIGHT, "flex": "none", "width": "100%"}  # without flex a box gives it no height
+    return widget
 
 
 def _make_theme() -> Any:

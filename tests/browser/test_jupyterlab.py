@@ -152,30 +152,40 @@ def test_what_the_form_set_is_kept_when_all_cells_are_run_again(page: Page, lab:
     expect(page.locator(ERROR)).to_have_count(0)
 
 
-def test_the_explorer_follows_its_pickers_and_tells_a_wrong_filter_in_one_line(page: Page, lab: Lab) -> None:
+def test_the_explorer_shows_rows_in_perspective_which_groups_them_and_saves_csv(page: Page, lab: Lab) -> None:
     lab.open(page, "explore_tenants")
     run_all(page)
     expect(page.get_by_text("5 tenants on")).to_be_visible()
     expect(page.locator(ERROR)).to_have_count(0)
-    widget = page.locator(".widget-vbox", has=page.get_by_label("Filter", exact=True)).last
-    page.get_by_label("Tenant", exact=True).select_option("bluebird")
-    page.get_by_label("Table", exact=True).select_option("catalog_products")
-    expect(widget.get_by_role("columnheader", name="sku")).to_be_visible()
-    expect(widget.get_by_text("6 rows", exact=True)).to_be_visible()
-    page.get_by_label("Chart by", exact=True).select_option("category")
-    expect(widget.get_by_text(re.compile("^bluebird, catalog_products: rows by category"))).to_be_visible()
-    page.get_by_label("Tenant", exact=True).select_option("acme")
-    expect(widget.get_by_text(re.compile("^acme, catalog_products: rows by category"))).to_be_visible()
-    condition = page.get_by_label("Filter", exact=True)
-    condition.fill("categry = 'Fittings'")
-    condition.press("Enter")
-    expect(widget.get_by_role("alert")).to_have_text('column "categry" does not exist')
-    expect(widget.get_by_role("columnheader")).to_have_count(0)
-    condition.fill("category = 'Fittings'")
-    condition.press("Enter")
-    expect(widget.get_by_role("alert")).to_have_count(0)
-    expect(widget.locator("tbody tr").first).to_contain_text("Fittings")
-    assert all("Fittings" in row for row in widget.locator("tbody tr").all_inner_texts())
+    tenant, table = page.locator(".widget-select select").all()
+    page.get_by_placeholder("search tenants").fill("blueb")
+    expect(tenant.locator("option")).to_have_text(["bluebird – Bluebird"])
+    table.select_option("catalog_products")
+    expect(page.get_by_text("6 rows of bluebird", exact=True)).to_be_visible()
+    viewer = page.locator("perspective-viewer")
+    expect(viewer).to_be_visible()
+    expect(viewer.get_by_text("sku", exact=True).first).to_be_visible()
+    viewer.evaluate("one => one.restore({group_by: ['category'], columns: ['price']})")
+    saved = viewer.evaluate("async one => await (await one.getView()).to_csv()")
+    assert saved.splitlines()[0].startswith('"category')
+    assert any("Fittings" in line for line in saved.splitlines())
+    expect(page.locator(".erpkit-query")).to_have_text("%%tenant bluebird --limit 1000\nSELECT * FROM catalog_products")
+
+
+def test_a_query_that_writes_is_refused_at_its_field(page: Page, lab: Lab) -> None:
+    lab.open(page, "explore_tenants")
+    run_all(page)
+    expect(page.get_by_text("5 tenants on")).to_be_visible()
+    page.get_by_role("button", name="a query").click()
+    query = page.locator(".widget-textarea textarea")
+    query.fill("DELETE FROM sales_orders")
+    page.get_by_role("button", name="Run the query").click()
+    expect(page.get_by_role("alert")).to_contain_text("only a query that reads")
+    expect(page.locator("perspective-viewer")).to_have_count(0)
+    query.fill("SELECT count(*) AS n FROM sales_orders")
+    page.get_by_role("button", name="Run the query").click()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(page.locator("perspective-viewer")).to_be_visible()
 
 
 def test_cells_of_sql_show_rows_and_one_that_writes_one_clear_line(page: Page, lab: Lab, planted: Planted) -> None:
@@ -245,7 +255,7 @@ def test_the_module_explorer_answers_what_depends_on_a_module_and_what_if_an_edg
     expect(page.get_by_text("1 module depends on inventory: billing")).to_be_visible()
     expect(page.locator(".widget-html-content div[role=img]")).to_have_attribute("aria-label", re.compile("load order"))
     page.get_by_label("Without", exact=True).select_option("sales->catalog")
-    expect(page.get_by_text("without sales -> catalog: 3 places to change")).to_be_visible()
+    expect(page.get_by_text("without sales -> catalog: 4 places to change")).to_be_visible()
 
 
 def test_a_runbook_rehearses_loudly_and_is_applied_in_earnest_by_its_buttons(

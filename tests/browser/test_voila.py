@@ -121,6 +121,16 @@ def test_a_plan_is_applied_by_its_buttons_and_not_by_an_address(
     assert "acme_two" in _slugs(shared_database)
 
 
+def test_the_first_page_lists_the_notebooks_and_leads_to_them(page: Page, pages: str) -> None:
+    page.goto(f"{pages.removesuffix('voila/render/')}?token={TOKEN}")
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="welcome.ipynb").click()
+    welcome = opened.value
+    expect(welcome.get_by_role("heading", name="Welcome to erpkit")).to_be_visible()
+    welcome.get_by_role("link", name="run_history").click()
+    expect(welcome.get_by_role("heading", name="Run history")).to_be_visible()
+
+
 def test_a_page_wants_the_token(page: Page, pages: str) -> None:
     page.goto(f"{pages}inspect_tenants.ipynb")
     expect(page.get_by_text("Inspect tenants")).to_have_count(0)

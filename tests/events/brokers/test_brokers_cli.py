@@ -171,7 +171,8 @@ def test_a_tenant_whose_log_cannot_be_read_is_named_and_does_not_stop_the_others
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--from", "yesterday"), ("--from 'yesterday' is not a time",)),
+        (("--from", "yesterday"), ("--from 'yesterday' is not a time: write beginning, an offset, or a time as",)),
+        (("--from", ""), ("--from is empty",)),
         (("--from", "2026-01-31T08:00:00"), ("has no time zone",)),
         (("--confirm", "resend-1"), ("--from POINT",)),
     ],
