@@ -54,7 +54,7 @@ def test_the_index_opens_filters_and_leads_to_a_report_that_fits_a_phone(page: P
     page.get_by_label("morning").check()
     expect(rows.filter(visible=True)).to_have_count(1)
     page.set_viewport_size({"width": 390, "height": 800})
-    page.get_by_role("link", name="morning").click()
+    rows.get_by_role("link", name="morning").click()
     expect(page.get_by_role("heading", name="The notebook morning")).to_be_visible()
     expect(page.get_by_text("All is well").first).to_be_visible()
     expect(page.get_by_label("orders: 2 values", exact=True)).to_be_visible()
