@@ -92,6 +92,10 @@ class RunError(ErpkitError):
     """A notebook did not run to its end."""
 
 
+class AbortedRunError(RunError):
+    """A run was refused or broken off by what is no cell of it, such as a full disk; its process lives, and it has no result."""
+
+
 class StoppedError(ErpkitError):
     """Long work was stopped before its end; it can be continued."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 
 import click
@@ -16,11 +17,16 @@ from erpkit.cli.say import end_waiting
 from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.embedded import EmbeddedServer
+from erpkit.errors import StoppedError
 from erpkit.finding import Finding, marked
+from erpkit.kernels import link
+from erpkit.kernels.place import NoWarmKernelError
 from erpkit.modules import Registry
 from erpkit.modules.registry import SAMPLE_GROUP
 from erpkit.runs import RunResult
-from erpkit.runs.sample import NOTEBOOKS, plant_sample, renew_database, run_demo_notebook
+from erpkit.runs.index import write_index
+from erpkit.runs.sample import NOTEBOOKS, demo_job, plant_sample, renew_database
+from erpkit.runs.workers import Workers
 
 _MENDERS = {"pending": "run_migrations", "dead letters": "replay_events"}  # kind of finding: the notebook that mends it
 
@@ -46,6 +52,8 @@ def command(tenants: int, output: Path) -> int:
     started = time.perf_counter()
     settings = Settings(home=erpkit.open().settings.home, modules=SAMPLE_GROUP)
     print_target("embedded")
+    with suppress(NoWarmKernelError):  # the notebooks run in processes of their own then
+        link.start(wait=False)  # it imports what the notebooks use while the tenants are made
     server = EmbeddedServer(settings.home)
     server.start()
     renew_database(server)
@@ -82,11 +90,17 @@ def _work(database: Database, registry: Registry, tenants: int, output: Path) ->
         )
         bar.update(task, description="tenants made")
         task = bar.add_task("running notebooks", total=len(NOTEBOOKS))
-        for name in NOTEBOOKS:
-            bar.update(task, description=f"running {name}")
-            results.append(run_demo_notebook(database, registry, name, output))
-            bar.advance(task)
+        workers = Workers()
+        with workers.signals(), closing(workers):
+            for name in NOTEBOOKS:
+                bar.update(task, description=f"running {name}")
+                result = workers.run(demo_job(database, registry, name, output))
+                if result is None:
+                    raise StoppedError("the demo was stopped")
+                results.append(result)
+                bar.advance(task)
         bar.update(task, description="notebooks run")
+    write_index(output.absolute())
     return results
 
 

@@ -8,18 +8,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from erpkit.cli.output import print_findings, print_json, print_table, print_target, say
+from erpkit.cli.output import (
+    note,
+    print_findings,
+    print_json,
+    print_table,
+    print_target,
+    say,
+    show_rows_in_a_pipe,
+    shown_as,
+)
 from erpkit.erp import Erp
 from erpkit.errors import RunError, UsageError
 from erpkit.finding import name_some
 from erpkit.plural import count_of
-from erpkit.runs.fleet import FleetResult, Row, run_fleet, tenant_parameter
+from erpkit.runs.fleet import FleetResult, Row, outcome_of, run_fleet, tenant_parameter
 from erpkit.runs.fleet_file import FleetFile
+from erpkit.runs.index import write_index
 from erpkit.runs.job import Job
 from erpkit.runs.notebook import Notebook
 from erpkit.runs.parameter_sets import name_sets, read_sets
 from erpkit.runs.parameters import may_write
-from erpkit.runs.report import write_index
 from erpkit.runs.result import RunResult
 
 _PER_RUN = 3  # connections: two of the notebook, as most use, and the record's
@@ -45,20 +54,27 @@ class FleetOptions:
 
 def run_many(erp: Erp, opened: Notebook, job: Job, options: FleetOptions, as_json: bool) -> int:
     """Run a fleet and show it; return the exit code of the worst run."""
-    print_target(erp.target, quiet=as_json)
-    jobs = _plan(erp, opened, job, options, as_json)
+    show_rows_in_a_pipe()
+    print_target(erp.target)
+    jobs = _plan(erp, opened, job, options)
     workers = options.jobs if options.dask else _bounded(erp, min(options.jobs, len(jobs)))
     erp.close()  # the runs have connections of their own
     file = (
         FleetFile.last(job.place, opened.path.stem) if options.resume else FleetFile.begin(job.place, opened.path.stem)
     )
     done, todo = file.split(jobs) if options.resume else ({}, jobs)
+    problems: list[str] = []  # of the fleet's own files
     if done:
-        say(f"{count_of(len(done), 'run')} of {len(jobs):,} done before", err=as_json)
-    with _progress(len(todo), as_json) as tell:
+        note(f"{count_of(len(done), 'run')} of {len(jobs):,} done before")
+    with _progress(len(todo)) as tell:
 
         def ended(name: str, outcome: RunResult | RunError) -> None:
-            file.add(name, outcome)
+            try:
+                file.add(name, outcome)
+            except OSError as error:
+                problems.append(
+                    f"{file.path} cannot be written: {error.strerror}; --resume does again what it does not hold"
+                )
             tell(name, outcome)
 
         if options.dask:
@@ -69,14 +85,18 @@ def run_many(erp: Erp, opened: Notebook, job: Job, options: FleetOptions, as_jso
             fleet = run_fleet(todo, workers, ended)
     found = done | dict(fleet.results)
     fleet = replace(fleet, results={name: found[name] for name in jobs if name in found})
-    page = file.write_page(opened.title, fleet, job.place)
-    if "://" not in job.place:
-        write_index(Path(job.place).absolute())
-    _show(fleet, options, page, as_json)
+    page = ""
+    try:
+        page = file.write_page(opened.title, fleet, job.place)
+        if "://" not in job.place:
+            write_index(Path(job.place).absolute())
+    except OSError as error:
+        problems.append(f"the page and the index of the fleet cannot be written: {error.strerror}")
+    _show(fleet, options, page, problems, as_json)
     return fleet.exit_code
 
 
-def _plan(erp: Erp, opened: Notebook, job: Job, options: FleetOptions, as_json: bool) -> dict[str, Job]:
+def _plan(erp: Erp, opened: Notebook, job: Job, options: FleetOptions) -> dict[str, Job]:
     """Return the jobs by name; all that is wrong with them is said before one begins."""
     given = dict(job.parameters)
     if options.each_tenant and {"tenant", "tenants"} & set(given):
@@ -84,7 +104,7 @@ def _plan(erp: Erp, opened: Notebook, job: Job, options: FleetOptions, as_json: 
     if not options.each_tenant and options.tenants:
         given |= tenant_parameter(opened, options.tenants)
     sets = name_sets(opened, given, read_sets(options.sets), options.sets) if options.sets else {"": given}
-    named = dict(_with_tenants(erp, opened, sets, options, as_json)) if options.each_tenant else sets
+    named = dict(_with_tenants(erp, opened, sets, options)) if options.each_tenant else sets
     if not named:
         raise UsageError("no tenant is active: there is nothing to run")
     for name, values in named.items():
@@ -95,12 +115,12 @@ def _plan(erp: Erp, opened: Notebook, job: Job, options: FleetOptions, as_json: 
 
 
 def _with_tenants(
-    erp: Erp, opened: Notebook, sets: Mapping[str, Mapping[str, Any]], options: FleetOptions, as_json: bool
+    erp: Erp, opened: Notebook, sets: Mapping[str, Mapping[str, Any]], options: FleetOptions
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     found = erp.find(options.tenants)
     for tenant in found:
         if not options.tenants and not tenant.is_active:
-            say(f"skipped {tenant.slug}: {tenant.status}", err=as_json)
+            note(f"skipped {tenant.slug}: {tenant.status}")
             continue
         for name, values in sets.items():
             own = tenant_parameter(opened, [tenant.slug])
@@ -120,12 +140,12 @@ def _bounded(erp: Erp, wanted: int) -> int:
 
 
 @contextmanager
-def _progress(total: int, as_json: bool) -> Iterator[Callable[[str, RunResult | RunError], None]]:
+def _progress(total: int) -> Iterator[Callable[[str, RunResult | RunError], None]]:
     """Show how far the fleet is: on a terminal a bar below the runs that did not end well, elsewhere a line for each run."""
     import sys  # noqa: PLC0415
 
-    if not sys.stderr.isatty() or as_json:
-        yield lambda name, outcome: say(f"{name}: {_verdict(outcome)}", err=as_json)
+    if not sys.stderr.isatty() or shown_as() == "json":
+        yield lambda name, outcome: say(f"{name}: {_verdict(outcome)}", err=True)
         return
     from rich.console import Console  # noqa: PLC0415 - slow to import
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
@@ -135,7 +155,7 @@ def _progress(total: int, as_json: bool) -> Iterator[Callable[[str, RunResult | 
         task, counts = bar.add_task("running", total=total), dict[str, int]()
 
         def tell(name: str, outcome: RunResult | RunError) -> None:
-            kind = outcome.outcome if isinstance(outcome, RunResult) else "killed"
+            kind = outcome_of(outcome)
             counts[kind] = counts.get(kind, 0) + 1
             if kind not in ("ok", "findings"):
                 say(f"{name}: {_verdict(outcome)}", err=True)
@@ -148,9 +168,9 @@ def _verdict(outcome: RunResult | RunError) -> str:
     return outcome.verdict if isinstance(outcome, RunResult) else str(outcome)
 
 
-def _show(fleet: FleetResult, options: FleetOptions, page: str, as_json: bool) -> None:
+def _show(fleet: FleetResult, options: FleetOptions, page: str, problems: Sequence[str], as_json: bool) -> None:
     what = "tenant" if options.each_tenant and not options.sets else "run"
-    for problem in dict.fromkeys(problem for result in fleet.results.values() for problem in result.problems):
+    for problem in dict.fromkeys([*problems, *(one for result in fleet.results.values() for one in result.problems)]):
         say(f"note: {problem}", err=True)
     if as_json:
         print_json(as_rows(fleet, what))
@@ -158,7 +178,7 @@ def _show(fleet: FleetResult, options: FleetOptions, page: str, as_json: bool) -
         rows = [(row.name, row.verdict, _seconds(fleet, row), row.report) for row in fleet.rows]
         print_table([what, "outcome", "seconds", "report"], rows, right=["seconds"])
         print_findings([one for one in fleet.findings if not one.kind.startswith("run ")])
-        say(f"{fleet}; {page}")
+        note(f"{fleet}; {page}" if page else fleet)
     missing = [row.name for row in fleet.rows if row.outcome not in ("ok", "findings")]
     if missing:
         say(f"left: {name_some(missing, 10)}; the same command with --resume runs these alone", err=True)
@@ -174,7 +194,7 @@ def _seconds(fleet: FleetResult, row: Row) -> str:
 def as_rows(fleet: FleetResult, what: str) -> list[dict[str, Any]]:
     """Return the document that `--json` prints: a row for each run."""
     rows: list[dict[str, Any]] = [{what: name, **as_dict(result)} for name, result in fleet.results.items()]
-    rows += [{what: name, "outcome": "killed", "error": error} for name, error in fleet.errors.items()]
+    rows += [{what: name, "outcome": outcome_of(error), "error": str(error)} for name, error in fleet.errors.items()]
     return rows + [{what: name, "outcome": "interrupted", "error": "not begun"} for name in fleet.left]
 
 

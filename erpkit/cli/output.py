@@ -87,6 +87,11 @@ def shown_as() -> str:
     return meta.get(_MEANT) or ("table" if sys.stdout.isatty() else meta.get(_PIPED, "table"))
 
 
+def show_rows_in_a_pipe() -> None:
+    """Let the running command, which has a table only now and then, print rows in a pipe, unless `-o` says otherwise."""
+    click.get_current_context().meta[_PIPED] = "rows"
+
+
 def is_for_programs() -> bool:
     """Tell whether standard output is for a program, so that words to a person go to standard error."""
     return shown_as() not in ("table", "wide")
@@ -112,12 +117,16 @@ def limit_option(default: int, help: str = "How many, the newest first.", *, mos
     return click.option("--limit", type=click.IntRange(1, most), default=default, show_default=True, help=help)
 
 
-def read_time(option: str, text: str | None) -> datetime | None:
-    """Return the time that an option was given in ISO 8601; raises UsageError, naming the option, for any other text."""
+def read_time(option: str, text: str | None, others: str = "") -> datetime | None:
+    """Return the time that an option was given in ISO 8601; raises UsageError, naming the option, for any other text.
+
+    `others` names what else the option takes.
+    """
     try:
         return datetime.fromisoformat(text) if text else None
     except ValueError:
-        raise UsageError(f"{option} {text!r} is not a time: write it as 2026-01-31T08:00:00+00:00") from None
+        wanted = f"write {others}, or a time as" if others else "write it as"
+        raise UsageError(f"{option} {text!r} is not a time: {wanted} 2026-01-31T08:00:00+00:00") from None
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from erpkit.kernels.forked import become, sweep
 _LOOK = 30.0  # seconds between two looks at whether it is still wanted
 _IDLE = 600.0  # seconds without a process after which it ends
 _FRESH = 0.5  # seconds for which a look at the loaded files counts for the kernels of its own drivers
-_PATIENCE = 5.0  # seconds for a client to send its request
+_PATIENCE = 5.0  # seconds for a client to take an answer
 _LONGEST = 1 << 20  # bytes of a message
 _CREDENTIALS = struct.Struct("3i")  # process, user, group
 # A thread would not survive a fork, and OpenBLAS and pyarrow's allocator start some when they are imported.
@@ -117,6 +117,7 @@ class _Warm:
         self._listener, self._path, self._files = listener, path, files
         self._own = os.stat(path).st_ino  # noqa: PTH116
         self._children: dict[int, _Child] = {}
+        self._silent: set[socket.socket] = set()  # clients that have not yet asked for anything
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
         self._retired = False
@@ -169,8 +170,15 @@ class _Warm:
         self._listener.close()
 
     def _accept(self) -> None:
+        """Let a client in; nothing waits for its request, as the end of a driver must be heard meanwhile."""
         connection, _ = self._listener.accept()
         connection.settimeout(_PATIENCE)
+        self._silent.add(connection)
+        self._selector.register(connection, selectors.EVENT_READ, lambda: self._serve(connection))
+
+    def _serve(self, connection: socket.socket) -> None:
+        self._selector.unregister(connection)
+        self._silent.discard(connection)
         streams: list[int] = []
         try:
             data, streams, _, _ = socket.recv_fds(connection, _LONGEST, 3)
@@ -228,6 +236,8 @@ class _Warm:
             own = resource.getrlimit(getattr(resource, name))[1]
             if own != resource.RLIM_INFINITY and (hard == resource.RLIM_INFINITY or hard > own) and os.getuid():
                 raise _RefusedError(f"the warm process has a lower {name}")
+        if request["nice"] < os.nice(0) and os.getuid():
+            raise _RefusedError("the warm process has a lower priority")
         for shadow in _shadows(request["cwd"], self._modules):
             raise _RefusedError(
                 f"{request['cwd']} has a module {shadow} of its own, which the warm process has loaded from elsewhere"
@@ -252,6 +262,8 @@ class _Warm:
         """Close what is the parent's: a copy of a connection left open would hide its end. Then become what was asked for."""
         self._selector.close()
         self._listener.close()
+        for connection in self._silent:
+            connection.close()
         for child in self._children.values():
             child.connection.close()
             os.close(child.pidfd)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from erpkit.errors import RunError, UsageError
+from erpkit.errors import AbortedRunError, RunError, UsageError
 from erpkit.finding import Finding
 from erpkit.plural import count_of
 from erpkit.result import Result
@@ -53,14 +53,14 @@ class FleetResult(Result):
     """The result of a fleet: a result for each run that ended, why others have none, and which were not started."""
 
     results: Mapping[str, RunResult]
-    errors: Mapping[str, str]
+    errors: Mapping[str, RunError]
     left: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
-        """That of the worst run; one without a result counts as killed, one that was not started as interrupted."""
+        """That of the worst run; one whose process died counts as killed, one that was not started as interrupted."""
         outcomes: list[Outcome] = [result.outcome for result in self.results.values()]
-        outcomes.extend("killed" for _ in self.errors)
+        outcomes.extend(map(outcome_of, self.errors.values()))
         outcomes.extend("interrupted" for _ in self.left)
         return worst_exit_code(outcomes)
 
@@ -68,7 +68,7 @@ class FleetResult(Result):
     def rows(self) -> list[Row]:
         """One row per run, the worst first."""
         rows = [Row(name, r.outcome, r.verdict, r.seconds, r.places[1]) for name, r in self.results.items()]
-        rows += [Row(name, "killed", error) for name, error in self.errors.items()]
+        rows += [Row(name, outcome_of(error), _verdict(error)) for name, error in self.errors.items()]
         rows += [Row(name, "not begun", "not begun") for name in self.left]
         return sorted(rows, key=lambda row: _ORDER[row.outcome])
 
@@ -104,6 +104,17 @@ class FleetResult(Result):
     def __str__(self) -> str:
         told = ", ".join(f"{count:,} {outcome}" for outcome, count in self.facts.items() if outcome != "runs")
         return f"{count_of(len(self.rows), 'run')}: {told}" if told else "no runs"
+
+
+def outcome_of(ended: RunResult | RunError) -> Outcome:
+    """Return the outcome of a run, with or without a result."""
+    if isinstance(ended, RunResult):
+        return ended.outcome
+    return "failed" if isinstance(ended, AbortedRunError) else "killed"
+
+
+def _verdict(error: RunError) -> str:
+    return f"failed: {error}" if isinstance(error, AbortedRunError) else str(error)
 
 
 def _findings_of(name: str, result: RunResult) -> Iterator[Finding]:
@@ -155,12 +166,12 @@ def gather(
 ) -> FleetResult:
     """Collect what became of the jobs, in the order in which they were given."""
     results: dict[str, RunResult] = {}
-    errors: dict[str, str] = {}
+    errors: dict[str, RunError] = {}
     for name, outcome in done:
         if isinstance(outcome, RunResult):
             results[name] = outcome
         elif outcome is not None:
-            errors[name] = str(outcome)
+            errors[name] = outcome
         if outcome is not None:
             progress(name, outcome)
     left = tuple(name for name in jobs if name not in results and name not in errors)

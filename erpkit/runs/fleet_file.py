@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +20,9 @@ from erpkit.result import findings_html
 from erpkit.runs.fleet import FleetResult, Row
 from erpkit.runs.harmless import POLICY
 from erpkit.runs.job import Job, read_result, result_to_json
+from erpkit.runs.notebook import write_whole
 from erpkit.runs.output import Destination
-from erpkit.runs.report import run_key
+from erpkit.runs.report import read_style, run_key
 from erpkit.runs.result import RunResult
 from erpkit.visible import visible_html
 
@@ -28,13 +31,14 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>
 {style}
-</style></head><body class="index"><h1>{title}</h1><p>{told}</p>
+</style></head><body class="index"><header><a class="back" href="index.html">All runs</a></header>
+<main><h1>{title}</h1><p>{told}</p>
 {findings}
 <table class="runs">
-<thead><tr><th>run</th><th>outcome</th><th class="number">seconds</th></tr></thead>
+<thead><tr><th scope="col">run</th><th scope="col">outcome</th><th scope="col" class="number">seconds</th></tr></thead>
 <tbody>
 {rows}
-</tbody></table></body></html>
+</tbody></table></main></body></html>
 """
 
 
@@ -48,13 +52,14 @@ class FleetFile:
     def begin(cls, place: str, notebook: str) -> FleetFile:
         """Make the file of a new fleet."""
         folder = _folder(place)
-        folder.mkdir(parents=True, exist_ok=True)
         at = datetime.now(UTC)
-        for number in range(1, 1000):
-            path = folder / f"fleet-{notebook}-{at:%Y%m%dT%H%M%SZ}{f'-{number}' if number > 1 else ''}.jsonl"
-            with suppress(FileExistsError):
-                path.touch(exist_ok=False)
-                return cls(path)
+        with _writing_in(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in range(1, 1000):
+                path = folder / f"fleet-{notebook}-{at:%Y%m%dT%H%M%SZ}{f'-{number}' if number > 1 else ''}.jsonl"
+                with suppress(FileExistsError):
+                    path.touch(exist_ok=False)
+                    return cls(path)
         raise UsageError(f"{folder} holds a thousand fleets of this second")
 
     @classmethod
@@ -68,11 +73,17 @@ class FleetFile:
         return cls(found[-1])
 
     def add(self, name: str, outcome: RunResult | RunError) -> None:
-        """Write down how a run ended; one whose process died is written as missing."""
+        """Write down how a run ended; one without a result is written as missing. A line is written whole, or OSError raised."""
         result = json.loads(result_to_json(outcome)) if isinstance(outcome, RunResult) else None
         line = json.dumps({"run": name, "result": result, "error": None if result else str(outcome)})
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
+        with self.path.open("ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                if file.write(data := f"{line}\n".encode()) < len(data):  # there was room for a part of it
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                file.truncate(end)
+                raise
 
     def read(self) -> dict[str, RunResult]:
         """Return the last result of each run by its key: notebook and parameters. A line that was cut is passed over."""
@@ -97,12 +108,18 @@ class FleetFile:
         text = _page(title, fleet)
         destination = Destination(place)
         page = destination.folder / f"{self.path.stem}.html"
-        draft = page.with_name(f".{page.name}")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(page)
+        write_whole(page, text)
         (address,) = destination.deliver([page])
         destination.close()
         return address
+
+
+@contextmanager
+def _writing_in(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"the fleet's files in {folder} cannot be written: {error.strerror}") from None
 
 
 def _folder(place: str) -> Path:
@@ -116,7 +133,7 @@ def _page(title: str, fleet: FleetResult) -> str:
         policy=POLICY,
         title=visible_html(title),
         told=visible_html(str(fleet)),
-        style=(Path(__file__).parent / "report.css").read_text(encoding="utf-8"),
+        style=read_style(),
         findings=findings_html(fleet.findings) if fleet.findings else "",
         rows="\n".join(map(_row, fleet.rows)),
     )

@@ -27,6 +27,7 @@ class Job:
     retry: Retry
     kernel: str | None = None
     cwd: str | None = None
+    stem: str | None = None
 
     def to_json(self) -> str:
         """Return the job as one line; nothing of it is on a command line, which every user of the machine can read."""
@@ -69,18 +70,22 @@ class JobRunner:
 
         job = TypeAdapter(Job).validate_json(text)
         result = run_notebook(
-            open_notebook(job.notebook), job.parameters, job.place,
+            open_notebook(job.notebook), job.parameters, job.place, job.stem,
             limits=job.limits, retry=job.retry, kernel=job.kernel, recorder=self._open(), index=False, cwd=job.cwd,
         )  # fmt: skip
         return result_to_json(result)
 
     def close(self) -> None:
         """Close the connections."""
+        if self._recorder is not None:
+            self._recorder.settle()
         self._kept.close()
 
     def _open(self) -> Recorder:
-        """Return the recorder; one that could not reach the database is opened anew."""
-        if self._recorder is None or self._recorder.problem:
+        """Return the recorder, which records first what the database could not take before; one without a database is opened anew."""
+        if self._recorder is not None:
+            self._recorder.settle()
+        if self._recorder is None or self._recorder.is_off:
             self._kept.close()
             self._recorder = self._kept.enter_context(open_recorder(Settings.from_env()))
         return self._recorder

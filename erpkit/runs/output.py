@@ -100,20 +100,29 @@ def output_name(notebook: str, tenants: Sequence[str], at: datetime) -> str:
 
 
 def _reserve(folder: Path, name: str, anew: bool) -> Path:
-    flags = os.O_CREAT | os.O_WRONLY | (0 if anew else os.O_EXCL)
     for number in range(1, 1000):
         path = folder / f"{name}{f'-{number}' if number > 1 else ''}.ipynb"
         try:
             if anew or not path.with_suffix(".html").exists():
-                handle = os.open(path, flags, 0o644)
-                os.write(handle, b"" if anew else _EMPTY.encode())
-                os.close(handle)
+                _begin(path, anew)
                 return path
         except FileExistsError:
             continue
         except OSError as error:
             raise _unwritable(folder, error.strerror) from None
     raise UsageError(f"{folder} holds a thousand outputs named {name} already: use another folder")
+
+
+def _begin(path: Path, anew: bool) -> None:
+    """Make the file, or find the one that is there; a file that there is no room in does not stay."""
+    handle = os.open(path, os.O_CREAT | os.O_WRONLY | (0 if anew else os.O_EXCL), 0o644)
+    try:
+        os.write(handle, b"" if anew else _EMPTY.encode())
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(handle)
 
 
 def _find_handler(place: str) -> Any:

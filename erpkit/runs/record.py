@@ -194,6 +194,7 @@ class Recorder:
         )  # a run, and what the database had recorded before it
         self._note: str | None = None
         self.problem = problem
+        self._owed: list[tuple[RunStart, RunResult]] = []  # ends of runs that the database could not take
         self._ended = threading.Event()
 
     @classmethod
@@ -228,7 +229,15 @@ class Recorder:
             file.start(_plain_row(run))
             file.finish(run.id, {**_end(result), "ended_at": datetime.now(UTC)})
 
-        self._try(lambda connection: _update(connection, run, result), in_file)
+        if not self._try(lambda connection: _update(connection, run, result), in_file) and self._database is not None:
+            self._owed.append((run, result))
+
+    def settle(self) -> None:
+        """Record the ends of runs that the database could not take before, until it refuses one again."""
+        for _ in range(len(self._owed)):
+            self.finish(*self._owed.pop(0))
+            if self.problem:
+                return
 
     def previous_outcome(self, run: RunStart) -> Outcome | None:
         """Return the outcome of the last run of the same notebook with the same parameters before this one; None if not known."""

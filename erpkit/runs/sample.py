@@ -23,10 +23,10 @@ from erpkit.errors import UsageError
 from erpkit.events import Selection, plan_replay
 from erpkit.migrations import plan_up, read_applied, read_migrations
 from erpkit.modules import Registry
+from erpkit.runs.job import Job
 from erpkit.runs.notebook import open_notebook
-from erpkit.runs.record import Recorder
-from erpkit.runs.result import RunResult
-from erpkit.runs.run import run_notebook
+from erpkit.runs.run import Retry
+from erpkit.runs.stopper import TimeLimits
 from erpkit.tenants import list_tenants
 from erpkit.tenants.roles import create_roles, grant_schema, role_name
 
@@ -138,10 +138,10 @@ def renew_database(server: EmbeddedServer) -> None:
         connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, sql.Literal(_MARK)))
 
 
-def run_demo_notebook(database: Database, registry: Registry, name: str, output: Path) -> RunResult:
-    """Run one of the four notebooks; those that write get the id of their plan, as from an operator after the dry run."""
+def demo_job(database: Database, registry: Registry, name: str, output: Path) -> Job:
+    """Return the run of one of the four notebooks; those that write get the id of their plan, as from an operator after the dry run."""
     parameters = _parameters(database, registry, name)
-    return run_notebook(open_notebook(name), parameters, output, stem=name, recorder=Recorder(database))
+    return Job(str(open_notebook(name).path), parameters, str(output.absolute()), TimeLimits(), Retry(), stem=name)
 
 
 def _parameters(database: Database, registry: Registry, name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import IO, Any
 
-from erpkit.errors import ErpkitError, RunError
+from erpkit.errors import AbortedRunError, ErpkitError, RunError
 from erpkit.kernels import link
 from erpkit.kernels.place import NoWarmKernelError
 from erpkit.runs.job import Job, JobRunner, read_result
@@ -35,7 +35,10 @@ class Workers:
         self.cold = ""
 
     def run(self, job: Job) -> RunResult | None:
-        """Run one job to its end; None when the fleet was stopped before it began. Raises RunError for a process that died."""
+        """Run one job to its end; None when the fleet was stopped before it began.
+
+        Raises AbortedRunError for a run without a result, and RunError for a process that died.
+        """
         if self._stopped:
             return None
         worker = self._take()
@@ -44,6 +47,9 @@ class Workers:
             if self._stopped:
                 worker.terminate()
             result = worker.run(job)
+        except AbortedRunError:
+            self._idle.put(worker)
+            raise
         except RunError:
             code = worker.close()
             if self._stopped and code == -signal.SIGTERM:
@@ -128,7 +134,7 @@ class _Worker:
             raise RunError(self._why(job))
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise RunError(answer["error"])
+            raise AbortedRunError(answer["error"])
         return read_result(answer["result"])
 
     def terminate(self) -> None:

@@ -51,9 +51,15 @@ def test_jupyterlab_opens_on_the_notebooks_and_one_runs_all_its_cells(page: Page
     listing = page.locator(".jp-DirListing-item")
     for name in ("inspect_tenants", "explore_tenants", "run_migrations"):
         expect(listing.filter(has_text=f"{name}.ipynb")).to_be_visible()
-    page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+    expect(page.get_by_role("heading", name="Welcome to erpkit")).to_be_visible()
     run_all(page)
+    expect(page.get_by_role("cell", name="4 active, 1 suspended")).to_be_visible()
+    expect(page.locator(ERROR)).to_have_count(0)
     expect(page.get_by_text("Jupyter news")).to_have_count(0)
+    page.get_by_role("link", name="inspect_tenants").click()
+    expect(page.get_by_role("heading", name="Inspect tenants")).to_be_visible()
+    lab.open(page, "inspect_tenants")
+    run_all(page)
     expect(page.get_by_text("5 tenants inspected on")).to_be_visible()
     expect(page.locator(ERROR)).to_have_count(0)
     sort_and_filter(page.locator(".dt-container").first, planted)
@@ -68,7 +74,7 @@ def sort_and_filter(table: Locator, planted: Planted) -> None:
     expect(lines.first).to_contain_text(planted.dead_letters)
     table.get_by_role("button", name="rows: Activate to sort").click()
     expect(table.locator("th[aria-sort=ascending]")).to_have_text("rows")
-    counts = [int(line.split("\t")[4].replace(",", "")) for line in lines.all_inner_texts()]
+    counts = [int(line.split("\t")[7].replace(",", "")) for line in lines.all_inner_texts()]
     assert counts == sorted(counts)
     table.get_by_placeholder("filter").fill("suspended")
     expect(lines).to_have_count(1)
@@ -85,22 +91,8 @@ def test_a_replay_is_set_by_the_form_guarded_by_its_plans_id_and_stopped_by_a_bu
     plan = page.get_by_text(re.compile(r"^replay-\w+: .* on .*"))
     expect(plan).to_contain_text("of 4 tenants")
 
-    tenants = page.get_by_label("tenants", exact=True)
-    for name in ("bluebird", "acne"):
-        tenants.fill(name)
-        tenants.press("Enter")
-        expect(page.locator(".jupyter-widget-tag", has_text=name)).to_be_visible()
-        expect(tenants).to_have_value("")  # the kernel has taken it, and empties the field
-    below = page.get_by_role("button", name="Run the cells below")
-    expect(page.get_by_role("alert")).to_have_text("tenants: there is no 'acne'; did you mean acme?")
-    expect(below.first).to_be_disabled()
-    page.locator(".jupyter-widget-tag", has_text="acne").locator("i").click()
-    expect(page.get_by_role("alert")).to_have_count(0)
-    page.get_by_label("rate", exact=True).fill("4")
-    page.get_by_label("rate", exact=True).press("Enter")
-    below.first.click()
+    set_the_form(page)
     expect(plan).to_contain_text("of 1 tenant")
-
     confirm, apply = page.get_by_label("Plan's id"), page.locator("button[title='Apply']")
     expect(page.get_by_text(re.compile("Dry run: plan replay-"))).to_be_visible()
     expect(apply).to_be_disabled()
@@ -109,13 +101,54 @@ def test_a_replay_is_set_by_the_form_guarded_by_its_plans_id_and_stopped_by_a_bu
     expect(apply).to_be_disabled()
     confirm.fill(plan.inner_text().partition(":")[0])
     apply.click()
-    stop = page.locator("button[title='Stop']")
     expect(page.get_by_text(re.compile(r"^\d+ of \d+ events"))).to_be_visible()
-    stop.click()
+    page.locator("button[title='Stop']").click()
     expect(page.get_by_text(re.compile(r"^replay \S+ cancelled: \d+ handled, 0 failed"))).to_be_visible()
+    page.locator("button[title='Resume']").click()
+    expect(page.get_by_text(re.compile(r"^replay \S+ done: \d+ handled, 0 failed"))).to_be_visible()
+    expect(page.get_by_text(re.compile("Applied: plan replay-")).first).to_be_visible()
     page.get_by_role("button", name="Verify: run the cells below").click()
-    expect(page.get_by_text(re.compile("Applied: plan replay-"))).to_be_visible()
-    expect(page.get_by_role("cell", name="cancelled")).to_be_visible()
+    expect(page.get_by_role("cell", name="done", exact=True)).to_be_visible()
+    expect(page.locator(ERROR)).to_have_count(0)
+
+
+def set_the_form(page: Page) -> None:
+    """Enter what is wrong and be told so at the fields, mend it, and run the cells below."""
+    tenants, rate = page.get_by_label("tenants", exact=True), page.get_by_label("rate", exact=True)
+    for name in ("bluebird", "acne"):
+        tenants.fill(name)
+        tenants.press("Enter")
+        expect(page.locator(".jupyter-widget-tag", has_text=name)).to_be_visible()
+        expect(tenants).to_have_value("")  # the kernel has taken it, and empties the field
+    rate.fill("fast")
+    rate.press("Enter")
+    run = page.locator(".jupyter-button[title='Run']")
+    expect(page.get_by_role("alert")).to_have_text(
+        ["there is no tenant 'acne': did you mean acme?", "'fast' is not a number"]
+    )
+    expect(run).to_be_disabled()
+    page.locator(".jupyter-widget-tag", has_text="acne").locator("i").click()
+    rate.fill("4")
+    rate.press("Enter")
+    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(page.get_by_text("Set here: tenants = bluebird; rate = 4.0.")).to_be_visible()
+    expect(page.get_by_text("What stands below is from before this change: press Run.")).to_be_visible()
+    run.click()
+
+
+def test_what_the_form_set_is_kept_when_all_cells_are_run_again(page: Page, lab: Lab) -> None:
+    lab.open(page, "event_health")
+    run_all(page)
+    age = page.get_by_label("max_age", exact=True)
+    age.fill("900000")
+    age.press("Enter")
+    expect(page.get_by_text("Set here: max_age = 900000.")).to_be_visible()
+    run_all(page)
+    expect(page.get_by_text("press Run")).to_have_count(0)  # of the form that was made anew
+    expect(age).to_have_value("900000")
+    expect(page.get_by_text("Set here: max_age = 900000.")).to_be_visible()
+    page.locator(".jupyter-button[title='Reset']").click()
+    expect(age).to_have_value("300")
     expect(page.locator(ERROR)).to_have_count(0)
 
 
@@ -223,4 +256,26 @@ def test_the_module_explorer_answers_what_depends_on_a_module_and_what_if_an_edg
     expect(page.get_by_text("1 module depends on inventory: billing")).to_be_visible()
     expect(page.locator(".widget-html-content div[role=img]")).to_have_attribute("aria-label", re.compile("load order"))
     page.get_by_label("Without", exact=True).select_option("sales->catalog")
-    expect(page.get_by_text("without sales -> catalog: 3 places to change")).to_be_visible()
+    expect(page.get_by_text("without sales -> catalog: 4 places to change")).to_be_visible()
+
+
+def test_a_runbook_rehearses_loudly_and_is_applied_in_earnest_by_its_buttons(
+    page: Page, lab: Lab, planted: Planted
+) -> None:
+    lab.open(page, "runbooks/tenant_behind")
+    run_all(page)
+    expect(page.get_by_text("REHEARSAL on a scratch copy of the sample ERP.")).to_be_visible()
+    expect(page.get_by_text("proved: nothing is pending")).to_be_visible()
+    page.get_by_label("rehearse", exact=True).uncheck()
+    page.get_by_label("tenant", exact=True).select_option(planted.behind)
+    expect(page.get_by_text(f"Set here: rehearse = False; tenant = {planted.behind}.")).to_be_visible()
+    page.locator(".jupyter-button[title='Run']").click()
+    expect(page.get_by_text(re.compile("^IN EARNEST on "))).to_be_visible()
+    plan = page.get_by_text(re.compile(r"^migrate-\w+: .* on .*"))
+    expect(plan).to_be_visible()
+    expect(page.get_by_text(f"{planted.behind}: 1 pending")).to_be_visible()
+    page.get_by_label("Plan's id").fill(plan.inner_text().partition(":")[0])
+    page.locator("button[title='Apply']").click()
+    page.get_by_role("button", name="Verify: run the cells below").click()
+    expect(page.get_by_text(f"{planted.behind}: 0 pending, 0 differences from _template")).to_be_visible()
+    expect(page.locator(ERROR)).to_have_count(0)

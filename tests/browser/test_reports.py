@@ -49,7 +49,7 @@ def test_the_index_opens_filters_and_leads_to_a_report_that_fits_a_phone(page: P
     for process in [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]:
         process.wait(120)
     page.goto((runs / "index.html").as_uri())
-    rows = page.locator("table.runs tbody tr")
+    rows = page.locator("table.all tbody tr")
     expect(rows).to_have_count(2)
     page.get_by_label("morning").check()
     expect(rows.filter(visible=True)).to_have_count(1)

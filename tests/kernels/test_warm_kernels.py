@@ -2,9 +2,12 @@
 
 import os
 import resource
+import select
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +21,7 @@ from jupyter_client.manager import KernelManager
 
 from erpkit.kernels import link
 from erpkit.kernels.place import NotRunningError, NoWarmKernelError, find_socket
+from erpkit.kernels.warm import _LOOK
 from tests.kernels.conftest import PATIENCE, children_of, is_alive, wait_until
 from tests.tiny import write_notebook
 
@@ -120,6 +124,45 @@ def test_a_kernel_has_its_clients_environment_folder_umask_and_limits_and_nothin
     assert shown == ["None", "False", folder, "0o27", folder, "False", "grüße", str(limits[0] - 1), "__main__", "True"]
 
 
+def test_a_kernel_has_the_priority_the_processors_and_the_ignored_signals_of_its_client(
+    warm: Path, tmp_path: Path
+) -> None:
+    looks = (
+        "import os, signal\nprint(os.getppid(), os.nice(0), sorted(os.sched_getaffinity(0)), "
+        "signal.getsignal(signal.SIGHUP).name)"
+    )
+    one, output = min(os.sched_getaffinity(0)), tmp_path / "output.ipynb"
+
+    def differ() -> None:
+        os.nice(3)
+        os.sched_setaffinity(0, [one])
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    path = write_notebook(tmp_path / "looks.ipynb", looks)
+    command = [sys.executable, "-m", "papermill", "-k", "erpkit", str(path), str(output)]
+    nice = os.nice(0) + 3
+    subprocess.run(command, preexec_fn=differ, check=True, capture_output=True, timeout=PATIENCE)
+    assert _outputs(output)[0].text.split(maxsplit=1)[1].strip() == f"{nice} [{one}] SIG_IGN"
+
+
+def test_the_first_kernel_does_not_remove_the_temporary_folders_of_the_warm_process(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its own folder cannot be written, matplotlib makes one for the process and removes it at the exit."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    link.start()
+    folders = set(tmp_path.glob("matplotlib-*"))
+    for _ in range(2):
+        with kernel() as (_, client):
+            said(client, "1")
+            client.shutdown()
+    assert folders
+    assert folders <= set(tmp_path.glob("matplotlib-*"))
+
+
 @pytest.mark.parametrize(("code", "ends"), [("os._exit(7)", 7), ("os.kill(os.getpid(), 9)", -9), ("os.abort()", -6)])
 def test_the_exit_code_of_a_kernel_is_true(warm: Path, code: str, ends: int) -> None:
     with kernel() as (manager, client):
@@ -174,6 +217,40 @@ def test_a_kernel_ends_with_its_driver_and_leaves_no_file(warm: Path, warm_pid: 
     driver.wait()
     wait_until(lambda: not is_alive(int(mark.read_text())))
     wait_until(lambda: not list(tmp_path.glob("tmp*.json")))
+
+
+def test_nothing_keeps_a_kernel_from_ending_at_once_with_its_driver(
+    warm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ends when its driver's connection does, and not at the warm process's next look, nor after a client that says nothing."""
+    mark = tmp_path / "mark"
+    code = (
+        "from tests.kernels.test_warm_kernels import kernel, said\nimport time\nwith kernel() as (_, client):\n"
+        f"    pid = said(client, 'import os; print(os.getpid())')\n    open({str(mark)!r}, 'w').write(f'{{pid}} ')\n    time.sleep(600)"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", code])
+    wait_until(lambda: mark.exists() and mark.read_text().endswith(" "))
+    ended = os.pidfd_open(int(mark.read_text()))
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+            silent.connect(str(warm))
+            began = time.monotonic()
+            driver.kill()
+            ready, _, _ = select.select([ended], [], [], _LOOK / 2)
+            seconds = time.monotonic() - began
+            assert ready == [ended]
+            assert select.select([silent], [], [], 0)[0] == []  # the warm process has not waited for it
+    finally:
+        os.close(ended)
+        driver.wait()
+    with capsys.disabled():
+        print(f"\na kernel ended {seconds:.3f} s after its driver was killed")
+
+
+def test_the_system_kills_a_forked_kernel_when_the_warm_process_dies(warm: Path) -> None:
+    asks = "import ctypes, signal; found = ctypes.c_int(); ctypes.CDLL(None).prctl(2, ctypes.byref(found)); print(found.value)"
+    with kernel() as (_, client):
+        assert int(said(client, asks)) == signal.SIGKILL
 
 
 def test_completion_and_the_debugger_work_in_a_forked_kernel(warm: Path) -> None:

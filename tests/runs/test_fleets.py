@@ -12,7 +12,7 @@ import pytest
 import erpkit as package
 from erpkit.database import Database
 from erpkit.runs.entries import STORE, read_entries
-from erpkit.runs.report import write_index
+from erpkit.runs.index import write_index
 from erpkit.tenants import create_tenant
 from tests.command import erpkit, refused
 from tests.kernels.conftest import wait_until
@@ -37,9 +37,11 @@ def test_each_row_of_a_file_is_a_run_and_what_they_found_is_told_by_its_cause(tm
     (tmp_path / "rows.csv").write_text("n,word\n1,one\n2,two\n3,\n")
     done = erpkit("run", str(path), "--each", str(tmp_path / "rows.csv"), "--output", str(tmp_path / "runs"))
     assert done.returncode == 1, done.stderr
-    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
-    table = [line for line in lines if (line.startswith("n=") and "html" in line) or "two is too many" in line]
-    assert table[-3].startswith("n=2 word=two failed: AssertionError: two is too many")  # the worst first
+    table = [line.split("\t") for line in done.stdout.splitlines()]  # rows with tabs, and nothing else
+    assert [len(row) for row in table] == [4] * 3, done.stdout
+    assert table[0][:2] == ["n=2 word=two", "failed: AssertionError: two is too many"]  # the worst first
+    lines = done.stderr.splitlines()
+    assert "n=2 word=two: failed: AssertionError: two is too many" in lines
     assert "! 2 rows: is odd (row 1, row 3)" in lines
     assert any(line.startswith("3 runs: 2 findings, 1 failed; ") for line in lines), lines
     assert "left: n=2 word=two; the same command with --resume runs these alone" in done.stderr
@@ -96,6 +98,8 @@ def test_sets_and_tenants_multiply(database: Database, tmp_path: Path) -> None:
         ("a.csv", "n\n1\ntwo\n", "set 2: parameter n = 'two' is not of type int"),
         ("a.csv", "n\n1\n1\n", "the sets 1 and 2 are the same"),
         ("a.csv", "n\n1,2\n", "set 1 has more values than the first line has names"),
+        ("a.csv", "n,word,n\n1,one,2\n", "the first line names 'n' twice"),
+        ("a.csv", 'n\n"1\n', "unexpected end of data"),
         ("a.csv", "n\n", "holds no set of parameters"),
         ("a.csv", "word\npassword=hunter22\n", "set 1: parameter word holds a password"),
         ("a.yaml", "n: [1", "is not YAML"),
@@ -143,8 +147,8 @@ def test_ctrl_c_names_what_is_left_and_the_fleet_goes_on_later(tmp_path: Path) -
     go.touch()
     done = erpkit(*run, "--resume")
     assert done.returncode == 0, done.stderr
-    assert "1 run of 3 done before" in done.stdout
-    assert "3 runs: 3 ok" in done.stdout
+    assert "1 run of 3 done before" in done.stderr
+    assert "3 runs: 3 ok" in done.stderr
 
 
 def test_the_index_reads_a_report_once_and_sees_what_was_changed_or_removed(tmp_path: Path) -> None:
@@ -191,6 +195,6 @@ def test_outputs_go_to_any_place_that_fsspec_writes_to_and_the_fleet_is_resumed_
     assert erpkit(*run).returncode == 1
     mark.touch()
     done = erpkit(*run, "--resume")
-    assert (done.returncode, "1 run of 2 done before" in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, "1 run of 2 done before" in done.stderr) == (0, True), done.stderr
     kinds = [path.suffix for path in (tmp_path / "far" / "runs").iterdir()]
     assert sorted(kinds) == [".html"] * 4 + [".ipynb"] * 3  # three runs and the fleet's page

@@ -100,14 +100,14 @@ def test_each_tenant_gets_a_run_of_its_own_and_the_worst_is_the_exit_code(databa
     run = ("run", str(path), "--each-tenant", "--output", str(tmp_path / "runs"), "-p", "loud", "true")
     done = erpkit(*run)
     assert done.returncode == 137, done.stderr
-    assert "skipped delta: suspended" in done.stdout
+    assert "skipped delta: suspended" in done.stderr
     for text in (
-        "acme      1 finding",
-        "bluebird  failed: AssertionError: no such books",
-        "cobalt    the process of the run was killed by SIGKILL",
-        "! acme: to look at",
+        "acme\t1 finding\t",
+        "bluebird\tfailed: AssertionError: no such books\t",
+        "cobalt\tthe process of the run was killed by SIGKILL\t",
     ):
         assert text in done.stdout
+    assert "! acme: to look at" in done.stderr.splitlines()
     with database.connection() as connection:
         records = {record.tenants[0]: record for record in list_runs(connection)}
     assert {slug: record.exit_code for slug, record in records.items()} == {"acme": 3, "bluebird": 1, "cobalt": None}
@@ -130,7 +130,9 @@ def test_what_is_wrong_with_the_notebook_or_the_options_is_one_line_before_anyth
         with pytest.raises(SystemExit) as ended:
             main()
         lines = [
-            line for line in capsys.readouterr().err.splitlines() if line and not line.startswith(("Usage:", "Try "))
+            line
+            for line in capsys.readouterr().err.splitlines()
+            if line and not line.startswith(("Usage:", "Try ", "target: "))
         ]
         assert (ended.value.code, len(lines)) == (2, 1), lines
         return lines[0]
