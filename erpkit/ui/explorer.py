@@ -96,9 +96,11 @@ class Explorer:
         self.frame: pandas.DataFrame | None = None
         with unseen_widgets():
             self._make_widgets()
-        self.tenant.offer(_labels(self._tenants))
+        first = tenant or next(iter(self._tenants), "")
+        self.tenant.offer(_labels(self._tenants), first)
         self._wire()
-        self._open(tenant, table)
+        self._react(self._choose_tenant)
+        self._open(first, table)
 
     def _make_widgets(self) -> None:
         import ipywidgets  # noqa: PLC0415 - slow to import
@@ -130,16 +132,11 @@ class Explorer:
 
     def _open(self, tenant: str, table: str) -> None:
         """Open on a tenant and a table; raise UsageError where it has no such table."""
-        first = tenant or next(iter(self._tenants), "")
-        if first:
-            self.tenant.value = first
-        else:
-            self._react(self._choose_tenant)
         if not table:
             return
         if table not in self.table.options:
             hint = did_you_mean(table, self.table.options, none="it has no tables that may be read")
-            raise UsageError(f"{first} has no table {table}: {hint}")
+            raise UsageError(f"{tenant} has no table {table}: {hint}")
         self.table.value = table
 
     def _repr_mimebundle_(self, **options: Any) -> Any:

@@ -57,9 +57,10 @@ class Picker:
         """The keys that can be chosen."""
         return list(self._labels)
 
-    def offer(self, labels: Mapping[str, str]) -> None:
-        """Offer these; what was chosen stays if it is among them, else the first is."""
+    def offer(self, labels: Mapping[str, str], chosen: str | None = None) -> None:
+        """Offer these, with `chosen` or what was chosen before marked if it is among them, else the first."""
         self._labels = dict(labels)
+        self._value = self._value if chosen is None else chosen
         if self._value not in self._labels:
             self._value = next(iter(self._labels), None)
         self._fill(self._fitting())
