@@ -49,9 +49,15 @@ class Finding:
 
 
 # The finding of a check that had nothing to check.
-NO_TENANTS = Finding("no tenants", "", "there are no tenants to look at", remedy="erpkit tenants list")
+NO_TENANTS = Finding("no tenants", "", "there are no tenants to look at", remedy="erpkit tenants create NAME")
 
 _NONE_ACTIVE = Finding("no tenants", "", "there are no active tenants to look at", remedy="erpkit tenants list")
+
+
+def find_unserved(skipped: Collection[str] = ()) -> Finding:
+    """Return the finding of work that had no tenant to work for; `skipped` are those that are not active."""
+    remedy = f"erpkit tenants activate {min(skipped)}" if skipped else NO_TENANTS.remedy
+    return Finding("no tenants", "", "no tenant is active, so nothing was done", remedy=remedy)
 
 
 def find_skipped(skipped: Mapping[str, str], named: Collection[str]) -> list[Finding]:

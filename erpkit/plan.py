@@ -48,7 +48,7 @@ def plan_id(kind: str, facts: object) -> str:
     return f"{kind}-{hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:10]}"
 
 
-_BINDING = frozenset({"can_stop", "look", "make", "record", "run", "unit"})
+_BINDING = frozenset({"can_stop", "look", "make", "record", "rest", "run", "unit"})
 _Record = TypeVar("_Record", bound=PlanRecord)
 _Result = TypeVar("_Result", bound=Shown)
 
@@ -66,7 +66,8 @@ class Plan(Generic[_Record, _Result]):
     """A plan that is bound to a database: it shows itself, and `apply(confirm)` does what it says.
 
     `record` is the pure plan, whose attributes the plan has, too. `make` plans again; if that takes long, `look` finds the present
-    id faster. `unit` names what `record.size` counts, and `can_stop` tells whether the work heeds `Work.stop`.
+    id faster. `unit` names what `record.size` counts, and `can_stop` tells whether the work heeds `Work.stop`. `rest` plans what a
+    result left when it was stopped, or None where planning again does that.
     """
 
     record: _Record
@@ -76,6 +77,7 @@ class Plan(Generic[_Record, _Result]):
     unit: str = ""
     can_stop: bool = True
     look: Callable[[], _Record] | None = None
+    rest: Callable[[_Result], Plan[_Record, _Result] | None] | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -109,7 +111,7 @@ class Plan(Generic[_Record, _Result]):
         return self.run(present, work)
 
     def _with(self, record: _Record) -> Plan[_Record, _Result]:
-        return Plan(record, self.make, self.run, self.target, self.unit, self.can_stop, self.look)
+        return Plan(record, self.make, self.run, self.target, self.unit, self.can_stop, self.look, self.rest)
 
     def summary(self, result: _Result | None = None) -> Summary:
         """Sum up the plan, or the result of applying it."""

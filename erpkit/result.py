@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
+from erpkit.cells import TONES
 from erpkit.finding import Cause, Finding, exit_code, group_findings, marked
-from erpkit.table import TONES, Table, format_value
+from erpkit.table import Table, format_value
 from erpkit.visible import visible, visible_html
 
 # The MIME type that records a value in a notebook; scrapbook reads it, too.
@@ -128,7 +129,7 @@ class Picture:
             if self.note
             else ""
         )
-        return f'<div role="img" aria-label="{visible_html(self.text)}" style="{style}">{self.svg}</div>{note}'
+        return f'<div role="img" tabindex="0" aria-label="{visible_html(self.text)}" style="{style}">{self.svg}</div>{note}'
 
     def __repr__(self) -> str:
         return self.text

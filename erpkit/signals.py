@@ -13,12 +13,14 @@ from contextlib import contextmanager
 def caught_signals(on_signal: Callable[[int], object], *numbers: signal.Signals) -> Iterator[None]:
     """Call `on_signal` with the number of each of these signals during the block; then restore the old handlers.
 
-    Outside the main thread it does nothing, as only that one handles signals in Python.
+    Outside the main thread it does nothing, as only that one handles signals in Python. A SIGHUP that this process was
+    started to ignore, as by nohup, stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, lambda number, _: on_signal(number)) for number in numbers}
+    wanted = [number for number in numbers if not (number == signal.SIGHUP and _is_ignored(number))]
+    before = {number: signal.signal(number, lambda number, _: on_signal(number)) for number in wanted}
     try:
         yield
     finally:
@@ -50,6 +52,10 @@ def stop_at_signals() -> Iterator[threading.Event]:
 def exit_at_sigterm() -> None:
     """Let SIGTERM raise SystemExit, so that context managers stop what they started."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+
+def _is_ignored(number: int) -> bool:
+    return signal.getsignal(number) == signal.SIG_IGN
 
 
 def _restore(number: signal.Signals, usual: signal._HANDLER) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
@@ -15,6 +16,8 @@ from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from erpkit.cells import HEAD, TONES, Cell, Head, cut, draw
+from erpkit.cells import Tone as Tone
 from erpkit.fitting import GAP, Room, fit
 from erpkit.plural import count_of
 from erpkit.visible import visible, visible_html
@@ -27,27 +30,20 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-Tone = Literal["", "error", "warning", "good", "muted"]
-
-MOST_ROWS = 200  # of a table in HTML
+MOST_ROWS = 200  # of a table in HTML, besides those that are in trouble
+_MOST_IN_TROUBLE = 5_000  # rows; more would be a page that no browser opens
+_TALL, _HEIGHT = 25, "34em"  # rows from which a table scrolls under its head, and how high it is then
+_BARE = 3  # rows from which a column of zeros is named below the table
 _MOST_TO_SORT = 10_000  # a widget sends all of them to the browser, which draws the page that is shown
 _PAGE = 25  # rows of a widget's page
 _SORTABLE = 3  # rows; fewer are not worth a widget
 _FEW = 5  # rows below which there is nothing to search for
 _WRAPS = 48  # characters; longer text may wrap
 _NONE = ("–", "NULL")  # among numbers DataTables takes `-` for none
-_LONGEST = 300  # characters; of longer text the beginning is shown
 
-TONES: dict[Tone, str] = {
-    "": "", "error": "background:#dc262626;", "warning": "background:#d9770626;", "good": "background:#16a34a22;",
-    "muted": "opacity:.55;",
-}  # fmt: skip
 _COLOURS: dict[Tone, str] = {"": "", "error": "red", "warning": "yellow", "good": "green", "muted": "dim"}
-_HEAD = "font-weight:600;"
-_SCROLL = "overflow:auto;width:fit-content;max-width:100%;"
-_TABLE = '<table style="border-collapse:collapse;border:0;line-height:1.4;font-variant-numeric:tabular-nums">'
-_CELL = "padding:.25em .6em;border:0;border-bottom:1px solid #8884;vertical-align:top;"
-_BAR = "height:.22em;background:#0969da88;border-radius:1px;margin-left:auto;"
+_GRAVEST: tuple[Tone, ...] = ("error", "warning")
+_NOTE = "opacity:.75;font-size:.9em;margin:.2em 0 .8em"
 
 _Row = TypeVar("_Row")
 
@@ -91,6 +87,10 @@ class Table(Generic[_Row]):
 
     It shows itself in a notebook and in a terminal; `frame` is a DataFrame for further work. With `raw`, values are shown as SQL
     writes them: numbers are not grouped by thousands. A table that is higher than `height` scrolls under its head.
+
+    On a page rows with an error or a warning stand first, unless the rows are `in_order`, and no limit cuts them off; where each row
+    `is_trouble`, none is cut off. Columns of zeros are named below, unless the table `is_whole`. `about` are kinds of findings that
+    the rows tell more of: a report leads from them to here.
     """
 
     columns: Sequence[Column[_Row]]
@@ -99,12 +99,16 @@ class Table(Generic[_Row]):
     title: str = ""
     height: str = ""
     raw: bool = False
+    in_order: bool = False
+    is_trouble: bool = False
+    is_whole: bool = False
+    about: Sequence[str] = ()
 
     @classmethod
     def of_frame(cls, frame: pandas.DataFrame, empty: str = "none", **options: Any) -> Table[tuple[object, ...]]:
         """Return a table of a DataFrame, without its index."""
         columns = [_column_of(frame, n) for n in range(len(frame.columns))]
-        table = Table(columns, list(frame.itertuples(index=False, name=None)), empty, **options)
+        table = Table(columns, list(frame.itertuples(index=False, name=None)), empty, is_whole=True, **options)
         table.__dict__["frame"] = frame
         return table
 
@@ -228,33 +232,75 @@ class Table(Generic[_Row]):
 
     def grid(self) -> Widget | None:
         """Return a widget that sorts and filters; None if there is little to sort, or no library for it."""
+        first = self.in_trouble_first[:_MOST_TO_SORT]
         rows = [
-            ["-" if right and text in _NONE else _cut(text) for text, right in zip(texts, self.numeric, strict=True)]
-            for texts in self.texts(_MOST_TO_SORT)
+            ["-" if right and text in _NONE else cut(text) for text, right in zip(texts, self.numeric, strict=True)]
+            for texts in replace(self, rows=first).texts()
         ]
-        return _grid([column.head for column in self.columns], rows, self.numeric, len(self.rows))
+        tones = [[column.tone(row) for column in self.columns] for row in first]
+        return _grid([column.head for column in self.columns], rows, tones, self.numeric, len(self.rows))
 
     def _repr_html_(self) -> str:
-        title = f'<p style="{_HEAD}margin:.6em 0 .2em">{visible_html(self.title)}</p>' if self.title else ""
+        title = f'<p style="{HEAD}margin:.6em 0 .2em">{visible_html(self.title)}</p>' if self.title else ""
         if not self.rows:
             return f"{title}<p><em>{visible_html(self.empty)}</em></p>"
-        most = [_largest(column, self.rows) if column.bar else 0.0 for column in self.columns]
-        sticky = "position:sticky;top:0;background:var(--jp-layout-color0,Canvas);" if self.height else ""
-        head = "".join(
-            _cell("th", _HEAD + sticky, column.head, right)
-            for column, right in zip(self.columns, self.numeric, strict=True)
+        shown, bare = self._shown, self._bare
+        kept = [n for n in range(len(self.columns)) if n not in bare]
+        heads = [Head(self.columns[n].head, self.numeric[n], self.columns[n].minor) for n in kept]
+        most = {n: _largest(self.columns[n], self.rows) if self.columns[n].bar else 0.0 for n in kept}
+        cells = [[self._cell(n, row, most[n]) for n in kept] for row in shown]
+        height = self.height or (_HEIGHT if len(shown) > _TALL else "")
+        label = self.title or f"a table of {count_of(len(self.rows), 'row')}"
+        return (
+            f"{title}{draw(heads, cells, label=label, height=height, about=self.about)}{self._notes(len(shown), bare)}"
         )
-        body = "".join(f"<tr>{self._html_row(row, most)}</tr>" for row in islice(self.rows, MOST_ROWS))
-        more = len(self.rows) - MOST_ROWS
-        note = f"<p>… and {more:,} more</p>" if more > 0 else ""
-        frame = f'<div class="erpkit-scroll" style="{_SCROLL}max-height:{self.height or "none"}">'
-        return f"{title}{frame}{_TABLE}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}"
 
-    def _html_row(self, row: _Row, most: Sequence[float]) -> str:
-        return "".join(
-            _cell("td", TONES[column.tone(row)], self._text(column, row), right, _bar(column.value(row), largest))
-            for column, right, largest in zip(self.columns, self.numeric, most, strict=True)
-        )
+    def _cell(self, n: int, row: _Row, largest: float) -> Cell:
+        column = self.columns[n]
+        return Cell(self._text(column, row), column.tone(row), _share(column.value(row), largest))
+
+    @cached_property
+    def in_trouble_first(self) -> Sequence[_Row]:
+        """The rows, the gravest first unless their order says something."""
+        return self.rows if self.in_order else sorted(self.rows, key=self._gravity)
+
+    @property
+    def _shown(self) -> list[_Row]:
+        """The rows that a page shows: the first ones, and all that are in trouble."""
+        rows = self.in_trouble_first
+        shown = [
+            row for n, row in enumerate(rows) if n < MOST_ROWS or self.is_trouble or self._gravity(row) < len(_GRAVEST)
+        ]
+        return shown[:_MOST_IN_TROUBLE]
+
+    def _gravity(self, row: _Row) -> int:
+        tones = {column.tone(row) for column in self.columns}
+        return next((n for n, tone in enumerate(_GRAVEST) if tone in tones), len(_GRAVEST))
+
+    @cached_property
+    def _bare(self) -> Mapping[int, bool]:
+        """Columns in which every row has 0, or none has a value: number of the column, and whether it has zeros."""
+        if self.raw or self.is_whole or len(self.rows) < _BARE:
+            return {}
+        columns = {n: [column.value(row) for row in self.rows] for n, column in enumerate(self.columns) if n}
+        zeros = {n: True for n, values in columns.items() if all(_is_number(one) and one == 0 for one in values)}
+        return zeros | {n: False for n, values in columns.items() if all(map(_is_null, values))}
+
+    def _notes(self, shown: int, bare: Mapping[int, bool]) -> str:
+        """Return what stands below the table: how many rows there are more, and the columns that have nothing to show."""
+        more = len(self.rows) - shown
+        healthy = "" if self.is_trouble or shown >= _MOST_IN_TROUBLE or not self._has_tones else " without trouble"
+        told = [f"… and {more:,} more{healthy}"] if more > 0 else []
+        if not more and shown > _TALL and not self.height:
+            told = [f"{count_of(shown, 'row')}, which scroll"]
+        for words, is_zero in (("0 in every row", True), ("Not known of any row", False)):
+            names = [self.columns[n].head for n in sorted(bare) if bare[n] is is_zero]
+            told += [f"{words}: {', '.join(names)}"] if names else []
+        return "".join(f'<p style="{_NOTE}">{visible_html(line)}</p>' for line in told)
+
+    @property
+    def _has_tones(self) -> bool:
+        return any(column.tone is not _plain for column in self.columns)
 
     @cached_property
     def numeric(self) -> list[bool]:
@@ -275,8 +321,11 @@ def format_value(value: object, *, places: int | None = None, signed: bool = Fal
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float | Decimal):
+        sign = "+" if signed else ""
+        if isinstance(value, float) and places is None:
+            return f"{value:{sign},.{_places(value)}f}".rstrip("0").rstrip(".")
         decimals = "" if places is None or isinstance(value, int) else f".{places}f"
-        return f"{value:{'+' if signed else ''},{decimals}}"
+        return f"{value:{sign},{decimals}}"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M}"
     if isinstance(value, timedelta):
@@ -284,6 +333,14 @@ def format_value(value: object, *, places: int | None = None, signed: bool = Fal
     if isinstance(value, list | tuple | set | frozenset):
         return ", ".join(map(format_value, value)) or "–"
     return visible(str(value))
+
+
+def _places(value: float) -> int:
+    """Return how many decimals tell enough of a number: one if it is large, three digits of what is smaller than 1."""
+    size = abs(value)
+    if size >= 1 or not 0 < size < math.inf:
+        return 1 if size >= 100 else 2
+    return min(2 - math.floor(math.log10(size)), 9)
 
 
 def _exact(value: object) -> str:
@@ -295,22 +352,9 @@ def _exact(value: object) -> str:
     return str(value)
 
 
-def _cell(tag: str, style: str, text: str, right: bool, bar: str = "") -> str:
-    wrap = "white-space:normal;min-width:20em;overflow-wrap:anywhere" if len(text) > _WRAPS else "white-space:nowrap"
-    align = "right" if right else "left"
-    return f'<{tag} style="{_CELL}{style}text-align:{align};{wrap}">{visible_html(_cut(text))}{bar}</{tag}>'
-
-
-def _cut(text: str) -> str:
-    """Return the beginning of a text that is too long for a cell."""
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-
-def _bar(value: object, largest: float) -> str:
-    if not largest or not _is_number(value):
-        return ""
-    share = 100 * max(float(value), 0) / largest  # type: ignore[arg-type]
-    return f'<div style="{_BAR}width:{share:.1f}%"></div>'
+def _share(value: object, largest: float) -> float | None:
+    """Return the length of a bar in percent; None for no bar."""
+    return 100 * max(float(value), 0) / largest if largest and _is_number(value) else None  # type: ignore[arg-type]
 
 
 def _largest(column: Column[_Row], rows: Sequence[_Row]) -> float:
@@ -374,11 +418,17 @@ table.dataTable > tbody > tr > td.erpkit-long { white-space: normal; min-width: 
 """
 
 
-def _grid(names: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], total: int) -> Widget | None:
+def _grid(
+    names: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    tones: Sequence[Sequence[Tone]],
+    numeric: Sequence[bool],
+    total: int,
+) -> Widget | None:
     """Return a DataTables widget of `rows` of text; None if there is little to sort, or itables is not installed.
 
-    `total` is the number of rows. `numeric` columns sort as numbers in spite of grouped thousands; columns with a text longer than
-    `_WRAPS` characters wrap.
+    What has a tone of trouble is coloured. `total` is the number of rows. `numeric` columns sort as numbers in spite of grouped
+    thousands; columns with a text longer than `_WRAPS` characters wrap.
     """
     if total < _SORTABLE:
         return None
@@ -391,7 +441,12 @@ def _grid(names: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence
     few = len(rows) < _FEW
     cut = f"; only the first {len(rows):,} of {count_of(total, 'row')} are here" if total > len(rows) else ""
     return table(
-        pandas.DataFrame(rows, columns=list(names), dtype=object),
+        pandas.DataFrame(
+            [[_coloured(*cell) for cell in zip(*line, strict=True)] for line in zip(rows, tones, strict=True)],
+            columns=[visible_html(name) for name in names],
+            dtype=object,
+        ),
+        allow_html=True,  # of which all text was escaped
         showIndex=False,
         classes="compact order-column",
         style="width:auto;margin:0",
@@ -418,13 +473,20 @@ def _grid(names: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence
     )
 
 
+def _coloured(text: str, tone: Tone) -> str:
+    shown = visible_html(text)
+    return (
+        f'<span style="{TONES[tone]}padding:.1em .4em;border-radius:3px">{shown}</span>' if tone in _GRAVEST else shown
+    )
+
+
 def _column_definitions(rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> list[dict[str, object]]:
     """Tell DataTables which columns hold numbers, and which have texts that wrap."""
     numbers = [n for n, is_number in enumerate(numeric) if is_number]
     others = [n for n, is_number in enumerate(numeric) if not is_number]
     long = [n for n in range(len(numeric)) if any(len(row[n]) > _WRAPS for row in rows)]
     return [
-        {"targets": numbers, "type": "num-fmt", "className": "dt-right"},
+        {"targets": numbers, "type": "html-num-fmt", "className": "dt-right"},
         {"targets": others, "className": "dt-left"},
         {"targets": long, "className": "erpkit-long"},
     ]

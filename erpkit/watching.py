@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,12 @@ def is_watched() -> bool:
 
 def is_a_notebook_watched() -> bool:
     """Tell whether this is a kernel whose front end has a person at it, so that widgets can be shown."""
-    return bool(getattr(_kernel(), "_allow_stdin", False))
+    return bool(getattr(_kernel(), "_allow_stdin", False)) or is_served()
+
+
+def is_served() -> bool:
+    """Tell whether this kernel makes a page that Voilà serves: it has widgets, and no cells to be run again."""
+    return os.environ.get("SERVER_SOFTWARE", "").startswith("voila/") and _kernel() is not None
 
 
 @contextmanager

@@ -1,4 +1,8 @@
-"""Makes the README's pictures anew: `python -m tests.pictures [NAME…]`, with Debian's Chromium, on the demo's sample ERP."""
+"""Makes the README's pictures anew: `python -m tests.pictures [NAME…]`, with Debian's Chromium, on the demo's sample ERP.
+
+`python -m tests.pictures --reports FOLDER [NOTEBOOK…]` makes pictures of the reports and their index to look at: at three widths, light
+and dark, of a few, some and many tenants. They are no part of the repository.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -18,7 +23,13 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.browser.conftest import _SETTINGS, Lab, start_lab
 
 FOLDER = Path(__file__).parent.parent / ".github"
+_ERPKIT = [sys.executable, "-c", "from erpkit.cli import main; main()"]
 _WIDTH, _MOST = 1200, 200_000  # pixels, bytes
+_WIDTHS, _FLEETS = (390, 1280, 1920), (4, 40, 400)  # pixels, tenants
+_HIGHEST = 6000  # pixels of a report's picture
+_REPORTS = (
+    "inspect_tenants", "run_migrations", "replay_events", "check_modules", "event_health", "run_history",
+)  # fmt: skip
 
 
 def main(names: list[str]) -> None:
@@ -36,20 +47,48 @@ def main(names: list[str]) -> None:
         browser.close()
 
 
+def picture_reports(folder: Path, notebooks: list[str]) -> None:
+    """Write a picture of each notebook's report, and of the index, at each width, light and dark, for each number of tenants."""
+    for tenants in _FLEETS:
+        with _demo(tenants) as home, sync_playwright() as driver:
+            for notebook in notebooks or _REPORTS:
+                subprocess.run([*_ERPKIT, "run", notebook, "--output", str(home / "dry")], stdout=subprocess.DEVNULL)
+            browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            for report in sorted((home / "dry").glob("*.html")):
+                for width in _WIDTHS:
+                    _by_day_and_night(browser, report, folder / str(tenants), width)
+            browser.close()
+
+
+def _by_day_and_night(browser: Browser, report: Path, folder: Path, width: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+    for scheme in schemes:
+        page = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme=scheme)
+        page.goto(report.as_uri())
+        wide, high = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+        clip = {"x": 0, "y": 0, "width": width, "height": min(high, _HIGHEST)}
+        path = folder / f"{report.stem.partition('-')[0]}-{width}-{scheme}.png"
+        page.screenshot(path=path, full_page=True, clip=clip)  # type: ignore[arg-type]
+        page.close()
+        print(f"{path}: {high:,} high{' – SCROLLS SIDEWAYS' if wide > width else ''}")
+
+
 @contextmanager
-def _demo() -> Iterator[Path]:
+def _demo(tenants: int = 12) -> Iterator[Path]:
     """Run `erpkit demo` in a home of its own."""
     home = Path(tempfile.mkdtemp(prefix="erpkit-pictures-", dir="/tmp"))
     home.chmod(0o755)
     for name in [name for name in os.environ if name.startswith(("PG", "ERPKIT_"))]:
         del os.environ[name]
     os.environ["ERPKIT_HOME"] = str(home)
-    erpkit = [sys.executable, "-c", "from erpkit.cli import main; main()"]
+    os.environ["ERPKIT_MODULES"] = "erpkit.sample"
+    demo = [*_ERPKIT, "demo", "--tenants", str(tenants), "--output", str(home / "runs")]
     try:
-        subprocess.run([*erpkit, "demo", "--output", str(home / "runs")], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(demo, check=True, stdout=subprocess.DEVNULL)
         yield home
     finally:
-        subprocess.run([*erpkit, "db", "stop"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*_ERPKIT, "db", "stop"], check=True, stdout=subprocess.DEVNULL)
         shutil.rmtree(home)
 
 
@@ -112,4 +151,7 @@ def _save(page: Page, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if sys.argv[1:2] == ["--reports"]:
+        picture_reports(Path(sys.argv[2]), sys.argv[3:])
+    else:
+        main(sys.argv[1:])

@@ -17,6 +17,16 @@ def test_signals_are_caught_for_the_time_of_the_block() -> None:
     assert signal.getsignal(signal.SIGTERM) is usual
 
 
+def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
+    usual, heard = signal.signal(signal.SIGHUP, signal.SIG_IGN), list[int]()
+    try:
+        with caught_signals(heard.append, signal.SIGHUP, signal.SIGTERM):
+            signal.raise_signal(signal.SIGHUP)
+        assert not heard
+    finally:
+        signal.signal(signal.SIGHUP, usual)
+
+
 def test_outside_the_main_thread_nothing_is_caught() -> None:
     usual, seen = signal.getsignal(signal.SIGINT), list[object]()
 

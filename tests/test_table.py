@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -83,14 +84,50 @@ def test_html_and_control_characters_in_a_value_are_text() -> None:
     assert "\x1b" not in repr(hostile)
 
 
-def test_a_long_table_shows_its_beginning_as_html_and_says_how_much_there_is_more() -> None:
-    assert "… and 1,800 more" in Table(COLUMNS, DISKS * 1000)._repr_html_()
+def test_a_long_page_shows_all_rows_in_trouble_first_and_says_how_many_others_there_are() -> None:
+    page = Table(COLUMNS, DISKS * 1000)._repr_html_()
+    assert re.findall(r"<tr><td[^>]*>(.)<", page) == ["b"] * 1000
+    assert "… and 1,000 more without trouble" in page
+    few = Table(COLUMNS, [*DISKS[:1] * 500, *DISKS])._repr_html_()
+    assert re.findall(r"<tr><td[^>]*>(.)<", few) == ["b", *"a" * 199]
+
+
+def test_rows_whose_order_says_something_stay_in_it_and_none_in_trouble_is_cut_off() -> None:
+    page = Table(COLUMNS, [*DISKS[:1] * 500, *DISKS], in_order=True)._repr_html_()
+    assert re.findall(r"<tr><td[^>]*>(.)<", page) == [*"a" * 200, "b"]
+
+
+def test_of_a_table_of_troubles_no_row_is_cut_off() -> None:
+    page = Table(COLUMNS[:1], DISKS * 300, is_trouble=True)._repr_html_()
+    assert (page.count("<tr><td"), "more" in page) == (600, False)
+
+
+def test_a_column_of_zeros_is_named_below_and_one_that_was_not_read_is_none_of_them() -> None:
+    columns = (
+        COLUMNS[0],
+        Column[Disk]("faults", lambda _: 0),
+        Column[Disk]("read errors", lambda _: None),
+        Column[Disk]("partly read", lambda d: 0 if d.name == "a" else None),
+    )
+    page = Table(columns, DISKS * 2)._repr_html_()
+    assert re.findall(r"<th scope[^>]*>([^<]*)<", page) == ["disk", "partly read"]
+    assert "0 in every row: faults" in page
+    assert "Not known of any row: read errors" in page
+    assert "faults</th>" in Table(columns, DISKS * 2, is_whole=True)._repr_html_()
+    assert "faults</th>" in Table(columns, DISKS)._repr_html_()  # of two rows a zero says something
+
+
+def test_a_high_table_scrolls_under_its_head_and_a_small_one_does_not() -> None:
+    assert "max-height:34em" in Table(COLUMNS, DISKS * 20)._repr_html_()
+    assert "max-height:none" in Table(COLUMNS, DISKS)._repr_html_()
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
     [
         (1234567, "1,234,567"), (Decimal("1234.50"), "1,234.50"), (True, "yes"), (None, "–"), (float("nan"), "–"),
+        (1234.5678, "1,234.6"),
+        (12.3456, "12.35"), (0.0123456, "0.0123"), (7.0, "7"),
         (timedelta(seconds=45), "45 s"), (timedelta(hours=30), "30 h"), (["a", 2], "a, 2"), ((), "–"),
     ],
 )  # fmt: skip

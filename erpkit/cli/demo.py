@@ -24,7 +24,7 @@ from erpkit.kernels.place import NoWarmKernelError
 from erpkit.modules import Registry
 from erpkit.modules.registry import SAMPLE_GROUP
 from erpkit.runs import RunResult
-from erpkit.runs.report import write_index
+from erpkit.runs.index import write_index
 from erpkit.runs.sample import NOTEBOOKS, demo_job, plant_sample, renew_database
 from erpkit.runs.workers import Workers
 

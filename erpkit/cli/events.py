@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -41,9 +42,9 @@ from erpkit.erp import Erp
 from erpkit.errors import BrokerError, DatabaseError, UsageError
 from erpkit.events import GroupLag, WorkerOptions, WorkerReport
 from erpkit.events.brokers import Broker, Forwarded, ResendPlan
-from erpkit.events.lag import MAX_AGE, MAX_LAG
+from erpkit.events.lag import MAX_AGE, MAX_LAG, EventLag
 from erpkit.events.retention import Pruned
-from erpkit.finding import exit_code, not_read
+from erpkit.finding import Finding, exit_code, find_unserved, not_read
 from erpkit.nats import NatsServer
 from erpkit.plural import count_of
 from erpkit.signals import caught_signals, stop_at_signals
@@ -334,11 +335,13 @@ def forward_(slugs: tuple[str, ...], once: bool, point: str | None, confirm: str
     with _open(quiet=as_json) as (erp, broker), stop_at_signals() as stop:
         work = _Forwarding(erp, broker, slugs, stop)
         results = work.once() if once else work.until_stopped()
+        skipped = [] if results else [tenant.slug for tenant in erp.find(slugs) if not tenant.is_active]
     if as_json:
         print_json([asdict(result) for result in results])
     else:
         show(Table(_FORWARDED, results, "There was nothing to forward."))
-    findings = not_read(work.errors)
+    is_idle = not (results or work.errors or stop.is_set())
+    findings = [find_unserved(skipped)] if is_idle else not_read(work.errors)
     print_findings(findings, quiet=as_json)
     return 3 if findings or any(result.refused or result.lost for result in results) else 0
 
@@ -354,7 +357,9 @@ def _send_again(slugs: Sequence[str], point: str, confirm: str, as_json: bool) -
 def _point(point: str) -> dict[str, Any]:
     if point == "beginning" or point.isdecimal():
         return {"offset": 1 if point == "beginning" else int(point)}
-    return {"since": read_time("--from", point)}
+    if not point:
+        raise UsageError("--from is empty: write beginning, an offset, or a time as 2026-01-31T08:00:00+00:00")
+    return {"since": read_time("--from", point, "beginning, an offset")}
 
 
 def _resend(plan: ResendPlan) -> dict[str, Any]:
@@ -387,11 +392,32 @@ def dispatch_from_broker(*, once: bool, limit: float, as_json: bool = False) -> 
     """Run the handlers on what comes from the broker, until SIGTERM, or with `once` until nothing comes for five seconds."""
     with _open(quiet=as_json) as (erp, broker), stop_at_signals() as stop:
         result = erp.events.consume(broker, stop=stop, idle=_IDLE if once else None, limit=limit)
+        findings = _find_waiting(erp.events.lag(max_lag=None, max_age=None)) if once else []
     if as_json:
-        print_json({"handled": result.handled, "dead": result.dead, "unknown": result.unknown})
+        print_json(asdict(result))
     else:
-        say(f"{result.handled} handled, {result.dead} dead, {result.unknown} for tenants that do not exist")
-    return 3 if result.dead or result.unknown else 0
+        more = f", {result.unreadable} that are no events" if result.unreadable else ""
+        more += f", {result.left} left in the logs of tenants that are not active" if result.left else ""
+        say(f"{result.handled} handled, {result.dead} dead, {result.unknown} for tenants that do not exist{more}")
+    print_findings(findings, quiet=as_json)
+    return 3 if findings or result.dead or result.unknown or result.unreadable else 0
+
+
+def _find_waiting(lag: EventLag) -> list[Finding]:
+    """Return a finding for each tenant that has events left: a broker delivers again only later what a consumer held as it ended."""
+    waiting: Counter[str] = Counter()
+    for one in lag.behind:
+        if not one.handler.startswith("forward."):
+            waiting[one.tenant] += one.waiting
+    problem = "events still wait for their handlers: they were not forwarded, or the broker delivers them again later"
+    return [
+        *(one for one in lag.unseen if one.severity != "info"),
+        *(
+            Finding("waiting", slug, problem, remedy="erpkit events dispatch --once", evidence=(f"{events:,} waiting",))
+            for slug, events in waiting.items()
+        ),
+        *not_read(lag.errors),
+    ]
 
 
 class _Forwarding:

@@ -24,11 +24,11 @@ from erpkit.finding import name_some
 from erpkit.plural import count_of
 from erpkit.runs.fleet import FleetResult, Row, outcome_of, run_fleet, tenant_parameter
 from erpkit.runs.fleet_file import FleetFile
+from erpkit.runs.index import write_index
 from erpkit.runs.job import Job
 from erpkit.runs.notebook import Notebook
 from erpkit.runs.parameter_sets import name_sets, read_sets
 from erpkit.runs.parameters import may_write
-from erpkit.runs.report import write_index
 from erpkit.runs.result import RunResult
 
 _PER_RUN = 3  # connections: two of the notebook, as most use, and the record's

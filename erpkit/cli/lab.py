@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -19,36 +21,69 @@ from erpkit.errors import UsageError
 from erpkit.modules.registry import is_path
 from erpkit.runs import notebooks_folder
 
+_WELCOME = "welcome.ipynb"
+_COPIES = ".erpkit-copies.json"  # in the working copy: what each notebook was when it was copied
+
 
 @click.command("lab", cls=Command, context_settings={"ignore_unknown_options": True})
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where to work on the notebooks.")
+@click.option(
+    "--pages", is_flag=True, help="Serve the notebooks as pages without code (Voilà), in place of JupyterLab."
+)
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
-def command(folder: Path | None, options: tuple[str, ...]) -> int:
+def command(folder: Path | None, pages: bool, options: tuple[str, ...]) -> int:
     """Open JupyterLab on the notebooks; OPTIONS go to `jupyter lab`, such as --no-browser or --port 8899.
 
-    In a checkout it opens the checkout's notebooks. An installed kit copies its notebooks to a folder of yours (by default
-    `notebooks` under ERPKIT_HOME) and leaves those alone that are there already.
+    It works on copies of your own, by default in `notebooks` under ERPKIT_HOME: copies that you changed are left alone, the others
+    follow the kit. Ctrl-C and SIGTERM end it, with its kernels.
     """
     _check_home()
     with erpkit.open() as erp:
         print_target(erp.target)
         settings = erp.settings
-    root = _working_copy(folder or settings.home / "notebooks") if folder or _is_installed() else notebooks_folder()
+    root = _working_copy(folder or settings.home / "notebooks", notebooks_folder())
     say(f"notebooks: {root}")
+    command = [sys.executable, "-m", *(_voila(root) if pages else _jupyterlab(root)), *options]
+    # jupyter-scheduler brings a job's outputs to `jobs` in the working directory, and looks for them in the root.
+    return _become(command, _environment() | {"ERPKIT_HOME": str(settings.home)}, root)
+
+
+def _jupyterlab(root: Path) -> list[str]:
     arguments = [
+        "jupyterlab",
         f"--ServerApp.root_dir={root}",
-        "--LabApp.default_url=/lab/tree/inspect_tenants.ipynb",
+        f"--LabApp.default_url=/lab/tree/{_WELCOME}",
         "--LabApp.news_url=None",  # a kit for operators asks nothing of the network
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--KernelSpecManager.ensure_native_kernel=True",
+        "--ServerApp.answer_yes=True",  # Ctrl-C ends it, without asking back
     ]
     if find_spec("jupyter_scheduler"):  # jobs run as erpkit run runs them
         arguments.append("--BaseScheduler.execution_manager_class=erpkit.runs.scheduler.ExecutionManager")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         arguments.append("--allow-root")
-    command = [sys.executable, "-m", "jupyterlab", *arguments, *options]
-    # jupyter-scheduler brings a job's outputs to `jobs` in the working directory, and looks for them in the root.
-    return subprocess.call(command, env=_environment() | {"ERPKIT_HOME": str(settings.home)}, cwd=root)
+    return arguments
+
+
+def _voila(root: Path) -> list[str]:
+    if find_spec("voila") is None:
+        raise UsageError("pages are served by Voilà, which is not installed: pip install 'erpkit[voila]'")
+    # Its template asks a CDN for icons; and who reads a page may press its buttons, so it wants a token as JupyterLab does.
+    policy = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
+    settings = {"headers": {"Content-Security-Policy": policy}}
+    own = [f"--Voila.tornado_settings={settings!r}", "--Voila.auto_token=True"]
+    shown = ["--strip_sources=True", "--show_tracebacks=True", "--VoilaConfiguration.classic_tree=True"]
+    return ["voila", str(root), *shown, *own]
+
+
+def _become(command: list[str], environment: dict[str, str], folder: Path) -> int:
+    """Let the server take the place of this process, so that whatever ends this ends the server."""
+    if os.name == "posix":
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.chdir(folder)
+        os.execve(command[0], command, environment)
+    return subprocess.call(command, env=environment, cwd=folder)
 
 
 def _check_home() -> None:
@@ -69,15 +104,32 @@ def _environment() -> dict[str, str]:
     return os.environ | own | {"JUPYTER_CONFIG_PATH": os.pathsep.join(path for path in paths if path)}
 
 
-def _is_installed() -> bool:
-    return not (notebooks_folder().parent / "pyproject.toml").exists()
-
-
-def _working_copy(folder: Path) -> Path:
-    source = notebooks_folder()
+def _working_copy(folder: Path, source: Path) -> Path:
+    """Copy the notebooks that are missing, and renew those that were not changed since they were copied."""
+    kept, changed = _read_copies(folder), []
     for path in sorted(source.rglob("*.ipynb")):
-        target = folder / path.relative_to(source)
-        if ".ipynb_checkpoints" not in path.parts and not target.exists():
+        name, new = path.relative_to(source), _digest(path)
+        target = folder / name
+        if {".ipynb_checkpoints", "jobs"} & set(name.parts):
+            continue
+        if not target.exists() or _digest(target) == kept.get(str(name)) != new:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
+            kept[str(name)] = new
+        elif kept.get(str(name), new) != new:
+            changed.append(str(name))
+    (folder / _COPIES).write_text(json.dumps(kept, indent=1))
+    if changed:
+        say(f"note: the kit has a newer version of what you changed; to get it, move yours away: {', '.join(changed)}")
     return folder.absolute()
+
+
+def _read_copies(folder: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads((folder / _COPIES).read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -117,12 +117,16 @@ def limit_option(default: int, help: str = "How many, the newest first.", *, mos
     return click.option("--limit", type=click.IntRange(1, most), default=default, show_default=True, help=help)
 
 
-def read_time(option: str, text: str | None) -> datetime | None:
-    """Return the time that an option was given in ISO 8601; raises UsageError, naming the option, for any other text."""
+def read_time(option: str, text: str | None, others: str = "") -> datetime | None:
+    """Return the time that an option was given in ISO 8601; raises UsageError, naming the option, for any other text.
+
+    `others` names what else the option takes.
+    """
     try:
         return datetime.fromisoformat(text) if text else None
     except ValueError:
-        raise UsageError(f"{option} {text!r} is not a time: write it as 2026-01-31T08:00:00+00:00") from None
+        wanted = f"write {others}, or a time as" if others else "write it as"
+        raise UsageError(f"{option} {text!r} is not a time: {wanted} 2026-01-31T08:00:00+00:00") from None
 
 
 @contextmanager

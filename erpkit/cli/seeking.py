@@ -13,6 +13,7 @@ from erpkit.cli.planning import print_or_apply, show_or_apply, this_command
 from erpkit.errors import UsageError
 from erpkit.events.seek import SeekPlan, SeekRun, Target
 
+_OTHERS = "beginning, now, removed, an offset"
 _WORDS: dict[str, Target] = {"beginning": "beginning", "now": "now", "removed": "removed"}
 
 
@@ -46,9 +47,9 @@ def _target(text: str) -> Target:
         return _WORDS[text]
     if text.isascii() and text.isdigit():
         return int(text)
-    found: datetime | None = read_time("--to", text)
+    found: datetime | None = read_time("--to", text, _OTHERS)
     if found is None:
-        raise UsageError(f"--to {text}: write beginning, now, an offset, a time with its zone, or removed")
+        raise UsageError(f"--to is empty: write {_OTHERS}, or a time as 2026-01-31T08:00:00+00:00")
     return found
 
 

@@ -16,12 +16,14 @@ from erpkit.couplings.sql import sql_uses
 from erpkit.couplings.tables import SqlFiles, TableOwners, read_sql_files
 from erpkit.database import TEMPLATE, Database, has_schema, shared_schemas
 from erpkit.embedded import EmbeddedServer
-from erpkit.errors import DatabaseError, ErpkitError
+from erpkit.errors import DatabaseError, ErpkitError, MigrationError
 from erpkit.finding import name_some
+from erpkit.migrations import collect_migrations
 from erpkit.modules import ModuleCheck, ModuleLike, Rules, check_modules, is_foreign
 from erpkit.modules.baseline import Baseline
+from erpkit.modules.faults import select_modules
 from erpkit.modules.registry import Source, read_source
-from erpkit.modules.wiring import Couplings, Edge, Unread, shorten_path
+from erpkit.modules.wiring import Couplings, Edge, ModuleFinding, Unread, shorten_path
 from erpkit.tenants import find_tenants
 
 _ODOO = "Odoo's XML, its models' inheritance and its database were not read: so unused dependencies cannot be found"
@@ -49,7 +51,7 @@ def inspect_modules(
         couplings,
         rules=rules or Rules(),
         baseline=baseline or Baseline(),
-        findings=source.findings,
+        findings=(*source.findings, *_migration_faults(source)),
         outside=source.outside,
         indirect=source.indirect,
         starts=source.imports is None,
@@ -94,6 +96,18 @@ def find_couplings(
     return Couplings(tuple(edges), tuple(not_read), partly, tuple(not_asked), homes)
 
 
+def _migration_faults(source: Source) -> Iterator[ModuleFinding]:
+    """Yield what start-up says of the migrations of modules that it starts, where their folder is there."""
+    for module in select_modules(source.candidates) if source.imports is None else ():
+        if not is_foreign(module) and module.migrations is not None and module.migrations.is_dir():
+            try:
+                collect_migrations(module)
+            except MigrationError as error:
+                yield ModuleFinding("bad migrations", (module.name,), str(error), "correct the file")
+            except OSError:
+                pass  # it is told as not read
+
+
 def _roots(modules: Sequence[ModuleLike]) -> list[Path]:
     """Return where to look for packages that a modules.toml names: beside it, and in `src` there."""
     roots = dict.fromkeys(root for module in modules if (root := getattr(module, "root", None)))
@@ -104,7 +118,8 @@ def _code_edges(
     code: Code, owners: TableOwners, sql: SqlFiles, events: Mapping[str, Collection[str]]
 ) -> Iterator[Edge]:
     """Yield what Python code uses; a table that a module's queries name is not told again for the code generated from them."""
-    chains, told = Chains(code), {(use.edge.source, use.table) for use in sql.uses if use.edge.kind == "query"}
+    chains = Chains(code, lambda file: sql_uses(file, owners, sql.made))
+    told = {(use.edge.source, use.table) for use in sql.uses if use.edge.kind == "query"}
     for file in code.files():
         reached = find_reached(code, file)
         yield from import_edges(code, file, events)
@@ -116,10 +131,11 @@ def _code_edges(
 
 def _couplings(source: Source, settings: Settings, database: Database | None, *, use_database: bool) -> Couplings:
     if source.imports is not None:
-        everyone = frozenset(module.name for module in source.candidates if isinstance(module, ModuleLike))
+        everyone = frozenset(module.name for module in select_modules(source.candidates))
         return Couplings(source.imports, source.not_read, everyone, (_ODOO,))
-    modules = [candidate for candidate in source.candidates if isinstance(candidate, ModuleLike)]
-    return find_couplings(modules, database, settings.tenants_query, use_database=use_database)
+    return find_couplings(
+        select_modules(source.candidates), database, settings.tenants_query, use_database=use_database
+    )
 
 
 def _of_tables(database: Database | None, owners: TableOwners, tenants_query: str | None) -> list[Edge]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import ast
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import resolve_name
+from typing import Literal
 
 from erpkit.couplings.imports import imported
 from erpkit.couplings.source import Code, PythonFile
+from erpkit.couplings.tables import Use
 from erpkit.modules.wiring import Edge, shorten_path
 
 _IMPORTERS = frozenset({"import_module", "__import__", "run_module", "resolve_name", "find_spec"})
@@ -95,14 +97,21 @@ class _Reader:
                 found[one.alias or one.name] = f"{one.base}.{one.name}"
         return found
 
+    @cached_property
+    def _importers(self) -> dict[str, str]:
+        """What the file calls the functions that import: `from importlib import import_module as load`."""
+        return {one.alias: one.name for one in self._file.imports if one.alias and one.name in _IMPORTERS}
+
     def _is_package(self, name: str) -> bool:
         return name.partition(".")[0] in self._code.tops and not self._code.owner(name) and self._code.exists(name)
 
     def _called(self, call: ast.Call) -> str:
         """Return what a call imports, or gets of a package by `getattr`; "" for any other."""
-        function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        function = self._importers.get(called, called)
         literals = [
-            one.value if isinstance(one, ast.Constant) and isinstance(one.value, str) else "" for one in call.args
+            one.value if isinstance(one, ast.Constant) and isinstance(one.value, str) else ""
+            for one in call.args or [one.value for one in call.keywords if one.arg == "name"]
         ]
         if function == "getattr" and len(literals) > 1 and literals[1]:
             package = _dotted_of(call.args[0], self._bound)
@@ -147,11 +156,15 @@ def _dotted_of(node: ast.expr, bound: dict[str, str]) -> str:
 
 @dataclass(frozen=True)
 class _Step:
-    """An import of a file of no module, or of `name` from it, and where it stands."""
+    """An import of a file of no module, or of `name` from it, and where it stands; or the use of a table."""
 
     file: str
     name: str
     place: str
+    kind: Literal["import", "sql"] = "import"
+
+    def __str__(self) -> str:
+        return f"which {'uses' if self.kind == 'sql' else 'imports'} {self.file} ({self.place})"
 
 
 class Chains:
@@ -159,13 +172,13 @@ class Chains:
 
     Of a package that holds modules, only what it re-exports under the name that is imported is followed: it is imported whenever one of
     them is. Imports for types alone are not followed, and nor is erpkit itself. Of all ways from one module to another the shortest
-    counts.
+    counts. `uses` tells what the strings of a file use of modules' tables: such code does it for whoever imports it.
     """
 
-    def __init__(self, code: Code) -> None:
-        self._code = code
+    def __init__(self, code: Code, uses: Callable[[PythonFile], Iterable[Use]]) -> None:
+        self._code, self._uses = code, uses
         self._steps: dict[tuple[str, str], list[tuple[_Step, str]]] = {}
-        self._reached: dict[_Step, dict[str, tuple[str, ...]]] = {}
+        self._reached: dict[_Step, dict[str, tuple[_Step, ...]]] = {}
         self._found: dict[tuple[str, str], tuple[int, Edge]] = {}
 
     def note(self, file: PythonFile, reached: Sequence[Reach]) -> None:
@@ -175,8 +188,8 @@ class Chains:
             for target, way in self._ways(step).items():
                 length, _ = self._found.get((file.module, target), (len(way) + 1, None))
                 if target != file.module and len(way) < length:
-                    words = f"{path}:{line} imports {step.file}, which imports {', which imports '.join(way)}"
-                    edge = Edge(file.module, target, "import", words, path, line, column)
+                    words = f"{path}:{line} imports {', '.join([step.file, *map(str, way)])}"
+                    edge = Edge(file.module, target, way[-1].kind, words, path, line, column)
                     self._found[file.module, target] = len(way), edge
 
     def edges(self) -> list[Edge]:
@@ -194,18 +207,18 @@ class Chains:
             if reach.certain and not self._code.owner(reach.name) and self._holds_modules(package):
                 yield _Step(package, name, ""), reach.line, reach.column
 
-    def _ways(self, start: _Step) -> dict[str, tuple[str, ...]]:
+    def _ways(self, start: _Step) -> dict[str, tuple[_Step, ...]]:
         """Return the shortest way to each module."""
         if start in self._reached:
             return self._reached[start]
-        found = self._reached[start] = dict[str, tuple[str, ...]]()
-        waiting, seen = deque[tuple[_Step, tuple[str, ...]]]([(start, ())]), {(start.file, start.name)}
+        found = self._reached[start] = dict[str, tuple[_Step, ...]]()
+        waiting, seen = deque[tuple[_Step, tuple[_Step, ...]]]([(start, ())]), {(start.file, start.name)}
         while waiting:
             here, way = waiting.popleft()
             for step, owner in self._next(here):
                 key = (step.file, step.name)
                 if owner not in found and key not in seen:
-                    longer = (*way, f"{step.file} ({step.place})")
+                    longer = (*way, step)
                     if owner:
                         found[owner] = longer
                     else:
@@ -220,6 +233,7 @@ class Chains:
             steps = list(self._read(*key)) if self._is_followed(step.file) else []
             once = {(one.file, one.name): one for one in reversed(steps)}
             self._steps[key] = [(one, self._code.owner(one.file)) for one in reversed(once.values())]
+            self._steps[key] += self._tables(*key)
         return self._steps[key]
 
     def _read(self, name: str, wanted: str) -> Iterator[_Step]:
@@ -232,9 +246,19 @@ class Chains:
             if binds and not one.is_for_types:
                 whole = imported(self._code, one)
                 yield _Step(whole, one.name if whole == one.base else "", f"{shorten_path(file.path)}:{one.line}")
+        for reach in () if wanted else find_reached(self._code, file):
+            if reach.certain and self._code.owner(reach.name):
+                yield _Step(reach.name, "", f"{shorten_path(file.path)}:{reach.line}")
         parent = name.rpartition(".")[0]
         if parent and not wanted and not self._holds_modules(parent):
             yield _Step(parent, "", shorten_path(file.path))  # whose `__init__.py` runs first
+
+    def _tables(self, name: str, wanted: str) -> Iterator[tuple[_Step, str]]:
+        """Yield the tables of modules that a file of no module uses for certain, with the module of each."""
+        file = self._code.beside(name) if not wanted and self._is_followed(name) else None
+        for use in self._uses(file) if file and not self._holds_modules(name) else ():
+            if use.edge.certain:
+                yield _Step(use.table, "", f"{use.edge.path}:{use.edge.line}", "sql"), use.edge.target
 
     def _holds_modules(self, package: str) -> bool:
         return self._code.holds(package)

@@ -40,9 +40,9 @@ _WITH_FROM = frozenset({"extract", "substring", "trim", "overlay"})
 _OF_NAME = frozenset({"nextval", "currval", "setval", "to_regclass", "pg_get_serial_sequence"})
 _WORD = re.compile(r"[A-Za-z_\x80-\U0010ffff][\w$]*")
 _STATEMENT = re.compile(
-    r"[\s(]*(?:--[^\n]*\n\s*)*(?:select|insert|update|delete|merge|with|truncate|copy|alter|create|drop|lock|call|do|explain|refresh"
-    r"|table|grant|revoke|comment|declare|vacuum|analyze|reindex)\s",
-    re.IGNORECASE,
+    r"(?:[\s(]|--[^\n]*\n|/\*.*?\*/)*(?:select|insert|update|delete|merge|with|truncate|copy|alter|create|drop|lock|call|do|explain"
+    r"|refresh|table|grant|revoke|comment|declare|prepare|vacuum|analyze|reindex)\s",
+    re.IGNORECASE | re.DOTALL,
 )
 _DEEPEST = 20  # strings of SQL in strings of SQL
 _FURTHEST = 200  # tokens of a list of columns
@@ -178,12 +178,19 @@ class _Reader:
                     head[:1] in (["create"], ["drop"], ["alter"]) and not _ON.isdisjoint(head)
                 )
             case "(":
-                return before == "inherits"
+                return before == "inherits" or self._is_joined(at)
             case ":":
                 return before == ":"  # a cast to a type
             case "like":
                 return "table" in self._values[self._head : self._head + 4]
         return lead in _BEFORE
+
+    def _is_joined(self, at: int) -> bool:
+        """Tell whether a bracket opens behind FROM or JOIN: `FROM ONLY (a)`, `FROM ((a JOIN b …`."""
+        while self._value(at) == "(":
+            at = self._lead(at)
+        is_from = self._value(at) == "from" and self._value(at - 1) != "distinct"
+        return (is_from or self._value(at) == "join") and _WITH_FROM.isdisjoint(self._brackets)
 
     def _is_relation(self, at: int) -> bool:
         """Tell whether a string is a relation's name: `'orders_id_seq'::regclass`, `nextval('orders_id_seq')`."""

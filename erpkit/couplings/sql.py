@@ -66,6 +66,8 @@ def _strings(file: PythonFile) -> Iterator[_Text]:
             value = "".join(str(part.value) if isinstance(part, ast.Constant) else _HOLE for part in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             value = node.value
+        elif isinstance(node, ast.Constant) and isinstance(node.value, bytes):  # psycopg takes these, too
+            value = node.value.decode(errors="replace")
         else:
             continue
         if id(node) not in passed:

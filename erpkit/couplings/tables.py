@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from erpkit.couplings.names import Mention, read_names, words_of
 from erpkit.errors import QueryError, first_line
 from erpkit.modules.module import ModuleLike, tables_of
+from erpkit.modules.python import unreadable
 from erpkit.modules.wiring import Edge, Unread, shorten_path
 from erpkit.queries import queries_folder
 
@@ -109,7 +110,14 @@ def _migration_uses(
 
 
 def _texts(module: ModuleLike, folder: Path | None, unread: list[Unread]) -> Iterator[tuple[Path, str]]:
-    for path in sorted(folder.glob("*.sql")) if folder is not None and folder.is_dir() else ():
+    if folder is None or not folder.is_dir():
+        return
+    try:
+        files = sorted(path for path in folder.iterdir() if path.name.endswith(".sql"))
+    except OSError as error:
+        files = []
+        unread.append(unreadable(folder, module.name, error))
+    for path in files:
         place = shorten_path(path)
         try:
             yield path, path.read_text(encoding="utf-8-sig")

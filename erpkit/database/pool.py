@@ -77,8 +77,9 @@ class Database:
     """
 
     def __init__(self, conninfo: str, target: str, *, max_connections: int = 8, writable: bool = True) -> None:
-        # The pool logs a warning for each connection that it replaces; without a handler Python would print it.
-        logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
+        # psycopg warns of each connection that its pool replaces, and of each savepoint that a handler has ended; without a handler of
+        # the log Python would print it.
+        logging.getLogger("psycopg").addHandler(logging.NullHandler())
         self.target = target
         self.is_writable = writable
         self.conninfo = conninfo

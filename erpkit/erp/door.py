@@ -143,7 +143,7 @@ class Erp(Part, Installation):
     def _repr_html_(self) -> str:
         rows = "".join(
             f'<tr><th style="{_CELL}font-weight:600">{visible_html(name)}</th>'
-            f'<td style="{_CELL}white-space:pre-line">{visible_html(text)}</td></tr>'
+            f'<td style="{_CELL}white-space:pre-wrap">{visible_html(text)}</td></tr>'
             for name, text in self._card().items()
         )
         return f'<table style="line-height:1.4">{rows}</table>'

@@ -276,7 +276,11 @@ class Events(Part):
                 counts = events.count_replay_results(connection, plan.tenants, done.replay_id, {})
             return ReplayReport(plan, done, self._letters(erp.find(names)), counts)
 
-        return Plan(make(Work()), make, run, erp.target, "events")
+        def rest(report: ReplayReport) -> Plan[events.ReplayPlan, ReplayReport] | None:
+            stopped = str(report.run.replay_id)
+            return self.replay(names, rate=rate, workers=workers, resume=stopped) if report.go_on else None
+
+        return Plan(make(Work()), make, run, erp.target, "events", rest=rest)
 
     def rebuild(
         self, tenant: str, handler: str, *, rate: float | None = None, resume: bool = False, build: bool = True

@@ -68,7 +68,7 @@ def dispatch(
     while True:
         found = [dispatch_batch(database, consumer, batch) for consumer in consumers]
         if not any(map(any, found)):
-            return DispatchResult(tenant.slug, *total, _paused(database, consumers))
+            return DispatchResult(tenant.slug, total.handled, total.dead, total.parked, _paused(database, consumers))
         total = Dispatched(*map(sum, zip(total, *found, strict=True)))
 
 
@@ -108,7 +108,7 @@ def dispatch_batch(database: Database, consumer: Consumer, limit: int = BATCH) -
         return dispatch_batch(database, consumer, limit)
     except TransactionEndedError as ended:
         settle(database, consumer, in_flight, ended)
-        return Dispatched(0, 1 if ended.message else 0, 0 if ended.message else 1)
+        return Dispatched(dead=1) if ended.message else Dispatched(passed=1)
 
 
 def _dispatch(connection: Connection, consumer: Consumer, limit: int, in_flight: list[Message]) -> Dispatched:
@@ -130,8 +130,9 @@ def _dispatch(connection: Connection, consumer: Consumer, limit: int, in_flight:
     if place is not None:
         move_checkpoint(connection, consumer.group, place, pause=result.pause)
     append(connection, result.published)
-    rest = {message.uuid for message in result.rest}
-    return _count([one for one in (*checkpoint.without_letters(messages), *ready) if one.uuid not in rest], result)
+    fresh, rest = checkpoint.without_letters(messages), {message.uuid for message in result.rest}
+    passed = 0 if rest else len(messages) - len(fresh)
+    return _count([one for one in (*fresh, *ready) if one.uuid not in rest], result, passed=passed)
 
 
 def _place_of(
@@ -195,7 +196,8 @@ def _dispatch_suspect(
     is_hopeless = checkpoint.attempts >= ATTEMPTS
     if not is_hopeless:
         mark_in_flight(connection, consumer, in_flight, checkpoint.attempts + 1, STATEMENT_TIMEOUT)
-    ready = hold_back(connection, consumer, checkpoint.without_letters([suspect]))
+    fresh = checkpoint.without_letters([suspect])
+    ready = hold_back(connection, consumer, fresh)
     given_up = [suspect] if is_hopeless and suspect in ready else []
     for message in given_up:
         add_dead_letter(connection, consumer, message, crash_of(checkpoint), ATTEMPTS)
@@ -204,12 +206,12 @@ def _dispatch_suspect(
     done = offset if result.pause is None else min(offset - 1, result.pause.offset)
     move_checkpoint(connection, consumer.group, done, in_flight if done < in_flight else None, result.pause)
     append(connection, result.published)
-    return _count([suspect, *ready], result, len(given_up))
+    return _count([*fresh, *ready], result, len(given_up), passed=1 - len(fresh))
 
 
-def _count(messages: list[Message], result: BatchResult, given_up: int = 0) -> Dispatched:
+def _count(messages: list[Message], result: BatchResult, given_up: int = 0, passed: int = 0) -> Dispatched:
     """Count the results of messages, some of which may be listed twice; those neither handled nor dead-lettered were parked."""
     handled, dead = len(result.handled), len(result.dead) + given_up
     if result.pause is not None:  # what comes again is not done
         return Dispatched(handled, dead, 0)
-    return Dispatched(handled, dead, len({message.uuid for message in messages}) - handled - dead)
+    return Dispatched(handled, dead, len({message.uuid for message in messages}) - handled - dead, passed)

@@ -16,7 +16,7 @@ from erpkit.errors import ErpkitError, PlanChangedError, UsageError, first_line
 from erpkit.events.consumer import ConsumerGroup, Watch, consumer_groups, group_rows
 from erpkit.events.dispatch import DispatchResult, dispatch
 from erpkit.events.lag import EventLag, GroupLag, LockHolder, read_lag
-from erpkit.finding import Finding, find_skipped
+from erpkit.finding import Finding, find_skipped, find_unserved
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
 from erpkit.plural import count_of
@@ -130,7 +130,8 @@ class TakeOver:
 class DispatchRun(Result):
     """The result of dispatching all that waited, tenant by tenant.
 
-    `failures` maps tenants that could not be served to the reason, `skipped` those that are not active to their status.
+    `failures` maps tenants that could not be served to the reason, `skipped` those that are not active to their status. With `of_all`
+    each active tenant has a result or a failure.
     """
 
     results: Sequence[DispatchResult]
@@ -138,6 +139,7 @@ class DispatchRun(Result):
     skipped: Mapping[str, str] = field(default_factory=dict)
     waiting: int = 0
     named: frozenset[str] = frozenset()
+    of_all: bool = False
 
     @property
     def handled(self) -> int:
@@ -151,8 +153,10 @@ class DispatchRun(Result):
 
     @property
     def findings(self) -> list[Finding]:
-        """The tenants that could not be served, those in which events became dead letters, and handlers that pause."""
+        """The tenants that could not be served, or that none is active, events that became dead letters, and handlers that pause."""
+        is_idle = self.of_all and not (self.results or self.failures or self.named & self.skipped.keys())
         return [
+            *([find_unserved(self.skipped)] if is_idle else []),
             *(Finding("failed", slug, reason, "error") for slug, reason in self.failures.items()),
             *find_skipped({slug: status for slug, status in self.skipped.items() if slug in self.named}, self.named),
             *(
@@ -306,7 +310,8 @@ def dispatch_all(database: Database, registry: Registry, tenants: Sequence[Tenan
             results.append(dispatch(database, tenant, registry, watch=watch))
         except (ErpkitError, psycopg.Error) as error:
             failures[tenant.slug] = first_line(error).removeprefix(f"tenant {tenant.slug}: ")
-    return DispatchRun(results, failures, {tenant.slug: tenant.status for tenant in tenants if not tenant.is_active})
+    skipped = {tenant.slug: tenant.status for tenant in tenants if not tenant.is_active}
+    return DispatchRun(results, failures, skipped, of_all=True)
 
 
 def list_dispatchers(connection: Connection) -> list[Dispatcher]:

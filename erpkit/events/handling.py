@@ -39,11 +39,15 @@ def crash_of(checkpoint: Checkpoint) -> CrashError:
 
 
 class Dispatched(NamedTuple):
-    """How many events of a batch were handled, became dead letters, and were parked behind one."""
+    """How many events of a batch were handled, became dead letters, and were parked behind one.
+
+    `passed` counts what else was done: dead letters that were passed over, and batches to be tried again event by event.
+    """
 
     handled: int = 0
     dead: int = 0
     parked: int = 0
+    passed: int = 0
 
 
 @dataclass(frozen=True)

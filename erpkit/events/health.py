@@ -93,7 +93,7 @@ class EventHealth(Result):
     @property
     def dead_letters(self) -> Table[_Cause]:
         """One row per handler and cause: in how many tenants it occurs, how often, and since when; the most frequent first."""
-        return Table(_CAUSES, self._causes, "There are no dead letters.")
+        return Table(_CAUSES, self._causes, "There are no dead letters.", is_trouble=True, about=("dead letters",))
 
     @property
     def holders(self) -> Table[LockHolder]:

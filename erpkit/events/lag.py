@@ -175,7 +175,13 @@ class EventLag(Result):
     @property
     def table(self) -> Table[tuple[GroupLag, EventLag]]:
         """One row per tenant and handler for which events wait, the one that has waited longest first."""
-        return Table(_LAG_COLUMNS, [(one, self) for one in self.behind], self._empty)
+        return Table(
+            _LAG_COLUMNS,
+            [(one, self) for one in self.behind],
+            self._empty,
+            in_order=True,
+            about=("lag", "poison message", "paused", "removed handler"),
+        )
 
     @property
     def _empty(self) -> str:
@@ -186,7 +192,13 @@ class EventLag(Result):
     @property
     def holder_table(self) -> Table[LockHolder]:
         """One row per transaction that has held the lock of an append or of a dispatcher for long."""
-        return Table(_HOLDER_COLUMNS, self.holders, "No transaction holds a lock for long.")
+        return Table(
+            _HOLDER_COLUMNS,
+            self.holders,
+            "No transaction holds a lock for long.",
+            is_trouble=True,
+            about=("lock holder",),
+        )
 
     @property
     def unseen(self) -> list[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
@@ -15,7 +16,15 @@ from erpkit.config import acting_user
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import PlanChangedError, UsageError
 from erpkit.events.log import EVENT, name_log_behind, to_message
-from erpkit.events.message import Message, PayloadError, check_storable, decode_message
+from erpkit.events.message import (
+    Message,
+    PayloadError,
+    check_storable,
+    decode_message,
+    fields_of,
+    list_unknown,
+    upcast,
+)
 from erpkit.events.orphans import FORWARDERS
 from erpkit.finding import Finding
 from erpkit.modules import Registry
@@ -145,6 +154,7 @@ def plan_edit(
     after = change(before, values)
     event = next(kind for kind in _kinds(registry, handler) if registry.topic(kind) == message.topic)
     try:
+        _check_known(registry, event, replace(message, payload=before), after)
         decode_message(registry, event, replace(message, payload=after))
         check_storable(event.__name__, after)
     except PayloadError as error:
@@ -195,6 +205,17 @@ def change(payload: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, A
         except (KeyError, IndexError, ValueError, TypeError):
             raise UsageError(f"the payload has no {path}; its fields are {', '.join(payload)}") from None
     return changed
+
+
+def _check_known(registry: Registry, event: type, before: Message, after: Mapping[str, Any]) -> None:
+    """Raise UsageError where an edit adds a field that the type does not have: a handler would never see its value."""
+    known: list[str] = []
+    with suppress(PayloadError):  # of another program, or too old
+        known = list_unknown(event, upcast(registry, event, before))
+    for name in list_unknown(event, upcast(registry, event, replace(before, payload=after))):
+        if name not in known:
+            fields = ", ".join(fields_of(before.payload))
+            raise UsageError(f"{event.__name__} has no field {name}; the payload has {fields}: nothing was edited")
 
 
 def _kinds(registry: Registry, handler: str) -> Sequence[type]:

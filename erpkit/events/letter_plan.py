@@ -254,7 +254,7 @@ class OpenLetters(Result):
     @property
     def table(self) -> Table[DeadLetter]:
         """One row per dead letter, by tenant and offset; payloads are not shown."""
-        return Table(LETTER_COLUMNS, self.letters, self._empty)
+        return Table(LETTER_COLUMNS, self.letters, self._empty, is_trouble=True, about=("dead letters",))
 
     @property
     def causes(self) -> Table[DeadLetterCount]:

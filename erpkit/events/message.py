@@ -141,6 +141,17 @@ def decode(kind: type[_T], payload: Mapping[str, Any]) -> _T:
     return event
 
 
+def list_unknown(kind: type, payload: Mapping[str, Any]) -> list[str]:
+    """Return the fields of a payload that `kind` does not have, as paths such as `lines.0.amount`."""
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    try:
+        _adapter(kind).validate_python(payload, extra="forbid")
+    except ValidationError as error:
+        return [".".join(map(str, one["loc"])) for one in error.errors() if one["type"] in _EXTRA]
+    return []
+
+
 def decode_message(registry: Registry, kind: type[_T], message: Message) -> _T:
     """Build the event of a message of any version; raises PayloadError when its payload does not fit."""
     return decode(kind, upcast(registry, kind, message))

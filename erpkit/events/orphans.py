@@ -60,7 +60,7 @@ def list_orphans(
 def orphan_findings(orphans: Sequence[Orphan]) -> list[Finding]:
     """Return one finding for each topic and handler, whatever the number of tenants."""
     return [
-        Finding("no handler", one.tenant, f"no handler handles {one.name} (any more)", "info")
+        Finding("no handler", one.tenant, f"no handler handles {one.name or 'events without a topic'} (any more)", "info")
         if one.kind == "topic"
         else Finding("removed handler", one.tenant, f"no module has the handler {one.name} any more: its checkpoint stands", "info",
                      f"erpkit events seek {one.name} --to removed")

@@ -127,7 +127,7 @@ class Trace(Result):
     def table(self) -> Table[TraceEntry]:
         """One row per thing that happened; payloads where they were read."""
         columns = (*_COLUMNS, _PAYLOAD) if any(one.payload is not None for one in self.entries) else _COLUMNS
-        return Table(columns, self.entries, "nothing is known of it")
+        return Table(columns, self.entries, "nothing is known of it", in_order=True)
 
     @property
     def summary(self) -> Summary:
@@ -149,6 +149,10 @@ def trace(
     `wanted` is the uuid of a command, or of any event that goes back to it. Payloads are business data: ask for them only where
     you may see them. Raises UsageError where no tenant that could be read knows the id.
     """
+    if not wanted.strip():
+        raise UsageError(
+            "the id is empty: give a correlation id, or the uuid of an event; erpkit events list TENANT shows them"
+        )
     errors: dict[str, str] = {}
     found = _read_events(connection, tenants, wanted, errors)
     if found and wanted not in (ids := {event.correlation_id for _, event in found}):

@@ -311,7 +311,7 @@ class Worker:
         """Return whether it made progress; otherwise another worker has the group, or the tenant cannot be served for now."""
         consumer = Consumer(tenant, self._registry, self._registry.event_handlers[group], self._watchdog)
         try:
-            handled, dead, parked = dispatch_batch(self._database, consumer, self._options.batch)
+            done = dispatch_batch(self._database, consumer, self._options.batch)
         except TenantNotActiveError:  # since the last look at all tenants
             self._left.add((tenant.schema, group))
             return False
@@ -319,14 +319,14 @@ class Worker:
             self._left.add((tenant.schema, group))
             self._note_failure(tenant.slug, group, error)
             return False
-        self._handled, self._dead = self._handled + handled, self._dead + dead
-        if dead:
-            self._report([f"{tenant.slug}: {count_of(dead, 'dead letter')} of {group}"])
-        if handled + dead + parked == 0:
+        self._handled, self._dead = self._handled + done.handled, self._dead + done.dead
+        if done.dead:
+            self._report([f"{tenant.slug}: {count_of(done.dead, 'dead letter')} of {group}"])
+        if not any(done):
             self._left.add((tenant.schema, group))
         elif self._failing.pop(f"{tenant.slug}, {group}", None):
             self._report([f"{tenant.slug}: {group} goes on"])
-        return handled + dead + parked > 0
+        return any(done)
 
     def _note_unread(self, asked: Sequence[Tenant], errors: Mapping[str, str]) -> None:
         """Report tenants whose log cannot be read, and those whose log can be read again."""

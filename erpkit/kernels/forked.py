@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import io
@@ -83,6 +84,10 @@ def _take_surroundings(request: dict[str, Any]) -> None:
     for name, limit in request["limits"].items():
         with suppress(ValueError, OSError):
             resource.setrlimit(getattr(resource, name), limit)
+    os.setpriority(os.PRIO_PROCESS, 0, request["nice"])
+    with suppress(OSError):  # of a machine whose processors changed meanwhile
+        os.sched_setaffinity(0, request["processors"])
+    _take_ignored(set(request["ignored"]))
     os.environ.clear()
     os.environ.update(request["env"])
     os.environ.pop("JPY_PARENT_PID", None)  # of another kernel, which may have started all this
@@ -90,9 +95,20 @@ def _take_surroundings(request: dict[str, Any]) -> None:
     os.chdir(request["cwd"])
 
 
+def _take_ignored(ignored: set[int]) -> None:
+    """Ignore the signals that the client ignores, and no others but those that Python itself ignores."""
+    own = {signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGKILL, signal.SIGSTOP}
+    for number in signal.valid_signals() - own:
+        if (number in ignored) != (signal.getsignal(number) == signal.SIG_IGN):
+            signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+
+
 def _begin_anew() -> None:
     """Forget what the warm process has in memory and a new one has not; Python's own `random` does so itself."""
     gc.enable()
+    atexit.unregister(
+        shutil.rmtree
+    )  # of folders that are the warm process's own, such as matplotlib's where HOME has none
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     loaded: Mapping[str, Any] = sys.modules
@@ -141,7 +157,6 @@ def _exit_code(end: SystemExit) -> int:
 def _leave(code: int) -> NoReturn:
     """End as the interpreter does, but for taking all modules to pieces, which takes longer than a small run."""
     try:
-        import atexit  # noqa: PLC0415
         import threading  # noqa: PLC0415
 
         threading._shutdown()  # type: ignore[attr-defined] # waits for the threads

@@ -44,9 +44,11 @@ class Link:
     ) -> None:  # fmt: skip
         self.returncode: int | None = None
         self.ready = False
+        self.lost = False  # whether the warm process died
         request = {
             "role": role, "argv": list(argv), "env": dict(os.environ if env is None else env), "cwd": str(cwd or os.getcwd()),  # noqa: PTH109
-            "umask": _umask(), "limits": _limits(),
+            "umask": _umask(), "limits": _limits(), "ignored": _ignored(), "nice": os.nice(0),
+            "processors": sorted(os.sched_getaffinity(0)),
         }  # fmt: skip
         self._socket = _connect(path)
         try:
@@ -100,6 +102,7 @@ class Link:
         if "ready" in news:
             self.ready = True
             return
+        self.lost = "exit" not in news
         self.returncode = int(news.get("exit", -signal.SIGKILL))  # its parent died, and it with it
         self._socket.close()
 
@@ -139,8 +142,12 @@ def call(main: str, argv: Sequence[str]) -> int:
     """
     link = Link(find_socket(os.environ), "call", [main, *argv])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: link.send_signal(number))
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
+            signal.signal(number, lambda number, _: link.send_signal(number))
     code = link.wait()
+    if code < 0:
+        why = "the warm process that it was forked from ended" if link.lost else signal.Signals(-code).name
+        print(f"erpkit: killed: {why}", file=sys.stderr)
     return 128 - code if code < 0 else code
 
 
@@ -206,6 +213,11 @@ def _umask() -> int:
     """Return the umask without setting it, as other threads may make files meanwhile."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1], 8) for line in lines if line.startswith("Umask:"))
+
+
+def _ignored() -> list[int]:
+    """Return the signals that this process ignores."""
+    return [int(number) for number in signal.valid_signals() if signal.getsignal(number) == signal.SIG_IGN]
 
 
 def _limits() -> dict[str, tuple[int, int]]:

@@ -236,6 +236,8 @@ class _Warm:
             own = resource.getrlimit(getattr(resource, name))[1]
             if own != resource.RLIM_INFINITY and (hard == resource.RLIM_INFINITY or hard > own) and os.getuid():
                 raise _RefusedError(f"the warm process has a lower {name}")
+        if request["nice"] < os.nice(0) and os.getuid():
+            raise _RefusedError("the warm process has a lower priority")
         for shadow in _shadows(request["cwd"], self._modules):
             raise _RefusedError(
                 f"{request['cwd']} has a module {shadow} of its own, which the warm process has loaded from elsewhere"

@@ -117,7 +117,7 @@ class MigrationHistory(Result):
     @property
     def table(self) -> Table[HistoryEntry]:
         """One line a migration of a tenant: when, what, who, which plan, how long, and what failed."""
-        return Table(_COLUMNS, self.entries, "erpkit has migrated nothing here.")
+        return Table(_COLUMNS, self.entries, "erpkit has migrated nothing here.", in_order=True)
 
     @property
     def reasons(self) -> dict[str, str]:

@@ -126,7 +126,13 @@ class LintReport(Result):
     @property
     def table(self) -> Table[LintFinding]:
         """One line a statement that locks, rewrites or breaks running code."""
-        return Table(_COLUMNS, self.findings, self.note or "No statement locks, rewrites or breaks anything.")
+        return Table(
+            _COLUMNS,
+            self.findings,
+            self.note or "No statement locks, rewrites or breaks anything.",
+            is_trouble=True,
+            about=("lint", "not linted"),
+        )
 
     @property
     def summary(self) -> Summary:

@@ -24,6 +24,7 @@ MOST_LINES = 40  # of a table with a line for each tenant; with more, those that
 
 _STRING, _NAME = "'", '"'
 _FEW = 4  # versions that a line names
+KINDS = ("pending", "out of order", "dirty", "edited", "unknown", "running", "behind")  # of findings
 _STATES = ("unread", "dirty", "unknown", "edited", "out of order", "pending", "current")  # the worst first
 _TONES: dict[str, Tone] = {"current": "good", "dirty": "error"}  # all others are warnings
 
@@ -174,7 +175,7 @@ class FleetStatus(Result):
     def _matrix(self, lines: list[_Line]) -> Table[_Line]:
         inactive = {tenant.slug for tenant in self.tenants if not tenant.is_active}
         tenant = Column[_Line]("tenant", lambda line: line[0], tone=lambda line: "muted" if line[0] in inactive else "")
-        return Table([tenant, *map(self._column, self._columns)], lines, "There are no tenants.")
+        return Table([tenant, *map(self._column, self._columns)], lines, "There are no tenants.", about=KINDS)
 
     @property
     def _columns(self) -> tuple[str, ...]:

@@ -40,9 +40,12 @@ class Baseline:
     path: str = ""
 
     def filter(
-        self, findings: Iterable[ModuleFinding], never: Collection[str] = NEVER
+        self, findings: Iterable[ModuleFinding], never: Collection[str] = NEVER, unseen: Collection[str] = ()
     ) -> tuple[list[ModuleFinding], int]:
-        """Return what is new of some findings and what no longer happens, and how many findings are known; `never` are kinds."""
+        """Return what is new of some findings and what no longer happens, and how many findings are known; `never` are kinds.
+
+        Of modules that were not seen whole, `unseen`, it cannot be told what no longer happens.
+        """
         met: set[Entry] = set()
         fresh: list[ModuleFinding] = []
         known = 0
@@ -54,7 +57,7 @@ class Baseline:
                 known += 1
             else:
                 fresh.append(_only(finding, news) if len(news) < len(entries) else finding)
-        return [*fresh, *_gone(self.entries - met)], known
+        return [*fresh, *_gone(entry for entry in self.entries - met if not {*entry.modules} & {*unseen})], known
 
     def _find(self, entry: Entry) -> Entry | None:
         """Return the entry that covers another: itself, or for a cycle one of all its modules."""
@@ -75,7 +78,7 @@ def read_baseline(path: Path | None) -> Baseline:
         if document["version"] != VERSION:
             raise UsageError(f"{path}: version {document['version']} of a baseline, not {VERSION}: write it anew")
         entries = [
-            Entry(found["rule"], tuple(found["modules"]), evidence)
+            Entry(str(found["rule"]), tuple(map(str, found["modules"])), str(evidence))
             for found in document["findings"]
             for evidence in found["evidence"]
         ]

@@ -76,7 +76,13 @@ class ModuleCheck(Result, ModuleGraph):
     @property
     def finding_table(self) -> Table[ModuleFinding]:
         """One row per finding: its kind, the problem, the remedy and what shows it."""
-        return Table(_FINDINGS, self.findings, "There are none.")
+        return Table(
+            _FINDINGS,
+            self.findings,
+            "There are none.",
+            is_trouble=True,
+            about=(*dict.fromkeys(f.kind for f in self.findings),),
+        )
 
     @property
     def module_table(self) -> Table[ModuleLike]:
@@ -228,13 +234,14 @@ def check_modules(
         *folder_faults(modules),
         *undeclared_findings(binding, indirect=indirect),
         *layer_findings(judged, rules.layers, known),
-        *forbidden_findings(judged, rules),
+        *forbidden_findings(judged, rules, known),
         *allowance_findings(inside, rules, day),
         *event_findings(modules),
         *unused_findings(inside, couplings),
         *coverage_findings(modules, found.not_read, rules),
     ]
-    fresh, in_baseline = baseline.filter(graded(all_findings, rules), _never(starts=starts))
+    unseen = _unseen(found, known, starts=starts)
+    fresh, in_baseline = baseline.filter(graded(all_findings, rules), _never(starts=starts), unseen)
     return ModuleCheck(
         tuple(sorted(modules, key=lambda module: place.get(module.name, 0))),
         order,
@@ -249,6 +256,14 @@ def check_modules(
         _never(starts=starts),
         graph=graph,
     )
+
+
+def _unseen(found: Couplings, everyone: set[str], *, starts: bool) -> set[str]:
+    """Return the modules whose code or database was not read whole this time, though erpkit can read it."""
+    failed = [one for one in found.not_read if one.severity != "info"]
+    if (starts and found.not_asked) or any(not one.modules for one in failed):
+        return everyone
+    return {name for one in failed for name in one.modules}
 
 
 def _never(*, starts: bool) -> frozenset[str]:

@@ -230,6 +230,8 @@ def _functions(module: ModuleLike) -> Iterator[tuple[str, object, tuple[str, ...
         yield f"the handler of query {topic_of(module.name, answer.query)}", answer.function, ("query", "context")
     for handler in module.subscribes:
         yield f"the handler {handler.name}", handler.function, ("event", "context")
+    if (lifespan := getattr(module, "lifespan", None)) is not None:
+        yield f"the lifespan of {module.name}", lifespan, ("public",)
     for upcaster in upcasters_of(module):
         yield f"the upcaster of {topic_of(module.name, upcaster.event)}", upcaster.function, ("payload",)
 
@@ -237,8 +239,11 @@ def _functions(module: ModuleLike) -> Iterator[tuple[str, object, tuple[str, ...
 def _call_fault(function: object, given: Sequence[str]) -> str:
     if not callable(function):
         return f"is {short(function)}, which is no function"
-    if inspect.iscoroutinefunction(function):
+    called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called):
         return "is an async function, which is never awaited"
+    if inspect.isgeneratorfunction(function) or inspect.isgeneratorfunction(called):
+        return "is a generator, whose body never runs"
     try:
         signature = inspect.signature(function, follow_wrapped=False)
     except (ValueError, TypeError):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from fnmatch import fnmatchcase
 from itertools import pairwise
 
 from erpkit.finding import Severity
@@ -155,9 +156,23 @@ def layer_findings(edges: Iterable[Edge], layers: Layers, known: set[str]) -> li
     ]
 
 
-def forbidden_findings(edges: Iterable[Edge], rules: Rules) -> list[ModuleFinding]:
-    """Couplings that the rules forbid, declared or not, one a rule and pair of modules."""
-    return [
+def forbidden_findings(edges: Iterable[Edge], rules: Rules, known: Collection[str]) -> list[ModuleFinding]:
+    """Couplings that the rules forbid, declared or not, one a rule and pair of modules; and names in them that no module has."""
+    places = (Place(rules.path, 1),) if rules.path else ()
+    names = dict.fromkeys(name for rule in rules.forbidden for name in (rule.source, rule.target))
+    mistyped = [
+        ModuleFinding(
+            "unknown module",
+            (),
+            f"no module is named {name}, which a forbidden coupling names",
+            "correct the rules",
+            (),
+            places,
+        )
+        for name in names
+        if not any(fnmatchcase(module, name) for module in known)
+    ]
+    return mistyped + [
         ModuleFinding(
             "forbidden coupling",
             (source, target),

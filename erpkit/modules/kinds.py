@@ -16,6 +16,7 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
     "missing dependency": ("error", "A module depends on one that does not exist."),
     "cycle": ("error", "Modules depend on each other, so that there is no load order."),
     "missing folder": ("error", "A module's folder of migrations is not there."),
+    "bad migrations": ("error", "A module's migrations cannot be read."),
     "handler named twice": ("error", "Several event handlers have one name."),
     "command handled twice": ("error", "A command has several handlers."),
     "query handled twice": ("error", "A query has several handlers."),
@@ -37,6 +38,7 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
     "unused dependency": ("warning", "A module declares a dependency that nothing needs."),
     "layer violation": ("warning", "A module requires one of a higher layer."),
     "unknown layer": ("warning", "The layers name a module that there is not."),
+    "unknown module": ("warning", "The rules forbid couplings of a module that there is not."),
     "forbidden coupling": ("warning", "A module is coupled to another where the rules forbid it."),
     "expired allowance": ("warning", "A coupling was allowed until a date that is past."),
     "unhandled event": ("warning", "No module handles an event."),
@@ -52,5 +54,5 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
 
 # No rule makes less of these, and no baseline hides them, where erpkit starts the modules.
 REFUSED = frozenset(kind for kind, (severity, _) in FINDINGS.items() if severity == "error") - {
-    "invalid manifest", "not installable", "missing folder",
+    "invalid manifest", "not installable",
 }  # fmt: skip

@@ -27,10 +27,29 @@ class Import:
 
 
 def find_python(folder: Path) -> Iterator[Path]:
-    """Yield all Python files below a folder, in order, whether its folders have an `__init__.py` or not."""
-    for here, below, files in os.walk(folder):
-        below[:] = sorted(name for name in below if name not in _SKIPPED and not name.startswith("."))
+    """Yield all Python files below a folder, in order, whether its folders have an `__init__.py` or not.
+
+    Links to folders are followed, as Python does, each folder once, and none back to a folder above. A folder that cannot be
+    listed is yielded itself, so that whoever reads the files says so.
+    """
+    failed: list[OSError] = []
+    linked = {folder.resolve()}
+    for here, below, files in os.walk(folder, onerror=failed.append, followlinks=True):
+        kept = sorted(name for name in below if name not in _SKIPPED and not name.startswith("."))
+        below[:] = [name for name in kept if _is_entered(Path(here, name), linked)]
         yield from (Path(here, name) for name in sorted(files) if name.endswith(".py"))
+    yield from (Path(error.filename) for error in failed)
+
+
+def _is_entered(folder: Path, linked: set[Path]) -> bool:
+    """Tell whether a folder is walked: not where it is a link to one above, or to one of those `linked`, which it becomes."""
+    if not folder.is_symlink():
+        return True
+    real = folder.resolve()
+    if real in linked or folder.parent.resolve().is_relative_to(real):
+        return False
+    linked.add(real)
+    return True
 
 
 def parse_python(path: Path, module: str, text: bytes | None = None) -> ast.Module | Unread:

@@ -99,7 +99,9 @@ def _table(path: Path) -> dict[str, Any] | None:
         raise UsageError(f"{path}: cannot be read, so its {TABLE} is not known: {describe_error(error)}") from None
     for key in ("tool", "erpkit", "modules"):
         found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else None
+    if found is not None and not isinstance(found, dict):
+        raise UsageError(f"{path}: {TABLE} is no table: write it with one bracket on each side")
+    return found
 
 
 def _rules(path: Path, table: Mapping[str, Any]) -> Rules:

@@ -151,18 +151,16 @@ class Changes:
         return f"since the last run ({self.since:%Y-%m-%d %H:%M} UTC): {findings}"
 
     def html(self) -> str:
-        """Return the changes for the top of a report."""
+        """Return the changes for the top of a report, whose findings tell what is new and whose figures how they moved."""
         if self.since is None:
-            return f'<div class="erpkit-changes">{to_html("First run: there is nothing to compare with")}</div>'
+            return '<p class="erpkit-changes">First run: there is nothing to compare with.</p>'
         groups = [
-            _listed("New", self.new, lambda _: ""),
             _listed("Gone", self.gone, lambda one: f"since {one.since:%Y-%m-%d %H:%M}"),
             _listed("Not looked at this time", self.unread, lambda _: ""),
         ]
-        moved = [line for line in self.lines if line.startswith("facts: ")]
-        told = "".join(f"<p>{visible_html(line[0].upper() + line[1:])}</p>" for line in moved)
         title = str(self)
-        return f'<div class="erpkit-changes">{to_html(title[0].upper() + title[1:])}{"".join(groups)}{told}</div>'
+        told = visible_html(title[0].upper() + title[1:])
+        return f'<div class="erpkit-changes"><p>{told}</p>{"".join(groups)}</div>'
 
     def document(self) -> dict[str, Any]:
         """Return the changes as plain values, which the record keeps."""

@@ -24,7 +24,10 @@ _SLACK = 1.5  # lines of the store for each report that is there, after which it
 
 @dataclass(frozen=True)
 class Entry:
-    """A report of the folder; `name` is its file, `key` tells which runs are the same work."""
+    """A report of the folder; `name` is its file, `key` tells which runs are the same work.
+
+    `first` is the gravest thing that it found, known since `age`, and `causes` the number of errors and warnings by cause.
+    """
 
     name: str
     notebook: str
@@ -35,6 +38,9 @@ class Entry:
     verdict: str
     started: str
     seconds: float
+    first: str = ""
+    age: str = ""
+    causes: int = 0
 
 
 def head(facts: Mapping[str, Any]) -> str:

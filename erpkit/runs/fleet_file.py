@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ from erpkit.runs.harmless import POLICY
 from erpkit.runs.job import Job, read_result, result_to_json
 from erpkit.runs.notebook import write_whole
 from erpkit.runs.output import Destination
-from erpkit.runs.report import run_key
+from erpkit.runs.report import read_style, run_key
 from erpkit.runs.result import RunResult
 from erpkit.visible import visible_html
 
@@ -31,13 +31,14 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>
 {style}
-</style></head><body class="index"><h1>{title}</h1><p>{told}</p>
+</style></head><body class="index"><header><a class="back" href="index.html">All runs</a></header>
+<main><h1>{title}</h1><p>{told}</p>
 {findings}
 <table class="runs">
-<thead><tr><th>run</th><th>outcome</th><th class="number">seconds</th></tr></thead>
+<thead><tr><th scope="col">run</th><th scope="col">outcome</th><th scope="col" class="number">seconds</th></tr></thead>
 <tbody>
 {rows}
-</tbody></table></body></html>
+</tbody></table></main></body></html>
 """
 
 
@@ -51,13 +52,14 @@ class FleetFile:
     def begin(cls, place: str, notebook: str) -> FleetFile:
         """Make the file of a new fleet."""
         folder = _folder(place)
-        folder.mkdir(parents=True, exist_ok=True)
         at = datetime.now(UTC)
-        for number in range(1, 1000):
-            path = folder / f"fleet-{notebook}-{at:%Y%m%dT%H%M%SZ}{f'-{number}' if number > 1 else ''}.jsonl"
-            with suppress(FileExistsError):
-                path.touch(exist_ok=False)
-                return cls(path)
+        with _writing_in(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in range(1, 1000):
+                path = folder / f"fleet-{notebook}-{at:%Y%m%dT%H%M%SZ}{f'-{number}' if number > 1 else ''}.jsonl"
+                with suppress(FileExistsError):
+                    path.touch(exist_ok=False)
+                    return cls(path)
         raise UsageError(f"{folder} holds a thousand fleets of this second")
 
     @classmethod
@@ -112,6 +114,14 @@ class FleetFile:
         return address
 
 
+@contextmanager
+def _writing_in(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"the fleet's files in {folder} cannot be written: {error.strerror}") from None
+
+
 def _folder(place: str) -> Path:
     if "://" not in place:
         return Path(place).absolute()
@@ -123,7 +133,7 @@ def _page(title: str, fleet: FleetResult) -> str:
         policy=POLICY,
         title=visible_html(title),
         told=visible_html(str(fleet)),
-        style=(Path(__file__).parent / "report.css").read_text(encoding="utf-8"),
+        style=read_style(),
         findings=findings_html(fleet.findings) if fleet.findings else "",
         rows="\n".join(map(_row, fleet.rows)),
     )

@@ -108,7 +108,7 @@ class RunHistory(Result):
     @property
     def table(self) -> Table[RunRecord]:
         """One row per run."""
-        return Table(_COLUMNS, self.runs, self._empty)
+        return Table(_COLUMNS, self.runs, self._empty, in_order=True)
 
     @property
     def failures(self) -> Table[RunRecord]:

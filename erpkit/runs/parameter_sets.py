@@ -67,10 +67,17 @@ def _name(one: Mapping[str, Any], number: int, taken: Mapping[str, Any]) -> str:
 
 def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), 1):
+        rows = csv.DictReader(file, strict=True)
+        for name in _repeated(rows.fieldnames or ()):
+            raise UsageError(f"{path}: the first line names {name!r} twice")
+        for number, row in enumerate(rows, 1):
             if None in row:
                 raise UsageError(f"{path}: set {number} has more values than the first line has names")
             yield {name: value for name, value in row.items() if value}
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    return [name for name in dict.fromkeys(names) if names.count(name) > 1]
 
 
 def _read_yaml(path: Path) -> Iterator[dict[str, Any]]:

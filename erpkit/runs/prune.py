@@ -20,7 +20,7 @@ from erpkit.plural import count_of
 from erpkit.result import Result
 from erpkit.runs.entries import INDEX
 from erpkit.runs.history import RunRecord
-from erpkit.runs.report import write_index
+from erpkit.runs.index import write_index
 from erpkit.runs.store import HistoryFile
 from erpkit.table import Column, Table
 

@@ -1,26 +1,26 @@
-"""The HTML report of a run (one file, no code, readable offline and on a phone), and the index of a folder of reports."""
+"""The HTML report of a run: one file, no code, readable offline and on a phone."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from erpkit.plural import count_of
-from erpkit.result import SCRAP, Summary, findings_html
-from erpkit.runs.entries import INDEX, Entry, head, read_entries
+from erpkit.finding import group_findings
+from erpkit.result import SCRAP, Summary, as_findings, findings_html
+from erpkit.runs.entries import INDEX, head
 from erpkit.runs.harmless import POLICY, harmless
+from erpkit.runs.headline import show_contents, show_facts, show_figures, show_headline
 from erpkit.runs.notebook import write_whole
 from erpkit.runs.record import Provenance
 from erpkit.runs.result import RunResult
+from erpkit.runs.sections import Section, mark_sections, split_off_purpose
 from erpkit.visible import visible_html
 
 _FOLDERS = "erpkit_folders"  # among nbconvert's resources: where pictures are looked for
+_LONGEST = 300  # characters of a finding in the index
 _HTML = "text/html"
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _PAGE = """<!doctype html>
@@ -29,12 +29,16 @@ _PAGE = """<!doctype html>
 {meta}
 <title>{title}</title><style>
 {style}
-</style></head><body><h1>{title}</h1><dl class="run">{facts}</dl>
-{changes}
-{summary}
+</style></head><body><header>{back}<h1 id="top">{title}</h1></header>
 <main>
+{headline}
+{changes}
+{figures}
+{facts}
+{purpose}
+{contents}
 {body}
-</main></body></html>
+</main><footer>{back}<a href="#top">To the top</a></footer></body></html>
 """
 
 
@@ -45,34 +49,53 @@ def run_key(notebook: str, parameters: Mapping[str, Any]) -> str:
 
 
 def write_report(node: Any, title: str, result: RunResult, origin: Provenance, folders: Sequence[Path] = ()) -> None:
-    """Write the text and the outputs of an executed notebook to the result's report, the run's facts and summary on top.
+    """Write the report of an executed notebook: what is wrong first, then figures and purpose, and its texts and outputs.
 
     Pictures in files, which are looked for in `folders`, are put into it. Nothing of it acts: a script in an output would run with
     the rights of the person who opens the report.
     """
-    body, _ = _exporter().from_notebook_node(_shown(node, result.summary, folders), {_FOLDERS: folders})
-    style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
-    rows = "".join(
-        f"<div><dt>{visible_html(name)}</dt><dd>{visible_html(str(value))}</dd></div>"
-        for name, value in _facts(result, origin).items()
-    )
-    page = _PAGE.format(
+    write_whole(result.report, _page(node, title, result, origin, folders))
+
+
+def _page(node: Any, title: str, result: RunResult, origin: Provenance, folders: Sequence[Path]) -> str:
+    shown = _shown(node, result.summary, folders)
+    purpose = split_off_purpose(shown.cells)
+    sections: list[Section] = mark_sections(shown.cells)
+    body, _ = _exporter().from_notebook_node(shown, {_FOLDERS: folders})
+    return _PAGE.format(
         policy=POLICY,
         meta=head(_entry(title, result)),
         title=visible_html(title),
-        style=style,
-        facts=rows,
+        style=read_style(),
+        back=f'<a class="back" href="{INDEX}">All runs</a>',
+        headline=show_headline(result, sections),
+        figures=show_figures(result.summary, result.changes),
         changes=result.changes.html() if result.changes else "",
-        summary=result.summary.html() if result.summary else "",
+        facts=show_facts(_facts(result, origin)),
+        purpose=_folded(purpose, folders),
+        contents=show_contents(sections, result),
         body=body,
     )
-    write_whole(result.report, page)
+
+
+def read_style() -> str:
+    """Return the style sheet of reports and their index."""
+    return (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
+
+
+def _folded(purpose: str, folders: Sequence[Path]) -> str:
+    """Return the purpose of a notebook, to be unfolded."""
+    if not purpose:
+        return ""
+    from erpkit.runs.rendering import embed_images, render_markdown  # noqa: PLC0415 - imports nbconvert
+
+    text = harmless(embed_images(render_markdown(purpose, {}), folders))
+    return f'<details class="purpose"><summary>About this notebook</summary>{text}</details>'
 
 
 def _facts(result: RunResult, origin: Provenance) -> dict[str, Any]:
     attempt = {"attempt": result.attempt} if result.attempt > 1 else {}
     return {
-        "outcome": result.verdict,
         "started": f"{result.started_at:%Y-%m-%d %H:%M} UTC",
         "seconds": f"{result.seconds:.1f}",
         "by": f"{origin.who} on {origin.host}",
@@ -85,8 +108,15 @@ def _entry(title: str, result: RunResult) -> dict[str, Any]:
     return {
         "notebook": result.notebook, "title": title, "key": run_key(result.notebook, result.parameters),
         "tenants": result.tenants, "outcome": result.outcome, "verdict": result.verdict,
-        "started": result.started_at.isoformat(), "seconds": round(result.seconds, 2),
+        "started": result.started_at.isoformat(), "seconds": round(result.seconds, 2), **_worst(result),
     }  # fmt: skip
+
+
+def _worst(result: RunResult) -> dict[str, Any]:
+    """Return the gravest cause, and how many errors and warnings there are."""
+    causes = group_findings(as_findings(result.summary.findings)) if result.summary else []
+    grave = [cause for cause in causes if cause.severity != "info"]
+    return {"first": str(grave[0])[:_LONGEST], "age": grave[0].age, "causes": len(grave)} if grave else {}
 
 
 @cache
@@ -162,75 +192,3 @@ def _is_at_the_top(output: Any, summary: Summary | None) -> bool:
 def _is_widget_alone(output: Any) -> bool:
     data = output.get("data", {})
     return _WIDGET in data and "text/html" not in data
-
-
-_FILTER = "body:has(#n{n}:checked) tr[data-n]:not([data-n='{n}']) {{ display: none; }}"
-_INDEX = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">{policy}
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Runs</title><style>
-{style}
-{filters}
-</style></head><body class="index"><h1>Runs</h1>
-<p>{count}, the newest first. Times are UTC.</p>
-<form class="filter">{choices}</form>
-<table class="runs">
-<thead><tr><th>started</th><th>notebook</th><th>tenants</th><th>outcome</th><th class="number">seconds</th></tr></thead>
-<tbody>
-{rows}
-</tbody></table></body></html>
-"""
-
-
-def write_index(folder: Path) -> Path:
-    """Write the index of a folder, in one step, so that a reader never sees half of it; runs that end at the same time take turns."""
-    target = folder / INDEX
-    with _alone(folder):
-        write_whole(target, _page(read_entries(folder, remember=True)))
-    return target
-
-
-def _page(entries: Sequence[Entry]) -> str:
-    notebooks = sorted({entry.notebook for entry in entries})
-    choices = "".join(_choice(n, name) for n, name in enumerate(["all", *notebooks]))
-    return _INDEX.format(
-        policy=POLICY,
-        style=(Path(__file__).parent / "report.css").read_text(encoding="utf-8"),
-        filters="\n".join(_FILTER.format(n=n) for n in range(1, len(notebooks) + 1)),
-        choices=choices,
-        count=count_of(len(entries), "run"),
-        rows="\n".join(_row(entry, notebooks.index(entry.notebook) + 1) for entry in entries),
-    )
-
-
-def _choice(n: int, name: str) -> str:
-    checked = "" if n else " checked"
-    return f'<label><input type="radio" name="notebook" id="n{n}"{checked}> {visible_html(name)}</label>'
-
-
-def _row(entry: Entry, n: int) -> str:
-    mark = "good" if entry.outcome == "ok" else "look" if entry.outcome == "findings" else "bad"
-    started = entry.started[:16].replace("T", " ")
-    tenants = visible_html(", ".join(entry.tenants))
-    return (
-        f'<tr data-n="{n}"><td><time>{visible_html(started)}</time></td>'
-        f'<td><a href="{quote(os.fsencode(entry.name))}" title="{visible_html(entry.title)}">{visible_html(entry.notebook)}</a></td>'
-        f'<td>{tenants}</td><td class="{mark}">{visible_html(entry.verdict)}</td><td class="number">{entry.seconds:.1f}</td></tr>'
-    )
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, where the system has such locks."""
-    try:
-        import fcntl  # noqa: PLC0415 - not everywhere
-    except ModuleNotFoundError:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a network file system may have none
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

@@ -17,13 +17,14 @@ from erpkit.runs.changes import Changes
 from erpkit.runs.compared import compared, read_declared
 from erpkit.runs.entries import read_entries
 from erpkit.runs.execute import execute, find_kernel, home_folder, mark_cells
+from erpkit.runs.index import write_index
 from erpkit.runs.killed import mark_killed, under_way
 from erpkit.runs.notebook import Notebook, write_notebook
 from erpkit.runs.order import Order
 from erpkit.runs.output import Destination, output_name, read_tenants
 from erpkit.runs.parameters import may_write, python_values, validate_parameters
 from erpkit.runs.record import Recorder, RunStart, read_provenance
-from erpkit.runs.report import run_key, write_index, write_report
+from erpkit.runs.report import run_key, write_report
 from erpkit.runs.result import Ending, Outcome, RunResult, read_summary
 from erpkit.runs.secrets import Mask, check_references
 from erpkit.runs.stopper import Stopper, TimeLimits

@@ -163,7 +163,7 @@ def drift_table(
 ) -> Table[tuple[str, Difference]]:
     """Return one line a tenant and difference."""
     rows = [(slug, one) for slug, some in differences.items() for one in some]
-    return Table(_COLUMNS, rows, f"No difference from {measure}.")
+    return Table(_COLUMNS, rows, f"No difference from {measure}.", is_trouble=True, about=("drift",))
 
 
 _COLUMNS = (

@@ -10,6 +10,7 @@ from typing import Any
 from erpkit.events import LETTER_COLUMNS, DeadLetter
 from erpkit.finding import Finding, with_ages
 from erpkit.migrations import ForeignState, MigrationStatus
+from erpkit.migrations.status import KINDS
 from erpkit.plural import count_of
 from erpkit.result import Result, Summary
 from erpkit.table import Column, Table, Tone
@@ -89,14 +90,14 @@ class FleetInspection(Result):
 
     @property
     def table(self) -> Table[TenantInspection]:
-        """One line for each tenant: status, size, rows, events and problems."""
-        head, tail = _FLEET[:5], _FLEET[5:] if self.has_event_log else _FOREIGN
+        """One line for each tenant: status and problems, then size, rows and events."""
+        own, events = (_OF_LOG, _EVENTS) if self.has_event_log else ((), ())
         grown: Sequence[Column[TenantInspection]] = ()
         if any(one.size or one.rows for one in self.growths.values()):  # two columns of zeros would tell nothing
             grown = growth_columns(lambda i: self.growths[i.tenant.slug], "MiB", _MIB, 2)
         states = map(_state_column, dict.fromkeys(state.module for i in self.inspections for state in i.foreign))
-        columns = (*head, *grown, *tail, *states)
-        return Table(columns, self.inspections, "There are no tenants.")
+        columns = (*_NAMES, *own, _DRIFT, *states, *_SIZE, *grown, *events)
+        return Table(columns, self.inspections, "There are no tenants.", about=("not active", "gone", "not read"))
 
     @property
     def has_event_log(self) -> bool:
@@ -106,7 +107,7 @@ class FleetInspection(Result):
     @property
     def health(self) -> Table[TenantInspection]:
         """One line for each tenant: backlog, recent events, dead rows, indexes, long transactions and locks."""
-        return Table(_HEALTH, self.inspections, "There are no tenants.")
+        return Table(_HEALTH, self.inspections, "There are no tenants.", about=("lag",))
 
     @property
     def growth(self) -> Table[Growth]:
@@ -125,7 +126,9 @@ class FleetInspection(Result):
             for i in self.inspections
         ]
         modules = dict.fromkeys(module for _, states in lines for module in states)
-        return Table([_TENANT, *map(_module_column, modules)], lines if modules else [], "There are no migrations.")
+        return Table(
+            [_TENANT, *map(_module_column, modules)], lines if modules else [], "There are no migrations.", about=KINDS
+        )
 
     @property
     def rows(self) -> Table[tuple[str, Mapping[str, int]]]:
@@ -144,7 +147,7 @@ class FleetInspection(Result):
     def blockers(self) -> Table[tuple[str, Blocker]]:
         """One line for each transaction that has been open for long or waits for a lock."""
         rows = [(i.tenant.slug, blocker) for i in self.inspections for blocker in i.blockers]
-        return Table(_BLOCKERS, rows, "No transaction is in the way.")
+        return Table(_BLOCKERS, rows, "No transaction is in the way.", is_trouble=True, about=("blocker",))
 
     @property
     def indexes(self) -> Table[tuple[str, str, list[int]]]:
@@ -166,6 +169,8 @@ class FleetInspection(Result):
             LETTER_COLUMNS,
             [letter for i in self.inspections for letter in i.dead_letters],
             "There are no dead letters.",
+            is_trouble=True,
+            about=("dead letters",),
         )
 
     @property
@@ -198,12 +203,10 @@ def _if_read(what: str, count: Callable[[TenantInspection], int]) -> Callable[[T
     return lambda i: i.figure(what, count(i))
 
 
-def _gone(i: TenantInspection) -> Tone:
-    return "error" if not i.exists else "" if i.tenant.is_active else "muted"
-
-
 def _status_tone(i: TenantInspection) -> Tone:
-    return "error" if not i.exists else "good" if i.tenant.is_active else "muted"
+    if i.exists and i.tenant.is_active:
+        return "good"
+    return "error" if not i.exists else "muted" if i.tenant.role is None else "warning"  # as its finding says
 
 
 def _module_column(module: str) -> Column[_Versions]:
@@ -238,14 +241,7 @@ def _largest(row: tuple[str, Mapping[str, int]]) -> str:
     return max(counts, key=lambda slug: counts[slug]) if sum(counts.values()) else "–"
 
 
-_FLEET: tuple[Column[TenantInspection], ...] = (
-    Column[TenantInspection]("tenant", lambda i: i.tenant.slug, tone=_gone),
-    Column[TenantInspection]("schema", lambda i: i.tenant.schema, tone=_gone, minor=True),
-    Column[TenantInspection]("status", lambda i: i.tenant.status if i.exists else "gone", tone=_status_tone),
-    Column[TenantInspection]("size", lambda i: i.size / _MIB, unit="MiB", places=2, bar=True),
-    Column[TenantInspection]("rows", lambda i: sum(i.rows.values()), minor=True),
-    Column[TenantInspection]("events", _if_read("events", lambda i: i.event_count), right=True, bar=True),
-    Column[TenantInspection]("last event", lambda i: i.last_event, minor=True),
+_OF_LOG: tuple[Column[TenantInspection], ...] = (
     Column[TenantInspection](
         "migrations pending", _if_read("versions", lambda i: i.pending), right=True, tone=_warn(lambda i: i.pending)
     ),
@@ -253,12 +249,26 @@ _FLEET: tuple[Column[TenantInspection], ...] = (
         "dead letters", _if_read("dead letters", lambda i: len(i.dead_letters)), right=True,
         tone=_warn(lambda i: i.dead_letters),
     ),
-    Column[TenantInspection]("drift", _if_read("drift", lambda i: len(i.drift)), right=True, tone=_warn(lambda i: i.drift)),
 )  # fmt: skip
+_DRIFT = Column[TenantInspection](
+    "drift", _if_read("drift", lambda i: len(i.drift)), right=True, tone=_warn(lambda i: i.drift)
+)
+_NAMES: tuple[Column[TenantInspection], ...] = (
+    Column[TenantInspection]("tenant", lambda i: i.tenant.slug, tone=lambda i: "" if i.exists else "error"),
+    Column[TenantInspection]("schema", lambda i: i.tenant.schema, minor=True),
+    Column[TenantInspection]("status", lambda i: i.tenant.status if i.exists else "gone", tone=_status_tone),
+)
+_SIZE: tuple[Column[TenantInspection], ...] = (
+    Column[TenantInspection]("size", lambda i: i.size / _MIB, unit="MiB", places=2, bar=True),
+    Column[TenantInspection]("rows", lambda i: sum(i.rows.values()), minor=True),
+)
+_EVENTS: tuple[Column[TenantInspection], ...] = (
+    Column[TenantInspection]("events", _if_read("events", lambda i: i.event_count), right=True, bar=True),
+    Column[TenantInspection]("last event", lambda i: i.last_event, minor=True),
+)
 BACKLOG = Column[TenantInspection](
     "backlog", _if_read("backlog", lambda i: sum(i.backlog.values())), right=True, bar=True
 )
-_FOREIGN = (_FLEET[-1],)  # drift; what it lacks is beside the state of its own tool
 _HEALTH = (
     Column[TenantInspection]("tenant", lambda i: i.tenant.slug),
     Column[TenantInspection]("events in 7 days", lambda i: i.week_events, right=True, bar=True),

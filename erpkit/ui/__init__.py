@@ -14,18 +14,21 @@ if TYPE_CHECKING:
     from erpkit.ui.parameter_form import Form, form
     from erpkit.ui.progress import progress_bar
     from erpkit.ui.run_history import plot_runs
+    from erpkit.ui.runbook import banner, prove
 
 __all__ = [
     "Decision",
     "Explorer",
     "Form",
     "ModuleExplorer",
+    "banner",
     "decide",
     "explore",
     "explore_modules",
     "form",
     "plot_runs",
     "progress_bar",
+    "prove",
     "show",
 ]
 

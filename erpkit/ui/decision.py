@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -27,7 +28,7 @@ _BY_HAND = (
 )
 
 
-def run_below_button(text: str = "Run the cells below") -> Button | HTML:
+def run_below_button(text: str = "Run") -> Button | HTML:
     """Return a button that runs all the cells below its own; where ipylab is missing, a line that says how to."""
     import ipywidgets  # noqa: PLC0415 - slow to import
 
@@ -73,12 +74,23 @@ def decide(plan: Plan[_Record, _Result], *, dry_run: bool = True, confirm: str =
     return decision
 
 
-class Decision(Generic[_Record, _Result]):
-    """The buttons Plan, Apply and Stop over a plan; `result` is what applying it brought, None before.
+@dataclass(frozen=True)
+class _LiveSummary(Summary):
+    """A summary that follows the buttons: `view` shows the present one."""
 
-    Apply is only enabled once the id of the plan is typed into the line beside it; where the plan is another one by then,
-    nothing is done. The work has a thread of its own, so that Stop is heard. A run has no buttons: there the parameters
-    `dry_run` and `confirm` do the same.
+    view: Any = None
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        return self.view._repr_mimebundle_(**options) | {"text/plain": str(self)}
+
+
+class Decision(Generic[_Record, _Result]):
+    """The buttons Plan, Apply, Stop and Resume over a plan; `result` is what applying it brought, None before.
+
+    Apply is only enabled once the id of the plan, which stands beside it, is typed; where the plan is another one by then, nothing
+    is done. The work has a thread of its own, so that Stop is heard. Resume goes on under the id that was confirmed, if that
+    still stands for the rest; else it shows the rest as a plan to confirm. A run has no buttons: there the parameters `dry_run`
+    and `confirm` do the same.
     """
 
     def __init__(self, plan: Plan[_Record, _Result]) -> None:
@@ -87,16 +99,30 @@ class Decision(Generic[_Record, _Result]):
         self._work = Work()
         self._thread: threading.Thread | None = None
         self._done = self._total = 0
+        self._confirmed = ""
 
     @property
     def summary(self) -> Summary:
-        """The figures of the plan, or of what applying it brought, and what a person should look at."""
-        return self.plan.summary(self.result)
+        """The figures of the plan, or of what applying it brought, and what a person should look at; under buttons, it follows them."""
+        now = self.plan.summary(self.result)
+        if not self._has_buttons:
+            return now
+        return _LiveSummary(now.title, now.facts, now.findings, self._live)
+
+    @property
+    def _has_buttons(self) -> bool:
+        return is_a_notebook_watched() and (self.result is None or "widget" in self.__dict__)
+
+    @cached_property
+    def _live(self) -> HTML:
+        import ipywidgets  # noqa: PLC0415 - slow to import
+
+        return ipywidgets.HTML(self.plan.summary(self.result).html())
 
     def _ipython_display_(self) -> None:
         from IPython.display import display  # noqa: PLC0415 - only a notebook needs it
 
-        if is_a_notebook_watched() and (self.result is None or "widget" in self.__dict__):
+        if self._has_buttons:
             display(self.widget)
             return
         scrap = self.summary.scrap("findings")
@@ -120,19 +146,23 @@ class Decision(Generic[_Record, _Result]):
 
         wide = {"width": "max-content"}
         self.head, self.state, self.view = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self.id = widgets.HTML()
         self.plan_button = widgets.Button(description="Plan again", icon="refresh", layout=wide)
         self.confirm = widgets.Text(
             description="Plan's id", placeholder="type it to confirm", style={"description_width": "5em"}
         )
         self.apply_button = widgets.Button(description="Apply", icon="check", button_style="danger", layout=wide)
         self.stop_button = widgets.Button(description="Stop", icon="stop", layout=wide, disabled=True)
+        self.resume_button = widgets.Button(description="Resume", icon="play", button_style="primary", layout=wide)
+        self.resume_button.layout.display = "none"
         self.bar = widgets.IntProgress(layout={"width": "24em", "display": "none"})
         self.run_below = run_below_button("Verify: run the cells below")
-        buttons = [self.plan_button, self.confirm, self.apply_button, self.stop_button]
+        buttons = [self.plan_button, self.id, self.confirm, self.apply_button, self.stop_button, self.resume_button]
         line = widgets.HBox(buttons, layout={"flex_flow": "row wrap", "align_items": "center"})
         self.plan_button.on_click(lambda _: self._begin(self._plan_again))
         self.apply_button.on_click(lambda _: self._begin(self._apply))
         self.stop_button.on_click(lambda _: self._stop())
+        self.resume_button.on_click(lambda _: self._begin(self._resume))
         self.confirm.observe(lambda _: self._check(), names="value")
         self.run_below.layout.display = "none"
         self._take(self.plan)
@@ -143,7 +173,7 @@ class Decision(Generic[_Record, _Result]):
         for button in (self.plan_button, self.apply_button, self.confirm):
             button.disabled = True
         self._done = self._total = 0
-        self.view.value, self.run_below.layout.display = "", "none"
+        self.view.value, self.run_below.layout.display, self.resume_button.layout.display = "", "none", "none"
         self._thread = threading.Thread(target=self._run, args=(work,), name="erpkit-decision", daemon=True)
         self._thread.start()
 
@@ -159,6 +189,7 @@ class Decision(Generic[_Record, _Result]):
             self._tell(f"{type(error).__name__}: {error}", wrong=True)
         finally:
             self.bar.layout.display = "none"
+            self.resume_button.layout.display = None if self._work.stop.is_set() else "none"
             self.stop_button.disabled, self.plan_button.disabled, self.confirm.disabled = True, False, False
             self.apply_button.disabled = not self._is_confirmed()
 
@@ -167,8 +198,23 @@ class Decision(Generic[_Record, _Result]):
         self.stop_button.disabled = False
         self._take(self.plan.again(self._work))
 
+    def _resume(self) -> None:
+        """Go on after Stop: at once where the confirmed id stands for the rest, too."""
+        stopped, rest = self.result, None
+        if stopped is not None and self._confirmed and self.plan.rest is not None:
+            rest = self.plan.rest(stopped)
+        if rest is None:
+            self._plan_again()
+            return
+        self._take(rest)
+        if rest.id == self._confirmed:
+            self.confirm.value = rest.id
+            self._apply()
+
     def _take(self, plan: Plan[_Record, _Result]) -> None:
-        self.plan = plan
+        self.plan, self.result = plan, None
+        self._live.value = self.summary.html()
+        self.id.value = f"<code>{visible_html(plan.id)}</code>"
         target = f" on <strong>{visible_html(plan.target)}</strong>"
         self.head.value = f"<code>{visible_html(plan.id)}</code>: {visible_html(str(plan.record))}{target}"
         self.view.value = _shown(plan.record)
@@ -179,8 +225,10 @@ class Decision(Generic[_Record, _Result]):
         self._total = self.plan.record.size
         self.bar.value, self.bar.max, self.bar.layout.display = 0, max(1, self._total), None
         self.stop_button.disabled = not self.plan.can_stop
-        self.result = self.plan.apply(self.confirm.value.strip(), self._work)
+        self._confirmed = self.confirm.value.strip()
+        self.result = self.plan.apply(self._confirmed, self._work)
         self.confirm.value = ""
+        self._live.value = self.summary.html()
         self.view.value = self.summary.html() + to_html("", tables=self.result.tables)
         self.run_below.layout.display = None
         self._tell(str(self.result))

@@ -1,21 +1,24 @@
-"""The explorer: a widget to look at a tenant's tables, with a filter and a chart."""
+"""The explorer: pickers of a tenant or all, and of a table or a query; the rows go to a viewer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
 from erpkit.database import Database, Tenant
-from erpkit.database.scope import quote_name
 from erpkit.erp import Installation
 from erpkit.errors import DatabaseError, ErpkitError, UsageError
+from erpkit.finding import group_findings, not_read
+from erpkit.near import did_you_mean
 from erpkit.plural import count_of
-from erpkit.table import Column, Table
+from erpkit.table import Table
 from erpkit.tenants import Across, across
+from erpkit.ui.picker import Picker, alert
+from erpkit.ui.viewer import Viewer
 from erpkit.visible import visible_html
 from erpkit.watching import is_a_notebook_watched, unseen_widgets
 
@@ -24,49 +27,34 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 
-_LIMIT = 200
-_BARS = 15
-_SECONDS = 15.0  # for one query: somebody sits and waits
-_NO_CHART = ("none", "")  # what is shown and its value: a column may be named none
-_CHART = (
-    Column[tuple[str, int]]("value", lambda row: row[0]),
-    Column[tuple[str, int]]("rows", lambda row: row[1], bar=True),
-)
+LIMIT = 10_000  # rows of each tenant
+_MOST = 200_000  # rows of all tenants together: more is slow in a browser
+_SECONDS = 15.0  # for one reading: a person sits and waits
 _STOPPED = ("canceling statement", "not reached in time")
-_EXAMPLE = "a condition in SQL, such as name ILIKE 'a%' AND amount > 100"
+_TABLE, _QUERY = "a table", "a query"
+_PLAIN = re.compile(r"[\w.@-]+")  # names that a line of %%tenant takes as they are
 
 # Tables and views that the reading role may read; those of versions come last.
 _TABLES = r"""
-SELECT relname::text AS name FROM pg_class
+SELECT relname::text AS name, quote_ident(relname) AS quoted FROM pg_class
 WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
   AND relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT relispartition
   AND has_table_privilege(oid, 'SELECT')
 ORDER BY relname LIKE 'goose\_db\_version%' OR relname LIKE 'schema\_migrations%', relname"""
-_COLUMNS = """
-SELECT attname::text AS name, atttypid IN ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype) AS is_time
-FROM pg_attribute
-WHERE attrelid = (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                   WHERE n.nspname = current_schema() AND c.relname = %(table)s)
-  AND attnum > 0 AND NOT attisdropped ORDER BY attnum"""
 
 
-def explore(erp: Installation, tenant: str = "", table: str = "") -> Explorer:
+def explore(erp: Installation, tenant: str = "", table: str = "", *, limit: int = LIMIT) -> Explorer:
     """Return a widget over the tenants of an ERP; it can only read, each tenant under its own role.
 
-    It opens on `tenant` and `table`, or on the first ones. Without a browser it shows that table. Raises UsageError when
-    the tenant is not known or not active, or has no such table.
+    It opens on `tenant` and `table`, or on the first ones, and reads at most `limit` rows of each tenant. Without a browser it
+    shows that table. Raises UsageError when the tenant is not known or not active, or has no such table.
     """
-    tenants, chosen = erp.find(), erp.find([tenant]) if tenant else []
-    if chosen and not chosen[0].is_active:
-        raise UsageError(f"{tenant} is {chosen[0].status}: only active tenants can be read")
-    explorer = Explorer(erp.database, [one for one in tenants if one.is_active])
-    if tenant:
-        explorer.tenant.value = tenant
-    if table and table not in explorer.table.options:
-        raise UsageError(f"{explorer.tenant.value} has no table {table}: it has {', '.join(explorer.table.options)}")
-    if table:
-        explorer.table.value = table
-    return explorer
+    chosen = erp.one(tenant) if tenant else None
+    if chosen and not chosen.is_active:
+        raise UsageError(f"{tenant} is {chosen.status}: only active tenants can be read")
+    if limit < 1:
+        raise UsageError(f"limit {limit}: read at least one row")
+    return Explorer(erp, erp.find(), tenant, table, limit=limit)
 
 
 def read_again(database: Database, read: Callable[[], _Result]) -> _Result:
@@ -81,156 +69,213 @@ def read_again(database: Database, read: Callable[[], _Result]) -> _Result:
         return read()
 
 
-@dataclass(frozen=True)
-class _Column:
-    name: str
-    is_time: bool
+def as_query(query: str, tenant: str, limit: int) -> str:
+    """Return a notebook's cell that reads the same rows: a cell of SQL, or Python where a line of SQL cannot name the tenant.
+
+    `tenant` is empty for all of them. Pure.
+    """
+    if "%(" not in query and (not tenant or _PLAIN.fullmatch(tenant)):
+        magic = f"%%tenant {tenant}" if tenant else "%%tenants"
+        return f"{magic} --limit {limit}\n{query}"
+    whom = f", tenants=[{tenant!r}]" if tenant else ""
+    return f"erp.query({query!r}{whom}, limit={limit})"
 
 
 class Explorer:
-    """Pickers of a tenant, a table, a filter and a column to count by; `frame` is the rows that they show.
+    """Pickers of a tenant or all, and of a table or a query of one's own; `frame` is the rows that they show.
 
-    The filter is a condition in SQL. It runs as all the rest does: read-only, under the tenant's reading role, for at most
-    `seconds` and 200 rows.
+    A query runs as all the rest does: checked to only read, under the tenants' reading roles, for at most `seconds`.
     """
 
-    def __init__(self, database: Database, tenants: Sequence[Tenant], seconds: float = _SECONDS) -> None:
+    def __init__(
+        self, erp: Installation, tenants: Sequence[Tenant], tenant: str = "", table: str = "", *, limit: int = LIMIT
+    ) -> None:
+        self._erp, self._limit, self.seconds = erp, limit, _SECONDS
+        self._tenants = {one.slug: one for one in tenants if one.is_active}
+        self._quoted: dict[str, str] = {}  # tables, as SQL writes their names
+        self.frame: pandas.DataFrame | None = None
+        with unseen_widgets():
+            self._make_widgets()
+        first = tenant or next(iter(self._tenants), "")
+        self.tenant.offer(_labels(self._tenants), first)
+        self._wire()
+        self._react(self._choose_tenant)
+        self._open(first, table)
+
+    def _make_widgets(self) -> None:
         import ipywidgets  # noqa: PLC0415 - slow to import
 
-        self._database, self._seconds = database, seconds
-        self._tenants = {tenant.slug: tenant for tenant in tenants}
-        self._columns: list[_Column] = []
-        self._is_busy = False
-        self.frame: pandas.DataFrame | None = None
-        style, narrow = {"description_width": "4.6em"}, {"width": "20em"}
-        with unseen_widgets():
-            self.tenant = ipywidgets.Dropdown(
-                description="Tenant", options=list(self._tenants), layout=narrow, style=style
-            )
-            self.table = ipywidgets.Dropdown(description="Table", layout={"width": "24em"}, style=style)
-            self.chart = ipywidgets.Dropdown(description="Chart by", options=[_NO_CHART], layout=narrow, style=style)
-            self.filter = ipywidgets.Text(
-                description="Filter",
-                placeholder=_EXAMPLE,
-                continuous_update=False,
-                layout={"width": "44.3em"},
-                style=style,
-            )
-            self.state, self.picture = ipywidgets.HTML(layout={"margin": "0 0 0 5.2em"}), ipywidgets.HTML()
-            self.view = ipywidgets.HTML()
-            rows = [ipywidgets.HBox([self.tenant, self.table]), ipywidgets.HBox([self.filter, self.chart])]
-            for row in rows:
-                row.layout.flex_flow = "row wrap"
-            self.widget = ipywidgets.VBox([*rows, self.state, self.picture, self.view])
-        for picker, work in (
-            (self.tenant, self._choose_tenant), (self.table, self._choose_table), (self.filter, self._show), (self.chart, self._show),
-        ):  # fmt: skip
-            picker.observe(partial(self._react, work), names="value")
-        self._react(self._choose_tenant)
+        self.tenant = Picker("Tenant", "tenant", partial(self._react, self._choose_tenant), "19em")
+        self.table = Picker("Table", "table", partial(self._react, self._show), "21em")
+        self.kind = ipywidgets.ToggleButtons(
+            options=[_TABLE, _QUERY], tooltips=["the rows of a table", "SQL of your own, which can only read"]
+        )
+        self.kind.style.button_width = "7em"
+        self.query = ipywidgets.Textarea(
+            rows=8, placeholder="SELECT …", tooltip="query", layout={"width": "100%", "margin": "0"}
+        )
+        self.run = ipywidgets.Button(description="Run the query", button_style="primary", icon="play")
+        self._problem = ipywidgets.HTML()
+        self._query_box = ipywidgets.VBox(
+            [ipywidgets.HTML("<b>Query</b>"), self.query, self._problem, self.run],
+            layout={"flex": "1 1 26em", "min_width": "20em", "display": "none"},
+        )
+        self.state, self.cell = ipywidgets.HTML(), ipywidgets.HTML()
+        with_room = {"flex_flow": "row wrap", "align_items": "flex-start", "margin": "6px 0"}
+        pickers = ipywidgets.HBox([self.tenant.widget, self.table.widget, self._query_box], layout=with_room)
+        self.viewer = Viewer()
+        self.widget = ipywidgets.VBox([self.kind, pickers, self.state, self.viewer.widget, self.cell])
+
+    def _wire(self) -> None:
+        self.kind.observe(lambda _: self._turn(), names="value")
+        self.run.on_click(lambda _: self._react(self._show))
+
+    def _open(self, tenant: str, table: str) -> None:
+        """Open on a tenant and a table; raise UsageError where it has no such table."""
+        if not table:
+            return
+        if table not in self.table.options:
+            hint = did_you_mean(table, self.table.options, none="it has no tables that may be read")
+            raise UsageError(f"{tenant} has no table {table}: {hint}")
+        self.table.value = table
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        """Show the widget, and where there is no browser to draw it, its table."""
-        title = f"<p><strong>{visible_html(self._title())}</strong>: {self.state.value}</p>"
+        """Show the widget, and where there is no browser to draw it, its rows as a table."""
         widget = self.widget._repr_mimebundle_(**options) if is_a_notebook_watched() else {}
-        return widget | {
-            "text/plain": self._title(),
-            "text/html": title + self.picture.value + self.view.value,
-        }
+        title = f"<p><strong>{visible_html(self._title())}</strong>: {self.state.value}</p>"
+        rows = (
+            "" if self.frame is None else Table.of_frame(self.frame, "no rows", height="32em", raw=True)._repr_html_()
+        )
+        return widget | {"text/plain": self._title(), "text/html": title + rows + self.cell.value}
 
-    def _react(self, work: Callable[[], None], _change: object = None) -> None:
-        """Do the work for one change, ignore the changes that the work makes itself, and show an error in one line."""
-        if self._is_busy:
-            return
-        self._is_busy = True
+    def _react(self, work: Callable[[], None]) -> None:
+        """Do the work for one change; show an error in one line, at the field that it comes from."""
+        for tell in (self.tenant.tell, self.table.tell, self._tell_query):
+            tell("")
         self.state.value = "<em>reading …</em>"
         try:
             work()
         except (ErpkitError, psycopg.Error) as error:
-            self.frame, self.picture.value, self.view.value = None, "", ""
-            self.state.value = f'<span role="alert" style="color:#dc2626">{visible_html(str(error))}</span>'
-        finally:
-            self._is_busy = False
+            tell = self.tenant.tell if work == self._choose_tenant else self._tell
+            self._fail(tell, str(error))
+
+    def _fail(self, tell: Callable[[str], None], problem: str) -> None:
+        self.frame, self.cell.value = None, ""
+        self.viewer.clear()
+        self.state.value = alert(problem) if not is_a_notebook_watched() else ""
+        tell(problem)
+
+    def _tell(self, problem: str) -> None:
+        (self._tell_query if self._is_query else self.table.tell)(problem)
+
+    def _tell_query(self, problem: str) -> None:
+        self._problem.value = alert(problem)
+
+    @property
+    def _is_query(self) -> bool:
+        return bool(self.kind.value == _QUERY)
+
+    def _turn(self) -> None:
+        """Show the picker of tables or the query, which begins as that of the table."""
+        self.table.widget.layout.display = "none" if self._is_query else None
+        self._query_box.layout.display = None if self._is_query else "none"
+        if self._is_query and not self.query.value.strip():
+            self.query.value = self._sql(_TABLE)
+        elif not self._is_query:
+            self._react(self._show)
 
     def _choose_tenant(self) -> None:
         if not self._tenants:
-            raise UsageError("there are no active tenants")
-        tables = list(self._read(_TABLES).frame["name"])
-        kept = self.table.value if self.table.value in tables else None
-        self.table.options = tables
-        self.table.value = kept or next(iter(tables), None)
-        if kept is None:
-            self.filter.value = ""
-        self._open_table()
-
-    def _choose_table(self) -> None:
-        self.filter.value = ""
-        self._open_table()
-
-    def _open_table(self) -> None:
-        self._list_columns()
-        self._show()
-
-    def _list_columns(self) -> None:
-        if self.table.value is None:
-            raise UsageError(f"{self.tenant.value} has no tables")
-        found = self._read(_COLUMNS, {"table": self.table.value}).frame
-        self._columns = [_Column(*row) for row in found[["name", "is_time"]].itertuples(index=False, name=None)]
-        kept, names = self.chart.value, [column.name for column in self._columns]
-        self.chart.options = [_NO_CHART, *((name, name) for name in names)]
-        self.chart.value = kept if kept in names else ""
+            raise UsageError(f"there are no active tenants to read: {self._erp.no_tenants}")
+        found = self._read(_TABLES, None)
+        self._note(found)
+        self._quoted = dict(zip(found.frame["name"], found.frame["quoted"], strict=True)) if len(found.frame) else {}
+        self.table.offer({name: name for name in self._quoted})
+        if not self._quoted and not self._is_query:
+            raise UsageError(f"{self._whom()} has no tables that may be read")
+        try:
+            self._show()
+        except (ErpkitError, psycopg.Error) as error:
+            self._fail(self._tell, str(error))
 
     def _show(self) -> None:
-        names = ", ".join(quote_name(column.name) for column in self._columns)
-        result = self._read(f"SELECT {names} FROM {self._source()}")  # noqa: S608 - quoted, and read from the catalog
+        query, limit = self._sql(self.kind.value), self._limit_of_each()
+        if not query:
+            raise UsageError("write a query that reads, such as SELECT 1")
+        result = self._read(query, limit)
+        self._note(result)
         self.frame = result.frame
-        self.view.value = Table.of_frame(self.frame, "no rows", height="32em", raw=True)._repr_html_()
-        self.picture.value = self._picture()
-        count = count_of(len(self.frame), "row")
-        self.state.value = f"the first {count}; there are more" if result.truncated else count
+        self.viewer.show(result.frame)
+        self.state.value = visible_html(_state(result, self._whom(), limit))
+        self.cell.value = _cell(as_query(query, self.tenant.value or "", limit))
 
-    def _picture(self) -> str:
-        """Count all rows by the column chosen, not only those shown: by month where it is a time, else the commonest values."""
-        column = next((column for column in self._columns if column.name == self.chart.value), None)
-        if column is None:
-            return ""
-        name = quote_name(column.name)
-        value, order = (
-            (f"to_char({name}, 'YYYY-MM')", "value DESC NULLS LAST")
-            if column.is_time
-            else (f"{name}::text", "n DESC, value")
-        )
-        query = f"SELECT {value} AS value, count(*) AS n, count(*) OVER () AS distinct_values FROM {self._source()} GROUP BY 1 ORDER BY {order}"  # noqa: S608, E501
-        counts = self._read(query, limit=_BARS).frame
-        if counts.empty:
-            return ""
-        if column.is_time:
-            counts = counts.iloc[::-1]
-        values = ["NULL" if value is None or value != value else str(value) for value in counts["value"]]
-        rows = list(zip(values, map(int, counts["n"]), strict=True))
-        return Table(_CHART, rows, title=self._chart_title(column, counts))._repr_html_()
-
-    def _chart_title(self, column: _Column, counts: pandas.DataFrame) -> str:
-        by = f"month of {column.name}" if column.is_time else column.name
-        most = int(counts["distinct_values"].iloc[0])
-        which = "latest" if column.is_time else "commonest"
-        return f"{self._title()}: rows by {by}" + (f", the {_BARS} {which} of {most:,}" if most > _BARS else "")
-
-    def _title(self) -> str:
-        return f"{self.tenant.value}, {self.table.value}"
+    def _sql(self, kind: str) -> str:
+        return self.query.value.strip() if kind == _QUERY else f"SELECT * FROM {self._source()}"  # noqa: S608 - quoted
 
     def _source(self) -> str:
-        condition = self.filter.value.strip()
-        return quote_name(self.table.value) + (f" WHERE (\n{condition}\n)" if condition else "")
+        return self._quoted.get(self.table.value or "", "a_table")
 
-    def _read(self, query: str, params: dict[str, Any] | None = None, limit: int = _LIMIT) -> Across:
-        tenants = [self._tenants[self.tenant.value]]
+    def _limit_of_each(self) -> int:
+        return max(1, min(self._limit, _MOST // len(self._asked())))
+
+    def _asked(self) -> list[Tenant]:
+        return [self._tenants[self.tenant.value]] if self.tenant.value else list(self._tenants.values())
+
+    def _whom(self) -> str:
+        return self.tenant.value or "all tenants"
+
+    def _title(self) -> str:
+        return f"{self._whom()}, {_QUERY if self._is_query else self.table.value or 'no table'}"
+
+    def _note(self, result: Across) -> None:
+        """Say at the tenant's field which of them were not read."""
+        if result.errors:
+            self.tenant.tell("; ".join(_told(result.errors)))
+
+    def _read(self, query: str, limit: int | None) -> Across:
+        """Read in what is chosen; raise DatabaseError where no tenant could be read."""
+        asked = self._asked()
         result = read_again(
-            self._database,
+            self._erp.database,
             lambda: across(
-                self._database, query, params, tenants=tenants, limit=limit, timeout=self._seconds, named=False
+                self._erp.database, query, tenants=asked, limit=limit, timeout=self.seconds, named=len(asked) > 1
             ),
         )
-        for reason in result.errors.values():
-            late = f"this took longer than {self._seconds:g} s and was stopped: filter for fewer rows"
-            raise DatabaseError(late if reason.startswith(_STOPPED) else reason)
-        return result
+        if len(result.errors) < len(asked):
+            return result
+        reason = next(iter(result.errors.values()))
+        if reason.startswith(_STOPPED):
+            raise DatabaseError(f"this took longer than {self.seconds:g} s and was stopped: ask for fewer rows")
+        raise DatabaseError(reason if len(asked) == 1 else "; ".join(_told(result.errors)))
+
+
+def _labels(tenants: Mapping[str, Tenant]) -> dict[str, str]:
+    """Return what is shown of each tenant by its slug; all of them together are the empty one, which stands first."""
+    each = {slug: f"{slug} – {one.name}" if one.name and one.name != slug else slug for slug, one in tenants.items()}
+    return ({"": f"all {count_of(len(each), 'tenant')}"} if len(each) > 1 else {}) | each
+
+
+def _told(errors: Mapping[str, str]) -> list[str]:
+    return [str(cause) for cause in group_findings(not_read(errors))]
+
+
+def _state(result: Across, whom: str, limit: int) -> str:
+    """Say how many rows are shown, and of how many tenants there are more."""
+    count, cut = count_of(len(result.frame), "row"), len(result.truncated)
+    if result.asked == 1:
+        return f"the first {count} of {whom}; there are more" if cut else f"{count} of {whom}"
+    read = f"{count} of {count_of(result.asked - len(result.errors), 'tenant')}"
+    return read + (f"; {count_of(cut, 'tenant')} of them with more than {limit:,}" if cut else "")
+
+
+def _cell(text: str) -> str:
+    """Return the cell as HTML; one click chooses all of it."""
+    style = (
+        "user-select:all;margin:2px 0;padding:6px 8px;overflow:auto;max-height:12em;white-space:pre-wrap;"
+        "background:var(--jp-layout-color2,#8882);border-radius:2px"
+    )
+    needs = ", below one with <code>%load_ext erpkit</code>" if text.startswith("%%") else ""
+    return (
+        f'<p style="margin:8px 0 2px"><b>As a query</b> <span style="opacity:.7">paste it into a cell{needs}</span></p>'
+        f'<pre class="erpkit-query" style="{style}">{visible_html(text)}</pre>'
+    )

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from typing import Any, Literal, get_args, get_origin
 
-from erpkit.errors import UsageError
-from erpkit.near import find_near
 from erpkit.runs import Parameter
+from erpkit.ui.checks import find_problem
+from erpkit.ui.choices import Offer
+from erpkit.visible import visible_html
 
-_LABEL = "11em"
+_LABEL = "min(11em, 24vw)"
+_INDENT = f"0 0 0 calc({_LABEL} + 8px)"  # under a field, beside its label
+_ALERT = f'<span role="alert" style="color:var(--jp-error-color1,#dc2626);display:block;margin-left:calc({_LABEL} + 8px)">{{}}</span>'
 _PATTERNS = ("topic", "modules", "impact")  # what is chosen for these may be changed by hand
 
 
@@ -20,8 +24,7 @@ _PATTERNS = ("topic", "modules", "impact")  # what is chosen for these may be ch
 class Field:
     """The input for one parameter: `input` has a trait `value`, which `read` converts to the parameter's value.
 
-    `entry` is what is typed into or chosen from, and `below` what stands under it. Where there are `choices`, the value is to
-    be of them.
+    `entry` is what is typed into or chosen from, and `below` what stands under it; `error` says what is wrong with the value.
     """
 
     parameter: Parameter
@@ -29,34 +32,78 @@ class Field:
     read: Callable[[Any], Any] = lambda value: value
     entry: Any = None
     below: Any = None
-    choices: Sequence[str] = ()
+    offer: Offer | None = None
+    error: Any = field(default_factory=lambda: _html())
 
     @property
     def value(self) -> Any:
         """What is in the field now, not yet checked."""
         return self.read(self.input.value)
 
-    def check(self) -> None:
-        """Raise UsageError for a name that is not one of the choices."""
-        for name in self.value if self.choices else ():
-            if name not in self.choices:
-                near = find_near(name, self.choices, 1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise UsageError(f"{self.parameter.name}: there is no {name!r}{hint}")
+    @property
+    def problem(self) -> str:
+        """What is wrong with the value, in words; empty if nothing is."""
+        return find_problem(self.parameter, self.value, self.offer, is_pattern=self.parameter.name in _PATTERNS)
+
+    def tell(self, problem: str) -> None:
+        """Show at the field what is wrong with it; take the message away for an empty one."""
+        self.error.value = _ALERT.format(visible_html(problem)) if problem else ""
+        self.error.layout.display = None if problem else "none"
+
+    @property
+    def row(self) -> Any:
+        """The field with its help, and what is wrong with it below."""
+        import ipywidgets  # noqa: PLC0415
+
+        help_ = _html(f'<span style="opacity:.75">{visible_html(_help(self.parameter))}</span>')
+        line = ipywidgets.HBox(
+            [self.entry or self.input, help_], layout={"flex_flow": "row wrap", "align_items": "center"}
+        )
+        return ipywidgets.VBox([line, *([self.below] if self.below else ()), self.error])
 
 
-def field_of(parameter: Parameter, value: Any, choices: Sequence[str] | None) -> Field:
-    """Return a field that shows `value`: a picker where there are `choices`, else what the parameter's type asks for."""
+def field_of(parameter: Parameter, value: Any, offer: Offer | None) -> Field:
+    """Return a field that shows `value`: a picker where there is an `offer`, else what the parameter's type asks for."""
     kind, is_optional = _without_none(parameter.type)
+    choices = None if offer is None else offer.names
     if get_origin(kind) is list and get_args(kind) == (str,):
-        return _names(parameter, value, choices)
+        return _names(parameter, value, offer)
     read = _none_if_empty if is_optional else _same
     if choices is not None and parameter.name not in _PATTERNS:
-        return Field(parameter, _dropdown(parameter, ["", *choices, value or ""], value or ""), read)
+        return Field(parameter, _dropdown(parameter, ["", *choices, value or ""], value or ""), read, offer=offer)
     typed = _typed(parameter, kind, is_optional, value)
     if typed is not None:
-        return Field(parameter, typed)
-    return Field(parameter, _text(parameter, value, choices, "none" if is_optional else ""), read)
+        return Field(parameter, typed, below=_zone(typed) if _is_time(kind) else None)
+    return Field(parameter, _text(parameter, value, choices, "none" if is_optional else ""), read, offer=offer)
+
+
+def _zone(picker: Any) -> Any:
+    """Return a line that says which time zone is meant, and what the time is in UTC."""
+    note = _html()
+
+    def tell(_change: object = None) -> None:
+        when = f"{picker.value.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if picker.value else ""
+        note.value = f'<span style="opacity:.75">in this browser\'s time zone{when and f": {when}"}</span>'
+
+    picker.observe(tell, names="value")
+    tell()
+    note.layout.margin = _INDENT
+    return note
+
+
+def _is_time(kind: Any) -> bool:
+    return kind is datetime or getattr(kind, "__name__", "") == "AwareDatetime"
+
+
+def _help(parameter: Parameter) -> str:
+    """Return the help as it is for a form, where None is an empty field."""
+    return re.sub(r"\bNone:", "empty:", parameter.help) or parameter.annotation
+
+
+def _html(text: str = "") -> Any:
+    import ipywidgets  # noqa: PLC0415 - slow to import
+
+    return ipywidgets.HTML(text)
 
 
 def _typed(parameter: Parameter, kind: Any, is_optional: bool, value: Any) -> Any:
@@ -69,7 +116,7 @@ def _typed(parameter: Parameter, kind: Any, is_optional: bool, value: Any) -> An
         if is_optional:
             return _dropdown(parameter, [None, True, False], value)
         return widgets.Checkbox(value=value, indent=True, **_look(parameter))
-    if kind is datetime or getattr(kind, "__name__", "") == "AwareDatetime":
+    if _is_time(kind):
         return widgets.DatetimePicker(value=value and value.astimezone(), **_look(parameter))
     if kind is date:
         return widgets.DatePicker(value=value, **_look(parameter))
@@ -77,14 +124,12 @@ def _typed(parameter: Parameter, kind: Any, is_optional: bool, value: Any) -> An
     return number(value=value, **_look(parameter)) if number and not is_optional else None
 
 
-def _names(parameter: Parameter, value: Sequence[str], choices: Sequence[str] | None) -> Field:
+def _names(parameter: Parameter, value: Sequence[str], offer: Offer | None) -> Field:
     """Return a row of names, each with a cross; a chosen or typed one is added."""
     import ipywidgets as widgets  # noqa: PLC0415
 
-    tags = widgets.TagsInput(
-        value=list(value), allow_duplicates=False, layout={"margin": f"0 0 0 calc({_LABEL} + 8px)"}
-    )
-    entry = _text(parameter, "", choices or (), "add one")
+    tags = widgets.TagsInput(value=list(value), allow_duplicates=False, layout={"margin": _INDENT})
+    entry = _text(parameter, "", offer.names if offer else (), "add one")
 
     def add(change: Any) -> None:
         if change["new"].strip():
@@ -97,7 +142,7 @@ def _names(parameter: Parameter, value: Sequence[str], choices: Sequence[str] | 
     entry.observe(add, names="value")
     tags.observe(hide, names="value")
     hide()
-    return Field(parameter, tags, list, entry, tags, choices or ())
+    return Field(parameter, tags, list, entry, tags, offer)
 
 
 def _dropdown(parameter: Parameter, options: Sequence[Any], value: Any) -> Any:

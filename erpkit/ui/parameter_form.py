@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from erpkit.config import Settings
-from erpkit.erp import Installation
-from erpkit.errors import ErpkitError, UsageError
-from erpkit.modules import Registry, load_modules
+from erpkit.errors import UsageError
 from erpkit.runs import Parameter, check_parameters, read_parameters, validate_parameters
+from erpkit.runs.parameters import python_values
+from erpkit.ui.checks import find_conflicts
+from erpkit.ui.choices import Choices, check_kinds
 from erpkit.ui.decision import run_below_button
 from erpkit.ui.fields import Field, field_of
+from erpkit.ui.served import link_with, read_link
 from erpkit.visible import visible_html
-from erpkit.watching import is_a_notebook_watched
+from erpkit.watching import is_a_notebook_watched, is_served
 
-if TYPE_CHECKING:
-    from ipywidgets import VBox
+_BY_BUTTON = frozenset({"confirm", "dry_run"})  # there is one way to apply: the id beside the button
+_KEPT = "_erpkit_form"  # the variable that outlives Run All: by parameter, the cell's value and the form's
 
 
 def declared_parameters(namespace: Mapping[str, Any]) -> list[Parameter]:
@@ -42,145 +43,181 @@ def _read(source: str) -> Sequence[Parameter]:
         return []
 
 
-# Which parameters are picked from a list, by their names.
-_KINDS = {
-    "tenant": "tenants", "tenants": "tenants", "canaries": "tenants",
-    "topic": "topics", "topics": "topics",
-    "handler": "handlers", "handlers": "handlers", "side_effects": "handlers",
-    "module": "modules", "modules": "modules", "impact": "modules",
-}  # fmt: skip
-_GROUPS = "erpkit."  # what the names of groups of modules begin with, beside the configured one
-
-
-class Choices:
-    """The choices for a notebook's parameters, read when they are first asked for.
-
-    `notes` say what could not be read: a form is of use without it.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self.notes: list[str] = []
-
-    def of(self, parameter: Parameter) -> Sequence[str] | None:
-        """Return the choices for a parameter; None for one that is typed in."""
-        kind = _KINDS.get(parameter.name)
-        if parameter.name == "modules" and parameter.annotation == "str":
-            kind = "groups"
-        return None if kind is None else list(getattr(self, kind))
-
-    @cached_property
-    def tenants(self) -> list[str]:
-        """Every tenant, by name."""
-        try:
-            with Installation(self._settings) as erp:
-                return [tenant.slug for tenant in erp.find()]
-        except ErpkitError as error:
-            self.notes.append(f"tenants cannot be listed: {error}")
-            return []
-
-    @cached_property
-    def topics(self) -> list[str]:
-        """Patterns for all topics and for those of each module, then the topics of all that is published or handled."""
-        modules = self._registry.modules
-        events = [
-            event for m in modules for event in (*m.publishes, *(e for handler in m.subscribes for e in handler.events))
-        ]
-        topics = sorted({self._registry.topic(event) for event in events})
-        return ["*", *dict.fromkeys(f"{topic.partition('.')[0]}.*" for topic in topics), *topics]
-
-    @cached_property
-    def handlers(self) -> list[str]:
-        """Every event handler, by name."""
-        return sorted(self._registry.event_handlers)
-
-    @cached_property
-    def modules(self) -> list[str]:
-        """Every module, by name."""
-        return [module.name for module in self._registry.modules]
-
-    @cached_property
-    def groups(self) -> list[str]:
-        """The entry-point groups that modules are registered under."""
-        groups = {group for group in entry_points().groups if group.startswith(_GROUPS) and group != "erpkit.demo"}
-        return sorted(groups | ({self._settings.modules} if self._settings.modules else set()))
-
-    @cached_property
-    def _registry(self) -> Registry:
-        try:
-            return load_modules(self._settings)
-        except ErpkitError as error:
-            self.notes.append(f"modules cannot be read: {error}")
-            return Registry.of(())
-
-
-_ALERT = '<span role="alert" style="color:var(--jp-error-color1,#dc2626)">{}</span>'
-
-
-def form(namespace: dict[str, Any]) -> Form | None:
+def form(namespace: dict[str, Any], *, rare: Sequence[str] = (), **kinds: str) -> Form | None:
     """Show a form that sets the parameters of this notebook; call it as `ui.form(globals())`, below the parameters cell.
 
-    Its fields come from the parameters cell: type, default and help. Those named `tenant`, `tenants`, `canaries`, `topic`,
-    `handler`, `handlers`, `side_effects`, `module`, `modules` and `impact` are picked from what there really is. What is
-    set is checked as a run checks it; the cells below see it when they are run. In a run there is no form, and the parameters
+    Its fields come from the parameters cell: type, default and help; those named in `rare` are folded. Parameters named `tenant`,
+    `tenants`, `canaries`, `topic`, `handler`, `handlers`, `side_effects`, `module`, `modules` and `impact` are picked from what
+    there really is; `kinds` narrows that, such as `tenant="inactive"`. What is set outlives Run All, until the cell itself says
+    something else. `dry_run` and `confirm` are left to the buttons of `ui.decide`. In a run there is no form, and the parameters
     are checked. Raises UsageError for one that is wrong.
     """
     if is_a_notebook_watched():
-        return Form(namespace)
+        return Form(namespace, rare, kinds)
     check_parameters(namespace)
     return None
 
 
 class Form:
-    """The fields by name, and in `problem` the one line that says what is wrong with the last value."""
+    """The fields by name, a line that sums up what is set, and the button that runs the cells below."""
 
-    def __init__(self, namespace: dict[str, Any]) -> None:
+    def __init__(
+        self, namespace: dict[str, Any], rare: Sequence[str] = (), kinds: Mapping[str, str] | None = None
+    ) -> None:
         import ipywidgets  # noqa: PLC0415 - slow to import
 
+        check_kinds((kinds or {}).values())
         check_parameters(namespace)
-        self._namespace, self._wrong = namespace, dict[str, str]()
-        self._parameters = declared_parameters(namespace)
-        found = Choices(Settings.from_env())
-        self.fields = {
-            parameter.name: field_of(parameter, namespace[parameter.name], found.of(parameter))
-            for parameter in self._parameters
-        }
-        self.problem = ipywidgets.HTML()
-        self.run_below = run_below_button()
-        for field in self.fields.values():
-            field.input.observe(partial(self._set, field), names="value")
-        notes = [ipywidgets.HTML(f"<em>{visible_html(note)}</em>") for note in found.notes]
-        rows = [_row(field) for field in self.fields.values()]
-        self.widget = ipywidgets.VBox([*rows, *notes, self.problem, self.run_below])
+        self._namespace, self._rare, self._kinds = namespace, frozenset(rare), kinds or {}
+        self._parameters = [one for one in declared_parameters(namespace) if one.name not in _BY_BUTTON]
+        self._kept: dict[str, tuple[Any, Any]] = namespace.setdefault(_KEPT, {})
+        self._restore()
+        if is_served():
+            self._follow_link()
+        self._found = Choices(Settings.from_env())
+        self.summary = ipywidgets.HTML()
+        self.run_below = ipywidgets.HTML() if is_served() else run_below_button("Run")
+        self.reset_button = ipywidgets.Button(description="Reset", icon="undo", layout={"width": "max-content"})
+        self.reset_button.on_click(lambda _: self.reset())
+        self.widget = ipywidgets.VBox()
+        self._show()
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         return self.widget._repr_mimebundle_(**options) | {"text/plain": "the parameters as a form"}
 
+    @property
+    def problems(self) -> dict[str, str]:
+        """What is wrong with the fields now, in words, by name; the variables keep their last good values meanwhile."""
+        wrong = {name: field.problem for name, field in self.fields.items()}
+        if "slug" in wrong and self.fields["slug"].value in self._found.tenants.names:
+            wrong["slug"] = f"there is a tenant {self.fields['slug'].value} already"
+        if "watermill" in self.fields and self.fields["watermill"].value:
+            wrong |= {"topic": "", "uuids": ""}  # Watermill's topics and ids are not those of the modules
+        alone = {name: problem for name, problem in wrong.items() if problem}
+        if alone:
+            return alone
+        return find_conflicts({name: _python_value(one.parameter, one.value) for name, one in self.fields.items()})
+
+    def reset(self) -> None:
+        """Take back what was set here: the parameters cell's own values hold again."""
+        for name, (base, _) in self._kept.items():
+            self._namespace[name] = base
+        self._kept.clear()
+        self._show()
+        self._tell(is_stale=True)
+
+    def _restore(self) -> None:
+        """Set again what the form set before the parameters cell was run anew; a value that the cell has since changed holds."""
+        known = {parameter.name: parameter for parameter in self._parameters}
+        for name, (base, value) in list(self._kept.items()):
+            present = self._namespace.get(name)
+            if name in known and present in (base, value) and _is_valid(known[name], value):
+                self._namespace[name] = value
+            else:
+                del self._kept[name]
+
+    def _follow_link(self) -> None:
+        """Set what the address of the page asks for, as its Run button made it."""
+        for name, value in read_link(self._parameters).items():
+            self._kept[name] = (self._namespace[name], value)
+            self._namespace[name] = value
+
+    def _show(self) -> None:
+        import ipywidgets  # noqa: PLC0415
+
+        self.fields: dict[str, Field] = {
+            one.name: field_of(one, self._namespace[one.name], self._found.of(one, self._kinds.get(one.name, "")))
+            for one in self._parameters
+        }
+        for field in self.fields.values():
+            field.input.observe(partial(self._set, field), names="value")
+        notes = [ipywidgets.HTML(f"<em>{visible_html(note)}</em>") for note in self._found.notes]
+        line = ipywidgets.HBox([self.run_below, self.reset_button], layout={"flex_flow": "row wrap"})
+        self.widget.children = [*self._rows(), *notes, line, self.summary]
+        self._tell(is_stale=False)
+
+    def _rows(self) -> list[Any]:
+        """Return the rows of the fields, the rare ones folded unless one of them is set."""
+        import ipywidgets  # noqa: PLC0415
+
+        rare = [name for name in self.fields if name in self._rare]
+        rows = [field.row for name, field in self.fields.items() if name not in rare]
+        if not rare:
+            return rows
+        self.folded = ipywidgets.Accordion([ipywidgets.VBox([self.fields[name].row for name in rare])])
+        self.folded.set_title(0, "More: " + ", ".join(rare))
+        self.folded.selected_index = 0 if self._kept.keys() & set(rare) else None
+        return [*rows, self.folded]
+
     def _set(self, field: Field, _change: object = None) -> None:
-        """Set the notebook's variable to the value of a field; show an error for a wrong value, and keep the old one."""
-        name = field.parameter.name
-        self._wrong.pop(name, None)
-        try:
-            field.check()
-            values = {name: self._namespace[name]} | validate_parameters(self._parameters, {name: field.value})
-            checked = {**values, "__annotations__": {name: field.parameter.type}}
-            check_parameters(checked)  # of text it makes a date again
-            self._namespace[name] = checked[name]
-        except ErpkitError as error:
-            self._wrong[name] = str(error)
-        self.problem.value = "".join(_ALERT.format(visible_html(line)) for line in list(self._wrong.values())[:1])
-        self.run_below.disabled = bool(self._wrong)
+        """Set the variables to what is in the fields, once nothing is wrong with any of them."""
+        problems = self.problems
+        for name, other in self.fields.items():
+            other.tell(problems.get(name, ""))
+        if field.parameter.name not in problems:
+            self._take(field)
+        if not problems:  # a value that was in conflict with another one is right by now
+            for other in self.fields.values():
+                self._take(other)
+        self._tell(is_stale=True)
+
+    def _take(self, field: Field) -> None:
+        name, present = field.parameter.name, self._namespace[field.parameter.name]
+        value = _python_value(field.parameter, field.value)
+        if value == present:
+            return
+        base = self._kept.get(name, (present, None))[0]
+        self._namespace[name] = value
+        if value == base:
+            self._kept.pop(name, None)
+        else:
+            self._kept[name] = (base, value)
+
+    def _tell(self, *, is_stale: bool) -> None:
+        """Sum up below the form what is set, and whether what stands below is of these values."""
+        wrong = [name for name, field in self.fields.items() if field.error.value]
+        set_here = [f"{name} = {_shown(self._namespace[name])}" for name in self.fields if name in self._kept]
+        parts = [f"On <strong>{visible_html(self._found.target)}</strong>."] if self._found.target else []
+        parts.append(
+            f"Set here: <strong>{visible_html('; '.join(set_here))}</strong>."
+            if set_here
+            else "All as the notebook has it."
+        )
+        if wrong:
+            parts.append(f"<strong>Not run: look at {visible_html(', '.join(wrong))}.</strong>")
+        elif is_stale:
+            parts.append("<strong>What stands below is from before this change: press Run.</strong>")
+        self.summary.value = f'<div role="status" style="margin:.3em 0">{" ".join(parts)}</div>'
+        self.reset_button.layout.display = None if set_here else "none"
+        self._enable_run(not wrong)
+
+    def _enable_run(self, is_right: bool) -> None:
+        if is_served():
+            values = {name: self._namespace[name] for name in self._kept}
+            self.run_below.value = link_with(self._parameters, values) if is_right else ""
+        else:
+            self.run_below.disabled = not is_right
 
 
-def _row(field: Field) -> VBox:
-    import ipywidgets  # noqa: PLC0415
+def _python_value(parameter: Parameter, value: Any) -> Any:
+    plain = validate_parameters([parameter], {parameter.name: value})
+    return python_values([parameter], plain)[parameter.name]
 
-    help_ = ipywidgets.HTML(f'<span style="opacity:.75">{visible_html(_help(field.parameter))}</span>')
-    line = ipywidgets.HBox(
-        [field.entry or field.input, help_], layout={"flex_flow": "row wrap", "align_items": "center"}
+
+def _is_valid(parameter: Parameter, value: Any) -> bool:
+    """Tell whether a value that was set earlier is of the type that the parameter is declared as by now."""
+    try:
+        _python_value(parameter, value)
+    except UsageError:
+        return False
+    return True
+
+
+def _shown(value: Any) -> str:
+    return (
+        ", ".join(map(str, value)) or "none"
+        if isinstance(value, list)
+        else "none"
+        if value in (None, "")
+        else str(value)
     )
-    return ipywidgets.VBox([line, field.below] if field.below else [line])
-
-
-def _help(parameter: Parameter) -> str:
-    return parameter.help or parameter.annotation

@@ -41,7 +41,7 @@ def _draw(axes: Axes, notebook: str, runs: Sequence[RunRecord]) -> None:
     seconds = [run.seconds or 0 for run in runs]
     times: Any = [run.started_at for run in runs]  # matplotlib draws times, though its types do not say so
     axes.scatter(times, seconds, c=[_color(run) for run in runs], s=20, zorder=2)
-    axes.set_title(f"{notebook}, seconds", fontsize=9, loc="left")
+    axes.set_title(f"{notebook}, seconds", fontsize=9, loc="left", color=_INK)
     axes.set_ylim(0, max([*seconds, 0.1]) * 1.3)
     axes.margins(x=0.03)
     axes.grid(axis="y", color="#8884")
@@ -87,7 +87,6 @@ def _svg(figure: Figure, title: str) -> str:
     """Return the figure as SVG on a transparent ground, its text in the colour of the page's."""
     for axes in figure.axes:
         axes.tick_params(colors=_INK)
-        axes.title.set_color(_INK)
         axes.xaxis.get_offset_text().set_color(_INK)
         axes.spines["bottom"].set_color(_INK)
     buffer = io.StringIO()

@@ -1,10 +1,13 @@
 """Couplings in fact: read from code, queries and a real database, and checked against what modules declare."""
 
+import errno
 import json
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -13,9 +16,10 @@ from erpkit.cli import erpkit
 from erpkit.config import Settings
 from erpkit.couplings import find_couplings, inspect_modules
 from erpkit.database import Connection, Database
-from erpkit.errors import DatabaseError
+from erpkit.errors import DatabaseError, MigrationError
 from erpkit.migrations import plan_up, read_applied, read_migrations, run_plan
 from erpkit.modules import Edge, Module, ModuleLike, Registry, check_modules
+from erpkit.modules.registry import Candidates
 from erpkit.tenants import ensure_template
 
 
@@ -180,6 +184,72 @@ def test_a_file_that_is_no_python_costs_its_own_imports_and_no_others(shop: list
     (unread,) = found.not_read
     assert (unread.path, unread.line, unread.modules) == ("corner_shop/stock/broken.py", 2, ("stock",))
     assert unread.problem.startswith("corner_shop/stock/broken.py:2: not Python: ")
+
+
+def test_a_folder_that_may_not_be_listed_is_named(
+    shop: list[ModuleLike], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root may read everything, the system's refusal is made up."""
+    for name in ("code", "sql"):
+        (tmp_path / "corner_shop" / "stock" / name).mkdir()
+    (tmp_path / "corner_shop" / "stock" / "code" / "a.py").write_text("import corner_shop.orders\n")
+
+    def refusing(listed: Callable[..., Any]) -> Callable[..., Any]:
+        def call(folder: Any = ".") -> Any:
+            if Path(str(folder)).name in ("code", "sql"):
+                raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+            return listed(folder)
+
+        return call
+
+    monkeypatch.setattr(os, "scandir", refusing(os.scandir))
+    monkeypatch.setattr(os, "listdir", refusing(os.listdir))
+    monkeypatch.setattr(Path, "read_bytes", refusing(Path.read_bytes))
+    sql = Module("stock", migrations=tmp_path / "corner_shop" / "stock" / "sql", package="corner_shop.stock")
+    modules: list[ModuleLike] = [sql, shop[1]]
+    not_read = [str(one) for one in find_couplings(modules, None, use_database=False).not_read]
+    assert "corner_shop/stock/code: Permission denied; its imports were not read" in not_read
+    assert "corner_shop/stock/sql: Permission denied" in not_read
+
+
+def test_links_to_folders_are_followed_once_and_not_in_a_circle(shop: list[ModuleLike], tmp_path: Path) -> None:
+    elsewhere, stock = tmp_path / "elsewhere", tmp_path / "corner_shop" / "stock"
+    elsewhere.mkdir()
+    (elsewhere / "more.py").write_text("import corner_shop.orders.util\n")
+    for link, target in (
+        (stock / "a", elsewhere),
+        (stock / "b", elsewhere),
+        (elsewhere / "c", stock),
+        (stock / "d", stock),
+    ):
+        link.symlink_to(target)
+    found = find_couplings(shop, None, use_database=False)
+    assert {edge.path for edge in found.edges} == {"corner_shop/stock/a/more.py", "corner_shop/stock/deep.py"}
+    assert len(found.edges) == 2
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"name": 5}, {"migrations": "folder"}, {"publishes": ("Event",)}, {"publishes": int}]
+)
+def test_what_is_no_module_is_a_finding_and_no_traceback(
+    wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates = Candidates((Module(**{"name": "a", **wrong}),))
+    monkeypatch.setattr("erpkit.modules.registry.read_candidates", lambda _: candidates)
+    found = inspect_modules(Settings(modules="any"), use_database=False).findings
+    assert [finding.kind for finding in found] == ["no module", "no modules"]
+
+
+def test_migrations_that_start_up_refuses_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("00001_a.sql", "1_b.sql"):
+        (tmp_path / name).write_text("-- +goose Up\nSELECT 1;\n")
+    module = Module("a", migrations=tmp_path)
+    candidates = Candidates((module,))
+    monkeypatch.setattr("erpkit.modules.registry.read_candidates", lambda _: candidates)
+    finding = inspect_modules(Settings(modules="any"), use_database=False).findings[0]
+    assert (finding.kind, finding.severity) == ("bad migrations", "error")
+    with pytest.raises(MigrationError, match=finding.problem):
+        read_migrations([module])
 
 
 def test_modules_without_a_package_of_their_own_are_named() -> None:

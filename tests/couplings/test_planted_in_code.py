@@ -15,7 +15,9 @@ MIGRATION = "-- +goose Up\nCREATE TABLE billing_x (id int);\nCREATE FUNCTION bil
 IN_CODE = {
     "import_module": ("import importlib\nx = importlib.import_module('corner.billing.api')", "2 reaches corner.billing.api", True),
     "import_module under another name": (
-        "from importlib import import_module as load\nx = load('corner.billing.api')", "2 names corner.billing.api", False),
+        "from importlib import import_module as load\nx = load('corner.billing.api')", "2 reaches corner.billing.api", True),
+    "import_module with its argument named": (
+        "import importlib\nx = importlib.import_module(name='corner.billing.api')", "2 reaches corner.billing.api", True),
     "a relative import_module": (
         "import importlib\nx = importlib.import_module('..billing.api', __package__)", "2 reaches corner.billing.api", True),
     "__import__": ("def f():\n    return __import__('corner.billing')", "2 reaches corner.billing", True),
@@ -45,6 +47,16 @@ IN_CODE = {
     "SQL over several lines": ("SQL = '''\nSELECT 1\nFROM billing_x\n'''", "3 uses billing_x", True),
     "SQL in an f-string": ("def f(s):\n    return f'UPDATE {s}.billing_x SET id = {s}'", "2 uses billing_x", True),
     "SQL that calls a function": ("SQL = 'SELECT billing_f()'", "1 uses billing_f", True),
+    "SQL in bytes": ("SQL = b'SELECT 1 FROM billing_x'", "1 uses billing_x", True),
+    "SQL behind comments and brackets": ("SQL = '/* a */ (SELECT 1 FROM billing_x)'", "1 uses billing_x", True),
+    "shared code that imports by a function": (
+        "from corner.shared import loads",
+        "1 imports corner.shared.loads, which imports corner.billing.api (corner/shared/loads.py:2)", True),
+    "shared code that uses an attribute": (
+        "from corner.shared import attribute",
+        "1 imports corner.shared.attribute, which imports corner.billing.api.X (corner/shared/attribute.py:2)", True),
+    "SQL in shared code": (
+        "from corner.shared import sql", "1 imports corner.shared.sql, which uses billing_x (corner/shared/sql.py:2)", True),
     "half a statement": ("SQL = 'JOIN billing_x USING (id)'", "1 names billing_x", False),
     "a table's name": ("from psycopg.sql import Identifier\nx = Identifier('billing_x')", "2 names billing_x", False),
 }  # fmt: skip
@@ -55,6 +67,7 @@ SILENT = {
     "a topic": "TOPIC = 'corner.billing_done'",
     "another name that the package above has": "from corner import VERSION\nimport corner\nx = corner.VERSION",
     "shared code that imports for types alone": "from corner.shared import typed",
+    "shared code that only has words": "from corner.shared import words",
     "its own": "import corner\nx = corner.catalog.deep\ny = 'SELECT 1 FROM catalog_x'",
     "prose": "x = 'the billing_total is due from billing_nothing'",
 }
@@ -65,6 +78,10 @@ FILES = {
     "corner/shared/prices.py": "\nfrom corner.billing import api\n\ndef price(): ...\n",
     "corner/shared/second.py": "from . import prices\n",
     "corner/shared/typed.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from corner.billing import api\n",
+    "corner/shared/loads.py": "from importlib import import_module\nx = import_module('corner.billing.api')\n",
+    "corner/shared/attribute.py": "import corner\nx = corner.billing.api.X\n",
+    "corner/shared/sql.py": "\nSQL = 'SELECT 1 FROM billing_x'\nMORE = 'billing_x'\n",
+    "corner/shared/words.py": "NAME = 'billing_x'\nHOOK = 'corner.billing.api:run'\n",
     "corner/billing/api.py": "X = 1\n",
     "corner/groups/far/api.py": "",
     "corner/billing/00001_x.sql": MIGRATION,

@@ -19,6 +19,8 @@ def _places(text: str) -> dict[str, str]:
     "COMMENT ON TABLE orders IS 'x'", "DROP TRIGGER a ON orders", "SELECT nextval('orders')", "SELECT 'orders'::regclass",
     "SELECT x::orders", "DELETE FROM a USING orders", "MERGE INTO a USING orders ON true",
     "DO $$ BEGIN PERFORM 1 FROM orders; END $$", "CREATE FUNCTION f() RETURNS int AS $x$ SELECT 1 FROM orders $x$ LANGUAGE sql",
+    "SELECT 1 FROM ONLY (orders)", "SELECT 1 FROM ((orders JOIN a ON true) JOIN b ON true)",
+    "SELECT 1 FROM a JOIN (orders JOIN b ON true) ON true",
     "SELECT 1 /* FROM x */ FROM -- FROM y\n orders",
 ])  # fmt: skip
 def test_a_name_where_sql_has_a_table_is_one(text: str) -> None:
@@ -26,7 +28,9 @@ def test_a_name_where_sql_has_a_table_is_one(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [
-    "SELECT extract(day FROM orders)", "SELECT trim(BOTH FROM orders)", "SELECT a IS DISTINCT FROM orders", "SELECT 1 -- FROM orders",
+    "SELECT extract(day FROM orders)", "SELECT trim(BOTH FROM orders)", "SELECT a IS DISTINCT FROM orders",
+    "SELECT a IS DISTINCT FROM (orders)",
+    "SELECT extract(day FROM (orders))", "SELECT 1 -- FROM orders",
     "SELECT 1 FROM a ORDER BY b, orders", "SELECT b INTO orders FROM a", "SELECT 'no orders here'", "SELECT orders FROM a",
     "WITH orders AS (SELECT 1) SELECT 1 FROM orders",
     "WITH a AS (SELECT 1), orders (b) AS MATERIALIZED (SELECT 1) SELECT 1 FROM orders",

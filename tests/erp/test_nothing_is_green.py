@@ -33,6 +33,7 @@ NOTHING = [
     ("migrate history", 0, "migrated nothing"),
     ("events list acme", 2, "acme"),
     ("events lag", 3, "no tenants"),
+    ("events dispatch --once", 3, "no tenant is active, so nothing was done", "erpkit tenants create NAME"),
     ("events replays", 0, "replay"),
     ("events shadows", 0, "shadow"),
     ("events dead-letters list", 3, "no tenants"),

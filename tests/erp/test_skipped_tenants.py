@@ -53,3 +53,5 @@ def test_where_no_tenant_is_active_nothing_was_looked_at(planted: Planted) -> No
     for command in ("events lag", "events replay", "migrate plan"):
         done = erpkit(*command.split(), "-o", "table", "--tenant", pattern)
         assert (done.returncode, "no active tenants" in done.stdout) == (3, True), done.stdout
+    done = erpkit("events", "dispatch", "--once", "-o", "table", "--tenant", pattern)
+    assert (done.returncode, f"erpkit tenants activate {planted.suspended}" in done.stdout) == (3, True), done.stdout

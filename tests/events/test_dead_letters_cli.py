@@ -87,6 +87,7 @@ def test_an_edit_that_the_handler_could_not_read_is_refused_with_the_field(erp: 
     offset = str(letters("list")[0]["offset"])
     edit = ("events", "dead-letters", "edit", erp.dead_letters, offset, "--reason", "a test")
     refused(erpkit(*edit, "--set", "order_id=twelve"), 1, "order_id")
+    refused(erpkit(*edit, "--set", "zz=1"), 2, "StockReserved has no field zz; the payload has ")
     refused(erpkit(*edit, "--set", "lines.99.amount=1"), 2, "the payload has no lines.99.amount; its fields are")
     refused(erpkit(*edit, "--set", "currency"), 2, "is not FIELD=VALUE")
     for text, fault in (("a\\u0000b", "a NUL character"), ("a\\ud800b", "a lone surrogate")):

@@ -6,6 +6,7 @@ from erpkit.database import Tenant
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.health import EventHealth
 from erpkit.events.lag import EventLag, GroupLag
+from erpkit.events.orphans import Orphan, orphan_findings
 from erpkit.finding import exit_code, group_findings
 
 NOW = datetime(2026, 11, 25, 3, 0, tzinfo=UTC)
@@ -61,3 +62,8 @@ def test_no_tenants_and_no_handlers_are_findings() -> None:
     )
     health = EventHealth("here", nothing, [], [])
     assert (health.summary.facts["oldest"], health.summary.exit_code) == ("0 s", 3)
+
+
+def test_events_without_a_topic_are_called_so() -> None:
+    (finding,) = orphan_findings([Orphan("acme", "topic", "", 1)])
+    assert finding.problem == "no handler handles events without a topic (any more)"

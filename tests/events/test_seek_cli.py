@@ -34,6 +34,8 @@ def test_a_checkpoint_is_moved_by_plan(erp: Planted) -> None:
 def test_a_handler_and_a_place_that_are_not_there_are_refused(erp: Planted) -> None:
     refused(erpkit("events", "seek", "billing.on_nothing", "--to", "now"), 2, "no handler is named billing.on_nothing")
     refused(erpkit("events", "seek", "billing.on_stock_reserved", "--to", "soon"), 2, "--to", "'soon' is not a time")
+    words = "write beginning, now, removed, an offset, or a time as 2026-"
+    refused(erpkit("events", "seek", "billing.on_stock_reserved", "--to", "never"), 2, words)
 
 
 def test_a_place_beyond_the_end_of_the_log_passes_over_no_event_that_is_to_come(erp: Planted) -> None:

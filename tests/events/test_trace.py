@@ -94,3 +94,7 @@ def test_a_topic_that_nothing_fits_is_answered_with_those_that_are_like_it(erp: 
     assert "did you mean inventory" in erpkit("events", "dead-letters", "list", "--topic", "INVENTORY.*").stderr
     assert hint_topic("sales.*", ["sales.OrderPlaced"]) == ""
     assert hint_topic("x", []) == "no topic fits 'x'; there are no topics"
+
+
+def test_a_story_of_no_id_is_refused(erp: Planted) -> None:
+    refused(erpkit("events", "trace", ""), 2, "the id is empty")

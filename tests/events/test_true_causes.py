@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -70,6 +71,27 @@ def test_a_letter_names_its_cause_and_the_others_have_their_effect(
     assert len(effects) - effects.count(2) == 4
     weighed = "SELECT (payload->>'number')::int FROM erpkit_events WHERE topic = 'shop.Weighed' ORDER BY 1"
     assert run(database, acme, weighed) == [(0,), (1,), (3,), (4,)]
+
+
+@pytest.mark.parametrize("ending", ["COMMIT", "ROLLBACK", "COMMIT AND CHAIN", "ROLLBACK; BEGIN"])
+def test_an_event_whose_handler_ended_its_transaction_is_not_parked_and_nothing_is_printed(
+    database: Database,
+    acme: Tenant,
+    ending: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def end(event: Placed, context: Context) -> None:
+        do(context.connection, event.number)
+        if event.number in (2, 4, 5):
+            context.connection.execute(ending.encode())
+            raise ValueError("and failed")
+
+    publish(database, acme, *map(Placed, range(8)))
+    monkeypatch.setattr(logging.root, "handlers", [])  # pytest's own, without which Python prints warnings
+    found = dispatch(database, acme, erp_of(EventHandler("shop.on_placed", Placed, end)))
+    assert (found.handled, found.dead, found.parked) == (5, 3, 0)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_handler_may_catch_a_database_error_in_a_savepoint(database: Database, acme: Tenant) -> None:

@@ -124,6 +124,45 @@ def test_a_kernel_has_its_clients_environment_folder_umask_and_limits_and_nothin
     assert shown == ["None", "False", folder, "0o27", folder, "False", "grüße", str(limits[0] - 1), "__main__", "True"]
 
 
+def test_a_kernel_has_the_priority_the_processors_and_the_ignored_signals_of_its_client(
+    warm: Path, tmp_path: Path
+) -> None:
+    looks = (
+        "import os, signal\nprint(os.getppid(), os.nice(0), sorted(os.sched_getaffinity(0)), "
+        "signal.getsignal(signal.SIGHUP).name)"
+    )
+    one, output = min(os.sched_getaffinity(0)), tmp_path / "output.ipynb"
+
+    def differ() -> None:
+        os.nice(3)
+        os.sched_setaffinity(0, [one])
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    path = write_notebook(tmp_path / "looks.ipynb", looks)
+    command = [sys.executable, "-m", "papermill", "-k", "erpkit", str(path), str(output)]
+    nice = os.nice(0) + 3
+    subprocess.run(command, preexec_fn=differ, check=True, capture_output=True, timeout=PATIENCE)
+    assert _outputs(output)[0].text.split(maxsplit=1)[1].strip() == f"{nice} [{one}] SIG_IGN"
+
+
+def test_the_first_kernel_does_not_remove_the_temporary_folders_of_the_warm_process(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its own folder cannot be written, matplotlib makes one for the process and removes it at the exit."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    link.start()
+    folders = set(tmp_path.glob("matplotlib-*"))
+    for _ in range(2):
+        with kernel() as (_, client):
+            said(client, "1")
+            client.shutdown()
+    assert folders
+    assert folders <= set(tmp_path.glob("matplotlib-*"))
+
+
 @pytest.mark.parametrize(("code", "ends"), [("os._exit(7)", 7), ("os.kill(os.getpid(), 9)", -9), ("os.abort()", -6)])
 def test_the_exit_code_of_a_kernel_is_true(warm: Path, code: str, ends: int) -> None:
     with kernel() as (manager, client):

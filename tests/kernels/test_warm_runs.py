@@ -103,8 +103,9 @@ def test_a_run_ends_with_the_warm_process_that_is_killed_and_the_next_one_is_a_c
     pid = link.ask("status", link.start())["pid"]
     client, kernel = _waiting(tmp_path)
     os.kill(pid, signal.SIGKILL)
-    client.communicate(timeout=PATIENCE)
+    _, errors = client.communicate(timeout=PATIENCE)
     assert client.returncode == 137
+    assert "erpkit: killed: the warm process that it was forked from ended" in errors
     wait_until(lambda: not is_alive(kernel))
     (tmp_path / "next").mkdir()
     path = write_notebook(tmp_path / "next" / "one.ipynb", "1")

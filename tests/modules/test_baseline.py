@@ -55,6 +55,20 @@ def test_what_no_longer_happens_is_said_and_does_not_fail(path: Path) -> None:
     assert finding.evidence == ("import: sales/a.py imports catalog",)
 
 
+@pytest.mark.parametrize(
+    "seen",
+    [
+        Couplings(not_asked=("the database was not read, as it was not to be used",)),
+        Couplings(not_read=(Unread("the database was not read: no answer"),)),
+        Couplings(not_read=(Unread("sales/a.py was not read", "sales/a.py", modules=("sales",)),)),
+    ],
+)
+def test_of_what_was_not_read_whole_it_is_not_said_that_it_no_longer_happens(path: Path, seen: Couplings) -> None:
+    write_baseline(path, _check(FIRST).findings)
+    check = check_modules(SHOP, seen, baseline=read_baseline(path))
+    assert [finding.kind for finding in check.findings if finding.kind != "not read"] == []
+
+
 def test_a_cycle_that_became_smaller_is_known_and_one_that_grew_is_new(path: Path) -> None:
     small = (FIRST, _import("catalog", "sales", "catalog/y.py", 1))
     write_baseline(path, _check(*LOOP, *small).findings)
@@ -85,6 +99,12 @@ def test_a_baseline_is_the_same_text_for_the_same_findings(path: Path) -> None:
     text = path.read_text()
     write_baseline(path, _check(SECOND, *reversed(LOOP)).findings)
     assert path.read_text() == text
+
+
+def test_what_a_baseline_has_is_text_whatever_stands_in_it(path: Path) -> None:
+    path.write_text('{"version": 1, "findings": [{"rule": "x", "modules": [1], "evidence": [2]}]}')
+    (finding,) = check_modules([Module("a")], baseline=read_baseline(path)).findings
+    assert (finding.kind, finding.modules, finding.evidence) == ("no longer happens", ("1",), ("2",))
 
 
 @pytest.mark.parametrize(

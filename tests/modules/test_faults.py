@@ -1,6 +1,6 @@
 """What start-up refuses, the check refuses, too, in the same words."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -63,6 +63,15 @@ async def later(event: Any, context: Any) -> None:
     """Do nothing, and never."""
 
 
+def lazy(event: Any, context: Any) -> Iterator[None]:
+    yield
+
+
+class Later:
+    async def __call__(self, event: Any, context: Any) -> None:
+        """Do nothing, and never."""
+
+
 def lenient(event: Any, context: Any, more: Any = None) -> None:
     """Take more, but not need it."""
 
@@ -97,6 +106,9 @@ FAULTS: dict[str, list[Any]] = {
     "the handler a.on_shipped takes (event: Any, context: Any, third: Any) -> None": _module(eager),
     "the handler a.on_shipped takes (event: Any, *, context: Any) -> None": _module(named),
     "the handler a.on_shipped is an async function": _module(later),
+    "the handler a.on_shipped is an async function, which": _module(Later()),
+    "the handler a.on_shipped is a generator, whose body never runs": _module(lazy),
+    "the lifespan of a takes (event: Any, context: Any) -> None: give": [Module("a", lifespan=handle)],  # type: ignore[arg-type]
     "the handler of command a.Ship takes (event: Any) -> None": _commanded(alone),
     "the handler of query a.CountShipped is 'count', which is no function": [
         Module("a", answers=(QueryHandler(CountShipped, "count"),))  # type: ignore[arg-type]

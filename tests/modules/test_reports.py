@@ -96,10 +96,11 @@ def test_json_has_a_version_rules_and_places() -> None:
 
 def test_the_names_of_rules_do_not_change() -> None:
     assert sorted(kind.replace(" ", "-") for kind in FINDINGS) == [
-        "bad-handler", "bad-name", "cannot-be-loaded", "command-handled-twice", "cycle", "duplicate", "event-published-twice",
+        "bad-handler", "bad-migrations", "bad-name", "cannot-be-loaded", "command-handled-twice",
+        "cycle", "duplicate", "event-published-twice",
         "expired-allowance", "forbidden-coupling", "handler-named-twice", "hidden-cycle", "invalid-manifest", "layer-violation",
         "missing-dependency", "missing-folder", "misspelt-dependency", "no-longer-happens", "no-module", "no-modules", "no-start",
         "not-installable", "not-read", "orphan-handler", "orphan-upcaster", "possible-dependency", "query-handled-twice",
         "registered-twice", "split-projection", "taken-over-alive", "tool-named-twice", "topic-used-twice", "undeclared-dependency",
-        "unhandled-event", "unknown-layer", "unused-allowance", "unused-dependency", "upcaster-gap",
+        "unhandled-event", "unknown-layer", "unknown-module", "unused-allowance", "unused-dependency", "upcaster-gap",
     ]  # fmt: skip

@@ -165,6 +165,7 @@ def test_without_any_rules_there_are_none(tmp_path: Path, monkeypatch: pytest.Mo
         ("severity = { 'undeclared-dependancy' = 'off' }", "'undeclared dependancy'; did you mean 'undeclared dependency'?"),
         ("severity = { cycle = 'fatal' }", "severity.cycle: input should be 'error', 'warning'"),
         ("severity = { not-read = 'off' }", "'not read' cannot be 'off': list files that are not to be read under exclude"),
+        ("severity = { missing-folder = 'off' }", "'missing folder' cannot be 'off', as start-up refuses it"),
         ("severity = { cycle = 'off' }", "'cycle' cannot be 'off', as start-up refuses it"),
         ("allowed = [{ from = 'a', to = 'b' }]", "allowed.number 1.reason is missing"),
         ("allowed = [{ from = 'a', to = 'b', reason = 'x', kinds = ['imports'] }]", "allowed.number 1.kinds.number 1: input should be"),
@@ -182,6 +183,21 @@ def test_rules_that_are_not_understood_are_named_by_file_and_key(text: str, said
     assert str(raised.value).startswith(f"{path}: [tool.erpkit.modules]: ")
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["[[tool.erpkit.modules]]\nstrict = true\n", "tool.erpkit.modules = 3\n"])
+def test_rules_that_are_no_table_are_refused_rather_than_passed_over(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "modules.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="is no table"):
+        read_rules(path)
+
+
+def test_a_forbidden_coupling_of_a_module_that_there_is_not_is_said() -> None:
+    rules = Rules(forbidden=(Rule("saels", "cat*"), Rule("saels", "*")), path="pyproject.toml")
+    check = _check(rules)
+    assert _found(check) == [("unknown module", "warning")]
+    assert check.findings[0].problem == "no module is named saels, which a forbidden coupling names"
 
 
 def test_a_pyproject_that_cannot_be_read_is_an_error_rather_than_no_rules(

@@ -91,11 +91,8 @@ def test_a_runbook_is_thin_and_checks_that_it_ends_well(name: str) -> None:
     code = [cell.source for cell in _cells(name) if cell.cell_type == "code"]
     assert 8 <= len(code) <= 15
     assert sum(_is_checked(cell) for cell in _cells(name)) >= 3
-    assert re.search(
-        r"erpkit\.Summary\(|^\w+\.summary\(\w+\)$|^decision\.summary$|\.add_to\(decision\.summary\)$",
-        code[-1],
-        re.MULTILINE,
-    )
+    assert re.search(r"^ui\.prove\(.*[Ss]ummary.*, rehearsal, ", code[-1], re.MULTILINE)
+    assert any(source.endswith("ui.banner(erp, rehearsal)") for source in code)
     assert "close()" in code[-1]
     for source in _long_cells(code):
         pytest.fail(f"more than 14 lines: {source}")

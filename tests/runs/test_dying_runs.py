@@ -16,9 +16,11 @@ import nbformat
 import pytest
 
 from erpkit.database import Database
+from erpkit.errors import RunError
 from erpkit.runs import TimeLimits, list_runs, open_notebook, run_notebook
 from erpkit.runs.alive import LOCK, PREFIX, claimed, is_abandoned, sweep
 from erpkit.runs.entries import read_entries
+from erpkit.runs.fleet_file import FleetFile
 from erpkit.runs.killed import mark_killed, under_way
 from tests.command import erpkit, on_a_terminal
 from tests.tiny import write_notebook
@@ -175,6 +177,21 @@ def test_a_full_disk_leaves_no_half_of_a_notebook(environment: None, database: D
     with database.connection() as connection:
         (run,) = list_runs(connection, "big")
     assert run.outcome == "failed"
+
+
+def test_a_disk_that_was_full_before_leaves_no_empty_notebook(environment: None, tmp_path: Path) -> None:
+    path = write_notebook(tmp_path / "one.ipynb", "1")
+    code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); from erpkit.cli import main; main()"
+    command = [sys.executable, "-c", code, "run", str(path), "--output", "runs"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+    assert not list((tmp_path / "runs").glob("*.ipynb"))
+
+
+def test_a_full_disk_is_said_of_the_files_of_a_fleet() -> None:
+    with pytest.raises(RunError, match="cannot be written: No space left on device"):
+        FleetFile(Path("/dev/full")).add("one", RunError("its process died"))
 
 
 def test_json_stays_json_whatever_a_child_of_the_notebook_prints(environment: None, tmp_path: Path) -> None:

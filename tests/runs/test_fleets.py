@@ -12,7 +12,7 @@ import pytest
 import erpkit as package
 from erpkit.database import Database
 from erpkit.runs.entries import STORE, read_entries
-from erpkit.runs.report import write_index
+from erpkit.runs.index import write_index
 from erpkit.tenants import create_tenant
 from tests.command import erpkit, refused
 from tests.kernels.conftest import wait_until
@@ -98,6 +98,8 @@ def test_sets_and_tenants_multiply(database: Database, tmp_path: Path) -> None:
         ("a.csv", "n\n1\ntwo\n", "set 2: parameter n = 'two' is not of type int"),
         ("a.csv", "n\n1\n1\n", "the sets 1 and 2 are the same"),
         ("a.csv", "n\n1,2\n", "set 1 has more values than the first line has names"),
+        ("a.csv", "n,word,n\n1,one,2\n", "the first line names 'n' twice"),
+        ("a.csv", 'n\n"1\n', "unexpected end of data"),
         ("a.csv", "n\n", "holds no set of parameters"),
         ("a.csv", "word\npassword=hunter22\n", "set 1: parameter word holds a password"),
         ("a.yaml", "n: [1", "is not YAML"),

@@ -65,7 +65,7 @@ def test_the_report_the_record_and_the_message_tell_what_changed(
     assert "1 new, 1 known, 1 gone" in report
     assert report.index("1 new, 1 known, 1 gone") < report.index("probed")
     assert "new since" in report
-    assert "Facts: rows 130 (+30)" in report
+    assert "<dd>130</dd><dt>rows <b>+30</b></dt>" in report
     assert "First run: there is nothing to compare with" in first.report.read_text()
     assert [message["title"] for message in messages] == ["probe: findings"] * 2 + ["probe: findings, was findings"]
     assert "new: fjord drifts" in messages[2]["message"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import erpkit
 from erpkit.config import Settings
 from erpkit.database import Connection, Database, Tenant
 from erpkit.embedded import EmbeddedServer
@@ -305,16 +306,20 @@ def test_a_list_after_in_is_told_how_to_be_written(erp: Database, query: str) ->
     assert list(right.frame["a"]) == ["IN %s"]
 
 
-def test_the_explorers_filter_goes_through_the_same_guard(erp: Database) -> None:
-    explorer = Explorer(erp, [SUED])
-    explorer.table.value = "catalog_products"
-    explorer.filter.value = "name = 'pg_sleep(1)' OR price > 10 -- dear"
-    assert explorer.frame is not None
-    assert list(explorer.frame["sku"]) == ["b"]
-    explorer.filter.value = "('1'::text).pg_sleep IS NULL"
-    assert "pg_sleep cannot be used here" in explorer.state.value
-    explorer.filter.value = "EXISTS (SELECT FROM nord.sales_orders)"
-    assert "another schema than the tenant" in explorer.state.value
+def test_the_explorers_query_goes_through_the_same_guard(erp: Database) -> None:
+    with erpkit.open(erp.conninfo) as door:
+        explorer = Explorer(door, [SUED])
+        explorer.kind.value = "a query"
+        explorer.query.value = "SELECT sku FROM catalog_products WHERE name = 'pg_sleep(1)' OR price > 10 -- dear"
+        explorer.run.click()
+        assert explorer.frame is not None
+        assert list(explorer.frame["sku"]) == ["b"]
+        explorer.query.value = "SELECT ('1'::text).pg_sleep"
+        explorer.run.click()
+        assert "pg_sleep cannot be used here" in explorer._problem.value
+        explorer.query.value = "SELECT * FROM nord.sales_orders"
+        explorer.run.click()
+        assert "another schema than the tenant" in explorer._problem.value
 
 
 BEYOND = (

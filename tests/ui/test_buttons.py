@@ -14,9 +14,8 @@ from erpkit.database import Database
 from erpkit.erp import Erp
 from erpkit.migrations import Migration, plan_redo, plan_up, read_applied, run_plan
 from erpkit.modules import Registry
-from erpkit.plural import count_of
 from erpkit.sample.demo import Planted
-from erpkit.tenants import get_tenant, list_tenants, set_status
+from erpkit.tenants import get_tenant, list_tenants
 from erpkit.ui import (
     Decision,
     decide,
@@ -156,52 +155,20 @@ def test_a_replay_is_stopped_by_the_button_and_says_so(erp: Planted, door: Erp) 
     assert "cancelled" in told(guard)
     assert "--resume" in guard.view.value
     assert (guard.stop_button.disabled, guard.plan_button.disabled) == (True, False)
-
-
-def test_a_rebuild_is_stopped_gone_on_with_and_put_in_place(erp: Planted, database: Database, door: Erp) -> None:
-    prices = "SELECT sku, price FROM tenant_bluebird.catalog_price_list ORDER BY 1"
-    with database.connection() as connection:
-        before = connection.execute(prices).fetchall()
-        connection.execute("UPDATE tenant_bluebird.catalog_price_list SET price = 0")
-    guard = decide(door.events.rebuild("bluebird", "catalog.on_price_changed", rate=20))
-    assert guard.widget
-    guard.plan_button.click()
-    wait_until(lambda: "events" in told(guard))
-    click(guard, "stop")
-    assert "plan again to resume" in told(guard)
-    click(guard, "plan")
-    assert f"{count_of(len(before), 'row')} of bluebird differ" in guard.head.value
-    guard.confirm.value = guard.plan.id
-    click(guard, "apply")
-    assert f"{count_of(len(before), 'row')} of bluebird written or deleted" in told(guard)
-    with database.connection() as connection:
-        assert connection.execute(prices).fetchall() == before
-
-
-def test_an_active_tenant_is_not_offboarded_and_one_that_has_left_is(
-    erp: Planted, database: Database, door: Erp, tmp_path: Any
-) -> None:
-    guard = decide(door.tenants.offboard(erp.suspended, tmp_path))
-    click(guard, "plan")
-    guard.confirm.value = guard.plan.id
-    with database.connection() as connection:
-        set_status(connection, erp.suspended, "active")
-    click(guard, "apply")
-    assert f"tenant {erp.suspended} is active" in told(guard)
-    assert (erp.suspended in slugs(database), list(tmp_path.iterdir())) == (True, [])
-    with database.connection() as connection:
-        set_status(connection, erp.suspended, "archived")
-    click(guard, "apply")
+    handled, asked = guard.result.run.handled, guard.plan.record.event_count
+    assert guard.resume_button.layout.display is None
+    click(guard, "resume")
     assert guard.result is not None
-    assert (erp.suspended in slugs(database), [p.suffix for p in tmp_path.iterdir()]) == (False, [".erpkit"])
+    assert guard.result.run.state == "done"
+    assert guard.result.run.handled == asked - handled
+    assert guard.resume_button.layout.display == "none"
 
 
-def test_what_fails_is_told_in_one_line_and_the_buttons_work_again(erp: Planted, door: Erp, tmp_path: Any) -> None:
-    door.tenants.suspend(erp.drifted)
-    guard = decide(door.tenants.offboard(erp.drifted, tmp_path))
-    door.tenants.activate(erp.drifted)
-    click(guard, "plan")
-    assert 'role="alert"' in told(guard)
-    assert f"tenant {erp.drifted} is active" in told(guard)
-    assert "Traceback" not in told(guard)
-    assert (guard.plan_button.disabled, guard.apply_button.disabled) == (False, True)
+def test_the_id_stands_beside_the_button_and_the_summary_follows_the_plan(erp: Planted, door: Erp) -> None:
+    guard = decide(door.tenants.create("summed_up"))
+    assert guard.widget
+    assert guard.plan.id in guard.id.value
+    assert f"Dry run: plan {guard.plan.id}" in guard._live.value
+    guard.confirm.value = guard.plan.id
+    click(guard, "apply")
+    assert f"Applied: plan {guard.plan.id}" in guard._live.value

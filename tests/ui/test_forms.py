@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
+from uuid import UUID
 
 import ipywidgets
 import pytest
@@ -35,7 +36,9 @@ share: Decimal = "0.5"
 day: date = "2026-01-31"
 since: datetime | None = None
 options: dict = {}
+quick: bool = True
 dry_run: bool = True
+confirm: str = ""
 """
 
 
@@ -63,7 +66,8 @@ def fill(shown: Form, name: str, value: Any) -> None:
 
 
 def problem(shown: Form) -> str:
-    return str(shown.problem.value)
+    """Return what the fields say is wrong with them."""
+    return "".join(f"{name}: {field.error.value}\n" for name, field in shown.fields.items() if field.error.value)
 
 
 def text(widget: Any) -> str:
@@ -78,13 +82,13 @@ def test_each_type_has_its_field_and_the_notebook_gets_a_value_of_that_type() ->
     wanted: dict[str, tuple[type, Any]] = {
         "tenant": (ipywidgets.Dropdown, "acme"),
         "topic": (ipywidgets.Combobox, "billing.*"),
-        "uuids": (ipywidgets.TagsInput, ["a", "b"]),
+        "uuids": (ipywidgets.TagsInput, [str(UUID(int=1)), str(UUID(int=2))]),
         "on_error": (ipywidgets.Dropdown, "stop"),
         "workers": (ipywidgets.IntText, 5),
         "threshold": (ipywidgets.FloatText, 0.25),
         "day": (ipywidgets.DatePicker, date(2026, 2, 1)),
         "since": (ipywidgets.DatetimePicker, noon),
-        "dry_run": (ipywidgets.Checkbox, False),
+        "quick": (ipywidgets.Checkbox, False),
     }
     for name, (kind, value) in wanted.items():
         assert type(shown.fields[name].input) is kind, name
@@ -101,7 +105,8 @@ def test_each_type_has_its_field_and_the_notebook_gets_a_value_of_that_type() ->
 
 def test_a_form_shows_what_the_parameters_cell_says() -> None:
     shown = Form(executed(CELL, "workers: int = 4", "n: int = len('abc')"))
-    assert list(shown.fields) == [line.split(":")[0] for line in CELL.splitlines()[5:]]
+    names = [line.split(":")[0] for line in CELL.splitlines()[5:]]
+    assert list(shown.fields) == names[:-2]  # to apply, there are buttons
     assert shown.fields["workers"].input.value == 4  # the variable, as it is now
     assert shown.fields["day"].input.value == date(2026, 1, 31)
     for help_ in ("tenants to look at", "what to do", "side by side", "Decimal"):
@@ -114,19 +119,104 @@ def test_the_newest_version_of_the_parameters_cell_counts() -> None:
     assert "of late" in text(Form(executed(older, newer)).widget)
 
 
-def test_what_is_not_of_the_type_is_told_in_one_line_and_the_variable_stays() -> None:
+def test_what_is_wrong_is_told_at_each_field_in_words_and_the_variables_stay() -> None:
     namespace = executed(CELL)
     shown = Form(namespace)
     fill(shown, "rate", "fast")
-    assert "parameter rate = &#x27;fast&#x27; is not of type float | None" in problem(shown)
-    assert (namespace["rate"], problem(shown).count("\n"), shown.run_below.disabled) == (None, 0, True)
     fill(shown, "topic", "postgresql://erp:s3cret@db/erp")
-    fill(shown, "rate", "3")
-    assert "holds a password" in problem(shown)
+    fill(shown, "workers", 0)
+    fill(shown, "threshold", 7.0)
+    fill(shown, "uuids", ["17"])
+    fill(shown, "options", "[1]")
+    for name, words in {
+        "rate": "&#x27;fast&#x27; is not a number",
+        "topic": "holds a password",
+        "workers": "0 is too small: the least is 1",
+        "threshold": "7.0 is not a share",
+        "uuids": "&#x27;17&#x27; is not an id",
+        "options": "is not a JSON object",
+    }.items():
+        assert words in shown.fields[name].error.value, name
     assert "s3cret" not in problem(shown)
-    assert namespace["topic"] == "*"
-    fill(shown, "topic", "sales.*")
+    assert [namespace[name] for name in ("rate", "topic", "workers")] == [None, "*", 3]
+    assert shown.run_below.disabled
+    assert "Not run: look at topic, uuids, workers" in shown.summary.value
+    for name, value in {
+        "rate": "3",
+        "topic": "sales.*",
+        "workers": 2,
+        "threshold": 0.0,
+        "uuids": [],
+        "options": "{}",
+    }.items():
+        fill(shown, name, value)
     assert (problem(shown), namespace["topic"], shown.run_below.disabled) == ("", "sales.*", False)
+
+
+def test_a_topic_that_nobody_publishes_is_told_with_what_was_probably_meant() -> None:
+    shown = Form(executed(CELL))
+    fill(shown, "topic", "biling.*")
+    assert "there is no topic &#x27;biling.*&#x27;: did you mean billing.*" in problem(shown)
+    fill(shown, "topic", "sales.Order*")
+    assert problem(shown) == ""
+
+
+def test_values_that_do_not_go_together_are_told_at_the_one_to_change_and_hold_once_they_do() -> None:
+    namespace = executed("first_offset: int | None = None\nlast_offset: int | None = None")
+    shown = Form(namespace)
+    fill(shown, "first_offset", "9")
+    fill(shown, "last_offset", "4")
+    assert "before the first offset, 9" in shown.fields["last_offset"].error.value
+    fill(shown, "first_offset", "2")
+    assert (problem(shown), namespace["first_offset"], namespace["last_offset"]) == ("", 2, 4)
+
+
+def test_what_the_form_set_outlives_run_all_until_the_cell_says_something_else() -> None:
+    cell = "tenants: list[str] = []\nworkers: int = 3"
+    namespace = executed(cell)
+    shown = Form(namespace)
+    shown.fields["tenants"].entry.value = "acme"
+    fill(shown, "workers", 5)
+    assert "tenants = acme; workers = 5" in shown.summary.value
+    assert "press Run" in shown.summary.value
+    exec(cell, namespace)  # as Run All does
+    again = Form(namespace)
+    assert (namespace["tenants"], namespace["workers"]) == (["acme"], 5)
+    assert (again.fields["tenants"].input.value, again.fields["workers"].input.value) == (["acme"], 5)
+    assert "tenants = acme; workers = 5" in again.summary.value
+    assert "press Run" not in again.summary.value
+    exec(cell.replace("3", "8"), namespace)
+    again = Form(namespace)
+    assert (namespace["tenants"], namespace["workers"]) == (["acme"], 8)
+    again.reset()
+    assert (namespace["tenants"], again.fields["tenants"].input.value) == ([], [])
+    exec(cell, namespace)
+    assert "All as the notebook has it" in Form(namespace).summary.value
+
+
+def test_choices_that_would_be_refused_are_not_offered_and_a_typed_one_is_told_why(erp: Planted) -> None:
+    shown = Form(executed(CELL), kinds={"tenants": "active", "tenant": "inactive", "handlers": "replayable"})
+    assert erp.suspended not in shown.fields["tenants"].entry.options
+    assert [slug for _, slug in shown.fields["tenant"].input.options] == ["", erp.suspended]
+    assert "inventory.on_order_placed" not in shown.fields["handlers"].entry.options
+    assert "billing.on_invoice_created" in shown.fields["handlers"].entry.options
+    shown.fields["tenants"].entry.value = erp.suspended
+    assert f"{erp.suspended} is suspended" in problem(shown)
+
+
+def test_rare_fields_are_folded_until_one_of_them_is_set() -> None:
+    namespace = executed("limit: int = 1\nworkers: int = 3")
+    shown = Form(namespace, rare=["workers"])
+    assert (shown.folded.titles, shown.folded.selected_index) == (("More: workers",), None)
+    fill(shown, "workers", 4)
+    assert Form(namespace, rare=["workers"]).folded.selected_index == 0
+
+
+def test_a_time_is_shown_with_its_zone() -> None:
+    shown = Form(executed("from datetime import datetime\nsince: datetime | None = None"))
+    assert "in this browser&#x27;s time zone" in shown.fields["since"].below.value.replace("'", "&#x27;")
+    fill(shown, "since", datetime(2026, 2, 1, 12, tzinfo=timezone(timedelta(hours=2))))
+    assert "2026-02-01 10:00 UTC" in shown.fields["since"].below.value
 
 
 def test_pickers_list_the_real_tenants_topics_handlers_and_modules(erp: Planted) -> None:
@@ -153,7 +243,7 @@ def test_names_are_added_one_by_one_and_one_that_is_none_is_refused_with_a_hint(
         tenants.entry.value = name
     assert (namespace["tenants"], tenants.entry.value) == (["acme", "bluebird"], "")
     tenants.entry.value = "acne"
-    assert "tenants: there is no &#x27;acne&#x27;; did you mean acme?" in problem(shown)
+    assert "there is no tenant &#x27;acne&#x27;: did you mean acme?" in problem(shown)
     assert namespace["tenants"] == ["acme", "bluebird"]
     tenants.input.value = ["bluebird"]
     assert (namespace["tenants"], problem(shown)) == (["bluebird"], "")
@@ -183,7 +273,8 @@ def test_the_notebooks_own_declarations_make_a_form(name: str) -> None:
     cells = nbformat.read(open_notebook(name).path, as_version=4).cells
     (cell,) = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     shown = Form(executed(cell))
-    assert list(shown.fields) == [parameter.name for parameter in open_notebook(name).parameters]
+    declared = [parameter.name for parameter in open_notebook(name).parameters]
+    assert list(shown.fields) == [name for name in declared if name not in ("dry_run", "confirm")]
     assert problem(shown) == ""
 
 

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from erpkit.modules import Registry
 from erpkit.sample.demo import Planted
 from erpkit.tenants import find_tenants
 from erpkit.ui import Explorer, explore
+from erpkit.ui.explorer import as_query
 from tests.conftest import plant_copy
 from tests.counting import wait_until
 
@@ -148,8 +150,7 @@ def test_cells_go_on_after_the_server_dropped_their_connections(
         )
     assert run(shell, query).equals(before)
     explorer.table.value = "sales_customers"
-    assert explorer.frame is not None
-    assert len(explorer.frame) == 3
+    assert rows(explorer) == 3
 
 
 def test_an_interrupted_cell_is_cancelled_in_the_server_and_the_next_one_works(
@@ -185,51 +186,93 @@ def explorer(door: Erp, erp: Planted) -> Explorer:
     return explore(door, "acme", "catalog_products")
 
 
-def shown(explorer: Explorer) -> list[str]:
-    """The column `category` of the rows that are shown."""
+def ask(explorer: Explorer, query: str) -> str:
+    """Run a query in the explorer; return what stands at its field."""
+    explorer.kind.value = "a query"
+    explorer.query.value = query
+    explorer.run.click()
+    return html.unescape(explorer._problem.value)
+
+
+def rows(explorer: Explorer) -> int:
     assert explorer.frame is not None
-    return list(explorer.frame["category"])
+    return len(explorer.frame)
 
 
-def test_the_explorer_shows_filters_and_counts(explorer: Explorer, erp: Planted) -> None:
+def test_the_explorer_reads_one_tenant_or_all_and_a_table_or_a_query(
+    explorer: Explorer, erp: Planted, shell: InteractiveShell
+) -> None:
     assert erp.suspended not in explorer.tenant.options
-    assert (len(shown(explorer)), explorer.state.value) == (6, "6 rows")
-    explorer.filter.value = "category ILIKE '%fit%'"
-    assert set(shown(explorer)) == {"Fittings"}
-    explorer.chart.value = "category"
-    assert "acme, catalog_products: rows by category" in explorer.picture.value
-    explorer.tenant.value = erp.tenants[1]
-    assert (explorer.table.value, explorer.filter.value) == ("catalog_products", "category ILIKE '%fit%'")
-    explorer.table.value = "sales_orders"
-    assert (explorer.filter.value, explorer.picture.value) == ("", "")
-    explorer.chart.value = "placed_on"
-    assert "rows by month of placed_on" in explorer.picture.value
+    assert (rows(explorer), explorer.state.value) == (6, "6 rows of acme")
+    explorer.table.value = "sales_customers"
+    explorer.tenant.value = ""
+    assert explorer.table.value == "sales_customers"  # what is chosen stays
+    assert (rows(explorer), explorer.state.value) == (9, "9 rows of 3 tenants")
+    assert ask(explorer, "SELECT count(*) AS n FROM sales_orders") == ""
+    assert (rows(explorer), explorer.state.value) == (3, "3 rows of 3 tenants")
+
+
+@pytest.mark.parametrize("tenant", ["acme", ""])
+def test_the_query_that_is_shown_reads_the_same_rows_in_a_cell(
+    door: Erp, erp: Planted, shell: InteractiveShell, tenant: str
+) -> None:
+    explorer = explore(door, "acme", "sales_orders", limit=2)
+    explorer.tenant.value = tenant
+    cell = as_query("SELECT * FROM sales_orders", tenant, 2)
+    assert html.unescape(explorer.cell.value).count(cell) == 1
+    assert explorer.frame is not None
+    assert run(shell, cell).equals(explorer.frame)
+
+
+def test_a_tenant_that_a_cell_of_sql_cannot_name_is_asked_in_python(door: Erp, erp: Planted) -> None:
+    assert as_query("SELECT 1", "Kunde 04", 5) == "erp.query('SELECT 1', tenants=['Kunde 04'], limit=5)"
+    query = "SELECT '%(name)s' AS text"
+    found = eval(as_query(query, "acme", 5), {"erp": door})
+    assert found.frame["text"].tolist() == ["%(name)s"]
+
+
+def test_a_search_shows_the_tenants_that_fit_and_chooses_the_only_one(explorer: Explorer, erp: Planted) -> None:
+    explorer.tenant.search.value = "BLUE"
+    assert [key for _, key in explorer.tenant.list.options] == ["bluebird"]
+    assert explorer.tenant.value == "bluebird"
+    explorer.tenant.search.value = "acne"
+    assert "no tenant fits 'acne': did you mean acme?" in html.unescape(explorer.tenant._problem.value)
+    assert explorer.tenant.value == "bluebird"  # until another one is chosen
+    explorer.tenant.search.value = ""
+    assert "alert" not in explorer.tenant._problem.value
+    explorer.table.search.value = "ordrs"
+    assert "no table fits 'ordrs'" in html.unescape(explorer.table._problem.value)
 
 
 @pytest.mark.parametrize(
-    ("condition", "problem"),
+    ("query", "problem"),
     [
-        ("pric > 3", 'column "pric" does not exist'),
-        ("price > ", "syntax error"),
-        ("true; DELETE FROM catalog_products", "more than one statement"),
-        ("true) AND set_config('role', 'postgres', true) IS NOT NULL AND (true", "leave the tenant's role"),
-        ("EXISTS (SELECT FROM tenant_bluebird.sales_orders)", "permission denied"),
-        ("nextval('billing_invoices_number_seq') > 0", "nextval cannot be used here"),
-        ("(SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b) > 0", "took longer than"),
+        ("SELECT pric FROM catalog_products", 'column "pric" does not exist'),
+        ("SELECT FROM WHERE", "syntax error"),
+        ("SELECT * FROM orders", 'relation "orders" does not exist'),
+        ("DELETE FROM catalog_products", "only a query that reads"),
+        ("SELECT 1; DELETE FROM catalog_products", "more than one statement"),
+        ("SELECT set_config('role', 'postgres', true)", "leave the tenant's role"),
+        ("SELECT * FROM tenant_bluebird.sales_orders", "permission denied"),
+        ("SELECT nextval('billing_invoices_number_seq')", "nextval cannot be used here"),
+        ("", "write a query that reads"),
     ],
 )
-def test_a_filter_that_is_wrong_or_does_harm_is_told_in_one_line(
-    database: Database, erp: Planted, condition: str, problem: str
+def test_a_query_that_is_wrong_or_does_harm_is_told_at_its_field_in_one_line(
+    explorer: Explorer, query: str, problem: str
 ) -> None:
-    with database.connection() as connection:
-        explorer = Explorer(database, find_tenants(connection, ["acme"], None), seconds=1)
-    explorer.table.value = "catalog_products"
-    explorer.filter.value = condition
-    assert problem in html.unescape(explorer.state.value)
-    assert "\n" not in explorer.state.value
-    assert (explorer.frame, explorer.view.value) == (None, "")
-    explorer.filter.value = ""
-    assert len(shown(explorer)) == 6
+    told = ask(explorer, query)
+    assert problem in told
+    assert "\n" not in told
+    assert (explorer.frame, explorer.cell.value) == (None, "")
+    assert ask(explorer, "SELECT 1 AS one") == ""
+    assert rows(explorer) == 1
+
+
+def test_a_query_that_takes_too_long_is_stopped(explorer: Explorer) -> None:
+    explorer.seconds = 1
+    long = "SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b"
+    assert "took longer than 1 s" in ask(explorer, long)
 
 
 ODD = """
@@ -248,24 +291,39 @@ def test_the_explorer_reads_tables_with_odd_names_columns_and_values(
     explorer = explore(door, "acme", "100% 'odd'")
     assert explorer.frame is not None
     assert list(explorer.frame.columns) == ["tenant", 'a"b', "Größe", "note"]
+    page = explorer._repr_mimebundle_()["text/html"]
     for text in ("{&quot;k&quot;: [1]}", "1234.50", "NULL", "&lt;b&gt;"):
-        assert text in explorer.view.value
-    explorer.chart.value = "tenant"
-    assert "height:.22em" in explorer.picture.value  # a bar
+        assert text in page
 
 
 def test_a_tenant_or_table_to_open_on_that_is_not_there_is_told(door: Erp, erp: Planted) -> None:
     for tenant, table, problem in (
         ("acne", "", "did you mean acme"),
         (erp.suspended, "", "only active tenants"),
-        ("acme", "orders", "acme has no table orders: it has .*billing_"),
+        ("acme", "sales_ordrs", "acme has no table sales_ordrs: did you mean sales_orders"),
     ):
         with pytest.raises(UsageError, match=problem):
             explore(door, tenant, table)
 
 
-def test_without_tenants_the_explorer_says_so(database: Database) -> None:
-    assert "no active tenants" in Explorer(database, []).state.value
+def test_without_tenants_the_explorer_says_so_at_their_field(door: Erp, erp: Planted) -> None:
+    explorer = Explorer(door, [])
+    assert "there are no active tenants to read: erpkit tenants create NAME" in explorer.tenant._problem.value
+    assert "there are no active tenants" in explorer._repr_mimebundle_()["text/html"]
+
+
+def test_a_tenant_that_may_not_be_read_is_named_and_the_others_are_shown(
+    database: Database, door: Erp, erp: Planted
+) -> None:
+    unread = replace(door.one("bluebird"), schema="tenant_nowhere")
+    explorer = Explorer(door, [door.one("acme"), door.one(erp.tenants[2]), unread], "bluebird")
+    assert "alert" in explorer.tenant._problem.value
+    assert explorer.frame is None
+    explorer.tenant.value = ""
+    explorer.table.value = "sales_orders"
+    assert "bluebird: " in explorer.tenant._problem.value, explorer.table._problem.value
+    assert explorer.frame is not None, explorer.table._problem.value + explorer.tenant._problem.value
+    assert set(explorer.frame["tenant"]) == {"acme", erp.tenants[2]}
 
 
 def test_the_explorer_opens_on_the_first_table_of_the_first_tenant(door: Erp, erp: Planted) -> None:

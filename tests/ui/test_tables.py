@@ -10,7 +10,7 @@ from typing import Any
 import pandas
 import pytest
 
-from erpkit.table import Table
+from erpkit.table import Column, Table
 from erpkit.ui import show
 
 
@@ -40,7 +40,7 @@ def test_a_grid_holds_the_text_of_the_table_and_sorts_numbers_as_numbers() -> No
     assert rows[2][:3] == ["t2", "2,000", "1"]
     assert rows[1][3] == "-"  # what DataTables takes for no number
     kinds = {tuple(one["targets"]): one.get("type") or one["className"] for one in told["columnDefs"]}
-    assert kinds == {(1, 2, 3): "num-fmt", (0, 4): "dt-left", (4,): "erpkit-long"}
+    assert kinds == {(1, 2, 3): "html-num-fmt", (0, 4): "dt-left", (4,): "erpkit-long"}
 
 
 def test_a_grid_of_very_many_rows_holds_the_first_of_them_and_says_so() -> None:
@@ -53,6 +53,14 @@ def test_a_grid_of_very_many_rows_holds_the_first_of_them_and_says_so() -> None:
 def test_html_in_a_cell_is_text() -> None:
     told = arguments(show(pandas.DataFrame({"name": ["<script>alert(1)</script>"] * 3})))
     assert "<script>" not in told["data_json"]
+
+
+def test_in_a_grid_rows_in_trouble_stand_first_and_are_coloured() -> None:
+    pending = Column[int]("pending", lambda n: n, tone=lambda n: "warning" if n == 3 else "")
+    told = arguments(Table([Column[int]("tenant", lambda n: f"<b>{n}"), pending], [1, 2, 3, 4]))
+    rows = json.loads(told["data_json"])
+    assert [row[0] for row in rows] == ["&lt;b&gt;3", "&lt;b&gt;1", "&lt;b&gt;2", "&lt;b&gt;4"]
+    assert ["background" in row[1] for row in rows] == [True, False, False, False]
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2])

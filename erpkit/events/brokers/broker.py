@@ -70,12 +70,13 @@ class Subscription:
     """A consumer group, by its name for the broker, on one topic of all tenants.
 
     `receive` is called from a thread of the broker's, one call a group at a time. What it was given is acknowledged when it
-    returns, and delivered again when it raises.
+    returns, and delivered again when it raises. `leave_out` is told of each message that is no event, and so in no delivery.
     """
 
     group: str
     topic: str
     receive: Callable[[Sequence[Delivery]], None]
+    leave_out: Callable[[], None] = lambda: None
 
 
 def queue_of(group: ConsumerGroup, topic: str) -> str:

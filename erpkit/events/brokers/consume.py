@@ -17,11 +17,9 @@ import psycopg
 from erpkit.database import Connection, Database, Tenant
 from erpkit.errors import DatabaseError, ErpkitError, TenantNotActiveError
 from erpkit.events.brokers.broker import FROM_BROKER, Broker, Delivery, Subscription, queue_of
-from erpkit.events.checkpoints import group_lock, move_checkpoint, read_batch
+from erpkit.events.checkpoints import group_lock
 from erpkit.events.consumer import Consumer, group_of
-from erpkit.events.dead_letters import add_dead_letter
 from erpkit.events.dispatch import BATCH, dispatch_batch
-from erpkit.events.handling import ATTEMPTS
 from erpkit.events.log import append, name_log_behind
 from erpkit.events.message import Message
 from erpkit.events.timeout import Watchdog
@@ -29,13 +27,10 @@ from erpkit.modules import EventHandler, Registry
 
 _LOOK = 0.05  # seconds between two looks at `stop`
 _FORGET_TENANTS = 30  # seconds
+_PAUSE = 1.0  # seconds before what failed is tried again
 _END_WITHIN = 10  # seconds for what is in flight when it is to stop
 
 _log = logging.getLogger("erpkit.brokers")
-
-
-class NotActiveError(ErpkitError):
-    """An event came for a tenant that is suspended or archived."""
 
 
 class BusyError(ErpkitError):
@@ -56,11 +51,16 @@ class ConsumeOptions:
 
 @dataclass(frozen=True)
 class Consumed:
-    """How many deliveries were handled, how many became dead letters, and how many were for an unknown tenant."""
+    """How many deliveries were handled, became dead letters, were for an unknown tenant, and could not be read as an event.
+
+    `left` are those that wait in the log of a tenant that is not active.
+    """
 
     handled: int
     dead: int
     unknown: int
+    unreadable: int = 0
+    left: int = 0
 
 
 def consume(
@@ -75,14 +75,15 @@ def consume(
     Each handler is a consumer group with the checkpoint that `dispatch` knows too. A delivery brings the group up to that event, in
     the order of the tenant's log, whatever order the broker delivers in; the broker is told after the commit, and what is delivered
     again does nothing. What another program published is appended to the log first. An event that keeps failing becomes a dead
-    letter, as do those of a tenant that is not active; one for a tenant that does not exist is counted and left. While the
+    letter. Those of a tenant that is not active wait in its log, and are handled once it is active again; one for a tenant that does
+    not exist, or of another program for one that is archived, is counted and left. While the
     database is away nothing is acknowledged. A batch ends early where somebody waits to suspend, rename or drop its tenant.
     Raises BrokerError when the broker cannot be reached.
     """
     options = options or ConsumeOptions()
     work = _Consuming(database, registry, list_tenants, Watchdog(options.limit))
     subscriptions = [
-        Subscription(queue_of(group, topic), topic, partial(work.receive, handler))
+        Subscription(queue_of(group, topic), topic, partial(work.receive, handler), partial(work.count, unreadable=1))
         for handler in registry.event_handlers.values()
         for group in [group_of(registry, handler)]
         for topic in group.topics
@@ -91,10 +92,11 @@ def consume(
         with broker.consuming(subscriptions):
             work.last_delivery = time.monotonic()
             while not options.stop.wait(_LOOK):
+                work.catch_up()
                 if options.idle is not None and work.idle_for() > options.idle:
                     break
         work.wait_until_idle()
-    return Consumed(work.handled, work.dead, work.unknown)
+    return work.counts
 
 
 @dataclass
@@ -105,10 +107,11 @@ class _Consuming:
     registry: Registry
     list_tenants: Callable[[], Sequence[Tenant]]
     watchdog: Watchdog
-    handled: int = 0
-    dead: int = 0
-    unknown: int = 0
+    counts: Consumed = Consumed(0, 0, 0)
     busy: int = 0
+    waiting: dict[tuple[str, str], Message] = field(
+        default_factory=dict
+    )  # by tenant and handler, the last that was left
     last_delivery: float = 0
     _tenants: dict[str, Tenant] = field(default_factory=dict)
     _read_at: float = -_FORGET_TENANTS
@@ -148,11 +151,30 @@ class _Consuming:
     ) -> None:
         if tenant is None:
             _log.warning("group %s: %d events for %s, which is no tenant, were left", handler.name, len(messages), slug)
-            self._count(unknown=len(messages))
+            self.count(unknown=len(messages))
         else:
-            consumer = Consumer(tenant, self.registry, handler, self.watchdog)
-            dead = Deliveries(self.database, consumer).handle(messages)
-            self._count(handled=max(len(messages) - dead, 0), dead=dead)
+            deliveries = Deliveries(self.database, Consumer(tenant, self.registry, handler, self.watchdog))
+            if tenant.is_active:
+                dead = deliveries.handle(messages)
+                self.count(handled=max(len(messages) - dead, 0), dead=dead)
+            else:
+                left = deliveries.leave(messages)
+                self.count(left=left, unknown=len(messages) - left)
+                self.waiting[slug, handler.name] = messages[-1]
+
+    def catch_up(self) -> None:
+        """Handle what was left in the logs of tenants that are active again."""
+        for (slug, name), message in [*self.waiting.items()]:
+            try:
+                tenant = self._tenant(slug)
+                if tenant is None or tenant.is_active:
+                    self.waiting.pop((slug, name))
+                if tenant is not None and tenant.is_active:
+                    self.receive(self.registry.event_handlers[name], [Delivery(slug, message)])
+            except Exception as error:  # as that of a delivery, but no broker brings this one again
+                _log.warning("group %s: to be tried again: %s", name, error)
+                self.waiting.setdefault((slug, name), message)
+                time.sleep(_PAUSE)
 
     def _tenant(self, slug: str) -> Tenant | None:
         with self._lock:
@@ -166,9 +188,12 @@ class _Consuming:
         with self._lock:
             self._read_at = -_FORGET_TENANTS
 
-    def _count(self, handled: int = 0, dead: int = 0, unknown: int = 0) -> None:
+    def count(self, **more: int) -> None:
+        """Add to the counts, by their names in `Consumed`."""
         with self._lock:
-            self.handled, self.dead, self.unknown = self.handled + handled, self.dead + dead, self.unknown + unknown
+            self.counts = replace(
+                self.counts, **{name: getattr(self.counts, name) + count for name, count in more.items()}
+            )
 
 
 @dataclass(frozen=True)
@@ -187,8 +212,22 @@ class Deliveries:
         Raises BusyError while another process keeps the group to itself, and TenantNotActiveError where the tenant has been suspended
         meanwhile.
         """
-        until = self._last_offset(messages)
-        return self._handle_until(until) if self.consumer.tenant.is_active else self._dead_letter_until(until)
+        return self._handle_until(self._last_offset(messages))
+
+    def leave(self, messages: Sequence[Message]) -> int:
+        """Leave messages of a tenant that is not active in its log, for later; return how many are there.
+
+        Those of other programs are appended to it, unless the tenant is archived: then nothing is written.
+        """
+        if self.consumer.tenant.status != "archived":
+            self._last_offset(messages)
+            return len(messages)
+        with (
+            name_log_behind(self.consumer.tenant),
+            self.database.tenant_transaction(self.consumer.tenant) as connection,
+        ):
+            missing = _missing(connection, self.consumer, messages)
+        return sum(message.uuid not in missing for message in messages)
 
     def _last_offset(self, messages: Sequence[Message]) -> int:
         """Return the highest offset of the messages in the log, where those of other programs are appended."""
@@ -238,22 +277,6 @@ class Deliveries:
                 )
         except psycopg.errors.LockNotAvailable:
             raise BusyError(f"{self.consumer}: another process has the group for {self.turn_within} s") from None
-
-    def _dead_letter_until(self, until: int) -> int:
-        """Dead-letter what waits up to an offset, as the tenant is not active."""
-        tenant, dead = self.consumer.tenant, 0
-        error = NotActiveError(f"tenant {tenant.slug} is {tenant.status}")
-        while waiting := self._count_waiting(until):
-            with self._transaction() as connection:
-                _, messages = read_batch(connection, self.consumer.group, waiting)
-                for message in messages or ():
-                    add_dead_letter(connection, self.consumer, message, error, ATTEMPTS)
-                if messages:
-                    move_checkpoint(connection, self.consumer.group, messages[-1].offset or 0)
-            if not messages:
-                raise BusyError(f"{self.consumer}: another process has the group")
-            dead += len(messages)
-        return dead
 
     def _transaction(self) -> AbstractContextManager[Connection]:
         tenant = self.consumer.tenant

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import NAMESPACE_OID, UUID, uuid5
 
@@ -27,6 +28,10 @@ _WIPED = "WipedError:"
 _LETTER = """
 INSERT INTO erpkit_dead_letters (handler, uuid, "offset", topic, error, attempts) VALUES (%s, %s, %s, %s, %s, 1)
     ON CONFLICT (handler, uuid) DO UPDATE SET "offset" = EXCLUDED."offset", error = EXCLUDED.error, failed_at = now(), status = 'open'
+"""
+
+_UNLESS_NOTED = b"""
+    WHERE erpkit_dead_letters.status <> 'open' OR erpkit_dead_letters."offset" < EXCLUDED."offset"
 """
 
 _RESOLVE = """
@@ -142,35 +147,52 @@ def prepare(
 ) -> list[Forwarded]:
     """Make on the broker what these groups need; return what a broker without the mark has lost, noted with each of all `tenants`.
 
-    Those that are not active are among them, as the mark is there when they are active again. A tenant that cannot be read is named
-    in `errors`, with the reason.
+    Those that are not active are among them, as the mark is there when they are active again. A tenant that cannot be noted is named
+    in `errors`, with the reason; the mark is then left by a later call, once all are noted.
     """
     broker.declare(groups)
     if broker.has_mark():
         return []
     lost: list[Forwarded] = []
+    failed: dict[str, str] = {}
     for tenant in tenants:
-        with note_failure(tenant, errors), name_log_behind(tenant):
+        with note_failure(tenant, failed), name_log_behind(tenant):
             if offset := note_wiped(database, tenant, broker):
                 lost.append(Forwarded(tenant.slug, 0, offset, lost=True))
-    broker.leave_mark()
+    errors.update(failed)
+    if not failed:
+        broker.leave_mark()
     return lost
 
 
 def note_wiped(database: Database, tenant: Tenant, broker: Broker) -> int:
-    """Note as a dead letter of the forwarder that the broker has lost what was forwarded; return up to which offset, 0 if nothing was.
+    """Note as a dead letter of the forwarder that the broker has lost what was forwarded; return up to which offset.
 
-    For a broker without the forwarder's mark: it was wiped or purged, or is another one under the same name.
+    For a broker without the forwarder's mark: it was wiped or purged, or is another one under the same name. 0 is returned where
+    nothing was forwarded, and where this was noted before, as the mark is missing until it is noted with each tenant.
     """
     group = forward_group(broker)
-    with database.tenant_transaction(tenant, write=True) as connection:
+    with _writing(database, tenant) as connection:
         row = connection.execute(
             'SELECT "offset" FROM erpkit_checkpoints WHERE consumer_group = %s AND "offset" > 0', [group]
         ).fetchone()
         if row:
             lost = f"{_WIPED} {broker.name} has lost what was forwarded up to offset {row[0]}: it was wiped or purged, or is another"
-            connection.execute(_LETTER, [group, wiped_uuid(group), row[0], "*", lost])
-    return int(row[0]) if row else 0
+            values = [group, wiped_uuid(group), row[0], "*", lost]
+            is_new = connection.execute(_LETTER.encode() + _UNLESS_NOTED, values).rowcount
+    return int(row[0]) if row and is_new else 0
+
+
+@contextmanager
+def _writing(database: Database, tenant: Tenant) -> Iterator[Connection]:
+    """Write to a tenant's log; to that of an archived one with the rights of the login, as its role may only read."""
+    if tenant.status != "archived":
+        with database.tenant_transaction(tenant, write=True) as connection:
+            yield connection
+        return
+    with database.transaction() as connection:
+        connection.execute("SELECT set_config('search_path', quote_ident(%s), true)", [tenant.schema])
+        yield connection
 
 
 def wiped_uuid(group: str) -> UUID:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -64,7 +64,7 @@ class RedisBroker(StreamBroker):
         await client.publish(
             body_of(message),
             stream=self._published_as(tenant, message, route),
-            headers={**headers_of(tenant, message, route), "content-type": JSON},
+            headers=_counted_in_bytes({**headers_of(tenant, message, route), "content-type": JSON}),
             correlation_id=message.correlation_id,
             pipeline=pipeline,
         )
@@ -123,3 +123,12 @@ class RedisBroker(StreamBroker):
 
     def _name(self, raw: Any) -> str:
         return str(raw["channel"])
+
+
+def _counted_in_bytes(headers: Mapping[str, str]) -> dict[str | bytes, str | bytes]:
+    """Return the headers, as bytes where they are not ASCII: FastStream counts a string's characters, and reads as many bytes."""
+    return {_bytes_of(key): _bytes_of(value) for key, value in headers.items()}
+
+
+def _bytes_of(text: str) -> str | bytes:
+    return text if text.isascii() else text.encode()

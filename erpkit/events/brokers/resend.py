@@ -8,6 +8,7 @@ from datetime import datetime
 
 from erpkit.database import IMPATIENT, Connection, Database, Tenant, note_failure
 from erpkit.errors import ErpkitError, PlanChangedError
+from erpkit.events.brokers.broker import FROM_BROKER
 from erpkit.events.brokers.forward import wiped_uuid
 from erpkit.events.checkpoints import group_lock
 from erpkit.events.log import check_time_zones, name_log_behind
@@ -16,32 +17,43 @@ from erpkit.plan import plan_id
 from erpkit.plural import count_of
 from erpkit.table import Column, Table
 
+# What a broker lost (see `note_wiped`) before an offset and still is in the log.
+_LOST = """
+SELECT FROM erpkit_dead_letters d JOIN erpkit_events l ON l."offset" <= d."offset" AND NOT l.metadata ? %(from_broker)s
+ WHERE d.handler = %(group)s AND d.uuid = %(wiped)s AND d.status = 'open'
+"""
+
 # By time, the first offset, as a clock that was set back leaves later events with earlier times.
-_POINT = """
-SELECT c."offset", coalesce(min(e."offset"), 0), count(e."offset") FROM erpkit_checkpoints c LEFT JOIN (
+_POINT = f"""
+SELECT c."offset", coalesce(min(e."offset"), 0), count(e."offset"),
+       (SELECT count(*) FROM ({_LOST} AND l."offset" < min(e."offset")) lost) FROM erpkit_checkpoints c LEFT JOIN (
        SELECT "offset" FROM erpkit_events WHERE "offset" >= CASE WHEN %(since)s::timestamptz IS NULL THEN %(offset)s ELSE
               (SELECT min("offset") FROM erpkit_events WHERE recorded_at >= %(since)s) END) e ON e."offset" <= c."offset"
  WHERE c.consumer_group = %(group)s GROUP BY 1
-"""
+"""  # noqa: S608 - a constant
 
 _REWIND = """
 UPDATE erpkit_checkpoints SET "offset" = %s, updated_at = now() WHERE consumer_group = %s AND "offset" = %s
 """
 
-_RESOLVE = """
-UPDATE erpkit_dead_letters SET status = 'resolved', resolved_at = now(), resolved_by = current_user, reason = %s
- WHERE handler = %s AND uuid = %s AND status = 'open'
-"""
+_RESOLVE = f"""
+UPDATE erpkit_dead_letters SET status = 'resolved', resolved_at = now(), resolved_by = current_user, reason = %(reason)s
+ WHERE handler = %(group)s AND uuid = %(wiped)s AND status = 'open' AND NOT EXISTS ({_LOST} AND l."offset" < %(first)s)
+"""  # noqa: S608 - a constant
 
 
 @dataclass(frozen=True)
 class Rewind:
-    """From which offset the events of a tenant are sent again, how many there are, and the checkpoint before."""
+    """From which offset the events of a tenant are sent again, how many there are, and the checkpoint before.
+
+    `lost` is how many the broker has lost before that offset: they stay lost, and the dead letter that says so stays open.
+    """
 
     tenant: Tenant
     first_offset: int
     events: int
     checkpoint: int
+    lost: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,8 +84,15 @@ class ResendPlan:
 
     @property
     def findings(self) -> list[Finding]:
-        """The tenants that could not be read."""
-        return not_read(self.errors)
+        """What stays lost as it lies before the offset, and the tenants that could not be read."""
+        problem = "the broker has lost events before the offset, too: they are not sent again"
+        lost = [
+            Finding("still lost", one.tenant.slug, problem,
+                    remedy=f"erpkit events forward --tenant {one.tenant.slug} --from beginning",
+                    evidence=(f"{count_of(one.lost, 'event')} before offset {one.first_offset}",))
+            for one in self.rewinds if one.lost
+        ]  # fmt: skip
+        return [*lost, *not_read(self.errors)]
 
     @property
     def tables(self) -> tuple[Table[Rewind], ...]:
@@ -103,9 +122,10 @@ def plan_resend(
     for tenant in tenants:
         with note_failure(tenant, errors), name_log_behind(tenant), database.tenant_transaction(tenant) as connection:
             connection.execute(IMPATIENT)
-            row = connection.execute(_POINT, {"group": group, "offset": offset, "since": since}).fetchone()
+            values = {**_names(group), "offset": offset, "since": since}
+            row = connection.execute(_POINT.encode(), values).fetchone()
             if row and row[2]:
-                rewinds.append(Rewind(tenant, first_offset=row[1], events=row[2], checkpoint=row[0]))
+                rewinds.append(Rewind(tenant, first_offset=row[1], events=row[2], checkpoint=row[0], lost=row[3]))
     return ResendPlan(group, tuple(rewinds), errors)
 
 
@@ -125,4 +145,9 @@ def _rewind(connection: Connection, group: str, one: Rewind) -> None:
     connection.execute(f"SELECT pg_advisory_xact_lock({group_lock('current_schema()', '%s')})", [group])
     if connection.execute(_REWIND, [one.first_offset - 1, group, one.checkpoint]).rowcount != 1:
         raise ErpkitError(f"tenant {one.tenant.slug}: {group} has moved on meanwhile: plan again")
-    connection.execute(_RESOLVE, [f"sent again from offset {one.first_offset}", group, wiped_uuid(group)])
+    reason = f"sent again from offset {one.first_offset}"
+    connection.execute(_RESOLVE.encode(), {**_names(group), "first": one.first_offset, "reason": reason})
+
+
+def _names(group: str) -> dict[str, object]:
+    return {"group": group, "wiped": wiped_uuid(group), "from_broker": FROM_BROKER}

@@ -271,14 +271,15 @@ class StreamBroker(ABC):
         """Tell whether some subscriber has ended, or has nothing to read from."""
         return not all(subscriber.running for subscriber in client.subscribers)
 
-    def _deliveries(self, topic: str, message: Any) -> list[Delivery]:
+    def _deliveries(self, subscription: Subscription, message: Any) -> list[Delivery]:
         deliveries = []
         for name, headers, body in self._parts(message):
             tenant, said = self.naming.read(name)
             try:
-                deliveries.append(from_wire(said or topic, headers, body, tenant))
+                deliveries.append(from_wire(said or subscription.topic, headers, body, tenant))
             except MalformedError as error:
                 _log.warning("broker %s: left out: %s", self.name, error)
+                subscription.leave_out()
         return deliveries
 
     async def _stop(self, client: Any) -> None:
@@ -341,8 +342,7 @@ class _Group:
 
     async def _hand_over(self) -> None:
         batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-        topic = self._subscription.topic
-        deliveries = [each for message, _ in batch for each in self._broker._deliveries(topic, message)]
+        deliveries = [each for message, _ in batch for each in self._broker._deliveries(self._subscription, message)]
         success = await self._call_handler(deliveries)
         for _, done in batch:
             done.set_result(success)

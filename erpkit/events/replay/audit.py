@@ -100,7 +100,7 @@ class ReplayHistory(Result):
     @property
     def table(self) -> Table[ReplayRecord]:
         """One row per replay and tenant: who asked for it, and how it ended."""
-        return Table(_RECORDS, self.records, "Nothing was ever replayed here.")
+        return Table(_RECORDS, self.records, "Nothing was ever replayed here.", in_order=True)
 
     @property
     def result_table(self) -> Table[_Result]:

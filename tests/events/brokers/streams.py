@@ -36,3 +36,15 @@ def purge_stream(server: NatsServer) -> None:
         await client.close()
 
     asyncio.run(purge())
+
+
+def take(server: NatsServer, consumer: str, subject: str) -> None:
+    """Take a message as one of the consumer's processes, and do not acknowledge it."""
+
+    async def fetch() -> None:
+        client = await nats_client.connect(server.url)
+        subscription = await client.jetstream().pull_subscribe(subject, durable=consumer, stream="ERP")
+        await subscription.fetch(1, timeout=10)
+        await client.close()
+
+    asyncio.run(fetch())

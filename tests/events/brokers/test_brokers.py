@@ -7,7 +7,7 @@ import pytest
 
 from erpkit.database import Database, Tenant
 from erpkit.errors import BrokerError
-from erpkit.events import Message, append, consumer_groups, dispatch, list_dead_letters, read_lag
+from erpkit.events import ConsumerGroup, Message, append, consumer_groups, dispatch, list_dead_letters, read_lag
 from erpkit.events.brokers import Broker, MemoryBroker, Route, Subscription
 from erpkit.events.brokers.kafka import KafkaBroker
 from erpkit.events.brokers.rabbit import RabbitBroker
@@ -93,6 +93,28 @@ def test_what_is_replayed_to_another_subject_reaches_no_handler(
     with redis.consuming([listen]):
         wait_until(lambda: acme.slug in heard)
     assert heard.count(acme.slug) == 1
+
+
+@pytest.mark.parametrize("kind", ["jetstream", "redis", "rabbit", "kafka"])
+def test_headers_that_are_not_ascii_come_back_as_they_were_sent(
+    acme: Tenant, request: pytest.FixtureRequest, kind: str
+) -> None:
+    """As the name of a class `Geändert` is one of them; NATS takes only ASCII for a header's name."""
+    broker: Broker = request.getfixturevalue(kind)
+    metadata = {"name": "Geändert", "note": "ü 🚀", "correlation_id": "Müller"} | (
+        {} if kind == "jetstream" else {"ü": "ö"}
+    )
+    message, heard = Message("counter.Counted", {"number": 1, "note": "ü"}, metadata=metadata), list[Message]()
+    listen = Subscription(
+        f"spy.{acme.slug}",
+        "counter.Counted",
+        lambda deliveries: heard.extend(one.message for one in deliveries if one.tenant == acme.slug),
+    )
+    broker.declare([ConsumerGroup(listen.group, (listen.topic,))])
+    broker.publish(acme.slug, [message])
+    with broker.consuming([listen]):
+        wait_until(lambda: heard)
+    assert (heard[0].metadata, heard[0].payload) == (metadata, message.payload)
 
 
 def test_rabbitmq_says_that_a_subject_has_no_queue_when_something_is_replayed_to_it(

@@ -9,13 +9,15 @@ import sys
 import pytest
 
 from erpkit.database import Database
+from erpkit.events import Message, append
 from erpkit.modules import Registry
 from erpkit.nats import NatsServer
 from erpkit.sample.demo import Planted
+from erpkit.tenants import list_tenants
 from tests.command import erpkit, refused
 from tests.conftest import plant_copy
 from tests.counting import wait_until
-from tests.events.brokers.streams import purge_stream, stored
+from tests.events.brokers.streams import purge_stream, stored, take
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +136,23 @@ def test_what_a_purged_broker_has_lost_is_told_of_a_suspended_tenant_too(planted
     assert erpkit("events", "forward", "--once").returncode == 0
 
 
+def test_events_that_the_broker_brings_again_only_later_are_told_and_end_with_3(
+    planted: Planted, shared_database: Database, nats: NatsServer
+) -> None:
+    """Here another consumer holds one, as one that was killed does until the broker takes it for dead."""
+    erpkit("events", "dispatch", "--once")
+    erpkit("events", "forward", "--once")
+    assert erpkit("events", "dispatch", "--from-broker", "--once").returncode in {0, 3}  # makes the consumers, too
+    with shared_database.connection() as connection:
+        (acme,) = (tenant for tenant in list_tenants(connection) if tenant.slug == "acme")
+    with shared_database.tenant_transaction(acme, write=True) as connection:
+        append(connection, [Message("sales.OrderPlaced", {"odd": 1})])
+    assert erpkit("events", "forward", "--once").returncode == 0
+    take(nats, "inventory-on_order_placed", "erp.*.sales.OrderPlaced")
+    done = erpkit("events", "dispatch", "--from-broker", "--once")
+    assert (done.returncode, "! acme: events still wait for their handlers" in done.stdout) == (3, True), done.stdout
+
+
 def test_a_tenant_whose_log_cannot_be_read_is_named_and_does_not_stop_the_others(
     planted: Planted, shared_database: Database, nats: NatsServer
 ) -> None:
@@ -152,7 +171,8 @@ def test_a_tenant_whose_log_cannot_be_read_is_named_and_does_not_stop_the_others
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--from", "yesterday"), ("--from 'yesterday' is not a time",)),
+        (("--from", "yesterday"), ("--from 'yesterday' is not a time: write beginning, an offset, or a time as",)),
+        (("--from", ""), ("--from is empty",)),
         (("--from", "2026-01-31T08:00:00"), ("has no time zone",)),
         (("--confirm", "resend-1"), ("--from POINT",)),
     ],

@@ -16,12 +16,15 @@ from erpkit.database import Database, Tenant
 from erpkit.errors import BrokerError, DatabaseError
 from erpkit.events import Consumer, Context, Message, consumer_groups, dispatch, read_events, read_lag
 from erpkit.events.brokers import Consumed, ConsumeOptions, MemoryBroker, consume, forward
-from erpkit.events.brokers.consume import BusyError, Deliveries
+from erpkit.events.brokers.broker import Delivery
+from erpkit.events.brokers.consume import BusyError, Deliveries, _Consuming
 from erpkit.events.brokers.nats import NatsBroker
 from erpkit.events.checkpoints import group_lock
+from erpkit.events.timeout import Watchdog
 from erpkit.migrations import Migration
 from erpkit.modules import EventHandler, Module, Registry
 from erpkit.nats import NatsServer
+from erpkit.tenants import set_status
 from tests.counting import (
     COUNTER,
     GROUPS,
@@ -154,7 +157,7 @@ def test_nothing_is_acknowledged_while_the_database_is_away(shared_database: Dat
     assert not outages
 
 
-def test_events_of_a_suspended_tenant_wait_as_dead_letters_and_those_of_no_tenant_are_counted(
+def test_events_of_a_suspended_tenant_wait_in_its_log_and_those_of_no_tenant_are_counted(
     shared_database: Database, acme: Tenant
 ) -> None:
     write_events(shared_database, acme, 2)
@@ -163,13 +166,42 @@ def test_events_of_a_suspended_tenant_wait_as_dead_letters_and_those_of_no_tenan
     forward(shared_database, acme, broker)
     broker.publish("gone", [Message("counter.Counted", {"number": 1})])
     suspended = replace(acme, status="suspended")
-    assert consume(shared_database, COUNTER, broker, lambda: [suspended], ConsumeOptions(idle=0.5)) == Consumed(0, 2, 1)
-    assert select(shared_database, acme, "SELECT DISTINCT error FROM erpkit_dead_letters") == [
-        f"NotActiveError: tenant {acme.slug} is suspended"
-    ]
+    found = consume(shared_database, COUNTER, broker, lambda: [suspended], ConsumeOptions(idle=1))
+    assert found == Consumed(0, 0, 1, left=2)
+    assert select(shared_database, acme, "SELECT count(*) FROM erpkit_dead_letters") == [0]
+    assert _waiting(shared_database, acme) == 2
 
 
-def test_what_is_no_event_is_left_out_and_holds_up_nothing(
+def test_what_was_left_in_the_log_is_handled_once_its_tenant_is_active_again(
+    shared_database: Database, acme: Tenant
+) -> None:
+    write_events(shared_database, acme, 2)
+    broker, listed = MemoryBroker(), [replace(acme, status="suspended")]
+    broker.declare(GROUPS)
+    forward(shared_database, acme, broker)
+    work = _Consuming(shared_database, COUNTER, lambda: listed, Watchdog(60))
+    handler = COUNTER.event_handlers["counter.on_counted"]
+    work.receive(handler, [Delivery(acme.slug, message) for message in _log_of(shared_database, acme)])
+    work.catch_up()
+    assert (work.counts.left, select(shared_database, acme, SEEN)) == (2, [])
+    listed[:] = [acme]
+    work._forget_tenants()
+    work.catch_up()
+    assert select(shared_database, acme, SEEN) == ["seen 00100", "seen 00101"]
+    assert work.waiting == {}
+
+
+def test_of_an_archived_tenant_nothing_is_written(shared_database: Database, acme: Tenant) -> None:
+    write_events(shared_database, acme, 2)
+    with shared_database.connection() as connection:
+        archived = set_status(connection, acme.slug, "archived")
+    deliveries = _deliveries(shared_database, archived, COUNTER)
+    foreign = Message("counter.Counted", {"number": 1})
+    assert deliveries.leave([*_log_of(shared_database, acme), foreign]) == 2
+    assert len(_log_of(shared_database, acme)) == 2
+
+
+def test_what_is_no_event_is_left_out_and_counted_and_holds_up_nothing(
     shared_database: Database, acme: Tenant, nats: NatsServer, jetstream: NatsBroker
 ) -> None:
     jetstream.declare(GROUPS)
@@ -181,8 +213,10 @@ def test_what_is_no_event_is_left_out_and_holds_up_nothing(
 
     asyncio.run(scribble())
     write_events(shared_database, acme, 1)
-    forward_and_consume(shared_database, acme, jetstream)
-    assert select(shared_database, acme, SEEN) == ["seen 00100"]
+    forward(shared_database, acme, jetstream)
+    with consuming(shared_database, acme, jetstream) as result:
+        wait_until(lambda: select(shared_database, acme, SEEN) == ["seen 00100"])
+    assert (result[0].handled, result[0].unreadable) == (1, 1)
     assert unacknowledged(nats) == 0
 
 
@@ -282,8 +316,6 @@ def test_a_dead_letter_that_was_discarded_stays_so_when_its_event_comes_again(
     with shared_database.tenant_transaction(acme, write=True) as connection:
         connection.execute("UPDATE erpkit_dead_letters SET status = 'discarded'")
     assert deliveries.handle(messages) == 0
-    suspended = replace(deliveries, consumer=replace(deliveries.consumer, tenant=replace(acme, status="suspended")))
-    assert suspended.handle(messages[:1]) == 0
     assert select(shared_database, acme, "SELECT status FROM erpkit_dead_letters") == ["discarded"]
     assert select(shared_database, acme, SEEN) == ["seen 00014"]
 

@@ -161,10 +161,9 @@ def test_the_same_id_on_two_topics_is_two_events(shared_database: Database, acme
     uuid = UUID(int=7)
     for topic in ("counter.Counted", "counter.Noticed", "counter.Counted"):
         broker.publish(acme.slug, [Message(topic, {"number": 50}, uuid)])
-    consume(shared_database, COUNTER, broker, lambda: [acme], ConsumeOptions(idle=0.5))
-    assert select(
-        shared_database, acme, "SELECT count(*) FROM catalog_categories WHERE name IN ('seen 00050', 'told 00050')"
-    ) == [2]
+    both = "SELECT count(*) FROM catalog_categories WHERE name IN ('seen 00050', 'told 00050')"
+    with consuming(shared_database, acme, broker):  # on a busy machine half a second may pass between two deliveries
+        wait_until(lambda: select(shared_database, acme, both) == [2])
 
 
 def test_whom_the_subject_names_has_precedence_over_a_header() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -29,6 +30,7 @@ from erpkit.events.brokers import (
     read_forward_lag,
     run_resend,
 )
+from erpkit.events.brokers.forward import note_wiped
 from erpkit.events.brokers.kafka import KafkaBroker
 from erpkit.events.brokers.nats import NatsBroker
 from erpkit.events.brokers.rabbit import RabbitBroker
@@ -37,6 +39,7 @@ from erpkit.events.letter_edit import plan_edit
 from erpkit.events.letter_plan import plan_discard
 from erpkit.events.letter_run import run_letters
 from erpkit.migrations import Migration
+from erpkit.tenants import set_status
 from tests.counting import COUNTER, GROUPS, SEEN, consuming, new_tenant, select, wait_until, write_events
 from tests.events.brokers.servers import MortalNats
 from tests.events.brokers.streams import purge_stream, stored
@@ -295,9 +298,69 @@ def test_a_stream_that_was_deleted_and_made_anew_is_noticed_and_what_it_lost_can
     with pytest.raises(PlanChangedError):
         run_resend(shared_database, plan, "resend-0")
     run_resend(shared_database, plan, plan.id)
-    assert _tell_lost(shared_database, acme, jetstream) == []
     assert forward(shared_database, acme, jetstream).events == 15
     assert [offset for _, offset, _, _ in stored(nats, acme.slug)] == list(range(6, 21))
+
+
+class Wiped(Picky):
+    """Has lost what it was sent, and so the mark."""
+
+    def __init__(self) -> None:
+        super().__init__(refuses=-1, fails=-1)
+        self.is_marked = False
+
+    def has_mark(self) -> bool:
+        return self.is_marked
+
+    def leave_mark(self) -> None:
+        self.is_marked = True
+
+
+def test_the_mark_is_left_only_once_the_loss_is_noted_with_each_tenant(
+    shared_database: Database, acme: Tenant, migrations: tuple[Migration, ...]
+) -> None:
+    bluebird, broker, errors = new_tenant(shared_database, migrations), Wiped(), dict[str, str]()
+    for tenant in (acme, bluebird):
+        write_events(shared_database, tenant, 3)
+        forward(shared_database, tenant, broker)
+    tenants = [acme, replace(bluebird, role="nobody")]
+    assert [one.tenant for one in prepare(shared_database, tenants, GROUPS, broker, errors)] == [acme.slug]
+    assert (broker.is_marked, [*errors]) == (False, [bluebird.slug])
+    (lost,) = prepare(shared_database, [acme, bluebird], GROUPS, broker, {})
+    assert (lost.tenant, broker.is_marked) == (bluebird.slug, True)
+
+
+def test_what_a_broker_has_lost_is_noted_with_an_archived_tenant_too(shared_database: Database, acme: Tenant) -> None:
+    broker = Wiped()
+    write_events(shared_database, acme, 3)
+    forward(shared_database, acme, broker)
+    with shared_database.connection() as connection:
+        archived = set_status(connection, acme.slug, "archived")
+    errors: dict[str, str] = {}
+    assert [one.offset for one in prepare(shared_database, [archived], GROUPS, broker, errors)] == [3]
+    assert errors == {}
+    assert len(_tell_lost(shared_database, archived, broker)) == 1
+
+
+def test_what_a_broker_has_lost_stays_told_until_it_is_sent_again_from_the_first_event_that_is_left(
+    shared_database: Database, acme: Tenant
+) -> None:
+    """As where an event behind it was refused, and the advice was to send again from that one."""
+    write_events(shared_database, acme, 20)
+    broker = Picky(refuses=115, fails=-1)
+    forward(shared_database, acme, broker)
+    assert note_wiped(shared_database, acme, broker) == 20
+    with shared_database.tenant_transaction(acme, write=True) as connection:
+        connection.execute('DELETE FROM erpkit_events WHERE "offset" <= 3')
+    plan = plan_resend(shared_database, [acme], "forward.memory", offset=16)
+    (finding,) = plan.findings
+    assert (finding.kind, finding.evidence) == ("still lost", ("12 events before offset 16",))
+    run_resend(shared_database, plan, plan.id)
+    assert len(_tell_lost(shared_database, acme, broker)) == 2  # and that an event was refused
+    plan = plan_resend(shared_database, [acme], "forward.memory")
+    assert ([one.first_offset for one in plan.rewinds], plan.findings) == ([4], [])
+    run_resend(shared_database, plan, plan.id)
+    assert len(_tell_lost(shared_database, acme, broker)) == 1
 
 
 @pytest.mark.parametrize("limits", [{"max_msgs": -1}, {"max_msgs": 1000}], ids=["unlimited", "limited"])
