@@ -83,8 +83,9 @@ def run_many(erp: Erp, opened: Notebook, job: Job, options: FleetOptions, as_jso
             fleet = run_on_dask(options.dask, todo, ended)
         else:
             fleet = run_fleet(todo, workers, ended)
-    found = done | dict(fleet.results)
-    fleet = replace(fleet, results={name: found[name] for name in jobs if name in found})
+    if done:
+        found = done | dict(fleet.results)
+        fleet = replace(fleet, results={name: found[name] for name in jobs if name in found})
     page = ""
     try:
         page = file.write_page(opened.title, fleet, job.place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from erpkit.errors import AbortedRunError, RunError, UsageError
 from erpkit.finding import Finding
 from erpkit.plural import count_of
 from erpkit.result import Result
-from erpkit.runs.job import Job
+from erpkit.runs.job import Job, read_result, result_to_json
 from erpkit.runs.notebook import Notebook
 from erpkit.runs.result import Outcome, RunResult, worst_exit_code
 from erpkit.runs.workers import Workers
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _ORDER = {"killed": 0, "failed": 1, "timed out": 2, "interrupted": 3, "not begun": 4, "findings": 5, "ok": 6}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One line of a fleet's table: `outcome` may also be `not begun`."""
 
@@ -165,17 +166,42 @@ def gather(
     jobs: Mapping[str, Job], done: Iterable[Done], progress: Callable[[str, RunResult | RunError], object]
 ) -> FleetResult:
     """Collect what became of the jobs, in the order in which they were given."""
-    results: dict[str, RunResult] = {}
+    results = _Packed()
     errors: dict[str, RunError] = {}
     for name, outcome in done:
         if isinstance(outcome, RunResult):
-            results[name] = outcome
+            results.add(name, outcome)
         elif outcome is not None:
             errors[name] = outcome
         if outcome is not None:
             progress(name, outcome)
     left = tuple(name for name in jobs if name not in results and name not in errors)
-    return FleetResult({name: results[name] for name in jobs if name in results}, errors, left)
+    results.arrange(jobs)
+    return FleetResult(results, errors, left)
+
+
+class _Packed(Mapping[str, RunResult]):
+    """Results as compressed text, unpacked when they are asked for: as objects those of many runs would take five times the memory."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, bytes] = {}
+
+    def add(self, name: str, result: RunResult) -> None:
+        """Keep the result of a run."""
+        self._texts[name] = zlib.compress(result_to_json(result).encode())
+
+    def arrange(self, names: Iterable[str]) -> None:
+        """Keep them in the order of these names."""
+        self._texts = {name: self._texts[name] for name in names if name in self._texts}
+
+    def __getitem__(self, name: str) -> RunResult:
+        return read_result(zlib.decompress(self._texts[name]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
 
 
 def _on_this_machine(jobs: Mapping[str, Job], count: int) -> Iterator[Done]:

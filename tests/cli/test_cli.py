@@ -291,7 +291,7 @@ def test_the_demo_replaces_an_earlier_one_and_finds_what_was_planted(
     assert not any("mended it" in line for line in lines if "hotfix_note" in line or "suspended" in line)
     assert [line for line in lines if line.startswith("! replay_events: ")] == []  # what it finds is advice
     assert {path.name for path in tmp_path.iterdir()} == {
-        "index.html", *(f"{name}.{kind}" for name in NOTEBOOKS for kind in ("ipynb", "html")),
+        "index.html", ".erpkit-index.jsonl", *(f"{name}.{kind}" for name in NOTEBOOKS for kind in ("ipynb", "html")),
     }  # fmt: skip
     assert not any("of an earlier demo" in path.read_text() for path in tmp_path.glob("*.html"))
 
