@@ -57,7 +57,7 @@ def test_a_path_is_never_cut(tmp_path: Path, shared_database: Database) -> None:
     assert erpkit("run", "inspect_tenants", "--output", str(tmp_path)).returncode in (0, 3)
     with shared_database.connection() as connection:
         connection.execute("UPDATE public.erpkit_runs SET report = %s", [path])
-    narrow, wide = (on_a_terminal("runs", columns=columns) for columns in (80, 240))
+    narrow, wide = (on_a_terminal("runs", columns=columns) for columns in (80, 400))
     assert path in wide
     assert "reports/" not in narrow
     assert "report. A wider terminal" in narrow.replace("\n", " ")

@@ -120,7 +120,7 @@ def test_a_plan_is_words_in_a_pipe_and_its_rows_where_they_are_asked_for(planted
 def test_nothing_to_list_is_said_to_a_person_and_is_no_row(planted: Planted) -> None:
     done = erpkit("events", "dead-letters", "list", "--tenant", "acme", "--handler", "no*")
     assert (done.stdout, "o dead letter" in done.stderr) == ("", True)
-    assert erpkit("runs", "-o", "csv").stdout.startswith("started,notebook,")
+    assert erpkit("runs", "-o", "csv").stdout.startswith("run,started,notebook,")
 
 
 def test_each_tenant_has_a_line_of_migration_status_in_a_pipe_however_many_there_are(
@@ -192,7 +192,7 @@ def _commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[
         assert command
         if isinstance(command, click.Group):
             yield from _commands(command, (*path, name))
-        else:
+        if not isinstance(command, click.Group) or command.invoke_without_command:
             yield " ".join((*path, name)), command
 
 
