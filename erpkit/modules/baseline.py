@@ -11,7 +11,7 @@ from typing import Any
 
 from erpkit.errors import UsageError
 from erpkit.modules.kinds import NOT_READ
-from erpkit.modules.wiring import ModuleFinding
+from erpkit.modules.wiring import IN_CODE, ModuleFinding
 
 VERSION = 1
 _CYCLES = ("cycle", "hidden cycle")
@@ -40,11 +40,11 @@ class Baseline:
     path: str = ""
 
     def filter(
-        self, findings: Iterable[ModuleFinding], never: Collection[str] = NEVER, unseen: Collection[str] = ()
+        self, findings: Iterable[ModuleFinding], never: Collection[str] = NEVER, unseen: Collection[str] | None = ()
     ) -> tuple[list[ModuleFinding], int]:
         """Return what is new of some findings and what no longer happens, and how many findings are known; `never` are kinds.
 
-        Of modules that were not seen whole, `unseen`, it cannot be told what no longer happens.
+        Of modules that were not seen whole, `unseen`, it cannot be told what no longer happens; None: the database was not asked.
         """
         met: set[Entry] = set()
         fresh: list[ModuleFinding] = []
@@ -57,7 +57,12 @@ class Baseline:
                 known += 1
             else:
                 fresh.append(_only(finding, news) if len(news) < len(entries) else finding)
-        return [*fresh, *_gone(entry for entry in self.entries - met if not {*entry.modules} & {*unseen})], known
+        lost = (
+            one
+            for one in self.entries - met
+            if (_is_of_code(one) if unseen is None else not {*one.modules} & {*unseen})
+        )
+        return [*fresh, *_gone(lost)], known
 
     def _find(self, entry: Entry) -> Entry | None:
         """Return the entry that covers another: itself, or for a cycle one of all its modules."""
@@ -120,6 +125,11 @@ def _entries(finding: ModuleFinding) -> list[Entry]:
     return [
         Entry(finding.rule, finding.modules, _without_line(text)) for text in finding.evidence or (finding.problem,)
     ]
+
+
+def _is_of_code(entry: Entry) -> bool:
+    """Tell whether what an entry says is seen without the database."""
+    return entry.evidence.partition(":")[0] in IN_CODE
 
 
 def _without_line(text: str) -> str:

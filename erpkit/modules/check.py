@@ -258,12 +258,13 @@ def check_modules(
     )
 
 
-def _unseen(found: Couplings, everyone: set[str], *, starts: bool) -> set[str]:
-    """Return the modules whose code or database was not read whole this time, though erpkit can read it."""
+def _unseen(found: Couplings, everyone: set[str], *, starts: bool) -> set[str] | None:
+    """Return the modules that were not read whole, though erpkit can read them; None where only the database was not asked."""
     failed = [one for one in found.not_read if one.severity != "info"]
-    if (starts and found.not_asked) or any(not one.modules for one in failed):
+    if any(not one.modules for one in failed):
         return everyone
-    return {name for one in failed for name in one.modules}
+    modules = {name for one in failed for name in one.modules}
+    return None if starts and found.not_asked and not modules else modules
 
 
 def _never(*, starts: bool) -> frozenset[str]:

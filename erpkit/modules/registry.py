@@ -125,7 +125,7 @@ def _reason(error: BaseException) -> str:
     said = describe_error(error)
     frames = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
     last = frames[-1]
-    is_ours = last.filename == __file__ or "importlib" in Path(last.filename).parts
+    is_ours = last.filename == __file__ or bool({"importlib", "importlib_metadata"} & {*Path(last.filename).parts})
     return said if is_ours else f"{said} ({last.filename}:{last.lineno})"
 
 

@@ -20,6 +20,9 @@ Kind = Literal[
     "type", "sql", "migration", "route", "command", "rule", "check", "index", "sequence", "database",
 ]  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)
+IN_CODE = frozenset(
+    {"declared", "import", "event", "query", "sql", "migration", "route", "command"}
+)  # the others: in a database
 Relation = Literal["requires", "listens"]
 
 

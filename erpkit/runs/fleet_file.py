@@ -82,7 +82,8 @@ class FleetFile:
                 if file.write(data := f"{line}\n".encode()) < len(data):  # there was room for a part of it
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError:
-                file.truncate(end)
+                with suppress(OSError):
+                    file.truncate(end)
                 raise
 
     def read(self) -> dict[str, RunResult]:

@@ -136,7 +136,7 @@ def _trend(runs: Sequence[Entry]) -> str:
         f'<i class="{_mark(run)}" style="height:{_height(run, most):.0f}%" title="{visible_html(_told(run))}"></i>'
         for run in runs
     )
-    words = f"the last {count_of(len(runs), 'run')}: {', '.join(run.verdict for run in runs)}"
+    words = f"The last {count_of(len(runs), 'run')}: {', '.join(run.verdict for run in runs)}"
     return f'<span class="trend" role="img" aria-label="{visible_html(words[:_LONGEST])}">{bars}</span>'
 
 

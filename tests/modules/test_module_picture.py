@@ -127,7 +127,7 @@ print(draw_modules(check_modules([Module("a"), Module("b", ("a",))])).svg)
 def test_the_picture_says_the_same_in_words() -> None:
     modules = [Module("catalog"), Module("sales", ("catalog",)), Module("<b>", ("sales",))]
     page = draw_modules(check_modules(modules))._repr_html_()
-    assert 'role="img" aria-label="load order: catalog, sales, &lt;b&gt;"' in page
+    assert 'role="img" tabindex="0" aria-label="load order: catalog, sales, &lt;b&gt;"' in page
     assert repr(draw_modules(check_modules([Module("a", ("b",)), Module("b", ("a",))]))) == "cycle: a -> b -> a"
     assert repr(draw_modules(check_modules([]))) == "no modules"
 

@@ -151,7 +151,7 @@ def test_a_fact_over_its_threshold_is_a_finding_and_so_is_one_that_was_to_be_sho
     facts, before = {"dead letters": 12, "MiB": 15.0, "rows": 90}, {"MiB": 10.0, "rows": 100}
     assert [str(one) for one in find_over(thresholds, "probe", facts, before)] == [
         "dead letters: is 12, and its threshold is <= 10",
-        "MiB: went from 10.0 to 15.0, and the threshold of the change is <= +20 %",
+        "MiB: went from 10 to 15, and the threshold of the change is <= +20 %",
         "rows: went from 100 to 90, and the threshold of the change is >= -5",
         "gone: was not shown, and its threshold is < 1",
     ]

@@ -190,7 +190,7 @@ def test_a_disk_that_was_full_before_leaves_no_empty_notebook(environment: None,
 
 
 def test_a_full_disk_is_said_of_the_files_of_a_fleet() -> None:
-    with pytest.raises(RunError, match="cannot be written: No space left on device"):
+    with pytest.raises(OSError, match="No space left on device"):
         FleetFile(Path("/dev/full")).add("one", RunError("its process died"))
 
 

@@ -33,7 +33,7 @@ def _traces(text: str) -> list[str]:
     """Return what is left of the secret in a text."""
     encoded = b64encode(SECRET.encode()).decode()[:12]
     basic = b64encode(b"r:" + SECRET.encode()).decode()[4:14]
-    words = ["ter>", "ter&gt;", "ter\\u003e", "ter%3E", "the day", '"the', "&quot;the", "%22the", encoded, basic]
+    words = ["<ter>", "&lt;ter&gt;", "ter\\u003e", "ter%3E", "the day", '"the', "&quot;the", "%22the", encoded, basic]
     return [word for word in words if word in text]
 
 
