@@ -51,7 +51,9 @@ _WITHOUT = (
 class Viewer:
     """Shows one DataFrame after the other in `widget`: in Perspective, or as a sortable table where it is not installed.
 
-    What was grouped, sorted and filtered stays while the columns stay the same. It makes a widget only where a person watches.
+    What was grouped, sorted and filtered stays while rows of the same columns are shown. Other columns, and rows after nothing, get a
+    Perspective of their own: one that was taken off the page does not always draw again, as of 5.6. It makes a widget only where a
+    person watches.
     """
 
     def __init__(self) -> None:
@@ -81,6 +83,7 @@ class Viewer:
     def clear(self) -> None:
         """Show nothing."""
         self.widget.children = []
+        self._perspective = None
 
     def _name_theme(self) -> str:
         return "Pro Dark" if self._theme is not None and self._theme.is_dark else "Pro Light"
@@ -95,8 +98,7 @@ class Viewer:
 
         table = perspective.table(schema)
         table.update(values)
-        self.widget.children = []  # its view opens a table only when it is drawn
-        self._schema, self._perspective = schema, self._perspective or _make_perspective()
+        self._schema, self._perspective = schema, _make_perspective()
         with self._perspective.hold_sync():
             self._perspective.load(table)
             self._perspective.columns = list(schema)
