@@ -40,11 +40,17 @@ class Baseline:
     path: str = ""
 
     def filter(
-        self, findings: Iterable[ModuleFinding], never: Collection[str] = NEVER, unseen: Collection[str] | None = ()
+        self,
+        findings: Iterable[ModuleFinding],
+        never: Collection[str] = NEVER,
+        unseen: Collection[str] = (),
+        *,
+        only_code: bool = False,
     ) -> tuple[list[ModuleFinding], int]:
         """Return what is new of some findings and what no longer happens, and how many findings are known; `never` are kinds.
 
-        Of modules that were not seen whole, `unseen`, it cannot be told what no longer happens; None: the database was not asked.
+        Of modules that were not seen whole, `unseen`, it cannot be told what no longer happens, and with `only_code`
+        not of couplings in the database, which was not asked.
         """
         met: set[Entry] = set()
         fresh: list[ModuleFinding] = []
@@ -57,12 +63,8 @@ class Baseline:
                 known += 1
             else:
                 fresh.append(_only(finding, news) if len(news) < len(entries) else finding)
-        lost = (
-            one
-            for one in self.entries - met
-            if (_is_of_code(one) if unseen is None else not {*one.modules} & {*unseen})
-        )
-        return [*fresh, *_gone(lost)], known
+        seen = (one for one in self.entries - met if _is_of_code(one) or not only_code)
+        return [*fresh, *_gone(one for one in seen if not {*one.modules} & {*unseen})], known
 
     def _find(self, entry: Entry) -> Entry | None:
         """Return the entry that covers another: itself, or for a cycle one of all its modules."""

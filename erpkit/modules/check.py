@@ -240,8 +240,12 @@ def check_modules(
         *unused_findings(inside, couplings),
         *coverage_findings(modules, found.not_read, rules),
     ]
-    unseen = _unseen(found, known, starts=starts)
-    fresh, in_baseline = baseline.filter(graded(all_findings, rules), _never(starts=starts), unseen)
+    fresh, in_baseline = baseline.filter(
+        graded(all_findings, rules),
+        _never(starts=starts),
+        _unseen(found, known),
+        only_code=starts and bool(found.not_asked),
+    )
     return ModuleCheck(
         tuple(sorted(modules, key=lambda module: place.get(module.name, 0))),
         order,
@@ -258,13 +262,12 @@ def check_modules(
     )
 
 
-def _unseen(found: Couplings, everyone: set[str], *, starts: bool) -> set[str] | None:
-    """Return the modules that were not read whole, though erpkit can read them; None where only the database was not asked."""
+def _unseen(found: Couplings, everyone: set[str]) -> set[str]:
+    """Return the modules that were not read whole, though erpkit can read them."""
     failed = [one for one in found.not_read if one.severity != "info"]
     if any(not one.modules for one in failed):
         return everyone
-    modules = {name for one in failed for name in one.modules}
-    return None if starts and found.not_asked and not modules else modules
+    return {name for one in failed for name in one.modules}
 
 
 def _never(*, starts: bool) -> frozenset[str]:
