@@ -33,7 +33,7 @@ class Reach:
 
 
 def find_reached(code: Code, file: PythonFile) -> list[Reach]:
-    """Return the dotted names that a file reaches without a statement that imports them, whoever owns them.
+    """Return the dotted names that a file reaches without a statement that imports them, of any owner.
 
     Certain are an import by a function whose argument is a literal (`import_module("shop.stock")`) and an attribute of an imported
     package (`import shop; shop.stock.models`). Any other string that is the dotted name of a module's file is not.
@@ -172,7 +172,7 @@ class Chains:
 
     Of a package that holds modules, only what it re-exports under the name that is imported is followed: it is imported whenever one of
     them is. Imports for types alone are not followed, and nor is erpkit itself. Of all ways from one module to another the shortest
-    counts. `uses` tells what the strings of a file use of modules' tables: such code does it for whoever imports it.
+    counts. `uses` tells what the strings of a file use of modules' tables: such code does it for each that imports it.
     """
 
     def __init__(self, code: Code, uses: Callable[[PythonFile], Iterable[Use]]) -> None:

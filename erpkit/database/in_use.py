@@ -10,7 +10,7 @@ _EVERY = 0.2  # seconds between two looks of a batch
 
 
 class Leaving:
-    """Tells a batch, between two of its events, that somebody waits for the tenant; it asks the server five times a second.
+    """Tells a batch, between two of its events, that a session waits for the tenant; it asks the server five times a second.
 
     `connection` is in a transaction that has entered the tenant as `active`.
     """

@@ -143,7 +143,7 @@ class Consumer:
     registry: Registry
     handler: EventHandler
     watch: Watch = UNWATCHED
-    leaving: Leaving | None = None  # tells a batch to end, as somebody waits for the tenant
+    leaving: Leaving | None = None  # tells a batch to end, as a session waits for the tenant
 
     @property
     def name(self) -> str:

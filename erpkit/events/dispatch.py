@@ -88,7 +88,7 @@ def dispatch_batch(database: Database, consumer: Consumer, limit: int = BATCH) -
 
     Where the last dispatcher of the group ended with some in flight, one of them is handed over alone, up to three times in
     all: one that ends the process each time becomes a dead letter. All figures are 0 where nothing waits, or another
-    dispatcher has the group. The batch ends early where somebody waits to suspend, rename or drop the tenant. Raises
+    dispatcher has the group. The batch ends early where a session waits to suspend, rename or drop the tenant. Raises
     TenantNotActiveError where the tenant is not active any more.
     """
     in_flight: list[Message] = []

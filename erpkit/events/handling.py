@@ -61,7 +61,7 @@ class BatchResult:
     dead: Sequence[tuple[Message, Exception]] = ()
     published: Sequence[Message] = field(default_factory=list)
     pause: Pause | None = None
-    rest: Sequence[Message] = ()  # not begun, as somebody waits for the tenant
+    rest: Sequence[Message] = ()  # not begun, as a session waits for the tenant
 
 
 def together_or_each(

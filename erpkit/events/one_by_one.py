@@ -104,7 +104,7 @@ class _Turn:
         return give_up_all(self.connection, self.consumer, self.failed, len(self.dead), self.checkpoint)
 
     def _must_leave(self) -> bool:
-        """Tell whether somebody waits to suspend, rename or drop the tenant."""
+        """Tell whether a session waits to suspend, rename or drop the tenant."""
         return self.consumer.leaving is not None and self.consumer.leaving.is_due()
 
     def _hand_on(self, message: Message) -> Pause | None:

@@ -77,7 +77,7 @@ def consume(
     again does nothing. What another program published is appended to the log first. An event that keeps failing becomes a dead
     letter. Those of a tenant that is not active wait in its log, and are handled once it is active again; one for a tenant that does
     not exist, or of another program for one that is archived, is counted and left. While the
-    database is away nothing is acknowledged. A batch ends early where somebody waits to suspend, rename or drop its tenant.
+    database is away nothing is acknowledged. A batch ends early where a session waits to suspend, rename or drop its tenant.
     Raises BrokerError when the broker cannot be reached.
     """
     options = options or ConsumeOptions()

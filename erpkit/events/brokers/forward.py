@@ -22,7 +22,7 @@ from erpkit.finding import Finding
 from erpkit.plural import count_of
 
 BATCH = 500
-_SLICE = 100  # events, after which a batch ends where somebody waits for the tenant
+_SLICE = 100  # events, after which a batch ends where a session waits for the tenant
 _WIPED = "WipedError:"
 
 _LETTER = """
@@ -77,7 +77,7 @@ def forward(database: Database, tenant: Tenant, broker: Broker, *, batch: int = 
 
     The checkpoint moves once the broker has acknowledged the whole batch. After a fault a batch is published again, under
     the same message ids. What the broker refuses for good becomes a dead letter of the forwarder, and the rest goes on. Where
-    another forwarder works on the tenant, this one does nothing there. It ends early where somebody waits to suspend, rename or drop
+    another forwarder works on the tenant, this one does nothing there. It ends early where a session waits to suspend, rename or drop
     the tenant. Raises BrokerError, and TenantNotActiveError for a tenant that is not active.
     """
     total, has_more = _forward_batch(database, tenant, broker, batch)
