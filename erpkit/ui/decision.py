@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib import import_module
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
@@ -15,48 +13,13 @@ import psycopg
 from erpkit.errors import ErpkitError, PlanChangedError
 from erpkit.plan import Plan, PlanRecord, Shown, Work
 from erpkit.result import SCRAP, Summary, to_html
+from erpkit.ui.front import run_below_button
 from erpkit.ui.progress import progress_bar
 from erpkit.visible import visible_html
 from erpkit.watching import is_a_notebook_watched
 
 if TYPE_CHECKING:
-    from ipywidgets import HTML, Button, VBox
-
-_BY_HAND = (
-    "Then run the cells below: the menu Run, Run Selected Cell and All Below. With the extra erpkit[interactive] "
-    "there is a button for it, and tables sort and filter."
-)
-
-
-def run_below_button(text: str = "Run") -> Button | HTML:
-    """Return a button that runs all the cells below its own; where ipylab is missing, a line that says how to."""
-    import ipywidgets  # noqa: PLC0415 - slow to import
-
-    app = _app() if is_a_notebook_watched() else None
-    if app is None:
-        return ipywidgets.HTML(f"<em>{_BY_HAND}</em>")
-    button = ipywidgets.Button(
-        description=text, icon="forward", button_style="primary", layout={"width": "max-content"}
-    )
-    button.on_click(lambda _: _run_below(app))
-    return button
-
-
-def _run_below(app: Any) -> None:
-    """Run the button's own cell as well, which shows the same again: to go down from it, JupyterLab would pass over folded cells."""
-    app.commands.execute("notebook:run-all-below")
-
-
-@cache
-def _app() -> Any:
-    """Return the front end as it appears to the kernel, once for all buttons; None without ipylab."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # ipylab 1.1 declares a trait in traitlets' old way
-            return import_module("ipylab").JupyterFrontEnd()
-    except ImportError:
-        return None
-
+    from ipywidgets import HTML, VBox
 
 _Record = TypeVar("_Record", bound=PlanRecord)
 _Result = TypeVar("_Result", bound=Shown)

@@ -12,8 +12,8 @@ from erpkit.runs import Parameter, check_parameters, read_parameters, validate_p
 from erpkit.runs.parameters import python_values
 from erpkit.ui.checks import find_conflicts
 from erpkit.ui.choices import Choices, check_kinds
-from erpkit.ui.decision import run_below_button
 from erpkit.ui.fields import Field, field_of
+from erpkit.ui.front import look_here, run_below_button
 from erpkit.ui.served import link_with, read_link
 from erpkit.visible import visible_html
 from erpkit.watching import is_a_notebook_watched, is_served
@@ -53,6 +53,7 @@ def form(namespace: dict[str, Any], *, rare: Sequence[str] = (), **kinds: str) -
     are checked. Raises UsageError for one that is wrong.
     """
     if is_a_notebook_watched():
+        look_here()
         return Form(namespace, rare, kinds)
     check_parameters(namespace)
     return None
