@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-from erpkit.cells import TONES
+from erpkit.cells import PLAIN, TONES
 from erpkit.finding import Cause, Finding, exit_code, group_findings, marked
 from erpkit.table import Table, format_value
 from erpkit.visible import visible, visible_html
@@ -143,7 +143,7 @@ def to_html(
     facts: Mapping[str, object] | None = None,
 ) -> str:
     """Return a record as HTML: a title, its facts, its findings by cause, and its tables."""
-    parts = [f'<p style="{_HEAD}">{visible_html(title)}</p>'] if title else []
+    parts = [f'<p class="{PLAIN}" style="{_HEAD}">{visible_html(title)}</p>'] if title else []
     if facts:
         parts.append(_facts(facts))
     if findings:
@@ -162,7 +162,7 @@ def _facts(facts: Mapping[str, object]) -> str:
         f'<div style="opacity:.7">{visible_html(name)}</div></div>'
         for name, value in facts.items()
     )
-    return f'<div style="display:flex;flex-wrap:wrap;gap:.5em 2em;margin:.6em 0">{figures}</div>'
+    return f'<div class="{PLAIN}" style="display:flex;flex-wrap:wrap;gap:.5em 2em;margin:.6em 0">{figures}</div>'
 
 
 def findings_html(findings: Sequence[Finding | str]) -> str:
@@ -174,4 +174,4 @@ def findings_html(findings: Sequence[Finding | str]) -> str:
         label = f'<span style="{tone}padding:0 .4em;border-radius:3px">{cause.severity}</span>'
         age = f' <span style="opacity:.8">{visible_html(cause.age)}</span>' if cause.age else ""
         lines.append(f'<li style="margin:.25em 0">{label} {visible_html(str(cause))}{age}{remedy}</li>')
-    return f'<ul style="margin:.3em 0;padding-left:0;list-style:none">{"".join(lines)}</ul>'
+    return f'<ul class="{PLAIN}" style="margin:.3em 0;padding-left:0;list-style:none">{"".join(lines)}</ul>'

@@ -122,7 +122,7 @@ def _replay(page: Page, lab: Lab) -> None:
     page.locator("button[title='Apply']:enabled").click()
     page.get_by_text(re.compile(r"^replay \S+ done")).wait_for()
     page.get_by_role("button", name="Verify: run the cells below").click()
-    page.get_by_text("Applied: plan replay-").wait_for()
+    page.get_by_text("Applied: plan replay-").first.wait_for()  # in the summary, too
     cell = page.locator(".jp-CodeCell", has=page.get_by_label("Plan's id"))
     _scroll(page, cell.evaluate("cell => cell.offsetTop"))
 

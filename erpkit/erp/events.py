@@ -91,7 +91,7 @@ class DeadLetters(OpenLetters):
         `{schema}` in it stands for the tenant's schema. Without `now`, it is only shown. To be run by an operator: it is any SQL.
         """
         schemas = {tenant.slug: tenant.schema for tenant in self.tenants}
-        mends = {slug: statement.format(schema=schemas[slug]) for slug in self.affected if statement}
+        mends = {slug: statement.replace("{schema}", schemas[slug]) for slug in self.affected if statement}
         for text in mends.values() if now else ():
             with self.installation.database.transaction() as connection:
                 connection.execute(text.encode())

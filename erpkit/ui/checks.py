@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -13,6 +13,7 @@ from erpkit.runs import Parameter, validate_parameters
 from erpkit.tenants.registry import check_slug
 from erpkit.ui.choices import Offer
 
+_NEEDED = {"file": "name a file", "handler": "choose a handler", "tenant": "choose a tenant"}
 _WORDS = {
     "AwareDatetime": "a time", "bool": "yes or no", "date": "a date", "datetime": "a time", "Decimal": "a number",
     "dict": 'a JSON object, such as {"a": 1}', "float": "a number", "int": "a whole number", "list": "a list",
@@ -42,7 +43,16 @@ def find_conflicts(values: Mapping[str, Any]) -> dict[str, str]:
             continue
         if low > high or (low == high and first == "since"):
             found[last] = f"no event is chosen: this is before the {what}, {low}"
+    if values.get("mend_now") and not str(values.get("mend", "")).strip():
+        found["mend_now"] = "there is nothing to run: write the SQL into mend"
     return found
+
+
+def find_missing(values: Mapping[str, Any], needed: Collection[str]) -> dict[str, str]:
+    """Return the parameters that a notebook cannot do without and that are empty; a rehearsal needs none of them."""
+    if values.get("rehearse"):
+        return {}
+    return {name: f"needed: {_NEEDED.get(name, 'fill it in')}" for name in sorted(needed) if not values.get(name)}
 
 
 def _in_words(parameter: Parameter, value: Any, message: str) -> str:
@@ -89,6 +99,23 @@ def _file(value: str) -> str:
     return "" if Path(value).expanduser().is_file() else f"there is no file {value}"
 
 
+def _new_file(value: str) -> str:
+    return _folder(str(Path(value).expanduser().parent))
+
+
+def _send_to(value: str) -> str:
+    kind, colon, subject = value.partition(":")
+    is_right = kind == "broker" and (subject or not colon)
+    return "" if is_right else f"{value!r} is neither broker nor broker:SUBJECT, such as broker:erp.replayed"
+
+
+def _mend(value: str) -> str:
+    wrong = [name for name in re.findall(r"\{\w+\}", value) if name != "{schema}"]
+    if wrong:
+        return f"{wrong[0]} stands for nothing: did you mean {{schema}}?"
+    return "" if "{schema}" in value else "it names no {schema}, so it would do the same for each tenant"
+
+
 def _folder(value: str) -> str:
     return "" if Path(value).expanduser().is_dir() else f"there is no folder {value}"
 
@@ -97,5 +124,6 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "days": _at_least(1), "first_offset": _at_least(0), "last_offset": _at_least(0), "limit": _at_least(1),
     "workers": _at_least(1), "long": _at_least(0), "max_age": _at_least(0), "max_lag": _at_least(0),
     "lock_timeout": _above_zero, "rate": _above_zero, "statement_timeout": _at_least(0), "threshold": _share,
-    "resume": _ids, "uuids": _ids, "slug": _slug, "file": _file, "folder": _folder,
+    "resume": _ids, "uuids": _ids, "slug": _slug, "file": _file, "folder": _folder, "health_file": _file,
+    "export_to": _new_file, "snapshot": _new_file, "send_to": _send_to, "mend": _mend,
 }  # fmt: skip

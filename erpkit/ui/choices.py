@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -13,7 +13,7 @@ from erpkit.database import Tenant
 from erpkit.erp import Installation
 from erpkit.errors import ErpkitError, UsageError
 from erpkit.modules import EventHandler, Registry, load_modules
-from erpkit.near import did_you_mean
+from erpkit.near import did_you_mean, find_near
 from erpkit.runs import Parameter
 
 # Which parameters are picked from a list, by their names; `ui.form` can be told otherwise.
@@ -44,7 +44,11 @@ class Offer:
             return ""
         if name in self.refused:
             return f"{name} {self.refused[name]}"
-        return f"there is no {f'{self.noun} ' if self.noun else ''}{name!r}: {did_you_mean(name, self.names)}"
+        return f"there is no {f'{self.noun} ' if self.noun else ''}{name!r}: {did_you_mean(name, self._meant(name))}"
+
+    def _meant(self, name: str) -> Collection[str]:
+        """Return the names to tell of: those that are offered, and one that is refused where that is like the name."""
+        return [*self.names, *find_near(name, {*self.names, *self.refused}, 1)]
 
 
 class Choices:

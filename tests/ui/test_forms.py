@@ -171,6 +171,46 @@ def test_values_that_do_not_go_together_are_told_at_the_one_to_change_and_hold_o
     assert (problem(shown), namespace["first_offset"], namespace["last_offset"]) == ("", 2, 4)
 
 
+def test_what_is_needed_is_asked_for_at_its_field_except_in_a_rehearsal() -> None:
+    namespace = executed('rehearse: bool = True\ntenant: str = ""\nfile: str = ""')
+    shown = Form(namespace, needed=["tenant", "file"])
+    assert (problem(shown), shown.run_below.disabled) == ("", False)
+    fill(shown, "rehearse", False)
+    assert "needed: choose a tenant" in shown.fields["tenant"].error.value
+    assert "needed: name a file" in shown.fields["file"].error.value
+    assert (namespace["rehearse"], shown.run_below.disabled) == (False, True)
+    fill(shown, "tenant", "acme")
+    fill(shown, "file", __file__)
+    assert (problem(shown), shown.run_below.disabled) == ("", False)
+    assert "needed" in problem(Form(executed('tenant: str = ""'), needed=["tenant"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "words", "right"),
+    [
+        ("mend", "UPDATE {schma}.t SET a = 1", "did you mean {schema}?", """UPDATE {schema}.t SET a = '{"a": 1}'"""),
+        ("mend", "UPDATE t SET a = 1", "the same for each tenant", ""),
+        ("send_to", "kafka", "is neither broker nor broker:SUBJECT", "broker:erp.replayed"),
+        ("export_to", "/nowhere/events.jsonl", "there is no folder /nowhere", "events.jsonl"),
+        ("health_file", "/nowhere/health.json", "there is no file /nowhere/health.json", __file__),
+    ],
+)
+def test_sql_subjects_and_paths_are_checked_where_they_are_typed(name: str, wrong: str, words: str, right: str) -> None:
+    shown = Form(executed(f'{name}: str = ""'))
+    fill(shown, name, wrong)
+    assert words in problem(shown)
+    fill(shown, name, right)
+    assert problem(shown) == ""
+
+
+def test_a_mend_is_not_run_without_its_sql() -> None:
+    shown = Form(executed('mend: str = ""\nmend_now: bool = False'))
+    fill(shown, "mend_now", True)
+    assert "write the SQL into mend" in shown.fields["mend_now"].error.value
+    fill(shown, "mend", "UPDATE {schema}.t SET a = 1")
+    assert problem(shown) == ""
+
+
 def test_what_the_form_set_outlives_run_all_until_the_cell_says_something_else() -> None:
     cell = "tenants: list[str] = []\nworkers: int = 3"
     namespace = executed(cell)
@@ -202,6 +242,11 @@ def test_choices_that_would_be_refused_are_not_offered_and_a_typed_one_is_told_w
     assert "billing.on_invoice_created" in shown.fields["handlers"].entry.options
     shown.fields["tenants"].entry.value = erp.suspended
     assert f"{erp.suspended} is suspended" in problem(shown)
+    shown.fields["tenants"].entry.value = ""
+    fill(shown, "handlers", ["inventory.on_order_place"])
+    assert "did you mean inventory.on_order_placed?" in problem(shown)
+    fill(shown, "handlers", ["inventory.on_order_placed"])
+    assert "inventory.on_order_placed has side effects" in problem(shown)
 
 
 def test_rare_fields_are_folded_until_one_of_them_is_set() -> None:
