@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 from erpkit.cells import PLAIN, TONES
 from erpkit.finding import Cause, Finding, exit_code, group_findings, marked
 from erpkit.table import Table, format_value
 from erpkit.visible import visible, visible_html
+from erpkit.watching import is_a_notebook_watched
 
 # The MIME type that records a value in a notebook; scrapbook reads it, too.
 SCRAP = "application/scrapbook.scrap.json+json"
 
 _HEAD = "font-weight:600;"
+_RUNBOOKS = {
+    "dead letters": "poisoned_message", "dirty": "failed_migration", "drift": "drifted_tenant", "lag": "stopped_dispatcher",
+    "no dispatcher": "stopped_dispatcher", "pending": "tenant_behind", "undeclared dependency": "undeclared_dependency",
+    "waiting": "stopped_dispatcher",
+}  # fmt: skip # by the kind of a finding
 
 
 @dataclass(frozen=True)
@@ -165,6 +172,15 @@ def _facts(facts: Mapping[str, object]) -> str:
     return f'<div class="{PLAIN}" style="display:flex;flex-wrap:wrap;gap:.5em 2em;margin:.6em 0">{figures}</div>'
 
 
+def _runbook(cause: Cause) -> str:
+    """Return a link to the runbook for a cause, for a person at a notebook that has the runbooks beside it."""
+    name = _RUNBOOKS.get(cause.findings[0].kind, "") if cause.severity != "info" else ""
+    path = Path("runbooks", f"{name}.ipynb")
+    if not name or not is_a_notebook_watched() or not path.is_file():
+        return ""
+    return f' <a href="{path.as_posix()}" target="_blank">runbook {name}</a>'
+
+
 def findings_html(findings: Sequence[Finding | str]) -> str:
     """Return findings as an HTML list, by cause."""
     lines = []
@@ -173,5 +189,6 @@ def findings_html(findings: Sequence[Finding | str]) -> str:
         tone = TONES["muted" if cause.severity == "info" else cause.severity]
         label = f'<span style="{tone}padding:0 .4em;border-radius:3px">{cause.severity}</span>'
         age = f' <span style="opacity:.8">{visible_html(cause.age)}</span>' if cause.age else ""
-        lines.append(f'<li style="margin:.25em 0">{label} {visible_html(str(cause))}{age}{remedy}</li>')
+        text = f"{label} {visible_html(str(cause))}{age}{remedy}{_runbook(cause)}"
+        lines.append(f'<li style="margin:.25em 0">{text}</li>')
     return f'<ul class="{PLAIN}" style="margin:.3em 0;padding-left:0;list-style:none">{"".join(lines)}</ul>'

@@ -238,7 +238,10 @@ class Table(Generic[_Row]):
             for texts in replace(self, rows=first).texts()
         ]
         tones = [[column.tone(row) for column in self.columns] for row in first]
-        return _grid([column.head for column in self.columns], rows, tones, self.numeric, len(self.rows))
+        grid = _grid([column.head for column in self.columns], rows, tones, self.numeric, len(self.rows))
+        if grid is not None:
+            grid.caption = visible_html(self.title)
+        return grid
 
     def _repr_html_(self) -> str:
         title = f'<p style="{HEAD}margin:.6em 0 .2em">{visible_html(self.title)}</p>' if self.title else ""

@@ -108,10 +108,11 @@ def _print_results(results: Sequence[RunResult], left: Collection[Finding], seco
     """Print how each notebook ended and what it found; of what is no longer `left`, say which one mended it."""
     rows = [(r.notebook, r.verdict, f"{r.seconds:.1f}", os.path.relpath(r.report)) for r in results]
     print_table(["notebook", "outcome", "seconds", "report"], rows, right=["seconds"])
+    known = {finding.key for finding in left}  # whatever severity another notebook gives it
     for result in results:
         for cause in result.summary.causes if result.summary else ():
             for finding in cause.findings:
-                mender = "" if finding in left else _MENDERS.get(finding.kind, "")
+                mender = "" if finding.key in known else _MENDERS.get(finding.kind, "")
                 line = marked(finding)
                 say(f"{line[:2]}{result.notebook}: {line[2:]}{f' ({mender} mended it)' if mender else ''}")
     say()

@@ -19,7 +19,8 @@ from erpkit.erp.installation import Installation
 from erpkit.erp.part import Part
 from erpkit.erp.runs import Runs
 from erpkit.errors import ErpkitError, UsageError
-from erpkit.finding import group_findings
+from erpkit.finding import Cause, group_findings
+from erpkit.result import findings_html
 from erpkit.visible import visible, visible_html
 
 if TYPE_CHECKING:
@@ -35,6 +36,24 @@ if TYPE_CHECKING:
 _MOST = 200  # tenants that the card looks at
 _CAUSES = 5  # of findings that it names
 _CELL = "text-align:left;vertical-align:top;padding:.2em 1em .2em .3em;"
+
+
+class _Html(str):
+    """Text that is HTML already."""
+
+
+def _causes_text(causes: Sequence[Cause]) -> str:
+    lines = [f"{cause}\n    {cause.remedy}" if cause.remedy else str(cause) for cause in causes[:_CAUSES]]
+    return "\n".join([*lines, *_more(causes)])
+
+
+def _causes_html(causes: Sequence[Cause]) -> _Html:
+    shown = [finding for cause in causes[:_CAUSES] for finding in cause.findings]
+    return _Html(findings_html(shown) + "".join(map(visible_html, _more(causes))))
+
+
+def _more(causes: Sequence[Cause]) -> list[str]:
+    return [f"and {len(causes) - _CAUSES} more: erpkit tenants inspect"] if len(causes) > _CAUSES else []
 
 
 class Erp(Part, Installation):
@@ -143,13 +162,16 @@ class Erp(Part, Installation):
     def _repr_html_(self) -> str:
         rows = "".join(
             f'<tr><th style="{_CELL}font-weight:600">{visible_html(name)}</th>'
-            f'<td style="{_CELL}white-space:pre-wrap">{visible_html(text)}</td></tr>'
-            for name, text in self._card().items()
+            f'<td style="{_CELL}white-space:pre-wrap">{cell if isinstance(cell, _Html) else visible_html(cell)}</td></tr>'
+            for name, cell in self._card(_causes_html).items()
         )
         return f'<table style="line-height:1.4">{rows}</table>'
 
-    def _card(self) -> dict[str, str]:
-        """Return what matters at first sight, a line each; what cannot be read says why, and a database that is not reached once."""
+    def _card(self, write: Callable[[Sequence[Cause]], str] = _causes_text) -> dict[str, str]:
+        """Return what matters at first sight, a line each; what cannot be read says why, and a database that is not reached once.
+
+        `write` writes down the causes of findings.
+        """
         try:
             self.target  # noqa: B018 - connects
         except ErpkitError as error:
@@ -159,7 +181,7 @@ class Erp(Part, Installation):
             "login": _told(self._login),
             "tenants": _told(self._count),
             "modules": _told(self._order),
-            "to look at": _told(self._look),
+            "to look at": _told(lambda: self._look(write)),
         }
 
     def _login(self) -> str:
@@ -167,14 +189,12 @@ class Erp(Part, Installation):
             name, excess = find_excess(connection)
         return f"{name}: it may do more than read ({excess})" if excess else f"{name}: it may only read"
 
-    def _look(self) -> str:
+    def _look(self, write: Callable[[Sequence[Cause]], str]) -> str:
         """Name the gravest causes of findings, with the command that helps; of many tenants the command that reads them."""
         if len(self.tenants) > _MOST:
             return f"not read of more than {_MOST} tenants: erpkit tenants inspect"
         causes = group_findings(self.tenants.inspect(exact=False, keep=False).findings)
-        lines = [f"{cause}\n    {cause.remedy}" if cause.remedy else str(cause) for cause in causes[:_CAUSES]]
-        more = len(causes) - _CAUSES
-        return "\n".join([*lines, *([f"and {more} more: erpkit tenants inspect"] if more > 0 else [])]) or "nothing"
+        return write(causes) if causes else "nothing"
 
     def _count(self) -> str:
         counts = Counter(tenant.status for tenant in self.find())
