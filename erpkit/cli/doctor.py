@@ -8,15 +8,26 @@ from psycopg.conninfo import conninfo_to_dict
 
 import erpkit
 from erpkit.cli.helping import Command
-from erpkit.cli.output import COMMAND, as_json, print_findings, print_json, print_target, say, say_text, show
+from erpkit.cli.output import (
+    COMMAND,
+    as_rows,
+    is_for_programs,
+    print_findings,
+    print_json,
+    print_target,
+    say,
+    say_text,
+    show,
+)
 from erpkit.errors import UsageError
 from erpkit.finding import exit_code
+from erpkit.table import Column, Table
 from erpkit.tenants import Diagnosis
 
 
 @click.command("doctor", cls=Command)
 @click.argument("database", default="", metavar="[DATABASE]")
-@as_json
+@as_rows
 def command(database: str, as_json: bool) -> int:
     """Look at any PostgreSQL database, and tell what erpkit can do there; nothing has to be configured, nothing is written.
 
@@ -30,6 +41,9 @@ def command(database: str, as_json: bool) -> int:
         found = erp.doctor(named=database)
     if as_json:
         print_json(found.document)
+    elif is_for_programs():
+        show(Table(_FACTS, list(found.facts.items())))
+        print_findings(found.findings)
     else:
         _print(found)
     return exit_code(found.findings)
@@ -47,6 +61,12 @@ def _refuse_password(database: str) -> None:
         raise UsageError(
             "a password does not belong into an argument: put the database into ERPKIT_DATABASE, or use .pgpass"
         )
+
+
+_FACTS = (
+    Column[tuple[str, str]]("what", lambda row: row[0]),
+    Column[tuple[str, str]]("value", lambda row: row[1]),
+)
 
 
 def _print(found: Diagnosis) -> None:

@@ -15,7 +15,6 @@ from erpkit.cli.output import (
     print_table,
     print_target,
     say,
-    show_rows_in_a_pipe,
     shown_as,
 )
 from erpkit.erp import Erp
@@ -54,7 +53,6 @@ class FleetOptions:
 
 def run_many(erp: Erp, opened: Notebook, job: Job, options: FleetOptions, as_json: bool) -> int:
     """Run a fleet and show it; return the exit code of the worst run."""
-    show_rows_in_a_pipe()
     print_target(erp.target)
     jobs = _plan(erp, opened, job, options)
     workers = options.jobs if options.dask else _bounded(erp, min(options.jobs, len(jobs)))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import click
@@ -19,19 +22,22 @@ from erpkit.cli.output import (
     say,
     say_script,
     show,
+    shown_as,
 )
 from erpkit.cli.say import end_waiting
 from erpkit.finding import exit_code
 from erpkit.plan import Plan, Shown, Work
-from erpkit.table import Table
+from erpkit.table import Column, Table
 from erpkit.ui.progress import progress_bar
 
 
 def show_or_apply(plan: Plan[Any, Any], confirm: str, again: str) -> int:
     """Print a plan with the command that applies it, `again` with its id; with `confirm`, apply it and print the result.
 
-    Return the exit code.
+    Return the exit code. As JSON, it is the plan's id, whether it was applied, its rows and its findings.
     """
+    if shown_as() == "json":
+        return print_or_apply(plan, confirm, partial(_document, plan.id, False), partial(_document, plan.id, True))
     if not confirm:
         _show(plan.record)
         say_plan(plan, again)
@@ -54,6 +60,11 @@ def print_or_apply(
     result = apply_plan(plan, confirm) if confirm else plan.record
     print_json((done if confirm else planned)(result))
     return exit_code(result.findings)
+
+
+def _document(id: str, applied: bool, shown: Shown) -> dict[str, object]:
+    rows = shown.tables[0].records() if shown.tables else [shown.facts]
+    return {"plan": id, "applied": applied, "rows": rows, "findings": [asdict(one) for one in shown.findings]}
 
 
 def say_plan(plan: Plan[Any, Any], again: str) -> None:
@@ -80,13 +91,17 @@ def _show(result: Shown) -> None:
     A program gets the first table alone.
     """
     if is_for_programs():
-        show(result.tables[0] if result.tables else Table((), ()))
+        show(result.tables[0] if result.tables else _row(result.facts))
     elif script := getattr(result, "script", ""):
         say_script(script)
     else:
         for table in result.tables:
             show(table)
     print_findings(result.findings)
+
+
+def _row(facts: Mapping[str, object]) -> Table[Mapping[str, object]]:
+    return Table([Column(name, itemgetter(name)) for name in facts], [facts])
 
 
 def this_command() -> str:
