@@ -102,7 +102,8 @@ def _plan(erp: Erp, opened: Notebook, job: Job, options: FleetOptions) -> dict[s
         raise UsageError("with --each-tenant, name tenants by --tenant")
     if not options.each_tenant and options.tenants:
         given |= tenant_parameter(opened, options.tenants)
-    sets = name_sets(opened, given, read_sets(options.sets), options.sets) if options.sets else {"": given}
+    known = [parameter.name for parameter in opened.parameters]
+    sets = name_sets(opened, given, read_sets(options.sets, known), options.sets) if options.sets else {"": given}
     named = dict(_with_tenants(erp, opened, sets, options)) if options.each_tenant else sets
     if not named:
         raise UsageError("no tenant is active: there is nothing to run")

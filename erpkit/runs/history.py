@@ -35,6 +35,7 @@ WITH recorded AS (
       FROM public.erpkit_runs r
      WHERE (%(notebook)s::text IS NULL OR notebook = %(notebook)s) AND (%(tenant)s::text IS NULL OR %(tenant)s = ANY(tenants))
        AND (%(since)s::timestamptz IS NULL OR started_at >= %(since)s) AND starts_with(id::text, %(id)s)
+       AND id::text <> ALL(%(ended)s)
 )
 SELECT * FROM recorded WHERE %(outcome)s::text IS NULL OR outcome = %(outcome)s ORDER BY started_at DESC, id LIMIT %(limit)s
 """
@@ -245,11 +246,13 @@ def list_runs(
 ) -> list[RunRecord]:
     """Return the newest `limit` runs that the database and the `file` hold, the newest first; none where nothing was ever recorded."""
     only = only or RunFilter(notebook, since=since)
-    found = [run for run in _runs_in(file) if only.fits(run)][:limit] if file else []
+    kept = _runs_in(file) if file else []
+    found = [run for run in kept if only.fits(run)][:limit]
+    ended = [run.id for run in kept if run.ended_at]  # of which the database may not have learned
     if connection.execute("SELECT to_regclass('public.erpkit_runs')").fetchone() == (None,):
         return found
     try:
-        rows = connection.execute(_RUNS, {**vars(only), "lost": _LOST_AFTER, "limit": limit})
+        rows = connection.execute(_RUNS, {**vars(only), "ended": ended, "lost": _LOST_AFTER, "limit": limit})
     except psycopg.errors.InsufficientPrivilege:
         if found:  # this login's own runs
             return found

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -231,13 +231,20 @@ class Recorder:
 
         if not self._try(lambda connection: _update(connection, run, result), in_file) and self._database is not None:
             self._owed.append((run, result))
+            if self._file is None and self._beside is not None:  # else the run would count as lost
+                reason = self.problem
+                if self._try_file(self._beside, in_file):
+                    self.problem = f"the end of the run is recorded in {self._beside.path} alone: {reason}"
 
     def settle(self) -> None:
         """Record the ends of runs that the database could not take before, until it refuses one again."""
         for _ in range(len(self._owed)):
-            self.finish(*self._owed.pop(0))
+            run, result = self._owed.pop(0)
+            self.finish(run, result)
             if self.problem:
                 return
+            if self._beside is not None:
+                self._try_file(self._beside, partial(HistoryFile.delete_runs, ids=[run.id]))
 
     def previous_outcome(self, run: RunStart) -> Outcome | None:
         """Return the outcome of the last run of the same notebook with the same parameters before this one; None if not known."""
