@@ -41,9 +41,6 @@ def command(database: str, as_json: bool) -> int:
         found = erp.doctor(named=database)
     if as_json:
         print_json(found.document)
-    elif is_for_programs():
-        show(Table(_FACTS, list(found.facts.items())))
-        print_findings(found.findings)
     else:
         _print(found)
     return exit_code(found.findings)
@@ -70,23 +67,30 @@ _FACTS = (
 
 
 def _print(found: Diagnosis) -> None:
-    width = max(map(len, found.facts))
-    for name, text in found.facts.items():
-        say(f"{name:<{width}}  {text}", hang=width + 2)
+    if is_for_programs():
+        show(Table(_FACTS, list(found.facts.items())))
+    else:
+        width = max(map(len, found.facts))
+        for name, text in found.facts.items():
+            say(f"{name:<{width}}  {text}", hang=width + 2)
     print_findings(found.findings)
-    if found.abilities:
+    if found.abilities and not is_for_programs():
         say()
         show(found.table)
+    _say_next(found, err=is_for_programs())
+
+
+def _say_next(found: Diagnosis, *, err: bool) -> None:
     if found.grants:
         title = (
             "To let this login read the rest, as the owner:"
             if found.unreadable
             else "A login that may only read, as the owner:"
         )
-        say()
-        say(title)
-        say_text("\n".join(f"    {line}" for grant in found.grants for line in grant.splitlines()))
-    say()
-    say("Next:")
+        say(err=err)
+        say(title, err=err)
+        say_text("\n".join(f"    {line}" for grant in found.grants for line in grant.splitlines()), err=err)
+    say(err=err)
+    say("Next:", err=err)
     for line in found.commands:
-        say(f"    {line}", tone=COMMAND)
+        say(f"    {line}", err=err, tone=COMMAND)

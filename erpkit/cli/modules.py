@@ -34,7 +34,6 @@ from erpkit.modules.wiring import shorten_path
 from erpkit.plural import count_of
 
 _SHOWN = 5  # pieces of evidence a finding
-_NOTHING = "no findings"
 
 _odoo = click.option(
     "--odoo", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
@@ -96,27 +95,27 @@ def check(
     elif form == "github":
         for line in as_annotations(result):
             say_script(line)
-    elif is_for_programs():
-        show(replace(result.finding_table, empty=_NOTHING))
     else:
         _say_findings(result)
     return result.summary.exit_code
 
 
 def _say_findings(result: ModuleCheck) -> None:
-    say(f"load order: {_listed(result.order) or result.load_order}")
+    note(f"load order: {_listed(result.order) or result.load_order}")
     if result.outside:
-        say(f"outside of what was read: {_listed(result.outside)}")
-    for finding in result.findings:
+        note(f"outside of what was read: {_listed(result.outside)}")
+    if is_for_programs():
+        show(replace(result.finding_table, empty=""))
+    for finding in () if is_for_programs() else result.findings:
         say(marked(finding), tone=tone_of(finding.severity), hang=2)
         for line in finding.evidence[:_SHOWN]:
             say(f"    {line}")
         if len(finding.evidence) > _SHOWN:
             say(f"    … and {len(finding.evidence) - _SHOWN} more")
     if result.known:
-        say(f"{count_of(result.known, 'finding is', 'findings are')} in the baseline")
+        note(f"{count_of(result.known, 'finding is', 'findings are')} in the baseline")
     if not result.findings:
-        say("no new findings" if result.known else _NOTHING, tone="green")
+        note("no new findings" if result.known else "no findings", tone="green")
 
 
 def _write_baseline(rules: Rules, result: ModuleCheck) -> int:
