@@ -58,7 +58,7 @@ class Column(Generic[_Row]):
 
     `unit` is added to the head. `places` are the decimals of a number; `signed` numbers show a plus. `tone` colours a cell. A `bar`
     shows how each number compares with the largest. `right` aligns text to the right, as numbers are. A terminal that is
-    too narrow leaves out `minor` columns first.
+    too narrow leaves out `minor` columns first. The one that `is_name` holds what the rows are of, if the first one does not.
     """
 
     name: str
@@ -70,6 +70,7 @@ class Column(Generic[_Row]):
     bar: bool = False
     right: bool = False
     minor: bool = False
+    is_name: bool = False
 
     @property
     def head(self) -> str:
@@ -152,8 +153,8 @@ class Table(Generic[_Row]):
         return ["\t".join(visible(self._exact(column, row)) for column in self.columns) for row in self.rows]
 
     def names(self) -> list[str]:
-        """Return the values of the first column, each once."""
-        first = self.columns[0]
+        """Return what the rows are of, each once: the values of the column that is their name, or of the first one."""
+        first = next((column for column in self.columns if column.is_name), self.columns[0])
         return list(dict.fromkeys(visible(self._exact(first, row)) for row in self.rows))
 
     def __repr__(self) -> str:

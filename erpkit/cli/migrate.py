@@ -25,6 +25,7 @@ from erpkit.cli.output import (
     say_script,
     show,
     shown_as,
+    whole_table,
 )
 from erpkit.cli.planning import apply_plan, say_plan, show_or_apply, this_command
 from erpkit.finding import exit_code
@@ -249,7 +250,7 @@ def _show_plan(plan: Plan[MigrationPlan, MigrationRun], *, show_sql: bool, as_js
     if show_sql and is_for_programs():
         _say_sql(plan.record)
     elif not plan.record.is_empty or is_for_programs():
-        show(plan.record.table)
+        show(whole_table(plan.record) if is_for_programs() else plan.record.table)
     _print_skipped(plan.record)
     if show_sql and not is_for_programs():
         _say_sql(plan.record)
@@ -291,7 +292,7 @@ def _show_run(plan: MigrationPlan, run: MigrationRun, *, as_json: bool) -> None:
         results = [asdict(result) for result in run.results]
         print_json({"plan": run.plan_id, "seconds": run.seconds, "done": run.done_count, "results": results, **left})
         return
-    show(run.table)
+    show(whole_table(run) if is_for_programs() else run.table)
     _print_skipped(plan)
     print_findings(run.findings)
     note(str(run))

@@ -56,7 +56,7 @@ def output_option(*more: str, formats: Sequence[str] = _FORMATS, document: bool 
 
 
 def _listed(formats: Sequence[str]) -> str:
-    words = {"wide": "wide (all columns)", "name": "name (the first column)"}
+    words = {"wide": "wide (all columns)", "name": "name (the names alone)"}
     texts = [words.get(one, one) for one in formats]
     return f"How to show it: {', '.join(texts[:-1])} or {texts[-1]}"
 
@@ -162,6 +162,16 @@ def show(table: Table[Any]) -> None:
         say_drawn(table)
     else:
         say_drawn(table.rich(), endless=True)
+
+
+def whole_table(result: Any) -> Table[Any]:
+    """Return the table that a program gets of a result: its `whole_table`, where a person gets a shorter one, or its first."""
+    found: Table[Any] | None = getattr(result, "whole_table", None)
+    if found is not None:
+        return found
+    if result.tables:
+        return result.tables[0]  # type: ignore[no-any-return]
+    return Table([Column(name, itemgetter(name)) for name in result.facts], [result.facts])
 
 
 def leave_gap(*, after: bool = False) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
-from operator import itemgetter
 from typing import Any
 
 import click
@@ -23,11 +22,11 @@ from erpkit.cli.output import (
     say_script,
     show,
     shown_as,
+    whole_table,
 )
 from erpkit.cli.say import end_waiting
 from erpkit.finding import exit_code
 from erpkit.plan import Plan, Shown, Work
-from erpkit.table import Column, Table
 from erpkit.ui.progress import progress_bar
 
 
@@ -63,8 +62,12 @@ def print_or_apply(
 
 
 def _document(id: str, applied: bool, shown: Shown) -> dict[str, object]:
-    rows = shown.tables[0].records() if shown.tables else [shown.facts]
-    return {"plan": id, "applied": applied, "rows": rows, "findings": [asdict(one) for one in shown.findings]}
+    return {
+        "plan": id,
+        "applied": applied,
+        "rows": whole_table(shown).records(),
+        "findings": [asdict(one) for one in shown.findings],
+    }
 
 
 def say_plan(plan: Plan[Any, Any], again: str) -> None:
@@ -91,17 +94,13 @@ def _show(result: Shown) -> None:
     A program gets the first table alone.
     """
     if is_for_programs():
-        show(result.tables[0] if result.tables else _row(result.facts))
+        show(whole_table(result))
     elif script := getattr(result, "script", ""):
         say_script(script)
     else:
         for table in result.tables:
             show(table)
     print_findings(result.findings)
-
-
-def _row(facts: Mapping[str, object]) -> Table[Mapping[str, object]]:
-    return Table([Column(name, itemgetter(name)) for name in facts], [facts])
 
 
 def this_command() -> str:
