@@ -13,7 +13,7 @@ from erpkit.embedded import EmbeddedServer
 from erpkit.modules import Registry
 from erpkit.runs.sample import NOTEBOOKS, renew_database
 from erpkit.sample.demo import Planted, plant
-from tests.command import erpkit, refused
+from tests.command import erpkit, refused, rows_of
 from tests.conftest import SMALL
 
 
@@ -285,7 +285,7 @@ def test_the_demo_replaces_an_earlier_one_and_finds_what_was_planted(
     for trouble in ("dead letter", "column sales_orders.hotfix_note is extra", "behind on migrations", "suspended"):
         assert trouble in done.stderr
     lines = done.stderr.splitlines()
-    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == list(NOTEBOOKS)
+    assert [row[0] for row in rows_of(done)] == list(NOTEBOOKS)
     (behind,) = [line for line in lines if "behind on migrations" in line]
     assert behind.startswith("! inspect_tenants: ")
     assert behind.endswith(" (run_migrations mended it)")

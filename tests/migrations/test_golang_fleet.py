@@ -13,7 +13,7 @@ from erpkit.migrations import plan_up, read_applied, read_migrations, run_plan
 from erpkit.modules import Module, load_modules
 from erpkit.queries.generate import generate
 from erpkit.tenants import create_tenant, ensure_template, find_drift
-from tests.command import erpkit, refused
+from tests.command import erpkit, refused, rows_of
 from tests.migrations.test_golang import BINS, stock
 
 Run = Callable[..., "CompletedProcess[str]"]
@@ -85,7 +85,7 @@ def test_the_command_line_plans_runs_forces_and_tells_it_like_gooses(
     assert "erpkit migrate force VERSION --module stock --tenant _template" in held.stderr
 
     wanted = run("migrate", "force", "3", "--module", "stock", "--tenant", "_template")
-    assert wanted.stdout == "_template\tversion 4 (dirty)\tversion 3\n"
+    assert rows_of(wanted) == [["_template", "version 4 (dirty)", "version 3"]]
     forced = run("migrate", "force", "3", "--module", "stock", "--tenant", "_template", "--confirm", _id(wanted.stderr))
     assert (forced.returncode, "stock is version 3 in 1 tenant" in forced.stderr) == (0, True)
     assert "forced from version 4 (dirty): nothing was run" in run("migrate", "history").stdout

@@ -15,7 +15,7 @@ from erpkit.cli import main
 from erpkit.database import Database
 from erpkit.runs import list_runs
 from erpkit.tenants import create_tenant, set_status
-from tests.command import erpkit, refused
+from tests.command import erpkit, refused, rows_of
 from tests.tiny import write_notebook
 
 
@@ -107,6 +107,7 @@ def test_each_tenant_gets_a_run_of_its_own_and_the_worst_is_the_exit_code(databa
         "cobalt\tthe process of the run was killed by SIGKILL\t",
     ):
         assert text in done.stdout
+    assert {row[0] for row in rows_of(done)} == {"acme", "bluebird", "cobalt"}
     assert "! acme: to look at" in done.stderr.splitlines()
     with database.connection() as connection:
         records = {record.tenants[0]: record for record in list_runs(connection)}

@@ -24,6 +24,7 @@ from erpkit.runs.sample import drop_database
 from erpkit.tenants.adoption import to_slug
 from erpkit.tenants.exports import find_program, open_program
 from tests.command import erpkit as run_erpkit
+from tests.command import rows_of
 
 QUERY = "SELECT slug, schema_name, title AS name, state AS status FROM public.customers"
 GOOSE = """
@@ -592,6 +593,7 @@ def _count(fleet: Fleet) -> int:
 def test_the_command_line_plans_adopts_and_releases(fleet: Fleet) -> None:
     environ = fleet.environ()
     shown = run_erpkit("tenants", "adopt", "--query", QUERY, **environ)
+    assert [row[:2] for row in rows_of(shown)] == [["erp_nord", "nord"], ["erp_ost", "ost"], ["erp_sued", "sued"]]
     assert shown.returncode == 0, shown.stderr
     confirm = re.findall(r"adopt-[0-9a-f]{10}", shown.stdout + shown.stderr)[-1]
     assert f"erpkit tenants adopt --query '{QUERY}' --confirm {confirm}" in shown.stdout + shown.stderr
