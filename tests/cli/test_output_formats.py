@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
+from operator import itemgetter
 from pathlib import Path
 
 import click
@@ -183,10 +184,8 @@ def test_each_tenant_has_a_line_of_migration_status_in_a_pipe_however_many_there
 
 
 def test_values_for_a_program_are_whole() -> None:
-    table = Table(
-        [Column("name", lambda row: row[0]), Column("count", lambda row: row[1]), Column("all", lambda row: row[2])],
-        [("a\tb", 12_345, ["x", "y"]), (None, Decimal("0.123456"), ()), ("a\tb", None, None)],
-    )
+    columns = [Column[tuple[object, ...]](name, itemgetter(n)) for n, name in enumerate(("name", "count", "all"))]
+    table = Table(columns, [("a\tb", 12_345, ["x", "y"]), (None, Decimal("0.123456"), ()), ("a\tb", None, None)])
     assert table.to_lines() == [r"a\tb" + "\t12345\tx, y", "\t0.123456\t", r"a\tb" + "\t\t"]
     assert table.names() == [r"a\tb", ""]
 
@@ -196,7 +195,8 @@ def test_what_was_measured_has_three_decimals_and_a_duration_is_in_seconds() -> 
     columns = [Column[float | timedelta]("value", lambda row: row)]
     lines = ["12", "1234.568", "0.000123", "0", "0.3", "120.002", "inf"]
     assert Table(columns, measured).to_lines() == lines
-    assert Table(columns, [0.1 + 0.2], raw=True).to_lines() == ["0.30000000000000004"]  # what SQL returned is whole
+    sums: list[float | timedelta] = [0.1 + 0.2]
+    assert Table(columns, sums, raw=True).to_lines() == ["0.30000000000000004"]  # what SQL returned is whole
 
 
 def test_a_finding_has_the_colour_of_its_severity_on_a_terminal_only(planted: Planted) -> None:
