@@ -99,7 +99,7 @@ def test_in_a_pipe_the_rows_of_a_plan_are_its_steps_and_how_to_apply_it_is_said_
     assert re.search(r"^plan [a-z-]+-\w{10}: ", done.stderr, re.MULTILINE)
     has_steps = "to apply it:\n    erpkit " in done.stderr
     assert has_steps == ("there is nothing to do" not in done.stderr)
-    assert bool(rows_of(done)) >= has_steps
+    assert bool(rows_of(done)) >= has_steps or "restore" in command  # whose rows are the tables that hold other numbers
 
 
 def test_every_command_was_tried() -> None:
@@ -185,13 +185,23 @@ def test_each_tenant_has_a_line_of_migration_status_in_a_pipe_however_many_there
 
 def test_values_for_a_program_are_whole() -> None:
     columns = [Column[tuple[object, ...]](name, itemgetter(n)) for n, name in enumerate(("name", "count", "all"))]
-    table = Table(columns, [("a\tb", 12_345, ["x", "y"]), (None, Decimal("0.123456"), ()), ("a\tb", None, None)])
+    table = Table[tuple[object, ...]](
+        columns, [("a\tb", 12_345, ["x", "y"]), (None, Decimal("0.123456"), ()), ("a\tb", None, None)]
+    )
     assert table.to_lines() == [r"a\tb" + "\t12345\tx, y", "\t0.123456\t", r"a\tb" + "\t\t"]
     assert table.names() == [r"a\tb", ""]
 
 
 def test_what_was_measured_has_three_decimals_and_a_duration_is_in_seconds() -> None:
-    measured = [12.0, 1234.56789, 0.000123456, -0.0, 0.1 + 0.2, timedelta(minutes=2, microseconds=1600), float("inf")]
+    measured: list[float | timedelta] = [
+        12.0,
+        1234.56789,
+        0.000123456,
+        -0.0,
+        0.1 + 0.2,
+        timedelta(minutes=2, microseconds=1600),
+        float("inf"),
+    ]
     columns = [Column[float | timedelta]("value", lambda row: row)]
     lines = ["12", "1234.568", "0.000123", "0", "0.3", "120.002", "inf"]
     assert Table(columns, measured).to_lines() == lines
