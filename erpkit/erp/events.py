@@ -124,6 +124,9 @@ class DeadLetters(OpenLetters):
         return Plan(make(Work()), make, run, self.target, "letters", can_stop=False)
 
 
+_USUAL = (MAX_LAG, MAX_AGE, 10)
+
+
 class Events(Part):
     """The event log of each tenant. An ERP that erpkit only reads has none: each of these raises UsageError there."""
 
@@ -166,12 +169,12 @@ class Events(Part):
         """Read how many events wait for each handler, since when, and what holds them back.
 
         More than `max_lag` events of a handler and tenant, or one that waits for more than `max_age` seconds, are findings, and None is
-        no limit; so is a transaction that holds a lock of a log for more than `long` seconds. The look is kept: the next one tells what
-        moved, and how long each finding has been known.
+        no limit; so is a transaction that holds a lock of a log for more than `long` seconds. The look is kept: the next one with the
+        same limits tells what moved, and how long each finding has been known.
         """
         lag = self._with_forwarder(self._lag(names, max_lag, max_age, long))
-        changes = follow(self._erp, "lag", names, datetime.now(UTC), lag).changes
-        return replace(lag, ages=changes.ages, trend=changes.table)
+        found = follow(self._erp, _kind("lag", max_lag, max_age, long), names, datetime.now(UTC), lag)
+        return replace(lag, ages=found.changes.ages, trend=found.trend)
 
     def health(
         self,
@@ -186,8 +189,8 @@ class Events(Part):
         lag = self._with_forwarder(self._lag(names, max_lag, max_age, long))
         with self._erp.database.connection() as connection:
             health = read_event_health(connection, self._erp.target, tenants, lag)
-        changes = follow(self._erp, "events", names, datetime.now(UTC), health).changes
-        return replace(health, ages=changes.ages, trend=changes.table)
+        found = follow(self._erp, _kind("events", max_lag, max_age, long), names, datetime.now(UTC), health)
+        return replace(health, ages=found.changes.ages, trend=found.trend)
 
     def dead_letters(self, names: Sequence[str] = (), **selection: Any) -> DeadLetters:
         """Read the open dead letters of these tenants, all without a name.
@@ -571,3 +574,8 @@ def _note_unless_lost(tenant: Tenant, errors: dict[str, str]) -> Iterator[None]:
         if is_lost and not isinstance(error.__cause__, own):
             raise
         errors[tenant.slug] = first_line(error).removeprefix(f"tenant {tenant.slug}: ")
+
+
+def _kind(kind: str, *limits: float | None) -> str:
+    """Return the kind of a look with these limits: one with others has not looked for the same."""
+    return kind if limits == _USUAL else f"{kind} {' '.join(map(str, limits))}"

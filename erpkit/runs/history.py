@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from statistics import median
@@ -112,10 +112,20 @@ class RunHistory(Result):
 
     @property
     def failures(self) -> Table[RunRecord]:
-        """One row per run that failed, timed out, was killed or was lost."""
-        return Table(
-            _COLUMNS, [run for run in self.runs if run.is_good is False], "No run failed." if self.runs else self._empty
-        )
+        """One row per run that failed, timed out, was killed or was lost; grey where the last run of the same work was good."""
+        bad = [run for run in self.runs if run.is_good is False]
+        last = {run.key: run for run in find_last(self.runs)}
+
+        def then(run: RunRecord) -> str:
+            latest = last[run.key]
+            return "not run again" if latest is run else f"{latest.outcome}, {latest.started_at:%Y-%m-%d %H:%M}"
+
+        def tone(run: RunRecord) -> Tone:
+            return "muted" if last[run.key].is_good else "error"
+
+        columns = [replace(one, tone=tone) if one.name == "outcome" else one for one in _COLUMNS]
+        columns.insert(5, Column("last run since", then))
+        return Table(columns, bad, "No run failed." if self.runs else self._empty, about=("bad run",))
 
     @property
     def work(self) -> Table[tuple[str, list[RunRecord], int]]:
@@ -136,7 +146,7 @@ class RunHistory(Result):
             *(
                 Finding(
                     "bad run", run.key, f"the last run {run.verdict} ({run.started_at:%Y-%m-%d %H:%M})", "error",
-                    f"erpkit run {run.notebook}", of="run",
+                    f"erpkit runs show {run.id[:8]}", of="run",
                 )
                 for run in bad
             ),
@@ -202,10 +212,7 @@ _Work = tuple[str, list[RunRecord], int]
 _WORK = (
     Column[_Work]("work", lambda row: row[0]),
     Column[_Work]("runs", lambda row: len(row[1])),
-    Column[_Work](
-        "bad", lambda row: sum(run.is_good is False for run in row[1]),
-        tone=lambda row: "error" if any(run.is_good is False for run in row[1]) else "",
-    ),
+    Column[_Work]("bad", lambda row: sum(run.is_good is False for run in row[1])),
     Column[_Work]("last", lambda row: _last(row[1]).verdict, tone=lambda row: _tone(_last(row[1]))),
     Column[_Work]("median", lambda row: median([run.seconds or 0 for run in row[1]]), unit="s", places=1, bar=True),
     Column[_Work]("longest", lambda row: max(run.seconds or 0 for run in row[1]), unit="s", places=1),

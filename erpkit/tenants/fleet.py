@@ -116,7 +116,8 @@ class FleetInspection(Result):
         rows = sorted(
             self.growths.values(), key=lambda one: (one.size is None, -(one.size or 0), -(one.rows or 0), one.name)
         )
-        return Table(_GROWTH, rows, "There is no earlier inspection to compare with.", title)
+        empty = "There is no earlier inspection to compare with."
+        return Table(_GROWTH, rows, f"{empty} And {self.unkept}." if self.unkept else empty, title)
 
     @property
     def migrations(self) -> Table[_Versions]:
