@@ -35,7 +35,6 @@ from erpkit.database.scope import (
     connect_beside,
     grant_usage,
     quote_name,
-    scope_statements,
     search_path,
     shared_schemas,
 )
@@ -79,7 +78,6 @@ __all__ = [
     "open_stream",
     "quote_name",
     "read_tenants",
-    "scope_statements",
     "search_path",
     "share_table",
     "shared_schemas",

@@ -48,9 +48,9 @@ def form(namespace: dict[str, Any], *, rare: Sequence[str] = (), **kinds: str) -
 
     Its fields come from the parameters cell: type, default and help; those named in `rare` are folded. Parameters named `tenant`,
     `tenants`, `canaries`, `topic`, `handler`, `handlers`, `side_effects`, `module`, `modules`, `impact`, `cut`, `table` and
-    `notebook` are picked from what there really is; `kinds` narrows that, such as `tenant="inactive"`. What is set outlives Run All, until the cell itself says
-    something else. `dry_run` and `confirm` are left to the buttons of `ui.decide`. In a run there is no form, and the parameters
-    are checked. Raises UsageError for one that is wrong.
+    `notebook` are picked from what there really is; `kinds` narrows that, such as `tenant="inactive"`. What is set outlives Run
+    All, until the cell itself says something else. `dry_run` and `confirm` are left to the buttons of `ui.decide`. In a run there
+    is no form, and the parameters are checked. Raises UsageError for one that is wrong.
     """
     if is_a_notebook_watched():
         return Form(namespace, rare, kinds)
