@@ -16,7 +16,7 @@ from erpkit.database import Connection, may_not_read
 from erpkit.errors import DatabaseError, first_line
 from erpkit.finding import Finding
 from erpkit.plural import count_of
-from erpkit.result import Result, Summary
+from erpkit.result import Summary, TableResult
 from erpkit.runs.report import run_key
 from erpkit.runs.store import HistoryFile
 from erpkit.table import Column, Table, Tone
@@ -93,8 +93,8 @@ class RunRecord:
         return f"{self.outcome}: {self.error}" if self.error else self.outcome
 
 
-@dataclass(frozen=True)
-class RunHistory(Result):
+@dataclass(frozen=True, repr=False)
+class RunHistory(TableResult):
     """Runs, the newest first, as tables; `since` is how far back they were read, None for no limit.
 
     `has_others` says whether runs of other notebooks, or older ones, were recorded.
@@ -172,12 +172,6 @@ class RunHistory(Result):
         from pandas import DataFrame  # noqa: PLC0415 - slow to import
 
         return DataFrame([_flat(run) for run in self.runs])
-
-    def __repr__(self) -> str:
-        return repr(self.table)
-
-    def _repr_html_(self) -> str:
-        return self.table._repr_html_()
 
 
 def _flat(run: RunRecord) -> dict[str, Any]:

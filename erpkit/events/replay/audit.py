@@ -30,7 +30,7 @@ from erpkit.events.replay.plan import (
 from erpkit.events.replay.selection import Selection
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
-from erpkit.result import Result, Summary
+from erpkit.result import Summary, TableResult
 from erpkit.table import Column, Table, Tone
 
 
@@ -81,8 +81,8 @@ class ReplayResult:
 _Result = tuple[str, ReplayResult]  # tenant
 
 
-@dataclass(frozen=True)
-class ReplayHistory(Result):
+@dataclass(frozen=True, repr=False)
+class ReplayHistory(TableResult):
     """Earlier replays of some tenants, the newest first, and the tenants that could not be read with the reason.
 
     `results` are what became of each event, where that was asked for: by tenant, failures first.
@@ -112,12 +112,6 @@ class ReplayHistory(Result):
     def summary(self) -> Summary:
         """How many there are, and which tenants could not be read."""
         return Summary("Earlier replays", {"replays": len(self.records)}, self.findings)
-
-    def __repr__(self) -> str:
-        return repr(self.table)
-
-    def _repr_html_(self) -> str:
-        return self.table._repr_html_()
 
 
 def _state_tone(state: str) -> Tone:
