@@ -15,6 +15,7 @@ import psycopg
 from erpkit.database import Connection, may_not_read
 from erpkit.errors import DatabaseError, first_line
 from erpkit.finding import Finding
+from erpkit.grouping import group_by
 from erpkit.plural import count_of
 from erpkit.result import Summary, TableResult
 from erpkit.runs.report import run_key
@@ -131,7 +132,9 @@ class RunHistory(TableResult):
     def work(self) -> Table[tuple[str, list[RunRecord], int]]:
         """One row per notebook with the same parameters: how often it ran, how it ended, how long it took, how often that changed."""
         flaky = find_flaky(self.runs)
-        rows = [(key, same, flaky.get(key, 0)) for key, same in sorted(_group(self.runs).items())]
+        rows = [
+            (key, same, flaky.get(key, 0)) for key, same in sorted(group_by(self.runs, lambda run: run.key).items())
+        ]
         return Table(_WORK, rows, self._empty)
 
     @property
@@ -286,15 +289,7 @@ def find_flaky(runs: Sequence[RunRecord]) -> dict[str, int]:
     return {key: count for key, count in turns.items() if count > 1}
 
 
-def _group(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Return runs by key, in the order given."""
-    found: dict[str, list[RunRecord]] = {}
-    for run in runs:
-        found.setdefault(run.key, []).append(run)
-    return found
-
-
 def _group_ended(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     """Return the runs that have ended by key, the oldest first."""
     ended = [run for run in runs if run.is_good is not None]
-    return _group(sorted(ended, key=lambda run: run.started_at))
+    return group_by(sorted(ended, key=lambda run: run.started_at), lambda run: run.key)
