@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from erpkit.migrations.history import MigrationHistory, read_history, read_milliseconds
     from erpkit.migrations.lint import LintReport, lint_migrations, lint_report
     from erpkit.migrations.parser import ParsedMigration, parse_migration
-    from erpkit.migrations.plan import MigrationPlan, estimate_plan, plan_down, plan_redo, plan_up
+    from erpkit.migrations.plan import MigrationPlan, estimate_plan
+    from erpkit.migrations.planning import plan_down, plan_redo, plan_up
     from erpkit.migrations.run import MigrationRun, run_plan
     from erpkit.migrations.script import Limits
     from erpkit.migrations.status import Applied, FleetStatus, MigrationStatus, describe_status, read_applied
