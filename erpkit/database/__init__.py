@@ -21,6 +21,7 @@ from erpkit.database.schemas import (
     has_schema,
     note_errors,
     note_failure,
+    read_tables,
     read_tenants,
     tenants_with_table,
 )
@@ -77,6 +78,7 @@ __all__ = [
     "note_failure",
     "open_stream",
     "quote_name",
+    "read_tables",
     "read_tenants",
     "search_path",
     "share_table",
