@@ -17,6 +17,7 @@ from erpkit.visible import visible_html
 
 _NOUNS: dict[Severity, str] = {"error": "error", "warning": "warning"}
 _COMMAND = re.compile(r"[\w./-]*erpkit |%|[A-Z]{4,} |[a-z]+ -|pip |export ")  # a command, a magic or a statement
+_OPTION = re.compile(r"(?<= )(--?[\w-]+)")  # a line does not end within it, though it has hyphens
 _FEW = 3  # pieces of advice; more are folded
 
 
@@ -80,7 +81,7 @@ def _remedy(remedy: str) -> str:
     """Return a command as one to paste, and a sentence as such."""
     if not remedy:
         return ""
-    text = visible_html(remedy)
+    text = _OPTION.sub(r'<span class="word">\1</span>', visible_html(remedy))
     return f"<code>{text}</code>" if _COMMAND.match(remedy) else f'<span class="advice">{text}</span>'
 
 
