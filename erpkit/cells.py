@@ -27,7 +27,10 @@ _LONG = "min-width:20em;overflow-wrap:anywhere"
 _CODE = "font-family:var(--jp-code-font-family,monospace);font-size:.95em;"
 _ROOM = "min-width:6em;"  # of a cell with a bar: in a narrow column bars cannot be told apart
 _WRAPS = 48  # characters; longer text may wrap
-_WRAPS_ON_A_PHONE = 20  # characters: a time does not
+_WRAPS_ON_A_PHONE, _NAME_WRAPS = (
+    34,
+    20,
+)  # characters of a text, and of the name in the first column; a time does not wrap
 _UNIT = re.compile(r", (\S{1,2})$")  # a short unit that would stand alone in the second line of a head
 _LONGEST = 300  # characters; of longer text the beginning is shown
 
@@ -79,7 +82,8 @@ class Cell:
 
     def _marks(self, head: Head) -> str:
         """The classes by which a page leaves it out, or lets it wrap, where there is little room."""
-        names = {"erpkit-minor": head.minor, "erpkit-long": len(self.text) > _WRAPS_ON_A_PHONE}
+        size = len(self.text)
+        names = {"erpkit-minor": head.minor, "erpkit-long": size > _WRAPS_ON_A_PHONE, "erpkit-name": size > _NAME_WRAPS}
         marked = " ".join(name for name, is_so in names.items() if is_so)
         return f' class="{marked}"' if marked else ""
 
