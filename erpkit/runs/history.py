@@ -207,13 +207,24 @@ _COLUMNS = (
     Column[RunRecord]("report", lambda r: r.report),
 )
 _Work = tuple[str, list[RunRecord], int]
+
+
+def _durations(row: _Work) -> list[float]:
+    """Return the seconds of the runs that have ended."""
+    return [run.seconds for run in row[1] if run.seconds is not None]
+
+
+def _median(row: _Work) -> float | None:
+    return median(durations) if (durations := _durations(row)) else None
+
+
 _WORK = (
     Column[_Work]("work", lambda row: row[0]),
     Column[_Work]("runs", lambda row: len(row[1])),
     Column[_Work]("bad", lambda row: sum(run.is_good is False for run in row[1])),
     Column[_Work]("last", lambda row: _last(row[1]).verdict, tone=lambda row: _tone(_last(row[1]))),
-    Column[_Work]("median", lambda row: median([run.seconds or 0 for run in row[1]]), unit="s", places=1, bar=True),
-    Column[_Work]("longest", lambda row: max(run.seconds or 0 for run in row[1]), unit="s", places=1),
+    Column[_Work]("median", _median, unit="s", places=1, bar=True, right=True),
+    Column[_Work]("longest", lambda row: max(_durations(row), default=None), unit="s", places=1, right=True),
     Column[_Work]("turned", lambda row: row[2], tone=lambda row: "warning" if row[2] > 1 else ""),
 )  # fmt: skip
 
