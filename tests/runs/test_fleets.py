@@ -18,6 +18,8 @@ from tests.command import erpkit, refused
 from tests.kernels.conftest import wait_until
 from tests.tiny import write_notebook
 
+pytestmark = pytest.mark.usefixtures("warm_runs")
+
 
 @pytest.fixture(autouse=True)
 def environment(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

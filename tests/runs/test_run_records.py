@@ -22,6 +22,8 @@ from erpkit.runs.store import HistoryFile
 from tests.command import erpkit
 from tests.tiny import write_notebook
 
+pytestmark = pytest.mark.usefixtures("warm_runs")
+
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
