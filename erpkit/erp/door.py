@@ -19,8 +19,7 @@ from erpkit.erp.installation import Installation
 from erpkit.erp.part import Part
 from erpkit.erp.runs import Runs
 from erpkit.errors import ErpkitError, UsageError
-from erpkit.finding import Cause, group_findings
-from erpkit.result import findings_html
+from erpkit.finding import Finding, group_findings
 from erpkit.visible import visible, visible_html
 
 if TYPE_CHECKING:
@@ -35,25 +34,8 @@ if TYPE_CHECKING:
 
 _MOST = 200  # tenants that the card looks at
 _CAUSES = 5  # of findings that it names
+_LOOK, _MORE = "to look at", " more: erpkit tenants inspect"
 _CELL = "text-align:left;vertical-align:top;padding:.2em 1em .2em .3em;"
-
-
-class _Html(str):
-    """Text that is HTML already."""
-
-
-def _causes_text(causes: Sequence[Cause]) -> str:
-    lines = [f"{cause}\n    {cause.remedy}" if cause.remedy else str(cause) for cause in causes[:_CAUSES]]
-    return "\n".join([*lines, *_more(causes)])
-
-
-def _causes_html(causes: Sequence[Cause]) -> _Html:
-    shown = [finding for cause in causes[:_CAUSES] for finding in cause.findings]
-    return _Html(findings_html(shown) + "".join(map(visible_html, _more(causes))))
-
-
-def _more(causes: Sequence[Cause]) -> list[str]:
-    return [f"and {len(causes) - _CAUSES} more: erpkit tenants inspect"] if len(causes) > _CAUSES else []
 
 
 class Erp(Part, Installation):
@@ -152,25 +134,47 @@ class Erp(Part, Installation):
         return compose(self.settings, migrate=migrate, dispatch=dispatch, on_report=on_report)
 
     def __str__(self) -> str:
-        card = self._card()
+        return self._text(self._card())
+
+    def _text(self, card: Mapping[str, str]) -> str:
         width = max(map(len, card))
         lines = [
             (name if n == 0 else "", line) for name, text in card.items() for n, line in enumerate(text.split("\n"))
         ]
         return "\n".join(f"{name:<{width}}  {visible(line)}".rstrip() for name, line in lines)
 
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        """Return the card with what it found, which counts for the outcome of a run that shows it, as that of every result does."""
+        from erpkit.result import SCRAP, Summary  # noqa: PLC0415
+
+        found: list[Finding] = []
+        card = self._card(found)
+        text, page, scrap = self._text(card), self._html(card, found), Summary("the ERP", {}, found).scrap("findings")
+        return {"text/plain": text, "text/html": page, SCRAP: scrap}
+
     def _repr_html_(self) -> str:
+        found: list[Finding] = []
+        return self._html(self._card(found), found)
+
+    def _html(self, card: Mapping[str, str], found: Sequence[Finding]) -> str:
+        from erpkit.result import findings_html  # noqa: PLC0415
+
+        cells = {name: visible_html(text) for name, text in card.items()}
+        if found:
+            gravest = [finding for cause in group_findings(found)[:_CAUSES] for finding in cause.findings]
+            more = visible_html(card[_LOOK].rpartition("\n")[2]) if _MORE in card[_LOOK] else ""
+            cells[_LOOK] = findings_html(gravest) + more
         rows = "".join(
             f'<tr><th style="{_CELL}font-weight:600">{visible_html(name)}</th>'
-            f'<td style="{_CELL}white-space:pre-wrap">{cell if isinstance(cell, _Html) else visible_html(cell)}</td></tr>'
-            for name, cell in self._card(_causes_html).items()
+            f'<td style="{_CELL}white-space:pre-wrap">{cell}</td></tr>'
+            for name, cell in cells.items()
         )
         return f'<table style="line-height:1.4">{rows}</table>'
 
-    def _card(self, write: Callable[[Sequence[Cause]], str] = _causes_text) -> dict[str, str]:
-        """Return what matters at first sight, a line each; what cannot be read says why, and a database that is not reached once.
+    def _card(self, found: list[Finding] | None = None) -> dict[str, str]:
+        """Return what matters at first sight, a line each, and add to `found` what needs a look.
 
-        `write` writes down the causes of findings.
+        What cannot be read says why, and a database that is not reached once.
         """
         try:
             self.target  # noqa: B018 - connects
@@ -181,7 +185,7 @@ class Erp(Part, Installation):
             "login": _told(self._login),
             "tenants": _told(self._count),
             "modules": _told(self._order),
-            "to look at": _told(lambda: self._look(write)),
+            _LOOK: _told(lambda: self._look([] if found is None else found)),
         }
 
     def _login(self) -> str:
@@ -189,12 +193,15 @@ class Erp(Part, Installation):
             name, excess = find_excess(connection)
         return f"{name}: it may do more than read ({excess})" if excess else f"{name}: it may only read"
 
-    def _look(self, write: Callable[[Sequence[Cause]], str]) -> str:
+    def _look(self, found: list[Finding]) -> str:
         """Name the gravest causes of findings, with the command that helps; of many tenants the command that reads them."""
         if len(self.tenants) > _MOST:
             return f"not read of more than {_MOST} tenants: erpkit tenants inspect"
-        causes = group_findings(self.tenants.inspect(exact=False, keep=False).findings)
-        return write(causes) if causes else "nothing"
+        found += self.tenants.inspect(exact=False, keep=False).findings
+        causes = group_findings(found)
+        lines = [f"{cause}\n    {cause.remedy}" if cause.remedy else str(cause) for cause in causes[:_CAUSES]]
+        more = len(causes) - _CAUSES
+        return "\n".join([*lines, *([f"and {more}{_MORE}"] if more > 0 else [])]) or "nothing"
 
     def _count(self) -> str:
         counts = Counter(tenant.status for tenant in self.find())

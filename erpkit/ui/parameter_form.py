@@ -9,8 +9,8 @@ from typing import Any
 from erpkit.config import Settings
 from erpkit.errors import UsageError
 from erpkit.runs import Parameter, check_parameters, read_parameters, validate_parameters
-from erpkit.runs.parameters import python_values
-from erpkit.ui.checks import find_conflicts, find_missing
+from erpkit.runs.parameters import CONFIRMS, python_values
+from erpkit.ui.checks import find_conflicts, find_excused
 from erpkit.ui.choices import Choices, check_kinds
 from erpkit.ui.fields import Field, field_of
 from erpkit.ui.front import look_here, run_below_button
@@ -18,7 +18,7 @@ from erpkit.ui.served import link_with, read_link
 from erpkit.visible import visible_html
 from erpkit.watching import is_a_notebook_watched, is_served
 
-_BY_BUTTON = frozenset({"confirm", "dry_run"})  # there is one way to apply: the id beside the button
+_BY_BUTTON = frozenset({*CONFIRMS, "dry_run"})  # there is one way to apply: the id beside the button
 _KEPT = "_erpkit_form"  # the variable that outlives Run All: by parameter, the cell's value and the form's
 
 
@@ -43,21 +43,18 @@ def _read(source: str) -> Sequence[Parameter]:
         return []
 
 
-def form(
-    namespace: dict[str, Any], *, rare: Sequence[str] = (), needed: Sequence[str] = (), **kinds: str
-) -> Form | None:
+def form(namespace: dict[str, Any], *, rare: Sequence[str] = (), **kinds: str) -> Form | None:
     """Show a form that sets the parameters of this notebook; call it as `ui.form(globals())`, below the parameters cell.
 
-    Its fields come from the parameters cell: type, default and help; those named in `rare` are folded, and nothing is run while one
-    of those in `needed` is empty, except in a rehearsal. Parameters named `tenant`,
-    `tenants`, `canaries`, `topic`, `handler`, `handlers`, `side_effects`, `module`, `modules` and `impact` are picked from what
-    there really is; `kinds` narrows that, such as `tenant="inactive"`. What is set outlives Run All, until the cell itself says
-    something else. `dry_run` and `confirm` are left to the buttons of `ui.decide`. In a run there is no form, and the parameters
-    are checked. Raises UsageError for one that is wrong.
+    Its fields come from the parameters cell: type, default and help; those named in `rare` are folded. Parameters named `tenant`,
+    `tenants`, `canaries`, `topic`, `handler`, `handlers`, `side_effects`, `module`, `modules`, `impact`, `cut`, `table` and
+    `notebook` are picked from what there really is; `kinds` narrows that, such as `tenant="inactive"`. What is set outlives Run
+    All, until the cell itself says something else. `dry_run` and the ids of plans are left to the buttons of `ui.decide`. In a run
+    there is no form, and the parameters are checked. Raises UsageError for one that is wrong.
     """
     if is_a_notebook_watched():
         look_here()
-        return Form(namespace, rare, kinds, needed)
+        return Form(namespace, rare, kinds)
     check_parameters(namespace)
     return None
 
@@ -66,17 +63,13 @@ class Form:
     """The fields by name, a line that sums up what is set, and the button that runs the cells below."""
 
     def __init__(
-        self,
-        namespace: dict[str, Any],
-        rare: Sequence[str] = (),
-        kinds: Mapping[str, str] | None = None,
-        needed: Sequence[str] = (),
+        self, namespace: dict[str, Any], rare: Sequence[str] = (), kinds: Mapping[str, str] | None = None
     ) -> None:
         import ipywidgets  # noqa: PLC0415 - slow to import
 
         check_kinds((kinds or {}).values())
         check_parameters(namespace)
-        self._namespace, self._rare, self._kinds, self._needed = namespace, frozenset(rare), kinds or {}, needed
+        self._namespace, self._rare, self._kinds = namespace, frozenset(rare), kinds or {}
         self._parameters = [one for one in declared_parameters(namespace) if one.name not in _BY_BUTTON]
         self._kept: dict[str, tuple[Any, Any]] = namespace.setdefault(_KEPT, {})
         self._restore()
@@ -99,13 +92,11 @@ class Form:
         wrong = {name: field.problem for name, field in self.fields.items()}
         if "slug" in wrong and self.fields["slug"].value in self._found.tenants.names:
             wrong["slug"] = f"there is a tenant {self.fields['slug'].value} already"
-        if "watermill" in self.fields and self.fields["watermill"].value:
-            wrong |= {"topic": "", "uuids": ""}  # Watermill's topics and ids are not those of the modules
-        alone = {name: problem for name, problem in wrong.items() if problem}
+        excused = find_excused({name: field.value for name, field in self.fields.items()}, wrong)
+        alone = {name: problem for name, problem in wrong.items() if problem and name not in excused}
         if alone:
             return alone
-        values = {name: _python_value(one.parameter, one.value) for name, one in self.fields.items()}
-        return find_missing(values, self._needed) or find_conflicts(values)
+        return find_conflicts({name: _python_value(one.parameter, one.value) for name, one in self.fields.items()})
 
     def reset(self) -> None:
         """Take back what was set here: the parameters cell's own values hold again."""
@@ -143,7 +134,6 @@ class Form:
         notes = [ipywidgets.HTML(f"<em>{visible_html(note)}</em>") for note in self._found.notes]
         line = ipywidgets.HBox([self.run_below, self.reset_button], layout={"flex_flow": "row wrap"})
         self.widget.children = [*self._rows(), *notes, line, self.summary]
-        self._tell_problems()
         self._tell(is_stale=False)
 
     def _rows(self) -> list[Any]:
@@ -161,20 +151,15 @@ class Form:
 
     def _set(self, field: Field, _change: object = None) -> None:
         """Set the variables to what is in the fields, once nothing is wrong with any of them."""
-        problems = self._tell_problems()
+        problems = self.problems
+        for name, other in self.fields.items():
+            other.tell(problems.get(name, ""))
         if field.parameter.name not in problems:
             self._take(field)
         if not problems:  # a value that was in conflict with another one is right by now
             for other in self.fields.values():
                 self._take(other)
         self._tell(is_stale=True)
-
-    def _tell_problems(self) -> dict[str, str]:
-        """Show at each field what is wrong with it, and return all of that."""
-        problems = self.problems
-        for name, field in self.fields.items():
-            field.tell(problems.get(name, ""))
-        return problems
 
     def _take(self, field: Field) -> None:
         name, present = field.parameter.name, self._namespace[field.parameter.name]
