@@ -25,7 +25,7 @@ from erpkit.modules import Registry
 from erpkit.modules.registry import SAMPLE_GROUP
 from erpkit.runs import RunResult
 from erpkit.runs.index import write_index
-from erpkit.runs.sample import NOTEBOOKS, demo_job, plant_sample, renew_database
+from erpkit.runs.sample import NOTEBOOKS, demo_job, plant_sample, renew_database, unhurried_disk
 from erpkit.runs.workers import Workers
 
 _MENDERS = {"pending": "run_migrations", "dead letters": "replay_events"}  # kind of finding: the notebook that mends it
@@ -58,7 +58,7 @@ def command(tenants: int, output: Path) -> int:
     server.start()
     renew_database(server)
     _set_environment(settings)
-    with erpkit.open(settings=settings) as erp:
+    with unhurried_disk(server), erpkit.open(settings=settings) as erp:
         results = _work(erp.database, erp.registry, tenants, output)
         found = erp.tenants.inspect(keep=False).findings
     _print_results(results, found, time.perf_counter() - started)

@@ -140,7 +140,7 @@ class Decision(Generic[_Record, _Result]):
 
     def _html(self) -> str:
         if self.result is None:
-            hint = "<p>Dry run: nothing was changed.</p>" if self.plan.record.size else "<p>There is nothing to do.</p>"
+            hint = "<p>Dry run: nothing was changed.</p>" if self.plan.record.size else ""
             return self.plan._repr_html_() + hint
         return to_html(str(self.result), findings=self.result.findings, tables=self.result.tables)
 

@@ -18,6 +18,8 @@ from tests.command import erpkit, refused
 from tests.kernels.conftest import wait_until
 from tests.tiny import write_notebook
 
+pytestmark = pytest.mark.usefixtures("warm_runs")
+
 
 @pytest.fixture(autouse=True)
 def environment(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +49,8 @@ def test_each_row_of_a_file_is_a_run_and_what_they_found_is_told_by_its_cause(tm
     assert "left: n=2 word=two; the same command with --resume runs these alone" in done.stderr
     (page,) = (tmp_path / "runs").glob("fleet-rows-*.html")
     assert "2 rows: is odd (row 1, row 3)" in page.read_text()
+    assert "1 run of 3 did not end well; 2 runs found something" in page.read_text()
+    assert f'href="{page.name}"' in (tmp_path / "runs" / "index.html").read_text()
     links = {entry.name for entry in read_entries(tmp_path / "runs")}
     assert len(links) == 3
     assert all(f'href="{name}"' in page.read_text() for name in links)

@@ -13,6 +13,8 @@ from tests.command import erpkit, refused
 from tests.runs.test_run_receivers import receiver as receiver
 from tests.tiny import write_notebook
 
+pytestmark = pytest.mark.usefixtures("warm_runs")
+
 _CELL = """
 from pathlib import Path
 from erpkit.result import Summary

@@ -14,12 +14,15 @@ import pytest
 from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.runs import Recorder, RunResult, Summary, find_flaky, find_last, list_runs, open_notebook, run_notebook
+from erpkit.runs.history import RunHistory
 from erpkit.runs.job import open_recorder
 from erpkit.runs.record import RunStart, read_provenance
 from erpkit.runs.result import Outcome
 from erpkit.runs.store import HistoryFile
 from tests.command import erpkit
 from tests.tiny import write_notebook
+
+pytestmark = pytest.mark.usefixtures("warm_runs")
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -192,6 +195,13 @@ def test_flaky_is_what_turns_more_than_once_and_the_last_run_of_each_work_counts
         runs = list_runs(connection)
         since = list_runs(connection, since=NOON + timedelta(minutes=3))
     assert find_flaky(runs) == {'probe {"name": "flaky"}': 3}
+    failures = RunHistory("here", tuple(runs)).failures
+    columns = {column.name: column for column in failures.columns}
+    then, tone = columns["last run since"].value, columns["outcome"].tone
+    assert [(run.parameters["name"], then(run), tone(run)) for run in failures.rows] == [
+        ("flaky", "not run again", "error"), ("broke", "not run again", "error"),
+        ("flaky", "timed out, 2026-01-01 12:03", "error"), ("mended", "ok, 2026-01-01 12:01", "muted"),
+    ]  # fmt: skip
     last = {run.parameters["name"]: run.outcome for run in find_last(runs)}
     assert last == {"flaky": "timed out", "broke": "failed", "mended": "ok"}
     assert len(since) == 1

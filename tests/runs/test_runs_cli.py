@@ -19,6 +19,8 @@ from erpkit.runs.result import Outcome
 from tests.command import erpkit, refused, rows_of
 from tests.tiny import write_notebook
 
+pytestmark = pytest.mark.usefixtures("warm_runs")
+
 NOW = datetime.now(UTC)
 
 

@@ -22,6 +22,7 @@ from erpkit.erp import Erp
 from erpkit.errors import DatabaseError, PlanChangedError, UsageError
 from erpkit.runs.sample import drop_database
 from erpkit.tenants.adoption import to_slug
+from erpkit.tenants.doctor import examine
 from erpkit.tenants.exports import find_program, open_program
 from tests.command import erpkit as run_erpkit
 from tests.command import rows_of
@@ -500,6 +501,7 @@ def test_beside_a_table_of_tenants_of_the_erps_own_the_registry_has_another_name
         assert not plan.apply(plan.id).failed
     with fleet.database.connection() as connection:
         assert connection.execute("SELECT count(*) FROM public.erpkit_tenants").fetchone() == (3,)
+        assert examine(connection, "here").facts["tenants"] == "3 of erpkit's own"
         theirs = "SELECT relacl::text FROM pg_class WHERE oid = 'public.tenants'::regclass"
         assert "erpkit" not in str(connection.execute(theirs).fetchone())
     with fleet.open() as erp:
