@@ -240,15 +240,13 @@ class RunFilter:
 
 def list_runs(
     connection: Connection,
-    notebook: str | None = None,
     *,
-    since: datetime | None = None,
     limit: int = 50,
     only: RunFilter | None = None,
     file: HistoryFile | None = None,
 ) -> list[RunRecord]:
     """Return the newest `limit` runs that the database and the `file` hold, the newest first; none where nothing was ever recorded."""
-    only = only or RunFilter(notebook, since=since)
+    only = only or RunFilter()
     found = [run for run in _runs_in(file) if only.fits(run)][:limit] if file else []
     if connection.execute("SELECT to_regclass('public.erpkit_runs')").fetchone() == (None,):
         return found
