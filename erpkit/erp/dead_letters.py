@@ -10,6 +10,7 @@ from erpkit.database import Connection, Tenant
 from erpkit.erp.installation import Installation
 from erpkit.events.letter_plan import OpenLetters
 from erpkit.plan import Plan, Work
+from erpkit.tenants.mend import MendPlan, MendRun, plan_mend
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,18 +33,10 @@ class DeadLetters(OpenLetters):
             self.installation.database, tenant, letter.offset, letter.handler, payload=payload
         )
 
-    def mend(self, statement: str, *, now: bool) -> str:
-        """Run a statement once for each tenant that has such letters, each in a transaction; return what was run, a line each.
-
-        `{schema}` in it stands for the tenant's schema. Without `now`, it is only shown. To be run by an operator: it is any SQL.
-        """
-        schemas = {tenant.slug: tenant.schema for tenant in self.tenants}
-        mends = {slug: statement.replace("{schema}", schemas[slug]) for slug in self.affected if statement}
-        for text in mends.values() if now else ():
-            with self.installation.database.transaction() as connection:
-                connection.execute(text.encode())
-        done = f"mended {len(mends)}" if now else "nothing was mended: mend_now is not set"
-        return "\n".join([*(f"{slug}: {text}" for slug, text in mends.items()), done])
+    def mend(self, statement: str) -> Plan[MendPlan, MendRun]:
+        """Plan to run SQL once for each tenant that has such letters, each in a transaction; `{schema}` stands for its schema."""
+        affected = [tenant for tenant in self.tenants if tenant.slug in self.affected]
+        return plan_mend(self.installation.database, affected, statement)
 
     def retry(self) -> Plan[events.LetterPlan, events.LetterRun]:
         """Plan to hand these letters to their handlers once more; letters that failed since then are in it, too."""

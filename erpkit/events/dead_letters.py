@@ -217,7 +217,7 @@ COUNT_COLUMNS = (
     Column[DeadLetterCount]("cause", lambda one: one.cause),
     Column[DeadLetterCount]("topic", lambda one: one.topic),
     Column[DeadLetterCount]("handler", lambda one: one.handler),
-    Column[DeadLetterCount]("tenant", lambda one: one.tenant),
+    Column[DeadLetterCount]("tenant", lambda one: one.tenant, is_name=True),
     Column[DeadLetterCount]("first", lambda one: one.first_failed_at, minor=True),
     Column[DeadLetterCount]("last", lambda one: one.last_failed_at),
 )

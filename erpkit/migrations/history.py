@@ -157,7 +157,7 @@ def _tone(entry: HistoryEntry) -> Tone:
 
 _COLUMNS = (
     Column[HistoryEntry]("at", lambda e: f"{e.at:%Y-%m-%d %H:%M:%S}"),
-    Column[HistoryEntry]("tenant", lambda e: e.tenant),
+    Column[HistoryEntry]("tenant", lambda e: e.tenant, is_name=True),
     Column[HistoryEntry]("migration", lambda e: e.what),
     Column[HistoryEntry]("state", lambda e: e.state, tone=_tone),
     Column[HistoryEntry]("time", lambda e: e.milliseconds, unit="ms", places=1, bar=True),

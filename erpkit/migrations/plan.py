@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from erpkit.database import TEMPLATE, Tenant
@@ -189,6 +189,13 @@ class MigrationPlan:
         return Table(_COLUMNS, list(alike.values()), "There is nothing to do.")
 
     @property
+    def whole_table(self) -> Table[_Line]:
+        """The table for a program: one line a schema, however many there are, with all its migrations."""
+        lines: list[_Line] = [(wave.name, [plan]) for wave in self.waves for plan in wave.tenants]
+        columns = [replace(one, value=_all_steps) if one.name == "migrations" else one for one in _COLUMNS]
+        return Table(columns, lines, "There is nothing to do.")
+
+    @property
     def tables(self) -> list[Table[_Line]]:
         """Who gets what."""
         return [self.table]
@@ -248,12 +255,16 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _what(line: _Line) -> str:
-    return _some([m.name + (f" ({way})" if way == "down" else "") for m, way in line[1][0].steps])
+    return _some(_all_steps(line))
+
+
+def _all_steps(line: _Line) -> list[str]:
+    return [m.name + (f" ({way})" if way == "down" else "") for m, way in line[1][0].steps]
 
 
 _COLUMNS = (
     Column[_Line]("wave", lambda line: line[0]),
-    Column[_Line]("tenant", _who),
+    Column[_Line]("tenant", _who, is_name=True),
     Column[_Line]("migrations", _what),
     Column[_Line]("count", lambda line: len(line[1][0].steps)),
     Column[_Line]("statements", lambda line: sum(len(m.content.statements(way)) for m, way in line[1][0].steps)),

@@ -36,6 +36,7 @@ WITH recorded AS (
       FROM public.erpkit_runs r
      WHERE (%(notebook)s::text IS NULL OR notebook = %(notebook)s) AND (%(tenant)s::text IS NULL OR %(tenant)s = ANY(tenants))
        AND (%(since)s::timestamptz IS NULL OR started_at >= %(since)s) AND starts_with(id::text, %(id)s)
+       AND id::text <> ALL(%(ended)s)
 )
 SELECT * FROM recorded WHERE %(outcome)s::text IS NULL OR outcome = %(outcome)s ORDER BY started_at DESC, id LIMIT %(limit)s
 """
@@ -206,13 +207,24 @@ _COLUMNS = (
     Column[RunRecord]("report", lambda r: r.report),
 )
 _Work = tuple[str, list[RunRecord], int]
+
+
+def _durations(row: _Work) -> list[float]:
+    """Return the seconds of the runs that have ended."""
+    return [run.seconds for run in row[1] if run.seconds is not None]
+
+
+def _median(row: _Work) -> float | None:
+    return median(durations) if (durations := _durations(row)) else None
+
+
 _WORK = (
     Column[_Work]("work", lambda row: row[0]),
     Column[_Work]("runs", lambda row: len(row[1])),
     Column[_Work]("bad", lambda row: sum(run.is_good is False for run in row[1])),
     Column[_Work]("last", lambda row: _last(row[1]).verdict, tone=lambda row: _tone(_last(row[1]))),
-    Column[_Work]("median", lambda row: median([run.seconds or 0 for run in row[1]]), unit="s", places=1, bar=True),
-    Column[_Work]("longest", lambda row: max(run.seconds or 0 for run in row[1]), unit="s", places=1),
+    Column[_Work]("median", _median, unit="s", places=1, bar=True, right=True),
+    Column[_Work]("longest", lambda row: max(_durations(row), default=None), unit="s", places=1, right=True),
     Column[_Work]("turned", lambda row: row[2], tone=lambda row: "warning" if row[2] > 1 else ""),
 )  # fmt: skip
 
@@ -247,11 +259,13 @@ def list_runs(
 ) -> list[RunRecord]:
     """Return the newest `limit` runs that the database and the `file` hold, the newest first; none where nothing was ever recorded."""
     only = only or RunFilter()
-    found = [run for run in _runs_in(file) if only.fits(run)][:limit] if file else []
+    kept = _runs_in(file) if file else []
+    found = [run for run in kept if only.fits(run)][:limit]
+    ended = [run.id for run in kept if run.ended_at]  # of which the database may not have learned
     if connection.execute("SELECT to_regclass('public.erpkit_runs')").fetchone() == (None,):
         return found
     try:
-        rows = connection.execute(_RUNS, {**vars(only), "lost": _LOST_AFTER, "limit": limit})
+        rows = connection.execute(_RUNS, {**vars(only), "ended": ended, "lost": _LOST_AFTER, "limit": limit})
     except psycopg.errors.InsufficientPrivilege:
         if found:  # this login's own runs
             return found

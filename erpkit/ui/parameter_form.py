@@ -9,7 +9,7 @@ from typing import Any
 from erpkit.config import Settings
 from erpkit.errors import UsageError
 from erpkit.runs import Parameter, check_parameters, read_parameters, validate_parameters
-from erpkit.runs.parameters import python_values
+from erpkit.runs.parameters import CONFIRMS, python_values
 from erpkit.ui.checks import find_conflicts, find_excused
 from erpkit.ui.choices import Choices, check_kinds
 from erpkit.ui.decision import run_below_button
@@ -18,7 +18,7 @@ from erpkit.ui.served import link_with, read_link
 from erpkit.visible import visible_html
 from erpkit.watching import is_a_notebook_watched, is_served
 
-_BY_BUTTON = frozenset({"confirm", "dry_run"})  # there is one way to apply: the id beside the button
+_BY_BUTTON = frozenset({*CONFIRMS, "dry_run"})  # there is one way to apply: the id beside the button
 _KEPT = "_erpkit_form"  # the variable that outlives Run All: by parameter, the cell's value and the form's
 
 
@@ -49,8 +49,8 @@ def form(namespace: dict[str, Any], *, rare: Sequence[str] = (), **kinds: str) -
     Its fields come from the parameters cell: type, default and help; those named in `rare` are folded. Parameters named `tenant`,
     `tenants`, `canaries`, `topic`, `handler`, `handlers`, `side_effects`, `module`, `modules`, `impact`, `cut`, `table` and
     `notebook` are picked from what there really is; `kinds` narrows that, such as `tenant="inactive"`. What is set outlives Run
-    All, until the cell itself says something else. `dry_run` and `confirm` are left to the buttons of `ui.decide`. In a run there
-    is no form, and the parameters are checked. Raises UsageError for one that is wrong.
+    All, until the cell itself says something else. `dry_run` and the ids of plans are left to the buttons of `ui.decide`. In a run
+    there is no form, and the parameters are checked. Raises UsageError for one that is wrong.
     """
     if is_a_notebook_watched():
         return Form(namespace, rare, kinds)

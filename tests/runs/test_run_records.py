@@ -18,8 +18,11 @@ from erpkit.runs.history import RunFilter, RunHistory
 from erpkit.runs.job import open_recorder
 from erpkit.runs.record import RunStart, read_provenance
 from erpkit.runs.result import Outcome
+from erpkit.runs.store import HistoryFile
 from tests.command import erpkit
 from tests.tiny import write_notebook
+
+pytestmark = pytest.mark.usefixtures("warm_runs")
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -108,6 +111,25 @@ def test_a_run_that_began_while_the_database_was_away_is_written_down_at_its_end
     assert recorder.problem is None
     with database.connection() as connection:
         assert [run.outcome for run in list_runs(connection)] == ["ok"]
+
+
+def test_the_end_of_a_run_whose_database_is_away_just_then_is_kept_and_told_until_the_database_has_it(
+    database: Database, notebook: Path, tmp_path: Path
+) -> None:
+    recorder, start = Recorder(database, home=tmp_path), _start(notebook)
+    recorder.start(start)
+    there, database.conninfo = database.conninfo, "host=127.0.0.1 port=1 dbname=erp"
+    recorder.finish(start, _result("findings", findings=("acme is behind",)))
+    assert f"the end of the run is recorded in {tmp_path}" in str(recorder.problem)
+    database.conninfo = there
+    with database.connection() as connection:
+        file = HistoryFile.beside(connection, tmp_path)
+        (run,) = list_runs(connection, file=file)
+        assert (run.id, run.outcome, bool(run.ended_at), run.place) == (start.id, "findings", True, str(file.path))
+        assert [one.outcome for one in list_runs(connection)] == ["running"]  # the database itself does not know
+        recorder.settle()
+        assert recorder.problem is None
+        assert [(one.outcome, one.place) for one in list_runs(connection, file=file)] == [("findings", "")]
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from erpkit.runs import Recorder, open_notebook, run_notebook
 from erpkit.sample.demo import Planted
 from tests.command import erpkit
 
+pytestmark = pytest.mark.usefixtures("warm_runs")
+
 
 @pytest.fixture(autouse=True)
 def environment(database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

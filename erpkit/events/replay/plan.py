@@ -204,6 +204,11 @@ class ReplayPlan:
         )
 
     @property
+    def whole_table(self) -> Table[ReplayStep]:
+        """The table for a program: its steps."""
+        return self.step_table
+
+    @property
     def tables(self) -> tuple[Table[Any], ...]:
         """The handlers, and the events by tenant and topic."""
         return self.handler_table, self.step_table
