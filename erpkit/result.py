@@ -107,6 +107,31 @@ class Result:
         return replace(summary, facts={"plan": applied, **summary.facts}) if applied else summary
 
 
+class TableResult(Result):
+    """A result that shows itself as its `table`; its dataclass is made with `repr=False`."""
+
+    @property
+    def table(self) -> Table[Any]:
+        """Its rows."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return repr(self.table)
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
+
+
+class SummaryResult(TableResult):
+    """A result that shows itself as its summary, on a page with the `table` below."""
+
+    def __repr__(self) -> str:
+        return str(self.summary)
+
+    def _repr_html_(self) -> str:
+        return self.summary.html() + self.table._repr_html_()
+
+
 @dataclass(frozen=True)
 class Picture:
     """An SVG picture that shows itself in a notebook; `text` is its alternative text, and `note` is shown below it.

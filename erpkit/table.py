@@ -59,7 +59,7 @@ class Column(Generic[_Row]):
 
     `unit` is added to the head. `places` are the decimals of a number; `signed` numbers show a plus. `tone` colours a cell. A `bar`
     shows how each number compares with the largest. `right` aligns text to the right, as numbers are. A terminal that is
-    too narrow leaves out `minor` columns first.
+    too narrow leaves out `minor` columns first. The one that `is_name` holds what the rows are of, if the first one does not.
     """
 
     name: str
@@ -71,6 +71,7 @@ class Column(Generic[_Row]):
     bar: bool = False
     right: bool = False
     minor: bool = False
+    is_name: bool = False
 
     @property
     def head(self) -> str:
@@ -141,21 +142,21 @@ class Table(Generic[_Row]):
         return json.dumps(self.records(), default=str, indent=2)
 
     def to_csv(self) -> str:
-        """Return the rows as CSV with a head; values are complete, and numbers are not grouped."""
+        """Return the rows as CSV with a head: numbers are not grouped, those of `raw` tables are complete, durations are in seconds."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(column.head for column in self.columns)
-        writer.writerows([[_exact(column.value(row)) for column in self.columns] for row in self.rows])
+        writer.writerows([[self._exact(column, row) for column in self.columns] for row in self.rows])
         return file.getvalue()
 
     def to_lines(self) -> list[str]:
         """Return the rows for a pipe: no head, a tab between two values, which are those of `to_csv`; each row is one line."""
-        return ["\t".join(visible(_exact(column.value(row))) for column in self.columns) for row in self.rows]
+        return ["\t".join(visible(self._exact(column, row)) for column in self.columns) for row in self.rows]
 
     def names(self) -> list[str]:
-        """Return the values of the first column, each once."""
-        first = self.columns[0]
-        return list(dict.fromkeys(visible(_exact(first.value(row))) for row in self.rows))
+        """Return what the rows are of, each once: the values of the column that is their name, or of the first one."""
+        first = next((column for column in self.columns if column.is_name), self.columns[0])
+        return list(dict.fromkeys(visible(self._exact(first, row)) for row in self.rows))
 
     def __repr__(self) -> str:
         if not self.rows:
@@ -322,6 +323,10 @@ class Table(Generic[_Row]):
             return "NULL" if _is_null(value) else _raw(value)
         return column.text(row)
 
+    def _exact(self, column: Column[_Row], row: _Row) -> str:
+        value = column.value(row)
+        return str(value) if self.raw and isinstance(value, float | timedelta) else _exact(value)
+
 
 def format_value(value: object, *, places: int | None = None, signed: bool = False) -> str:
     """Return a value as text for people: grouped numbers, times to the minute, lists with commas, `–` for None."""
@@ -353,9 +358,18 @@ def _places(value: float) -> int:
 
 
 def _exact(value: object) -> str:
-    """Return a value for a program: complete, numbers not grouped, lists with commas, nothing for None."""
+    """Return a value for a program: whole, numbers not grouped, lists with commas, nothing for None.
+
+    A float or a duration is measured: it has three decimals, or three digits where it is smaller than 1; a duration is in seconds.
+    """
     if _is_null(value):
         return ""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, float) and math.isfinite(value):
+        places = 3 if abs(value) >= 1 or not value else min(2 - math.floor(math.log10(abs(value))), 9)
+        text = f"{value:.{places}f}".rstrip("0").rstrip(".")
+        return "0" if text == "-0" else text
     if isinstance(value, list | tuple | set | frozenset):
         return ", ".join(map(_exact, value))
     return str(value)

@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,13 +59,15 @@ class FleetFile:
         """Make the file of a new fleet."""
         folder = _folder(place)
         at = datetime.now(UTC)
-        with _writing_in(folder):
+        try:
             folder.mkdir(parents=True, exist_ok=True)
             for number in range(1, 1000):
                 path = folder / f"fleet-{notebook}-{at:%Y%m%dT%H%M%SZ}{f'-{number}' if number > 1 else ''}.jsonl"
                 with suppress(FileExistsError):
                     path.touch(exist_ok=False)
                     return cls(path)
+        except OSError as error:
+            raise RunError(f"the fleet's files in {folder} cannot be written: {error.strerror}") from None
         raise UsageError(f"{folder} holds a thousand fleets of this second")
 
     @classmethod
@@ -119,14 +121,6 @@ class FleetFile:
         (address,) = destination.deliver([page])
         destination.close()
         return address
-
-
-@contextmanager
-def _writing_in(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"the fleet's files in {folder} cannot be written: {error.strerror}") from None
 
 
 def _folder(place: str) -> Path:

@@ -16,6 +16,7 @@ from erpkit.runs.execute import NOTE, is_note_of_the_end
 from erpkit.runs.harmless import POLICY, harmless
 from erpkit.runs.headline import show_contents, show_facts, show_figures, show_headline
 from erpkit.runs.notebook import write_whole
+from erpkit.runs.parameters import CONFIRMS
 from erpkit.runs.record import Provenance
 from erpkit.runs.result import RunResult
 from erpkit.runs.sections import Section, mark_sections, split_off_purpose
@@ -47,8 +48,8 @@ _PAGE = """<!doctype html>
 
 
 def run_key(notebook: str, parameters: Mapping[str, Any]) -> str:
-    """Return the key by which runs are the same work: notebook and parameters, without the id of a plan."""
-    rest = {name: value for name, value in parameters.items() if name != "confirm"}
+    """Return the key by which runs are the same work: notebook and parameters, without the ids of plans."""
+    rest = {name: value for name, value in parameters.items() if name not in CONFIRMS}
     return f"{notebook} {json.dumps(rest, sort_keys=True)}" if rest else notebook
 
 

@@ -90,7 +90,11 @@ def run_notebook(
 
         run, result = _try_until_done(begin, retry, stopper)
     if index and destination.url is None:
-        write_index(destination.folder)
+        try:
+            write_index(destination.folder)
+        except OSError as error:
+            problem = f"the index of {destination.folder} cannot be written: {error.strerror}"
+            result = replace(result, problems=(*result.problems, problem))
     return _tell(result, replace(run.start, started_at=first), destination, recorder, urls)
 
 

@@ -12,7 +12,7 @@ from erpkit.finding import Finding, with_ages
 from erpkit.migrations import ForeignState, MigrationStatus
 from erpkit.migrations.status import KINDS
 from erpkit.plural import count_of
-from erpkit.result import Result, Summary
+from erpkit.result import Summary, SummaryResult
 from erpkit.table import Column, Table, Tone
 from erpkit.tenants.drift import Difference, drift_table
 from erpkit.tenants.health import Blocker
@@ -31,8 +31,8 @@ _FEW = 5  # tenants that are alike, of which each has its line
 _Versions = tuple[str, Mapping[str, MigrationStatus | ForeignState]]  # a tenant, and its states by module
 
 
-@dataclass(frozen=True)
-class FleetInspection(Result):
+@dataclass(frozen=True, repr=False)
+class FleetInspection(SummaryResult):
     """The inspections of tenants; `before` is an earlier inspection, since which growth is measured.
 
     `ages` says how long each finding has been known, by its key, and `unkept` why this inspection was not kept for the next one.
@@ -117,7 +117,8 @@ class FleetInspection(Result):
         rows = sorted(
             self.growths.values(), key=lambda one: (one.size is None, -(one.size or 0), -(one.rows or 0), one.name)
         )
-        return Table(_GROWTH, rows, "There is no earlier inspection to compare with.", title)
+        empty = "There is no earlier inspection to compare with."
+        return Table(_GROWTH, rows, f"{empty} And {self.unkept}." if self.unkept else empty, title)
 
     @property
     def migrations(self) -> Table[_Versions]:
@@ -211,12 +212,6 @@ class FleetInspection(Result):
 
     def __len__(self) -> int:
         return len(self.inspections)
-
-    def __repr__(self) -> str:
-        return str(self.summary)
-
-    def _repr_html_(self) -> str:
-        return self.summary.html() + self.table._repr_html_()
 
 
 def _shorten(lines: Sequence[_Versions]) -> list[_Versions]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -108,6 +108,16 @@ class Decision(Generic[_Record, _Result]):
         if not self._has_buttons:
             return now
         return _LiveSummary(now.title, now.facts, now.findings, self._live)
+
+    def add_to(self, summary: Summary) -> Summary:
+        """Return the summary of what follows with the figures and findings of this decision: of a mend before a retry, say."""
+        if not self.plan.record.size:
+            return summary
+        own = {f"{self.plan.id.partition('-')[0]} plan": self.plan.id, **self.plan.record.facts}
+        now = self.result or self.plan.record
+        return replace(
+            summary, facts={**own, **now.facts, **summary.facts}, findings=[*now.findings, *summary.findings]
+        )
 
     @property
     def _has_buttons(self) -> bool:

@@ -14,6 +14,8 @@ from erpkit.runs.index import write_index
 from erpkit.runs.output import Destination, output_name, read_tenants
 from erpkit.runs.run import is_news
 
+pytestmark = pytest.mark.usefixtures("warm_runs")
+
 AT = datetime(2026, 11, 25, 15, 41, 14, tzinfo=UTC)
 
 
