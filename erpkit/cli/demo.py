@@ -12,7 +12,7 @@ import click
 
 import erpkit
 from erpkit.cli.helping import Command
-from erpkit.cli.output import as_table, print_table, print_target, say
+from erpkit.cli.output import COMMAND, as_table, print_table, print_target, say, tone_of
 from erpkit.cli.say import end_waiting
 from erpkit.config import Settings
 from erpkit.database import Database
@@ -108,11 +108,21 @@ def _print_results(results: Sequence[RunResult], left: Collection[Finding], seco
     """Print how each notebook ended and what it found; of what is no longer `left`, say which one mended it."""
     rows = [(r.notebook, r.verdict, f"{r.seconds:.1f}", os.path.relpath(r.report)) for r in results]
     print_table(["notebook", "outcome", "seconds", "report"], rows, right=["seconds"])
+    keys = {finding.key for finding in left}
+    told: set[str] = set()
     for result in results:
-        for cause in result.summary.causes if result.summary else ():
-            for finding in cause.findings:
-                mender = "" if finding in left else _MENDERS.get(finding.kind, "")
-                line = marked(finding)
-                say(f"{line[:2]}{result.notebook}: {line[2:]}{f' ({mender} mended it)' if mender else ''}")
+        for finding in [one for cause in result.summary.causes for one in cause.findings] if result.summary else ():
+            if finding.key not in told:
+                told.add(finding.key)
+                _print_finding(result.notebook, finding, "" if finding.key in keys else _MENDERS.get(finding.kind, ""))
     say()
-    say(f"{seconds:.0f} s in all. Open a report in a browser, or go on in JupyterLab: erpkit lab")
+    say(f"{seconds:.0f} s in all. What is left to do, with the commands that do it:", hang=0)
+    say("    erpkit tenants inspect", tone=COMMAND)
+    say("Or open a report in a browser, or go on in JupyterLab:")
+    say("    erpkit lab", tone=COMMAND)
+
+
+def _print_finding(notebook: str, finding: Finding, mender: str) -> None:
+    line = marked(finding)
+    mended = f" ({mender} mended it)" if mender else ""
+    say(f"{line[:2]}{notebook}: {line[2:]}{mended}", tone=tone_of("info" if mender else finding.severity), hang=2)
