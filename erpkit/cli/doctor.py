@@ -60,7 +60,7 @@ def _print(found: Diagnosis) -> None:
     if found.grants:
         title = (
             "To let this login read the rest, as the owner:"
-            if found.unreadable
+            if found.lacks_rights
             else "A login that may only read, as the owner:"
         )
         say()

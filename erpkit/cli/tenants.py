@@ -29,7 +29,7 @@ from erpkit.cli.output import (
 from erpkit.cli.planning import show_or_apply, this_command
 from erpkit.finding import exit_code
 from erpkit.plan import Plan
-from erpkit.plural import count_of
+from erpkit.plural import count_of, part_of
 from erpkit.table import Column, Table
 from erpkit.tenants import (
     FleetInspection,
@@ -325,9 +325,8 @@ def _print_since(fleet: FleetInspection) -> None:
     if not all(one.is_exact for one in growths):
         note("~ a figure then or now is PostgreSQL's estimate")
     if len(known) < len(growths):
-        note(
-            f"– {len(growths) - len(known):,} of {count_of(len(growths), 'tenant is', 'tenants are')} not in the earlier inspection"
-        )
+        new = part_of(len(growths) - len(known), len(growths), "tenant", "is", "are")
+        note(f"– {new} not in the earlier inspection")
 
 
 def _words(elapsed: timedelta) -> str:

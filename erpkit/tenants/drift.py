@@ -14,7 +14,7 @@ from psycopg import sql
 from erpkit.database import TEMPLATE, Connection, Tenant, has_schema, quote_name
 from erpkit.errors import UsageError
 from erpkit.finding import Finding
-from erpkit.plural import count_of
+from erpkit.plural import part_of
 from erpkit.result import Result, Summary
 from erpkit.table import Column, Table
 from erpkit.tenants.ddl import mend_object, rank
@@ -133,8 +133,8 @@ class Drift(Result):
             return "nothing was compared"
         unknown = len(self.not_compared)
         left = f"; {unknown:,} could not be compared" if unknown else ""
-        compared = count_of(len(self.differences) - unknown, "tenant differs", "tenants differ")
-        return f"{len(self.differing):,} of {compared} from {self.measure}{left}"
+        compared = len(self.differences) - unknown
+        return f"{part_of(len(self.differing), compared, 'tenant', 'differs', 'differ')} from {self.measure}{left}"
 
     def __repr__(self) -> str:
         return str(self.summary)
