@@ -206,11 +206,12 @@ class Table(Generic[_Row]):
         rooms = []
         for n, column in enumerate(self.columns):
             head, cells = visible(column.head), [line[n] for line in lines]
-            folds = isinstance(_first(column, self.rows), str | list | tuple | set | frozenset)
+            folds = isinstance(_first(column, self.rows), str | list | tuple | set | frozenset | Mapping)
             parts = [word for cell in cells for word in cell.split()] if folds else cells
             word = max(map(cell_len, head.split()), default=1)
             least, widest = (max([word, *map(cell_len, texts)]) for texts in (parts, cells))
-            rooms.append(Room(least, widest, max(widest, cell_len(head)), column.minor))
+            is_in_trouble = any(column.tone(row) in _GRAVEST for row in self.rows)
+            rooms.append(Room(least, widest, max(widest, cell_len(head)), column.minor, is_in_trouble))
         return rooms
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

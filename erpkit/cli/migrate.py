@@ -22,6 +22,7 @@ from erpkit.cli.output import (
     print_findings,
     print_json,
     print_target,
+    print_verdict,
     say,
     say_script,
     show,
@@ -112,7 +113,7 @@ def status(slugs: tuple[str, ...], against: str, as_json: bool) -> int:
         print_json([*(vars(s) | {"state": s.state} for s in found.statuses), *found.foreign.documents])
         return exit_code(found.findings)
     show(found.whole_table if is_for_programs() else found.table)
-    print_findings(found.findings)
+    print_verdict(found.findings, "no tenant is behind: nothing to do")
     return exit_code(found.findings)
 
 
@@ -222,6 +223,7 @@ def _is_doubtful(plan: MigrationPlan) -> bool:
     return (
         bool(plan.refused)
         or plan.reaches
+        or (plan.before is not None and plan.before.is_foreign and bool(exit_code(plan.findings)))
         or any(finding.kind in ("no tenants", "no migrations", "skipped") for finding in plan.findings)
     )
 
@@ -253,7 +255,7 @@ def _show_plan(plan: Plan[MigrationPlan, MigrationRun], *, show_sql: bool, as_js
         say_script("\n".join([f"-- {visible(migration.name)} ({direction})", *statements, ""]))
     print_findings([finding for finding in plan.record.findings if finding.kind != "pending"])  # the table shows these
     if plan.record.before and plan.record.before.is_foreign:
-        note(f"plan {plan.id}: {plan.record}; erpkit only reads this ERP, and cannot apply it")
+        note("erpkit only reads this ERP, and plans nothing: its own tool migrates it")
     else:
         say_plan(plan, again)
 

@@ -23,7 +23,7 @@ from erpkit.cli.say import say_script as say_script
 from erpkit.cli.say import say_text as say_text
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
-from erpkit.finding import Finding, group_findings, marked
+from erpkit.finding import Finding, exit_code, group_findings, marked
 from erpkit.table import Column, Table
 
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -223,6 +223,14 @@ def print_findings(findings: Sequence[Finding], *, quiet: bool = False) -> None:
         say(marked(cause), err=err, tone=tone_of(cause.severity), hang=2)
         if cause.remedy:
             say(f"    {cause.remedy}", err=err, tone=COMMAND)
+
+
+def print_verdict(findings: Sequence[Finding], fine: str) -> None:
+    """Print findings, and on a terminal that all is `fine` where none is more than advice."""
+    print_findings(findings)
+    if not exit_code(findings) and not is_for_programs():
+        leave_gap()
+        say(fine, tone="green", hang=0)
 
 
 def print_json(value: object, *, indent: int | None = 2) -> None:

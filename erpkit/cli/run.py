@@ -11,11 +11,11 @@ import click
 import erpkit
 from erpkit.cli.fleet import FleetOptions, as_dict, run_many
 from erpkit.cli.helping import Command
-from erpkit.cli.output import COMMAND, as_json, print_json, print_target, say, say_text, tone_of
+from erpkit.cli.output import as_json, print_findings, print_json, print_target, say, say_text
 from erpkit.cli.run_options import ProgressLine, yaml_options
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
-from erpkit.finding import marked
+from erpkit.result import as_findings
 from erpkit.runs import (
     Notebook,
     Retry,
@@ -164,13 +164,9 @@ def print_result(result: RunResult, as_json: bool) -> None:
         print_json(as_dict(result))
         return
     say(f"{result.notebook}: {result.verdict} in {result.seconds:.1f} s{_attempts(result)}")
-    for cause in result.summary.causes if result.summary else ():
-        for finding in cause.findings:
-            say(marked(finding), tone=tone_of(finding.severity), hang=2)
-            if finding.remedy:
-                say(f"    {finding.remedy}", tone=COMMAND)
+    print_findings(as_findings(result.summary.findings) if result.summary else ())
     for line in result.changes.news if result.changes else ():
-        say(line)
+        say(line, hang=2)
     say(f"output {result.places[0]}")
     say(f"report {result.places[1]}")
 

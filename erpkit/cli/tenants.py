@@ -21,6 +21,7 @@ from erpkit.cli.output import (
     print_findings,
     print_json,
     print_target,
+    print_verdict,
     say,
     say_script,
     show,
@@ -287,7 +288,7 @@ def inspect(slugs: tuple[str, ...], since: Path | None, as_json: bool) -> int:
         print_json(fleet.document)
     else:
         _print_fleet(fleet, detail)
-        print_findings(fleet.findings)
+        print_verdict(fleet.findings, f"{count_of(len(fleet.inspections), 'tenant')} inspected: nothing to do")
     return exit_code(fleet.findings)
 
 

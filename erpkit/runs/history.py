@@ -97,13 +97,14 @@ class RunRecord:
 class RunHistory(Result):
     """Runs, the newest first, as tables; `since` is how far back they were read, None for no limit.
 
-    `has_others` says whether runs of other notebooks, or older ones, were recorded.
+    `has_others` says whether runs of other notebooks, or older ones, were recorded, and `meant` what was probably asked for.
     """
 
     target: str
     runs: tuple[RunRecord, ...]
     since: datetime | None = None
     has_others: bool = False
+    meant: str = ""
 
     @property
     def table(self) -> Table[RunRecord]:
@@ -112,9 +113,12 @@ class RunHistory(Result):
 
     @property
     def failures(self) -> Table[RunRecord]:
-        """One row per run that failed, timed out, was killed or was lost."""
+        """One row per run that failed, timed out, was killed or was lost, with how the last run of the same work ended."""
+        last = {run.key: run.verdict for run in find_last(self.runs)}
+        since = Column[RunRecord]("last run since", lambda run: last.get(run.key))
+        failed = [run for run in self.runs if run.is_good is False]
         return Table(
-            _COLUMNS, [run for run in self.runs if run.is_good is False], "No run failed." if self.runs else self._empty
+            [*_COLUMNS[:5], since, *_COLUMNS[5:]], failed, "No run failed." if self.runs else self._empty, in_order=True
         )
 
     @property
@@ -126,7 +130,8 @@ class RunHistory(Result):
 
     @property
     def _empty(self) -> str:
-        return "No run matches; for others see erpkit runs" if self.has_others else _NO_RUNS
+        meant = f": {self.meant}" if self.meant else ""
+        return f"No run matches{meant}; for others see erpkit runs" if self.has_others else _NO_RUNS
 
     @property
     def findings(self) -> list[Finding]:
@@ -194,7 +199,9 @@ _COLUMNS = (
     Column[RunRecord]("notebook", lambda r: r.notebook),
     Column[RunRecord]("tenants", lambda r: list(r.tenants), minor=True),
     Column[RunRecord]("outcome", lambda r: r.verdict, tone=_tone),
-    Column[RunRecord]("duration", lambda r: r.seconds, unit="s", places=1, bar=True),
+    Column[RunRecord](
+        "duration", lambda r: None if r.seconds is None else round(r.seconds, 3), unit="s", places=1, bar=True
+    ),
     Column[RunRecord]("by", lambda r: f"{r.who}@{r.host}", minor=True),
     Column[RunRecord]("report", lambda r: r.report),
 )

@@ -158,7 +158,7 @@ class Diagnosis(Result):
     def _nobody(self) -> Iterator[Finding]:
         if not self.members:
             words = "there is nothing that looks like tenants: two schemas or more with the same tables"
-            yield Finding("no tenants", "", words, remedy="erpkit demo makes an ERP to look around.")
+            yield Finding("no tenants", "", words, remedy="erpkit tenants create NAME  # with modules of your own")
         remedy = "see the grants below" if self._query_fails and self._asked else ""
         yield from (Finding("not read", "", error, remedy=remedy) for error in self.errors)
 

@@ -76,7 +76,7 @@ class Drift(Result):
     def findings(self) -> list[Finding]:
         """One for each difference of each tenant, or one that says that nothing could be compared."""
         if not self.differences:
-            return [Finding("no tenants", "", "there are no tenants to compare", remedy="erpkit tenants list")]
+            return [Finding("no tenants", "", "there are no tenants to compare", remedy="erpkit doctor")]
         found = [one for slug, some in self.differences.items() for one in drift_findings(slug, some, self.measure)]
         return found or self._nothing_to_compare()
 
