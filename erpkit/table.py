@@ -195,9 +195,9 @@ class Table(Generic[_Row]):
         return table
 
     def left_out(self, width: int) -> list[str]:
-        """Return the heads of the columns for which a terminal of this width has no room."""
+        """Return the names of the columns for which a terminal of this width has no room."""
         shown = fit(self._rooms(list(self.texts())), width) if self.rows else range(len(self.columns))
-        return [column.head for n, column in enumerate(self.columns) if n not in shown]
+        return [column.name for n, column in enumerate(self.columns) if n not in shown]
 
     def _rooms(self, lines: Sequence[Sequence[str]]) -> list[Room]:
         """Return the room that each column needs; times and numbers are never folded, text is between words."""
@@ -333,7 +333,13 @@ def format_value(value: object, *, places: int | None = None, signed: bool = Fal
         return _duration(value.total_seconds())
     if isinstance(value, list | tuple | set | frozenset):
         return ", ".join(map(format_value, value)) or "–"
+    if isinstance(value, Mapping):
+        return visible(_json(value))
     return visible(str(value))
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)
 
 
 def _places(value: float) -> int:
@@ -350,7 +356,7 @@ def _exact(value: object) -> str:
         return ""
     if isinstance(value, list | tuple | set | frozenset):
         return ", ".join(map(_exact, value))
-    return str(value)
+    return _json(value) if isinstance(value, Mapping) else str(value)
 
 
 def _share(value: object, largest: float) -> float | None:

@@ -130,8 +130,9 @@ class RunHistory(Result):
 
     @property
     def _empty(self) -> str:
-        meant = f": {self.meant}" if self.meant else ""
-        return f"No run matches{meant}; for others see erpkit runs" if self.has_others else _NO_RUNS
+        if self.meant:
+            return f"No run matches: {self.meant} For others see erpkit runs"
+        return "No run matches; for others see erpkit runs" if self.has_others else _NO_RUNS
 
     @property
     def findings(self) -> list[Finding]:
