@@ -82,7 +82,7 @@ def _say_next(runs: Sequence[RunRecord]) -> None:
 
 @command.command("show")
 @click.argument("run")
-@as_rows
+@as_json
 def show_(run: str, as_json: bool) -> int:
     """Show one run in full: its parameters, facts and findings, and what was different from the run before.
 

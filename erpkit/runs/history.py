@@ -113,12 +113,9 @@ class RunHistory(Result):
 
     @property
     def failures(self) -> Table[RunRecord]:
-        """One row per run that failed, timed out, was killed or was lost, with how the last run of the same work ended."""
-        last = {run.key: run.verdict for run in find_last(self.runs)}
-        since = Column[RunRecord]("last run since", lambda run: last.get(run.key))
-        failed = [run for run in self.runs if run.is_good is False]
+        """One row per run that failed, timed out, was killed or was lost."""
         return Table(
-            [*_COLUMNS[:5], since, *_COLUMNS[5:]], failed, "No run failed." if self.runs else self._empty, in_order=True
+            _COLUMNS, [run for run in self.runs if run.is_good is False], "No run failed." if self.runs else self._empty
         )
 
     @property

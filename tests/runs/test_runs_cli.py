@@ -77,7 +77,6 @@ def test_a_run_is_shown_by_the_beginning_of_its_id(database: Database, notebook:
     shown = erpkit("runs", "show", id_[:8]).stdout
     for text in (id_, "probe", "failed", "parameter n", "the database"):
         assert text in shown
-    assert f"run\t{id_}" in shown.splitlines()
     assert f"\n    erpkit runs show {id_[:8]}\n" in on_a_terminal("runs", columns=80)
     assert json.loads(erpkit("runs", "show", id_, "--json").stdout)["parameters"] == {"n": 1}
     refused(erpkit("runs", "show", "00000000"), 2, "there is no run '00000000': see erpkit runs")
