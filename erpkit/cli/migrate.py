@@ -223,7 +223,6 @@ def _is_doubtful(plan: MigrationPlan) -> bool:
     return (
         bool(plan.refused)
         or plan.reaches
-        or (plan.before is not None and plan.before.is_foreign and bool(exit_code(plan.findings)))
         or any(finding.kind in ("no tenants", "no migrations", "skipped") for finding in plan.findings)
     )
 
@@ -255,7 +254,8 @@ def _show_plan(plan: Plan[MigrationPlan, MigrationRun], *, show_sql: bool, as_js
         say_script("\n".join([f"-- {visible(migration.name)} ({direction})", *statements, ""]))
     print_findings([finding for finding in plan.record.findings if finding.kind != "pending"])  # the table shows these
     if plan.record.before and plan.record.before.is_foreign:
-        note("erpkit only reads this ERP, and plans nothing: its own tool migrates it")
+        what = f"plan {plan.id}: {plan.record}; " if not plan.record.is_empty else ""
+        note(f"{what}erpkit only reads this ERP: its own tool migrates it")
     else:
         say_plan(plan, again)
 
