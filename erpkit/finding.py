@@ -64,7 +64,7 @@ def find_skipped(skipped: Mapping[str, str], named: Collection[str]) -> list[Fin
     """Return a finding for each tenant that was skipped because of its status: a warning for one that was asked for by name."""
     return [
         Finding(
-            "skipped", slug, f"skipped, as it is {status}", "warning" if slug in named else "info",
+            "skipped", slug, f"skipped: {status}", "warning" if slug in named else "info",
             f"erpkit tenants activate {slug}",
         )
         for slug, status in skipped.items()

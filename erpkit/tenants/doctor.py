@@ -261,7 +261,8 @@ class Diagnosis(Result):
         keeps = any(one.kind and one.schema in members for one in self.state)
         yield Ability("inspect_tenants", "tenants inspect, drift", reads)
         yield Ability("explore_tenants", "lab", reads)
-        yield Ability("run_migrations", "migrate status", "yes, to read" if keeps else "no state table was found")
+        status = "yes, to read" if keeps else "no state table was found"
+        yield Ability("run_migrations", "migrate status", reads if self._query_fails else status)
         yield Ability("check_modules", "modules check", "yes, with a modules.toml")
         yield Ability("", "queries check", "yes, with a modules.toml")
         yield from _REFUSED

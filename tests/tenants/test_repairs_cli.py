@@ -39,7 +39,7 @@ def test_repair_shows_the_statements_and_runs_those_that_were_confirmed(planted:
     code, shown = erpkit("repair", planted.drifted)
     assert (code, shown.splitlines()[0].startswith("target: ")) == (3, True)
     assert "CREATE INDEX billing_payments_invoice" in shown
-    assert "-- left out, loses values: --accept loses: ALTER TABLE" in shown
+    assert "-- left out, as it loses values (--accept loses takes it in): ALTER TABLE" in shown
     plan = json.loads(erpkit("repair", planted.drifted, "--json")[1])
     assert (plan["applied"], len(plan["steps"]), len(plan["left"])) == (False, 1, 1)
     assert f"to apply it:\n    erpkit tenants repair {planted.drifted} --confirm {plan['plan']}" in shown
