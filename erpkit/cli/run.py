@@ -11,7 +11,7 @@ import click
 import erpkit
 from erpkit.cli.fleet import FleetOptions, as_dict, run_many
 from erpkit.cli.helping import Command
-from erpkit.cli.output import as_json, print_findings, print_json, print_target, say, say_text
+from erpkit.cli.output import as_rows, note, print_findings, print_json, print_target, say, say_text, show_done
 from erpkit.cli.run_options import ProgressLine, yaml_options
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
@@ -72,7 +72,7 @@ _SECONDS = click.FloatRange(min=0, min_open=True)
     "--output", default="runs", show_default=True, help="Folder, or s3:// gs:// abs:// URL, for output and report."
 )
 @click.option("-h", "--help", "wants_help", is_flag=True, help="Show this message, or a notebook's parameters.")
-@as_json
+@as_rows
 @click.pass_context
 def command(
     context: click.Context, notebook: str | None, given: tuple[tuple[str, str], ...], tenants: tuple[str, ...], each_tenant: bool,
@@ -163,12 +163,20 @@ def print_result(result: RunResult, as_json: bool) -> None:
     if as_json:
         print_json(as_dict(result))
         return
-    say(f"{result.notebook}: {result.verdict} in {result.seconds:.1f} s{_attempts(result)}")
+    show_done(f"{result.notebook}: {result.verdict} in {result.seconds:.1f} s{_attempts(result)}", _row(result))
     print_findings(as_findings(result.summary.findings) if result.summary else ())
     for line in result.changes.news if result.changes else ():
-        say(line, hang=2)
-    say(f"output {result.places[0]}")
-    say(f"report {result.places[1]}")
+        note(line)
+    note(f"output {result.places[0]}")
+    note(f"report {result.places[1]}")
+
+
+def _row(result: RunResult) -> dict[str, object]:
+    output, report = result.places
+    return {
+        "run": result.id, "notebook": result.notebook, "outcome": result.verdict, "seconds": result.seconds,
+        "output": output, "report": report,
+    }  # fmt: skip
 
 
 def _print_problems(result: RunResult) -> None:

@@ -14,7 +14,6 @@ import erpkit
 from erpkit.cli.helping import Group
 from erpkit.cli.output import (
     COMMAND,
-    as_json,
     as_rows,
     confirm_option,
     is_for_programs,
@@ -82,7 +81,7 @@ def _say_next(runs: Sequence[RunRecord]) -> None:
 
 @command.command("show")
 @click.argument("run")
-@as_json
+@as_rows
 def show_(run: str, as_json: bool) -> int:
     """Show one run in full: its parameters, facts and findings, and what was different from the run before.
 
@@ -108,7 +107,7 @@ def show_(run: str, as_json: bool) -> int:
 @command.command()
 @click.argument("run")
 @click.option("--output", default="runs", show_default=True, help="Folder or URL for output and report.")
-@as_json
+@as_rows
 def rerun(run: str, output: str, as_json: bool) -> int:
     """Run the notebook of a recorded run once more, with the same parameters.
 
@@ -132,7 +131,7 @@ def rerun(run: str, output: str, as_json: bool) -> int:
     help="Keep so many of each notebook and parameters.",
 )
 @confirm_option()
-@as_json
+@as_rows
 def prune(days: int, keep: int, confirm: str, as_json: bool) -> int:
     """Delete runs and their files by age and count; without --confirm, show which.
 

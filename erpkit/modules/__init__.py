@@ -8,7 +8,7 @@ from erpkit.late import import_late
 
 if TYPE_CHECKING:
     from erpkit.modules.check import ModuleCheck, check_modules
-    from erpkit.modules.impact import Impact, WhatIf, cut_edges, find_impact
+    from erpkit.modules.impact import cut_edges, find_impact
     from erpkit.modules.module import (
         CommandHandler,
         EventHandler,
@@ -23,26 +23,20 @@ if TYPE_CHECKING:
         register,
         tables_of,
         tools_of,
-        topic_of,
     )
-    from erpkit.modules.registry import Candidates, Registry, find_modules, load_modules, load_order, read_candidates
+    from erpkit.modules.registry import Registry, find_modules, load_modules, load_order, read_candidates
     from erpkit.modules.rules import Layers, Rule, Rules
     from erpkit.modules.rules_file import read_rules
-    from erpkit.modules.wiring import Component, Couplings, Edge, ModuleFinding, ModuleGraph, Unread
+    from erpkit.modules.wiring import Couplings, Edge, Unread
 
 __all__ = [
-    "Candidates",
     "CommandHandler",
-    "Component",
     "Couplings",
     "Edge",
     "EventHandler",
-    "Impact",
     "Layers",
     "Module",
     "ModuleCheck",
-    "ModuleFinding",
-    "ModuleGraph",
     "ModuleLike",
     "Query",
     "QueryHandler",
@@ -53,7 +47,6 @@ __all__ = [
     "Tool",
     "Unread",
     "Upcaster",
-    "WhatIf",
     "check_modules",
     "cut_edges",
     "find_impact",
@@ -66,7 +59,6 @@ __all__ = [
     "register",
     "tables_of",
     "tools_of",
-    "topic_of",
 ]
 
 

@@ -26,6 +26,8 @@ from erpkit.tenants import create_tenant
 from tests.guide import read_node
 from tests.tiny import write_notebook
 
+pytestmark = pytest.mark.usefixtures("warm_runs")
+
 GUIDE = "\n".join(cell.source for cell in read_node("schedules").cells if cell.cell_type == "markdown")
 BIN = Path(sys.executable).parent
 
@@ -58,7 +60,7 @@ def test_the_command_in_the_crontab_runs_and_ends_with_the_notebooks_exit_code(
     command = shlex.join([*words[:-1], str(tmp_path / "runs")])
     done = subprocess.run(["/bin/sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
-    assert "! acme: behind on migrations" in done.stdout
+    assert "! acme: behind on migrations" in done.stderr
     assert (tmp_path / "runs" / "index.html").exists()
 
 

@@ -34,7 +34,7 @@ from erpkit.events.replay.run import Pace, ReplayFailure, ReplayRun, RunOptions,
 from erpkit.events.replay.selection import Selection
 from erpkit.finding import Finding, find_skipped, not_read
 from erpkit.modules import EventHandler, Registry
-from erpkit.result import Result, Summary
+from erpkit.result import Summary, TableResult
 from erpkit.signals import stop_at_interrupt
 from erpkit.table import Column, Table
 
@@ -70,8 +70,8 @@ class WatermillTopic:
     groups: tuple[WatermillGroup, ...]
 
 
-@dataclass(frozen=True)
-class WatermillTopics(Result):
+@dataclass(frozen=True, repr=False)
+class WatermillTopics(TableResult):
     """The topics in Watermill's tables of some tenants, and the tenants that could not be read with the reason."""
 
     topics: Sequence[WatermillTopic]
@@ -93,12 +93,6 @@ class WatermillTopics(Result):
     def summary(self) -> Summary:
         """How many there are, and which tenants could not be read."""
         return Summary("Topics in Watermill's tables", {"topics": len(self.topics)}, self.findings)
-
-    def __repr__(self) -> str:
-        return repr(self.table)
-
-    def _repr_html_(self) -> str:
-        return self.table._repr_html_()
 
 
 _TOPICS = (
