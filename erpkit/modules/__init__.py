@@ -8,7 +8,7 @@ from erpkit.late import import_late
 
 if TYPE_CHECKING:
     from erpkit.modules.check import ModuleCheck, check_modules
-    from erpkit.modules.impact import cut_edges, find_impact
+    from erpkit.modules.impact import Impact, WhatIf, cut_edges, find_impact
     from erpkit.modules.module import (
         CommandHandler,
         EventHandler,
@@ -34,6 +34,7 @@ __all__ = [
     "Couplings",
     "Edge",
     "EventHandler",
+    "Impact",
     "Layers",
     "Module",
     "ModuleCheck",
@@ -47,6 +48,7 @@ __all__ = [
     "Tool",
     "Unread",
     "Upcaster",
+    "WhatIf",
     "check_modules",
     "cut_edges",
     "find_impact",
