@@ -16,6 +16,7 @@ from erpkit.cli.output import (
     confirm_option,
     is_for_programs,
     limit_option,
+    note,
     open_erp,
     print_errors,
     print_findings,
@@ -193,6 +194,9 @@ def _replay(plan: Plan[ReplayPlan, ReplayReport], confirm: str, as_json: bool) -
     for slug, status in plan.record.skipped.items():
         say(f"skipped {slug}: {status}", err=as_json or is_for_programs())
     if not confirm and not as_json:
+        if is_for_programs():  # whose rows are the events
+            for handler, does, *_ in plan.record.handler_table.rows:
+                note(f"{handler}: {does}")
         return show_or_apply(plan, "", this_command())
     if as_json:
         print_errors(plan.record.errors, quiet=True)

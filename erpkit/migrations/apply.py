@@ -72,13 +72,7 @@ class Sent:
     is_clean: bool = False
 
 
-def apply_migration(
-    connection: Connection,
-    tenant: Tenant,
-    migration: Migration,
-    direction: Direction = "up",
-    limits: Limits | None = None,
-) -> bool:
+def apply_migration(connection: Connection, tenant: Tenant, migration: Migration) -> bool:
     """Apply one migration to one tenant under the schema's advisory lock, and record it in goose's table and the history.
 
     Returns False where another runner has applied it already. `connection` is in autocommit mode. Raises MigrationError, naming the
@@ -87,13 +81,11 @@ def apply_migration(
     """
     ensure_history(connection)
     check_own_sessions(connection, [migration])
-    limits, run = limits or Limits(), Run("apply")
+    limits, run = Limits(), Run("apply")
     try:
         if not migration.content.use_transaction:
-            return all(apply_without_transaction(connection, tenant, [(migration, direction)], run, limits, set()))
-        sent = send_steps(
-            connection, tenant, [(migration, direction)], run, limits, new_tables={migration.version_table}
-        )
+            return all(apply_without_transaction(connection, tenant, [(migration, "up")], run, limits, set()))
+        sent = send_steps(connection, tenant, [(migration, "up")], run, limits, new_tables={migration.version_table})
         if sent.error is not None:
             raise sent.error
     except psycopg.Error as error:

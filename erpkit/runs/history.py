@@ -257,15 +257,13 @@ class RunFilter:
 
 def list_runs(
     connection: Connection,
-    notebook: str | None = None,
     *,
-    since: datetime | None = None,
     limit: int = 50,
     only: RunFilter | None = None,
     file: HistoryFile | None = None,
 ) -> list[RunRecord]:
     """Return the newest `limit` runs that the database and the `file` hold, the newest first; none where nothing was ever recorded."""
-    only = only or RunFilter(notebook, since=since)
+    only = only or RunFilter()
     kept = _runs_in(file) if file else []
     found = [run for run in kept if only.fits(run)][:limit]
     ended = [run.id for run in kept if run.ended_at]  # of which the database may not have learned

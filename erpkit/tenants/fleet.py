@@ -122,21 +122,20 @@ class FleetInspection(SummaryResult):
 
     @property
     def migrations(self) -> Table[_Versions]:
-        """A matrix of one column for each module, with the version and the state of its migrations.
-
-        It has one line for each tenant, and of many one for all that are current and alike.
-        """
+        """A matrix of one line for each tenant and one column for each module, with the version and the state of its migrations."""
         lines: list[_Versions] = [
             (i.tenant.slug, {s.module: s for s in i.migrations} | {s.module: s for s in i.foreign})
             for i in self.inspections
         ]
         modules = dict.fromkeys(module for _, states in lines for module in states)
         return Table(
-            [_TENANT, *map(_module_column, modules)],
-            _shorten(lines) if modules else [],
-            "There are no migrations.",
-            about=KINDS,
+            [_TENANT, *map(_module_column, modules)], lines if modules else [], "There are no migrations.", about=KINDS
         )
+
+    @property
+    def versions(self) -> Table[_Versions]:
+        """The same matrix, with one line for all tenants that are current and alike where there are many."""
+        return replace(self.migrations, rows=_shorten(self.migrations.rows))
 
     @property
     def rows(self) -> Table[tuple[str, Mapping[str, int]]]:

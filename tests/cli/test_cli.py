@@ -42,7 +42,7 @@ def test_inspect_ends_with_3_and_names_each_trouble(erp: Planted) -> None:
     done = erpkit("tenants", "inspect", "-o", "table")
     assert done.returncode == 3
     for tenant in (erp.behind, erp.drifted, erp.suspended, erp.dead_letters):
-        assert f"! {tenant}: " in done.stderr
+        assert f"! {tenant}: " in done.stdout
     assert erpkit("tenants", "inspect", erp.suspended, "--json").returncode == 3
 
 
@@ -137,7 +137,7 @@ def test_an_erp_that_erpkit_only_reads_has_no_event_log_and_each_command_says_so
 def test_no_tenants_are_not_good_tenants(database: Database) -> None:
     for arguments in ("lag", "dead-letters count", "dead-letters list", "dead-letters retry", "replay"):
         done = erpkit("events", *arguments.split(), "-o", "table")
-        assert (done.returncode, "! there are no tenants to look at" in done.stderr) == (3, True), arguments
+        assert (done.returncode, "! there are no tenants to look at" in done.stdout) == (3, True), arguments
     done = erpkit("events", "dead-letters", "list", "--json")
     assert (done.returncode, json.loads(done.stdout), "there are no tenants" in done.stderr) == (3, [], True)
 
@@ -166,9 +166,9 @@ def test_events_that_wait_for_long_are_found_by_inspection_the_card_and_the_lag(
         connection.execute("UPDATE tenant_acme.erpkit_events SET recorded_at = now() - interval '6 minutes'")
     for command in ("tenants inspect acme", "tenants inspect", "events lag --tenant acme"):
         done = erpkit(*command.split(), "-o", "table")
-        assert (done.returncode, "acme: an event has waited for inventory.on_order_placed for more than 5 min" in done.stderr) == (
+        assert (done.returncode, "acme: an event has waited for inventory.on_order_placed for more than 5 min" in done.stdout) == (
             3, True,
-        ), done.stderr  # fmt: skip
+        ), done.stdout  # fmt: skip
     assert erpkit("events", "lag", "--tenant", "acme", "--max-age", "600").returncode == 0
     with kit.open(database.conninfo, modules="erpkit.sample") as door:
         assert "an event has waited for" in str(door)
@@ -320,7 +320,7 @@ def test_the_demo_leaves_tenants_of_ones_own_alone(tmp_path: Path) -> None:
 def test_drift_is_told_in_words_as_ddl_and_as_json(erp: Planted) -> None:
     words = erpkit("tenants", "drift", "-o", "table")
     assert words.returncode == 3
-    assert f"! {erp.drifted}: column sales_orders.hotfix_note is extra" in words.stderr
+    assert f"! {erp.drifted}: column sales_orders.hotfix_note is extra" in words.stdout
     script = erpkit("tenants", "drift", erp.drifted, "--ddl")
     assert script.stdout.startswith(f"-- tenant {erp.drifted}\n-- destructive: ALTER TABLE ")
     assert "CREATE INDEX billing_payments_invoice ON " in script.stdout

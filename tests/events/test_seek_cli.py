@@ -22,12 +22,12 @@ def test_a_checkpoint_is_moved_by_plan(erp: Planted) -> None:
     seek = ("events", "seek", "billing.on_stock_reserved", "--to", "10", "--tenant", erp.dead_letters)
     dry = erpkit(*seek)
     assert dry.returncode == 0
-    assert "dry run: nothing was changed" in dry.stdout
-    (plan,) = re.findall(r"--confirm (seek-\w{10})", dry.stdout)
+    assert "dry run: nothing was changed" in dry.stderr
+    (plan,) = re.findall(r"--confirm (seek-\w{10})", dry.stderr)
     document = json.loads(erpkit(*seek, "--json").stdout)
     assert (document["plan"], document["tenants"][0]["target"]) == (plan, 9)
     done = erpkit(*seek, "--confirm", plan)
-    assert (done.returncode, "moved billing.on_stock_reserved to 10 in 1 tenant" in done.stdout) == (0, True)
+    assert (done.returncode, "moved billing.on_stock_reserved to 10 in 1 tenant" in done.stderr) == (0, True)
     refused(erpkit(*seek, "--confirm", plan), 2, "nothing was done")
 
 

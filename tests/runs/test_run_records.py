@@ -14,7 +14,7 @@ import pytest
 from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.runs import Recorder, RunResult, Summary, find_flaky, find_last, list_runs, open_notebook, run_notebook
-from erpkit.runs.history import RunHistory
+from erpkit.runs.history import RunFilter, RunHistory
 from erpkit.runs.job import open_recorder
 from erpkit.runs.record import RunStart, read_provenance
 from erpkit.runs.result import Outcome
@@ -193,7 +193,7 @@ def test_flaky_is_what_turns_more_than_once_and_the_last_run_of_each_work_counts
             _record(database, _start(notebook, minute, name=name, confirm=f"replay-{minute}"), outcome)
     with database.connection() as connection:
         runs = list_runs(connection)
-        since = list_runs(connection, since=NOON + timedelta(minutes=3))
+        since = list_runs(connection, only=RunFilter(since=NOON + timedelta(minutes=3)))
     assert find_flaky(runs) == {'probe {"name": "flaky"}': 3}
     failures = RunHistory("here", tuple(runs)).failures
     columns = {column.name: column for column in failures.columns}

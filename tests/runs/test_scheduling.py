@@ -22,6 +22,7 @@ import yaml
 
 from erpkit.database import Database
 from erpkit.runs import list_runs, open_notebook, validate_parameters
+from erpkit.runs.history import RunFilter
 from erpkit.tenants import create_tenant
 from tests.guide import read_node
 from tests.tiny import write_notebook
@@ -207,5 +208,5 @@ def test_a_job_of_jupyter_scheduler_runs_as_erpkit_run_does(lab: Lab, shared_dat
     assert "['acme', 'bluebird', 'acme', 'bluebird']" in files["ipynb"].read_text()
     assert "<title>probe</title>" in files["html"].read_text()
     with shared_database.connection() as connection:
-        (run,) = list_runs(connection, "probe")
+        (run,) = list_runs(connection, only=RunFilter("probe"))
     assert (run.outcome, run.tenants) == ("ok", ["acme", "bluebird"])

@@ -177,14 +177,6 @@ SELECT c.relname, has_table_privilege(c.oid, 'SELECT'), 'acked' = ANY (a.names),
 """
 
 
-def list_watermill_topics(connection: Connection) -> list[str]:
-    """Return the topics that have a table in the present tenant's schema, by name.
-
-    Raises ErpkitError, saying what to grant, for one that the tenant's role may not read.
-    """
-    return [shape.topic for shape in _shapes(connection)]
-
-
 def _shapes(connection: Connection, topic: str | None = None) -> list[_Shape]:
     shapes = []
     for name, may_read, is_queue, schema, role in connection.execute(_TABLES, {"prefix": _TABLE, "topic": topic}):

@@ -44,7 +44,7 @@ def test_a_plan_is_shown_and_applied_as_json(planted: Planted) -> None:
 
 
 def test_side_effects_are_named_when_they_were_asked_for(planted: Planted) -> None:
-    shown = replay("--topic", "sales.OrderPlaced", "--side-effects", "inventory.on_order_placed").stdout
+    shown = replay("--topic", "sales.OrderPlaced", "--side-effects", "inventory.on_order_placed").stderr
     assert "inventory.on_order_placed: has side effects: Keep the whole order on the shelf" in shown
 
 
