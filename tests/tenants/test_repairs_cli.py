@@ -23,13 +23,14 @@ def planted(shared_database: Database, registry: Registry) -> Planted:
 
 @pytest.fixture
 def erpkit(shared_database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command in this process; return its exit code and what it printed."""
+    """Run a command in this process; return its exit code and what it printed for a person, or its JSON."""
     monkeypatch.setenv("ERPKIT_DATABASE", shared_database.conninfo)
     monkeypatch.setenv("ERPKIT_MODULES", "erpkit.sample")
 
     def run(*arguments: str) -> tuple[int, str]:
         capsys.readouterr()
-        code = command.main(list(arguments), standalone_mode=False)
+        form = () if "--json" in arguments else ("-o", "table")
+        code = command.main([*arguments, *form], standalone_mode=False)
         return code or 0, capsys.readouterr().out
 
     return run
