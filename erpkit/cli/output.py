@@ -231,14 +231,19 @@ def tone_of(severity: str) -> str:
 
 
 def print_findings(findings: Sequence[Finding], *, quiet: bool = False) -> None:
-    """Print findings by cause, the gravest first, each with the command that helps (`quiet`: on standard error)."""
+    """Print findings by cause, the gravest first, with the command that helps (`quiet`: on standard error).
+
+    A command that helps against several, one below the other, stands once, below the last of them.
+    """
     err = quiet or is_for_programs()
     if findings and not err:
         leave_gap()
-    for cause in group_findings(findings):
+    causes = group_findings(findings)
+    remedies = [*(cause.remedy for cause in causes), ""]
+    for n, cause in enumerate(causes):
         say(marked(cause), err=err, tone=tone_of(cause.severity), hang=2)
-        if cause.remedy:
-            say(f"    {cause.remedy}", err=err, tone=COMMAND)
+        if remedies[n] and remedies[n] != remedies[n + 1]:
+            say(f"    {remedies[n]}", err=err, tone=COMMAND)
 
 
 def print_verdict(findings: Sequence[Finding], fine: str) -> None:
