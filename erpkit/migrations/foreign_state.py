@@ -158,7 +158,7 @@ class ForeignState:
 
     def _finding(self, kind: str, problem: str, remedy: str) -> Finding:
         severity: Severity = "error" if kind == "dirty" else "warning"
-        told = remedy.replace("{schema}", shlex.quote(self.schema))
+        told = remedy.replace("{schema}", shlex.quote(self.schema)).replace("{table}", shlex.quote(self.module))
         return Finding(kind, self.tenant, f"{self.kind.tool}: {problem}", severity, told)
 
     @property

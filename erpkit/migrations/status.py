@@ -225,7 +225,7 @@ class FleetStatus(Result):
 
     def _nothing_read(self) -> Iterator[Finding]:
         if all(tenant.schema == TEMPLATE.schema for tenant in self.tenants):
-            yield Finding("no tenants", "", "there are no tenants", remedy="erpkit tenants list")
+            yield Finding("no tenants", "", "there are no tenants", remedy="erpkit doctor")
         if not self.migrations and not self.foreign.states:
             yield Finding("no migrations", "", "no module has migrations", remedy="erpkit modules list", of="module")
 

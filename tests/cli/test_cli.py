@@ -187,7 +187,7 @@ def test_no_database_is_one_line_with_the_target() -> None:
     refused(
         erpkit("tenants", "list", ERPKIT_DATABASE="host=127.0.0.1 port=1 dbname=erp user=me"),
         1,
-        "127.0.0.1/erp/me",
+        "127.0.0.1:1/erp/me",
         "refused",
     )
 
@@ -303,7 +303,7 @@ def test_the_demo_says_how_long_many_tenants_take() -> None:
 
 def test_a_database_that_does_not_answer_is_named_once_on_the_card() -> None:
     card = str(kit.open("postgresql://nobody@127.0.0.1:1/nothing"))
-    assert card.count("cannot connect to 127.0.0.1/nothing/nobody") == 1
+    assert card.count("cannot connect to 127.0.0.1:1/nothing/nobody") == 1
     assert [line.split()[0] for line in card.splitlines()] == ["database", "modules"]
 
 
