@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-from erpkit.cells import TONES
+from erpkit.cells import AS_IS, TONES
 from erpkit.finding import Cause, Finding, exit_code, group_findings, marked
 from erpkit.table import Table, format_value
 from erpkit.visible import visible, visible_html
@@ -78,7 +78,7 @@ class Summary:
             self.causes[0].severity if self.findings else "", "#15803d"
         )
         body = to_html(self.title, findings=self._findings, facts=self.facts)
-        return f'<div style="border-left:4px solid {color};padding:.3em 1em;margin:.5em 0">{body}</div>'
+        return f'<div class="{AS_IS}" style="border-left:4px solid {color};padding:.3em 1em;margin:.5em 0">{body}</div>'
 
 
 class Result:
@@ -122,14 +122,15 @@ class Picture:
         if "<svg" not in self.svg:
             line, _, rest = self.svg.partition("\n")
             more = f'<pre style="overflow-x:auto">{visible_html(rest)}</pre>' if rest else ""
-            return f"<p><em>{visible_html(line)}</em></p>{more}"
+            return f'<p class="{AS_IS}"><em>{visible_html(line)}</em></p>{more}'
         style = "margin:.4em 0 .8em;width:fit-content;max-width:100%;overflow-x:auto"
         note = (
-            f'<p style="opacity:.75;font-size:.9em;margin:.2em 0 .8em">{visible_html(self.note)}</p>'
+            f'<p class="{AS_IS}" style="opacity:.75;font-size:.9em;margin:.2em 0 .8em">{visible_html(self.note)}</p>'
             if self.note
             else ""
         )
-        return f'<div role="img" tabindex="0" aria-label="{visible_html(self.text)}" style="{style}">{self.svg}</div>{note}'
+        box = f'class="{AS_IS}" role="img" tabindex="0" aria-label="{visible_html(self.text)}" style="{style}"'
+        return f"<div {box}>{self.svg}</div>{note}"
 
     def __repr__(self) -> str:
         return self.text
@@ -143,7 +144,7 @@ def to_html(
     facts: Mapping[str, object] | None = None,
 ) -> str:
     """Return a record as HTML: a title, its facts, its findings by cause, and its tables."""
-    parts = [f'<p style="{_HEAD}">{visible_html(title)}</p>'] if title else []
+    parts = [f'<p class="{AS_IS}" style="{_HEAD}">{visible_html(title)}</p>'] if title else []
     if facts:
         parts.append(_facts(facts))
     if findings:
@@ -162,7 +163,7 @@ def _facts(facts: Mapping[str, object]) -> str:
         f'<div style="opacity:.7">{visible_html(name)}</div></div>'
         for name, value in facts.items()
     )
-    return f'<div style="display:flex;flex-wrap:wrap;gap:.5em 2em;margin:.6em 0">{figures}</div>'
+    return f'<div class="{AS_IS}" style="display:flex;flex-wrap:wrap;gap:.5em 2em;margin:.6em 0">{figures}</div>'
 
 
 def findings_html(findings: Sequence[Finding | str]) -> str:
@@ -174,4 +175,4 @@ def findings_html(findings: Sequence[Finding | str]) -> str:
         label = f'<span style="{tone}padding:0 .4em;border-radius:3px">{cause.severity}</span>'
         age = f' <span style="opacity:.8">{visible_html(cause.age)}</span>' if cause.age else ""
         lines.append(f'<li style="margin:.25em 0">{label} {visible_html(str(cause))}{age}{remedy}</li>')
-    return f'<ul style="margin:.3em 0;padding-left:0;list-style:none">{"".join(lines)}</ul>'
+    return f'<ul class="{AS_IS}" style="margin:.3em 0;padding-left:0;list-style:none">{"".join(lines)}</ul>'

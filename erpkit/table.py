@@ -16,7 +16,7 @@ from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from erpkit.cells import HEAD, TONES, Cell, Head, cut, draw
+from erpkit.cells import AS_IS, HEAD, TONES, Cell, Head, cut, draw
 from erpkit.cells import Tone as Tone
 from erpkit.fitting import GAP, Room, fit
 from erpkit.plural import count_of
@@ -241,9 +241,11 @@ class Table(Generic[_Row]):
         return _grid([column.head for column in self.columns], rows, tones, self.numeric, len(self.rows))
 
     def _repr_html_(self) -> str:
-        title = f'<p style="{HEAD}margin:.6em 0 .2em">{visible_html(self.title)}</p>' if self.title else ""
+        title = (
+            f'<p class="{AS_IS}" style="{HEAD}margin:.6em 0 .2em">{visible_html(self.title)}</p>' if self.title else ""
+        )
         if not self.rows:
-            return f"{title}<p><em>{visible_html(self.empty)}</em></p>"
+            return f'{title}<p class="{AS_IS}"><em>{visible_html(self.empty)}</em></p>'
         shown, bare = self._shown, self._bare
         kept = [n for n in range(len(self.columns)) if n not in bare]
         heads = [Head(self.columns[n].head, self.numeric[n], self.columns[n].minor) for n in kept]
@@ -296,7 +298,7 @@ class Table(Generic[_Row]):
         for words, is_zero in (("0 in every row", True), ("Not known of any row", False)):
             names = [self.columns[n].head for n in sorted(bare) if bare[n] is is_zero]
             told += [f"{words}: {', '.join(names)}"] if names else []
-        return "".join(f'<p style="{_NOTE}">{visible_html(line)}</p>' for line in told)
+        return "".join(f'<p class="{AS_IS}" style="{_NOTE}">{visible_html(line)}</p>' for line in told)
 
     @property
     def _has_tones(self) -> bool:

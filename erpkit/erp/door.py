@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from erpkit.cells import AS_IS
 from erpkit.config import Settings, check_broker
 from erpkit.database.rights import find_excess
 from erpkit.database.target import check_conninfo
@@ -146,7 +147,7 @@ class Erp(Part, Installation):
             f'<td style="{_CELL}white-space:pre-wrap">{visible_html(text)}</td></tr>'
             for name, text in self._card().items()
         )
-        return f'<table style="line-height:1.4">{rows}</table>'
+        return f'<table class="{AS_IS}" style="line-height:1.4">{rows}</table>'
 
     def _card(self) -> dict[str, str]:
         """Return what matters at first sight, a line each; what cannot be read says why, and a database that is not reached once."""

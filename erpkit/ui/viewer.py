@@ -19,15 +19,31 @@ _HEIGHT = "560px"
 _IN_UTC = {"date_format": {"timeZone": "UTC"}}  # else times are shown in the browser's zone
 _INT32, _EXACT = 2**31, 2**53  # Perspective's integers have 32 bits, and its floats hold whole numbers up to 2**53
 _DIGITS = 15  # what a float keeps of a decimal
-# Each widget loads Perspective's script anew, which defines its elements again: an error of the browser's, as of 5.6.
-_ONCE = """
-if (!customElements.erpkit) {
-  const define = customElements.define;
-  customElements.erpkit = true;
-  customElements.define = function (name, ...rest) {
-    if (!/^(perspective|regular-layout)/.test(name) || !this.get(name)) define.call(this, name, ...rest);
-  };
+# anywidget gives a widget's module two seconds to load, as of 0.11, which Perspective's 6 MB do not meet on a busy machine: then it
+# stays empty. So this small module asks the kernel for the large one, once a page: defining its elements again is an error, too.
+_SOURCE = "erpkit_source"
+_LOAD = """
+function ask(model) {
+  return new Promise((resolve) => {
+    const take = (message) => {
+      if (message.type !== "erpkit_source") return;
+      model.off("msg:custom", take);
+      resolve(message.source);
+    };
+    model.on("msg:custom", take);
+    model.send({ type: "erpkit_source" });
+  });
 }
+async function load(model) {
+  const source = globalThis.erpkitPerspective ? "" : await ask(model);
+  const asUrl = () => URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+  globalThis.erpkitPerspective ??= import(asUrl());
+  return (await globalThis.erpkitPerspective).default;
+}
+async function render(view) {
+  return (await load(view.model)).render(view);
+}
+export default { render };
 """
 _FOLLOW = """
 function render({ model }) {
@@ -66,8 +82,8 @@ class Viewer:
         if self._theme is not None:
             self._theme.observe(self._follow, names="is_dark")
 
-    def show(self, frame: pandas.DataFrame) -> None:
-        """Show these rows in place of those before."""
+    def show(self, frame: pandas.DataFrame, title: str = "") -> None:
+        """Show these rows in place of those before; a CSV that is saved has `title` as its name."""
         if not is_a_notebook_watched():
             return
         if not has_perspective():
@@ -78,6 +94,7 @@ class Viewer:
             self._open(schema, values)
         else:
             self._perspective.replace(values)
+        self._perspective.title = title or None
         self.widget.children = [self._theme, self._perspective]
 
     def clear(self) -> None:
@@ -107,13 +124,18 @@ class Viewer:
 
 
 def _make_perspective() -> Any:
-    """Return Perspective's widget, in a form that can be drawn more than once on a page."""
+    """Return Perspective's widget, whose script is loaded once a page."""
     from perspective.widget import PerspectiveWidget  # noqa: PLC0415 - an extra
 
     class Widget(PerspectiveWidget):  # type: ignore[misc]
-        _esm = _ONCE + str(PerspectiveWidget._esm)
+        _esm = _LOAD
+
+    def answer(asking: Any, content: dict[str, Any], _buffers: object) -> None:
+        if content.get("type") == _SOURCE:
+            asking.send({"type": _SOURCE, "source": str(PerspectiveWidget._esm)})
 
     widget = Widget(None)
+    widget.on_msg(answer)
     widget.layout = {"height": _HEIGHT, "flex": "none", "width": "100%"}  # without flex a box gives it no height
     return widget
 

@@ -31,6 +31,7 @@ _PATIENCE = 40_000  # milliseconds for a cell's output to appear on a busy machi
 _LOCAL = ("http://127.0.0.1", "data:", "blob:", "file:")
 _SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},  # cells that are out of sight stay in the page
+    "apputils-extension/themes": {"adaptive-theme": True},  # dark where the browser asks for it
     "docmanager-extension/plugin": {"autosave": False},
 }
 
