@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_RESTARTED = 5.0  # seconds; a new kernel is started at once when its connection file is written
+_RESTARTED = 30.0  # seconds; a new kernel is started when its connection file is written, or once a warm process is up
 
 
 def is_watched() -> bool:

@@ -21,6 +21,7 @@ _INT32, _EXACT = 2**31, 2**53  # Perspective's integers have 32 bits, and its fl
 _DIGITS = 15  # what a float keeps of a decimal
 # anywidget gives a widget's module two seconds to load, as of 0.11, which Perspective's 6 MB do not meet on a busy machine: then it
 # stays empty. So this small module asks the kernel for the large one, once a page: defining its elements again is an error, too.
+# It also follows JupyterLab into the dark, which Perspective does not by itself.
 _SOURCE = "erpkit_source"
 _LOAD = """
 function ask(model) {
@@ -40,21 +41,18 @@ async function load(model) {
   globalThis.erpkitPerspective ??= import(asUrl());
   return (await globalThis.erpkitPerspective).default;
 }
+const theme = () => (document.body.dataset.jpThemeLight === "false" ? "Pro Dark" : "Pro Light");
 async function render(view) {
-  return (await load(view.model)).render(view);
-}
-export default { render };
-"""
-_FOLLOW = """
-function render({ model }) {
-  const tell = () => {
-    model.set("is_dark", document.body.dataset.jpThemeLight === "false");
-    model.save_changes();
-  };
-  const observer = new MutationObserver(tell);
+  view.model.set("theme", theme());
+  const observer = new MutationObserver(() => {
+    view.el.querySelector("perspective-viewer")?.restore({ theme: theme() });
+  });
   observer.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
-  tell();
-  return () => observer.disconnect();
+  const end = await (await load(view.model)).render(view);
+  return () => {
+    observer.disconnect();
+    end();
+  };
 }
 export default { render };
 """
@@ -78,9 +76,6 @@ class Viewer:
         self.widget = ipywidgets.VBox(layout={"width": "100%"})
         self._perspective: Any = None
         self._schema: dict[str, str] = {}
-        self._theme = _make_theme() if is_a_notebook_watched() and has_perspective() else None
-        if self._theme is not None:
-            self._theme.observe(self._follow, names="is_dark")
 
     def show(self, frame: pandas.DataFrame, title: str = "") -> None:
         """Show these rows in place of those before; a CSV that is saved has `title` as its name."""
@@ -95,19 +90,12 @@ class Viewer:
         else:
             self._perspective.replace(values)
         self._perspective.title = title or None
-        self.widget.children = [self._theme, self._perspective]
+        self.widget.children = [self._perspective]
 
     def clear(self) -> None:
         """Show nothing."""
         self.widget.children = []
         self._perspective = None
-
-    def _name_theme(self) -> str:
-        return "Pro Dark" if self._theme is not None and self._theme.is_dark else "Pro Light"
-
-    def _follow(self, _change: object) -> None:
-        if self._perspective is not None:
-            self._perspective.theme = self._name_theme()
 
     def _open(self, schema: dict[str, str], values: dict[str, list[Any]]) -> None:
         """Show a table of other columns."""
@@ -120,7 +108,6 @@ class Viewer:
             self._perspective.load(table)
             self._perspective.columns = list(schema)
             self._perspective.columns_config = {name: _IN_UTC for name, kind in schema.items() if kind == "datetime"}
-            self._perspective.theme = self._name_theme()
 
 
 def _make_perspective() -> Any:
@@ -138,18 +125,6 @@ def _make_perspective() -> Any:
     widget.on_msg(answer)
     widget.layout = {"height": _HEIGHT, "flex": "none", "width": "100%"}  # without flex a box gives it no height
     return widget
-
-
-def _make_theme() -> Any:
-    """Return an invisible widget that knows whether JupyterLab is dark, which Perspective does not follow by itself."""
-    import anywidget  # noqa: PLC0415 - an extra
-    import traitlets  # noqa: PLC0415
-
-    class Theme(anywidget.AnyWidget):
-        _esm = _FOLLOW
-        is_dark = traitlets.Bool(False).tag(sync=True)
-
-    return Theme(layout={"display": "none"})
 
 
 def has_perspective() -> bool:

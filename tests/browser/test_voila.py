@@ -23,14 +23,12 @@ import erpkit
 from erpkit.database import Database
 from erpkit.sample.demo import Planted
 from erpkit.tenants import list_tenants
-from tests.browser.conftest import _PATIENCE
+from tests.browser.conftest import _PATIENCE, grave
 
 pytest.importorskip("playwright.sync_api", reason="there is no playwright: pip install playwright")
 pytest.importorskip("voila", reason="there is no voila: pip install 'erpkit[voila]'")
 
-pytest.importorskip("axe_playwright_python", reason="there is no axe-core: pip install axe-playwright-python")
 
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 if TYPE_CHECKING:
@@ -107,14 +105,6 @@ def _run(page: Page) -> None:
     page.get_by_role("button", name="Run", exact=True).click()
 
 
-def _grave(page: Page) -> list[tuple[str, list[str]]]:
-    """Return the serious faults that axe-core finds on a page."""
-    found = Axe().run(page).response
-    assert "color-contrast" in {rule["id"] for rule in found["passes"] + found["violations"]}  # it did look
-    grave = [rule for rule in found["violations"] if rule["impact"] in ("serious", "critical")]
-    return [(rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in grave]
-
-
 def test_a_page_has_the_form_and_the_results_and_no_code_and_follows_what_is_set(page: Page, pages: Pages) -> None:
     pages.open(page, "inspect_tenants")
     expect(page.get_by_text("5 tenants inspected on")).to_be_visible()
@@ -140,7 +130,7 @@ def test_a_page_has_the_form_and_the_results_and_no_code_and_follows_what_is_set
     expect(page.locator("body")).to_have_attribute("data-jp-theme-light", "false")
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") == 390
-    assert _grave(page) == []
+    assert grave(page) == []
 
 
 def test_migrations_are_confirmed_stopped_and_resumed_on_a_page(
@@ -197,7 +187,7 @@ def test_a_runbook_rehearses_on_a_page_and_says_what_is_not_set_there(page: Page
     expect(page.get_by_text("proved: only what would lose values is left")).to_be_visible()
     expect(page.get_by_text("Set in JupyterLab or by erpkit run, not on this page: accept.")).to_be_visible()
     expect(page.get_by_text("$function$").first).to_be_visible()  # SQL is no formula
-    assert _grave(page) == []
+    assert grave(page) == []
 
 
 def test_the_explorer_works_on_a_page(page: Page, pages: Pages) -> None:
