@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -17,6 +18,7 @@ import pytest
 from erpkit.config import Settings
 from erpkit.database import Connection, Database
 from erpkit.embedded import EmbeddedServer
+from erpkit.kernels import link
 from erpkit.migrations import Migration, read_migrations
 from erpkit.modules import Registry, load_modules
 from erpkit.runs.sample import adopt_tenants, drop_database
@@ -47,7 +49,9 @@ def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith(("PG", "ERPKIT_"))]:
         del os.environ[name]
     os.environ["ERPKIT_HOME"] = str(_home)
-    os.environ["ERPKIT_WARM"] = "0"  # tests/kernels has warm processes of its own
+    os.environ["ERPKIT_WARM"] = (
+        "0"  # but for the files that use `warm_runs`, and tests/kernels with warm processes of its own
+    )
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each kernel and each command compiles erpkit anew
     sys.dont_write_bytecode = False
     _home.chmod(0o755)  # as root, the server's user must be able to walk to its data
@@ -155,6 +159,35 @@ def _plant_template(conninfo: str, registry: Registry, tenants: int) -> tuple[st
 
 def _beside(conninfo: str) -> psycopg.Connection[tuple[Any, ...]]:
     return psycopg.connect(psycopg.conninfo.make_conninfo(conninfo, dbname="postgres"), autocommit=True)
+
+
+@pytest.fixture(scope="session")
+def _warm_folder() -> Iterator[Path]:
+    """The folder of a warm process that serves; a socket's path must be short."""
+    from tests.kernels.conftest import stop_all
+
+    folder = Path(tempfile.mkdtemp(prefix="ek-", dir="/tmp"))
+    with _warm_in(folder):
+        link.start()
+    yield folder
+    with _warm_in(folder):
+        stop_all()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def warm_runs(_warm_folder: Path) -> Iterator[None]:
+    """Fork the runs of a file's notebooks, for files that are about what a run does and not about how it is started."""
+    with _warm_in(_warm_folder):
+        yield
+
+
+@contextmanager
+def _warm_in(folder: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(folder))
+        patch.delenv("ERPKIT_WARM", raising=False)
+        yield
 
 
 class CountingCursor(psycopg.Cursor[tuple[Any, ...]]):

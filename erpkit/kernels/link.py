@@ -113,8 +113,8 @@ def ask(role: str, path: Path) -> dict[str, Any]:
         return _ask(connection, {"role": role}, ())
 
 
-def start(environ: Mapping[str, str] | None = None, *, wait: bool = True) -> Path:
-    """Return the socket of a warm process that serves, and start one where there is none.
+def start(environ: Mapping[str, str] | None = None, *, wait: bool = True, preload: str = PRELOAD) -> Path:
+    """Return the socket of a warm process that serves, and start one, which imports `preload`, where there is none.
 
     Without `wait` it is started in the background. Raises NoWarmKernelError where it does not start.
     """
@@ -131,7 +131,7 @@ def start(environ: Mapping[str, str] | None = None, *, wait: bool = True) -> Pat
         try:
             ask("ping", path)
         except NoWarmKernelError:
-            _start(path, env, lock.fileno(), wait)
+            _start(path, env, lock.fileno(), preload, wait)
     return path
 
 
@@ -151,14 +151,14 @@ def call(main: str, argv: Sequence[str]) -> int:
     return 128 - code if code < 0 else code
 
 
-def _start(path: Path, environ: Mapping[str, str], lock: int, wait: bool) -> None:
+def _start(path: Path, environ: Mapping[str, str], lock: int, preload: str, wait: bool) -> None:
     import subprocess  # noqa: PLC0415 - slow to import for a client that only calls
 
     log = path.with_suffix(".log")
     out, begun = os.pipe()
     with os.fdopen(out, "rb", buffering=0) as news, log.open("wb") as errors:
         # The lock is held by whoever holds its descriptor, the warm process too until it serves.
-        command = [sys.executable, *_flags(subprocess), "-c", _BOOT, str(path), PRELOAD, str(begun), str(lock)]
+        command = [sys.executable, *_flags(subprocess), "-c", _BOOT, str(path), preload, str(begun), str(lock)]
         kept = {name: environ[name] for name in _KEPT if name in environ}
         subprocess.run(  # it returns at once: what serves is a fork of it
             command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, start_new_session=True, cwd="/",

@@ -29,7 +29,7 @@ from erpkit.kernels.forked import become, sweep
 
 _LOOK = 30.0  # seconds between two looks at whether it is still wanted
 _IDLE = 600.0  # seconds without a process after which it ends
-_FRESH = 0.5  # seconds for which a look at the loaded files counts for the kernels of its own drivers
+_FRESH = 0.5  # seconds for which a look at the loaded files counts for the first kernel of a driver
 _PATIENCE = 5.0  # seconds for a client to take an answer
 _LONGEST = 1 << 20  # bytes of a message
 _CREDENTIALS = struct.Struct("3i")  # process, user, group
@@ -62,8 +62,7 @@ def serve(path: str, preload: str, begun: str, lock: str) -> None:
     if len(os.listdir("/proc/self/task")) != 1:  # noqa: PTH208
         sys.exit("the imports started a thread, which a fork would lose")
     files = _stamps()
-    gc.collect()
-    gc.freeze()
+    gc.freeze()  # what a collection would free is little, and takes a seventh of the start to find
     warm = _Warm(_listen(Path(path)), Path(path), files)
     with suppress(BrokenPipeError):  # the client did not wait
         os.write(int(begun), b"1")
@@ -123,6 +122,7 @@ class _Warm:
         self._retired = False
         self._used = self._began = time.monotonic()
         self._looked = 0.0
+        self._new: set[int] = set()  # drivers that have not yet started a kernel
         self._served = 0
         self._idle = float(os.environ.pop("ERPKIT_WARM_IDLE", "") or _IDLE)
         self._modules = {name.partition(".")[0] for name in sys.modules}
@@ -136,6 +136,7 @@ class _Warm:
                 self._retire()
             if not self._retired and not self._is_wanted():
                 self._retire()
+        self._close()
 
     def _is_wanted(self) -> bool:
         """Whether its socket is still there: it goes at logout, or when another process has taken its place."""
@@ -145,8 +146,10 @@ class _Warm:
             return False
 
     def _is_stale(self, connection: socket.socket) -> bool:
-        """Whether what was loaded has changed on the disk; the kernel of a run has its driver's code, and that was just looked at."""
-        if time.monotonic() - self._looked < _FRESH and _peer(connection) in self._children:
+        """Whether what was loaded has changed on the disk; for the first kernel of a driver, that was just looked at."""
+        is_first = _peer(connection) in self._new
+        self._new.discard(_peer(connection))
+        if is_first and time.monotonic() - self._looked < _FRESH:
             return False
         self._looked = time.monotonic()
         for file, stamp in self._files.items():
@@ -159,15 +162,23 @@ class _Warm:
         return False
 
     def _retire(self) -> None:
-        """Take no more requests; what runs goes on."""
+        """Take no more work; what runs goes on, and is listed by `status` under another name as long as it does."""
         if self._retired:
             return
         self._retired = True
         if self._is_wanted():
             self._path.with_suffix(".log").unlink(missing_ok=True)
+            self._path = self._path.rename(self._path.with_name(f"{self._path.stem}-{os.getpid()}.sock"))
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        """Listen no more, and take the own socket away."""
+        if self._listener.fileno() >= 0:
+            self._selector.unregister(self._listener)
+            self._listener.close()
+        if self._is_wanted():
             self._path.unlink(missing_ok=True)
-        self._selector.unregister(self._listener)
-        self._listener.close()
 
     def _accept(self) -> None:
         """Let a client in; nothing waits for its request, as the end of a driver must be heard meanwhile."""
@@ -217,6 +228,7 @@ class _Warm:
             self._signal(child.pid, signal.SIGKILL)
             os.waitpid(child.pid, 0)
             sweep(child.argv)
+        self._close()
         return 0
 
     def _status(self) -> dict[str, Any]:
@@ -251,6 +263,7 @@ class _Warm:
         pidfd = os.pidfd_open(pid)
         child = _Child(pid, connection, pidfd, request["role"], request["argv"], time.monotonic())
         self._children[pid] = child
+        self._new |= {pid} if child.role == "call" else set()
         self._served += 1
         self._selector.register(pidfd, selectors.EVENT_READ, lambda: self._reap(child))
         self._selector.register(connection, selectors.EVENT_READ, lambda: self._obey(child))
@@ -298,6 +311,7 @@ class _Warm:
         self._signal(child.pid, signal.SIGKILL)  # its id is not free before the wait
         code = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
         del self._children[child.pid]
+        self._new.discard(child.pid)
         self._used = time.monotonic()
         has_client = child.connection.fileno() >= 0
         if has_client:

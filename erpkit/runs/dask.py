@@ -16,7 +16,7 @@ from erpkit.runs.result import RunResult
 from erpkit.runs.workers import Workers
 from erpkit.signals import stop_at_signals
 
-_REACH = 10  # seconds for the scheduler to answer
+_REACH = 10  # seconds for the scheduler to answer, or what Dask is configured to wait, where that is less
 _LOOK = 0.5  # seconds between two looks at whether the fleet is to stop
 
 _workers: Workers | None = None
@@ -32,11 +32,14 @@ def run_on_dask(
     run, and let those that are under way end. Raises UsageError where the scheduler does not answer.
     """
     try:
-        from distributed import Client  # noqa: PLC0415 - an extra
+        from dask import config  # noqa: PLC0415 - an extra
+        from dask.utils import parse_timedelta  # noqa: PLC0415
+        from distributed import Client  # noqa: PLC0415
     except ModuleNotFoundError:
         raise UsageError("--dask needs Dask: pip install 'erpkit[dask]'") from None
+    reach = min(_REACH, parse_timedelta(config.get("distributed.comm.timeouts.connect")))
     try:
-        client = Client(address, timeout=_REACH)
+        client = Client(address, timeout=reach)
     except (OSError, ValueError) as error:
         raise UsageError(f"the Dask scheduler at {address} does not answer: {first_line(error)}") from None
     with client, stop_at_signals() as stop:

@@ -6,8 +6,9 @@ import os
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from pkgutil import walk_packages
+from pkgutil import iter_modules
 from tempfile import TemporaryDirectory
+from types import ModuleType
 
 _USED = (
     "getpass", "ipywidgets", "jupyter_client.manager", "jupyter_client.provisioning", "matplotlib.dates", "matplotlib.pyplot",
@@ -15,7 +16,9 @@ _USED = (
     "psycopg_pool", "pydantic", "rich.console", "rich.progress", "rich.table", "sqlglot", "sqlglot.dialects.postgres", "tenacity",
     "yaml", "zmq.asyncio",
 )  # fmt: skip
-_OTHERS = ("erpkit.sample", "erpkit.runs.scheduler", "erpkit.events.brokers", "erpkit.app")  # extras, and what few need
+_OTHERS = (  # extras, and what few need
+    "erpkit.app", "erpkit.cli.serve", "erpkit.events.brokers", "erpkit.runs.scheduler", "erpkit.sample",
+)  # fmt: skip
 
 
 def rehearse() -> None:
@@ -26,12 +29,18 @@ def rehearse() -> None:
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # as a kernel sets it
     for name in _USED:
         import_module(name)
-    package = import_module("erpkit")
-    for module in walk_packages(package.__path__, "erpkit.", onerror=lambda _: None):
-        if not module.name.startswith(_OTHERS) and not module.name.endswith("__main__"):
-            with suppress(ModuleNotFoundError):  # of an extra
-                import_module(module.name)
+    _import_all(import_module("erpkit"))
     _write_report()
+
+
+def _import_all(package: ModuleType) -> None:
+    for _, name, is_package in iter_modules(package.__path__, f"{package.__name__}."):
+        if name.startswith(_OTHERS) or name.endswith("__main__"):
+            continue
+        with suppress(ModuleNotFoundError):  # of an extra
+            module = import_module(name)
+            if is_package:
+                _import_all(module)
 
 
 def _write_report() -> None:

@@ -7,7 +7,8 @@ Elsewhere it leaves nothing behind, and so plants anew.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -136,6 +137,18 @@ def renew_database(server: EmbeddedServer) -> None:
         name = sql.Identifier(DATABASE)
         connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
         connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, sql.Literal(_MARK)))
+
+
+@contextmanager
+def unhurried_disk(server: EmbeddedServer) -> Iterator[None]:
+    """Let commits of sessions that begin in the block wait for no disk: what a power failure loses of a demo is made anew."""
+    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+        name = sql.Identifier(DATABASE)
+        connection.execute(sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(name))
+        try:
+            yield
+        finally:
+            connection.execute(sql.SQL("ALTER DATABASE {} RESET synchronous_commit").format(name))
 
 
 def demo_job(database: Database, registry: Registry, name: str, output: Path) -> Job:

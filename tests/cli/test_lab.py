@@ -36,7 +36,7 @@ def test_each_notebook_is_copied_and_what_the_user_changed_is_left_alone(
     capsys.readouterr()
     assert lab._working_copy(own, kit) == own
     assert [(own / name).read_text() for name in (*names, "my_own.ipynb")] == ["new", "mine", "new", "mine, too"]
-    assert "newer version of what you changed; to get it, move yours away: changed.ipynb" in capsys.readouterr().out
+    assert "newer version of what you changed; to get it, move yours away: changed.ipynb" in capsys.readouterr().err
 
 
 def test_the_notebooks_of_the_kit_hold_a_welcome_that_names_each_of_them() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -73,13 +74,23 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
+def light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a warm process preloads in a test that is not about what it has loaded: one library."""
+    folder = tmp_path / "light"
+    folder.mkdir()
+    (folder / "light.py").write_text("import tenacity\n\n\ndef rehearse():\n    pass\n")
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+    return "light"
+
+
+@pytest.fixture
 def upgradable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Put a copy of a library that the warm process loads before all others; return what upgrades it."""
     import tenacity
 
     copy = tmp_path / "library" / "tenacity"
     shutil.copytree(Path(str(tenacity.__file__)).parent, copy)
-    monkeypatch.setenv("PYTHONPATH", str(copy.parent))
+    monkeypatch.setenv("PYTHONPATH", str(copy.parent), prepend=os.pathsep)
 
     def upgrade() -> None:
         with (copy / "__init__.py").open("a") as init:

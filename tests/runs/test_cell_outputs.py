@@ -12,6 +12,8 @@ from erpkit.runs.cell_output import join_streams
 from erpkit.runs.text import redrawn, redrawn_part
 from tests.tiny import write_notebook
 
+pytestmark = pytest.mark.usefixtures("warm_runs")
+
 
 def _run(path: Path, **options: Any) -> RunResult:
     return run_notebook(open_notebook(str(path)), {}, path.parent / "runs", **options)

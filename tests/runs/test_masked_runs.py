@@ -13,6 +13,8 @@ from erpkit.runs import list_runs
 from tests.command import erpkit
 from tests.tiny import write_notebook
 
+pytestmark = pytest.mark.usefixtures("warm_runs")
+
 SECRET = 'hün<ter>\'22 of "the" day'
 CELLS = (
     "import html, json, sys, os, base64, urllib.parse, shlex, pandas\nfrom IPython.display import HTML, JSON, display\n"

@@ -11,6 +11,8 @@ from erpkit.errors import UsageError
 from erpkit.runs import check_parameters, read_parameters, validate_parameters
 from erpkit.runs.parameters import may_write, python_values, read_cells
 
+pytestmark = pytest.mark.usefixtures("warm_runs")
+
 CELL = '''
 from datetime import datetime
 

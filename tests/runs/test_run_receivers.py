@@ -20,6 +20,8 @@ from erpkit.errors import UsageError
 from erpkit.runs import open_notebook, run_notebook
 from tests.tiny import write_notebook
 
+pytestmark = pytest.mark.usefixtures("warm_runs")
+
 
 @pytest.fixture
 def receiver() -> Iterator[tuple[int, list[dict[str, Any]]]]:

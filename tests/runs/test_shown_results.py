@@ -12,6 +12,8 @@ from erpkit.sample.demo import Planted
 from tests.conftest import plant_copy
 from tests.tiny import write_notebook
 
+pytestmark = pytest.mark.usefixtures("warm_runs")
+
 OPEN = "import erpkit\nerp = erpkit.open()"
 
 

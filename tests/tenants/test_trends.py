@@ -14,6 +14,8 @@ from erpkit.runs import Recorder, open_notebook, run_notebook
 from erpkit.sample.demo import Planted
 from tests.command import erpkit
 
+pytestmark = pytest.mark.usefixtures("warm_runs")
+
 
 @pytest.fixture(autouse=True)
 def environment(database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -97,6 +99,8 @@ def test_the_second_look_at_event_logs_tells_what_moved(erp: Planted, database: 
         moved = {one.name: one.difference for one in second.trend.rows}
         assert moved["dead letters"] == -first.facts["dead letters"]  # type: ignore[operator]
         assert all(one.age.startswith("for ") for one in second.findings)
+        assert len(opened.events.health(max_lag=0).trend.rows) == 0  # with other limits it is another look
+        assert {one.age for one in opened.events.lag(max_lag=None, max_age=None).findings} <= {""}
     result = run_notebook(open_notebook("event_health"), {}, tmp_path / "runs", recorder=Recorder(database))
     report = result.report.read_text()
     assert "There is no earlier look" not in report
@@ -127,3 +131,4 @@ def test_an_inspection_works_where_nothing_can_be_kept_and_says_so(
         found = opened.tenants.inspect()
     assert len(found) > 0
     assert found.note.startswith("this look was not kept for the next one: ")
+    assert "And this look was not kept for the next one: " in found.growth.empty
