@@ -16,7 +16,7 @@ from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from erpkit.cells import HEAD, TONES, Cell, Head, cut, draw
+from erpkit.cells import HEAD, PLAIN, TONES, Cell, Head, cut, draw
 from erpkit.cells import Tone as Tone
 from erpkit.fitting import GAP, Room, fit
 from erpkit.plural import count_of
@@ -247,9 +247,11 @@ class Table(Generic[_Row]):
         return grid
 
     def _repr_html_(self) -> str:
-        title = f'<p style="{HEAD}margin:.6em 0 .2em">{visible_html(self.title)}</p>' if self.title else ""
+        title = (
+            f'<p class="{PLAIN}" style="{HEAD}margin:.6em 0 .2em">{visible_html(self.title)}</p>' if self.title else ""
+        )
         if not self.rows:
-            return f"{title}<p><em>{visible_html(self.empty)}</em></p>"
+            return f'{title}<p class="{PLAIN}"><em>{visible_html(self.empty)}</em></p>'
         shown, bare = self._shown, self._bare
         kept = [n for n in range(len(self.columns)) if n not in bare]
         if kept == [0] and bare and not self._is_any_in_trouble:
@@ -310,7 +312,7 @@ class Table(Generic[_Row]):
         for words in _BARENESS:
             names = [self.columns[n].head for n in sorted(bare) if bare[n] == words]
             told += [f"{words}: {', '.join(names)}"] if names else []
-        return "".join(f'<p style="{_NOTE}">{visible_html(line)}</p>' for line in told)
+        return "".join(f'<p class="{PLAIN}" style="{_NOTE}">{visible_html(line)}</p>' for line in told)
 
     @property
     def _has_tones(self) -> bool:
