@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -22,7 +23,15 @@ _TABLE = '<table style="border-collapse:collapse;border:0;line-height:1.4;font-v
 _CELL = "padding:.25em .6em;border:0;border-bottom:1px solid #8884;vertical-align:top;"
 _STICKY = "position:sticky;top:0;background:var(--jp-layout-color0,Canvas);"
 _BAR = "height:.22em;background:#3b82f6bb;border-radius:1px;margin-left:auto;"
+_LONG = "min-width:20em;overflow-wrap:anywhere"
+_CODE = "font-family:var(--jp-code-font-family,monospace);font-size:.95em;"
+_ROOM = "min-width:6em;"  # of a cell with a bar: in a narrow column bars cannot be told apart
 _WRAPS = 48  # characters; longer text may wrap
+_WRAPS_ON_A_PHONE, _NAME_WRAPS = (
+    34,
+    20,
+)  # characters of a text, and of the name in the first column; a time does not wrap
+_UNIT = re.compile(r", (\S{1,2})$")  # a short unit that would stand alone in the second line of a head
 _LONGEST = 300  # characters; of longer text the beginning is shown
 
 
@@ -47,12 +56,13 @@ class Head:
     def html(self, *, sticky: bool) -> str:
         """Return it as a cell, which stays in sight with `sticky` when the table is scrolled; it may wrap between words."""
         style = f"{_CELL}{HEAD}{_STICKY if sticky else ''}text-align:{self.align};vertical-align:bottom"
-        return f'<th scope="col"{self.mark} style="{style}">{visible_html(self.name)}</th>'
+        name = _UNIT.sub(",&nbsp;\\1", visible_html(self.name))
+        return f'<th scope="col"{self.mark} style="{style}">{name}</th>'
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The text of a cell, its tone, and the share of the largest value that its bar shows, in percent."""
+    """The text of a cell, its tone, and the share of the largest value that its bar shows, in percent; line ends are kept."""
 
     text: str
     tone: Tone = ""
@@ -60,14 +70,22 @@ class Cell:
 
     def html(self, head: Head) -> str:
         """Return it as HTML below its head."""
-        wrap = (
-            "white-space:normal;min-width:20em;overflow-wrap:anywhere"
-            if len(self.text) > _WRAPS
-            else "white-space:nowrap"
-        )
-        style = f"{_CELL}{TONES[self.tone]}text-align:{head.align};{wrap}"
+        wrap = "white-space:nowrap"
+        if "\n" in self.text:
+            wrap = f"white-space:pre-wrap;{_CODE}{_LONG}"
+        elif len(self.text) > _WRAPS:
+            wrap = f"white-space:normal;{_LONG}"
+        room = _ROOM if self.share is not None else ""
+        style = f"{_CELL}{TONES[self.tone]}text-align:{head.align};{room}{wrap}"
         bar = f'<div style="{_BAR}width:{self.share:.1f}%"></div>' if self.share is not None else ""
-        return f'<td{head.mark} style="{style}">{visible_html(cut(self.text))}{bar}</td>'
+        return f'<td{self._marks(head)} style="{style}">{visible_html(cut(self.text))}{bar}</td>'
+
+    def _marks(self, head: Head) -> str:
+        """The classes by which a page leaves it out, or lets it wrap, where there is little room."""
+        size = len(self.text)
+        names = {"erpkit-minor": head.minor, "erpkit-long": size > _WRAPS_ON_A_PHONE, "erpkit-name": size > _NAME_WRAPS}
+        marked = " ".join(name for name, is_so in names.items() if is_so)
+        return f' class="{marked}"' if marked else ""
 
 
 def draw(

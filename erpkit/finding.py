@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
+from erpkit.grouping import group_by
 from erpkit.plural import count_of
 
 Severity = Literal["error", "warning", "info"]
@@ -136,9 +137,7 @@ def with_ages(findings: Iterable[Finding], ages: Mapping[str, str]) -> list[Find
 
 def group_findings(findings: Iterable[Finding]) -> list[Cause]:
     """Return findings by cause, the gravest first, and of those the most frequent."""
-    alike: dict[tuple[str, str, str, str], list[Finding]] = {}
-    for finding in findings:
-        alike.setdefault((finding.severity, finding.kind, finding.problem, finding.of), []).append(finding)
+    alike = group_by(findings, lambda one: (one.severity, one.kind, one.problem, one.of))
     causes = [Cause(tuple(some)) for some in alike.values()]
     return sorted(causes, key=lambda cause: (_GRAVEST.index(cause.severity), -len(cause.subjects)))
 

@@ -107,6 +107,31 @@ class Result:
         return replace(summary, facts={"plan": applied, **summary.facts}) if applied else summary
 
 
+class TableResult(Result):
+    """A result that shows itself as its `table`; its dataclass is made with `repr=False`."""
+
+    @property
+    def table(self) -> Table[Any]:
+        """Its rows."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return repr(self.table)
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
+
+
+class SummaryResult(TableResult):
+    """A result that shows itself as its summary, on a page with the `table` below."""
+
+    def __repr__(self) -> str:
+        return str(self.summary)
+
+    def _repr_html_(self) -> str:
+        return self.summary.html() + self.table._repr_html_()
+
+
 @dataclass(frozen=True)
 class Picture:
     """An SVG picture that shows itself in a notebook; `text` is its alternative text, and `note` is shown below it.
@@ -158,11 +183,18 @@ def as_findings(findings: Sequence[Finding | str]) -> list[Finding]:
 
 def _facts(facts: Mapping[str, object]) -> str:
     figures = "".join(
-        f'<div style="min-width:6em"><div style="font-size:1.5em;font-weight:600">{visible_html(format_value(value))}</div>'
-        f'<div style="opacity:.7">{visible_html(name)}</div></div>'
+        f'<div style="min-width:6em"><div style="{_size(value)}">{visible_html(format_value(value))}</div>'
+        f'<div style="opacity:.75">{visible_html(name)}</div></div>'
         for name, value in facts.items()
     )
-    return f'<div style="display:flex;flex-wrap:wrap;gap:.5em 2em;margin:.6em 0">{figures}</div>'
+    return f'<div style="display:flex;flex-wrap:wrap;align-items:flex-end;gap:.5em 2em;margin:.6em 0">{figures}</div>'
+
+
+def _size(value: object) -> str:
+    """Return how a figure is set: large, but for a text, and light where it is 0, so that what there is stands out."""
+    if not isinstance(value, int | float):
+        return "font-weight:600;max-width:50em"
+    return "font-size:1.5em;font-weight:600" if value else "font-size:1.5em;opacity:.75"
 
 
 def findings_html(findings: Sequence[Finding | str]) -> str:
@@ -171,7 +203,8 @@ def findings_html(findings: Sequence[Finding | str]) -> str:
     for cause in group_findings(as_findings(findings)):
         remedy = f'<br><code style="opacity:.8">{visible_html(cause.remedy)}</code>' if cause.remedy else ""
         tone = TONES["muted" if cause.severity == "info" else cause.severity]
-        label = f'<span style="{tone}padding:0 .4em;border-radius:3px">{cause.severity}</span>'
+        label = f'<span style="{tone}padding:0 .4em;border-radius:3px;flex:none">{cause.severity}</span>'
         age = f' <span style="opacity:.8">{visible_html(cause.age)}</span>' if cause.age else ""
-        lines.append(f'<li style="margin:.25em 0">{label} {visible_html(str(cause))}{age}{remedy}</li>')
+        text = f'<span style="min-width:0;overflow-wrap:anywhere">{visible_html(str(cause))}{age}{remedy}</span>'
+        lines.append(f'<li style="display:flex;align-items:baseline;gap:.6em;margin:.25em 0">{label} {text}</li>')
     return f'<ul style="margin:.3em 0;padding-left:0;list-style:none">{"".join(lines)}</ul>'

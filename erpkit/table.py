@@ -39,6 +39,7 @@ _PAGE = 25  # rows of a widget's page
 _SORTABLE = 3  # rows; fewer are not worth a widget
 _FEW = 5  # rows below which there is nothing to search for
 _WRAPS = 48  # characters; longer text may wrap
+_BARENESS = ("0 in every row", "Empty in every row", "Not known of any row")
 _NONE = ("–", "NULL")  # among numbers DataTables takes `-` for none
 
 _COLOURS: dict[Tone, str] = {"": "", "error": "red", "warning": "yellow", "good": "green", "muted": "dim"}
@@ -58,7 +59,7 @@ class Column(Generic[_Row]):
 
     `unit` is added to the head. `places` are the decimals of a number; `signed` numbers show a plus. `tone` colours a cell. A `bar`
     shows how each number compares with the largest. `right` aligns text to the right, as numbers are. A terminal that is
-    too narrow leaves out `minor` columns first.
+    too narrow leaves out `minor` columns first. The one that `is_name` holds what the rows are of, if the first one does not.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Column(Generic[_Row]):
     bar: bool = False
     right: bool = False
     minor: bool = False
+    is_name: bool = False
 
     @property
     def head(self) -> str:
@@ -140,21 +142,21 @@ class Table(Generic[_Row]):
         return json.dumps(self.records(), default=str, indent=2)
 
     def to_csv(self) -> str:
-        """Return the rows as CSV with a head; values are complete, and numbers are not grouped."""
+        """Return the rows as CSV with a head: numbers are not grouped, those of `raw` tables are complete, durations are in seconds."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(column.head for column in self.columns)
-        writer.writerows([[_exact(column.value(row)) for column in self.columns] for row in self.rows])
+        writer.writerows([[self._exact(column, row) for column in self.columns] for row in self.rows])
         return file.getvalue()
 
     def to_lines(self) -> list[str]:
         """Return the rows for a pipe: no head, a tab between two values, which are those of `to_csv`; each row is one line."""
-        return ["\t".join(visible(_exact(column.value(row))) for column in self.columns) for row in self.rows]
+        return ["\t".join(visible(self._exact(column, row)) for column in self.columns) for row in self.rows]
 
     def names(self) -> list[str]:
-        """Return the values of the first column, each once."""
-        first = self.columns[0]
-        return list(dict.fromkeys(visible(_exact(first.value(row))) for row in self.rows))
+        """Return what the rows are of, each once: the values of the column that is their name, or of the first one."""
+        first = next((column for column in self.columns if column.is_name), self.columns[0])
+        return list(dict.fromkeys(visible(self._exact(first, row)) for row in self.rows))
 
     def __repr__(self) -> str:
         if not self.rows:
@@ -246,6 +248,8 @@ class Table(Generic[_Row]):
             return f"{title}<p><em>{visible_html(self.empty)}</em></p>"
         shown, bare = self._shown, self._bare
         kept = [n for n in range(len(self.columns)) if n not in bare]
+        if kept == [0] and bare and not self._is_any_in_trouble:
+            return f"{title}{self._notes(len(self.rows), bare)}"  # a list of names would tell nothing
         heads = [Head(self.columns[n].head, self.numeric[n], self.columns[n].minor) for n in kept]
         most = {n: _largest(self.columns[n], self.rows) if self.columns[n].bar else 0.0 for n in kept}
         cells = [[self._cell(n, row, most[n]) for n in kept] for row in shown]
@@ -257,7 +261,10 @@ class Table(Generic[_Row]):
 
     def _cell(self, n: int, row: _Row, largest: float) -> Cell:
         column = self.columns[n]
-        return Cell(self._text(column, row), column.tone(row), _share(column.value(row), largest))
+        value = column.value(row)
+        has_lines = isinstance(value, str) and "\n" in value.strip() and not self.raw  # as SQL and tracebacks do
+        text = visible(str(value).strip("\n"), keep="\n\t") if has_lines else self._text(column, row)
+        return Cell(text, column.tone(row), _share(value, largest))
 
     @cached_property
     def in_trouble_first(self) -> Sequence[_Row]:
@@ -273,28 +280,31 @@ class Table(Generic[_Row]):
         ]
         return shown[:_MOST_IN_TROUBLE]
 
+    @property
+    def _is_any_in_trouble(self) -> bool:
+        return self.is_trouble or any(self._gravity(row) < len(_GRAVEST) for row in self.rows)
+
     def _gravity(self, row: _Row) -> int:
         tones = {column.tone(row) for column in self.columns}
         return next((n for n, tone in enumerate(_GRAVEST) if tone in tones), len(_GRAVEST))
 
     @cached_property
-    def _bare(self) -> Mapping[int, bool]:
-        """Columns in which every row has 0, or none has a value: number of the column, and whether it has zeros."""
+    def _bare(self) -> Mapping[int, str]:
+        """Columns in which every row has 0, nothing, or no value that is known: number of the column, and which of these."""
         if self.raw or self.is_whole or len(self.rows) < _BARE:
             return {}
-        columns = {n: [column.value(row) for row in self.rows] for n, column in enumerate(self.columns) if n}
-        zeros = {n: True for n, values in columns.items() if all(_is_number(one) and one == 0 for one in values)}
-        return zeros | {n: False for n, values in columns.items() if all(map(_is_null, values))}
+        found = {n: {_bareness(column.value(row)) for row in self.rows} for n, column in enumerate(self.columns) if n}
+        return {n: kinds.pop() for n, kinds in found.items() if len(kinds) == 1 and "" not in kinds}
 
-    def _notes(self, shown: int, bare: Mapping[int, bool]) -> str:
+    def _notes(self, shown: int, bare: Mapping[int, str]) -> str:
         """Return what stands below the table: how many rows there are more, and the columns that have nothing to show."""
         more = len(self.rows) - shown
         healthy = "" if self.is_trouble or shown >= _MOST_IN_TROUBLE or not self._has_tones else " without trouble"
         told = [f"… and {more:,} more{healthy}"] if more > 0 else []
         if not more and shown > _TALL and not self.height:
             told = [f"{count_of(shown, 'row')}, which scroll"]
-        for words, is_zero in (("0 in every row", True), ("Not known of any row", False)):
-            names = [self.columns[n].head for n in sorted(bare) if bare[n] is is_zero]
+        for words in _BARENESS:
+            names = [self.columns[n].head for n in sorted(bare) if bare[n] == words]
             told += [f"{words}: {', '.join(names)}"] if names else []
         return "".join(f'<p style="{_NOTE}">{visible_html(line)}</p>' for line in told)
 
@@ -312,6 +322,10 @@ class Table(Generic[_Row]):
             value = column.value(row)
             return "NULL" if _is_null(value) else _raw(value)
         return column.text(row)
+
+    def _exact(self, column: Column[_Row], row: _Row) -> str:
+        value = column.value(row)
+        return str(value) if self.raw and isinstance(value, float | timedelta) else _exact(value)
 
 
 def format_value(value: object, *, places: int | None = None, signed: bool = False) -> str:
@@ -344,12 +358,30 @@ def _places(value: float) -> int:
 
 
 def _exact(value: object) -> str:
-    """Return a value for a program: complete, numbers not grouped, lists with commas, nothing for None."""
+    """Return a value for a program: whole, numbers not grouped, lists with commas, nothing for None.
+
+    A float or a duration is measured: it has three decimals, or three digits where it is smaller than 1; a duration is in seconds.
+    """
     if _is_null(value):
         return ""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, float) and math.isfinite(value):
+        places = 3 if abs(value) >= 1 or not value else min(2 - math.floor(math.log10(abs(value))), 9)
+        text = f"{value:.{places}f}".rstrip("0").rstrip(".")
+        return "0" if text == "-0" else text
     if isinstance(value, list | tuple | set | frozenset):
         return ", ".join(map(_exact, value))
     return str(value)
+
+
+def _bareness(value: object) -> str:
+    """Return what a page says of a column that only has such values; "" for a value that is to be shown."""
+    if _is_null(value):
+        return "Not known of any row"
+    if _is_number(value):
+        return "" if value else "0 in every row"
+    return "Empty in every row" if isinstance(value, str | list | tuple | set | frozenset) and not value else ""
 
 
 def _share(value: object, largest: float) -> float | None:

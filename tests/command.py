@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-__all__ = ["erpkit", "on_a_terminal", "refused", "start_on_a_terminal"]
+__all__ = ["erpkit", "on_a_terminal", "refused", "rows_of", "start_on_a_terminal"]
 
 _WAITING = re.compile(r"(\r[^\r\n]* working for \d+ s)+\r\x1b\[K")  # gone before anything else is printed
 
@@ -71,6 +71,14 @@ def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> N
     for word in words:
         assert word in lines[0]
     assert done.returncode == code
+
+
+def rows_of(done: subprocess.CompletedProcess[str]) -> list[list[str]]:
+    """Return what a command printed into a pipe as rows, after asserting that it is nothing but rows."""
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert len({len(row) for row in rows}) <= 1, done.stdout
+    assert not re.search(r"\x1b|…|target:|dry run", done.stdout)
+    return rows
 
 
 def _call(line: str) -> int:

@@ -1,7 +1,8 @@
 """Makes the README's pictures anew: `python -m tests.pictures [NAME…]`, with Debian's Chromium, on the demo's sample ERP.
 
 `python -m tests.pictures --reports FOLDER [NOTEBOOK…]` makes pictures of the reports and their index to look at: at three widths, light
-and dark, of a few, some and many tenants. They are no part of the repository.
+and dark, of a few, some and many tenants. Without names it makes those of every other notebook and runbook, too, of a fleet, of runs
+that fail, and of databases in which there is little to see; the names of `_OTHERS` make them alone. They are no part of the repository.
 """
 
 from __future__ import annotations
@@ -12,15 +13,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import nbformat
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from erpkit.config import Settings
+from erpkit.database import Database
+from erpkit.embedded import EmbeddedServer
+from erpkit.runs import list_notebooks
+from erpkit.tenants import get_tenant
 from tests.browser.conftest import _SETTINGS, Lab, start_lab
+from tests.situations import analyst_login, empty_database, foreign_database
 
 FOLDER = Path(__file__).parent.parent / ".github"
 _ERPKIT = [sys.executable, "-c", "from erpkit.cli import main; main()"]
@@ -47,17 +55,146 @@ def main(names: list[str]) -> None:
         browser.close()
 
 
-def picture_reports(folder: Path, notebooks: list[str]) -> None:
+def picture_reports(folder: Path, names: Sequence[str]) -> None:
     """Write a picture of each notebook's report, and of the index, at each width, light and dark, for each number of tenants."""
-    for tenants in _FLEETS:
-        with _demo(tenants) as home, sync_playwright() as driver:
-            for notebook in notebooks or _REPORTS:
-                subprocess.run([*_ERPKIT, "run", notebook, "--output", str(home / "dry")], stdout=subprocess.DEVNULL)
-            browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-            for report in sorted((home / "dry").glob("*.html")):
-                for width in _WIDTHS:
-                    _by_day_and_night(browser, report, folder / str(tenants), width)
-            browser.close()
+    notebooks = [name for name in names if name not in _OTHERS] or (() if names else _REPORTS)
+    for tenants in _FLEETS if notebooks else ():
+        with _demo(tenants) as home:
+            for notebook in notebooks:
+                _run_headless(notebook, home / "dry")
+            _picture(home / "dry", folder / str(tenants), _WIDTHS)
+    others = [name for name in names if name in _OTHERS] or (() if names else _OTHERS)
+    with _demo() as home:
+        for name in others:
+            _OTHERS[name](home / name)
+            _picture(home / name, folder / name, _WIDTHS[:2])
+
+
+def _run_headless(notebook: str, output: Path, *options: str, **environ: str) -> None:
+    command = [*_ERPKIT, "run", notebook, *options, "--output", str(output)]
+    subprocess.run(command, stdout=subprocess.DEVNULL, env=os.environ | environ)
+
+
+def _run_runbooks(output: Path) -> None:
+    for name in list_notebooks():
+        if name.startswith("runbooks/"):
+            _run_headless(name, output)
+
+
+def _run_the_rest(output: Path) -> None:
+    """Run the notebooks of which most people see less."""
+    _run_headless("welcome", output)
+    _run_headless("explore_tenants", output)
+    _run_headless("provision_tenant", output, "-p", "slug", "newcomer")
+    _run_headless("offboard_tenant", output, "-p", "tenant", "kestrel")
+    _run_headless("rebuild_projection", output, "-p", "tenant", "acme", "-p", "handler", "billing.on_invoice_created")
+    _run_headless(
+        "check_modules",
+        output,
+        "-p",
+        "cut",
+        "sales->catalog",
+        "-p",
+        "impact",
+        "catalog",
+        "-p",
+        "layers",
+        "catalog > sales",
+    )
+
+
+def _run_failing(output: Path) -> None:
+    """Run what a cell refuses, what fails in the middle after it found something, and what no server answers."""
+    _run_headless("offboard_tenant", output, "-p", "tenant", "acme")
+    _run_headless(
+        "replay_events", output, "-p", "topic", "billing.*", "-p", "dry_run", "false", "-p", "confirm", "replay-0"
+    )
+    _run_headless(_nightly(output.parent), output, "-p", "tenants", "cobalt")
+    _run_headless("inspect_tenants", output, ERPKIT_DATABASE="postgresql://127.0.0.1:1/nowhere")
+
+
+def _run_fleet(output: Path) -> None:
+    """Run a fleet whose runs find something, and one of which one fails."""
+    _run_headless("inspect_tenants", output, "--each-tenant")
+    _run_headless(_nightly(output.parent), output, "--each-tenant")
+
+
+def _nightly(folder: Path) -> str:
+    """Write a notebook that inspects a tenant, and cannot close the month of one."""
+    cells = [
+        nbformat.v4.new_markdown_cell("# Close the month\n\nEach night."),
+        nbformat.v4.new_code_cell("tenants: list[str] = []  # whose month", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_markdown_cell("## Tenants"),
+        nbformat.v4.new_code_cell("import erpkit\nerp = erpkit.open()\nfound = erp.tenants.inspect(tenants)\nfound"),
+        nbformat.v4.new_markdown_cell("## Books"),
+        nbformat.v4.new_code_cell("assert tenants != ['cobalt'], 'cobalt has no exchange rate for CHF, in which it was paid'"),
+    ]  # fmt: skip
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    path = folder / "close_the_month_of_each_tenant_and_tell_the_bookkeepers.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    return str(path)
+
+
+def _run_empty(output: Path) -> None:
+    with empty_database(EmbeddedServer(Settings.from_env().home), "nothing_is_here") as environ:
+        _run_everywhere(output, environ)
+
+
+def _run_foreign(output: Path) -> None:
+    with foreign_database(EmbeddedServer(Settings.from_env().home), "another_erp") as environ:
+        _run_everywhere(output, {"ERPKIT_MODULES": "", **environ})
+
+
+def _run_unread(output: Path) -> None:
+    """Run as a login that may not read one of the tenants."""
+    with Database.open(Settings.from_env()) as database:
+        with database.connection() as connection:
+            tenant = get_tenant(connection, "acme")
+        with analyst_login(database, "reads_all_but_one", tenant) as environ:
+            _run_everywhere(output, environ)
+
+
+def _run_everywhere(output: Path, environ: Mapping[str, str]) -> None:
+    for notebook in (
+        "inspect_tenants",
+        "event_health",
+        "run_migrations",
+        "replay_events",
+        "explore_tenants",
+        "check_modules",
+    ):
+        _run_headless(notebook, output, **environ)
+
+
+def _run_many(output: Path) -> None:
+    """Run so often that the index is long, and shows a trend."""
+    for number in range(8):
+        options = ("-p", "tenants", ["cobalt", "acme"][number % 2]) if number % 3 else ()
+        _run_headless("inspect_tenants", output, *options)
+        _run_headless("run_migrations", output, *options)
+    _run_failing(output)
+
+
+_OTHERS: dict[str, Callable[[Path], None]] = {
+    "runbooks": _run_runbooks, "rest": _run_the_rest, "failing": _run_failing, "fleet": _run_fleet, "empty": _run_empty,
+    "foreign": _run_foreign, "unread": _run_unread, "many": _run_many,
+}  # fmt: skip
+
+
+def _picture(reports: Path, folder: Path, widths: Sequence[int]) -> None:
+    """Write pictures of all pages of a folder; of many reports of a notebook those of the first one."""
+    pages = {_name(page): page for page in sorted(reports.glob("*.html"), reverse=True)}
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for page in pages.values():
+            for width in widths:
+                _by_day_and_night(browser, page, folder, width)
+        browser.close()
+
+
+def _name(page: Path) -> str:
+    """Return the notebook whose report a page is, without tenant and time; a fleet's page is told from it."""
+    return re.sub(r"^((?:fleet-)?[^-]+)-.*", r"\1", page.stem)
 
 
 def _by_day_and_night(browser: Browser, report: Path, folder: Path, width: int) -> None:
@@ -68,7 +205,7 @@ def _by_day_and_night(browser: Browser, report: Path, folder: Path, width: int) 
         page.goto(report.as_uri())
         wide, high = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
         clip = {"x": 0, "y": 0, "width": width, "height": min(high, _HIGHEST)}
-        path = folder / f"{report.stem.partition('-')[0]}-{width}-{scheme}.png"
+        path = folder / f"{_name(report)}-{width}-{scheme}.png"
         page.screenshot(path=path, full_page=True, clip=clip)  # type: ignore[arg-type]
         page.close()
         print(f"{path}: {high:,} high{' – SCROLLS SIDEWAYS' if wide > width else ''}")

@@ -58,7 +58,7 @@ def test_replay_and_swap_note_the_uid(command: Command, shared_database: Databas
     assert command(*projection, "--shadow").returncode == 0
     swap = json.loads(command(*projection, "--swap", "--json").stdout)["swap"]
     swapped = command(*projection, "--swap", "--confirm", swap)
-    assert "swapped" in swapped.stdout, swapped.stderr
+    assert "swapped" in swapped.stderr, swapped.stderr
     with shared_database.connection() as connection:
         query = "SELECT DISTINCT requested_by FROM tenant_bluebird.erpkit_replays"
         assert connection.execute(query).fetchall() == [(f"uid {_UID}",)]

@@ -82,6 +82,9 @@ def test_html_and_control_characters_in_a_value_are_text() -> None:
     hostile = Table(COLUMNS, [Disk("<script>\x1b[2J\n", 1, 1.0)])
     assert "&lt;script&gt;\\x1b[2J\\n" in hostile._repr_html_()
     assert "\x1b" not in repr(hostile)
+    script = Table(COLUMNS, [Disk("SELECT 1\nFROM \x1bx\n", 1, 1.0)])
+    assert ">SELECT 1\nFROM \\x1bx<" in script._repr_html_()  # lines of SQL stay lines on a page
+    assert "SELECT 1\\nFROM" in repr(script)
 
 
 def test_a_long_page_shows_all_rows_in_trouble_first_and_says_how_many_others_there_are() -> None:
@@ -107,12 +110,15 @@ def test_a_column_of_zeros_is_named_below_and_one_that_was_not_read_is_none_of_t
         COLUMNS[0],
         Column[Disk]("faults", lambda _: 0),
         Column[Disk]("read errors", lambda _: None),
+        Column[Disk]("note", lambda _: ""),
         Column[Disk]("partly read", lambda d: 0 if d.name == "a" else None),
     )
     page = Table(columns, DISKS * 2)._repr_html_()
     assert re.findall(r"<th scope[^>]*>([^<]*)<", page) == ["disk", "partly read"]
     assert "0 in every row: faults" in page
     assert "Not known of any row: read errors" in page
+    assert "Empty in every row: note" in page
+    assert "<table" not in Table(columns[:3], DISKS * 2)._repr_html_()  # names alone would tell nothing
     assert "faults</th>" in Table(columns, DISKS * 2, is_whole=True)._repr_html_()
     assert "faults</th>" in Table(columns, DISKS)._repr_html_()  # of two rows a zero says something
 

@@ -6,7 +6,7 @@ import click
 
 import erpkit
 from erpkit.cli.helping import Group
-from erpkit.cli.output import as_json, print_json, say
+from erpkit.cli.output import as_rows, as_table, note, print_json, say_script, show_done
 from erpkit.embedded import EmbeddedServer
 
 
@@ -20,21 +20,24 @@ def _server() -> EmbeddedServer:
 
 
 @command.command()
+@as_table
 def start() -> None:
     """Start the server, making its data folder the first time; it runs until it is stopped."""
     server = _server()
     started = server.start()
-    say(f"embedded server {'started' if started else 'was running'}: {server.url()}")
+    _tell(server, "started" if started else "was running", server.url())
 
 
 @command.command()
+@as_table
 def stop() -> None:
     """Stop the server; its data are kept."""
-    say(f"embedded server {'stopped' if _server().stop() else 'was not running'}")
+    server = _server()
+    _tell(server, "stopped" if server.stop() else "was not running")
 
 
 @command.command()
-@as_json
+@as_rows
 def status(as_json: bool) -> int:
     """Tell whether the server runs, and where its data are; exit code 3 if it does not run."""
     server = _server()
@@ -42,13 +45,18 @@ def status(as_json: bool) -> int:
     if as_json:
         print_json({"running": running, "data": server.data, "url": server.url()})
     else:
-        say(f"embedded server {'runs' if running else 'does not run'}; data in {server.data}")
+        _tell(server, "runs" if running else "does not run", f"data in {server.data}")
         if not erpkit.open().settings.is_embedded:
-            say("it is not used: a database is configured")
+            note("it is not used: a database is configured")
     return 0 if running else 3
+
+
+def _tell(server: EmbeddedServer, state: str, more: str = "") -> None:
+    told = f"embedded server {state}{':' if '://' in more else ';' if more else ''} {more}".rstrip()
+    show_done(told, {"state": state, "url": server.url(), "data": str(server.data)})
 
 
 @command.command()
 def url() -> None:
     """Print the server's connection URL; it has no password."""
-    say(_server().url())
+    say_script(_server().url())

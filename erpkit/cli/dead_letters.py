@@ -16,7 +16,6 @@ from erpkit.cli.helping import Group
 from erpkit.cli.output import (
     COMMAND,
     as_rows,
-    as_text,
     confirm_option,
     is_for_programs,
     leave_gap,
@@ -154,7 +153,7 @@ def show(tenant: str, offset: int, handler: str, payload: bool, as_json: bool) -
 @click.option("--reason", required=True, help="Why; it is kept with the edit.")
 @click.option("--payload", is_flag=True, help="Show the values before and after, too.")
 @confirm_option()
-@as_text
+@as_rows
 def edit(
     tenant: str, offset: int, handler: str, values: tuple[str, ...], reason: str, payload: bool, confirm: str, as_json: bool
 ) -> int:  # fmt: skip
@@ -176,7 +175,7 @@ def edit(
 @command.command()
 @_selection
 @confirm_option()
-@as_text
+@as_rows
 def retry(slugs: tuple[str, ...], selection: dict[str, Any], confirm: str, as_json: bool) -> int:
     """Hand dead letters to their handlers once more; exit code 3 if some fail again.
 
@@ -190,7 +189,7 @@ def retry(slugs: tuple[str, ...], selection: dict[str, Any], confirm: str, as_js
 @_selection
 @click.option("--reason", required=True, help="Why; it is kept with the letters.")
 @confirm_option()
-@as_text
+@as_rows
 def discard(slugs: tuple[str, ...], selection: dict[str, Any], reason: str, confirm: str, as_json: bool) -> int:
     """Give dead letters up: what the handler would have done is never done."""
     with open_erp(quiet=as_json, own="event log") as erp:

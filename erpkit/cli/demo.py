@@ -12,7 +12,7 @@ import click
 
 import erpkit
 from erpkit.cli.helping import Command
-from erpkit.cli.output import as_table, print_table, print_target, say
+from erpkit.cli.output import as_table, leave_gap, note, print_table, print_target, tone_of
 from erpkit.cli.say import end_waiting
 from erpkit.config import Settings
 from erpkit.database import Database
@@ -73,6 +73,7 @@ def _set_environment(settings: Settings) -> None:
 
 
 def _work(database: Database, registry: Registry, tenants: int, output: Path) -> list[RunResult]:
+    from rich.console import Console  # noqa: PLC0415 - slow to import
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     results = []
@@ -83,7 +84,7 @@ def _work(database: Database, registry: Registry, tenants: int, output: Path) ->
         TimeElapsedColumn(),
     )
     end_waiting()
-    with Progress(*columns) as bar:
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("making tenants", total=tenants)
         plant_sample(
             database, registry, tenants, lambda slug: bar.update(task, advance=1, description=f"making tenants: {slug}")
@@ -113,6 +114,7 @@ def _print_results(results: Sequence[RunResult], left: Collection[Finding], seco
             for finding in cause.findings:
                 mender = "" if finding in left else _MENDERS.get(finding.kind, "")
                 line = marked(finding)
-                say(f"{line[:2]}{result.notebook}: {line[2:]}{f' ({mender} mended it)' if mender else ''}")
-    say()
-    say(f"{seconds:.0f} s in all. Open a report in a browser, or go on in JupyterLab: erpkit lab")
+                text = f"{line[:2]}{result.notebook}: {line[2:]}{f' ({mender} mended it)' if mender else ''}"
+                note(text, tone=tone_of(finding.severity))
+    leave_gap()
+    note(f"{seconds:.0f} s in all. Open a report in a browser, or go on in JupyterLab: erpkit lab")

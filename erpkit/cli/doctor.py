@@ -8,15 +8,26 @@ from psycopg.conninfo import conninfo_to_dict
 
 import erpkit
 from erpkit.cli.helping import Command
-from erpkit.cli.output import COMMAND, as_json, print_findings, print_json, print_target, say, say_text, show
+from erpkit.cli.output import (
+    COMMAND,
+    as_rows,
+    is_for_programs,
+    print_findings,
+    print_json,
+    print_target,
+    say,
+    say_text,
+    show,
+)
 from erpkit.errors import UsageError
 from erpkit.finding import exit_code
+from erpkit.table import Column, Table
 from erpkit.tenants import Diagnosis
 
 
 @click.command("doctor", cls=Command)
 @click.argument("database", default="", metavar="[DATABASE]")
-@as_json
+@as_rows
 def command(database: str, as_json: bool) -> int:
     """Look at any PostgreSQL database, and tell what erpkit can do there; nothing has to be configured, nothing is written.
 
@@ -49,24 +60,37 @@ def _refuse_password(database: str) -> None:
         )
 
 
+_FACTS = (
+    Column[tuple[str, str]]("what", lambda row: row[0]),
+    Column[tuple[str, str]]("value", lambda row: row[1]),
+)
+
+
 def _print(found: Diagnosis) -> None:
-    width = max(map(len, found.facts))
-    for name, text in found.facts.items():
-        say(f"{name:<{width}}  {text}", hang=width + 2)
+    if is_for_programs():
+        show(Table(_FACTS, list(found.facts.items())))
+    else:
+        width = max(map(len, found.facts))
+        for name, text in found.facts.items():
+            say(f"{name:<{width}}  {text}", hang=width + 2)
     print_findings(found.findings)
-    if found.abilities:
+    if found.abilities and not is_for_programs():
         say()
         show(found.table)
+    _say_next(found, err=is_for_programs())
+
+
+def _say_next(found: Diagnosis, *, err: bool) -> None:
     if found.grants:
         title = (
             "To let this login read the rest, as the owner:"
             if found.unreadable
             else "A login that may only read, as the owner:"
         )
-        say()
-        say(title)
-        say_text("\n".join(f"    {line}" for grant in found.grants for line in grant.splitlines()))
-    say()
-    say("Next:")
+        say(err=err)
+        say(title, err=err)
+        say_text("\n".join(f"    {line}" for grant in found.grants for line in grant.splitlines()), err=err)
+    say(err=err)
+    say("Next:", err=err)
     for line in found.commands:
-        say(f"    {line}", tone=COMMAND)
+        say(f"    {line}", err=err, tone=COMMAND)

@@ -22,10 +22,11 @@ from erpkit.cli import dead_letters, replaying, seeking
 from erpkit.cli.helping import Group
 from erpkit.cli.output import (
     as_rows,
-    as_text,
+    as_table,
     confirm_option,
     is_for_programs,
     limit_option,
+    note,
     open_erp,
     print_findings,
     print_json,
@@ -33,6 +34,7 @@ from erpkit.cli.output import (
     read_time,
     say,
     show,
+    show_done,
     tenants_option,
 )
 from erpkit.cli.planning import print_or_apply, show_or_apply, this_command
@@ -135,7 +137,7 @@ def trace(wanted: str, slugs: tuple[str, ...], payload: bool, as_json: bool) -> 
 @click.option(
     "--health-file", type=click.Path(path_type=Path, dir_okay=False), help="Keep the last report there, as JSON."
 )
-@as_text
+@as_rows
 def dispatch_(
     once: bool,
     from_broker: bool,
@@ -153,7 +155,7 @@ def dispatch_(
     """
     _check_options(once, from_broker, slugs, health_file)
     if from_broker:
-        return dispatch_from_broker(once=once, limit=limit)
+        return dispatch_from_broker(once=once, limit=limit, as_json=as_json)
     with open_erp(quiet=as_json, own="event log") as erp:
         if once:
             return _dispatch_once(erp, slugs, limit, as_json)
@@ -169,7 +171,7 @@ def dispatch_(
             last = worker.run()
         if health_file is not None:
             health_file.unlink(missing_ok=True)
-        say(f"stopped: {last.handled:,} handled, {count_of(last.dead, 'dead letter')}", err=as_json)
+        note(f"stopped: {last.handled:,} handled, {count_of(last.dead, 'dead letter')}")
     return 0
 
 
@@ -210,7 +212,7 @@ def lag(slugs: tuple[str, ...], max_lag: int, max_age: float, as_json: bool) -> 
         )
     else:
         show(found.table)
-        if found.trend.rows:
+        if found.trend.rows and not is_for_programs():
             show(found.trend)
     print_findings(found.findings, quiet=as_json)
     return exit_code(found.findings)
@@ -219,7 +221,7 @@ def lag(slugs: tuple[str, ...], max_lag: int, max_age: float, as_json: bool) -> 
 @command.command()
 @tenants_option()
 @confirm_option()
-@as_text
+@as_rows
 def prune(slugs: tuple[str, ...], confirm: str, as_json: bool) -> int:
     """Delete events, inbox rows and replays that are older than declared in ERPKIT_RETENTION and that nothing needs.
 
@@ -253,7 +255,7 @@ def _dispatch_once(erp: Erp, slugs: Sequence[str], limit: float, as_json: bool) 
     else:
         show(run.table)
     for slug, status in run.skipped.items():
-        say(f"skipped {slug}: {status}", err=as_json or is_for_programs())
+        note(f"skipped {slug}: {status}")
     print_findings(run.findings, quiet=as_json)
     return 1 if run.failures else exit_code(run.findings)
 
@@ -262,11 +264,14 @@ def _print_report(report: WorkerReport, as_json: bool) -> None:
     if as_json:
         print_json(_document(report), indent=None)
         return
+    at = f"{report.at:%Y-%m-%d %H:%M:%S}"
     for news in report.news:
-        say(f"{report.at:%Y-%m-%d %H:%M:%S} {news}")
-    if not report.news:
+        note(f"{at} {news}")
+    if is_for_programs():
+        show(Table(_REPORTED, [report]))
+    elif not report.news:
         say(
-            f"{report.at:%Y-%m-%d %H:%M:%S} handled {report.handled:,} ({report.per_second:,.1f}/s), dead letters {report.dead:,}, "
+            f"{at} handled {report.handled:,} ({report.per_second:,.1f}/s), dead letters {report.dead:,}, "
             f"waiting {report.waiting:,}, the oldest for {report.oldest_age:,.0f} s"
         )
 
@@ -321,7 +326,7 @@ def _replace(path: Path, text: str) -> None:
     help="Plan to send again from an offset, a time such as 2026-01-31T08:00:00+00:00, or the beginning.",
 )
 @confirm_option()
-@as_text
+@as_rows
 def forward_(slugs: tuple[str, ...], once: bool, point: str | None, confirm: str, as_json: bool) -> int:
     """Forward the logs to the broker (ERPKIT_BROKER): at least once, in order, from a checkpoint of their own.
 
@@ -375,17 +380,21 @@ def nats() -> None:
 
 
 @nats.command()
+@as_table
 def start() -> None:
     """Start the server; it runs until it is stopped, on this machine only."""
     server = NatsServer(Settings.from_env().home)
     started = server.start()
-    say(f"NATS server {'started' if started else 'was running'}: export ERPKIT_BROKER={server.url}")
+    state = "started" if started else "was running"
+    show_done(f"NATS server {state}: export ERPKIT_BROKER={server.url}", {"state": state, "url": server.url})
 
 
 @nats.command("stop")
+@as_table
 def stop_() -> None:
     """Stop the server; its streams stay."""
-    say(f"NATS server {'stopped' if NatsServer(Settings.from_env().home).stop() else 'was not running'}")
+    state = "stopped" if NatsServer(Settings.from_env().home).stop() else "was not running"
+    show_done(f"NATS server {state}", {"state": state})
 
 
 def dispatch_from_broker(*, once: bool, limit: float, as_json: bool = False) -> int:
@@ -398,7 +407,11 @@ def dispatch_from_broker(*, once: bool, limit: float, as_json: bool = False) -> 
     else:
         more = f", {result.unreadable} that are no events" if result.unreadable else ""
         more += f", {result.left} left in the logs of tenants that are not active" if result.left else ""
-        say(f"{result.handled} handled, {result.dead} dead, {result.unknown} for tenants that do not exist{more}")
+        counts = {name.replace("_", " "): value for name, value in asdict(result).items()}
+        show_done(
+            f"{result.handled} handled, {result.dead} dead, {result.unknown} for tenants that do not exist{more}",
+            counts,
+        )
     print_findings(findings, quiet=as_json)
     return 3 if findings or result.dead or result.unknown or result.unreadable else 0
 
@@ -481,9 +494,18 @@ def _open(*, quiet: bool) -> Iterator[tuple[Erp, Broker]]:
     with erpkit.open() as erp, erp.events.broker() as broker:
         print_target(erp.target, quiet=quiet)
         print_target(f"broker {broker.name}", quiet=quiet)
-        say(f"order: {broker.order}", err=quiet)
+        note(f"order: {broker.order}")
         yield erp, broker
 
+
+_REPORTED = (
+    Column[WorkerReport]("at", lambda one: one.at),
+    Column[WorkerReport]("handled", lambda one: one.handled),
+    Column[WorkerReport]("per second", lambda one: one.per_second, places=1),
+    Column[WorkerReport]("dead letters", lambda one: one.dead),
+    Column[WorkerReport]("waiting", lambda one: one.waiting),
+    Column[WorkerReport]("oldest", lambda one: one.oldest_age, "s", places=1),
+)
 
 _FORWARDED = (
     Column[Forwarded]("tenant", lambda one: one.tenant),

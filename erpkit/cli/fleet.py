@@ -15,7 +15,6 @@ from erpkit.cli.output import (
     print_table,
     print_target,
     say,
-    show_rows_in_a_pipe,
     shown_as,
 )
 from erpkit.erp import Erp
@@ -54,7 +53,6 @@ class FleetOptions:
 
 def run_many(erp: Erp, opened: Notebook, job: Job, options: FleetOptions, as_json: bool) -> int:
     """Run a fleet and show it; return the exit code of the worst run."""
-    show_rows_in_a_pipe()
     print_target(erp.target)
     jobs = _plan(erp, opened, job, options)
     workers = options.jobs if options.dask else _bounded(erp, min(options.jobs, len(jobs)))
@@ -104,7 +102,8 @@ def _plan(erp: Erp, opened: Notebook, job: Job, options: FleetOptions) -> dict[s
         raise UsageError("with --each-tenant, name tenants by --tenant")
     if not options.each_tenant and options.tenants:
         given |= tenant_parameter(opened, options.tenants)
-    sets = name_sets(opened, given, read_sets(options.sets), options.sets) if options.sets else {"": given}
+    known = [parameter.name for parameter in opened.parameters]
+    sets = name_sets(opened, given, read_sets(options.sets, known), options.sets) if options.sets else {"": given}
     named = dict(_with_tenants(erp, opened, sets, options)) if options.each_tenant else sets
     if not named:
         raise UsageError("no tenant is active: there is nothing to run")

@@ -8,11 +8,12 @@ from typing import Any
 import click
 
 from erpkit.cli.helping import Group
-from erpkit.cli.output import as_rows, print_json, print_table, say
+from erpkit.cli.output import as_rows, as_table, is_for_programs, print_json, show, show_done
 from erpkit.errors import ErpkitError, UsageError
 from erpkit.kernels import link
 from erpkit.kernels.place import NoWarmKernelError, check_wanted, find_folder
 from erpkit.plural import count_of
+from erpkit.table import Column, Table
 
 
 @click.group("kernels", cls=Group)
@@ -25,40 +26,62 @@ def command() -> None:
 
 
 @command.command()
+@as_table
 def start() -> None:
     """Start the warm process for this Python and environment; it ends after ten minutes without work."""
     try:
         state = link.ask("status", link.start())
     except NoWarmKernelError as reason:
         raise ErpkitError(f"there is no warm process: {reason}") from None
-    say(f"warm process {state['pid']} serves")
+    show_done(f"warm process {state['pid']} serves", {column.name: column.value(state) for column in _COLUMNS})
 
 
 @command.command("list")
 @as_rows
 def list_(as_json: bool) -> int:
-    """List the warm processes of this user, and what was forked from each; exit code 3 if there is none."""
+    """List the warm processes of this user, and how much was forked from each; exit code 3 if none serves.
+
+    One that was stopped is listed as long as a kernel or a run that it forked goes on: `erpkit kernels stop --now` ends that, too.
+    """
     found = [{**state, "socket": str(path)} for path, state in _ask_all("status")]
     if as_json:
         print_json(found)
     else:
-        rows = [
-            (str(one["pid"]), f"{one['seconds']:.0f}", str(one["served"]), str(len(one["running"]))) for one in found
-        ]
-        print_table(
-            ["process", "seconds", "served", "running"], rows, right=["process", "seconds", "served", "running"]
-        )
-    return 0 if found else 3
+        show(Table(_COLUMNS, found, "No warm process runs: erpkit kernels start"))
+    return 0 if any(not one["retired"] for one in found) else 3
 
 
 @command.command()
 @click.option("--now", is_flag=True, help="End the kernels and runs that were forked from them, too.")
+@as_table
 def stop(now: bool) -> None:
     """Stop the warm processes of this user; kernels and runs that were forked from them go on to their end, unless --now."""
-    stopped = _ask_all("stop" if now else "retire")
-    forked = count_of(sum(len(state["running"]) for _, state in stopped), "process", "processes")
-    more = "" if forked.startswith("0 ") else f", {forked} that it forked {'ended' if now else 'run on'}"
-    say(f"{count_of(len(stopped), 'warm process', 'warm processes')} stopped{more}")
+    stopped = sum(not state["retired"] for _, state in _ask_all("status"))
+    forked = [
+        {"of": state["pid"], **one} for _, state in _ask_all("stop" if now else "retire") for one in state["running"]
+    ]
+    if forked and not is_for_programs():
+        show(Table(_FORKED, forked))
+    count = count_of(len(forked), "process", "processes")
+    word = "ended" if now else "runs on" if len(forked) == 1 else "run on"
+    more = f", {count} forked from there {word}" if forked else ""
+    told = f"{count_of(stopped, 'warm process', 'warm processes')} stopped{more}"
+    show_done(told, *({column.head: column.value(one) for column in _FORKED} for one in forked))
+
+
+_COLUMNS = (
+    Column[dict[str, Any]]("process", lambda one: str(one["pid"]), right=True),
+    Column[dict[str, Any]]("seconds", lambda one: round(one["seconds"])),
+    Column[dict[str, Any]]("served", lambda one: one["served"]),
+    Column[dict[str, Any]]("running", lambda one: len(one["running"])),
+    Column[dict[str, Any]]("state", lambda one: "stopped" if one["retired"] else "serves"),
+)
+_FORKED = (
+    Column[dict[str, Any]]("process", lambda one: str(one["pid"]), right=True),
+    Column[dict[str, Any]]("kind", lambda one: {"call": "command"}.get(one["role"], one["role"])),
+    Column[dict[str, Any]]("seconds", lambda one: round(one["seconds"])),
+    Column[dict[str, Any]]("forked from", lambda one: str(one["of"]), right=True),
+)
 
 
 def _ask_all(role: str) -> list[tuple[Path, dict[str, Any]]]:

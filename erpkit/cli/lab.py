@@ -15,7 +15,7 @@ import click
 
 import erpkit
 from erpkit.cli.helping import Command
-from erpkit.cli.output import print_target, say
+from erpkit.cli.output import note, print_target
 from erpkit.config import expand_home
 from erpkit.errors import UsageError
 from erpkit.modules.registry import is_path
@@ -42,7 +42,7 @@ def command(folder: Path | None, pages: bool, options: tuple[str, ...]) -> int:
         print_target(erp.target)
         settings = erp.settings
     root = _working_copy(folder or settings.home / "notebooks", notebooks_folder())
-    say(f"notebooks: {root}")
+    note(f"notebooks: {root}")
     command = [sys.executable, "-m", *(_voila(root) if pages else _jupyterlab(root)), *options]
     # jupyter-scheduler brings a job's outputs to `jobs` in the working directory, and looks for them in the root.
     return _become(command, _environment() | {"ERPKIT_HOME": str(settings.home)}, root)
@@ -120,7 +120,7 @@ def _working_copy(folder: Path, source: Path) -> Path:
             changed.append(str(name))
     (folder / _COPIES).write_text(json.dumps(kept, indent=1))
     if changed:
-        say(f"note: the kit has a newer version of what you changed; to get it, move yours away: {', '.join(changed)}")
+        note(f"note: the kit has a newer version of what you changed; to get it, move yours away: {', '.join(changed)}")
     return folder.absolute()
 
 

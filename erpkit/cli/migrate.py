@@ -15,7 +15,6 @@ from erpkit.cli.helping import Group
 from erpkit.cli.output import (
     as_rows,
     as_table,
-    as_text,
     is_for_programs,
     leave_gap,
     note,
@@ -25,6 +24,8 @@ from erpkit.cli.output import (
     say,
     say_script,
     show,
+    shown_as,
+    whole_table,
 )
 from erpkit.cli.planning import apply_plan, say_plan, show_or_apply, this_command
 from erpkit.finding import exit_code
@@ -69,7 +70,7 @@ run_options = (
     click.option("--statement-timeout", type=click.FloatRange(min=0), default=0,
         help="Seconds that a statement may take; 0 sets no limit.",
    ),
-    as_text,
+    as_rows,
 )  # fmt: skip
 
 
@@ -119,7 +120,7 @@ def status(slugs: tuple[str, ...], against: str, as_json: bool) -> int:
 @command.command()
 @_with(up_options)
 @click.option("--sql", "show_sql", is_flag=True, help="Show the SQL of the plan.")
-@as_text
+@as_rows
 def plan(slugs: tuple[str, ...], show_sql: bool, as_json: bool, **choice: Any) -> int:
     """Show what `up` would do: the plan's id, its waves, an estimate, and the statements that lock or rewrite."""
     _check_to(choice)
@@ -246,16 +247,27 @@ def _show_plan(plan: Plan[MigrationPlan, MigrationRun], *, show_sql: bool, as_js
         if not plan.record.is_empty:
             say(f"dry run: nothing was changed; to apply it: {again} --confirm {plan.id}", err=True)
         return
-    if not plan.record.is_empty:
-        show(plan.record.table)
+    if show_sql and is_for_programs():
+        _say_sql(plan.record)
+    elif not plan.record.is_empty or is_for_programs():
+        show(whole_table(plan.record) if is_for_programs() else plan.record.table)
     _print_skipped(plan.record)
-    for migration, direction, statements in plan.record.sql() if show_sql else ():
-        say_script("\n".join([f"-- {visible(migration.name)} ({direction})", *statements, ""]))
+    if show_sql and not is_for_programs():
+        _say_sql(plan.record)
     print_findings([finding for finding in plan.record.findings if finding.kind != "pending"])  # the table shows these
     if plan.record.before and plan.record.before.is_foreign:
         note(f"plan {plan.id}: {plan.record}; erpkit only reads this ERP, and cannot apply it")
     else:
         say_plan(plan, again)
+
+
+def _say_sql(plan: MigrationPlan) -> None:
+    """Print the statements as a script, which in a pipe is all there is; or as rows where a format asks for them."""
+    if is_for_programs() and shown_as() != "rows":
+        show(plan.scripts)
+        return
+    for migration, direction, statements in plan.sql():
+        say_script("\n".join([f"-- {visible(migration.name)} ({direction})", *statements, ""]))
 
 
 def _plan_as_json(plan: MigrationPlan) -> dict[str, object]:
@@ -280,7 +292,7 @@ def _show_run(plan: MigrationPlan, run: MigrationRun, *, as_json: bool) -> None:
         results = [asdict(result) for result in run.results]
         print_json({"plan": run.plan_id, "seconds": run.seconds, "done": run.done_count, "results": results, **left})
         return
-    show(run.table)
+    show(whole_table(run) if is_for_programs() else run.table)
     _print_skipped(plan)
     print_findings(run.findings)
     note(str(run))

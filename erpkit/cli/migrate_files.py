@@ -10,14 +10,15 @@ import click
 import erpkit
 from erpkit.cli.helping import Command
 from erpkit.cli.output import (
-    as_json,
-    as_text,
+    as_rows,
+    as_script,
     is_for_programs,
     note,
     print_findings,
     print_json,
     say,
     say_script,
+    show_done,
     tone_of,
 )
 from erpkit.cli.output import show as show_table
@@ -30,7 +31,7 @@ from erpkit.plural import count_of
 @click.command(cls=Command)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--direction", type=click.Choice(["up", "down"]), default="up", help="Which statements.")
-@as_json
+@as_script
 def show(file: Path, direction: str, as_json: bool) -> None:
     """Print the statements of a migration file, as goose would split it; ENVSUB is filled in from the environment.
 
@@ -56,20 +57,20 @@ def show(file: Path, direction: str, as_json: bool) -> None:
 @click.option("--module", required=True, help="The module to write it for.")
 @click.option("--sequential", "style", flag_value="sequential", help="The next number.")
 @click.option("--timestamp", "style", flag_value="timestamp", help="The time in UTC, as YYYYMMDDHHMMSS.")
-@as_json
+@as_rows
 def new(name: str, module: str, style: Style | None, as_json: bool) -> None:
     """Write an empty migration into a module's folder, and print its path; its version is in the style of the others."""
     path = erpkit.open().migrations.new(module, name, style=style)
     if as_json:
         print_json({"path": path})
     else:
-        say(path)
+        show_done(f"written: {path}", {"path": str(path)})
 
 
 @click.command(cls=Command)
 @click.option("--module", "names", multiple=True, help="Only this module; may be repeated.")
 @click.option("--pg-version", metavar="VERSION", help="The server's version, 16 for example.")
-@as_text  # in a pipe, too, findings are written as compilers write them
+@as_rows
 def lint(names: tuple[str, ...], pg_version: str | None, as_json: bool) -> int:
     """Name the statements that lock or rewrite tables, or break running code; exit code 3 if there is one."""
     report = erpkit.open().migrations.lint(names, pg_version=pg_version)

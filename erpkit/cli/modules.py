@@ -12,20 +12,21 @@ import click
 import erpkit
 from erpkit.cli.helping import Group
 from erpkit.cli.output import (
-    as_json,
     as_rows,
     is_for_programs,
+    note,
     output_option,
     print_json,
     print_target,
     say,
     say_script,
     show,
+    show_done,
     shown_as,
     tone_of,
 )
 from erpkit.finding import marked
-from erpkit.modules import ModuleCheck, Rules, cut_edges, find_impact
+from erpkit.modules import Impact, ModuleCheck, Rules, WhatIf, cut_edges, find_impact
 from erpkit.modules.baseline import write_baseline
 from erpkit.modules.reports import as_annotations, as_document, as_sarif, describe_component
 from erpkit.modules.rules import BASELINE
@@ -75,7 +76,7 @@ def list_(as_json: bool) -> None:
 @click.option(
     "--baseline", is_flag=True, help="Write what is found to the baseline: from then on only new findings fail."
 )
-@output_option("sarif", "github", piped="table")  # in a pipe, too, text: it is read in the log of a CI
+@output_option("sarif", "github")
 def check(
     odoo: tuple[Path, ...], no_database: bool, layers: str, strict: bool, baseline: bool, as_json: bool
 ) -> int:  # fmt: skip
@@ -94,37 +95,38 @@ def check(
     elif form == "github":
         for line in as_annotations(result):
             say_script(line)
-    elif is_for_programs():
-        show(replace(result.finding_table, empty="no findings"))
     else:
         _say_findings(result)
     return result.summary.exit_code
 
 
 def _say_findings(result: ModuleCheck) -> None:
-    say(f"load order: {_listed(result.order) or result.load_order}")
+    note(f"load order: {_listed(result.order) or result.load_order}")
     if result.outside:
-        say(f"outside of what was read: {_listed(result.outside)}")
-    for finding in result.findings:
+        note(f"outside of what was read: {_listed(result.outside)}")
+    if is_for_programs():
+        show(replace(result.finding_table, empty=""))
+    for finding in () if is_for_programs() else result.findings:
         say(marked(finding), tone=tone_of(finding.severity), hang=2)
         for line in finding.evidence[:_SHOWN]:
             say(f"    {line}")
         if len(finding.evidence) > _SHOWN:
             say(f"    … and {len(finding.evidence) - _SHOWN} more")
     if result.known:
-        say(f"{count_of(result.known, 'finding is', 'findings are')} in the baseline")
+        note(f"{count_of(result.known, 'finding is', 'findings are')} in the baseline")
     if not result.findings:
-        say("no new findings" if result.known else "no findings", tone="green")
+        note("no new findings" if result.known else "no findings", tone="green")
 
 
 def _write_baseline(rules: Rules, result: ModuleCheck) -> int:
     """Write the baseline; what was not read, and what start-up refuses, fails all the same."""
     path = rules.baseline or Path(BASELINE)
     count = write_baseline(path, result.findings, result.never)
-    say(f"written: {shorten_path(path)}: {count_of(count, 'finding')}")
+    told = f"written: {shorten_path(path)}: {count_of(count, 'finding')}"
+    show_done(told, {"file": str(path), "findings": count})
     left = [finding for finding in result.findings if finding.kind in result.never and finding.severity != "info"]
     for finding in left:
-        say(marked(finding), tone=tone_of(finding.severity), hang=2)
+        note(marked(finding), tone=tone_of(finding.severity))
     return 3 if left else 0
 
 
@@ -135,7 +137,7 @@ def _write_baseline(rules: Rules, result: ModuleCheck) -> int:
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write to a file.")
 @click.option("--impact", default="", metavar="NAME", help="Who depends on this module, directly and in the end.")
 @click.option("--what-if", multiple=True, metavar="A->B", help="How it would be without this edge; may be repeated.")
-@as_json
+@as_rows
 def graph(
     odoo: tuple[Path, ...], no_database: bool, form: str, output: Path | None, impact: str, what_if: tuple[str, ...],
     as_json: bool,
@@ -186,11 +188,18 @@ def _answer(result: ModuleCheck, impact: str, what_if: tuple[str, ...], *, as_js
         return
     for answer in (found, without):
         if answer is not None:
-            say(str(answer))
-            for edge in answer.edges:
-                say(f"    {edge}")
+            note(str(answer))
+            _show_edges(answer)
     if without:
-        say(f"load order then: {_listed(without.order) or 'none, there is a cycle'}")
+        note(f"load order then: {_listed(without.order) or 'none, there is a cycle'}")
+
+
+def _show_edges(answer: Impact | WhatIf) -> None:
+    if is_for_programs():
+        show(replace(answer.table, empty=""))
+        return
+    for edge in answer.edges:
+        say(f"    {edge}")
 
 
 def _listed(names: Sequence[str], most: int = 60) -> str:

@@ -1,7 +1,8 @@
 """What commands share: their options, opening the ERP, and printing tables, findings or JSON.
 
 On a terminal a command prints for a person. Where its output goes to a program (a pipe, or `-o csv`), standard output holds the rows
-and nothing else, and what is said to a person goes to standard error: `show`, `note`, `print_target` and `print_findings` see to it.
+of its main table and nothing else, and what is said to a person goes to standard error: `show`, `show_done`, `note`, `print_target` and
+`print_findings` see to it.
 """
 
 from __future__ import annotations
@@ -31,36 +32,33 @@ _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _COLOURS = {"error": "red", "warning": "yellow"}
 _FORMATS = ("table", "wide", "name", "csv", "json")
 _MEANT = "erpkit.shown_as"  # in click's context: the format that was asked for
-_PIPED = "erpkit.piped"  # and the one of a pipe
+_HEAD = "erpkit.head"  # the head of the CSV that was printed last
 _GAP = "erpkit.gap"  # a table was printed last
 COMMAND = "cyan"  # the tone of a command to paste
 
 
-def output_option(*more: str, formats: Sequence[str] = _FORMATS, piped: str = "rows") -> _Decorator:
-    """Take `-o FORMAT`, and `--json` as another way to say `-o json`; `as_json` tells whether it is JSON.
+def output_option(*more: str, formats: Sequence[str] = _FORMATS, document: bool = True) -> _Decorator:
+    """Take `-o FORMAT`, and `--json` as another way to say `-o json`.
 
     `more` are formats that only this command has; `shown_as` returns which one it is. Without `-o` a terminal gets a table, and
-    anything else what `piped` says: rows without a head, with tabs between values, or a table. A command without a JSON document has
-    neither `--json` nor `as_json`.
+    anything else rows without a head, with tabs between values. `as_json` tells a command that has a `document` of its own whether
+    it is JSON; the JSON of the others is their rows.
     """
     known = [*formats, *more]
-    text = f"{_listed(known)}{'; in a pipe, rows with tabs' if piped == 'rows' else ''}."
+    text = f"{_listed(known)}{'; in a pipe, rows with tabs' if 'name' in known else ''}."
     of = click.option("-o", "shown_as", type=click.Choice(known), metavar="FORMAT", expose_value=False, is_eager=True,
-                      help=text, callback=lambda context, _, value: _keep(context, value, piped))  # fmt: skip
+                      help=text, callback=lambda context, _, value: context.meta.update({_MEANT: value}))  # fmt: skip
     json_ = click.option(
-        "--json", "as_json", is_flag=True, callback=lambda *it: _is_json(*it), help="The same as -o json."
-    )
-    return lambda function: of(json_(function) if "json" in known else function)
+        "--json", "as_json", is_flag=True, expose_value=document, callback=lambda *it: _is_json(*it),
+        help="The same as -o json.",
+    )  # fmt: skip
+    return lambda function: of(json_(function))
 
 
 def _listed(formats: Sequence[str]) -> str:
-    words = {"wide": "wide (all columns)", "name": "name (the first column)"}
+    words = {"wide": "wide (all columns)", "name": "name (the names alone)"}
     texts = [words.get(one, one) for one in formats]
     return f"How to show it: {', '.join(texts[:-1])} or {texts[-1]}"
-
-
-def _keep(context: click.Context, value: str | None, piped: str) -> None:
-    context.meta.update({_MEANT: value, _PIPED: piped})
 
 
 def _is_json(context: click.Context, _: object, flag: bool) -> bool:
@@ -72,24 +70,17 @@ def _is_json(context: click.Context, _: object, flag: bool) -> bool:
     return flag or meant == "json"
 
 
-# What lists or shows; what plans, does or gates a CI, whose text is for a person in a pipe, too; what hardly
-# has a table; and what has no JSON document.
+# With a JSON document of its own; with its rows as JSON; and what has no rows, but a script.
 as_rows: _Decorator = output_option()
-as_text: _Decorator = output_option(piped="table")
-as_json: _Decorator = output_option(formats=("table", "wide", "json"), piped="table")
-as_table: _Decorator = output_option(formats=("table", "wide", "name", "csv"), piped="table")
+as_table: _Decorator = output_option(document=False)
+as_script: _Decorator = output_option(formats=("table", "wide", "json"))
 
 
 def shown_as() -> str:
     """Return the format of the running command's output: one of `-o`'s, or `rows` in a pipe."""
     context = click.get_current_context(silent=True)
     meta = context.meta if context else {}
-    return meta.get(_MEANT) or ("table" if sys.stdout.isatty() else meta.get(_PIPED, "table"))
-
-
-def show_rows_in_a_pipe() -> None:
-    """Let the running command, which has a table only now and then, print rows in a pipe, unless `-o` says otherwise."""
-    click.get_current_context().meta[_PIPED] = "rows"
+    return meta.get(_MEANT) or ("table" if sys.stdout.isatty() else "rows")
 
 
 def is_for_programs() -> bool:
@@ -173,6 +164,16 @@ def show(table: Table[Any]) -> None:
         say_drawn(table.rich(), endless=True)
 
 
+def whole_table(result: Any) -> Table[Any]:
+    """Return the table that a program gets of a result: its `whole_table`, where a person gets a shorter one, or its first."""
+    found: Table[Any] | None = getattr(result, "whole_table", None)
+    if found is not None:
+        return found
+    if result.tables:
+        return result.tables[0]  # type: ignore[no-any-return]
+    return Table([Column(name, itemgetter(name)) for name in result.facts], [result.facts])
+
+
 def leave_gap(*, after: bool = False) -> None:
     """Print an empty line between a table and what follows it; `after` one, remember it."""
     context = click.get_current_context(silent=True)
@@ -183,11 +184,26 @@ def leave_gap(*, after: bool = False) -> None:
         say()
 
 
+def show_done(sentence: object, *rows: Mapping[str, object]) -> None:
+    """Tell a person in a sentence what was done; a program gets it as rows, all with the names of the first."""
+    if is_for_programs():
+        names = rows[0] if rows else ()
+        show(Table([Column(name, itemgetter(name)) for name in names], rows, ""))
+    note(sentence)
+
+
 def _show_rows(table: Table[Any], form: str) -> None:
-    if not table.rows:
+    if not table.rows and table.empty:
         say(table.empty, err=True)
     if form == "csv":
-        say_script(table.to_csv().removesuffix("\n"))
+        head, _, rest = table.to_csv().removesuffix("\n").partition("\n")
+        meta = click.get_current_context().meta
+        lines = [] if meta.get(_HEAD) == head else [head]  # a table that goes on has one head
+        meta[_HEAD] = head
+        if lines := [*lines, *([rest] if rest else [])]:
+            say_script("\n".join(lines))
+    elif form == "json":
+        say_text(table.to_json())
     elif table.rows:
         say_text("\n".join(table.names() if form == "name" else table.to_lines()))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import click
@@ -19,19 +21,22 @@ from erpkit.cli.output import (
     say,
     say_script,
     show,
+    shown_as,
+    whole_table,
 )
 from erpkit.cli.say import end_waiting
 from erpkit.finding import exit_code
 from erpkit.plan import Plan, Shown, Work
-from erpkit.table import Table
 from erpkit.ui.progress import progress_bar
 
 
 def show_or_apply(plan: Plan[Any, Any], confirm: str, again: str) -> int:
     """Print a plan with the command that applies it, `again` with its id; with `confirm`, apply it and print the result.
 
-    Return the exit code.
+    Return the exit code. As JSON, it is the plan's id, whether it was applied, its rows and its findings.
     """
+    if shown_as() == "json":
+        return print_or_apply(plan, confirm, partial(_document, plan.id, False), partial(_document, plan.id, True))
     if not confirm:
         _show(plan.record)
         say_plan(plan, again)
@@ -54,6 +59,15 @@ def print_or_apply(
     result = apply_plan(plan, confirm) if confirm else plan.record
     print_json((done if confirm else planned)(result))
     return exit_code(result.findings)
+
+
+def _document(id: str, applied: bool, shown: Shown) -> dict[str, object]:
+    return {
+        "plan": id,
+        "applied": applied,
+        "rows": whole_table(shown).records(),
+        "findings": [asdict(one) for one in shown.findings],
+    }
 
 
 def say_plan(plan: Plan[Any, Any], again: str) -> None:
@@ -80,7 +94,7 @@ def _show(result: Shown) -> None:
     A program gets the first table alone.
     """
     if is_for_programs():
-        show(result.tables[0] if result.tables else Table((), ()))
+        show(whole_table(result))
     elif script := getattr(result, "script", ""):
         say_script(script)
     else:

@@ -10,7 +10,7 @@ import click
 
 import erpkit
 from erpkit.cli.helping import Group
-from erpkit.cli.output import as_rows, as_text, note, print_json, print_target, show, show_findings, tenants_option
+from erpkit.cli.output import as_rows, note, print_json, print_target, show, show_findings, tenants_option
 from erpkit.finding import exit_code
 from erpkit.queries import BrokenModulesError, GeneratedFile, QueryCheck
 from erpkit.table import Column, Table
@@ -23,7 +23,7 @@ def command() -> None:
 
 @command.command()
 @click.option("--check", is_flag=True, help="Write nothing; exit code 3 if the committed code is stale.")
-@as_text
+@as_rows
 def generate(check: bool, as_json: bool) -> int:
     """Write typed functions for each module's queries/*.sql; no database is needed."""
     try:

@@ -13,10 +13,10 @@ import click
 from erpkit.cli.helping import Command
 from erpkit.cli.output import (
     as_rows,
-    as_text,
     confirm_option,
     is_for_programs,
     limit_option,
+    note,
     open_erp,
     print_errors,
     print_findings,
@@ -24,6 +24,7 @@ from erpkit.cli.output import (
     read_time,
     say,
     show,
+    show_done,
     tenants_option,
 )
 from erpkit.cli.planning import apply_plan, print_or_apply, show_or_apply, show_result, this_command
@@ -68,7 +69,7 @@ from erpkit.plan import Plan
 @click.option("--resume-shadow", is_flag=True, help="With --shadow: resume one that was stopped.")
 @click.option("--swap", is_flag=True, help="Put the shadow in the live projection's place.")
 @confirm_option()
-@as_text
+@as_rows
 def replay(
     slugs: tuple[str, ...], topic: str, from_offset: int | None, to_offset: int | None, since: str | None, until: str | None,
     uuids: tuple[UUID, ...], correlation_id: str | None, handlers: tuple[str, ...], side_effects: tuple[str, ...],
@@ -163,7 +164,7 @@ def _export(slugs: Sequence[str], selection: Selection, path: Path, as_json: boo
     if as_json:
         print_json({"path": path, "events": written.events})
     else:
-        say(str(written))
+        show_done(written, {"file": str(path), "events": written.events})
     return 0
 
 
@@ -193,6 +194,9 @@ def _replay(plan: Plan[ReplayPlan, ReplayReport], confirm: str, as_json: bool) -
     for slug, status in plan.record.skipped.items():
         say(f"skipped {slug}: {status}", err=as_json or is_for_programs())
     if not confirm and not as_json:
+        if is_for_programs():  # whose rows are the events
+            for handler, does, *_ in plan.record.handler_table.rows:
+                note(f"{handler}: {does}")
         return show_or_apply(plan, "", this_command())
     if as_json:
         print_errors(plan.record.errors, quiet=True)

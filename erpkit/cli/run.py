@@ -11,7 +11,18 @@ import click
 import erpkit
 from erpkit.cli.fleet import FleetOptions, as_dict, run_many
 from erpkit.cli.helping import Command
-from erpkit.cli.output import COMMAND, as_json, print_json, print_target, say, say_text, tone_of
+from erpkit.cli.output import (
+    COMMAND,
+    as_rows,
+    is_for_programs,
+    note,
+    print_json,
+    print_target,
+    say,
+    say_text,
+    show_done,
+    tone_of,
+)
 from erpkit.cli.run_options import ProgressLine, yaml_options
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
@@ -72,7 +83,7 @@ _SECONDS = click.FloatRange(min=0, min_open=True)
     "--output", default="runs", show_default=True, help="Folder, or s3:// gs:// abs:// URL, for output and report."
 )
 @click.option("-h", "--help", "wants_help", is_flag=True, help="Show this message, or a notebook's parameters.")
-@as_json
+@as_rows
 @click.pass_context
 def command(
     context: click.Context, notebook: str | None, given: tuple[tuple[str, str], ...], tenants: tuple[str, ...], each_tenant: bool,
@@ -163,16 +174,24 @@ def print_result(result: RunResult, as_json: bool) -> None:
     if as_json:
         print_json(as_dict(result))
         return
-    say(f"{result.notebook}: {result.verdict} in {result.seconds:.1f} s{_attempts(result)}")
+    show_done(f"{result.notebook}: {result.verdict} in {result.seconds:.1f} s{_attempts(result)}", _row(result))
     for cause in result.summary.causes if result.summary else ():
         for finding in cause.findings:
-            say(marked(finding), tone=tone_of(finding.severity), hang=2)
+            note(marked(finding), tone=tone_of(finding.severity))
             if finding.remedy:
-                say(f"    {finding.remedy}", tone=COMMAND)
+                say(f"    {finding.remedy}", err=is_for_programs(), tone=COMMAND)
     for line in result.changes.news if result.changes else ():
-        say(line)
-    say(f"output {result.places[0]}")
-    say(f"report {result.places[1]}")
+        note(line)
+    note(f"output {result.places[0]}")
+    note(f"report {result.places[1]}")
+
+
+def _row(result: RunResult) -> dict[str, object]:
+    output, report = result.places
+    return {
+        "run": result.id, "notebook": result.notebook, "outcome": result.verdict, "seconds": result.seconds,
+        "output": output, "report": report,
+    }  # fmt: skip
 
 
 def _print_problems(result: RunResult) -> None:

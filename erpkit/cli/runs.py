@@ -12,7 +12,6 @@ import click
 import erpkit
 from erpkit.cli.helping import Group
 from erpkit.cli.output import (
-    as_json,
     as_rows,
     confirm_option,
     limit_option,
@@ -66,7 +65,7 @@ def command(
 
 @command.command("show")
 @click.argument("run")
-@as_json
+@as_rows
 def show_(run: str, as_json: bool) -> int:
     """Show one run in full: its parameters, facts and findings, and what was different from the run before.
 
@@ -88,7 +87,7 @@ def show_(run: str, as_json: bool) -> int:
 @command.command()
 @click.argument("run")
 @click.option("--output", default="runs", show_default=True, help="Folder or URL for output and report.")
-@as_json
+@as_rows
 def rerun(run: str, output: str, as_json: bool) -> int:
     """Run the notebook of a recorded run once more, with the same parameters.
 
@@ -112,7 +111,7 @@ def rerun(run: str, output: str, as_json: bool) -> int:
     help="Keep so many of each notebook and parameters.",
 )
 @confirm_option()
-@as_json
+@as_rows
 def prune(days: int, keep: int, confirm: str, as_json: bool) -> int:
     """Delete runs and their files by age and count; without --confirm, show which.
 

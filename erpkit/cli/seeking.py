@@ -8,7 +8,7 @@ from datetime import datetime
 import click
 
 from erpkit.cli.helping import Command
-from erpkit.cli.output import as_text, confirm_option, open_erp, read_time, tenants_option
+from erpkit.cli.output import as_rows, confirm_option, open_erp, read_time, tenants_option
 from erpkit.cli.planning import print_or_apply, show_or_apply, this_command
 from erpkit.errors import UsageError
 from erpkit.events.seek import SeekPlan, SeekRun, Target
@@ -27,7 +27,7 @@ _WORDS: dict[str, Target] = {"beginning": "beginning", "now": "now", "removed": 
 )
 @tenants_option()
 @confirm_option()
-@as_text
+@as_rows
 def command(handler: str, to: str, slugs: tuple[str, ...], confirm: str, as_json: bool) -> int:
     """Move the checkpoint of a handler, and end its pause, also where it stays at the same place.
 

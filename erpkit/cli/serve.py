@@ -14,7 +14,7 @@ from erpkit.app import Application
 from erpkit.app.application import import_optional
 from erpkit.app.http import check_domain
 from erpkit.cli.helping import Command
-from erpkit.cli.output import as_json, as_rows, print_json, print_target, say, show, tenants_option
+from erpkit.cli.output import as_rows, note, print_json, print_target, say, show, show_done, tenants_option, tone_of
 from erpkit.cli.say import end_waiting
 from erpkit.errors import UsageError
 from erpkit.events import WorkerReport
@@ -36,7 +36,7 @@ from erpkit.table import Column, Table
 @click.option("--domain", help="Take the tenant from the host: acme.DOMAIN is acme. X-Tenant works as well.")
 @click.option("--migrate", is_flag=True, help="Apply pending migrations first; without it, tenants behind are named.")
 @click.option("--dispatch", is_flag=True, help="Hand events to their handlers, too: for a laptop.")
-@as_json
+@as_rows
 def command(host: str, port: int, domain: str | None, migrate: bool, dispatch: bool, as_json: bool) -> None:
     """Serve the modules' routes, each request inside a transaction of its tenant, until SIGTERM or Ctrl-C.
 
@@ -56,7 +56,7 @@ def command(host: str, port: int, domain: str | None, migrate: bool, dispatch: b
         asgi = http.build(application, domain)
         _show(application, http.url_of(listening, host), as_json)
         http.serve(asgi, listening)
-    say("stopped", err=as_json)
+    note("stopped")
 
 
 def _show(application: Application, url: str, as_json: bool) -> None:
@@ -64,9 +64,10 @@ def _show(application: Application, url: str, as_json: bool) -> None:
     if as_json:
         print_json({"url": url, "modules": list(application.routes), "behind": application.behind})
     else:
-        say(f"{url}: {', '.join(f'/{name}' for name in application.routes)}, /health, /docs")
+        routes = [{"module": name, "url": f"{url}/{name}"} for name in application.routes]
+        show_done(f"{url}: {', '.join(f'/{name}' for name in application.routes)}, /health, /docs", *routes)
         for line in behind_lines(application):
-            say(f"! {line}")
+            note(f"! {line}", tone=tone_of("warning"))
     sys.stdout.flush()
 
 

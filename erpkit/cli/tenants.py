@@ -14,19 +14,20 @@ from erpkit.cli.helping import Group
 from erpkit.cli.output import (
     as_rows,
     as_table,
-    as_text,
     confirm_option,
     is_for_programs,
     note,
     print_findings,
     print_json,
     print_target,
-    say,
     say_script,
     show,
+    show_done,
     shown_as,
+    tone_of,
 )
 from erpkit.cli.planning import show_or_apply, this_command
+from erpkit.database import Tenant
 from erpkit.finding import exit_code
 from erpkit.plan import Plan
 from erpkit.plural import count_of
@@ -69,6 +70,7 @@ def list_(as_json: bool) -> None:
 @command.command()
 @click.argument("slug")
 @click.option("--name", default="", help="Name for people.")
+@as_table
 def create(slug: str, name: str) -> int:
     """Create a tenant: schema, role and all migrations, or nothing."""
     check_slug(slug)
@@ -77,9 +79,8 @@ def create(slug: str, name: str) -> int:
         plan = erp.tenants.create(slug, name)
         made = plan.apply(plan.id)
     tenant = made.tenant
-    say(
-        f"created {tenant.slug}: schema {tenant.schema}, role {tenant.role}, {count_of(len(plan.migrations), 'migration')}"
-    )
+    told = f"created {tenant.slug}: schema {tenant.schema}, role {tenant.role}, {count_of(len(plan.migrations), 'migration')}"
+    show_done(told, _row(tenant))
     print_findings(made.findings)
     return exit_code(made.findings)
 
@@ -117,8 +118,15 @@ def drift(slugs: tuple[str, ...], against: str, ddl: bool, as_json: bool) -> int
     return exit_code(found.findings)
 
 
+def _row(tenant: Tenant) -> dict[str, object]:
+    return {
+        "tenant": tenant.slug, "name": tenant.name, "status": tenant.status, "schema": tenant.schema, "role": tenant.role
+    }  # fmt: skip
+
+
 @command.command()
 @click.argument("slug")
+@as_table
 def suspend(slug: str) -> None:
     """Leave a tenant out of what is done to the fleet."""
     _set_status("suspend", slug)
@@ -126,6 +134,7 @@ def suspend(slug: str) -> None:
 
 @command.command()
 @click.argument("slug")
+@as_table
 def activate(slug: str) -> None:
     """Take a tenant back into what is done to the fleet."""
     _set_status("activate", slug)
@@ -133,6 +142,7 @@ def activate(slug: str) -> None:
 
 @command.command()
 @click.argument("slug")
+@as_table
 def archive(slug: str) -> None:
     """Keep a tenant for reading only, and out of what is done to the fleet, until it is activated."""
     _set_status("archive", slug)
@@ -143,13 +153,14 @@ def _set_status(verb: Literal["suspend", "activate", "archive"], slug: str) -> N
         print_target(erp.target)
         verbs = {"suspend": erp.tenants.suspend, "activate": erp.tenants.activate, "archive": erp.tenants.archive}
         tenant = verbs[verb](slug)
-    say(f"{tenant.slug} is {tenant.status}")
+    show_done(f"{tenant.slug} is {tenant.status}", _row(tenant))
 
 
 @command.command()
 @click.argument("slug")
 @click.argument("new_slug")
 @click.option("--name", help="New name for people; without it the name stays.")
+@as_table
 def rename(slug: str, new_slug: str, name: str | None) -> int:
     """Give a tenant another slug, and with it another schema and role; exit code 3 if a text still names the old one."""
     check_slug(new_slug)
@@ -157,7 +168,7 @@ def rename(slug: str, new_slug: str, name: str | None) -> int:
         print_target(erp.target)
         moved = erp.tenants.rename(slug, new_slug, name)
     tenant = moved.tenant
-    say(f"renamed {slug} to {tenant.slug}: schema {tenant.schema}, role {tenant.role}")
+    show_done(f"renamed {slug} to {tenant.slug}: schema {tenant.schema}, role {tenant.role}", _row(tenant))
     return _print_mentions(moved)
 
 
@@ -218,20 +229,26 @@ def release(slugs: tuple[str, ...], with_events: bool, confirm: str) -> int:
 @command.command("export")
 @click.argument("slug")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@as_table
 def export(slug: str, file: Path) -> int:
     """Write a tenant to one file: a dump of its schema, and a manifest; exit code 3 if something of it is not in the file."""
     with erpkit.open() as erp:
         print_target(erp.target)
         manifest = erp.tenants.export(slug, file)
-    say(f"exported {slug} to {file}: {count_of(len(manifest.rows), 'table')}, {count_of(manifest.row_count, 'row')}")
+    tables, rows = len(manifest.rows), manifest.row_count
+    show_done(
+        f"exported {slug} to {file}: {count_of(tables, 'table')}, {count_of(rows, 'row')}",
+        {"tenant": slug, "file": str(file), "tables": tables, "rows": rows},
+    )
     for need in manifest.needs:
-        say(f"the import needs: {need}")
+        note(f"the import needs: {need}")
     return _print_left_out(manifest)
 
 
 @command.command("import")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--as", "slug", metavar="SLUG", help="Import it under another name.")
+@as_table
 def import_(file: Path, slug: str | None) -> int:
     """Make a tenant from an exported file, or nothing; import only files whose origin you trust.
 
@@ -243,21 +260,22 @@ def import_(file: Path, slug: str | None) -> int:
         print_target(erp.target)
         moved = erp.tenants.import_(file, slug or "")
     tenant = moved.tenant
-    say(f"imported {tenant.slug}: schema {tenant.schema}, role {tenant.role}; the row counts are the manifest's")
+    told = f"imported {tenant.slug}: schema {tenant.schema}, role {tenant.role}; the row counts are the manifest's"
+    show_done(told, _row(tenant))
     return max(_print_mentions(moved), _print_left_out(read_manifest(file)))
 
 
 def _print_left_out(manifest: Manifest) -> int:
     for one in manifest.left_out:
-        say(f"! not in the file: {one}")
+        note(f"! not in the file: {one}", tone=tone_of("warning"))
     return 3 if manifest.left_out else 0
 
 
 def _print_mentions(moved: MovedTenant) -> int:
     for mention in moved.mentions:
-        say(f"! {mention}")
+        note(f"! {mention}", tone=tone_of("warning"))
     if moved.mentions:
-        say(
+        note(
             f"{count_of(len(moved.mentions), 'object still names', 'objects still name')} the old schema in the text: rewrite by hand "
             "what refers to it"
         )
@@ -349,7 +367,7 @@ _RISKS = click.Choice(["fails", "loses"])
     help="Also run statements with this risk: failing on rows, or losing values.",
 )
 @confirm_option("Run what the plan with this id shows.")
-@as_text
+@as_rows
 def repair(slug: str, accept: tuple[Risk, ...], confirm: str, as_json: bool) -> int:
     """Make a tenant's schema like _template again; without --confirm, show the statements.
 
@@ -363,7 +381,7 @@ def repair(slug: str, accept: tuple[Risk, ...], confirm: str, as_json: bool) -> 
         accepted = "".join(f" --accept {risk}" for risk in accept)
         code = show_or_apply(plan, confirm, f"erpkit tenants repair {slug}{accepted}")
         if plan.note and not confirm:
-            say(plan.note)
+            note(plan.note)
     return code
 
 
@@ -390,7 +408,7 @@ def _print_repair(plan: Plan[RepairPlan, RepairRun], confirm: str) -> int:
     "--tenant", "slug", metavar="SLUG", help="The tenant to restore, where it has another name than in the file."
 )
 @confirm_option("Do what the plan with this id shows.")
-@as_text
+@as_rows
 def restore(file: Path, slug: str | None, confirm: str, as_json: bool) -> int:
     """Put an exported tenant in the place of a damaged one; without --confirm, show what would be done.
 
@@ -406,9 +424,8 @@ def restore(file: Path, slug: str | None, confirm: str, as_json: bool) -> int:
             return exit_code(run.findings) if run else 0
         if not confirm:
             manifest = plan.record.manifest
-            say(
-                f"{file} is whole: {manifest.slug}, {count_of(manifest.row_count, 'row')}, exported {manifest.created_at}"
-            )
+            rows = count_of(manifest.row_count, "row")
+            note(f"{file} is whole: {manifest.slug}, {rows}, exported {manifest.created_at}")
         name = f" --tenant {slug}" if slug else ""
         code = show_or_apply(plan, confirm, f"erpkit tenants restore {file}{name}")
     return code if confirm else 0  # that rows are missing is why it is restored

@@ -14,6 +14,7 @@ from typing import Any
 
 from erpkit.couplings.names import Mention, read_names, read_words, words_of
 from erpkit.database import Connection
+from erpkit.grouping import group_by
 from erpkit.modules.wiring import Edge, Kind
 
 # Each object of the schemas with the one that it is a part of: a constraint, a trigger or an index is its table's, and
@@ -153,9 +154,7 @@ def catalog_edges(connection: Connection, schema: str, shared: Sequence[str], fi
 
 def edges_between(needs: Sequence[Need], find_owner: FindOwner) -> list[Edge]:
     """Return the edges between modules that objects make, also by way of objects that no module owns. Pure."""
-    by_source: dict[Node, list[Need]] = {}
-    for need in needs:
-        by_source.setdefault(need.source, []).append(need)
+    by_source = group_by(needs, lambda need: need.source)
     edges = dict[Edge, None]()
     for source in by_source:
         module = find_owner(source[1])

@@ -21,6 +21,7 @@ from erpkit.database.schemas import (
     has_schema,
     note_errors,
     note_failure,
+    read_tables,
     read_tenants,
     tenants_with_table,
 )
@@ -35,7 +36,6 @@ from erpkit.database.scope import (
     connect_beside,
     grant_usage,
     quote_name,
-    scope_statements,
     search_path,
     shared_schemas,
 )
@@ -78,8 +78,8 @@ __all__ = [
     "note_failure",
     "open_stream",
     "quote_name",
+    "read_tables",
     "read_tenants",
-    "scope_statements",
     "search_path",
     "share_table",
     "shared_schemas",

@@ -90,6 +90,22 @@ def tenants_with_table(
     return [tenant for tenant in tenants if found.get(tenant.schema)]
 
 
+def read_tables(
+    connection: Connection, tenants: Collection[Tenant], table: str, query: LiteralString, errors: Errors | None = None,
+    **values: Any,
+) -> list[tuple[Any, ...]]:  # fmt: skip
+    """Run a query in each tenant that has a table of this name, and return all rows; `errors` is as in `read_tenants`.
+
+    In the query `{slug}` stands for the tenant's name, `{schema}` for its schema, and what else it names for these `values`.
+    """
+    parts = {name: one if isinstance(one, sql.Composable) else sql.Literal(one) for name, one in values.items()}
+    queries = [
+        (one, sql.SQL(query).format(slug=sql.Literal(one.slug), schema=sql.Identifier(one.schema), **parts))
+        for one in tenants_with_table(connection, table, tenants, errors)
+    ]
+    return read_tenants(connection, queries, errors)
+
+
 def fetch_union(
     connection: Connection, queries: Iterable[sql.Composable], chunk: int = 500, *, patience: float = 0
 ) -> list[tuple[Any, ...]]:

@@ -19,7 +19,7 @@ from erpkit.erp.installation import Installation
 from erpkit.erp.part import Part
 from erpkit.erp.runs import Runs
 from erpkit.errors import ErpkitError, UsageError
-from erpkit.finding import group_findings
+from erpkit.finding import Finding, group_findings
 from erpkit.visible import visible, visible_html
 
 if TYPE_CHECKING:
@@ -133,23 +133,40 @@ class Erp(Part, Installation):
         return compose(self.settings, migrate=migrate, dispatch=dispatch, on_report=on_report)
 
     def __str__(self) -> str:
-        card = self._card()
+        return self._text(self._card())
+
+    def _text(self, card: Mapping[str, str]) -> str:
         width = max(map(len, card))
         lines = [
             (name if n == 0 else "", line) for name, text in card.items() for n, line in enumerate(text.split("\n"))
         ]
         return "\n".join(f"{name:<{width}}  {visible(line)}".rstrip() for name, line in lines)
 
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        """Return the card with what it found, which counts for the outcome of a run that shows it, as that of every result does."""
+        from erpkit.result import SCRAP, Summary  # noqa: PLC0415
+
+        found: list[Finding] = []
+        card = self._card(found)
+        text, page, scrap = self._text(card), self._html(card), Summary("the ERP", {}, found).scrap("findings")
+        return {"text/plain": text, "text/html": page, SCRAP: scrap}
+
     def _repr_html_(self) -> str:
+        return self._html(self._card())
+
+    def _html(self, card: Mapping[str, str]) -> str:
         rows = "".join(
             f'<tr><th style="{_CELL}font-weight:600">{visible_html(name)}</th>'
             f'<td style="{_CELL}white-space:pre-wrap">{visible_html(text)}</td></tr>'
-            for name, text in self._card().items()
+            for name, text in card.items()
         )
         return f'<table style="line-height:1.4">{rows}</table>'
 
-    def _card(self) -> dict[str, str]:
-        """Return what matters at first sight, a line each; what cannot be read says why, and a database that is not reached once."""
+    def _card(self, found: list[Finding] | None = None) -> dict[str, str]:
+        """Return what matters at first sight, a line each, and add to `found` what needs a look.
+
+        What cannot be read says why, and a database that is not reached once.
+        """
         try:
             self.target  # noqa: B018 - connects
         except ErpkitError as error:
@@ -159,7 +176,7 @@ class Erp(Part, Installation):
             "login": _told(self._login),
             "tenants": _told(self._count),
             "modules": _told(self._order),
-            "to look at": _told(self._look),
+            "to look at": _told(lambda: self._look([] if found is None else found)),
         }
 
     def _login(self) -> str:
@@ -167,11 +184,12 @@ class Erp(Part, Installation):
             name, excess = find_excess(connection)
         return f"{name}: it may do more than read ({excess})" if excess else f"{name}: it may only read"
 
-    def _look(self) -> str:
+    def _look(self, found: list[Finding]) -> str:
         """Name the gravest causes of findings, with the command that helps; of many tenants the command that reads them."""
         if len(self.tenants) > _MOST:
             return f"not read of more than {_MOST} tenants: erpkit tenants inspect"
-        causes = group_findings(self.tenants.inspect(exact=False, keep=False).findings)
+        found += self.tenants.inspect(exact=False, keep=False).findings
+        causes = group_findings(found)
         lines = [f"{cause}\n    {cause.remedy}" if cause.remedy else str(cause) for cause in causes[:_CAUSES]]
         more = len(causes) - _CAUSES
         return "\n".join([*lines, *([f"and {more} more: erpkit tenants inspect"] if more > 0 else [])]) or "nothing"

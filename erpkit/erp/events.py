@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import psycopg
 
 from erpkit import events
 from erpkit.config import mask_url
-from erpkit.database import IMPATIENT, Connection, Tenant
+from erpkit.database import IMPATIENT, Tenant
+from erpkit.erp.dead_letters import DeadLetters
 from erpkit.erp.installation import Installation, find_inactive
 from erpkit.erp.looks import follow
 from erpkit.erp.part import Part
@@ -46,7 +47,7 @@ from erpkit.events.dispatchers import (
 from erpkit.events.health import EventHealth, read_event_health, read_event_lag
 from erpkit.events.lag import MAX_AGE, MAX_LAG, EventLag
 from erpkit.events.letter_edit import Edited, LetterEdit, edit_letter, plan_edit
-from erpkit.events.letter_plan import OpenLetters, read_letters
+from erpkit.events.letter_plan import read_letters
 from erpkit.events.log import EVENT_COLUMNS, PAYLOAD_COLUMN, hint_topic, name_log_behind
 from erpkit.events.replay.audit import ReplayHistory, read_replays
 from erpkit.events.replay.files import ImportResult
@@ -65,63 +66,7 @@ from erpkit.table import Table
 _SELECTION = {one.name for one in fields(events.Selection)}
 
 
-@dataclass(frozen=True, repr=False)
-class DeadLetters(OpenLetters):
-    """The open dead letters of some tenants, and what can be done about them."""
-
-    installation: Installation = field(kw_only=True)
-    named: frozenset[str] = field(default=frozenset(), kw_only=True)
-
-    def __dir__(self) -> Iterable[str]:
-        return set(super().__dir__()) - {"installation"}
-
-    def show_oldest(self, *, payload: bool = False) -> events.DeadLetterDetail | str:
-        """Return the letter that failed first with its event's metadata, or a sentence where there is none."""
-        letter = self.oldest
-        if letter is None:
-            return "no dead letter is chosen"
-        (tenant,) = (tenant for tenant in self.tenants if tenant.slug == letter.tenant)
-        return events.show_dead_letter(
-            self.installation.database, tenant, letter.offset, letter.handler, payload=payload
-        )
-
-    def mend(self, statement: str, *, now: bool) -> str:
-        """Run a statement once for each tenant that has such letters, each in a transaction; return what was run, a line each.
-
-        `{schema}` in it stands for the tenant's schema. Without `now`, it is only shown. To be run by an operator: it is any SQL.
-        """
-        schemas = {tenant.slug: tenant.schema for tenant in self.tenants}
-        mends = {slug: statement.format(schema=schemas[slug]) for slug in self.affected if statement}
-        for text in mends.values() if now else ():
-            with self.installation.database.transaction() as connection:
-                connection.execute(text.encode())
-        done = f"mended {len(mends)}" if now else "nothing was mended: mend_now is not set"
-        return "\n".join([*(f"{slug}: {text}" for slug, text in mends.items()), done])
-
-    def retry(self) -> Plan[events.LetterPlan, events.LetterRun]:
-        """Plan to hand these letters to their handlers once more; letters that failed since then are in it, too."""
-        registry = self.installation.registry
-        return self._plan(lambda connection: events.plan_retry(connection, self._find(), registry, self.selection))
-
-    def discard(self, reason: str) -> Plan[events.LetterPlan, events.LetterRun]:
-        """Plan to give these letters up, for a reason that is kept with them: what the handler would have done is never done."""
-        return self._plan(lambda connection: events.plan_discard(connection, self._find(), reason, self.selection))
-
-    def _find(self) -> Sequence[Tenant]:
-        return self.installation.find([tenant.slug for tenant in self.tenants]) if self.tenants else []
-
-    def _plan(self, plan_of: Callable[[Connection], events.LetterPlan]) -> Plan[events.LetterPlan, events.LetterRun]:
-        erp = self.installation
-
-        def make(_: Work) -> events.LetterPlan:
-            with erp.database.connection() as connection:
-                return replace(plan_of(connection), named=self.named, found=len(self.tenants))
-
-        def run(plan: events.LetterPlan, work: Work) -> events.LetterRun:
-            done = events.run_letters(erp.database, erp.registry, plan, plan.id, work.advance)
-            return replace(done, errors=plan.errors)
-
-        return Plan(make(Work()), make, run, self.target, "letters", can_stop=False)
+_USUAL = (MAX_LAG, MAX_AGE, 10)
 
 
 class Events(Part):
@@ -166,12 +111,12 @@ class Events(Part):
         """Read how many events wait for each handler, since when, and what holds them back.
 
         More than `max_lag` events of a handler and tenant, or one that waits for more than `max_age` seconds, are findings, and None is
-        no limit; so is a transaction that holds a lock of a log for more than `long` seconds. The look is kept: the next one tells what
-        moved, and how long each finding has been known.
+        no limit; so is a transaction that holds a lock of a log for more than `long` seconds. The look is kept: the next one with the
+        same limits tells what moved, and how long each finding has been known.
         """
         lag = self._with_forwarder(self._lag(names, max_lag, max_age, long))
-        changes = follow(self._erp, "lag", names, datetime.now(UTC), lag).changes
-        return replace(lag, ages=changes.ages, trend=changes.table)
+        found = follow(self._erp, _kind("lag", max_lag, max_age, long), names, datetime.now(UTC), lag)
+        return replace(lag, ages=found.changes.ages, trend=found.trend)
 
     def health(
         self,
@@ -186,8 +131,8 @@ class Events(Part):
         lag = self._with_forwarder(self._lag(names, max_lag, max_age, long))
         with self._erp.database.connection() as connection:
             health = read_event_health(connection, self._erp.target, tenants, lag)
-        changes = follow(self._erp, "events", names, datetime.now(UTC), health).changes
-        return replace(health, ages=changes.ages, trend=changes.table)
+        found = follow(self._erp, _kind("events", max_lag, max_age, long), names, datetime.now(UTC), health)
+        return replace(health, ages=found.changes.ages, trend=found.trend)
 
     def dead_letters(self, names: Sequence[str] = (), **selection: Any) -> DeadLetters:
         """Read the open dead letters of these tenants, all without a name.
@@ -571,3 +516,8 @@ def _note_unless_lost(tenant: Tenant, errors: dict[str, str]) -> Iterator[None]:
         if is_lost and not isinstance(error.__cause__, own):
             raise
         errors[tenant.slug] = first_line(error).removeprefix(f"tenant {tenant.slug}: ")
+
+
+def _kind(kind: str, *limits: float | None) -> str:
+    """Return the kind of a look with these limits: one with others has not looked for the same."""
+    return kind if limits == _USUAL else f"{kind} {' '.join(map(str, limits))}"

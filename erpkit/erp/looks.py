@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,7 +11,8 @@ from erpkit.erp.installation import Installation
 from erpkit.finding import Finding
 
 if TYPE_CHECKING:
-    from erpkit.runs.changes import Changes, Look
+    from erpkit.runs.changes import Changes, FactChange, Look
+    from erpkit.table import Table
 
 
 class _Seen(Protocol):
@@ -29,6 +30,12 @@ class Followed:
     changes: Changes
     base: Look | None
     problem: str = ""
+
+    @property
+    def trend(self) -> Table[FactChange]:
+        """The figures that moved; where none can be compared, why this look was not kept for the next one either."""
+        table = self.changes.table
+        return replace(table, empty=f"{table.empty} And {self.problem}.") if self.problem else table
 
 
 def follow(

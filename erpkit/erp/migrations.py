@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -41,6 +41,7 @@ from erpkit.migrations.golang import is_golang_file, parse_file
 from erpkit.migrations.lint import find_reaching, in_order
 from erpkit.near import did_you_mean
 from erpkit.plan import Plan, Work
+from erpkit.tenants.mend import MendPlan, MendRun, plan_mend
 
 if TYPE_CHECKING:
     from erpkit.migrations import ForcePlan, ForceRun, MigrationRun
@@ -66,20 +67,6 @@ class RunOptions(TypedDict, total=False):
     lock_timeout: float
     lock_attempts: int
     statement_timeout: float
-
-
-@dataclass(frozen=True)
-class Mend:
-    """The statement for each tenant that mends it, and whether it was run."""
-
-    statements: Mapping[str, str]
-    is_done: bool
-
-    def __str__(self) -> str:
-        lines = [f"{slug}: {statement}" for slug, statement in self.statements.items()]
-        return "\n".join([*lines, f"mended {len(lines)}" if self.is_done else "dry run: nothing was mended"])
-
-    __repr__ = __str__
 
 
 class Migrations(Part):
@@ -177,20 +164,13 @@ class Migrations(Part):
         with self._installation.database.connection() as connection:
             return MigrationHistory(self._installation.target, tuple(read_history(connection, tenants, limit)))
 
-    def mend(self, names: Sequence[str], statement: str, *, dry_run: bool = True) -> Mend:
-        """Run SQL in a transaction for each tenant, to make way for a migration that failed; `{schema}` stands for its schema.
+    def mend(self, names: Sequence[str], statement: str) -> Plan[MendPlan, MendRun]:
+        """Plan to run SQL in a transaction for each tenant, to make way for a migration that failed; `{schema}` stands for its schema.
 
-        Nothing is run with `dry_run`, and nothing where there is no statement.
+        Nothing is planned without a statement.
         """
         tenants = self._installation.find(names) if names and statement else []
-        statements = {tenant.slug: statement.replace("{schema}", tenant.schema) for tenant in tenants}
-        if dry_run:
-            return Mend(statements, is_done=False)
-        self._installation.database.check_writable()
-        for text in statements.values():
-            with self._installation.database.transaction() as connection:
-                connection.execute(text.encode())
-        return Mend(statements, is_done=True)
+        return plan_mend(self._installation.database, tenants, statement)
 
     def lint(self, modules: Sequence[str] = (), *, pg_version: str | None = None) -> LintReport:
         """Name the statements that lock or rewrite tables, break running code, or reach beyond the tenant, in the files of modules;

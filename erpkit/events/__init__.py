@@ -1,9 +1,9 @@
 """Commands, events, each tenant's log of them, dispatch to handlers, dead letters and replay."""
 
-from erpkit.events.brokers import Consumed, ConsumeOptions, Forwarded, Route, consume, forward, open_broker
+from erpkit.events.brokers import Consumed, Forwarded, Route, consume, forward, open_broker
 from erpkit.events.buses import CommandBus, EventBus, QueryBus, carry_out, find_answer
-from erpkit.events.checkpoints import read_backlog, read_waiting
-from erpkit.events.consumer import Consumer, ConsumerGroup, Context, Watch, consumer_groups
+from erpkit.events.checkpoints import read_backlog
+from erpkit.events.consumer import Consumer, ConsumerGroup, Context, consumer_groups
 from erpkit.events.dead_letters import (
     LETTER_COLUMNS,
     DeadLetter,
@@ -16,29 +16,26 @@ from erpkit.events.dead_letters import (
     show_dead_letter,
     sum_counts,
 )
-from erpkit.events.dispatch import DispatchResult, dispatch, dispatch_batch
-from erpkit.events.handling import CrashError
-from erpkit.events.lag import GroupLag, LockHolder, TopicRate, read_lag, read_lock_holders, read_rates
+from erpkit.events.dispatch import dispatch
+from erpkit.events.lag import GroupLag, read_lag, read_lock_holders, read_rates
 from erpkit.events.letter_plan import LetterPlan, LetterSelection, plan_discard, plan_retry
 from erpkit.events.letter_run import LetterResult, LetterRun, run_letters
 from erpkit.events.log import append, list_events, read_events
 from erpkit.events.message import Message, PayloadError, decode, decode_message, encode
-from erpkit.events.parking import Parked, hold_back, list_parked
+from erpkit.events.parking import hold_back, list_parked
 from erpkit.events.replay.audit import (
     ReplayRecord,
-    ReplayResult,
     count_replay_results,
     list_replay_results,
     list_replays,
     plan_resume,
 )
 from erpkit.events.replay.files import EventFile, ImportPlan, export_events, import_events, plan_import
-from erpkit.events.replay.plan import HandlerChoice, ReplayPlan, ReplayStep, SendTarget, plan_replay
+from erpkit.events.replay.plan import HandlerChoice, ReplayPlan, plan_replay
 from erpkit.events.replay.request import ReplayRequest, plan_request, plan_send, run_request, send_replay
 from erpkit.events.replay.run import ReplayRun, RunOptions, run_replay
 from erpkit.events.replay.selection import Selection
 from erpkit.events.replay.shadow import (
-    Projection,
     Shadow,
     ShadowRecord,
     build_shadow,
@@ -48,14 +45,7 @@ from erpkit.events.replay.shadow import (
     list_shadows,
 )
 from erpkit.events.replay.swap import ShadowDiff, diff_shadow, rebuild_projection, swap_shadow
-from erpkit.events.replay.watermill import (
-    WatermillPlan,
-    WatermillTopic,
-    inspect_watermill,
-    plan_watermill,
-    read_watermill,
-    replay_watermill,
-)
+from erpkit.events.replay.watermill import inspect_watermill, plan_watermill, read_watermill, replay_watermill
 from erpkit.events.router import EVERY, handle, isolated
 from erpkit.events.timeout import HandlerTimeoutError, Watchdog, overdue
 from erpkit.events.worker import Worker, WorkerOptions, WorkerReport
@@ -64,16 +54,13 @@ __all__ = [
     "EVERY",
     "LETTER_COLUMNS",
     "CommandBus",
-    "ConsumeOptions",
     "Consumed",
     "Consumer",
     "ConsumerGroup",
     "Context",
-    "CrashError",
     "DeadLetter",
     "DeadLetterCount",
     "DeadLetterDetail",
-    "DispatchResult",
     "EventBus",
     "EventFile",
     "Forwarded",
@@ -85,30 +72,20 @@ __all__ = [
     "LetterResult",
     "LetterRun",
     "LetterSelection",
-    "LockHolder",
     "Message",
-    "Parked",
     "PayloadError",
-    "Projection",
     "QueryBus",
     "ReplayPlan",
     "ReplayRecord",
     "ReplayRequest",
-    "ReplayResult",
     "ReplayRun",
-    "ReplayStep",
     "Route",
     "RunOptions",
     "Selection",
-    "SendTarget",
     "Shadow",
     "ShadowDiff",
     "ShadowRecord",
-    "TopicRate",
-    "Watch",
     "Watchdog",
-    "WatermillPlan",
-    "WatermillTopic",
     "Worker",
     "WorkerOptions",
     "WorkerReport",
@@ -124,7 +101,6 @@ __all__ = [
     "decode_message",
     "diff_shadow",
     "dispatch",
-    "dispatch_batch",
     "drop_shadow",
     "encode",
     "export_events",
@@ -159,7 +135,6 @@ __all__ = [
     "read_lag",
     "read_lock_holders",
     "read_rates",
-    "read_waiting",
     "read_watermill",
     "rebuild_projection",
     "replay_watermill",

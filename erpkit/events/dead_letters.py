@@ -12,7 +12,14 @@ from uuid import UUID
 
 from psycopg import sql
 
-from erpkit.database import IMPATIENT, Connection, Database, Errors, Tenant, read_tenants, tenants_with_table
+from erpkit.database import (
+    IMPATIENT,
+    Connection,
+    Database,
+    Errors,
+    Tenant,
+    read_tables,
+)
 from erpkit.errors import UsageError
 from erpkit.events.consumer import Consumer
 from erpkit.events.log import name_log_behind
@@ -127,17 +134,9 @@ def list_dead_letters(
     connection: Connection, tenants: Sequence[Tenant], errors: Errors | None = None
 ) -> list[DeadLetter]:
     """Return the open dead letters of all `tenants`, by tenant and offset; `errors` is as in `read_tenants`."""
-    query = sql.SQL("SELECT {}, {} FROM {} WHERE status = 'open'")
-    queries = [
-        (
-            tenant,
-            query.format(
-                sql.Literal(tenant.slug), sql.SQL(_COLUMNS), sql.Identifier(tenant.schema, "erpkit_dead_letters")
-            ),
-        )
-        for tenant in tenants_with_table(connection, "erpkit_dead_letters", tenants, errors)
-    ]
-    letters = [DeadLetter(*row) for row in read_tenants(connection, queries, errors)]
+    query = "SELECT {slug}, {columns} FROM {schema}.erpkit_dead_letters WHERE status = 'open'"
+    rows = read_tables(connection, tenants, "erpkit_dead_letters", query, errors, columns=sql.SQL(_COLUMNS))
+    letters = [DeadLetter(*row) for row in rows]
     return sorted(letters, key=lambda letter: (letter.tenant, letter.offset))
 
 
@@ -218,7 +217,7 @@ COUNT_COLUMNS = (
     Column[DeadLetterCount]("cause", lambda one: one.cause),
     Column[DeadLetterCount]("topic", lambda one: one.topic),
     Column[DeadLetterCount]("handler", lambda one: one.handler),
-    Column[DeadLetterCount]("tenant", lambda one: one.tenant),
+    Column[DeadLetterCount]("tenant", lambda one: one.tenant, is_name=True),
     Column[DeadLetterCount]("first", lambda one: one.first_failed_at, minor=True),
     Column[DeadLetterCount]("last", lambda one: one.last_failed_at),
 )
@@ -261,15 +260,11 @@ def count_dead_letters(
 
     `errors` is as in `read_tenants`.
     """
-    query = sql.SQL(
-        "SELECT {}, handler, topic, error, count(*), min(failed_at), max(failed_at) FROM {} "
+    query = (
+        "SELECT {slug}, handler, topic, error, count(*), min(failed_at), max(failed_at) FROM {schema}.erpkit_dead_letters "
         "WHERE status = 'open' GROUP BY handler, topic, error"
     )
-    queries = [
-        (tenant, query.format(sql.Literal(tenant.slug), sql.Identifier(tenant.schema, "erpkit_dead_letters")))
-        for tenant in tenants_with_table(connection, "erpkit_dead_letters", tenants, errors)
-    ]
-    rows = read_tenants(connection, queries, errors)
+    rows = read_tables(connection, tenants, "erpkit_dead_letters", query, errors)
     return _merge(DeadLetterCount(s, h, t, cause_of(error), *rest) for s, h, t, error, *rest in rows)
 
 

@@ -17,6 +17,7 @@ from erpkit.events.consumer import ConsumerGroup, Watch, consumer_groups, group_
 from erpkit.events.dispatch import DispatchResult, dispatch
 from erpkit.events.lag import EventLag, GroupLag, LockHolder, read_lag
 from erpkit.finding import Finding, find_skipped, find_unserved
+from erpkit.grouping import group_by
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
 from erpkit.plural import count_of
@@ -245,9 +246,7 @@ class DispatcherReport(Result):
     @property
     def handled_table(self) -> Table[tuple[str, list[Handled]]]:
         """One row per handler, over all tenants: the events up to its checkpoints, and what became of them."""
-        handlers: dict[str, list[Handled]] = {}
-        for one in self.handled:
-            handlers.setdefault(one.handler, []).append(one)
+        handlers = group_by(self.handled, lambda one: one.handler)
         return Table(_HANDLED_COLUMNS, list(handlers.items()), "There are no handlers.")
 
     @property

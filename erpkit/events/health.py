@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from erpkit.database import Connection, Tenant
 from erpkit.events.consumer import ConsumerGroup
@@ -23,13 +23,11 @@ from erpkit.events.lag import (
 )
 from erpkit.events.orphans import list_orphans
 from erpkit.finding import Finding, not_read, with_ages
+from erpkit.grouping import group_by
 from erpkit.plural import count_of
 from erpkit.result import Result, Summary
 from erpkit.table import Column, Table, format_value
 from erpkit.visible import visible
-
-_Key = TypeVar("_Key")
-_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
@@ -81,13 +79,13 @@ class EventHealth(Result):
     @property
     def arrivals(self) -> Table[_Topic]:
         """One row per topic: what was appended in the last hour and day over all tenants, and which tenant had most of it."""
-        rows = sorted(_group(self.rates, lambda rate: rate.topic).items())
+        rows = sorted(group_by(self.rates, lambda rate: rate.topic).items())
         return Table(_TOPICS, rows, "No event was appended in the last day.")
 
     @property
     def busiest(self) -> Table[_Topic]:
         """One row per tenant: how many events its log got in the last hour and day, the busiest first."""
-        rows = _group(self.rates, lambda rate: rate.tenant).items()
+        rows = group_by(self.rates, lambda rate: rate.tenant).items()
         return Table(_TENANTS, sorted(rows, key=lambda row: -_day(row)), "No event was appended in the last day.")
 
     @property
@@ -102,7 +100,7 @@ class EventHealth(Result):
 
     @property
     def _causes(self) -> list[_Cause]:
-        causes = _group(self.counts, lambda count: (count.handler, count.cause))
+        causes = group_by(self.counts, lambda count: (count.handler, count.cause))
         return sorted(causes.items(), key=lambda cause: -_letters(cause))
 
     def __repr__(self) -> str:
@@ -134,13 +132,6 @@ def read_event_health(connection: Connection, target: str, tenants: Sequence[Ten
     counts = count_dead_letters(connection, lag.tenants, errors)
     skipped = [tenant.slug for tenant in tenants if not tenant.is_active]
     return EventHealth(target, lag, rates, counts, skipped, errors)
-
-
-def _group(rows: Iterable[_Row], key: Callable[[_Row], _Key]) -> dict[_Key, list[_Row]]:
-    groups: dict[_Key, list[_Row]] = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
-    return groups
 
 
 def _hour(row: tuple[object, list[TopicRate]]) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg import sql
 
-from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
+from erpkit.database import Connection, Errors, Tenant, read_tables
 from erpkit.events.checkpoints import Backlog, group_lock
 from erpkit.events.consumer import ConsumerGroup, group_rows
 from erpkit.events.orphans import Orphan, orphan_findings
@@ -28,17 +28,17 @@ _LAG = """
 SELECT {slug}, h.name, string_agg(h.topic, ', '), sum(w.events)::bigint, min(o.recorded_at), coalesce(min(c."offset"), 0),
        min(c.updated_at), min((to_jsonb(c)->>'in_hand')::bigint), coalesce(min((to_jsonb(c)->>'attempts')::int), 0),
        min((to_jsonb(c)->>'paused_until')::timestamptz), coalesce(min(to_jsonb(c)->>'error'), '')
-  FROM (VALUES {handlers}) h (name, topic) LEFT JOIN {checkpoints} c ON c.consumer_group = h.name
- CROSS JOIN LATERAL (SELECT count(*) AS events FROM {events} e
+  FROM (VALUES {handlers}) h (name, topic) LEFT JOIN {schema}.erpkit_checkpoints c ON c.consumer_group = h.name
+ CROSS JOIN LATERAL (SELECT count(*) AS events FROM {schema}.erpkit_events e
                       WHERE e.topic = h.topic AND e."offset" > coalesce(c."offset", 0)) w
-  LEFT JOIN LATERAL (SELECT recorded_at FROM {events} e WHERE e.topic = h.topic AND e."offset" > coalesce(c."offset", 0)
-                      ORDER BY e."offset" LIMIT 1) o ON true
+  LEFT JOIN LATERAL (SELECT recorded_at FROM {schema}.erpkit_events e
+                      WHERE e.topic = h.topic AND e."offset" > coalesce(c."offset", 0) ORDER BY e."offset" LIMIT 1) o ON true
  GROUP BY h.name
 """
 
 _RATES = """
 SELECT {slug}, topic, count(*) FILTER (WHERE recorded_at > now() - interval '1 hour'), count(*), max(recorded_at)
-  FROM {events} WHERE recorded_at > now() - interval '1 day' GROUP BY topic
+  FROM {schema}.erpkit_events WHERE recorded_at > now() - interval '1 day' GROUP BY topic
 """
 
 _HOLDERS = """
@@ -325,21 +325,9 @@ def read_lag(
 
     `errors` is as in `read_tenants`.
     """
-    handlers = group_rows(groups)
-    queries = [
-        (
-            tenant,
-            sql.SQL(_LAG).format(
-                slug=sql.Literal(tenant.slug),
-                handlers=handlers,
-                checkpoints=sql.Identifier(tenant.schema, "erpkit_checkpoints"),
-                events=sql.Identifier(tenant.schema, "erpkit_events"),
-            ),
-        )
-        for tenant in (tenants_with_table(connection, "erpkit_events", tenants, errors) if groups else ())
-    ]
-    lag = [GroupLag(*row) for row in read_tenants(connection, queries, errors)]
-    return sorted(lag, key=lambda one: (one.tenant, one.handler))
+    asked = tenants if groups else ()
+    rows = read_tables(connection, asked, "erpkit_events", _LAG, errors, handlers=group_rows(groups))
+    return sorted((GroupLag(*row) for row in rows), key=lambda one: (one.tenant, one.handler))
 
 
 def read_rates(connection: Connection, tenants: Sequence[Tenant], errors: Errors | None = None) -> list[TopicRate]:
@@ -347,13 +335,8 @@ def read_rates(connection: Connection, tenants: Sequence[Tenant], errors: Errors
 
     `errors` is as in `read_tenants`.
     """
-    query = sql.SQL(_RATES)
-    queries = [
-        (tenant, query.format(slug=sql.Literal(tenant.slug), events=sql.Identifier(tenant.schema, "erpkit_events")))
-        for tenant in tenants_with_table(connection, "erpkit_events", tenants, errors)
-    ]
-    rates = [TopicRate(*row) for row in read_tenants(connection, queries, errors)]
-    return sorted(rates, key=lambda one: (one.tenant, one.topic))
+    rows = read_tables(connection, tenants, "erpkit_events", _RATES, errors)
+    return sorted((TopicRate(*row) for row in rows), key=lambda one: (one.tenant, one.topic))
 
 
 def read_lock_holders(

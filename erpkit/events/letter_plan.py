@@ -31,7 +31,7 @@ from erpkit.finding import NO_TENANTS, Finding, not_read
 from erpkit.modules import Registry
 from erpkit.plan import plan_id
 from erpkit.plural import count_of
-from erpkit.result import Result, Summary
+from erpkit.result import Summary, TableResult
 from erpkit.table import Column, Table
 
 _BEHIND = "lacks erpkit's own migrations: run `erpkit migrate up`"
@@ -212,8 +212,8 @@ def _count_behind(letters: Iterable[DeadLetter], parked: Iterable[Parked]) -> in
 _Sum = tuple[str, int]
 
 
-@dataclass(frozen=True)
-class OpenLetters(Result):
+@dataclass(frozen=True, repr=False)
+class OpenLetters(TableResult):
     """The open dead letters that `selection` chooses, and what is parked behind those of their handlers.
 
     `errors` maps the tenants that could not be read to the reason. `others` is how many letters are open and not chosen.
@@ -311,12 +311,6 @@ class OpenLetters(Result):
         if self.others:
             return _none_matches(self.others) + (f" ({self.hint})" if self.hint else "")
         return "no dead letters" if not self.errors else "no dead letters in the tenants that could be read"
-
-    def __repr__(self) -> str:
-        return repr(self.table)
-
-    def _repr_html_(self) -> str:
-        return self.table._repr_html_()
 
 
 def read_letters(

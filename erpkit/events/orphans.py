@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from psycopg import sql
-
-from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
+from erpkit.database import Connection, Errors, Tenant, read_tables
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.starts import TAKEN_OVER
 from erpkit.finding import Finding
@@ -17,11 +15,12 @@ FORWARDERS = "forward."  # the names of consumer groups that stand for a broker 
 
 # The index on topics is read once a topic.
 _QUERY = """
-WITH RECURSIVE t AS ((SELECT topic FROM {events} ORDER BY topic LIMIT 1) UNION ALL
-    SELECT (SELECT topic FROM {events} e WHERE e.topic > t.topic ORDER BY topic LIMIT 1) FROM t WHERE t.topic IS NOT NULL)
-SELECT {slug}, 'topic', topic, (SELECT max("offset") FROM {events} e WHERE e.topic = t.topic) FROM t
+WITH RECURSIVE t AS ((SELECT topic FROM {schema}.erpkit_events ORDER BY topic LIMIT 1) UNION ALL
+    SELECT (SELECT topic FROM {schema}.erpkit_events e WHERE e.topic > t.topic ORDER BY topic LIMIT 1)
+      FROM t WHERE t.topic IS NOT NULL)
+SELECT {slug}, 'topic', topic, (SELECT max("offset") FROM {schema}.erpkit_events e WHERE e.topic = t.topic) FROM t
  WHERE topic <> ALL({topics}::text[])
-UNION ALL SELECT {slug}, 'handler', consumer_group, "offset" FROM {checkpoints}
+UNION ALL SELECT {slug}, 'handler', consumer_group, "offset" FROM {schema}.erpkit_checkpoints
  WHERE consumer_group <> ALL({groups}::text[]) AND NOT starts_with(consumer_group, {forwarders}) AND "offset" < {taken_over}
 """
 
@@ -41,20 +40,11 @@ def list_orphans(
 ) -> list[Orphan]:
     """Return the orphans in the logs of `tenants`, where `groups` are all handlers; `errors` is as in `read_tenants`."""
     topics = sorted({topic for group in groups for topic in group.topics})
-    queries = [
-        (
-            tenant,
-            sql.SQL(_QUERY).format(
-                slug=sql.Literal(tenant.slug), topics=sql.Literal(topics),
-                groups=sql.Literal([group.name for group in groups]), forwarders=sql.Literal(FORWARDERS),
-                taken_over=sql.Literal(TAKEN_OVER),
-                events=sql.Identifier(tenant.schema, "erpkit_events"),
-                checkpoints=sql.Identifier(tenant.schema, "erpkit_checkpoints"),
-            ),
-        )
-        for tenant in tenants_with_table(connection, "erpkit_events", tenants, errors)
-    ]  # fmt: skip
-    return [Orphan(*row) for row in sorted(read_tenants(connection, queries, errors))]
+    rows = read_tables(
+        connection, tenants, "erpkit_events", _QUERY, errors,
+        topics=topics, groups=[group.name for group in groups], forwarders=FORWARDERS, taken_over=TAKEN_OVER,
+    )  # fmt: skip
+    return [Orphan(*row) for row in sorted(rows)]
 
 
 def orphan_findings(orphans: Sequence[Orphan]) -> list[Finding]:

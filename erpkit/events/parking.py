@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from psycopg import sql
-
-from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
+from erpkit.database import Connection, Errors, Tenant, read_tables
 from erpkit.events.consumer import Consumer
 from erpkit.events.log import COLUMNS, to_message
 from erpkit.events.message import Message, decode_message
@@ -139,12 +137,9 @@ def lock_parking(connection: Connection, handler: str) -> None:
 
 def list_parked(connection: Connection, tenants: Sequence[Tenant], errors: Errors | None = None) -> list[Parked]:
     """Return what is parked in all `tenants`, by tenant, handler and aggregate; `errors` is as in `read_tenants`."""
-    query = sql.SQL('SELECT {}, handler, aggregate, count(*), min("offset") FROM {} GROUP BY handler, aggregate')
-    queries = [
-        (tenant, query.format(sql.Literal(tenant.slug), sql.Identifier(tenant.schema, "erpkit_parked")))
-        for tenant in tenants_with_table(connection, "erpkit_parked", tenants, errors)
-    ]
-    return [Parked(*row) for row in sorted(read_tenants(connection, queries, errors))]
+    query = 'SELECT {slug}, handler, aggregate, count(*), min("offset") FROM {schema}.erpkit_parked GROUP BY handler, aggregate'
+    rows = read_tables(connection, tenants, "erpkit_parked", query, errors)
+    return [Parked(*row) for row in sorted(rows)]
 
 
 def _park(connection: Connection, consumer: Consumer, messages: Sequence[Message]) -> set[object]:

@@ -8,7 +8,7 @@ from datetime import datetime
 import psycopg
 from psycopg import sql
 
-from erpkit.database import Connection, Database, Errors, Tenant, fetch_union, read_tenants, tenants_with_table
+from erpkit.database import Connection, Database, Errors, Tenant, fetch_union, read_tables, read_tenants
 from erpkit.errors import DatabaseError, ErpkitError, first_line
 from erpkit.events.checkpoints import group_lock
 from erpkit.events.consumer import ConsumerGroup, group_of
@@ -17,7 +17,10 @@ from erpkit.modules import EventHandler, Registry
 
 TAKEN_OVER = 2**63 - 1  # the checkpoint of a group whose work another one continues: nothing follows it
 
-_LACKING = "SELECT {slug}, h FROM unnest({names}::text[]) h WHERE NOT EXISTS (SELECT FROM {checkpoints} c WHERE c.consumer_group = h)"
+_LACKING = """
+SELECT {slug}, h FROM unnest({names}::text[]) h
+ WHERE NOT EXISTS (SELECT FROM {schema}.erpkit_checkpoints c WHERE c.consumer_group = h)
+"""
 
 _MOMENTS = (
     "SELECT consumer_group, min((to_jsonb(c)->>'started_at')::timestamptz) FROM {checkpoints} c "
@@ -77,18 +80,9 @@ def start_handlers(
 def _find_lacking(
     connection: Connection, tenants: Sequence[Tenant], names: Sequence[str], errors: Errors | None
 ) -> list[tuple[Tenant, str]]:
-    query = sql.SQL(_LACKING)
-    queries = [
-        (
-            tenant,
-            query.format(
-                slug=sql.Literal(tenant.slug), names=sql.Literal(list(names)), checkpoints=_table(tenant.schema)
-            ),
-        )
-        for tenant in tenants_with_table(connection, "erpkit_checkpoints", tenants, errors)
-    ]
+    found = read_tables(connection, tenants, "erpkit_checkpoints", _LACKING, errors, names=list(names))
     by_slug = {tenant.slug: tenant for tenant in tenants}
-    return [(by_slug[slug], name) for slug, name in read_tenants(connection, queries, errors)]
+    return [(by_slug[slug], name) for slug, name in found]
 
 
 def _read_moments(connection: Connection, tenants: Sequence[Tenant], names: Sequence[str]) -> dict[str, datetime]:

@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 
 from psycopg import sql
 
-from erpkit.database import Connection, Errors, Tenant, read_tenants, tenants_with_table
+from erpkit.database import Connection, Errors, Tenant, read_tables, read_tenants
 from erpkit.errors import UsageError
 from erpkit.events.consumer import consumer_groups
 from erpkit.events.log import COLUMNS, to_message
@@ -25,9 +25,9 @@ Kind = Literal["command", "event", "effect", "dead letter", "parked", "waits"]
 
 _MOST_PUBLISHED = 100  # events of one handler and message whose publisher is recognized
 
-_EVENTS = sql.SQL(
-    "SELECT {slug}, e.* FROM (SELECT {columns} FROM {events} WHERE metadata->>'correlation_id' = {wanted}"
-    " UNION SELECT {columns} FROM {events} WHERE uuid = {uuid}) e"
+_EVENTS = (
+    "SELECT {slug}, e.* FROM (SELECT {columns} FROM {schema}.erpkit_events WHERE metadata->>'correlation_id' = {wanted}"
+    " UNION SELECT {columns} FROM {schema}.erpkit_events WHERE uuid = {uuid}) e"
 )
 # The inbox is read along its key, which begins with the handler.
 _OUTCOMES = sql.SQL(
@@ -235,17 +235,10 @@ def _read_events(
         uuid: UUID | None = UUID(wanted)
     except ValueError:
         uuid = None
-    queries = [
-        (
-            tenant,
-            _EVENTS.format(
-                slug=sql.Literal(tenant.slug), columns=sql.SQL(COLUMNS), events=sql.Identifier(tenant.schema, "erpkit_events"),
-                wanted=sql.Literal(wanted), uuid=sql.Literal(uuid),
-            ),
-        )
-        for tenant in tenants_with_table(connection, "erpkit_events", tenants, errors)
-    ]  # fmt: skip
-    found = [(slug, to_message(tuple(row))) for slug, *row in read_tenants(connection, queries, errors)]
+    rows = read_tables(
+        connection, tenants, "erpkit_events", _EVENTS, errors, columns=sql.SQL(COLUMNS), wanted=wanted, uuid=uuid
+    )
+    found = [(slug, to_message(tuple(row))) for slug, *row in rows]
     return sorted(found, key=lambda one: (one[0], one[1].offset or 0))
 
 

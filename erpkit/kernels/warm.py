@@ -136,6 +136,7 @@ class _Warm:
                 self._retire()
             if not self._retired and not self._is_wanted():
                 self._retire()
+        self._close()
 
     def _is_wanted(self) -> bool:
         """Whether its socket is still there: it goes at logout, or when another process has taken its place."""
@@ -161,15 +162,23 @@ class _Warm:
         return False
 
     def _retire(self) -> None:
-        """Take no more requests; what runs goes on."""
+        """Take no more work; what runs goes on, and is listed by `status` under another name as long as it does."""
         if self._retired:
             return
         self._retired = True
         if self._is_wanted():
             self._path.with_suffix(".log").unlink(missing_ok=True)
+            self._path = self._path.rename(self._path.with_name(f"{self._path.stem}-{os.getpid()}.sock"))
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        """Listen no more, and take the own socket away."""
+        if self._listener.fileno() >= 0:
+            self._selector.unregister(self._listener)
+            self._listener.close()
+        if self._is_wanted():
             self._path.unlink(missing_ok=True)
-        self._selector.unregister(self._listener)
-        self._listener.close()
 
     def _accept(self) -> None:
         """Let a client in; nothing waits for its request, as the end of a driver must be heard meanwhile."""
@@ -219,6 +228,7 @@ class _Warm:
             self._signal(child.pid, signal.SIGKILL)
             os.waitpid(child.pid, 0)
             sweep(child.argv)
+        self._close()
         return 0
 
     def _status(self) -> dict[str, Any]:

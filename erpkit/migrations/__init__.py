@@ -17,19 +17,11 @@ if TYPE_CHECKING:
         find_state_tables,
         read_foreign_states,
     )
-    from erpkit.migrations.history import HistoryEntry, MigrationHistory, read_history, read_milliseconds
-    from erpkit.migrations.lint import LintFinding, LintReport, lint_migrations, lint_report
+    from erpkit.migrations.history import MigrationHistory, read_history, read_milliseconds
+    from erpkit.migrations.lint import LintReport, lint_migrations, lint_report
     from erpkit.migrations.parser import ParsedMigration, parse_migration
-    from erpkit.migrations.plan import (
-        Estimate,
-        MigrationPlan,
-        TenantPlan,
-        Wave,
-        estimate_plan,
-        plan_down,
-        plan_redo,
-        plan_up,
-    )
+    from erpkit.migrations.plan import MigrationPlan, estimate_plan
+    from erpkit.migrations.planning import plan_down, plan_redo, plan_up
     from erpkit.migrations.run import MigrationRun, run_plan
     from erpkit.migrations.script import Limits
     from erpkit.migrations.status import Applied, FleetStatus, MigrationStatus, describe_status, read_applied
@@ -37,16 +29,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Applied",
-    "Estimate",
     "FleetStatus",
     "ForcePlan",
     "ForceRun",
     "ForeignState",
     "ForeignStates",
     "FoundTable",
-    "HistoryEntry",
     "Limits",
-    "LintFinding",
     "LintReport",
     "Migration",
     "MigrationHistory",
@@ -54,9 +43,7 @@ __all__ = [
     "MigrationRun",
     "MigrationStatus",
     "ParsedMigration",
-    "TenantPlan",
     "TenantResult",
-    "Wave",
     "apply_migration",
     "collect_migrations",
     "describe_status",

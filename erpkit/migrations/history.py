@@ -19,7 +19,7 @@ from erpkit.finding import Finding
 from erpkit.migrations import golang
 from erpkit.migrations.files import Migration
 from erpkit.migrations.parser import Direction
-from erpkit.result import Result, Summary
+from erpkit.result import Summary, TableResult
 from erpkit.table import Column, Table, Tone
 
 STILL_RUNNING = "is still running"
@@ -107,8 +107,8 @@ class HistoryEntry:
         return f"{self.module} {self.version} {self.direction}"
 
 
-@dataclass(frozen=True)
-class MigrationHistory(Result):
+@dataclass(frozen=True, repr=False)
+class MigrationHistory(TableResult):
     """What was done to which tenant, the newest first."""
 
     target: str
@@ -147,12 +147,6 @@ class MigrationHistory(Result):
             f"History of migrations on {self.target}", {"entries": len(self.entries), "failed": failed}, self.findings
         )
 
-    def __repr__(self) -> str:
-        return repr(self.table)
-
-    def _repr_html_(self) -> str:
-        return self.table._repr_html_()
-
 
 _BAD = ("failed", "stopped")
 
@@ -163,7 +157,7 @@ def _tone(entry: HistoryEntry) -> Tone:
 
 _COLUMNS = (
     Column[HistoryEntry]("at", lambda e: f"{e.at:%Y-%m-%d %H:%M:%S}"),
-    Column[HistoryEntry]("tenant", lambda e: e.tenant),
+    Column[HistoryEntry]("tenant", lambda e: e.tenant, is_name=True),
     Column[HistoryEntry]("migration", lambda e: e.what),
     Column[HistoryEntry]("state", lambda e: e.state, tone=_tone),
     Column[HistoryEntry]("time", lambda e: e.milliseconds, unit="ms", places=1, bar=True),

@@ -24,7 +24,7 @@ from erpkit.migrations.files import Migration
 from erpkit.migrations.reach import find_reach
 from erpkit.migrations.script import is_atomic, start_lines
 from erpkit.migrations.tokens import split_statements
-from erpkit.result import Result, Summary
+from erpkit.result import Summary, TableResult
 from erpkit.table import Column, Table, Tone
 
 _LOCKS_OR_REWRITES = (
@@ -105,8 +105,8 @@ class LintFinding:
         )
 
 
-@dataclass(frozen=True)
-class LintReport(Result):
+@dataclass(frozen=True, repr=False)
+class LintReport(TableResult):
     """What squawk found; `note` says why there can be no findings where squawk is not installed.
 
     `checked` is how many migrations were checked, None where the caller knows.
@@ -139,12 +139,6 @@ class LintReport(Result):
         """How many migrations were checked, and what was found."""
         facts = {"migrations": self.checked, "findings": len(self.findings)}
         return Summary("Lint of migrations", facts, self.all_findings)
-
-    def __repr__(self) -> str:
-        return repr(self.table)
-
-    def _repr_html_(self) -> str:
-        return self.table._repr_html_()
 
 
 def _tone(finding: LintFinding) -> Tone:

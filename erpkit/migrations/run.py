@@ -123,6 +123,11 @@ class MigrationRun(Result):
         return Table(_COLUMNS, results, empty)
 
     @property
+    def whole_table(self) -> Table[TenantResult]:
+        """The table for a program: one line a tenant, however many there are."""
+        return Table(_COLUMNS, sorted(self.results, key=lambda r: r.error is None), "There was nothing to do.")
+
+    @property
     def tables(self) -> list[Table[TenantResult]]:
         """What became of each tenant."""
         return [self.table]

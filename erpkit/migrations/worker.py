@@ -17,15 +17,8 @@ from tenacity import RetryCallState, Retrying, sleep_using_event, wait_random_ex
 
 from erpkit.database import Connection, Database, PooledConnection, Tenant
 from erpkit.errors import DatabaseError, MigrationError, first_line
-from erpkit.migrations.apply import (
-    BUSY,
-    apply_without_transaction,
-    describe_holders,
-    explain,
-    is_lost,
-    pauses,
-    send_steps,
-)  # fmt: skip
+from erpkit.migrations.apply import BUSY, apply_without_transaction, pauses, send_steps
+from erpkit.migrations.failures import describe_holders, explain, is_lost
 from erpkit.migrations.files import Migration, Step
 from erpkit.migrations.history import Run, record
 from erpkit.migrations.parser import Direction

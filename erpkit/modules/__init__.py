@@ -23,17 +23,14 @@ if TYPE_CHECKING:
         register,
         tables_of,
         tools_of,
-        topic_of,
     )
-    from erpkit.modules.registry import Candidates, Registry, find_modules, load_modules, load_order, read_candidates
+    from erpkit.modules.registry import Registry, find_modules, load_modules, load_order, read_candidates
     from erpkit.modules.rules import Layers, Rule, Rules
     from erpkit.modules.rules_file import read_rules
-    from erpkit.modules.wiring import Component, Couplings, Edge, ModuleFinding, ModuleGraph, Unread
+    from erpkit.modules.wiring import Couplings, Edge, Unread
 
 __all__ = [
-    "Candidates",
     "CommandHandler",
-    "Component",
     "Couplings",
     "Edge",
     "EventHandler",
@@ -41,8 +38,6 @@ __all__ = [
     "Layers",
     "Module",
     "ModuleCheck",
-    "ModuleFinding",
-    "ModuleGraph",
     "ModuleLike",
     "Query",
     "QueryHandler",
@@ -66,7 +61,6 @@ __all__ = [
     "register",
     "tables_of",
     "tools_of",
-    "topic_of",
 ]
 
 

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 
 from erpkit.finding import Severity
+from erpkit.grouping import group_by
 from erpkit.modules.cycles import Cut, Pair
 from erpkit.modules.kinds import NOT_READ
 from erpkit.modules.module import EventHandler, ModuleLike, topic_of
@@ -250,10 +251,7 @@ def list_evidence(evidence: Sequence[str]) -> str:
 
 
 def _by_pair(edges: Iterable[Edge]) -> dict[tuple[str, str], list[Edge]]:
-    found: dict[tuple[str, str], list[Edge]] = {}
-    for edge in edges:
-        found.setdefault((edge.source, edge.target), []).append(edge)
-    return found
+    return group_by(edges, lambda edge: (edge.source, edge.target))
 
 
 def _kinds(edges: Iterable[Edge]) -> str:

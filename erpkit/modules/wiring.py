@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from erpkit.finding import Finding, Severity
+from erpkit.grouping import group_by
 from erpkit.modules.cycles import Cut
 from erpkit.modules.kinds import FINDINGS
 from erpkit.modules.module import EventHandler, ModuleLike, is_foreign, topic_of
@@ -225,10 +226,9 @@ class ModuleGraph:
     @cached_property
     def pairs(self) -> Mapping[tuple[str, str], tuple[Edge, ...]]:
         """The edges by source and target."""
-        found: dict[tuple[str, str], list[Edge]] = {}
-        for edge in self.edges:
-            found.setdefault((edge.source, edge.target), []).append(edge)
-        return {pair: tuple(edges) for pair, edges in found.items()}
+        return {
+            pair: tuple(edges) for pair, edges in group_by(self.edges, lambda one: (one.source, one.target)).items()
+        }
 
     @cached_property
     def names(self) -> tuple[str, ...]:

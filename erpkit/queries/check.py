@@ -37,7 +37,7 @@ from erpkit.queries.generate import (
     run_sqlc,
 )
 from erpkit.queries.types import to_numbered
-from erpkit.result import Result, Summary
+from erpkit.result import Summary, SummaryResult
 from erpkit.table import Column, Table
 
 _GROUPS_A_BATCH = 50
@@ -77,8 +77,8 @@ class BrokenQuery:
         return f"{self.tenant}: {self.module}.{self.query}: {self.error}"
 
 
-@dataclass(frozen=True)
-class QueryCheck(Result):
+@dataclass(frozen=True, repr=False)
+class QueryCheck(SummaryResult):
     """The result of the check in all tenants: `broken` queries, and in `unread` why modules could not be read."""
 
     target: str
@@ -147,12 +147,6 @@ class QueryCheck(Result):
         left = f"; {count_of(len(self._whole), 'tenant')} could not be checked" if self._whole else ""
         where = count_of(self.tenants - len(self._whole), "tenant")
         return f"{count_of(self.queries, 'query', 'queries')} in {where}: {self._broken_count} broken{left}"
-
-    def __repr__(self) -> str:
-        return str(self.summary)
-
-    def _repr_html_(self) -> str:
-        return self.summary.html() + self.table._repr_html_()
 
 
 _BROKEN = (

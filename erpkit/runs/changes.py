@@ -92,7 +92,8 @@ class FactChange:
 class Changes:
     """What is different since the look at `since`; None if this is the first one, so that nothing is new or known.
 
-    `unread` are findings of subjects that could not be looked at this time: they are neither known to last nor gone.
+    `unread` are findings of subjects that could not be looked at this time: they are neither known to last nor gone. Of what is new,
+    `returned` has the keys of what was there at `since`, too, and was gone in between.
     """
 
     at: datetime
@@ -102,6 +103,7 @@ class Changes:
     gone: tuple[Sighting, ...] = ()
     unread: tuple[Sighting, ...] = ()
     facts: tuple[FactChange, ...] = ()
+    returned: frozenset[str] = field(default=frozenset(), compare=False)
 
     @property
     def has_news(self) -> bool:
@@ -113,7 +115,9 @@ class Changes:
         """How long each finding has been known, in words; empty at the first look."""
         if self.since is None:
             return {}
-        return {one.key: describe_age(one.since, self.since, self.at) for one in (*self.new, *self.known)}
+        told = {one.key: describe_age(one.since, self.since, self.at) for one in (*self.new, *self.known)}
+        back = [one for one in self.new if one.key in self.returned]
+        return told | {one.key: f"back {_describe_time(one.since, self.at)}" for one in back}
 
     @property
     def table(self) -> Table[FactChange]:
@@ -178,7 +182,7 @@ class Changes:
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Changes:
         """Read what `document` returned; raises KeyError, TypeError or ValueError for anything else."""
-        groups = {
+        groups: dict[str, Any] = {
             name: tuple(Sighting(**one | {"since": _time(one["since"])}) for one in document[name])
             for name in ("new", "known", "gone", "unread")
         }
@@ -196,7 +200,7 @@ def compare(
 ) -> Changes:
     """Compare what is seen at `at` with the `last` look; what is new is so since `base`, by default the last one.
 
-    A finding that is no longer there is gone only if its subject was looked at. One that comes back is new.
+    A finding that is no longer there is gone only if its subject was looked at. One that comes back is new, and told as such.
     """
     found = list(findings)
     earlier = {one.key: one for one in last.sightings} if last else {}
@@ -216,6 +220,7 @@ def compare(
         tuple(one for one in absent if one not in unread),
         tuple(unread),
         tuple(FactChange(name, base.facts[name], value) for name, value in facts.items() if name in base.facts),
+        frozenset(one.key for one in base.sightings),
     )  # fmt: skip
 
 
@@ -235,12 +240,17 @@ def describe_age(since: datetime, base: datetime, now: datetime) -> str:
     """Return how long a finding has been known: `new since yesterday`, seen after `base`, or `for 3 days`."""
     since, base, now = (time.astimezone(UTC) for time in (since, base, now))
     if since > base:
-        days = (now.date() - base.date()).days
-        return "new since " + ("yesterday" if days == 1 else f"{base:%H:%M} UTC" if not days else f"{base:%Y-%m-%d}")
+        return f"new {_describe_time(base, now)}"
     minutes = int((now - since).total_seconds() // 60)
     if minutes < 120:
         return f"for {count_of(minutes, 'minute')}" if minutes else "for less than a minute"
     return f"for {count_of(minutes // 60, 'hour')}" if minutes < 1440 else f"for {count_of(minutes // 1440, 'day')}"
+
+
+def _describe_time(time: datetime, now: datetime) -> str:
+    time, now = time.astimezone(UTC), now.astimezone(UTC)
+    days = (now.date() - time.date()).days
+    return "since " + ("yesterday" if days == 1 else f"{time:%H:%M} UTC" if not days else f"{time:%Y-%m-%d}")
 
 
 def is_number(value: object) -> bool:

@@ -48,6 +48,13 @@ def head(facts: Mapping[str, Any]) -> str:
     return f'<meta name="erpkit-run" content="{visible_html(json.dumps(dict(facts)))}">'
 
 
+def show_first(text: str, age: str, causes: int) -> str:
+    """Return the gravest cause as HTML, how long it has been known, and how many others there are."""
+    known = f' <span class="age">{visible_html(age)}</span>' if age else ""
+    more = f" (+{causes - 1:,})" if causes > 1 else ""
+    return f"{visible_html(text)}{known}{more}" if text else ""
+
+
 def read_entries(folder: Path, *, remember: bool = False) -> list[Entry]:
     """Return what the reports in `folder` say of themselves, the newest first; other files are passed over.
 

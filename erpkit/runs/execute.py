@@ -83,7 +83,8 @@ def _private_transport() -> Iterator[Config]:
         yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
 
 
-_TAG = "erpkit-note"
+NOTE = "erpkit-note"  # the tag of a note
+_NOT_RUN = "The cells below were not run."
 _PAPERMILLS = "papermill-error-cell-tag"
 _WORDS = {"timed out": "timed out", "killed": "stopped when its kernel died", "interrupted": "was interrupted"}
 
@@ -95,7 +96,7 @@ def mark_cells(node: Any, ending: Ending) -> None:
     """
     _drop(node, _PAPERMILLS)  # they came after the run, and the cell is counted without them
     culprit = None if ending.cell is None else node.cells[ending.cell]
-    _drop(node, _TAG)  # of an earlier run whose output was run again
+    _drop(node, NOTE)  # of an earlier run whose output was run again
     if culprit is None:
         return
     at = next(n for n, cell in enumerate(node.cells) if cell is culprit)
@@ -104,7 +105,7 @@ def mark_cells(node: Any, ending: Ending) -> None:
     for cell in later:
         cell.metadata.setdefault("papermill", {})["status"] = "pending"
     if left:
-        node.cells.insert(at + 1, _note("The cells below were not run."))
+        node.cells.insert(at + 1, _note(_NOT_RUN))
     is_ok = ending.outcome == "ok"  # a cell may end the notebook with sys.exit()
     if is_ok and culprit.cell_type == "code":
         culprit.outputs = [output for output in culprit.outputs if not _tells_of_exit(output)]
@@ -115,6 +116,11 @@ def mark_cells(node: Any, ending: Ending) -> None:
         if culprit.cell_type == "code":  # else the kernel did not come so far
             node.cells.insert(at, _note(f"This cell {_WORDS.get(ending.outcome, 'failed')}."))
         node.cells.insert(0, _note(f"{ending.outcome.capitalize()}: {ending.error}.", _count(len(left))))
+
+
+def is_note_of_the_end(cell: Any) -> bool:
+    """Tell whether a cell is the note below which no cell was run."""
+    return NOTE in cell.metadata.get("tags", []) and _NOT_RUN in cell.source
 
 
 def _tells_of_exit(output: Any) -> bool:
@@ -137,4 +143,4 @@ def _note(strong: str, rest: str = "") -> Any:
     import nbformat  # noqa: PLC0415
 
     text = f'<div class="erpkit-note" style="color:#b91c1c"><b>{visible_html(strong)}</b> {visible_html(rest)}</div>'
-    return nbformat.v4.new_markdown_cell(text, metadata={"tags": [_TAG]})
+    return nbformat.v4.new_markdown_cell(text, metadata={"tags": [NOTE]})

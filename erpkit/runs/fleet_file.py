@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,13 +16,17 @@ from urllib.parse import quote
 
 from erpkit.config import Settings
 from erpkit.errors import RunError, UsageError
-from erpkit.result import findings_html
+from erpkit.finding import group_findings
+from erpkit.plural import count_of
+from erpkit.result import as_findings
+from erpkit.runs.entries import show_first
 from erpkit.runs.fleet import FleetResult, Row
 from erpkit.runs.harmless import POLICY
+from erpkit.runs.headline import draw_figures, draw_headline
 from erpkit.runs.job import Job, read_result, result_to_json
 from erpkit.runs.notebook import write_whole
 from erpkit.runs.output import Destination
-from erpkit.runs.report import read_style, run_key
+from erpkit.runs.report import BACK, read_style, run_key
 from erpkit.runs.result import RunResult
 from erpkit.visible import visible_html
 
@@ -31,14 +35,16 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>
 {style}
-</style></head><body class="index"><header><a class="back" href="index.html">All runs</a></header>
-<main><h1>{title}</h1><p>{told}</p>
-{findings}
-<table class="runs">
-<thead><tr><th scope="col">run</th><th scope="col">outcome</th><th scope="col" class="number">seconds</th></tr></thead>
+</style></head><body class="index"><header>{back}<h1 id="top">{title}: {count}</h1></header>
+<main>
+{headline}
+{figures}
+<table class="runs fleet">
+<thead><tr><th scope="col">run</th><th scope="col">outcome</th><th scope="col">what is wrong</th>
+<th scope="col" class="number">seconds</th></tr></thead>
 <tbody>
 {rows}
-</tbody></table></main></body></html>
+</tbody></table></main><footer>{back}<a href="#top">To the top</a></footer></body></html>
 """
 
 
@@ -53,13 +59,15 @@ class FleetFile:
         """Make the file of a new fleet."""
         folder = _folder(place)
         at = datetime.now(UTC)
-        with _writing_in(folder):
+        try:
             folder.mkdir(parents=True, exist_ok=True)
             for number in range(1, 1000):
                 path = folder / f"fleet-{notebook}-{at:%Y%m%dT%H%M%SZ}{f'-{number}' if number > 1 else ''}.jsonl"
                 with suppress(FileExistsError):
                     path.touch(exist_ok=False)
                     return cls(path)
+        except OSError as error:
+            raise RunError(f"the fleet's files in {folder} cannot be written: {error.strerror}") from None
         raise UsageError(f"{folder} holds a thousand fleets of this second")
 
     @classmethod
@@ -106,7 +114,7 @@ class FleetFile:
 
     def write_page(self, title: str, fleet: FleetResult, place: str) -> str:
         """Write the page that shows the fleet beside its outputs; return its address."""
-        text = _page(title, fleet)
+        text = _page(title, fleet, BACK if "://" not in place else "")
         destination = Destination(place)
         page = destination.folder / f"{self.path.stem}.html"
         write_whole(page, text)
@@ -115,36 +123,49 @@ class FleetFile:
         return address
 
 
-@contextmanager
-def _writing_in(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"the fleet's files in {folder} cannot be written: {error.strerror}") from None
-
-
 def _folder(place: str) -> Path:
     if "://" not in place:
         return Path(place).absolute()
     return Settings.from_env().home / "fleets" / hashlib.sha256(place.rstrip("/").encode()).hexdigest()[:16]
 
 
-def _page(title: str, fleet: FleetResult) -> str:
+def _page(title: str, fleet: FleetResult, back: str) -> str:
     return _PAGE.format(
         policy=POLICY,
         title=visible_html(title),
-        told=visible_html(str(fleet)),
+        count=count_of(len(fleet.rows), "run"),
+        back=back,
         style=read_style(),
-        findings=findings_html(fleet.findings) if fleet.findings else "",
-        rows="\n".join(map(_row, fleet.rows)),
+        headline=draw_headline(_verdict(fleet), fleet.findings),
+        figures=draw_figures({name: count for name, count in fleet.facts.items() if name != "runs"}),
+        rows="\n".join(_row(row, fleet.results.get(row.name)) for row in fleet.rows),
     )
 
 
-def _row(row: Row) -> str:
+def _verdict(fleet: FleetResult) -> str:
+    """Return how many runs did not end well, and how many found something."""
+    bad = sum(row.outcome not in ("ok", "findings") for row in fleet.rows)
+    found = sum(row.outcome == "findings" for row in fleet.rows)
+    told = [f"{count_of(bad, 'run')} of {len(fleet.rows):,} did not end well"] if bad else []
+    told += [f"{count_of(found, 'run')} found something"] if found else []
+    return "; ".join(told) or ("All runs are fine" if fleet.rows else "No run was begun")
+
+
+def _row(row: Row, result: RunResult | None) -> str:
     mark = {"": "good", "warning": "look"}.get(row.tone, "bad")
     name = visible_html(row.name)
     link = f'<a href="{visible_html(quote(Path(row.report).name))}">{name}</a>' if row.report else name
     seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
+    outcome = row.verdict if row.outcome == "findings" else row.outcome
     return (
-        f'<tr><td>{link}</td><td class="{mark}">{visible_html(row.verdict)}</td><td class="number">{seconds}</td></tr>'
+        f'<tr class="{mark}-row"><td>{link}</td><td><span class="{mark}">{visible_html(outcome)}</span></td>'
+        f'<td class="long">{_wrong(row, result)}</td><td class="number">{seconds}</td></tr>'
     )
+
+
+def _wrong(row: Row, result: RunResult | None) -> str:
+    """Return why a run did not come to its end, and its first finding."""
+    reason = row.verdict.removeprefix(f"{row.outcome}: ") if row.outcome not in ("ok", "findings", "not begun") else ""
+    causes = group_findings(as_findings(result.summary.findings)) if result and result.summary else []
+    first = [show_first(str(causes[0]), causes[0].age, len(causes))] if causes else []
+    return "<br>".join([*([visible_html(reason)] if reason else []), *first])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from erpkit.finding import Cause, Severity, group_findings
+from erpkit.finding import Cause, Finding, Severity, group_findings
 from erpkit.plural import count_of
 from erpkit.result import Summary, as_findings
 from erpkit.runs.changes import Changes
@@ -15,33 +16,49 @@ from erpkit.table import format_value
 from erpkit.visible import visible_html
 
 _NOUNS: dict[Severity, str] = {"error": "error", "warning": "warning"}
+_COMMAND = re.compile(r"[\w./-]*erpkit |%|[A-Z]{4,} |[a-z]+ -|pip |export ")  # a command, a magic or a statement
+_OPTION = re.compile(r"(?<= )(--?[\w-]+)")  # a line does not end within it, though it has hyphens
 _FEW = 3  # pieces of advice; more are folded
 
 
-def show_headline(result: RunResult, sections: Sequence[Section]) -> str:
-    """Return what is wrong: why a run did not come to its end, then the findings by cause, the gravest first; advice comes last."""
-    causes = group_findings(as_findings(result.summary.findings)) if result.summary else []
+def show_headline(result: RunResult, sections: Sequence[Section], left: int = 0) -> str:
+    """Return what is wrong: why a run did not come to its end, with `left` cells not run, then the findings by cause."""
+    findings = as_findings(result.summary.findings) if result.summary else []
+    is_whole = result.outcome in ("ok", "findings")
+    rehearsal = result.summary.facts.get("rehearsal", "") if result.summary and is_whole else ""
+    verdict = _problems(findings) or ("Nothing needs a look" if result.summary else "Ran to its end")
+    if rehearsal:
+        verdict = f"Rehearsal on a scratch copy: {rehearsal}. {verdict}"
+    elif not is_whole:
+        verdict = _ended(result, _problems(findings), left)
+    return draw_headline(verdict, findings, sections, "error" if not is_whole else "rehearsal" if rehearsal else "")
+
+
+def draw_headline(verdict: str, findings: Sequence[Finding], sections: Sequence[Section] = (), tone: str = "") -> str:
+    """Return a verdict, which is coloured as the gravest finding is unless `tone` says how, and the findings; advice comes last."""
+    causes = group_findings(findings)
     grave = [cause for cause in causes if cause.severity != "info"]
     advice = [cause for cause in causes if cause.severity == "info"]
-    tone = "error" if result.outcome not in ("ok", "findings") else grave[0].severity if grave else "good"
+    tone = tone or (grave[0].severity if grave else "good")
     lines = f"<ul>{''.join(_line(one, sections) for one in grave)}</ul>" if grave else ""
     return (
-        f'<section class="headline {tone}" aria-label="what is wrong"><p class="verdict">{visible_html(_verdict(result, grave))}</p>'
+        f'<section class="headline {tone}" aria-label="what is wrong"><p class="verdict">{visible_html(verdict)}</p>'
         f"{lines}{_advice(advice, sections)}</section>"
     )
 
 
-def _verdict(result: RunResult, grave: Sequence[Cause]) -> str:
-    """Return the outcome in words: the number of problems, not of the tenants that have them."""
-    told = [
-        count_of(number, noun)
-        for severity, noun in _NOUNS.items()
-        if (number := sum(cause.severity == severity for cause in grave))
-    ]
-    found = " and ".join(told)
-    if result.outcome not in ("ok", "findings"):
-        return f"{result.verdict}{f'; {found} before' if found else ''}"
-    return found or ("Nothing needs a look" if result.summary else "Ran to its end")
+def _problems(findings: Sequence[Finding]) -> str:
+    """Return how many problems there are: of causes, not of the tenants that have them."""
+    causes = group_findings(findings)
+    counts = {noun: sum(cause.severity == severity for cause in causes) for severity, noun in _NOUNS.items()}
+    return " and ".join(count_of(number, noun) for noun, number in counts.items() if number)
+
+
+def _ended(result: RunResult, found: str, left: int) -> str:
+    """Return why a run did not come to its end, and how far it came."""
+    after = [f"{count_of(left, 'cell was', 'cells were')} not run"] if left else []
+    told = "; ".join([result.verdict, *([f"{found} before"] if found else []), *after])
+    return told[0].upper() + told[1:]
 
 
 def _advice(advice: Sequence[Cause], sections: Sequence[Section]) -> str:
@@ -64,8 +81,8 @@ def _remedy(remedy: str) -> str:
     """Return a command as one to paste, and a sentence as such."""
     if not remedy:
         return ""
-    text = visible_html(remedy)
-    return f'<span class="advice">{text}</span>' if remedy.endswith(".") else f"<code>{text}</code>"
+    text = _OPTION.sub(r'<span class="word">\1</span>', visible_html(remedy))
+    return f"<code>{text}</code>" if _COMMAND.match(remedy) else f'<span class="advice">{text}</span>'
 
 
 def show_figures(summary: Summary | None, changes: Changes | None) -> str:
@@ -73,12 +90,24 @@ def show_figures(summary: Summary | None, changes: Changes | None) -> str:
     if summary is None:
         return ""
     moved = {one.name: one.moved for one in changes.facts if one.before != one.now} if changes else {}
+    return f'<p class="title">{visible_html(summary.title)}</p>{draw_figures(summary.facts, moved)}'
+
+
+def draw_figures(facts: Mapping[str, Any], moved: Mapping[str, str] | None = None) -> str:
+    """Return facts as figures; `moved` are those that were others before."""
     figures = "".join(
-        f"<div><dd>{visible_html(format_value(value))}</dd><dt>{visible_html(name)}{_moved(moved.get(name))}</dt></div>"
-        for name, value in summary.facts.items()
+        f"<div{_weight(value)}><dd>{visible_html(format_value(value))}</dd>"
+        f"<dt>{visible_html(name)}{_moved((moved or {}).get(name))}</dt></div>"
+        for name, value in facts.items()
     )
-    figures = f'<dl class="figures">{figures}</dl>' if figures else ""
-    return f'<p class="title">{visible_html(summary.title)}</p>{figures}'
+    return f'<dl class="figures">{figures}</dl>' if figures else ""
+
+
+def _weight(value: object) -> str:
+    """Return how large a figure is shown: a text is not, and nothing stands back behind what there is."""
+    if isinstance(value, int | float):
+        return "" if value else ' class="zero"'
+    return ' class="words"' if value else ' class="words zero"'
 
 
 def _moved(moved: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from statistics import median
@@ -15,8 +15,9 @@ import psycopg
 from erpkit.database import Connection, may_not_read
 from erpkit.errors import DatabaseError, first_line
 from erpkit.finding import Finding
+from erpkit.grouping import group_by
 from erpkit.plural import count_of
-from erpkit.result import Result, Summary
+from erpkit.result import Summary, TableResult
 from erpkit.runs.report import run_key
 from erpkit.runs.store import HistoryFile
 from erpkit.table import Column, Table, Tone
@@ -35,6 +36,7 @@ WITH recorded AS (
       FROM public.erpkit_runs r
      WHERE (%(notebook)s::text IS NULL OR notebook = %(notebook)s) AND (%(tenant)s::text IS NULL OR %(tenant)s = ANY(tenants))
        AND (%(since)s::timestamptz IS NULL OR started_at >= %(since)s) AND starts_with(id::text, %(id)s)
+       AND id::text <> ALL(%(ended)s)
 )
 SELECT * FROM recorded WHERE %(outcome)s::text IS NULL OR outcome = %(outcome)s ORDER BY started_at DESC, id LIMIT %(limit)s
 """
@@ -93,8 +95,8 @@ class RunRecord:
         return f"{self.outcome}: {self.error}" if self.error else self.outcome
 
 
-@dataclass(frozen=True)
-class RunHistory(Result):
+@dataclass(frozen=True, repr=False)
+class RunHistory(TableResult):
     """Runs, the newest first, as tables; `since` is how far back they were read, None for no limit.
 
     `has_others` says whether runs of other notebooks, or older ones, were recorded.
@@ -112,16 +114,28 @@ class RunHistory(Result):
 
     @property
     def failures(self) -> Table[RunRecord]:
-        """One row per run that failed, timed out, was killed or was lost."""
-        return Table(
-            _COLUMNS, [run for run in self.runs if run.is_good is False], "No run failed." if self.runs else self._empty
-        )
+        """One row per run that failed, timed out, was killed or was lost; grey where the last run of the same work was good."""
+        bad = [run for run in self.runs if run.is_good is False]
+        last = {run.key: run for run in find_last(self.runs)}
+
+        def then(run: RunRecord) -> str:
+            latest = last[run.key]
+            return "not run again" if latest is run else f"{latest.outcome}, {latest.started_at:%Y-%m-%d %H:%M}"
+
+        def tone(run: RunRecord) -> Tone:
+            return "muted" if last[run.key].is_good else "error"
+
+        columns = [replace(one, tone=tone) if one.name == "outcome" else one for one in _COLUMNS]
+        columns.insert(5, Column("last run since", then))
+        return Table(columns, bad, "No run failed." if self.runs else self._empty, about=("bad run",))
 
     @property
     def work(self) -> Table[tuple[str, list[RunRecord], int]]:
         """One row per notebook with the same parameters: how often it ran, how it ended, how long it took, how often that changed."""
         flaky = find_flaky(self.runs)
-        rows = [(key, same, flaky.get(key, 0)) for key, same in sorted(_group(self.runs).items())]
+        rows = [
+            (key, same, flaky.get(key, 0)) for key, same in sorted(group_by(self.runs, lambda run: run.key).items())
+        ]
         return Table(_WORK, rows, self._empty)
 
     @property
@@ -136,7 +150,7 @@ class RunHistory(Result):
             *(
                 Finding(
                     "bad run", run.key, f"the last run {run.verdict} ({run.started_at:%Y-%m-%d %H:%M})", "error",
-                    f"erpkit run {run.notebook}", of="run",
+                    f"erpkit runs show {run.id[:8]}", of="run",
                 )
                 for run in bad
             ),
@@ -162,12 +176,6 @@ class RunHistory(Result):
         from pandas import DataFrame  # noqa: PLC0415 - slow to import
 
         return DataFrame([_flat(run) for run in self.runs])
-
-    def __repr__(self) -> str:
-        return repr(self.table)
-
-    def _repr_html_(self) -> str:
-        return self.table._repr_html_()
 
 
 def _flat(run: RunRecord) -> dict[str, Any]:
@@ -199,16 +207,24 @@ _COLUMNS = (
     Column[RunRecord]("report", lambda r: r.report),
 )
 _Work = tuple[str, list[RunRecord], int]
+
+
+def _durations(row: _Work) -> list[float]:
+    """Return the seconds of the runs that have ended."""
+    return [run.seconds for run in row[1] if run.seconds is not None]
+
+
+def _median(row: _Work) -> float | None:
+    return median(durations) if (durations := _durations(row)) else None
+
+
 _WORK = (
     Column[_Work]("work", lambda row: row[0]),
     Column[_Work]("runs", lambda row: len(row[1])),
-    Column[_Work](
-        "bad", lambda row: sum(run.is_good is False for run in row[1]),
-        tone=lambda row: "error" if any(run.is_good is False for run in row[1]) else "",
-    ),
+    Column[_Work]("bad", lambda row: sum(run.is_good is False for run in row[1])),
     Column[_Work]("last", lambda row: _last(row[1]).verdict, tone=lambda row: _tone(_last(row[1]))),
-    Column[_Work]("median", lambda row: median([run.seconds or 0 for run in row[1]]), unit="s", places=1, bar=True),
-    Column[_Work]("longest", lambda row: max(run.seconds or 0 for run in row[1]), unit="s", places=1),
+    Column[_Work]("median", _median, unit="s", places=1, bar=True, right=True),
+    Column[_Work]("longest", lambda row: max(_durations(row), default=None), unit="s", places=1, right=True),
     Column[_Work]("turned", lambda row: row[2], tone=lambda row: "warning" if row[2] > 1 else ""),
 )  # fmt: skip
 
@@ -236,20 +252,20 @@ class RunFilter:
 
 def list_runs(
     connection: Connection,
-    notebook: str | None = None,
     *,
-    since: datetime | None = None,
     limit: int = 50,
     only: RunFilter | None = None,
     file: HistoryFile | None = None,
 ) -> list[RunRecord]:
     """Return the newest `limit` runs that the database and the `file` hold, the newest first; none where nothing was ever recorded."""
-    only = only or RunFilter(notebook, since=since)
-    found = [run for run in _runs_in(file) if only.fits(run)][:limit] if file else []
+    only = only or RunFilter()
+    kept = _runs_in(file) if file else []
+    found = [run for run in kept if only.fits(run)][:limit]
+    ended = [run.id for run in kept if run.ended_at]  # of which the database may not have learned
     if connection.execute("SELECT to_regclass('public.erpkit_runs')").fetchone() == (None,):
         return found
     try:
-        rows = connection.execute(_RUNS, {**vars(only), "lost": _LOST_AFTER, "limit": limit})
+        rows = connection.execute(_RUNS, {**vars(only), "ended": ended, "lost": _LOST_AFTER, "limit": limit})
     except psycopg.errors.InsufficientPrivilege:
         if found:  # this login's own runs
             return found
@@ -285,15 +301,7 @@ def find_flaky(runs: Sequence[RunRecord]) -> dict[str, int]:
     return {key: count for key, count in turns.items() if count > 1}
 
 
-def _group(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Return runs by key, in the order given."""
-    found: dict[str, list[RunRecord]] = {}
-    for run in runs:
-        found.setdefault(run.key, []).append(run)
-    return found
-
-
 def _group_ended(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     """Return the runs that have ended by key, the oldest first."""
     ended = [run for run in runs if run.is_good is not None]
-    return _group(sorted(ended, key=lambda run: run.started_at))
+    return group_by(sorted(ended, key=lambda run: run.started_at), lambda run: run.key)

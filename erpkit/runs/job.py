@@ -71,7 +71,7 @@ class JobRunner:
         job = TypeAdapter(Job).validate_json(text)
         result = run_notebook(
             open_notebook(job.notebook), job.parameters, job.place, job.stem,
-            limits=job.limits, retry=job.retry, kernel=job.kernel, recorder=self._open(), index=False, cwd=job.cwd,
+            limits=job.limits, retry=job.retry, kernel=job.kernel, recorder=self._open(), index=None, cwd=job.cwd,
         )  # fmt: skip
         return result_to_json(result)
 

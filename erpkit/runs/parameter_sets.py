@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from erpkit.errors import UsageError, first_line
+from erpkit.near import did_you_mean
 from erpkit.runs.notebook import Notebook
 from erpkit.runs.parameters import validate_parameters
 from erpkit.visible import visible
@@ -16,13 +17,13 @@ from erpkit.visible import visible
 _LONGEST = 80  # characters of the name of a run
 
 
-def read_sets(path: Path) -> list[dict[str, Any]]:
-    """Return the sets of parameters in a file.
+def read_sets(path: Path, known: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Return the sets of parameters in a file; `known` are the names that its first line may have, where it is a CSV file.
 
     In a CSV file the first line names the parameters, and an empty cell leaves one as it is. A YAML file holds a list of
     mappings, or one mapping from names to lists of values: a grid, which means all combinations. Raises UsageError.
     """
-    readers = {".csv": _read_csv, ".yaml": _read_yaml, ".yml": _read_yaml}
+    readers = {".csv": lambda file: _read_csv(file, known), ".yaml": _read_yaml, ".yml": _read_yaml}
     if path.suffix.lower() not in readers:
         raise UsageError(f"{path} is neither a .csv nor a .yaml file")
     try:
@@ -65,11 +66,14 @@ def _name(one: Mapping[str, Any], number: int, taken: Mapping[str, Any]) -> str:
     return f"{name} #{number}" if name in taken or not name else name
 
 
-def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
+def _read_csv(path: Path, known: Collection[str]) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, strict=True)
         for name in _repeated(rows.fieldnames or ()):
             raise UsageError(f"{path}: the first line names {name!r} twice")
+        for name in rows.fieldnames or ():
+            if name and known and name not in known:  # a row in which it has no value would not tell
+                raise UsageError(f"{path}: there is no parameter {name!r}; {did_you_mean(name, known)}")
         for number, row in enumerate(rows, 1):
             if None in row:
                 raise UsageError(f"{path}: set {number} has more values than the first line has names")
@@ -80,11 +84,25 @@ def _repeated(names: Sequence[str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if names.count(name) > 1]
 
 
+def _once(loader: Any, path: Path) -> Any:
+    """Return a YAML loader that refuses a name that a mapping has twice: the last one would hold without a word."""
+
+    class Loader(loader):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key.value for key, _ in node.value if key.tag.endswith(":str") and isinstance(key.value, str)]
+            for name in _repeated(keys):
+                line = node.start_mark.line + 1
+                raise UsageError(f"{path}: the mapping that begins on line {line} names {name!r} twice")
+            return super().construct_mapping(node, deep)
+
+    return Loader
+
+
 def _read_yaml(path: Path) -> Iterator[dict[str, Any]]:
     import yaml  # noqa: PLC0415 - papermill brings it
 
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        found = yaml.load(path.read_text(encoding="utf-8-sig"), _once(yaml.SafeLoader, path))
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if isinstance(found, dict) and all(isinstance(name, str) for name in found):

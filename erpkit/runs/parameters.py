@@ -19,6 +19,8 @@ from erpkit.errors import UsageError
 from erpkit.near import did_you_mean
 from erpkit.runs.secrets import refuse_password
 
+CONFIRMS = ("confirm", "confirm_mend")  # the ids of plans: another one each time, of runs that are the same work
+
 # What a parameter may be annotated with; anything else in an annotation is an error, as it would have to be run.
 _TYPES: dict[str, object] = {
     "AwareDatetime": datetime, "bool": bool, "date": date, "datetime": datetime, "Decimal": Decimal, "dict": dict, "float": float,
@@ -314,8 +316,8 @@ def convert(name: str, annotation: str, kind: Any, value: Any) -> Any:
         if any(one["type"] == "timezone_aware" for one in error.errors()):
             raise UsageError(f"parameter {name} = {value!s} has no time zone: add one, +00:00 for UTC") from None
         raise UsageError(f"parameter {name} = {value!r} is not of type {annotation}") from None
-    if name == "confirm" and converted and not _PLAN_ID.fullmatch(str(converted)):
-        raise UsageError(f"parameter confirm = {value!r} is not the id of a plan, such as migrate-2b0323b455")
+    if name in CONFIRMS and converted and not _PLAN_ID.fullmatch(str(converted)):
+        raise UsageError(f"parameter {name} = {value!r} is not the id of a plan, such as migrate-2b0323b455")
     return converted
 
 
@@ -323,7 +325,7 @@ def may_write(parameters: Sequence[Parameter], values: Mapping[str, Any]) -> boo
     """Tell whether a run with these values may change something: it is neither a dry run nor a rehearsal, or it confirms a plan."""
     effective = {parameter.name: parameter.default for parameter in parameters} | dict(values)
     real = any(effective.get(name) is False or isinstance(effective.get(name), Expression) for name in _REHEARSALS)
-    return real or bool(effective.get("confirm"))
+    return real or any(effective.get(name) for name in CONFIRMS)
 
 
 _REHEARSALS = ("dry_run", "rehearse")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from erpkit.config import acting_user
 from erpkit.database import Connection, Database, grant_analysts, share_table
 from erpkit.errors import DatabaseError, ErpkitError, UsageError, first_line
 from erpkit.runs.changes import Changes, Look, Sighting, look_after
+from erpkit.runs.parameters import CONFIRMS
 from erpkit.runs.result import Outcome, RunResult
 from erpkit.runs.store import HistoryFile, to_json
 from erpkit.runs.text import storable
@@ -140,11 +141,11 @@ SELECT count(*) FILTER (WHERE attname = 'id') > 0, count(*) FILTER (WHERE attnam
   FROM pg_catalog.pg_attribute WHERE attrelid = to_regclass('public.erpkit_runs') AND NOT attisdropped
 """
 
-# What `confirm` holds is another id each time, and the run is the same one all the same.
+# The ids of plans are others each time, and the run is the same one all the same.
 _PREVIOUS = """
 SELECT outcome, started_at, facts, findings, to_jsonb(r)->'changes' FROM public.erpkit_runs r
- WHERE notebook = %(notebook)s AND parameters - 'confirm' = %(parameters)s::jsonb - 'confirm' AND ended_at IS NOT NULL
-   AND started_at < %(started_at)s AND outcome = ANY(%(outcomes)s)
+ WHERE notebook = %(notebook)s AND parameters - %(confirms)s::text[] = %(parameters)s::jsonb - %(confirms)s::text[]
+   AND ended_at IS NOT NULL AND started_at < %(started_at)s AND outcome = ANY(%(outcomes)s)
  ORDER BY started_at DESC LIMIT 1
 """
 _ANY: tuple[Outcome, ...] = ("ok", "findings", "failed", "timed out", "killed", "interrupted")
@@ -231,13 +232,20 @@ class Recorder:
 
         if not self._try(lambda connection: _update(connection, run, result), in_file) and self._database is not None:
             self._owed.append((run, result))
+            if self._file is None and self._beside is not None:  # else the run would count as lost
+                reason = self.problem
+                if self._try_file(self._beside, in_file):
+                    self.problem = f"the end of the run is recorded in {self._beside.path} alone: {reason}"
 
     def settle(self) -> None:
         """Record the ends of runs that the database could not take before, until it refuses one again."""
         for _ in range(len(self._owed)):
-            self.finish(*self._owed.pop(0))
+            run, result = self._owed.pop(0)
+            self.finish(run, result)
             if self.problem:
                 return
+            if self._beside is not None:
+                self._try_file(self._beside, partial(HistoryFile.delete_runs, ids=[run.id]))
 
     def previous_outcome(self, run: RunStart) -> Outcome | None:
         """Return the outcome of the last run of the same notebook with the same parameters before this one; None if not known."""
@@ -333,7 +341,9 @@ def _previous_of(connection: Connection, run: RunStart, outcomes: tuple[Outcome,
     if connection.execute(_LAYOUT).fetchone() == (False, False):
         return []
     with suppress(psycopg.errors.InsufficientPrivilege), connection.transaction():
-        return connection.execute(_PREVIOUS, {**run.row(), "outcomes": list(outcomes)}).fetchall()
+        return connection.execute(
+            _PREVIOUS, {**run.row(), "outcomes": list(outcomes), "confirms": list(CONFIRMS)}
+        ).fetchall()
     return []
 
 
@@ -355,9 +365,10 @@ def _end(result: RunResult) -> dict[str, Any]:
 
 
 def _previous_in(file: HistoryFile, run: RunStart, outcomes: tuple[Outcome, ...]) -> list[tuple[Any, ...]]:
-    wanted = json.loads(to_json({**run.parameters, "confirm": None}))
+    nothing = dict.fromkeys(CONFIRMS)
+    wanted = json.loads(to_json({**run.parameters, **nothing}))
     for row in file.runs():
-        is_same = (row["notebook"], {**row["parameters"], "confirm": None}) == (run.notebook, wanted)
+        is_same = (row["notebook"], {**row["parameters"], **nothing}) == (run.notebook, wanted)
         started = datetime.fromisoformat(row["started_at"])
         if is_same and row["outcome"] in outcomes and row["ended_at"] and started < run.started_at:
             return [(row["outcome"], started, row["facts"], row["findings"], row["changes"])]

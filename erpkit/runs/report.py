@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,22 @@ from typing import Any
 from erpkit.finding import group_findings
 from erpkit.result import SCRAP, Summary, as_findings, findings_html
 from erpkit.runs.entries import INDEX, head
+from erpkit.runs.execute import NOTE, is_note_of_the_end
 from erpkit.runs.harmless import POLICY, harmless
 from erpkit.runs.headline import show_contents, show_facts, show_figures, show_headline
 from erpkit.runs.notebook import write_whole
+from erpkit.runs.parameters import CONFIRMS
 from erpkit.runs.record import Provenance
 from erpkit.runs.result import RunResult
 from erpkit.runs.sections import Section, mark_sections, split_off_purpose
+from erpkit.table import format_value
 from erpkit.visible import visible_html
 
 _FOLDERS = "erpkit_folders"  # among nbconvert's resources: where pictures are looked for
 _LONGEST = 300  # characters of a finding in the index
 _HTML = "text/html"
 _WIDGET = "application/vnd.jupyter.widget-view+json"
+BACK = f'<a class="back" href="{INDEX}">All runs</a>'  # the way to the index, which stands beside a report
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">{policy}
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -43,21 +48,26 @@ _PAGE = """<!doctype html>
 
 
 def run_key(notebook: str, parameters: Mapping[str, Any]) -> str:
-    """Return the key by which runs are the same work: notebook and parameters, without the id of a plan."""
-    rest = {name: value for name, value in parameters.items() if name != "confirm"}
+    """Return the key by which runs are the same work: notebook and parameters, without the ids of plans."""
+    rest = {name: value for name, value in parameters.items() if name not in CONFIRMS}
     return f"{notebook} {json.dumps(rest, sort_keys=True)}" if rest else notebook
 
 
-def write_report(node: Any, title: str, result: RunResult, origin: Provenance, folders: Sequence[Path] = ()) -> None:
+def write_report(
+    node: Any, title: str, result: RunResult, origin: Provenance, folders: Sequence[Path] = (), *, indexed: bool = True
+) -> None:
     """Write the report of an executed notebook: what is wrong first, then figures and purpose, and its texts and outputs.
 
     Pictures in files, which are looked for in `folders`, are put into it. Nothing of it acts: a script in an output would run with
-    the rights of the person who opens the report.
+    the rights of the person who opens the report. Only one that is `indexed` has a link to the index.
     """
-    write_whole(result.report, _page(node, title, result, origin, folders))
+    write_whole(result.report, _page(node, title, result, _facts(result, origin), folders, BACK if indexed else ""))
 
 
-def _page(node: Any, title: str, result: RunResult, origin: Provenance, folders: Sequence[Path]) -> str:
+def _page(
+    node: Any, title: str, result: RunResult, facts: Mapping[str, Any], folders: Sequence[Path], back: str
+) -> str:
+    left = _cut_off_what_was_not_run(node := deepcopy(node))
     shown = _shown(node, result.summary, folders)
     purpose = split_off_purpose(shown.cells)
     sections: list[Section] = mark_sections(shown.cells)
@@ -67,11 +77,11 @@ def _page(node: Any, title: str, result: RunResult, origin: Provenance, folders:
         meta=head(_entry(title, result)),
         title=visible_html(title),
         style=read_style(),
-        back=f'<a class="back" href="{INDEX}">All runs</a>',
-        headline=show_headline(result, sections),
+        back=back,
+        headline=show_headline(result, sections, left),
         figures=show_figures(result.summary, result.changes),
         changes=result.changes.html() if result.changes else "",
-        facts=show_facts(_facts(result, origin)),
+        facts=show_facts(facts),
         purpose=_folded(purpose, folders),
         contents=show_contents(sections, result),
         body=body,
@@ -100,7 +110,7 @@ def _facts(result: RunResult, origin: Provenance) -> dict[str, Any]:
         "seconds": f"{result.seconds:.1f}",
         "by": f"{origin.who} on {origin.host}",
         **attempt,
-        **result.parameters,
+        **{name: format_value(value) for name, value in result.parameters.items()},
     }
 
 
@@ -140,12 +150,9 @@ def _exporter() -> Any:
 
 
 def _shown(node: Any, summary: Summary | None, folders: Sequence[Path]) -> Any:
-    """Return a copy with what a report shows below its summary, each output in its richest form without kernel and script."""
-    from copy import deepcopy  # noqa: PLC0415
-
+    """Take out of a notebook what a report does not show below its summary; each output is in its richest form without a script."""
     from erpkit.runs.rendering import embed_images, shown_data  # noqa: PLC0415 - imports nbconvert
 
-    node = deepcopy(node)
     node.metadata.pop("widgets", None)
     node.cells = [cell for cell in node.cells if not _is_removed(cell)]
     for cell in node.cells:
@@ -163,6 +170,15 @@ def _shown(node: Any, summary: Summary | None, folders: Sequence[Path]) -> Any:
                         shown[_HTML] = harmless(embed_images(shown[_HTML], folders))
                     output.metadata, output.data = type(output.data)(), type(output.data)(shown)
     return node
+
+
+def _cut_off_what_was_not_run(node: Any) -> int:
+    """Take out of a notebook the cells that were not run, and the note above it, which the headline tells; return their number."""
+    if node.cells and NOTE in node.cells[0].metadata.get("tags", []):
+        del node.cells[0]
+    end = next((n for n, cell in enumerate(node.cells) if is_note_of_the_end(cell)), len(node.cells))
+    later, node.cells = node.cells[end + 1 :], node.cells[: end + 1]
+    return sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in later)
 
 
 def _is_removed(cell: Any) -> bool:

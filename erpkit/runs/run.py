@@ -56,16 +56,16 @@ def run_notebook(
     retry: Retry | None = None,
     kernel: str | None = None,
     recorder: Recorder | None = None,
-    index: bool = True,
+    index: bool | None = True,
     cwd: str | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
     """Run `notebook` with papermill; write its output notebook and an HTML report without code to `place`.
 
-    `place` is a folder, which gets an index as well unless `index` says no, or a URL that papermill can write to. `stem`
-    names both files and replaces what is there; without it they are named by notebook, tenant and time (UTC), and nothing is
-    overwritten. The kernel works in `cwd`, or where this process does; `progress` is called before each cell, with its index and
-    all cells. Each attempt is a run of its own with its own files; the last one is returned.
+    `place` is a folder, which gets an index as well unless `index` is false, or None as the caller writes it; or it is a URL
+    that papermill can write to. `stem` names both files and replaces what is there; without it they are named by notebook,
+    tenant and time (UTC), and nothing is overwritten. The kernel works in `cwd`, or where this process does; `progress` is called
+    before each cell, with its index and all cells. Each attempt is a run of its own with its own files; the last one is returned.
 
     Raises UsageError, before a kernel is started, for bad parameters, a missing kernel, and a place that cannot be written;
     what becomes of the cells is the outcome, and raises nothing. Ctrl-C and SIGTERM end the kernel, and then the run, as
@@ -82,14 +82,19 @@ def run_notebook(
         name, destination = find_kernel(notebook, kernel), Destination(place)
         if destination.url is None:
             mark_killed(destination.folder)
-        where = _Where(destination, stem, _folder(cwd), progress or (lambda *_: None))
+        indexed = destination.url is None and index is not False
+        where = _Where(destination, stem, _folder(cwd), progress or (lambda *_: None), indexed)
 
         def begin(attempt: int) -> _Run:
             return _Run(notebook, values, name, where, attempt, recorder)
 
         run, result = _try_until_done(begin, retry, stopper)
     if index and destination.url is None:
-        write_index(destination.folder)
+        try:
+            write_index(destination.folder)
+        except OSError as error:
+            problem = f"the index of {destination.folder} cannot be written: {error.strerror}"
+            result = replace(result, problems=(*result.problems, problem))
     return _tell(result, replace(run.start, started_at=first), destination, recorder, urls)
 
 
@@ -111,12 +116,13 @@ Progress = Callable[[int, Sequence[Any]], object]
 
 @dataclass(frozen=True)
 class _Where:
-    """Where a run writes and works, and what is told of its progress."""
+    """Where a run writes and works, what is told of its progress, and whether there is an index beside its report."""
 
     destination: Destination
     stem: str | None
     cwd: str | None
     progress: Progress
+    indexed: bool
 
 
 def _folder(cwd: str | None) -> str | None:
@@ -192,7 +198,8 @@ class _Run:
         node.metadata["erpkit"] = self._about(result.outcome, result.error) | {"kernel": result.kernel}
         write_notebook(node, self._output)
         folders = [self._notebook.path.parent, Path(self._where.cwd or "").absolute()]
-        write_report(node, self._notebook.title, result, self.start.provenance, folders)
+        origin, indexed = self.start.provenance, self._where.indexed
+        write_report(node, self._notebook.title, result, origin, folders, indexed=indexed)
 
     def _about(self, outcome: str, error: str | None) -> dict[str, Any]:
         """Return what the output notebook says of the run."""

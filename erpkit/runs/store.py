@@ -85,15 +85,19 @@ class Looks:
         self._database, self._home, self._bounds = database, home, bounds or Bounds()
 
     def find(self, kind: str, scope: Sequence[str] = (), *, or_all: bool = False) -> Earlier:
-        """Return the earlier looks of a kind at the same tenants; with `or_all` also those at all tenants."""
+        """Return the earlier looks of a kind at the same tenants; with `or_all` also those at all tenants.
+
+        One that was kept by a machine whose clock is ahead is no earlier one until its time has come.
+        """
+        now = datetime.now(UTC)
         scopes = list(dict.fromkeys([_name(scope), *([""] if or_all else [])]))
         heads: list[tuple[datetime, str, Callable[[], bytes | None]]] = []
         with suppress(ErpkitError, psycopg.Error):
             heads += self._in_database(kind, scopes)
         with suppress(ErpkitError, psycopg.Error, sqlite3.Error, OSError):
             heads += [(at, of, self._reader(id_)) for id_, at, of in self._file().looks(kind, scopes)]
-        heads.sort(key=lambda head: head[0])
-        base = find_base([at for at, _, _ in heads], datetime.now(UTC))
+        heads = sorted((head for head in heads if head[0] <= now), key=lambda head: head[0])
+        base = find_base([at for at, _, _ in heads], now)
         of_base = next((head for head in heads if head[0] == base), None)
         last = _load(heads[-1], scope) if heads else None
         return Earlier(last, last if heads and of_base is heads[-1] else _load(of_base, scope))

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from erpkit.database import ANALYSTS
     from erpkit.tenants.adoption import AdoptionPlan, AdoptionRun, adopt_tenants, plan_adoption
     from erpkit.tenants.detail import TenantDetail, inspect_tenant
-    from erpkit.tenants.doctor import Ability, Diagnosis, examine
-    from erpkit.tenants.drift import Difference, Drift, compare_tenants, drift_script, find_drift
+    from erpkit.tenants.doctor import Diagnosis, examine
+    from erpkit.tenants.drift import Drift, compare_tenants, find_drift
     from erpkit.tenants.exports import export_tenant
     from erpkit.tenants.fleet import FleetInspection
     from erpkit.tenants.fleet_query import Across, across
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from erpkit.tenants.imports import import_tenant
     from erpkit.tenants.inspection import TenantInspection, inspect_tenants
     from erpkit.tenants.lifecycle import (
-        Mention,
         MovedTenant,
         Provisioned,
         ProvisionPlan,
@@ -44,32 +43,12 @@ if TYPE_CHECKING:
         plan_drop,
         plan_offboarding,
     )
-    from erpkit.tenants.repair import (
-        RepairPlan,
-        RepairRun,
-        RepairStep,
-        lint_repair,
-        plan_repair,
-        read_repair,
-        run_repair,
-    )
-    from erpkit.tenants.restore import (
-        Beside,
-        LogChange,
-        Restored,
-        RestorePlan,
-        RestoreRun,
-        import_beside,
-        plan_restore,
-        restore_tenant,
-        swap_in,
-    )
+    from erpkit.tenants.repair import RepairPlan, RepairRun, lint_repair, plan_repair, read_repair, run_repair
+    from erpkit.tenants.restore import RestorePlan, RestoreRun, import_beside, plan_restore, restore_tenant, swap_in
     from erpkit.tenants.snapshot import (
-        Growth,
         Snapshot,
         compare_snapshots,
         describe_figures,
-        describe_inspections,
         read_figures,
         read_snapshot,
         take_snapshot,
@@ -78,24 +57,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANALYSTS",
-    "Ability",
     "Across",
     "AdoptionPlan",
     "AdoptionRun",
     "AsText",
-    "Beside",
     "Diagnosis",
-    "Difference",
     "Drift",
     "DropPlan",
     "DropResult",
     "FleetInspection",
-    "Growth",
     "HandOverPlan",
     "HandOverRun",
-    "LogChange",
     "Manifest",
-    "Mention",
     "MovedTenant",
     "OffboardPlan",
     "Offboarded",
@@ -105,10 +78,8 @@ __all__ = [
     "ReleaseRun",
     "RepairPlan",
     "RepairRun",
-    "RepairStep",
     "RestorePlan",
     "RestoreRun",
-    "Restored",
     "Snapshot",
     "TenantDetail",
     "TenantInspection",
@@ -119,8 +90,6 @@ __all__ = [
     "count_rows",
     "create_tenant",
     "describe_figures",
-    "describe_inspections",
-    "drift_script",
     "drop_tenant",
     "ensure_registry",
     "ensure_template",

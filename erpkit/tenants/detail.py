@@ -31,8 +31,7 @@ SELECT relname,
        CASE WHEN relid <> ALL(%(locked)s::oid[]) THEN pg_indexes_size(relid)
             ELSE (SELECT coalesce(sum(i.relpages), 0) FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
                    WHERE x.indrelid = relid) * current_setting('block_size')::bigint END,
-       n_dead_tup, seq_scan, coalesce(idx_scan, 0),
-       greatest(last_vacuum, last_autovacuum), greatest(last_analyze, last_autoanalyze)
+       n_dead_tup, greatest(last_vacuum, last_autovacuum)
   FROM pg_stat_all_tables WHERE schemaname = %(schema)s AND NOT starts_with(relname, 'goose_db_version')
    AND NOT starts_with(relname, 'schema_migrations')
 
@@ -49,17 +48,14 @@ SELECT s.relname, s.indexrelname,
 
 @dataclass(frozen=True)
 class TableDetail:
-    """One table: its rows, its bytes and those of its indexes, its scans, and its last vacuum and analyze."""
+    """One table: its rows, its bytes and those of its indexes, and its last vacuum."""
 
     name: str
     rows: int
     size: int
     index_size: int
     dead_rows: int
-    full_scans: int
-    index_scans: int
     last_vacuum: datetime | None
-    last_analyze: datetime | None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from erpkit.database import TEMPLATE, Connection, Tenant, has_schema, quote_name
 from erpkit.errors import UsageError
 from erpkit.finding import Finding
 from erpkit.plural import count_of
-from erpkit.result import Result, Summary
+from erpkit.result import Summary, SummaryResult
 from erpkit.table import Column, Table
 from erpkit.tenants.ddl import mend_object, rank
 from erpkit.tenants.fingerprints import Fingerprint, read_fingerprints
@@ -64,8 +64,8 @@ class Difference:
         return any("\n" in (text or "") or len(text or "") > _LONGEST for text in (self.canonical, self.actual))
 
 
-@dataclass(frozen=True)
-class Drift(Result):
+@dataclass(frozen=True, repr=False)
+class Drift(SummaryResult):
     """How the schemas of tenants differ from `measure`: `_template`, one of the tenants, or what most of them have."""
 
     measure: str
@@ -135,12 +135,6 @@ class Drift(Result):
         left = f"; {unknown:,} could not be compared" if unknown else ""
         compared = count_of(len(self.differences) - unknown, "tenant differs", "tenants differ")
         return f"{len(self.differing):,} of {compared} from {self.measure}{left}"
-
-    def __repr__(self) -> str:
-        return str(self.summary)
-
-    def _repr_html_(self) -> str:
-        return self.summary.html() + self.table._repr_html_()
 
 
 def drift_findings(slug: str, differences: Iterable[Difference], measure: str = TEMPLATE.slug) -> list[Finding]:

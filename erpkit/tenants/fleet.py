@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ from erpkit.finding import Finding, with_ages
 from erpkit.migrations import ForeignState, MigrationStatus
 from erpkit.migrations.status import KINDS
 from erpkit.plural import count_of
-from erpkit.result import Result, Summary
+from erpkit.result import Summary, SummaryResult
 from erpkit.table import Column, Table, Tone
 from erpkit.tenants.drift import Difference, drift_table
 from erpkit.tenants.health import Blocker
@@ -27,11 +27,12 @@ from erpkit.tenants.snapshot import (
 )
 
 _MIB = 2**20
+_FEW = 5  # tenants that are alike, of which each has its line
 _Versions = tuple[str, Mapping[str, MigrationStatus | ForeignState]]  # a tenant, and its states by module
 
 
-@dataclass(frozen=True)
-class FleetInspection(Result):
+@dataclass(frozen=True, repr=False)
+class FleetInspection(SummaryResult):
     """The inspections of tenants; `before` is an earlier inspection, since which growth is measured.
 
     `ages` says how long each finding has been known, by its key, and `unkept` why this inspection was not kept for the next one.
@@ -116,7 +117,8 @@ class FleetInspection(Result):
         rows = sorted(
             self.growths.values(), key=lambda one: (one.size is None, -(one.size or 0), -(one.rows or 0), one.name)
         )
-        return Table(_GROWTH, rows, "There is no earlier inspection to compare with.", title)
+        empty = "There is no earlier inspection to compare with."
+        return Table(_GROWTH, rows, f"{empty} And {self.unkept}." if self.unkept else empty, title)
 
     @property
     def migrations(self) -> Table[_Versions]:
@@ -131,6 +133,11 @@ class FleetInspection(Result):
         )
 
     @property
+    def versions(self) -> Table[_Versions]:
+        """The same matrix, with one line for all tenants that are current and alike where there are many."""
+        return replace(self.migrations, rows=_shorten(self.migrations.rows))
+
+    @property
     def rows(self) -> Table[tuple[str, Mapping[str, int]]]:
         """One line for each table: how many tenants have it, its rows in all of them, and the tenant with the most."""
         names = sorted({table for i in self.inspections for table in i.rows})
@@ -140,8 +147,22 @@ class FleetInspection(Result):
     @property
     def drift(self) -> Table[tuple[str, Difference]]:
         """One line for each tenant and difference, in words and as the DDL that would undo it."""
-        measure = self.inspections[0].measure if self.inspections else "_template"
-        return drift_table({i.tenant.slug: i.drift for i in self.inspections}, measure)
+        table = drift_table({i.tenant.slug: i.drift for i in self.inspections}, self._measure)
+        compared = sum(i.figure("drift", 1) or 0 for i in self.inspections)
+        return (
+            table if compared == len(self.inspections) > 0 else replace(table, empty=self._not_read("drift", compared))
+        )
+
+    @property
+    def _measure(self) -> str:
+        return self.inspections[0].measure if self.inspections else "_template"
+
+    def _not_read(self, what: str, read: int) -> str:
+        """Return what stands for a table without rows where not every tenant was looked at: it is not known to be empty."""
+        if not self.inspections:
+            return "There are no tenants."
+        few = f"only of {read:,} of {count_of(len(self.inspections), 'tenant')}" if read else "of no tenant"
+        return f"No {what} was found; it was read {few}."
 
     @property
     def blockers(self) -> Table[tuple[str, Blocker]]:
@@ -165,10 +186,14 @@ class FleetInspection(Result):
     @property
     def dead_letters(self) -> Table[DeadLetter]:
         """One line for each dead letter, without its payload."""
+        read = sum(i.figure("dead letters", 1) or 0 for i in self.inspections)
+        empty = "There are no dead letters."
+        if not read or read < len(self.inspections):
+            empty = self._not_read("dead letter", read) if self.has_event_log else "There is no event log."
         return Table(
             LETTER_COLUMNS,
             [letter for i in self.inspections for letter in i.dead_letters],
-            "There are no dead letters.",
+            empty,
             is_trouble=True,
             about=("dead letters",),
         )
@@ -188,11 +213,23 @@ class FleetInspection(Result):
     def __len__(self) -> int:
         return len(self.inspections)
 
-    def __repr__(self) -> str:
-        return str(self.summary)
 
-    def _repr_html_(self) -> str:
-        return self.summary.html() + self.table._repr_html_()
+def _shorten(lines: Sequence[_Versions]) -> list[_Versions]:
+    """Return one line for all tenants that are current and alike, where there are many; the others stay as they are."""
+    alike: dict[tuple[tuple[str, str], ...], list[_Versions]] = {}
+    for line in lines:
+        if all(state.tone == "good" for state in line[1].values()):
+            alike.setdefault(tuple((module, state.text) for module, state in line[1].items()), []).append(line)
+    many = [some for some in alike.values() if len(some) > _FEW]
+    left_out = {slug for some in many for slug, _ in some}
+    return [line for line in lines if line[0] not in left_out] + [
+        (f"{count_of(len(some), 'tenant')}, all alike", some[0][1]) for some in many
+    ]
+
+
+def _warn_unless_read(what: str, count: Callable[[TenantInspection], object]) -> Callable[[TenantInspection], Tone]:
+    """Colour what is not 0, and what was not read of a tenant as well, which is nothing good."""
+    return lambda i: "warning" if count(i) or what in i.unread else ""
 
 
 def _warn(count: Callable[[TenantInspection], object]) -> Callable[[TenantInspection], Tone]:
@@ -213,7 +250,7 @@ def _module_column(module: str) -> Column[_Versions]:
     def tone(line: _Versions) -> Tone:
         return line[1][module].tone if module in line[1] else "muted"
 
-    return Column(module, lambda line: line[1][module].text if module in line[1] else None, tone=tone)
+    return Column(module, lambda line: line[1][module].text if module in line[1] else None, tone=tone, right=True)
 
 
 def _state_column(module: str) -> Column[TenantInspection]:
@@ -243,15 +280,16 @@ def _largest(row: tuple[str, Mapping[str, int]]) -> str:
 
 _OF_LOG: tuple[Column[TenantInspection], ...] = (
     Column[TenantInspection](
-        "migrations pending", _if_read("versions", lambda i: i.pending), right=True, tone=_warn(lambda i: i.pending)
+        "migrations pending", _if_read("versions", lambda i: i.pending), right=True,
+        tone=_warn_unless_read("versions", lambda i: i.pending),
     ),
     Column[TenantInspection](
         "dead letters", _if_read("dead letters", lambda i: len(i.dead_letters)), right=True,
-        tone=_warn(lambda i: i.dead_letters),
+        tone=_warn_unless_read("dead letters", lambda i: i.dead_letters),
     ),
 )  # fmt: skip
 _DRIFT = Column[TenantInspection](
-    "drift", _if_read("drift", lambda i: len(i.drift)), right=True, tone=_warn(lambda i: i.drift)
+    "drift", _if_read("drift", lambda i: len(i.drift)), right=True, tone=_warn_unless_read("drift", lambda i: i.drift)
 )
 _NAMES: tuple[Column[TenantInspection], ...] = (
     Column[TenantInspection]("tenant", lambda i: i.tenant.slug, tone=lambda i: "" if i.exists else "error"),
@@ -318,5 +356,5 @@ _INDEXES = (
     Column[_Advice]("index", lambda row: row[0]),
     Column[_Advice]("finding", lambda row: row[1]),
     Column[_Advice]("tenants", lambda row: len(row[2])),
-    Column[_Advice]("size", lambda row: round(sum(row[2]) / 1024), unit="KiB", bar=True),
+    Column[_Advice]("size", lambda row: round(sum(row[2]) / 1024) or None, unit="KiB", bar=True, right=True),
 )

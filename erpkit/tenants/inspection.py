@@ -18,6 +18,7 @@ from erpkit.events.checkpoints import Backlog
 from erpkit.events.dead_letters import cause_of
 from erpkit.events.lag import find_lag
 from erpkit.finding import Finding, name_some
+from erpkit.grouping import group_by
 from erpkit.migrations import (
     Applied,
     ForeignState,
@@ -54,7 +55,6 @@ _WEEK = "(SELECT count(*) FROM {log} WHERE recorded_at > now() - interval '7 day
 _OF_LOG = ("last event", "dead letters", "backlog")
 
 _T = TypeVar("_T")
-_OfTenant = TypeVar("_OfTenant", MigrationStatus, DeadLetter)
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ class _Reading:
         self.rows = {schema: _estimates(facts) | counts.get(schema, {}) for schema, facts in self.tables.items()}
         self.events = _events(connection, there, self.tables, failed["last event"], exact=self.exact)
         self.groups = groups
-        self.letters = _by_tenant(list_dead_letters(connection, there, failed["dead letters"]))
+        self.letters = group_by(list_dead_letters(connection, there, failed["dead letters"]), lambda one: one.tenant)
         self.backlog = read_backlog(connection, there, groups, failed["backlog"])
 
     def read_versions(self, beside: Future[Applied] | None) -> None:
@@ -283,7 +283,7 @@ class _Reading:
         if applied.no_history:
             self.failed["edited and unfinished migrations"] = {t.slug: applied.no_history for t in self.there}
         known = [tenant for tenant in readable if tenant.slug not in applied.unread]
-        self.statuses = _by_tenant(describe_status(known, self.migrations, applied))
+        self.statuses = group_by(describe_status(known, self.migrations, applied), lambda one: one.tenant)
 
     def read_drift(self, beside: Future[dict[str, Fingerprint]] | None, among: Sequence[Tenant]) -> None:
         """Look for drift in the tenants that have every migration."""
@@ -396,13 +396,6 @@ def _named(tables: Sequence[str]) -> str:
     if len(tables) == 1:
         return f"table {tables[0]}"
     return f"tables {name_some(tables, 3)}"
-
-
-def _by_tenant(records: Sequence[_OfTenant]) -> dict[str, list[_OfTenant]]:
-    found: dict[str, list[_OfTenant]] = {}
-    for record in records:
-        found.setdefault(record.tenant, []).append(record)
-    return found
 
 
 def _estimates(tables: Sequence[TableFacts]) -> dict[str, int]:

@@ -30,7 +30,8 @@ from erpkit.database.operators import database_name, lock_shared
 from erpkit.errors import DatabaseError, ErpkitError, MigrationError, PlanChangedError, UsageError, first_line
 from erpkit.finding import Finding
 from erpkit.migrations import Migration, apply_migration, plan_up, read_applied, run_plan
-from erpkit.migrations.apply import check_own_sessions, message_of, send_body, wait_for_lock
+from erpkit.migrations.apply import check_own_sessions, send_body, wait_for_lock
+from erpkit.migrations.failures import message_of
 from erpkit.migrations.history import Run, ensure_history
 from erpkit.migrations.script import check_statements
 from erpkit.plan import plan_id

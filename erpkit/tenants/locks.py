@@ -13,7 +13,7 @@ from psycopg.abc import Params, Query
 
 from erpkit.database import Connection, Tenant
 from erpkit.errors import DatabaseError
-from erpkit.migrations.apply import describe_holders
+from erpkit.migrations.failures import describe_holders
 from erpkit.migrations.files import VERSION_TABLES
 
 PATIENCE = 1.0  # seconds that a statement waits for a lock

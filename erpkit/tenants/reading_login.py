@@ -13,14 +13,15 @@ from erpkit.tenants.listing import Listing
 
 __all__ = ["Login", "grants_lacking", "grants_of_reader", "read_login"]
 
-_OWN = {"slug", "schema_name", "role_name", "name", "status"}  # the columns of erpkit's own public.tenants
+_OWN = {"slug", "schema_name", "role_name", "name", "status"}  # the columns of erpkit's own table of tenants
 _READER = "erp_reader"  # the login that is proposed
 _FEW = 5  # schemas that are granted one by one
 
 _LOGIN = """
 SELECT session_user::text, quote_ident(session_user), current_setting('server_version'), pg_backend_pid(), pg_is_in_recovery(),
        ARRAY(SELECT attname::text FROM pg_catalog.pg_attribute
-              WHERE attrelid = to_regclass('public.tenants') AND attnum > 0 AND NOT attisdropped)
+              WHERE attrelid = coalesce(to_regclass('public.erpkit_tenants'), to_regclass('public.tenants'))
+                AND attnum > 0 AND NOT attisdropped)
 """
 
 
@@ -28,7 +29,8 @@ SELECT session_user::text, quote_ident(session_user), current_setting('server_ve
 class Login:
     """Who is connected: `quoted` is the name as SQL writes it, `excess` what it may do besides reading.
 
-    `pooler` tells whether one is in between, and `registry` are the columns of public.tenants, if there is one.
+    `pooler` tells whether one is in between, and `registry` are the columns of public.erpkit_tenants, else of
+    public.tenants, if there is one.
     """
 
     name: str
@@ -41,7 +43,7 @@ class Login:
 
     @property
     def owns_registry(self) -> bool:
-        """Whether there is a public.tenants of erpkit's own."""
+        """Whether there is a table of tenants of erpkit's own."""
         return self.registry >= _OWN
 
 

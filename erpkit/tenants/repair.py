@@ -180,7 +180,7 @@ _STEPS = (
         "runs", lambda row: f"{row[0]}, {_RISKS[row[1].risk]}".rstrip(", "),
         tone=lambda row: "muted" if row[0] == "no" else "error" if row[1].risk == "loses" else "",
     ),
-    Column[_Step]("difference", lambda row: row[1].difference),
+    Column[_Step]("difference", lambda row: row[1].difference, is_name=True),
     Column[_Step]("statement", lambda row: row[1].statement),
 )  # fmt: skip
 

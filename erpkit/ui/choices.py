@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from importlib.metadata import entry_points
 
+import psycopg
+
 from erpkit.config import Settings
 from erpkit.database import Tenant
 from erpkit.erp import Installation
-from erpkit.errors import ErpkitError, UsageError
+from erpkit.errors import ErpkitError, UsageError, first_line
 from erpkit.modules import EventHandler, Registry, load_modules
-from erpkit.near import did_you_mean
-from erpkit.runs import Parameter
+from erpkit.near import did_you_mean, find_near
+from erpkit.runs import Parameter, list_notebooks, list_runs
+from erpkit.runs.store import HistoryFile
 
 # Which parameters are picked from a list, by their names; `ui.form` can be told otherwise.
 _KINDS = {
     "tenant": "tenants", "tenants": "tenants", "canaries": "active",
     "topic": "topics", "topics": "topics",
     "handler": "handlers", "handlers": "handlers", "side_effects": "effects",
-    "module": "modules", "modules": "modules", "impact": "modules",
+    "module": "modules", "modules": "modules", "impact": "modules", "cut": "edges",
+    "table": "tables", "notebook": "notebooks",
 }  # fmt: skip
 KINDS = {*_KINDS.values(), "inactive", "rebuildable", "replayable", "risks"}
+_TABLES = """
+SELECT relname FROM pg_catalog.pg_class
+ WHERE relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = current_schema())
+   AND relkind IN ('r', 'p', 'v', 'm', 'f')
+ ORDER BY relname
+"""
 _GROUPS = "erpkit."  # what the names of groups of modules begin with, beside the configured one
 _PATTERN = frozenset("*?[")
 
@@ -45,6 +56,11 @@ class Offer:
         if name in self.refused:
             return f"{name} {self.refused[name]}"
         return f"there is no {f'{self.noun} ' if self.noun else ''}{name!r}: {did_you_mean(name, self.names)}"
+
+    def likely_problem(self, text: str) -> str:
+        """Return why a name, or one of an edge's, was probably mistyped: it is unknown, and like one that is known."""
+        unknown = [name for name in map(str.strip, text.split("->")) if name not in self.names]
+        return next((self.problem(name) for name in unknown if find_near(name, self.names, cutoff=0.75)), "")
 
 
 class Choices:
@@ -142,6 +158,38 @@ class Choices:
     def modules(self) -> Offer:
         """Every module, by name."""
         return Offer([module.name for module in self._registry.modules], noun="module")
+
+    @property
+    def edges(self) -> Offer:
+        """Every declared dependency of a module, as `sales->catalog`; what else they need is found by looking."""
+        declared = [f"{module.name}->{other}" for module in self._registry.modules for other in module.dependencies]
+        return Offer([*declared, *self.modules.names] if declared else [], noun="module")
+
+    @cached_property
+    def tables(self) -> Offer:
+        """The tables of the first active tenant, which the others have, too."""
+        tenant = next((tenant for tenant in self._fleet if tenant.is_active), None)
+        if tenant is None:
+            return Offer([])
+        try:
+            with Installation(self._settings) as erp, erp.database.tenant_transaction(tenant) as connection:
+                return Offer([name for (name,) in connection.execute(_TABLES)], noun="table")
+        except (ErpkitError, psycopg.Error) as error:
+            self.notes.append(f"tables cannot be listed: {first_line(error)}")
+            return Offer([])
+
+    @cached_property
+    def notebooks(self) -> Offer:
+        """The notebooks of the kit, and others whose runs were recorded."""
+        names = {name.rpartition("/")[2] for name in list_notebooks()}
+        with (
+            suppress(ErpkitError, psycopg.Error),
+            Installation(self._settings) as erp,
+            erp.database.connection() as connection,
+        ):
+            file = HistoryFile.beside(connection, self._settings.home)
+            names |= {run.notebook for run in list_runs(connection, limit=2000, file=file)}
+        return Offer(sorted(names), noun="notebook")
 
     @property
     def risks(self) -> Offer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -109,6 +109,16 @@ class Decision(Generic[_Record, _Result]):
             return now
         return _LiveSummary(now.title, now.facts, now.findings, self._live)
 
+    def add_to(self, summary: Summary) -> Summary:
+        """Return the summary of what follows with the figures and findings of this decision: of a mend before a retry, say."""
+        if not self.plan.record.size:
+            return summary
+        own = {f"{self.plan.id.partition('-')[0]} plan": self.plan.id, **self.plan.record.facts}
+        now = self.result or self.plan.record
+        return replace(
+            summary, facts={**own, **now.facts, **summary.facts}, findings=[*now.findings, *summary.findings]
+        )
+
     @property
     def _has_buttons(self) -> bool:
         return is_a_notebook_watched() and (self.result is None or "widget" in self.__dict__)
@@ -130,7 +140,7 @@ class Decision(Generic[_Record, _Result]):
 
     def _html(self) -> str:
         if self.result is None:
-            hint = "<p>Dry run: nothing was changed.</p>" if self.plan.record.size else "<p>There is nothing to do.</p>"
+            hint = "<p>Dry run: nothing was changed.</p>" if self.plan.record.size else ""
             return self.plan._repr_html_() + hint
         return to_html(str(self.result), findings=self.result.findings, tables=self.result.tables)
 

@@ -17,7 +17,7 @@ from erpkit.visible import visible_html
 _LABEL = "min(11em, 24vw)"
 _INDENT = f"0 0 0 calc({_LABEL} + 8px)"  # under a field, beside its label
 _ALERT = f'<span role="alert" style="color:var(--jp-error-color1,#dc2626);display:block;margin-left:calc({_LABEL} + 8px)">{{}}</span>'
-_PATTERNS = ("topic", "modules", "impact")  # what is chosen for these may be changed by hand
+_TYPED = ("topic", "modules", "impact", "table", "notebook")  # what is chosen for these may be changed by hand
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Field:
     @property
     def problem(self) -> str:
         """What is wrong with the value, in words; empty if nothing is."""
-        return find_problem(self.parameter, self.value, self.offer, is_pattern=self.parameter.name in _PATTERNS)
+        return find_problem(self.parameter, self.value, self.offer)
 
     def tell(self, problem: str) -> None:
         """Show at the field what is wrong with it; take the message away for an empty one."""
@@ -69,7 +69,7 @@ def field_of(parameter: Parameter, value: Any, offer: Offer | None) -> Field:
     if get_origin(kind) is list and get_args(kind) == (str,):
         return _names(parameter, value, offer)
     read = _none_if_empty if is_optional else _same
-    if choices is not None and parameter.name not in _PATTERNS:
+    if choices is not None and parameter.name not in _TYPED and parameter.default != "*":
         return Field(parameter, _dropdown(parameter, ["", *choices, value or ""], value or ""), read, offer=offer)
     typed = _typed(parameter, kind, is_optional, value)
     if typed is not None:

@@ -9,8 +9,8 @@ from typing import Any
 from erpkit.config import Settings
 from erpkit.errors import UsageError
 from erpkit.runs import Parameter, check_parameters, read_parameters, validate_parameters
-from erpkit.runs.parameters import python_values
-from erpkit.ui.checks import find_conflicts
+from erpkit.runs.parameters import CONFIRMS, python_values
+from erpkit.ui.checks import find_conflicts, find_excused
 from erpkit.ui.choices import Choices, check_kinds
 from erpkit.ui.decision import run_below_button
 from erpkit.ui.fields import Field, field_of
@@ -18,7 +18,7 @@ from erpkit.ui.served import link_with, read_link
 from erpkit.visible import visible_html
 from erpkit.watching import is_a_notebook_watched, is_served
 
-_BY_BUTTON = frozenset({"confirm", "dry_run"})  # there is one way to apply: the id beside the button
+_BY_BUTTON = frozenset({*CONFIRMS, "dry_run"})  # there is one way to apply: the id beside the button
 _KEPT = "_erpkit_form"  # the variable that outlives Run All: by parameter, the cell's value and the form's
 
 
@@ -47,10 +47,10 @@ def form(namespace: dict[str, Any], *, rare: Sequence[str] = (), **kinds: str) -
     """Show a form that sets the parameters of this notebook; call it as `ui.form(globals())`, below the parameters cell.
 
     Its fields come from the parameters cell: type, default and help; those named in `rare` are folded. Parameters named `tenant`,
-    `tenants`, `canaries`, `topic`, `handler`, `handlers`, `side_effects`, `module`, `modules` and `impact` are picked from what
-    there really is; `kinds` narrows that, such as `tenant="inactive"`. What is set outlives Run All, until the cell itself says
-    something else. `dry_run` and `confirm` are left to the buttons of `ui.decide`. In a run there is no form, and the parameters
-    are checked. Raises UsageError for one that is wrong.
+    `tenants`, `canaries`, `topic`, `handler`, `handlers`, `side_effects`, `module`, `modules`, `impact`, `cut`, `table` and
+    `notebook` are picked from what there really is; `kinds` narrows that, such as `tenant="inactive"`. What is set outlives Run
+    All, until the cell itself says something else. `dry_run` and the ids of plans are left to the buttons of `ui.decide`. In a run
+    there is no form, and the parameters are checked. Raises UsageError for one that is wrong.
     """
     if is_a_notebook_watched():
         return Form(namespace, rare, kinds)
@@ -91,9 +91,8 @@ class Form:
         wrong = {name: field.problem for name, field in self.fields.items()}
         if "slug" in wrong and self.fields["slug"].value in self._found.tenants.names:
             wrong["slug"] = f"there is a tenant {self.fields['slug'].value} already"
-        if "watermill" in self.fields and self.fields["watermill"].value:
-            wrong |= {"topic": "", "uuids": ""}  # Watermill's topics and ids are not those of the modules
-        alone = {name: problem for name, problem in wrong.items() if problem}
+        excused = find_excused({name: field.value for name, field in self.fields.items()}, wrong)
+        alone = {name: problem for name, problem in wrong.items() if problem and name not in excused}
         if alone:
             return alone
         return find_conflicts({name: _python_value(one.parameter, one.value) for name, one in self.fields.items()})

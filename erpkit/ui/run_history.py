@@ -92,6 +92,6 @@ def _svg(figure: Figure, title: str) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Title": title})
     svg = buffer.getvalue().replace(_INK, "currentColor")
-    # On a narrow screen it is scrolled rather than made too small to be read: seven tenths of its size are legible.
-    least = f'<svg style="min-width:{50 * figure.get_figwidth():.0f}px" '
+    # On a narrow screen it is scrolled rather than made too small to be read: three quarters of its size are legible.
+    least = f'<svg style="min-width:{72 * figure.get_figwidth():.0f}px" '
     return svg[svg.index("<svg") :].replace("<svg ", least, 1)

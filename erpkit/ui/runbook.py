@@ -38,7 +38,7 @@ def banner(erp: Erp, rehearsal: Rehearsal | None) -> Banner:
     if rehearsal is not None:
         untick = "No tenant of yours is touched. For the real thing, untick rehearse and press Run."
         return Banner("REHEARSAL", f"on a scratch copy of the sample ERP. {untick}")
-    return Banner("IN EARNEST", f"on {erp.target}. Nothing is changed without the plan's id, or what the form ticks.")
+    return Banner("IN EARNEST", f"on {erp.target}. Nothing is changed without the plan's id.")
 
 
 @dataclass(frozen=True)

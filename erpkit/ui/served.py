@@ -9,11 +9,11 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from erpkit.runs import Parameter, validate_parameters
-from erpkit.runs.parameters import python_values
+from erpkit.runs.parameters import CONFIRMS, python_values
 from erpkit.visible import visible_html
 
 # What writes is not set by an address, which anyone can send: a person sets it on the page itself.
-_NEVER = frozenset({"accept", "activate", "confirm", "dry_run", "mend", "mend_now"})
+_NEVER = frozenset({"accept", "activate", *CONFIRMS, "dry_run", "mend"})
 _STYLE = "display:inline-block;padding:.4em 1.2em;border-radius:2px;text-decoration:none;color:#fff;background:#1565c0;margin:2px"
 
 

@@ -16,11 +16,19 @@ from playwright.sync_api import expect
 
 from erpkit.database import Database
 from erpkit.runs import open_notebook, run_notebook
+from erpkit.runs.fleet import FleetResult
+from erpkit.runs.fleet_file import FleetFile
 from erpkit.sample.demo import Planted
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+LONG = "close_the_month_of_each_tenant_and_send_the_bookkeepers_what_is_open"
+BROKEN = """
+from erpkit import Finding, Summary
+display(Summary("Books", {"books": 1}, [Finding("open", "acme", "is open", remedy="erpkit tenants list --status active")]))
+raise RuntimeError("there is no exchange rate for CHF, " + "in_which_it_was_paid_" * 9)
+"""
 NOTEBOOKS = ("inspect_tenants", "event_health", "check_modules", "run_migrations")
 WIDE, PHONE = {"width": 1280, "height": 1000}, {"width": 390, "height": 800}
 MANY = """
@@ -40,18 +48,32 @@ Table([Column("tenant", str), pending], names, about=("pending",))
 
 @pytest.fixture(scope="module")
 def runs(planted: Planted, shared_database: Database, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the reports of four notebooks and their index."""
-    folder = tmp_path_factory.mktemp("looked-at")
+    """A folder with the reports of four notebooks and of one that fails, their index, and the page of a fleet."""
+    folder, results = tmp_path_factory.mktemp("looked-at"), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ERPKIT_DATABASE", shared_database.conninfo)
         patch.setenv("ERPKIT_MODULES", "erpkit.sample")
         for name in NOTEBOOKS:
             result = run_notebook(open_notebook(name), {}, folder, name)
             assert result.outcome in ("ok", "findings"), result.error
+            results[name] = result
+        results["broken"] = run_notebook(open_notebook(_write_broken(folder)), {}, folder, "broken")
+    FleetFile(folder / "fleet.jsonl").write_page("A fleet", FleetResult(results, {}), str(folder))
     return folder
 
 
-@pytest.mark.parametrize("name", [*NOTEBOOKS, "index"])
+def _write_broken(folder: Path) -> str:
+    """Write a notebook with a long name that finds something, and then fails with a long error."""
+    texts = [
+        nbformat.v4.new_markdown_cell(text) for text in ("# Close the month\n\nEach night.", "## Books", "## Later")
+    ]
+    cells = [*texts[:2], nbformat.v4.new_code_cell(BROKEN), texts[2], nbformat.v4.new_code_cell("1")]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / f"{LONG}.ipynb")
+    return str(folder / f"{LONG}.ipynb")
+
+
+@pytest.mark.parametrize("name", [*NOTEBOOKS, "broken", "fleet", "index"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_serious_fault_in_a_report_by_day_and_by_night(
     browser: Browser, runs: Path, name: str, scheme: str
@@ -68,7 +90,7 @@ def test_axe_finds_no_serious_fault_in_a_report_by_day_and_by_night(
         page.close()
 
 
-@pytest.mark.parametrize("name", [*NOTEBOOKS, "index"])
+@pytest.mark.parametrize("name", [*NOTEBOOKS, "broken", "fleet", "index"])
 def test_a_phone_never_scrolls_a_page_sideways(page: Page, runs: Path, name: str) -> None:
     page.set_viewport_size(PHONE)  # type: ignore[arg-type]
     page.goto((runs / f"{name}.html").as_uri())
@@ -108,9 +130,13 @@ def test_a_report_begins_with_what_is_wrong_and_each_line_leads_to_its_section(
 def test_the_index_tells_the_first_finding_and_finds_by_words_and_by_trouble(page: Page, runs: Path) -> None:
     page.goto((runs / "index.html").as_uri())
     rows = page.locator("table.all tbody tr")
-    expect(rows).to_have_count(len(NOTEBOOKS))
+    expect(rows).to_have_count(len(NOTEBOOKS) + 1)
     expect(rows.filter(has_text="inspect_tenants")).to_contain_text("dead letters")
-    expect(page.locator(".trend")).to_have_count(len(NOTEBOOKS))
+    expect(page.locator(".trend")).to_have_count(len(NOTEBOOKS) + 1)
+    expect(page.locator("table.runs tbody tr").first).to_contain_text(
+        "RuntimeError: there is no exchange rate"
+    )  # the worst first
+    assert page.evaluate("document.documentElement.scrollWidth") == page.evaluate("innerWidth")
     page.get_by_label("only what needs a look").check()
     expect(rows.filter(has_text="check_modules")).not_to_be_visible()
     expect(rows.filter(has_text="inspect_tenants")).to_be_visible()
@@ -118,7 +144,7 @@ def test_the_index_tells_the_first_finding_and_finds_by_words_and_by_trouble(pag
     page.get_by_label("search").fill("CHECK_modules")
     expect(rows.filter(visible=True)).to_have_count(1)
     page.get_by_label("search").fill("")
-    expect(rows.filter(visible=True)).to_have_count(len(NOTEBOOKS))
+    expect(rows.filter(visible=True)).to_have_count(len(NOTEBOOKS) + 1)
 
 
 def test_at_400_tenants_trouble_and_all_tenants_take_at_most_three_screens(page: Page, tmp_path: Path) -> None:

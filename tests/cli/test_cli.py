@@ -13,7 +13,7 @@ from erpkit.embedded import EmbeddedServer
 from erpkit.modules import Registry
 from erpkit.runs.sample import NOTEBOOKS, renew_database
 from erpkit.sample.demo import Planted, plant
-from tests.command import erpkit, refused
+from tests.command import erpkit, refused, rows_of
 from tests.conftest import SMALL
 
 
@@ -68,59 +68,59 @@ def test_a_table_of_tenants_that_is_not_erpkits_is_one_line_that_says_what_to_se
 
 
 def test_a_tenant_is_created_suspended_and_activated(database: Database) -> None:
-    assert "created acme: schema tenant_acme" in erpkit("tenants", "create", "acme").stdout
-    assert "acme is suspended" in erpkit("tenants", "suspend", "acme").stdout
+    assert "created acme: schema tenant_acme" in erpkit("tenants", "create", "acme").stderr
+    assert "acme is suspended" in erpkit("tenants", "suspend", "acme").stderr
     assert json.loads(erpkit("tenants", "list", "--json").stdout)[0]["status"] == "suspended"
-    assert "acme is active" in erpkit("tenants", "activate", "acme").stdout
+    assert "acme is active" in erpkit("tenants", "activate", "acme").stderr
 
 
 def test_a_tenant_is_exported_archived_dropped_and_imported_again(erp: Planted, tmp_path: Path) -> None:
     file = str(tmp_path / "acme.erpkit")
-    assert f"exported acme to {file}: " in erpkit("tenants", "export", "acme", file).stdout
+    assert f"exported acme to {file}: " in erpkit("tenants", "export", "acme", file).stderr
     refused(erpkit("tenants", "drop", "acme"), 2, "tenant acme is active: suspend or archive it first")
-    assert "acme is archived" in erpkit("tenants", "archive", "acme").stdout
-    shown = erpkit("tenants", "drop", "acme").stdout
+    assert "acme is archived" in erpkit("tenants", "archive", "acme").stderr
+    shown = erpkit("tenants", "drop", "acme").stderr
     assert "dry run: nothing was changed" in shown
     refused(erpkit("tenants", "drop", "acme", "--confirm", "drop-1"), 2, "drop-1", "nothing was done")
     assert (
-        "dropped acme: " in erpkit("tenants", "drop", "acme", "--confirm", shown.split("--confirm ")[1].strip()).stdout
+        "dropped acme: " in erpkit("tenants", "drop", "acme", "--confirm", shown.split("--confirm ")[1].strip()).stderr
     )
     refused(erpkit("tenants", "drop", "acme"), 2, "no tenant 'acme'")
-    assert "imported apex: schema tenant_apex" in erpkit("tenants", "import", file, "--as", "apex").stdout
-    assert "renamed apex to acme: schema tenant_acme" in erpkit("tenants", "rename", "apex", "acme").stdout
+    assert "imported apex: schema tenant_apex" in erpkit("tenants", "import", file, "--as", "apex").stderr
+    assert "renamed apex to acme: schema tenant_acme" in erpkit("tenants", "rename", "apex", "acme").stderr
     refused(erpkit("tenants", "import", file), 2, "tenant acme or schema tenant_acme already exists")
     refused(erpkit("tenants", "rename", "acme", "a,b"), 2, "'a,b' is not a valid tenant name")
 
 
 def test_what_is_done_to_the_fleet_names_the_tenants_that_it_passes_over(erp: Planted) -> None:
     for arguments in (("migrate", "plan"), ("migrate", "up"), ("events", "dispatch", "--once"), ("events", "replay")):
-        assert f"skipped {erp.suspended}: suspended" in erpkit(*arguments).stdout, arguments
+        assert f"skipped {erp.suspended}: suspended" in erpkit(*arguments).stderr, arguments
 
 
 def test_migrations_are_planned_confirmed_and_taken_back(erp: Planted) -> None:
     assert erpkit("migrate", "status").returncode == 3
     plan = json.loads(erpkit("migrate", "plan", "--json").stdout)
     assert [(step["tenant"], step["migration"]) for step in plan["steps"]] == [(erp.behind, "billing/00004_due_dates")]
-    assert f"--confirm {plan['id']}" in erpkit("migrate", "up").stdout
+    assert f"--confirm {plan['id']}" in erpkit("migrate", "up").stderr
     refused(erpkit("migrate", "up", "--confirm", "migrate-1"), 2, "migrate-1", "nothing was done")
     assert erpkit("migrate", "up", "--confirm", plan["id"]).returncode == 0
     assert erpkit("migrate", "status").returncode == 0
     down = ("migrate", "down", "--tenant", erp.behind, "--module", "billing", "--to", "3")
-    shown = erpkit(*down).stdout
+    shown = erpkit(*down).stderr
     assert erpkit(*down, "--confirm", shown.split("--confirm ")[1].strip()).returncode == 0
     assert erpkit("migrate", "status").returncode == 3
     refused(erpkit("migrate", "down", "--module", "billing", "--to", "3"), 2, "--tenant", "--all")
-    everyone = erpkit("migrate", "redo", "--module", "catalog", "--all").stdout
+    everyone = erpkit("migrate", "redo", "--module", "catalog", "--all").stderr
     assert "on 4 schemas" in everyone  # `_template` and three active tenants
     assert erp.suspended in everyone
 
 
 def test_events_are_replayed_after_a_dry_run(erp: Planted) -> None:
     shown = erpkit("events", "replay", "--topic", "billing.*")
-    assert "left out" in shown.stdout
-    done = erpkit("events", "replay", "--topic", "billing.*", "--confirm", shown.stdout.split("--confirm ")[1].strip())
+    assert "left out" in shown.stderr
+    done = erpkit("events", "replay", "--topic", "billing.*", "--confirm", shown.stderr.split("--confirm ")[1].strip())
     assert done.returncode == 0
-    assert "0 failed" in done.stdout
+    assert "0 failed" in done.stderr
 
 
 def test_an_erp_that_erpkit_only_reads_has_no_event_log_and_each_command_says_so(erp: Planted) -> None:
@@ -269,7 +269,7 @@ def test_modules_that_depend_on_each_other_stop_start_up_and_are_a_finding(tmp_p
 def test_db_tells_its_state_and_url_without_a_password() -> None:
     assert erpkit("db", "status").returncode == 0
     assert erpkit("db", "url").stdout.startswith("postgresql://postgres@/erpkit?host=")
-    assert "was running" in erpkit("db", "start").stdout
+    assert "was running" in erpkit("db", "start").stderr
 
 
 def test_the_demo_replaces_an_earlier_one_and_finds_what_was_planted(
@@ -283,8 +283,9 @@ def test_the_demo_replaces_an_earlier_one_and_finds_what_was_planted(
     done = erpkit("demo", "--tenants", "4", "--output", str(tmp_path), ERPKIT_DATABASE="host=127.0.0.1 port=1")
     assert done.returncode == 0, done.stderr
     for trouble in ("dead letter", "column sales_orders.hotfix_note is extra", "behind on migrations", "suspended"):
-        assert trouble in done.stdout
-    lines = done.stdout.splitlines()
+        assert trouble in done.stderr
+    lines = done.stderr.splitlines()
+    assert [row[0] for row in rows_of(done)] == list(NOTEBOOKS)
     (behind,) = [line for line in lines if "behind on migrations" in line]
     assert behind.startswith("! inspect_tenants: ")
     assert behind.endswith(" (run_migrations mended it)")
@@ -313,7 +314,7 @@ def test_the_demo_leaves_tenants_of_ones_own_alone(tmp_path: Path) -> None:
         refused(erpkit("demo", "--output", str(tmp_path), **home), 2, "holds tenants of yours (acme)")
         assert json.loads(erpkit("tenants", "list", "--json", **home).stdout)[0]["slug"] == "acme"
     finally:
-        assert "stopped" in erpkit("db", "stop", **home).stdout
+        assert "stopped" in erpkit("db", "stop", **home).stderr
 
 
 def test_drift_is_told_in_words_as_ddl_and_as_json(erp: Planted) -> None:

@@ -8,6 +8,10 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
+from operator import itemgetter
+from pathlib import Path
 
 import click
 import pytest
@@ -17,20 +21,38 @@ from erpkit.database import Database
 from erpkit.modules import Registry
 from erpkit.sample.demo import Planted
 from erpkit.table import Column, Table
-from tests.command import erpkit, on_a_terminal, start_on_a_terminal
+from tests.command import erpkit, on_a_terminal, rows_of, start_on_a_terminal
 from tests.conftest import plant_copy
 
 READING = [
     "tenants list", "tenants inspect", "tenants inspect acme", "tenants drift", "migrate status", "migrate history", "modules list",
-    "queries check", "events list acme", "events trace {uuid}", "events lag", "events replays", "events shadows",
-    "events watermill", "events dead-letters list", "events dead-letters count", "events dead-letters count --by handler",
-    "events dead-letters show {tenant} {offset}", "runs", "mcp --list", "kernels list",
+    "queries check", "queries generate --check", "events list acme", "events trace {uuid}", "events lag", "events replays",
+    "events shadows", "events watermill", "events dead-letters list", "events dead-letters count",
+    "events dead-letters count --by handler", "events dead-letters show {tenant} {offset}", "runs", "mcp --list", "kernels list",
+    "doctor", "db status", "modules check", "modules graph --impact catalog", "modules graph --what-if sales->catalog",
+    "migrate lint",
 ]  # fmt: skip
-COLUMNS = {  # how many values a row has, of those commands that show some on the planted data
-    "tenants list": 4, "tenants inspect": 12, "tenants inspect acme": 12, "tenants drift": 3, "migrate status": 6, "migrate history": 8,
-    "modules list": 6, "events list acme": 4, "events trace {uuid}": 8, "events dead-letters list": 6, "events dead-letters count": 7,
-    "events dead-letters count --by handler": 2, "events dead-letters show {tenant} {offset}": 2, "mcp --list": 3, "kernels list": 4,
+PLANS = [
+    "migrate plan", "migrate up", "migrate down --all --module billing --to 3", "migrate redo --all --module catalog",
+    "tenants repair bluebird", "tenants drop delta_tools", "tenants hand-over", "tenants release", "events prune",
+    "events seek billing.on_stock_reserved --to now", "events replay --topic billing.*", "events dead-letters retry",
+    "events dead-letters discard --reason x", "events dead-letters edit {tenant} {offset} --set currency=EUR --reason x",
+    "runs prune", "tenants restore {file}",
+]  # fmt: skip
+DOING = [  # one after the other, on a tenant of their own
+    "tenants create newco", "tenants suspend newco", "tenants activate newco", "tenants rename newco newer",
+    "tenants archive newer", "tenants export newer {file}", "tenants import {file} --as again", "events dispatch --once",
+    "db start", "db stop", "events nats stop", "modules check --no-database --baseline", "migrate new x --module lone",
+]  # fmt: skip
+ELSEWHERE = {  # what takes a kernel, a broker or another ERP: the test that asks for its rows
+    "run": "runs/test_run_cli.py", "runs show": "runs/test_runs_cli.py", "runs rerun": "runs/test_runs_cli.py",
+    "demo": "cli/test_cli.py", "serve": "app/test_serving.py", "kernels start": "kernels/test_warm_runs.py",
+    "kernels stop": "kernels/test_warm_runs.py", "events forward": "events/brokers/test_brokers_cli.py",
+    "events nats start": "events/brokers/test_brokers_cli.py", "tenants adopt": "tenants/test_adoption.py",
+    "migrate force": "migrations/test_golang_fleet.py",
 }  # fmt: skip
+NO_ROWS = {"completion", "db url", "lab", "migrate show"}  # a script, a value, a server
+WITHOUT_FORMATS = NO_ROWS - {"migrate show"}  # which has JSON
 
 
 @pytest.fixture(scope="module")
@@ -45,42 +67,58 @@ def planted(shared_database: Database, registry: Registry) -> Iterator[Planted]:
 
 
 @pytest.fixture(scope="module")
-def words(planted: Planted) -> dict[str, str]:
-    """What takes the place of the names in `READING`."""
+def words(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What takes the place of the names in the commands."""
     (letter, *_) = json.loads(erpkit("events", "dead-letters", "list", "--json").stdout)
     (event,) = json.loads(erpkit("events", "list", "acme", "--limit", "1", "--json").stdout)
-    return {"tenant": letter["tenant"], "offset": str(letter["offset"]), "uuid": event["uuid"]}
+    file = str(tmp_path_factory.mktemp("exports") / "delta_tools.erpkit")
+    assert erpkit("tenants", "export", "delta_tools", file).returncode == 0
+    return {"tenant": letter["tenant"], "offset": str(letter["offset"]), "uuid": event["uuid"], "file": file}
 
 
 @pytest.mark.parametrize("command", READING)
 def test_in_a_pipe_each_line_is_a_whole_row_with_tabs_and_nothing_else_is_there(
     command: str, words: dict[str, str]
 ) -> None:
-    done = erpkit(*command.format_map(words).split())
+    arguments = command.format_map(words).split()
+    done, shown = erpkit(*arguments), erpkit(*arguments, "-o", "csv")
     assert done.returncode in (0, 3), done.stderr
-    lines = done.stdout.splitlines()
-    if lines or command != "kernels list":  # which another user of this machine may have started
-        assert {line.count("\t") + 1 for line in lines} == ({COLUMNS[command]} if command in COLUMNS else set())
-    assert not re.search(r"\x1b|…|target:|working for", done.stdout)
-    table = erpkit(*command.format_map(words).split(), "-o", "csv").stdout
-    rows = list(csv.reader(io.StringIO(table)))[1:]
+    head, *rows = csv.reader(io.StringIO(shown.stdout))
+    assert {len(row) for row in [*rows, *rows_of(done)]} <= {len(head)}
     plain = [[value.replace("\t", r"\t").replace("\n", r"\n") for value in row] for row in rows]  # as a row is one line
-    if not any(
-        head in table for head in ("recorded", "dead rows", "served")
-    ):  # figures of the server's, which may change in between
-        assert [line.split("\t") for line in lines] == plain
+    if not {"recorded", "dead rows", "served", "for"} & set(head):  # figures which may change in between
+        assert rows_of(done) == plain
 
 
-def test_every_command_that_lists_or_shows_was_tried() -> None:
-    listing = {name for name, command in _commands(root) if "in a pipe" in (_format(command) or "")}
-    assert listing == {" ".join(_words(one)) for one in READING}
+@pytest.mark.parametrize("command", PLANS)
+def test_in_a_pipe_the_rows_of_a_plan_are_its_steps_and_how_to_apply_it_is_said_beside(
+    command: str, words: dict[str, str]
+) -> None:
+    done = erpkit(*command.format_map(words).split(), ERPKIT_RETENTION="events=1d,inbox=1d,replays=1d")
+    assert done.returncode in (0, 3), done.stderr
+    assert re.search(r"^plan [a-z-]+-\w{10}: ", done.stderr, re.MULTILINE)
+    has_steps = "to apply it:\n    erpkit " in done.stderr
+    assert has_steps == ("there is nothing to do" not in done.stderr)
+    assert bool(rows_of(done)) >= has_steps or "restore" in command  # whose rows are the tables that hold other numbers
 
 
-def test_every_command_with_json_or_a_plan_has_the_formats() -> None:
+def test_every_command_was_tried() -> None:
+    tried = {" ".join(_words(one)) for one in (*READING, *PLANS, *DOING)}
+    assert {name for name, _ in _commands(root)} == tried | ELSEWHERE.keys() | NO_ROWS
+    for file in ELSEWHERE.values():
+        assert re.search(r"rows_of\(|split\(.\\t.\)", (Path(__file__).parents[1] / file).read_text()), file
+
+
+def test_every_command_has_the_formats() -> None:
     for name, command in _commands(root):
-        options = {option for parameter in command.params for option in parameter.opts}
-        assert ("--json" in options) <= ("-o" in options), name
-        assert ("--confirm" in options) <= ("-o" in options), name
+        chosen = next((one.type for one in command.params if "-o" in one.opts), None)
+        known = set(chosen.choices) if isinstance(chosen, click.Choice) else set()
+        if name in NO_ROWS:
+            assert ("json" in known) == (name not in WITHOUT_FORMATS), name
+        else:
+            assert {"table", "wide", "name", "csv", "json"} <= known, name
+            assert "in a pipe, rows with tabs" in (_format(command) or ""), name
+            assert any("--json" in one.opts for one in command.params), name
 
 
 @pytest.mark.parametrize("command", ["tenants list", "events dead-letters list", "modules check", "migrate plan"])
@@ -107,14 +145,24 @@ def test_a_wide_table_has_all_columns_on_a_narrow_terminal(planted: Planted) -> 
     assert all(name in head for name in ("schema", "size, MiB", "last event", "dead rows"))
 
 
-def test_a_plan_is_words_in_a_pipe_and_its_rows_where_they_are_asked_for(planted: Planted) -> None:
-    words = erpkit("migrate", "plan")
-    assert re.search(
-        r"^dry run: nothing was changed; to apply it:\n    erpkit migrate up --confirm migrate-\w+$", words.stdout, re.MULTILINE
-    )  # fmt: skip
-    rows = erpkit("migrate", "plan", "-o", "csv")
-    assert rows.stdout.splitlines()[0] == "wave,tenant,migrations,count,statements"
-    assert "dry run: nothing was changed" in rows.stderr
+def test_a_plan_without_a_document_of_its_own_is_json_with_its_id(planted: Planted) -> None:
+    document = json.loads(erpkit("tenants", "drop", "delta_tools", "--json").stdout)
+    assert (document["applied"], {"table", "rows"} <= document["rows"][0].keys()) == (False, True)
+    assert re.fullmatch(r"drop-\w{10}", document["plan"])
+
+
+def test_names_are_those_of_what_the_rows_are_about(planted: Planted) -> None:
+    assert erpkit("migrate", "plan", "-o", "name").stdout == f"{planted.behind}\n"
+    assert erpkit("events", "dead-letters", "count", "-o", "name").stdout == f"{planted.dead_letters}\n"
+
+
+def test_a_plan_of_many_tenants_has_a_row_for_each_in_a_pipe(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("erpkit.migrations.plan.MOST_LINES", 2)
+    from erpkit import open as open_erp
+
+    with open_erp() as erp:
+        record = erp.migrations.redo(["acme", "bluebird", "cobalt"], module="catalog").record
+    assert (len(record.table), record.whole_table.names()) == (1, ["acme", "bluebird", "cobalt"])
 
 
 def test_nothing_to_list_is_said_to_a_person_and_is_no_row(planted: Planted) -> None:
@@ -136,12 +184,29 @@ def test_each_tenant_has_a_line_of_migration_status_in_a_pipe_however_many_there
 
 
 def test_values_for_a_program_are_whole() -> None:
-    table = Table(
-        [Column("name", lambda row: row[0]), Column("count", lambda row: row[1]), Column("all", lambda row: row[2])],
-        [("a\tb", 12_345, ["x", "y"]), (None, 0.123456, ()), ("a\tb", None, None)],
+    columns = [Column[tuple[object, ...]](name, itemgetter(n)) for n, name in enumerate(("name", "count", "all"))]
+    table = Table[tuple[object, ...]](
+        columns, [("a\tb", 12_345, ["x", "y"]), (None, Decimal("0.123456"), ()), ("a\tb", None, None)]
     )
     assert table.to_lines() == [r"a\tb" + "\t12345\tx, y", "\t0.123456\t", r"a\tb" + "\t\t"]
     assert table.names() == [r"a\tb", ""]
+
+
+def test_what_was_measured_has_three_decimals_and_a_duration_is_in_seconds() -> None:
+    measured: list[float | timedelta] = [
+        12.0,
+        1234.56789,
+        0.000123456,
+        -0.0,
+        0.1 + 0.2,
+        timedelta(minutes=2, microseconds=1600),
+        float("inf"),
+    ]
+    columns = [Column[float | timedelta]("value", lambda row: row)]
+    lines = ["12", "1234.568", "0.000123", "0", "0.3", "120.002", "inf"]
+    assert Table(columns, measured).to_lines() == lines
+    sums: list[float | timedelta] = [0.1 + 0.2]
+    assert Table(columns, sums, raw=True).to_lines() == ["0.30000000000000004"]  # what SQL returned is whole
 
 
 def test_a_finding_has_the_colour_of_its_severity_on_a_terminal_only(planted: Planted) -> None:
@@ -183,6 +248,29 @@ def test_what_takes_longer_than_a_second_shows_that_it_goes_on_until_the_result_
     before, _, after = sent.decode().rpartition("\r\x1b[K")
     assert before.startswith("target: ")
     assert "working for" not in after
+
+
+def test_what_was_done_is_a_row_in_a_pipe_and_a_sentence_for_a_person(
+    words: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "modules.toml").write_text('[[module]]\nname = "lone"\nmigrations = "files"\n')
+    monkeypatch.chdir(tmp_path)
+    homes = {"db stop": str(tmp_path), "events nats stop": str(tmp_path)}
+    for command in DOING:
+        name = " ".join(_words(command))
+        lone = {"ERPKIT_MODULES": "modules.toml"} if name in ("migrate new", "modules check") else {}
+        home = {"ERPKIT_HOME": homes[name]} if name in homes else {}
+        file = str(tmp_path / "newer.erpkit")
+        done = erpkit(*command.format_map({**words, "file": file}).split(), **lone, **home)
+        assert done.returncode in (0, 3), (command, done.stderr)
+        assert rows_of(done), command
+        if command != "events dispatch --once":
+            assert len(rows_of(done)) == 1, command
+            assert [line for line in done.stderr.splitlines() if not line.startswith("target: ")], command
+    assert json.loads(erpkit("tenants", "suspend", "newer", "-o", "json").stdout)[0]["status"] == "suspended"
+    assert erpkit("tenants", "activate", "newer", "-o", "name").stdout == "newer\n"
+    assert re.search(r"^newer is suspended$", on_a_terminal("tenants", "suspend", "newer"), re.MULTILINE)
 
 
 def _commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:

@@ -40,21 +40,24 @@ def _check(*options: str, code: int) -> Result:
 
 def test_with_a_baseline_it_is_a_gate_from_the_first_day(shop: Path) -> None:
     _check(code=3)
-    assert "written: modules-baseline.json: 1 finding\n" in _check("--baseline", code=0).stdout
-    assert _check(code=0).stdout.splitlines()[-2:] == ["1 finding is in the baseline", "no new findings"]
+    assert "written: modules-baseline.json: 1 finding\n" in _check("--baseline", code=0).stderr
+    assert _check(code=0).stderr.splitlines()[-2:] == ["1 finding is in the baseline", "no new findings"]
     (shop / "gate_shop" / "sales" / "new.py").write_text("import gate_shop.catalog.c\n")
-    text = _check(code=3).stdout
+    text = _check("-o", "table", code=3).stdout
     assert "    import: gate_shop/sales/new.py:1 imports gate_shop.catalog.c\n" in text
     assert "gate_shop/sales/a.py" not in text
     (shop / "gate_shop" / "sales" / "new.py").unlink()
     (shop / "gate_shop" / "sales" / "a.py").write_text("")
-    assert "- no longer happens: the baseline has undeclared-dependency of sales, catalog" in _check(code=0).stdout
+    assert (
+        "- no longer happens: the baseline has undeclared-dependency of sales, catalog"
+        in _check("-o", "table", code=0).stdout
+    )
 
 
 def test_a_file_that_cannot_be_read_fails_though_a_baseline_is_written(shop: Path) -> None:
     (shop / "gate_shop" / "sales" / "broken.py").write_text("def\n")
-    assert "! not read: gate_shop/sales/broken.py:1: not Python" in _check("--baseline", code=3).stdout
-    assert "! not read: gate_shop/sales/broken.py:1: not Python" in _check(code=3).stdout
+    assert "! not read: gate_shop/sales/broken.py:1: not Python" in _check("--baseline", code=3).stderr
+    assert "! not read: gate_shop/sales/broken.py:1: not Python" in _check("-o", "table", code=3).stdout
     with (shop / "modules.toml").open("a") as file:
         file.write('[tool.erpkit.modules]\nexclude = ["*/broken.py"]\n')
     _check(code=0)
@@ -90,5 +93,6 @@ def test_rules_in_the_pyproject_are_those_of_a_check(shop: Path) -> None:
     )
     _check(code=0)
     assert (
-        "! layer violation: sales (layer 2) needs catalog" not in _check("--layers", "catalog > sales", code=0).stdout
+        "layer violation: sales (layer 2) needs catalog"
+        not in _check("--layers", "catalog > sales", "-o", "table", code=0).stdout
     )

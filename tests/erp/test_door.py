@@ -51,6 +51,14 @@ def test_tab_completion_offers_what_a_user_wants_and_no_plumbing(door: Erp) -> N
     assert offered["Plan"].isdisjoint({"make", "run", "look", "can_stop", "record", "unit"})
 
 
+def test_only_schema_is_replaced_in_a_mend_of_dead_letters_and_other_braces_stay(door: Erp) -> None:
+    letters = door.events.dead_letters()
+    (slug,) = letters.affected
+    plan = letters.mend("""UPDATE {schema}.sales_orders SET hotfix = '{"a": [1]}'""").record
+    schema = door.tenants[slug].tenant.schema
+    assert plan.statements == {slug: f"""UPDATE {schema}.sales_orders SET hotfix = '{{"a": [1]}}'"""}
+
+
 def test_ipython_completes_what_dir_names(unread: Erp) -> None:
     completer = InteractiveShell(user_ns={"erp": unread}).Completer
     for text, wanted in (

@@ -8,7 +8,7 @@ import pytest
 
 from erpkit.database import Database
 from erpkit.sample.demo import Planted
-from tests.command import erpkit, refused
+from tests.command import erpkit, refused, rows_of
 
 
 @pytest.fixture(autouse=True)
@@ -32,15 +32,15 @@ def test_letters_are_counted_shown_and_retried_by_plan(erp: Planted, database: D
     assert shown["payload"]["currency"] == "CHF"
 
     dry = erpkit("events", "dead-letters", "retry", "--cause", "no exchange rate")
-    assert (dry.returncode, dry.stdout.splitlines()[0][:8]) == (0, "target: ")
-    (plan,) = re.findall(r"--confirm (retry-\w{10})", dry.stdout)
+    assert (dry.returncode, dry.stderr.splitlines()[0][:8]) == (0, "target: ")
+    (plan,) = re.findall(r"--confirm (retry-\w{10})", dry.stderr)
     options = ("events", "dead-letters", "retry", "--cause", "no exchange rate", "--confirm", plan)
     again = erpkit(*options)  # the cause is not mended yet
-    assert (again.returncode, again.stdout.count("failed  ")) == (3, 3)
+    assert (again.returncode, [row[4] for row in rows_of(again)].count("failed")) == (3, 3)
     with database.connection() as connection:
         connection.execute(f"INSERT INTO tenant_{erp.dead_letters}.billing_exchange_rates VALUES ('CHF', 1.05)")
     done = erpkit(*options)
-    assert (done.returncode, f"{plan}: 3 handled; 0 parked" in done.stdout) == (0, True)
+    assert (done.returncode, f"{plan}: 3 handled; 0 parked" in done.stderr) == (0, True)
     refused(erpkit(*options), 2, "nothing was done")  # nothing of that plan is left
     assert erpkit("events", "dead-letters", "list").returncode == 0
 
@@ -64,12 +64,12 @@ def test_a_payload_is_edited_by_plan_kept_in_the_audit_and_retried(erp: Planted,
     offset, change = str(first["offset"]), ("--set", "currency=EUR", "--reason", "the shop sent CH francs by mistake")
     dry = erpkit("events", "dead-letters", "edit", slug, offset, *change)
     assert (dry.returncode, "currency" in dry.stdout, "CHF" in dry.stdout) == (0, True, False)
-    (plan,) = re.findall(r"--confirm (edit-\w{10})", dry.stdout)
+    (plan,) = re.findall(r"--confirm (edit-\w{10})", dry.stderr)
     assert '"CHF"' in erpkit("events", "dead-letters", "edit", slug, offset, *change, "--payload").stdout
     assert letters("show", slug, offset)["edits"] == []
 
     done = erpkit("events", "dead-letters", "edit", slug, offset, *change, "--confirm", plan)
-    assert (done.returncode, f"retry --tenant {slug}" in done.stdout) == (0, True)
+    assert (done.returncode, f"retry --tenant {slug}" in done.stderr) == (0, True)
     again = letters("retry", "--offset", offset)
     assert letters("retry", "--offset", offset, "--confirm", again["id"])["results"][0]["state"] == "handled"
     (edit,) = letters("show", slug, offset, "--payload")["edits"]
@@ -123,5 +123,5 @@ def test_where_letters_are_open_and_none_matches_that_is_what_is_said(erp: Plant
 
 
 def test_where_no_event_matches_a_replay_says_so(erp: Planted) -> None:
-    shown = erpkit("events", "replay", "--topic", "nothing.*").stdout
+    shown = erpkit("events", "replay", "--topic", "nothing.*").stderr
     assert "No event matches: there is nothing to replay." in shown

@@ -204,8 +204,8 @@ def test_the_command_plans_and_prunes_what_is_declared(
                 f"UPDATE tenant_{slug}.erpkit_inbox SET handled_at = handled_at - interval '9 days'"
             )
     dry = erpkit("events", "prune")
-    assert "needed by dead letters of" in dry.stdout
-    (plan,) = re.findall(r"--confirm (prune-\w{10})", dry.stdout)
+    assert "needed by dead letters of" in dry.stderr
+    (plan,) = re.findall(r"--confirm (prune-\w{10})", dry.stderr)
     refused(erpkit("events", "prune", "--confirm", "prune-0000000000"), 2, "nothing was done")
     done = json.loads(erpkit("events", "prune", "--confirm", plan, "--json").stdout)
     assert {one["kind"] for one in done["pruned"]} == {"events", "inbox"}

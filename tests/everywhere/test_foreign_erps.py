@@ -62,7 +62,7 @@ def test_three_commands_lead_from_nothing_to_a_report_about_all_tenants(fleet: F
     looked = erpkit("doctor", **fleet.environ)
     assert looked.returncode == 0, looked.stdout
     assert "20 of 20" in looked.stdout
-    lines = [line.strip() for line in looked.stdout.partition("Next:\n")[2].splitlines()]
+    lines = [line.strip() for line in looked.stderr.partition("Next:\n")[2].splitlines()]
     assert [line.partition("=")[0] for line in lines] == ["export ERPKIT_TENANTS_QUERY", "erpkit run inspect_tenants"]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     pasted = subprocess.run(
@@ -70,7 +70,7 @@ def test_three_commands_lead_from_nothing_to_a_report_about_all_tenants(fleet: F
         text=True, check=False,
     )  # fmt: skip
     assert pasted.returncode == 3, pasted.stderr
-    assert fleet.behind in pasted.stdout
+    assert fleet.behind in pasted.stderr
     (report,) = tmp_path.glob("runs/inspect_tenants-*.html")
     page = report.read_text()
     assert all(tenant in page for tenant in fleet.tenants)
@@ -98,7 +98,7 @@ def test_every_reading_command_works(fleet: Fleet, configured: dict[str, str], t
     for command, code, words in commands:
         done = erpkit(*command, "-o", "table", **configured)
         assert "Traceback" not in done.stderr, (command, done.stderr)
-        assert words in done.stdout, (command, done.stdout, done.stderr)
+        assert words in done.stdout + done.stderr, (command, done.stdout, done.stderr)
         assert done.returncode == code, (command, done.stdout, done.stderr)
     for command in (("tenants", "create", "acme"), ("tenants", "suspend", first), ("migrate", "up"), ("events", "lag")):
         assert erpkit(*command, **configured).returncode == 2, command
@@ -113,7 +113,7 @@ def test_queries_are_checked_in_every_tenant(fleet: Fleet, configured: dict[str,
     (tmp_path / "modules.toml").write_text(f'[[module]]\nname = "shop"\ntables = ["{table}"]\nqueries = "sql"\n')
     environ = configured | {"ERPKIT_MODULES": str(tmp_path / "modules.toml")}
     done = erpkit("queries", "check", "-o", "table", **environ)
-    assert "1 query in 20 tenants: 0 broken" in done.stdout, done.stdout + done.stderr
+    assert "1 query in 20 tenants: 0 broken" in done.stderr, done.stderr + done.stderr
     assert done.returncode == 0
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from erpkit.kernels import link
 from erpkit.kernels.place import NoWarmKernelError
+from tests.command import rows_of
 from tests.kernels.conftest import PATIENCE, children_of, is_alive, wait_until
 from tests.tiny import write_notebook
 
@@ -62,8 +63,8 @@ def test_a_run_is_forked_with_its_kernel_and_tells_what_a_cold_one_tells(warm: P
         served = link.ask("status", warm)["served"]
         done = _run(str(path), "-p", "n", "2", cwd=folder, **environ)
         assert done.returncode == 1, done.stderr
-        assert "one: failed: ZeroDivisionError: division by zero in" in done.stdout
-        assert done.stderr.startswith("note: the run is not recorded") or "target: not reached" in done.stdout
+        assert [row[1:3] for row in rows_of(done)] == [["one", "failed: ZeroDivisionError: division by zero"]]
+        assert done.stderr.startswith(("note: the run is not recorded", "target: not reached"))
         assert link.ask("status", warm)["served"] == served + (2 if name == "warm" else 0)  # the driver and its kernel
         assert _kernel_of(folder) == kernel
         assert _run(str(path), "-p", "n", "two", cwd=folder, **environ).returncode == 2
@@ -199,21 +200,30 @@ def test_kernels_are_listed_and_stopped_by_the_command_line(alone: Path, tmp_pat
         return subprocess.run([*COMMAND, "kernels", *words], capture_output=True, text=True, check=False)
 
     assert kernels("list").returncode == 3
-    assert kernels("start").returncode == 0
+    assert [row[4] for row in rows_of(kernels("start"))] == ["serves"]
     (state,) = json.loads(kernels("list", "--json").stdout)
     null = os.open(os.devnull, os.O_RDWR)
     process = link.Link(Path(state["socket"]), "call", ["time:tzset"], streams=(null, null, null))
     process.wait(PATIENCE)
     waits = link.Link(Path(state["socket"]), "call", ["signal:pause"], streams=(null, null, null))
     os.close(null)
-    assert "1 warm process stopped, 1 process that it forked run on" in kernels("stop").stdout
+    stopped = kernels("stop")
+    assert stopped.stderr == "1 warm process stopped, 1 process forked from there runs on\n"
+    (row,) = rows_of(stopped)
+    assert (row[:2], row[3]) == ([str(waits.pid), "command"], str(state["pid"]))
+    listed = kernels("list")  # what runs on still is, by a process that takes no more work
+    assert (listed.returncode, [[row[0], *row[3:]] for row in rows_of(listed)]) == (
+        3, [[str(state["pid"]), "1", "stopped"]],
+    )  # fmt: skip
     assert is_alive(waits.pid)
     with pytest.raises(NoWarmKernelError):
         link.ask("ping", Path(state["socket"]))
     waits.kill()
     assert waits.wait(PATIENCE) == -9
     wait_until(lambda: not is_alive(state["pid"]))
+    assert list((alone / "erpkit-warm").glob("*.sock")) == []
     started = link.start()
     waits = link.Link(started, "call", ["signal:pause"], streams=(0, 1, 2))
-    assert "1 warm process stopped, 1 process that it forked ended" in kernels("stop", "--now").stdout
+    kernels("stop")
+    assert "0 warm processes stopped, 1 process forked from there ended" in kernels("stop", "--now").stderr
     assert waits.wait(PATIENCE) == -9

@@ -13,7 +13,7 @@ from erpkit.migrations import plan_up, read_applied, read_migrations, run_plan
 from erpkit.modules import Module, load_modules
 from erpkit.queries.generate import generate
 from erpkit.tenants import create_tenant, ensure_template, find_drift
-from tests.command import erpkit, refused
+from tests.command import erpkit, refused, rows_of
 from tests.migrations.test_golang import BINS, stock
 
 Run = Callable[..., "CompletedProcess[str]"]
@@ -82,20 +82,20 @@ def test_the_command_line_plans_runs_forces_and_tells_it_like_gooses(
     assert "division by zero" in failed.stdout
     held = run("migrate", "plan", "--tenant", "acme")  # `_template` came first, and is dirty
     assert held.returncode == 3
-    assert "erpkit migrate force VERSION --module stock --tenant _template" in held.stdout
+    assert "erpkit migrate force VERSION --module stock --tenant _template" in held.stderr
 
     wanted = run("migrate", "force", "3", "--module", "stock", "--tenant", "_template")
-    assert "_template version 4 (dirty) version 3" in " ".join(wanted.stdout.split())
-    forced = run("migrate", "force", "3", "--module", "stock", "--tenant", "_template", "--confirm", _id(wanted.stdout))
-    assert (forced.returncode, "stock is version 3 in 1 tenant" in forced.stdout) == (0, True)
+    assert rows_of(wanted) == [["_template", "version 4 (dirty)", "version 3"]]
+    forced = run("migrate", "force", "3", "--module", "stock", "--tenant", "_template", "--confirm", _id(wanted.stderr))
+    assert (forced.returncode, "stock is version 3 in 1 tenant" in forced.stderr) == (0, True)
     assert "forced from version 4 (dirty): nothing was run" in run("migrate", "history").stdout
     nothing = run("migrate", "force", "-1", "--module", "stock", "--tenant", "acme")
-    assert "acme version 3 no version" in " ".join(nothing.stdout.split())
+    assert nothing.stdout == "acme\tversion 3\tno version\n"
     refused(run("migrate", "force", "3", "--module", "orders", "--all"), 2, "these have: shop, stock")
     refused(run("migrate", "force", "3", "--module", "stock"), 2, "--all")
 
     taken = run("migrate", "down", "--all", "--module", "stock", "--to", "1")
-    again = run("migrate", "down", "--all", "--module", "stock", "--to", "1", "--confirm", _id(taken.stdout))
+    again = run("migrate", "down", "--all", "--module", "stock", "--to", "1", "--confirm", _id(taken.stderr))
     assert again.returncode == 0, again.stdout
     with database.connection() as connection:
         assert connection.execute("TABLE tenant_acme.schema_migrations").fetchall() == [(1, False)]
@@ -111,7 +111,7 @@ def test_files_can_be_shown_linted_and_begun(run: Run, manifest: Path) -> None:
     assert run("migrate", "show", str(file.with_name("000001_bins.down.sql"))).stdout.strip() == "DROP TABLE bins;"
     path = run("migrate", "new", "due dates", "--module", "stock").stdout.strip()
     assert path.endswith("000004_due_dates.up.sql")
-    assert "6 migrations" in run("migrate", "lint").stdout
+    assert "6 migrations" in run("migrate", "lint").stderr
     assert "stock" in run("modules", "list").stdout
 
 

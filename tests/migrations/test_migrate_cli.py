@@ -95,7 +95,7 @@ def test_an_erp_that_erpkit_only_reads_is_looked_at_and_not_migrated(database: D
     assert (status.returncode, "! kunde_b: stock is at 0 and lacks 1" in status.stdout) == (3, True)
     assert "_template" not in status.stdout
     planned = run("plan")
-    assert (planned.returncode, "--confirm" in planned.stdout) == (0, False)
+    assert (planned.returncode, "--confirm" in planned.stderr) == (0, False)
     for command in (["up"], ["down", "--all", "--module", MODULE, "--to", "0"], ["redo", "--all", "--module", MODULE]):
         refused(run(*command), 2, "ERPKIT_TENANTS_QUERY is set")
 

@@ -203,9 +203,9 @@ def test_new_prints_the_path_of_the_file_that_it_wrote(tmp_path: Path, monkeypat
     (tmp_path / "lone-1.dist-info" / "entry_points.txt").write_text("[lone.modules]\nm = lone:m\n")
     monkeypatch.syspath_prepend(tmp_path)
     done = run(new, "add due dates", "--module", "m", ERPKIT_MODULES="lone.modules")
-    assert done.output == f"{tmp_path}/files/00001_add_due_dates.sql\n"
+    assert done.stdout == f"{tmp_path}/files/00001_add_due_dates.sql\n"
     done = run(new, "more", "--module", "m", "--timestamp", "--json", ERPKIT_MODULES="lone.modules")
-    assert Path(json.loads(done.output)["path"]).read_text().startswith("-- +goose Up\n")
+    assert Path(json.loads(done.stdout)["path"]).read_text().startswith("-- +goose Up\n")
     assert isinstance(
         run(new, "a", "--module", "m", "--sequential", ERPKIT_MODULES="lone.modules").exception, UsageError
     )

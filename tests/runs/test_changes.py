@@ -84,6 +84,13 @@ def test_a_finding_that_comes_back_is_new() -> None:
     assert ([one.text for one in changes.new], changes.has_news) == ([str(PENDING)], True)
 
 
+def test_a_finding_that_was_gone_since_yesterdays_look_is_told_to_be_back() -> None:
+    _, yesterday = _seen(PENDING)
+    _, gone = _seen(days=1, last=yesterday)
+    changes = compare(gone, MONDAY + DAY + timedelta(minutes=5), {}, [PENDING, LETTERS], base=yesterday)
+    assert changes.ages == {PENDING.key: "back since 08:05 UTC", LETTERS.key: "new since yesterday"}
+
+
 def test_advice_that_is_new_is_no_news() -> None:
     _, monday = _seen()
     changes, _ = _seen(Finding("advice", "acme", "an index is never used", "info"), days=1, last=monday)

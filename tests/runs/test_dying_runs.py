@@ -21,6 +21,7 @@ from erpkit.runs import TimeLimits, list_runs, open_notebook, run_notebook
 from erpkit.runs.alive import LOCK, PREFIX, claimed, is_abandoned, sweep
 from erpkit.runs.entries import read_entries
 from erpkit.runs.fleet_file import FleetFile
+from erpkit.runs.history import RunFilter
 from erpkit.runs.killed import mark_killed, under_way
 from tests.command import erpkit, on_a_terminal
 from tests.tiny import write_notebook
@@ -175,7 +176,7 @@ def test_a_full_disk_leaves_no_half_of_a_notebook(environment: None, database: D
     assert "small" in str(nbformat.read(output, as_version=4).cells)
     assert not list((tmp_path / "runs").glob(".*.part"))
     with database.connection() as connection:
-        (run,) = list_runs(connection, "big")
+        (run,) = list_runs(connection, only=RunFilter("big"))
     assert run.outcome == "failed"
 
 

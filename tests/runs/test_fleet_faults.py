@@ -16,7 +16,7 @@ from erpkit.database import Database
 from erpkit.embedded import EmbeddedServer
 from erpkit.runs.entries import read_entries
 from erpkit.runs.fleet_file import FleetFile
-from tests.command import erpkit
+from tests.command import erpkit, rows_of
 from tests.kernels.conftest import PATIENCE, wait_until
 from tests.migrations.fleet import own_server
 from tests.tiny import write_notebook
@@ -115,6 +115,17 @@ def test_a_fleet_on_a_disk_that_fills_tells_which_runs_are_missing_and_leaves_no
     assert "Traceback" not in done.stderr
     _check_whole(runs, [row["report"] for row in rows if row["outcome"] == "ok"])
     subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
+    (runs / ".erpkit-index.jsonl").unlink()  # the index of a single run finds no room for itself
+    (runs / "index.html").unlink()
+    (runs / "index.html").mkdir()
+    alone = erpkit("run", run[1], "--output", str(runs), **environ)
+    assert "Traceback" not in alone.stderr
+    assert (alone.returncode, "note: the index of" in alone.stderr, [row[2] for row in rows_of(alone)]) == (
+        0,
+        True,
+        ["ok"],
+    )
+    (runs / "index.html").rmdir()
     again = erpkit(*run, "--resume", **environ)
     assert [row["outcome"] for row in json.loads(again.stdout)] == ["ok"] * 6, again.stderr
     _check_whole(runs, [row["report"] for row in json.loads(again.stdout)])

@@ -49,6 +49,8 @@ def test_each_row_of_a_file_is_a_run_and_what_they_found_is_told_by_its_cause(tm
     assert "left: n=2 word=two; the same command with --resume runs these alone" in done.stderr
     (page,) = (tmp_path / "runs").glob("fleet-rows-*.html")
     assert "2 rows: is odd (row 1, row 3)" in page.read_text()
+    assert "1 run of 3 did not end well; 2 runs found something" in page.read_text()
+    assert f'href="{page.name}"' in (tmp_path / "runs" / "index.html").read_text()
     links = {entry.name for entry in read_entries(tmp_path / "runs")}
     assert len(links) == 3
     assert all(f'href="{name}"' in page.read_text() for name in links)
@@ -96,7 +98,11 @@ def test_sets_and_tenants_multiply(database: Database, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.csv", "m\n1\n", "set 1: there is no parameter 'm'"),
+        ("a.csv", "m\n1\n", "there is no parameter 'm'"),
+        ("a.csv", "n,wrod\n1\n", "a.csv: there is no parameter 'wrod'; did you mean word?"),  # which the row would hide
+        ("a.yaml", "- {n: 1}\n- {m: 1}\n", "set 2: there is no parameter 'm'"),
+        ("a.yaml", "- n: 1\n- n: 1\n  n: 2\n", "the mapping that begins on line 2 names 'n' twice"),
+        ("a.yaml", "n: [1]\nword: [one]\nn: [2]\n", "the mapping that begins on line 1 names 'n' twice"),
         ("a.csv", "n\n1\ntwo\n", "set 2: parameter n = 'two' is not of type int"),
         ("a.csv", "n\n1\n1\n", "the sets 1 and 2 are the same"),
         ("a.csv", "n\n1,2\n", "set 1 has more values than the first line has names"),

@@ -12,6 +12,7 @@ import pytest
 from erpkit.database import Database
 from erpkit.errors import UsageError
 from erpkit.runs import RunResult, list_runs, open_notebook, run_notebook
+from erpkit.runs.history import RunFilter
 from tests.command import erpkit, refused
 from tests.tiny import write_notebook
 
@@ -155,7 +156,7 @@ def test_what_json_and_postgresql_cannot_hold_makes_no_finished_run_lost(
     told = json.loads(done.stdout)
     assert (done.returncode, told["outcome"], told["problems"]) == (1, "failed", [])
     with database.connection() as connection:
-        (run,) = list_runs(connection, "nul")
+        (run,) = list_runs(connection, only=RunFilter("nul"))
     assert (run.outcome, run.error) == ("failed", r"ValueError: nul \x00 and half \ud800 of nan")
     assert run.parameters == {"x": "nan", "name": r"a\x00b"}
     json.loads(Path(told["output"]).read_text(), parse_constant=pytest.fail)

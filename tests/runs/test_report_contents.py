@@ -121,3 +121,32 @@ def test_a_script_in_an_output_or_a_text_is_not_in_the_report(tmp_path: Path) ->
     assert "<script" not in page
     assert not re.search(r"<[^>]*\s(?:onerror|onload|href\s*=\s*[\"']?javascript)", page)
     assert "default-src 'none'" in page
+
+
+def test_a_report_of_a_run_that_failed_folds_its_purpose_and_ends_where_the_run_did(tmp_path: Path) -> None:
+    path = write_notebook(tmp_path / "fails.ipynb", "1 / 0", "print('after')")
+    node = nbformat.read(path, as_version=4)
+    texts = [nbformat.v4.new_markdown_cell(text) for text in ("# A title\n\nWhat for.", "## Never reached")]
+    node.cells = [texts[0], *node.cells[:-1], texts[1], node.cells[-1]]
+    nbformat.write(node, path)
+    report = _run(path).report.read_text()
+    assert "Failed: ZeroDivisionError: division by zero; 1 cell was not run" in report
+    assert report.index("About this notebook") < report.index("What for.")
+    assert "Never reached" not in report
+    assert report.count(">A title<") == 2  # the title of the page and its heading
+
+
+def test_the_first_line_of_a_rehearsal_says_that_it_is_one_and_is_not_green(tmp_path: Path) -> None:
+    cell = "from erpkit import Summary\nSummary('REHEARSAL', {'rehearsal': 'proved', 'plan': 'repair-1', 'left': 0})"
+    report = _run(write_notebook(tmp_path / "rehearsal.ipynb", cell)).report.read_text()
+    assert 'class="headline rehearsal"' in report
+    assert "Rehearsal on a scratch copy: proved. Nothing needs a look" in report
+    assert '<div class="words"><dd>repair-1</dd>' in report  # a text is no large figure
+
+
+def test_only_a_report_beside_an_index_has_a_link_to_it(tmp_path: Path) -> None:
+    notebook = open_notebook(str(write_notebook(tmp_path / "lone.ipynb", "1")))
+    assert "All runs" in run_notebook(notebook, {}, tmp_path / "runs").report.read_text()
+    assert "All runs" not in run_notebook(notebook, {}, tmp_path / "lone", index=False).report.read_text()
+    run_notebook(notebook, {}, f"file://{tmp_path}/far", "lone")
+    assert "All runs" not in (tmp_path / "far" / "lone.html").read_text()

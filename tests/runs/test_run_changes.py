@@ -130,8 +130,8 @@ def test_the_runs_of_an_erp_that_cannot_be_written_are_recorded_under_home(
     assert [run["outcome"] for run in listed] == ["findings"] * 2
     with database.connection() as connection:
         assert connection.execute("SELECT to_regclass('public.erpkit_runs')").fetchone() == (None,)
-    planned = erpkit("runs", "prune", "--days", "0").stdout
-    done = erpkit("runs", "prune", "--days", "0", "--confirm", planned.split("--confirm ")[1].strip()).stdout
+    planned = erpkit("runs", "prune", "--days", "0").stderr
+    done = erpkit("runs", "prune", "--days", "0", "--confirm", planned.split("--confirm ")[1].strip()).stderr
     assert "deleted 1 run and 2 files" in done
     assert [run["id"] for run in json.loads(erpkit("runs", "--json").stdout)] == [results[1].id]
 

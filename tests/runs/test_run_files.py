@@ -1,5 +1,6 @@
 """What runs leave in a folder: names that tell what they are, an index of them, and nothing that overwrites another."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,8 +62,8 @@ def test_a_url_whose_part_of_papermill_is_missing_names_what_to_install() -> Non
         Destination("gs://bucket/x")
 
 
-def _report(folder: Path, name: str, notebook: str, outcome: str, started: str) -> None:
-    facts = {"notebook": notebook, "title": "A & B", "key": notebook, "tenants": ["acme"], "outcome": outcome,
+def _report(folder: Path, name: str, notebook: str, outcome: str, started: str, tenant: str = "acme") -> None:
+    facts = {"notebook": notebook, "title": "A & B", "key": notebook, "tenants": [tenant] if tenant else [], "outcome": outcome,
              "verdict": f"{outcome} <script>", "started": started, "seconds": 1.25}  # fmt: skip
     (folder / name).write_text(f"<html><head>{head(facts)}</head></html>")
 
@@ -96,6 +97,24 @@ def test_the_index_lists_a_folders_reports_the_newest_first_and_passes_over_othe
         "index.html",
         ".erpkit-index.jsonl",
     }
+
+
+def test_a_notebook_is_as_bad_as_the_worst_of_its_last_runs_until_one_of_all_tenants_is_fine(tmp_path: Path) -> None:
+    _report(tmp_path, "old.html", "check", "killed", "2026-01-01T00:00:00+00:00", "delta")
+    _report(tmp_path, "a.html", "check", "failed", "2026-01-05T00:00:00+00:00")
+    _report(tmp_path, "b.html", "check", "findings", "2026-01-05T00:00:01+00:00", "bluebird")
+    _report(tmp_path, "c.html", "check", "ok", "2026-01-05T00:00:02+00:00", "cobalt")
+    assert _state_of_notebooks(tmp_path) == ("bad-row", "a.html")
+    _report(tmp_path, "d.html", "check", "ok", "2026-01-05T00:00:03+00:00")
+    assert _state_of_notebooks(tmp_path) == ("look-row", "b.html")
+    _report(tmp_path, "e.html", "check", "ok", "2026-01-05T00:00:04+00:00", "")
+    assert _state_of_notebooks(tmp_path) == ("good-row", "e.html")
+
+
+def _state_of_notebooks(folder: Path) -> tuple[str, str]:
+    found = re.search(r'<tr class="([\w-]+)"><td><a href="([^"]+)"', write_index(folder).read_text())
+    assert found
+    return found[1], found[2]
 
 
 def test_indexes_written_at_once_hold_every_report(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ import pytest
 from erpkit.config import Settings
 from erpkit.database import Database
 from erpkit.runs import Recorder, RunResult, Summary, find_flaky, find_last, list_runs, open_notebook, run_notebook
+from erpkit.runs.history import RunFilter, RunHistory
 from erpkit.runs.job import open_recorder
 from erpkit.runs.record import RunStart, read_provenance
 from erpkit.runs.result import Outcome
+from erpkit.runs.store import HistoryFile
 from tests.command import erpkit
 from tests.tiny import write_notebook
 
@@ -111,6 +113,25 @@ def test_a_run_that_began_while_the_database_was_away_is_written_down_at_its_end
         assert [run.outcome for run in list_runs(connection)] == ["ok"]
 
 
+def test_the_end_of_a_run_whose_database_is_away_just_then_is_kept_and_told_until_the_database_has_it(
+    database: Database, notebook: Path, tmp_path: Path
+) -> None:
+    recorder, start = Recorder(database, home=tmp_path), _start(notebook)
+    recorder.start(start)
+    there, database.conninfo = database.conninfo, "host=127.0.0.1 port=1 dbname=erp"
+    recorder.finish(start, _result("findings", findings=("acme is behind",)))
+    assert f"the end of the run is recorded in {tmp_path}" in str(recorder.problem)
+    database.conninfo = there
+    with database.connection() as connection:
+        file = HistoryFile.beside(connection, tmp_path)
+        (run,) = list_runs(connection, file=file)
+        assert (run.id, run.outcome, bool(run.ended_at), run.place) == (start.id, "findings", True, str(file.path))
+        assert [one.outcome for one in list_runs(connection)] == ["running"]  # the database itself does not know
+        recorder.settle()
+        assert recorder.problem is None
+        assert [(one.outcome, one.place) for one in list_runs(connection, file=file)] == [("findings", "")]
+
+
 @pytest.fixture
 def reader(database: Database) -> Iterator[str]:
     """A login that may read, and make no table."""
@@ -172,8 +193,15 @@ def test_flaky_is_what_turns_more_than_once_and_the_last_run_of_each_work_counts
             _record(database, _start(notebook, minute, name=name, confirm=f"replay-{minute}"), outcome)
     with database.connection() as connection:
         runs = list_runs(connection)
-        since = list_runs(connection, since=NOON + timedelta(minutes=3))
+        since = list_runs(connection, only=RunFilter(since=NOON + timedelta(minutes=3)))
     assert find_flaky(runs) == {'probe {"name": "flaky"}': 3}
+    failures = RunHistory("here", tuple(runs)).failures
+    columns = {column.name: column for column in failures.columns}
+    then, tone = columns["last run since"].value, columns["outcome"].tone
+    assert [(run.parameters["name"], then(run), tone(run)) for run in failures.rows] == [
+        ("flaky", "not run again", "error"), ("broke", "not run again", "error"),
+        ("flaky", "timed out, 2026-01-01 12:03", "error"), ("mended", "ok, 2026-01-01 12:01", "muted"),
+    ]  # fmt: skip
     last = {run.parameters["name"]: run.outcome for run in find_last(runs)}
     assert last == {"flaky": "timed out", "broke": "failed", "mended": "ok"}
     assert len(since) == 1

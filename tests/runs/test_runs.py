@@ -61,6 +61,7 @@ def test_a_cell_that_never_ends_times_out_and_is_killed_when_it_does_not_give_up
     assert "The cells below were not run" in rest
     page = result.report.read_text()
     assert page.index("before") < page.index("This cell timed out") < page.index("The cells below were not run")
+    assert page.count("2 cells were not run") == 1  # in the first line, which tells why
 
 
 def test_a_run_that_takes_too_long_as_a_whole_times_out_in_any_thread(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from erpkit.runs.history import RunRecord, list_runs
 from erpkit.runs.prune import describe_old, find_old, plan_prune
 from erpkit.runs.record import RunStart, read_provenance
 from erpkit.runs.result import Outcome
-from tests.command import erpkit, refused
+from tests.command import erpkit, refused, rows_of
 from tests.tiny import write_notebook
 
 pytestmark = pytest.mark.usefixtures("warm_runs")
@@ -74,7 +74,9 @@ def test_runs_are_chosen_by_notebook_tenant_outcome_and_time(
 def test_a_run_is_shown_by_the_beginning_of_its_id(database: Database, notebook: Path) -> None:
     id_ = _record(database, notebook, outcome="failed", tenant="acme")
     assert erpkit("runs").stdout.count(id_[:8]) == 1
-    shown = erpkit("runs", "show", id_[:8]).stdout
+    facts = dict(rows_of(erpkit("runs", "show", id_[:8])))
+    assert facts["outcome"].startswith("failed")
+    shown = "\n".join([*facts, *facts.values()])
     for text in (id_, "probe", "failed", "parameter n", "the database"):
         assert text in shown
     assert json.loads(erpkit("runs", "show", id_, "--json").stdout)["parameters"] == {"n": 1}
@@ -93,10 +95,10 @@ def test_a_run_is_run_again_with_its_notebook_and_parameters(
     second = json.loads(again.stdout)
     assert (second["outcome"], Path(second["output"]).parent) == ("ok", tmp_path / "again")
     write_notebook(notebook, "n + 1", parameters="n: int = 1  # a number")
-    assert (
-        "is not the same as in that run"
-        in erpkit("runs", "rerun", first.id, "--output", str(tmp_path / "again")).stderr
-    )
+    third = erpkit("runs", "rerun", first.id, "--output", str(tmp_path / "again"))
+    assert "is not the same as in that run" in third.stderr
+    (row,) = rows_of(third)
+    assert (row[1:3], Path(row[5]).suffix) == (["probe", "ok"], ".html")
     with database.connection() as connection:
         assert [run.parameters for run in list_runs(connection)] == [{"n": 7}] * 3
     notebook.unlink()
@@ -115,12 +117,12 @@ def test_pruning_shows_a_plan_and_deletes_rows_and_files_once_it_is_confirmed(
     kept = run_notebook(open_notebook(str(notebook)), {"n": 8}, folder, recorder=Recorder(database))
     planned = erpkit("runs", "prune", "--days", "0", "--keep", "2")
     assert planned.returncode == 0
-    assert ": delete 1 run and 2 files" in planned.stdout
+    assert ": delete 1 run and 2 files" in planned.stderr
     assert len(list(folder.glob("probe*"))) == 8
-    command = planned.stdout.split("to apply it:")[1].split()
+    command = planned.stderr.split("to apply it:")[1].split()
     assert command[:7] == ["erpkit", "runs", "prune", "--days", "0", "--keep", "2"]
     refused(erpkit("runs", "prune", "--days", "0", "--keep", "1", *command[7:]), 2, "plan")
-    assert "deleted 1 run and 2 files" in erpkit(*command[1:]).stdout
+    assert "deleted 1 run and 2 files" in erpkit(*command[1:]).stderr
     assert _listed() == [kept.id, results[2].id, results[1].id]
     assert {path.stem for path in folder.glob("probe*")} == {one.output.stem for one in (*results[1:], kept)}
     assert results[0].output.stem + ".html" not in (folder / "index.html").read_text()

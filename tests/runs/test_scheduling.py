@@ -22,6 +22,7 @@ import yaml
 
 from erpkit.database import Database
 from erpkit.runs import list_runs, open_notebook, validate_parameters
+from erpkit.runs.history import RunFilter
 from erpkit.tenants import create_tenant
 from tests.guide import read_node
 from tests.tiny import write_notebook
@@ -58,7 +59,7 @@ def test_the_command_in_the_crontab_runs_and_ends_with_the_notebooks_exit_code(
     command = shlex.join([*words[:-1], str(tmp_path / "runs")])
     done = subprocess.run(["/bin/sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
-    assert "! acme: behind on migrations" in done.stdout
+    assert "! acme: behind on migrations" in done.stderr
     assert (tmp_path / "runs" / "index.html").exists()
 
 
@@ -205,5 +206,5 @@ def test_a_job_of_jupyter_scheduler_runs_as_erpkit_run_does(lab: Lab, shared_dat
     assert "['acme', 'bluebird', 'acme', 'bluebird']" in files["ipynb"].read_text()
     assert "<title>probe</title>" in files["html"].read_text()
     with shared_database.connection() as connection:
-        (run,) = list_runs(connection, "probe")
+        (run,) = list_runs(connection, only=RunFilter("probe"))
     assert (run.outcome, run.tenants) == ("ok", ["acme", "bluebird"])

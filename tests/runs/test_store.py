@@ -60,6 +60,17 @@ def test_a_look_is_kept_in_the_database_and_the_next_one_finds_it(
     )
 
 
+def test_a_look_of_a_machine_whose_clock_is_ahead_is_no_earlier_one(
+    erp: Planted, database: Database, tmp_path: Path
+) -> None:
+    looks = Looks(database, tmp_path)
+    looks.keep("inspection", [], _look(-120, n=2))
+    assert looks.find("inspection") == (None, None)
+    looks.keep("inspection", [], _look(5, n=1))
+    last, base = looks.find("inspection")
+    assert (last and last.facts, base and base.facts) == ({"n": 1}, {"n": 1})
+
+
 def test_a_look_at_some_tenants_is_compared_with_one_of_all_as_far_as_it_is_about_them(
     erp: Planted, database: Database, tmp_path: Path
 ) -> None:

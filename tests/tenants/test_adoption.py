@@ -22,8 +22,10 @@ from erpkit.erp import Erp
 from erpkit.errors import DatabaseError, PlanChangedError, UsageError
 from erpkit.runs.sample import drop_database
 from erpkit.tenants.adoption import to_slug
+from erpkit.tenants.doctor import examine
 from erpkit.tenants.exports import find_program, open_program
 from tests.command import erpkit as run_erpkit
+from tests.command import rows_of
 
 QUERY = "SELECT slug, schema_name, title AS name, state AS status FROM public.customers"
 GOOSE = """
@@ -499,6 +501,7 @@ def test_beside_a_table_of_tenants_of_the_erps_own_the_registry_has_another_name
         assert not plan.apply(plan.id).failed
     with fleet.database.connection() as connection:
         assert connection.execute("SELECT count(*) FROM public.erpkit_tenants").fetchone() == (3,)
+        assert examine(connection, "here").facts["tenants"] == "3 of erpkit's own"
         theirs = "SELECT relacl::text FROM pg_class WHERE oid = 'public.tenants'::regclass"
         assert "erpkit" not in str(connection.execute(theirs).fetchone())
     with fleet.open() as erp:
@@ -592,6 +595,7 @@ def _count(fleet: Fleet) -> int:
 def test_the_command_line_plans_adopts_and_releases(fleet: Fleet) -> None:
     environ = fleet.environ()
     shown = run_erpkit("tenants", "adopt", "--query", QUERY, **environ)
+    assert [row[:2] for row in rows_of(shown)] == [["erp_nord", "nord"], ["erp_ost", "ost"], ["erp_sued", "sued"]]
     assert shown.returncode == 0, shown.stderr
     confirm = re.findall(r"adopt-[0-9a-f]{10}", shown.stdout + shown.stderr)[-1]
     assert f"erpkit tenants adopt --query '{QUERY}' --confirm {confirm}" in shown.stdout + shown.stderr

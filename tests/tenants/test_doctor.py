@@ -214,8 +214,8 @@ def test_erpkits_own_database_and_an_empty_one_are_told_as_such(erp: Planted, da
 def test_in_an_empty_database_nothing_is_green(database: Database) -> None:
     done = run("doctor", ERPKIT_DATABASE=database.conninfo)
     assert done.returncode == 3
-    assert "nothing that looks like tenants" in done.stdout
-    assert done.stdout.rstrip().endswith("erpkit demo")
+    assert "nothing that looks like tenants" in done.stderr
+    assert done.stderr.rstrip().endswith("erpkit demo")
 
 
 @pytest.fixture
@@ -311,7 +311,7 @@ def test_the_command_line_names_the_database_again_and_takes_no_password(databas
     make(database, ["a", "b"])
     done = run("doctor", database.conninfo)
     assert done.returncode == 0
-    assert "    export ERPKIT_DATABASE=" in done.stdout
+    assert "    export ERPKIT_DATABASE=" in done.stderr
     document = json.loads(run("doctor", database.conninfo, "--json").stdout)
     assert (document["tenants"], document["commands"][-1]) == (["a", "b"], "erpkit run inspect_tenants")
     refused(run("doctor", "postgresql://ann:geheim@localhost/erp"), 2, "password")

@@ -167,7 +167,7 @@ def test_what_else_is_left_out_is_named_and_the_exit_code_says_so(
         _make(database, f"DROP EVENT TRIGGER {name}_ddl", f"DROP OWNED BY {other}, {member} CASCADE")
         _make(database, f"DROP ROLE {other}, {member}", f'ALTER ROLE "{tenant.role}" RESET ALL')
     assert done.returncode == 3, done.stderr
-    assert [line for line in done.stdout.splitlines() if line.startswith("!")] == [
+    assert [line for line in done.stderr.splitlines() if line.startswith("!")] == [
         f"! not in the file: {what}"
         for what in (
             "cast from tenant_acme.money2 to text",
@@ -184,7 +184,7 @@ def test_what_else_is_left_out_is_named_and_the_exit_code_says_so(
         )
     ]
     assert len(read_manifest(tmp_path / "acme.erpkit").left_out) == 11
-    assert (again.returncode, again.stdout.count("! not in the file:")) == (3, 11), again.stderr
+    assert (again.returncode, again.stderr.count("! not in the file:")) == (3, 11), again.stderr
 
 
 def test_what_has_to_be_there_at_the_import_is_named_and_loses_nothing(
@@ -204,7 +204,7 @@ def test_what_has_to_be_there_at_the_import_is_named_and_loses_nothing(
     )  # fmt: skip
     done = erpkit("tenants", "export", "acme", str(tmp_path / "acme.erpkit"), ERPKIT_DATABASE=database.conninfo)
     assert done.returncode == 0, done.stdout
-    assert [line.split(": ", 1)[1] for line in done.stdout.splitlines() if line.startswith("the import needs")] == [
+    assert [line.split(": ", 1)[1] for line in done.stderr.splitlines() if line.startswith("the import needs")] == [
         "extension vector", "function shared.note()", "function shared.tax(integer)", "sequence shared.numbers",
         "table shared.countries", "type shared.color",
     ]  # fmt: skip

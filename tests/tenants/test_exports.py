@@ -149,15 +149,15 @@ def test_importing_under_another_name_says_what_still_names_the_old_schema(expor
     file, environ = str(exported), {"ERPKIT_DATABASE": database.conninfo}
     done = erpkit("tenants", "import", file, "--as", "apex", **environ)
     assert done.returncode == 3
-    assert [line for line in done.stdout.splitlines() if line.startswith("!")] == [
+    assert [line for line in done.stderr.splitlines() if line.startswith("!")] == [
         "! default value for column word of table tenant_apex.notes: 'tenant_acme.notes'::text",
         "! function tenant_apex.body(): -- COPY tenant_acme.x FROM stdin;",
         """! view tenant_apex."odd'view": SELECT (word ~ '\\d+''tenant_acme.'::text) AS tenant_acme""",
     ]
     done = erpkit("tenants", "rename", "acme", "ajax", **environ)
     rename_tenant(database, "ajax", "acme")
-    assert (done.returncode, done.stdout.count("! function tenant_ajax.body()")) == (3, 1)
-    assert "still name the old schema in the text" in done.stdout
+    assert (done.returncode, done.stderr.count("! function tenant_ajax.body()")) == (3, 1)
+    assert "still name the old schema in the text" in done.stderr
 
 
 def test_it_is_imported_into_another_database_under_its_own_name(exported: Path, server: EmbeddedServer) -> None:

@@ -99,6 +99,8 @@ def test_the_second_look_at_event_logs_tells_what_moved(erp: Planted, database: 
         moved = {one.name: one.difference for one in second.trend.rows}
         assert moved["dead letters"] == -first.facts["dead letters"]  # type: ignore[operator]
         assert all(one.age.startswith("for ") for one in second.findings)
+        assert len(opened.events.health(max_lag=0).trend.rows) == 0  # with other limits it is another look
+        assert {one.age for one in opened.events.lag(max_lag=None, max_age=None).findings} <= {""}
     result = run_notebook(open_notebook("event_health"), {}, tmp_path / "runs", recorder=Recorder(database))
     report = result.report.read_text()
     assert "There is no earlier look" not in report
@@ -129,3 +131,4 @@ def test_an_inspection_works_where_nothing_can_be_kept_and_says_so(
         found = opened.tenants.inspect()
     assert len(found) > 0
     assert found.note.startswith("this look was not kept for the next one: ")
+    assert "And this look was not kept for the next one: " in found.growth.empty

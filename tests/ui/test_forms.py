@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+import html
+import re
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
 
 import ipywidgets
+import nbformat
 import pytest
 
 from erpkit.database import Database
 from erpkit.errors import UsageError
 from erpkit.modules import Registry
-from erpkit.runs import open_notebook
+from erpkit.runs import list_notebooks, open_notebook
 from erpkit.sample.demo import Planted
 from erpkit.ui import Form, form
 from tests.conftest import plant_copy
@@ -268,8 +272,6 @@ def test_a_wrong_value_in_the_parameters_cell_itself_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["replay_events", "run_migrations", "inspect_tenants", "check_modules"])
 def test_the_notebooks_own_declarations_make_a_form(name: str) -> None:
-    import nbformat
-
     cells = nbformat.read(open_notebook(name).path, as_version=4).cells
     (cell,) = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     shown = Form(executed(cell))
@@ -280,3 +282,100 @@ def test_the_notebooks_own_declarations_make_a_form(name: str) -> None:
 
 def test_where_nobody_watches_there_is_no_form() -> None:
     assert form(executed(CELL)) is None
+
+
+# A value of each parameter that is refused at its field, and what is said of it.
+REFUSED: dict[str, tuple[Any, str]] = {
+    "accept": (["loose"], "did you mean loses?"),
+    "canaries": (["acne"], "did you mean acme?"),
+    "correlation_id": ("0198c0de-7a1b-7c3d", "is not an id"),
+    "cut": (["slaes->catalog"], "did you mean sales?"),
+    "database": ("env:ERPKIT_DATABSE", "did you mean ERPKIT_DATABASE?"),
+    "days": (0, "the least is 1"),
+    "export_to": ("/no/such/events.jsonl", "there is no folder /no/such"),
+    "file": ("/no/such.tenant", "there is no file"),
+    "first_offset": ("-1", "the least is 0"),
+    "folder": ("/no/such", "there is no folder"),
+    "handler": ("biling.*", "there is no handler"),
+    "handlers": (["billing.on_invoice_craeted"], "did you mean billing.on_invoice_created?"),
+    "health_file": ("/no/such.json", "there is no file"),
+    "impact": ("slaes", "did you mean sales?"),
+    "last_offset": ("1.5", "is not a whole number"),
+    "layers": ("sales > ", "a name is missing"),
+    "limit": (0, "the least is 1"),
+    "lock_timeout": (0.0, "give a number above 0"),
+    "long": (-1, "the least is 0"),
+    "max_age": (-1, "the least is 0"),
+    "max_lag": (-1, "the least is 0"),
+    "mend": ("UPDATE {shema}.rates SET euros = 1", "did you mean {schema}?"),
+    "modules": ("erpkit.samples", "did you mean erpkit.sample?"),
+    "notebook": ("inspect_tenant", "did you mean inspect_tenants?"),
+    "rate": ("nan", "give a number above 0"),
+    "resume": ("17", "is not an id"),
+    "send_to": ("brocker", "did you mean broker?"),
+    "side_effects": (["billing.on_invoice_created"], "has no side effects"),
+    "since": ("/no/such.json", "there is no file"),
+    "slug": ("New Tenant", "did you mean new_tenant?"),
+    "snapshot": ("/no/such/monday.json", "there is no folder"),
+    "statement_timeout": (1e9, "the most is 2,147,483"),
+    "table": ("sales_ordres", "did you mean sales_orders"),
+    "tenant": ("acne", "there is no tenant"),
+    "tenants": (["acne"], "did you mean acme?"),
+    "threshold": (7.0, "is not a share"),
+    "topic": ("biling.*", "did you mean billing.*"),
+    "uuids": (["17"], "is not an id"),
+    "workers": (0, "the least is 1"),
+}
+FREE = {"cause", "name"}  # these can be any text: a part of an error, and a name for people
+CHOSEN = (ipywidgets.Checkbox, ipywidgets.DatetimePicker, ipywidgets.Dropdown)  # nothing else can be entered
+
+
+def form_of(notebook: str) -> Form:
+    """Return the form of one of erpkit's notebooks, with the choices that it asks for."""
+    cells = [cell.source for cell in nbformat.read(open_notebook(notebook).path, as_version=4).cells]
+    (call,) = [ast.parse(cell).body[-1].value for cell in cells if "ui.form(" in cell]
+    kinds = {one.arg: ast.literal_eval(one.value) for one in call.keywords if one.arg != "rare"}
+    declared = next(cell for cell in cells if re.match(r"(from .*\n+)*\w+: ", cell))
+    return Form(executed(declared), kinds=kinds)
+
+
+@pytest.mark.parametrize("notebook", [name for name in list_notebooks() if open_notebook(name).parameters])
+def test_each_parameter_of_each_notebook_is_checked_at_its_field(notebook: str) -> None:
+    shown = form_of(notebook)
+    assert problem(shown) == ""
+    for name, field in shown.fields.items():
+        if name in FREE or isinstance(field.input, CHOSEN):
+            continue
+        value, words = REFUSED[name]
+        before = field.input.value
+        fill(shown, name, value)
+        assert words in html.unescape(field.error.value), name
+        fill(shown, name, before)
+        assert problem(shown) == "", name
+
+
+def test_what_is_wrong_only_beside_another_value_is_told_and_what_another_one_excuses_is_not(erp: Planted) -> None:
+    replay = form_of("replay_events")
+    fill(replay, "again", True)
+    assert "say in send_to where to" in problem(replay)
+    fill(replay, "again", False)
+    fill(replay, "topic", "orders")
+    fill(replay, "watermill", True)
+    assert problem(replay) == ""
+    fill(replay, "resume", str(UUID(int=1)))
+    assert "watermill is set, and one excludes the other" in problem(replay)
+    migrations = form_of("run_migrations")
+    fill(migrations, "canaries", ["acme"])
+    fill(migrations, "tenants", ["b*"])
+    assert "not among the tenants: acme" in problem(migrations)
+    fill(migrations, "tenants", ["b*", "ac*"])
+    assert problem(migrations) == ""
+    runbook = form_of("runbooks/tenant_behind")
+    fill(runbook, "rehearse", False)
+    assert "needed where nothing is rehearsed" in problem(runbook)
+    fill(runbook, "tenant", erp.behind)
+    assert problem(runbook) == ""
+    history = form_of("run_history")
+    fill(history, "database", "service=other")
+    fill(history, "notebook", "inspect_tenant")
+    assert problem(history) == ""

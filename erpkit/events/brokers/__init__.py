@@ -3,7 +3,6 @@
 from erpkit.events.brokers.broker import (
     LIVE,
     Broker,
-    Delivery,
     MemoryBroker,
     RefusedError,
     Route,
@@ -15,30 +14,26 @@ from erpkit.events.brokers.consume import Consumed, ConsumeOptions, consume
 from erpkit.events.brokers.forward import (
     Forwarded,
     forward,
-    forward_group,
     group_name,
     prepare,
     read_forward_findings,
     read_forward_lag,
 )
-from erpkit.events.brokers.resend import ResendPlan, Rewind, plan_resend, run_resend
+from erpkit.events.brokers.resend import ResendPlan, plan_resend, run_resend
 
 __all__ = [
     "LIVE",
     "Broker",
     "ConsumeOptions",
     "Consumed",
-    "Delivery",
     "Forwarded",
     "MemoryBroker",
     "RefusedError",
     "ResendPlan",
-    "Rewind",
     "Route",
     "Subscription",
     "consume",
     "forward",
-    "forward_group",
     "group_name",
     "open_broker",
     "plan_resend",

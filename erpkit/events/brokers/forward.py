@@ -7,9 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from psycopg import sql
-
-from erpkit.database import Connection, Database, Errors, Tenant, note_failure, read_tenants, tenants_with_table
+from erpkit.database import (
+    Connection,
+    Database,
+    Errors,
+    Tenant,
+    note_failure,
+    read_tables,
+)
 from erpkit.database.in_use import Leaving
 from erpkit.errors import TenantNotActiveError
 from erpkit.events.brokers.broker import FROM_BROKER, LIVE, Broker, RefusedError, Route
@@ -42,8 +47,8 @@ UPDATE erpkit_dead_letters SET status = 'resolved', resolved_at = now(), resolve
 # An event that came from the broker is not forwarded back, and so does not wait.
 _LAG = """
 SELECT {slug}, {group}, '*', w.events, w.oldest, coalesce(c."offset", 0), c.updated_at, NULL, 0
-  FROM (VALUES ({group})) g (name) LEFT JOIN {checkpoints} c ON c.consumer_group = g.name
- CROSS JOIN LATERAL (SELECT count(*) AS events, min(recorded_at) AS oldest FROM {events} e
+  FROM (VALUES ({group})) g (name) LEFT JOIN {schema}.erpkit_checkpoints c ON c.consumer_group = g.name
+ CROSS JOIN LATERAL (SELECT count(*) AS events, min(recorded_at) AS oldest FROM {schema}.erpkit_events e
                       WHERE e."offset" > coalesce(c."offset", 0) AND NOT e.metadata ? {from_broker}) w
 """
 
@@ -201,7 +206,8 @@ def wiped_uuid(group: str) -> UUID:
 
 
 _OPEN = """
-SELECT {slug}, error, min("offset"), count(*) FROM {dead_letters} WHERE status = 'open' AND handler = {group} GROUP BY error
+SELECT {slug}, error, min("offset"), count(*) FROM {schema}.erpkit_dead_letters
+ WHERE status = 'open' AND handler = {group} GROUP BY error
 """
 
 
@@ -210,17 +216,8 @@ def read_forward_findings(
 ) -> list[Finding]:
     """Return what such a broker has lost or refused, by its open dead letters; `errors` is as in `read_tenants`."""
     group = group_name(scheme)
-    queries = [
-        (
-            tenant,
-            sql.SQL(_OPEN).format(
-                slug=sql.Literal(tenant.slug), group=sql.Literal(group),
-                dead_letters=sql.Identifier(tenant.schema, "erpkit_dead_letters"),
-            ),
-        )
-        for tenant in tenants_with_table(connection, "erpkit_dead_letters", tenants, errors)
-    ]  # fmt: skip
-    return [_finding(group, *row) for row in sorted(read_tenants(connection, queries, errors))]
+    found = read_tables(connection, tenants, "erpkit_dead_letters", _OPEN, errors, group=group)
+    return [_finding(group, *row) for row in sorted(found)]
 
 
 def _finding(group: str, slug: str, error: str, offset: int, letters: int) -> Finding:
@@ -238,15 +235,6 @@ def read_forward_lag(
     connection: Connection, tenants: Sequence[Tenant], scheme: str, errors: Errors | None = None
 ) -> list[GroupLag]:
     """Return how far the forwarder to such a broker is behind the log of each tenant; `errors` is as in `read_tenants`."""
-    queries = [
-        (
-            tenant,
-            sql.SQL(_LAG).format(
-                slug=sql.Literal(tenant.slug), group=sql.Literal(group_name(scheme)),
-                from_broker=sql.Literal(FROM_BROKER), checkpoints=sql.Identifier(tenant.schema, "erpkit_checkpoints"),
-                events=sql.Identifier(tenant.schema, "erpkit_events"),
-            ),
-        )
-        for tenant in tenants_with_table(connection, "erpkit_events", tenants, errors)
-    ]  # fmt: skip
-    return sorted((GroupLag(*row) for row in read_tenants(connection, queries, errors)), key=lambda one: one.tenant)
+    named = {"group": group_name(scheme), "from_broker": FROM_BROKER}
+    rows = read_tables(connection, tenants, "erpkit_events", _LAG, errors, **named)
+    return sorted((GroupLag(*row) for row in rows), key=lambda one: one.tenant)

@@ -14,7 +14,15 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from erpkit.config import acting_user
-from erpkit.database import Connection, Database, Errors, Tenant, note_errors, read_tenants, tenants_with_table
+from erpkit.database import (
+    Connection,
+    Database,
+    Errors,
+    Tenant,
+    note_errors,
+    read_tables,
+    read_tenants,
+)
 from erpkit.errors import ErpkitError, UsageError
 from erpkit.events.log import announce
 from erpkit.events.message import Message
@@ -30,7 +38,7 @@ from erpkit.events.replay.plan import (
 from erpkit.events.replay.selection import Selection
 from erpkit.finding import Finding, not_read
 from erpkit.modules import Registry
-from erpkit.result import Result, Summary
+from erpkit.result import Summary, TableResult
 from erpkit.table import Column, Table, Tone
 
 
@@ -81,8 +89,8 @@ class ReplayResult:
 _Result = tuple[str, ReplayResult]  # tenant
 
 
-@dataclass(frozen=True)
-class ReplayHistory(Result):
+@dataclass(frozen=True, repr=False)
+class ReplayHistory(TableResult):
     """Earlier replays of some tenants, the newest first, and the tenants that could not be read with the reason.
 
     `results` are what became of each event, where that was asked for: by tenant, failures first.
@@ -112,12 +120,6 @@ class ReplayHistory(Result):
     def summary(self) -> Summary:
         """How many there are, and which tenants could not be read."""
         return Summary("Earlier replays", {"replays": len(self.records)}, self.findings)
-
-    def __repr__(self) -> str:
-        return repr(self.table)
-
-    def _repr_html_(self) -> str:
-        return self.table._repr_html_()
 
 
 def _state_tone(state: str) -> Tone:
@@ -194,18 +196,13 @@ def count_replay_results(
     connection: Connection, tenants: Sequence[Tenant], replay_id: UUID, errors: Errors | None = None
 ) -> dict[tuple[str, str], dict[str, int]]:
     """Return how many events are in which state, by tenant and handler (or target); `errors` is as in `read_tenants`."""
-    query = sql.SQL("SELECT {}, handler, state, count(*) FROM {} WHERE replay_id = {} GROUP BY 2, 3")
-    queries = [
-        (
-            tenant,
-            query.format(
-                sql.Literal(tenant.slug), sql.Identifier(tenant.schema, "erpkit_replay_results"), sql.Literal(replay_id)
-            ),
-        )
-        for tenant in tenants_with_table(connection, "erpkit_replay_results", tenants, errors)
-    ]
+    query = (
+        "SELECT {slug}, handler, state, count(*) FROM {schema}.erpkit_replay_results "
+        "WHERE replay_id = {replay_id} GROUP BY 2, 3"
+    )
+    rows = read_tables(connection, tenants, "erpkit_replay_results", query, errors, replay_id=replay_id)
     counts: dict[tuple[str, str], dict[str, int]] = {}
-    for slug, handler, state, count in sorted(read_tenants(connection, queries, errors)):
+    for slug, handler, state, count in sorted(rows):
         counts.setdefault((slug, handler), {})[state] = count
     return counts
 
@@ -338,17 +335,9 @@ def _read(
     connection: Connection, tenants: Sequence[Tenant], columns: str, replay_id: UUID | None, errors: Errors | None
 ) -> list[tuple[Any, ...]]:
     wanted = sql.SQL("true") if replay_id is None else sql.SQL("replay_id = {}").format(sql.Literal(replay_id))
-    query = sql.SQL("SELECT {}, {} FROM {} r WHERE {}")
-    queries = [
-        (
-            tenant,
-            query.format(
-                sql.Literal(tenant.slug), sql.SQL(columns), sql.Identifier(tenant.schema, "erpkit_replays"), wanted
-            ),
-        )
-        for tenant in tenants_with_table(connection, "erpkit_replay_results", tenants, errors)
-    ]
-    return read_tenants(connection, queries, errors)
+    query = "SELECT {slug}, {columns} FROM {schema}.erpkit_replays r WHERE {wanted}"
+    values = {"columns": sql.SQL(columns), "wanted": wanted}
+    return read_tables(connection, tenants, "erpkit_replay_results", query, errors, **values)
 
 
 def _count_left(tenant: Tenant, selection: Selection, last_offset: int, until: int) -> sql.Composed:

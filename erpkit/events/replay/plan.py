@@ -19,6 +19,7 @@ from erpkit.events.dead_letters import DeadLetter, group_letters, letter_finding
 from erpkit.events.log import hint_topic
 from erpkit.events.replay.selection import Selection
 from erpkit.finding import Finding, find_unseen, not_read
+from erpkit.grouping import group_by
 from erpkit.modules import EventHandler, Registry
 from erpkit.near import did_you_mean
 from erpkit.plan import plan_id
@@ -124,10 +125,7 @@ class ReplayPlan:
     @cached_property
     def steps_by_tenant(self) -> dict[str, list[ReplayStep]]:
         """The steps of each tenant, by name."""
-        found: dict[str, list[ReplayStep]] = {}
-        for step in self.steps:
-            found.setdefault(step.tenant, []).append(step)
-        return found
+        return group_by(self.steps, lambda step: step.tenant)
 
     @property
     def event_count(self) -> int:
@@ -204,6 +202,11 @@ class ReplayPlan:
             if self.selection == Selection()
             else "No event matches: there is nothing to replay."
         )
+
+    @property
+    def whole_table(self) -> Table[ReplayStep]:
+        """The table for a program: its steps."""
+        return self.step_table
 
     @property
     def tables(self) -> tuple[Table[Any], ...]:

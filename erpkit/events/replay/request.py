@@ -166,6 +166,11 @@ class ReplayReport(Result):
         return Table(columns, list(self.counts.items()), "No result per event was kept.")
 
     @property
+    def whole_table(self) -> Table[_Count]:
+        """The table for a program: what became of the events."""
+        return self.results
+
+    @property
     def tables(self) -> tuple[Table[Any], ...]:
         """The handlers, the events of each, and the failures."""
         return self.plan.handler_table, self.results, self.failures

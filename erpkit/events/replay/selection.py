@@ -111,24 +111,20 @@ def read_selected(
     ]
 
 
-def stream_selected(
-    connection: Connection, selection: Selection, topics: Sequence[str] | None = None, replay_id: UUID | None = None
-) -> Iterator[Message]:
+def stream_selected(connection: Connection, selection: Selection) -> Iterator[Message]:
     """Read all selected events in the order of the log through a server-side cursor, in constant memory.
 
-    `connection` is inside a tenant's transaction. `topics` are those that fit the pattern, found here unless given.
+    `connection` is inside a tenant's transaction.
     """
-    if topics is None:
-        topics = list_topics(connection, selection)
+    topics = list_topics(connection, selection)
     with connection.cursor(name="erpkit_selected") as cursor:
         cursor.itersize = _ROWS_A_FETCH
         cursor.execute(
             sql.SQL('SELECT {} FROM erpkit_events WHERE topic = ANY({}) AND {} ORDER BY "offset"').format(
-                sql.SQL(COLUMNS), sql.Literal(list(topics)), selection.condition()
+                sql.SQL(COLUMNS), sql.Literal(topics), selection.condition()
             )
         )
-        for offset, uuid, topic, payload, metadata, recorded_at in cursor:
-            yield Message(topic, payload, uuid, metadata, offset, recorded_at, replay_id)
+        yield from map(to_message, cursor)
 
 
 def list_selected(connection: Connection, selection: Selection, limit: int) -> list[Message]:

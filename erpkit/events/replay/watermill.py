@@ -34,7 +34,7 @@ from erpkit.events.replay.run import Pace, ReplayFailure, ReplayRun, RunOptions,
 from erpkit.events.replay.selection import Selection
 from erpkit.finding import Finding, find_skipped, not_read
 from erpkit.modules import EventHandler, Registry
-from erpkit.result import Result, Summary
+from erpkit.result import Summary, TableResult
 from erpkit.signals import stop_at_interrupt
 from erpkit.table import Column, Table
 
@@ -70,8 +70,8 @@ class WatermillTopic:
     groups: tuple[WatermillGroup, ...]
 
 
-@dataclass(frozen=True)
-class WatermillTopics(Result):
+@dataclass(frozen=True, repr=False)
+class WatermillTopics(TableResult):
     """The topics in Watermill's tables of some tenants, and the tenants that could not be read with the reason."""
 
     topics: Sequence[WatermillTopic]
@@ -93,12 +93,6 @@ class WatermillTopics(Result):
     def summary(self) -> Summary:
         """How many there are, and which tenants could not be read."""
         return Summary("Topics in Watermill's tables", {"topics": len(self.topics)}, self.findings)
-
-    def __repr__(self) -> str:
-        return repr(self.table)
-
-    def _repr_html_(self) -> str:
-        return self.table._repr_html_()
 
 
 _TOPICS = (
@@ -181,14 +175,6 @@ SELECT c.relname, has_table_privilege(c.oid, 'SELECT'), 'acked' = ANY (a.names),
    AND starts_with(c.relname, %(prefix)s) AND a.names @> '{offset,uuid,created_at,payload,metadata}'
    AND a.names && '{transaction_id,acked}' AND (%(topic)s::text IS NULL OR c.relname = %(prefix)s || %(topic)s) ORDER BY c.relname
 """
-
-
-def list_watermill_topics(connection: Connection) -> list[str]:
-    """Return the topics that have a table in the present tenant's schema, by name.
-
-    Raises ErpkitError, saying what to grant, for one that the tenant's role may not read.
-    """
-    return [shape.topic for shape in _shapes(connection)]
 
 
 def _shapes(connection: Connection, topic: str | None = None) -> list[_Shape]:

@@ -44,7 +44,7 @@ def test_a_plan_is_shown_and_applied_as_json(planted: Planted) -> None:
 
 
 def test_side_effects_are_named_when_they_were_asked_for(planted: Planted) -> None:
-    shown = replay("--topic", "sales.OrderPlaced", "--side-effects", "inventory.on_order_placed").stdout
+    shown = replay("--topic", "sales.OrderPlaced", "--side-effects", "inventory.on_order_placed").stderr
     assert "inventory.on_order_placed: has side effects: Keep the whole order on the shelf" in shown
 
 
@@ -68,12 +68,12 @@ def test_ctrl_c_tells_how_to_go_on_and_the_rest_is_done_then(planted: Planted, s
 
 def test_events_go_to_a_file_and_into_another_tenants_log(planted: Planted, tmp_path: Path) -> None:
     file = f"file:{tmp_path / 'events.jsonl'}"
-    assert "of 1 tenant" in replay("--topic", "catalog.*", "--to", file).stdout
-    shown = erpkit("events", "replay", "--tenant", "cobalt", "--from", file).stdout
+    assert "of 1 tenant" in replay("--topic", "catalog.*", "--to", file).stderr
+    shown = erpkit("events", "replay", "--tenant", "cobalt", "--from", file).stderr
     done = erpkit(
         "events", "replay", "--tenant", "cobalt", "--from", file, "--confirm", shown.split("--confirm ")[1].strip()
     )
-    assert "events appended to the log of cobalt" in done.stdout
+    assert "events appended to the log of cobalt" in done.stderr
 
 
 def test_a_projection_changed_by_hand_is_found_and_mended(planted: Planted, shared_database: Database) -> None:
@@ -86,7 +86,7 @@ def test_a_projection_changed_by_hand_is_found_and_mended(planted: Planted, shar
     swap = ("--handler", "billing.on_payment_received", "--swap", "--confirm")  # the same projection
     refused(replay(*swap, "swap-0000000000"), 2, "nothing was done")
     assert "erpkit_shadow_acme_" in erpkit("events", "shadows").stdout
-    assert replay(*swap, shown.stdout.split("--confirm ")[1].strip()).returncode == 0
+    assert replay(*swap, shown.stderr.split("--confirm ")[1].strip()).returncode == 0
     with shared_database.connection() as connection:
         assert connection.execute(ledger).fetchall() == before
     assert json.loads(erpkit("events", "shadows", "--json").stdout) == []
