@@ -8,7 +8,7 @@ _AS_GOOD = 0.12  # difference of likeness, of 1 at most; what is less like the n
 _SHORT = 3  # characters; a shorter name is part of too many others
 
 
-def find_near(name: str, known: Iterable[str], most: int = 3, *, cutoff: float = 0.6) -> list[str]:
+def find_near(name: str, known: Iterable[str], most: int = 3, *, cutoff: float = 0.65) -> list[str]:
     """Return the known names that are most like an unknown one, else those that contain it. Pure."""
     from difflib import SequenceMatcher  # noqa: PLC0415 - only on an error
 

@@ -156,10 +156,8 @@ def _say_next(letter: DeadLetter, has_payload: bool) -> None:
     one = [letter.tenant, str(letter.offset)]
     chosen = [*_options("--tenant", one[:1]), *_options("--handler", [letter.handler]), *_options("--offset", one[1:])]
     leave_gap()
-    say(
-        "to see the business data in it, to retry it once the cause is mended, to correct a value, or to give it up:",
-        hang=0,
-    )
+    see = "" if has_payload else "see the business data in it, to "
+    say(f"to {see}retry it once the cause is mended, to correct a value, or to give it up:", hang=0)
     for words in (
         *([] if has_payload else [["show", *one, "--payload"]]),
         ["retry", *chosen],

@@ -55,7 +55,8 @@ class Group(_WithExamples, click.Group):
 
     def _refuse(self, ctx: click.Context, name: str, error: Exception) -> NoReturn:
         known = self.list_commands(ctx)
-        raise click.UsageError(f"There is no command {name!r}; {did_you_mean(name, known)}", ctx) from error
+        alone = f". Without one: {first_sentence(self.help or '')}" if self.invoke_without_command else ""
+        raise click.UsageError(f"There is no command {name!r}; {did_you_mean(name, known)}{alone}", ctx) from error
 
 
 def command_name(ctx: click.Context) -> str:

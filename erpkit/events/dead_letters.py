@@ -99,7 +99,7 @@ class DeadLetterDetail:
             "closed": closed,
             "holds back": f"{count_of(self.parked, 'event')} of {self.aggregate}" if self.aggregate else "",
             **{
-                f"edit {number}": f"{edit['edited_at'][:19]} by {edit['edited_by']}: {edit['reason']}"
+                f"edit {number}": f"{_moment(edit['edited_at'])} by {edit['edited_by']}: {edit['reason']}"
                 for number, edit in enumerate(self.edits, 1)
             },
             **{f"payload: {name}": str(value) for name, value in fields_of(self.payload).items()},
@@ -116,6 +116,10 @@ class DeadLetterDetail:
 
     def _repr_html_(self) -> str:
         return self.table._repr_html_()
+
+
+def _moment(text: str) -> str:
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S %Z}"
 
 
 LETTER_COLUMNS = (

@@ -109,6 +109,14 @@ def _run(database: Database, plan: MendPlan, work: Work) -> MendRun:
             with database.transaction() as connection:
                 connection.execute(text.encode())
         except psycopg.Error as error:
-            failed[slug] = error.diag.message_primary or first_line(error)
+            failed[slug] = _reason(error)
         work.advance(1)
     return MendRun(plan, failed)
+
+
+def _reason(error: psycopg.Error) -> str:
+    """Return why a statement failed, and how to name a table: the transaction looks in no tenant's schema. Pure."""
+    reason = error.diag.message_primary or first_line(error)
+    if isinstance(error, psycopg.errors.UndefinedTable) and "." not in reason:
+        return f"{reason}; write {{schema}} before the names of the tenant's tables, as in {{schema}}.orders"
+    return reason

@@ -70,6 +70,8 @@ def test_a_command_that_is_none_is_answered_with_what_was_probably_meant() -> No
         ("tenants lst", "There is no command 'lst'; did you mean list?"),
         ("events dead-letter list", "There is no command 'dead-letter'; did you mean dead-letters?"),
         ("db xyz", "There is no command 'xyz'; there are start, status, stop, url"),
+        ("runs list", "'list'; there are prune, rerun, show. Without one: List the runs that `erpkit run` recorded"),
+        ("events status", "There is no command 'status'; there are "),
         ("tenants list --jsn", "Did you mean '--json'?"),
     ):
         done = erpkit(*wrong.split())

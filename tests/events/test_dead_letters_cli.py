@@ -97,6 +97,8 @@ def test_a_payload_is_edited_by_plan_kept_in_the_audit_and_retried(erp: Planted,
     again = letters("retry", "--offset", offset)
     assert letters("retry", "--offset", offset, "--confirm", again["id"])["results"][0]["state"] == "handled"
     (edit,) = letters("show", slug, offset, "--payload")["edits"]
+    shown = erpkit("events", "dead-letters", "show", slug, offset).stdout
+    assert re.search(r"edit 1\t\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC by ", shown)  # as the other times of a letter
     assert (edit["plan"], edit["reason"]) == (plan, change[-1])
     assert (edit["before"]["currency"], edit["after"]["currency"]) == ("CHF", "EUR")
     with database.connection() as connection:  # the event itself is as it was

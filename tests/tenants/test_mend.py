@@ -25,5 +25,8 @@ def test_a_mend_is_applied_by_its_id_alone_and_a_tenant_that_it_fails_in_does_no
         with database.connection() as connection:
             query = "SELECT count(*) FROM tenant_bluebird.billing_exchange_rates WHERE currency = 'SEK'"
             assert connection.execute(query.encode()).fetchone() == (1,)
+        bare = opened.migrations.mend(["acme"], "DELETE FROM billing_exchange_rates")
+        (finding,) = bare.apply(bare.id).findings
+        assert "does not exist; write {schema} before the names of the tenant's tables" in finding.problem
         nothing = opened.migrations.mend(["acme"], "")
         assert (nothing.size, str(nothing.record)) == (0, "there is nothing to mend")
