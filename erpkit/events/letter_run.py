@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -44,6 +45,7 @@ class LetterResult:
     """What became of one event. `detail` is the error of one that failed, or why it was left alone.
 
     `was_parked` marks an event that had waited behind a dead letter, and was handled, or failed, once that was out of the way.
+    `published` counts the events that the handler published: they wait for a dispatcher.
     """
 
     tenant: str
@@ -54,6 +56,7 @@ class LetterResult:
     state: State
     detail: str = ""
     was_parked: bool = False
+    published: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class LetterRun(Result):
 
     @property
     def findings(self) -> list[Finding]:
-        """What failed, by tenant, handler and cause, and what was left alone or could not be read."""
+        """What failed, by tenant, handler and cause, what was left alone or could not be read, and what waits now."""
         return [
             *failure_findings(((one.tenant, one.handler, one.detail, one.offset) for one in self.failed), _SHOW),
             *(
@@ -96,7 +99,21 @@ class LetterRun(Result):
                 if one.state == "left alone"
             ),
             *not_read(self.errors),
+            *self._waiting(),
         ]
+
+    def _waiting(self) -> list[Finding]:
+        """Return what the handlers published: where no dispatcher runs, it would be trouble some minutes later."""
+        counts = Counter[str]()
+        for one in self.results:
+            counts[one.tenant] += one.published
+        return [
+            Finding(
+                "published", slug, f"{count_of(count, 'event')} published by the handlers: a dispatcher handles them",
+                "info", f"erpkit events dispatch --once --tenant {slug}",
+            )
+            for slug, count in counts.items() if count
+        ]  # fmt: skip
 
     @property
     def tables(self) -> tuple[Table[LetterResult], ...]:
@@ -215,7 +232,7 @@ def _retry(connection: Connection, consumer: Consumer, plan: LetterPlan, letter:
     append(connection, published)
     if not is_new:
         return _result(letter, "left alone", "handled by other means meanwhile; it is closed now")
-    return _result(letter, "handled")
+    return replace(_result(letter, "handled"), published=len(published))
 
 
 def _discard(connection: Connection, letter: DeadLetter, reason: str) -> LetterResult:
@@ -245,6 +262,7 @@ def _release_batch(database: Database, consumer: Consumer) -> list[LetterResult]
         result = handle_batch(connection, consumer, hold_back(connection, consumer, [], most), attempts=1)
         append(connection, result.published)
     handled = [_released(consumer, message, "handled") for message in result.handled]
+    handled[:1] = [replace(one, published=len(result.published)) for one in handled[:1]]  # told once for the batch
     failed = [_released(consumer, message, "failed", describe_error(error)) for message, error in result.dead]
     return sorted([*handled, *failed], key=lambda one: one.offset)
 

@@ -133,9 +133,7 @@ class Decision(Generic[_Record, _Result]):
         self.head, self.state, self.view = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.id = widgets.HTML()
         self.plan_button = widgets.Button(description="Plan again", icon="refresh", layout=wide)
-        self.confirm = widgets.Text(
-            description="Plan's id", placeholder="type it to confirm", style={"description_width": "5em"}
-        )
+        self.confirm = widgets.Text(description="Plan's id", style={"description_width": "5em"})
         self.apply_button = widgets.Button(description="Apply", icon="check", button_style="danger", layout=wide)
         self.stop_button = widgets.Button(description="Stop", icon="stop", layout=wide, disabled=True)
         self.resume_button = widgets.Button(description="Resume", icon="play", button_style="primary", layout=wide)
@@ -176,7 +174,8 @@ class Decision(Generic[_Record, _Result]):
         finally:
             self.bar.layout.display = "none"
             self.resume_button.layout.display = None if self._work.stop.is_set() else "none"
-            self.stop_button.disabled, self.plan_button.disabled, self.confirm.disabled = True, False, False
+            self.stop_button.disabled, self.plan_button.disabled = True, False
+            self.confirm.disabled = not self.plan.record.size
             self.apply_button.disabled = not self._is_confirmed()
 
     def _plan_again(self) -> None:
@@ -204,6 +203,8 @@ class Decision(Generic[_Record, _Result]):
         target = f" on <strong>{visible_html(plan.target)}</strong>"
         self.head.value = f"<code>{visible_html(plan.id)}</code>: {visible_html(str(plan.record))}{target}"
         self.view.value = _shown(plan.record)
+        self.confirm.disabled = not plan.record.size  # there is nothing that an id could confirm
+        self.confirm.placeholder = "type it to confirm" if plan.record.size else "there is nothing to do"
         self._check()
 
     def _apply(self) -> None:
@@ -236,11 +237,11 @@ class Decision(Generic[_Record, _Result]):
         """Enable Apply for the plan's own id, and show an error for another one."""
         self.apply_button.disabled = not self._is_confirmed()
         given = self.confirm.value.strip()
-        wrong = bool(given) and not self._is_confirmed()
+        wrong = bool(given) and given != self.plan.id
         self._tell(f"{given!r} is not the id of the present plan, {self.plan.id}" if wrong else "", wrong=wrong)
 
     def _is_confirmed(self) -> bool:
-        return bool(self.confirm.value.strip() == self.plan.id)
+        return bool(self.plan.record.size) and self.confirm.value.strip() == self.plan.id
 
     def _tell(self, text: str, wrong: bool = False) -> None:
         color = ' style="color:var(--jp-error-color1,#dc2626)"' if wrong else ""

@@ -95,7 +95,12 @@ def test_a_payload_is_edited_by_plan_kept_in_the_audit_and_retried(erp: Planted,
     done = erpkit("events", "dead-letters", "edit", slug, offset, *change, "--confirm", plan)
     assert (done.returncode, f"retry --tenant {slug}" in done.stderr) == (0, True)
     again = letters("retry", "--offset", offset)
-    assert letters("retry", "--offset", offset, "--confirm", again["id"])["results"][0]["state"] == "handled"
+    retried = erpkit("events", "dead-letters", "retry", "--offset", offset, "--confirm", again["id"])
+    assert (retried.returncode, "handled" in retried.stdout) == (0, True)
+    assert (
+        f"1 event published by the handlers: a dispatcher handles them\n    erpkit events dispatch --once --tenant {slug}"
+        in (retried.stderr)
+    )
     (edit,) = letters("show", slug, offset, "--payload")["edits"]
     shown = erpkit("events", "dead-letters", "show", slug, offset).stdout
     assert re.search(r"edit 1\t\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC by ", shown)  # as the other times of a letter

@@ -128,6 +128,16 @@ def test_the_buttons_work_after_the_last_cell_closed_the_database(erp: Planted, 
     assert "newcomer" in slugs(database)
 
 
+def test_a_plan_of_nothing_takes_no_id_and_says_so(door: Erp) -> None:
+    decision = decide(door.migrations.mend(["acme"], ""))
+    assert decision.widget
+    decision.confirm.value = decision.plan.id
+    shown = (decision.apply_button.disabled, decision.confirm.disabled, decision.confirm.placeholder)
+    assert shown == (True, True, "there is nothing to do")
+    click(decision, "plan")
+    assert decision.confirm.disabled
+
+
 def test_migrations_are_stopped_between_tenants(
     erp: Planted, database: Database, migrations: tuple[Migration, ...]
 ) -> None:
