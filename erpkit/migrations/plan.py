@@ -176,7 +176,10 @@ class MigrationPlan:
         planned = {plan.tenant.slug for plan in self.tenants} if self.direction == "up" else set()
         for finding in self.before.findings if self.before else ():
             if finding.subject not in self.refused and (finding.kind not in _BEHIND or finding.subject in planned):
-                yield finding
+                is_retried = (
+                    self.retries_dirty and finding.kind == "dirty"
+                )  # by this plan: its own command helps no more
+                yield replace(finding, remedy="") if is_retried else finding
 
     @property
     def table(self) -> Table[_Line]:

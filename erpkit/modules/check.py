@@ -256,7 +256,7 @@ def check_modules(
         (*(str(one) for one in found.not_read if rules.reads(one.path)), *found.not_asked),
         target,
         in_baseline,
-        {**found.homes, **_homes(modules)},
+        {**found.homes, **find_homes(modules)},
         _never(starts=starts),
         graph=graph,
     )
@@ -274,7 +274,7 @@ def _never(*, starts: bool) -> frozenset[str]:
     return NEVER | REFUSED if starts else NEVER
 
 
-def _homes(modules: Iterable[ModuleLike]) -> dict[str, str]:
+def find_homes(modules: Iterable[ModuleLike]) -> dict[str, str]:
     """Return the files that describe modules: a modules.toml, or the manifest of an addon."""
     return {module.name: tell("").path for module in modules if (tell := getattr(module, "declared_at", None))}
 

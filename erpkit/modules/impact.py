@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from erpkit.errors import UsageError
 from erpkit.finding import Finding
-from erpkit.modules.check import ModuleCheck, check_modules, find_cycles
+from erpkit.modules.check import ModuleCheck, check_modules, find_cycles, find_homes
 from erpkit.modules.cycles import graph_of
 from erpkit.modules.findings import list_evidence
 from erpkit.modules.module import Module, ModuleLike
@@ -157,6 +158,7 @@ class Undeclared:
     evidence: tuple[str, ...]
     dependencies: tuple[str, ...]
     cycle: tuple[str, ...] = ()
+    file: str = ""  # the modules.toml, or an addon's manifest, that describes the module; "" where Python does
 
     @property
     def can_be_declared(self) -> bool:
@@ -166,6 +168,8 @@ class Undeclared:
     @property
     def cure(self) -> str:
         """What to change, in words for a developer."""
+        if self.can_be_declared and self.file:
+            return f"declare: depends = {json.dumps(self.dependencies)} in {self.file}"
         if self.can_be_declared:
             return f"declare: Module({self.module!r}, dependencies={self.dependencies!r})"
         path = " -> ".join(self.cycle)
@@ -245,8 +249,16 @@ def find_undeclared(check: ModuleCheck) -> list[Undeclared]:
             evidence = getattr(finding, "evidence", ()) or (finding.problem,)
             found.setdefault((source, target), []).extend(evidence)
     declared = {module.name: tuple(module.dependencies) for module in check.modules}
+    files = find_homes(check.modules)
     return [
-        Undeclared(source, target, tuple(evidence), (*declared[source], target), _cycle(check, source, target))
+        Undeclared(
+            source,
+            target,
+            tuple(evidence),
+            (*declared[source], target),
+            _cycle(check, source, target),
+            files.get(source, ""),
+        )
         for (source, target), evidence in sorted(found.items())
     ]
 

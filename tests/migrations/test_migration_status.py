@@ -65,6 +65,16 @@ def test_nothing_is_green_without_the_history_and_what_was_not_read_is_a_finding
     assert {finding.kind for finding in status.findings} == {"not read"}
 
 
+def test_for_what_stopped_half_way_no_command_is_named_that_would_refuse_it_or_that_runs_already() -> None:
+    status = found(fleet(2), ("t01",), dirty={("tenant_t01", TABLE): {2: "shop 2 (up) by me: broke"}})
+    (finding,) = status.findings
+    assert (finding.kind, finding.remedy) == (
+        "dirty", "erpkit migrate up --retry-dirty --tenant t01  # once it is fixed by hand",
+    )  # fmt: skip
+    plan = replace(plan_up(status.tenants, MIGRATIONS, status.applied, retry_dirty=True), before=status)
+    assert [one.remedy for one in plan.findings if one.kind == "dirty"] == [""]
+
+
 def test_what_stopped_half_way_in_a_module_that_is_not_loaded_is_found_and_its_table_is_named() -> None:
     gone = ("tenant_t00", "goose_db_version_gone")
     status = found(fleet(1), dirty={gone: {3: "gone 3 (up) by me: broke"}})

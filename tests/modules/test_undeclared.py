@@ -1,5 +1,7 @@
 """Dependencies that nobody declared: found with their evidence, declared where that closes no cycle."""
 
+from pathlib import Path
+
 from erpkit.config import Settings
 from erpkit.modules import Couplings, Edge, Module, Rule, Rules, check_modules, load_modules
 from erpkit.modules.impact import declare, find_undeclared, plan_declarations
@@ -28,6 +30,18 @@ def test_what_would_close_a_cycle_is_to_be_cut_and_is_not_declared() -> None:
     assert found.cycle == ("shop", "pay", "shop")
     assert found.cure.startswith("cut: declaring it would close the cycle shop -> pay -> shop")
     assert declare(modules, [found]) == modules
+
+
+def test_what_a_modules_toml_describes_is_to_be_declared_there(tmp_path: Path) -> None:
+    file = tmp_path / "modules.toml"
+    file.write_text(
+        '[[module]]\nname = "pay"\ndepends = ["shop"]\n[[module]]\nname = "shop"\n[[module]]\nname = "stock"\n'
+    )
+    modules = load_modules(Settings(modules=str(file))).modules
+    seen = Couplings((Edge("pay", "stock", "query", "FindPaid (pay/a.sql:1) uses stock_items"),))
+    (found,) = find_undeclared(check_modules(modules, seen))
+    assert found.cure.startswith('declare: depends = ["shop", "stock"] in ')
+    assert found.cure.endswith("modules.toml")
 
 
 class Shop:
