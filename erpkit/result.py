@@ -85,7 +85,7 @@ class Summary:
             self.causes[0].severity if self.findings else "", "#15803d"
         )
         body = to_html(self.title, findings=self._findings, facts=self.facts)
-        return f'<div style="border-left:4px solid {color};padding:.3em 1em;margin:.5em 0">{body}</div>'
+        return f'<div class="{PLAIN}" style="border-left:4px solid {color};padding:.3em 1em;margin:.5em 0">{body}</div>'
 
 
 class Result:
@@ -154,14 +154,15 @@ class Picture:
         if "<svg" not in self.svg:
             line, _, rest = self.svg.partition("\n")
             more = f'<pre style="overflow-x:auto">{visible_html(rest)}</pre>' if rest else ""
-            return f"<p><em>{visible_html(line)}</em></p>{more}"
+            return f'<p class="{PLAIN}"><em>{visible_html(line)}</em></p>{more}'
         style = "margin:.4em 0 .8em;width:fit-content;max-width:100%;overflow-x:auto"
         note = (
-            f'<p style="opacity:.75;font-size:.9em;margin:.2em 0 .8em">{visible_html(self.note)}</p>'
+            f'<p class="{PLAIN}" style="opacity:.75;font-size:.9em;margin:.2em 0 .8em">{visible_html(self.note)}</p>'
             if self.note
             else ""
         )
-        return f'<div role="img" tabindex="0" aria-label="{visible_html(self.text)}" style="{style}">{self.svg}</div>{note}'
+        box = f'class="{PLAIN}" role="img" tabindex="0" aria-label="{visible_html(self.text)}" style="{style}"'
+        return f"<div {box}>{self.svg}</div>{note}"
 
     def __repr__(self) -> str:
         return self.text

@@ -6,6 +6,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+_RESTARTED = 30.0  # seconds; a new kernel is started when its connection file is written, or once a warm process is up
 
 
 def is_watched() -> bool:
@@ -26,6 +29,18 @@ def is_a_notebook_watched() -> bool:
 def is_served() -> bool:
     """Tell whether this kernel makes a page that Voilà serves: it has widgets, and no cells to be run again."""
     return os.environ.get("SERVER_SOFTWARE", "").startswith("voila/") and _kernel() is not None
+
+
+def is_restarted() -> bool:
+    """Tell whether this kernel was restarted, and has forgotten what was before: its connection file is older than its process."""
+    application = getattr(_kernel(), "parent", None)
+    try:
+        written = Path(application.abs_connection_file).stat().st_mtime  # type: ignore[union-attr]
+    except (AttributeError, OSError):
+        return False
+    import psutil  # noqa: PLC0415 - ipykernel brings it
+
+    return bool(psutil.Process().create_time() - written > _RESTARTED)
 
 
 @contextmanager

@@ -72,12 +72,7 @@ def _jupyterlab(root: Path) -> list[str]:
 def _voila(root: Path) -> list[str]:
     if find_spec("voila") is None:
         raise UsageError("pages are served by Voilà, which is not installed: pip install 'erpkit[voila]'")
-    # Its template asks a CDN for icons; and who reads a page may press its buttons, so it wants a token as JupyterLab does.
-    policy = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
-    settings = {"headers": {"Content-Security-Policy": policy}}
-    own = [f"--Voila.tornado_settings={settings!r}", "--Voila.auto_token=True"]
-    shown = ["--strip_sources=True", "--show_tracebacks=True", "--VoilaConfiguration.classic_tree=True"]
-    return ["voila", str(root), *shown, *own]
+    return ["voila", str(root)]  # the rest is in jupyter/voila.json
 
 
 def _become(command: list[str], environment: dict[str, str], folder: Path) -> int:
@@ -107,9 +102,12 @@ def _environment() -> dict[str, str]:
     path = os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)])
     modules = os.environ.get("ERPKIT_MODULES", "")
     own = {"ERPKIT_MODULES": str(expand_home("ERPKIT_MODULES", modules).absolute())} if is_path(modules) else {}
-    paths = [os.environ.get("JUPYTER_CONFIG_PATH"), str(Path(__file__).parent / "jupyter")]
-    configured = os.pathsep.join(path for path in paths if path)
-    return os.environ | own | {"PATH": path, "JUPYTER_CONFIG_PATH": configured}
+    folder = str(Path(__file__).parent / "jupyter")
+    paths = {
+        name: os.pathsep.join(filter(None, [os.environ.get(name), folder]))
+        for name in ("JUPYTER_CONFIG_PATH", "JUPYTER_PATH")
+    }
+    return os.environ | own | paths | {"PATH": path}
 
 
 def _working_copy(folder: Path, source: Path) -> Path:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from erpkit.cells import PLAIN
 from erpkit.config import Settings, check_broker
 from erpkit.database.rights import find_excess
 from erpkit.database.target import check_conninfo
@@ -169,7 +170,7 @@ class Erp(Part, Installation):
             f'<td style="{_CELL}white-space:pre-wrap">{cell}</td></tr>'
             for name, cell in cells.items()
         )
-        return f'<table style="line-height:1.4">{rows}</table>'
+        return f'<table class="{PLAIN}" style="line-height:1.4">{rows}</table>'
 
     def _card(self, found: list[Finding] | None = None) -> dict[str, str]:
         """Return what matters at first sight, a line each, and add to `found` what needs a look.

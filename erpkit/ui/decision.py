@@ -16,8 +16,9 @@ from erpkit.plan import Plan, PlanRecord, Shown, Work
 from erpkit.result import SCRAP, Summary, to_html
 from erpkit.ui.front import run_below_button
 from erpkit.ui.progress import progress_bar
+from erpkit.ui.served import reload_link
 from erpkit.visible import visible_html
-from erpkit.watching import is_a_notebook_watched
+from erpkit.watching import is_a_notebook_watched, is_served
 
 if TYPE_CHECKING:
     from ipywidgets import HTML, VBox
@@ -140,7 +141,8 @@ class Decision(Generic[_Record, _Result]):
         self.resume_button = widgets.Button(description="Resume", icon="play", button_style="primary", layout=wide)
         self.resume_button.layout.display = "none"
         self.bar = widgets.IntProgress(layout={"width": "24em", "display": "none"})
-        self.run_below = run_below_button("Verify: run the cells below")
+        verify = "Verify: run the cells below"
+        self.run_below = widgets.HTML(reload_link()) if is_served() else run_below_button(verify)
         buttons = [self.plan_button, self.id, self.confirm, self.apply_button, self.stop_button, self.resume_button]
         line = widgets.HBox(buttons, layout={"flex_flow": "row wrap", "align_items": "center"})
         self.plan_button.on_click(lambda _: self._begin(self._plan_again))
@@ -205,7 +207,8 @@ class Decision(Generic[_Record, _Result]):
         self._check()
 
     def _apply(self) -> None:
-        self._tell("applying …")
+        # a page of Voilà's ends its kernel when it is left, and the work with it
+        self._tell("applying …" + " keep this page open until it has ended" * is_served())
         self._total = self.plan.record.size
         self.bar.value, self.bar.max, self.bar.layout.display = 0, max(1, self._total), None
         self.stop_button.disabled = not self.plan.can_stop
@@ -222,7 +225,7 @@ class Decision(Generic[_Record, _Result]):
         self.bar.value = min(self._done, self.bar.max)
         if not self._work.stop.is_set():
             whole = f" of {self._total:,}" if self._total else ""
-            self._tell(f"{self._done:,}{whole} {self.plan.unit}")
+            self._tell(f"{self._done:,}{whole} {self.plan.unit}{' – keep this page open' * is_served()}")
 
     def _stop(self) -> None:
         self._work.stop.set()

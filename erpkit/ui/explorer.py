@@ -17,7 +17,7 @@ from erpkit.near import did_you_mean
 from erpkit.plural import count_of
 from erpkit.table import Table
 from erpkit.tenants import Across, across
-from erpkit.ui.picker import Picker, alert
+from erpkit.ui.picker import Picker, alert, labelled
 from erpkit.ui.viewer import Viewer
 from erpkit.visible import visible_html
 from erpkit.watching import is_a_notebook_watched, unseen_widgets
@@ -112,7 +112,7 @@ class Explorer:
         )
         self.kind.style.button_width = "7em"
         self.query = ipywidgets.Textarea(
-            rows=8, placeholder="SELECT …", tooltip="query", layout={"width": "100%", "margin": "0"}
+            rows=8, placeholder="SELECT …", **labelled("query"), layout={"width": "100%", "margin": "0"}
         )
         self.run = ipywidgets.Button(description="Run the query", button_style="primary", icon="play")
         self._problem = ipywidgets.HTML()
@@ -205,7 +205,7 @@ class Explorer:
         result = self._read(query, limit)
         self._note(result)
         self.frame = result.frame
-        self.viewer.show(result.frame)
+        self.viewer.show(result.frame, self._title())
         self.state.value = visible_html(_state(result, self._whom(), limit))
         self.cell.value = _cell(as_query(query, self.tenant.value or "", limit))
 

@@ -140,6 +140,12 @@ def register(shell: Any) -> None:
 
 
 def _sortable(frame: pandas.DataFrame) -> dict[str, Any]:
-    """Return a DataFrame's widget; nothing for one with a meaningful index, which the widget would not show."""
+    """Return a DataFrame's widget; nothing for one with a meaningful index, which the widget would not show.
+
+    Where pandas shows it, MathJax is told to leave the data alone: what stands between dollar signs is no formula.
+    """
+    import pandas  # noqa: PLC0415 - slow to import, and here by now
+
+    pandas.set_option("display.html.use_mathjax", False)
     is_numbered = type(frame.index).__name__ == "RangeIndex" and frame.columns.nlevels == 1
     return dict(Table.of_frame(frame, raw=True)._repr_mimebundle_()) if is_numbered else {}

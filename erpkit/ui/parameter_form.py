@@ -14,9 +14,9 @@ from erpkit.ui.checks import find_conflicts, find_excused
 from erpkit.ui.choices import Choices, check_kinds
 from erpkit.ui.fields import Field, field_of
 from erpkit.ui.front import look_here, run_below_button
-from erpkit.ui.served import link_with, read_link
+from erpkit.ui.served import NEVER, link_with, read_link
 from erpkit.visible import visible_html
-from erpkit.watching import is_a_notebook_watched, is_served
+from erpkit.watching import is_a_notebook_watched, is_restarted, is_served
 
 _BY_BUTTON = frozenset({*CONFIRMS, "dry_run"})  # there is one way to apply: the id beside the button
 _KEPT = "_erpkit_form"  # the variable that outlives Run All: by parameter, the cell's value and the form's
@@ -70,7 +70,9 @@ class Form:
         check_kinds((kinds or {}).values())
         check_parameters(namespace)
         self._namespace, self._rare, self._kinds = namespace, frozenset(rare), kinds or {}
-        self._parameters = [one for one in declared_parameters(namespace) if one.name not in _BY_BUTTON]
+        declared = [one for one in declared_parameters(namespace) if one.name not in _BY_BUTTON]
+        self._left_out = [one.name for one in declared if is_served() and one.name in NEVER]
+        self._parameters = [one for one in declared if one.name not in self._left_out]
         self._kept: dict[str, tuple[Any, Any]] = namespace.setdefault(_KEPT, {})
         self._restore()
         if is_served():
@@ -131,10 +133,15 @@ class Form:
         }
         for field in self.fields.values():
             field.input.observe(partial(self._set, field), names="value")
-        notes = [ipywidgets.HTML(f"<em>{visible_html(note)}</em>") for note in self._found.notes]
+        notes = [ipywidgets.HTML(f"<em>{visible_html(note)}</em>") for note in self._notes()]
         line = ipywidgets.HBox([self.run_below, self.reset_button], layout={"flex_flow": "row wrap"})
         self.widget.children = [*self._rows(), *notes, line, self.summary]
         self._tell(is_stale=False)
+
+    def _notes(self) -> list[str]:
+        """Return what the fields do not say: what could not be read, and what is not set on a page."""
+        elsewhere = f"Set in JupyterLab or by erpkit run, not on this page: {', '.join(self._left_out)}."
+        return [*self._found.notes, *[elsewhere] * bool(self._left_out)]
 
     def _rows(self) -> list[Any]:
         """Return the rows of the fields, the rare ones folded unless one of them is set."""
@@ -181,12 +188,14 @@ class Form:
         parts.append(
             f"Set here: <strong>{visible_html('; '.join(set_here))}</strong>."
             if set_here
-            else "All as the notebook has it."
+            else "All values are the notebook's own."
         )
+        if is_restarted() and not set_here:
+            parts.append("The kernel was restarted: what was set here before that is forgotten.")
         if wrong:
-            parts.append(f"<strong>Not run: look at {visible_html(', '.join(wrong))}.</strong>")
+            parts.append(f"<strong>Not run: see {visible_html(', '.join(wrong))}.</strong>")
         elif is_stale:
-            parts.append("<strong>What stands below is from before this change: press Run.</strong>")
+            parts.append("<strong>The results below are from before this change: press Run.</strong>")
         self.summary.value = f'<div role="status" style="margin:.3em 0">{" ".join(parts)}</div>'
         self.reset_button.layout.display = None if set_here else "none"
         self._enable_run(not wrong)

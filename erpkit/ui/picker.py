@@ -23,10 +23,9 @@ class Picker:
         self._noun, self._chosen, self._labels = noun, chosen, dict[str, str]()
         self._value: str | None = None
         self._is_filling = False
-        self.search = ipywidgets.Text(
-            placeholder=f"search {noun}s", tooltip=f"search {noun}s", layout={"width": "100%", "margin": "0"}
-        )
-        self.list = ipywidgets.Select(rows=_ROWS, tooltip=label, layout={"width": "100%", "margin": "2px 0"})
+        hint = f"search {noun}s"
+        self.search = ipywidgets.Text(placeholder=hint, **labelled(hint), layout={"width": "100%", "margin": "0"})
+        self.list = ipywidgets.Select(rows=_ROWS, **labelled(label), layout={"width": "100%", "margin": "2px 0"})
         self._heading = ipywidgets.HTML()
         self._problem = ipywidgets.HTML()
         self.widget = ipywidgets.VBox(
@@ -98,6 +97,11 @@ class Picker:
     def _choose(self, change: Any) -> None:
         if not self._is_filling and change["new"] is not None:
             self.value = change["new"]
+
+
+def labelled(text: str) -> dict[str, Any]:
+    """Return a label that a screen reader says and the eye does not see: a heading stands above."""
+    return {"description": text, "style": {"description_width": "0"}}
 
 
 def alert(problem: str, tone: str = "error") -> str:

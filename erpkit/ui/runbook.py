@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from erpkit.cells import PLAIN
 from erpkit.finding import Finding
 from erpkit.result import Summary
 from erpkit.visible import visible_html
@@ -27,7 +28,7 @@ class Banner:
 
     def _repr_html_(self) -> str:
         style = _REHEARSAL if self.word == "REHEARSAL" else _EARNEST
-        return f'<div role="note" style="{style}"><strong>{self.word}</strong> {visible_html(self.text)}</div>'
+        return f'<div class="{PLAIN}" role="note" style="{style}"><strong>{self.word}</strong> {visible_html(self.text)}</div>'
 
     def __repr__(self) -> str:
         return f"{self.word} {self.text}"
@@ -52,7 +53,8 @@ class _Rehearsed(Summary):
             f"<li>{'proved' if is_so else '<strong>NOT proved</strong>'}: {visible_html(text)}</li>"
             for text, is_so in self.proved.items()
         )
-        return f'<div style="{_REHEARSAL}"><strong>REHEARSAL</strong><ul style="margin:.3em 0">{lines}</ul></div>{_plain(self)}'
+        proved = f'<strong>REHEARSAL</strong><ul style="margin:.3em 0">{lines}</ul>'
+        return f'<div class="{PLAIN}" style="{_REHEARSAL}">{proved}</div>{_plain(self)}'
 
     def __str__(self) -> str:
         lines = [f"  {'proved' if is_so else 'NOT proved'}: {text}" for text, is_so in self.proved.items()]

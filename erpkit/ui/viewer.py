@@ -19,26 +19,40 @@ _HEIGHT = "560px"
 _IN_UTC = {"date_format": {"timeZone": "UTC"}}  # else times are shown in the browser's zone
 _INT32, _EXACT = 2**31, 2**53  # Perspective's integers have 32 bits, and its floats hold whole numbers up to 2**53
 _DIGITS = 15  # what a float keeps of a decimal
-# Each widget loads Perspective's script anew, which defines its elements again: an error of the browser's, as of 5.6.
-_ONCE = """
-if (!customElements.erpkit) {
-  const define = customElements.define;
-  customElements.erpkit = true;
-  customElements.define = function (name, ...rest) {
-    if (!/^(perspective|regular-layout)/.test(name) || !this.get(name)) define.call(this, name, ...rest);
-  };
+# anywidget gives a widget's module two seconds to load, as of 0.11, which Perspective's 6 MB do not meet on a busy machine: then it
+# stays empty. So this small module asks the kernel for the large one, once a page: defining its elements again is an error, too.
+# It also follows JupyterLab into the dark, which Perspective does not by itself.
+_SOURCE = "erpkit_source"
+_LOAD = """
+function ask(model) {
+  return new Promise((resolve) => {
+    const take = (message) => {
+      if (message.type !== "erpkit_source") return;
+      model.off("msg:custom", take);
+      resolve(message.source);
+    };
+    model.on("msg:custom", take);
+    model.send({ type: "erpkit_source" });
+  });
 }
-"""
-_FOLLOW = """
-function render({ model }) {
-  const tell = () => {
-    model.set("is_dark", document.body.dataset.jpThemeLight === "false");
-    model.save_changes();
-  };
-  const observer = new MutationObserver(tell);
+async function load(model) {
+  const source = globalThis.erpkitPerspective ? "" : await ask(model);
+  const asUrl = () => URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+  globalThis.erpkitPerspective ??= import(asUrl());
+  return (await globalThis.erpkitPerspective).default;
+}
+const theme = () => (document.body.dataset.jpThemeLight === "false" ? "Pro Dark" : "Pro Light");
+async function render(view) {
+  view.model.set("theme", theme());
+  const observer = new MutationObserver(() => {
+    view.el.querySelector("perspective-viewer")?.restore({ theme: theme() });
+  });
   observer.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
-  tell();
-  return () => observer.disconnect();
+  const end = await (await load(view.model)).render(view);
+  return () => {
+    observer.disconnect();
+    end();
+  };
 }
 export default { render };
 """
@@ -62,12 +76,9 @@ class Viewer:
         self.widget = ipywidgets.VBox(layout={"width": "100%"})
         self._perspective: Any = None
         self._schema: dict[str, str] = {}
-        self._theme = _make_theme() if is_a_notebook_watched() and has_perspective() else None
-        if self._theme is not None:
-            self._theme.observe(self._follow, names="is_dark")
 
-    def show(self, frame: pandas.DataFrame) -> None:
-        """Show these rows in place of those before."""
+    def show(self, frame: pandas.DataFrame, title: str = "") -> None:
+        """Show these rows in place of those before; a CSV that is saved has `title` as its name."""
         if not is_a_notebook_watched():
             return
         if not has_perspective():
@@ -78,19 +89,13 @@ class Viewer:
             self._open(schema, values)
         else:
             self._perspective.replace(values)
-        self.widget.children = [self._theme, self._perspective]
+        self._perspective.title = title or None
+        self.widget.children = [self._perspective]
 
     def clear(self) -> None:
         """Show nothing."""
         self.widget.children = []
         self._perspective = None
-
-    def _name_theme(self) -> str:
-        return "Pro Dark" if self._theme is not None and self._theme.is_dark else "Pro Light"
-
-    def _follow(self, _change: object) -> None:
-        if self._perspective is not None:
-            self._perspective.theme = self._name_theme()
 
     def _open(self, schema: dict[str, str], values: dict[str, list[Any]]) -> None:
         """Show a table of other columns."""
@@ -103,31 +108,23 @@ class Viewer:
             self._perspective.load(table)
             self._perspective.columns = list(schema)
             self._perspective.columns_config = {name: _IN_UTC for name, kind in schema.items() if kind == "datetime"}
-            self._perspective.theme = self._name_theme()
 
 
 def _make_perspective() -> Any:
-    """Return Perspective's widget, in a form that can be drawn more than once on a page."""
+    """Return Perspective's widget, whose script is loaded once a page."""
     from perspective.widget import PerspectiveWidget  # noqa: PLC0415 - an extra
 
     class Widget(PerspectiveWidget):  # type: ignore[misc]
-        _esm = _ONCE + str(PerspectiveWidget._esm)
+        _esm = _LOAD
+
+    def answer(asking: Any, content: dict[str, Any], _buffers: object) -> None:
+        if content.get("type") == _SOURCE:
+            asking.send({"type": _SOURCE, "source": str(PerspectiveWidget._esm)})
 
     widget = Widget(None)
+    widget.on_msg(answer)
     widget.layout = {"height": _HEIGHT, "flex": "none", "width": "100%"}  # without flex a box gives it no height
     return widget
-
-
-def _make_theme() -> Any:
-    """Return an invisible widget that knows whether JupyterLab is dark, which Perspective does not follow by itself."""
-    import anywidget  # noqa: PLC0415 - an extra
-    import traitlets  # noqa: PLC0415
-
-    class Theme(anywidget.AnyWidget):
-        _esm = _FOLLOW
-        is_dark = traitlets.Bool(False).tag(sync=True)
-
-    return Theme(layout={"display": "none"})
 
 
 def has_perspective() -> bool:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from erpkit.database import Database
 from erpkit.modules import Registry
 from erpkit.sample.demo import Planted
 from tests.conftest import plant_copy
+from tests.kernels.conftest import stop_all
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -31,6 +33,7 @@ _PATIENCE = 40_000  # milliseconds for a cell's output to appear on a busy machi
 _LOCAL = ("http://127.0.0.1", "data:", "blob:", "file:")
 _SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},  # cells that are out of sight stay in the page
+    "apputils-extension/themes": {"adaptive-theme": True},  # dark where the browser asks for it
     "docmanager-extension/plugin": {"autosave": False},
 }
 
@@ -48,6 +51,10 @@ class Lab:
         """Open a notebook in a fresh workspace and wait until its cells are there."""
         page.goto(f"{self.url}lab/tree/{notebook}.ipynb?token={self.token}&reset")
         page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+
+    def connection_files(self) -> list[Path]:
+        """Return the connection files of its kernels."""
+        return list((self.folder.parent / "JUPYTER_RUNTIME_DIR").glob("kernel-*.json"))
 
     def stop(self) -> None:
         """Ask the server to end its kernels and itself."""
@@ -70,8 +77,10 @@ def lab(planted: Planted, shared_database: Database, tmp_path_factory: pytest.Te
 
 
 def start_lab(conninfo: str, home: Path, settings: dict[str, Any]) -> Iterator[Lab]:
-    """Start JupyterLab on a database; end it afterwards."""
-    environ = os.environ | {
+    """Start JupyterLab on a database, with warm processes of its own for the kernel `erpkit`; end them afterwards."""
+    runtime = tempfile.mkdtemp(prefix="ek-", dir="/tmp")  # a socket's path must be short
+    environ = {name: value for name, value in os.environ.items() if name != "ERPKIT_WARM"} | {
+        "XDG_RUNTIME_DIR": runtime,
         "ERPKIT_DATABASE": conninfo,
         "ERPKIT_MODULES": "erpkit.sample",
         "JUPYTER_TOKEN": "only-for-tests",
@@ -100,6 +109,20 @@ def start_lab(conninfo: str, home: Path, settings: dict[str, Any]) -> Iterator[L
         if process.poll() is None:
             os.killpg(process.pid, 9)
             process.wait()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_RUNTIME_DIR", runtime)
+            patch.delenv("ERPKIT_WARM", raising=False)
+            stop_all()
+        shutil.rmtree(runtime, ignore_errors=True)
+
+
+def grave(page: Page, within: str = "body") -> list[tuple[str, list[str]]]:
+    """Return the serious faults that axe-core finds on a page, but for those in Perspective."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python").Axe()
+    found = axe.run(page, context={"include": [[within]], "exclude": [["perspective-viewer"]]}).response
+    assert "color-contrast" in {rule["id"] for rule in found["passes"] + found["violations"]}  # it did look
+    wrong = [rule for rule in found["violations"] if rule["impact"] in ("serious", "critical")]
+    return [(rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in wrong]
 
 
 def _url(process: subprocess.Popen[bytes], home: Path) -> str:

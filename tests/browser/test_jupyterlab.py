@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import pytest
 
 from erpkit.database import Database
 from erpkit.sample.demo import Planted
-from tests.browser.conftest import _PATIENCE, Lab
+from tests.browser.conftest import _PATIENCE, Lab, grave
 
 pytest.importorskip("playwright.sync_api", reason="there is no playwright: pip install playwright")
 
@@ -29,15 +30,17 @@ def _patience() -> None:
 
 
 def run_all(page: Page) -> None:
-    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # what is run before there is a kernel is lost
+    page.get_by_text(
+        re.compile(r"^Python 3 \(.*\) \| Idle$")
+    ).wait_for()  # what is run before there is a kernel is lost
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
 
-def write_cells(lab: Lab, name: str, *cells: str) -> None:
+def write_cells(lab: Lab, name: str, *cells: str, kernel: str = "python3") -> None:
     """Put a notebook with these cells into JupyterLab's folder."""
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
-    node = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells], metadata=kernel)
+    metadata = {"kernelspec": {"name": kernel, "display_name": kernel, "language": "python"}}
+    node = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells], metadata=metadata)
     nbformat.write(node, lab.folder / f"{name}.ipynb")
 
 
@@ -135,6 +138,10 @@ def test_a_replay_is_set_by_the_form_guarded_by_its_plans_id_and_stopped_by_a_bu
     page.get_by_role("button", name="Verify: run the cells below").click()
     expect(page.get_by_role("cell", name="done", exact=True)).to_be_visible()
     expect(page.locator(ERROR)).to_have_count(0)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        expect(page.locator("body")).to_have_attribute("data-jp-theme-light", str(scheme == "light").lower())
+        assert grave(page, ".jp-OutputArea-output, .jp-RenderedMarkdown") == []
 
 
 def set_the_form(page: Page) -> None:
@@ -157,7 +164,7 @@ def set_the_form(page: Page) -> None:
     rate.press("Enter")
     expect(page.get_by_role("alert")).to_have_count(0)
     expect(page.get_by_text("Set here: tenants = bluebird; rate = 4.0.")).to_be_visible()
-    expect(page.get_by_text("What stands below is from before this change: press Run.")).to_be_visible()
+    expect(page.get_by_text("The results below are from before this change: press Run.")).to_be_visible()
     run.click()
 
 
@@ -175,9 +182,17 @@ def test_what_the_form_set_is_kept_when_all_cells_are_run_again(page: Page, lab:
     page.locator(".jupyter-button[title='Reset']").click()
     expect(age).to_have_value("300")
     expect(page.locator(ERROR)).to_have_count(0)
+    expect(page.get_by_text("The kernel was restarted")).to_have_count(0)
+    for path in lab.connection_files():
+        os.utime(path, (0, 0))  # as of a kernel that was started long ago
+    page.get_by_role("menuitem", name="Kernel", exact=True).click()
+    page.get_by_role("menuitem", name="Restart Kernel and Run All Cells…", exact=True).click()
+    page.get_by_role("button", name="Confirm Kernel Restart").click()
+    expect(page.get_by_text("The kernel was restarted: what was set here before that is forgotten.")).to_be_visible()
 
 
-def test_the_explorer_shows_rows_in_perspective_which_groups_them_and_saves_csv(page: Page, lab: Lab) -> None:
+def test_the_explorer_groups_filters_charts_and_saves_rows_by_the_viewers_own_controls(page: Page, lab: Lab) -> None:
+    page.emulate_media(color_scheme="dark")
     lab.open(page, "explore_tenants")
     run_all(page)
     expect(page.get_by_text("5 tenants on")).to_be_visible()
@@ -187,31 +202,83 @@ def test_the_explorer_shows_rows_in_perspective_which_groups_them_and_saves_csv(
     expect(tenant.locator("option")).to_have_text(["bluebird – Bluebird"])
     table.select_option("catalog_products")
     expect(page.get_by_text("6 rows of bluebird", exact=True)).to_be_visible()
+    page.get_by_placeholder("search tenants").fill("all")
+    expect(page.get_by_text("24 rows of 4 tenants")).to_be_visible()
     viewer = page.locator("perspective-viewer")
-    expect(viewer).to_be_visible()
     expect(viewer.get_by_text("sku", exact=True).first).to_be_visible()
-    viewer.evaluate("one => one.restore({group_by: ['category'], columns: ['price']})")
-    saved = viewer.evaluate("async one => await (await one.getView()).to_csv()")
-    assert saved.splitlines()[0].startswith('"category')
-    assert any("Fittings" in line for line in saved.splitlines())
-    expect(page.locator(".erpkit-query")).to_have_text("%%tenant bluebird --limit 1000\nSELECT * FROM catalog_products")
+    expect(viewer).to_have_attribute("theme", "Pro Dark")
+    for role, column in {"group_by": "tenant", "filter": "category", "sort": "price"}.items():
+        entry = viewer.locator(f"#{role} .column-empty-input")
+        entry.fill(column)
+        expect(page.locator("perspective-dropdown").get_by_text(column, exact=True)).to_be_visible()
+        entry.press("Enter")
+    viewer.locator("#filter input.string-filter").fill("Fittings")
+    viewer.locator("#filter input.string-filter").press("Enter")
+    expect(viewer.get_by_role("rowheader", name="bluebird")).to_be_visible()
+    viewer.locator(".plugin-select-item").first.click()
+    viewer.locator(".plugin-select-item[data-plugin='Y Bar']").click()
+    expect(viewer.locator("canvas").first).to_be_visible()
+    viewer.locator("#export").click()
+    with page.expect_download() as saved:
+        page.locator("perspective-export-menu").get_by_text("all tenants, catalog_products.csv").click()
+    rows = [line.split(",") for line in saved.value.path().read_text().splitlines()]
+    assert rows[0] == ['"tenant"', '"price"']
+    assert {row[0] for row in rows[1:]} == {'"acme"', '"bluebird"', '"cobalt"', '"elm_street"'}
+    assert [float(row[1]) for row in rows[1:]] == sorted(float(row[1]) for row in rows[1:])
+    assert grave(page, ".jp-OutputArea-output, .jp-RenderedMarkdown") == []
+    query = page.locator(".erpkit-query").inner_text()
+    assert query == "%%tenants --limit 1000\nSELECT * FROM catalog_products"
+    page.locator(".jp-Notebook .jp-CodeCell").last.locator(".jp-InputPrompt").click()
+    page.keyboard.press("Escape")
+    page.keyboard.press("b")
+    page.keyboard.press("Enter")
+    page.keyboard.insert_text(query)
+    page.keyboard.press("Control+Enter")
+    expect(outputs(page, -1).get_by_text("1–24 of 24")).to_be_visible()
 
 
-def test_a_query_that_writes_is_refused_at_its_field(page: Page, lab: Lab) -> None:
-    lab.open(page, "explore_tenants")
+PLAIN = """
+import sys
+sys.modules["perspective"] = None
+import erpkit
+from erpkit import ui
+ui.explore(erpkit.open(), "acme", "catalog_products")"""
+
+
+def test_without_the_extra_the_explorer_has_a_sortable_table_and_refuses_a_query_that_writes(
+    page: Page, lab: Lab
+) -> None:
+    write_cells(lab, "plain", PLAIN)
+    lab.open(page, "plain")
     run_all(page)
-    expect(page.get_by_text("5 tenants on")).to_be_visible()
+    lines = page.locator(".dt-container tbody tr")
+    expect(lines).to_have_count(6)
+    expect(page.get_by_text("Install erpkit[explore] and restart JupyterLab")).to_be_visible()
+    for _ in range(2):
+        page.get_by_role("button", name="sku: Activate to").click()
+    expect(page.locator("th[aria-sort=descending]")).to_have_text("sku")
     page.get_by_role("button", name="a query").click()
     query = page.locator(".widget-textarea textarea")
     alert = page.locator(".widget-html").get_by_role("alert")
     query.fill("DELETE FROM sales_orders")
     page.get_by_role("button", name="Run the query").click()
     expect(alert).to_contain_text("only a query that reads")
-    expect(page.locator("perspective-viewer")).to_have_count(0)
-    query.fill("SELECT count(*) AS n FROM sales_orders")
+    expect(lines).to_have_count(0)
+    query.fill("SELECT sku FROM catalog_products UNION ALL SELECT sku FROM catalog_products")
     page.get_by_role("button", name="Run the query").click()
-    expect(page.locator("perspective-viewer")).to_be_visible()
+    expect(lines).to_have_count(12)
     expect(alert).to_have_count(0)
+
+
+MATH = """
+import erpkit, pandas
+from IPython.display import Markdown, display
+from erpkit import Summary, ui
+text = "AS $function$ x_1 $function$ and $$y$$"
+erp = erpkit.open()
+table = ui.Table.of_frame(pandas.DataFrame({"$a$": [text]}))
+display(Summary(text, {text: text}, [text]), table, erp.query(f"SELECT '{text}' AS b"), ui.banner(erp, None), erp)
+display(pandas.DataFrame({"a": [text]}, index=["$z$"]), Markdown("a formula: $x^2$"))"""
 
 
 def test_cells_of_sql_show_rows_and_one_that_writes_one_clear_line(page: Page, lab: Lab, planted: Planted) -> None:
@@ -220,6 +287,7 @@ def test_cells_of_sql_show_rows_and_one_that_writes_one_clear_line(page: Page, l
         "cells",
         "%load_ext erpkit",
         "%%tenants\nSELECT count(*) AS n FROM sales_orders",
+        MATH,
         "%%tenants\nDELETE FROM sales_orders",
     )
     lab.open(page, "cells")
@@ -229,8 +297,10 @@ def test_cells_of_sql_show_rows_and_one_that_writes_one_clear_line(page: Page, l
     outputs(page, 1).get_by_role("button", name="tenant: Activate to sort").click()
     expect(outputs(page, 1).locator("th[aria-sort=ascending]")).to_have_text("tenant")
     refusal = "UsageError: only a query that reads can be run here: SELECT, WITH, VALUES, TABLE, EXPLAIN or SHOW"
-    expect(outputs(page, 2)).to_have_count(1)
-    expect(outputs(page, 2)).to_have_text(refusal)
+    expect(outputs(page, 3)).to_have_count(1)
+    expect(outputs(page, 3)).to_have_text(refusal)
+    expect(outputs(page, 2).get_by_text("a formula:").locator("mjx-container")).to_be_visible()
+    expect(page.locator("mjx-container")).to_have_count(1)  # what data and SQL hold is none
 
 
 def test_a_long_cell_is_stopped_by_the_button_and_the_next_one_works(
@@ -242,9 +312,11 @@ def test_a_long_cell_is_stopped_by_the_button_and_the_next_one_works(
         "%load_ext erpkit",
         "%%tenants\nSELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b",
         "%%tenant acme\nSELECT 40 + 2 AS n",
+        kernel="erpkit",  # the warm one
     )
     lab.open(page, "long")
     run_all(page)
+    expect(page.get_by_text("Python 3 (erpkit, warm) | Busy")).to_be_visible()
     assert sleepers(shared_database, at_least=1) > 0
     page.get_by_title("Interrupt the kernel").first.click()
     expect(outputs(page, 1)).to_have_text("DatabaseError: interrupted: the query was cancelled on the server")
