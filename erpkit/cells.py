@@ -18,8 +18,7 @@ TONES: dict[Tone, str] = {
 }  # fmt: skip
 
 HEAD = "font-weight:600;"
-# A class that JupyterLab's MathJax passes over: what data and SQL hold between dollar signs, such as $function$, is no formula.
-AS_IS = "mathjax_ignore"
+PLAIN = "mathjax_ignore"  # the class of text in which JupyterLab sees no formula between two $, as SQL has them
 _SCROLL = "margin:0 0 .7em;overflow:auto;width:fit-content;max-width:100%;"
 _TABLE = '<table style="border-collapse:collapse;border:0;line-height:1.4;font-variant-numeric:tabular-nums">'
 _CELL = "padding:.25em .6em;border:0;border-bottom:1px solid #8884;vertical-align:top;"
@@ -103,7 +102,7 @@ def draw(
         f"<tr>{''.join(cell.html(one) for cell, one in zip(cells, heads, strict=True))}</tr>" for cells in rows
     )
     kinds = f' data-about="{visible_html(", ".join(about))}"' if about else ""
-    box = f'class="erpkit-scroll {AS_IS}" tabindex="0" role="group" aria-label="{visible_html(label)}"{kinds}'
+    box = f'class="erpkit-scroll {PLAIN}" tabindex="0" role="group" aria-label="{visible_html(label)}"{kinds}'
     frame = f'<div {box} style="{_SCROLL}max-height:{height or "none"}">'
     return f"{frame}{_TABLE}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 

@@ -56,7 +56,7 @@ class PlanChangedError(UsageError):
         """Raise the error unless `confirm` is the `present` plan's id; `undone` completes "nothing was …"."""
         if confirm != present:
             raise cls(
-                f"confirm={confirm!r} is not the id of the present plan, {present}: nothing was {undone}; read the plan again"
+                f"{confirm!r} is not the id of the present plan, {present}: nothing was {undone}; read the plan again"
             )
 
 

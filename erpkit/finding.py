@@ -50,9 +50,9 @@ class Finding:
 
 
 # The finding of a check that had nothing to check.
-NO_TENANTS = Finding("no tenants", "", "there are no tenants to look at", remedy="erpkit tenants create NAME")
+NO_TENANTS = Finding("no tenants", "", "there are no tenants", remedy="erpkit tenants create NAME")
 
-_NONE_ACTIVE = Finding("no tenants", "", "there are no active tenants to look at", remedy="erpkit tenants list")
+_NONE_ACTIVE = Finding("no tenants", "", "there are no active tenants", remedy="erpkit tenants list")
 
 
 def find_unserved(skipped: Collection[str] = ()) -> Finding:
@@ -65,7 +65,7 @@ def find_skipped(skipped: Mapping[str, str], named: Collection[str]) -> list[Fin
     """Return a finding for each tenant that was skipped because of its status: a warning for one that was asked for by name."""
     return [
         Finding(
-            "skipped", slug, f"skipped, as it is {status}", "warning" if slug in named else "info",
+            "skipped", slug, f"skipped: {status}", "warning" if slug in named else "info",
             f"erpkit tenants activate {slug}",
         )
         for slug, status in skipped.items()
@@ -101,8 +101,8 @@ class Cause:
 
     @property
     def remedy(self) -> str:
-        """The command that helps the first subject."""
-        return self.findings[0].remedy
+        """The command that helps all of its subjects: one that names them all, or a loop over them."""
+        return _remedy_for_all({one.subject: one.remedy for one in self.findings})
 
     @property
     def age(self) -> str:
@@ -117,6 +117,33 @@ class Cause:
         if len(subjects) == 1:
             return str(self.findings[0])
         return f"{count_of(len(subjects), self.findings[0].of)}: {self.problem} ({name_some(subjects)})"
+
+
+_EACH = "$each"
+_MOST_NAMED = 12  # subjects in one command; a longer one is hard to read and to paste
+_PLAIN = re.compile(r"[A-Za-z0-9_][\w.-]*", re.ASCII)  # a subject that a shell takes as one word
+
+
+def _remedy_for_all(remedies: Mapping[str, str]) -> str:
+    """Return the command for all subjects; where none can be made of theirs, the first one, saying how many others there are."""
+    (subject, remedy), *others = remedies.items()
+    command, mark, comment = remedy.partition("  # ")
+    form = _form(command, subject)
+    if not others or form == command:
+        return remedy
+    alike = all(_form(other.partition("  # ")[0], one) == form for one, other in others)
+    if not alike or len(others) >= _MOST_NAMED or not all(map(_PLAIN.fullmatch, remedies)):
+        return f"{command}  # {f'{comment}; ' if comment else ''}and likewise for {count_of(len(others), 'other')}"
+    if form.startswith(("run ", "mend ")) or "'" in form:  # a sentence, and what the shell would take literally
+        return f"{remedy}, and likewise for {count_of(len(others), 'other')}"
+    if form.count(_EACH) == 1 and (option := f" --tenant {_EACH}") in form:
+        return f"{form.replace(option, ''.join(f' --tenant {one}' for one in remedies))}{mark}{comment}"
+    return f"for each in {' '.join(remedies)}; do {form}; done{mark}{comment}"
+
+
+def _form(command: str, subject: str) -> str:
+    """Return a command with a variable in the place of the subject."""
+    return re.sub(rf"(?<![\w.-]){re.escape(subject)}(?![\w.-])", _EACH, command) if subject else command
 
 
 class _Severe(Protocol):

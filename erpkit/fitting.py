@@ -13,13 +13,14 @@ _FAIR = 24  # characters; a narrower column of sentences is hard to read
 class Room:
     """How much room a column needs: its longest word at `least`, `cells` to fold none, `whole` not to fold its head either.
 
-    Columns that are `minor` are the first to be left out.
+    Columns that are `minor` are the first to be left out, and one in which a row is in trouble is among the last.
     """
 
     least: int
     cells: int
     whole: int
     is_minor: bool = False
+    is_in_trouble: bool = False
 
     @property
     def fair(self) -> int:
@@ -30,15 +31,16 @@ class Room:
 def fit(rooms: Sequence[Room], width: int) -> Mapping[int, int]:
     """Return the columns that fit into a terminal, with their widths.
 
-    Sentences are folded first, between words. Then columns are left out: those that are minor, and at last others, from the right.
+    Sentences are folded first, between words. Then columns are left out: those that are minor, then others, from the right, and at
+    last those in which a row is in trouble.
     The first column always stays, and no column is narrower than its longest word. Pure.
     """
     kept = list(range(len(rooms)))
-    for column in [n for n in reversed(kept) if rooms[n].is_minor and n]:
+    for column in [n for n in reversed(kept) if rooms[n].is_minor and not rooms[n].is_in_trouble and n]:
         if _needed([rooms[n].fair for n in kept]) > width:
             kept.remove(column)
     wanted = len(kept)
-    for column in reversed(kept[1:]):
+    for column in sorted(kept[1:], key=lambda n: (rooms[n].is_in_trouble, -n)):
         if _needed([rooms[n].least for n in kept]) > width:
             kept.remove(column)
     for column in (

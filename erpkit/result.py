@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
-from erpkit.cells import AS_IS, TONES
+from erpkit.cells import PLAIN, TONES
 from erpkit.finding import Cause, Finding, exit_code, group_findings, marked
 from erpkit.table import Table, format_value
 from erpkit.visible import visible, visible_html
+from erpkit.watching import is_a_notebook_watched
 
 # The MIME type that records a value in a notebook; scrapbook reads it, too.
 SCRAP = "application/scrapbook.scrap.json+json"
 
 _HEAD = "font-weight:600;"
+_RUNBOOKS = {
+    "dead letters": "poisoned_message", "dirty": "failed_migration", "drift": "drifted_tenant", "lag": "stopped_dispatcher",
+    "no dispatcher": "stopped_dispatcher", "pending": "tenant_behind", "undeclared dependency": "undeclared_dependency",
+    "waiting": "stopped_dispatcher",
+}  # fmt: skip # by the kind of a finding
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class Summary:
             self.causes[0].severity if self.findings else "", "#15803d"
         )
         body = to_html(self.title, findings=self._findings, facts=self.facts)
-        return f'<div class="{AS_IS}" style="border-left:4px solid {color};padding:.3em 1em;margin:.5em 0">{body}</div>'
+        return f'<div class="{PLAIN}" style="border-left:4px solid {color};padding:.3em 1em;margin:.5em 0">{body}</div>'
 
 
 class Result:
@@ -147,14 +154,14 @@ class Picture:
         if "<svg" not in self.svg:
             line, _, rest = self.svg.partition("\n")
             more = f'<pre style="overflow-x:auto">{visible_html(rest)}</pre>' if rest else ""
-            return f'<p class="{AS_IS}"><em>{visible_html(line)}</em></p>{more}'
+            return f'<p class="{PLAIN}"><em>{visible_html(line)}</em></p>{more}'
         style = "margin:.4em 0 .8em;width:fit-content;max-width:100%;overflow-x:auto"
         note = (
-            f'<p class="{AS_IS}" style="opacity:.75;font-size:.9em;margin:.2em 0 .8em">{visible_html(self.note)}</p>'
+            f'<p class="{PLAIN}" style="opacity:.75;font-size:.9em;margin:.2em 0 .8em">{visible_html(self.note)}</p>'
             if self.note
             else ""
         )
-        box = f'class="{AS_IS}" role="img" tabindex="0" aria-label="{visible_html(self.text)}" style="{style}"'
+        box = f'class="{PLAIN}" role="img" tabindex="0" aria-label="{visible_html(self.text)}" style="{style}"'
         return f"<div {box}>{self.svg}</div>{note}"
 
     def __repr__(self) -> str:
@@ -169,7 +176,7 @@ def to_html(
     facts: Mapping[str, object] | None = None,
 ) -> str:
     """Return a record as HTML: a title, its facts, its findings by cause, and its tables."""
-    parts = [f'<p class="{AS_IS}" style="{_HEAD}">{visible_html(title)}</p>'] if title else []
+    parts = [f'<p class="{PLAIN}" style="{_HEAD}">{visible_html(title)}</p>'] if title else []
     if facts:
         parts.append(_facts(facts))
     if findings:
@@ -188,8 +195,16 @@ def _facts(facts: Mapping[str, object]) -> str:
         f'<div style="opacity:.75">{visible_html(name)}</div></div>'
         for name, value in facts.items()
     )
-    box = "display:flex;flex-wrap:wrap;align-items:flex-end;gap:.5em 2em;margin:.6em 0"
-    return f'<div class="{AS_IS}" style="{box}">{figures}</div>'
+    return f'<div class="{PLAIN}" style="display:flex;flex-wrap:wrap;align-items:flex-end;gap:.5em 2em;margin:.6em 0">{figures}</div>'
+
+
+def _runbook(cause: Cause) -> str:
+    """Return a link to the runbook for a cause, for a person at a notebook that has the runbooks beside it."""
+    name = _RUNBOOKS.get(cause.findings[0].kind, "") if cause.severity != "info" else ""
+    path = Path("runbooks", f"{name}.ipynb")
+    if not name or not is_a_notebook_watched() or not path.is_file():
+        return ""
+    return f' <a href="{path.as_posix()}" target="_blank">runbook {name}</a>'
 
 
 def _size(value: object) -> str:
@@ -207,6 +222,6 @@ def findings_html(findings: Sequence[Finding | str]) -> str:
         tone = TONES["muted" if cause.severity == "info" else cause.severity]
         label = f'<span style="{tone}padding:0 .4em;border-radius:3px;flex:none">{cause.severity}</span>'
         age = f' <span style="opacity:.8">{visible_html(cause.age)}</span>' if cause.age else ""
-        text = f'<span style="min-width:0;overflow-wrap:anywhere">{visible_html(str(cause))}{age}{remedy}</span>'
+        text = f'<span style="min-width:0;overflow-wrap:anywhere">{visible_html(str(cause))}{age}{remedy}{_runbook(cause)}</span>'
         lines.append(f'<li style="display:flex;align-items:baseline;gap:.6em;margin:.25em 0">{label} {text}</li>')
-    return f'<ul class="{AS_IS}" style="margin:.3em 0;padding-left:0;list-style:none">{"".join(lines)}</ul>'
+    return f'<ul class="{PLAIN}" style="margin:.3em 0;padding-left:0;list-style:none">{"".join(lines)}</ul>'

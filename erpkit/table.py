@@ -16,7 +16,7 @@ from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from erpkit.cells import AS_IS, HEAD, TONES, Cell, Head, cut, draw
+from erpkit.cells import HEAD, PLAIN, TONES, Cell, Head, cut, draw
 from erpkit.cells import Tone as Tone
 from erpkit.fitting import GAP, Room, fit
 from erpkit.plural import count_of
@@ -197,9 +197,9 @@ class Table(Generic[_Row]):
         return table
 
     def left_out(self, width: int) -> list[str]:
-        """Return the heads of the columns for which a terminal of this width has no room."""
+        """Return the names of the columns for which a terminal of this width has no room."""
         shown = fit(self._rooms(list(self.texts())), width) if self.rows else range(len(self.columns))
-        return [column.head for n, column in enumerate(self.columns) if n not in shown]
+        return [column.name for n, column in enumerate(self.columns) if n not in shown]
 
     def _rooms(self, lines: Sequence[Sequence[str]]) -> list[Room]:
         """Return the room that each column needs; times and numbers are never folded, text is between words."""
@@ -208,11 +208,12 @@ class Table(Generic[_Row]):
         rooms = []
         for n, column in enumerate(self.columns):
             head, cells = visible(column.head), [line[n] for line in lines]
-            folds = isinstance(_first(column, self.rows), str | list | tuple | set | frozenset)
+            folds = isinstance(_first(column, self.rows), str | list | tuple | set | frozenset | Mapping)
             parts = [word for cell in cells for word in cell.split()] if folds else cells
             word = max(map(cell_len, head.split()), default=1)
             least, widest = (max([word, *map(cell_len, texts)]) for texts in (parts, cells))
-            rooms.append(Room(least, widest, max(widest, cell_len(head)), column.minor))
+            is_in_trouble = any(column.tone(row) in _GRAVEST for row in self.rows)
+            rooms.append(Room(least, widest, max(widest, cell_len(head)), column.minor, is_in_trouble))
         return rooms
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -240,14 +241,17 @@ class Table(Generic[_Row]):
             for texts in replace(self, rows=first).texts()
         ]
         tones = [[column.tone(row) for column in self.columns] for row in first]
-        return _grid([column.head for column in self.columns], rows, tones, self.numeric, len(self.rows))
+        grid = _grid([column.head for column in self.columns], rows, tones, self.numeric, len(self.rows))
+        if grid is not None:
+            grid.caption = visible_html(self.title)
+        return grid
 
     def _repr_html_(self) -> str:
         title = (
-            f'<p class="{AS_IS}" style="{HEAD}margin:.6em 0 .2em">{visible_html(self.title)}</p>' if self.title else ""
+            f'<p class="{PLAIN}" style="{HEAD}margin:.6em 0 .2em">{visible_html(self.title)}</p>' if self.title else ""
         )
         if not self.rows:
-            return f'{title}<p class="{AS_IS}"><em>{visible_html(self.empty)}</em></p>'
+            return f'{title}<p class="{PLAIN}"><em>{visible_html(self.empty)}</em></p>'
         shown, bare = self._shown, self._bare
         kept = [n for n in range(len(self.columns)) if n not in bare]
         if kept == [0] and bare and not self._is_any_in_trouble:
@@ -304,11 +308,11 @@ class Table(Generic[_Row]):
         healthy = "" if self.is_trouble or shown >= _MOST_IN_TROUBLE or not self._has_tones else " without trouble"
         told = [f"… and {more:,} more{healthy}"] if more > 0 else []
         if not more and shown > _TALL and not self.height:
-            told = [f"{count_of(shown, 'row')}, which scroll"]
+            told = [f"{count_of(shown, 'row')}; scroll to see all"]
         for words in _BARENESS:
             names = [self.columns[n].head for n in sorted(bare) if bare[n] == words]
             told += [f"{words}: {', '.join(names)}"] if names else []
-        return "".join(f'<p class="{AS_IS}" style="{_NOTE}">{visible_html(line)}</p>' for line in told)
+        return "".join(f'<p class="{PLAIN}" style="{_NOTE}">{visible_html(line)}</p>' for line in told)
 
     @property
     def _has_tones(self) -> bool:
@@ -348,7 +352,13 @@ def format_value(value: object, *, places: int | None = None, signed: bool = Fal
         return _duration(value.total_seconds())
     if isinstance(value, list | tuple | set | frozenset):
         return ", ".join(map(format_value, value)) or "–"
+    if isinstance(value, Mapping):
+        return visible(_json(value))
     return visible(str(value))
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)
 
 
 def _places(value: float) -> int:
@@ -374,7 +384,7 @@ def _exact(value: object) -> str:
         return "0" if text == "-0" else text
     if isinstance(value, list | tuple | set | frozenset):
         return ", ".join(map(_exact, value))
-    return str(value)
+    return _json(value) if isinstance(value, Mapping) else str(value)
 
 
 def _bareness(value: object) -> str:

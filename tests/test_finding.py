@@ -17,12 +17,50 @@ def drifted(tenant: str) -> Finding:
 def test_findings_that_differ_in_their_subject_only_are_one_line_that_counts_them() -> None:
     (cause,) = group_findings(drifted(f"t{n}") for n in range(64))
     assert str(cause) == "64 tenants: column orders.extra is extra (t0, t1 and 62 more)"
-    assert cause.remedy == "erpkit tenants repair t0"
+    assert cause.remedy == "erpkit tenants repair t0  # and likewise for 63 others"
 
 
 def test_a_few_subjects_are_all_named() -> None:
     assert str(group_findings(map(drifted, "abc"))[0]) == "3 tenants: column orders.extra is extra (a, b, c)"
     assert str(group_findings([drifted("a")])[0]) == "a: column orders.extra is extra"
+
+
+def test_the_command_for_a_cause_helps_each_of_its_subjects_when_it_is_pasted() -> None:
+    def remedy(of: str, *slugs: str) -> str:
+        (cause,) = group_findings(Finding("kind", slug, "is odd", remedy=of.format(slug)) for slug in slugs)
+        return cause.remedy
+
+    assert remedy("erpkit tenants repair {}", "acme") == "erpkit tenants repair acme"
+    assert remedy("erpkit tenants repair {}", "acme", "b") == "for each in acme b; do erpkit tenants repair $each; done"
+    assert remedy("erpkit migrate up --tenant {} --out-of-order", "acme", "b") == (
+        "erpkit migrate up --tenant acme --tenant b --out-of-order"
+    )
+    assert remedy("erpkit migrate up --tenant {} --retry-dirty  # once it is fixed by hand", "acme", "b") == (
+        "erpkit migrate up --tenant acme --tenant b --retry-dirty  # once it is fixed by hand"
+    )
+    assert remedy("erpkit tenants show {}  # read it", "a", "b") == (
+        "for each in a b; do erpkit tenants show $each; done  # read it"
+    )
+    assert remedy("erpkit tenants rename {0} x; erpkit tenants activate {0}", "acme", "b") == (
+        "for each in acme b; do erpkit tenants rename $each x; erpkit tenants activate $each; done"
+    )
+    assert remedy("run a tool for the schema {}", "acme", "b") == (
+        "run a tool for the schema acme, and likewise for 1 other"
+    )
+    assert remedy("erpkit migrate up", "acme", "b") == "erpkit migrate up"
+    assert remedy("restore the file", "acme", "b") == "restore the file"
+
+
+def test_a_command_that_cannot_be_made_for_all_subjects_says_how_many_it_leaves() -> None:
+    def remedy(*pairs: tuple[str, str]) -> str:
+        (cause,) = group_findings(Finding("kind", slug, "is odd", remedy=remedy) for slug, remedy in pairs)
+        return cause.remedy
+
+    assert (
+        remedy(("a", "erpkit x a --at 1"), ("b", "erpkit x b --at 2"))
+        == "erpkit x a --at 1  # and likewise for 1 other"
+    )
+    assert remedy(("a b", "erpkit x 'a b'"), ("b", "erpkit x b")) == "erpkit x 'a b'  # and likewise for 1 other"
 
 
 def test_the_gravest_cause_comes_first_and_then_the_most_frequent() -> None:

@@ -27,5 +27,11 @@ def test_where_nothing_minor_is_left_out_others_go_from_the_right_but_never_the_
     assert fit([Room(70, 70, 70), NUMBER], 40) == {0: 70}
 
 
+def test_a_column_in_which_a_row_is_in_trouble_stays_where_others_go() -> None:
+    trouble = Room(5, 5, 12, is_in_trouble=True)
+    assert fit([NAME, NUMBER, NUMBER, trouble], 23) == {0: 9, 1: 5, 3: 5}
+    assert fit([NAME, NUMBER, Room(5, 5, 12, is_minor=True, is_in_trouble=True)], 17) == {0: 9, 2: 6}
+
+
 def test_a_minor_column_stays_where_a_wider_one_has_to_go_all_the_same() -> None:
     assert fit([NAME, Room(10, 10, 10, is_minor=True), Room(90, 90, 90)], 80) == {0: 9, 1: 10}

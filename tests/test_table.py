@@ -12,6 +12,8 @@ from decimal import Decimal
 import pytest
 from rich.console import Console
 
+from erpkit.finding import Finding
+from erpkit.result import to_html
 from erpkit.table import Column, Table, format_value
 
 
@@ -85,6 +87,15 @@ def test_html_and_control_characters_in_a_value_are_text() -> None:
     script = Table(COLUMNS, [Disk("SELECT 1\nFROM \x1bx\n", 1, 1.0)])
     assert ">SELECT 1\nFROM \\x1bx<" in script._repr_html_()  # lines of SQL stay lines on a page
     assert "SELECT 1\\nFROM" in repr(script)
+
+
+def test_text_between_two_dollars_is_no_formula_in_jupyterlab() -> None:
+    """MathJax passes over what is in this class; SQL quotes with dollars."""
+    table = Table([Column[str]("statement", str)], ["AS $body$ BEGIN END $body$"])
+    html = table._repr_html_() + to_html("a $title$", facts={"a": "$fact$"}, findings=[Finding("drift", "", "$body$")])
+    assert html.count("$") == 10
+    ignored = re.compile(r'<(p|ul|div) class="[^"]*mathjax_ignore.*?</\1>(?:</div></div>)*', re.DOTALL)
+    assert "$" not in ignored.sub("", html)
 
 
 def test_a_long_page_shows_all_rows_in_trouble_first_and_says_how_many_others_there_are() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields
 from functools import wraps
 from typing import Any, get_args
@@ -88,7 +88,7 @@ def list_(slugs: tuple[str, ...], selection: dict[str, Any], as_json: bool) -> i
         print_json([*map(asdict, found.letters), *_unread(DeadLetter, found.errors)])
     else:
         show_table(found.table)
-    return _end(found, as_json)
+    return _end(found, as_json, this_command().replace("dead-letters list", "dead-letters retry", 1))
 
 
 @command.command()
@@ -106,20 +106,27 @@ def count(slugs: tuple[str, ...], by: Dimension | None, as_json: bool) -> int:
     else:
         counts = [{**asdict(one), "kind": one.kind} for one in found.counts]
         print_json([*counts, *_unread(DeadLetterCount, found.errors)])
-    return _end(found, as_json)
+    return _end(found, as_json, shlex.join([*_COMMAND, "retry", *_options("--tenant", slugs)]))
 
 
-def _end(found: OpenLetters, as_json: bool) -> int:
-    """Say what was not read and what to do next, and return the exit code."""
+_COMMAND = ("erpkit", "events", "dead-letters")
+
+
+def _options(name: str, values: Iterable[object]) -> list[str]:
+    return [text for value in values for text in (name, str(value))]
+
+
+def _end(found: OpenLetters, as_json: bool, retry: str) -> int:
+    """Say what was not read and what to do next, with the command that retries the letters, and return the exit code."""
     print_errors(found.errors, quiet=as_json)
     if not found.tenants:
         print_findings([NO_TENANTS], quiet=as_json)
     if found.letters and not as_json and not is_for_programs():
         one = found.letters[0]
         leave_gap()
-        say("to look at one, and to retry once the cause is mended:")
-        say(f"    erpkit events dead-letters show {shlex.quote(one.tenant)} {one.offset}", tone=COMMAND)
-        say("    erpkit events dead-letters retry", tone=COMMAND)
+        say("to look at one, and to retry once the cause is fixed:")
+        say(f"    {shlex.join([*_COMMAND, 'show', one.tenant, str(one.offset)])}", tone=COMMAND)
+        say(f"    {retry}", tone=COMMAND)
     return exit_code(found.findings)
 
 
@@ -135,11 +142,31 @@ def show(tenant: str, offset: int, handler: str, payload: bool, as_json: bool) -
         detail = erp.events.dead_letter(tenant, offset, handler, payload=payload)
     if not as_json:
         show_table(detail.table)
+        if detail.status == "open" and not is_for_programs():
+            _say_next(detail.letter, payload)
         return
     facts = asdict(detail)
     if not payload:
         del facts["payload"]
     print_json({**facts.pop("letter"), **facts})
+
+
+def _say_next(letter: DeadLetter, has_payload: bool) -> None:
+    """Say what can be done about a letter that is open."""
+    one = [letter.tenant, str(letter.offset)]
+    chosen = [*_options("--tenant", one[:1]), *_options("--handler", [letter.handler]), *_options("--offset", one[1:])]
+    leave_gap()
+    say(
+        "to see the business data in it, to retry it once the cause is mended, to correct a value, or to give it up:",
+        hang=0,
+    )
+    for words in (
+        *([] if has_payload else [["show", *one, "--payload"]]),
+        ["retry", *chosen],
+        ["edit", *one, "--set", "FIELD=VALUE", "--reason", "TEXT"],
+        ["discard", *chosen, "--reason", "TEXT"],
+    ):
+        say(f"    {shlex.join([*_COMMAND, *words])}", tone=COMMAND)
 
 
 @command.command()

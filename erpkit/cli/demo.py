@@ -12,7 +12,17 @@ import click
 
 import erpkit
 from erpkit.cli.helping import Command
-from erpkit.cli.output import as_table, leave_gap, note, print_table, print_target, tone_of
+from erpkit.cli.output import (
+    COMMAND,
+    as_table,
+    is_for_programs,
+    leave_gap,
+    note,
+    print_table,
+    print_target,
+    say,
+    tone_of,
+)
 from erpkit.cli.say import end_waiting
 from erpkit.config import Settings
 from erpkit.database import Database
@@ -106,15 +116,25 @@ def _work(database: Database, registry: Registry, tenants: int, output: Path) ->
 
 
 def _print_results(results: Sequence[RunResult], left: Collection[Finding], seconds: float) -> None:
-    """Print how each notebook ended and what it found; of what is no longer `left`, say which one mended it."""
+    """Print how each notebook ended and what it found; of what is no longer `left`, say which one fixed it."""
     rows = [(r.notebook, r.verdict, f"{r.seconds:.1f}", os.path.relpath(r.report)) for r in results]
     print_table(["notebook", "outcome", "seconds", "report"], rows, right=["seconds"])
+    keys = {finding.key for finding in left}
+    told: set[str] = set()
     for result in results:
-        for cause in result.summary.causes if result.summary else ():
-            for finding in cause.findings:
-                mender = "" if finding in left else _MENDERS.get(finding.kind, "")
-                line = marked(finding)
-                text = f"{line[:2]}{result.notebook}: {line[2:]}{f' ({mender} mended it)' if mender else ''}"
-                note(text, tone=tone_of(finding.severity))
+        for finding in [one for cause in result.summary.causes for one in cause.findings] if result.summary else ():
+            if finding.key not in told:
+                told.add(finding.key)
+                _print_finding(result.notebook, finding, "" if finding.key in keys else _MENDERS.get(finding.kind, ""))
     leave_gap()
-    note(f"{seconds:.0f} s in all. Open a report in a browser, or go on in JupyterLab: erpkit lab")
+    note(f"{seconds:.0f} s in all. What is left to do, with the commands that do it:")
+    note("    erpkit tenants inspect", tone=COMMAND)
+    note("Or open a report in a browser, or go on in JupyterLab:")
+    note("    erpkit lab", tone=COMMAND)
+
+
+def _print_finding(notebook: str, finding: Finding, mender: str) -> None:
+    line = marked(finding)
+    mended = f" ({mender} fixed it)" if mender else ""
+    tone = tone_of("info" if mender else finding.severity)
+    say(f"{line[:2]}{notebook}: {line[2:]}{mended}", err=is_for_programs(), tone=tone, hang=2)

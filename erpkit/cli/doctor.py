@@ -84,7 +84,7 @@ def _say_next(found: Diagnosis, *, err: bool) -> None:
     if found.grants:
         title = (
             "To let this login read the rest, as the owner:"
-            if found.unreadable
+            if found.lacks_rights
             else "A login that may only read, as the owner:"
         )
         say(err=err)

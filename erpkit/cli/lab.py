@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -58,6 +59,9 @@ def _jupyterlab(root: Path) -> list[str]:
         "--KernelSpecManager.ensure_native_kernel=True",
         "--ServerApp.answer_yes=True",  # Ctrl-C ends it, without asking back
     ]
+    if os.name == "posix":  # a login shell, Jupyter's choice without a terminal, would forget where erpkit is
+        shell = {"shell_command": [os.environ.get("SHELL") or "sh"]}
+        arguments.append(f"--ServerApp.terminado_settings={shell!r}")
     if find_spec("jupyter_scheduler"):  # jobs run as erpkit run runs them
         arguments.append("--BaseScheduler.execution_manager_class=erpkit.runs.scheduler.ExecutionManager")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
@@ -91,8 +95,11 @@ def _check_home() -> None:
 def _environment() -> dict[str, str]:
     """Add erpkit's own defaults to JupyterLab's, which would ask each new user whether to fetch its makers' news.
 
-    A modules.toml is named in full: a notebook runs in its own folder.
+    A modules.toml is named in full: a notebook runs in its own folder. The commands that findings name are found in a terminal and
+    in a cell of JupyterLab's, from whatever virtual environment this was started.
     """
+    scripts = sysconfig.get_path("scripts")
+    path = os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)])
     modules = os.environ.get("ERPKIT_MODULES", "")
     own = {"ERPKIT_MODULES": str(expand_home("ERPKIT_MODULES", modules).absolute())} if is_path(modules) else {}
     folder = str(Path(__file__).parent / "jupyter")
@@ -100,7 +107,7 @@ def _environment() -> dict[str, str]:
         name: os.pathsep.join(filter(None, [os.environ.get(name), folder]))
         for name in ("JUPYTER_CONFIG_PATH", "JUPYTER_PATH")
     }
-    return os.environ | own | paths
+    return os.environ | own | paths | {"PATH": path}
 
 
 def _working_copy(folder: Path, source: Path) -> Path:

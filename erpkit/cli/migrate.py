@@ -21,6 +21,7 @@ from erpkit.cli.output import (
     print_findings,
     print_json,
     print_target,
+    print_verdict,
     say,
     say_script,
     show,
@@ -51,7 +52,7 @@ up_options = (
     module_option,
     click.option("--to", type=click.IntRange(min=1), help="No further than this version; with --module."),
     click.option("--out-of-order", is_flag=True, help="Run migrations that are lower than an applied one as well."),
-    click.option("--retry-dirty", is_flag=True, help="Run what stopped half way again, after it was mended by hand."),
+    click.option("--retry-dirty", is_flag=True, help="Run again what stopped half way, after it was fixed by hand."),
 )
 run_options = (
     click.option("--confirm", default="", metavar="PLAN_ID", help="Apply the plan with this id; without it, show it."),
@@ -113,7 +114,7 @@ def status(slugs: tuple[str, ...], against: str, as_json: bool) -> int:
         print_json([*(vars(s) | {"state": s.state} for s in found.statuses), *found.foreign.documents])
         return exit_code(found.findings)
     show(found.whole_table if is_for_programs() else found.table)
-    print_findings(found.findings)
+    print_verdict(found.findings, "no tenant is behind: nothing to do")
     return exit_code(found.findings)
 
 
@@ -256,7 +257,8 @@ def _show_plan(plan: Plan[MigrationPlan, MigrationRun], *, show_sql: bool, as_js
         _say_sql(plan.record)
     print_findings([finding for finding in plan.record.findings if finding.kind != "pending"])  # the table shows these
     if plan.record.before and plan.record.before.is_foreign:
-        note(f"plan {plan.id}: {plan.record}; erpkit only reads this ERP, and cannot apply it")
+        what = f"plan {plan.id}: {plan.record}; " if not plan.record.is_empty else ""
+        note(f"{what}erpkit only reads this ERP: its own tool migrates it")
     else:
         say_plan(plan, again)
 

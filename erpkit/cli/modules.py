@@ -39,7 +39,7 @@ _odoo = click.option(
     "--odoo", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
     help="Read Odoo's addons in this folder instead; may be repeated. Manifests are parsed, and not executed.",
 )  # fmt: skip
-_no_database = click.option("--no-database", is_flag=True, help="Do not look at what the database holds.")
+_no_database = click.option("--no-database", is_flag=True, help="Do not read the database.")
 
 
 def _reading(function: Callable[..., Any]) -> Callable[..., Any]:

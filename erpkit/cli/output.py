@@ -24,7 +24,7 @@ from erpkit.cli.say import say_script as say_script
 from erpkit.cli.say import say_text as say_text
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
-from erpkit.finding import Finding, group_findings, marked
+from erpkit.finding import Finding, exit_code, group_findings, marked
 from erpkit.table import Column, Table
 
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -231,14 +231,27 @@ def tone_of(severity: str) -> str:
 
 
 def print_findings(findings: Sequence[Finding], *, quiet: bool = False) -> None:
-    """Print findings by cause, the gravest first, each with the command that helps (`quiet`: on standard error)."""
+    """Print findings by cause, the gravest first, with the command that helps (`quiet`: on standard error).
+
+    A command that helps against several, one below the other, stands once, below the last of them.
+    """
     err = quiet or is_for_programs()
     if findings and not err:
         leave_gap()
-    for cause in group_findings(findings):
+    causes = group_findings(findings)
+    remedies = [*(cause.remedy for cause in causes), ""]
+    for n, cause in enumerate(causes):
         say(marked(cause), err=err, tone=tone_of(cause.severity), hang=2)
-        if cause.remedy:
-            say(f"    {cause.remedy}", err=err, tone=COMMAND)
+        if remedies[n] and remedies[n] != remedies[n + 1]:
+            say(f"    {remedies[n]}", err=err, tone=COMMAND)
+
+
+def print_verdict(findings: Sequence[Finding], fine: str) -> None:
+    """Print findings, and on a terminal that all is `fine` where none is more than advice."""
+    print_findings(findings)
+    if not exit_code(findings) and not is_for_programs():
+        leave_gap()
+        say(fine, tone="green", hang=0)
 
 
 def print_json(value: object, *, indent: int | None = 2) -> None:

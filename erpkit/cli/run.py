@@ -11,22 +11,11 @@ import click
 import erpkit
 from erpkit.cli.fleet import FleetOptions, as_dict, run_many
 from erpkit.cli.helping import Command
-from erpkit.cli.output import (
-    COMMAND,
-    as_rows,
-    is_for_programs,
-    note,
-    print_json,
-    print_target,
-    say,
-    say_text,
-    show_done,
-    tone_of,
-)
+from erpkit.cli.output import as_rows, note, print_findings, print_json, print_target, say, say_text, show_done
 from erpkit.cli.run_options import ProgressLine, yaml_options
 from erpkit.erp import Erp
 from erpkit.errors import UsageError
-from erpkit.finding import marked
+from erpkit.result import as_findings
 from erpkit.runs import (
     Notebook,
     Retry,
@@ -73,7 +62,7 @@ _SECONDS = click.FloatRange(min=0, min_open=True)
     default=20,
     show_default=True,
     metavar="MB",
-    help="Output to keep of a cell; what is cut is said.",
+    help="Output to keep of each cell; a note tells what was cut.",
 )
 @click.option("--cwd", metavar="FOLDER", help="Where the kernel works; by default here.")
 @click.option("--retries", type=click.IntRange(0), default=0, help="Try again what failed, timed out or was killed.")
@@ -175,11 +164,7 @@ def print_result(result: RunResult, as_json: bool) -> None:
         print_json(as_dict(result))
         return
     show_done(f"{result.notebook}: {result.verdict} in {result.seconds:.1f} s{_attempts(result)}", _row(result))
-    for cause in result.summary.causes if result.summary else ():
-        for finding in cause.findings:
-            note(marked(finding), tone=tone_of(finding.severity))
-            if finding.remedy:
-                say(f"    {finding.remedy}", err=is_for_programs(), tone=COMMAND)
+    print_findings(as_findings(result.summary.findings) if result.summary else ())
     for line in result.changes.news if result.changes else ():
         note(line)
     note(f"output {result.places[0]}")

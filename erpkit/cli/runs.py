@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,18 +13,23 @@ import click
 import erpkit
 from erpkit.cli.helping import Group
 from erpkit.cli.output import (
+    COMMAND,
     as_rows,
     confirm_option,
+    is_for_programs,
+    leave_gap,
     limit_option,
     note,
     print_findings,
     print_json,
     print_target,
     read_time,
+    say,
     show,
 )
 from erpkit.cli.planning import print_or_apply, show_or_apply, this_command
 from erpkit.cli.run import check_target, print_result
+from erpkit.runs.history import RunRecord
 from erpkit.runs.result import OUTCOMES
 
 _AGO = re.compile(r"(\d+)([hdw])")
@@ -60,7 +66,17 @@ def command(
         print_json([asdict(run) for run in history.runs])
     else:
         show(history.table)
+        _say_next(history.runs)
     return 0
+
+
+def _say_next(runs: Sequence[RunRecord]) -> None:
+    """Say how to see one of the runs in full: the newest that was not all well."""
+    if runs and not is_for_programs():
+        one = next((run for run in runs if run.outcome not in ("ok", "running")), runs[0])
+        leave_gap()
+        say("to see one in full, with what it found then:", hang=0)
+        say(f"    erpkit runs show {one.id[:8]}", tone=COMMAND)
 
 
 @command.command("show")
@@ -81,6 +97,10 @@ def show_(run: str, as_json: bool) -> int:
     for line in detail.changes.news if detail.changes else ():
         note(line)
     print_findings(detail.findings)
+    if detail.findings and not is_for_programs():
+        leave_gap()
+        say("that was then; to look again:", hang=0)
+        say(f"    erpkit runs rerun {detail.run.id[:8]}", tone=COMMAND)
     return 0
 
 

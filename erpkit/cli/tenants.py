@@ -20,6 +20,7 @@ from erpkit.cli.output import (
     print_findings,
     print_json,
     print_target,
+    print_verdict,
     say_script,
     show,
     show_done,
@@ -30,7 +31,7 @@ from erpkit.cli.planning import show_or_apply, this_command
 from erpkit.database import Tenant
 from erpkit.finding import exit_code
 from erpkit.plan import Plan
-from erpkit.plural import count_of
+from erpkit.plural import count_of, part_of
 from erpkit.table import Column, Table
 from erpkit.tenants import (
     FleetInspection,
@@ -305,7 +306,7 @@ def inspect(slugs: tuple[str, ...], since: Path | None, as_json: bool) -> int:
         print_json(fleet.document)
     else:
         _print_fleet(fleet, detail)
-        print_findings(fleet.findings)
+        print_verdict(fleet.findings, f"{count_of(len(fleet.inspections), 'tenant')} inspected: nothing to do")
     return exit_code(fleet.findings)
 
 
@@ -343,9 +344,8 @@ def _print_since(fleet: FleetInspection) -> None:
     if not all(one.is_exact for one in growths):
         note("~ a figure then or now is PostgreSQL's estimate")
     if len(known) < len(growths):
-        note(
-            f"– {len(growths) - len(known):,} of {count_of(len(growths), 'tenant is', 'tenants are')} not in the earlier inspection"
-        )
+        new = part_of(len(growths) - len(known), len(growths), "tenant", "is", "are")
+        note(f"– {new} not in the earlier inspection")
 
 
 def _words(elapsed: timedelta) -> str:

@@ -74,7 +74,9 @@ def _describe(conninfo: str) -> str:
     known = {key: (value or b"").decode() for key, value in defaults.items()} | {k: str(v) for k, v in parts.items()}
     if known.get("service"):
         return f"service {known['service']}"
-    return "/".join((known.get("host") or "local socket", known.get("dbname") or known["user"], known["user"]))
+    host = known.get("host") or "local socket"
+    port = f":{known['port']}" if known.get("port") and "/" not in host and known.get("host") else ""
+    return "/".join((f"{host}{port}", known.get("dbname") or known["user"], known["user"]))
 
 
 def _reason(error: psycopg.Error) -> str:

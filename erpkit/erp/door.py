@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from erpkit.cells import AS_IS
+from erpkit.cells import PLAIN
 from erpkit.config import Settings, check_broker
 from erpkit.database.rights import find_excess
 from erpkit.database.target import check_conninfo
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _MOST = 200  # tenants that the card looks at
 _CAUSES = 5  # of findings that it names
+_LOOK, _MORE = "to look at", " more: erpkit tenants inspect"
 _CELL = "text-align:left;vertical-align:top;padding:.2em 1em .2em .3em;"
 
 
@@ -149,19 +150,27 @@ class Erp(Part, Installation):
 
         found: list[Finding] = []
         card = self._card(found)
-        text, page, scrap = self._text(card), self._html(card), Summary("the ERP", {}, found).scrap("findings")
+        text, page, scrap = self._text(card), self._html(card, found), Summary("the ERP", {}, found).scrap("findings")
         return {"text/plain": text, "text/html": page, SCRAP: scrap}
 
     def _repr_html_(self) -> str:
-        return self._html(self._card())
+        found: list[Finding] = []
+        return self._html(self._card(found), found)
 
-    def _html(self, card: Mapping[str, str]) -> str:
+    def _html(self, card: Mapping[str, str], found: Sequence[Finding]) -> str:
+        from erpkit.result import findings_html  # noqa: PLC0415
+
+        cells = {name: visible_html(text) for name, text in card.items()}
+        if found:
+            gravest = [finding for cause in group_findings(found)[:_CAUSES] for finding in cause.findings]
+            more = visible_html(card[_LOOK].rpartition("\n")[2]) if _MORE in card[_LOOK] else ""
+            cells[_LOOK] = findings_html(gravest) + more
         rows = "".join(
             f'<tr><th style="{_CELL}font-weight:600">{visible_html(name)}</th>'
-            f'<td style="{_CELL}white-space:pre-wrap">{visible_html(text)}</td></tr>'
-            for name, text in card.items()
+            f'<td style="{_CELL}white-space:pre-wrap">{cell}</td></tr>'
+            for name, cell in cells.items()
         )
-        return f'<table class="{AS_IS}" style="line-height:1.4">{rows}</table>'
+        return f'<table class="{PLAIN}" style="line-height:1.4">{rows}</table>'
 
     def _card(self, found: list[Finding] | None = None) -> dict[str, str]:
         """Return what matters at first sight, a line each, and add to `found` what needs a look.
@@ -177,7 +186,7 @@ class Erp(Part, Installation):
             "login": _told(self._login),
             "tenants": _told(self._count),
             "modules": _told(self._order),
-            "to look at": _told(lambda: self._look([] if found is None else found)),
+            _LOOK: _told(lambda: self._look([] if found is None else found)),
         }
 
     def _login(self) -> str:
@@ -193,7 +202,7 @@ class Erp(Part, Installation):
         causes = group_findings(found)
         lines = [f"{cause}\n    {cause.remedy}" if cause.remedy else str(cause) for cause in causes[:_CAUSES]]
         more = len(causes) - _CAUSES
-        return "\n".join([*lines, *([f"and {more} more: erpkit tenants inspect"] if more > 0 else [])]) or "nothing"
+        return "\n".join([*lines, *([f"and {more}{_MORE}"] if more > 0 else [])]) or "nothing"
 
     def _count(self) -> str:
         counts = Counter(tenant.status for tenant in self.find())

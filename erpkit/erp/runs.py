@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from erpkit.erp.installation import Installation
 from erpkit.erp.part import Part
 from erpkit.errors import UsageError
+from erpkit.near import find_near
 from erpkit.plan import Plan, Work
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ class Runs(Part):
         only = RunFilter(notebook or None, tenant or None, outcome or None, since)
         runs = self._list(only, limit)
         mark_lost(runs)
-        return RunHistory(self._installation.target, tuple(runs), since, not runs and bool(self._list(RunFilter(), 1)))
+        others = [] if runs else self._list(RunFilter(), _ALL if notebook or tenant else 1)
+        meant = _meant(others, notebook, tenant)
+        return RunHistory(self._installation.target, tuple(runs), since, bool(others), meant)
 
     def summaries(self, notebook: str = "", *, days: float | None = None, limit: int = 1000) -> DataFrame:
         """Return the newest runs as one DataFrame: outcome, duration, parameters, and the facts of each summary as columns."""
@@ -135,3 +138,10 @@ class Runs(Part):
 
     def _repr_html_(self) -> str:
         return self.history().table._repr_html_()
+
+
+def _meant(others: Sequence[RunRecord], notebook: str, tenant: str) -> str:
+    """Return what was probably meant by a notebook or a tenant that no run has; "" where there are such runs."""
+    known = ((notebook, {run.notebook for run in others}), (tenant, {slug for run in others for slug in run.tenants}))
+    near = [one for name, names in known if name and name not in names for one in find_near(name, names)]
+    return f"did you mean {' or '.join(near)}?" if near else ""

@@ -197,7 +197,9 @@ class Tenants(Part, Mapping[str, ErpTenant]):
         return self._followed(fleet, names, growth=not since) if keep else fleet
 
     def _followed(self, fleet: FleetInspection, names: Sequence[str], *, growth: bool) -> FleetInspection:
-        """Add what earlier looks tell, and keep this one for the next."""
+        """Add what earlier looks tell, and keep this one for the next; a look at nothing is nothing to compare with."""
+        if not fleet.inspections:
+            return fleet
         scope = [one.tenant.slug for one in fleet.inspections] if names else []
         found = follow(self._installation, "inspection", scope, fleet.now.taken_at, fleet, describe_figures(fleet.now))
         before = read_figures(found.base.figures, fleet.target) if growth and found.base else fleet.before

@@ -84,15 +84,17 @@ class DeadLetterDetail:
     def facts(self) -> dict[str, str]:
         """What is known, by name; the payload only if it was read."""
         letter = self.letter
-        closed = f"{self.resolved_at:%Y-%m-%d %H:%M} by {self.resolved_by}: {self.reason}" if self.resolved_at else ""
+        closed = (
+            f"{self.resolved_at:%Y-%m-%d %H:%M %Z} by {self.resolved_by}: {self.reason}" if self.resolved_at else ""
+        )
         facts = {
             "event": f"{letter.topic} at offset {letter.offset} of {letter.tenant}",
             "uuid": str(letter.uuid),
-            "recorded": f"{self.recorded_at:%Y-%m-%d %H:%M:%S}" if self.recorded_at else "not in the log any more",
+            "recorded": f"{self.recorded_at:%Y-%m-%d %H:%M:%S %Z}" if self.recorded_at else "not in the log any more",
             **(self.metadata or {}),
             "handler": letter.handler,
             "error": letter.error,
-            "attempts": f"{letter.attempts}, the last at {letter.failed_at:%Y-%m-%d %H:%M:%S}",
+            "attempts": f"{letter.attempts}, the last at {letter.failed_at:%Y-%m-%d %H:%M:%S %Z}",
             "status": self.status,
             "closed": closed,
             "holds back": f"{count_of(self.parked, 'event')} of {self.aggregate}" if self.aggregate else "",
@@ -215,7 +217,7 @@ class DeadLetterCount:
 COUNT_COLUMNS = (
     Column[DeadLetterCount]("letters", lambda one: one.letters, bar=True),
     Column[DeadLetterCount]("cause", lambda one: one.cause),
-    Column[DeadLetterCount]("topic", lambda one: one.topic),
+    Column[DeadLetterCount]("topic", lambda one: one.topic, minor=True),
     Column[DeadLetterCount]("handler", lambda one: one.handler),
     Column[DeadLetterCount]("tenant", lambda one: one.tenant, is_name=True),
     Column[DeadLetterCount]("first", lambda one: one.first_failed_at, minor=True),
@@ -234,15 +236,21 @@ def letter_findings(counts: Iterable[DeadLetterCount], severity: Severity = "war
     ]  # fmt: skip
 
 
-def failure_findings(failures: Iterable[tuple[str, str, str, int]]) -> list[Finding]:
-    """Return a finding for each tenant, handler and cause of failures: tenant, handler, error and offset of each."""
+def failure_findings(failures: Iterable[tuple[str, str, str, int]], remedy: str = "") -> list[Finding]:
+    """Return a finding for each tenant, handler and cause of failures: tenant, handler, error and offset of each.
+
+    `remedy` is a command that takes a tenant and an offset, the first that failed.
+    """
     offsets: dict[tuple[str, str, str], list[str]] = {}
     for tenant, handler, error, offset in failures:
         offsets.setdefault((tenant, handler, cause_of(error)), []).append(str(offset))
     return [
-        Finding("failed", tenant, f"{handler} failed: {cause}", evidence=(f"offsets {', '.join(found)}",))
+        Finding(
+            "failed", tenant, f"{handler} failed: {cause}", remedy=remedy and f"{remedy} {shlex.quote(tenant)} {found[0]}",
+            evidence=(f"offsets {', '.join(found)}",),
+        )
         for (tenant, handler, cause), found in offsets.items()
-    ]
+    ]  # fmt: skip
 
 
 def cause_of(error: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -47,6 +47,9 @@ SELECT {slug}, h.name, count(e.uuid), count(i.uuid),
   LEFT JOIN {inbox} i ON i.handler = h.name AND i.uuid = e.uuid
  GROUP BY h.name
 """
+
+
+_HANDLE = "erpkit events dispatch --once"  # elsewhere the runbook that shows this report is the command that helps
 
 
 @dataclass(frozen=True)
@@ -228,7 +231,7 @@ class DispatcherReport(Result):
     def findings(self) -> list[Finding]:
         """Events that wait too long, events that are missing in an inbox, and that no dispatcher is connected."""
         return [
-            *self.lag.findings,
+            *(replace(one, remedy=_HANDLE) if one.kind == "lag" else one for one in self.lag.findings),
             *(
                 Finding("missing", one.tenant, f"events are missing in the inbox of {one.handler}", "error",
                         evidence=(f"{one.missing:,} of {one.events:,}",))
@@ -350,7 +353,7 @@ def explain_stop(
         )
     elif (now - health.at).total_seconds() > _STALE:
         words.append(
-            f"the last report is {(now - health.at).total_seconds():,.0f} s old: that dispatcher hangs, or the file is another one's"
+            f"the last report is {(now - health.at).total_seconds():,.0f} s old: that dispatcher hangs, or it is another one's file"
         )
     in_hand = [f"{one.tenant}, {one.handler}" for one in lag if one.in_hand is not None]
     if in_hand and not dispatchers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -111,8 +112,11 @@ class Edited(Result):
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """None."""
-        return ()
+        """The command that retries it: advice."""
+        plan = self.plan
+        again = f"erpkit events dead-letters retry --tenant {shlex.quote(plan.tenant.slug)}"
+        remedy = f"{again} --handler {shlex.quote(plan.handler)} --offset {plan.offset}"
+        return (Finding("edited", plan.tenant.slug, f"offset {plan.offset} waits for its retry", "info", remedy),)
 
     @property
     def tables(self) -> tuple[Table[_Change], ...]:
@@ -121,10 +125,7 @@ class Edited(Result):
 
     def __str__(self) -> str:
         plan = self.plan
-        return (
-            f"offset {plan.offset} of {plan.tenant.slug} was edited for {plan.handler}; to retry it: erpkit events dead-letters "
-            f"retry --tenant {plan.tenant.slug} --handler {plan.handler} --offset {plan.offset}"
-        )
+        return f"offset {plan.offset} of {plan.tenant.slug} was edited for {plan.handler}"
 
 
 def plan_edit(
@@ -150,7 +151,7 @@ def plan_edit(
             f"`erpkit events forward --tenant {tenant.slug} --from {letter[0]}`, or discard its dead letter"
         )
     if handler not in registry.event_handlers:
-        raise UsageError(f"no module has the handler {handler} any more: nobody would be given the payload")
+        raise UsageError(f"no module has the handler {handler} any more, so the payload would not be used")
     after = change(before, values)
     event = next(kind for kind in _kinds(registry, handler) if registry.topic(kind) == message.topic)
     try:

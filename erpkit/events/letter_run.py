@@ -87,7 +87,7 @@ class LetterRun(Result):
     def findings(self) -> list[Finding]:
         """What failed, by tenant, handler and cause, and what was left alone or could not be read."""
         return [
-            *failure_findings((one.tenant, one.handler, one.detail, one.offset) for one in self.failed),
+            *failure_findings(((one.tenant, one.handler, one.detail, one.offset) for one in self.failed), _SHOW),
             *(
                 Finding(
                     "left alone", one.tenant, f"{one.handler}, offset {one.offset} left alone: {one.detail}", "info"
@@ -109,6 +109,9 @@ class LetterRun(Result):
         counts = [f"{self.count(state)} {state}" for state in states if self.count(state)]
         parked = self.count("handled", was_parked=True)
         return f"{self.plan_id}: {', '.join(counts) or 'nothing to do'}; {count_of(parked, 'parked event')} handled after them"
+
+
+_SHOW = "erpkit events dead-letters show"
 
 
 def _tone(result: LetterResult) -> Tone:

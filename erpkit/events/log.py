@@ -45,8 +45,10 @@ _NOTIFY = (
 EVENT_COLUMNS = (
     Column[Message]("offset", lambda event: event.offset),
     Column[Message]("topic", lambda event: event.topic),
-    Column[Message]("recorded", lambda event: event.recorded_at and f"{event.recorded_at:%Y-%m-%d %H:%M:%S}"),
-    Column[Message]("uuid", lambda event: event.uuid),
+    Column[Message](
+        "recorded", lambda event: event.recorded_at and f"{event.recorded_at:%Y-%m-%d %H:%M:%S}", minor=True
+    ),
+    Column[Message]("uuid", lambda event: event.uuid, minor=True),
 )
 PAYLOAD_COLUMN = Column[Message]("payload", lambda event: fields_of(event.payload))
 COLUMNS = '"offset", uuid, topic, payload, metadata, recorded_at'

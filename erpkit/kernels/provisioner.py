@@ -21,6 +21,7 @@ from erpkit.kernels.place import NotRunningError, NoWarmKernelError, find_socket
 
 NAME = "erpkit-warm"
 _START = 60.0  # seconds for a kernel's sockets to be bound
+_END = 1.0  # seconds for a kernel that was killed to end
 
 
 class WarmProvisioner(LocalProvisioner):
@@ -62,6 +63,13 @@ class WarmProvisioner(LocalProvisioner):
         await self.ended()
         self.process = None
         return process.returncode
+
+    async def kill(self, restart: bool = False) -> None:
+        """Kill the kernel; of a forked one wait for the end, which is near: jupyter_client would look again only after 100 ms."""
+        await super().kill(restart)
+        if isinstance(cast("Any", self.process), link.Link):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.ended(), _END)
 
     async def ended(self) -> None:
         """Wait for the end of the kernel, without forgetting it."""

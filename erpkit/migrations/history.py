@@ -23,7 +23,7 @@ from erpkit.result import Summary, TableResult
 from erpkit.table import Column, Table, Tone
 
 STILL_RUNNING = "is still running"
-NEVER_ENDED = "was begun and never ended"
+NEVER_ENDED = "was started and did not end"
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS public.erpkit_migrations (
@@ -160,7 +160,7 @@ _COLUMNS = (
     Column[HistoryEntry]("tenant", lambda e: e.tenant, is_name=True),
     Column[HistoryEntry]("migration", lambda e: e.what),
     Column[HistoryEntry]("state", lambda e: e.state, tone=_tone),
-    Column[HistoryEntry]("time", lambda e: e.milliseconds, unit="ms", places=1, bar=True),
+    Column[HistoryEntry]("time", lambda e: e.milliseconds and round(e.milliseconds, 3), unit="ms", places=1, bar=True),
     Column[HistoryEntry]("who", lambda e: e.who, minor=True),
     Column[HistoryEntry]("plan", lambda e: e.plan_id, minor=True),
     Column[HistoryEntry]("error", lambda e: e.error or ""),

@@ -27,7 +27,8 @@ class StateTable:
     `rows` leaves out rows that are no migrations. A row counts where `applied` is true, and stopped half way where `dirty` is;
     of several with one name the last one counts. A `name` that does not match `pattern` is not understood. `is_one_row` says
     that the table holds nothing but the present version. Where names do not `sort`, more rows are further, and of single
-    versions none is. `command` brings a tenant up, `mend` is for one that is dirty.
+    versions none is. `command` brings a tenant up, `mend` is for one that is dirty; where no whole command names the schema, each is a
+    sentence, which does nothing when it is pasted: the bare command would migrate another schema.
     """
 
     tool: str
@@ -62,35 +63,35 @@ STATE_TABLES = (
     StateTable(
         "Alembic", "alembic_version", frozenset({"version_num"}),
         name="version_num", is_one_row=True, sorts=False, pattern=r"^\S+$",
-        command="alembic upgrade head  # for the schema {schema}",
+        command="run alembic upgrade head for the schema {schema}",
     ),
     StateTable(
         "golang-migrate", "schema_migrations", frozenset({"version", "dirty"}),
         name="version::text", order="version", dirty="dirty", pattern=_DIGITS, is_one_row=True,
         command="migrate -path … -database …search_path={schema} up",
-        mend="migrate -path … -database …search_path={schema} force VERSION  # once it is mended by hand",
+        mend="migrate -path … -database …search_path={schema} force VERSION  # once it is fixed by hand",
     ),
     StateTable(
         "Rails", "schema_migrations", frozenset({"version"}),
         name="version::text", order="lpad(version::text, 30, '0')", pattern=_DIGITS,
-        command="rails db:migrate  # for the schema {schema}",
+        command="run rails db:migrate for the schema {schema}",
     ),
     StateTable(
         "goose", "goose_db_version", frozenset({"id", "version_id", "is_applied"}),
         name="version_id::text", order="id", rows="version_id > 0", applied="is_applied", pattern=_DIGITS,
-        command="goose up  # with search_path={schema}",
+        command='goose -table {table} postgres "$GOOSE_DBSTRING search_path={schema}" up',
     ),
     StateTable(
         "Flyway", "flyway_schema_history", frozenset({"installed_rank", "version", "type", "script", "success"}),
         name="coalesce(version, script)", order="installed_rank", rows="type <> 'SCHEMA'",
         applied="success AND type <> 'DELETE' AND type NOT LIKE 'UNDO%'", dirty="NOT success",
-        command="flyway -schemas={schema} migrate", mend="flyway -schemas={schema} repair  # once it is mended by hand",
+        command="flyway -schemas={schema} migrate", mend="flyway -schemas={schema} repair  # once it is fixed by hand",
     ),
     StateTable(
         "Prisma", "_prisma_migrations", frozenset({"migration_name", "started_at", "finished_at", "rolled_back_at"}),
         name="migration_name", order="started_at", applied="finished_at IS NOT NULL AND rolled_back_at IS NULL",
-        dirty="finished_at IS NULL AND rolled_back_at IS NULL", command="prisma migrate deploy  # with ?schema={schema}",
-        mend="prisma migrate resolve --rolled-back NAME  # with ?schema={schema}, once it is mended by hand",
+        dirty="finished_at IS NULL AND rolled_back_at IS NULL", command="run prisma migrate deploy with ?schema={schema}",
+        mend="mend it by hand, then run prisma migrate resolve --rolled-back NAME with ?schema={schema}",
     ),
     StateTable(
         "Liquibase", "databasechangelog", frozenset({"id", "author", "filename", "orderexecuted", "exectype"}),
@@ -100,19 +101,19 @@ STATE_TABLES = (
     StateTable(
         "Atlas", "atlas_schema_revisions", frozenset({"version", "applied", "total", "executed_at"}),
         name="version", order="version", rows="NOT starts_with(version, '.')", applied="applied >= total",
-        dirty="applied < total", command="atlas migrate apply  # with search_path={schema}",
+        dirty="applied < total", command="run atlas migrate apply with search_path={schema}",
     ),
     StateTable(
         "Knex", "knex_migrations", frozenset({"id", "name", "batch"}), name="name", order="id",
-        command="knex migrate:latest  # with searchPath {schema}",
+        command="run knex migrate:latest with searchPath {schema}",
     ),
     StateTable(
         "TypeORM", "migrations", frozenset({"id", "timestamp", "name"}), name="name", order="timestamp", sorts=False,
-        command="typeorm migration:run  # with schema {schema}",
+        command="run typeorm migration:run with schema {schema}",
     ),
     StateTable(
         "Laravel", "migrations", frozenset({"id", "migration", "batch"}), name="migration", order="id",
-        command="php artisan migrate  # for the schema {schema}",
+        command="run php artisan migrate for the schema {schema}",
     ),
 )  # fmt: skip
 

@@ -25,7 +25,10 @@ _NAMED = 12  # modules or edges in a sentence
 def coverage_findings(modules: Sequence[ModuleLike], not_read: Iterable[Unread], rules: Rules) -> list[ModuleFinding]:
     """Findings for what was not read: no modules at all, or code and tables that could not be read."""
     nothing = ModuleFinding(
-        "no modules", (), "no module was found, so nothing was checked", "set ERPKIT_MODULES, or register modules"
+        "no modules",
+        (),
+        "no module was found, so nothing was checked",
+        "describe them in a modules.toml, whose path goes into ERPKIT_MODULES, or register them",
     )
     return [
         *([] if modules else [nothing]),

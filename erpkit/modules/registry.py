@@ -75,8 +75,9 @@ def read_candidates(settings: Settings) -> Candidates:
         return Candidates(())  # another ERP's database can be read without its modules
     if not entries:
         kind = NoModulesError if settings.modules is None else ModuleError
+        foreign = "; for an ERP that erpkit did not make: erpkit doctor" if settings.modules is None else ""
         raise kind(
-            f"no module is registered under the entry-point group {group}: see ERPKIT_MODULES in the notebook guide/own_erp"
+            f"no module is registered under the entry-point group {group}: see ERPKIT_MODULES in the notebook guide/own_erp{foreign}"
         )
     return _load_all(group, entries)
 

@@ -124,9 +124,7 @@ class QueryCheck(SummaryResult):
                 "no modules", "", "there are no modules, so no query was checked", remedy="set ERPKIT_MODULES"
             )
         if not self.tenants:
-            yield Finding(
-                "no tenants", "", "there are no tenants, so no query was checked", remedy="erpkit tenants list"
-            )
+            yield Finding("no tenants", "", "there are no tenants, so no query was checked", remedy="erpkit doctor")
         if self.modules and not self.queries and not self.unread:
             yield Finding("no queries", "", "no module has queries", "info")
         yield from (Finding("not read", "", text, "error") for text in self.unread)

@@ -99,13 +99,14 @@ class RunRecord:
 class RunHistory(TableResult):
     """Runs, the newest first, as tables; `since` is how far back they were read, None for no limit.
 
-    `has_others` says whether runs of other notebooks, or older ones, were recorded.
+    `has_others` says whether runs of other notebooks, or older ones, were recorded, and `meant` what was probably asked for.
     """
 
     target: str
     runs: tuple[RunRecord, ...]
     since: datetime | None = None
     has_others: bool = False
+    meant: str = ""
 
     @property
     def table(self) -> Table[RunRecord]:
@@ -140,6 +141,8 @@ class RunHistory(TableResult):
 
     @property
     def _empty(self) -> str:
+        if self.meant:
+            return f"No run matches: {self.meant} For others see erpkit runs"
         return "No run matches; for others see erpkit runs" if self.has_others else _NO_RUNS
 
     @property
@@ -202,7 +205,9 @@ _COLUMNS = (
     Column[RunRecord]("notebook", lambda r: r.notebook),
     Column[RunRecord]("tenants", lambda r: list(r.tenants), minor=True),
     Column[RunRecord]("outcome", lambda r: r.verdict, tone=_tone),
-    Column[RunRecord]("duration", lambda r: r.seconds, unit="s", places=1, bar=True),
+    Column[RunRecord](
+        "duration", lambda r: None if r.seconds is None else round(r.seconds, 3), unit="s", places=1, bar=True
+    ),
     Column[RunRecord]("by", lambda r: f"{r.who}@{r.host}", minor=True),
     Column[RunRecord]("report", lambda r: r.report),
 )

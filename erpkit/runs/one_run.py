@@ -61,7 +61,8 @@ class RunDetail(Result):
         run, versions = self.run, ", ".join(f"{name} {version}" for name, version in self.run.versions.items())
         known: dict[str, object] = {
             "run": run.id, "notebook": run.notebook, "outcome": run.verdict, "exit code": run.exit_code, "started": run.started_at,
-            "ended": run.ended_at, "seconds": run.seconds, "attempt": run.attempt, "by": f"{run.who}@{run.host}",
+            "ended": run.ended_at,
+            "seconds": None if run.seconds is None else round(run.seconds, 3), "attempt": run.attempt, "by": f"{run.who}@{run.host}",
             "revision": run.revision, "versions": versions, "output": run.output, "report": run.report,
             "recorded in": run.place or "the database",
             **{f"parameter {name}": value for name, value in run.parameters.items()},

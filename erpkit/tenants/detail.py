@@ -10,7 +10,7 @@ from typing import Any, LiteralString
 
 from psycopg import sql
 
-from erpkit.cells import AS_IS
+from erpkit.cells import PLAIN
 from erpkit.database import TEMPLATE, Connection, Tenant, read_tenants
 from erpkit.events import ConsumerGroup
 from erpkit.finding import Finding, with_ages
@@ -185,7 +185,7 @@ class TenantDetail(Result):
         return str(self.summary)
 
     def _repr_html_(self) -> str:
-        notes = "".join(f'<p class="{AS_IS}">{visible_html(note)}</p>' for note in self.notes)
+        notes = "".join(f'<p class="{PLAIN}">{visible_html(note)}</p>' for note in self.notes)
         table = self.table._repr_html_() if self.inspection.exists else ""
         return self.summary.html() + table + notes
 

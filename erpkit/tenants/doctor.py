@@ -17,7 +17,7 @@ from erpkit.result import Result, Summary, to_html
 from erpkit.table import Column, Table, Tone
 from erpkit.tenants.family import Family, Schema, find_families, read_schemas
 from erpkit.tenants.listing import Listing, find_listing, write_query
-from erpkit.tenants.reading_login import Login, grants_lacking, grants_of_reader, read_login
+from erpkit.tenants.reading_login import Login, find_asked, grants_lacking, grants_of_reader, read_login
 from erpkit.tenants.registry import list_tenants
 from erpkit.visible import visible_html
 
@@ -102,13 +102,16 @@ class Diagnosis(Result):
     def _tenants(self) -> str:
         if self.login.owns_registry and not self.configured:
             return f"{len(self.tenants):,} of erpkit's own"
+        if self._query_fails:
+            return "not known: ERPKIT_TENANTS_QUERY failed"
         if self.configured:
             return f"{len(self.tenants):,} by ERPKIT_TENANTS_QUERY"
         if self.family is None:
             return "no two schemas have the same tables"
         family, tables = self.family, count_of(len(self.family.tables), "table")
+        odd = len(family.different)
         alike = (
-            f"mostly the same {tables}, {len(family.different):,} differ" if family.different else f"the same {tables}"
+            f"mostly the same {tables}, {odd:,} {'differs' if odd == 1 else 'differ'}" if odd else f"the same {tables}"
         )
         return f"{count_of(len(family.schemas), 'schema has', 'schemas have')} {alike}: {some(family.names)}"
 
@@ -155,9 +158,9 @@ class Diagnosis(Result):
     def _nobody(self) -> Iterator[Finding]:
         if not self.members:
             words = "there is nothing that looks like tenants: two schemas or more with the same tables"
-            remedy = "erpkit demo makes an ERP to look around, erpkit tenants create NAME a first tenant"
-            yield Finding("no tenants", "", words, remedy=remedy)
-        yield from (Finding("not read", "", error) for error in self.errors)
+            yield Finding("no tenants", "", words, remedy="erpkit tenants create NAME  # with modules of your own")
+        remedy = "see the grants below" if self._query_fails and self._asked else ""
+        yield from (Finding("not read", "", error, remedy=remedy) for error in self.errors)
 
     def _rights(self) -> Iterator[Finding]:
         for one in self.unreadable:
@@ -203,12 +206,27 @@ class Diagnosis(Result):
         """The SQL that gives the login what it lacks, or makes a login that may only read; to be run by the owner."""
         if not self.members or self.login.owns_registry:
             return ()
-        if self.unreadable:
-            return tuple(grants_lacking(self.login, [one.name for one in self.unreadable]))
+        if self.lacks_rights:
+            return tuple(grants_lacking(self.login, [one.name for one in self.unreadable], self._asked))
         if not self.login.excess:
             return ()
         owners = sorted({one.owner for one in self.members})
-        return tuple(grants_of_reader(self.query, self.listing, owners))
+        return tuple(grants_of_reader(self.query, self._asked, owners))
+
+    @property
+    def lacks_rights(self) -> bool:
+        """Whether the login may not read all of the tenants, or not the table that lists them."""
+        return bool(self.unreadable) or (self._query_fails and bool(self._asked))
+
+    @property
+    def _query_fails(self) -> bool:
+        return self.configured and bool(self.errors)
+
+    @property
+    def _asked(self) -> list[tuple[str, str]]:
+        """The tables that the query asks, each with its schema; of those that the tenants share."""
+        tenants = {schema.name for schema in self.members}
+        return find_asked(self.query, {one.name: one.tables for one in self.schemas if one.name not in tenants})
 
     @property
     def commands(self) -> tuple[str, ...]:
@@ -216,6 +234,8 @@ class Diagnosis(Result):
         first = [self.connect] if self.connect else []
         if not self.members:
             return (*first, "erpkit demo")
+        if self._query_fails:
+            return (*first, "erpkit doctor")
         export = [] if self.configured or not self.query else [f"export ERPKIT_TENANTS_QUERY={quote(self.query)}"]
         return (*first, *export, "erpkit run inspect_tenants")
 
@@ -233,13 +253,16 @@ class Diagnosis(Result):
             if not self.unreadable
             else f"yes, {readable:,} of {count_of(len(self.members), 'tenant')}"
             if readable
-            else "no right"
+            else "no: the login may not read them"
         )
+        if self._query_fails:
+            reads = "no: ERPKIT_TENANTS_QUERY fails"
         members = {one.name for one in self.members}
         keeps = any(one.kind and one.schema in members for one in self.state)
         yield Ability("inspect_tenants", "tenants inspect, drift", reads)
         yield Ability("explore_tenants", "lab", reads)
-        yield Ability("run_migrations", "migrate status", "yes, to read" if keeps else "no state table was found")
+        status = "yes, to read" if keeps else "no state table was found"
+        yield Ability("run_migrations", "migrate status", reads if self._query_fails else status)
         yield Ability("check_modules", "modules check", "yes, with a modules.toml")
         yield Ability("", "queries check", "yes, with a modules.toml")
         yield from _REFUSED
@@ -352,9 +375,9 @@ def _preformatted(lines: Sequence[str]) -> str:
     return f'<pre style="overflow-x:auto">{visible_html(chr(10).join(lines))}</pre>'
 
 
-_OWN_ABILITIES = (Ability("all", "all", "yes, with modules: ERPKIT_MODULES"),)
+_OWN_ABILITIES = (Ability("all", "all commands", "yes; ERPKIT_MODULES says which modules"),)
 _REFUSED = (
-    Ability("run_history", "runs", "no: none is recorded here"),
+    Ability("run_history", "runs", "yes, of the runs of this machine"),
     Ability("provision_tenant", "tenants create", "no: erpkit only reads it"),
     Ability("offboard_tenant", "tenants export, drop", "no: erpkit only reads it"),
     Ability("event_health", "events lag", "no: it has no event log"),

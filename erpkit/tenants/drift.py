@@ -14,7 +14,7 @@ from psycopg import sql
 from erpkit.database import TEMPLATE, Connection, Tenant, has_schema, quote_name
 from erpkit.errors import UsageError
 from erpkit.finding import Finding
-from erpkit.plural import count_of
+from erpkit.plural import part_of
 from erpkit.result import Summary, SummaryResult
 from erpkit.table import Column, Table
 from erpkit.tenants.ddl import mend_object, rank
@@ -76,7 +76,7 @@ class Drift(SummaryResult):
     def findings(self) -> list[Finding]:
         """One for each difference of each tenant, or one that says that nothing could be compared."""
         if not self.differences:
-            return [Finding("no tenants", "", "there are no tenants to compare", remedy="erpkit tenants list")]
+            return [Finding("no tenants", "", "there are no tenants to compare", remedy="erpkit doctor")]
         found = [one for slug, some in self.differences.items() for one in drift_findings(slug, some, self.measure)]
         return found or self._nothing_to_compare()
 
@@ -133,8 +133,8 @@ class Drift(SummaryResult):
             return "nothing was compared"
         unknown = len(self.not_compared)
         left = f"; {unknown:,} could not be compared" if unknown else ""
-        compared = count_of(len(self.differences) - unknown, "tenant differs", "tenants differ")
-        return f"{len(self.differing):,} of {compared} from {self.measure}{left}"
+        compared = len(self.differences) - unknown
+        return f"{part_of(len(self.differing), compared, 'tenant', 'differs', 'differ')} from {self.measure}{left}"
 
 
 def drift_findings(slug: str, differences: Iterable[Difference], measure: str = TEMPLATE.slug) -> list[Finding]:

@@ -49,7 +49,7 @@ class FleetInspection(SummaryResult):
     def findings(self) -> list[Finding]:
         """What a person should look at; having no tenants is a finding, too."""
         if not self.inspections:
-            return [Finding("no tenants", "", "there are no tenants to inspect", remedy="erpkit tenants list")]
+            return [Finding("no tenants", "", "there are no tenants to inspect", remedy="erpkit doctor")]
         return with_ages([finding for one in self.inspections for finding in one.findings], self.ages)
 
     @property

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from erpkit.cells import AS_IS
+from erpkit.cells import PLAIN
 from erpkit.database import (
     Answer,
     Connection,
@@ -111,7 +111,7 @@ class Across(Result):
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{visible_html(note)}</li>" for note in self.notes)
-        return f"{self.table._repr_html_()}<ul class='{AS_IS}'>{notes}</ul>"
+        return f"{self.table._repr_html_()}<ul class='{PLAIN}'>{notes}</ul>"
 
 
 def across(

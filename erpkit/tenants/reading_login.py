@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
 
 from erpkit.database import Connection
 from erpkit.database.rights import find_excess
-from erpkit.tenants.listing import Listing
+from erpkit.database.scope import quote_name
+from erpkit.errors import UsageError
+from erpkit.tenants.sql_tokens import read_tokens
 
-__all__ = ["Login", "grants_lacking", "grants_of_reader", "read_login"]
+__all__ = ["Login", "find_asked", "grants_lacking", "grants_of_reader", "read_login"]
 
 _OWN = {"slug", "schema_name", "role_name", "name", "status"}  # the columns of erpkit's own table of tenants
 _READER = "erp_reader"  # the login that is proposed
@@ -56,8 +58,23 @@ def read_login(connection: Connection) -> Login:
     return Login(name, quoted, version.split(" ")[0], excess, is_pooled, is_standby, frozenset(columns))
 
 
-def grants_lacking(login: Login, schemas: Sequence[str]) -> Iterator[str]:
-    """Yield the SQL that lets a login read schemas; of many, one block for all. Pure."""
+def find_asked(query: str, tables: Mapping[str, Collection[str]]) -> list[tuple[str, str]]:
+    """Return the tables, each with its schema, whose names stand in a query. Pure."""
+    try:
+        names = {token.value for token in read_tokens(query) if token.is_name}
+    except UsageError:  # of SQL that cannot be read, which the server refuses, too
+        return []
+    near = {"public", *names}  # a name without a schema is found there
+    return sorted(
+        (schema, table) for schema, some in tables.items() for table in some if schema in near and table in names
+    )
+
+
+def grants_lacking(login: Login, schemas: Sequence[str], asked: Sequence[tuple[str, str]] = ()) -> Iterator[str]:
+    """Yield the SQL that lets a login read schemas, of many one block for all, and the tables `asked`. Pure."""
+    yield from _grant_tables(login.quoted, asked)
+    if not schemas:
+        return
     if len(schemas) > _FEW:
         names = sql.Literal(list(schemas)).as_string()
         yield _grant_each(login.quoted, f"SELECT unnest({names}::text[])")
@@ -67,17 +84,22 @@ def grants_lacking(login: Login, schemas: Sequence[str]) -> Iterator[str]:
         yield f"GRANT SELECT ON ALL TABLES IN SCHEMA {names} TO {login.quoted};"
 
 
-def grants_of_reader(query: str, listing: Listing | None, owners: Sequence[str]) -> Iterator[str]:
-    """Yield the SQL that makes a login which may read the tenants that `query` lists, and nothing more. Pure.
+def _grant_tables(login: str, tables: Sequence[tuple[str, str]]) -> Iterator[str]:
+    for schema in dict.fromkeys(schema for schema, _ in tables):
+        yield f"GRANT USAGE ON SCHEMA {quote_name(schema)} TO {login};"
+    for schema, table in tables:
+        yield f"GRANT SELECT ON {quote_name(schema)}.{quote_name(table)} TO {login};"
+
+
+def grants_of_reader(query: str, asked: Sequence[tuple[str, str]], owners: Sequence[str]) -> Iterator[str]:
+    """Yield the SQL that makes a login which may read the tenants that `query`, which asks tables, lists, and nothing more. Pure.
 
     Tenants that come later are granted by the default privileges of the `owners` of the schemas.
     """
     yield f"CREATE ROLE {_READER} LOGIN;  -- its password: \\password {_READER}"
     listed = f"(\n  {query}\n) q ON q.schema_name = n.nspname"
     yield _grant_each(_READER, f"SELECT n.nspname FROM pg_namespace n JOIN {listed}")  # noqa: S608 - for a person to run
-    if listing:
-        yield f"GRANT USAGE ON SCHEMA {listing.column.schema} TO {_READER};"
-        yield f"GRANT SELECT ON {listing.column.place} TO {_READER};"
+    yield from _grant_tables(_READER, asked)
     for owner in owners:
         yield f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT USAGE ON SCHEMAS TO {_READER};"
         yield f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT SELECT ON TABLES TO {_READER};"

@@ -84,7 +84,9 @@ class DropPlan:
         """Raise UsageError unless the tenant may be dropped."""
         slug = self.tenant.slug
         if self.tenant.is_active:
-            raise UsageError(f"tenant {slug} is active: suspend or archive it first; nothing was dropped")
+            raise UsageError(
+                f"tenant {slug} is active: suspend or archive it first (erpkit tenants suspend {slug}); nothing was dropped"
+            )
         if self.dependents:
             raise UsageError(
                 f"tenant {slug}: {', '.join(self.dependents)} depend on it: drop them first; nothing was dropped"

@@ -121,7 +121,7 @@ class RepairPlan:
     def script(self) -> str:
         """The statements in order, each with the difference that it undoes; those that are left out are comments."""
         lines = [f"{step.statement}  -- {step.difference}" for step in self.steps]
-        lines += [f"-- left out, {_WHY[step.risk]}: {_first_line(step)}  -- {step.difference}" for step in self.left]
+        lines += [f"-- left out, as {_WHY[step.risk]}: {_first_line(step)}  -- {step.difference}" for step in self.left]
         return "\n".join(visible(line, keep="\n\t") for line in lines)
 
     @property
@@ -169,9 +169,9 @@ def _first_line(step: RepairStep) -> str:
 
 
 _WHY = {
-    "fails": "may fail because of existing rows: --accept fails",
-    "loses": "loses values: --accept loses",
-    "by hand": "by hand",
+    "fails": "it may fail because of existing rows (--accept fails takes it in)",
+    "loses": "it loses values (--accept loses takes it in)",
+    "by hand": "it is to be done by hand",
 }
 _RISKS = {"none": "", "fails": "may fail", "loses": "loses values", "by hand": "by hand"}
 _Step = tuple[str, RepairStep]

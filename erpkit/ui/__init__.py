@@ -10,6 +10,7 @@ from erpkit.table import Table
 if TYPE_CHECKING:
     from erpkit.ui.decision import Decision, decide
     from erpkit.ui.explorer import Explorer, explore
+    from erpkit.ui.front import look_here
     from erpkit.ui.module_explorer import ModuleExplorer, explore_modules
     from erpkit.ui.parameter_form import Form, form
     from erpkit.ui.progress import progress_bar
@@ -26,6 +27,7 @@ __all__ = [
     "explore",
     "explore_modules",
     "form",
+    "look_here",
     "plot_runs",
     "progress_bar",
     "prove",

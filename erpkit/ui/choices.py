@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -55,7 +55,11 @@ class Offer:
             return ""
         if name in self.refused:
             return f"{name} {self.refused[name]}"
-        return f"there is no {f'{self.noun} ' if self.noun else ''}{name!r}: {did_you_mean(name, self.names)}"
+        return f"there is no {f'{self.noun} ' if self.noun else ''}{name!r}: {did_you_mean(name, self._meant(name))}"
+
+    def _meant(self, name: str) -> Collection[str]:
+        """Return the names to tell of: those that are offered, and one that is refused where that is like the name."""
+        return [*self.names, *find_near(name, {*self.names, *self.refused}, 1)]
 
     def likely_problem(self, text: str) -> str:
         """Return why a name, or one of an edge's, was probably mistyped: it is unknown, and like one that is known."""

@@ -3,62 +3,27 @@
 from __future__ import annotations
 
 import threading
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
-from importlib import import_module
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
 
 from erpkit.errors import ErpkitError, PlanChangedError
+from erpkit.finding import Finding
 from erpkit.plan import Plan, PlanRecord, Shown, Work
 from erpkit.result import SCRAP, Summary, to_html
+from erpkit.ui.front import run_below_button
 from erpkit.ui.progress import progress_bar
 from erpkit.ui.served import reload_link
 from erpkit.visible import visible_html
 from erpkit.watching import is_a_notebook_watched, is_served
 
 if TYPE_CHECKING:
-    from ipywidgets import HTML, Button, VBox
+    from ipywidgets import HTML, VBox
 
-_BY_HAND = (
-    "Then run the cells below: the menu Run, Run Selected Cell and All Below. With the extra erpkit[interactive] "
-    "there is a button for it, and tables sort and filter."
-)
-
-
-def run_below_button(text: str = "Run") -> Button | HTML:
-    """Return a button that runs all the cells below its own; where ipylab is missing, a line that says how to."""
-    import ipywidgets  # noqa: PLC0415 - slow to import
-
-    app = _app() if is_a_notebook_watched() else None
-    if app is None:
-        return ipywidgets.HTML(f"<em>{_BY_HAND}</em>")
-    button = ipywidgets.Button(
-        description=text, icon="forward", button_style="primary", layout={"width": "max-content"}
-    )
-    button.on_click(lambda _: _run_below(app))
-    return button
-
-
-def _run_below(app: Any) -> None:
-    """Run the button's own cell as well, which shows the same again: to go down from it, JupyterLab would pass over folded cells."""
-    app.commands.execute("notebook:run-all-below")
-
-
-@cache
-def _app() -> Any:
-    """Return the front end as it appears to the kernel, once for all buttons; None without ipylab."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # ipylab 1.1 declares a trait in traitlets' old way
-            return import_module("ipylab").JupyterFrontEnd()
-    except ImportError:
-        return None
-
-
+_NEXT = Finding("next", "", "nothing is changed yet: to do it, type the plan's id beside the button Apply", "info")
 _Record = TypeVar("_Record", bound=PlanRecord)
 _Result = TypeVar("_Result", bound=Shown)
 
@@ -105,10 +70,19 @@ class Decision(Generic[_Record, _Result]):
     @property
     def summary(self) -> Summary:
         """The figures of the plan, or of what applying it brought, and what a person should look at; under buttons, it follows them."""
+        return _LiveSummary(*self._present, self._live) if self._has_buttons else self.plan.summary(self.result)
+
+    @property
+    def _present(self) -> tuple[str, Mapping[str, Any], Sequence[Finding | str]]:
+        """The summary's parts for a person at the buttons: what is to be done next, and whether it was done to its end."""
         now = self.plan.summary(self.result)
-        if not self._has_buttons:
-            return now
-        return _LiveSummary(now.title, now.facts, now.findings, self._live)
+        if self.result is None:
+            return now.title, now.facts, [*now.findings, *([_NEXT] if self.plan.record.size else [])]
+        word = "Stopped" if self._work.stop.is_set() else "Applied"
+        return now.title.replace("Applied", word, 1), now.facts, now.findings
+
+    def _summed(self) -> str:
+        return Summary(*self._present).html()
 
     def add_to(self, summary: Summary) -> Summary:
         """Return the summary of what follows with the figures and findings of this decision: of a mend before a retry, say."""
@@ -128,7 +102,7 @@ class Decision(Generic[_Record, _Result]):
     def _live(self) -> HTML:
         import ipywidgets  # noqa: PLC0415 - slow to import
 
-        return ipywidgets.HTML(self.plan.summary(self.result).html())
+        return ipywidgets.HTML(self._summed())
 
     def _ipython_display_(self) -> None:
         from IPython.display import display  # noqa: PLC0415 - only a notebook needs it
@@ -225,7 +199,7 @@ class Decision(Generic[_Record, _Result]):
 
     def _take(self, plan: Plan[_Record, _Result]) -> None:
         self.plan, self.result = plan, None
-        self._live.value = self.summary.html()
+        self._live.value = self._summed()
         self.id.value = f"<code>{visible_html(plan.id)}</code>"
         target = f" on <strong>{visible_html(plan.target)}</strong>"
         self.head.value = f"<code>{visible_html(plan.id)}</code>: {visible_html(str(plan.record))}{target}"
@@ -241,8 +215,8 @@ class Decision(Generic[_Record, _Result]):
         self._confirmed = self.confirm.value.strip()
         self.result = self.plan.apply(self._confirmed, self._work)
         self.confirm.value = ""
-        self._live.value = self.summary.html()
-        self.view.value = self.summary.html() + to_html("", tables=self.result.tables)
+        self._live.value = self._summed()
+        self.view.value = self._live.value + to_html("", tables=self.result.tables)
         self.run_below.layout.display = None
         self._tell(str(self.result))
 

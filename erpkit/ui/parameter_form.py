@@ -12,8 +12,8 @@ from erpkit.runs import Parameter, check_parameters, read_parameters, validate_p
 from erpkit.runs.parameters import CONFIRMS, python_values
 from erpkit.ui.checks import find_conflicts, find_excused
 from erpkit.ui.choices import Choices, check_kinds
-from erpkit.ui.decision import run_below_button
 from erpkit.ui.fields import Field, field_of
+from erpkit.ui.front import look_here, run_below_button
 from erpkit.ui.served import NEVER, link_with, read_link
 from erpkit.visible import visible_html
 from erpkit.watching import is_a_notebook_watched, is_restarted, is_served
@@ -53,6 +53,7 @@ def form(namespace: dict[str, Any], *, rare: Sequence[str] = (), **kinds: str) -
     there is no form, and the parameters are checked. Raises UsageError for one that is wrong.
     """
     if is_a_notebook_watched():
+        look_here()
         return Form(namespace, rare, kinds)
     check_parameters(namespace)
     return None
@@ -187,14 +188,14 @@ class Form:
         parts.append(
             f"Set here: <strong>{visible_html('; '.join(set_here))}</strong>."
             if set_here
-            else "All as the notebook has it."
+            else "All values are the notebook's own."
         )
         if is_restarted() and not set_here:
             parts.append("The kernel was restarted: what was set here before that is forgotten.")
         if wrong:
-            parts.append(f"<strong>Not run: look at {visible_html(', '.join(wrong))}.</strong>")
+            parts.append(f"<strong>Not run: see {visible_html(', '.join(wrong))}.</strong>")
         elif is_stale:
-            parts.append("<strong>What stands below is from before this change: press Run.</strong>")
+            parts.append("<strong>The results below are from before this change: press Run.</strong>")
         self.summary.value = f'<div role="status" style="margin:.3em 0">{" ".join(parts)}</div>'
         self.reset_button.layout.display = None if set_here else "none"
         self._enable_run(not wrong)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from erpkit.cells import AS_IS
+from erpkit.cells import PLAIN
 from erpkit.finding import Finding
 from erpkit.result import Summary
 from erpkit.visible import visible_html
@@ -28,7 +28,7 @@ class Banner:
 
     def _repr_html_(self) -> str:
         style = _REHEARSAL if self.word == "REHEARSAL" else _EARNEST
-        return f'<div class="{AS_IS}" role="note" style="{style}"><strong>{self.word}</strong> {visible_html(self.text)}</div>'
+        return f'<div class="{PLAIN}" role="note" style="{style}"><strong>{self.word}</strong> {visible_html(self.text)}</div>'
 
     def __repr__(self) -> str:
         return f"{self.word} {self.text}"
@@ -54,7 +54,7 @@ class _Rehearsed(Summary):
             for text, is_so in self.proved.items()
         )
         proved = f'<strong>REHEARSAL</strong><ul style="margin:.3em 0">{lines}</ul>'
-        return f'<div class="{AS_IS}" style="{_REHEARSAL}">{proved}</div>{_plain(self)}'
+        return f'<div class="{PLAIN}" style="{_REHEARSAL}">{proved}</div>{_plain(self)}'
 
     def __str__(self) -> str:
         lines = [f"  {'proved' if is_so else 'NOT proved'}: {text}" for text, is_so in self.proved.items()]

@@ -57,15 +57,40 @@ def test_jupyterlab_opens_on_the_notebooks_and_one_runs_all_its_cells(page: Page
     expect(page.get_by_role("heading", name="Welcome to erpkit")).to_be_visible()
     run_all(page)
     expect(page.get_by_role("cell", name="4 active, 1 suspended")).to_be_visible()
+    expect(page.get_by_text("to look at", exact=True)).to_be_in_viewport()
     expect(page.locator(ERROR)).to_have_count(0)
     expect(page.get_by_text("Jupyter news")).to_have_count(0)
+    page.get_by_role("link", name="runbook drifted_tenant").first.click()
+    expect(page.get_by_role("heading", name="Runbook: a tenant's schema has drifted")).to_be_visible()
+    lab.open(page, "welcome")
     page.get_by_role("link", name="inspect_tenants").click()
     expect(page.get_by_role("heading", name="Inspect tenants")).to_be_visible()
     lab.open(page, "inspect_tenants")
     run_all(page)
     expect(page.get_by_text("5 tenants inspected on")).to_be_visible()
     expect(page.locator(ERROR)).to_have_count(0)
+    expect(page.locator(".jupyter-button[title='Run']")).to_be_in_viewport()
     sort_and_filter(page.locator(".dt-container").first, planted)
+
+
+def test_a_command_that_a_finding_names_works_in_jupyterlabs_terminal(page: Page, lab: Lab) -> None:
+    """However JupyterLab was started: by its full path from another folder, or by a service."""
+    page.goto(f"{lab.url}lab?token={lab.token}&reset")
+    page.locator(".jp-LauncherCard", has_text="Terminal").click()
+    page.locator(".jp-Terminal .xterm-screen").wait_for()
+    page.keyboard.type("erpkit tenants list --json > listed.json; touch ended\n")
+    deadline = time.monotonic() + _PATIENCE / 1000
+    while not (lab.folder / "ended").exists() and time.monotonic() < deadline:
+        page.wait_for_timeout(100)
+    assert "bluebird" in (lab.folder / "listed.json").read_text()
+
+
+def test_a_cell_that_fails_is_in_sight_after_all_cells_were_run(page: Page, lab: Lab) -> None:
+    shown = [f"print('\\n' * 20, {number})" for number in range(8)]
+    write_cells(lab, "fails", "from erpkit import ui\nui.look_here()", *shown, "1 / 0", *shown)
+    lab.open(page, "fails")
+    run_all(page)
+    expect(page.locator(ERROR)).to_be_in_viewport()
 
 
 def sort_and_filter(table: Locator, planted: Planted) -> None:
@@ -139,7 +164,7 @@ def set_the_form(page: Page) -> None:
     rate.press("Enter")
     expect(page.get_by_role("alert")).to_have_count(0)
     expect(page.get_by_text("Set here: tenants = bluebird; rate = 4.0.")).to_be_visible()
-    expect(page.get_by_text("What stands below is from before this change: press Run.")).to_be_visible()
+    expect(page.get_by_text("The results below are from before this change: press Run.")).to_be_visible()
     run.click()
 
 

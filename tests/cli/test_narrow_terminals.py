@@ -46,6 +46,12 @@ def test_at_80_columns_names_and_numbers_are_whole_and_what_is_left_out_is_said(
     assert re.search(r"^acme +active( {2,}\d[\d,.]*)+$", shown, re.MULTILINE)
 
 
+def test_a_command_that_helps_against_several_findings_stands_once_below_them() -> None:
+    lines = on_a_terminal("tenants", "drift", columns=120).splitlines()
+    commands = [line for line in lines if line.startswith("    erpkit ")]
+    assert len(commands) == len(set(commands)) < sum(line.startswith("! ") for line in lines)
+
+
 def test_at_120_columns_nothing_is_left_out_of_an_inspection() -> None:
     shown = on_a_terminal("tenants", "inspect", columns=120)
     assert "No room for" not in shown

@@ -267,7 +267,7 @@ def test_the_command_line_names_its_target_and_what_it_did_not_read() -> None:
     lines = _run("check", "--no-database", ERPKIT_MODULES="erpkit.sample").splitlines()
     assert lines == [
         "target: erpkit.sample, no database",
-        "not read: the database was not read, as it was not to be used",
+        "not read: the database was not read, as asked for",
         "load order: catalog, sales, inventory, billing",
         "no findings",
     ]

@@ -137,8 +137,8 @@ def test_a_wrong_password_is_told_in_one_line_without_it(guarded: str) -> None:
 @pytest.mark.parametrize(
     ("conninfo", "message"),
     [
-        ("host=127.0.0.1 port=1 dbname=erp user=me", "cannot connect to 127.0.0.1/erp/me: .*refused"),
-        ("host=no-such-host.invalid dbname=erp user=me", "cannot connect to no-such-host.invalid/erp/me"),
+        ("host=127.0.0.1 port=1 dbname=erp user=me", "cannot connect to 127.0.0.1:1/erp/me: .*refused"),
+        ("host=no-such-host.invalid dbname=erp user=me", "cannot connect to no-such-host.invalid:5432/erp/me"),
         ("service=no_such_service", "service no_such_service"),
     ],
 )

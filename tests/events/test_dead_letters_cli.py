@@ -2,13 +2,14 @@
 
 import json
 import re
+import shlex
 from typing import Any
 
 import pytest
 
 from erpkit.database import Database
 from erpkit.sample.demo import Planted
-from tests.command import erpkit, refused, rows_of
+from tests.command import erpkit, on_a_terminal, refused, rows_of
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +44,29 @@ def test_letters_are_counted_shown_and_retried_by_plan(erp: Planted, database: D
     assert (done.returncode, f"{plan}: 3 handled; 0 parked" in done.stderr) == (0, True)
     refused(erpkit(*options), 2, "nothing was done")  # nothing of that plan is left
     assert erpkit("events", "dead-letters", "list").returncode == 0
+
+
+def test_a_terminal_shows_commands_that_can_be_pasted_for_these_letters(erp: Planted) -> None:
+    def commands(*arguments: str) -> list[str]:
+        shown = on_a_terminal("events", "dead-letters", *arguments, columns=80)
+        return [line.strip() for line in shown.splitlines() if line.startswith("    erpkit ")]
+
+    slug = erp.dead_letters
+    show, retry = commands("list", "--tenant", slug)
+    offset = show.split()[-1]
+    assert (show, retry) == (
+        f"erpkit events dead-letters show {slug} {offset}", f"erpkit events dead-letters retry --tenant {slug}",
+    )  # fmt: skip
+    assert commands("count", "--tenant", slug, "--by", "cause")[1] == retry
+    one = f"--tenant {slug} --handler billing.on_stock_reserved --offset {offset}"
+    assert commands(*show.split()[3:]) == [
+        f"{show} --payload", f"erpkit events dead-letters retry {one}",
+        f"erpkit events dead-letters edit {slug} {offset} --set FIELD=VALUE --reason TEXT",
+        f"erpkit events dead-letters discard {one} --reason TEXT",
+    ]  # fmt: skip
+    change = ("edit", slug, offset, "--set", "currency=EUR", "--reason", "typed wrong")
+    (planned,) = commands(*change)
+    assert commands(*shlex.split(planned)[3:]) == [f"erpkit events dead-letters retry {one}"]
 
 
 def test_letters_are_discarded_by_plan_and_with_a_reason(erp: Planted) -> None:

@@ -17,6 +17,7 @@ from erpkit.errors import UsageError
 from erpkit.finding import group_findings
 from erpkit.migrations import FleetStatus, read_applied
 from erpkit.migrations.history import Run, ensure_history, record
+from erpkit.migrations.state_tables import STATE_TABLES
 from tests.command import erpkit as run
 from tests.command import refused
 from tests.migrations.fleet import migration
@@ -175,6 +176,15 @@ def test_it_is_told_who_is_behind_whom_and_what_stopped_half_way(database: Datab
     assert {finding.severity for finding in found.findings if "half way" in finding.problem} <= {"error"}
 
 
+def test_the_command_of_a_tool_never_migrates_another_schema_when_it_is_pasted() -> None:
+    for kind in STATE_TABLES:
+        for text in filter(None, (kind.command, kind.mend)):
+            command = text.partition("  # ")[0]
+            assert "{schema}" in command, kind.tool
+            assert "=" in command or command.startswith(("run ", "mend ")), kind.tool
+            assert "`" not in command, kind.tool
+
+
 def test_a_fleet_in_which_all_have_the_same_is_green_without_a_module(database: Database) -> None:
     make(database, GOLANG, *["(7, false)"] * 3)
     found = status(database)
@@ -217,7 +227,7 @@ def test_an_empty_table_and_one_that_is_not_there_are_told(database: Database) -
     with database.connection() as connection:
         connection.execute("CREATE SCHEMA west")
     found = status(database)
-    assert said(found, "ost") == ["Rails: schema_migrations is empty: it tells of no migration"]
+    assert said(found, "ost") == ["Rails: schema_migrations is empty: no migration is recorded"]
     assert said(found, "west") == ["Rails: has no schema_migrations, which Nord-1 has"]
     assert [row["schema_migrations"] for row in found.table.records()] == ["1", "none (lacks 1)", "no table"]
 

@@ -114,7 +114,7 @@ def test_outputs_go_to_an_object_store_and_a_run_without_a_database_says_that_it
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert done.stderr.startswith(
-        "target: not reached\nnote: the run is not recorded: cannot connect to 127.0.0.1/erp/me: "
+        "target: not reached\nnote: the run is not recorded: cannot connect to 127.0.0.1:1/erp/me: "
     )
     assert len(done.stderr.splitlines()) == 2
     assert result["output"].startswith("s3://runs/nightly/probe-2")

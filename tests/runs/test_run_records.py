@@ -153,7 +153,7 @@ def test_what_cannot_be_written_fails_no_run_and_is_said_in_one_line(
         patch.setenv("ERPKIT_DATABASE", "host=127.0.0.1 port=1 dbname=erp user=me")
         with open_recorder(Settings.from_env()) as recorder:
             recorder.finish(_start(notebook), _result("ok"))
-            assert "cannot connect to 127.0.0.1/erp/me" in str(recorder.problem)
+            assert "cannot connect to 127.0.0.1:1/erp/me" in str(recorder.problem)
     with database.connection() as connection:
         assert list_runs(connection) == []
 

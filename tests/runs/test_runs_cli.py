@@ -16,7 +16,7 @@ from erpkit.runs.history import RunRecord, list_runs
 from erpkit.runs.prune import describe_old, find_old, plan_prune
 from erpkit.runs.record import RunStart, read_provenance
 from erpkit.runs.result import Outcome
-from tests.command import erpkit, refused, rows_of
+from tests.command import erpkit, on_a_terminal, refused, rows_of
 from tests.tiny import write_notebook
 
 pytestmark = pytest.mark.usefixtures("warm_runs")
@@ -66,6 +66,8 @@ def test_runs_are_chosen_by_notebook_tenant_outcome_and_time(
     assert _listed("--since", f"{NOW - timedelta(days=6):%Y-%m-%dT%H:%M}") == [last, new, old]
     assert _listed("--tenant", "nobody") == []
     assert "No run matches; for others see erpkit runs" in erpkit("runs", "--tenant", "nobody").stderr
+    assert "No run matches: did you mean acme?" in erpkit("runs", "--tenant", "acmme").stderr
+    assert "No run matches: did you mean probe?" in erpkit("runs", "--notebook", "prob").stderr
     refused(erpkit("runs", "--since", "yesterday"), 2, "--since 'yesterday' is not a time")
     with package.open() as erp:
         assert [run.id for run in erp.runs.history(tenant="acme", outcome="ok").runs] == [new]
@@ -79,6 +81,7 @@ def test_a_run_is_shown_by_the_beginning_of_its_id(database: Database, notebook:
     shown = "\n".join([*facts, *facts.values()])
     for text in (id_, "probe", "failed", "parameter n", "the database"):
         assert text in shown
+    assert f"\n    erpkit runs show {id_[:8]}\n" in on_a_terminal("runs", columns=80)
     assert json.loads(erpkit("runs", "show", id_, "--json").stdout)["parameters"] == {"n": 1}
     refused(erpkit("runs", "show", "00000000"), 2, "there is no run '00000000': see erpkit runs")
     refused(erpkit("runs", "show", id_[:2]), 2, "too short")

@@ -27,8 +27,6 @@ from erpkit.tenants import create_tenant
 from tests.guide import read_node
 from tests.tiny import write_notebook
 
-pytestmark = pytest.mark.usefixtures("warm_runs")
-
 GUIDE = "\n".join(cell.source for cell in read_node("schedules").cells if cell.cell_type == "markdown")
 BIN = Path(sys.executable).parent
 

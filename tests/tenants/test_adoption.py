@@ -185,7 +185,7 @@ def test_release_leaves_the_schemas_and_their_data_as_they_were_before_adoption(
         plan = erp.tenants.release()
         done = plan.apply(plan.id)
         assert (str(done), done.findings, len(erp.tenants)) == (
-            "released 4 of 4 tenants; their schemas and data are as they were", [], 0,
+            "released 4 of 4 tenants; their schemas and data are unchanged", [], 0,
         )  # fmt: skip
     assert fleet.dump(*fleet.schemas()) == before
     with fleet.database.connection() as connection:
@@ -428,7 +428,7 @@ def test_what_cannot_be_adopted_is_named_and_the_rest_is_adopted(fleet: Fleet, o
             "public": ("it is no tenant's", "leave it out of the query"),
             "gone": ("there is no such schema", "leave it out of the query"),
             "theirs": (
-                f"it belongs to {stranger}, as which the login {login} may not act", f'GRANT "{stranger}" TO "{login}"',
+                f"it belongs to {stranger}, and the login {login} may not act as that role", f'GRANT "{stranger}" TO "{login}"',
             ),
         }  # fmt: skip
         assert str(plan.record) == "adopt 2 of 8 schemas; 6 are left out, as named above"

@@ -247,6 +247,19 @@ def test_what_a_login_may_not_read_is_told_with_grants_that_work(database: Datab
         assert look(theirs).facts["login"] == "Poor: it may only read; may read 20 of 20 tenants"
 
 
+def test_the_grants_include_the_tables_that_the_configured_query_asks(database: Database, poor: str) -> None:
+    register(database, [f"Kunde-{n:02}" for n in range(20)])
+    query = "SELECT schema_name AS slug, schema_name FROM customers"
+    with Database(poor, "poor") as theirs:
+        found = look(theirs, query)
+        assert found.facts["tenants"] == "not known: ERPKIT_TENANTS_QUERY failed"
+        assert (found.abilities[0].works, found.commands) == ("no: ERPKIT_TENANTS_QUERY fails", ("erpkit doctor",))
+        assert 'GRANT SELECT ON "public"."customers" TO "Poor";' in [*found.grants]
+        run_sql(database, *found.grants)
+        assert look(theirs, query).facts["login"] == "Poor: it may only read; may read 20 of 20 tenants"
+    assert 'GRANT SELECT ON "public"."customers" TO erp_reader;' in look(database, query).grants
+
+
 def test_many_grants_are_one_block(database: Database, poor: str) -> None:
     run_sql(database, 'DROP OWNED BY "Poor"')
     make(database, ["$grant$ nonsense"])

@@ -166,6 +166,6 @@ def test_a_tenant_that_could_not_be_compared_is_not_counted_among_those_that_dif
     extra = Difference("table", "mine", "extra", None, "mine", "")
     gone = Difference("schema", "its schema t3 does not exist", "unknown", None, None, "")
     drift = Drift("_template", {"t1": [extra], "t2": [], "t3": [gone], "t4": []})
-    assert str(drift) == "1 of 3 tenants differ from _template; 1 could not be compared"
+    assert str(drift) == "1 of 3 tenants differs from _template; 1 could not be compared"
     assert (drift.facts["differing"], drift.facts["not compared"], drift.facts["differences"]) == (1, 1, 1)
-    assert str(Drift("_template", {"t1": [extra], "t2": []})) == "1 of 2 tenants differ from _template"
+    assert str(Drift("_template", {"t1": [extra], "t2": []})) == "1 of 2 tenants differs from _template"

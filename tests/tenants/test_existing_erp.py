@@ -69,7 +69,9 @@ def test_drift_is_measured_by_what_most_tenants_have_where_there_is_no_template(
         drift = door.tenants.drift(names)
         assert (drift.measure, str(drift)) == (
             "most of 3 tenants",
-            "1 of 1 tenant differs from most of 3 tenants" if names else "1 of 3 tenants differ from most of 3 tenants",
+            "1 of 1 tenant differs from most of 3 tenants"
+            if names
+            else "1 of 3 tenants differs from most of 3 tenants",
         )
         assert [str(finding) for finding in drift.findings] == ["sued.example.com: index by_total is missing"]
         assert "_template" not in f"{drift!r}{drift.table!r}"

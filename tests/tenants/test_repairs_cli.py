@@ -23,13 +23,14 @@ def planted(shared_database: Database, registry: Registry) -> Planted:
 
 @pytest.fixture
 def erpkit(shared_database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command in this process; return its exit code and what it printed."""
+    """Run a command in this process; return its exit code and what it printed for a person, or its JSON."""
     monkeypatch.setenv("ERPKIT_DATABASE", shared_database.conninfo)
     monkeypatch.setenv("ERPKIT_MODULES", "erpkit.sample")
 
     def run(*arguments: str) -> tuple[int, str]:
         capsys.readouterr()
-        code = command.main(list(arguments), standalone_mode=False)
+        form = () if "--json" in arguments else ("-o", "table")
+        code = command.main([*arguments, *form], standalone_mode=False)
         return code or 0, capsys.readouterr().out
 
     return run
@@ -39,7 +40,7 @@ def test_repair_shows_the_statements_and_runs_those_that_were_confirmed(planted:
     code, shown = erpkit("repair", planted.drifted)
     assert (code, shown.splitlines()[0].startswith("target: ")) == (3, True)
     assert "CREATE INDEX billing_payments_invoice" in shown
-    assert "-- left out, loses values: --accept loses: ALTER TABLE" in shown
+    assert "-- left out, as it loses values (--accept loses takes it in): ALTER TABLE" in shown
     plan = json.loads(erpkit("repair", planted.drifted, "--json")[1])
     assert (plan["applied"], len(plan["steps"]), len(plan["left"])) == (False, 1, 1)
     assert f"to apply it:\n    erpkit tenants repair {planted.drifted} --confirm {plan['plan']}" in shown

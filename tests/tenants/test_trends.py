@@ -47,6 +47,20 @@ def _age(database: Database, by: timedelta) -> None:
     assert looks.keep("inspection", [], Look.of(document)) == ""
 
 
+def test_an_inspection_of_no_tenants_is_nothing_to_compare_with(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "ERPKIT_TENANTS_QUERY", "SELECT nspname AS slug, nspname AS schema_name FROM pg_namespace WHERE nspname = 'a'"
+    )
+    with package.open() as opened:
+        assert [one.kind for one in opened.tenants.inspect().findings] == ["no tenants"]
+        with database.connection() as connection:
+            connection.execute("CREATE SCHEMA a; CREATE TABLE a.t (n int)")
+        first = opened.tenants.inspect()
+        assert (first.before, dict(first.ages)) == (None, {})
+
+
 def test_the_second_inspection_tells_growth_and_how_long_each_finding_has_been_known(
     erp: Planted, database: Database
 ) -> None:

@@ -153,6 +153,7 @@ def test_a_replay_is_stopped_by_the_button_and_says_so(erp: Planted, door: Erp) 
     assert guard.result.run.state == "cancelled"
     assert 0 < guard.result.run.handled < guard.plan.record.event_count
     assert "cancelled" in told(guard)
+    assert f"Stopped: plan {guard.plan.id}" in guard._live.value
     assert "--resume" in guard.view.value
     assert (guard.stop_button.disabled, guard.plan_button.disabled) == (True, False)
     handled, asked = guard.result.run.handled, guard.plan.record.event_count
@@ -169,6 +170,8 @@ def test_the_id_stands_beside_the_button_and_the_summary_follows_the_plan(erp: P
     assert guard.widget
     assert guard.plan.id in guard.id.value
     assert f"Dry run: plan {guard.plan.id}" in guard._live.value
+    assert "type the plan&#x27;s id beside the button Apply" in guard._live.value
     guard.confirm.value = guard.plan.id
     click(guard, "apply")
     assert f"Applied: plan {guard.plan.id}" in guard._live.value
+    assert "Apply" not in guard._live.value

@@ -144,7 +144,7 @@ def test_what_is_wrong_is_told_at_each_field_in_words_and_the_variables_stay() -
     assert "s3cret" not in problem(shown)
     assert [namespace[name] for name in ("rate", "topic", "workers")] == [None, "*", 3]
     assert shown.run_below.disabled
-    assert "Not run: look at topic, uuids, workers" in shown.summary.value
+    assert "Not run: see topic, uuids, workers" in shown.summary.value
     for name, value in {
         "rate": "3",
         "topic": "sales.*",
@@ -195,7 +195,7 @@ def test_what_the_form_set_outlives_run_all_until_the_cell_says_something_else()
     again.reset()
     assert (namespace["tenants"], again.fields["tenants"].input.value) == ([], [])
     exec(cell, namespace)
-    assert "All as the notebook has it" in Form(namespace).summary.value
+    assert "All values are the notebook's own" in Form(namespace).summary.value
 
 
 def test_choices_that_would_be_refused_are_not_offered_and_a_typed_one_is_told_why(erp: Planted) -> None:
@@ -206,6 +206,11 @@ def test_choices_that_would_be_refused_are_not_offered_and_a_typed_one_is_told_w
     assert "billing.on_invoice_created" in shown.fields["handlers"].entry.options
     shown.fields["tenants"].entry.value = erp.suspended
     assert f"{erp.suspended} is suspended" in problem(shown)
+    shown.fields["tenants"].entry.value = ""
+    fill(shown, "handlers", ["inventory.on_order_place"])
+    assert "did you mean inventory.on_order_placed?" in problem(shown)
+    fill(shown, "handlers", ["inventory.on_order_placed"])
+    assert "inventory.on_order_placed has side effects" in problem(shown)
 
 
 def test_rare_fields_are_folded_until_one_of_them_is_set() -> None:

@@ -29,7 +29,7 @@ from erpkit.events.brokers.naming import Naming
 from erpkit.events.brokers.wire import MalformedError, from_wire, size_of
 from erpkit.events.consumer import ConsumerGroup
 from erpkit.events.message import Message
-from erpkit.plural import count_of
+from erpkit.plural import count_of, part_of
 
 BATCH = 100  # messages handed over at a time, where the broker can
 _HANDLERS_AT_ONCE = 4  # of the pool's eight connections
@@ -229,7 +229,7 @@ class StreamBroker(ABC):
             size = size_of(tenant, first)
             return RefusedError(f"broker {self.name} refuses {place}, of {count_of(size, 'byte')}: {refusal}", first)
         return BrokerError(
-            f"broker {self.name}: {len(messages) - index:,} of {count_of(len(messages), 'message was', 'messages were')} not "
+            f"broker {self.name}: {part_of(len(messages) - index, len(messages), 'message', 'was', 'were')} not "
             f"acknowledged, the first {place}: {self._reason(error)}"
         )
 

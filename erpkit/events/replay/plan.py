@@ -186,8 +186,10 @@ class ReplayPlan:
             events[step.handler] += step.events
         effects = dict.fromkeys(self.side_effects, "yes, asked for by name")
         rows = [(name, does or "–", effects.get(name, "none"), events[name]) for name, does in self.handlers.items()]
-        left = "none" if self.target else "yes"
-        rows += [(name, f"left out: {reason}", left, 0) for name, reason in self.left_out.items()]
+        rows += [
+            (name, f"left out: {reason}", "yes" if reason == _HAS_EFFECTS and not self.target else "none", 0)
+            for name, reason in self.left_out.items()
+        ]
         return Table(_TARGETS if self.target else _HANDLERS, rows, "No handler listens to these events.")
 
     @property
@@ -218,6 +220,7 @@ class ReplayPlan:
         return f"{count_of(self.event_count, 'event')} of {count_of(len(self.tenants), 'tenant')} to {to}"
 
 
+_HAS_EFFECTS = "has side effects"
 _Handler = tuple[str, str, str, int]  # name, what it does, side effects, events
 
 
@@ -315,7 +318,7 @@ def choose_handlers(registry: Registry, choice: HandlerChoice) -> tuple[list[Eve
         raise UsageError(f"no handler is named {', '.join(unknown)}; {did_you_mean(unknown[0], known)}")
     asked = [handler for name, handler in known.items() if not handlers or name in handlers or name in side_effects]
     chosen = [handler for handler in asked if not handler.has_side_effects or handler.name in side_effects]
-    left_out = {handler.name: "has side effects" for handler in asked if handler not in chosen}
+    left_out = {handler.name: _HAS_EFFECTS for handler in asked if handler not in chosen}
     return chosen, left_out
 
 
