@@ -42,4 +42,4 @@ def test_an_erp_that_erpkit_did_not_make_is_welcome(
 ) -> None:
     result, page = _welcome(monkeypatch, tmp_path, foreign)
     assert result.outcome in ("ok", "findings")
-    assert "What it is to erpkit" in page
+    assert "What erpkit can do with this database" in page
