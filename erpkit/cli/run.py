@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,26 @@ from erpkit.runs.stopper import MEGABYTE
 _SECONDS = click.FloatRange(min=0, min_open=True)
 
 
-@click.command("run", cls=Command, context_settings={"help_option_names": []})
+class _Run(Command):
+    """The command, which takes `-p NAME=VALUE` for papermill's `-p NAME VALUE`, as other programs do."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments, those with an equals sign as two."""
+        return super().parse_args(ctx, list(_split(args)))
+
+
+def _split(words: Iterable[str]) -> Iterator[str]:
+    following = iter(words)
+    for word in following:
+        yield word
+        if word in ("-p", "--parameter"):
+            pair = list(islice(following, 1))
+            name, _, value = "".join(pair).partition("=")
+            is_both = name.isidentifier() and "=" in pair[0]
+            yield from (name, value) if is_both else (*pair, *islice(following, 1))
+
+
+@click.command("run", cls=_Run, context_settings={"help_option_names": []})
 @click.argument("notebook", required=False)
 @click.option(
     "-p", "--parameter", "given", nargs=2, multiple=True, metavar="NAME VALUE", help="Set a parameter; may be repeated."

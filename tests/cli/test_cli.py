@@ -220,6 +220,9 @@ def test_a_wrong_parameter_is_one_line_and_nothing_is_started(tmp_path: Path) ->
     out = ("--output", str(tmp_path / "runs"))
     refused(erpkit("run", "run_migrations", "-p", "dry_run", "flase", *out), 2, "dry_run = 'flase' is not of type bool")
     refused(erpkit("run", "run_migrations", "-p", "dryrun", "false", *out), 2, "did you mean dry_run")
+    refused(erpkit("run", "run_migrations", "-p", "dry_run=flase", *out), 2, "dry_run = 'flase' is not of type bool")
+    refused(erpkit("run", "run_migrations", "-p", "confirm", "-p", "-p", "dryrun=no", *out), 2, "did you mean dry_run")
+    refused(erpkit("run", "run_migrations", "-p", "dry_run"), 2, "Option '-p' requires 2 arguments")
     refused(erpkit("run", "run_migrations", "-p", "confirm", "postgresql://u:pw@h/d", *out), 2, "password")
     assert not (tmp_path / "runs").exists()
 
