@@ -42,9 +42,12 @@ _NOT_OURS = (
 
 def check_slug(slug: str) -> str:
     """Return `slug` if it may name a tenant; raise UsageError if not."""
+    if not slug:
+        raise UsageError("no tenant is named: give its name, or choose it in the notebook's form and press Run")
     if not _SLUG.fullmatch(slug):
-        remedy = "use a-z, 0-9 and _, a letter first, at most 48 characters" if slug else "name a tenant"
-        raise UsageError(f"{slug!r} is not a valid tenant name: {remedy}")
+        raise UsageError(
+            f"{slug!r} is not a valid tenant name: use a-z, 0-9 and _, a letter first, at most 48 characters"
+        )
     return slug
 
 
