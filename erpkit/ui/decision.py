@@ -198,13 +198,13 @@ class Decision(Generic[_Record, _Result]):
 
     def _take(self, plan: Plan[_Record, _Result]) -> None:
         self.plan, self.result = plan, None
+        self.confirm.disabled = not plan.record.size  # there is nothing that an id could confirm
+        self.confirm.placeholder = "type it to confirm" if plan.record.size else "there is nothing to do"
         self._live.value = self._summed()
         self.id.value = f"<code>{visible_html(plan.id)}</code>"
         target = f" on <strong>{visible_html(plan.target)}</strong>"
         self.head.value = f"<code>{visible_html(plan.id)}</code>: {visible_html(str(plan.record))}{target}"
         self.view.value = _shown(plan.record)
-        self.confirm.disabled = not plan.record.size  # there is nothing that an id could confirm
-        self.confirm.placeholder = "type it to confirm" if plan.record.size else "there is nothing to do"
         self._check()
 
     def _apply(self) -> None:
