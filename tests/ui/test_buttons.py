@@ -162,6 +162,8 @@ def test_a_replay_is_stopped_by_the_button_and_says_so(erp: Planted, door: Erp) 
     assert guard.result is not None
     assert guard.result.run.state == "done"
     assert guard.result.run.handled == asked - handled
+    facts = guard.summary.facts
+    assert (facts["planned"], facts["done before"], facts["handled"]) == (asked, handled, asked - handled)
     assert guard.resume_button.layout.display == "none"
 
 
