@@ -159,7 +159,7 @@ def _progress(total: int) -> Iterator[Callable[[str, RunResult | RunError], None
             counts[kind] = counts.get(kind, 0) + 1
             if kind not in ("ok", "findings"):
                 say(f"{name}: {_verdict(outcome)}", err=True)
-            bar.update(task, advance=1, description=", ".join(f"{number} {word}" for word, number in counts.items()))
+            bar.update(task, advance=1, description=", ".join(f"{number:,} {word}" for word, number in counts.items()))
 
         yield tell
 
