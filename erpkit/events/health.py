@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -10,7 +9,7 @@ from typing import Any
 
 from erpkit.database import Connection, Tenant
 from erpkit.events.consumer import ConsumerGroup
-from erpkit.events.dead_letters import DeadLetterCount, count_dead_letters
+from erpkit.events.dead_letters import DeadLetterCount, count_dead_letters, look_at
 from erpkit.events.lag import (
     NO_TREND,
     EventLag,
@@ -27,7 +26,6 @@ from erpkit.grouping import group_by
 from erpkit.plural import count_of
 from erpkit.result import Result, Summary
 from erpkit.table import Column, Table, format_value
-from erpkit.visible import visible
 
 
 @dataclass(frozen=True)
@@ -158,8 +156,7 @@ def _letter_finding(row: _Cause) -> Finding:
     (handler, cause), _ = row
     tenants = _tenants(row)
     problem = f"{count_of(_letters(row), 'dead letter')} in {count_of(tenants, 'tenant')}: {cause}"
-    chosen = f"--handler {shlex.quote(handler)} --cause {shlex.quote(visible(cause))}"
-    return Finding("dead letters", handler, problem, remedy=f"erpkit events dead-letters retry {chosen}", of="handler")
+    return Finding("dead letters", handler, problem, remedy=look_at(handler), of="handler")
 
 
 _TOPICS = (

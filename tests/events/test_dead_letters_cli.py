@@ -52,8 +52,9 @@ def test_a_terminal_shows_commands_that_can_be_pasted_for_these_letters(erp: Pla
         return [line.strip() for line in shown.splitlines() if line.startswith("    erpkit ")]
 
     slug = erp.dead_letters
-    show, retry = commands("list", "--tenant", slug)
+    show, retry, runbook = commands("list", "--tenant", slug)
     offset = show.split()[-1]
+    assert runbook == "erpkit run runbooks/poisoned_message -p rehearse false"
     assert (show, retry) == (
         f"erpkit events dead-letters show {slug} {offset}", f"erpkit events dead-letters retry --tenant {slug}",
     )  # fmt: skip
