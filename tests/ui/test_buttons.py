@@ -169,11 +169,10 @@ def test_a_replay_is_stopped_by_the_button_and_says_so(erp: Planted, door: Erp) 
 
 
 def test_the_id_stands_beside_the_button_and_the_summary_follows_the_plan(erp: Planted, door: Erp) -> None:
-    guard = decide(door.events.replay())
-    above = guard.summary
-    assert guard.widget
-    assert "no exchange rate" in str(above)
-    assert "no exchange rate" not in guard.view.value
+    summed = decide(door.events.replay())
+    assert "no exchange rate" in str(summed.summary)
+    assert summed.widget
+    assert "no exchange rate" not in summed.view.value
     guard = decide(door.tenants.create("summed_up"))
     assert guard.widget
     assert guard.plan.id in guard.id.value
