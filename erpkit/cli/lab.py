@@ -31,9 +31,9 @@ _COPIES = ".erpkit-copies.json"  # in the working copy: what each notebook was w
 @click.option(
     "--pages", is_flag=True, help="Serve the notebooks as pages without code (Voilà), in place of JupyterLab."
 )
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[JUPYTER_OPTIONS]...")
 def command(folder: Path | None, pages: bool, options: tuple[str, ...]) -> int:
-    """Open JupyterLab on the notebooks; OPTIONS go to `jupyter lab`, such as --no-browser or --port 8899.
+    """Open JupyterLab on the notebooks; JUPYTER_OPTIONS go to `jupyter lab`, such as --no-browser or --port 8899.
 
     It works on copies of your own, by default in `notebooks` under ERPKIT_HOME: copies that you changed are left alone, the others
     follow the kit. Ctrl-C and SIGTERM end it, with its kernels.
