@@ -324,6 +324,12 @@ def list_dispatchers(connection: Connection) -> list[Dispatcher]:
     return [Dispatcher(*row) for row in connection.execute(_DISPATCHERS)]
 
 
+def may_be_served(connection: Connection) -> bool:
+    """Tell whether a worker is connected to this database; on a standby, which does not see those of its primary, it may be."""
+    in_recovery = connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
+    return in_recovery or bool(list_dispatchers(connection))
+
+
 def read_health(path: Path | str) -> Health | None:
     """Read a worker's health file; None where there is none. Raises UsageError for a file that is not a report."""
     try:
