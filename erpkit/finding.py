@@ -50,9 +50,9 @@ class Finding:
 
 
 # The finding of a check that had nothing to check.
-NO_TENANTS = Finding("no tenants", "", "there are no tenants to look at", remedy="erpkit tenants create NAME")
+NO_TENANTS = Finding("no tenants", "", "there are no tenants", remedy="erpkit tenants create NAME")
 
-_NONE_ACTIVE = Finding("no tenants", "", "there are no active tenants to look at", remedy="erpkit tenants list")
+_NONE_ACTIVE = Finding("no tenants", "", "there are no active tenants", remedy="erpkit tenants list")
 
 
 def find_unserved(skipped: Collection[str] = ()) -> Finding:

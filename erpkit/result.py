@@ -206,7 +206,7 @@ def _runbook(cause: Cause) -> str:
     path = Path("runbooks", f"{name}.ipynb")
     if not name or not is_a_notebook_watched() or not path.is_file():
         return ""
-    return f' <a href="{path.as_posix()}" target="_blank">runbook {name}</a>'
+    return f' <a style="text-decoration:underline" href="{path.as_posix()}" target="_blank">runbook {name}</a>'
 
 
 def _size(value: object) -> str:

@@ -308,7 +308,7 @@ class Table(Generic[_Row]):
         healthy = "" if self.is_trouble or shown >= _MOST_IN_TROUBLE or not self._has_tones else " without trouble"
         told = [f"… and {more:,} more{healthy}"] if more > 0 else []
         if not more and shown > _TALL and not self.height:
-            told = [f"{count_of(shown, 'row')}, which scroll"]
+            told = [f"{count_of(shown, 'row')}; scroll to see all"]
         for words in _BARENESS:
             names = [self.columns[n].head for n in sorted(bare) if bare[n] == words]
             told += [f"{words}: {', '.join(names)}"] if names else []

@@ -35,8 +35,8 @@ def test_the_command_for_a_cause_helps_each_of_its_subjects_when_it_is_pasted() 
     assert remedy("erpkit migrate up --tenant {} --out-of-order", "acme", "b") == (
         "erpkit migrate up --tenant acme --tenant b --out-of-order"
     )
-    assert remedy("erpkit migrate up --tenant {} --retry-dirty  # once it is mended by hand", "acme", "b") == (
-        "erpkit migrate up --tenant acme --tenant b --retry-dirty  # once it is mended by hand"
+    assert remedy("erpkit migrate up --tenant {} --retry-dirty  # once it is fixed by hand", "acme", "b") == (
+        "erpkit migrate up --tenant acme --tenant b --retry-dirty  # once it is fixed by hand"
     )
     assert remedy("erpkit tenants show {}  # read it", "a", "b") == (
         "for each in a b; do erpkit tenants show $each; done  # read it"

@@ -124,7 +124,7 @@ def _end(found: OpenLetters, as_json: bool, retry: str) -> int:
     if found.letters and not as_json and not is_for_programs():
         one = found.letters[0]
         leave_gap()
-        say("to look at one, and to retry once the cause is mended:")
+        say("to look at one, and to retry once the cause is fixed:")
         say(f"    {shlex.join([*_COMMAND, 'show', one.tenant, str(one.offset)])}", tone=COMMAND)
         say(f"    {retry}", tone=COMMAND)
         say("or step by step, with a mend:")

@@ -116,7 +116,7 @@ def _work(database: Database, registry: Registry, tenants: int, output: Path) ->
 
 
 def _print_results(results: Sequence[RunResult], left: Collection[Finding], seconds: float) -> None:
-    """Print how each notebook ended and what it found; of what is no longer `left`, say which one mended it."""
+    """Print how each notebook ended and what it found; of what is no longer `left`, say which one fixed it."""
     rows = [(r.notebook, r.verdict, f"{r.seconds:.1f}", os.path.relpath(r.report)) for r in results]
     print_table(["notebook", "outcome", "seconds", "report"], rows, right=["seconds"])
     keys = {finding.key for finding in left}
@@ -135,6 +135,6 @@ def _print_results(results: Sequence[RunResult], left: Collection[Finding], seco
 
 def _print_finding(notebook: str, finding: Finding, mender: str) -> None:
     line = marked(finding)
-    mended = f" ({mender} mended it)" if mender else ""
+    mended = f" ({mender} fixed it)" if mender else ""
     tone = tone_of("info" if mender else finding.severity)
     say(f"{line[:2]}{notebook}: {line[2:]}{mended}", err=is_for_programs(), tone=tone, hang=2)

@@ -52,7 +52,7 @@ up_options = (
     module_option,
     click.option("--to", type=click.IntRange(min=1), help="No further than this version; with --module."),
     click.option("--out-of-order", is_flag=True, help="Run migrations that are lower than an applied one as well."),
-    click.option("--retry-dirty", is_flag=True, help="Run what stopped half way again, after it was mended by hand."),
+    click.option("--retry-dirty", is_flag=True, help="Run again what stopped half way, after it was fixed by hand."),
 )
 run_options = (
     click.option("--confirm", default="", metavar="PLAN_ID", help="Apply the plan with this id; without it, show it."),

@@ -26,7 +26,7 @@ from erpkit.cli.output import (
     tone_of,
 )
 from erpkit.finding import marked
-from erpkit.modules import Impact, ModuleCheck, Rules, WhatIf, cut_edges, find_impact
+from erpkit.modules import ModuleCheck, Rules, cut_edges, find_impact
 from erpkit.modules.baseline import write_baseline
 from erpkit.modules.reports import as_annotations, as_document, as_sarif, describe_component
 from erpkit.modules.rules import BASELINE
@@ -39,7 +39,7 @@ _odoo = click.option(
     "--odoo", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
     help="Read Odoo's addons in this folder instead; may be repeated. Manifests are parsed, and not executed.",
 )  # fmt: skip
-_no_database = click.option("--no-database", is_flag=True, help="Do not look at what the database holds.")
+_no_database = click.option("--no-database", is_flag=True, help="Do not read the database.")
 
 
 def _reading(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -189,17 +189,13 @@ def _answer(result: ModuleCheck, impact: str, what_if: tuple[str, ...], *, as_js
     for answer in (found, without):
         if answer is not None:
             note(str(answer))
-            _show_edges(answer)
+            if is_for_programs() and answer is (found or without):  # the main table
+                show(replace(answer.table, empty=""))
+                continue
+            for edge in answer.edges:
+                say(f"    {edge}", err=is_for_programs())
     if without:
         note(f"load order then: {_listed(without.order) or 'none, there is a cycle'}")
-
-
-def _show_edges(answer: Impact | WhatIf) -> None:
-    if is_for_programs():
-        show(replace(answer.table, empty=""))
-        return
-    for edge in answer.edges:
-        say(f"    {edge}")
 
 
 def _listed(names: Sequence[str], most: int = 60) -> str:

@@ -109,7 +109,9 @@ def replay(
 
 @click.command(cls=Command)
 @tenants_option()
-@click.option("--results", "of", type=click.UUID, metavar="REPLAY_ID", help="What became of each event of this one.")
+@click.option(
+    "--results", "of", type=click.UUID, metavar="REPLAY_ID", help="Show the result of each event of this replay."
+)
 @limit_option(50, "With --results: of each tenant.")
 @as_rows
 def replays(slugs: tuple[str, ...], of: UUID | None, limit: int, as_json: bool) -> int:

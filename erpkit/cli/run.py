@@ -62,7 +62,7 @@ _SECONDS = click.FloatRange(min=0, min_open=True)
     default=20,
     show_default=True,
     metavar="MB",
-    help="Output to keep of a cell; what is cut is said.",
+    help="Output to keep of each cell; a note tells what was cut.",
 )
 @click.option("--cwd", metavar="FOLDER", help="Where the kernel works; by default here.")
 @click.option("--retries", type=click.IntRange(0), default=0, help="Try again what failed, timed out or was killed.")

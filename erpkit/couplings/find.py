@@ -73,7 +73,7 @@ def find_couplings(
     owners = TableOwners(modules)
     packages = find_packages(modules)
     not_read: list[Unread] = []
-    not_asked = [] if use_database else ["the database was not read, as it was not to be used"]
+    not_asked = [] if use_database else ["the database was not read, as asked for"]
     code, sql = Code(packages, roots=_roots(modules)), read_sql_files(modules, owners)
     events = {module.name: frozenset(event.__name__ for event in module.publishes) for module in modules}
     edges = [*_code_edges(code, owners, sql, events), *(use.edge for use in sql.uses)]

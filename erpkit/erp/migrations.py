@@ -101,7 +101,7 @@ class Migrations(Part):
         """Plan to bring tenants to the newest version: `_template` first, then the `canaries`, then the rest.
 
         `module` plans that one alone, and `to` no further than that version of it. `out_of_order` runs migrations that are lower
-        than an applied one as well, `retry_dirty` what stopped half way, after it was mended by hand. `how` is as in RunOptions.
+        than an applied one as well, `retry_dirty` what stopped half way, after it was fixed by hand. `how` is as in RunOptions.
         """
         if to is not None and module is None:
             raise UsageError("a version to end at needs a module: versions are numbered by module")

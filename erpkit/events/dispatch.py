@@ -141,7 +141,7 @@ def _place_of(
     """Return where the checkpoint moves over what was done, None if it stays; what comes again after a pause lies behind it."""
     if result.rest and result.pause is None:
         if result.rest[0] not in messages:  # it was parked before this batch: undo all of it
-            raise TenantNotActiveError("the batch ended, as somebody waits for the tenant")
+            raise TenantNotActiveError("the batch ended early, because another process waits for the tenant")
         return (result.rest[0].offset or 1) - 1
     if result.pause is None:
         return messages[-1].offset if messages else None

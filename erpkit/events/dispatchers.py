@@ -362,7 +362,7 @@ def explain_stop(
         )
     elif (now - health.at).total_seconds() > _STALE:
         words.append(
-            f"the last report is {(now - health.at).total_seconds():,.0f} s old: that dispatcher hangs, or the file is another one's"
+            f"the last report is {(now - health.at).total_seconds():,.0f} s old: that dispatcher hangs, or it is another one's file"
         )
     in_hand = [f"{one.tenant}, {one.handler}" for one in lag if one.in_hand is not None]
     if in_hand and not dispatchers:

@@ -217,7 +217,7 @@ class EventLag(Result):
               for one in self.groups if one.attempts),
             *self.forwarding,
             *(Finding("paused", one.tenant, f"{one.handler} pauses after failures: {first_line_of(one.error)}",
-                      remedy="it goes on by itself; mend the cause, or pass an event over: erpkit events seek --help",
+                      remedy="it goes on by itself; fix the cause, or skip an event: erpkit events seek --help",
                       evidence=(f"next attempt at {one.paused_until:%Y-%m-%d %H:%M:%S}",))
               for one in self.groups if one.paused_until),
             *(Finding("removed handler", one.tenant, f"{one.handler} was removed or taken over: it handles nothing here",

@@ -151,7 +151,7 @@ def plan_edit(
             f"`erpkit events forward --tenant {tenant.slug} --from {letter[0]}`, or discard its dead letter"
         )
     if handler not in registry.event_handlers:
-        raise UsageError(f"no module has the handler {handler} any more: nobody would be given the payload")
+        raise UsageError(f"no module has the handler {handler} any more, so the payload would not be used")
     after = change(before, values)
     event = next(kind for kind in _kinds(registry, handler) if registry.topic(kind) == message.topic)
     try:

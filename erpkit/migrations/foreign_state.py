@@ -147,7 +147,7 @@ class ForeignState:
             remedy = self.kind.mend or self.kind.command
             yield "dirty", f"{', '.join(self.dirty)} stopped half way ({self.module} says so)", remedy
         if not self.applied and not self.dirty and not self.odd:
-            yield "behind", f"{self.module} is empty: it tells of no migration", self.kind.command
+            yield "behind", f"{self.module} is empty: no migration is recorded", self.kind.command
         elif self._differs:
             ahead = "" if self._is_behind or not self.kind.sorts else ", which is further"
             yield "behind", f"is at {self.head}, {self.measure} at {self.version}{ahead}", self.kind.command

@@ -199,7 +199,9 @@ def is_done(mark: Mark, version: int, before: int, direction: Direction) -> bool
     Raises MigrationError where the row is dirty, or stands where the migration must not be run.
     """
     if mark.dirty:
-        raise MigrationError(f"{mark} by now: somebody else's migration stopped half way; it stays so {UNTIL_FORCED}")
+        raise MigrationError(
+            f"{mark} now: a migration of another process stopped half way; it stays dirty {UNTIL_FORCED}"
+        )
     start, end = (before, version) if direction == "up" else (version, before)
     if mark.version == start:
         return False

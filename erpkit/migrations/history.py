@@ -23,7 +23,7 @@ from erpkit.result import Summary, TableResult
 from erpkit.table import Column, Table, Tone
 
 STILL_RUNNING = "is still running"
-NEVER_ENDED = "was begun and never ended"
+NEVER_ENDED = "was started and did not end"
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS public.erpkit_migrations (

@@ -236,9 +236,9 @@ def _remedy(name: str, reason: str) -> str:
         return f"erpkit migrate up --tenant {name} --out-of-order"
     if golang.UNTIL_FORCED in reason:
         module = reason.partition(" is at ")[0].split()[-1]
-        return f"erpkit migrate force VERSION --module {module} --tenant {name}  # once it is mended by hand"
+        return f"erpkit migrate force VERSION --module {module} --tenant {name}  # once it is fixed by hand"
     if reason.startswith("dirty"):
-        return f"erpkit migrate up --tenant {name} --retry-dirty  # once it is mended by hand"
+        return f"erpkit migrate up --tenant {name} --retry-dirty  # once it is fixed by hand"
     if reason.startswith("edited"):
         return "restore the file, and put the change into a new migration"
     return "install the release that has the file" if reason.startswith("unknown") else ""

@@ -200,9 +200,7 @@ def _doubts(
             if version not in (known := versions.get(m.version_table, {version})) and version > min(known)
         }
         if edited:
-            doubts[gate.slug] = (
-                f"edited: {', '.join(sorted(edited))}, which others would get in a form that it never ran"
-            )
+            doubts[gate.slug] = f"edited: {', '.join(sorted(edited))}, which other tenants would get in another form"
         elif unknown:
             doubts[gate.slug] = f"unknown: {', '.join(sorted(unknown))}, which it has and no file"
     return doubts

@@ -69,7 +69,7 @@ STATE_TABLES = (
         "golang-migrate", "schema_migrations", frozenset({"version", "dirty"}),
         name="version::text", order="version", dirty="dirty", pattern=_DIGITS, is_one_row=True,
         command="migrate -path … -database …search_path={schema} up",
-        mend="migrate -path … -database …search_path={schema} force VERSION  # once it is mended by hand",
+        mend="migrate -path … -database …search_path={schema} force VERSION  # once it is fixed by hand",
     ),
     StateTable(
         "Rails", "schema_migrations", frozenset({"version"}),
@@ -85,7 +85,7 @@ STATE_TABLES = (
         "Flyway", "flyway_schema_history", frozenset({"installed_rank", "version", "type", "script", "success"}),
         name="coalesce(version, script)", order="installed_rank", rows="type <> 'SCHEMA'",
         applied="success AND type <> 'DELETE' AND type NOT LIKE 'UNDO%'", dirty="NOT success",
-        command="flyway -schemas={schema} migrate", mend="flyway -schemas={schema} repair  # once it is mended by hand",
+        command="flyway -schemas={schema} migrate", mend="flyway -schemas={schema} repair  # once it is fixed by hand",
     ),
     StateTable(
         "Prisma", "_prisma_migrations", frozenset({"migration_name", "started_at", "finished_at", "rolled_back_at"}),

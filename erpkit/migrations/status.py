@@ -241,7 +241,7 @@ class FleetStatus(Result):
                 else:
                     is_golang = (schema, table) in self.applied.marks
                     command = f"force VERSION --module {module} --tenant" if is_golang else "up --retry-dirty --tenant"
-                    remedy = f"erpkit migrate {command} {slugs[schema]}  # once it is mended by hand"
+                    remedy = f"erpkit migrate {command} {slugs[schema]}  # once it is fixed by hand"
                     yield Finding(
                         "dirty", slugs[schema], f"{module} {version} stopped half way", "error", remedy, (text,)
                     )
@@ -312,7 +312,9 @@ def _find_faults(status: MigrationStatus, inactive: str) -> Iterator[Finding]:
         )
     if status.unknown:
         remedy = "install the release that has the file"
-        yield Finding("unknown", tenant, f"{module} {_list(status.unknown)} is applied and has no file", remedy=remedy)
+        yield Finding(
+            "unknown", tenant, f"no file for {module} {_list(status.unknown)}, which the tenant has", remedy=remedy
+        )
 
 
 def _list(versions: Sequence[int]) -> str:

@@ -33,7 +33,7 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
     "not installable": ("error", "An addon depends on one that cannot be installed."),
     "no modules": ("warning", "There was nothing to check."),
     NOT_READ: ("warning", "A file, a folder or the database could not be read."),
-    "hidden cycle": ("warning", "Modules require each other by what was found in code and tables."),
+    "hidden cycle": ("warning", "Modules require each other, as code and tables show."),
     "undeclared dependency": ("warning", "A module requires another without declaring it."),
     "unused dependency": ("warning", "A module declares a dependency that nothing needs."),
     "layer violation": ("warning", "A module requires one of a higher layer."),
@@ -45,11 +45,11 @@ FINDINGS: dict[str, tuple[Severity, str]] = {
     "split projection": ("warning", "Several handlers keep one table from different events."),
     "misspelt dependency": (
         "warning",
-        "A module depends on one that is not here, and whose name comes near to one that is.",
+        "A module depends on one that is missing, and whose name is similar to an existing one.",
     ),
-    "possible dependency": ("info", "A module names another's table where it cannot be told whether it is used."),
-    "unused allowance": ("info", "The rules allow a coupling that there is not."),
-    "no longer happens": ("info", "The baseline has a finding that there is no more."),
+    "possible dependency": ("info", "A module names another's table; whether it uses it is uncertain."),
+    "unused allowance": ("info", "The rules allow a coupling that does not exist."),
+    "no longer happens": ("info", "The baseline has a finding that no longer occurs."),
 }
 
 # No rule makes less of these, and no baseline hides them, where erpkit starts the modules.

@@ -30,7 +30,7 @@ def compared(result: RunResult, start: RunStart, recorder: Recorder) -> RunResul
     try:
         return compare_result(result, recorder.previous_look(start), read_declared())
     except DatabaseError as error:
-        unknown = f"what changed since the last run is not known: {error}"
+        unknown = f"changes since the last run are unknown: {error}"
         alone = replace(compare_result(result, None, read_declared()), changes=None)
         return alone if recorder.problem or recorder.is_off else replace(alone, problems=(*alone.problems, unknown))
 

@@ -102,7 +102,7 @@ def do(job: str, once: str | None) -> str:
     if once is not None:
         begun = Event(once, client=get_client())
         if begun.is_set():
-            raise RunError("its worker was lost, and as it may write it was not begun again")
+            raise RunError("its worker was lost; it was not started again, because it may write")
         begun.set()
     result = _own_workers().run(TypeAdapter(Job).validate_json(job))
     if result is None:

@@ -25,7 +25,7 @@ def show_headline(result: RunResult, sections: Sequence[Section], left: int = 0)
     findings = as_findings(result.summary.findings) if result.summary else []
     is_whole = result.outcome in ("ok", "findings")
     rehearsal = result.summary.facts.get("rehearsal", "") if result.summary and is_whole else ""
-    verdict = count_problems(findings) or ("Nothing needs a look" if result.summary else "Ran to its end")
+    verdict = count_problems(findings) or ("No problems found" if result.summary else "Ran to its end")
     if rehearsal:
         verdict = f"Rehearsal on a scratch copy: {rehearsal}. {verdict}"
     elif not is_whole:

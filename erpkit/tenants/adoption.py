@@ -276,7 +276,7 @@ def _find_missing_right(adoption: Adoption, schema: Schema, login: str) -> tuple
     owner = quote_name(schema.owner)
     strangers = dict.fromkeys([*([] if schema.may_act else [schema.owner]), *schema.others])
     if strangers:
-        problem = f"it belongs to {', '.join(strangers)}, as which the login {login} may not act"
+        problem = f"it belongs to {', '.join(strangers)}, and the login {login} may not act as that role"
         return problem, f"GRANT {', '.join(map(quote_name, strangers))} TO {quote_name(login)}"
     if not schema.owner_sees_public:
         problem = f"{schema.owner} may not use the schema public, where erpkit records migrations"

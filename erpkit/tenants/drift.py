@@ -26,6 +26,7 @@ from erpkit.visible import visible
 Change = Literal["missing", "extra", "other", "unknown"]
 
 NOTHING = "nothing"  # the measure if a database has one tenant and no template
+VERSION_TABLES = ("goose_db_version", "schema_migrations")  # how the names of the migration tools' own tables begin
 _LONGEST = 100  # characters of a definition that is shown in a sentence
 
 
@@ -301,13 +302,16 @@ def compare_schemas(
 ) -> list[Difference]:
     """Compare two schemas object by object; the DDL is for `schema`. Pure.
 
-    The parts of an extra table, and the columns of a missing one, are not listed besides the table.
+    The parts of an extra table, and the columns of a missing one, are not listed besides the table. Of the tables in which goose and
+    golang-migrate keep versions only the presence is compared, as their form depends on the tool's release.
     """
     wanted, found = _by_key(canonical), _by_key(actual)
     differences = [
         _difference(wanted.get(key), found.get(key), wanted, schema)
         for key in dict.fromkeys([*wanted, *found])
-        if wanted.get(key) != found.get(key) and not _goes_along(key, wanted, found)
+        if wanted.get(key) != found.get(key)
+        and not _goes_along(key, wanted, found)
+        and not _is_the_tools(key, wanted, found)
     ]
     return sorted(differences, key=str)
 
@@ -351,6 +355,13 @@ def _goes_along(key: _Key, wanted: Mapping[_Key, SchemaObject], found: Mapping[_
     if key not in wanted:
         return any(owner in found and owner not in wanted for owner in owners)
     return kind.startswith(("column", "owner of ")) and any(owner in wanted and owner not in found for owner in owners)
+
+
+def _is_the_tools(key: _Key, wanted: Mapping[_Key, SchemaObject], found: Mapping[_Key, SchemaObject]) -> bool:
+    kind, table, name = key
+    if not (table or name).startswith(VERSION_TABLES):
+        return False
+    return kind != "table" or (key in wanted and key in found)
 
 
 def _difference(

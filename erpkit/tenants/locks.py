@@ -117,7 +117,7 @@ class Locks:
                 return reading()
             except psycopg.errors.LockNotAvailable:
                 self._look()
-        raise DatabaseError("more and more tables were locked while the others were read: try again later")
+        raise DatabaseError("tables were locked again and again while others were read: try again later")
 
     def _look(self) -> None:
         """Add the locks that are held for more than a moment; this waits for no lock."""

@@ -102,7 +102,7 @@ class HandOverPlan:
         """The schemas in which something belongs to other logins, which can hand it over."""
         return [
             Finding(
-                "another owner", f"schema {schema}", f"something belongs to {', '.join(owners)}, who can hand it over",
+                "another owner", f"schema {schema}", f"something belongs to {', '.join(owners)}, which can hand it over",
                 remedy="run erpkit tenants hand-over as that login", of="schema",
             )
             for schema, owners in self.left.items()

@@ -35,8 +35,8 @@ SELECT c.relname::text, bool_or(a.attname = 'owner_name')
 """
 
 _NOT_OURS = (
-    "public.tenants is not erpkit's: say which tenants there are by ERPKIT_TENANTS_QUERY; erpkit doctor writes it, and "
-    "erpkit tenants adopt makes them tenants of erpkit's, in a table of another name"
+    "public.tenants is not erpkit's: list the tenants by ERPKIT_TENANTS_QUERY, which erpkit doctor writes; "
+    "erpkit tenants adopt then takes them into a registry of another name"
 )
 
 
@@ -197,7 +197,7 @@ def set_status(connection: Connection, slug: str, status: str) -> Tenant:
         if has_role and tenant.status == "archived" != status:
             grant_schema(connection, tenant)
     if status != "active":
-        outcome = f"it is {status}, but what was under way there goes on"
+        outcome = f"it is {status}, but work in progress there goes on"
         with name_holders(connection, tenant, outcome), connection.transaction():
             connection.execute(f"SET LOCAL lock_timeout TO '{WAIT}'")
             hold_alone(connection, tenant)

@@ -137,7 +137,7 @@ class ReleaseRun:
 
     def __str__(self) -> str:
         done = f"{self.plan.size - len(self.failed):,} of {count_of(self.plan.size, 'tenant')}"
-        return f"released {done}; their schemas and data are as they were"
+        return f"released {done}; their schemas and data are unchanged"
 
 
 def plan_release(

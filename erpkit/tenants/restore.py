@@ -365,4 +365,4 @@ def _free_name(name: str, taken: Collection[str]) -> str:
     for free in (name, *(f"{name}_{number}" for number in range(2, 10))):
         if free not in taken:
             return free
-    raise UsageError(f"{name} and eight more names of this kind are taken: drop the tenants that nobody needs")
+    raise UsageError(f"{name} and eight more names of this kind are taken: drop tenants that are not needed any more")

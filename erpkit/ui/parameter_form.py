@@ -189,14 +189,14 @@ class Form:
         parts.append(
             f"Set here: <strong>{visible_html('; '.join(set_here))}</strong>."
             if set_here
-            else "All as the notebook has it."
+            else "All values are the notebook's own."
         )
         if is_restarted() and not set_here:
             parts.append("The kernel was restarted: what was set here before that is forgotten.")
         if wrong:
-            parts.append(f"<strong>Not run: look at {visible_html(', '.join(wrong))}.</strong>")
+            parts.append(f"<strong>Not run: see {visible_html(', '.join(wrong))}.</strong>")
         elif is_stale:
-            parts.append("<strong>What stands below is from before this change: press Run.</strong>")
+            parts.append("<strong>The results below are from before this change: press Run.</strong>")
         self.summary.value = f'<div role="status" style="margin:.3em 0">{" ".join(parts)}</div>'
         self.reset_button.layout.display = None if set_here else "none"
         if is_stale and "rehearse" in self.fields:

@@ -164,7 +164,7 @@ def set_the_form(page: Page) -> None:
     rate.press("Enter")
     expect(page.get_by_role("alert")).to_have_count(0)
     expect(page.get_by_text("Set here: tenants = bluebird; rate = 4.0.")).to_be_visible()
-    expect(page.get_by_text("What stands below is from before this change: press Run.")).to_be_visible()
+    expect(page.get_by_text("The results below are from before this change: press Run.")).to_be_visible()
     run.click()
 
 

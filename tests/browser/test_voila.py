@@ -108,7 +108,7 @@ def _run(page: Page) -> None:
 def test_a_page_has_the_form_and_the_results_and_no_code_and_follows_what_is_set(page: Page, pages: Pages) -> None:
     pages.open(page, "inspect_tenants")
     expect(page.get_by_text("5 tenants inspected on")).to_be_visible()
-    expect(page.get_by_text("All as the notebook has it.")).to_be_visible()
+    expect(page.get_by_text("All values are the notebook's own.")).to_be_visible()
     assert "ui.form" not in page.locator("body").inner_text()
     expect(page.locator(".jp-InputArea-editor, .jp-CodeMirrorEditor")).to_have_count(0)
     tenants = page.get_by_label("tenants", exact=True)
@@ -126,11 +126,11 @@ def test_a_page_has_the_form_and_the_results_and_no_code_and_follows_what_is_set
     expect(page.get_by_text("Set here: tenants = bluebird.")).to_be_visible()
     expect(page.locator(".jupyter-widget-tag", has_text="bluebird")).to_be_visible()
     left.wait(START)  # a page that is left ends its kernel
+    assert grave(page) == []
     page.emulate_media(color_scheme="dark")
     expect(page.locator("body")).to_have_attribute("data-jp-theme-light", "false")
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") == 390
-    assert grave(page) == []
 
 
 def test_migrations_are_confirmed_stopped_and_resumed_on_a_page(

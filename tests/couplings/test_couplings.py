@@ -264,10 +264,10 @@ def _run(*arguments: str, code: int = 0, **environment: str) -> str:
 
 
 def test_the_command_line_names_its_target_and_what_it_did_not_read() -> None:
-    lines = _run("check", "--no-database", ERPKIT_MODULES="erpkit.sample").splitlines()
+    lines = _run("check", "--no-database", "-o", "table", ERPKIT_MODULES="erpkit.sample").splitlines()
     assert lines == [
         "target: erpkit.sample, no database",
-        "not read: the database was not read, as it was not to be used",
+        "not read: the database was not read, as asked for",
         "load order: catalog, sales, inventory, billing",
         "no findings",
     ]
@@ -277,7 +277,7 @@ def test_findings_on_the_command_line_have_their_evidence_and_exit_code_three(tm
     for name, needs in (("a", "b"), ("b", "a")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__manifest__.py").write_text(f"{{'name': 'x',\n'depends': ['{needs}']}}")
-    text = _run("check", "--odoo", str(tmp_path), code=3)
+    text = _run("check", "--odoo", str(tmp_path), "-o", "table", code=3)
     assert "! cycle: a -> b -> a; cut a -> b: let the needed module" in text
     assert f"    a -> b: declared, {tmp_path}/a/__manifest__.py:2" in text
     found = json.loads(_run("check", "--odoo", str(tmp_path), "--json", code=3))
@@ -297,9 +297,10 @@ def test_the_graph_is_written_in_three_forms(tmp_path: Path) -> None:
 
 
 def test_the_graph_answers_questions(tmp_path: Path) -> None:
-    text = _run(
-        "graph", "--no-database", "--impact", "catalog", "--what-if", "sales->catalog", ERPKIT_MODULES="erpkit.sample"
-    )
+    asked = ("graph", "--no-database", "--impact", "catalog", "--what-if", "sales->catalog")
+    text = _run(*asked, "-o", "table", ERPKIT_MODULES="erpkit.sample")
+    rows = [line.split("\t") for line in _run(*asked, ERPKIT_MODULES="erpkit.sample").splitlines()]
+    assert [row[:2] for row in rows][-1] == ["billing", "by way of others"]  # those of the first question alone
     assert "3 modules depend on catalog: inventory, sales; by way of these: billing" in text
     assert "without sales -> catalog: 3 places to change; there is no cycle now, and there would be none" in text
 

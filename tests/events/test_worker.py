@@ -153,13 +153,13 @@ def test_the_command_stops_on_sigterm_with_exit_code_0_and_keeps_a_health_file(
     command = [sys.executable, "-c", "from erpkit.cli import main; main()", "events", "dispatch"]
     worker = subprocess.Popen(
         [*command, "--health-file", str(health), "--every", "0.2"],
-        env=environment, stdout=subprocess.PIPE, text=True,
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     until(health.exists)
     figures = json.loads(health.read_text())
     worker.send_signal(signal.SIGTERM)
-    output, _ = worker.communicate(timeout=60)
-    assert (worker.returncode, output.splitlines()[-1]) == (0, "stopped: 0 handled, 0 dead letters")
+    _, told = worker.communicate(timeout=60)
+    assert (worker.returncode, told.splitlines()[-1]) == (0, "stopped: 0 handled, 0 dead letters")
     assert (figures["handled"], figures["waiting"], figures["groups"]) == (0, 0, [])
     assert not health.exists()  # what is left of it would look alive
 

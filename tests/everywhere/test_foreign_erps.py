@@ -113,7 +113,7 @@ def test_queries_are_checked_in_every_tenant(fleet: Fleet, configured: dict[str,
     (tmp_path / "modules.toml").write_text(f'[[module]]\nname = "shop"\ntables = ["{table}"]\nqueries = "sql"\n')
     environ = configured | {"ERPKIT_MODULES": str(tmp_path / "modules.toml")}
     done = erpkit("queries", "check", "-o", "table", **environ)
-    assert "1 query in 20 tenants: 0 broken" in done.stderr, done.stderr + done.stderr
+    assert "1 query in 20 tenants: 0 broken" in done.stdout, done.stdout + done.stderr
     assert done.returncode == 0
 
 

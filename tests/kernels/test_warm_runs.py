@@ -147,7 +147,7 @@ def test_a_fleet_starts_a_warm_process_and_uses_its_processes_again(alone: Path,
     state = link.ask("status", path)
     assert {int(node.cells[-1].outputs[0].text) for node in nodes} == {state["pid"]}
     assert state["served"] <= 6 + 2
-    assert children_of(state["pid"]) == set()
+    wait_until(lambda: not children_of(state["pid"]))
 
 
 @pytest.mark.usefixtures("_with_database")

@@ -227,7 +227,7 @@ def test_an_empty_table_and_one_that_is_not_there_are_told(database: Database) -
     with database.connection() as connection:
         connection.execute("CREATE SCHEMA west")
     found = status(database)
-    assert said(found, "ost") == ["Rails: schema_migrations is empty: it tells of no migration"]
+    assert said(found, "ost") == ["Rails: schema_migrations is empty: no migration is recorded"]
     assert said(found, "west") == ["Rails: has no schema_migrations, which Nord-1 has"]
     assert [row["schema_migrations"] for row in found.table.records()] == ["1", "none (lacks 1)", "no table"]
 

@@ -572,7 +572,7 @@ class TestLocks:
         plan = plan_for(database, fleet[:1], migrations)
         leave(database, fleet[0], "INSERT INTO schema_migrations VALUES (1, true)")
         run = run_plan(database, plan, plan.id)
-        assert "schema_migrations is at version 1 (dirty) by now" in (run.results[0].error or "")
+        assert "schema_migrations is at version 1 (dirty) now" in (run.results[0].error or "")
         assert relations(database, fleet[0]) == set()
 
     def test_a_tenant_that_was_moved_since_the_plan_is_planned_again(

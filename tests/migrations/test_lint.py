@@ -183,7 +183,7 @@ def run(command: click.Command, *arguments: str) -> Result:
 
 
 def test_lint_ends_with_3_on_a_finding_and_names_file_line_and_statement() -> None:
-    done = run(lint, "--module", "billing")
+    done = run(lint, "--module", "billing", "-o", "table")
     assert done.return_value == 3
     assert "00004_due_dates.sql:4: warning: require-concurrent-index-creation" in done.output
     assert "CREATE INDEX billing_invoices_due" in done.output

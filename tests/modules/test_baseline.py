@@ -75,7 +75,7 @@ def test_without_the_database_only_couplings_in_code_are_said_to_happen_no_longe
     key = Edge("sales", "billing", "foreign key", "sales_orders needs billing_invoices")
     write_baseline(path, _check(FIRST, key).findings)
     unread = (Unread("catalog/a.py was not read", "catalog/a.py", modules=("catalog",)),) if also_unread else ()
-    seen = Couplings(not_read=unread, not_asked=("the database was not read, as it was not to be used",))
+    seen = Couplings(not_read=unread, not_asked=("the database was not read, as asked for",))
     check = check_modules(SHOP, seen, baseline=read_baseline(path))
     gone = [finding.modules for finding in check.findings if finding.kind == "no longer happens"]
     assert gone == ([] if also_unread else [("sales", "catalog")])

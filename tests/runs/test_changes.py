@@ -66,7 +66,7 @@ def test_a_finding_is_the_same_one_whatever_its_figures_and_another_one_for_anot
         Finding("not read", "acme", "permission denied; not read: versions"),
         Finding("gone", "acme", "its schema tenant_acme does not exist", "error"),
         Finding("skipped", "acme", "skipped: suspended", "info"),
-        Finding("no tenants", "", "there are no tenants to look at"),
+        Finding("no tenants", "", "there are no tenants"),
     ],
 )
 def test_what_was_not_looked_at_is_not_gone_and_is_known_when_it_is_seen_again(blind: Finding) -> None:

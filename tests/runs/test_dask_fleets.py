@@ -118,7 +118,7 @@ def test_a_run_whose_worker_is_lost_is_done_again_unless_it_may_write(
     }, err  # fmt: skip
     assert fleet.returncode == (137 if writes else 0)
     if writes:
-        assert rows["n=2"]["error"] == "its worker was lost, and as it may write it was not begun again"
+        assert rows["n=2"]["error"] == "its worker was lost; it was not started again, because it may write"
         assert "left: n=2; the same command with --resume runs these alone" in err
     os.kill(process, 9)  # it would run on to its end
     wait_until(lambda: not is_alive(process))

@@ -140,7 +140,7 @@ def test_the_first_line_of_a_rehearsal_says_that_it_is_one_and_is_not_green(tmp_
     cell = "from erpkit import Summary\nSummary('REHEARSAL', {'rehearsal': 'proved', 'plan': 'repair-1', 'left': 0})"
     report = _run(write_notebook(tmp_path / "rehearsal.ipynb", cell)).report.read_text()
     assert 'class="headline rehearsal"' in report
-    assert "Rehearsal on a scratch copy: proved. Nothing needs a look" in report
+    assert "Rehearsal on a scratch copy: proved. No problems found" in report
     assert '<div class="words"><dd>repair-1</dd>' in report  # a text is no large figure
 
 

@@ -118,7 +118,7 @@ def test_the_second_look_at_event_logs_tells_what_moved(erp: Planted, database: 
     result = run_notebook(open_notebook("event_health"), {}, tmp_path / "runs", recorder=Recorder(database))
     report = result.report.read_text()
     assert "There is no earlier look" not in report
-    assert "What moved" in report
+    assert "What changed" in report
 
 
 def test_an_erp_that_is_only_read_has_its_trends_from_under_home(

@@ -144,7 +144,7 @@ def test_what_is_wrong_is_told_at_each_field_in_words_and_the_variables_stay() -
     assert "s3cret" not in problem(shown)
     assert [namespace[name] for name in ("rate", "topic", "workers")] == [None, "*", 3]
     assert shown.run_below.disabled
-    assert "Not run: look at topic, uuids, workers" in shown.summary.value
+    assert "Not run: see topic, uuids, workers" in shown.summary.value
     for name, value in {
         "rate": "3",
         "topic": "sales.*",
@@ -195,7 +195,7 @@ def test_what_the_form_set_outlives_run_all_until_the_cell_says_something_else()
     again.reset()
     assert (namespace["tenants"], again.fields["tenants"].input.value) == ([], [])
     exec(cell, namespace)
-    assert "All as the notebook has it" in Form(namespace).summary.value
+    assert "All values are the notebook's own" in Form(namespace).summary.value
 
 
 def test_choices_that_would_be_refused_are_not_offered_and_a_typed_one_is_told_why(erp: Planted) -> None:

@@ -173,7 +173,7 @@ def prepare(
 def note_wiped(database: Database, tenant: Tenant, broker: Broker) -> int:
     """Note as a dead letter of the forwarder that the broker has lost what was forwarded; return up to which offset.
 
-    For a broker without the forwarder's mark: it was wiped or purged, or is another one under the same name. 0 is returned where
+    For a broker without the forwarder's mark: it was wiped, purged or replaced by another of the same name. 0 is returned where
     nothing was forwarded, and where this was noted before, as the mark is missing until it is noted with each tenant.
     """
     group = forward_group(broker)
@@ -182,7 +182,7 @@ def note_wiped(database: Database, tenant: Tenant, broker: Broker) -> int:
             'SELECT "offset" FROM erpkit_checkpoints WHERE consumer_group = %s AND "offset" > 0', [group]
         ).fetchone()
         if row:
-            lost = f"{_WIPED} {broker.name} has lost what was forwarded up to offset {row[0]}: it was wiped or purged, or is another"
+            lost = f"{_WIPED} {broker.name} has lost what was forwarded up to offset {row[0]}: it was wiped, purged or replaced"
             values = [group, wiped_uuid(group), row[0], "*", lost]
             is_new = connection.execute(_LETTER.encode() + _UNLESS_NOTED, values).rowcount
     return int(row[0]) if row and is_new else 0

@@ -96,7 +96,7 @@ class ShadowDiff:
 
     @property
     def findings(self) -> list[Finding]:
-        """The tables that differ from what the events say, and whether handlers failed."""
+        """The tables that differ from the result of the events, and whether handlers failed."""
         return [
             *(
                 Finding(
@@ -126,7 +126,7 @@ class ShadowDiff:
     def examples(self) -> Table[tuple[str, Difference]]:
         """The first rows of each table that are not the same, with the columns in which they differ."""
         rows = [(table.table, one) for table in self.differences for one in table.examples]
-        return Table(_EXAMPLES, rows, "The live projection is what the events say.")
+        return Table(_EXAMPLES, rows, "The live projection agrees with the events.")
 
     @property
     def tables(self) -> tuple[Table[Any], ...]:
@@ -139,7 +139,7 @@ class ShadowDiff:
 
 
 def _differ(table: TableDiff) -> str:
-    return f"{count_of(table.count, 'row differs', 'rows differ')} from what the events say"
+    return f"{count_of(table.count, 'row differs', 'rows differ')} from the result of the events"
 
 
 @dataclass(frozen=True)

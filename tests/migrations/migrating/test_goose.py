@@ -84,7 +84,7 @@ def test_a_no_transaction_migration_that_runs_at_present_is_called_running(
         process.join()
         watch.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
         wait_until(lambda: activity(watch, SLEEPS) == 0)
-    assert plan_for(database, fleet[:1], [slow]).refused["t01"].endswith(": was begun and never ended")
+    assert plan_for(database, fleet[:1], [slow]).refused["t01"].endswith(": was started and did not end")
 
 
 def test_an_edited_file_is_seen_until_its_version_is_redone(database: Database, fleet: list[Tenant]) -> None:
