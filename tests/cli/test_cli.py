@@ -41,8 +41,9 @@ def test_json_is_all_there_is_on_standard_output(erp: Planted) -> None:
 def test_inspect_ends_with_3_and_names_each_trouble(erp: Planted) -> None:
     done = erpkit("tenants", "inspect", "-o", "table")
     assert done.returncode == 3
-    for tenant in (erp.behind, erp.drifted, erp.suspended, erp.dead_letters):
+    for tenant in (erp.behind, erp.drifted, erp.dead_letters):
         assert f"! {tenant}: " in done.stdout
+    assert f"- {erp.suspended}: suspended" in done.stdout
     assert erpkit("tenants", "inspect", erp.suspended, "--json").returncode == 3
 
 
