@@ -44,7 +44,7 @@ def test_inspect_ends_with_3_and_names_each_trouble(erp: Planted) -> None:
     for tenant in (erp.behind, erp.drifted, erp.dead_letters):
         assert f"! {tenant}: " in done.stdout
     assert f"- {erp.suspended}: suspended" in done.stdout
-    assert erpkit("tenants", "inspect", erp.suspended, "--json").returncode == 3
+    assert erpkit("tenants", "inspect", erp.suspended, "--json").returncode == 0  # a person chose that
 
 
 def test_inspecting_one_tenant_shows_its_tables_versions_and_last_event(erp: Planted) -> None:
