@@ -174,6 +174,13 @@ def not_read(errors: Mapping[str, str]) -> list[Finding]:
     return [Finding("not read", slug, reason) for slug, reason in errors.items()]
 
 
+def count_problems(findings: Iterable[Finding]) -> str:
+    """Return how many errors and warnings there are, of causes, not of the tenants that have them; empty without any."""
+    counts = Counter(cause.severity for cause in group_findings(findings))
+    told: tuple[Severity, ...] = ("error", "warning")
+    return " and ".join(count_of(counts[severity], severity) for severity in told if counts[severity])
+
+
 def exit_code(findings: Iterable[Finding]) -> int:
     """Return 3 if a finding is an error or a warning, else 0."""
     return 3 if any(finding.severity != "info" for finding in findings) else 0

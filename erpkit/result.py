@@ -200,7 +200,9 @@ def _facts(facts: Mapping[str, object]) -> str:
 
 def _runbook(cause: Cause) -> str:
     """Return a link to the runbook for a cause, for a person at a notebook that has the runbooks beside it."""
-    name = _RUNBOOKS.get(cause.findings[0].kind, "") if cause.severity != "info" else ""
+    kind = cause.findings[0].kind
+    # A replay's dead letters are no fault of the replay, and still there to be mended.
+    name = _RUNBOOKS.get(kind, "") if cause.severity != "info" or kind == "dead letters" else ""
     path = Path("runbooks", f"{name}.ipynb")
     if not name or not is_a_notebook_watched() or not path.is_file():
         return ""

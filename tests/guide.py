@@ -45,6 +45,7 @@ _VARYING = (
     (r"\b([a-z]+)-[0-9a-f]{10}\b", r"\1-…"),  # ids of plans
     (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "…"),  # ids of events and runs
     (r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?(\.\d+)?([+-]\d\d(:\d\d)?|Z| UTC)?", "…"),
+    (r"\bless than 1 s\b", "about … s"),
     (r"(?<![\d.,])\d[\d,]*(\.\d+)? (ms|s|min|h|events a second)\b", r"… \2"),
     (r"rehearsal on [^\s,<]*[^\s,<:]", "rehearsal"),
     (r"[^\s>]*erpkit_rehearsal_[0-9a-f]{8}(/\w+)?", "rehearsal"),

@@ -46,6 +46,32 @@ def test_no_text_of_the_package_puts_a_plural_after_a_number_that_may_be_one() -
     ] == []
 
 
+def test_no_text_of_the_package_has_a_number_without_thousands() -> None:
+    found = [
+        f"{path}:{number.lineno}: {ast.unparse(text)}"
+        for path, text in _nodes(ast.JoinedStr)
+        for before, number, after in zip(["", *text.values], text.values, [*text.values[1:], ""], strict=False)
+        if isinstance(number, ast.FormattedValue) and number.format_spec is None and _is_figure(number.value)
+        if re.match(r"[ ;]|, ", _said(after)) or _said(before).endswith(" ")
+    ]
+    assert found == []
+
+
+def _is_figure(value: ast.expr) -> bool:
+    """Tell whether this is a number of things by its name; a number of a cell or a line is none."""
+    if isinstance(value, ast.BinOp):
+        return _is_figure(value.left) or _is_figure(value.right)
+    name = ast.unparse(value.func) if isinstance(value, ast.Call) else ""
+    return name.rpartition(".")[2] in ("len", "sum", "count") or (
+        isinstance(value, ast.Attribute)
+        and value.attr.endswith(("size", "count", "handled", "failed", "resolved", "known", "unknown", "dead"))
+    )
+
+
+def _said(part: object) -> str:
+    return str(part.value) if isinstance(part, ast.Constant) else ""
+
+
 def _nodes(kind: type[_Node]) -> Iterator[tuple[str, _Node]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -276,7 +276,7 @@ def _migrate(database: Database, registry: Registry, settings: Settings, *, appl
     undone = {result.tenant: result.error for result in run.failed} | dict(run.not_started) | dict(plan.refused)
     if undone:
         told = "; ".join(f"{slug}: {reason}" for slug, reason in list(undone.items())[:3])
-        more = f"; and {len(undone) - 3} more" if len(undone) > 3 else ""
+        more = f"; and {len(undone) - 3:,} more" if len(undone) > 3 else ""
         raise MigrationError(f"migrations failed, and nothing is running: {told}{more}")
     return ()
 

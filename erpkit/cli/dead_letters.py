@@ -127,6 +127,8 @@ def _end(found: OpenLetters, as_json: bool, retry: str) -> int:
         say("to look at one, and to retry once the cause is fixed:")
         say(f"    {shlex.join([*_COMMAND, 'show', one.tenant, str(one.offset)])}", tone=COMMAND)
         say(f"    {retry}", tone=COMMAND)
+        say("or step by step, with a mend:")
+        say("    erpkit run runbooks/poisoned_message -p rehearse false", tone=COMMAND)
     return exit_code(found.findings)
 
 

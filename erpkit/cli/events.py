@@ -405,11 +405,12 @@ def dispatch_from_broker(*, once: bool, limit: float, as_json: bool = False) -> 
     if as_json:
         print_json(asdict(result))
     else:
-        more = f", {result.unreadable} that are no events" if result.unreadable else ""
-        more += f", {result.left} left in the logs of tenants that are not active" if result.left else ""
+        unknown = count_of(result.unknown, "event")
+        more = f", {result.unreadable:,} that are no events" if result.unreadable else ""
+        more += f", {result.left:,} left in the logs of tenants that are not active" if result.left else ""
         counts = {name.replace("_", " "): value for name, value in asdict(result).items()}
         show_done(
-            f"{result.handled} handled, {result.dead} dead, {result.unknown} for tenants that do not exist{more}",
+            f"{result.handled:,} handled, {result.dead:,} dead, {unknown} for tenants that do not exist{more}",
             counts,
         )
     print_findings(findings, quiet=as_json)

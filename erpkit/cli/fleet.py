@@ -21,7 +21,7 @@ from erpkit.erp import Erp
 from erpkit.errors import RunError, UsageError
 from erpkit.finding import name_some
 from erpkit.plural import count_of
-from erpkit.runs.fleet import FleetResult, Row, outcome_of, run_fleet, tenant_parameter
+from erpkit.runs.fleet import FleetResult, Row, in_words, outcome_of, run_fleet, tenant_parameter
 from erpkit.runs.fleet_file import FleetFile
 from erpkit.runs.index import write_index
 from erpkit.runs.job import Job
@@ -159,7 +159,11 @@ def _progress(total: int) -> Iterator[Callable[[str, RunResult | RunError], None
             counts[kind] = counts.get(kind, 0) + 1
             if kind not in ("ok", "findings"):
                 say(f"{name}: {_verdict(outcome)}", err=True)
-            bar.update(task, advance=1, description=", ".join(f"{number} {word}" for word, number in counts.items()))
+            bar.update(
+                task,
+                advance=1,
+                description=", ".join(f"{number:,} {in_words(word)}" for word, number in counts.items()),
+            )
 
         yield tell
 

@@ -31,9 +31,9 @@ _COPIES = ".erpkit-copies.json"  # in the working copy: what each notebook was w
 @click.option(
     "--pages", is_flag=True, help="Serve the notebooks as pages without code (Voilà), in place of JupyterLab."
 )
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[JUPYTER_OPTIONS]...")
 def command(folder: Path | None, pages: bool, options: tuple[str, ...]) -> int:
-    """Open JupyterLab on the notebooks; OPTIONS go to `jupyter lab`, such as --no-browser or --port 8899.
+    """Open JupyterLab on the notebooks; JUPYTER_OPTIONS go to `jupyter lab`, such as --no-browser or --port 8899.
 
     It works on copies of your own, by default in `notebooks` under ERPKIT_HOME: copies that you changed are left alone, the others
     follow the kit. Ctrl-C and SIGTERM end it, with its kernels.
@@ -111,18 +111,19 @@ def _environment() -> dict[str, str]:
 
 
 def _working_copy(folder: Path, source: Path) -> Path:
-    """Copy the notebooks that are missing, and renew those that were not changed since they were copied."""
+    """Copy the notebooks that are missing, and renew those whose cells were not changed since they were copied."""
     kept, changed = _read_copies(folder), []
     for path in sorted(source.rglob("*.ipynb")):
-        name, new = path.relative_to(source), _digest(path)
+        name, new = path.relative_to(source), _digests(path)
         target = folder / name
         if {".ipynb_checkpoints", "jobs"} & set(name.parts):
             continue
-        if not target.exists() or _digest(target) == kept.get(str(name)) != new:
+        old = kept.get(str(name), new)
+        if not target.exists() or (old[0] != new[0] and set(old) & set(_digests(target))):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
             kept[str(name)] = new
-        elif kept.get(str(name), new) != new:
+        elif old[0] != new[0]:
             changed.append(str(name))
     (folder / _COPIES).write_text(json.dumps(kept, indent=1))
     if changed:
@@ -130,12 +131,20 @@ def _working_copy(folder: Path, source: Path) -> Path:
     return folder.absolute()
 
 
-def _read_copies(folder: Path) -> dict[str, str]:
+def _read_copies(folder: Path) -> dict[str, list[str]]:
     try:
-        return dict(json.loads((folder / _COPIES).read_text()))
-    except (OSError, ValueError):
+        kept = json.loads((folder / _COPIES).read_text())
+        return {name: [one] if isinstance(one, str) else list(one) for name, one in kept.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
         return {}
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _digests(path: Path) -> list[str]:
+    """Return a digest of the file, and one of what a person writes in it: JupyterLab saves outputs after each run."""
+    text = path.read_bytes()
+    try:
+        cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+    except (ValueError, KeyError, TypeError):
+        cells = []
+    written = [json.dumps(cells).encode()] if cells else []
+    return [hashlib.sha256(one).hexdigest() for one in (text, *written)]

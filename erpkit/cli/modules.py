@@ -111,7 +111,7 @@ def _say_findings(result: ModuleCheck) -> None:
         for line in finding.evidence[:_SHOWN]:
             say(f"    {line}")
         if len(finding.evidence) > _SHOWN:
-            say(f"    … and {len(finding.evidence) - _SHOWN} more")
+            say(f"    … and {len(finding.evidence) - _SHOWN:,} more")
     if result.known:
         note(f"{count_of(result.known, 'finding is', 'findings are')} in the baseline")
     if not result.findings:
@@ -199,7 +199,7 @@ def _answer(result: ModuleCheck, impact: str, what_if: tuple[str, ...], *, as_js
 
 
 def _listed(names: Sequence[str], most: int = 60) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 

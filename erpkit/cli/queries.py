@@ -29,7 +29,8 @@ def generate(check: bool, as_json: bool) -> int:
     try:
         files = erpkit.open().queries.generate(check=check)
     except BrokenModulesError as error:
-        _print_files(error.files, check, as_json)
+        if error.files or as_json:
+            _print_files(error.files, check, as_json)
         raise
     _print_files(files, check, as_json)
     return 3 if check and any(file.stale for file in files) else 0

@@ -229,7 +229,7 @@ def _plan_document(plan: ReplayPlan) -> dict[str, object]:
 
 def _one(what: str, option: str, values: Sequence[Any]) -> Any:
     if len(values) != 1:
-        raise UsageError(f"{what} needs exactly one {option}, not {len(values)}")
+        raise UsageError(f"{what} needs exactly one {option}, not {len(values):,}")
     return values[0]
 
 

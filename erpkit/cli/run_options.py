@@ -98,7 +98,7 @@ class ProgressLine:
         if self._is_shown and cells[index].cell_type == "code":
             first = next((line for line in cells[index].source.splitlines() if line.strip()), "")
             seconds = time.monotonic() - self._began
-            line = f"{self._notebook}: cell {index + 1} of {len(cells)}, {seconds:.0f} s: {visible(first)}"
+            line = f"{self._notebook}: cell {index + 1} of {len(cells):,}, {seconds:.0f} s: {visible(first)}"
             sys.stderr.write(f"\r\x1b[K{line[: _columns() - 1]}")
             sys.stderr.flush()
 

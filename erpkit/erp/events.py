@@ -40,6 +40,7 @@ from erpkit.events.dispatchers import (
     audit_handled,
     dispatch_all,
     list_dispatchers,
+    may_be_served,
     plan_take_over,
     read_health,
     take_over,
@@ -131,6 +132,8 @@ class Events(Part):
         lag = self._with_forwarder(self._lag(names, max_lag, max_age, long))
         with self._erp.database.connection() as connection:
             health = read_event_health(connection, self._erp.target, tenants, lag)
+            # Where a broker feeds the handlers, their dispatcher is connected to that one.
+            health = replace(health, is_served=bool(scheme_of(self._erp.settings)) or may_be_served(connection))
         found = follow(self._erp, _kind("events", max_lag, max_age, long), names, datetime.now(UTC), health)
         return replace(health, ages=found.changes.ages, trend=found.trend)
 

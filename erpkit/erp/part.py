@@ -22,7 +22,7 @@ class Part:
 
     def __repr__(self) -> str:
         names = sorted(name for name in dir(self) if not name.startswith("_"))
-        more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+        more = f" and {len(names) - _FEW:,} more" if len(names) > _FEW else ""
         return f"<{type(self).__name__}: {', '.join(names[:_FEW])}{more}>"
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:

@@ -229,12 +229,17 @@ COUNT_COLUMNS = (
 )
 
 
+def look_at(handler: str) -> str:
+    """Return the first step at dead letters: the command that lists them, and says there how to retry them."""
+    return f"erpkit events dead-letters list --handler {shlex.quote(handler)}"
+
+
 def letter_findings(counts: Iterable[DeadLetterCount], severity: Severity = "warning") -> list[Finding]:
     """Return a finding for each tenant, handler and cause that has open dead letters."""
     return [
         Finding(
             "dead letters", one.tenant, f"dead letters of {one.handler}: {one.cause}", severity,
-            f"erpkit events dead-letters retry --handler {shlex.quote(one.handler)}", (count_of(one.letters, "letter"),),
+            look_at(one.handler), (count_of(one.letters, "letter"),),
         )
         for one in counts
     ]  # fmt: skip

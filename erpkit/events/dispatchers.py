@@ -165,7 +165,10 @@ class DispatchRun(Result):
             *find_skipped({slug: status for slug, status in self.skipped.items() if slug in self.named}, self.named),
             *(
                 Finding(
-                    "dead letters", one.tenant, "events became dead letters", remedy="erpkit events dead-letters count"
+                    "dead letters",
+                    one.tenant,
+                    "events became dead letters",
+                    remedy=f"erpkit events dead-letters list --tenant {one.tenant}",
                 )
                 for one in self.results
                 if one.dead
@@ -214,8 +217,8 @@ class DispatcherReport(Result):
         """How many dispatchers are connected, and where events wait, in two lines."""
         waits = ", ".join(sorted({one.tenant for one in self.lag.behind})) or "none"
         return (
-            f"dispatchers connected: {len(self.connected)}, health file left behind: {self.health is not None}\n"
-            f"tenants in which events wait: {waits}; holders of locks: {len(self.lag.holders)}"
+            f"dispatchers connected: {len(self.connected):,}, health file left behind: {self.health is not None}\n"
+            f"tenants in which events wait: {waits}; holders of locks: {len(self.lag.holders):,}"
         )
 
     @property
@@ -223,8 +226,8 @@ class DispatcherReport(Result):
         """How many groups wait, and how many handlers miss an event, in one line."""
         missing = sum(one.missing != 0 for one in self.handled)
         return (
-            f"groups that wait: {len(self.lag.behind)}, handlers that miss an event: {missing}, "
-            f"dispatchers connected: {len(self.connected)}"
+            f"groups that wait: {len(self.lag.behind):,}, handlers that miss an event: {missing:,}, "
+            f"dispatchers connected: {len(self.connected):,}"
         )
 
     @property
@@ -319,6 +322,12 @@ def dispatch_all(database: Database, registry: Registry, tenants: Sequence[Tenan
 def list_dispatchers(connection: Connection) -> list[Dispatcher]:
     """Return the workers that are connected to this database, the oldest first."""
     return [Dispatcher(*row) for row in connection.execute(_DISPATCHERS)]
+
+
+def may_be_served(connection: Connection) -> bool:
+    """Tell whether a worker is connected to this database; on a standby, which does not see those of its primary, it may be."""
+    in_recovery = connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
+    return in_recovery or bool(list_dispatchers(connection))
 
 
 def read_health(path: Path | str) -> Health | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -10,7 +9,7 @@ from typing import Any
 
 from erpkit.database import Connection, Tenant
 from erpkit.events.consumer import ConsumerGroup
-from erpkit.events.dead_letters import DeadLetterCount, count_dead_letters
+from erpkit.events.dead_letters import DeadLetterCount, count_dead_letters, look_at
 from erpkit.events.lag import (
     NO_TREND,
     EventLag,
@@ -27,13 +26,13 @@ from erpkit.grouping import group_by
 from erpkit.plural import count_of
 from erpkit.result import Result, Summary
 from erpkit.table import Column, Table, format_value
-from erpkit.visible import visible
 
 
 @dataclass(frozen=True)
 class EventHealth(Result):
     """How the handlers of some tenants keep up with the events that arrive; `skipped` are tenants that are not active.
 
+    `is_served` says whether a dispatcher is connected, or that this cannot be told.
     `trend` has the figures that moved since an earlier look, and `ages` says how long each finding has been known, by its key.
     """
 
@@ -43,14 +42,16 @@ class EventHealth(Result):
     counts: Sequence[DeadLetterCount]
     skipped: Sequence[str] = ()
     errors: Mapping[str, str] = field(default_factory=dict)
+    is_served: bool = True
     ages: Mapping[str, str] = field(default_factory=dict, repr=False)
     trend: Table[Any] = field(default=NO_TREND, repr=False)
 
     @property
     def findings(self) -> list[Finding]:
-        """Events that wait too long, dead letters by cause, transactions that hold locks, and what could not be read."""
+        """Events that wait too long or for no dispatcher, dead letters by cause, holders of locks, and what was not read."""
         unread = {slug: reason for slug, reason in self.errors.items() if slug not in self.lag.errors}
-        found = [*self.lag.findings, *map(_letter_finding, self._causes), *not_read(unread)]
+        alone = () if self.is_served or not self.lag.waiting else (_NO_DISPATCHER,)
+        found = [*self.lag.findings, *map(_letter_finding, self._causes), *alone, *not_read(unread)]
         return with_ages(found, self.ages)
 
     @property
@@ -110,6 +111,10 @@ class EventHealth(Result):
         return self.summary.html() + self.waiting._repr_html_()
 
 
+# No warning: a dispatcher may be started from time to time, and what has waited for too long is told anyhow.
+_NO_DISPATCHER = Finding(
+    "no dispatcher", "", "events wait, and no dispatcher is connected", "info", "erpkit events dispatch"
+)
 _Topic = tuple[str, list[TopicRate]]  # or of a tenant
 _Cause = tuple[tuple[str, str], list[DeadLetterCount]]
 
@@ -158,8 +163,7 @@ def _letter_finding(row: _Cause) -> Finding:
     (handler, cause), _ = row
     tenants = _tenants(row)
     problem = f"{count_of(_letters(row), 'dead letter')} in {count_of(tenants, 'tenant')}: {cause}"
-    chosen = f"--handler {shlex.quote(handler)} --cause {shlex.quote(visible(cause))}"
-    return Finding("dead letters", handler, problem, remedy=f"erpkit events dead-letters retry {chosen}", of="handler")
+    return Finding("dead letters", handler, problem, remedy=look_at(handler), of="handler")
 
 
 _TOPICS = (

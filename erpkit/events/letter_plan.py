@@ -130,11 +130,15 @@ class LetterPlan:
         return (Table(COUNT_COLUMNS, self.counts(), empty),)
 
     def __str__(self) -> str:
-        return f"{self.action} {count_of(len(self.letters), 'dead letter')}, {count_of(self.parked, 'event')} parked behind them"
+        return f"{self.action} {count_of(len(self.letters), 'dead letter')}{_behind(self.parked)}"
 
     def check(self, confirm: str) -> None:
         """Raise PlanChangedError unless `confirm` is this plan's id."""
         PlanChangedError.check(confirm, self.id)
+
+
+def _behind(parked: int) -> str:
+    return f", {count_of(parked, 'event')} parked behind them" if parked else ""
 
 
 def plan_retry(
@@ -302,7 +306,7 @@ class OpenLetters(TableResult):
     @property
     def line(self) -> str:
         """How many letters there are, and how many events wait behind them."""
-        return f"{count_of(len(self.letters), 'dead letter')} open, {count_of(self.parked_events, 'event')} parked behind them"
+        return f"{count_of(len(self.letters), 'dead letter')} open{_behind(self.parked_events)}"
 
     @property
     def _empty(self) -> str:

@@ -123,9 +123,10 @@ class LetterRun(Result):
 
     def __str__(self) -> str:
         states: tuple[State, ...] = ("handled", "discarded", "failed", "left alone")
-        counts = [f"{self.count(state)} {state}" for state in states if self.count(state)]
+        counts = [f"{self.count(state):,} {state}" for state in states if self.count(state)]
         parked = self.count("handled", was_parked=True)
-        return f"{self.plan_id}: {', '.join(counts) or 'nothing to do'}; {count_of(parked, 'parked event')} handled after them"
+        after = f"; {count_of(parked, 'parked event')} handled after them" if parked else ""
+        return f"{self.plan_id}: {', '.join(counts) or 'nothing to do'}{after}"
 
 
 _SHOW = "erpkit events dead-letters show"

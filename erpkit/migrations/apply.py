@@ -378,7 +378,7 @@ def _run_statements(
         if isinstance(error, BUSY) and is_atomic(migration, direction):
             take_back_mark(own, tenant, migration, direction)
             raise
-        text = f"statement {ended + 1} of {len(statements)} failed: {message_of(error, migration)}"
+        text = f"statement {ended + 1:,} of {len(statements):,} failed: {message_of(error, migration)}"
         name_right(connection, tenant, error)
         text += "".join(f"; {note}" for note in getattr(error, "__notes__", []))
         text += describe_invalid_indexes(connection, tenant)

@@ -104,7 +104,7 @@ class ForceRun:
         return [Table([*_COLUMNS, Column("error", lambda one: one.error)], (*self.done, *self.failed), _NOTHING)]
 
     def __str__(self) -> str:
-        failed = f", {len(self.failed)} failed" if self.failed else ""
+        failed = f", {len(self.failed):,} failed" if self.failed else ""
         return f"{self.plan.module} is {golang.Mark(self.plan.version)} in {_count(len(self.done))}{failed}"
 
 

@@ -116,8 +116,8 @@ class ForeignState:
             return "unread"
         if not self.exists:
             return "no table"
-        marks = [f"lacks {len(self.lacks)}"] if self.lacks else []
-        marks += [f"{len(self.extra)} more"] if self.extra else []
+        marks = [f"lacks {len(self.lacks):,}"] if self.lacks else []
+        marks += [f"{len(self.extra):,} more"] if self.extra else []
         marks += [self._one_row_mark] if self._differs else []
         marks += ["dirty"] if self.dirty else []
         marks += ["not understood"] if self.odd else []

@@ -290,9 +290,9 @@ class Estimate:
 
     def __str__(self) -> str:
         if not self.unknown:
-            return f"about {_span(self.seconds)}"
+            return _span(self.seconds)
         never = f"{_some(self.unknown)} never ran before"
-        return f"about {_span(self.seconds)} for the rest; {never}" if self.seconds else f"no estimate: {never}"
+        return f"{_span(self.seconds)} for the rest; {never}" if self.seconds else f"no estimate: {never}"
 
 
 def estimate_plan(plan: MigrationPlan, milliseconds: Milliseconds, workers: int = 3) -> Estimate:
@@ -311,10 +311,10 @@ def estimate_plan(plan: MigrationPlan, milliseconds: Milliseconds, workers: int 
 
 def _span(seconds: float) -> str:
     if seconds < 1:
-        return f"{seconds:.1f} s"
+        return "less than 1 s"
     if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 7200 else f"about {seconds / 3600:.1f} h"
 
 
 def _unusual(migration: Migration) -> list[str]:

@@ -205,7 +205,7 @@ def run_plan(
             sound = _leave_out_dirty(worker, plan, wave, take)
             failed = len(wave.tenants) - len(sound) + _run_wave(worker, threads, workers, sound, take)
             if failed > threshold * len(wave.tenants):
-                worker.end(f"{failed} of {len(wave.tenants)} failed in the wave {wave.name}")
+                worker.end(f"{failed:,} of {len(wave.tenants):,} failed in the wave {wave.name}")
     reached = {result.tenant for result in results}
     left = {p.tenant.slug: worker.why for p in plan.tenants if p.tenant.slug not in reached}
     return MigrationRun(plan.id, tuple(results), left, time.perf_counter() - started)

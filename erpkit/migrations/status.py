@@ -106,7 +106,7 @@ class MigrationStatus:
         """The version, with what is the matter: `4` if current, `3 (+1)` with one migration pending."""
         if self.error:
             return "unread"
-        marks = [f"+{len(self.pending)}"] if self.pending else []
+        marks = [f"+{len(self.pending):,}"] if self.pending else []
         marks += [self.state] if self.state not in ("current", "pending") else []
         return f"{self.version}" + (f" ({', '.join(marks)})" if marks else "")
 

@@ -86,7 +86,7 @@ def _neighbourhood(graph: ModuleGraph, module: str, most: int, total: int) -> Ex
         module, [n for n in needed if n not in shown], {n: distance[n] for n in dependents if n not in shown}
     )
     between = sum({*shown}.issuperset(pair) and pair[0] != pair[1] for pair in graph.pairs) - len(pairs)
-    notes = [f"{module}, what it needs and what depends on it: {len(shown)} of {count_of(total, 'module')}"]
+    notes = [f"{module}, what it needs and what depends on it: {len(shown):,} of {count_of(total, 'module')}"]
     if between:
         notes.append(f"{count_of(between, 'arrow')} between the others {'is' if between == 1 else 'are'} left out")
     nodes = (*(Node(name) for name in shown), *(Node(name, is_count=True) for name in counts))

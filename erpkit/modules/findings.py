@@ -77,7 +77,7 @@ def _how_to_cut(cut: Cut, pairs: Mapping[Pair, Sequence[Edge]], listened: Collec
         for source, target in idle[:_NAMED]
     ]
     if needed:
-        more = f" and {len(needed) - _NAMED} more" if len(needed) > _NAMED else ""
+        more = f" and {len(needed) - _NAMED:,} more" if len(needed) > _NAMED else ""
         names = ", ".join(f"{source} -> {target}" for source, target in needed[:_NAMED]) + more
         how.append(f"cut {names}{bound}: let the needed module publish an event that the other handles")
     return "; ".join(how)
@@ -249,7 +249,7 @@ def graded(findings: Iterable[ModuleFinding], rules: Rules) -> Iterator[ModuleFi
 
 def list_evidence(evidence: Sequence[str]) -> str:
     """Return the first pieces of evidence in a line, and count the others."""
-    more = f"; and {len(evidence) - _EVIDENCE} more" if len(evidence) > _EVIDENCE else ""
+    more = f"; and {len(evidence) - _EVIDENCE:,} more" if len(evidence) > _EVIDENCE else ""
     return "; ".join(evidence[:_EVIDENCE]) + more
 
 

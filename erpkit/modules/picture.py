@@ -249,7 +249,7 @@ def _requiring(pair: Pair, edges: Sequence[Edge], *, is_alone: bool) -> Iterator
 def _evidence(pair: Pair, edges: Sequence[Edge]) -> str:
     verb = "listens to" if edges and all(edge.relation == "listens" for edge in edges) else "needs"
     lines = [f"{pair[0]} {verb} {pair[1]}", *(f"{edge.kind}: {edge.evidence}" for edge in edges[:_EVIDENCE])]
-    return "\n".join([*lines, *([f"and {len(edges) - _EVIDENCE} more"] if len(edges) > _EVIDENCE else [])])
+    return "\n".join([*lines, *([f"and {len(edges) - _EVIDENCE:,} more"] if len(edges) > _EVIDENCE else [])])
 
 
 def _legend(arrows: Sequence[_Arrow], notes: Sequence[str]) -> str:
@@ -297,4 +297,4 @@ def _in_words(graph: ModuleGraph, part: Excerpt) -> str:
 
 
 def _shortened(names: Sequence[str], most: int = 30) -> list[str]:
-    return [*names] if len(names) <= most else [*names[:most], f"… {len(names) - most} more"]
+    return [*names] if len(names) <= most else [*names[:most], f"… {len(names) - most:,} more"]

@@ -144,7 +144,7 @@ class QueryCheck(SummaryResult):
     def __str__(self) -> str:
         left = f"; {count_of(len(self._whole), 'tenant')} could not be checked" if self._whole else ""
         where = count_of(self.tenants - len(self._whole), "tenant")
-        return f"{count_of(self.queries, 'query', 'queries')} in {where}: {self._broken_count} broken{left}"
+        return f"{count_of(self.queries, 'query', 'queries')} in {where}: {self._broken_count:,} broken{left}"
 
 
 _BROKEN = (

@@ -95,7 +95,7 @@ class BrokenModulesError(QueryError):
     """Reports the broken queries of modules, one line each; `files` are those of the other modules, which were written."""
 
     def __init__(self, errors: Sequence[QueryError], files: Sequence[GeneratedFile]) -> None:
-        super().__init__("\n".join(str(error) for error in errors))
+        super().__init__("\n".join(dict.fromkeys(map(str, errors))))
         self.files = tuple(files)
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from erpkit.finding import Finding, Severity, name_some
+from erpkit.finding import Finding, Severity, count_problems, name_some
 from erpkit.plural import count_of
 from erpkit.result import to_html
 from erpkit.table import Column, Table, format_value
@@ -277,6 +277,21 @@ def _unseen(findings: Sequence[Finding]) -> tuple[set[str], bool]:
     return blind - {""}, "" in blind
 
 
+def find_problems(document: Mapping[str, Any] | None) -> str:
+    """Return how many errors and warnings a run found, by cause, from the changes that its record keeps; empty where it keeps none."""
+    try:
+        seen = Changes.of(document or {})
+    except (KeyError, TypeError, ValueError):
+        return ""
+    return count_problems(
+        Finding(one.kind, one.subject, _problem(one), one.severity) for one in (*seen.new, *seen.known)
+    )
+
+
+def _problem(sighting: Sighting) -> str:
+    return sighting.text.removeprefix(f"{sighting.subject}: ") if sighting.subject else sighting.text
+
+
 def _named(word: str, texts: Sequence[str]) -> list[str]:
     return [f"{word}: {one}" for one in texts[:_NAMED]] + (
         [f"{word}: {len(texts) - _NAMED:,} more"] if len(texts) > _NAMED else []
@@ -287,8 +302,7 @@ def _listed(title: str, sightings: Sequence[Sighting], age: Any) -> str:
     """Return sightings as HTML, those with the same words but for the subject in one line."""
     alike: dict[tuple[Severity, str, str], list[Sighting]] = {}
     for one in sightings:
-        problem = one.text.removeprefix(f"{one.subject}: ") if one.subject else one.text
-        alike.setdefault((one.severity, problem, age(one)), []).append(one)
+        alike.setdefault((one.severity, _problem(one), age(one)), []).append(one)
     found = []
     for (severity, problem, words), some in alike.items():
         subjects = list(dict.fromkeys(one.subject for one in some))

@@ -103,8 +103,13 @@ class FleetResult(Result):
         return DataFrame([_record(name, result) for name, result in self.results.items()])
 
     def __str__(self) -> str:
-        told = ", ".join(f"{count:,} {outcome}" for outcome, count in self.facts.items() if outcome != "runs")
+        told = ", ".join(f"{count:,} {in_words(outcome)}" for outcome, count in self.facts.items() if outcome != "runs")
         return f"{count_of(len(self.rows), 'run')}: {told}" if told else "no runs"
+
+
+def in_words(outcome: str) -> str:
+    """Return an outcome as it is said of a number of runs."""
+    return "with findings" if outcome == "findings" else outcome
 
 
 def outcome_of(ended: RunResult | RunError) -> Outcome:

@@ -20,7 +20,7 @@ from erpkit.finding import group_findings
 from erpkit.plural import count_of
 from erpkit.result import as_findings
 from erpkit.runs.entries import show_first
-from erpkit.runs.fleet import FleetResult, Row
+from erpkit.runs.fleet import FleetResult, Row, in_words
 from erpkit.runs.harmless import POLICY
 from erpkit.runs.headline import draw_figures, draw_headline
 from erpkit.runs.job import Job, read_result, result_to_json
@@ -137,7 +137,7 @@ def _page(title: str, fleet: FleetResult, back: str) -> str:
         back=back,
         style=read_style(),
         headline=draw_headline(_verdict(fleet), fleet.findings),
-        figures=draw_figures({name: count for name, count in fleet.facts.items() if name != "runs"}),
+        figures=draw_figures({in_words(name): count for name, count in fleet.facts.items() if name != "runs"}),
         rows="\n".join(_row(row, fleet.results.get(row.name)) for row in fleet.rows),
     )
 
@@ -166,6 +166,7 @@ def _row(row: Row, result: RunResult | None) -> str:
 def _wrong(row: Row, result: RunResult | None) -> str:
     """Return why a run did not come to its end, and its first finding."""
     reason = row.verdict.removeprefix(f"{row.outcome}: ") if row.outcome not in ("ok", "findings", "not begun") else ""
-    causes = group_findings(as_findings(result.summary.findings)) if result and result.summary else []
+    found = group_findings(as_findings(result.summary.findings)) if result and result.summary else []
+    causes = [cause for cause in found if cause.severity != "info"]
     first = [show_first(str(causes[0]), causes[0].age, len(causes))] if causes else []
     return "<br>".join([*([visible_html(reason)] if reason else []), *first])

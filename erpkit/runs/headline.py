@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from erpkit.finding import Cause, Finding, Severity, group_findings
+from erpkit.finding import Cause, Finding, count_problems, group_findings
 from erpkit.plural import count_of
 from erpkit.result import Summary, as_findings
 from erpkit.runs.changes import Changes
@@ -15,7 +15,6 @@ from erpkit.runs.sections import Section, find_section
 from erpkit.table import format_value
 from erpkit.visible import visible_html
 
-_NOUNS: dict[Severity, str] = {"error": "error", "warning": "warning"}
 _COMMAND = re.compile(r"[\w./-]*erpkit |%|[A-Z]{4,} |[a-z]+ -|pip |export ")  # a command, a magic or a statement
 _OPTION = re.compile(r"(?<= )(--?[\w-]+)")  # a line does not end within it, though it has hyphens
 _FEW = 3  # pieces of advice; more are folded
@@ -26,11 +25,11 @@ def show_headline(result: RunResult, sections: Sequence[Section], left: int = 0)
     findings = as_findings(result.summary.findings) if result.summary else []
     is_whole = result.outcome in ("ok", "findings")
     rehearsal = result.summary.facts.get("rehearsal", "") if result.summary and is_whole else ""
-    verdict = _problems(findings) or ("No problems found" if result.summary else "Ran to its end")
+    verdict = count_problems(findings) or ("No problems found" if result.summary else "Ran to its end")
     if rehearsal:
         verdict = f"Rehearsal on a scratch copy: {rehearsal}. {verdict}"
     elif not is_whole:
-        verdict = _ended(result, _problems(findings), left)
+        verdict = _ended(result, count_problems(findings), left)
     return draw_headline(verdict, findings, sections, "error" if not is_whole else "rehearsal" if rehearsal else "")
 
 
@@ -45,13 +44,6 @@ def draw_headline(verdict: str, findings: Sequence[Finding], sections: Sequence[
         f'<section class="headline {tone}" aria-label="what is wrong"><p class="verdict">{visible_html(verdict)}</p>'
         f"{lines}{_advice(advice, sections)}</section>"
     )
-
-
-def _problems(findings: Sequence[Finding]) -> str:
-    """Return how many problems there are: of causes, not of the tenants that have them."""
-    causes = group_findings(findings)
-    counts = {noun: sum(cause.severity == severity for cause in causes) for severity, noun in _NOUNS.items()}
-    return " and ".join(count_of(number, noun) for noun, number in counts.items() if number)
 
 
 def _ended(result: RunResult, found: str, left: int) -> str:
@@ -139,4 +131,4 @@ def show_contents(sections: Sequence[Section], result: RunResult) -> str:
 
 
 def _mark(severity: str) -> str:
-    return f' class="{severity}"' if severity in _NOUNS else ""
+    return f' class="{severity}"' if severity in ("error", "warning") else ""

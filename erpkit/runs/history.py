@@ -18,6 +18,7 @@ from erpkit.finding import Finding
 from erpkit.grouping import group_by
 from erpkit.plural import count_of
 from erpkit.result import Summary, TableResult
+from erpkit.runs.changes import find_problems
 from erpkit.runs.report import run_key
 from erpkit.runs.store import HistoryFile
 from erpkit.table import Column, Table, Tone
@@ -91,7 +92,7 @@ class RunRecord:
         if self.outcome == "lost":
             return f"lost: no end recorded, last seen {self.seen_at:%Y-%m-%d %H:%M:%S}"
         if self.outcome == "findings":
-            return count_of(len(self.findings or ()), "finding")
+            return find_problems(self.changes) or count_of(len(self.findings or ()), "finding")
         return f"{self.outcome}: {self.error}" if self.error else self.outcome
 
 

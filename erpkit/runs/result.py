@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from erpkit.errors import UsageError
-from erpkit.plural import count_of
-from erpkit.result import SCRAP, Summary
+from erpkit.finding import count_problems
+from erpkit.result import SCRAP, Summary, as_findings
 from erpkit.runs.changes import Changes
 
 Outcome = Literal["ok", "findings", "failed", "timed out", "killed", "interrupted"]
@@ -78,7 +78,7 @@ class RunResult:
             return "ok"
         if self.outcome != "findings":
             return f"{self.outcome}: {self.error}"
-        return count_of(len(self.findings), "finding")
+        return count_problems(as_findings(self.summary.findings)) if self.summary else "findings"
 
     @property
     def findings(self) -> tuple[str, ...]:

@@ -105,8 +105,8 @@ class AdoptionPlan:
 
     def __str__(self) -> str:
         events = " with the event log's tables" if any(one.events for one in self.adoptions) else ""
-        text = f"adopt {self.size} of {count_of(self._listed, 'schema')}{events}"
-        return text + (f"; {len(self.left_out)} are left out, as named above" if self.left_out else "")
+        text = f"adopt {self.size:,} of {count_of(self._listed, 'schema')}{events}"
+        return text + (f"; {len(self.left_out):,} are left out, as named above" if self.left_out else "")
 
 
 _ADOPTIONS = (
@@ -151,7 +151,7 @@ class AdoptionRun:
         return (Table(_ADOPTIONS, done, "Nothing was adopted."),)
 
     def __str__(self) -> str:
-        return f"adopted {self.plan.size - len(self.failed)} of {count_of(self.plan.size, 'schema')}"
+        return f"adopted {self.plan.size - len(self.failed):,} of {count_of(self.plan.size, 'schema')}"
 
 
 def plan_adoption(connection: Connection, query: str, events: Sequence[Migration] = ()) -> AdoptionPlan:

@@ -14,7 +14,7 @@ from psycopg import sql
 from erpkit.database import TEMPLATE, Connection, Tenant, has_schema, quote_name
 from erpkit.errors import UsageError
 from erpkit.finding import Finding
-from erpkit.plural import part_of
+from erpkit.plural import count_of, part_of
 from erpkit.result import Summary, SummaryResult
 from erpkit.table import Column, Table
 from erpkit.tenants.ddl import mend_object, rank
@@ -254,7 +254,7 @@ def _against_most(
     read = {schema: objects[same[0]] for same in alike.values() if same[0] in objects for schema in same}
     given = most_granted([one for one in grants.values() if one])
     count = sum(map(len, alike.values()))
-    return f"most of {count} tenants" if count > 1 else NOTHING, {
+    return f"most of {count_of(count, 'tenant')}" if count > 1 else NOTHING, {
         tenant.slug: _differences(tenant, canonical, read.get(tenant.schema), given, grants[tenant.schema], locks)
         for tenant in tenants
     }

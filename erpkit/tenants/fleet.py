@@ -243,7 +243,7 @@ def _if_read(what: str, count: Callable[[TenantInspection], int]) -> Callable[[T
 def _status_tone(i: TenantInspection) -> Tone:
     if i.exists and i.tenant.is_active:
         return "good"
-    return "error" if not i.exists else "muted" if i.tenant.role is None else "warning"  # as its finding says
+    return "muted" if i.exists else "error"  # a person chose that it is not active
 
 
 def _module_column(module: str) -> Column[_Versions]:

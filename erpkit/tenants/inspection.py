@@ -15,7 +15,7 @@ from psycopg import pq, sql
 from erpkit.database import TEMPLATE, Connection, Errors, Tenant, connect_beside, has_schema, read_tenants
 from erpkit.events import ConsumerGroup, DeadLetter, list_dead_letters, read_backlog
 from erpkit.events.checkpoints import Backlog
-from erpkit.events.dead_letters import cause_of
+from erpkit.events.dead_letters import cause_of, look_at
 from erpkit.events.lag import find_lag
 from erpkit.finding import Finding, name_some
 from erpkit.grouping import group_by
@@ -170,21 +170,19 @@ class TenantInspection(Result):
         return self.summary.html()
 
     def _not_active(self) -> Finding:
-        """Say that it is passed over; in an ERP that erpkit did not make, which has no roles of erpkit's, that is no fault."""
+        """Say that it is passed over: that is no fault, as a person chose it. What another ERP lists, erpkit does not activate."""
         words = f"{self.tenant.status}: operations on all tenants skip it"
-        if self.tenant.role is None:
-            return Finding("not active", self.tenant.slug, words, "info")
-        return Finding("not active", self.tenant.slug, words, remedy=f"erpkit tenants activate {self.tenant.slug}")
+        remedy = "" if self.tenant.role is None else f"erpkit tenants activate {self.tenant.slug}"
+        return Finding("not active", self.tenant.slug, words, "info", remedy)
 
     def _letter_findings(self) -> list[Finding]:
         """Return one finding for each handler and cause; similar errors of many tenants are one cause."""
-        remedy = f"erpkit events dead-letters list --tenant {self.tenant.slug}"
         alike: dict[tuple[str, str], list[str]] = {}
         for letter in self.dead_letters:
             alike.setdefault((letter.handler, cause_of(letter.error)), []).append(f"offset {letter.offset}")
         return [
             Finding(
-                "dead letters", self.tenant.slug, f"dead letters of {handler}: {cause}", remedy=remedy,
+                "dead letters", self.tenant.slug, f"dead letters of {handler}: {cause}", remedy=look_at(handler),
                 evidence=tuple(offsets),
             )
             for (handler, cause), offsets in alike.items()

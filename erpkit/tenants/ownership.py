@@ -163,7 +163,7 @@ class HandOverRun(Result):
 
     def __str__(self) -> str:
         parts = len(self.plan.parts)
-        return f"handed over to {self.plan.owner}: {parts - len(self.failed)} of {count_of(parts, 'part')}"
+        return f"handed over to {self.plan.owner}: {parts - len(self.failed):,} of {count_of(parts, 'part')}"
 
 
 def plan_hand_over(connection: Connection) -> HandOverPlan:

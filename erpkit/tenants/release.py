@@ -98,7 +98,7 @@ class ReleasePlan:
             if self.row_count
             else ""
         )
-        left = f"; {len(self.left_out)} are left out, as named above" if self.left_out else ""
+        left = f"; {len(self.left_out):,} are left out, as named above" if self.left_out else ""
         return f"release {count_of(self.size, 'tenant')}{lost}: their schemas and data stay{left}"
 
 

@@ -130,7 +130,7 @@ class RepairPlan:
         return self.lint.note if self.lint else ""
 
     def __str__(self) -> str:
-        left = f", {len(self.left)} left out" if self.left else ""
+        left = f", {len(self.left):,} left out" if self.left else ""
         return f"{count_of(len(self.steps), 'statement')} in one transaction for {self.tenant.slug}{left}"
 
 

@@ -66,10 +66,12 @@ class Decision(Generic[_Record, _Result]):
         self._thread: threading.Thread | None = None
         self._done = self._total = 0
         self._confirmed = ""
+        self._is_summed = False
 
     @property
     def summary(self) -> Summary:
         """The figures of the plan, or of what applying it brought, and what a person should look at; under buttons, it follows them."""
+        self._is_summed = True
         return _LiveSummary(*self._present, self._live) if self._has_buttons else self.plan.summary(self.result)
 
     @property
@@ -130,6 +132,7 @@ class Decision(Generic[_Record, _Result]):
         import ipywidgets as widgets  # noqa: PLC0415 - slow to import
 
         wide = {"width": "max-content"}
+        self._is_summed_above = self._is_summed
         self.head, self.state, self.view = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.id = widgets.HTML()
         self.plan_button = widgets.Button(description="Plan again", icon="refresh", layout=wide)
@@ -204,7 +207,8 @@ class Decision(Generic[_Record, _Result]):
         self.id.value = f"<code>{visible_html(plan.id)}</code>"
         target = f" on <strong>{visible_html(plan.target)}</strong>"
         self.head.value = f"<code>{visible_html(plan.id)}</code>: {visible_html(str(plan.record))}{target}"
-        self.view.value = _shown(plan.record)
+        found = () if self._is_summed_above else plan.record.findings
+        self.view.value = to_html("", findings=found, tables=plan.record.tables)
         self._check()
 
     def _apply(self) -> None:
@@ -217,7 +221,8 @@ class Decision(Generic[_Record, _Result]):
         self.result = self.plan.apply(self._confirmed, self._work)
         self.confirm.value = ""
         self._live.value = self._summed()
-        self.view.value = self._live.value + to_html("", tables=self.result.tables)
+        self.view.value = "" if self._is_summed_above else self._live.value
+        self.view.value += to_html("", tables=self.result.tables)
         self.run_below.layout.display = None
         self._tell(str(self.result))
 
@@ -247,7 +252,3 @@ class Decision(Generic[_Record, _Result]):
         color = ' style="color:var(--jp-error-color1,#dc2626)"' if wrong else ""
         role = "alert" if wrong else "status"
         self.state.value = f'<span role="{role}"{color}>{visible_html(text)}</span>' if text else ""
-
-
-def _shown(result: Shown) -> str:
-    return to_html("", findings=result.findings, tables=result.tables)

@@ -19,6 +19,10 @@ _INDENT = f"0 0 0 calc({_LABEL} + 8px)"  # under a field, beside its label
 _ALERT = f'<span role="alert" style="color:var(--jp-error-color1,#dc2626);display:block;margin-left:calc({_LABEL} + 8px)">{{}}</span>'
 _TYPED = ("topic", "modules", "impact", "table", "notebook")  # what is chosen for these may be changed by hand
 
+_TYPED_TIME = re.compile(
+    r"(,? with time zone)?: \d{4}-\d\d-\d\d\S*"
+)  # how a time is typed, which a picker does not take
+
 
 @dataclass(frozen=True)
 class Field:
@@ -97,7 +101,8 @@ def _is_time(kind: Any) -> bool:
 
 def _help(parameter: Parameter) -> str:
     """Return the help as it is for a form, where None is an empty field."""
-    return re.sub(r"\bNone:", "empty:", parameter.help) or parameter.annotation
+    help_ = re.sub(r"\bNone:", "empty:", parameter.help) or parameter.annotation
+    return _TYPED_TIME.sub("", help_) if _is_time(_without_none(parameter.type)[0]) else help_
 
 
 def _html(text: str = "") -> Any:

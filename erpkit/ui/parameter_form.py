@@ -14,6 +14,7 @@ from erpkit.ui.checks import find_conflicts, find_excused
 from erpkit.ui.choices import Choices, check_kinds
 from erpkit.ui.fields import Field, field_of
 from erpkit.ui.front import look_here, run_below_button
+from erpkit.ui.runbook import fade_banner
 from erpkit.ui.served import NEVER, link_with, read_link
 from erpkit.visible import visible_html
 from erpkit.watching import is_a_notebook_watched, is_restarted, is_served
@@ -198,6 +199,8 @@ class Form:
             parts.append("<strong>The results below are from before this change: press Run.</strong>")
         self.summary.value = f'<div role="status" style="margin:.3em 0">{" ".join(parts)}</div>'
         self.reset_button.layout.display = None if set_here else "none"
+        if is_stale and "rehearse" in self.fields:
+            fade_banner(self._namespace["rehearse"])
         self._enable_run(not wrong)
 
     def _enable_run(self, is_right: bool) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from erpkit.cells import PLAIN
 from erpkit.finding import Finding
 from erpkit.result import Summary
 from erpkit.visible import visible_html
+from erpkit.watching import is_a_notebook_watched
 
 if TYPE_CHECKING:
     from erpkit.erp import Erp, Rehearsal
 
 _LOUD = "padding:.6em 1em;margin:.5em 0;border-radius:3px;font-size:1.15em;"
 _REHEARSAL = _LOUD + "background:#fbbf24;color:#1c1917;border:3px dashed #92400e"  # never green: nothing real was done
+_FORMER = "filter:grayscale(1);opacity:.75"
+_SAYS_FORMER = "This, and all below, is of the former run: <code>rehearse</code> was changed since. Press <em>Run</em>."
 _EARNEST = _LOUD + "background:#991b1b;color:#ffffff"
 
 
@@ -30,15 +33,40 @@ class Banner:
         style = _REHEARSAL if self.word == "REHEARSAL" else _EARNEST
         return f'<div class="{PLAIN}" role="note" style="{style}"><strong>{self.word}</strong> {visible_html(self.text)}</div>'
 
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+        plain = {"text/plain": repr(self), "text/html": self._repr_html_()}
+        if not is_a_notebook_watched():
+            return plain
+        import ipywidgets  # noqa: PLC0415 - slow to import
+
+        view = ipywidgets.HTML(self._repr_html_())
+        _shown[:] = [(self, view)]
+        return {**view._repr_mimebundle_(**options), **plain}
+
     def __repr__(self) -> str:
         return f"{self.word} {self.text}"
+
+
+_shown: list[tuple[Banner, Any]] = []  # the banner of this notebook and its view, once a person sees it
+
+
+def fade_banner(rehearse: object) -> None:
+    """Turn the banner grey, and say why, as long as the form's `rehearse` is not the one that it was shown for."""
+    for one, view in _shown:
+        if bool(rehearse) == (one.word == "REHEARSAL"):
+            view.value = one._repr_html_()
+        else:
+            view.value = f'<div style="{_FORMER}">{one._repr_html_()}</div><p role="status">{_SAYS_FORMER}</p>'
 
 
 def banner(erp: Erp, rehearsal: Rehearsal | None) -> Banner:
     """Say what the cells below work on; for a runbook, below its form."""
     if rehearsal is not None:
-        untick = "No tenant of yours is touched. For the real thing, untick rehearse and press Run."
-        return Banner("REHEARSAL", f"on a scratch copy of the sample ERP. {untick}")
+        how = (
+            "untick rehearse and press Run" if is_a_notebook_watched() else "pass rehearse = False (-p rehearse false)"
+        )
+        untouched = f"No tenant of yours is touched. For the real thing, {how}."
+        return Banner("REHEARSAL", f"on a scratch copy of the sample ERP. {untouched}")
     return Banner("IN EARNEST", f"on {erp.target}. Nothing is changed without the plan's id.")
 
 

@@ -364,6 +364,7 @@ def test_a_runbook_rehearses_loudly_and_is_applied_in_earnest_by_its_buttons(
     expect(page.get_by_text("REHEARSAL on a scratch copy of the sample ERP.")).to_be_visible()
     expect(page.get_by_text("proved: nothing is pending")).to_be_visible()
     page.get_by_label("rehearse", exact=True).uncheck()
+    expect(page.get_by_text("is of the former run: rehearse was changed since")).to_be_visible()
     page.get_by_label("tenant", exact=True).select_option(planted.behind)
     expect(page.get_by_text(f"Set here: rehearse = False; tenant = {planted.behind}.")).to_be_visible()
     page.locator(".jupyter-button[title='Run']").click()

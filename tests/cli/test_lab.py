@@ -19,24 +19,36 @@ from tests.browser.conftest import start_lab
 WAIT = 60.0  # seconds, on a busy machine
 
 
-def test_each_notebook_is_copied_and_what_the_user_changed_is_left_alone(
+def test_each_notebook_is_copied_and_one_whose_cells_the_user_changed_is_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kit, own = tmp_path / "kit", tmp_path / "own"
     (kit / "runbooks").mkdir(parents=True)
-    names = ("welcome.ipynb", "changed.ipynb", "runbooks/one.ipynb")
+    names = ("welcome.ipynb", "run.ipynb", "changed.ipynb", "runbooks/one.ipynb")
     for name in names:
-        (kit / name).write_text("old")
+        _write(kit / name, "old")
     own.mkdir()
     lab._working_copy(own, kit)
-    (own / "changed.ipynb").write_text("mine")
-    (own / "my_own.ipynb").write_text("mine, too")
+    _write(own / "run.ipynb", "old", was_run=True)
+    _write(own / "changed.ipynb", "mine", was_run=True)
+    _write(own / "my_own.ipynb", "mine, too")
+    lab._working_copy(own, kit)
+    assert "was_run" in (own / "run.ipynb").read_text(), "outputs stay as long as the kit is the same"
     for name in names:
-        (kit / name).write_text("new")
+        _write(kit / name, "new")
     capsys.readouterr()
     assert lab._working_copy(own, kit) == own
-    assert [(own / name).read_text() for name in (*names, "my_own.ipynb")] == ["new", "mine", "new", "mine, too"]
+    sources = [json.loads((own / name).read_text())["cells"][0]["source"] for name in (*names, "my_own.ipynb")]
+    assert sources == ["new", "new", "mine", "new", "mine, too"]
     assert "newer version of what you changed; to get it, move yours away: changed.ipynb" in capsys.readouterr().err
+
+
+def _write(path: Path, source: str, was_run: bool = False) -> None:
+    """Write a notebook; one that was run has what JupyterLab saves then."""
+    cell: dict[str, object] = {"cell_type": "code", "source": source, "outputs": [], "execution_count": None}
+    saved = {"id": "a1", "outputs": ["was_run"], "execution_count": 3, "metadata": {"trusted": True}}
+    notebook = {"cells": [cell | saved if was_run else cell], "metadata": {"widgets": {}} if was_run else {}}
+    path.write_text(json.dumps(notebook, indent=2 if was_run else 1))
 
 
 def test_the_notebooks_of_the_kit_hold_a_welcome_that_names_each_of_them() -> None:

@@ -49,7 +49,8 @@ def test_a_replay_that_was_stopped_is_resumed_from_the_notebook(
     assert run.handled == 1
     again = {"resume": str(run.replay_id), "export_to": str(tmp_path / "events.jsonl"), "topic": "sales.*"}
     dry = _run("replay_events", tmp_path, **again)
-    assert (_facts(dry)["plan"], _facts(dry)["planned"]) == (plan.id, plan.event_count - 1)
+    facts = _facts(dry)
+    assert (facts["plan"], facts["planned"], facts["done before"]) == (plan.id, plan.event_count, 1)
     assert (tmp_path / "events.jsonl").exists()
     done = _run("replay_events", tmp_path, **again, dry_run=False, confirm=plan.id)
     assert _facts(done)["handled"] == plan.event_count - 1

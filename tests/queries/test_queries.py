@@ -468,6 +468,10 @@ def test_the_command_line_names_a_broken_module_and_goes_on_with_the_others(tmp_
     done = erpkit("queries", "check", "-o", "table", **environ)
     lines = done.stdout.splitlines()
     assert (done.returncode, "2 queries in 1 tenant: 1 broken" in lines) == (3, True)
+    for name in "bc":
+        _spoil(tmp_path / "trio" / name, "broken annotation")
+    done = erpkit("queries", "generate", "-o", "table", **environ)
+    assert (done.returncode, done.stdout, done.stderr.count("Bad is :never")) == (1, "", 3)
     assert [line.split(":")[0] for line in lines if line.startswith("!")] == ["! module a", "! acme"]
 
 

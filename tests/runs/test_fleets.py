@@ -33,7 +33,8 @@ PARAMETERS = 'n: int = 0  # a number\nword: str = "x"  # a word'
 def test_each_row_of_a_file_is_a_run_and_what_they_found_is_told_by_its_cause(tmp_path: Path) -> None:
     cell = (
         "from erpkit import Finding, Summary\nassert n != 2, 'two is too many'\n"
-        "Summary(f'{n}', {'square': n * n}, [Finding('odd', f'row {n}', 'is odd', of='row')] if n % 2 else [])"
+        "note = Finding('note', '', 'rows may be odd', 'info')\n"
+        "Summary(f'{n}', {'square': n * n}, [Finding('odd', f'row {n}', 'is odd', of='row'), note] if n % 2 else [])"
     )
     path = write_notebook(tmp_path / "rows.ipynb", cell, parameters=PARAMETERS)
     (tmp_path / "rows.csv").write_text("n,word\n1,one\n2,two\n3,\n")
@@ -42,10 +43,11 @@ def test_each_row_of_a_file_is_a_run_and_what_they_found_is_told_by_its_cause(tm
     table = [line.split("\t") for line in done.stdout.splitlines()]  # rows with tabs, and nothing else
     assert [len(row) for row in table] == [4] * 3, done.stdout
     assert table[0][:2] == ["n=2 word=two", "failed: AssertionError: two is too many"]  # the worst first
+    assert {row[1] for row in table[1:]} == {"1 warning"}  # a note is no finding to count
     lines = done.stderr.splitlines()
     assert "n=2 word=two: failed: AssertionError: two is too many" in lines
     assert "! 2 rows: is odd (row 1, row 3)" in lines
-    assert any(line.startswith("3 runs: 2 findings, 1 failed; ") for line in lines), lines
+    assert any(line.startswith("3 runs: 2 with findings, 1 failed; ") for line in lines), lines
     assert "left: n=2 word=two; the same command with --resume runs these alone" in done.stderr
     (page,) = (tmp_path / "runs").glob("fleet-rows-*.html")
     assert "2 rows: is odd (row 1, row 3)" in page.read_text()
@@ -56,6 +58,8 @@ def test_each_row_of_a_file_is_a_run_and_what_they_found_is_told_by_its_cause(tm
     assert all(f'href="{name}"' in page.read_text() for name in links)
     with package.open() as erp:
         frame = erp.runs.summaries("rows").sort_values("n")
+        assert sorted(run.verdict for run in erp.runs.history("rows").runs)[:2] == ["1 warning", "1 warning"]
+    assert "1 warning" in (tmp_path / "runs" / "index.html").read_text()
     assert frame["outcome"].tolist() == ["findings", "failed", "findings"]
     assert frame["word"].tolist()[:2] == ["one", "two"]
     assert frame["square"].dropna().tolist() == [1, 9]

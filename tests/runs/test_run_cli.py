@@ -102,7 +102,7 @@ def test_each_tenant_gets_a_run_of_its_own_and_the_worst_is_the_exit_code(databa
     assert done.returncode == 137, done.stderr
     assert "skipped delta: suspended" in done.stderr
     for text in (
-        "acme\t1 finding\t",
+        "acme\t1 warning\t",
         "bluebird\tfailed: AssertionError: no such books\t",
         "cobalt\tthe process of the run was killed by SIGKILL\t",
     ):

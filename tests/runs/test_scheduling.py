@@ -200,7 +200,7 @@ def test_a_job_of_jupyter_scheduler_runs_as_erpkit_run_does(lab: Lab, shared_dat
         True,
     )
     found = lab.wait(lab.job("finds", {}))
-    assert (found["status"], found["status_message"].startswith("1 finding: ")) == ("COMPLETED", True), found
+    assert (found["status"], found["status_message"].startswith("1 warning: ")) == ("COMPLETED", True), found
     assert "nosuch" in found["status_message"]
     files = lab.fetch(good)
     assert "['acme', 'bluebird', 'acme', 'bluebird']" in files["ipynb"].read_text()

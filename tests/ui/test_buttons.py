@@ -154,6 +154,7 @@ def test_migrations_are_stopped_between_tenants(
 def test_a_replay_is_stopped_by_the_button_and_says_so(erp: Planted, door: Erp) -> None:
     guard = decide(door.events.replay(rate=8))
     assert guard.widget
+    assert "no exchange rate" in guard.view.value
     guard.confirm.value = guard.plan.id
     guard.apply_button.click()
     wait_until(lambda: bool(guard.bar.value))
@@ -172,10 +173,16 @@ def test_a_replay_is_stopped_by_the_button_and_says_so(erp: Planted, door: Erp) 
     assert guard.result is not None
     assert guard.result.run.state == "done"
     assert guard.result.run.handled == asked - handled
+    facts = guard.summary.facts
+    assert (facts["planned"], facts["done before"], facts["handled"]) == (asked, handled, asked - handled)
     assert guard.resume_button.layout.display == "none"
 
 
 def test_the_id_stands_beside_the_button_and_the_summary_follows_the_plan(erp: Planted, door: Erp) -> None:
+    summed = decide(door.events.replay())
+    assert "no exchange rate" in str(summed.summary)
+    assert summed.widget
+    assert "no exchange rate" not in summed.view.value
     guard = decide(door.tenants.create("summed_up"))
     assert guard.widget
     assert guard.plan.id in guard.id.value

@@ -206,6 +206,8 @@ def test_choices_that_would_be_refused_are_not_offered_and_a_typed_one_is_told_w
     assert "billing.on_invoice_created" in shown.fields["handlers"].entry.options
     shown.fields["tenants"].entry.value = erp.suspended
     assert f"{erp.suspended} is suspended" in problem(shown)
+    assert erp.suspended not in form_of("run_migrations").fields["tenants"].entry.options
+    assert erp.suspended not in [slug for _, slug in form_of("runbooks/tenant_behind").fields["tenant"].input.options]
     shown.fields["tenants"].entry.value = ""
     fill(shown, "handlers", ["inventory.on_order_place"])
     assert "did you mean inventory.on_order_placed?" in problem(shown)
@@ -222,7 +224,9 @@ def test_rare_fields_are_folded_until_one_of_them_is_set() -> None:
 
 
 def test_a_time_is_shown_with_its_zone() -> None:
-    shown = Form(executed("from datetime import datetime\nsince: datetime | None = None"))
+    typed = "since: datetime | None = None  # recorded at or after, with time zone: 2026-01-31T08:00:00+00:00"
+    shown = Form(executed(f"from datetime import datetime\n{typed}"))
+    assert "recorded at or after</span>" in str([one.value for one in shown.fields["since"].row.children[0].children])
     assert "in this browser&#x27;s time zone" in shown.fields["since"].below.value.replace("'", "&#x27;")
     fill(shown, "since", datetime(2026, 2, 1, 12, tzinfo=timezone(timedelta(hours=2))))
     assert "2026-02-01 10:00 UTC" in shown.fields["since"].below.value

@@ -19,6 +19,7 @@ class Target:
 def test_a_rehearsal_is_told_from_the_real_thing_at_first_sight() -> None:
     rehearsed, earnest = banner(cast("Any", Target()), REHEARSAL), banner(cast("Any", Target()), None)
     assert "<strong>REHEARSAL</strong> on a scratch copy" in rehearsed._repr_html_()
+    assert "pass rehearse = False (-p rehearse false)" in str(rehearsed)  # in a run there is nothing to untick
     assert "<strong>IN EARNEST</strong> on erp on db.example" in earnest._repr_html_()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -227,7 +227,7 @@ def plan_resume(
     left = {slug: row for slug, row in rows.items() if row[3] != "done"}
     if not left:
         raise UsageError(f"replay {replay_id} is done: there is nothing to resume")
-    plan_id, stored, names, _, _, _, to = next(iter(left.values()))
+    plan_id, stored, names, _, _, _, to, _ = next(iter(left.values()))
     selection, target = _selection(stored), _target(to)
     unfinished = tuple(tenant for tenant in tenants if tenant.slug in left)
     queries = [(tenant, _count_left(tenant, selection, *left[tenant.slug][4:6])) for tenant in unfinished]
@@ -238,7 +238,9 @@ def plan_resume(
     else:
         steps = send_steps(target, selection, counts)
     positions = {slug: row[4] for slug, row in left.items()}
-    return ReplayPlan(selection, unfinished, steps, {}, replay_id, plan_id, positions, target, errors)
+    plan = ReplayPlan(selection, unfinished, steps, {}, replay_id, plan_id, positions, target, errors)
+    planned = sum(row[-1] for slug, row in rows.items() if slug not in errors)
+    return replace(plan, done_before=max(0, planned - plan.event_count))
 
 
 _TARGET = "to_jsonb(r)->'target'"  # null where a tenant is in want of the migration
@@ -246,7 +248,7 @@ _RECORD = (
     "replay_id, plan_id, state, handlers, requested_by, started_at, finished_at, planned, handled, failed, resolved, error, "
     + _TARGET
 )
-_RESUME = f"plan_id, selection, handlers, state, last_offset, until, {_TARGET}"
+_RESUME = f"plan_id, selection, handlers, state, last_offset, until, {_TARGET}, planned"
 
 
 def open_replay(database: Database, plan: ReplayPlan, replay_id: UUID) -> None:

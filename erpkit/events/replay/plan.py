@@ -92,9 +92,9 @@ class ReplayPlan:
     to the reason: their events are not in the plan.
 
     One that goes on where another stopped has that one's id in `resumes`, its plan's in `resumes_plan`, and what is done in
-    `positions`: the last offset by tenant. `letters` are dead letters that are open now, and `skipped` tenants that are not active,
-    with their status; `found` is how many tenants there are, if that was counted. They say how things stand, and the id does not
-    stand for them.
+    `positions`: the last offset by tenant; `done_before` is how many events of that one's plan are done. `letters` are dead letters
+    that are open now, and `skipped` tenants that are not active, with their status; `found` is how many tenants there are, if that
+    was counted. They say how things stand, and the id does not stand for them.
     """
 
     selection: Selection
@@ -110,6 +110,7 @@ class ReplayPlan:
     skipped: Mapping[str, str] = field(default_factory=dict)
     named: frozenset[str] = frozenset()
     found: int | None = None
+    done_before: int = 0
 
     @cached_property
     def id(self) -> str:
@@ -156,7 +157,8 @@ class ReplayPlan:
     def facts(self) -> dict[str, object]:
         """Its figures; those of what was done are 0."""
         return {
-            "planned": self.event_count,
+            "planned": self.event_count + self.done_before,
+            **({"done before": self.done_before} if self.resumes else {}),
             "sent" if self.target else "handled": 0,
             "failed": 0,
             "dead letters": len(self.letters),
@@ -217,7 +219,8 @@ class ReplayPlan:
 
     def __str__(self) -> str:
         to = f"{self.target.broker}, subject {self.target.subject}" if self.target else "handlers"
-        return f"{count_of(self.event_count, 'event')} of {count_of(len(self.tenants), 'tenant')} to {to}"
+        what = f"{count_of(self.event_count, 'event')} of {count_of(len(self.tenants), 'tenant')} to {to}"
+        return f"the rest of {self.event_count + self.done_before:,}: {what}" if self.resumes else what
 
 
 _HAS_EFFECTS = "has side effects"

@@ -178,9 +178,9 @@ class ReplayReport(Result):
     def __str__(self) -> str:
         run = self.run
         if self.plan.target is None:
-            counts = f"{run.handled} handled, {run.failed} failed, {count_of(run.resolved, 'dead letter')} resolved"
+            counts = f"{run.handled:,} handled, {run.failed:,} failed, {count_of(run.resolved, 'dead letter')} resolved"
         else:
-            counts = f"{run.handled} sent to {self.plan.target.broker}, {run.known} that it had already and dropped"
+            counts = f"{run.handled:,} sent to {self.plan.target.broker}, {run.known:,} that it had already and dropped"
         return f"replay {run.replay_id} {run.state}: {counts}"
 
 

@@ -214,6 +214,8 @@ def test_a_replay_that_is_stopped_half_way_goes_on_and_handles_each_event_once(
     _fill(shared_database, acme, 5)  # what comes after the plan was made is none of its business
     rest = _resume(shared_database, run.replay_id, *tenants)
     assert (rest.id, rest.event_count) == (plan.id, 710)
+    assert (rest.facts["planned"], rest.facts["done before"]) == (1210, 500)
+    assert str(rest) == "the rest of 1,210: 710 events of 2 tenants to handlers"
     again = run_replay(shared_database, CLOCK, rest, plan.id)
     assert (again.state, again.handled, again.failed, again.replay_id) == ("done", 710, 0, run.replay_id)
     assert (len(_noted(shared_database, acme)), len(_noted(shared_database, bluebird))) == (1200, 10)
