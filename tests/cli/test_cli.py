@@ -196,7 +196,7 @@ def test_no_database_is_one_line_with_the_target() -> None:
 def test_a_hostile_tenant_name_is_one_line(erp: Planted) -> None:
     for slug in ('x"; drop schema acme; --', "a,b", "_template", ""):
         for command in ("create", "inspect", "suspend"):
-            refused(erpkit("tenants", command, slug), 2, repr(slug))
+            refused(erpkit("tenants", command, slug), 2, repr(slug) if slug else "no tenant is named: give its name")
 
 
 def test_an_unknown_tenant_is_one_line(erp: Planted, tmp_path: Path) -> None:
