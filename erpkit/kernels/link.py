@@ -53,6 +53,8 @@ class Link:
         self._socket = _connect(path)
         try:
             answer = _ask(self._socket, request, streams)
+            if "exit" in answer:
+                raise NoWarmKernelError("the process ended as soon as it was forked")
         except NoWarmKernelError:
             self._socket.close()
             raise

@@ -259,6 +259,9 @@ class _Warm:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
+            _tell(
+                connection, pid=os.getpid()
+            )  # by itself, as on a busy machine its parent could come after its `ready`
             self._be_forked(request, streams, connection, parent)
         pidfd = os.pidfd_open(pid)
         child = _Child(pid, connection, pidfd, request["role"], request["argv"], time.monotonic())
@@ -267,7 +270,6 @@ class _Warm:
         self._served += 1
         self._selector.register(pidfd, selectors.EVENT_READ, lambda: self._reap(child))
         self._selector.register(connection, selectors.EVENT_READ, lambda: self._obey(child))
-        _tell(connection, pid=pid)
 
     def _be_forked(
         self, request: dict[str, Any], streams: list[int], connection: socket.socket, parent: int
