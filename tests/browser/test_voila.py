@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +58,11 @@ class Pages:
 
     def kernels(self) -> list[psutil.Process]:
         """Return the processes of its kernels."""
-        return [one for one in psutil.Process(self.process.pid).children() if "ipykernel" in " ".join(one.cmdline())]
+        found = []
+        for one in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                found += [one] if "ipykernel" in " ".join(one.cmdline()) else []
+        return found
 
 
 @pytest.fixture(scope="module")
