@@ -28,10 +28,8 @@ _LONG = "min-width:20em;overflow-wrap:anywhere"
 _CODE = "font-family:var(--jp-code-font-family,monospace);font-size:.95em;"
 _ROOM = "min-width:6em;"  # of a cell with a bar: in a narrow column bars cannot be told apart
 _WRAPS = 48  # characters; longer text may wrap
-_WRAPS_ON_A_PHONE, _NAME_WRAPS = (
-    34,
-    20,
-)  # characters of a text, and of the name in the first column; a time does not wrap
+_WRAPS_ON_A_PHONE = 34  # characters; a time is shorter and does not wrap
+_NAME_WRAPS = 20  # characters of the name in the first column
 _UNIT = re.compile(r", (\S{1,2})$")  # a short unit that would stand alone in the second line of a head
 _LONGEST = 300  # characters; of longer text the beginning is shown
 

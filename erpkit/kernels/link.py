@@ -54,7 +54,7 @@ class Link:
         try:
             answer = _ask(self._socket, request, streams)
             if "exit" in answer:
-                raise NoWarmKernelError("the process ended as soon as it was forked")
+                raise NoWarmKernelError("the forked process ended at once")
         except NoWarmKernelError:
             self._socket.close()
             raise
